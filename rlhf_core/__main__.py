@@ -1,0 +1,83 @@
+"""`python -m rlhf_core STAGE SPEC RUN_DIR`: run one stage. Exit codes: 0 done, 2 refused, else infrastructure."""
+
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from rlhf_core.errors import BadInput, GateRefused, RLHFError
+from rlhf_core.metrics import require_declared
+from rlhf_core.rundir import Artifact, Output, RunDir, StageResult, StageSpec, finite, read_result, write_atomically
+
+STAGES = {
+    "prepare": "rlhf_core.prepare",
+    "validate": "rlhf_core.data.validate",
+    "sft": "rlhf_core.sft",
+    "reward": "rlhf_core.reward",
+    "ppo": "rlhf_core.ppo.stage",
+    "evaluate": "rlhf_core.evaluate",
+}
+REFUSED = 2
+
+
+def environment() -> dict[str, str]:
+    """What the numbers depend on besides the spec: versions and hardware."""
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "deepspeed", "datasets", "great-expectations")
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count())} | {
+        name: version(name) for name in packages
+    }
+
+
+def run_stage(spec: StageSpec, run: RunDir) -> StageResult:
+    """Run a stage to its result.json; return at once when that exists. Raises BadInput, GateRefused."""
+    if finished := read_result(run.path):
+        return finished
+    started = time.monotonic()
+    for item in spec.inputs.values():
+        item.verified()
+    (run.path / "failure.json").unlink(missing_ok=True)
+    output: Output = importlib.import_module(STAGES[spec.stage]).run(spec, run)
+    return _write_result(spec, run, output, time.monotonic() - started)
+
+
+def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) -> StageResult:
+    require_declared(output.metrics)
+    if not finite(output.metrics):
+        bad = {name: value for name, value in output.metrics.items() if not finite({name: value})}
+        raise GateRefused(f"{spec.stage} ended with non-finite metrics {bad}; expected finite numbers.")
+    outputs = {}
+    for name, relative in output.outputs.items():
+        outputs[name] = Artifact(path=Path(relative), digest=Artifact.of(run.path / relative).digest)
+    result = StageResult(
+        stage=spec.stage, digest=spec.digest, outputs=outputs, metrics=output.metrics, counts=output.counts,
+        intervals=output.intervals, files=output.files, seconds=seconds, environment=environment(),
+    )  # fmt: skip
+    write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of a stage process."""
+    stage, spec_path, run_path = argv
+    spec = StageSpec.model_validate_json(Path(spec_path).read_text())
+    run = RunDir(Path(run_path))
+    try:
+        run_stage(spec, run)
+    except (BadInput, GateRefused) as error:
+        failure = {"stage": stage, "error": type(error).__name__, "message": str(error)}
+        write_atomically(run.path / "failure.json", json.dumps(failure))
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return REFUSED
+    except RLHFError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

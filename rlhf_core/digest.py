@@ -1,0 +1,38 @@
+"""Content digests: the identity of files, folders, configurations and of this code."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+def digest_json(value: object) -> str:
+    """sha256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """Digest of a file, or of a folder: every file below it by relative name and content, hidden files excepted."""
+    if path.is_file():
+        return digest_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return digest_json([[file.relative_to(path).as_posix(), digest_file(file)] for file in files])
+
+
+@cache
+def code_digest() -> str:
+    """Digest of this package's own source: a changed line of the core is a different result."""
+    root = Path(__file__).parent
+    return digest_json([[p.relative_to(root).as_posix(), digest_file(p)] for p in sorted(root.rglob("*.py"))])

@@ -1,0 +1,158 @@
+"""The contract between orchestration and learning: a run directory.
+
+    spec.json      what to do, fully resolved, written before the stage starts
+    metrics.jsonl  one line a step, appended as the stage goes; also the spool for MLflow
+    checkpoints/   complete checkpoints only (see rlhf_core.checkpoint)
+    stage.log      everything the stage and its libraries print
+    failure.json   why a stage refused (exit code 2)
+    result.json    what it made; written last, by rename: its presence means finished
+"""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlhf_core.digest import digest_json, digest_path
+from rlhf_core.errors import BadInput
+from rlhf_core.metrics import require_declared
+
+
+class Frozen(BaseModel):
+    """A record that is complete when made and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(Frozen):
+    """A file or folder and the digest of its content."""
+
+    path: Path
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Artifact":
+        """Digest what lies at `path`. Raises BadInput when nothing is there."""
+        if not path.exists():
+            raise BadInput(f"{path} does not exist; expected a file or folder. Check the path in the recipe.")
+        return cls(path=path.resolve(), digest=digest_path(path))
+
+    def verified(self) -> "Artifact":
+        """Itself, after reading the bytes again. Raises BadInput when they changed since they were digested."""
+        found = Artifact.of(self.path).digest
+        if found != self.digest:
+            raise BadInput(
+                f"{self.path} has digest {found[:12]}, expected {self.digest[:12]}: it changed after it was made. "
+                "Delete its run directory to make it again."
+            )
+        return self
+
+
+class StageSpec(Frozen):
+    """Everything a stage depends on."""
+
+    stage: str
+    seed: int
+    config: dict = Field(description="The stage's resolved configuration, JSON values only.")
+    inputs: dict[str, Artifact]
+    code: str = Field(description="Digest of rlhf_core's source.")
+
+    @property
+    def digest(self) -> str:
+        """Identity of the result: content of inputs, not where they lie."""
+        body = self.model_dump(mode="json", exclude={"inputs"})
+        return digest_json(body | {"inputs": {name: item.digest for name, item in self.inputs.items()}})
+
+
+class StageResult(Frozen):
+    """What a finished stage leaves behind. Paths in `outputs` and `files` are relative to the run directory."""
+
+    stage: str
+    digest: str = Field(description="Digest of the spec that this is the result of.")
+    outputs: dict[str, Artifact] = {}
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = Field(default={}, description="Sample size behind a metric, by metric name.")
+    intervals: dict[str, tuple[float, float]] = Field(default={}, description="95% interval of a metric, by name.")
+    files: dict[str, str] = Field(default={}, description="Reports, tables (*.table.json), figures (*.png), by name.")
+    seconds: float
+    environment: dict[str, str] = {}
+
+
+class Output(Frozen):
+    """What a stage's `run` returns; the runner adds digests, time and environment."""
+
+    outputs: dict[str, str] = Field(default={}, description="Name to path relative to the run directory.")
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    files: dict[str, str] = {}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either its old content or all of the new one, even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunDir:
+    """A stage's run directory, open for writing metrics."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._logged_steps = {line["step"] for line in read_metrics(self.metrics_path)}
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        """Append one line. A step that is already there (a resumed stage repeats it, with equal values) is not doubled.
+
+        step: 1-based; steps: how many there will be; metrics: declared names only (KeyError otherwise).
+        """
+        require_declared(metrics)
+        if step in self._logged_steps:
+            return
+        self._logged_steps.add(step)
+        line = {"step": step, "steps": steps, "time": time.time(), "metrics": {k: float(v) for k, v in metrics.items()}}
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Complete lines of a metrics.jsonl; a last line cut off by a kill is left out (and cut from the file)."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) != len(data):
+        with path.open("rb+") as file:
+            file.truncate(len(complete))
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+def read_result(path: Path) -> StageResult | None:
+    """The result of the run directory at `path` with absolute output paths, or None while it is unfinished."""
+    file = path / "result.json"
+    if not file.exists():
+        return None
+    result = StageResult.model_validate_json(file.read_text())
+    outputs = {k: Artifact(path=path.resolve() / v.path, digest=v.digest) for k, v in result.outputs.items()}
+    return result.model_copy(update={"outputs": outputs})
+
+
+def finite(metrics: dict[str, float]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(math.isfinite(value) for value in metrics.values())

@@ -1,0 +1,57 @@
+"""What happens in a pipeline, told to whoever listens (the terminal display, the log)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_core.gates import Decision
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    stage: str
+    run_dir: Path
+    cached: bool = False  # True: a finished run directory was found, nothing runs
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    stage: str
+    step: int
+    steps: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    stage: str
+    seconds: float  # of the stage process when it ran, also when cached
+    metrics: dict[str, float]
+    decisions: list[Decision] = field(default_factory=list)
+    link: str | None = None  # MLflow page of the stage's run
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class StageFailed:
+    stage: str
+    message: str
+    log: Path
+    last_lines: list[str]
+
+
+Event = StageStarted | StageProgress | StageFinished | StageFailed
+Listener = Callable[[Event], None]
+_listeners: list[Listener] = []
+
+
+def subscribe(listener: Listener) -> Callable[[], None]:
+    """Call `listener` with every event of this process; returns the function that ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def emit(event: Event) -> None:
+    """Tell every listener."""
+    for listener in list(_listeners):
+        listener(event)
