@@ -1,0 +1,145 @@
+"""DeepSpeed, in one file: what steps an optimizer."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_core.config import Training
+
+ADAM_BETAS = (0.9, 0.95)
+ADAM_EPS = 1e-8
+
+
+def device() -> torch.device:
+    """The accelerator when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def init_distributed() -> None:
+    """One process group for this process, over gloo on the CPU; a no-op when there is one."""
+    import deepspeed
+
+    if torch.distributed.is_initialized():
+        return
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def build_ops() -> float:
+    """Compile what DeepSpeed compiles at its first start on this machine; returns the seconds it took."""
+    started = time.monotonic()
+    init_distributed()
+    torch.distributed.destroy_process_group()
+    return time.monotonic() - started
+
+
+def deepspeed_config(training: Training, dtype: str) -> dict:
+    """The DeepSpeed configuration of a stage; the optimizer itself is torch's AdamW."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # microbatches differ in size: the loss carries its own denominator
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": {"stage": training.zero_stage},
+        "torch_autocast": {"enabled": dtype == "bfloat16", "dtype": "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+class Engine:
+    """A module whose AdamW steps go through DeepSpeed."""
+
+    def __init__(self, module: nn.Module, training: Training, *, dtype: str):
+        import deepspeed
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        init_distributed()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=training.weight_decay, fused=True
+        )
+        self.config = deepspeed_config(training, dtype)
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config)
+        self.module = module
+
+        def clip_and_keep_norm() -> None:  # without ZeRO DeepSpeed clips but forgets the norm, which we log
+            norm = clip_grad_norm_(module.parameters(), max_norm=training.max_grad_norm or float("inf"))
+            self._engine._global_grad_norm = float(norm)
+
+        self._engine.clip_fp32_gradients = clip_and_keep_norm
+
+    def __call__(self, *inputs) -> Tensor:
+        """The module's forward pass, with gradients."""
+        return self._engine(*inputs)
+
+    @torch.no_grad()
+    def infer(self, *inputs) -> Tensor:
+        """The module's forward pass, without gradients."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of one microbatch's loss."""
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> float:
+        """One AdamW step at rate `lr` on the accumulated gradients; returns their global l2 norm before clipping."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimizer state as named tensors, for a checkpoint."""
+        tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
+        for index, entry in self._torch_optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items()}
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take weights and optimizer state from `state()`'s tensors."""
+        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+        self.module.load_state_dict(weights)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        groups = self._torch_optimizer.state_dict()["param_groups"]
+        self._torch_optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if hasattr(self._engine.optimizer, "refresh_fp32_params"):  # ZeRO keeps its own copy of the weights
+            self._engine.optimizer.refresh_fp32_params()
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        return getattr(optimizer, "optimizer", optimizer)
+
+
+def linear_schedule(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:
+    """Learning rate of the 1-based `step`: linear warm-up to `peak`, then linear decay to 0 after the last step."""
+    warmup = max(1, round(steps * warmup_ratio))
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (steps + 1 - step) / (steps + 1 - warmup)
+
+
+def write_config(engine: Engine, path: Path) -> None:
+    """Write the DeepSpeed configuration as JSON."""
+    import json
+
+    path.write_text(json.dumps(engine.config, indent=2))

@@ -1,0 +1,138 @@
+"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_core.batch import Batch
+from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.errors import BadInput
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+class PolicyModel(nn.Module):
+    """A causal language model that gives logits at response tokens only."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, R, V): column t predicts response token t."""
+        R = batch.response_mask_BR.shape[1]
+        output = self.model(
+            input_ids=batch.ids_BL,
+            attention_mask=batch.mask_BL.long(),
+            position_ids=batch.position_ids_BL,
+            logits_to_keep=R + 1,
+            use_cache=False,
+        )
+        return output.logits[:, :-1]
+
+
+class ScalarModel(nn.Module):
+    """A backbone with a scalar head at every token: the reward model, and the critic made from it."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after the prompt."""
+        hidden_BLD = self.model.base_model(
+            input_ids=batch.ids_BL,
+            attention_mask=batch.mask_BL.long(),
+            position_ids=batch.position_ids_BL,
+            use_cache=False,
+        ).last_hidden_state
+        R = batch.response_mask_BR.shape[1]
+        return self.model.score(hidden_BLD[:, -(R + 1) :]).squeeze(-1).float()
+
+
+def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
+    """The score after the last real response token, (B,)."""
+    return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
+
+
+def inference(module: nn.Module, *, dtype: str) -> Callable[[Batch], Tensor]:
+    """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`."""
+    module.requires_grad_(False)
+
+    def forward(batch: Batch) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            return module(batch)
+
+    return forward
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a chat template. Raises BadInput without EOS token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} has no usable tokenizer ({error}); expected tokenizer files beside the model") from None
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"the tokenizer of {path} has no EOS token; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    ensure_chat_template(tokenizer)
+    return tokenizer
+
+
+def load_policy(path: Path) -> PolicyModel:
+    """A causal language model in float32, dropout off. Raises BadInput for a folder without safetensors."""
+    return PolicyModel(_load(AutoModelForCausalLM, path))
+
+
+def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
+    """A one-label sequence classifier in float32, dropout off.
+
+    new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D + 1)) with `seed`
+    (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must hold a one-label classifier (BadInput).
+    """
+    if not new_head:
+        labels = AutoConfig.from_pretrained(path, trust_remote_code=False).num_labels
+        if labels != 1:
+            raise BadInput(f"{path} has {labels} labels; a reward model has one (num_labels=1)")
+        return ScalarModel(_load(AutoModelForSequenceClassification, path))
+    model = _load(AutoModelForSequenceClassification, path, num_labels=1)
+    width = model.score.weight.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    model.score.weight.data = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
+    return ScalarModel(model)
+
+
+def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
+    if not list(path.glob("*.safetensors")):
+        pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
+        found = f"only {pickles}, which can run code when loaded" if pickles else "none"
+        raise BadInput(f"{path} holds no *.safetensors ({found}); save the model with save_pretrained")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    for name in list(vars(config)):
+        if name.endswith(("dropout", "dropout_rate")) or name.endswith("pdrop"):
+            setattr(config, name, 0.0)
+    for name, value in config_changes.items():
+        setattr(config, name, value)
+    try:
+        return kind.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
+
+
+def save_model(model: PolicyModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write model, tokenizer and chat template in transformers' format, safetensors only."""
+    model.model.config.pad_token_id = tokenizer.pad_token_id
+    model.model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

@@ -1,0 +1,141 @@
+"""The PPO stage: rollout -> experience -> update -> new weights into the sampler, step after step."""
+
+import time
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhf_core.config import PPO
+from rlhf_core.data.render import render_prompt
+from rlhf_core.data.splits import load_split
+from rlhf_core.engine import Engine, write_config
+from rlhf_core.errors import BadInput, Diverged
+from rlhf_core.losses import adapt_beta
+from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.ppo.experience import Forward, experience_metrics, make_experience
+from rlhf_core.ppo.rollout import prompts_of_step, roll_out
+from rlhf_core.ppo.update import update
+from rlhf_core.rundir import Output, RunDir, StageSpec, finite, read_metrics
+from rlhf_core.sampler import Sampler
+
+SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
+SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "response_tokens", "eos_share", "entropy")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The four models, the sampler that follows the actor, and the prompts."""
+
+    actor: Engine
+    critic: Engine
+    reward: Forward
+    reference: Forward
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    prompts: list[list[int]]
+    config: PPO
+    seed: int
+
+    def step(self, step: int, beta: float) -> dict[str, float]:
+        """One PPO batch. Raises Diverged before anything is updated when the KL budget is spent."""
+        started, tokenizer, config = time.monotonic(), self.tokenizer, self.config
+        prompts = prompts_of_step(self.prompts, step, config.rollout_batch, seed=self.seed)
+        rollout = roll_out(self.sampler, prompts, step=step, seed=self.seed, eos_id=tokenizer.eos_token_id)
+        experience = make_experience(
+            rollout, actor=self.actor.infer, critic=self.critic.infer, reward=self.reward, reference=self.reference,
+            config=config, beta=beta, pad_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        metrics = experience_metrics(experience, beta)
+        check(metrics, step, config)
+        metrics |= update(self.actor, self.critic, experience, config, step=step, seed=self.seed)
+        metrics |= {
+            "ppo/seconds_sync": self.sync(),
+            "ppo/seconds_rollout": rollout.seconds,
+            "ppo/rollout_tokens_per_second": rollout.response_tokens / rollout.seconds,
+            "tokens_per_second": sum(map(len, rollout.sequences)) / (time.monotonic() - started),
+        }
+        check(metrics, step, config)
+        return metrics
+
+    def sync(self) -> float:
+        """The actor's weights into the sampler; returns seconds."""
+        return self.sampler.sync(self.actor.module.model.state_dict().items())
+
+
+def run(spec: StageSpec, run: RunDir) -> Output:
+    """Improve the SFT model's policy against the reward model. Raises Diverged; the last good checkpoint is kept."""
+    trainer = _build(spec)
+    config = trainer.config
+    done, beta = _resume(trainer, run)
+    for step in range(done + 1, config.steps + 1):
+        metrics = trainer.step(step, beta)
+        run.log(step, config.steps, metrics)
+        if config.kl_controller == "adaptive":
+            kl, responses = metrics["ppo/kl_per_response"], config.rollout_batch
+            beta = adapt_beta(beta, kl, target=config.kl_target, horizon=config.kl_horizon, responses=responses)
+        if step % config.checkpoint_every == 0 and step < config.steps:
+            _save(trainer, run, step, beta)
+    save_model(trainer.actor.module, trainer.tokenizer, run.path / "model")
+    write_config(trainer.actor, run.path / "deepspeed.json")
+    return Output(outputs={"model": "model"}, metrics=_summary(run), files={"deepspeed_config": "deepspeed.json"})
+
+
+def check(metrics: dict[str, float], step: int, config: PPO) -> None:
+    """Raise Diverged on a non-finite value, or when KL per response is over the budget."""
+    if not finite(metrics):
+        bad = {name: value for name, value in metrics.items() if not finite({name: value})}
+        raise Diverged(f"ppo step {step}: {bad} is not finite. Lower ppo.policy_lr or ppo.critic_lr.")
+    kl = metrics["ppo/kl_per_response"]
+    if kl > config.kl_budget:
+        raise Diverged(
+            f"ppo step {step}: KL from the SFT model is {kl:.3g} nats per response, the budget is {config.kl_budget:g}. "
+            "Raise ppo.beta, lower ppo.policy_lr, or raise ppo.kl_budget."
+        )
+
+
+def _build(spec: StageSpec) -> Trainer:
+    config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
+    policy_path, reward_path = spec.inputs["policy"].path, spec.inputs["reward"].path
+    tokenizer = load_tokenizer(policy_path)
+    if tokenizer.get_vocab() != load_tokenizer(reward_path).get_vocab():
+        raise BadInput(
+            f"the policy's and the reward model's tokenizers differ ({policy_path} and {reward_path}); "
+            "the reward model must read the policy's token ids. Train it from this SFT model."
+        )
+    prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
+    return Trainer(
+        actor=Engine(load_policy(policy_path), config, dtype=dtype),
+        critic=Engine(load_scalar(reward_path), config, dtype=dtype),
+        reward=inference(load_scalar(reward_path), dtype=dtype),
+        reference=inference(load_policy(policy_path), dtype=dtype),
+        sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
+        tokenizer=tokenizer,
+        prompts=prompts,
+        config=config,
+        seed=spec.seed,
+    )
+
+
+def _resume(trainer: Trainer, run: RunDir) -> tuple[int, float]:
+    """Steps already done and beta, from the newest checkpoint, which is loaded; 0 and the configured beta without."""
+    checkpoint = load_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        return 0, trainer.config.beta
+    for owner, engine in (("actor", trainer.actor), ("critic", trainer.critic)):
+        prefix = f"{owner}/"
+        engine.load_state({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+    trainer.sync()
+    return checkpoint.step, checkpoint.extra["beta"]
+
+
+def _save(trainer: Trainer, run: RunDir, step: int, beta: float) -> None:
+    tensors = {f"actor/{name}": value for name, value in trainer.actor.state().items()}
+    tensors |= {f"critic/{name}": value for name, value in trainer.critic.state().items()}
+    save_checkpoint(run.checkpoints, Checkpoint(step, tensors, {"beta": beta}), keep=trainer.config.keep_checkpoints)
+
+
+def _summary(run: RunDir) -> dict[str, float]:
+    """Means over the last SUMMARY_STEPS steps, read back from metrics.jsonl (a resumed stage saw only some)."""
+    last = [line["metrics"] for line in read_metrics(run.metrics_path)[-SUMMARY_STEPS:]]
+    return {f"ppo/{name}": sum(line[f"ppo/{name}"] for line in last) / len(last) for name in SUMMARY}

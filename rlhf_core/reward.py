@@ -1,0 +1,133 @@
+"""The reward model: a scalar head at the last real token, trained on comparisons with the Bradley-Terry loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subset
+from rlhf_core.config import Reward
+from rlhf_core.data.splits import load_split
+from rlhf_core.engine import Engine, write_config
+from rlhf_core.figures import reward_figures
+from rlhf_core.losses import bradley_terry
+from rlhf_core.models import final_scores, inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.stats import calibration_error, wilson
+from rlhf_core.training import StepOutcome, fit
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Held-out scores and lengths (response tokens), one entry a pair."""
+
+    chosen_N: Tensor
+    rejected_N: Tensor
+    chosen_tokens_N: Tensor
+    rejected_tokens_N: Tensor
+
+
+def run(spec: StageSpec, run: RunDir) -> Output:
+    """Train a reward model from the SFT model, or with train = False only measure the given one."""
+    config = Reward.model_validate(spec.config["reward"])
+    train_it = spec.config["train"]
+    source = spec.inputs["model" if train_it else "given"].path
+    tokenizer = load_tokenizer(source)
+    model = load_scalar(source, new_head=train_it, seed=spec.seed)
+    heldout = _pairs(tokenizer, spec.inputs["comparisons_heldout"].path, config.max_heldout, spec.seed)
+    if train_it:
+        train = _pairs(tokenizer, spec.inputs["comparisons_train"].path, config.max_train, spec.seed)
+        engine = Engine(model, config, dtype=spec.config["dtype"])
+        accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
+        fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=spec.seed)
+        save_model(model, tokenizer, run.path / "model")
+        write_config(engine, run.path / "deepspeed.json")
+        outputs, forward = {"model": "model"}, engine.infer
+    else:
+        outputs, forward = {}, inference(model, dtype=spec.config["dtype"])
+    scores_N = score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    return _output(pair_scores(scores_N, heldout), run.path, outputs)
+
+
+def score(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
+    """Score of every sequence at its last token, (N,) float32, in the order given."""
+    scores_N = torch.zeros(len(sequences))
+    for rows in microbatches([s.size for s in sequences], token_budget):
+        batch = collate([sequences[i] for i in rows], pad_id)
+        scores_N[rows] = final_scores(forward(batch), batch.response_mask_BR).float().cpu()
+    return scores_N
+
+
+def pair_scores(scores_N: Tensor, sequences: list[Sequence]) -> PairScores:
+    """Take apart scores of sequences that alternate chosen, rejected."""
+    tokens_N = torch.tensor([len(s.response) for s in sequences])
+    return PairScores(scores_N[0::2], scores_N[1::2], tokens_N[0::2], tokens_N[1::2])
+
+
+def heldout_metrics(pairs: PairScores) -> dict[str, float]:
+    """Every held-out number of the reward model. A tie counts as wrong; equal lengths count half for the baseline."""
+    n = len(pairs.chosen_N)
+    margin_N = pairs.chosen_N - pairs.rejected_N
+    right_N = margin_N > 0
+    lower, upper = wilson(float(right_N.sum()), n)
+    gap_N = pairs.chosen_tokens_N - pairs.rejected_tokens_N
+    shorter_N = gap_N < 0
+    baseline = float((gap_N > 0).double().mean() + 0.5 * (gap_N == 0).double().mean())
+    both = torch.cat([pairs.chosen_N, pairs.rejected_N])
+    accuracy = float(right_N.double().mean())
+    return {
+        "reward/accuracy": accuracy,
+        "reward/accuracy_lower": lower,
+        "reward/accuracy_upper": upper,
+        "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0,
+        "reward/length_baseline": baseline,
+        "reward/accuracy_over_length": accuracy - baseline,
+        "reward/heldout_pairs": n,
+        "reward/heldout_loss": float(bradley_terry(pairs.chosen_N, pairs.rejected_N, n)),
+        "reward/heldout_margin": float(margin_N.mean()),
+        "reward/calibration_error": calibration_error(margin_N),
+        "reward/score_mean": float(both.mean()),
+        "reward/score_std": float(both.std(correction=0)),
+    }
+
+
+def _pairs(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
+    rows = subset(load_split(path), limit, seed=seed)
+    chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
+    return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
+
+
+def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budget: int) -> Callable[[list[int]], StepOutcome]:
+    def accumulate(indices: list[int]) -> StepOutcome:
+        step_batch = [train[k] for i in indices for k in (2 * i, 2 * i + 1)]
+        loss_sum, margins = 0.0, []
+        for rows in microbatches([s.size for s in step_batch], token_budget, group=2):
+            batch = collate([step_batch[i] for i in rows], pad_id)
+            scores_B = final_scores(engine(batch), batch.response_mask_BR)
+            loss = bradley_terry(scores_B[0::2], scores_B[1::2], len(indices))
+            engine.backward(loss)
+            loss_sum += float(loss)
+            margins.append((scores_B[0::2] - scores_B[1::2]).detach())
+        margin_N = torch.cat(margins)
+        metrics = {
+            "loss": loss_sum,
+            "train_accuracy": float((margin_N > 0).double().mean()),
+            "margin": float(margin_N.mean()),
+        }
+        return StepOutcome(metrics, sum(map(len, step_batch)))
+
+    return accumulate
+
+
+def _output(pairs: PairScores, path: Path, outputs: dict[str, str]) -> Output:
+    metrics = heldout_metrics(pairs)
+    reward_figures(pairs.chosen_N - pairs.rejected_N, path)
+    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"}
+    if outputs:
+        files["deepspeed_config"] = "deepspeed.json"
+    shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())
+    counts = dict.fromkeys(metrics, len(pairs.chosen_N)) | {"reward/accuracy_when_shorter": shorter}
+    interval = (metrics["reward/accuracy_lower"], metrics["reward/accuracy_upper"])
+    return Output(outputs=outputs, metrics=metrics, counts=counts, intervals={"reward/accuracy": interval}, files=files)

@@ -1,0 +1,84 @@
+"""vLLM, in one file: generation in this process, with weights replaced in place."""
+
+import gc
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from rlhf_core.config import Sampling
+
+_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated response: token ids (EOS included), the sampler's log-probability of each (nats), how it ended."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    ended: bool  # by end-of-text, not by the length limit
+
+
+class Sampler:
+    """A vLLM engine in this process."""
+
+    def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+        for key, value in _QUIET.items():
+            os.environ.setdefault(key, value)
+        from vllm import LLM
+
+        self._sampling = sampling
+        self._llm = LLM(
+            model=str(model),
+            dtype=dtype,
+            max_model_len=max_prompt_tokens + sampling.max_new_tokens,
+            kv_cache_memory_bytes=sampling.kv_cache_mib << 20,
+            enforce_eager=True,
+            generation_config="vllm",  # the model's own would change temperature and penalties unseen
+            logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
+            trust_remote_code=False,
+            seed=0,
+        )
+
+    def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
+        """One response a prompt; each is a function of weights, prompt and its own seed."""
+        from vllm import SamplingParams
+
+        parameters = [
+            SamplingParams(
+                temperature=self._sampling.temperature,
+                max_tokens=self._sampling.max_new_tokens,
+                seed=seed,
+                logprobs=0,
+                stop_token_ids=[eos_id],
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
+        return [_sample(output.outputs[0], eos_id) for output in outputs]
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
+        """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds."""
+        started = time.monotonic()
+        runner = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        runner.reload_weights(weights_iterator=((name, tensor.detach()) for name, tensor in weights))
+        self._llm.reset_prefix_cache()
+        return time.monotonic() - started
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+
+
+def _sample(output, eos_id: int) -> Sample:
+    tokens = list(output.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs, strict=True)]
+    return Sample(tokens, logprobs, tokens[-1] == eos_id)

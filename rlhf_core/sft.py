@@ -1,0 +1,78 @@
+"""Supervised fine-tuning: prompt-masked cross-entropy on demonstrations."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subset
+from rlhf_core.config import SFT
+from rlhf_core.data.splits import load_split
+from rlhf_core.engine import Engine, write_config
+from rlhf_core.losses import cross_entropy, masked_sum, token_logprobs
+from rlhf_core.models import inference, load_policy, load_tokenizer, save_model
+from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.training import StepOutcome, fit
+
+
+def run(spec: StageSpec, run: RunDir) -> Output:
+    """Train the base model on demonstrations, or with train = False only measure the given model."""
+    config = SFT.model_validate(spec.config["sft"])
+    base = spec.inputs["model"].path
+    tokenizer = load_tokenizer(base)
+    heldout = load_sequences(tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed)
+    engine = Engine(load_policy(base), config, dtype=spec.config["dtype"])
+    before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    if not spec.config["train"]:
+        given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config["dtype"])
+        after = heldout_loss(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        return _output(before, after, heldout, outputs={})
+    train = load_sequences(tokenizer, spec.inputs["demonstrations_train"].path, config.max_train, spec.seed)
+    accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
+    fit(engine, run, config, accumulate, stage="sft", examples=len(train), seed=spec.seed)
+    after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    save_model(engine.module, tokenizer, run.path / "model")
+    write_config(engine, run.path / "deepspeed.json")
+    return _output(before, after, heldout, outputs={"model": "model"})
+
+
+def heldout_loss(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> float:
+    """Mean prompt-masked cross-entropy over all response tokens of `sequences`, nats per token."""
+    total, tokens = 0.0, 0
+    for rows in microbatches([s.size for s in sequences], token_budget):
+        batch = collate([sequences[i] for i in rows], pad_id)
+        logprobs_BR = token_logprobs(forward(batch), batch.response_ids_BR)
+        total -= float(masked_sum(logprobs_BR, batch.response_mask_BR))
+        tokens += int(batch.response_mask_BR.sum())
+    return total / tokens
+
+
+def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
+    """At most `limit` demonstrations of a split as token ids."""
+    return encode(tokenizer, subset(load_split(path), limit, seed=seed), "response")
+
+
+def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budget: int) -> Callable[[list[int]], StepOutcome]:
+    def accumulate(indices: list[int]) -> StepOutcome:
+        step_batch = [train[i] for i in indices]
+        denominator = sum(len(s.response) for s in step_batch)
+        loss_sum = 0.0
+        for rows in microbatches([s.size for s in step_batch], token_budget):
+            batch = collate([step_batch[i] for i in rows], pad_id)
+            logprobs_BR = token_logprobs(engine(batch), batch.response_ids_BR)
+            loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
+            engine.backward(loss)
+            loss_sum += float(loss)
+        return StepOutcome({"loss": loss_sum}, sum(map(len, step_batch)))
+
+    return accumulate
+
+
+def _output(before: float, after: float, heldout: list[Sequence], *, outputs: dict[str, str]) -> Output:
+    metrics = {
+        "sft/heldout_loss_before": before,
+        "sft/heldout_loss": after,
+        "sft/heldout_improvement": before - after,
+    }
+    files = {"deepspeed_config": "deepspeed.json"} if outputs else {}
+    return Output(outputs=outputs, metrics=metrics, counts=dict.fromkeys(metrics, len(heldout)), files=files)

@@ -1,0 +1,66 @@
+"""Real parts in small: a two-layer Llama with a word tokenizer, and splits that validation could have written."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+WORDS = [f"w{i}" for i in range(56)]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a random two-layer Llama (hidden 64, one head of 64) with its own tokenizer and chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from rlhf_core.data.render import ensure_chat_template
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", "user", "assistant", ":", *WORDS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    ensure_chat_template(tokenizer)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=128, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _text(rng: random.Random, low: int, high: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
+
+
+@pytest.fixture(scope="session")
+def tiny_splits(tmp_path_factory) -> Path:
+    """The six splits as JSON Lines; the chosen answer is the one with more distinct words ending in an even digit."""
+    rng = random.Random(0)
+    folder = tmp_path_factory.mktemp("splits")
+
+    def prompt() -> list[dict]:
+        return [{"role": "user", "content": _text(rng, 2, 6)}]
+
+    def quality(text: str) -> int:
+        return sum(int(word[-1]) % 2 == 0 for word in text.split()) * 10 - len(text.split())
+
+    def pair() -> dict:
+        first, second = sorted((_text(rng, 3, 12), _text(rng, 3, 12)), key=quality)
+        return {"id": str(rng.random()), "prompt": prompt(), "chosen": second, "rejected": first}
+
+    def write(name: str, rows: list[dict]) -> None:
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    for side, count in (("train", 96), ("heldout", 64)):
+        write(
+            f"demonstrations_{side}", [{"id": str(i), "prompt": prompt(), "response": _text(rng, 3, 12)} for i in range(count)]
+        )
+        write(f"comparisons_{side}", [pair() for _ in range(count)])
+        write(f"prompts_{side}", [{"id": str(i), "prompt": prompt()} for i in range(count)])
+    return folder
