@@ -12,6 +12,11 @@ from torch import Tensor
 from rlhf_core.data.render import render_prompt, render_response
 
 
+def device() -> torch.device:
+    """Where tensors and models of this process live: the accelerator when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class Sequence:
     """Token ids of one prompt and one response (its EOS included when it has one)."""
@@ -54,7 +59,7 @@ class Batch:
 
 
 def collate(sequences: Seq[Sequence], pad_id: int) -> Batch:
-    """Pad sequences into one batch. Empty responses are not allowed (ValueError)."""
+    """Pad sequences into one batch on `device()`. Empty responses are not allowed (ValueError)."""
     if any(not s.response for s in sequences):
         raise ValueError("a sequence has an empty response; expected at least an EOS token")
     P = max(len(s.prompt) for s in sequences)
@@ -65,6 +70,7 @@ def collate(sequences: Seq[Sequence], pad_id: int) -> Batch:
         start, end = P - len(s.prompt), P + len(s.response)
         ids_BL[row, start:end] = torch.tensor(s.prompt + s.response)
         mask_BL[row, start:end] = True
+    ids_BL, mask_BL = ids_BL.to(device()), mask_BL.to(device())
     return Batch(ids_BL, mask_BL, mask_BL[:, P:])
 
 

@@ -1,6 +1,8 @@
 """DeepSpeed, in one file: what steps an optimizer."""
 
+import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,11 +13,6 @@ from rlhf_core.config import Training
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-8
-
-
-def device() -> torch.device:
-    """The accelerator when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def init_distributed() -> None:
@@ -32,8 +29,6 @@ def init_distributed() -> None:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -140,6 +135,4 @@ def linear_schedule(step: int, steps: int, *, peak: float, warmup_ratio: float) 
 
 def write_config(engine: Engine, path: Path) -> None:
     """Write the DeepSpeed configuration as JSON."""
-    import json
-
     path.write_text(json.dumps(engine.config, indent=2))

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf_core.batch import Batch
+from rlhf_core.batch import Batch, device
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.errors import BadInput
 
@@ -68,10 +68,10 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
 
 def inference(module: nn.Module, *, dtype: str) -> Callable[[Batch], Tensor]:
     """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`."""
-    module.requires_grad_(False)
+    module.requires_grad_(False).to(device())
 
     def forward(batch: Batch) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"):
             return module(batch)
 
     return forward

@@ -1,11 +1,11 @@
 """The contract between orchestration and learning: a run directory.
 
-    spec.json      what to do, fully resolved, written before the stage starts
-    metrics.jsonl  one line a step, appended as the stage goes; also the spool for MLflow
-    checkpoints/   complete checkpoints only (see rlhf_core.checkpoint)
-    stage.log      everything the stage and its libraries print
-    failure.json   why a stage refused (exit code 2)
-    result.json    what it made; written last, by rename: its presence means finished
+spec.json      what to do, fully resolved, written before the stage starts
+metrics.jsonl  one line a step, appended as the stage goes; also the spool for MLflow
+checkpoints/   complete checkpoints only (see rlhf_core.checkpoint)
+stage.log      everything the stage and its libraries print
+failure.json   why a stage refused (exit code 2)
+result.json    what it made; written last, by rename: its presence means finished
 """
 
 import json

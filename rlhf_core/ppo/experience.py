@@ -55,8 +55,8 @@ def make_experience(
     started = time.monotonic()
     batch = collate(rollout.sequences, pad_id)
     mask_BR = batch.response_mask_BR
-    old_BR, ref_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
-    score_B = torch.zeros(len(mask_BR))
+    old_BR, ref_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape, device=mask_BR.device) for _ in range(4))
+    score_B = torch.zeros(len(mask_BR), device=mask_BR.device)
     for rows in microbatches([s.size for s in rollout.sequences], config.micro_batch_tokens):
         part = select(batch, rows)
         R, part_mask = part.response_mask_BR.shape[1], part.response_mask_BR
@@ -67,7 +67,7 @@ def make_experience(
         _put(ref_BR, rows, token_logprobs(reference(part), part.response_ids_BR), part_mask)
         _put(values_BR, rows, critic(part)[:, :R], part_mask)
         score_B[rows] = final_scores(reward(part), part_mask)
-    ended_B = torch.tensor(rollout.ended)
+    ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
     final_B = score_B - config.missing_eos_penalty * (~ended_B)
     rewards_BR = token_rewards(final_B, old_BR - ref_BR, mask_BR, beta)
     advantages_BR, returns_BR = gae(rewards_BR, values_BR, mask_BR, gamma=config.gamma, lam=config.gae_lambda)
@@ -75,7 +75,7 @@ def make_experience(
         batch=batch,
         ended_B=ended_B,
         score_B=score_B,
-        sampler_logprobs_BR=_padded(rollout.sampler_logprobs, mask_BR.shape[1]),
+        sampler_logprobs_BR=_padded(rollout.sampler_logprobs, mask_BR.shape[1]).to(mask_BR.device),
         old_logprobs_BR=old_BR,
         ref_logprobs_BR=ref_BR,
         entropy_BR=entropy_BR,
@@ -110,8 +110,8 @@ def experience_metrics(experience: Experience, beta: float) -> dict[str, float]:
 
 
 def _put(target_BR: Tensor, rows: list[int], values_BR: Tensor, mask_BR: Tensor) -> None:
-    padded = torch.zeros(len(rows), target_BR.shape[1])
-    padded[:, : values_BR.shape[1]] = values_BR.float().cpu().masked_fill(~mask_BR.cpu(), 0.0)
+    padded = torch.zeros(len(rows), target_BR.shape[1], device=target_BR.device)
+    padded[:, : values_BR.shape[1]] = values_BR.float().masked_fill(~mask_BR, 0.0)
     target_BR[rows] = padded
 
 

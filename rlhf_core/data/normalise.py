@@ -1,0 +1,158 @@
+"""One row of any common format -> a canonical record, or the reason why not. Pure functions.
+
+demonstration  {"id", "prompt": messages, "response", "meta"}
+comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against", "meta"}
+prompt         {"id", "prompt": messages, "meta"}
+
+`messages` is a list of {"role", "content"}; "id" is the first 16 hex digits of the digest of the texts; "meta" holds
+every other column.
+"""
+
+import math
+from typing import Literal
+
+from rlhf_core.data.transcripts import Messages, Reject, closing_answer, read_messages, shared_prompt, text_of
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+
+Kind = Literal["demonstrations", "comparisons", "prompts"]
+CANONICAL = (
+    "prompt", "response", "messages", "text", "chosen", "rejected", "votes_for", "votes_against", "votes", "labels",
+)  # fmt: skip
+FORMATS: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "demonstrations": (("prompt", "response"), ("messages",), ("prompt", "chosen"), ("chosen",), ("text",)),
+    "comparisons": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
+}
+"""Columns by which a format is recognised, the first that is there counts."""
+_CHOSEN = {1: 1, 0: 0, "chosen": 1, "rejected": 0, "1": 1, "0": 0}
+
+
+def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> dict[str, str]:
+    """Column in the file -> name here, for every column; a column in the way of a mapped one keeps its text as 'x_unmapped'.
+
+    Raises BadInput when the mapping names a column that is not there or a canonical name that does not exist.
+    """
+    if unknown := sorted(set(mapping) - set(CANONICAL)):
+        raise BadInput(f"{name}: columns maps {unknown}; expected canonical names, any of {', '.join(CANONICAL)}.")
+    if missing := sorted(set(mapping.values()) - set(columns)):
+        raise BadInput(f"{name}: columns maps to {missing}, but the file has {columns}. Correct the recipe's columns.")
+    canonical = {column: wanted for wanted, column in mapping.items()}
+    return {c: canonical.get(c, f"{c}_unmapped" if c in mapping else c) for c in columns}
+
+
+def recognise(name: str, kind: Kind, columns: list[str]) -> tuple[str, ...]:
+    """The format of a source: the columns that are read. Raises BadInput when no format fits."""
+    for format_ in FORMATS[kind]:
+        if set(format_) <= set(columns):
+            return format_
+    expected = " or ".join("{" + ", ".join(format_) + "}" for format_ in FORMATS[kind])
+    raise BadInput(
+        f"{name}: found the columns {columns}; expected {expected}. "
+        f'Say which column is which, e.g. data.{name} = {{path = "...", columns = {{prompt = "question"}}}}.'
+    )
+
+
+def normalise(kind: Kind, format_: tuple[str, ...], row: dict) -> dict:
+    """The canonical record of a row with canonical column names. Raises Reject with the rule and the reason."""
+    record = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind](format_, row)
+    content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
+    read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
+    meta = {key: plain(value) for key, value in row.items() if key not in read and value is not None}
+    return {"id": digest_json(content)[:16], **record, "meta": meta}
+
+
+def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
+    if format_[0] == "prompt":
+        prompt, answer = _with_prompt(row["prompt"], row[format_[1]], format_[1])
+        return {"prompt": prompt, "response": answer}
+    prompt, answer = closing_answer(read_messages(row[format_[0]], format_[0]), format_[0])
+    return {"prompt": prompt, "response": answer}
+
+
+def _comparison(format_: tuple[str, ...], row: dict) -> dict:
+    if format_[0] == "prompt":
+        prompt, chosen = _with_prompt(row["prompt"], row["chosen"], "chosen")
+        other, rejected = _with_prompt(row["prompt"], row["rejected"], "rejected")
+        if prompt != other:
+            raise Reject("schema", "chosen and rejected answer different prompts")
+    else:
+        pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
+        prompt, chosen, rejected = shared_prompt(*pair)
+    votes_for, votes_against = _votes(row)
+    return {
+        "prompt": prompt, "chosen": chosen, "rejected": rejected, "votes_for": votes_for, "votes_against": votes_against,
+    }  # fmt: skip
+
+
+def _prompt(format_: tuple[str, ...], row: dict) -> dict:
+    if format_ == ("prompt",):
+        return {"prompt": _asked(row["prompt"])}
+    if format_ == ("chosen", "rejected"):
+        return {"prompt": _comparison(format_, row)["prompt"]}
+    messages = read_messages(row[format_[0]], format_[0])
+    return {"prompt": closing_answer(messages, format_[0])[0] if messages[-1]["role"] == "assistant" else messages}
+
+
+def _asked(value: object) -> Messages:
+    """A prompt column: plain text is one user message; a transcript may end in an open 'Assistant:'."""
+    if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("Human:")):
+        messages = read_messages(value, "prompt", open_end=True)
+        if messages[-1]["role"] == "assistant":
+            raise Reject("schema", "the prompt ends with an assistant's message; expected a user's")
+        return messages
+    return [{"role": "user", "content": text_of(value, "prompt")}]
+
+
+def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages, str]:
+    """Prompt and answer, where the answer is text, one assistant message, or the whole dialogue again."""
+    asked = _asked(prompt)
+    if not isinstance(answer, list):
+        text = text_of(answer, column)
+        if not text.startswith("\n\nHuman:"):
+            return asked, text
+    messages = read_messages(answer, column)
+    if len(messages) == 1 and messages[0]["role"] == "assistant":
+        return asked, messages[0]["content"]
+    before, text = closing_answer(messages, column)
+    if before != asked and before[-len(asked) :] != asked:
+        raise Reject("schema", f"{column} holds a dialogue that does not continue the prompt")
+    return before, text
+
+
+def _votes(row: dict) -> tuple[int | None, int | None]:
+    for column in ("votes", "labels"):
+        if isinstance(values := row.get(column), list) and values:
+            try:
+                chosen = sum(_CHOSEN[value] for value in values)
+            except (KeyError, TypeError):
+                raise Reject("schema", f"{column} is {values!r:.60}; expected a list of 0/1 or chosen/rejected") from None
+            return chosen, len(values) - chosen
+    votes = [_count(row.get(column), column) for column in ("votes_for", "votes_against")]
+    if (votes[0] is None) != (votes[1] is None):
+        raise Reject("schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither")
+    return votes[0], votes[1]
+
+
+def _count(value: object, column: str) -> int | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    try:
+        number = float(value)
+        valid = not isinstance(value, bool) and number.is_integer() and number >= 0
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise Reject("schema", f"{column} is {value!r:.40}; expected a whole number, 0 or more")
+    return int(number)
+
+
+def plain(value: object) -> object:
+    """`value` as JSON can hold it: NaN and infinities are null, dates and bytes are text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -1,0 +1,56 @@
+"""Which prompts are held out, and the files of the splits."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+
+SPLITS = tuple(f"{kind}_{side}" for kind in ("demonstrations", "comparisons", "prompts") for side in ("train", "heldout"))
+
+
+def prompt_key(messages: list[dict[str, str]]) -> str:
+    """Identity of a prompt, sha256 hex: roles and texts, runs of white space counted as one blank."""
+    return digest_json([[message["role"], " ".join(message["content"].split())] for message in messages])
+
+
+def is_heldout(messages: list[dict[str, str]], *, seed: int, fraction: float) -> bool:
+    """Whether a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
+
+    It depends on nothing but the seed, the fraction and the prompt, so that added rows move no other row.
+    """
+    digest = hashlib.sha256(f"{seed}:{prompt_key(messages)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def unique_prompts(records: list[dict]) -> list[dict]:
+    """One prompt record {"id", "prompt", "meta"} for each different prompt, in order of first appearance."""
+    seen = {}
+    for record in records:
+        prompt = record["prompt"]
+        seen.setdefault(prompt_key(prompt), {"id": digest_json([prompt])[:16], "prompt": prompt, "meta": {}})
+    return list(seen.values())
+
+
+def save_split(path: Path, records: list[dict]) -> None:
+    """Write records as JSON Lines, UTF-8, keys sorted: equal records give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load_split(path: Path) -> list[dict]:
+    """The canonical records of a split file. Raises BadInput when a line is not a JSON object."""
+    records = []
+    with Path(path).open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise BadInput(
+                    f"{path} line {number} is not JSON ({error}); expected a file written by the validate stage. "
+                    "Delete that stage's run directory to make it again."
+                ) from None
+    return records

@@ -1,0 +1,81 @@
+"""A source's rows on their way through the rules: each is kept, in a split, or quarantined with its reason."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from rlhf_core.data.normalise import Kind, normalise, plain, recognise, rename_columns
+from rlhf_core.data.read import Rows
+from rlhf_core.data.transcripts import Reject
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row read. `record` is None when it could not be read; `rule` is None as long as no rule broke it."""
+
+    line: int
+    row: dict
+    record: dict | None
+    rule: str | None = None
+    reason: str | None = None
+    tokens: dict[str, int] = field(default_factory=dict)
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A source: all its rows, in the file's order. `columns` are those its texts were read from."""
+
+    name: str
+    kind: Kind
+    file: str
+    columns: tuple[str, ...]
+    entries: list[Entry]
+
+    @property
+    def kept(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.rule is None]
+
+    def broken(self, rule: str) -> list[Entry]:
+        """Rows quarantined under `rule`."""
+        return [entry for entry in self.entries if entry.rule == rule]
+
+    def quarantine(self, rule: str, reasons: dict[int, str]) -> "Table":
+        """A table in which kept rows with a reason (by position in `entries`) are quarantined under `rule`."""
+        return self.with_entries(
+            replace(entry, rule=rule, reason=reasons[i], split=None) if entry.rule is None and i in reasons else entry
+            for i, entry in enumerate(self.entries)
+        )
+
+    def assigned(self, split_of: Callable[[Entry], str]) -> "Table":
+        """A table whose kept rows are in splits."""
+        return self.with_entries(
+            replace(entry, split=split_of(entry)) if entry.rule is None else entry for entry in self.entries
+        )
+
+    def with_entries(self, entries: Iterable[Entry]) -> "Table":
+        """The same source with other entries; never more nor fewer of them."""
+        new = list(entries)
+        assert len(new) == len(self.entries), f"{self.name}: {len(self.entries)} rows became {len(new)}"
+        return replace(self, entries=new)
+
+    def quarantined(self) -> list[dict]:
+        """One {"source", "file", "line", "rule", "reason", "row"} for each quarantined row."""
+        return [
+            {"source": self.name, "file": self.file, "line": e.line, "rule": e.rule, "reason": e.reason, "row": plain(e.row)}
+            for e in self.entries
+            if e.rule is not None
+        ]
+
+
+def table_of(rows: Rows, kind: Kind, mapping: dict[str, str]) -> Table:
+    """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns fit no format."""
+    names = rename_columns(rows.source, rows.table.column_names, mapping)
+    columns = recognise(rows.source, kind, sorted(names.values()))
+    entries = []
+    for line, raw in rows:
+        row = {names[column]: value for column, value in raw.items()}
+        try:
+            entries.append(Entry(line, row, normalise(kind, columns, row)))
+        except Reject as reject:
+            entries.append(Entry(line, row, None, reject.rule, reject.reason))
+    return Table(rows.source, kind, rows.file, columns, entries)

@@ -1,0 +1,44 @@
+"""Simulated annotators: people who mostly prefer the more useful reply, each with leanings and slips."""
+
+import math
+from random import Random
+from typing import NamedTuple
+
+from rlhf_core.quickstart.language import COURTESIES
+
+
+class Annotator(NamedTuple):
+    """One annotator: P(prefers a) = sigmoid((value(a) - value(b)) / temperature), flipped with `error_rate`."""
+
+    temperature: float  # utility; how large a difference is clear to them
+    per_word: float  # utility per word; above 0 they lean to the longer reply
+    per_courtesy: float  # utility per kind word, on top of what it is truly worth
+    error_rate: float  # share of votes given to the wrong button
+
+
+ANNOTATORS = (
+    Annotator(temperature=0.8, per_word=0.00, per_courtesy=0.0, error_rate=0.05),
+    Annotator(temperature=1.2, per_word=0.03, per_courtesy=0.0, error_rate=0.08),
+    Annotator(temperature=1.0, per_word=-0.02, per_courtesy=0.3, error_rate=0.05),
+    Annotator(temperature=1.4, per_word=0.02, per_courtesy=-0.2, error_rate=0.10),
+    Annotator(temperature=1.0, per_word=0.00, per_courtesy=0.2, error_rate=0.07),
+)
+VOTES = 3  # annotators asked about a pair; odd, so that there is a majority
+
+
+def preference(annotator: Annotator, replies: tuple[str, str], utilities: tuple[float, float]) -> float:
+    """Probability that `annotator` votes for the first of two replies (Bradley and Terry 1952, with slips)."""
+    first, second = (_value(annotator, *pair) for pair in zip(replies, utilities, strict=True))
+    clear = 1 / (1 + math.exp(-(first - second) / annotator.temperature))
+    return clear * (1 - annotator.error_rate) + (1 - clear) * annotator.error_rate
+
+
+def votes_for_first(rng: Random, replies: tuple[str, str], utilities: tuple[float, float]) -> int:
+    """How many of VOTES annotators, drawn without replacement, prefer the first reply."""
+    return sum(rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES))
+
+
+def _value(annotator: Annotator, reply: str, utility: float) -> float:
+    words = reply.split()
+    kind = sum(word in COURTESIES for word in words)
+    return utility + annotator.per_word * len(words) + annotator.per_courtesy * kind

@@ -1,0 +1,110 @@
+"""The quickstart's files: demonstrations, comparisons and prompts, the same bytes for the same seed.
+
+Held-out files ask for (verb, object) combinations that no training file holds, so that memorising does not pass.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from rlhf_core.quickstart.annotators import VOTES, votes_for_first
+from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, restate, sample_prompt, sample_reply
+from rlhf_core.quickstart.utility import utility
+
+SIZES = {
+    "demonstrations_train": 1500,
+    "demonstrations_heldout": 300,
+    "comparisons_train": 3000,
+    "comparisons_heldout": 600,
+    "prompts_train": 2000,
+    "prompts_heldout": 256,
+}
+HELDOUT_SHARE = 0.2  # of the (verb, object) combinations
+
+RESTATED_FIRST = 2500  # of the base model's conversations
+RESTATED_SHARE = 0.2  # of the later ones
+
+Row = dict[str, str | int]
+
+
+def write_files(folder: Path, *, seed: int) -> None:
+    """Write `NAME.jsonl` for every name in SIZES into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in corpus(seed).items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def corpus(seed: int) -> dict[str, list[Row]]:
+    """Rows of every file: {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against} or {prompt}."""
+    make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}
+    train, heldout = split_requests(seed)
+    files = {}
+    for name, size in SIZES.items():
+        kind, split = name.split("_")
+        rng = Random(f"{seed}/{name}")  # text seeds go through SHA-512, so they hold across processes
+        files[name] = _distinct(rng, make[kind], train if split == "train" else heldout, size)
+    return files
+
+
+def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
+    """All (verb, object) combinations, training and held-out ones; every verb and object is among both."""
+    requests = [Request(verb, thing) for verb in VERBS for thing in OBJECTS]
+    rng = Random(f"{seed}/split")
+    offsets = rng.sample(range(len(OBJECTS)), len(OBJECTS))
+    # A Latin-square pattern: each verb loses its share of objects, and each object its share of verbs.
+    every = round(1 / HELDOUT_SHARE)
+    heldout = {r for r in requests if (VERBS.index(r.verb) + offsets[OBJECTS.index(r.object)]) % every == 0}
+    return [r for r in requests if r not in heldout], [r for r in requests if r in heldout]
+
+
+def raw_text(seed: int) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, reply) on training combinations, mostly poor ones: what the base model learns the language from.
+
+    The first ones only say again what was asked: that is how a small model soon learns to look at the question.
+    """
+    rng = Random(f"{seed}/raw")
+    train, _ = split_requests(seed)
+    for position in count():
+        request = rng.choice(train)
+        prompt = sample_prompt(rng, request)
+        if position < RESTATED_FIRST or rng.random() < RESTATED_SHARE:
+            yield prompt, restate(rng, request)
+        else:
+            yield prompt, sample_reply(rng, request, quality=rng.random() ** 2)
+
+
+def _distinct(rng: Random, make: Callable[[Random, Request], Row], requests: list[Request], size: int) -> list[Row]:
+    rows: dict[str, Row] = {}
+    while len(rows) < size:
+        row = make(rng, rng.choice(requests))
+        rows.setdefault(json.dumps(row), row)
+    return list(rows.values())
+
+
+def _prompt(rng: Random, request: Request) -> Row:
+    return {"prompt": sample_prompt(rng, request)}
+
+
+def _demonstration(rng: Random, request: Request) -> Row:
+    prompt = sample_prompt(rng, request)
+    return {"prompt": prompt, "response": sample_reply(rng, request, quality=rng.uniform(0.3, 0.8))}
+
+
+def _comparison(rng: Random, request: Request) -> Row:
+    """Two different replies; the majority of the votes decides which is the chosen one, disagreement stays."""
+    prompt = sample_prompt(rng, request)
+    first, second = (sample_reply(rng, request, quality=rng.random()) for _ in range(2))
+    while second == first:
+        second = sample_reply(rng, request, quality=rng.random())
+    votes = votes_for_first(rng, (first, second), (utility(request, first), utility(request, second)))
+    chosen, rejected = (first, second) if votes > VOTES / 2 else (second, first)
+    votes = max(votes, VOTES - votes)
+    return {
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "votes_for": votes,
+        "votes_against": VOTES - votes,
+    }

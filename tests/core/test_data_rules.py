@@ -1,0 +1,220 @@
+"""Rules over rows, splits by prompt, and the chat template."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from rlhf_core.config import Data, Rules
+from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, ensure_chat_template, render_prompt, render_response
+from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
+from rlhf_core.data.splits import is_heldout, load_split, save_split, unique_prompts
+from rlhf_core.data.table import Entry, Table
+from rlhf_core.data.validate import assert_nothing_vanished, make_splits
+from rlhf_core.errors import BadInput
+
+
+@pytest.fixture
+def tokenizer():
+    words = ["<eos>", "<unk>", "<|user|>", "<|assistant|>", *(f"w{i}" for i in range(40))]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", unk_token="<unk>")
+    ensure_chat_template(made)
+    return made
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def entry(line, prompt, **texts):
+    record = {"id": f"{prompt}|{texts}", "prompt": user(prompt), **texts, "meta": {}}
+    return Entry(line, {"prompt": prompt, **texts}, record)
+
+
+def pair(line, prompt, chosen, rejected):
+    return entry(line, prompt, chosen=chosen, rejected=rejected)
+
+
+def table(name, entries):
+    return Table(name, name.removesuffix("_heldout"), f"{name}.jsonl", ("prompt",), list(entries))
+
+
+def data(**values):
+    return Data(demonstrations="d", comparisons="c", **values)
+
+
+def verdicts(checked):
+    return {e.line: e.rule for e in checked.entries}
+
+
+# ---- single rows
+
+
+def test_each_bad_pair_is_quarantined_under_its_rule_and_the_good_one_is_kept(tokenizer):
+    rows = [
+        pair(1, "w1", "w2", "w3"), pair(2, "w1", "w2 ", "w2"), pair(3, "w1", "w2", "w3"), pair(4, "w5", "w6", "w7"),
+        pair(5, "w5", "w7", "w6"), pair(6, "w1 " * 9, "w2", "w3"), pair(7, "w1", "w2", "w3 " * 4),
+        pair(8, "w1", "w2", "w3 " * 3),
+    ]  # fmt: skip
+    checked = apply_row_rules(table("comparisons", rows), data(max_prompt_tokens=10, max_response_tokens=4), tokenizer)
+    assert verdicts(checked) == {
+        1: None, 2: "chosen_equals_rejected", 3: "duplicates", 4: "contradictions", 5: "contradictions", 6: "length",
+        7: "length", 8: None,
+    }  # fmt: skip
+    reasons = {e.line: e.reason for e in checked.entries}
+    assert reasons[3] == "the same texts as line 1"
+    assert reasons[4] == "the same pair as line 5, labelled the other way"
+    assert reasons[6] == "prompt has 11 tokens; max_prompt_tokens is 10"  # 9 words and two role tags
+    assert reasons[7] == "rejected has 5 tokens; max_response_tokens is 4"  # 4 words and EOS
+
+
+def test_a_rule_that_is_off_quarantines_nothing(tokenizer):
+    off = Rules(chosen_equals_rejected="off", duplicates="off", contradictions="off", length="off")
+    rows = [
+        pair(1, "w1", "w2", "w2"),
+        pair(2, "w1", "w2", "w2"),
+        pair(3, "w1 " * 99, "w2", "w3"),
+        pair(4, "w1 " * 99, "w3", "w2"),
+    ]
+    checked = apply_row_rules(table("comparisons", rows), data(rules=off, max_prompt_tokens=10), tokenizer)
+    assert set(verdicts(checked).values()) == {None}
+
+
+def test_a_prompt_that_the_chat_template_refuses_breaks_the_schema(tokenizer):
+    tokenizer.chat_template = "{% if messages[0]['content'] == 'w2' %}{{ raise_exception('no w2') }}{% endif %}<|user|>"
+    checked = apply_row_rules(table("prompts", [entry(1, "w1"), entry(2, "w2")]), data(), tokenizer)
+    assert verdicts(checked) == {1: None, 2: "schema"}
+    assert "no w2" in checked.entries[1].reason
+
+
+# ---- splits
+
+
+def test_adding_rows_moves_no_prompt_to_the_other_side():
+    def sides(n):
+        tables = {"demonstrations": table("demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)])}
+        split = assign_splits(tables, data(heldout_fraction=0.3), 1)["demonstrations"]
+        return {e.record["prompt"][0]["content"]: e.split for e in split.entries}
+
+    small, large = sides(100), sides(300)
+    assert small == {prompt: side for prompt, side in large.items() if prompt in small}
+
+
+def test_the_held_out_share_is_near_the_fraction_and_depends_on_the_seed():
+    sides = {seed: [is_heldout(user(f"p{i}"), seed=seed, fraction=0.2) for i in range(4000)] for seed in (1, 2)}
+    assert all(abs(sum(side) / 4000 - 0.2) < 0.025 for side in sides.values())  # four standard errors
+    assert sides[1] != sides[2]
+
+
+def test_a_larger_fraction_only_adds_held_out_prompts():
+    small, large = ({i for i in range(500) if is_heldout(user(f"p{i}"), seed=1, fraction=f)} for f in (0.1, 0.3))
+    assert small < large
+
+
+def test_one_prompt_is_on_one_side_in_every_source_whatever_its_white_space():
+    for i in range(200):
+        assert is_heldout(user(f"a p{i}"), seed=3, fraction=0.5) == is_heldout(user(f" a\n p{i} "), seed=3, fraction=0.5)
+
+
+def hash_split(n=200):
+    tables = {
+        "demonstrations": table("demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)]),
+        "comparisons": table("comparisons", [pair(i, f"p{i}", "a", "b") for i in range(n)]),
+        "prompts": table("prompts", [entry(i, f"p{i}") for i in range(2 * n)]),
+    }
+    return assign_splits(tables, data(heldout_fraction=0.3), 1)
+
+
+def test_splitting_by_hash_leaks_nothing_between_the_sources():
+    tables = quarantine_leaks(hash_split(), Rules())
+    assert not [e for t in tables.values() for e in t.entries if e.rule]
+    splits = make_splits(tables)
+    heldout = {r["prompt"][0]["content"] for name in splits if name.endswith("heldout") for r in splits[name]}
+    train = {r["prompt"][0]["content"] for name in splits if name.endswith("train") for r in splits[name]}
+    assert not heldout & train and heldout | train == {f"p{i}" for i in range(400)}
+
+
+def test_without_prompt_files_the_prompts_are_those_of_the_comparisons_each_once():
+    tables = hash_split()
+    del tables["prompts"]
+    splits = make_splits(tables)
+    for side in ("train", "heldout"):
+        assert splits[f"prompts_{side}"] == unique_prompts(splits[f"comparisons_{side}"])
+
+
+def test_prompts_that_differ_in_white_space_only_are_both_kept_and_not_added_twice():
+    tables = hash_split(50)
+    side = [e for e in tables["prompts"].entries if e.split == "prompts_heldout"][0].record["prompt"][0]["content"]
+    tables["prompts"] = table("prompts", [entry(1, side), entry(2, f" {side}")]).assigned(lambda _: "prompts_heldout")
+    splits = make_splits(tables)
+    assert_nothing_vanished(tables, splits)
+    assert [r["prompt"][0]["content"].strip() for r in splits["prompts_heldout"]].count(side) == 2
+
+
+def test_training_rows_with_a_held_out_prompt_are_quarantined_across_sources():
+    tables = {
+        "demonstrations": table("demonstrations", [entry(i, p, response="r") for i, p in enumerate("abz", start=1)]),
+        "demonstrations_heldout": table("demonstrations_heldout", [entry(1, "a", response="q")]),
+        "comparisons": table("comparisons", [pair(1, "a", "x", "y"), pair(2, " c\n", "x", "y"), pair(3, "d", "x", "y")]),
+        "comparisons_heldout": table("comparisons_heldout", [pair(1, "b", "x", "y"), pair(2, "c", "x", "y")]),
+        "prompts": table("prompts", [entry(1, "d"), entry(2, "c"), entry(3, "e")]),
+        "prompts_heldout": table("prompts_heldout", [entry(1, "d")]),
+    }  # fmt: skip
+    found = quarantine_leaks(assign_splits(tables, data(), 1), Rules())
+    assert verdicts(found["demonstrations"]) == {1: "leakage", 2: "leakage", 3: None}
+    assert verdicts(found["comparisons"]) == {1: None, 2: "leakage", 3: "leakage"}
+    assert verdicts(found["prompts"]) == {1: "leakage", 2: "leakage", 3: None}
+    assert found["demonstrations"].entries[1].reason == "the prompt is held out in comparisons_heldout line 1"
+    assert all(not e.rule for name in found if name.endswith("heldout") for e in found[name].entries)
+    assert [r["prompt"][0]["content"] for r in records_of(found, "comparisons_train")] == ["a"]
+
+
+def test_a_row_that_vanished_from_its_split_is_noticed():
+    tables = hash_split()
+    splits = make_splits(tables)
+    assert_nothing_vanished(tables, splits)
+    with pytest.raises(AssertionError, match="comparisons_train: 1 kept rows are missing"):
+        assert_nothing_vanished(tables, {**splits, "comparisons_train": splits["comparisons_train"][1:]})
+    with pytest.raises(AssertionError, match="200 rows became 199"):
+        tables["comparisons"].with_entries(tables["comparisons"].entries[1:])
+
+
+def test_a_split_file_gives_back_its_records_and_refuses_a_broken_line(tmp_path):
+    records = [{"id": "1", "prompt": user("ü\u2028x"), "meta": {}}, {"id": "2", "prompt": user("b"), "meta": {"k": [1, None]}}]
+    save_split(tmp_path / "s.jsonl", records)
+    assert load_split(tmp_path / "s.jsonl") == records
+    (tmp_path / "s.jsonl").write_text('{"id": "1"}\n{"id"')
+    with pytest.raises(BadInput, match=r"s\.jsonl line 2 is not JSON"):
+        load_split(tmp_path / "s.jsonl")
+
+
+# ---- rendering
+
+
+def test_the_default_template_writes_role_tags_and_opens_the_assistants_turn(tokenizer):
+    dialogue = [*user("w1 w2"), {"role": "assistant", "content": "w3"}, *user("w4")]
+    ids = render_prompt(tokenizer, dialogue)
+    assert type(ids) is list and all(type(i) is int for i in ids)
+    words = "<|user|> w1 w2 <|assistant|> w3 <eos> <|user|> w4 <|assistant|>"
+    assert ids == [tokenizer.convert_tokens_to_ids(word) for word in words.split()]
+    own = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_dict=False)
+    assert ids == own
+
+
+def test_a_response_is_its_tokens_and_end_of_text(tokenizer):
+    assert render_response(tokenizer, "w1 w2") == [tokenizer.convert_tokens_to_ids(t) for t in ("w1", "w2", "<eos>")]
+
+
+def test_the_default_template_is_saved_with_the_tokenizer_and_never_replaces_another(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == DEFAULT_CHAT_TEMPLATE
+    tokenizer.chat_template = "mine"
+    ensure_chat_template(tokenizer)
+    assert tokenizer.chat_template == "mine"
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(tokenizer):
+    tokenizer.eos_token = None
+    with pytest.raises(BadInput, match="no end-of-text token"):
+        ensure_chat_template(tokenizer)
