@@ -145,7 +145,7 @@ def test_without_prompt_files_the_prompts_are_those_of_the_comparisons_each_once
 
 def test_prompts_that_differ_in_white_space_only_are_both_kept_and_not_added_twice():
     tables = hash_split(50)
-    side = [e for e in tables["prompts"].entries if e.split == "prompts_heldout"][0].record["prompt"][0]["content"]
+    side = next(e for e in tables["prompts"].entries if e.split == "prompts_heldout").record["prompt"][0]["content"]
     tables["prompts"] = table("prompts", [entry(1, side), entry(2, f" {side}")]).assigned(lambda _: "prompts_heldout")
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)

@@ -1,0 +1,246 @@
+"""The command line: `rlhf`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."""
+
+import json
+import os
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_core.errors import RLHFError
+
+EPILOG = (
+    "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else. "
+    "Runs, records and the tracking store lie in ./.rlhf (or RLHF_HOME)."
+)
+WIDE = 200  # columns of a table that is not printed to a terminal: nothing is folded
+app = typer.Typer(
+    name="rlhf",
+    help="RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo, evaluate, promote.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Stage(StrEnum):
+    """The stages, in order."""
+
+    PREPARE = "prepare"
+    VALIDATE = "validate"
+    SFT = "sft"
+    REWARD = "reward"
+    PPO = "ppo"
+    EVALUATE = "evaluate"
+    PROMOTE = "promote"
+
+
+def _recipes(incomplete: str) -> list[str]:
+    """Recipe names, for shell completion."""
+    folder = Path(__file__).parent / "recipes"
+    return sorted(path.stem for path in folder.glob("*.toml") if path.stem.startswith(incomplete))
+
+
+def _set_debug(debug: bool) -> bool:
+    if debug:
+        os.environ["RLHF_DEBUG"] = "1"
+    return debug
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe's name (see rlhf recipes) or a .toml file", autocompletion=_recipes),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. ppo.beta=0.1; repeatable"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error, and Prefect's log (RLHF_DEBUG=1)"),
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    from_stage: Annotated[
+        Stage | None, typer.Option("--from", help="Take the stages before this one as they are recorded")
+    ] = None,
+    until: Annotated[Stage | None, typer.Option(help="Stop after this stage")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe's stages; what an earlier run finished is not repeated, what it left half done is resumed."""
+    order = list(Stage)
+    if from_stage and until and order.index(from_stage) > order.index(until):
+        raise typer.BadParameter(f"--from {from_stage} comes after --until {until}: nothing would run.")
+    from flows.run import run_recipe
+
+    span = (from_stage and from_stage.value, until and until.value)
+    _finish(run_recipe(recipe, settings or [], span), as_json)
+
+
+@app.command()
+def validate(recipe: RecipeName, settings: Settings = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Check a recipe and its data files, and train nothing: prints the data report."""
+    from flows.run import run_recipe
+
+    _finish(run_recipe(recipe, settings or [], (None, Stage.VALIDATE.value), with_report=True), as_json)
+
+
+@app.command()
+def status(
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest runs")] = 10, as_json: AsJson = False
+) -> None:
+    """The latest pipeline runs and how each of their stages stands."""
+    from flows.status import recent, status_table
+
+    runs = recent(limit)
+    if as_json:
+        _print_json(runs)
+    elif runs:
+        _console().print(status_table(runs))
+    else:
+        print("No runs here yet. Start one with: rlhf run quickstart")
+
+
+@app.command()
+def ui(
+    port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000, or a free one]")] = None,
+    prefect_port: Annotated[int | None, typer.Option(help="Prefect's port [default: 4200, or a free one]")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open MLflow's page in the browser")] = True,
+    debug: Debug = False,
+) -> None:
+    """Serve MLflow's page on this workspace's store, and Prefect's, until Ctrl-C."""
+    from flows.ui import Page, serve
+    from tasks.workspace import Workspace
+
+    def ready(pages: list[Page]) -> None:
+        for page in pages:
+            print(f"{page.name:8} {page.url}", flush=True)
+        print("Ctrl-C ends both.", flush=True)
+        if browser:
+            typer.launch(pages[0].url)
+
+    print("starting MLflow's and Prefect's pages, about 15 s ...", file=sys.stderr, flush=True)
+    serve(Workspace.here(), (port, prefect_port), ready)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: versions, accelerator, memory, disk, compiler, ports, servers; and how to mend what is wrong."""
+    from flows.doctor import examine
+    from tasks.workspace import Workspace
+
+    checks = []
+    for check in examine(Workspace.here().home):
+        checks.append(check)
+        if not as_json:
+            _print_check(check)
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    failed = sum(check.level == "fail" for check in checks)
+    if failed:
+        print(f"rlhf: {failed} of {len(checks)} checks failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_check(check) -> None:
+    color = {"ok": "green", "warn": "yellow", "fail": "red"}[check.level]
+    console = _console()
+    console.print(f"[{color}]{check.level:4}[/]", end=" ")
+    console.print(f"{check.name:15} {check.found}", markup=False, highlight=False, soft_wrap=True)
+    if check.mend:
+        console.print(f"     {'':15} to mend: {check.mend}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sync(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Forward to MLflow what it has not got yet, from runs made while it was down."""
+    from flows.run import quiet_libraries
+
+    quiet_libraries()
+    from tasks import tracking
+
+    report = tracking.sync()
+    if as_json:
+        _print_json(vars(report))
+    else:
+        print(f"forwarded: {', '.join(report.forwarded) or 'nothing'}")
+    if report.waiting:
+        raise RLHFError(f"{', '.join(report.waiting)} must wait: {report.problem}. Start MLflow and run rlhf sync again.")
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that come with the project."""
+    import tomllib
+
+    rows = []
+    for path in sorted((Path(__file__).parent / "recipes").glob("*.toml")):
+        rows.append({"name": path.stem, "description": tomllib.loads(path.read_text()).get("description", "")})
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(f"{row['name']:16} {row['description']}")
+
+
+def _finish(outcome, as_json: bool) -> None:
+    """Print what a run left, and end with its exit code."""
+    if as_json:
+        _print_json(outcome.as_json())
+    else:
+        from rich.text import Text
+
+        console = _console()
+        for part in outcome.tables(full_links=not console.is_terminal):
+            console.print(part, soft_wrap=isinstance(part, Text))
+    if outcome.error is None:
+        return
+    if str(outcome.error) in outcome.told and not _debugging():
+        raise typer.Exit(outcome.error.exit_code)
+    raise outcome.error
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its traceback too."""
+    try:
+        app(args=argv)
+    except RLHFError as error:
+        return _report(str(error), error.exit_code)
+    except Exception as error:
+        hint = "" if _debugging() else " (add --debug for the traceback)"
+        return _report(f"unexpected {type(error).__name__}: {error}{hint}", 1)
+    return 0
+
+
+def _debugging() -> bool:
+    return os.environ.get("RLHF_DEBUG", "") not in ("", "0")
+
+
+def _report(message: str, code: int) -> int:
+    if _debugging():
+        traceback.print_exc()
+    word = "a gate refused" if code == 3 else "error"
+    print(f"rlhf: {word}: {message}", file=sys.stderr)
+    return code

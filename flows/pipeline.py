@@ -1,0 +1,64 @@
+"""The pipeline: which stages run, in which order, and what stops them."""
+
+import os
+
+from tasks.workspace import Workspace
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_HOME": str(Workspace.here().prefect),
+}
+for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
+    os.environ.setdefault(_name, _value)
+
+from prefect import Flow, flow, runtime  # noqa: E402
+
+from rlhf_core.config import Recipe  # noqa: E402
+from tasks.gates import gate  # noqa: E402
+from tasks.promote import promote  # noqa: E402
+from tasks.record import next_name  # noqa: E402
+from tasks.session import ALL, PipelineResult, opened  # noqa: E402
+from tasks.stage import stage  # noqa: E402
+
+
+def _run_name() -> str:
+    """'<recipe>-<commit>-<n>', in Prefect and in MLflow."""
+    return next_name(Workspace.here(), runtime.flow_run.parameters["recipe"])
+
+
+@flow(name="rlhf", flow_run_name=_run_name, persist_result=False)
+def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:
+    """prepare -> validate -> sft -> reward -> ppo -> evaluate -> promote, from `from_stage` to `until`.
+
+    A stage is a process whose run directory is its cache; a gate is recorded before it stops anything.
+    """
+    with opened(recipe, runtime.flow_run.name, from_stage=from_stage, until=until) as session:
+        for name in session.stages:
+            done = stage(name, session)
+            gate(name, session, done)
+        if session.promotes:
+            promote(session)
+    return session.result()
+
+
+def alone(name: str) -> Flow:
+    """A flow of one stage, on what earlier stages have recorded."""
+
+    @flow(name=f"rlhf-{name}", flow_run_name=_run_name, persist_result=False)
+    def one_stage(recipe: Recipe) -> PipelineResult:
+        return pipeline.fn(recipe, from_stage=name, until=name)
+
+    return one_stage
+
+
+prepare, validate, sft, reward, ppo, evaluate, promote_only = map(alone, ALL)
+
+
+def run_pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:
+    """Run the pipeline here. Raises BadInput, GateRefused or StageFailed as the stage did.
+
+    Ctrl-C and SIGTERM end the stage that runs, with its whole process group.
+    """
+    return pipeline(recipe, from_stage, until)

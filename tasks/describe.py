@@ -1,0 +1,128 @@
+"""What MLflow and Prefect are shown of a run, made from its files: parameters, Markdown, learning curves."""
+
+import json
+import math
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from rlhf_core.gates import Decision
+from rlhf_core.metrics import METRICS
+from rlhf_core.rundir import StageResult
+from tasks.record import Record, StageRecord
+
+PARAM_LENGTH = 5900  # MLflow cuts a value at 6,000 characters
+CURVES = {
+    "prepare": ("prepare/loss",),
+    "sft": ("sft/loss", "sft/lr", "sft/grad_norm"),
+    "reward": ("reward/loss", "reward/train_accuracy", "reward/margin"),
+    "ppo": (
+        "ppo/score_mean", "ppo/reward_mean", "ppo/kl_per_response", "ppo/response_tokens", "ppo/entropy",
+        "ppo/policy_clip_fraction", "ppo/explained_variance", "ppo/value_loss", "ppo/sampler_logprob_diff",
+    ),
+}  # fmt: skip
+
+
+def flatten(values: dict, prefix: str = "") -> dict[str, str]:
+    """{'a': {'b': 1}} -> {'a.b': '1'}, values cut below MLflow's limit."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            flat[f"{prefix}{key}"] = text[:PARAM_LENGTH]
+    return flat
+
+
+def verdict_table(decisions: list[Decision]) -> str:
+    """A Markdown table, one row a gate, with the evidence."""
+    head = "| stage | gate | metric | value | 95% interval | n | required | verdict |\n|---|---|---|---|---|---|---|---|"
+    return "\n".join([head, *map(_verdict_row, decisions)])
+
+
+def _verdict_row(decision: Decision) -> str:
+    value = "missing" if decision.value is None else f"{decision.value:.4g}"
+    interval = f"{decision.interval[0]:.3g} to {decision.interval[1]:.3g}" if decision.interval else ""
+    verdict = f"**{decision.verdict}**"
+    if decision.override:
+        verdict += f" to {decision.override.threshold:g} by {decision.override.by}: {decision.override.reason}"
+    cells = [decision.stage, decision.gate, decision.metric, value, interval, decision.n or ""]
+    return "| " + " | ".join(map(str, [*cells, f"{decision.bound} {decision.threshold:g}", verdict])) + " |"
+
+
+def pipeline_note(record: Record) -> str:
+    """The parent run's description."""
+    lines = [f"**{record.name}**: {record.status.lower()}"]
+    if description := record.recipe.get("description"):
+        lines.append(description)
+    if record.error:
+        lines.append(f"> {record.error.splitlines()[0]}")
+    if decisions := [decision for stage in record.stages for decision in stage.decisions]:
+        lines.append(verdict_table(decisions))
+    if record.promotion:
+        lines.append(f"Promotion: {record.promotion['reason']}")
+    return "\n\n".join(lines)
+
+
+def stage_note(stage: StageRecord) -> str:
+    """A stage run's description."""
+    lines = [f"Stage **{stage.stage}**{' (cached: an earlier run had made it)' if stage.cached else ''}: {stage.verdict}"]
+    if stage.error:
+        lines.append(f"> {stage.error.splitlines()[0]}")
+    if stage.decisions:
+        lines.append(verdict_table(stage.decisions))
+    return "\n\n".join(lines)
+
+
+def metric_units() -> dict:
+    """Name -> unit and meaning, of every metric; plus what the suffixes of evidence say."""
+    suffixes = {
+        ".n": {"unit": "rows", "meaning": "Sample size behind the metric"},
+        ".low": {"unit": "as the metric", "meaning": "Lower end of its 95% interval"},
+        ".high": {"unit": "as the metric", "meaning": "Upper end of its 95% interval"},
+    }
+    return {name: metric._asdict() for name, metric in METRICS.items()} | suffixes
+
+
+def final_metrics(result: StageResult) -> dict[str, float]:
+    """A result's metrics with their evidence: '<metric>.n', '.low' and '.high'."""
+    values = dict(result.metrics) | {f"{name}.n": float(count) for name, count in result.counts.items()}
+    for name, (low, high) in result.intervals.items():
+        values |= {f"{name}.low": low, f"{name}.high": high}
+    return values
+
+
+def curves(stage: str, lines: list[dict]) -> Figure | None:
+    """One figure with a panel for each main metric of the stage; None when nothing was logged step by step."""
+    logged = {name for line in lines for name in line["metrics"]}
+    names = [name for name in CURVES.get(stage, sorted(logged)[:9]) if name in logged]
+    if not names or len(lines) < 2:
+        return None
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
+        points = [(line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]]
+        axes.plot(*zip(*points, strict=True), linewidth=1.4)
+        axes.set(title=name, xlabel="step", ylabel=METRICS[name].unit if name in METRICS else "")
+        axes.grid(alpha=0.3)
+    for axes in figure.axes[len(names) :]:
+        axes.remove()
+    return figure
+
+
+def table_columns(path: Path) -> dict[str, list]:
+    """A *.table.json as columns: {columns, data}, a list of rows, or columns already."""
+    value = json.loads(path.read_text())
+    if isinstance(value, dict) and set(value) == {"columns", "data"}:
+        return {name: [row[index] for row in value["data"]] for index, name in enumerate(value["columns"])}
+    if isinstance(value, list):
+        names = list(dict.fromkeys(name for row in value for name in row))
+        return {name: [row.get(name) for row in value] for name in names}
+    return value
+
+
+def as_json(value: object) -> str:
+    """Canonical JSON, for a tag."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

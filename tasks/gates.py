@@ -1,0 +1,46 @@
+"""Gates: decided from a stage's result, recorded in MLflow and Prefect, and only then enforced."""
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from rlhf_core.errors import GateRefused
+from rlhf_core.gates import Decision, decide_all
+from tasks import describe, stage
+from tasks.process import StageRun
+from tasks.record import Registration
+from tasks.session import Session
+
+
+@task(task_run_name="gate {name}", cache_policy=NO_CACHE, persist_result=False)
+def gate(name: str, session: Session, done: StageRun | None) -> list[Decision]:
+    """Decide every gate of a finished stage. Raises GateRefused, one sentence a gate, after all is recorded."""
+    decisions = decide_all(session.recipe, done.result) if done else []
+    session.decisions += decisions
+    row = stage.close(session, name, done, decisions)
+    if decisions:
+        create_markdown_artifact(describe.verdict_table(decisions), key=f"gate-{name}", description=f"{name}: {row.verdict}")
+    if row.link:
+        create_link_artifact(row.link, key=f"mlflow-{name}", link_text=f"{name} in MLflow")
+    if refused := [decision for decision in decisions if not decision.passed]:
+        raise GateRefused(f"{name} is refused: " + "; ".join(decision.reason for decision in refused) + ".")
+    if name == "reward":
+        session.tracker.register(registration(session, "reward", "reward", decisions))
+    return decisions
+
+
+def registration(session: Session, name: str, stage_name: str, decisions: list[Decision]) -> Registration:
+    """What the registry is to hold of a model: its bytes, verdicts, overrides, data and origin."""
+    data = {item: session.have[item].digest for item in sorted(session.have) if item.endswith(("_train", "_heldout"))}
+    overrides = {f"{d.stage}.{d.gate}": d.override.model_dump(mode="json") for d in decisions if d.override}
+    tags = {
+        "recipe": session.recipe.name,
+        "git_commit": session.tracker.record.commit,
+        "stage_digest": session.results[stage_name].digest,
+        "verdicts": describe.as_json({f"{d.stage}.{d.gate}": {"verdict": d.verdict, "reason": d.reason} for d in decisions}),
+        "overrides": describe.as_json(overrides),
+        "data": describe.as_json(data),
+    }
+    note = describe.verdict_table(decisions)
+    model = f"{session.recipe.registry.name}-{name}"
+    return Registration(model=model, stage=stage_name, artifact=session.have[name], tags=tags, note=note)

@@ -1,0 +1,192 @@
+"""Run one stage as a process group of its own, follow its metrics, and say how it ended."""
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_core import errors
+from rlhf_core.errors import BadInput, RLHFError, StageFailed
+from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
+from tasks import events, guard
+
+COMMAND = (sys.executable, "-m", "rlhf_core")
+REFUSED = 2
+POLL_SECONDS = 0.2
+LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A finished stage. cached: nothing ran, a finished run directory was found."""
+
+    run_dir: Path
+    result: StageResult
+    cached: bool
+
+
+def run_stage(
+    spec: StageSpec,
+    run_dir: Path,
+    *,
+    watch: Callable[[], None] = lambda: None,
+    command: tuple[str, ...] | None = None,
+) -> StageRun:
+    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times a second.
+
+    The same stage started twice at once runs once: the second waits and takes its result. Raises BadInput, GateRefused
+    or Diverged as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        _wait_for(lock.fileno())
+        try:
+            if result := finished(run_dir):
+                events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
+                return StageRun(run_dir, result, cached=True)
+            events.emit(events.StageStarted(spec.stage, run_dir))
+            return StageRun(run_dir, _run(spec, run_dir, [*(command or COMMAND)], watch, lock.fileno()), cached=False)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def finished(run_dir: Path) -> StageResult | None:
+    """The result of a finished run directory, its outputs' bytes checked. Raises BadInput when they are damaged."""
+    result = read_result(run_dir)
+    for name, output in (result.outputs if result else {}).items():
+        try:
+            output.verified()
+        except BadInput as error:
+            raise BadInput(f"output {name!r} of {run_dir} is damaged ({error}). Delete {run_dir} and run again.") from None
+    return result
+
+
+def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
+    """The end of a log file; empty when there is none."""
+    if not log.exists():
+        return []
+    with log.open(errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+
+
+def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
+    """The complete lines of a metrics.jsonl after byte `offset`, and the offset after them."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return [json.loads(line) for line in data[:end].splitlines()], offset + end
+
+
+def _wait_for(lock: int) -> None:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _run(spec: StageSpec, run_dir: Path, command: list[str], watch: Callable[[], None], lock: int) -> StageResult:
+    write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
+    (run_dir / "failure.json").unlink(missing_ok=True)
+    arguments = [*command, spec.stage, str(run_dir / "spec.json"), str(run_dir)]
+    with _group(arguments, run_dir / "stage.log", lock) as process:
+        _follow(process, spec.stage, run_dir / "metrics.jsonl", watch)
+    return _outcome(spec.stage, run_dir, process.returncode)
+
+
+@contextlib.contextmanager
+def _group(arguments: list[str], log: Path, lock: int) -> Iterator[subprocess.Popen]:
+    """A process group that does not outlive the block, nor this process. It holds the lock as long as it lives."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, guard.__file__, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=output,
+            env=environment(), start_new_session=True, pass_fds=(lock,),
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(guard.GRACE_SECONDS)
+    finally:  # what is left of the group: a straggler of a finished stage, or one that ignores TERM
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdin.close()
+        process.wait()
+
+
+def _follow(process: subprocess.Popen, stage: str, metrics: Path, watch: Callable[[], None]) -> None:
+    offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
+    while True:
+        running = process.poll() is None
+        lines, offset = new_lines(metrics, offset)
+        for line in lines:
+            events.emit(events.StageProgress(stage, line["step"], line["steps"], line["metrics"]))
+        watch()
+        if not running:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+
+
+def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
+    if code == 0 and (result := read_result(run_dir)):
+        return result
+    if code == REFUSED and (run_dir / "failure.json").exists():
+        error = _named(json.loads((run_dir / "failure.json").read_text()))
+    else:
+        error = StageFailed(_failure(stage, run_dir, code))
+    log = run_dir / "stage.log"
+    events.emit(events.StageFailed(stage, str(error).split("; its log is")[0], log, last_lines(log)))
+    raise error
+
+
+def _named(failure: dict) -> RLHFError:
+    kind = getattr(errors, failure["error"], None)
+    known = isinstance(kind, type) and issubclass(kind, RLHFError)
+    return (kind if known else BadInput)(failure["message"])
+
+
+def _failure(stage: str, run_dir: Path, code: int) -> str:
+    how = f"was ended by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+    if code == 0:
+        how = "ended without writing result.json"
+    log = run_dir / "stage.log"
+    return "\n  ".join([f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)])
+
+
+def environment() -> dict[str, str]:
+    """The environment of a stage process: this one's, no usage reports, and the CPU named where there is no GPU."""
+    fixed = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "GX_ANALYTICS_ENABLED": "false"}
+    cpu = {} if has_cuda() else {"DS_ACCELERATOR": "cpu"}
+    return cpu | fixed | quiet | os.environ
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA device is visible, found without importing torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    return not hidden and bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/dxg"))

@@ -1,0 +1,174 @@
+"""The record of one pipeline run: a file in the outbox, from which MLflow is told everything, now or later."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from rlhf_core.config import Recipe
+from rlhf_core.gates import Decision
+from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
+from tasks.workspace import Workspace
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class StageRecord(BaseModel):
+    """One stage of one pipeline run, and how much of it MLflow has."""
+
+    stage: str
+    run_dir: Path
+    cached: bool = False
+    status: Status = "RUNNING"
+    started: int
+    ended: int | None = None
+    decisions: list[Decision] = []
+    error: str | None = None
+    run_id: str | None = None
+    offset: int = 0  # bytes of metrics.jsonl that MLflow has
+    closed: bool = False  # its end, too, is in MLflow
+
+    @property
+    def result(self) -> StageResult | None:
+        return read_result(self.run_dir)
+
+    @property
+    def spec(self) -> StageSpec | None:
+        file = self.run_dir / "spec.json"
+        return StageSpec.model_validate_json(file.read_text()) if file.exists() else None
+
+    @property
+    def verdict(self) -> str:
+        """The worst of its gates' verdicts; 'no gate', or the status while it has not finished."""
+        if self.status != "FINISHED" and not self.decisions:
+            return self.status.lower()
+        verdicts = {decision.verdict for decision in self.decisions}
+        return next((word for word in ("refused", "overridden", "passed") if word in verdicts), "no gate")
+
+
+class Registration(BaseModel):
+    """A model to register once MLflow is there; `version` says it is."""
+
+    model: str
+    stage: str
+    artifact: Artifact
+    tags: dict[str, str]
+    note: str = ""  # Markdown
+    version: str | None = None
+
+
+class Record(BaseModel):
+    """One pipeline run."""
+
+    id: str
+    name: str
+    recipe: dict
+    commit: str
+    dirty: bool
+    hardware: dict[str, str] = {}
+    tracking_uri: str
+    status: Status = "RUNNING"
+    started: int
+    ended: int | None = None
+    error: str | None = None
+    promotion: dict | None = None
+    stages: list[StageRecord] = []
+    registrations: list[Registration] = []
+    experiment_id: str | None = None
+    run_id: str | None = None
+    opened: bool = False
+    closed: bool = False
+
+    @classmethod
+    def new(cls, workspace: Workspace, recipe: Recipe, name: str | None = None) -> "Record":
+        """A record of a run that starts now; `name`: see next_name."""
+        commit, dirty = git_state()
+        return cls(
+            id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}", name=name or next_name(workspace, recipe),
+            recipe=recipe.model_dump(mode="json"), commit=commit, dirty=dirty, hardware=hardware(),
+            tracking_uri=workspace.tracking_uri, started=now(),
+        )  # fmt: skip
+
+    def stage(self, name: str) -> StageRecord | None:
+        return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def save(self, workspace: Workspace) -> None:
+        workspace.outbox.mkdir(parents=True, exist_ok=True)
+        write_atomically(workspace.outbox / f"{self.id}.json", self.model_dump_json())
+
+
+def next_name(workspace: Workspace, recipe: Recipe) -> str:
+    """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace."""
+    stem = f"{recipe.name}-{git_state()[0][:7]}"
+    count = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
+    return f"{stem}-{count + 1}"
+
+
+def pending(workspace: Workspace) -> list[Path]:
+    """Records that MLflow has not fully seen, oldest first."""
+    return sorted(workspace.outbox.glob("*.json"))
+
+
+def archive(workspace: Workspace, record: Record) -> None:
+    """Move a record that MLflow has in full out of the outbox."""
+    sent = workspace.outbox / "sent"
+    sent.mkdir(exist_ok=True)
+    (workspace.outbox / f"{record.id}.json").replace(sent / f"{record.id}.json")
+    (workspace.outbox / f"{record.id}.lock").unlink(missing_ok=True)
+
+
+def records(workspace: Workspace) -> list[dict]:
+    """Every pipeline run of this workspace as JSON values, oldest first."""
+    files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
+    return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
+
+
+@contextlib.contextmanager
+def held(workspace: Workspace, record_id: str) -> Iterator[bool]:
+    """Hold a record's lock; False when another process does (its pipeline is still running)."""
+    workspace.outbox.mkdir(parents=True, exist_ok=True)
+    with (workspace.outbox / f"{record_id}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return int(time.time() * 1000)
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def hardware() -> dict[str, str]:
+    """What this machine is: processor, cores, memory, GPUs."""
+    gpus = [file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    models = [line.partition(":")[2].strip() for text in gpus for line in text.splitlines() if line.startswith("Model")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(), "cores": str(os.cpu_count()), "memory_gib": f"{memory:.1f}",
+        "gpus": ", ".join(models) or "none",
+    }  # fmt: skip

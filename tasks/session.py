@@ -1,0 +1,114 @@
+"""One run of the pipeline as it goes: where it lies, what it has made so far, who is told."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput, GateRefused
+from rlhf_core.gates import Decision
+from rlhf_core.rundir import StageResult
+from tasks import evaluate, ppo, prepare, reward, sft, validate
+from tasks.record import Record, held
+from tasks.registry import PromotionResult
+from tasks.specs import Artifacts
+from tasks.tracker import Tracker
+from tasks.tracking import brief, sync
+from tasks.workspace import Workspace
+
+STAGES = {
+    "prepare": prepare, "validate": validate, "sft": sft, "reward": reward, "ppo": ppo, "evaluate": evaluate,
+}  # fmt: skip
+ALL = (*STAGES, "promote")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage in the final table."""
+
+    stage: str
+    seconds: float
+    metric: str | None
+    value: float | None
+    verdict: str
+    link: str | None
+    run_dir: Path | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline run came to. problem: why MLflow has not all of it (then `rlhf sync` forwards the rest)."""
+
+    name: str
+    rows: list[Row]
+    promotion: PromotionResult | None
+    parent_run_id: str | None
+    parent_link: str | None
+    problem: str | None
+
+
+@dataclass
+class Session:
+    """State with a life: grows stage by stage."""
+
+    recipe: Recipe
+    workspace: Workspace
+    tracker: Tracker
+    first: int = 0  # stages before this one are only read
+    last: int = len(ALL) - 1
+    have: Artifacts = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    results: dict[str, StageResult] = field(default_factory=dict)
+    promotion: PromotionResult | None = None
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that are processes, up to the last one wanted."""
+        return [name for name in STAGES if ALL.index(name) <= self.last]
+
+    @property
+    def promotes(self) -> bool:
+        return self.last == ALL.index("promote")
+
+    def only_recorded(self, stage: str) -> bool:
+        """Whether a stage may only be taken from an earlier run."""
+        return ALL.index(stage) < self.first
+
+    def result(self) -> PipelineResult:
+        tracker = self.tracker
+        return PipelineResult(
+            tracker.record.name, list(self.rows), self.promotion, tracker.record.run_id, tracker.link(), tracker.problem
+        )
+
+
+def position(stage: str | None, default: int) -> int:
+    """A stage's place in the order. Raises BadInput for a name that is none."""
+    if stage is None:
+        return default
+    if stage not in ALL:
+        raise BadInput(f"there is no stage {stage!r}; expected one of {', '.join(ALL)}.")
+    return ALL.index(stage)
+
+
+@contextlib.contextmanager
+def opened(recipe: Recipe, name: str, *, from_stage: str | None, until: str | None) -> Iterator[Session]:
+    """A session, recorded under `name`; whatever happens inside, the record ends with the status that belongs to it."""
+    workspace = Workspace.here()
+    first, last = position(from_stage, 0), position(until, len(ALL) - 1)
+    if first > last:
+        raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
+    record = Record.new(workspace, recipe, name)
+    with held(workspace, record.id):
+        record.save(workspace)
+        sync(workspace)
+        tracker = Tracker(workspace, record)
+        try:
+            yield Session(recipe, workspace, tracker, first, last)
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            tracker.end(status, str(error) if isinstance(error, GateRefused | BadInput) else brief(error))
+            raise
+        tracker.end("FINISHED")

@@ -1,0 +1,54 @@
+"""What stage files share: the names under which artifacts are known between stages, and how a spec is made of them."""
+
+import re
+from pathlib import Path
+
+from rlhf_core.config import Config, Recipe
+from rlhf_core.digest import code_digest
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact, StageSpec
+
+# Names in use: base, files, <split names of validate>, sft, reward, policy, champion.
+Artifacts = dict[str, Artifact]
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
+
+
+def make_spec(recipe: Recipe, stage: str, config: dict, inputs: Artifacts) -> StageSpec:
+    """The spec of `stage`; `config` holds only what the stage depends on."""
+    return StageSpec(stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest())
+
+
+def without_gate(section: Config) -> dict:
+    """A recipe section as JSON values; its gate left out, for a changed threshold trains nothing again."""
+    return section.model_dump(mode="json", exclude={"gate"})
+
+
+def local(field: str, text: str) -> Artifact | None:
+    """The file or folder that `text` names (relative: to the current folder), or None for a hub name.
+
+    Raises BadInput, naming the field, when it is neither.
+    """
+    path = Path(text).expanduser()
+    if path.exists():
+        return Artifact.of(path)
+    if looks_like_hub(text):
+        return None
+    raise BadInput(
+        f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name (org/name). "
+        "Mend the path in the recipe or with --set."
+    )
+
+
+def looks_like_hub(text: str) -> bool:
+    """Whether `text` can only be a name on a hub: 'org/name' without a file's ending."""
+    return "/" in text and bool(_HUB_NAME.match(text)) and Path(text).suffix not in _FILE_ENDINGS and text[0] != "."
+
+
+def existing_folder(field: str, text: str) -> Artifact:
+    """The model folder that `text` names. Raises BadInput naming the field."""
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise BadInput(f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved model.")
+    return Artifact.of(path)

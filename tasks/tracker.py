@@ -1,0 +1,90 @@
+"""The record of the pipeline that runs here, forwarded to MLflow as it grows."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.record import Record, Registration, StageRecord, now
+from tasks.tracking import Forwarder, brief, client_for, link
+from tasks.workspace import Workspace
+
+log = logging.getLogger("rlhf.tracking")
+
+
+class Tracker:
+    """The record of the running pipeline, forwarded every few seconds; an unreachable MLflow is asked again later."""
+
+    EVERY_SECONDS = 2.0
+    AFTER_FAILURE_SECONDS = 30.0
+
+    def __init__(self, workspace: Workspace, record: Record):
+        self.workspace, self.record = workspace, record
+        self.problem: str | None = None  # why MLflow is behind
+        self._forwarder: Forwarder | None = None
+        self._next_tick = self._next_try = 0.0
+
+    def stage_started(self, stage: str, run_dir: Path, *, cached: bool) -> None:
+        """A stage begins, or begins again after a failure; cached: it is finished already."""
+        entry = self.record.stage(stage)
+        if entry is None:
+            entry = StageRecord(stage=stage, run_dir=run_dir, started=now())
+            self.record.stages.append(entry)
+        entry.status, entry.ended, entry.error, entry.closed, entry.cached = "RUNNING", None, None, False, cached
+        self._changed()
+
+    def stage_ended(self, stage: str, *, status: str, decisions: list = (), error: str | None = None) -> None:
+        """A stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED."""
+        entry = self.record.stage(stage)
+        entry.status, entry.decisions, entry.error, entry.ended = status, list(decisions), error, now()
+        self._changed()
+        self.flush()
+
+    def register(self, registration: Registration) -> None:
+        """Have a model registered as soon as MLflow is there."""
+        self.record.registrations.append(registration)
+        self._changed()
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """The pipeline ended."""
+        self.record.status, self.record.error, self.record.ended = status, error, now()
+        self._changed()
+        self.retry()
+
+    def tick(self) -> None:
+        """Forward what is new, at most every few seconds."""
+        if time.monotonic() >= self._next_tick:
+            self.flush()
+            self._next_tick = time.monotonic() + self.EVERY_SECONDS
+
+    def flush(self) -> bool:
+        """Forward now, unless MLflow was found unreachable a moment ago; whether it has everything."""
+        if time.monotonic() < self._next_try:
+            return False
+        try:
+            self._forwarder = self._forwarder or Forwarder(self.workspace, self.record)
+            self._forwarder.forward()
+            self.problem = None
+        except Exception as error:
+            if not self.problem:
+                log.warning("MLflow at %s is behind (%s); training goes on.", self.record.tracking_uri, brief(error))
+            self.problem = brief(error)
+            self._next_try = time.monotonic() + self.AFTER_FAILURE_SECONDS
+        return self.problem is None
+
+    def retry(self) -> bool:
+        """Forward now in any case; whether MLflow has everything."""
+        self._next_try = 0.0
+        return self.flush()
+
+    @property
+    def client(self) -> Any:
+        return client_for(self.record.tracking_uri)
+
+    def link(self, stage: str | None = None) -> str | None:
+        """The page of a stage's run, or of the parent."""
+        entry = self.record.stage(stage) if stage else self.record
+        return link(self.record, entry.run_id if entry else None)
+
+    def _changed(self) -> None:
+        self.record.save(self.workspace)

@@ -1,0 +1,41 @@
+"""validate: the user's files in, checked and digested splits out."""
+
+from rlhf_core.config import Recipe, Source
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.specs import Artifacts, local, make_spec
+
+METRIC = "data/rows_kept"
+PREPARED = "{prepared}"
+SOURCES = (
+    "demonstrations", "demonstrations_heldout", "comparisons", "comparisons_heldout", "prompts", "prompts_heldout",
+)  # fmt: skip
+SPLITS = (
+    "demonstrations_train", "demonstrations_heldout", "comparisons_train", "comparisons_heldout", "prompts_train",
+    "prompts_heldout",
+)  # fmt: skip
+
+
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
+    """Local sources are inputs under their field's name, known by content; hub names stay in the config."""
+    inputs = {"model": have["base"]}
+    for field in SOURCES:
+        source = getattr(recipe.data, field)
+        if source and (found := _source(f"data.{field}", source, have)):
+            inputs[field] = found
+    return make_spec(recipe, "validate", {"data": recipe.data.model_dump(mode="json")}, inputs)
+
+
+def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
+    """The six splits, by name."""
+    return {name: result.outputs[name] for name in SPLITS}
+
+
+def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
+    if source.format == "hub":
+        return None
+    if not source.path.startswith(PREPARED):
+        return local(field, source.path)
+    if "files" not in have:
+        raise BadInput(f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a hub name.")
+    return Artifact.of(have["files"].path / source.path.removeprefix(PREPARED).lstrip("/"))

@@ -1,0 +1,57 @@
+"""Imports go one way, and each heavy library is known to as few files as the design says."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ("flows", "tasks", "rlhf_core")
+OWNERS = {
+    "mlflow": {"tasks/tracking.py", "tasks/registry.py"},
+    "deepspeed": {"rlhf_core/engine.py"},
+    "vllm": {"rlhf_core/sampler.py"},
+    "great_expectations": {"rlhf_core/data/expectations.py"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names that a file imports anywhere, functions included, `import_module("...")` too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names |= {str(argument.value).split(".")[0] for argument in node.args if isinstance(argument, ast.Constant)}
+    return names
+
+
+def importers(library: str) -> set[str]:
+    files = [file for layer in LAYERS for file in (ROOT / layer).rglob("*.py")]
+    return {str(file.relative_to(ROOT)) for file in files if library in imported(file)}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_heavy_library_is_imported_by_its_owners_only(library):
+    assert importers(library) == OWNERS[library]
+
+
+def test_prefect_is_imported_by_flows_and_tasks_only():
+    found = importers("prefect")
+    assert found and all(name.startswith(("flows/", "tasks/")) for name in found)
+
+
+def test_the_import_contracts_hold():
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_folder_mlflow_does_not_shadow_the_library():
+    code = "import mlflow; print(mlflow.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "site-packages" in done.stdout

@@ -1,0 +1,176 @@
+"""The whole flow on real Prefect and MLflow; the stages are a small program, the models a two-layer Llama."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput, GateRefused, StageFailed
+from tasks import events, process
+from tasks.record import records
+from tasks.workspace import Workspace
+
+STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make(home, base, tmp_path, command, monkeypatch):
+    """recipe(**changes) on real files, run by the stage program."""
+    monkeypatch.setattr(process, "COMMAND", command)
+    for name in ("d", "c"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
+
+    def recipe(**changes) -> Recipe:
+        values = {
+            "name": "tiny", "model": {"base": str(base)}, "registry": {"name": "tiny"},
+            "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
+        }  # fmt: skip
+        return Recipe.model_validate(values | changes)
+
+    return recipe
+
+
+@pytest.fixture
+def run():
+    from flows.pipeline import run_pipeline
+
+    return run_pipeline
+
+
+@pytest.fixture
+def plan(command):
+    return lambda **stages: (Path(command[1]).parent / "plan.json").write_text(json.dumps(stages))
+
+
+def started(home: Path) -> list[str]:
+    file = home / "runs" / "started.log"
+    stages = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return stages
+
+
+def client(home: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=Workspace(home).tracking_uri)
+
+
+def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home, plan):
+    heard = []
+    end = events.subscribe(heard.append)
+    first = run(make())
+    end()
+    assert started(home) == STAGES
+    assert [row.stage for row in first.rows] == ["prepare", *STAGES, "promote"]
+    assert {row.stage: row.value for row in first.rows}["reward"] == 0.8
+    assert first.promotion.promoted and first.problem is None and first.parent_run_id in first.parent_link
+    assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [*STAGES, "promote"]
+    mlflow.set_tracking_uri(Workspace(home).tracking_uri)
+    folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")
+    assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 2
+    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
+    verdicts = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"])
+    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 12
+
+    again = run(make())
+    assert started(home) == [] and all(row.cached for row in again.rows if row.run_dir)
+    assert again.promotion.promoted and "already" in again.promotion.reason
+
+    plan(evaluate={"win_rate_vs_champion": 0.55})
+    stricter = {"reward": {"gate": {"min_accuracy": 0.79}}, "registry": {"name": "tiny", "min_win_rate_vs_champion": 0.6}}
+    loser = run(make(ppo={"policy_lr": 1e-4}, **stricter))
+    assert started(home) == ["ppo", "evaluate"]  # other thresholds train nothing
+    assert not loser.promotion.promoted and "55.0%" in loser.promotion.reason
+    assert client(home).get_model_version_by_alias("tiny-policy", "candidate").version == 2
+
+    winner = run(make(ppo={"policy_lr": 1e-4}))  # the bar is back at 0.5
+    assert winner.promotion.promoted and winner.promotion.replaced == "1" and started(home) == []
+    after = run(make(ppo={"policy_lr": 1e-4}))  # its own promotion does not make it evaluate again
+    assert started(home) == [] and "already" in after.promotion.reason
+
+
+def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home, plan):
+    plan(reward={"metrics": {"reward/accuracy": 0.6}})
+    with pytest.raises(GateRefused, match=r"reward/accuracy is 0\.6, required at least 0\.7") as refused:
+        run(make())
+    assert refused.value.exit_code == 3 and started(home) == ["validate", "sft", "reward"]
+    record = records(Workspace(home))[-1]
+    parent = client(home).get_run(record["run_id"])
+    assert parent.info.status == "FAILED" and "required at least 0.7" in parent.data.tags["status_reason"]
+    assert "refused" in parent.data.tags["mlflow.note.content"]
+    assert client(home).search_registered_models() == []
+
+    override = {"accuracy": {"threshold": 0.55, "reason": "shown for the record", "by": "someone"}}
+    passed = run(make(reward={"gate": {"overrides": override}}))
+    assert started(home) == ["ppo", "evaluate"] and passed.promotion.promoted
+    assert {row.stage: row.verdict for row in passed.rows}["reward"] == "overridden"
+    overrides = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["overrides"])
+    assert overrides["reward.accuracy"]["by"] == "someone"
+
+
+def test_from_and_until_run_a_part_on_recorded_inputs(make, run, home):
+    with pytest.raises(BadInput, match="stage validate of this recipe has not been run"):
+        run(make(), from_stage="ppo")
+    part = run(make(), until="reward")
+    assert [row.stage for row in part.rows] == ["prepare", "validate", "sft", "reward"] and part.promotion is None
+    assert started(home) == ["validate", "sft", "reward"]
+    run(make(), from_stage="ppo", until="ppo")
+    assert started(home) == ["ppo"]
+
+
+def test_a_crashed_stage_is_tried_again_but_bad_input_is_not(make, run, home, plan, tmp_path):
+    plan(sft={"crash": True})
+    run(make(), until="sft")
+    assert started(home) == ["validate", "sft", "sft"]
+    with pytest.raises(BadInput, match=r"data.comparisons is 'nowhere.jsonl'"):
+        run(make(data={"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": "nowhere.jsonl"}))
+
+
+def test_training_goes_on_without_mlflow_and_promotion_is_left_to_do(make, run, home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(StageFailed, match="Everything trained is kept"):
+        run(make())
+    assert started(home) == STAGES
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert run(make()).promotion.promoted and started(home) == []
+
+
+def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, command):
+    plan(sft={"seconds": 60})
+    recipe = make()
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    code = f"""
+    from tasks import process
+    process.COMMAND = {command!r}
+    from flows.pipeline import run_pipeline
+    from rlhf_core.config import Recipe
+    from pathlib import Path
+    run_pipeline(Recipe.model_validate_json(Path({str(tmp_path / "recipe.json")!r}).read_text()))
+    """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for _ in range(1200):
+        if any((home / "runs").glob("sft-*/metrics.jsonl")):
+            break
+        assert parent.poll() is None, parent.stdout.read().decode()
+        __import__("time").sleep(0.05)
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait(40) != 0
+    record = records(Workspace(home))[-1]
+    assert record["status"] == "KILLED" and record["stages"][-1]["status"] == "KILLED"

@@ -1,0 +1,172 @@
+"""A stage process: results, refusals, crashes, cancellation, locks. The stages are small real scripts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.errors import BadInput, Diverged, GateRefused, StageFailed
+from rlhf_core.rundir import StageSpec
+from tasks import events
+from tasks.process import run_stage
+
+SPEC = StageSpec(stage="sft", seed=1, config={}, inputs={}, code="c")
+STEPS = """
+    import json, sys, time, pathlib, subprocess, os
+    run = pathlib.Path(sys.argv[3])
+    def log(step, steps=3):
+        line = {"step": step, "steps": steps, "time": 1.0 + step, "metrics": {"sft/loss": 1.0 / step}}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\\n")
+    def finish():
+        (run / "model").mkdir(exist_ok=True)
+        (run / "model" / "weights").write_text("w")
+        from rlhf_core.rundir import Artifact
+        digest = Artifact.of(run / "model").digest
+        result = {"stage": "sft", "digest": "d", "seconds": 0.5, "metrics": {"sft/heldout_loss": 1.0},
+                  "outputs": {"model": {"path": "model", "digest": digest}}}
+        (run / "result.json").write_text(json.dumps(result))
+"""
+SLEEPERS = """
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    (run / "pids").write_text(f"{os.getpid()} {child.pid}")
+    log(1)
+    time.sleep(300)
+"""
+
+
+def script(folder: Path, body: str) -> tuple[str, ...]:
+    file = folder / "stage.py"
+    file.write_text(textwrap.dedent(STEPS) + textwrap.dedent(body))
+    return (sys.executable, str(file))
+
+
+def alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until(condition, seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def heard():
+    seen = []
+    end = events.subscribe(seen.append)
+    yield seen
+    end()
+
+
+def test_a_stage_gives_its_result_and_tells_every_step(tmp_path, heard):
+    body = "print('hello log'); log(1); log(2); log(3); finish()"
+    done = run_stage(SPEC, tmp_path / "run", command=script(tmp_path, body))
+    assert done.result.metrics == {"sft/heldout_loss": 1.0} and not done.cached
+    assert [event.step for event in heard if isinstance(event, events.StageProgress)] == [1, 2, 3]
+    assert "hello log" in (tmp_path / "run" / "stage.log").read_text()
+    assert StageSpec.model_validate_json((tmp_path / "run" / "spec.json").read_text()) == SPEC
+
+
+def test_a_finished_run_directory_returns_at_once(tmp_path, heard):
+    command = script(tmp_path, "finish()")
+    run_stage(SPEC, tmp_path / "run", command=command)
+    again = run_stage(SPEC, tmp_path / "run", command=("false",))
+    assert again.cached and heard[-1] == events.StageStarted("sft", tmp_path / "run", cached=True)
+
+
+def test_a_damaged_finished_run_is_refused_by_name(tmp_path):
+    run_stage(SPEC, tmp_path / "run", command=script(tmp_path, "finish()"))
+    (tmp_path / "run" / "model" / "weights").write_text("other")
+    with pytest.raises(BadInput, match=f"Delete {tmp_path / 'run'} and run again"):
+        run_stage(SPEC, tmp_path / "run", command=("false",))
+
+
+@pytest.mark.parametrize("kind", [BadInput, GateRefused, Diverged])
+def test_exit_code_2_raises_the_error_the_stage_named(tmp_path, kind):
+    body = f"""
+    failure = {{"stage": "sft", "error": "{kind.__name__}", "message": "what was found"}}
+    (run / "failure.json").write_text(json.dumps(failure)); sys.exit(2)
+    """
+    with pytest.raises(kind, match=r"^what was found$") as raised:
+        run_stage(SPEC, tmp_path / "run", command=script(tmp_path, body))
+    assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        ("print('line before'); sys.exit(1)", "exit code 1"),
+        ("sys.exit(2)", "exit code 2"),  # Python's own 2, no failure.json: not a refusal
+        ("os.kill(os.getpid(), 9)", "signal 9"),
+        ("pass", "without writing result.json"),
+    ],
+)
+def test_anything_else_is_a_failure_with_log_and_last_lines(tmp_path, heard, body, how):
+    with pytest.raises(StageFailed, match=how) as raised:
+        run_stage(SPEC, tmp_path / "run", command=script(tmp_path, body))
+    assert str(tmp_path / "run" / "stage.log") in str(raised.value)
+    assert isinstance(heard[-1], events.StageFailed) and heard[-1].log == tmp_path / "run" / "stage.log"
+    if "line before" in body:
+        assert heard[-1].last_lines == ["line before"]
+
+
+def test_an_exception_in_the_parent_ends_the_whole_group(tmp_path):
+    run = tmp_path / "run"
+
+    def watch():
+        if (run / "pids").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(SPEC, run, command=script(tmp_path, SLEEPERS), watch=watch)
+    assert not any(alive(int(pid)) for pid in (run / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_parent_ends_the_whole_group(tmp_path, how):
+    command = script(tmp_path, SLEEPERS)
+    code = f"""
+    from pathlib import Path
+    from rlhf_core.rundir import StageSpec
+    from tasks.process import run_stage
+    run_stage(StageSpec(stage="sft", seed=1, config={{}}, inputs={{}}, code="c"), Path({str(tmp_path / "run")!r}),
+              command={command!r})
+    """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    wait_until((tmp_path / "run" / "pids").exists)
+    wait_until(lambda: len((tmp_path / "run" / "pids").read_text().split()) == 2)
+    pids = [int(pid) for pid in (tmp_path / "run" / "pids").read_text().split()]
+    os.kill(parent.pid, how)
+    parent.wait()
+    wait_until(lambda: not any(map(alive, pids)))
+
+
+def test_the_same_stage_started_twice_at_once_runs_once(tmp_path):
+    body = "(run / 'starts').open('a').write('x'); log(1); time.sleep(1); finish()"
+    command = script(tmp_path, body)
+    done = []
+    threads = [threading.Thread(target=lambda: done.append(run_stage(SPEC, tmp_path / "run", command=command))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "run" / "starts").read_text() == "x"
+    assert sorted(run.cached for run in done) == [False, True] and done[0].result == done[1].result
+
+
+def test_a_resumed_stage_tells_only_what_is_new(tmp_path, heard):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "steps": 2, "time": 1.0, "metrics": {}}) + "\n")
+    run_stage(SPEC, run, command=script(tmp_path, "log(2, 2); finish()"))
+    assert [event.step for event in heard if isinstance(event, events.StageProgress)] == [2]

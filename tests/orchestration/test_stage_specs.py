@@ -1,0 +1,75 @@
+"""What a stage's identity depends on, and what it does not."""
+
+import pytest
+
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks import evaluate, ppo, prepare, reward, sft, validate
+
+
+@pytest.fixture
+def have(tmp_path):
+    """Everything a stage may take, each a folder of its own content."""
+    names = ("base", "sft", "reward", "policy", "files", *validate.SPLITS)
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.jsonl").write_text(name)
+    return {name: Artifact.of(tmp_path / name) for name in names}
+
+
+def recipe(**changes) -> Recipe:
+    values = {
+        "name": "tiny", "model": {"base": "quickstart"}, "registry": {"name": "tiny"},
+        "data": {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"},
+    }  # fmt: skip
+    return Recipe.model_validate(values | changes)
+
+
+def test_a_threshold_or_a_registry_name_is_in_no_spec(have):
+    strict = recipe(
+        sft={"gate": {"min_improvement": 0.5}}, reward={"gate": {"min_accuracy": 0.9}},
+        ppo={"gate": {"max_kl_per_response": 1.0}}, evaluate={"gate": {"min_prompts": 9}},
+        registry={"name": "other", "min_win_rate_vs_champion": 0.9},
+    )  # fmt: skip
+    for stage in (prepare, validate, sft, reward, ppo, evaluate):
+        assert stage.spec(strict, have).digest == stage.spec(recipe(), have).digest
+
+
+def test_a_policy_learning_rate_is_in_the_ppo_spec_only(have):
+    other = recipe(ppo={"policy_lr": 1e-3})
+    changed = [s for s in (prepare, validate, sft, reward, ppo) if s.spec(other, have).digest != s.spec(recipe(), have).digest]
+    assert changed == [ppo]
+
+
+def test_prepared_files_are_inputs_by_content_and_hub_names_are_not(have):
+    spec = validate.spec(recipe(), have)
+    assert set(spec.inputs) == {"model", "demonstrations"}
+    assert spec.inputs["demonstrations"].path == have["files"].path / "data.jsonl"
+    assert spec.config["data"]["demonstrations"]["path"] == "{prepared}/data.jsonl"
+
+
+@pytest.mark.parametrize("path", ["nowhere.jsonl", "data/nowhere.jsonl", "./nowhere", "plain-name"])
+def test_a_path_that_is_nothing_is_refused_by_field_and_path(have, path):
+    data = {"demonstrations": "org/name", "comparisons": path}
+    with pytest.raises(BadInput, match=r"data\.comparisons is ") as refused:
+        validate.spec(recipe(data=data), have)
+    assert path in str(refused.value)
+
+
+def test_a_given_model_is_measured_and_used_in_place_of_a_trained_one(have, tmp_path):
+    given = recipe(model={"base": "quickstart", "sft": str(tmp_path / "sft")})
+    spec = sft.spec(given, have)
+    assert spec.config["train"] is False and spec.inputs["given"].digest == have["sft"].digest
+
+
+def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
+    assert "champion" in evaluate.spec(recipe(), have | {"champion": have["sft"]}).inputs
+    assert "champion" not in evaluate.spec(recipe(), have | {"champion": have["policy"]}).inputs
+
+
+def test_a_local_base_model_needs_no_preparation(tmp_path, have):
+    local = recipe(model={"base": str(tmp_path / "base")})
+    assert prepare.spec(local, {}) is None and prepare.gives(local, {}, None)["base"].digest == have["base"].digest
+    with pytest.raises(BadInput, match=r"model.base is './missing'"):
+        prepare.spec(recipe(model={"base": "./missing"}), {})

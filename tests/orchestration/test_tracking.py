@@ -1,0 +1,212 @@
+"""MLflow is told everything once: now, later, after an outage, after a crash in between. Real stores, a real server."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from rlhf_core.config import Recipe
+from rlhf_core.gates import decide_all
+from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
+from tasks import tracking
+from tasks.process import run_stage
+from tasks.record import Record, Registration, pending
+from tasks.tracker import Tracker
+from tasks.tracking import Forwarder, sync
+from tasks.workspace import Workspace
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"},
+        "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
+    }
+)  # fmt: skip
+
+
+def sft_spec(folder: Path) -> StageSpec:
+    (folder / "split.jsonl").write_text("{}\n")
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "base" / "weights").write_text("w")
+    inputs = {"model": Artifact.of(folder / "base"), "demonstrations_train": Artifact.of(folder / "split.jsonl")}
+    return StageSpec(stage="sft", seed=7, config={"sft": {"lr": 0.1}}, inputs=inputs, code="code")
+
+
+def track(workspace: Workspace, tmp_path: Path, command) -> Tracker:
+    """A whole pipeline of one stage, told as it goes."""
+    record = Record.new(workspace, RECIPE)
+    tracker = Tracker(workspace, record)
+    run_one(tracker, sft_spec(tmp_path), command)
+    tracker.end("FINISHED")
+    return tracker
+
+
+def run_one(tracker: Tracker, spec: StageSpec, command) -> None:
+    run_dir = tracker.workspace.run_dir(spec)
+    tracker.stage_started("sft", run_dir, cached=(run_dir / "result.json").exists())
+    done = run_stage(spec, run_dir, watch=tracker.tick, command=command)
+    tracker.stage_ended("sft", status="FINISHED", decisions=decide_all(RECIPE, done.result))
+
+
+def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
+    tracker = track(Workspace.here(), tmp_path, command)
+    assert tracker.problem is None and pending(tracker.workspace) == []
+    client, record = tracker.client, tracker.record
+    parent, run = client.get_run(record.run_id), client.get_run(record.stages[0].run_id)
+    assert parent.info.status == run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == record.run_id
+    assert run.data.tags["run_digest"] == sft_spec(tmp_path).digest and run.data.tags["cached"] == "false"
+    assert run.data.params["sft.lr"] == "0.1" and parent.data.params["ppo.beta"] == "0.05"
+    history = client.get_metric_history(record.stages[0].run_id, "sft/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    written = [json.loads(line)["time"] for line in (record.stages[0].run_dir / "metrics.jsonl").open()]
+    assert [point.timestamp for point in history] == [int(when * 1000) for when in written]
+    assert parent.data.metrics["sft/heldout_loss"] == run.data.metrics["sft/heldout_loss"] == 2.0
+    assert run.inputs.dataset_inputs[0].dataset.name == "demonstrations_train"
+    files = {item.path for item in client.list_artifacts(record.stages[0].run_id)}
+    assert files >= {"curves.png", "samples.json", "docs", "stage.log", "spec.json", "result.json", "gates.json"}
+    assert {item.path for item in client.list_artifacts(record.run_id)} >= {"recipe.json", "metrics.json", "requirements"}
+    assert "| sft | improvement |" in parent.data.tags["mlflow.note.content"]
+    model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert model.tags["digest"] == record.stages[0].result.outputs["model"].digest
+
+
+def test_forwarding_again_after_a_crash_in_between_doubles_nothing(home, tmp_path, command):
+    tracker = track(Workspace.here(), tmp_path, command)
+    record = tracker.record.model_copy(deep=True)
+    # as if the process had died before it could note anything it had told
+    record.opened = record.closed = False
+    record.run_id = record.experiment_id = None
+    for stage in record.stages:
+        stage.run_id, stage.offset, stage.closed = None, 0, False
+    record.save(tracker.workspace)
+    Forwarder(tracker.workspace, record).forward()
+    assert record.run_id == tracker.record.run_id and record.stages[0].run_id == tracker.record.stages[0].run_id
+    client = tracker.client
+    assert len(client.search_runs([record.experiment_id])) == 2
+    assert len(client.get_metric_history(record.stages[0].run_id, "sft/loss")) == 3
+    table = client.download_artifacts(record.stages[0].run_id, "samples.json", str(tmp_path))
+    assert len(json.loads(Path(table).read_text())["data"]) == 2
+
+
+def test_a_cached_stage_is_logged_in_full_again(home, tmp_path, command):
+    first, second = (track(Workspace.here(), tmp_path, command) for _ in range(2))
+    run = second.client.get_run(second.record.stages[0].run_id)
+    assert run.info.run_id != first.record.stages[0].run_id and run.data.tags["cached"] == "true"
+    assert len(second.client.get_metric_history(run.info.run_id, "sft/loss")) == 3
+    assert second.record.name.endswith("-2")
+    models = second.client.search_logged_models([second.record.experiment_id])
+    assert len(models) == 1  # the same bytes are one logged model
+
+
+def test_a_killed_pipeline_is_told_as_killed_by_the_next_sync(home, tmp_path, command):
+    workspace = Workspace.here()
+    record = Record.new(workspace, RECIPE)
+    tracker = Tracker(workspace, record)
+    tracker.stage_started("sft", workspace.runs / "sft-gone", cached=False)
+    assert sync(workspace).forwarded == [record.name]
+    runs = tracker.client.search_runs([tracker.client.get_experiment_by_name("tiny").experiment_id])
+    assert {run.info.status for run in runs} == {"KILLED"}
+
+
+def test_registered_weights_are_hard_links(home, tmp_path, command):
+    workspace = Workspace.here()
+    tracker = Tracker(workspace, Record.new(workspace, RECIPE))
+    run_one(tracker, sft_spec(tmp_path), command)
+    artifact = tracker.record.stages[0].result.outputs["model"]
+    tracker.register(Registration(model="tiny-reward", stage="sft", artifact=artifact, tags={"verdicts": "{}"}))
+    assert tracker.retry(), tracker.problem
+    version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
+    stored = tracking.registry.local_folder(version.source)
+    assert (stored / "weights").stat().st_ino == (artifact.path / "weights").stat().st_ino
+    assert version.tags["digest"] == artifact.digest and version.tags["pipeline_run_id"] == tracker.record.run_id
+
+
+@contextlib.contextmanager
+def server(folder: Path, port: int):
+    """A real MLflow server on this port; gives a function that signals its process group."""
+    arguments = ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "art")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        yield lambda number: os.killpg(process.pid, number)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_server_that_hangs_stops_nothing_and_loses_nothing(home, tmp_path, empty_store, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    workspace, store = Workspace.here(), tmp_path / "server"
+    store.mkdir()
+    shutil.copy(empty_store, store / "db")
+    tracker = Tracker(workspace, Record.new(workspace, RECIPE))
+    run = RunDir(workspace.runs / "sft-x")
+    with server(store, port) as send:
+        tracker.stage_started("sft", run.path, cached=False)
+        run.log(1, 3, {"sft/loss": 3.0})
+        assert wait_for(tracker.retry), tracker.problem
+        send(signal.SIGSTOP)
+        began = time.monotonic()
+        run.log(2, 3, {"sft/loss": 2.0})
+        assert not tracker.retry()
+        run.log(3, 3, {"sft/loss": 1.0})
+        tracker.stage_ended("sft", status="FINISHED")
+        tracker.end("FINISHED")
+        assert time.monotonic() - began < 30 and tracker.problem
+        assert sync(workspace).waiting == [tracker.record.name]
+        send(signal.SIGCONT)
+        assert wait_for(lambda: sync(workspace).forwarded == [tracker.record.name])
+        client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
+        runs = {run.info.run_name: run for run in client.search_runs([tracker.record.experiment_id])}
+        assert len(runs) == 2 and runs["sft"].info.status == "FINISHED"
+        history = client.get_metric_history(runs["sft"].info.run_id, "sft/loss")
+        assert [point.value for point in history] == [3.0, 2.0, 1.0]
+        register_on_server(workspace, tmp_path)
+    assert pending(workspace) == []
+
+
+def wait_for(succeeds) -> bool:
+    """A loaded machine may need a second attempt."""
+    return any(succeeds() for _ in range(5))
+
+
+def register_on_server(workspace: Workspace, folder: Path) -> None:
+    """Weights are uploaded and come back with the same bytes."""
+    weights = folder / "model"
+    weights.mkdir()
+    (weights / "weights").write_text("w" * 1000)
+    tracker = Tracker(workspace, Record.new(workspace, RECIPE))
+    run = RunDir(workspace.runs / "reward-x")
+    (run.path / "result.json").write_text(StageResult(stage="reward", digest="d", seconds=1.0).model_dump_json())
+    tracker.stage_started("reward", run.path, cached=False)
+    tracker.stage_ended("reward", status="FINISHED")
+    artifact = Artifact.of(weights)
+    tracker.register(Registration(model="tiny-reward", stage="reward", artifact=artifact, tags={}))
+    tracker.end("FINISHED")
+    assert wait_for(tracker.retry), tracker.problem
+    version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
+    assert tracking.registry.fetch(workspace, version).digest == artifact.digest
