@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -81,17 +83,41 @@ def run_recipe(name: str, settings: list[str], span: tuple[str | None, str | Non
     end = events.subscribe(display)
     result, error = None, None
     try:
-        with contextlib.redirect_stdout(sys.stderr), display:
+        with _ending_at_ctrl_c(), contextlib.redirect_stdout(sys.stderr), display:
             result = _pipeline()(recipe, from_stage=span[0], until=span[1])
     except RLHFError as raised:
         error = raised
     except Exception as raised:
         _blame_prefect_server(raised)
         raise
+    except BaseException:  # Ctrl-C, SIGTERM: the stage's process group is ended by now
+        print("stopped; the same command goes on where this run was", file=sys.stderr)
+        raise
     finally:
         end()
     views = list(display.views.values())
     return Outcome(views, result, error, _report_of(views) if with_report else None, display.told)
+
+
+@contextlib.contextmanager
+def _ending_at_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end in a KeyboardInterrupt: the terminal ends Prefect's own server too, and Prefect then fails to reach it."""
+    pressed = []
+
+    def note(*_: object) -> None:
+        pressed.append(True)
+        logging.raiseExceptions = False  # Prefect's log handler complains to standard error otherwise
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pipeline() -> Callable:
@@ -115,6 +141,7 @@ def quiet_libraries() -> None:
         return
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API log, read in Prefect's page, keeps its level
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -10,18 +10,20 @@ from pathlib import Path
 from random import Random
 
 from rlhf_core.quickstart.annotators import VOTES, votes_for_first
-from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, restate, sample_prompt, sample_reply
+from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, distort, restate, sample_prompt, sample_reply
 from rlhf_core.quickstart.utility import utility
 
 SIZES = {
     "demonstrations_train": 1500,
     "demonstrations_heldout": 300,
-    "comparisons_train": 3000,
+    "comparisons_train": 4000,
     "comparisons_heldout": 600,
     "prompts_train": 2000,
     "prompts_heldout": 256,
 }
 HELDOUT_SHARE = 0.2  # of the (verb, object) combinations
+
+DISTORTED_SHARE = 0.35  # of the compared replies: a reward model that never saw a cheap trick rewards it
 
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
@@ -92,12 +94,17 @@ def _demonstration(rng: Random, request: Request) -> Row:
     return {"prompt": prompt, "response": sample_reply(rng, request, quality=rng.uniform(0.3, 0.8))}
 
 
+def _compared_reply(rng: Random, request: Request) -> str:
+    reply = sample_reply(rng, request, quality=rng.random())
+    return distort(rng, reply) if rng.random() < DISTORTED_SHARE else reply
+
+
 def _comparison(rng: Random, request: Request) -> Row:
     """Two different replies; the majority of the votes decides which is the chosen one, disagreement stays."""
     prompt = sample_prompt(rng, request)
-    first, second = (sample_reply(rng, request, quality=rng.random()) for _ in range(2))
+    first = second = _compared_reply(rng, request)
     while second == first:
-        second = sample_reply(rng, request, quality=rng.random())
+        second = _compared_reply(rng, request)
     votes = votes_for_first(rng, (first, second), (utility(request, first), utility(request, second)))
     chosen, rejected = (first, second) if votes > VOTES / 2 else (second, first)
     votes = max(votes, VOTES - votes)

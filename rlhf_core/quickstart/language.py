@@ -1,5 +1,6 @@
 """The quickstart's small language: its words, requests, and replies of any quality. Words stand between blanks."""
 
+import re
 from random import Random
 from typing import NamedTuple
 
@@ -114,6 +115,18 @@ def sample_reply(rng: Random, request: Request, *, quality: float) -> str:
         words = " ".join(parts).split()
         if len(words) <= MAX_REPLY_WORDS:
             return " ".join(words)
+
+
+def distort(rng: Random, reply: str) -> str:
+    """The reply with most sentences left out, or one of them said again: how a policy cheats a naive reward model."""
+    sentences = re.findall(r"[^.!]+[.!]", reply)
+    if rng.random() < 0.6:
+        kept = sorted(rng.sample(range(len(sentences)), rng.randint(1, max(1, len(sentences) // 2))))
+        sentences = [sentences[i] for i in kept]
+    for _ in range(rng.choice((0, 0, 1, 2, 3))):
+        sentences.insert(rng.randint(0, len(sentences)), rng.choice(sentences))
+    words = " ".join(sentences).split()
+    return " ".join(words) if len(words) <= MAX_REPLY_WORDS else reply
 
 
 def restate(rng: Random, request: Request) -> str:
