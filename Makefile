@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test setup lint clean
+.PHONY: run test test-slow setup lint clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -15,6 +15,10 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Three seeds of the whole quickstart, and the conversion of SmolLM2: about 20 minutes on two cores.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 setup: $(READY)
 

@@ -51,6 +51,8 @@ class Outcome:
             "error": str(self.error) if self.error else None,
             "stages": [_stage_json(view) for view in self.views],
             "promotion": _promotion_json(self.result),
+            "name": getattr(self.result, "name", None),
+            "run_id": getattr(self.result, "parent_run_id", None),
             "mlflow": getattr(self.result, "parent_link", None),
             "mlflow_problem": getattr(self.result, "problem", None),
         }
@@ -110,6 +112,8 @@ def _ending_at_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
+    # Prefect raises SIGTERM once more when it has cleaned up; without a handler its own server would outlive this process.
+    before_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
     except Exception as error:
@@ -118,6 +122,7 @@ def _ending_at_ctrl_c() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before_term)
 
 
 def _pipeline() -> Callable:

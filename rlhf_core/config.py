@@ -5,6 +5,7 @@ et al. 2020, arXiv:2009.01325, app. B); PPO clip 0.2, gamma 1.0, lambda 0.95, 4 
 (Ziegler et al. 2019, arXiv:1909.08593; Huang et al. 2024, arXiv:2403.17031). Small models need larger rates.
 """
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -232,8 +233,21 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r:.80})" for e in error.errors()]
+        lines = [_explain(e) for e in error.errors()]
         raise ConfigError(f"recipe {name} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(error: dict) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (found {error['input']!r:.80})"
+    known = {name for section in _sections(Config) for name in section.model_fields}
+    close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=3)
+    return f"{key}: there is no such key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+
+
+def _sections(kind: type[Config]) -> list[type[Config]]:
+    return [section for child in kind.__subclasses__() for section in (child, *_sections(child))]
 
 
 def _read(name: str) -> dict:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -15,12 +16,21 @@ ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-8
 
 
+def add_scripts_to_path() -> None:
+    """Let child processes find this environment's programs: the extension builder starts `ninja` by name."""
+    scripts = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if scripts not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, [scripts, path]))
+
+
 def init_distributed() -> None:
     """One process group for this process, over gloo on the CPU; a no-op when there is one."""
     import deepspeed
 
     if torch.distributed.is_initialized():
         return
+    add_scripts_to_path()
     for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))

@@ -8,19 +8,10 @@ import io
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from rlhf_core.errors import BadInput, StageFailed
 
 LAST_LINES = 15
-
-
-def add_scripts_to_path() -> None:
-    """Let child processes find this environment's programs: the extension builder starts `ninja` by name."""
-    scripts = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "")
-    if scripts not in path.split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join(filter(None, [scripts, path]))
 
 
 def require_compiler() -> str:
@@ -56,7 +47,6 @@ def torch_message(error: str) -> str:
 
 def warm_up() -> float:
     """Compile DeepSpeed's ops; returns the seconds it took. Raises BadInput, StageFailed."""
-    add_scripts_to_path()
     require_compiler()
     require_torch()
     from rlhf_core.engine import build_ops

@@ -6,7 +6,7 @@ import torch
 from rlhf_core.batch import Sequence
 from rlhf_core.evaluate import repetition
 from rlhf_core.reward import heldout_metrics, pair_scores
-from rlhf_core.stats import bootstrap_mean, calibration_error, win_rate, wilson
+from rlhf_core.stats import bootstrap_mean, calibration_error, wilson, win_rate
 
 
 def test_wilson_interval_of_81_in_263():

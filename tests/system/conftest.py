@@ -1,0 +1,55 @@
+"""A store of its own for each system test, and the `rlhf` command working on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+class Workspace:
+    """A store, and the `rlhf` command working on it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+
+    def start(self, *words: str) -> subprocess.Popen:
+        program = "import sys; from flows.cli import main; sys.exit(main())"
+        unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
+        environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(self.home)}
+        command = [sys.executable, "-c", program, *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def run(self, *settings: str, words: tuple[str, ...] = ()) -> tuple[int, dict, str]:
+        """Exit code, the JSON document and standard error of `rlhf run quickstart --json`."""
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        process = self.start("run", "quickstart", "--json", *flags, *words)
+        out, err = process.communicate()
+        return process.returncode, json.loads(out), err
+
+    def run_dirs(self, stage: str) -> list[Path]:
+        return list((self.home / "runs").glob(f"{stage}-*"))
+
+    def result(self, stage: str) -> dict:
+        (folder,) = self.run_dirs(stage)
+        return json.loads((folder / "result.json").read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process that works on this store."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RLHF_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def open_workspace(tmp_path_factory):
+    """Makes an empty Workspace in a temporary folder."""
+    return lambda: Workspace(tmp_path_factory.mktemp("system") / "home")
