@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,7 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
         intervals=output.intervals, files=output.files, seconds=seconds, environment=environment(),
     )  # fmt: skip
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
+    shutil.rmtree(run.checkpoints, ignore_errors=True)  # they served to resume; several times the model's size
     return result
 
 

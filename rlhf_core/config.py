@@ -134,7 +134,7 @@ class Training(Config):
     max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
     weight_decay: NonNegative = Field(0.0, description="AdamW decay")
     checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
-    keep_checkpoints: Positive = Field(2, description="Checkpoints kept")
+    keep_checkpoints: Positive = Field(2, description="Checkpoints kept while the stage runs; a finished stage keeps its model")
 
 
 class SFT(Training):

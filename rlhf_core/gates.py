@@ -8,6 +8,7 @@ import math
 from typing import Literal
 
 from rlhf_core.config import EvaluateGate, Override, PPOGate, Recipe, RewardGate, SFTGate
+from rlhf_core.errors import ConfigError
 from rlhf_core.rundir import Frozen, StageResult
 
 Bound = Literal["at least", "more than", "at most"]
@@ -84,6 +85,15 @@ def gates_of(recipe: Recipe, stage: str) -> tuple[list[Gate], dict[str, Override
         return [], {}
     config = getattr(recipe, stage).gate
     return makers[stage](config), config.overrides
+
+
+def check_overrides(recipe: Recipe) -> None:
+    """Raise ConfigError for an override of a gate that does not exist: it would silently override nothing."""
+    for stage in ("sft", "reward", "ppo", "evaluate"):
+        gates, overrides = gates_of(recipe, stage)
+        names = [gate.name for gate in gates]
+        if unknown := sorted(set(overrides) - set(names)):
+            raise ConfigError(f"{stage}.gate.overrides has {unknown}; the gates of {stage} are {names}")
 
 
 def decide(gate: Gate, result: StageResult, override: Override | None = None) -> Decision:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
-from rlhf_core.gates import Decision
+from rlhf_core.gates import Decision, check_overrides
 from rlhf_core.rundir import StageResult
 from tasks import evaluate, ppo, prepare, reward, sft, validate
 from tasks.record import Record, held
@@ -97,6 +97,7 @@ def position(stage: str | None, default: int) -> int:
 def opened(recipe: Recipe, name: str, *, from_stage: str | None, until: str | None) -> Iterator[Session]:
     """A session, recorded under `name`; whatever happens inside, the record ends with the status that belongs to it."""
     workspace = Workspace.here()
+    check_overrides(recipe)
     first, last = position(from_stage, 0), position(until, len(ALL) - 1)
     if first > last:
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")

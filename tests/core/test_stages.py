@@ -105,6 +105,22 @@ def test_reward_model_saves_a_one_label_classifier(reward):
     assert reward.counts["reward/accuracy"] == 64
 
 
+def test_given_models_are_measured_not_trained(sft, reward, tiny_model, tiny_splits, tmp_path):
+    """A given SFT or reward model gets the numbers that its gate needs, equal to those of the stage that made it."""
+    folder = {"sft": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
+    inputs = {"model": tiny_model, "given": folder["sft"]}
+    inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")}
+    config = {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": False}
+    measured = finish(spec_of("sft", config, inputs), tmp_path / "sft")
+    assert measured.outputs == {}
+    assert measured.metrics["sft/heldout_loss"] == pytest.approx(sft.metrics["sft/heldout_loss"], rel=1e-5)
+    inputs = {"model": folder["sft"], "given": folder["reward"]}
+    inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")}
+    config = {"reward": REWARD_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": False}
+    measured = finish(spec_of("reward", config, inputs), tmp_path / "reward")
+    assert measured.metrics["reward/accuracy"] == reward.metrics["reward/accuracy"]
+
+
 def test_sampler_and_trainer_agree_on_log_probabilities_after_every_sync(ppo):
     lines = read_metrics(ppo.outputs["model"].path.parent / "metrics.jsonl")
     assert len(lines) == PPO_TINY.steps
