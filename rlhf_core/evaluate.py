@@ -17,7 +17,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.figures import score_figure
 from rlhf_core.losses import masked_sum, token_logprobs
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer
 from rlhf_core.reward import score
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.sampler import Sample, Sampler
@@ -51,6 +51,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
     prompts = [render_prompt(tokenizer, row["prompt"]) for row in rows]
     names = [name for name in ("policy", "sft", "champion") if name in paths]
+    for name in (*names[1:], "reward"):
+        require_same_tokenizer(paths["policy"], paths[name], name)
     samples = _answer([paths[name] for name in names], prompts, config.sampling, tokenizer, spec.seed, dtype)
     run.log(1, STEPS, {})
     reward = inference(load_scalar(paths["reward"]), dtype=dtype)

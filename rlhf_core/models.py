@@ -91,6 +91,15 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
+    """Raise BadInput when two models map text to different token ids; `role` says what the other one is."""
+    if load_tokenizer(path).get_vocab() != load_tokenizer(other).get_vocab():
+        raise BadInput(
+            f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the same token ids. "
+            "Train it from this base model; a champion of another base model belongs under another registry.name."
+        )
+
+
 def load_policy(path: Path) -> PolicyModel:
     """A causal language model in float32, dropout off. Raises BadInput for a folder without safetensors."""
     return PolicyModel(_load(AutoModelForCausalLM, path))

@@ -10,9 +10,9 @@ from rlhf_core.config import PPO
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
-from rlhf_core.errors import BadInput, Diverged
+from rlhf_core.errors import Diverged
 from rlhf_core.losses import adapt_beta
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo.experience import Forward, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import prompts_of_step, roll_out
 from rlhf_core.ppo.update import update
@@ -98,11 +98,7 @@ def _build(spec: StageSpec) -> Trainer:
     config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
     policy_path, reward_path = spec.inputs["policy"].path, spec.inputs["reward"].path
     tokenizer = load_tokenizer(policy_path)
-    if tokenizer.get_vocab() != load_tokenizer(reward_path).get_vocab():
-        raise BadInput(
-            f"the policy's and the reward model's tokenizers differ ({policy_path} and {reward_path}); "
-            "the reward model must read the policy's token ids. Train it from this SFT model."
-        )
+    require_same_tokenizer(policy_path, reward_path, "reward model")
     prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
     return Trainer(
         actor=Engine(load_policy(policy_path), config, dtype=dtype),

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+)
 
 from rlhf_core.config import PPO, SFT, Evaluate, Reward, Sampling
 from rlhf_core.digest import code_digest
@@ -141,6 +147,15 @@ def test_killed_sft_resumes_to_the_same_weights(sft, sft_spec, tmp_path):
     assert steps == list(range(1, len(steps) + 1))
 
 
+def test_killed_sft_resumes_to_the_same_weights_under_zero_2(sft, sft_spec, tmp_path):
+    sharded = {"sft": SFT_TINY.model_copy(update={"zero_stage": 2}).model_dump(exclude={"gate"})}
+    spec = sft_spec.model_copy(update={"config": sft_spec.config | sharded})
+    whole = finish(spec, tmp_path / "whole")
+    kill_after_steps(spec, tmp_path / "killed", 5)
+    assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
+    assert whole.metrics["sft/heldout_loss"] == pytest.approx(sft.metrics["sft/heldout_loss"], abs=1e-5)
+
+
 def test_killed_ppo_resumes_to_the_same_weights(sft, reward, ppo, tiny_splits, tmp_path):
     spec = ppo_spec(sft, reward, tiny_splits)
     kill_after_steps(spec, tmp_path / "run", 2)
@@ -154,6 +169,25 @@ def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, ti
     assert "the budget is 0.05" in (tmp_path / "run" / "failure.json").read_text()
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert read_result(tmp_path / "run") is None
+
+
+def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_refused(
+    sft, reward, tiny_model, tiny_splits, tmp_path
+):
+    deeper = LlamaForCausalLM(AutoConfig.from_pretrained(tiny_model, num_hidden_layers=3))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    deeper.save_pretrained(tmp_path / "deeper")
+    tokenizer.save_pretrained(tmp_path / "deeper")
+    inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
+    inputs |= {"policy": sft.outputs["model"].path, "sft": sft.outputs["model"].path}
+    inputs |= {"reward": reward.outputs["model"].path, "champion": tmp_path / "deeper"}
+    config = {"evaluate": Evaluate(sampling=SAMPLING, max_prompts=20).model_dump(exclude={"gate"}), "dtype": "float32"}
+    result = finish(spec_of("evaluate", config, inputs), tmp_path / "run")
+    assert result.counts["eval/win_rate_vs_champion"] == 20
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(tmp_path / "deeper")
+    assert start(spec_of("evaluate", config, inputs), tmp_path / "refused").wait() == 2
+    assert "another tokenizer" in (tmp_path / "refused" / "failure.json").read_text()
 
 
 def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits, tmp_path):
