@@ -46,6 +46,7 @@ def client_for(uri: str) -> MlflowClient:
     defaults = {"MAX_RETRIES": "1", "TIMEOUT": "5", "BACKOFF_FACTOR": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows the links
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
