@@ -122,6 +122,9 @@ class EvaluateGate(Config):
     max_length_ratio: NonNegative = Field(2.0, description="Mean length over the SFT model's")
     max_repetition_increase: Share = Field(0.1, description="Share of repeated 3-grams above the SFT model's")
     max_alignment_tax: NonNegative = Field(1.0, description="Rise of held-out SFT loss, nats/token")
+    min_independent_gain: float | None = Field(
+        None, description="Lower 95% bound of the independent scorer's gain over the SFT model must exceed this; None: no gate"
+    )
     min_prompts: Positive = Field(50, description="Prompts, below which nothing is decided")
     overrides: Overrides = {}
 

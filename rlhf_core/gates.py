@@ -64,7 +64,10 @@ def _ppo(gate: PPOGate) -> list[Gate]:
 
 
 def _evaluate(gate: EvaluateGate) -> list[Gate]:
+    gain = gate.min_independent_gain
+    independent = [] if gain is None else [_gate("independent", "eval/independent_gain_lower", "more than", gain)]
     return [
+        *independent,
         _gate("prompts", "eval/prompts", "at least", gate.min_prompts),
         _gate("win_rate", "eval/win_rate_lower", "more than", gate.min_win_rate_lower),
         _gate("kl", "eval/kl_per_response", "at most", gate.max_kl_per_response),

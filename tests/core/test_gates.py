@@ -56,6 +56,13 @@ def test_override_of_a_gate_that_does_not_exist_is_an_error():
         check_overrides(load_recipe("quickstart", [setting]))
 
 
+def test_policy_that_only_pleases_the_reward_model_is_refused_by_the_independent_scorer():
+    recipe = load_recipe("quickstart")
+    hacked = StageResult(stage="evaluate", digest="d", seconds=1.0, metrics={"eval/independent_gain_lower": -0.307})
+    decision = next(d for d in decide_all(recipe, hacked) if d.gate == "independent")
+    assert decision.verdict == "refused"
+
+
 def test_default_reward_gate_is_seventy_percent_and_needs_better_than_length():
     recipe = load_recipe("smollm2")
     good = {"accuracy": 0.70, "accuracy_lower": 0.65, "heldout_pairs": 100, "accuracy_over_length": 0.01}
