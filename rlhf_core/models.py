@@ -1,10 +1,10 @@
 """Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -136,7 +136,7 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
         setattr(config, name, value)
     try:
         return kind.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
 
 

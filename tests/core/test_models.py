@@ -1,0 +1,55 @@
+"""Model folders that cannot be used are refused with one clear sentence, and nothing in them is executed."""
+
+import shutil
+
+import pytest
+import torch
+
+from rlhf_core.errors import BadInput
+from rlhf_core.models import load_policy, load_scalar, load_tokenizer, require_same_tokenizer
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def test_weights_in_a_pickle_are_refused_unopened(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    with pytest.raises(BadInput, match=r"pytorch_model\.bin.*can run code"):
+        load_policy(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_policy(folder)
+
+
+def test_language_model_is_no_reward_model(tiny_model):
+    with pytest.raises(BadInput, match="a reward model has one"):
+        load_scalar(tiny_model)
+
+
+def test_tokenizer_without_end_of_text_is_refused(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match="no EOS token"):
+        load_tokenizer(folder)
+
+
+def test_models_with_different_token_ids_are_not_compared(tiny_model, folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(folder)
+    require_same_tokenizer(tiny_model, tiny_model, "champion")
+    with pytest.raises(BadInput, match=r"champion.*another tokenizer"):
+        require_same_tokenizer(tiny_model, folder, "champion")
+
+
+def test_new_reward_head_depends_on_the_seed_alone(tiny_model):
+    head = [load_scalar(tiny_model, new_head=True, seed=seed).model.score.weight for seed in (1, 1, 2)]
+    assert head[0].equal(head[1]) and not torch.allclose(head[0], head[2])
