@@ -24,6 +24,12 @@ def add_scripts_to_path() -> None:
         os.environ["PATH"] = os.pathsep.join(filter(None, [scripts, path]))
 
 
+def keep_extensions_here() -> None:
+    """Keep compiled ops in this environment: in the cache of the home folder two environments undo each other's build."""
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / "torch_extensions"))
+
+
 def init_distributed() -> None:
     """One process group for this process, over gloo on the CPU; a no-op when there is one."""
     import deepspeed
@@ -31,6 +37,7 @@ def init_distributed() -> None:
     if torch.distributed.is_initialized():
         return
     add_scripts_to_path()
+    keep_extensions_here()
     for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))

@@ -19,7 +19,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 MAX_TOKENS = 256
-STEPS = 200
+STEPS = 300
 WARMUP = 20
 BATCH = 32  # conversations a step, about 40 tokens each
 LR = 3e-3

@@ -10,13 +10,13 @@ from pathlib import Path
 from random import Random
 
 from rlhf_core.quickstart.annotators import VOTES, votes_for_first
-from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, distort, restate, sample_prompt, sample_reply
+from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, distort, restate, sample_prompt, sample_reply, stray
 from rlhf_core.quickstart.utility import utility
 
 SIZES = {
     "demonstrations_train": 1500,
     "demonstrations_heldout": 300,
-    "comparisons_train": 4000,
+    "comparisons_train": 6000,
     "comparisons_heldout": 600,
     "prompts_train": 2000,
     "prompts_heldout": 256,
@@ -24,6 +24,8 @@ SIZES = {
 HELDOUT_SHARE = 0.2  # of the (verb, object) combinations
 
 DISTORTED_SHARE = 0.35  # of the compared replies: a reward model that never saw a cheap trick rewards it
+
+CONTRASTED_SHARE = 0.2  # of the comparisons: a reward model hardly notices otherwise what a reply is about
 
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
@@ -103,6 +105,8 @@ def _comparison(rng: Random, request: Request) -> Row:
     """Two different replies; the majority of the votes decides which is the chosen one, disagreement stays."""
     prompt = sample_prompt(rng, request)
     first = second = _compared_reply(rng, request)
+    if rng.random() < CONTRASTED_SHARE:
+        second = stray(rng, request, first)
     while second == first:
         second = _compared_reply(rng, request)
     votes = votes_for_first(rng, (first, second), (utility(request, first), utility(request, second)))

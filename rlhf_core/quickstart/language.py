@@ -129,6 +129,13 @@ def distort(rng: Random, reply: str) -> str:
     return " ".join(words) if len(words) <= MAX_REPLY_WORDS else reply
 
 
+def stray(rng: Random, request: Request, reply: str) -> str:
+    """The reply with the requested verb or object replaced by another one; the same reply when it does not say it."""
+    asked, words = (request.verb, VERBS) if rng.random() < 0.25 else (request.object, OBJECTS)
+    other = rng.choice([word for word in words if word != asked])
+    return " ".join(other if word == asked else word for word in reply.split())
+
+
 def restate(rng: Random, request: Request) -> str:
     """One sentence that says what was asked."""
     return rng.choice(LEADS).format(verb=request.verb, object=request.object)

@@ -8,8 +8,8 @@ import torch
 from rlhf_core.errors import BadInput
 from rlhf_core.quickstart import base_model, utility
 from rlhf_core.quickstart.annotators import ANNOTATORS, VOTES, preference
-from rlhf_core.quickstart.corpus import SIZES, corpus, raw_text, split_requests, write_files
-from rlhf_core.quickstart.language import MAX_PROMPT_WORDS, MAX_REPLY_WORDS, OBJECTS, VERBS, vocabulary
+from rlhf_core.quickstart.corpus import CONTRASTED_SHARE, SIZES, corpus, raw_text, split_requests, write_files
+from rlhf_core.quickstart.language import MAX_PROMPT_WORDS, MAX_REPLY_WORDS, OBJECTS, VERBS, stray, vocabulary
 from rlhf_core.quickstart.utility import parse_request, score
 
 PROMPT = "please tell me how to clean a wooden table ."
@@ -135,6 +135,34 @@ def test_true_utility_predicts_the_labels_well_and_length_hardly(files):
         ceiling, baseline = (statistics.mean((x > 0) + (x == 0) / 2 for x in values) for values in (margins, longer))
         assert 0.80 < ceiling < 0.90
         assert 0.45 < baseline < 0.60
+
+
+def test_a_share_of_the_pairs_differs_only_in_what_the_reply_is_about(files):
+    def only_about(row):
+        words = list(zip(row["chosen"].split(), row["rejected"].split(), strict=False))
+        changed = {pair for pair in words if pair[0] != pair[1]}
+        return (
+            len(row["chosen"].split()) == len(row["rejected"].split())
+            and len(changed) == 1
+            and (all({*pair} <= set(VERBS) or {*pair} <= set(OBJECTS) for pair in changed))
+        )
+
+    rows = files["comparisons_train"]
+    contrasted = [row for row in rows if only_about(row)]
+    assert 0.08 < len(contrasted) / len(rows) < CONTRASTED_SHARE + 0.03  # some replies say neither verb nor object
+    gains = [a - b for a, b in zip(utilities(contrasted, "chosen"), utilities(contrasted, "rejected"), strict=True)]
+    assert statistics.mean(gain > 0 for gain in gains) > 0.75
+
+
+def test_a_strayed_reply_is_about_something_else_and_otherwise_the_same():
+    request, reply = parse_request(PROMPT), "let us clean the table . first wipe the table with soap ."
+    rng = Random(1)
+    strayed = {stray(rng, request, reply) for _ in range(60)}
+    assert reply not in strayed and len(strayed) > 10
+    for text in strayed:
+        words = set(zip(reply.split(), text.split(), strict=True))
+        assert {old for old, new in words if old != new} in ({"table"}, {"clean"})
+    assert stray(rng, request, "glad to help .") == "glad to help ."
 
 
 def test_demonstrations_leave_room_above_them(files):
