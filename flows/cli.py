@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from rlhf_core.errors import RLHFError
+from flows.approve_cli import approve
+from flows.compare_cli import compare, lineage
+from flows.gates_cli import gates
+from flows.plan_cli import plan
+from flows.registry_cli import history, promote, rollback
+from flows.sweep_cli import sweep
+from flows.trace_cli import trace
+from rlhf_core.errors import PromotionRefused, RLHFError
 
 EPILOG = (
     "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else. "
@@ -112,6 +119,18 @@ def status(
         print("No runs here yet. Start one with: rlhf run quickstart")
 
 
+app.command("approve")(approve)
+app.command("gates")(gates)
+app.command("plan")(plan)
+app.command("compare")(compare)
+app.command("sweep")(sweep)
+app.command("lineage")(lineage)
+app.command("trace")(trace)
+app.command("promote")(promote)
+app.command("rollback")(rollback)
+app.command("history")(history)
+
+
 @app.command()
 def ui(
     port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000, or a free one]")] = None,
@@ -168,9 +187,9 @@ def sync(as_json: AsJson = False, debug: Debug = False) -> None:
     from flows.run import quiet_libraries
 
     quiet_libraries()
-    from tasks import tracking
+    from tasks.sweep_tracking import sync as forward_all
 
-    report = tracking.sync()
+    report = forward_all()
     if as_json:
         _print_json(vars(report))
     else:
@@ -226,6 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its traceback too."""
     try:
         app(args=argv)
+    except PromotionRefused as error:
+        return _report(str(error), error.exit_code, "refused")
     except RLHFError as error:
         return _report(str(error), error.exit_code)
     except Exception as error:
@@ -238,9 +259,9 @@ def _debugging() -> bool:
     return os.environ.get("RLHF_DEBUG", "") not in ("", "0")
 
 
-def _report(message: str, code: int) -> int:
+def _report(message: str, code: int, word: str | None = None) -> int:
     if _debugging():
         traceback.print_exc()
-    word = "a gate refused" if code == 3 else "error"
+    word = word or ("a gate refused" if code == 3 else "error")
     print(f"rlhf: {word}: {message}", file=sys.stderr)
     return code

@@ -14,9 +14,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_core.gates import Decision
+from rlhf_core.gates import Decision, refused
 from rlhf_core.metrics import METRICS
-from tasks.events import Event, StageFailed, StageFinished, StageProgress, StageStarted
+from tasks.events import (
+    ApprovalAsked,
+    ApprovalDecided,
+    Event,
+    ReportWritten,
+    StageFailed,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+)
 
 PLAIN_EVERY_S = 10.0
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
@@ -43,16 +52,17 @@ class StageView:
     """What is known of one stage so far. Times are of the monotonic clock."""
 
     stage: str
-    run_dir: Path | None  # promote has none
+    run_dir: Path | None  # approval and promote have none
     began: float
     step: int = 0
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    state: str = "running"  # running, done, cached, refused, failed
+    state: str = "running"  # running, waiting (for a person), done, cached, refused, failed
     seconds: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     link: str | None = None
     failure: str = ""
+    note: str = ""  # what a person is to do, or has said
     first_seen: float | None = None
     latest: float = 0.0
     pace_from: tuple[float, int] = (0.0, 0)
@@ -85,6 +95,7 @@ class LiveDisplay:
         self.console = console
         self.views: dict[str, StageView] = {}
         self.told: set[str] = set()  # messages of failures shown in full
+        self.report: Path | None = None  # the run's HTML report
         self._lock = threading.RLock()
         self._last_line: dict[str, float] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
@@ -101,6 +112,9 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         """Take one event; this is the listener."""
         now = time.monotonic()
+        if isinstance(event, ReportWritten):
+            self.report = event.path
+            return
         with self._lock:
             self._take(event, now)
         # outside the lock: the drawing thread takes the console's lock first, then this one
@@ -120,10 +134,14 @@ class LiveDisplay:
         if isinstance(event, StageProgress):
             view.progress(event, now)
         elif isinstance(event, StageFinished):
-            refused = any(not decision.passed for decision in event.decisions)
-            view.state = "refused" if refused else "cached" if event.cached else "done"
+            view.state = "refused" if refused(event.decisions) else "cached" if event.cached else "done"
             view.seconds, view.decisions, view.link = event.seconds, list(event.decisions), event.link
             view.metrics |= event.metrics
+        elif isinstance(event, ApprovalAsked):
+            view.state, view.note = "waiting", _how_to_approve(event)
+        elif isinstance(event, ApprovalDecided):
+            view.state, view.note = "done" if event.approved else "refused", event.sentence
+            view.seconds, view.link = event.seconds, event.link
         else:
             view.state, view.seconds, view.failure = "failed", now - view.began, event.message
 
@@ -139,7 +157,9 @@ class LiveDisplay:
             if now - self._last_line.get(event.stage, now) >= PLAIN_EVERY_S:
                 self._last_line[event.stage] = now
                 self._line(f"{event.stage}: " + ", ".join(_parts(view, now)))
-        elif isinstance(event, StageFinished):
+        elif isinstance(event, ApprovalAsked):
+            self._line(f"{event.stage}: {view.note}")
+        elif isinstance(event, StageFinished | ApprovalDecided):
             self._line(f"{event.stage}: " + "; ".join(_summary(view)))
 
     def _line(self, text: str) -> None:
@@ -164,6 +184,9 @@ def _live_row(view: StageView, now: float) -> tuple[RenderableType, ...]:
     if view.state == "running":
         bar = ProgressBar(total=view.steps or None, completed=view.step, width=14, pulse=not view.steps)
         return Spinner("dots"), Text(view.stage, style="bold"), bar, Text(", ".join(_parts(view, now)))
+    if view.state == "waiting":
+        so_far, how = Text(duration(now - view.began)), Text(view.note, style="yellow")
+        return Spinner("dots"), Text(view.stage, style="bold"), so_far, how
     mark = Text.from_markup(MARKS[view.state])
     return mark, Text(view.stage), Text(duration(view.seconds)), Text("; ".join(_summary(view)[1:]))
 
@@ -189,9 +212,21 @@ def _summary(view: StageView) -> list[str]:
         parts.append(verdict)
     if view.state == "cached":
         parts.append("nothing to repeat")
+    if view.note:
+        parts.append(view.note)
     if view.failure:
         parts.append(view.failure.splitlines()[0])
     return parts
+
+
+def _how_to_approve(event: ApprovalAsked) -> str:
+    """What the display says while a run waits for a person."""
+    page = f"on Prefect's page {event.page}" if event.page else "on Prefect's page (rlhf ui)"
+    evidence = f"; evidence: {event.link}" if event.link else ""
+    return (
+        f"waiting for a person until {event.until.astimezone():%Y-%m-%d %H:%M}: rlhf approve {event.run}, "
+        f"or rlhf approve {event.run} --reject --comment WHY, or {page}{evidence}"
+    )
 
 
 def _failure_lines(event: StageFailed) -> list[str]:
@@ -232,7 +267,7 @@ def key_metric(stage: str, metrics: dict[str, float]) -> str:
 
 
 def verdict_of(decisions: Iterable[Decision]) -> str:
-    """'passed', or every gate that was refused or overridden with its sentence; '' without a gate."""
+    """'gate passed', or every gate that did not simply pass with its sentence; '' without a gate."""
     decisions = list(decisions)
     notable = [f"{d.verdict} ({d.gate}): {d.reason}" for d in decisions if d.verdict != "passed"]
     return "; ".join(notable) if notable else ("gate passed" if decisions else "")
@@ -249,7 +284,7 @@ def results_table(views: Iterable[StageView], *, full_links: bool) -> Table:
     styles = {"refused": "red", "failed": "red"}
     for view in views:
         took = duration(view.seconds) + (" (earlier)" if view.state == "cached" else "")
-        gate = Text(verdict_of(view.decisions) or view.failure.split("\n")[0])
+        gate = Text(verdict_of(view.decisions) or view.note or view.failure.split("\n")[0])
         result = Text(key_metric(view.stage, view.metrics))
         table.add_row(view.stage, took, result, gate, _link(view.link, full_links), style=styles.get(view.state))
     return table

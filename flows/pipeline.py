@@ -15,7 +15,9 @@ for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
 
 from prefect import Flow, flow, runtime  # noqa: E402
 
+from flows.report.at_end import write_report  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
+from tasks.approval import approval  # noqa: E402
 from tasks.gates import gate  # noqa: E402
 from tasks.promote import promote  # noqa: E402
 from tasks.record import next_name  # noqa: E402
@@ -34,11 +36,13 @@ def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = 
 
     A stage is a process whose run directory is its cache; a gate is recorded before it stops anything.
     """
-    with opened(recipe, runtime.flow_run.name, from_stage=from_stage, until=until) as session:
+    with opened(recipe, runtime.flow_run.name, from_stage=from_stage, until=until, report=write_report) as session:
         for name in session.stages:
             done = stage(name, session)
             gate(name, session, done)
         if session.promotes:
+            if recipe.registry.approval.required:
+                approval(session)
             promote(session)
     return session.result()
 

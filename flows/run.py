@@ -35,6 +35,7 @@ class Outcome:
     error: RLHFError | None = None
     report: dict | None = None  # {"columns": [...], "data": [[...], ...]}
     told: set[str] = field(default_factory=set)  # failures that the display has shown in full
+    page: Path | None = None  # the run's HTML report
 
     @property
     def state(self) -> str:
@@ -55,6 +56,7 @@ class Outcome:
             "run_id": getattr(self.result, "parent_run_id", None),
             "mlflow": getattr(self.result, "parent_link", None),
             "mlflow_problem": getattr(self.result, "problem", None),
+            "report_page": str(self.page) if self.page else None,
         }
         return values | ({"report": self.report} if self.report else {})
 
@@ -70,6 +72,8 @@ class Outcome:
             yield f"Promotion: {word}: {escape(promotion.reason)}"
         if link := getattr(self.result, "parent_link", None):
             yield Text(f"MLflow: {link}", overflow="fold")
+        if self.page:
+            yield Text(f"Report: {self.page}", overflow="fold")
         if problem := getattr(self.result, "problem", None):
             yield Text(f"MLflow has not all of it yet ({problem}); rlhf sync forwards the rest.", style="yellow")
 
@@ -98,7 +102,7 @@ def run_recipe(name: str, settings: list[str], span: tuple[str | None, str | Non
     finally:
         end()
     views = list(display.views.values())
-    return Outcome(views, result, error, _report_of(views) if with_report else None, display.told)
+    return Outcome(views, result, error, _report_of(views) if with_report else None, display.told, display.report)
 
 
 @contextlib.contextmanager
@@ -205,7 +209,7 @@ def _stage_json(view: StageView) -> dict:
         "cached": view.state == "cached",
         "metric": name,
         "value": view.metrics.get(name) if name else None,
-        "verdict": verdict_of(view.decisions) or None,
+        "verdict": verdict_of(view.decisions) or view.note or None,
         "gates": [decision.model_dump(mode="json") | {"verdict": decision.verdict} for decision in view.decisions],
         "error": view.failure or None,
         "mlflow": view.link,

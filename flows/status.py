@@ -7,10 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.live import duration
+from rlhf_core.gates import refused
 from tasks.record import Record, StageRecord, held, now, records
 from tasks.workspace import Workspace
 
-COLORS = {"refused": "red", "failed": "red", "interrupted": "yellow", "running": "cyan", "finished": "green"}
+WAITING = "waiting for approval"
+COLORS = {
+    "refused": "red", "failed": "red", "interrupted": "yellow", WAITING: "yellow", "running": "cyan", "finished": "green",
+}  # fmt: skip
 
 
 def recent(limit: int) -> list[dict]:
@@ -21,12 +25,15 @@ def recent(limit: int) -> list[dict]:
 
 def _run(workspace: Workspace, record: Record) -> dict:
     alive = record.status == "RUNNING" and _is_running(workspace, record.id)
+    approval = record.approval
+    is_refused = bool(_refusal(record)) or (approval is not None and approval.state in ("rejected", "expired"))
     return {
         "name": record.name,
-        "state": _state(record.status, alive, bool(_refusal(record))),
+        "state": WAITING if alive and record.waits else _state(record.status, alive, is_refused),
         "started": datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds"),
         "seconds": ((record.ended or now()) - record.started) / 1000 if record.ended or alive else None,
         "reason": _refusal(record) or record.error,
+        "approval": approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None,
         "promotion": record.promotion,
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
@@ -47,18 +54,17 @@ def _state(status: str, alive: bool, refused: bool) -> str:
 
 
 def _refusal(record: Record) -> str | None:
-    reasons = [d.reason for stage in record.stages for d in stage.decisions if not d.passed]
+    reasons = [decision.reason for stage in record.stages for decision in refused(stage.decisions)]
     return reasons[0] if reasons else None
 
 
 def _stage(stage: StageRecord, alive: bool) -> dict:
-    refused = any(not decision.passed for decision in stage.decisions)
     progress = None
     if stage.status == "RUNNING" and (lines := read_steps(stage)):
         progress = f"{lines['step']}/{lines['steps']}"
     return {
         "stage": stage.stage,
-        "state": _state(stage.status, alive, refused),
+        "state": _state(stage.status, alive, bool(refused(stage.decisions))),
         "cached": stage.cached,
         "progress": progress,
         "verdict": stage.verdict,
@@ -90,13 +96,15 @@ def status_table(runs: list[dict]) -> Table:
 def _stages(run: dict) -> Text:
     text = Text()
     for stage in run["stages"]:
-        note = stage["progress"] or (stage["verdict"] if stage["verdict"] in ("refused", "overridden") else "")
+        note = stage["progress"] or (stage["verdict"] if stage["verdict"] in ("refused", "overridden", "warning") else "")
         text.append(stage["stage"], style=COLORS.get(stage["state"], ""))
         text.append(f" ({note}) " if note else " ")
     if run["reason"]:
         text.append("\n" + run["reason"].splitlines()[0], style="red")
+    elif run["state"] == WAITING:
+        text.append(f"\n{run['approval']['sentence']}: rlhf approve {run['name']} [--reject --comment WHY]", style="yellow")
     elif run["promotion"]:
         text.append("\n" + str(run["promotion"]["reason"]))
-    if not run["in_mlflow"] and run["state"] != "running":
+    if not run["in_mlflow"] and run["state"] not in ("running", WAITING):
         text.append("\nnot all in MLflow yet: rlhf sync", style="yellow")
     return text

@@ -102,7 +102,8 @@ def server(page: Page, log: Path, home: Path):
     if page.command is None:
         yield None
         return
-    environment = QUIET | dict(os.environ) | {"PREFECT_HOME": str(home)}
+    # without its own address Prefect's page asks port 4200, whatever port it is served on
+    environment = QUIET | dict(os.environ) | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"{page.url}/api"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, guard.__file__, *page.command], stdin=subprocess.PIPE, stdout=output, stderr=output,

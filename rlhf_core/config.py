@@ -10,22 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.errors import ConfigError
-
-
-class Config(BaseModel):
-    """Base of every recipe section."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Severity = Literal["error", "warning", "off"]
+from rlhf_core.fields import Config, NonNegative, Positive, Rate, Severity, Share
+from rlhf_core.gate_config import GATED, EvaluateGate, GateName, GateRule, PPOGate, RewardGate, SFTGate, refuse_taken_names
 
 
 class Source(Config):
@@ -87,48 +76,6 @@ class Model(Config):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Compute type in training; weights stay float32")
 
 
-class Override(Config):
-    """A recorded decision to let a lower value pass. Visible in the run, the registry tags and the report."""
-
-    threshold: float = Field(description="Bound used in place of the recipe's")
-    reason: str = Field(min_length=8, description="Why; one sentence")
-    by: str = Field("unknown", description="Who decided")
-
-
-Overrides = Annotated[dict[str, Override], Field(description="Gate name -> recorded override of its threshold")]
-
-
-class SFTGate(Config):
-    min_improvement: float = Field(0.0, description="Held-out loss before - after must exceed this, nats/token")
-    overrides: Overrides = {}
-
-
-class RewardGate(Config):
-    min_accuracy: Share = Field(0.70, description="Held-out pairwise accuracy")
-    min_lower_bound: Share = Field(0.60, description="Lower end of its 95% Wilson interval")
-    min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
-    min_over_length: float = Field(0.0, description="Accuracy must exceed that of 'the longer answer wins' by more than this")
-    overrides: Overrides = {}
-
-
-class PPOGate(Config):
-    max_kl_per_response: NonNegative = Field(50.0, description="Last step's KL from the SFT model, nats per response")
-    overrides: Overrides = {}
-
-
-class EvaluateGate(Config):
-    min_win_rate_lower: Share = Field(0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this")
-    max_kl_per_response: NonNegative = Field(50.0, description="Nats per response, on held-out prompts")
-    max_length_ratio: NonNegative = Field(2.0, description="Mean length over the SFT model's")
-    max_repetition_increase: Share = Field(0.1, description="Share of repeated 3-grams above the SFT model's")
-    max_alignment_tax: NonNegative = Field(1.0, description="Rise of held-out SFT loss, nats/token")
-    min_independent_gain: float | None = Field(
-        None, description="Lower 95% bound of the independent scorer's gain over the SFT model must exceed this; None: no gate"
-    )
-    min_prompts: Positive = Field(50, description="Prompts, below which nothing is decided")
-    overrides: Overrides = {}
-
-
 class Training(Config):
     """What every DeepSpeed-stepped stage has."""
 
@@ -166,6 +113,10 @@ class Sampling(Config):
     kv_cache_mib: Positive = Field(512, description="vLLM key-value cache, MiB")
 
 
+AdvantageEstimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"]
+GROUPED = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
+
+
 class PPO(Training):
     steps: Positive = Field(50, description="Rollout-and-update rounds")
     rollout_batch: Positive = Field(64, description="Responses a step")
@@ -180,16 +131,83 @@ class PPO(Training):
     kl_target: Annotated[float, Field(gt=0)] = Field(6.0, description="Adaptive: KL aimed at, nats per response")
     kl_horizon: Positive = Field(10_000, description="Adaptive: responses over which beta may change by a factor e^0.2")
     kl_budget: Annotated[float, Field(gt=0)] = Field(100.0, description="Nats per response; beyond it the stage stops")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Of the KL from sampled tokens, nats (Schulman 2020)")
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward", description="beta times KL is taken off each token's reward, or added to the policy loss (k2 or k3 only)"
+    )
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="Ratio clip of the surrogate")
+    clip_high: float | None = Field(None, gt=0, description="Its upper clip, ratio above 1; None: the same as clip")
+    dual_clip: float | None = Field(None, gt=1, description="Loss at most so many times |advantage| where it is < 0; None: off")
+    importance_cap: float | None = Field(
+        None, ge=1, description="Token losses weigh min(trainer / sampler probability, this); None: the sampler counts as exact"
+    )
     value_clip: Annotated[float, Field(gt=0)] = Field(0.2, description="Clip of the value change, score")
     entropy_coef: NonNegative = Field(0.0, description="Entropy bonus")
-    gamma: Share = Field(1.0, description="Discount")
+    advantage: AdvantageEstimator = Field("gae", description="'gae' learns a critic; the others compare responses, without one")
+    group_size: Positive = Field(1, description="Responses a prompt; rollout_batch is a multiple of it")
+    gamma: Share = Field(1.0, description="Discount; of 'gae' and 'reinforce++'")
     gae_lambda: Share = Field(0.95, description="GAE lambda")
-    whiten_advantages: bool = Field(True, description="Zero mean and unit spread over the rollout's response tokens")
+    whiten_advantages: bool = Field(True, description="'gae': zero mean and unit spread over the rollout's response tokens")
     missing_eos_penalty: NonNegative = Field(1.0, description="Taken off the score of a response without end-of-text")
     sampling: Sampling = Sampling()
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints")
     gate: PPOGate = PPOGate()
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.advantage == "gae"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PPO":
+        if self.rollout_batch % self.group_size:
+            raise ValueError(f"rollout_batch {self.rollout_batch} is not a multiple of group_size {self.group_size}")
+        if self.advantage in GROUPED and self.group_size < 2:
+            raise ValueError(f"advantage {self.advantage!r} compares responses to one prompt; expected group_size of 2 or more")
+        if self.critic_warmup_steps and not self.has_critic:
+            raise ValueError(f"critic_warmup_steps {self.critic_warmup_steps}, but advantage {self.advantage!r} has no critic")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_in 'loss' with kl_estimator 'k1' has an expected gradient of 0; expected k2 or k3")
+        return self
+
+    @model_validator(mode="after")
+    def _minibatches_are_equal(self) -> "PPO":
+        if self.rollout_batch % self.minibatches:
+            raise ValueError(
+                f"rollout_batch {self.rollout_batch} cannot be split into {self.minibatches} equal minibatches; "
+                "set one of them so that the second divides the first"
+            )
+        return self
+
+
+class Judge(Config):
+    """Who compares two replies besides the reward model. Each pair is asked in both orders."""
+
+    function: str | None = Field(
+        None, description="'module:function' with (prompts, replies_a, replies_b) in; out 1 (a is better), 0.5 (tie) or 0 each"
+    )
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://[^\s@?#]+$", description="Base URL, OpenAI-compatible, e.g. http://localhost:8000/v1"
+    )
+    model: str | None = Field(None, description="Model name that the endpoint knows")
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Z][A-Z0-9_]*$", description="NAME of the environment variable that holds the key; None: no key"
+    )
+    criterion: str = Field("helpful, correct and harmless", description="What the better reply is, as the endpoint is told")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(60.0, description="Limit of one request, seconds")
+    retries: Annotated[int, Field(ge=0)] = Field(3, description="Further tries after a timeout, a lost connection, 429 or 5xx")
+    parallel: Positive = Field(4, description="Requests under way at once")
+    max_tokens: Positive = Field(16, description="Tokens of an answer; a model that reasons aloud needs more")
+    max_unparsable: Share = Field(0.05, description="Share of answers other than A, B or TIE, beyond which the stage refuses")
+    max_pairs: Positive = Field(256, description="Pairs judged per comparison, drawn by seed; each costs two requests")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> "Judge":
+        if (self.function is None) == (self.endpoint is None):
+            raise ValueError("expected either function or endpoint")
+        if self.endpoint and not self.model:
+            raise ValueError("endpoint needs model, the name that the server knows")
+        return self
 
 
 class Evaluate(Config):
@@ -197,14 +215,26 @@ class Evaluate(Config):
     micro_batch_tokens: Positive = Field(8192, description="Tokens scored at once")
     max_heldout: Positive = Field(256, description="Held-out demonstrations for the alignment tax")
     samples: Positive = Field(64, description="Rows of the side-by-side table")
-    independent_scorer: str | None = Field(None, description="'module:function' with (prompts, replies) in, scores out")
+    independent_scorer: str | None = Field(
+        None, description="'module:function' with (prompts, replies) in, scores out; None: the first of reward_models, if any"
+    )
+    reward_models: list[str] = Field([], description="Folders of further reward models: with the main one, the ensemble")
+    judge: Judge | None = Field(None, description="Compares the policy with the SFT model and the champion; None: no judge")
     sampling: Sampling = Sampling()
     gate: EvaluateGate = EvaluateGate()
+
+
+class Approval(Config):
+    """Whether a person must say yes before a policy may be promoted. No stage process runs, and no GPU is held, meanwhile."""
+
+    required: bool = Field(False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`")
+    timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(72.0, description="Hours to wait; then the policy is refused")
 
 
 class Registry(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Registered as '<name>-policy' and '<name>-reward'")
     min_win_rate_vs_champion: Share = Field(0.5, description="The candidate's win rate must exceed this to become champion")
+    approval: Approval = Approval()
 
 
 class Recipe(Config):
@@ -219,7 +249,14 @@ class Recipe(Config):
     reward: Reward = Reward()
     ppo: PPO = PPO()
     evaluate: Evaluate = Evaluate()
+    gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
     registry: Registry
+
+    @field_validator("gates")
+    @classmethod
+    def _names_are_free(cls, gates: dict[str, GateRule], info: ValidationInfo) -> dict[str, GateRule]:
+        refuse_taken_names(gates, [info.data[stage].gate for stage in GATED if stage in info.data])
+        return gates
 
 
 RECIPES = Path(__file__).resolve().parent.parent / "flows" / "recipes"
@@ -242,6 +279,10 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
 
 def _explain(error: dict) -> str:
     key = ".".join(map(str, error["loc"]))
+    if key.endswith("api_key_env"):
+        return f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key itself"
+    if error["type"] == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']} (found {error['input']!r:.80})"
     known = {name for section in _sections(Config) for name in section.model_fields}

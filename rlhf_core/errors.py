@@ -27,5 +27,9 @@ class Diverged(GateRefused):
     """Training left its bounds: a non-finite value, or KL beyond the budget."""
 
 
+class PromotionRefused(GateRefused):
+    """An alias may not be moved: a missing record, other bytes, another promoter, or aliases that were moved by hand."""
+
+
 class StageFailed(RLHFError):
     """A stage process ended for a reason that is nobody's input: killed, out of memory, a bug. Retried."""

@@ -1,196 +1,190 @@
 """Evaluation on held-out prompts: policy, SFT model and champion answer the same prompts with the same seeds."""
 
-import importlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batch import Sequence, collate, microbatches, subset
-from rlhf_core.config import Evaluate, Sampling
-from rlhf_core.data.render import render_prompt
+from rlhf_core import judge as judging
+from rlhf_core.batch import subset
+from rlhf_core.config import Evaluate
+from rlhf_core.data.render import prompt_text
 from rlhf_core.data.splits import load_split
+from rlhf_core.detector_report import report
+from rlhf_core.detectors import detect, repetition
 from rlhf_core.errors import BadInput
 from rlhf_core.figures import score_figure
-from rlhf_core.losses import masked_sum, token_logprobs
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer
-from rlhf_core.reward import score
+from rlhf_core.items import Columns, item_id, last_user_turn, write_items
+from rlhf_core.models import inference, load_policy, load_tokenizer, require_same_tokenizer
+from rlhf_core.replies import Replies, Setup, answer, response_kl, reward_scores
 from rlhf_core.rundir import Output, RunDir, StageSpec
-from rlhf_core.sampler import Sample, Sampler
+from rlhf_core.scorers import Ask, Scorer, call, load_function
 from rlhf_core.sft import heldout_loss, load_sequences
 from rlhf_core.stats import bootstrap_mean, win_rate
 
-Scorer = Callable[[list[str], list[str]], list[float]]
-STEPS = 5  # answer, score, KL, held-out loss, report
-
-
-@dataclass(frozen=True)
-class Replies:
-    """One model's answers, one entry a prompt."""
-
-    sequences: list[Sequence]
-    texts: list[str]
-    ended: list[bool]
-    score_N: Tensor
-
-    @property
-    def length(self) -> float:
-        """Mean response tokens, EOS included."""
-        return sum(len(s.response) for s in self.sequences) / len(self.sequences)
+STEPS = 6  # answer, score, KL, held-out loss, judge, report
+MODELS = ("policy", "sft", "champion")
+Scores = dict[str, Tensor]  # (N,) by model
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Compare the policy with the SFT model (and the champion, when one is given) and write the sample table."""
-    config, dtype = Evaluate.model_validate(spec.config["evaluate"]), spec.config["dtype"]
+    """Compare the policy with the SFT model (and the champion, when one is given); write items, detectors and samples."""
+    config = Evaluate.model_validate(spec.config["evaluate"])
+    scorer = load_function(config.independent_scorer, "independent scorer") if config.independent_scorer else None
+    ask = judging.load_judge(config.judge) if config.judge else None  # a wrong name or missing key shows before the work
+    setup, models, reward_models = _setup(spec, config)
+    replies = answer(setup, models)
+    run.log(1, STEPS, {})
+    scores = [reward_scores(setup, path, replies) for path in reward_models]
+    independent = _independent(setup, scorer, replies) if scorer else scores[1] if len(scores) > 1 else {}
+    run.log(2, STEPS, {})
+    kl_N, measured = _divergence_and_tax(spec, run, setup, replies["policy"])
+    columns = _columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
+    parts = [_paired(replies, scores[0], spec.seed), measured, _independent_gain(independent, spec.seed)]
+    if ask:
+        judged, outcomes = _judged(setup, ask, replies)
+        parts.append(judged)
+        columns |= outcomes
+    run.log(5, STEPS, {})
+    parts += [_detected(columns, run.path), _written(columns, replies, scores[0], config.samples, run.path)]
+    run.log(STEPS, STEPS, {})
+    return _together(parts, len(setup.rows))
+
+
+def _setup(spec: StageSpec, config: Evaluate) -> tuple[Setup, dict[str, Path], list[Path]]:
+    """What is asked, of which models, and the folders of the reward models, the main one first."""
     paths = {name: item.path for name, item in spec.inputs.items()}
-    tokenizer = load_tokenizer(paths["policy"])
-    rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
-    prompts = [render_prompt(tokenizer, row["prompt"]) for row in rows]
-    names = [name for name in ("policy", "sft", "champion") if name in paths]
+    names = [name for name in MODELS if name in paths]
     for name in (*names[1:], "reward"):
         require_same_tokenizer(paths["policy"], paths[name], name)
-    samples = _answer([paths[name] for name in names], prompts, config.sampling, tokenizer, spec.seed, dtype)
-    run.log(1, STEPS, {})
-    reward = inference(load_scalar(paths["reward"]), dtype=dtype)
-    replies = {}
-    for name, answered in zip(names, samples, strict=True):
-        sequences = [Sequence(p, s.tokens) for p, s in zip(prompts, answered, strict=True)]
-        texts = [tokenizer.decode(s.tokens, skip_special_tokens=True) for s in answered]
-        scores_N = score(reward, sequences, tokenizer.pad_token_id, config.micro_batch_tokens)
-        replies[name] = Replies(sequences, texts, [s.ended for s in answered], scores_N)
-    run.log(2, STEPS, {})
-    policy, sft = replies["policy"], replies["sft"]
-    metrics, intervals = _paired(policy, sft)
-    if "champion" in replies:
-        rate, interval = win_rate(policy.score_N, replies["champion"].score_N)
-        metrics |= _with_bounds("eval/win_rate_vs_champion", rate, interval)
-        intervals["eval/win_rate_vs_champion"] = interval
-    metrics |= _divergence_and_tax(spec, run, config, tokenizer, policy)
-    texts = [row["prompt"][-1]["content"] for row in rows]
-    utilities = {}
-    if config.independent_scorer:
-        scorer = load_scorer(config.independent_scorer)
-        utilities = {name: _scores(scorer, texts, replies[name].texts) for name in ("policy", "sft")}
-        gain_N = utilities["policy"] - utilities["sft"]
-        lower, upper = bootstrap_mean(gain_N, seed=spec.seed)
-        metrics |= {f"eval/independent_{name}": float(utilities[name].mean()) for name in utilities}
-        metrics |= _with_bounds("eval/independent_gain", float(gain_N.mean()), (lower, upper))
-        intervals["eval/independent_gain"] = (lower, upper)
-    _write_samples(run.path / "samples.table.json", texts, replies, utilities, config.samples)
-    score_figure(policy.score_N, sft.score_N, run.path / "scores.png")
-    run.log(STEPS, STEPS, {})
-    counts = dict.fromkeys(metrics, len(prompts))
-    files = {"samples": "samples.table.json", "scores": "scores.png"}
-    return Output(metrics=metrics, counts=counts, intervals=intervals, files=files)
+    further = sorted((name for name in paths if name.startswith("reward_")), key=lambda name: int(name.rpartition("_")[2]))
+    if twice := [name for name in further if spec.inputs[name].digest == spec.inputs["reward"].digest]:
+        raise BadInput(f"evaluate.reward_models: {paths[twice[0]]} is the main reward model itself; expected another one")
+    rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
+    setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config["dtype"])
+    return setup, {name: paths[name] for name in names}, [paths[name] for name in ("reward", *further)]
 
 
-def repetition(tokens: list[int]) -> float:
-    """1 - distinct 3-grams / 3-grams of one reply; 0 for fewer than three tokens (Li et al. 2016, distinct-n)."""
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+def _columns(setup: Setup, replies: dict[str, Replies], scores: list[Scores], independent: Scores) -> Columns:
+    columns: Columns = {
+        "prompt_id": [item_id(prompt_text(setup.tokenizer, row["prompt"])) for row in setup.rows],
+        "prompt": [last_user_turn(row["prompt"]) for row in setup.rows],
+    }
+    for name, replied in replies.items():
+        columns |= {
+            f"{name}_reply": replied.texts,
+            f"{name}_score": scores[0][name].tolist(),
+            f"{name}_tokens": replied.tokens,
+            f"{name}_ended": replied.ended,
+            f"{name}_repetition": [repetition(s.response) for s in replied.sequences],
+        }
+        columns |= {f"{name}_score_{m}": further[name].tolist() for m, further in enumerate(scores[1:], start=2)}
+        if independent:
+            columns[f"{name}_independent"] = independent[name].tolist()
+    return columns
 
 
-def load_scorer(name: str) -> Scorer:
-    """The function behind 'module:function'. Raises BadInput when it cannot be imported."""
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"scorer {name!r} cannot be imported ({error}); expected 'module:function'") from None
-
-
-def _answer(
-    models: list[Path], prompts: list[list[int]], sampling: Sampling, tokenizer: PreTrainedTokenizerBase, seed: int,
-    dtype: str,
-) -> list[list[Sample]]:  # fmt: skip
-    """Every model's samples; models of one architecture share one engine, whose weights are replaced."""
-    seeds = [seed * 1_000_003 + i for i in range(len(prompts))]
-    longest = max(map(len, prompts))
-    sampler, loaded, result = None, None, []
-    for path in models:
-        architecture = _architecture(path)
-        if architecture != loaded:
-            if sampler:
-                sampler.close()
-            sampler, loaded = Sampler(path, sampling, max_prompt_tokens=longest, dtype=dtype), architecture
-        else:
-            sampler.sync(load_policy(path).model.state_dict().items())
-        result.append(sampler.generate(prompts, seeds=seeds, eos_id=tokenizer.eos_token_id))
-    return result
-
-
-def _architecture(path: Path) -> dict:
-    config = json.loads((path / "config.json").read_text())
-    return {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
-
-
-def _paired(policy: Replies, sft: Replies) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    n = len(policy.sequences)
-    rate, interval = win_rate(policy.score_N, sft.score_N)
-    repeated = {k: sum(repetition(s.response) for s in r.sequences) / n for k, r in (("policy", policy), ("sft", sft))}
+def _paired(replies: dict[str, Replies], scores: Scores, seed: int) -> Output:
+    policy, sft, n = replies["policy"], replies["sft"], len(scores["policy"])
+    length = {name: sum(replied.tokens) / n for name, replied in replies.items()}
+    repeated = {name: sum(repetition(s.response) for s in replied.sequences) / n for name, replied in replies.items()}
+    gain_N = scores["policy"] - scores["sft"]
     metrics = {
         "eval/prompts": n,
-        "eval/score_policy": float(policy.score_N.mean()),
-        "eval/score_sft": float(sft.score_N.mean()),
-        "eval/score_gain": float((policy.score_N - sft.score_N).mean()),
-        "eval/length_policy": policy.length,
-        "eval/length_sft": sft.length,
-        "eval/length_ratio": policy.length / sft.length,
+        "eval/score_policy": float(scores["policy"].mean()),
+        "eval/score_sft": float(scores["sft"].mean()),
+        "eval/length_policy": length["policy"],
+        "eval/length_sft": length["sft"],
+        "eval/length_ratio": length["policy"] / length["sft"],
         "eval/repetition_policy": repeated["policy"],
         "eval/repetition_sft": repeated["sft"],
         "eval/repetition_increase": repeated["policy"] - repeated["sft"],
         "eval/no_eos_policy": 1 - sum(policy.ended) / n,
         "eval/no_eos_sft": 1 - sum(sft.ended) / n,
-    } | _with_bounds("eval/win_rate", rate, interval)
-    return metrics, {"eval/win_rate": interval, "eval/win_rate_lower": interval}
+    }
+    bounded = {"eval/score_gain": (float(gain_N.mean()), bootstrap_mean(gain_N, seed=seed))}
+    bounded["eval/win_rate"] = win_rate(scores["policy"], scores["sft"])
+    if "champion" in scores:
+        bounded["eval/win_rate_vs_champion"] = win_rate(scores["policy"], scores["champion"])
+    return _together([Output(metrics=metrics), *(_bounded(name, *found) for name, found in bounded.items())], n)
 
 
-def _divergence_and_tax(
-    spec: StageSpec, run: RunDir, config: Evaluate, tokenizer: PreTrainedTokenizerBase, policy: Replies
-) -> dict[str, float]:
-    """KL of the policy from the SFT model on the policy's replies, and both models' held-out SFT loss."""
-    pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
-    heldout = load_sequences(tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed)
-    forward = {k: inference(load_policy(spec.inputs[k].path), dtype=spec.config["dtype"]) for k in ("policy", "sft")}
-    total = 0.0
-    for rows in microbatches([s.size for s in policy.sequences], budget):
-        batch = collate([policy.sequences[i] for i in rows], pad_id)
-        ours_BR, theirs_BR = (token_logprobs(forward[k](batch), batch.response_ids_BR) for k in ("policy", "sft"))
-        total += float(masked_sum(ours_BR - theirs_BR, batch.response_mask_BR))
+def _divergence_and_tax(spec: StageSpec, run: RunDir, setup: Setup, policy: Replies) -> tuple[Tensor, Output]:
+    """KL of the policy from the SFT model on the policy's replies, (N,), and both models' held-out SFT loss."""
+    pad_id, budget = setup.tokenizer.pad_token_id, setup.config.micro_batch_tokens
+    path = spec.inputs["demonstrations_heldout"].path
+    heldout = load_sequences(setup.tokenizer, path, setup.config.max_heldout, spec.seed)
+    forward = {k: inference(load_policy(spec.inputs[k].path), dtype=setup.dtype) for k in ("policy", "sft")}
+    kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)
     run.log(3, STEPS, {})
     losses = {k: heldout_loss(forward[k], heldout, pad_id, budget) for k in forward}
     run.log(4, STEPS, {})
-    return {
-        "eval/kl_per_response": total / len(policy.sequences),
+    metrics = {
+        "eval/kl_per_response": kl,
         "eval/heldout_loss_policy": losses["policy"],
         "eval/heldout_loss_sft": losses["sft"],
         "eval/alignment_tax": losses["policy"] - losses["sft"],
     }
+    return kl_N, Output(metrics=metrics)
 
 
-def _scores(scorer: Scorer, prompts: list[str], replies: list[str]) -> Tensor:
-    values = scorer(prompts, replies)
-    if len(values) != len(replies):
-        raise BadInput(f"the independent scorer gave {len(values)} scores for {len(replies)} replies")
-    return torch.tensor(values, dtype=torch.float64)
+def _independent(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> Scores:
+    prompts = [row["prompt"][-1]["content"] for row in setup.rows]
+    values = {name: call(scorer, "independent scorer", prompts, replied.texts) for name, replied in replies.items()}
+    return {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}
 
 
-def _with_bounds(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
-    return {name: value, f"{name}_lower": interval[0], f"{name}_upper": interval[1]}
+def _independent_gain(scores: Scores, seed: int) -> Output:
+    if not scores:
+        return Output()
+    gain_N = scores["policy"] - scores["sft"]
+    means = Output(metrics={f"eval/independent_{name}": float(scores[name].mean()) for name in ("policy", "sft")})
+    gain = _bounded("eval/independent_gain", float(gain_N.mean()), bootstrap_mean(gain_N, seed=seed))
+    return _together([means, gain], len(gain_N))
 
 
-def _write_samples(
-    path: Path, prompts: list[str], replies: dict[str, Replies], utilities: dict[str, Tensor], count: int
-) -> None:
-    columns = {"prompt": prompts}
-    for name, answered in replies.items():
-        columns[f"{name}_reply"] = answered.texts
-        columns[f"{name}_score"] = [round(value, 4) for value in answered.score_N.tolist()]
-    for name, values in utilities.items():
-        columns[f"{name}_independent"] = [round(value, 4) for value in values.tolist()]
-    data = [list(row) for row in zip(*columns.values(), strict=True)][:count]
-    path.write_text(json.dumps({"columns": list(columns), "data": data}, ensure_ascii=False, indent=1))
+def _judged(setup: Setup, ask: Ask, replies: dict[str, Replies]) -> tuple[Output, Columns]:
+    """The judge's comparison with the SFT model and the champion, and its outcome by item (None: not judged)."""
+    rows = judging.judged_rows(len(setup.rows), setup.config.judge.max_pairs, seed=setup.seed)
+    prompts = [judging.conversation(setup.rows[i]["prompt"]) for i in rows]
+    ours, parts, columns = [replies["policy"].texts[i] for i in rows], [], {}
+    for name in [name for name in replies if name != "policy"]:
+        verdicts = judging.compare(ask, prompts, ours, [replies[name].texts[i] for i in rows])
+        parts.append(judging.judge_output(verdicts, "" if name == "sft" else f"_vs_{name}"))
+        outcome = {i: verdict.outcome for i, verdict in zip(rows, verdicts, strict=True)}
+        columns[f"judge_vs_{name}"] = [outcome.get(i) for i in range(len(setup.rows))]
+    return _together(parts, len(rows)), columns
+
+
+def _detected(columns: Columns, folder: Path) -> Output:
+    found = detect(columns)
+    files = [report(detection, columns, folder) for detection in found]
+    parts = [Output(metrics=detection.metrics, intervals=detection.intervals) for detection in found]
+    return _together([*parts, *(Output(files=names) for names in files)], len(columns["prompt_id"]))
+
+
+def _written(columns: Columns, replies: dict[str, Replies], scores: Scores, count: int, folder: Path) -> Output:
+    shown = ["prompt", *(f"{name}_{kind}" for name in replies for kind in ("reply", "score"))]
+    shown += [f"{name}_independent" for name in replies if f"{name}_independent" in columns]
+    rounded = [[round(v, 4) if isinstance(v, float) else v for v in columns[name][:count]] for name in shown]
+    data = [list(row) for row in zip(*rounded, strict=True)]
+    table = json.dumps({"columns": shown, "data": data}, ensure_ascii=False, indent=1)
+    (folder / "samples.table.json").write_text(table)
+    score_figure(scores["policy"], scores["sft"], folder / "scores.png")
+    return Output(files={"samples": "samples.table.json", "scores": "scores.png"} | write_items(folder, columns))
+
+
+def _bounded(name: str, value: float, interval: tuple[float, float]) -> Output:
+    metrics = {name: value, f"{name}_lower": interval[0], f"{name}_upper": interval[1]}
+    return Output(metrics=metrics, intervals={name: interval, f"{name}_lower": interval})
+
+
+def _together(parts: list[Output], n: int) -> Output:
+    """The parts as one; a metric that names no sample size has `n`."""
+    merged = {
+        field: {name: value for part in parts for name, value in getattr(part, field).items()}
+        for field in ("metrics", "counts", "intervals", "files")
+    }
+    merged["counts"] = dict.fromkeys(merged["metrics"], n) | merged["counts"]
+    return Output(**merged)

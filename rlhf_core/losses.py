@@ -1,8 +1,9 @@
-"""The objectives, as small pure functions of tensors and plain floats.
+"""The objectives that gradients flow through, as small pure functions of tensors and plain floats.
 
-Axes: B rows, R response tokens. Masks are True at real response tokens, EOS included. Log-probabilities are float32
-nats. Losses are sums over the mask divided by a `denominator` that the caller counts over the whole optimizer step,
-so that splitting a batch into microbatches changes no gradient.
+Axes: B rows, R response tokens, V vocabulary. Masks are True at real response tokens, EOS included; what stands under
+False, even NaN, reaches neither a value nor a gradient. Half-precision logits are widened to float32, float64 stays.
+Log-probabilities are nats. A loss is a sum divided by a count that the caller takes over the whole optimizer step, so that
+splitting a batch into microbatches changes no gradient.
 """
 
 import torch
@@ -10,16 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _widen(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def tempered(logits_BRV: Tensor, temperature: float) -> Tensor:
+    """logits / temperature: the distribution that the sampler draws from; the same tensor at temperature 1."""
+    return logits_BRV if temperature == 1.0 else _widen(logits_BRV) / temperature
+
+
 def token_logprobs(logits_BRV: Tensor, ids_BR: Tensor) -> Tensor:
-    """log softmax(logits)[id], (B, R) float32, without a second tensor of size V in memory."""
-    logits_BRV = logits_BRV.float()
+    """log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
+    logits_BRV = _widen(logits_BRV)
     picked_BR = logits_BRV.gather(-1, ids_BR.unsqueeze(-1)).squeeze(-1)
     return picked_BR - logits_BRV.logsumexp(-1)
 
 
 def token_entropy(logits_BRV: Tensor) -> Tensor:
-    """-sum_v p log p, (B, R) float32 nats."""
-    logits_BRV = logits_BRV.float()
+    """-sum_v p log p, (B, R) nats."""
+    logits_BRV = _widen(logits_BRV)
     return logits_BRV.logsumexp(-1) - (logits_BRV.softmax(-1) * logits_BRV).sum(-1)
 
 
@@ -28,91 +38,109 @@ def masked_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
     return values_BR.masked_fill(~mask_BR, 0.0).sum()
 
 
+def sequence_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """Sum over each row's real tokens, (B,): of log-probabilities, what DPO compares."""
+    return values_BR.masked_fill(~mask_BR, 0.0).sum(-1)
+
+
+# Aggregation: token losses (B, R) -> one number
+
+
+def token_mean(loss_BR: Tensor, mask_BR: Tensor, tokens: float) -> Tensor:
+    """sum(loss) / tokens; `tokens` counts the step's real tokens, so that long responses weigh more (Yu et al. 2025,
+    arXiv:2503.14476, section 3.3)."""
+    return masked_sum(loss_BR, mask_BR) / tokens
+
+
+def sequence_mean_token_mean(loss_BR: Tensor, mask_BR: Tensor, sequences: float) -> Tensor:
+    """sum_b (sum_t loss_bt / length_b) / sequences: every response weighs the same (Shao et al. 2024, arXiv:2402.03300,
+    eq. 3). A fully masked row gives 0; `sequences` is the step's count of the others."""
+    return (sequence_sum(loss_BR, mask_BR) / mask_BR.sum(-1).clamp(min=1)).sum() / sequences
+
+
+def sequence_mean_token_sum(loss_BR: Tensor, mask_BR: Tensor, sequences: float, *, length: float = 1.0) -> Tensor:
+    """sum_b sum_t loss_bt / (length * sequences); a constant `length`, tokens, in place of each response's own removes the
+    length bias (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.1)."""
+    return masked_sum(loss_BR, mask_BR) / (length * sequences)
+
+
+# Supervised and preference losses
+
+
 def cross_entropy(logprobs_BR: Tensor, mask_BR: Tensor, denominator: float) -> Tensor:
     """-sum(mask * logp) / denominator, nats per token: the prompt-masked SFT loss."""
     return -masked_sum(logprobs_BR, mask_BR) / denominator
 
 
-def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
-    """-sum log sigmoid(r_chosen - r_rejected) / denominator (Ouyang et al. 2022, arXiv:2203.02155, eq. 1)."""
-    return -F.logsigmoid(chosen_B - rejected_B).sum() / denominator
+def bradley_terry(
+    chosen_B: Tensor, rejected_B: Tensor, denominator: float, *,
+    margin: Tensor | float = 0.0, smoothing: Tensor | float = 0.0,
+) -> Tensor:  # fmt: skip
+    """-sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator, d = r_chosen - r_rejected - margin.
 
-
-def token_rewards(score_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """-beta * kl at every response token, plus the score at the last one (Ziegler et al. 2019, arXiv:1909.08593, eq. 2).
-
-    kl_BR: old_logprobs - ref_logprobs (the k1 estimate). Returns (B, R), 0 at padding.
+    Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin, score: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2;
+    smoothing s: probability that the label is wrong, (B,) or one float, e.g. 1 - annotator agreement.
     """
-    rewards_BR = (-beta * kl_BR).masked_fill(~mask_BR, 0.0)
-    last_B1 = mask_BR.sum(-1, keepdim=True) - 1
-    return rewards_BR.scatter_add(1, last_B1, score_B.unsqueeze(1).to(rewards_BR.dtype))
+    return _smoothed_logistic(chosen_B - rejected_B - margin, smoothing).sum() / denominator
 
 
-def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, (B, R) each, 0 at padding (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+def reward_centring(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
+    """sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which Bradley-Terry leaves free
+    (Eisenstein et al. 2023, arXiv:2312.09244)."""
+    return ((chosen_B + rejected_B) ** 2).sum() / denominator
 
-    delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return_t = A_t + V_t; V is 0 past the end.
+
+def dpo(
+    chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *,
+    beta: float, smoothing: Tensor | float = 0.0,
+) -> Tensor:  # fmt: skip
+    """-sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator, h = chosen - rejected log-ratio.
+
+    log-ratio: sum over response tokens of log pi - log pi_ref, nats. Rafailov et al. 2023, arXiv:2305.18290, eq. 7; with
+    s > 0, the probability that a label is wrong, conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences").
     """
-    values_BR = values_BR.masked_fill(~mask_BR, 0.0)
-    advantages_BR = torch.zeros_like(values_BR)
-    next_advantage_B = next_value_B = torch.zeros_like(values_BR[:, 0])
-    for t in reversed(range(values_BR.shape[1])):
-        delta_B = rewards_BR[:, t] + gamma * next_value_B - values_BR[:, t]
-        next_advantage_B = (delta_B + gamma * lam * next_advantage_B) * mask_BR[:, t]
-        advantages_BR[:, t] = next_advantage_B
-        next_value_B = values_BR[:, t]
-    return advantages_BR, (advantages_BR + values_BR).masked_fill(~mask_BR, 0.0)
+    return _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing).sum() / denominator
 
 
-def whiten(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """(x - mean) / (std + 1e-8) over real tokens, 0 at padding."""
-    real = values_BR[mask_BR]
-    return ((values_BR - real.mean()) / (real.std(correction=0) + 1e-8)).masked_fill(~mask_BR, 0.0)
+def ipo(chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float) -> Tensor:
+    """sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036, eq. 17; beta is its tau)."""
+    return ((chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2).sum() / denominator
 
 
-def policy_loss(
-    new_logprobs_BR: Tensor,
-    old_logprobs_BR: Tensor,
-    advantages_BR: Tensor,
-    mask_BR: Tensor,
-    *,
-    clip: float,
-    denominator: float,
+def _smoothed_logistic(difference_B: Tensor, smoothing: Tensor | float) -> Tensor:
+    # (1 - s) log sigmoid(d) + s log sigmoid(-d) = log sigmoid(d) - s d: no second logarithm, and exact at s = 0
+    return smoothing * difference_B - F.logsigmoid(difference_B)
+
+
+# Policy and value losses of one token
+
+
+def probability_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """rho = exp(new - old), 1 at padding."""
+    return (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0).exp()
+
+
+def clipped_surrogate(
+    ratio_BR: Tensor, advantages_BR: Tensor, *, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> Tensor:
-    """-sum min(rho A, clip(rho, 1 - clip, 1 + clip) A) / denominator, rho = exp(new - old) (Schulman et al. 2017,
-    arXiv:1707.06347, eq. 7)."""
-    ratio_BR = (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0).exp()
-    clipped_BR = ratio_BR.clamp(1 - clip, 1 + clip)
-    return -masked_sum(torch.minimum(ratio_BR * advantages_BR, clipped_BR * advantages_BR), mask_BR) / denominator
+    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), (B, R) (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
+
+    clip_high > clip_low lets rare tokens grow (Yu et al. 2025, arXiv:2503.14476, section 3.1). dual_clip c > 1: where A < 0
+    the loss is at most -c A, so that a large ratio cannot dominate (Ye et al. 2020, arXiv:1912.09729).
+    """
+    gain_BR = torch.minimum(ratio_BR * advantages_BR, ratio_BR.clamp(1 - clip_low, 1 + clip_high) * advantages_BR)
+    if dual_clip is not None:
+        gain_BR = torch.where(advantages_BR < 0, torch.maximum(gain_BR, dual_clip * advantages_BR), gain_BR)
+    return -gain_BR
 
 
-def value_loss(
-    new_values_BR: Tensor,
-    old_values_BR: Tensor,
-    returns_BR: Tensor,
-    mask_BR: Tensor,
-    *,
-    clip: float,
-    denominator: float,
+def clipped_value_error(
+    new_values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, *, clip: float | None
 ) -> Tensor:
-    """1/2 sum max((V - G)^2, (V_clipped - G)^2) / denominator, V_clipped within `clip` of the old value
+    """1/2 max((V - G)^2, (V_clipped - G)^2), (B, R), V_clipped within `clip` of the old value; None: not clipped
     (Huang et al. 2024, arXiv:2403.17031, detail 14)."""
+    error_BR = (new_values_BR - returns_BR).masked_fill(~mask_BR, 0.0) ** 2
+    if clip is None:
+        return 0.5 * error_BR
     clipped_BR = old_values_BR + (new_values_BR - old_values_BR).clamp(-clip, clip)
-    worst_BR = torch.maximum((new_values_BR - returns_BR) ** 2, (clipped_BR - returns_BR) ** 2)
-    return 0.5 * masked_sum(worst_BR, mask_BR) / denominator
-
-
-def adapt_beta(beta: float, kl: float, *, target: float, horizon: int, responses: int) -> float:
-    """beta * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon) (Ziegler et al. 2019, section 2.2).
-
-    kl and target: nats per response.
-    """
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * responses / horizon)
-
-
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns); 0 when the returns do not vary."""
-    returns, values = returns_BR[mask_BR], values_BR[mask_BR]
-    variance = returns.var(correction=0)
-    return float(1 - (returns - values).var(correction=0) / variance) if variance > 0 else 0.0
+    return 0.5 * torch.maximum(error_BR, (clipped_BR - returns_BR).masked_fill(~mask_BR, 0.0) ** 2)

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subset
 from rlhf_core.config import Reward
+from rlhf_core.data.render import prompt_text
 from rlhf_core.data.splits import load_split
+from rlhf_core.detectors import pearson
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.figures import reward_figures
+from rlhf_core.items import Columns, item_id, last_user_turn, write_items
 from rlhf_core.losses import bradley_terry
 from rlhf_core.models import final_scores, inference, load_scalar, load_tokenizer, save_model
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -36,9 +39,11 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     source = spec.inputs["model" if train_it else "given"].path
     tokenizer = load_tokenizer(source)
     model = load_scalar(source, new_head=train_it, seed=spec.seed)
-    heldout = _pairs(tokenizer, spec.inputs["comparisons_heldout"].path, config.max_heldout, spec.seed)
+    rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
+    heldout = _pairs(tokenizer, rows)
     if train_it:
-        train = _pairs(tokenizer, spec.inputs["comparisons_train"].path, config.max_train, spec.seed)
+        train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
+        train = _pairs(tokenizer, train_rows)
         engine = Engine(model, config, dtype=spec.config["dtype"])
         accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
         fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=spec.seed)
@@ -48,7 +53,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     else:
         outputs, forward = {}, inference(model, dtype=spec.config["dtype"])
     scores_N = score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-    return _output(pair_scores(scores_N, heldout), run.path, outputs)
+    pairs = pair_scores(scores_N, heldout)
+    return _output(pairs, pair_items(tokenizer, rows, pairs), run.path, outputs)
 
 
 def score(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
@@ -84,6 +90,7 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
         "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0,
         "reward/length_baseline": baseline,
         "reward/accuracy_over_length": accuracy - baseline,
+        "reward/length_correlation": pearson(margin_N.double(), gap_N.double()),
         "reward/heldout_pairs": n,
         "reward/heldout_loss": float(bradley_terry(pairs.chosen_N, pairs.rejected_N, n)),
         "reward/heldout_margin": float(margin_N.mean()),
@@ -93,8 +100,22 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
     }
 
 
-def _pairs(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
-    rows = subset(load_split(path), limit, seed=seed)
+def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
+    """The evidence of each held-out comparison (see rlhf_core/items.py), in the order of `rows`."""
+    texts = [(prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
+    return {
+        "pair_id": [item_id(*parts) for parts in texts],
+        "prompt": [last_user_turn(row["prompt"]) for row in rows],
+        "chosen": [row["chosen"] for row in rows],
+        "rejected": [row["rejected"] for row in rows],
+        "chosen_score": pairs.chosen_N.tolist(),
+        "rejected_score": pairs.rejected_N.tolist(),
+        "chosen_tokens": pairs.chosen_tokens_N.tolist(),
+        "rejected_tokens": pairs.rejected_tokens_N.tolist(),
+    }
+
+
+def _pairs(tokenizer, rows: list[dict]) -> list[Sequence]:
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 
@@ -121,10 +142,10 @@ def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budge
     return accumulate
 
 
-def _output(pairs: PairScores, path: Path, outputs: dict[str, str]) -> Output:
+def _output(pairs: PairScores, items: Columns, path: Path, outputs: dict[str, str]) -> Output:
     metrics = heldout_metrics(pairs)
     reward_figures(pairs.chosen_N - pairs.rejected_N, path)
-    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"}
+    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"} | write_items(path, items)
     if outputs:
         files["deepspeed_config"] = "deepspeed.json"
     shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())

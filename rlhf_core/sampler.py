@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_core.config import Sampling
 
@@ -66,10 +66,18 @@ class Sampler:
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds."""
         started = time.monotonic()
-        runner = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        runner.reload_weights(weights_iterator=((name, tensor.detach()) for name, tensor in weights))
+        self._runner.reload_weights(weights_iterator=((name, tensor.detach()) for name, tensor in weights))
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that samples."""
+        return self._runner.get_model()
+
+    @property
+    def _runner(self):
+        return self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
 
     def close(self) -> None:
         """Give the memory back."""

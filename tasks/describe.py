@@ -37,18 +37,31 @@ def flatten(values: dict, prefix: str = "") -> dict[str, str]:
 
 def verdict_table(decisions: list[Decision]) -> str:
     """A Markdown table, one row a gate, with the evidence."""
-    head = "| stage | gate | metric | value | 95% interval | n | required | verdict |\n|---|---|---|---|---|---|---|---|"
+    head = "| stage | gate | metric | value | interval | n | required | verdict |\n|---|---|---|---|---|---|---|---|"
     return "\n".join([head, *map(_verdict_row, decisions)])
 
 
 def _verdict_row(decision: Decision) -> str:
-    value = "missing" if decision.value is None else f"{decision.value:.4g}"
-    interval = f"{decision.interval[0]:.3g} to {decision.interval[1]:.3g}" if decision.interval else ""
     verdict = f"**{decision.verdict}**"
     if decision.override:
         verdict += f" to {decision.override.threshold:g} by {decision.override.by}: {decision.override.reason}"
-    cells = [decision.stage, decision.gate, decision.metric, value, interval, decision.n or ""]
-    return "| " + " | ".join(map(str, [*cells, f"{decision.bound} {decision.threshold:g}", verdict])) + " |"
+    cells = [decision.stage, decision.gate, decision.quantity, value_text(decision), interval_text(decision), decision.n or ""]
+    return "| " + " | ".join(map(str, [*cells, decision.rule, verdict])) + " |"
+
+
+def value_text(decision: Decision) -> str:
+    """The estimate; 'missing', or '-' where there was nothing to compare with."""
+    if decision.value is None:
+        return "-" if decision.passed else "missing"
+    return f"{decision.value:.4g}"
+
+
+def interval_text(decision: Decision) -> str:
+    """'0.72 to 0.79 (95%)', or '' without an interval."""
+    if decision.interval is None:
+        return ""
+    low, high = decision.interval
+    return f"{low:.3g} to {high:.3g} ({100 * (decision.confidence or 0.95):g}%)"
 
 
 def pipeline_note(record: Record) -> str:
@@ -82,7 +95,12 @@ def metric_units() -> dict:
         ".low": {"unit": "as the metric", "meaning": "Lower end of its 95% interval"},
         ".high": {"unit": "as the metric", "meaning": "Upper end of its 95% interval"},
     }
-    return {name: metric._asdict() for name, metric in METRICS.items()} | suffixes
+    costs = {
+        "cost/<stage>_seconds": {"unit": "s", "meaning": "Wall-clock time of the stage's process"},
+        "cost/<stage>_peak_memory_mib": {"unit": "MiB", "meaning": "Largest sample of system/stage_memory_mib"},
+        "cost/<stage>_peak_gpu_memory_mib": {"unit": "MiB", "meaning": "Largest sample of system/stage_gpu_memory_mib"},
+    }
+    return {name: metric._asdict() for name, metric in METRICS.items()} | suffixes | costs
 
 
 def final_metrics(result: StageResult) -> dict[str, float]:

@@ -1,20 +1,48 @@
 """evaluate: the policy beside the SFT model and the present champion, on held-out prompts."""
 
-from rlhf_core.config import Recipe
-from rlhf_core.rundir import StageResult, StageSpec
-from tasks.specs import Artifacts, make_spec, without_gate
+from pathlib import Path
+
+from rlhf_core.config import Evaluate, Recipe
+from rlhf_core.judge_endpoint import read_key
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.specs import Artifacts, make_spec, model_folder, source_of, without_gate
 
 METRIC = "eval/win_rate"
 INPUTS = ("policy", "sft", "reward", "prompts_heldout", "demonstrations_heldout")
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: INPUTS, and 'champion' when `have` holds one whose bytes are not the policy's."""
-    inputs = {name: have[name] for name in INPUTS}
+    """Inputs: INPUTS, the further opinions that the recipe names, 'champion' when its bytes are not the policy's."""
+    inputs = {name: have[name] for name in INPUTS} | _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
-    config = {"evaluate": without_gate(recipe.evaluate), "dtype": recipe.model.dtype}
+    section = without_gate(recipe.evaluate) | {"reward_models": []}  # they are inputs: content, not where they lie
+    config = {"evaluate": section, "dtype": recipe.model.dtype}
     return make_spec(recipe, "evaluate", config, inputs)
+
+
+def check(config: Evaluate) -> None:
+    """Look for every further opinion that the recipe names. Raises BadInput, naming the key."""
+    _folders(config)
+    _sources(config)
+    if config.judge and config.judge.api_key_env:
+        read_key(config.judge.api_key_env)
+
+
+def _opinions(config: Evaluate) -> Artifacts:
+    """The further reward models as 'reward_2' and on, and the source of the scorer and the judge that are functions."""
+    folders = enumerate(_folders(config), start=2)
+    return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(config)
+
+
+def _folders(config: Evaluate) -> list[Path]:
+    return [model_folder("evaluate.reward_models", folder) for folder in config.reward_models]
+
+
+def _sources(config: Evaluate) -> Artifacts:
+    judge = config.judge.function if config.judge else None
+    named = {"independent_scorer": ("independent_scorer", config.independent_scorer), "judge": ("judge.function", judge)}
+    return {name: source_of(f"evaluate.{key}", function) for name, (key, function) in named.items() if function}
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from rlhf_core.gates import Decision
@@ -40,7 +41,30 @@ class StageFailed:
     last_lines: list[str]
 
 
-Event = StageStarted | StageProgress | StageFinished | StageFailed
+@dataclass(frozen=True)
+class ApprovalAsked:
+    run: str
+    until: datetime
+    page: str | None  # where Prefect's server asks; None without a server
+    link: str | None  # the evidence in MLflow
+    stage: str = "approval"
+
+
+@dataclass(frozen=True)
+class ApprovalDecided:
+    approved: bool
+    sentence: str
+    seconds: float  # waited
+    link: str | None = None  # the evidence in MLflow
+    stage: str = "approval"
+
+
+@dataclass(frozen=True)
+class ReportWritten:
+    path: Path  # of the run's HTML report
+
+
+Event = StageStarted | StageProgress | StageFinished | StageFailed | ApprovalAsked | ApprovalDecided | ReportWritten
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
 

@@ -5,33 +5,43 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import GateRefused
-from rlhf_core.gates import Decision, decide_all
-from tasks import describe, stage
+from rlhf_core.gates import Decision, Subject, decide_all, refused
+from tasks import card, describe, stage
+from tasks.card import PARENTS
 from tasks.process import StageRun
 from tasks.record import Registration
-from tasks.session import Session
+from tasks.session import STAGES, Session
 
 
 @task(task_run_name="gate {name}", cache_policy=NO_CACHE, persist_result=False)
 def gate(name: str, session: Session, done: StageRun | None) -> list[Decision]:
-    """Decide every gate of a finished stage. Raises GateRefused, one sentence a gate, after all is recorded."""
-    decisions = decide_all(session.recipe, done.result) if done else []
+    """Decide every gate of a finished stage. Raises GateRefused, one sentence a gate, after all is recorded.
+
+    The spec is made anew: a cached result must be of what the recipe says now, and of the bytes that lie there now.
+    """
+    decisions = decide_all(session.recipe, _subject(name, session, done)) if done else []
     session.decisions += decisions
     row = stage.close(session, name, done, decisions)
     if decisions:
         create_markdown_artifact(describe.verdict_table(decisions), key=f"gate-{name}", description=f"{name}: {row.verdict}")
     if row.link:
         create_link_artifact(row.link, key=f"mlflow-{name}", link_text=f"{name} in MLflow")
-    if refused := [decision for decision in decisions if not decision.passed]:
-        raise GateRefused(f"{name} is refused: " + "; ".join(decision.reason for decision in refused) + ".")
+    if stops := refused(decisions):
+        raise GateRefused(f"{name} is refused: " + "; ".join(decision.reason for decision in stops) + ".")
     if name == "reward":
         session.tracker.register(registration(session, "reward", "reward", decisions))
     return decisions
 
 
+def _subject(name: str, session: Session, done: StageRun) -> Subject:
+    spec = STAGES[name].spec(session.recipe, session.have)
+    return Subject(done.result, spec, done.run_dir, session.tracker.record.commit)
+
+
 def registration(session: Session, name: str, stage_name: str, decisions: list[Decision]) -> Registration:
     """What the registry is to hold of a model: its bytes, verdicts, overrides, data and origin."""
     data = {item: session.have[item].digest for item in sorted(session.have) if item.endswith(("_train", "_heldout"))}
+    parents = {item: session.have[item].digest for item in PARENTS[stage_name] if item in session.have}
     overrides = {f"{d.stage}.{d.gate}": d.override.model_dump(mode="json") for d in decisions if d.override}
     tags = {
         "recipe": session.recipe.name,
@@ -40,7 +50,12 @@ def registration(session: Session, name: str, stage_name: str, decisions: list[D
         "verdicts": describe.as_json({f"{d.stage}.{d.gate}": {"verdict": d.verdict, "reason": d.reason} for d in decisions}),
         "overrides": describe.as_json(overrides),
         "data": describe.as_json(data),
-    }
-    note = describe.verdict_table(decisions)
+        "parents": describe.as_json(parents),
+        "given": describe.as_json([item for item in ("sft",) if item not in session.results]),  # needs no gate record
+    } | ({"approval": session.approval.model_dump_json()} if session.approval else {})
+    text = card.card(session, name, stage_name, decisions)
     model = f"{session.recipe.registry.name}-{name}"
-    return Registration(model=model, stage=stage_name, artifact=session.have[name], tags=tags, note=note)
+    return Registration(
+        model=model, stage=stage_name, artifact=session.have[name], tags=tags, decisions=decisions,
+        note=card.description(text), card=text,
+    )  # fmt: skip

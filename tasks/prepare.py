@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import StageResult, StageSpec
-from tasks.specs import Artifacts, existing_folder, looks_like_hub, make_spec
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.specs import Artifacts, looks_like_hub, make_spec, model_folder
 
 METRIC = None
 
@@ -20,7 +20,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec | None:
 def gives(recipe: Recipe, have: Artifacts, result: StageResult | None) -> Artifacts:
     """base: the model folder; files: the generated data, of the quickstart only."""
     if result is None:
-        return {"base": existing_folder("model.base", recipe.model.base)}
+        return {"base": Artifact.of(model_folder("model.base", recipe.model.base))}
     names = {"model": "base", "files": "files"}
     return {names[name]: item for name, item in result.outputs.items() if name in names}
 

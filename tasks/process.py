@@ -17,7 +17,7 @@ from pathlib import Path
 from rlhf_core import errors
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
-from tasks import events, guard
+from tasks import events, guard, machine
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
 REFUSED = 2
@@ -102,7 +102,7 @@ def _run(spec: StageSpec, run_dir: Path, command: list[str], watch: Callable[[],
     (run_dir / "failure.json").unlink(missing_ok=True)
     arguments = [*command, spec.stage, str(run_dir / "spec.json"), str(run_dir)]
     with _group(arguments, run_dir / "stage.log", lock) as process:
-        _follow(process, spec.stage, run_dir / "metrics.jsonl", watch)
+        _follow(process, spec.stage, run_dir, watch)
     return _outcome(spec.stage, run_dir, process.returncode)
 
 
@@ -133,13 +133,15 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _follow(process: subprocess.Popen, stage: str, metrics: Path, watch: Callable[[], None]) -> None:
+def _follow(process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
+    metrics, sample = run_dir / "metrics.jsonl", machine.Sampler(process.pid, run_dir)
     offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
     while True:
         running = process.poll() is None
         lines, offset = new_lines(metrics, offset)
         for line in lines:
             events.emit(events.StageProgress(stage, line["step"], line["steps"], line["metrics"]))
+        sample()
         watch()
         if not running:
             return

@@ -1,4 +1,4 @@
-"""promote: register the policy, and move the alias 'champion' to it when it has earned that."""
+"""promote: register the policy with all its records, and have it promoted when it has earned that."""
 
 import time
 from dataclasses import asdict
@@ -7,14 +7,17 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from rlhf_core.errors import StageFailed
-from tasks import evaluate, events, registry
+from rlhf_core.errors import RLHFError, StageFailed
+from tasks import evaluate, events, promotion
+from tasks.desk import Desk
+from tasks.eligibility import ContestLost, contest_record
 from tasks.gates import registration
-from tasks.registry import Contest, PromotionResult
+from tasks.promotion import Request
+from tasks.record import Registration
+from tasks.registry import PromotionResult
 from tasks.session import Row, Session
 from tasks.stage import is_infrastructure
-
-WIN_RATE = "eval/win_rate_vs_champion"
+from tasks.tracking import brief
 
 
 @task(
@@ -22,10 +25,10 @@ WIN_RATE = "eval/win_rate_vs_champion"
     cache_policy=NO_CACHE, persist_result=False,
 )  # fmt: skip
 def promote(session: Session) -> PromotionResult:
-    """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached."""
+    """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached, PromotionRefused."""
     started = time.monotonic()
-    policy = registration(session, "policy", "ppo", session.decisions)
     tracker, record = session.tracker, session.tracker.record
+    policy = _registration(session)
     if policy.model not in {item.model for item in record.registrations}:
         tracker.register(policy)
     if not tracker.retry():
@@ -33,22 +36,31 @@ def promote(session: Session) -> PromotionResult:
             f"MLflow at {record.tracking_uri} is not up to date ({tracker.problem}), so nothing was promoted. "
             "Everything trained is kept: run the recipe again when MLflow answers, and only the promotion is left to do."
         )
-    versions = {item.model: item.version for item in record.registrations}
-    result = registry.promote(tracker.client, session.workspace, policy.model, versions[policy.model], _contest(session))
-    if result.promoted:
-        reward = f"{session.recipe.registry.name}-reward"
-        tracker.client.set_registered_model_alias(reward, registry.CHAMPION, versions[reward])
-    return _tell(session, result, time.monotonic() - started)
+    version = next(item.version for item in record.registrations if item.model == policy.model)
+    return _tell(session, _promoted(session, policy.model, version), time.monotonic() - started)
 
 
-def _contest(session: Session) -> Contest:
+def _registration(session: Session) -> Registration:
+    """The policy with the verdicts of every stage, and how it did against the champion that it was compared with."""
     rival = evaluate.spec(session.recipe, session.have).inputs.get("champion")
-    return Contest(
-        passed=all(decision.passed for decision in session.decisions),
-        win_rate=session.results["evaluate"].metrics.get(WIN_RATE),
-        champion=rival.digest if rival else None,
-        required=session.recipe.registry.min_win_rate_vs_champion,
-    )
+    if rival is None:
+        return registration(session, "policy", "ppo", session.decisions)
+    required = session.recipe.registry.min_win_rate_vs_champion
+    fight = contest_record(session.results["evaluate"], session.have["policy"].digest, rival.digest, required)
+    policy = registration(session, "policy", "ppo", [*session.decisions, fight])
+    return policy.model_copy(update={"tags": policy.tags | {"compared_with": rival.digest}})
+
+
+def _promoted(session: Session, model: str, version: str) -> PromotionResult:
+    desk = Desk(session.tracker.client, session.workspace, session.recipe.registry.name)
+    try:
+        return promotion.promote(desk, Request(version=version, reason=f"pipeline run {session.tracker.record.name}"))
+    except ContestLost as lost:
+        return PromotionResult(model, version, False, str(lost))
+    except RLHFError:
+        raise
+    except Exception as error:
+        raise StageFailed(f"the promotion of version {version} of {model} broke off: {brief(error)}") from error
 
 
 def _tell(session: Session, result: PromotionResult, seconds: float) -> PromotionResult:

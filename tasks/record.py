@@ -9,13 +9,15 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
 from rlhf_core.config import Recipe
-from rlhf_core.gates import Decision
+from rlhf_core.gates import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.workspace import Workspace
 
@@ -36,6 +38,7 @@ class StageRecord(BaseModel):
     error: str | None = None
     run_id: str | None = None
     offset: int = 0  # bytes of metrics.jsonl that MLflow has
+    system_offset: int = 0  # bytes of system.jsonl that MLflow has
     closed: bool = False  # its end, too, is in MLflow
 
     @property
@@ -52,8 +55,7 @@ class StageRecord(BaseModel):
         """The worst of its gates' verdicts; 'no gate', or the status while it has not finished."""
         if self.status != "FINISHED" and not self.decisions:
             return self.status.lower()
-        verdicts = {decision.verdict for decision in self.decisions}
-        return next((word for word in ("refused", "overridden", "passed") if word in verdicts), "no gate")
+        return worst_verdict(self.decisions) or "no gate"
 
 
 class Registration(BaseModel):
@@ -63,8 +65,51 @@ class Registration(BaseModel):
     stage: str
     artifact: Artifact
     tags: dict[str, str]
-    note: str = ""  # Markdown
+    decisions: list[Decision] = []  # every gate that speaks for these bytes
+    note: str = ""  # Markdown, the description of the version
+    card: str = ""  # Markdown, README.md beside the weights
     version: str | None = None
+
+    @property
+    def kind(self) -> Literal["policy", "reward"]:
+        return "reward" if self.model.endswith("-reward") else "policy"
+
+
+class ApprovalRecord(BaseModel):
+    """What a person was asked about a policy, and what came of it. Times are UTC."""
+
+    evidence: str  # digest of what was shown: the policy's bytes, its rival's, the gate records
+    run: str  # the pipeline run that asked
+    asked_at: datetime
+    until: datetime
+    state: Literal["waiting", "approved", "rejected", "expired"] = "waiting"
+    by: str | None = None
+    comment: str = ""
+    door: Literal["rlhf approve", "Prefect"] | None = None
+    decided_at: datetime | None = None
+    answer_id: str | None = None  # of the answer through `rlhf approve` that became this decision
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say about it, without a full stop."""
+        if self.state == "waiting":
+            return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
+        if self.state == "expired":
+            return f"not approved: no decision within {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
+        word = "approved" if self.state == "approved" else "not approved"
+        return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
+
+
+class Membership(BaseModel):
+    """The sweep that a pipeline run belongs to, and which of its runs it is."""
+
+    id: str
+    name: str
+    keys: list[str]  # what the sweep varies
+    label: str  # this run's values, e.g. 'ppo.beta=0.1'
+
+
+MEMBERSHIP: ContextVar[Membership | None] = ContextVar("membership", default=None)  # of the runs that start in this context
 
 
 class Record(BaseModel):
@@ -81,9 +126,12 @@ class Record(BaseModel):
     started: int
     ended: int | None = None
     error: str | None = None
+    sweep: Membership | None = None
+    approval: ApprovalRecord | None = None
     promotion: dict | None = None
     stages: list[StageRecord] = []
     registrations: list[Registration] = []
+    report: Path | None = None  # report.html, written when the run ended
     experiment_id: str | None = None
     run_id: str | None = None
     opened: bool = False
@@ -96,8 +144,13 @@ class Record(BaseModel):
         return cls(
             id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}", name=name or next_name(workspace, recipe),
             recipe=recipe.model_dump(mode="json"), commit=commit, dirty=dirty, hardware=hardware(),
-            tracking_uri=workspace.tracking_uri, started=now(),
+            tracking_uri=workspace.tracking_uri, started=now(), sweep=MEMBERSHIP.get(),
         )  # fmt: skip
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person has been asked and has not answered (its process may be gone all the same)."""
+        return self.status == "RUNNING" and self.approval is not None and self.approval.state == "waiting"
 
     def stage(self, name: str) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.stage == name), None)

@@ -1,25 +1,33 @@
-"""The model registry: one version for the same bytes, and an alias that moves only for a proven candidate."""
+"""The model registry: one version for the same bytes, its files read as they are served, its aliases."""
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from rlhf_core.digest import digest_path
+from rlhf_core.digest import digest_file, digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
+from tasks import packaging
+from tasks.ledger import Kind, Ledger, stack
+from tasks.packaging import local_folder
 from tasks.record import Registration
 from tasks.workspace import Workspace
 
-CANDIDATE, CHAMPION = "candidate", "champion"
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for what is not there
+PATIENT_SECONDS = "600"
+RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")  # the last one MLflow writes when it reads
 
 
 @dataclass(frozen=True)
@@ -31,46 +39,31 @@ class PromotionResult:
     promoted: bool
     reason: str
     replaced: str | None = None  # version that was champion before
+    entry: int | None = None  # of the ledger
 
 
-@dataclass(frozen=True)
-class Contest:
-    """What the promotion rests on. champion: digest of the model the policy was compared with; None: no comparison."""
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Models may take longer than a request for a run, which is given up within seconds."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = PATIENT_SECONDS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
-    passed: bool
-    win_rate: float | None
-    champion: str | None
-    required: float
+
+# versions
 
 
 def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) -> None:
-    """Put a model's files where the logged model's artifacts belong: hard links on a local store, else one upload."""
-    artifact = wanted.artifact.verified()
-    folder = local_folder(model.artifact_location)
-    if folder is None:
-        if version_of(client, wanted.model, artifact.digest) is None:
-            client.log_model_artifacts(model.model_id, str(artifact.path))
-    elif not folder.exists() or digest_path(folder) != artifact.digest:
-        _link_tree(artifact.path, folder)
-
-
-def local_folder(location: str) -> Path | None:
-    """The folder of a file URI or a plain path; None for a remote store."""
-    parsed = urlparse(location)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, target, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(".*"))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
+    """Put a model's files, verdicts and card where its version points, or will point: the logged model's artifacts."""
+    version = version_of(client, wanted.model, wanted.artifact.digest)
+    packaging.store(wanted, version.source if version else model.artifact_location, registered=version is not None)
 
 
 def version_of(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
@@ -87,26 +80,146 @@ def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, ta
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = version_of(client, model, tags["digest"])
-    if version is None:
-        version = client.create_model_version(
-            model, source=logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id, tags=tags,
-        )  # fmt: skip
-    else:
-        for key, value in tags.items():
-            client.set_model_version_tag(model, version.version, key, value)
+    version = version_of(client, model, tags["digest"]) or _created(client, wanted, logged, tags)
+    for key, value in (tags | _digests_beside_weights(version.source)).items():
+        client.set_model_version_tag(model, version.version, key, value)
     if wanted.note:
         client.update_model_version(model, version.version, description=wanted.note)
     client.set_registered_model_alias(model, CANDIDATE, version.version)
     return str(version.version)
 
 
-def champion(client: MlflowClient, model: str) -> ModelVersion | None:
-    """The version under the alias 'champion', if any."""
+def _created(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> ModelVersion:
+    """A new version, unless another pipeline made one of the same bytes a moment before: the lower number stays."""
+    version = client.create_model_version(
+        wanted.model, source=logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id, tags=tags
+    )
+    first = version_of(client, wanted.model, tags["digest"])
+    if int(first.version) < int(version.version):
+        client.delete_model_version(wanted.model, version.version)
+    return first
+
+
+def _digests_beside_weights(location: str) -> dict[str, str]:
+    """Digests of what lies beside the weights, read back from the store."""
+    folder = local_folder(location)
+    if folder is not None:
+        return _frame_digests(folder)
+    remote = get_artifact_repository(location)
+    with tempfile.TemporaryDirectory() as temporary:
+        for item in remote.list_artifacts():
+            if not item.is_dir:
+                remote.download_artifacts(item.path, temporary)
+        return _frame_digests(Path(temporary))
+
+
+def _frame_digests(folder: Path) -> dict[str, str]:
+    """gates_digest: the gate records; frame_digest: what MLflow runs to load the model (MLmodel, code, requirements)."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
+    return {
+        name: digest
+        for name, digest in {
+            "gates_digest": digest_path(folder / packaging.GATES) if packaging.GATES in names else "",
+            "frame_digest": digest_json(frame) if "MLmodel" in names else "",
+        }.items()
+        if digest
+    }
+
+
+# files
+
+
+@contextlib.contextmanager
+def served(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
+    """A version's files as the registry serves them now: in place on a local store, else a fresh copy for a while.
+
+    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate records, code.
+    uri: how to ask for them; by default the version's own number.
+    """
+    with _opened(workspace, version, uri) as folder:
+        require_bytes(folder, version)
+        yield folder
+
+
+@contextlib.contextmanager
+def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
+    folder = local_folder(version.source)
+    if folder is not None:
+        yield folder
+        return
+    scratch = workspace.home / "versions"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as temporary:
+        target = Path(temporary) / "files"
+        target.mkdir()
+        with patient():
+            mlflow.artifacts.download_artifacts(uri or f"models:/{version.name}/{version.version}", dst_path=str(target))
+        yield target
+
+
+def require_bytes(folder: Path, version: ModelVersion) -> None:
+    """Raise BadInput unless weights, gate records and code in `folder` have the digests of the version's tags."""
+    if not folder.is_dir():
+        raise BadInput(f"version {version.version} of {version.name} has no files: {folder} does not exist.")
+    found = {"digest": digest_path(packaging.model_folder(folder))} | _frame_digests(folder)
+    for tag, what in {"digest": "weights", "gates_digest": "gate records", "frame_digest": "code or MLmodel"}.items():
+        expected = version.tags.get(tag)
+        if found.get(tag) != expected:
+            raise BadInput(
+                f"version {version.version} of {version.name} has other {what} than when it was registered ({folder}): digest "
+                f"{(found.get(tag) or 'none')[:12]}, its tag says {(expected or 'none')[:12]}. Do not use it; "
+                "run its recipe again, which stores the same version anew, or delete it."
+            )
+
+
+def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
+    """A version's weights on this machine, in place where the store is local. Raises BadInput when the bytes differ."""
+    digest = version.tags.get("digest", "")
+    folder = local_folder(version.source) or workspace.home / "versions" / digest[:12]
+    if local_folder(version.source) is None and not _holds(folder, digest):
+        with _opened(workspace, version) as copy:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process was faster
+                copy.rename(folder)
+    if not _holds(folder, digest):
+        raise BadInput(
+            f"version {version.version} of {version.name} has other bytes than its tag says ({folder}). Run its recipe again, "
+            "which stores the same version anew; or, if it is the champion, go back with rlhf rollback."
+        )
+    return Artifact(path=packaging.model_folder(folder), digest=digest)
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    return folder.is_dir() and digest_path(packaging.model_folder(folder)) == digest
+
+
+def predict_once(kind: Kind, folder: Path) -> None:
+    """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises what MLflow raises."""
+    if (folder / "MLmodel").exists():
+        model = mlflow.pyfunc.load_model(str(folder))
+        model.predict(packaging.EXAMPLES[kind], params={"max_tokens": 1} if kind == "policy" else None)
+
+
+# aliases
+
+
+def aliases(client: MlflowClient, model: str) -> dict[str, str]:
+    """Alias -> version of a registered model; empty when there is none of that name."""
     try:
-        return client.get_model_version_by_alias(model, CHAMPION)
+        return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in ABSENT:
+            return {}
+        raise
+
+
+def find(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
+    """A version; None when there is none, or it was deleted."""
+    try:
+        return client.get_model_version(model, version)
+    except MlflowException as error:
+        if error.error_code in ABSENT:
             return None
         raise
 
@@ -114,63 +227,13 @@ def champion(client: MlflowClient, model: str) -> ModelVersion | None:
 def rival(client: MlflowClient, workspace: Workspace, model: str, policy_digest: str) -> Artifact | None:
     """The model that a policy must beat: the champion; for the champion itself the one it once beat; None if none.
 
-    The second case keeps a finished pipeline's evaluation the same when it is run again after its own promotion.
+    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The second case keeps a
+    finished pipeline's evaluation the same when it is run again after its own promotion.
     """
-    version = champion(client, model)
+    states = stack(Ledger(client, model.removesuffix("-policy")).entries())
+    number = states[-1].version("policy") if states else aliases(client, model).get(CHAMPION)
+    version = find(client, model, number) if number else None
     if version and version.tags.get("digest") == policy_digest:
         beaten = version.tags.get("compared_with")
         version = version_of(client, model, beaten) if beaten else None
     return fetch(workspace, version) if version else None
-
-
-def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
-    """A version's files on this machine, in place where the store is local. Raises BadInput when the bytes differ."""
-    digest = version.tags.get("digest", "")
-    folder = local_folder(version.source)
-    if folder is None:
-        folder = workspace.home / "versions" / digest[:12]
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                found = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=temporary)
-                shutil.copytree(found, folder, ignore=shutil.ignore_patterns("registered_model_meta"))
-    if digest_path(folder) != digest:
-        raise BadInput(
-            f"version {version.version} of {version.name} has other bytes than its tag says ({folder}). "
-            "Delete that version, or take the alias off it."
-        )
-    return Artifact(path=folder, digest=digest)
-
-
-def promote(client: MlflowClient, workspace: Workspace, model: str, version: str, contest: Contest) -> PromotionResult:
-    """Move 'champion' to `version` when the contest allows it, after reading the registered bytes again."""
-    candidate = client.get_model_version(model, version)
-    present = champion(client, model)
-    if present and str(present.version) == version:
-        return PromotionResult(model, version, True, f"Version {version} of {model} is the champion already.")
-    if refusal := _refusal(contest, candidate, present):
-        return PromotionResult(model, version, False, refusal)
-    fetch(workspace, candidate)
-    replaced = str(present.version) if present else None
-    if present:
-        client.set_model_version_tag(model, version, "compared_with", contest.champion)
-        client.set_model_version_tag(model, version, "replaced", replaced)
-    client.set_registered_model_alias(model, CHAMPION, version)
-    how = f"it wins {contest.win_rate:.1%} against version {replaced}" if present else "there was no champion before"
-    return PromotionResult(model, version, True, f"Version {version} of {model} is the champion: {how}.", replaced)
-
-
-def _refusal(contest: Contest, candidate: ModelVersion, present: ModelVersion | None) -> str | None:
-    name = f"Version {candidate.version} of {candidate.name} is not promoted"
-    if not contest.passed:
-        return f"{name}: not every gate passed."
-    if present is None:
-        return None
-    if contest.champion != present.tags.get("digest") or contest.win_rate is None:
-        return f"{name}: it was not compared with the present champion, version {present.version}; run the recipe again."
-    if not contest.win_rate > contest.required:
-        return (
-            f"{name}: it wins {contest.win_rate:.1%} of the held-out prompts against the champion, version "
-            f"{present.version}, required more than {contest.required:.1%}."
-        )
-    return None

@@ -1,8 +1,8 @@
 """reward: the reward model, trained from the SFT model on comparisons, or the measurement of a given one."""
 
 from rlhf_core.config import Recipe
-from rlhf_core.rundir import StageResult, StageSpec
-from tasks.specs import Artifacts, existing_folder, make_spec, without_gate
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.specs import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "reward/accuracy"
 
@@ -11,11 +11,11 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     """Inputs: model (the SFT model), comparisons_train, comparisons_heldout; 'given' when the recipe names one."""
     inputs = {"model": have["sft"]} | {name: have[name] for name in ("comparisons_train", "comparisons_heldout")}
     if recipe.model.reward:
-        inputs["given"] = existing_folder("model.reward", recipe.model.reward)
+        inputs["given"] = Artifact.of(model_folder("model.reward", recipe.model.reward))
     config = {"reward": without_gate(recipe.reward), "dtype": recipe.model.dtype, "train": recipe.model.reward is None}
     return make_spec(recipe, "reward", config, inputs)
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
     """reward: the model trained, or the one given."""
-    return {"reward": result.outputs.get("model") or existing_folder("model.reward", recipe.model.reward)}
+    return {"reward": result.outputs.get("model") or Artifact.of(model_folder("model.reward", recipe.model.reward))}

@@ -1,18 +1,19 @@
 """One run of the pipeline as it goes: where it lies, what it has made so far, who is told."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
-from rlhf_core.gates import Decision, check_overrides
+from rlhf_core.gates import Decision
 from rlhf_core.rundir import StageResult
 from tasks import evaluate, ppo, prepare, reward, sft, validate
-from tasks.record import Record, held
+from tasks.record import ApprovalRecord, Record, held
 from tasks.registry import PromotionResult
-from tasks.specs import Artifacts
+from tasks.specs import Artifacts, local, model_folder
 from tasks.tracker import Tracker
 from tasks.tracking import brief, sync
 from tasks.workspace import Workspace
@@ -62,6 +63,7 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     results: dict[str, StageResult] = field(default_factory=dict)
+    approval: ApprovalRecord | None = None  # a person's yes, where the recipe requires one
     promotion: PromotionResult | None = None
 
     @property
@@ -93,23 +95,46 @@ def position(stage: str | None, default: int) -> int:
     return ALL.index(stage)
 
 
+def check_paths(recipe: Recipe) -> None:
+    """Look for every file and folder that the recipe names. Raises BadInput naming the key, before anything has run."""
+    for name in ("sft", "reward"):
+        if text := getattr(recipe.model, name):
+            model_folder(f"model.{name}", text)
+    if prepare.spec(recipe, {}) is None:
+        model_folder("model.base", recipe.model.base)
+    for name in validate.SOURCES:
+        source = getattr(recipe.data, name)
+        if source and source.format != "hub" and not source.path.startswith(validate.PREPARED):
+            local(f"data.{name}", source.path)
+    evaluate.check(recipe.evaluate)
+
+
 @contextlib.contextmanager
-def opened(recipe: Recipe, name: str, *, from_stage: str | None, until: str | None) -> Iterator[Session]:
-    """A session, recorded under `name`; whatever happens inside, the record ends with the status that belongs to it."""
+def opened(
+    recipe: Recipe, name: str, *, from_stage: str | None, until: str | None, report: Callable[[Session], Path | None]
+) -> Iterator[Session]:  # fmt: skip
+    """A session, recorded under `name`; whatever happens inside, the record ends with the status that belongs to it.
+
+    report: writes the report of a session that finished, was refused or failed (one that was killed must end at once).
+    """
     workspace = Workspace.here()
-    check_overrides(recipe)
     first, last = position(from_stage, 0), position(until, len(ALL) - 1)
     if first > last:
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
+    check_paths(recipe)
     record = Record.new(workspace, recipe, name)
     with held(workspace, record.id):
         record.save(workspace)
         sync(workspace)
         tracker = Tracker(workspace, record)
+        session = Session(recipe, workspace, tracker, first, last)
+        write = partial(report, session)
         try:
-            yield Session(recipe, workspace, tracker, first, last)
-        except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            tracker.end(status, str(error) if isinstance(error, GateRefused | BadInput) else brief(error))
+            yield session
+        except Exception as error:
+            tracker.end("FAILED", str(error) if isinstance(error, GateRefused | BadInput) else brief(error), write)
             raise
-        tracker.end("FINISHED")
+        except BaseException as error:
+            tracker.end("KILLED", brief(error))
+            raise
+        tracker.end("FINISHED", report=write)

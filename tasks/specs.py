@@ -1,6 +1,8 @@
 """What stage files share: the names under which artifacts are known between stages, and how a spec is made of them."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 from rlhf_core.config import Config, Recipe
@@ -12,6 +14,7 @@ from rlhf_core.rundir import Artifact, StageSpec
 Artifacts = dict[str, Artifact]
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
@@ -25,14 +28,14 @@ def without_gate(section: Config) -> dict:
     return section.model_dump(mode="json", exclude={"gate"})
 
 
-def local(field: str, text: str) -> Artifact | None:
+def local(field: str, text: str) -> Path | None:
     """The file or folder that `text` names (relative: to the current folder), or None for a hub name.
 
     Raises BadInput, naming the field, when it is neither.
     """
     path = Path(text).expanduser()
     if path.exists():
-        return Artifact.of(path)
+        return path
     if looks_like_hub(text):
         return None
     raise BadInput(
@@ -46,9 +49,35 @@ def looks_like_hub(text: str) -> bool:
     return "/" in text and bool(_HUB_NAME.match(text)) and Path(text).suffix not in _FILE_ENDINGS and text[0] != "."
 
 
-def existing_folder(field: str, text: str) -> Artifact:
-    """The model folder that `text` names. Raises BadInput naming the field."""
+def model_folder(field: str, text: str) -> Path:
+    """The model folder that `text` names. Raises BadInput, naming the field, when it is none."""
     path = Path(text).expanduser()
     if not path.is_dir():
         raise BadInput(f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved model.")
-    return Artifact.of(path)
+    missing = [name for name in ("config.json", "tokenizer*", "*.safetensors") if not list(path.glob(name))]
+    if missing:
+        raise BadInput(
+            f"{field} is {text!r}, which holds no {' and no '.join(missing)}; expected a folder written by save_pretrained "
+            "(model and tokenizer). Pickled weights (*.bin, *.pt) are never loaded."
+        )
+    if pickles := sorted(file.name for file in path.rglob("*") if file.suffix in PICKLES):
+        raise BadInput(f"{field} is {text!r}, which holds pickles ({', '.join(pickles)}); remove them, safetensors are enough.")
+    return path
+
+
+def source_of(field: str, name: str) -> Artifact:
+    """The file of the module in 'module:function', found as a stage process finds it: in the current folder first.
+
+    It makes what the function said part of a run's identity: an edited scorer is asked again. Raises BadInput.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        found = None
+    finally:
+        sys.path.remove(here)
+    if found is None or not found.origin:
+        raise BadInput(f"{field} is {name!r}: no such module in {here} nor installed; expected 'module:function'.")
+    return Artifact.of(Path(found.origin))

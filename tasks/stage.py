@@ -6,6 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.gates import refused, worst_verdict
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events, registry
 from tasks.process import StageRun, run_stage
@@ -76,11 +77,11 @@ def _invite_champion(session: Session) -> None:
 
 def close(session: Session, name: str, done: StageRun | None, decisions: list) -> Row:
     """Tell the tracker and the listeners that a stage has ended, with its verdicts; its row of the final table."""
-    refused = [decision for decision in decisions if not decision.passed]
-    sentence = "; ".join(decision.reason for decision in refused) or None
+    stops = refused(decisions)
+    sentence = "; ".join(decision.reason for decision in stops) or None
     link = None
     if done:
-        status = "FAILED" if refused else "FINISHED"
+        status = "FAILED" if stops else "FINISHED"
         session.tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
         link = session.tracker.link(name)
     result = done.result if done else StageResult(stage=name, digest="", seconds=0.0)
@@ -88,15 +89,10 @@ def close(session: Session, name: str, done: StageRun | None, decisions: list) -
     if done:
         events.emit(events.StageFinished(name, result.seconds, result.metrics, decisions, link, cached))
     metric = STAGES[name].METRIC
-    row = Row(name, result.seconds, metric, result.metrics.get(metric), _verdict(decisions), link, _folder(done), cached)
+    row = Row(name, result.seconds, metric, result.metrics.get(metric), worst_verdict(decisions), link, _folder(done), cached)
     session.rows.append(row)
     return row
 
 
 def _folder(done: StageRun | None) -> Path | None:
     return done.run_dir if done else None
-
-
-def _verdict(decisions: list) -> str:
-    verdicts = {decision.verdict for decision in decisions}
-    return next((word for word in ("refused", "overridden", "passed") if word in verdicts), "")

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,14 @@ class Tracker:
         self.record.registrations.append(registration)
         self._changed()
 
-    def end(self, status: str, error: str | None = None) -> None:
-        """The pipeline ended."""
+    def end(self, status: str, error: str | None = None, report: Callable[[], Path | None] = lambda: None) -> None:
+        """The pipeline ended. report: writes its report; when it cannot, that is logged and the status stays."""
         self.record.status, self.record.error, self.record.ended = status, error, now()
+        self._changed()
+        try:
+            self.record.report = report()
+        except Exception as problem:
+            log.warning("the report of %s could not be written (%s)", self.record.name, brief(problem))
         self._changed()
         self.retry()
 

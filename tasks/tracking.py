@@ -4,11 +4,10 @@ Forwarding is idempotent, so that a crash between telling and noting that it was
 by their tag, metrics carry the timestamps of the file (the store drops an equal point), tables are not appended twice.
 """
 
-import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +26,15 @@ from mlflow.entities import (
 )
 
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import describe, registry
+from tasks import describe, machine, registry
 from tasks.process import new_lines
-from tasks.record import ROOT, Record, Registration, StageRecord, archive, held, now, pending
+from tasks.record import ROOT, Membership, Record, Registration, StageRecord, archive, held, now, pending
 from tasks.validate import SOURCES, SPLITS
 from tasks.workspace import UI_URL, Workspace
 
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 BATCH = 100  # parameters, tags in one request; MLflow's limit
 METRIC_BATCH = 1000
-UPLOAD_TIMEOUT_SECONDS = "600"
 REPORTS = {".json", ".jsonl", ".html", ".png", ".md"}
 LARGEST_REPORT = 10 * 2**20  # bytes
 
@@ -47,6 +45,7 @@ def client_for(uri: str) -> MlflowClient:
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows the links
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
@@ -55,10 +54,19 @@ def client_for(uri: str) -> MlflowClient:
 
 def link(record: Record, run_id: str | None) -> str | None:
     """The page of a run: on the server, or where `rlhf ui` shows the SQLite store; None while MLflow has no such run."""
-    if not run_id:
-        return None
-    base = record.tracking_uri if record.tracking_uri.startswith("http") else UI_URL
-    return f"{base.rstrip('/')}/#/experiments/{record.experiment_id}/runs/{run_id}"
+    return page(record.tracking_uri, record.experiment_id, run_id) if run_id else None
+
+
+def page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run on a server, or where `rlhf ui` shows the SQLite store."""
+    base = tracking_uri if tracking_uri.startswith("http") else UI_URL
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def report_link(record: Record) -> str | None:
+    """Where MLflow shows the run's report; None while it has no such run."""
+    base = link(record, record.run_id)
+    return f"{base}/artifacts/{record.report.name}" if base and record.report else None
 
 
 @dataclass(frozen=True)
@@ -116,18 +124,6 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
 
 
-@contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Uploads of models may take longer than a request for a run."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ[name]
-    os.environ[name] = UPLOAD_TIMEOUT_SECONDS
-    try:
-        yield
-    finally:
-        os.environ[name] = before
-
-
 class Forwarder:
     """Brings MLflow up to date with one record; each step is noted in the record once it is done."""
 
@@ -153,7 +149,13 @@ class Forwarder:
     def _open(self) -> None:
         record = self.record
         record.experiment_id = self._experiment()
-        tags = {"recipe": record.recipe["name"], "git_commit": record.commit, "git_dirty": str(record.dirty).lower()}
+        tags = {
+            "stage": "pipeline", "recipe": record.recipe["name"], "git_commit": record.commit,
+            "git_dirty": str(record.dirty).lower(),
+        }  # fmt: skip
+        if record.sweep:
+            parent = sweep_run(self.client, record.experiment_id, record.sweep, record.recipe["name"])
+            tags |= {"mlflow.parentRunId": parent, "sweep": record.sweep.name, "sweep.values": record.sweep.label}
         record.run_id = self._run(record.id, record.name, record.started, tags)
         record.save(self.workspace)
         self._log(record.run_id, params=describe.flatten(record.recipe | {"hardware": record.hardware}))
@@ -165,26 +167,24 @@ class Forwarder:
         record.save(self.workspace)
 
     def _experiment(self) -> str:
-        name = self.record.recipe["name"]
-        if found := self.client.get_experiment_by_name(name):
-            return found.experiment_id
-        local = not self.record.tracking_uri.startswith("http")
-        location = (self.workspace.artifacts / name).as_uri() if local else None
-        return self.client.create_experiment(name, artifact_location=location)
+        return experiment(self.client, self.workspace, self.record.recipe["name"])
 
     def _run(self, key: str, name: str, started: int, tags: dict[str, str]) -> str:
-        found = self.client.search_runs([self.record.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        if found:
-            return found[0].info.run_id
-        run = self.client.create_run(self.record.experiment_id, start_time=started, run_name=name, tags={KEY: key} | tags)
-        return run.info.run_id
+        return _found_or_made(self.client, self.record.experiment_id, (key, name, started), tags)
 
     def _close(self) -> None:
         record = self.record
-        tags = {"mlflow.note.content": describe.pipeline_note(record), "status_reason": record.error or ""}
+        note = describe.pipeline_note(record)
+        if record.report and record.report.exists():
+            self.client.log_artifact(record.run_id, str(record.report))
+            note += f"\n\n[Report of this run]({report_link(record)})"
+        tags = {"mlflow.note.content": note, "status_reason": record.error or ""}
+        tags["approval"] = record.approval.sentence if record.approval else ""
         self._log(record.run_id, tags={key: value for key, value in tags.items() if value})
         decisions = [decision.model_dump(mode="json") for stage in record.stages for decision in stage.decisions]
         self.client.log_dict(record.run_id, {"decisions": decisions}, "gates.json")
+        if record.approval:
+            self.client.log_dict(record.run_id, record.approval.model_dump(mode="json"), "approval.json")
         if record.promotion:
             self.client.log_dict(record.run_id, record.promotion, "promotion.json")
         self.client.set_terminated(record.run_id, record.status, record.ended)
@@ -223,16 +223,17 @@ class Forwarder:
 
     def _metrics(self, stage: StageRecord) -> None:
         lines, offset = new_lines(stage.run_dir / "metrics.jsonl", stage.offset)
-        if not lines:
+        samples, system_offset = new_lines(stage.run_dir / machine.FILE, stage.system_offset)
+        if not lines and not samples:
             return
         points = [
             Metric(name, value, int(line["time"] * 1000), line["step"])
-            for line in lines
+            for line in [*lines, *samples]
             for name, value in line["metrics"].items()
         ]
         for part in _parts(points, METRIC_BATCH):
             self.client.log_batch(stage.run_id, metrics=part, synchronous=True)
-        stage.offset = offset
+        stage.offset, stage.system_offset = offset, system_offset
         self.record.save(self.workspace)
 
     def _close_stage(self, stage: StageRecord) -> None:
@@ -260,6 +261,7 @@ class Forwarder:
         last = lines[-1] if lines else {"step": 0, "metrics": {}}
         when = int((stage.run_dir / "result.json").stat().st_mtime * 1000)
         final = describe.final_metrics(result)
+        final |= {f"cost/{stage.stage}_{name}": value for name, value in machine.costs(stage.run_dir).items()}
         model = self._model(stage, result.outputs["model"]).model_id if "model" in result.outputs else None
         points = [
             Metric(name, value, when, last["step"], model_id=model)
@@ -311,9 +313,12 @@ class Forwarder:
     def _register(self, registration: Registration) -> None:
         stage = self.record.stage(registration.stage)
         model = self._model(stage, registration.artifact)
-        with _patient():
+        with registry.patient():
             registry.store_model(self.client, model, registration)
         tags = registration.tags | {"digest": registration.artifact.digest, "pipeline_run_id": self.record.run_id}
+        if registration.kind == "policy":
+            rewards = [item.version for item in self.record.registrations if item.kind == "reward" and item.version]
+            tags |= {"reward_version": rewards[-1]} if rewards else {}
         registration.version = registry.register(self.client, registration, model, tags)
         self.client.set_tag(stage.run_id, "registered", f"{registration.model} version {registration.version}")
         self.record.save(self.workspace)
@@ -323,6 +328,28 @@ class Forwarder:
             self.client.log_batch(run_id, params=part, synchronous=True)
         for part in _parts([RunTag(key, value) for key, value in (tags or {}).items()], BATCH):
             self.client.log_batch(run_id, tags=part, synchronous=True)
+
+
+def experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
+    """The id of the experiment of that name, made when absent; a local store keeps its artifacts in the workspace."""
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    local = not client.tracking_uri.startswith("http")
+    return client.create_experiment(name, artifact_location=(workspace.artifacts / name).as_uri() if local else None)
+
+
+def sweep_run(client: MlflowClient, experiment_id: str, sweep: Membership, recipe: str) -> str:
+    """The id of a sweep's run, parent of its pipelines' runs; the first of them that MLflow hears of makes it."""
+    tags = {"stage": "sweep", "recipe": recipe, "sweep.keys": ", ".join(sweep.keys)}
+    return _found_or_made(client, experiment_id, (f"sweep/{sweep.id}", sweep.name, now()), tags)
+
+
+def _found_or_made(client: MlflowClient, experiment_id: str, what: tuple[str, str, int], tags: dict[str, str]) -> str:
+    """The run with this key; what: its key, name and start."""
+    key, name, started = what
+    if found := client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1):
+        return found[0].info.run_id
+    return client.create_run(experiment_id, start_time=started, run_name=name, tags={KEY: key} | tags).info.run_id
 
 
 def _parts(items: list, size: int) -> Iterable[list]:

@@ -35,7 +35,8 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if source.format == "hub":
         return None
     if not source.path.startswith(PREPARED):
-        return local(field, source.path)
+        path = local(field, source.path)
+        return Artifact.of(path) if path else None
     if "files" not in have:
         raise BadInput(f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a hub name.")
     return Artifact.of(have["files"].path / source.path.removeprefix(PREPARED).lstrip("/"))

@@ -11,10 +11,10 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.errors import Diverged
-from rlhf_core.losses import adapt_beta
+from rlhf_core.kl import adapt_beta
 from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer, save_model
-from rlhf_core.ppo.experience import Forward, experience_metrics, make_experience
-from rlhf_core.ppo.rollout import prompts_of_step, roll_out
+from rlhf_core.ppo.experience import Experience, Forward, Models, experience_metrics, make_experience
+from rlhf_core.ppo.rollout import Rollout, prompts_of_step, roll_out
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, read_metrics
 from rlhf_core.sampler import Sampler
@@ -25,10 +25,10 @@ SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "resp
 
 @dataclass(frozen=True)
 class Trainer:
-    """The four models, the sampler that follows the actor, and the prompts."""
+    """The models, the sampler that follows the actor, and the prompts."""
 
     actor: Engine
-    critic: Engine
+    critic: Engine | None
     reward: Forward
     reference: Forward
     sampler: Sampler
@@ -39,14 +39,10 @@ class Trainer:
 
     def step(self, step: int, beta: float) -> dict[str, float]:
         """One PPO batch. Raises Diverged before anything is updated when the KL budget is spent."""
-        started, tokenizer, config = time.monotonic(), self.tokenizer, self.config
-        prompts = prompts_of_step(self.prompts, step, config.rollout_batch, seed=self.seed)
-        rollout = roll_out(self.sampler, prompts, step=step, seed=self.seed, eos_id=tokenizer.eos_token_id)
-        experience = make_experience(
-            rollout, actor=self.actor.infer, critic=self.critic.infer, reward=self.reward, reference=self.reference,
-            config=config, beta=beta, pad_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        metrics = experience_metrics(experience, beta)
+        started, config = time.monotonic(), self.config
+        rollout = self.roll_out(step)
+        experience = self.score(rollout, beta)
+        metrics = experience_metrics(experience)
         check(metrics, step, config)
         metrics |= update(self.actor, self.critic, experience, config, step=step, seed=self.seed)
         metrics |= {
@@ -58,6 +54,23 @@ class Trainer:
         check(metrics, step, config)
         return metrics
 
+    def roll_out(self, step: int) -> Rollout:
+        """Responses to the step's prompts, `group_size` neighbours a prompt."""
+        config = self.config
+        distinct = prompts_of_step(self.prompts, step, config.rollout_batch // config.group_size, seed=self.seed)
+        prompts = [prompt for prompt in distinct for _ in range(config.group_size)]
+        return roll_out(self.sampler, prompts, step=step, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
+
+    def score(self, rollout: Rollout, beta: float) -> Experience:
+        """What the models make of a rollout."""
+        models = Models(self.actor.infer, self.critic.infer if self.critic else None, self.reward, self.reference)
+        return make_experience(rollout, models, self.config, beta=beta, pad_id=self.tokenizer.pad_token_id)
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """What learns, by the name that its state has in a checkpoint."""
+        return {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
+
     def sync(self) -> float:
         """The actor's weights into the sampler; returns seconds."""
         return self.sampler.sync(self.actor.module.model.state_dict().items())
@@ -65,7 +78,7 @@ class Trainer:
 
 def run(spec: StageSpec, run: RunDir) -> Output:
     """Improve the SFT model's policy against the reward model. Raises Diverged; the last good checkpoint is kept."""
-    trainer = _build(spec)
+    trainer = build(spec)
     config = trainer.config
     done, beta = _resume(trainer, run)
     for step in range(done + 1, config.steps + 1):
@@ -78,7 +91,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
             _save(trainer, run, step, beta)
     save_model(trainer.actor.module, trainer.tokenizer, run.path / "model")
     write_config(trainer.actor, run.path / "deepspeed.json")
-    return Output(outputs={"model": "model"}, metrics=_summary(run), files={"deepspeed_config": "deepspeed.json"})
+    metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
+    files = {"deepspeed_config": "deepspeed.json"}
+    return Output(outputs={"model": "model"}, metrics=metrics, counts=dict.fromkeys(metrics, responses), files=files)
 
 
 def check(metrics: dict[str, float], step: int, config: PPO) -> None:
@@ -94,17 +109,19 @@ def check(metrics: dict[str, float], step: int, config: PPO) -> None:
         )
 
 
-def _build(spec: StageSpec) -> Trainer:
+def build(spec: StageSpec) -> Trainer:
+    """Everything loaded; actor and reference both start from the input `policy`, unless one named `reference` is given."""
     config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
     policy_path, reward_path = spec.inputs["policy"].path, spec.inputs["reward"].path
+    reference_path = spec.inputs.get("reference", spec.inputs["policy"]).path
     tokenizer = load_tokenizer(policy_path)
     require_same_tokenizer(policy_path, reward_path, "reward model")
     prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
     return Trainer(
         actor=Engine(load_policy(policy_path), config, dtype=dtype),
-        critic=Engine(load_scalar(reward_path), config, dtype=dtype),
+        critic=Engine(load_scalar(reward_path), config, dtype=dtype) if config.has_critic else None,
         reward=inference(load_scalar(reward_path), dtype=dtype),
-        reference=inference(load_policy(policy_path), dtype=dtype),
+        reference=inference(load_policy(reference_path), dtype=dtype),
         sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
         tokenizer=tokenizer,
         prompts=prompts,
@@ -118,7 +135,7 @@ def _resume(trainer: Trainer, run: RunDir) -> tuple[int, float]:
     checkpoint = load_checkpoint(run.checkpoints)
     if checkpoint is None:
         return 0, trainer.config.beta
-    for owner, engine in (("actor", trainer.actor), ("critic", trainer.critic)):
+    for owner, engine in trainer.engines.items():
         prefix = f"{owner}/"
         engine.load_state({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
     trainer.sync()
@@ -126,8 +143,7 @@ def _resume(trainer: Trainer, run: RunDir) -> tuple[int, float]:
 
 
 def _save(trainer: Trainer, run: RunDir, step: int, beta: float) -> None:
-    tensors = {f"actor/{name}": value for name, value in trainer.actor.state().items()}
-    tensors |= {f"critic/{name}": value for name, value in trainer.critic.state().items()}
+    tensors = {f"{owner}/{name}": value for owner, engine in trainer.engines.items() for name, value in engine.state().items()}
     save_checkpoint(run.checkpoints, Checkpoint(step, tensors, {"beta": beta}), keep=trainer.config.keep_checkpoints)
 
 

@@ -1,5 +1,7 @@
 """The learning stages on a tiny real model: DeepSpeed steps, vLLM generates, a killed stage resumes."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 from transformers import (
@@ -15,10 +18,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
-from rlhf_core.config import PPO, SFT, Evaluate, Reward, Sampling
+from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, Sampling
 from rlhf_core.digest import code_digest
+from rlhf_core.gate_config import GateRule
+from rlhf_core.item_metrics import ITEM_METRICS
+from rlhf_core.measure import measure
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_metrics, read_result
 
 SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
@@ -162,6 +169,18 @@ def test_killed_ppo_resumes_to_the_same_weights(sft, reward, ppo, tiny_splits, t
     assert_equal_weights(ppo, finish(spec, tmp_path / "run"))
 
 
+def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(sft, reward, tiny_splits, tmp_path):
+    options = {"advantage": "grpo", "group_size": 4, "kl_in": "loss", "kl_estimator": "k3", "clip_high": 0.28}
+    options |= {"dual_clip": 3.0, "importance_cap": 2.0, "sampling": SAMPLING.model_copy(update={"temperature": 0.7})}
+    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
+    whole = finish(spec, tmp_path / "whole")
+    kill_after_steps(spec, tmp_path / "killed", 2)
+    assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
+    metrics = [line["metrics"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    assert max(step["ppo/sampler_logprob_diff_max"] for step in metrics) < 1e-3
+    assert not any("critic" in name or "value" in name for name in metrics[0])
+
+
 def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, tiny_splits, tmp_path):
     config = PPO_TINY.model_copy(update={"kl_budget": 0.05, "steps": 50, "policy_lr": 3e-3, "beta": 0.0})
     process = start(ppo_spec(sft, reward, tiny_splits, config), tmp_path / "run")
@@ -190,6 +209,95 @@ def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_r
     assert "another tokenizer" in (tmp_path / "refused" / "failure.json").read_text()
 
 
+REPLY = {"reply": "string", "score": "double", "tokens": "int64", "ended": "bool", "repetition": "double"}
+JUDGE = """
+def judge(prompts, replies_a, replies_b):
+    return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in zip(replies_a, replies_b)]
+
+def broken(prompts, replies):
+    return [float("nan")] * len(replies)
+"""
+
+
+def items_of(result: StageResult, folder: Path) -> tuple[dict[str, str], dict[str, list]]:
+    """Types by column, and the columns, of a stage's items.parquet."""
+    table = pq.read_table(folder / result.files["items"])
+    return {field.name: str(field.type) for field in table.schema}, table.to_pydict()
+
+
+def assert_gates_can_use_items(result: StageResult, folder: Path) -> None:
+    """What a gate computes from the items is what the stage states, over as many samples."""
+    known = ITEM_METRICS.keys() & result.metrics.keys()
+    assert len(known) >= 5
+    for metric in known:
+        rule = GateRule(stage=result.stage, metric=metric, bound="at least", threshold=0.0, confidence=0.9)
+        found = measure(rule, result, folder)
+        assert found.problem is None and found.confidence == 0.9 and found.n == result.counts[metric], (metric, found)
+        assert found.interval[0] - 1e-6 <= result.metrics[metric] <= found.interval[1] + 1e-6, (metric, found)
+
+
+def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sft):
+    assert_gates_can_use_items(reward, reward.outputs["model"].path.parent)
+    types, items = items_of(reward, reward.outputs["model"].path.parent)
+    assert types == {
+        "pair_id": "string", "prompt": "string", "chosen": "string", "rejected": "string",
+        "chosen_score": "double", "rejected_score": "double", "chosen_tokens": "int64", "rejected_tokens": "int64",
+    }  # fmt: skip
+    right = [chosen > rejected for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)]
+    assert len(right) == 64 and sum(right) / 64 == reward.metrics["reward/accuracy"]
+    tokenizer = AutoTokenizer.from_pretrained(sft.outputs["model"].path)
+    messages = [{"role": "user", "content": items["prompt"][5]}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    pair = (text + items["chosen"][5] + items["rejected"][5]).encode()
+    assert items["pair_id"][5] == hashlib.sha256(pair).hexdigest()[:16]
+    assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1  # a word a token, and EOS
+
+
+def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
+    sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch
+):
+    """Champion, a second reward model with another tokenizer as the independent scorer, and a judge that likes it short."""
+    (tmp_path / "my_opinions.py").write_text(JUDGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    second = LlamaForSequenceClassification.from_pretrained(sft.outputs["model"].path, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["another"])
+    second.resize_token_embeddings(len(tokenizer))
+    for part in (second, tokenizer):
+        part.save_pretrained(tmp_path / "second")
+    inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
+    inputs |= {"policy": ppo.outputs["model"].path, "sft": sft.outputs["model"].path, "champion": tiny_model}
+    inputs |= {"reward": reward.outputs["model"].path, "reward_2": tmp_path / "second"}
+    config = Evaluate(sampling=SAMPLING, max_prompts=40, judge=Judge(function="my_opinions:judge", max_pairs=30))
+    values = {"evaluate": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
+    result = finish(spec_of("evaluate", values, inputs), tmp_path / "run")
+
+    assert_gates_can_use_items(result, tmp_path / "run")
+    types, items = items_of(result, tmp_path / "run")
+    opinions = REPLY | {"score_2": "double", "independent": "double"}
+    expected = {f"{name}_{column}": kind for name in ("policy", "sft", "champion") for column, kind in opinions.items()}
+    expected |= {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
+    assert types == expected | {"judge_vs_sft": "double", "judge_vs_champion": "double"}
+    assert items["policy_independent"] == items["policy_score_2"]
+    assert sum(items["policy_kl"]) / 40 == pytest.approx(result.metrics["eval/kl_per_response"], rel=1e-5)
+    assert sum(items["policy_score"]) / 40 == pytest.approx(result.metrics["eval/score_policy"], rel=1e-5)
+    judged = [value for value in items["judge_vs_champion"] if value is not None]
+    assert len(judged) == 30 == result.counts["eval/judge_win_rate_vs_champion"]
+    assert sum(judged) / 30 == pytest.approx(result.metrics["eval/judge_win_rate_vs_champion"])
+    assert result.metrics["eval/judge_position_bias"] == 0  # it looks at nothing but length
+    names = ("length", "repetition", "opening", "kl", "independent", "disagreement")
+    for name in names:
+        assert (tmp_path / "run" / result.files[f"detector_{name}"]).stat().st_size > 0
+        table = json.loads((tmp_path / "run" / result.files[f"worst_{name}"]).read_text())
+        assert len(table["data"]) == 20 and len(table["data"][0]) == len(table["columns"])
+    assert result.metrics["eval/reward_disagreement"] > 0
+
+    broken = Evaluate(sampling=SAMPLING, max_prompts=40, independent_scorer="my_opinions:broken")
+    values = {"evaluate": broken.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
+    assert start(spec_of("evaluate", values, inputs), tmp_path / "refused").wait() == 2
+    assert "the independent scorer gave nan for reply 0" in (tmp_path / "refused" / "failure.json").read_text()
+
+
 def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits, tmp_path):
     same = sft.outputs["model"].path
     inputs = {"policy": same, "sft": same, "reward": reward.outputs["model"].path}
@@ -200,3 +308,9 @@ def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits,
     assert result.metrics["eval/kl_per_response"] == 0
     assert result.metrics["eval/alignment_tax"] == 0
     assert result.counts["eval/win_rate"] == 60
+    types, items = items_of(result, tmp_path / "run")
+    expected = {f"{name}_{column}": kind for name in ("policy", "sft") for column, kind in REPLY.items()}
+    assert types == expected | {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
+    assert items["policy_reply"] == items["sft_reply"]
+    assert len(set(items["prompt_id"])) == len(set(items["prompt"]))
+    assert "eval/kl_per_reward" not in result.metrics  # no gain, no price

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from rlhf_core.batch import Sequence
-from rlhf_core.evaluate import repetition
+from rlhf_core.detectors import repetition
 from rlhf_core.reward import heldout_metrics, pair_scores
 from rlhf_core.stats import bootstrap_mean, calibration_error, wilson, win_rate
+
+BOOTSTRAP_95 = (44.06975, 55.2005)  # of 0..99 with seed 1, as first released
 
 
 def test_wilson_interval_of_81_in_263():
@@ -30,6 +32,19 @@ def test_bootstrap_interval_covers_the_mean_and_repeats_with_its_seed():
     assert bootstrap_mean(values, seed=1) == (low, high)
 
 
+def test_bootstrap_numbers_of_the_default_confidence_have_not_changed():
+    values = torch.arange(100.0)
+    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1, confidence=0.95) == BOOTSTRAP_95
+    low, high = bootstrap_mean(values, seed=1, confidence=0.8)
+    assert BOOTSTRAP_95[0] < low < high < BOOTSTRAP_95[1]
+
+
+def test_win_rate_interval_takes_a_confidence():
+    ours, theirs = torch.tensor([1.0] * 8 + [0.0] * 2), torch.tensor([0.5] * 10)
+    assert win_rate(ours, theirs)[1] == pytest.approx((0.4902, 0.9433), abs=5e-5)
+    assert win_rate(ours, theirs, 0.9)[1] == pytest.approx((0.5408, 0.9314), abs=5e-5)
+
+
 def test_calibration_error_of_a_certain_and_wrong_model_is_one():
     assert calibration_error(torch.full((20,), -50.0)) == pytest.approx(1.0)
     assert calibration_error(torch.full((20,), 50.0)) == pytest.approx(0.0)
@@ -49,3 +64,5 @@ def test_reward_metrics_by_hand_count_a_tie_as_wrong():
     assert found["reward/length_baseline"] == pytest.approx(0.375)  # right, wrong, half, wrong
     assert found["reward/accuracy_when_shorter"] == 0.5  # pairs 2 and 4
     assert found["reward/heldout_margin"] == pytest.approx(0.75)
+    # margins 1, 0, -1, 3 and token gaps 1, -2, 0, -4: covariance (1 + 0 + 0 - 12) / 4 - 0.75 * -1.25
+    assert found["reward/length_correlation"] == pytest.approx(-1.8125 / (2.1875 * 3.6875) ** 0.5)

@@ -37,7 +37,8 @@ METRICS = {
                "reward/accuracy_over_length": 0.2},
     "ppo": {"ppo/score_mean": 1.5, "ppo/kl_per_response": 3.0},
     "evaluate": {"eval/prompts": 100.0, "eval/win_rate": 0.8, "eval/win_rate_lower": 0.7, "eval/kl_per_response": 3.0,
-                 "eval/length_ratio": 1.0, "eval/repetition_increase": 0.0, "eval/alignment_tax": 0.1},
+                 "eval/length_ratio": 1.0, "eval/repetition_increase": 0.0, "eval/alignment_tax": 0.1,
+                 "eval/length_correlation": 0.2, "eval/distinct_2_ratio": 0.9},
 }
 if plan.get("crash") and not (run.path / "crashed").exists():
     (run.path / "crashed").touch()
@@ -49,7 +50,10 @@ for step in (1, 2, 3):
 outputs = {}
 for name in OUTPUTS[stage]:
     target = run.path / name
-    if "policy" in spec.inputs or "model" in spec.inputs and stage != "validate":
+    ready = Path(__file__).parent / "models" / stage  # one that loads, for what is to be promoted
+    if ready.exists():
+        shutil.copytree(ready, target, dirs_exist_ok=True)
+    elif "policy" in spec.inputs or "model" in spec.inputs and stage != "validate":
         shutil.copytree(spec.inputs.get("policy", spec.inputs.get("model")).path, target, dirs_exist_ok=True)
     target.mkdir(exist_ok=True)
     (target / f"made_by_{stage}").write_text(spec.digest)
@@ -90,11 +94,23 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def ready_models(tiny_model, tmp_path_factory) -> Path:
+    """Folder with `ppo`, a language model, and `reward`, a reward model: real ones, for promotion loads and runs them."""
+    from rlhf_core.models import load_scalar, load_tokenizer, save_model
+
+    folder = tmp_path_factory.mktemp("ready")
+    shutil.copytree(tiny_model, folder / "ppo")
+    save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), folder / "reward")
+    return folder
+
+
 @pytest.fixture
-def command(tmp_path) -> tuple[str, ...]:
+def command(tmp_path, ready_models) -> tuple[str, ...]:
     """The stage program; `plan.json` beside it says how it is to behave."""
     folder = tmp_path / "program"
     folder.mkdir()
+    (folder / "models").symlink_to(ready_models)
     (folder / "stage.py").write_text(textwrap.dedent(STAGE))
     (folder / "plan.json").write_text("{}")
     return (sys.executable, str(folder / "stage.py"))

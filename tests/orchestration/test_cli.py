@@ -22,7 +22,7 @@ HEAVY = ("torch", "prefect", "mlflow", "transformers", "vllm", "deepspeed", "dat
 RECIPE = """
 name = "tiny"
 description = "Two files"
-model.base = "{folder}"
+model.base = "{base}"
 data.demonstrations = "{folder}/d.jsonl"
 data.comparisons = "{folder}/c.jsonl"
 registry.name = "tiny"
@@ -44,16 +44,15 @@ def rlhf(home, capfd):
 
 
 @pytest.fixture
-def recipe(tmp_path, command, monkeypatch) -> Path:
+def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
     """A recipe on files of its own, run by the stage program."""
     monkeypatch.setattr(process, "COMMAND", command)
     folder = tmp_path / "inputs"
     folder.mkdir()
     for name in ("d", "c"):
         (folder / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    (folder / "config.json").write_text("{}")
     file = tmp_path / "tiny.toml"
-    file.write_text(RECIPE.format(folder=folder))
+    file.write_text(RECIPE.format(folder=folder, base=tiny_model))
     return file
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
-    "mlflow": {"tasks/tracking.py", "tasks/registry.py"},
+    "mlflow": {"tasks/packaging.py", "tasks/tracking.py", "tasks/registry.py", "tasks/ledger.py", "tasks/runs.py"},
     "deepspeed": {"rlhf_core/engine.py"},
     "vllm": {"rlhf_core/sampler.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},

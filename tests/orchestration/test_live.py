@@ -9,9 +9,9 @@ from rich.console import Console
 
 from flows import live
 from flows.live import LiveDisplay, StageView, duration, key_metric, results_table, verdict_of
-from rlhf_core.config import Override, RewardGate
-from rlhf_core.gates import decide, gates_of
-from rlhf_core.rundir import StageResult
+from rlhf_core.gate_config import Override, RewardGate
+from rlhf_core.gates import Subject, decide, gates_of
+from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events
 from tasks.events import StageFailed, StageFinished, StageProgress, StageStarted
 
@@ -51,8 +51,10 @@ def accuracy(value: float, override: Override | None = None):
             "reward": {"gate": RewardGate().model_dump()}, "registry": {"name": "t"},
         }
     )  # fmt: skip
-    gate = next(gate for gate in gates_of(recipe, "reward")[0] if gate.name == "accuracy")
-    return decide(gate, StageResult(stage="reward", digest="d", metrics={gate.metric: value}, seconds=1.0), override)
+    gate = next(gate for gate in gates_of(recipe, "reward") if gate.name == "accuracy")
+    spec = StageSpec(stage="reward", seed=1, config={}, inputs={}, code="c")
+    result = StageResult(stage="reward", digest=spec.digest, metrics={gate.metric: value}, seconds=1.0)
+    return decide(gate.model_copy(update={"override": override}), Subject(result, spec, RUN))
 
 
 def steps(display, stage: str, count: int, clock: Clock, *, seconds: float, **metrics) -> None:

@@ -10,30 +10,21 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
 from mlflow import MlflowClient
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
 from tasks import events, process
+from tasks.ledger import Ledger
 from tasks.record import records
 from tasks.workspace import Workspace
 
 STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def make(home, base, tmp_path, command, monkeypatch):
+def make(home, tiny_model, tmp_path, command, monkeypatch):
     """recipe(**changes) on real files, run by the stage program."""
     monkeypatch.setattr(process, "COMMAND", command)
     for name in ("d", "c"):
@@ -41,7 +32,7 @@ def make(home, base, tmp_path, command, monkeypatch):
 
     def recipe(**changes) -> Recipe:
         values = {
-            "name": "tiny", "model": {"base": str(base)}, "registry": {"name": "tiny"},
+            "name": "tiny", "model": {"base": str(tiny_model)}, "registry": {"name": "tiny"},
             "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
         }  # fmt: skip
         return Recipe.model_validate(values | changes)
@@ -84,10 +75,10 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [*STAGES, "promote"]
     mlflow.set_tracking_uri(Workspace(home).tracking_uri)
     folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")
-    assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 2
+    assert AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers == 2
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
     verdicts = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"])
-    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 12
+    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 14
 
     again = run(make())
     assert started(home) == [] and all(row.cached for row in again.rows if row.run_dir)
@@ -104,6 +95,11 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert winner.promotion.promoted and winner.promotion.replaced == "1" and started(home) == []
     after = run(make(ppo={"policy_lr": 1e-4}))  # its own promotion does not make it evaluate again
     assert started(home) == [] and "already" in after.promotion.reason
+    attempts = [(entry.version, entry.outcome) for entry in Ledger(client(home), "tiny").entries()]
+    assert attempts == [("1", "done"), ("2", "refused"), ("2", "done")]
+    tags = client(home).get_model_version("tiny-policy", "2").tags
+    assert tags["reward_version"] == "1" and set(json.loads(tags["parents"])) == {"base", "sft", "reward"}
+    assert tags["compared_with"] == client(home).get_model_version("tiny-policy", "1").tags["digest"]
 
 
 def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home, plan):

@@ -6,6 +6,9 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from tasks import evaluate, ppo, prepare, reward, sft, validate
+from tasks.session import check_paths
+
+MODEL_FILES = ("config.json", "tokenizer_config.json", "model.safetensors")
 
 
 @pytest.fixture
@@ -15,6 +18,8 @@ def have(tmp_path):
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.jsonl").write_text(name)
+        for file in MODEL_FILES:
+            (tmp_path / name / file).write_text("{}")
     return {name: Artifact.of(tmp_path / name) for name in names}
 
 
@@ -73,3 +78,53 @@ def test_a_local_base_model_needs_no_preparation(tmp_path, have):
     assert prepare.spec(local, {}) is None and prepare.gives(local, {}, None)["base"].digest == have["base"].digest
     with pytest.raises(BadInput, match=r"model.base is './missing'"):
         prepare.spec(recipe(model={"base": "./missing"}), {})
+
+
+@pytest.mark.parametrize("missing", MODEL_FILES)
+@pytest.mark.parametrize("field", ["base", "sft", "reward"])
+def test_a_model_folder_without_weights_or_tokenizer_is_refused_before_anything_runs(have, tmp_path, field, missing):
+    (tmp_path / "sft" / missing).unlink()
+    (tmp_path / "sft" / "pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.raises(BadInput, match=rf"model.{field} is .* holds no (\*|config|tokenizer).*save_pretrained"):
+        check_paths(recipe(model={"base": "quickstart", field: str(tmp_path / "sft")}))
+
+
+def test_a_missing_data_file_is_refused_before_anything_runs():
+    data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": "nowhere.jsonl"}
+    with pytest.raises(BadInput, match=r"data\.comparisons is 'nowhere.jsonl'"):
+        check_paths(recipe(data=data))
+
+
+def test_a_further_reward_model_is_in_the_evaluation_by_its_bytes_not_its_place(have, tmp_path):
+    spec = evaluate.spec(recipe(evaluate={"reward_models": [str(tmp_path / "sft"), str(tmp_path / "base")]}), have)
+    assert (spec.inputs["reward_2"].digest, spec.inputs["reward_3"].digest) == (have["sft"].digest, have["base"].digest)
+    (tmp_path / "sft").rename(tmp_path / "moved")
+    moved = evaluate.spec(recipe(evaluate={"reward_models": [str(tmp_path / "moved"), str(tmp_path / "base")]}), have)
+    assert moved.digest == spec.digest != evaluate.spec(recipe(), have).digest
+
+
+@pytest.mark.parametrize("field", ["independent_scorer", "judge"])
+def test_an_edited_scorer_is_asked_again(have, tmp_path, monkeypatch, field):
+    monkeypatch.chdir(tmp_path)
+    name = f"opinions_{tmp_path.name}"
+    value = f"{name}:score"
+    section = {field: {"function": value} if field == "judge" else value}
+    (tmp_path / f"{name}.py").write_text("def score(*texts): return [0.0]\n")
+    before = evaluate.spec(recipe(evaluate=section), have)
+    assert before.inputs[field].path == tmp_path / f"{name}.py"
+    (tmp_path / f"{name}.py").write_text("def score(*texts): return [1.0]\n")
+    assert evaluate.spec(recipe(evaluate=section), have).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"reward_models": ["nowhere"]}, "evaluate.reward_models is 'nowhere'"),
+        ({"independent_scorer": "no_such_module:score"}, "evaluate.independent_scorer is 'no_such_module:score'"),
+        ({"judge": {"function": "no.such.module:judge"}}, "evaluate.judge.function is 'no.such.module:judge'"),
+        ({"judge": {"endpoint": "http://x/v1", "model": "m", "api_key_env": "NO_SUCH_KEY"}}, "NO_SUCH_KEY, which is not set"),
+    ],
+)
+def test_an_opinion_that_is_not_there_is_refused_before_anything_runs(section, key):
+    with pytest.raises(BadInput, match=key):
+        check_paths(recipe(evaluate=section))

@@ -16,9 +16,9 @@ import pytest
 from mlflow import MlflowClient
 
 from rlhf_core.config import Recipe
-from rlhf_core.gates import decide_all
+from rlhf_core.gates import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
-from tasks import tracking
+from tasks import packaging, tracking
 from tasks.process import run_stage
 from tasks.record import Record, Registration, pending
 from tasks.tracker import Tracker
@@ -54,7 +54,7 @@ def run_one(tracker: Tracker, spec: StageSpec, command) -> None:
     run_dir = tracker.workspace.run_dir(spec)
     tracker.stage_started("sft", run_dir, cached=(run_dir / "result.json").exists())
     done = run_stage(spec, run_dir, watch=tracker.tick, command=command)
-    tracker.stage_ended("sft", status="FINISHED", decisions=decide_all(RECIPE, done.result))
+    tracker.stage_ended("sft", status="FINISHED", decisions=decide_all(RECIPE, Subject(done.result, spec, run_dir)))
 
 
 def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
@@ -126,7 +126,7 @@ def test_registered_weights_are_hard_links(home, tmp_path, command):
     tracker.register(Registration(model="tiny-reward", stage="sft", artifact=artifact, tags={"verdicts": "{}"}))
     assert tracker.retry(), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
-    stored = tracking.registry.local_folder(version.source)
+    stored = tracking.registry.local_folder(version.source) / "artifacts" / "model"
     assert (stored / "weights").stat().st_ino == (artifact.path / "weights").stat().st_ino
     assert version.tags["digest"] == artifact.digest and version.tags["pipeline_run_id"] == tracker.record.run_id
 
@@ -195,7 +195,7 @@ def wait_for(succeeds) -> bool:
 
 
 def register_on_server(workspace: Workspace, folder: Path) -> None:
-    """Weights are uploaded and come back with the same bytes."""
+    """Weights are uploaded once and come back with the same bytes; the card beside them can be renewed."""
     weights = folder / "model"
     weights.mkdir()
     (weights / "weights").write_text("w" * 1000)
@@ -210,3 +210,9 @@ def register_on_server(workspace: Workspace, folder: Path) -> None:
     assert wait_for(tracker.retry), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
     assert tracking.registry.fetch(workspace, version).digest == artifact.digest
+    (uploaded,) = (folder / "server" / "art").rglob("artifacts/model/weights")
+    before = uploaded.stat()
+    renewed = Registration(model="tiny-reward", stage="reward", artifact=artifact, tags={}, card="renewed")
+    packaging.store(renewed, version.source, registered=True)
+    assert (uploaded.stat().st_mtime_ns, uploaded.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert (uploaded.parents[2] / "README.md").read_text() == "renewed"

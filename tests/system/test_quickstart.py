@@ -77,21 +77,26 @@ def test_true_utility_rises_beyond_noise_inside_the_kl_budget(finished):
     assert metrics["eval/kl_per_response"] < 50
 
 
-def test_champions_load_from_the_registry_with_plain_transformers(finished):
+def test_champions_load_from_the_registry_with_mlflow_and_with_plain_transformers(finished):
     import mlflow
 
     workspace, document = finished
     assert document["promotion"]["promoted"] is True
     mlflow.set_tracking_uri(f"sqlite:///{workspace.home}/mlflow.db")
-    policy = mlflow.artifacts.download_artifacts("models:/quickstart-policy@champion")
-    reward = mlflow.artifacts.download_artifacts("models:/quickstart-reward@champion")
+    policy, reward = (
+        mlflow.artifacts.download_artifacts(f"models:/quickstart-{kind}@champion") + "/artifacts/model"
+        for kind in ("policy", "reward")
+    )
     assert AutoModelForSequenceClassification.from_pretrained(reward).config.num_labels == 1
     tokenizer = AutoTokenizer.from_pretrained(policy)
     messages = [{"role": "user", "content": "how do i clean my old table at home ?"}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     prompt = inputs["input_ids"].shape[1]
     reply = AutoModelForCausalLM.from_pretrained(policy).generate(**inputs, max_new_tokens=48, do_sample=False)
-    assert "table" in tokenizer.decode(reply[0, prompt:], skip_special_tokens=True)
+    text = tokenizer.decode(reply[0, prompt:], skip_special_tokens=True)
+    assert "table" in text
+    served = mlflow.pyfunc.load_model("models:/quickstart-policy@champion")
+    assert served.predict({"messages": messages}, params={"max_tokens": 48}) == [text]
 
 
 def test_mlflow_has_one_parent_with_a_nested_run_for_every_stage(finished):

@@ -1,0 +1,216 @@
+"""`rlhf plan`: how much memory each stage of a recipe needs on each device, and what would make it fit."""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_core.errors import ConfigError
+
+DOES_NOT_FIT = 3  # exit code
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+DEFAULT_MEMORY = "80GiB"
+GPU_OVERHEAD = 2 * 2**30  # CUDA context, NCCL, cuBLAS, rounding: infra/docs/memory.md
+CPU_OVERHEAD = int(0.7 * 2**30)  # Python with torch, transformers and DeepSpeed imported, measured
+CPU_OVERHEAD_VLLM = int(1.1 * 2**30)  # with vLLM as well, measured
+WIDE = 200  # columns of a table that is not printed to a terminal
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from rlhf_core.config import RECIPES
+
+    return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem.startswith(incomplete))
+
+
+def _presets(incomplete: str) -> list[str]:
+    from rlhf_core.plan.presets import PRESETS
+
+    return sorted(name for name in PRESETS if name.startswith(incomplete))
+
+
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name or a .toml file: its settings", autocompletion=_recipes)
+    ],
+    gpus: Annotated[int | None, typer.Option(help="Devices that share the work [default: those of this machine]")] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help=f"Of one device, e.g. 80GiB or 80GB [default with --gpus: {DEFAULT_MEMORY}]"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A published shape (7b, llama-3-70b, ...) for all models", autocompletion=_presets),
+    ] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A model's config.json for all models, in place of the recipe's")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a stacked bar a stage: .svg or .png")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
+) -> None:
+    """Memory of every stage on each device: weights, gradients, optimizer, activations, logits, KV cache; does it fit?
+
+    Nothing is loaded or trained. Formulas: infra/docs/memory.md. Exit codes: 0 every stage fits, 3 one does not.
+    """
+    from rlhf_core.config import load_recipe
+    from rlhf_core.plan.picture import draw
+    from rlhf_core.plan.remedies import find_remedy
+    from rlhf_core.plan.source import find_models
+    from rlhf_core.plan.stages import STAGES, plan_stage, strategy_of
+    from rlhf_core.plan.strategy import Hardware
+
+    loaded = load_recipe(recipe, settings or [])
+    devices, kind, capacity = find_devices(gpus, gpu_memory)
+    models = find_models(loaded, name=model, config=model_config)
+    plans = [
+        plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), Hardware(kind, capacity, _overhead(kind, stage)))
+        for stage in STAGES
+    ]
+    remedies = [None if stage.fits else find_remedy(loaded, models, stage) for stage in plans]
+    if picture:
+        draw(plans, picture)
+    if as_json:
+        _print_json(models, plans, remedies)
+    else:
+        _print_plans(loaded, models, plans, remedies)
+    if not all(stage.fits for stage in plans):
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes in '80GiB', '80 GB' or '512MiB'. Raises ConfigError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)B\s*", text.upper())
+    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    if size <= 0:
+        raise ConfigError(
+            f"--gpu-memory {text!r} is not a size; expected a positive number with its unit, "
+            "e.g. 80GiB (2^30 bytes each) or 80GB (10^9)."
+        )
+    return size
+
+
+def find_devices(gpus: int | None, gpu_memory: str | None) -> tuple[int, str, int]:
+    """How many devices, 'gpu' or 'cpu', and the bytes of one: as asked for, else this machine's. Raises ConfigError."""
+    if gpus is not None and gpus < 1:
+        raise ConfigError(f"--gpus {gpus}: expected 1 or more. Leave it out to plan for this machine.")
+    if gpus is not None or gpu_memory is not None:
+        return gpus or 1, "gpu", parse_memory(gpu_memory or DEFAULT_MEMORY)
+    from tasks.process import has_cuda
+
+    if has_cuda():
+        import torch
+
+        return torch.cuda.device_count(), "gpu", torch.cuda.get_device_properties(0).total_memory
+    from flows.doctor import memory_limit
+
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1, "cpu", min(installed, memory_limit() or installed)
+
+
+def _overhead(kind: str, stage: str) -> int:
+    if kind == "gpu":
+        return GPU_OVERHEAD
+    return CPU_OVERHEAD_VLLM if stage in ("ppo", "evaluate") else CPU_OVERHEAD
+
+
+def _print_json(models, plans, remedies) -> None:
+    from rlhf_core.plan import report
+
+    first = plans[0]
+    values = {
+        "fits": all(stage.fits for stage in plans),
+        "devices": first.strategy.devices,
+        "kind": first.hardware.kind,
+        "models": {role: asdict(shape) | {"parameters": count} for role, shape, count in _shapes(models)},
+        "half_weights_gb": report.half_weights_gb(models),
+        "stages": [report.as_json(stage, remedy) for stage, remedy in zip(plans, remedies, strict=True)],
+    }
+    print(json.dumps(values, indent=2))
+
+
+def _shapes(models):
+    return ("policy", models.policy, models.policy.policy), ("reward", models.reward, models.reward.scalar)
+
+
+def _print_plans(recipe, models, plans, remedies) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from rlhf_core.plan import report
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDE)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for role, shape, count in _shapes(models):
+        say(f"{role}: {shape.name}, {count:,} parameters ({shape.source})")
+    for stage, remedy in zip(plans, remedies, strict=True):
+        console.print(Text(_headline(stage), style="bold" if stage.fits else "bold red"), soft_wrap=True)
+        console.print(_table(stage))
+        if cache := report.cache_capacity(recipe, models, stage):
+            say(f"  vLLM's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows at once.")
+        if not stage.fits:
+            _print_remedy(remedy, say)
+    sizes = report.half_weights_gb(models)
+    each = ", ".join(f"{role} {size:,.1f}" for role, size in sizes.items())
+    say(f"Weights alone at 2 bytes a parameter, GB (10^9 bytes): {each}; {sum(sizes.values()):,.1f} in all.")
+    if plans[0].strategy.devices > 1:
+        say("Training starts one process on one device today: what several would hold is planned, not offered yet.")
+
+
+def _headline(stage) -> str:
+    """What a stage needs, of how much, and with which settings."""
+    from rlhf_core.plan import report
+    from rlhf_core.plan.strategy import GIB
+
+    how, needs, has = stage.strategy, stage.peak / GIB, stage.hardware.capacity / GIB
+    return (
+        f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s), {report.verdict(stage)}\n"
+        f"  {how.dtype}, ZeRO {how.zero_stage}, {how.micro_batch_tokens:,} tokens at once; "
+        f"peak: {stage.peak_phase}; in brackets: held at another time"
+    )
+
+
+def _table(stage):
+    """The models of a stage and what each holds at its peak, GiB on one device."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from rlhf_core.plan import report
+    from rlhf_core.plan.stages import KINDS
+    from rlhf_core.plan.strategy import GIB
+
+    table = Table("GiB", box=SIMPLE_HEAD)
+    for kind in (*KINDS, "at the peak"):
+        table.add_column(kind, justify="right")
+    for model, sizes, elsewhere in report.rows(stage):
+        cells = [_cell(sizes[kind] / GIB, kind in elsewhere) for kind in KINDS]
+        table.add_row(model, *cells, f"{sum(sizes[kind] for kind in KINDS if kind not in elsewhere) / GIB:,.2f}")
+    table.add_row("overhead", *[""] * len(KINDS), f"{stage.hardware.overhead / GIB:,.2f}", end_section=True)
+    table.add_row("total", *[""] * len(KINDS), f"{stage.peak / GIB:,.2f}")
+    return table
+
+
+def _cell(size: float, elsewhere: bool) -> str:
+    if not size:
+        return ""
+    text = f"{size:,.2f}" if size >= 0.01 else "<0.01"
+    return f"({text})" if elsewhere else text
+
+
+def _print_remedy(remedy, say) -> None:
+    from rlhf_core.plan.strategy import GIB
+
+    if remedy is None:
+        say("  No change that is known here makes it fit.")
+        return
+    host = f", and {remedy.plan.host / GIB:,.1f} GiB of host memory a device" if remedy.plan.host else ""
+    say(f"  Smallest change that makes it fit ({remedy.plan.peak / GIB:,.1f} GiB{host}):")
+    for change in remedy.changes:
+        say(f"    {change.text}: {change.option or 'not offered yet'}")

@@ -1,0 +1,64 @@
+"""Writing a run's report when it ends: into the workspace, linked from Prefect; the tracker brings it to MLflow."""
+
+import logging
+from pathlib import Path
+
+from prefect import runtime
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from flows.report.run import run_page
+from rlhf_core.rundir import write_atomically
+from tasks import describe, events, registry, runs
+from tasks.evidence import RunEvidence, of_record
+from tasks.session import Session
+from tasks.tracking import brief, link, report_link
+
+log = logging.getLogger("rlhf.report")
+FOLDER, FILE = "reports", "report.html"
+
+
+def write_report(session: Session) -> Path | None:
+    """Write the report of a session that has ended; None when no stage had begun. Works while MLflow is away."""
+    record, workspace = session.tracker.record, session.workspace
+    if not record.stages:
+        return None
+    run = of_record(record, lambda run_id: link(record, run_id))
+    path = workspace.home / FOLDER / f"{record.id}-{record.name}" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, run_page(run, _champion(session, run), _versions(session)))
+    record.report = path
+    events.emit(events.ReportWritten(path))
+    if runtime.flow_run.id:
+        _tell_prefect(session, path)
+    return path
+
+
+def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
+    """The run that made the champion which the policy was compared with; None when MLflow cannot say."""
+    digest = run.model("champion")
+    if digest is None or session.tracker.problem:
+        return None
+    try:
+        client = session.tracker.client
+        version = registry.version_of(client, f"{session.recipe.registry.name}-policy", digest)
+        return runs.read(client, runs.resolve(client, f"{version.name}/{version.version}")) if version else None
+    except Exception as error:  # the report must be written whatever becomes of MLflow
+        log.warning("the champion's run is left out of the report (%s)", brief(error))
+        return None
+
+
+def _versions(session: Session) -> dict[str, list[str]]:
+    """Model digest -> the version that this run registered."""
+    registered = [item for item in session.tracker.record.registrations if item.version]
+    return {item.artifact.digest: [f"{item.model} {item.version}"] for item in registered}
+
+
+def _tell_prefect(session: Session, path: Path) -> None:
+    record = session.tracker.record
+    url = report_link(record) or path.as_uri()
+    note = f"[Report of {record.name}]({url}), also at `{path}`.\n\n{describe.pipeline_note(record)}"
+    try:
+        create_link_artifact(url, key="report", link_text=f"Report of {record.name}")
+        create_markdown_artifact(note, key="report-summary", description=f"How {record.name} ended")
+    except Exception as error:  # a Prefect server that is gone must not cost the report
+        log.warning("Prefect was not told of the report (%s)", brief(error))

@@ -1,0 +1,112 @@
+"""A registered reward model as an MLflow model: conversations or pairs in, scores out.
+
+MLflow runs this file when it saves and when it loads the model ("models from code"). It needs mlflow, torch and
+transformers, not the project, and imports the last two only when weights are loaded.
+"""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+BATCH = 16  # conversations scored at once
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+PAIR = ["prompt", "chosen", "rejected"]
+CHAT_TEMPLATE = (  # the one that training used where the tokenizer brings none
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+refused = MlflowException.invalid_parameter_value  # a server answers it with status 400
+
+
+class Reward(mlflow.pyfunc.PythonModel):
+    """`messages` (ending with the assistant's turn) in, `score` out; or `prompt`, `chosen`, `rejected` in, both scores,
+    their `margin` and the `probability` that the chosen one is preferred, sigmoid(margin), out."""
+
+    def load_context(self, context) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        folder = Path(context.artifacts["model"])
+        if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
+            raise refused(f"{folder} holds {found}, which may run code when loaded; expected safetensors only")
+        safely = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+        self.tokenizer.chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safely)
+        if model.config.num_labels != 1:
+            raise refused(f"{folder} has {model.config.num_labels} labels; a reward model has one")
+        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.limit = getattr(model.config, "max_position_embeddings", 2**31)
+
+    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+        columns = set(model_input.columns)
+        if columns == {"messages"}:
+            turns = [self._last_turn(row, messages) for row, messages in enumerate(model_input["messages"])]
+            return pd.DataFrame({"score": self._scores(turns)}, index=model_input.index)
+        if columns != set(PAIR):
+            raise refused(
+                f"found the columns {sorted(columns)}; expected only 'messages', or 'prompt', 'chosen' and 'rejected'"
+            )
+        pairs = [self._pair(row, *values) for row, values in enumerate(model_input[PAIR].itertuples(index=False))]
+        scores = self._scores([turn for pair in pairs for turn in pair])
+        result = pd.DataFrame({"chosen_score": scores[0::2], "rejected_score": scores[1::2]}, index=model_input.index)
+        result["margin"] = result["chosen_score"] - result["rejected_score"]
+        result["probability"] = 0.5 * (1 + np.tanh(result["margin"] / 2))  # the sigmoid, without overflow
+        return result
+
+    def _last_turn(self, row: int, messages) -> list[int]:
+        if not isinstance(messages, list | np.ndarray) or len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise refused(f"row {row}: expected messages that end with the assistant's turn; found {messages!r}")
+        return self._ids(row, list(messages[:-1]), messages[-1]["content"])
+
+    def _pair(self, row: int, prompt, chosen, rejected) -> tuple[list[int], list[int]]:
+        if not isinstance(chosen, str) or not isinstance(rejected, str) or not isinstance(prompt, str | list | np.ndarray):
+            raise refused(
+                f"row {row}: expected a prompt (text or messages) and two texts; found {[prompt, chosen, rejected]!r}"
+            )
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return self._ids(row, messages, chosen), self._ids(row, messages, rejected)
+
+    def _ids(self, row: int, prompt: list[dict], reply: str) -> list[int]:
+        """Token ids of the prompt with the opening of the assistant's turn, the reply and end-of-text, as in training."""
+        try:
+            text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates refuse in their own words
+            raise refused(f"row {row}: the model's chat template refuses {prompt}: {error}") from error
+        ids = [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)]
+        ids = [*ids[0], *ids[1], self.tokenizer.eos_token_id]
+        if len(ids) > self.limit:
+            raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
+        return ids
+
+    def _scores(self, sequences: list[list[int]]) -> np.ndarray:
+        """The score at each sequence's last token, end-of-text included."""
+        scores = np.zeros(len(sequences))
+        by_length = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+        for start in range(0, len(sequences), BATCH):
+            rows = by_length[start : start + BATCH]
+            scores[rows] = self._batch([sequences[row] for row in rows])
+        return scores
+
+    def _batch(self, sequences: list[list[int]]) -> np.ndarray:
+        """Padded on the right: no real token sees padding, and positions count from the first token."""
+        import torch
+
+        lengths = [len(sequence) for sequence in sequences]
+        ids_BL = torch.zeros((len(sequences), max(lengths)), dtype=torch.long)
+        mask_BL = torch.zeros_like(ids_BL)
+        for row, sequence in enumerate(sequences):
+            ids_BL[row, : len(sequence)] = torch.tensor(sequence)
+            mask_BL[row, : len(sequence)] = 1
+        device = self.model.device
+        with torch.inference_mode():
+            output = self.model.base_model(ids_BL.to(device), attention_mask=mask_BL.to(device), use_cache=False)
+            last_BD = output.last_hidden_state[range(len(sequences)), [length - 1 for length in lengths]]
+            return self.model.score(last_BD).squeeze(-1).float().cpu().numpy()
+
+
+mlflow.models.set_model(Reward())

@@ -1,0 +1,68 @@
+"""Confidence intervals and tests in plain numbers: two-sided, `confidence` is the probability that they cover."""
+
+import math
+
+import numpy as np
+from scipy.special import betaincinv, ndtri
+
+RESAMPLES = 10_000
+MIN_BOOTSTRAP = 10  # items; with fewer, resampling says too little about the spread (one item would give width 0)
+_CELLS = 4_000_000  # numbers drawn at once
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927); (0, 1) for n = 0.
+
+    successes may be half-integral: a tie counts one half.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = float(ndtri((1 + confidence) / 2))
+    p, z2 = successes / n, z**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion from binomial tails (Clopper and Pearson 1934); (0, 1) for n = 0.
+
+    Its lower end is above 1/2 exactly when the one-sided sign test rejects at (1 - confidence) / 2.
+    """
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p-value of the sign test: as many wins as losses (ties left out) under Binomial(n, 1/2); 1 for n = 0."""
+    n, fewer = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+Term = tuple[int, np.ndarray, np.ndarray]  # sign, numerators (N,), denominators (N,); all terms speak of the same N items
+
+
+def statistic(terms: list[Term]) -> float:
+    """Sum over terms of sign * sum(numerators) / sum(denominators); NaN where a denominator is 0."""
+    with np.errstate(all="ignore"):
+        return float(sum(sign * numerators.sum() / denominators.sum() for sign, numerators, denominators in terms))
+
+
+def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of `statistic`: items are resampled, every term with the same ones.
+
+    Raises ValueError for fewer than MIN_BOOTSTRAP items.
+    """
+    n = len(terms[0][1])
+    if n < MIN_BOOTSTRAP:
+        raise ValueError(f"a bootstrap interval needs at least {MIN_BOOTSTRAP} items, there are {n}")
+    generator, parts = np.random.default_rng(seed), []
+    rows = max(1, _CELLS // n)
+    for start in range(0, RESAMPLES, rows):
+        index = generator.integers(n, size=(min(rows, RESAMPLES - start), n))
+        with np.errstate(all="ignore"):
+            parts.append(sum(sign * top[index].sum(-1) / bottom[index].sum(-1) for sign, top, bottom in terms))
+    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

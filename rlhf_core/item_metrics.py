@@ -1,0 +1,113 @@
+"""Which metric comes from which columns of items.parquet, and how: what gates compute intervals and pairings from.
+
+wins        share of items on which `column` is higher than `other`; a tie counts `tie`
+misses      share of items on which `column` is false
+mean        mean of `column`
+difference  mean of `column` - `other`, paired
+ratio       mean of `column` / mean of `other`
+verdict     mean of `column`, whose values lie between 0 and 1 and say who won; items without one are left out
+minus       metric `column` - metric `other`, on the same items
+"""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
+
+
+class ItemMetric(NamedTuple):
+    """How one metric is computed from items. where: (less, more), only items on which the first column is the lower."""
+
+    kind: Kind
+    column: str
+    other: str | None = None
+    tie: float = 0.5
+    where: tuple[str, str] | None = None
+
+
+_SHORTER = ("chosen_tokens", "rejected_tokens")
+ITEM_METRICS: dict[str, ItemMetric] = {
+    "reward/accuracy": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0),
+    "reward/accuracy_when_shorter": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER),
+    "reward/length_baseline": ItemMetric("wins", "chosen_tokens", "rejected_tokens"),
+    "reward/accuracy_over_length": ItemMetric("minus", "reward/accuracy", "reward/length_baseline"),
+    "reward/heldout_margin": ItemMetric("difference", "chosen_score", "rejected_score"),
+    "eval/score_policy": ItemMetric("mean", "policy_score"),
+    "eval/score_sft": ItemMetric("mean", "sft_score"),
+    "eval/score_gain": ItemMetric("difference", "policy_score", "sft_score"),
+    "eval/win_rate": ItemMetric("wins", "policy_score", "sft_score"),
+    "eval/win_rate_vs_champion": ItemMetric("wins", "policy_score", "champion_score"),
+    "eval/kl_per_response": ItemMetric("mean", "policy_kl"),
+    "eval/length_policy": ItemMetric("mean", "policy_tokens"),
+    "eval/length_sft": ItemMetric("mean", "sft_tokens"),
+    "eval/length_ratio": ItemMetric("ratio", "policy_tokens", "sft_tokens"),
+    "eval/repetition_policy": ItemMetric("mean", "policy_repetition"),
+    "eval/repetition_sft": ItemMetric("mean", "sft_repetition"),
+    "eval/repetition_increase": ItemMetric("difference", "policy_repetition", "sft_repetition"),
+    "eval/no_eos_policy": ItemMetric("misses", "policy_ended"),
+    "eval/no_eos_sft": ItemMetric("misses", "sft_ended"),
+    "eval/independent_policy": ItemMetric("mean", "policy_independent"),
+    "eval/independent_sft": ItemMetric("mean", "sft_independent"),
+    "eval/independent_gain": ItemMetric("difference", "policy_independent", "sft_independent"),
+    "eval/judge_win_rate": ItemMetric("verdict", "judge_vs_sft"),
+    "eval/judge_win_rate_vs_champion": ItemMetric("verdict", "judge_vs_champion"),
+}
+# Metrics that speak of all items together, and the detector whose table worst_<name> shows the items behind them.
+DETECTORS = {
+    "eval/length_correlation": "length",
+    "eval/distinct": "repetition",
+    "eval/opening_share": "opening",
+    "eval/kl_per_reward": "kl",
+    "eval/reward_up_independent_down": "independent",
+    "eval/reward_disagreement": "disagreement",
+}
+WRITTEN_FOR_EACH_MODEL = ("score", "tokens", "ended", "repetition", "independent")
+
+
+def base_metric(metric: str) -> str:
+    """'eval/win_rate_lower' -> 'eval/win_rate': the metric that an interval's end belongs to; others as they are."""
+    base = metric.removesuffix("_lower").removesuffix("_upper")
+    return base if base in ITEM_METRICS else metric
+
+
+def columns_of(metric: str) -> set[str]:
+    """Every column that a metric in ITEM_METRICS needs."""
+    how = ITEM_METRICS[metric]
+    if how.kind == "minus":
+        return columns_of(how.column) | columns_of(how.other)
+    return {how.column, *filter(None, (how.other,)), *(how.where or ())}
+
+
+def champions(column: str) -> str:
+    """The champion's column beside one of the policy's; other columns as they are."""
+    return f"champion_{column.removeprefix('policy_')}" if column.startswith("policy_") else column
+
+
+def is_against_champion(metric: str) -> bool:
+    """Whether a metric is a comparison with the champion by itself."""
+    return metric in ITEM_METRICS and any("champion" in column for column in columns_of(metric))
+
+
+def has_champions_value(metric: str) -> bool:
+    """Whether the same items hold the champion's value of this metric of the policy's."""
+    if metric not in ITEM_METRICS or is_against_champion(metric):
+        return False
+    policys = [column for column in columns_of(metric) if column.startswith("policy_")]
+    return bool(policys) and all(column.removeprefix("policy_") in WRITTEN_FOR_EACH_MODEL for column in policys)
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether a metric is a share of items, for which there is Wilson's interval."""
+    return metric in ITEM_METRICS and ITEM_METRICS[metric].kind in ("wins", "misses", "verdict")
+
+
+def is_comparison(metric: str, *, paired: bool) -> bool:
+    """Whether each item has a winner: by the metric itself, or (paired) because a baseline's value is taken off."""
+    how = ITEM_METRICS.get(metric)
+    if how is None or how.kind == "ratio" or how.where:
+        return False
+    return paired or how.kind in ("wins", "difference", "verdict")
+
+
+def detector_of(metric: str) -> str | None:
+    """The detector that a metric comes from, None for others."""
+    return next((name for prefix, name in DETECTORS.items() if metric.startswith(prefix)), None)

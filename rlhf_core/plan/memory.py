@@ -1,0 +1,123 @@
+"""The formulas: bytes on one device for weights, gradients, optimizer states, activations, logits and KV cache.
+
+Letters: P parameters, N devices, w bytes of a weight, T tokens that go through the model at once, L tokens of the longest
+row, D hidden, I intermediate, Q query width, H heads, V vocabulary, n layers. Sources: Rajbhandari et al. 2020
+(arXiv:1910.02054) for the states, Korthikanti et al. 2022 (arXiv:2205.05198) for the idea behind the activations, whose
+coefficients are counted from the modules that run here; tests hold them to what autograd really saves.
+"""
+
+from dataclasses import dataclass
+
+from rlhf_core.plan.shape import ModelShape
+from rlhf_core.plan.strategy import Strategy
+
+BUCKET = 500_000_000  # elements of DeepSpeed's gradient buckets: reduce_bucket_size, and the all-reduce of stage 0
+LIVE_PARAMETERS = 1_000_000_000  # elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
+ADAM_STATES = 2  # float32 mean and variance
+FLOAT = 4
+HALF = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through a model at once. tokens: padding included; length: of the longest row; positions: with logits."""
+
+    tokens: int
+    length: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Bytes on one device for a model that learns. stepping: held only while the optimizer steps; host: in host memory."""
+
+    weights: float
+    casts: float  # bfloat16 copies of weights, from the forward pass to the end of the backward pass
+    gradients: float
+    optimizer: float
+    buckets: float  # gradients on their way between devices
+    stepping: float
+    host: float = 0.0
+
+
+def training_state(parameters: int, matrices: int, strategy: Strategy, *, touched_only: bool = False) -> TrainingState:
+    """States of AdamW training (Rajbhandari et al. 2020, section 3, as DeepSpeed's code has it).
+
+    stage 0: wP + wP + 8P. stages 1, 2: the optimizer's 4P master weights + 8P are divided by N, in stage 2 the gradients
+    too, in stage 3 the weights too. parameters: P; matrices: weights of linear maps, which autocast copies.
+    touched_only: count of a bucket what is written, as host memory does, not what is reserved.
+    """
+    w, stage, share = strategy.weight_bytes, strategy.zero_stage, parameters / strategy.devices
+    sharded, kinds = stage >= 1, 2 if strategy.autocast else 1  # a bucket for each type that is sent
+    weights = w * parameters if stage < 3 else w * (share + min(parameters, LIVE_PARAMETERS))
+    gradients = w * (share if stage >= 2 else parameters)
+    optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * parameters
+    bucket = w * (min(BUCKET, parameters) if touched_only else BUCKET * kinds)
+    offloaded = strategy.offload_optimizer and sharded
+    return TrainingState(
+        weights=weights,
+        casts=HALF * matrices if strategy.autocast and stage < 3 else 0,
+        gradients=gradients,
+        optimizer=0 if offloaded else optimizer,
+        buckets=bucket if sharded else 0,
+        stepping=(0 if offloaded else w * share) if sharded else w * min(BUCKET, parameters),
+        host=optimizer + FLOAT * share if offloaded else 0,
+    )
+
+
+def saved_activations(shape: ModelShape, batch: Batch, strategy: Strategy) -> float:
+    """What the backbone's forward pass leaves for the backward pass, bytes.
+
+    float32, a token and layer: 4 (6D + 4Q + 4I + L + H + 2): two norms keep input, normed and scaled output; attention
+    keeps q, k (repeated over its group), v, output, one mask row, one log-sum a head; the MLP keeps gate, silu(gate), up
+    and their product. With checkpointing only each layer's input, plus one layer recomputed.
+    """
+    layer = _saved_by_layer(shape, batch.length, strategy)
+    residual = strategy.weight_bytes  # bytes of a number between layers
+    final = (FLOAT + residual) * shape.hidden + 2 * residual * shape.head_width + FLOAT + 8  # norm; cos, sin; token ids
+    if strategy.checkpointing:
+        return batch.tokens * (shape.layers * residual * shape.hidden + layer + final)
+    return batch.tokens * (shape.layers * layer + final)
+
+
+def _saved_by_layer(shape: ModelShape, length: int, strategy: Strategy) -> int:
+    D, Q, inner, H = shape.hidden, shape.query_width, shape.intermediate, shape.heads
+    if strategy.compute_bytes == FLOAT:
+        layer = 4 * (6 * D + 4 * Q + 4 * inner + length + H + 2)
+    else:  # norms in float32; with autocast residuals too, and each linear map casts its own input
+        layer = (26 if strategy.autocast else 16) * D + 8 * Q + 8 * inner + 2 * length + 4 * H + 8
+    norm = FLOAT + strategy.compute_bytes
+    return layer + shape.qk_norm * (norm * (Q + shape.kv_width) + FLOAT * (H + shape.kv_heads))
+
+
+def working_tensors(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool) -> float:
+    """What lives beside the saved activations: 4T(I + 2D) of gradients, or T(4eI + 12D) of a pass without gradients."""
+    if learns:
+        return FLOAT * batch.tokens * (shape.intermediate + 2 * shape.hidden)
+    return batch.tokens * (4 * strategy.compute_bytes * shape.intermediate + 3 * FLOAT * shape.hidden)
+
+
+def logits(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool, entropy: bool = False) -> float:
+    """float32 tensors of size positions x V that live at once, bytes.
+
+    Without gradients 2 (logits, and exp inside logsumexp), with them 4 (logits, and three inside its backward pass). An
+    entropy adds one, or two where bfloat16 logits are widened once more, which also keeps those.
+    """
+    half = strategy.compute_bytes == HALF
+    copies = (4 if learns else 2) + entropy * (2 if learns and half else 1)
+    kept = HALF if half and entropy and not learns else 0
+    return batch.positions * shape.vocabulary * (FLOAT * copies + kept)
+
+
+def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
+    """Keys and values of one token over all layers: 2 n (kv width) e bytes."""
+    return 2 * shape.layers * shape.kv_width * strategy.compute_bytes
+
+
+def frozen_weights(parameters: int, strategy: Strategy) -> float:
+    """A model that does not learn: 4P bytes, or 2P in bfloat16; or its share of that, and what is gathered at once."""
+    size = HALF if strategy.half_frozen else FLOAT
+    if strategy.frozen == "whole":
+        return size * parameters
+    share = parameters / strategy.devices if strategy.frozen == "sharded" else 0
+    return size * (share + min(parameters, LIVE_PARAMETERS))

@@ -1,0 +1,48 @@
+"""A plan as a picture: one stacked bar a stage, and the line of what a device has."""
+
+from pathlib import Path
+
+from rlhf_core.errors import ConfigError
+from rlhf_core.plan.stages import KINDS, StagePlan
+from rlhf_core.plan.strategy import GIB
+
+FORMATS = (".svg", ".png")
+_COLORS = dict(zip(KINDS, ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f"), strict=True))
+_OVERHEAD = "#bab0ac"
+
+
+def draw(plans: list[StagePlan], file: Path) -> None:
+    """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind. Raises ConfigError for other endings."""
+    if file.suffix.lower() not in FORMATS:
+        raise ConfigError(f"--picture {file} ends in {file.suffix or 'nothing'!r}; expected {' or '.join(FORMATS)}.")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.8 * len(plans)), layout="constrained")
+    for row, plan in enumerate(plans):
+        left = 0.0
+        for label, size in _segments(plan):
+            axes.barh(row, size / GIB, left=left, color=_COLORS.get(label, _OVERHEAD), edgecolor="white", linewidth=0.5)
+            left += size / GIB
+        verdict = "fits" if plan.fits else f"{-plan.spare / GIB:,.1f} GiB too much"
+        axes.text(left, row, f"  {left:,.1f}: {verdict}", va="center")
+    capacity = plans[0].hardware.capacity / GIB
+    axes.axvline(capacity, color="black", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(plans)), [plan.stage for plan in plans])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * max(capacity, *(plan.peak / GIB for plan in plans)))
+    axes.set_xlabel(f"GiB on each of {plans[0].strategy.devices} device(s) at the peak; dashed: the {capacity:,.1f} GiB it has")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (*_COLORS.values(), _OVERHEAD)]
+    figure.legend(
+        handles, [*KINDS, "overhead"], loc="outside upper center", ncols=len(KINDS) + 1, fontsize="small", frameon=False
+    )
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _segments(plan: StagePlan) -> list[tuple[str, float]]:
+    held = [part for part in plan.parts if part.held(plan.peak_phase)]
+    by_kind = [(kind, sum(part.bytes for part in held if part.kind == kind)) for kind in KINDS]
+    return [*by_kind, ("overhead", plan.hardware.overhead)]

@@ -1,0 +1,143 @@
+"""The smallest change that makes a stage fit: cheap changes first, those that training does not offer yet after them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from rlhf_core.config import Recipe
+from rlhf_core.plan.memory import kv_bytes_per_token
+from rlhf_core.plan.stages import Models, StagePlan, longest_row, plan_stage
+from rlhf_core.plan.strategy import OFFERED_ZERO_STAGES, Strategy
+
+LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
+MOST_DOUBLINGS = 6  # of the number of devices
+UNOFFERED = 100  # a change that no recipe can make weighs more than all together that it can
+DOUBLING = 10_000  # more devices weigh more than any change of settings
+COSTS = {  # in the order in which they are tried
+    "dtype": {"bfloat16": 1},
+    "zero_stage": {stage: stage + (0 if stage in OFFERED_ZERO_STAGES else UNOFFERED) for stage in (1, 2, 3)},
+    "half_frozen": {True: UNOFFERED},
+    "checkpointing": {True: UNOFFERED + 1},
+    "sampler_sleeps": {True: UNOFFERED + 2},
+    "offload_optimizer": {True: UNOFFERED + 4},
+    "shard_sampler": {True: UNOFFERED + 5},
+    "frozen": {"sharded": UNOFFERED + 5, "offloaded": UNOFFERED + 6},
+    "half_weights": {True: UNOFFERED + 7},
+}
+TEXTS = {
+    "half_frozen": "models that do not learn in bfloat16",
+    "checkpointing": "gradient checkpointing",
+    "sampler_sleeps": "vLLM asleep while the policy learns",
+    "offload_optimizer": "optimizer states in host memory",
+    "shard_sampler": "vLLM over all devices (tensor parallelism)",
+    "half_weights": "bfloat16 weights and gradients, float32 master weights with the optimizer",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that differs; option: what to pass on the command line, empty where training does not offer it yet."""
+
+    text: str
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Changes that together make a stage fit, and the plan with them."""
+
+    changes: tuple[Change, ...]
+    plan: StagePlan
+
+
+def find_remedy(recipe: Recipe, models: Models, plan: StagePlan) -> Remedy | None:
+    """The cheapest changes with which the stage fits, or None.
+
+    Sets of changes are tried by their cost, each with the smallest microbatch and cache; of the first set that fits,
+    these two are then made as large as still fits.
+    """
+
+    def build(strategy: Strategy) -> StagePlan:
+        return plan_stage(recipe, plan.stage, models, strategy, plan.hardware)
+
+    tokens, caches = _token_levels(recipe, plan), _cache_levels(recipe, plan, models)
+    for strategy in _by_cost(plan):
+        if not build(replace(strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1])).fits:
+            continue
+        sizes = sorted(product(range(len(tokens)), range(len(caches(strategy)))), key=lambda pair: (sum(pair), pair))
+        for i, j in sizes:
+            found = build(replace(strategy, micro_batch_tokens=tokens[i], kv_cache_mib=caches(strategy)[j]))
+            if found.fits:
+                return Remedy(tuple(_changes(plan, found.strategy)), found)
+    return None
+
+
+def _by_cost(plan: StagePlan) -> Iterator[Strategy]:
+    """Every layout but for microbatch and cache, the cheapest first; the present one has cost 0."""
+    now, options = plan.strategy, []
+    for name, values in COSTS.items():
+        present = getattr(now, name)
+        applies = _applies(plan.stage, name)
+        options.append([(0, (name, present)), *((cost, (name, v)) for v, cost in values.items() if applies and v != present)])
+    options[1] = [(cost, (name, stage)) for cost, (name, stage) in options[1] if stage >= now.zero_stage]
+    options.append([(DOUBLING * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
+    layouts = [(sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen)) for chosen in product(*options)]
+    for _, values in sorted(layouts, key=lambda layout: layout[0]):
+        strategy = replace(now, **values)
+        if _possible(strategy):
+            yield strategy
+
+
+def _applies(stage: str, name: str) -> bool:
+    """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does not learn."""
+    if name in ("sampler_sleeps", "shard_sampler", "frozen", "half_frozen"):
+        return stage in ("ppo", "evaluate")
+    return name == "dtype" or stage != "evaluate"
+
+
+def _possible(strategy: Strategy) -> bool:
+    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one device."""
+    if strategy.devices == 1 and (strategy.shard_sampler or strategy.frozen == "sharded"):
+        return False
+    return strategy.zero_stage > 0 or not (strategy.offload_optimizer or strategy.half_weights)
+
+
+def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
+    """micro_batch_tokens and its halves, down to one longest row (a pair of them for the reward model)."""
+    return _halves(plan.strategy.micro_batch_tokens, longest_row(recipe, plan.stage) * (2 if plan.stage == "reward" else 1))
+
+
+def _cache_levels(recipe: Recipe, plan: StagePlan, models: Models):
+    def levels(strategy: Strategy) -> list[int]:
+        row = longest_row(recipe, plan.stage) * kv_bytes_per_token(models.policy, strategy)
+        return _halves(strategy.kv_cache_mib, -(-LEAST_KV_ROWS * row // 2**20))
+
+    return levels
+
+
+def _halves(value: int, least: int) -> list[int]:
+    levels = [value]
+    while levels[-1] // 2 >= least and levels[-1] > 1:
+        levels.append(levels[-1] // 2)
+    return levels
+
+
+def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
+    stage, before = plan.stage, plan.strategy
+    if after.micro_batch_tokens != before.micro_batch_tokens:
+        yield Change("smaller microbatches", f"--set {stage}.micro_batch_tokens={after.micro_batch_tokens}")
+    if after.kv_cache_mib != before.kv_cache_mib:
+        yield Change("a smaller KV cache", f"--set {stage}.sampling.kv_cache_mib={after.kv_cache_mib}")
+    if after.dtype != before.dtype:
+        yield Change("matrix products in bfloat16", f"--set model.dtype={after.dtype}")
+    if after.zero_stage != before.zero_stage:
+        offered = after.zero_stage in OFFERED_ZERO_STAGES
+        yield Change(f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}" if offered else "")
+    for name, text in TEXTS.items():
+        if getattr(after, name) != getattr(before, name):
+            yield Change(text)
+    if after.frozen != before.frozen:
+        where = {"sharded": "over all devices", "offloaded": "in host memory"}[after.frozen]
+        yield Change(f"models that do not learn {where}, gathered layer by layer")
+    if after.devices != before.devices:
+        yield Change(f"{after.devices} devices", f"--gpus {after.devices}")

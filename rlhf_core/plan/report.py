@@ -1,0 +1,71 @@
+"""A plan in words and as JSON values."""
+
+from rlhf_core.config import Recipe
+from rlhf_core.plan.memory import HALF, kv_bytes_per_token
+from rlhf_core.plan.remedies import Remedy
+from rlhf_core.plan.stages import KINDS, Models, StagePlan, longest_row
+from rlhf_core.plan.strategy import GIB
+
+ROLES = ("actor", "critic", "reward", "reference")
+
+
+def half_weights_gb(models: Models) -> dict[str, float]:
+    """Weights of the four models at 2 bytes a parameter, GB (10^9 bytes), as papers count them."""
+    parameters = {role: models.reward.scalar if role in ("critic", "reward") else models.policy.policy for role in ROLES}
+    return {role: HALF * count / 1e9 for role, count in parameters.items()}
+
+
+def verdict(plan: StagePlan) -> str:
+    """'fits, N GiB to spare' or 'does not fit by N GiB'."""
+    if plan.fits:
+        return f"fits, {plan.spare / GIB:,.1f} GiB to spare"
+    return f"does not fit by {-plan.spare / GIB:,.1f} GiB"
+
+
+def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
+    """Model, bytes of each kind, and the kinds that are not held at the peak (the most of any phase is given for these)."""
+    result = []
+    for model in dict.fromkeys(part.model for part in plan.parts):
+        own = [part for part in plan.parts if part.model == model]
+        sizes, elsewhere = {}, set()
+        for kind in KINDS:
+            parts = [part for part in own if part.kind == kind]
+            sizes[kind] = sum(part.bytes for part in parts if part.held(plan.peak_phase))
+            if parts and not sizes[kind]:
+                sizes[kind] = max(sum(p.bytes for p in parts if p.held(phase)) for phase in plan.phases)
+                elsewhere.add(kind)
+        result.append((model, sizes, elsewhere))
+    return result
+
+
+def cache_capacity(recipe: Recipe, models: Models, plan: StagePlan) -> tuple[int, int] | None:
+    """Tokens that vLLM's cache holds, and how many of the longest rows; None for a stage without vLLM."""
+    if not plan.strategy.kv_cache_mib:
+        return None
+    tokens = plan.strategy.kv_cache_mib * 2**20 // kv_bytes_per_token(models.policy, plan.strategy)
+    return tokens, tokens // longest_row(recipe, plan.stage)
+
+
+def as_json(plan: StagePlan, remedy: Remedy | None) -> dict:
+    """One stage; sizes in bytes on one device."""
+    values = {
+        "stage": plan.stage,
+        "fits": plan.fits,
+        "peak_bytes": round(plan.peak),
+        "capacity_bytes": plan.hardware.capacity,
+        "spare_bytes": round(plan.spare),
+        "overhead_bytes": plan.hardware.overhead,
+        "host_bytes": round(plan.host),
+        "peak_phase": plan.peak_phase,
+        "phases": {phase: round(plan.at(phase) + plan.hardware.overhead) for phase in plan.phases},
+        "parts": [
+            {"model": part.model, "kind": part.kind, "bytes": round(part.bytes), "phases": part.phases} for part in plan.parts
+        ],
+    }
+    if not plan.fits:
+        values["smallest_change"] = remedy and {
+            "peak_bytes": round(remedy.plan.peak),
+            "host_bytes": round(remedy.plan.host),
+            "changes": [{"text": change.text, "option": change.option or None} for change in remedy.changes],
+        }
+    return values

@@ -1,0 +1,228 @@
+"""Which models a stage holds, in which of its phases, and how much that is on one device."""
+
+from dataclasses import dataclass
+
+from rlhf_core.config import Recipe
+from rlhf_core.plan import memory
+from rlhf_core.plan.memory import Batch
+from rlhf_core.plan.shape import ModelShape
+from rlhf_core.plan.strategy import GIB, Hardware, Strategy
+
+STAGES = ("sft", "reward", "ppo", "evaluate")
+KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one kind for one model; `phases` in which they are held, None: always."""
+
+    model: str
+    kind: str
+    bytes: float
+    phases: tuple[str, ...] | None = None
+
+    def held(self, phase: str) -> bool:
+        return self.phases is None or phase in self.phases
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage on one device; every device holds the same. host: bytes in host memory for each device."""
+
+    stage: str
+    strategy: Strategy
+    hardware: Hardware
+    parts: tuple[Part, ...]
+    host: float
+
+    @property
+    def phases(self) -> list[str]:
+        return list(dict.fromkeys(phase for part in self.parts for phase in part.phases or ()))
+
+    def at(self, phase: str) -> float:
+        """Bytes of the models in a phase."""
+        return sum(part.bytes for part in self.parts if part.held(phase))
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=self.at)
+
+    @property
+    def peak(self) -> float:
+        """Bytes at the peak, overhead included."""
+        return self.at(self.peak_phase) + self.hardware.overhead
+
+    @property
+    def spare(self) -> float:
+        """Bytes left at the peak; negative when it does not fit."""
+        return self.hardware.capacity - self.peak
+
+    @property
+    def fits(self) -> bool:
+        return self.spare >= 0
+
+
+@dataclass(frozen=True)
+class Models:
+    """The shapes in a recipe: of the policy and its copies, and of the reward model and the critic made from it."""
+
+    policy: ModelShape
+    reward: ModelShape
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the parts of a stage are counted with."""
+
+    recipe: Recipe
+    models: Models
+    strategy: Strategy
+    hardware: Hardware
+    batch: Batch
+
+
+def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
+    """What the recipe says of a stage."""
+    section = getattr(recipe, stage)
+    sampling = getattr(section, "sampling", None)
+    return Strategy(
+        micro_batch_tokens=section.micro_batch_tokens,
+        dtype=recipe.model.dtype,
+        zero_stage=getattr(section, "zero_stage", 0),
+        kv_cache_mib=sampling.kv_cache_mib if sampling else 0,
+        devices=devices,
+    )
+
+
+def longest_row(recipe: Recipe, stage: str) -> int:
+    """Tokens of the longest prompt with its longest response that a stage may see."""
+    generated = getattr(recipe, stage).sampling.max_new_tokens if stage in ("ppo", "evaluate") else 0
+    read = 0 if stage == "ppo" else recipe.data.max_response_tokens
+    return recipe.data.max_prompt_tokens + max(generated, read)
+
+
+def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, hardware: Hardware) -> StagePlan:
+    """The memory of one stage. A microbatch counts as full, and full of response tokens: the most logits it can have."""
+    length = longest_row(recipe, stage)
+    tokens = max(strategy.micro_batch_tokens, length * (2 if stage == "reward" else 1))  # a pair stays together
+    setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens))
+    parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "evaluate": _evaluate}[stage](setting)
+    learners = {"sft": ["policy"], "reward": ["reward"], "ppo": ["actor", "critic"]}.get(stage, [])
+    host = sum(_state(setting, name).host for name in learners)
+    return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), host)
+
+
+def _sft(setting: Setting) -> list[Part]:
+    return [*_learner(setting, "policy", ["policy"]), *_reader(setting, "policy", "held-out loss", casts=True)]
+
+
+def _reward(setting: Setting) -> list[Part]:
+    return _learner(setting, "reward", ["reward"])
+
+
+def _ppo(setting: Setting) -> list[Part]:
+    learners = ["actor", "critic"] if setting.recipe.ppo.has_critic else ["actor"]
+    parts = [part for name in learners for part in _learner(setting, name, learners)]
+    parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
+    parts += [part for name in ("reward", "reference") for part in _frozen(setting, name)]
+    awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
+    return [*parts, *_sampler(setting, setting.recipe.ppo.rollout_batch, (*dict.fromkeys(awake),))]
+
+
+def _evaluate(setting: Setting) -> list[Part]:
+    """policy and sft answer through one sampler, the reward model scores, then policy and sft are compared."""
+    strategy, policy = setting.strategy, setting.models.policy
+    compared, scored = ("KL and held-out loss",), ("scoring",)
+    held = memory.frozen_weights(policy.policy, strategy)
+    parts = [
+        Part("policy", "weights", held, compared),
+        Part("sft", "weights", held, compared),
+        Part("reward", "weights", memory.frozen_weights(setting.models.reward.scalar, strategy), scored),
+        *_reader(setting, "policy", *compared),
+        *_reader(setting, "reward", *scored),
+    ]
+    awake = () if strategy.sampler_sleeps else (*scored, *compared)
+    return [*parts, *_sampler(setting, setting.recipe.evaluate.max_prompts, awake)]
+
+
+def _shape(setting: Setting, model: str) -> ModelShape:
+    return setting.models.reward if model in ("reward", "critic") else setting.models.policy
+
+
+def _parameters(setting: Setting, model: str) -> tuple[int, int]:
+    """All parameters of a model, and those in linear maps (a head of one row aside)."""
+    shape = _shape(setting, model)
+    layers = shape.layers * shape.layer_matrices
+    return (shape.scalar, layers) if model in ("reward", "critic") else (shape.policy, layers + shape.embedding)
+
+
+def _state(setting: Setting, model: str) -> memory.TrainingState:
+    on_cpu = setting.hardware.kind == "cpu"
+    return memory.training_state(*_parameters(setting, model), setting.strategy, touched_only=on_cpu)
+
+
+def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
+    """A model with an optimizer. Gradients wait from its first backward pass until it steps, after those before it."""
+    state, shape, batch, strategy = _state(setting, model), _shape(setting, model), setting.batch, setting.strategy
+    update, step = f"{model} update", f"{model} step"
+    waiting = tuple(f"{name} update" for name in learners)
+    waiting += tuple(f"{name} step" for name in learners[: learners.index(model) + 1])
+    working = memory.working_tensors(shape, batch, strategy, learns=True)
+    scores = memory.logits(shape, batch, strategy, learns=True, entropy=_entropy(setting))
+    has_logits = model in ("policy", "actor")
+    return [
+        Part(model, "weights", state.weights),
+        Part(model, "optimizer", state.optimizer),
+        Part(model, "gradients", state.gradients, waiting),
+        Part(model, "activations", memory.saved_activations(shape, batch, strategy), (update,)),
+        Part(model, "logits" if has_logits else "activations", max(working, scores) if has_logits else working, (update,)),
+        Part(model, "buffers", state.casts, (update,)),
+        Part(model, "buffers", state.buckets, waiting),
+        Part(model, "buffers", state.stepping, (step,)),
+    ]
+
+
+def _reader(setting: Setting, model: str, phase: str, *, casts: bool = False, entropy: bool = False) -> list[Part]:
+    """What a pass without gradients needs beside the weights. casts: of a model that learns; autocast keeps no others."""
+    shape, batch, strategy = _shape(setting, model), setting.batch, setting.strategy
+    scores = 0 if model == "reward" else memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
+    return [
+        Part(model, "activations", memory.working_tensors(shape, batch, strategy, learns=False), (phase,)),
+        Part(model, "logits", scores, (phase,)),
+        Part(model, "buffers", _state(setting, model).casts if casts else 0, (phase,)),
+    ]
+
+
+def _frozen(setting: Setting, model: str) -> list[Part]:
+    return [Part(model, "weights", memory.frozen_weights(_parameters(setting, model)[0], setting.strategy))]
+
+
+def _sampler(setting: Setting, sequences: int, awake: tuple[str, ...]) -> list[Part]:
+    """vLLM: its own weights and cache, also in the phases `awake` in which it does not generate, and its workspace."""
+    shape, strategy, phase = setting.models.policy, setting.strategy, "generation"
+    over = strategy.devices if strategy.shard_sampler else 1
+    held = (phase, *awake)
+    workspace, logits = _workspace(setting, sequences)
+    return [
+        Part("vLLM", "weights", strategy.compute_bytes * shape.policy / over, held),
+        Part("vLLM", "KV cache", strategy.kv_cache_mib * 2**20, held),
+        Part("vLLM", "activations", workspace / over, (phase,)),
+        Part("vLLM", "logits", logits, (phase,)),
+    ]
+
+
+def _workspace(setting: Setting, sequences: int) -> tuple[float, float]:
+    """Bytes of one layer over the tokens of a scheduler step, and of three float32 tensors of logits while sampling.
+
+    On a GPU vLLM runs a batch of its largest size when it starts; on the CPU only what is asked for counts.
+    """
+    shape, large = setting.models.policy, setting.hardware.capacity >= 70 * GIB
+    tokens, rows = (16_384, 1_024) if large else (8_192, 256)  # max_num_batched_tokens, max_num_seqs of vllm.LLM
+    if setting.hardware.kind == "cpu":
+        tokens, rows = min(4_096, sequences * setting.recipe.data.max_prompt_tokens), min(256, sequences)
+    layer = setting.strategy.compute_bytes * (3 * shape.intermediate + 3 * shape.hidden)
+    return tokens * layer, 3 * memory.FLOAT * rows * shape.vocabulary
+
+
+def _entropy(setting: Setting) -> bool:
+    return bool(setting.recipe.ppo.entropy_coef)

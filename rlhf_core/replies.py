@@ -1,0 +1,110 @@
+"""What the models say to the held-out prompts, and what reward models and reference say to that."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches
+from rlhf_core.config import Evaluate
+from rlhf_core.data.render import render_prompt
+from rlhf_core.losses import token_logprobs
+from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.reward import score
+from rlhf_core.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Replies:
+    """One model's answers, one entry a prompt."""
+
+    sequences: list[Sequence]
+    texts: list[str]
+    ended: list[bool]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Response tokens of each, EOS included."""
+        return [len(s.response) for s in self.sequences]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every model is asked, and how."""
+
+    tokenizer: PreTrainedTokenizerBase
+    rows: list[dict]
+    config: Evaluate
+    seed: int
+    dtype: str
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of the rendered prompts."""
+        return [render_prompt(self.tokenizer, row["prompt"]) for row in self.rows]
+
+
+def answer(setup: Setup, models: dict[str, Path]) -> dict[str, Replies]:
+    """Every model's replies, the same seed for the same prompt; models of one architecture share one engine."""
+    seeds = [setup.seed * 1_000_003 + i for i in range(len(setup.prompts))]
+    longest = max(map(len, setup.prompts))
+    sampler, loaded, replies = None, None, {}
+    for name, path in models.items():
+        architecture = _architecture(path)
+        if architecture != loaded:
+            if sampler:
+                sampler.close()
+            sampler = Sampler(path, setup.config.sampling, max_prompt_tokens=longest, dtype=setup.dtype)
+            loaded = architecture
+        else:
+            sampler.sync(load_policy(path).model.state_dict().items())
+        samples = sampler.generate(setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
+        sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
+        texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
+        replies[name] = Replies(sequences, texts, [s.ended for s in samples])
+    return replies
+
+
+def _architecture(path: Path) -> dict:
+    config = json.loads((path / "config.json").read_text())
+    return {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
+
+
+def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict[str, Tensor]:
+    """One reward model's scores of every model's replies, (N,) float32 each.
+
+    A reward model with another tokenizer or chat template than the policy reads the texts, rendered its own way and
+    closed with its end of text; otherwise it reads the very tokens.
+    """
+    tokenizer, forward = load_tokenizer(path), inference(load_scalar(path), dtype=setup.dtype)
+    scores = {}
+    for name, replied in replies.items():
+        sequences = replied.sequences
+        if not _reads_the_same(tokenizer, setup.tokenizer):
+            pairs = zip(setup.rows, replied.texts, strict=True)
+            sequences = encode(tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply")
+        scores[name] = score(forward, sequences, tokenizer.pad_token_id, setup.config.micro_batch_tokens)
+    return scores
+
+
+def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+
+
+def response_kl(
+    setup: Setup, policy: Callable[[Batch], Tensor], reference: Callable[[Batch], Tensor], sequences: list[Sequence]
+) -> tuple[Tensor, float]:
+    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean."""
+    kl_N, total = torch.zeros(len(sequences)), 0.0
+    for rows in microbatches([s.size for s in sequences], setup.config.micro_batch_tokens):
+        batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
+        ours_BR, theirs_BR = (token_logprobs(model(batch), batch.response_ids_BR) for model in (policy, reference))
+        kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
+        kl_N[rows] = kl_BR.sum(-1).cpu()
+        total += float(kl_BR.sum())
+    return kl_N, total / len(sequences)

@@ -1,0 +1,152 @@
+"""approval: a person says yes or no to a policy that has passed its gates, before it may be promoted.
+
+The flow run is paused, not suspended: its process stays, asleep, with no stage process and so no GPU. A suspended run would
+need a deployment to come back, and one that nobody answers would end on Prefect's server alone, where no verdict is recorded.
+"""
+
+import contextlib
+import time
+from datetime import timedelta
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import GateRefused, RLHFError
+from rlhf_core.metrics import METRICS
+from rlhf_core.rundir import StageResult
+from tasks import describe, events, signoff
+from tasks.pause import Form, PausedRun
+from tasks.record import ApprovalRecord
+from tasks.session import Row, Session
+
+POLL_SECONDS = 0.5  # between looks at the answer file
+PREFECT_SECONDS = 3.0  # between questions to Prefect's server
+VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
+
+
+@task(task_run_name="approval", cache_policy=NO_CACHE, persist_result=False)
+def approval(session: Session) -> ApprovalRecord:
+    """Ask for approval, and wait. Raises GateRefused, after all is recorded, when it is not given in time.
+
+    What was decided before on the very same policy, rival and gate records counts again; nobody is asked twice.
+    """
+    started = time.monotonic()
+    asked = _question(session)
+    text = evidence(session)
+    create_markdown_artifact(text, key="approval", description=f"{asked.run}: may this policy be promoted?")
+    earlier = signoff.decision(session.workspace, asked.evidence)
+    decided = earlier or _ask(session, asked, text)
+    _note(session, decided)
+    seconds, link = time.monotonic() - started, session.tracker.link()
+    session.rows.append(Row("approval", seconds, None, None, decided.state, link, None, cached=earlier is not None))
+    sentence = decided.sentence + (
+        f" (decided {decided.decided_at:%Y-%m-%d} on the same evidence, {decided.run})" if earlier else ""
+    )
+    events.emit(events.ApprovalDecided(decided.state == "approved", sentence, seconds, link))
+    if decided.state != "approved":
+        raise GateRefused(sentence)
+    session.approval = decided
+    return decided
+
+
+def _question(session: Session) -> ApprovalRecord:
+    hours, asked_at = session.recipe.registry.approval.timeout_hours, signoff.now()
+    rival = session.have.get("champion")
+    shown = {
+        "policy": session.have["policy"].digest,
+        "rival": rival.digest if rival else None,
+        "gates": [decision.model_dump(mode="json", exclude=VOLATILE) for decision in session.decisions],
+    }
+    until = asked_at + timedelta(hours=hours)
+    return ApprovalRecord(evidence=digest_json(shown), run=session.tracker.record.name, asked_at=asked_at, until=until)
+
+
+def _ask(session: Session, asked: ApprovalRecord, text: str) -> ApprovalRecord:
+    paused = PausedRun(text, asked)
+    _note(session, asked)
+    events.emit(events.ApprovalAsked(asked.run, asked.until, paused.page, session.tracker.link()))
+    next_look = 0.0
+    while True:
+        if decided := _outside_prefect(session, asked, paused):
+            return decided
+        if time.monotonic() >= next_look:
+            if form := paused.answer():
+                return signoff.decide(session.workspace, _by_form(asked, form))
+            next_look = time.monotonic() + PREFECT_SECONDS
+        session.tracker.tick()
+        time.sleep(POLL_SECONDS)
+
+
+def _outside_prefect(session: Session, asked: ApprovalRecord, paused: PausedRun) -> ApprovalRecord | None:
+    """The decision from a file or the clock. Prefect's server arbitrates: what its page took first, counts."""
+    workspace, record_id = session.workspace, session.tracker.record.id
+    if decided := signoff.decision(workspace, asked.evidence):  # given to another run that shows the same
+        paused.end(decided)
+        return decided
+    if signoff.now() >= asked.until:
+        return _expired(session, asked, paused)
+    answer = signoff.handed_in(workspace, record_id)
+    if answer and paused.end(decided := _by_command(asked, answer)):
+        decided = signoff.decide(workspace, decided)
+        signoff.take_away(workspace, record_id)
+        return decided
+    return None
+
+
+def _expired(session: Session, asked: ApprovalRecord, paused: PausedRun) -> ApprovalRecord:
+    """Nobody answered in time, unless Prefect's page took an answer a moment before; no server can keep the policy waiting."""
+    expired = asked.model_copy(update={"state": "expired", "comment": "no decision in time", "decided_at": signoff.now()})
+    if paused.end(expired) is False:
+        with contextlib.suppress(RLHFError):
+            if form := paused.answer():
+                return signoff.decide(session.workspace, _by_form(asked, form))
+    return expired
+
+
+def _by_command(asked: ApprovalRecord, answer: signoff.Answer) -> ApprovalRecord:
+    values = {"by": answer.by, "comment": answer.comment, "door": "rlhf approve", "answer_id": answer.id}
+    return asked.model_copy(update=values | _verdict(answer.approve))
+
+
+def _by_form(asked: ApprovalRecord, form: Form) -> ApprovalRecord:
+    comment = " ".join(form.comment.split()) or ("" if form.approve else "no reason given")
+    name = " ".join(form.name.split()) or "somebody without a name"
+    return asked.model_copy(update={"by": name, "comment": comment, "door": "Prefect"} | _verdict(form.approve))
+
+
+def _verdict(approve: bool) -> dict:
+    return {"state": "approved" if approve else "rejected", "decided_at": signoff.now()}
+
+
+def _note(session: Session, record: ApprovalRecord) -> None:
+    session.tracker.record.approval = record
+    session.tracker.record.save(session.workspace)
+
+
+def evidence(session: Session) -> str:
+    """Markdown: the model and what it stands against, every gate's verdict, the metrics with intervals, MLflow's page."""
+    rival, link = session.have.get("champion"), session.tracker.link()
+    lines = [
+        f"## May this policy be promoted? {session.tracker.record.name}",
+        f"Policy `{session.have['policy'].digest[:12]}` of recipe **{session.recipe.name}**, "
+        + (f"to replace champion `{rival.digest[:12]}`." if rival else "with no champion to replace.")
+        + (f" All evidence: [MLflow]({link})." if link else " MLflow did not answer when this was written."),
+        "### Gates", describe.verdict_table(session.decisions),
+    ]  # fmt: skip
+    for stage in ("evaluate", "reward"):
+        if result := session.results.get(stage):
+            lines += [f"### Metrics of {stage}", _metric_table(result)]
+    lines.append(f"Approve or reject here, or: `rlhf approve {session.tracker.record.name}`")
+    return "\n\n".join(lines)
+
+
+def _metric_table(result: StageResult) -> str:
+    rows = ["| metric | value | 95% interval | n | unit | meaning |\n|---|---|---|---|---|---|"]
+    for name, value in result.metrics.items():
+        low, high = result.intervals.get(name, (None, None))
+        interval = f"{low:.3g} to {high:.3g}" if low is not None else ""
+        declared, n = METRICS[name], result.counts.get(name, "")
+        rows.append(f"| {name} | {value:.4g} | {interval} | {n} | {declared.unit} | {declared.meaning} |")
+    return "\n".join(rows)

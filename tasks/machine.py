@@ -1,0 +1,135 @@
+"""What a stage's processes take of the machine, sampled from outside while they run, into `system.jsonl` beside its metrics.
+
+The file is a spool like metrics.jsonl (same lines), so an unreachable MLflow loses nothing. MLflow's own monitor would: it
+ends at the first failed request. Names that MLflow uses for the whole machine are kept; its page shows them as system metrics.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rlhf_core.rundir import read_metrics
+
+FILE = "system.jsonl"
+EVERY_SECONDS = 2.0
+MIB = 2**20
+STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_memory_mib"
+
+
+class Sampler:
+    """Samples a stage's process, its descendants and the machine; call it often, it samples every few seconds."""
+
+    def __init__(self, pid: int, folder: Path):
+        self.path = folder / FILE
+        self._root = psutil.Process(pid)
+        self._known: dict[int, psutil.Process] = {}  # cpu_percent counts from the same object's last call
+        self._gpus = _gpus()
+        self._gpu_before = _gpu_used(self._gpus)
+        self._step = len(read_metrics(self.path))  # a resumed stage goes on counting, after its last complete line
+        self._next = 0.0
+        psutil.cpu_percent()
+
+    def __call__(self) -> None:
+        """Append a line when one is due. What ends in between is left out."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + EVERY_SECONDS
+        metrics = self._processes() | _machine() | self._gpu_metrics()
+        if STAGE_MEMORY not in metrics:  # the process has ended
+            return
+        self._step += 1
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n")
+
+    def _processes(self) -> dict[str, float]:
+        cpu, memory = 0.0, 0
+        try:
+            alive = [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:
+            return {}
+        self._known = {process.pid: self._known.get(process.pid, process) for process in alive}
+        for process in self._known.values():
+            try:
+                cpu += process.cpu_percent()
+                memory += _resident(process)
+            except psutil.Error:
+                continue
+        return {"system/stage_cpu_percentage": cpu, STAGE_MEMORY: memory / MIB} if memory else {}
+
+    def _gpu_metrics(self) -> dict[str, float]:
+        """Use of each device, and what the stage's processes hold on all of them together.
+
+        A container may hide which processes those are; then it is what the devices hold more than when the stage began.
+        """
+        if not self._gpus:
+            return {}
+        metrics, own = {}, 0
+        for index, gpu in enumerate(self._gpus):
+            if rates := _ask("nvmlDeviceGetUtilizationRates", gpu):
+                metrics[f"system/gpu_{index}_utilization_percentage"] = float(rates.gpu)
+            metrics[f"system/gpu_{index}_memory_usage_megabytes"] = _gpu_used([gpu]) / 1e6
+            running = _ask("nvmlDeviceGetComputeRunningProcesses", gpu) or []
+            own += sum(process.usedGpuMemory or 0 for process in running if process.pid in self._known)
+        return metrics | {STAGE_GPU_MEMORY: (own or max(0, _gpu_used(self._gpus) - self._gpu_before)) / MIB}
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes in memory, pages shared by several processes counted once between them where the system tells (Linux: PSS)."""
+    full = process.memory_full_info()
+    return getattr(full, "pss", 0) or full.rss
+
+
+def _machine() -> dict[str, float]:
+    memory = psutil.virtual_memory()
+    return {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 1e6,
+        "system/system_memory_usage_percentage": memory.percent,
+    }
+
+
+def _gpus() -> list:
+    """Handles of the NVIDIA devices; none where the driver or its library (nvidia-ml-py) is missing."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # ImportError, or NVML's own kinds, which cannot be named without the library
+        return []
+
+
+def _ask(question: str, gpu: object) -> Any:
+    """An NVML call's answer; None where this device or driver does not know it (MIG, old drivers)."""
+    import pynvml
+
+    try:
+        return getattr(pynvml, question)(gpu)
+    except pynvml.NVMLError:
+        return None
+
+
+def _gpu_used(gpus: list) -> int:
+    """Bytes in use on the devices together."""
+    return sum(memory.used for gpu in gpus if (memory := _ask("nvmlDeviceGetMemoryInfo", gpu)))
+
+
+def read(folder: Path) -> list[dict]:
+    """The complete lines of a run directory's samples."""
+    file = folder / FILE
+    data = file.read_bytes() if file.exists() else b""
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def costs(folder: Path) -> dict[str, float]:
+    """What a stage took: seconds, and its peaks of memory, MiB (the largest sample; a shorter peak is missed)."""
+    result = folder / "result.json"
+    values = {"seconds": json.loads(result.read_text())["seconds"]} if result.exists() else {}
+    samples = [line["metrics"] for line in read(folder)]
+    for name, metric in (("peak_memory_mib", STAGE_MEMORY), ("peak_gpu_memory_mib", STAGE_GPU_MEMORY)):
+        if peaks := [sample[metric] for sample in samples if metric in sample]:
+            values[name] = max(peaks)
+    return values

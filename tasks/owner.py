@@ -1,0 +1,68 @@
+"""Who is at work on an attempt, and whether that process still runs: a killed one is told from a slow one."""
+
+import getpass
+import os
+import socket
+from pathlib import Path
+
+from rlhf_core.rundir import Frozen
+
+PROC = Path("/proc")
+_DEAD = "ZX"  # states of a process that runs no more: waiting to be reaped, gone
+
+
+class Owner(Frozen):
+    """A process. space: where its number means something (boot and PID namespace), empty where that cannot be told."""
+
+    host: str
+    pid: int
+    started: str  # clock ticks since boot: tells it from a later process of the same number
+    space: str
+
+    @classmethod
+    def me(cls) -> "Owner":
+        """The process that asks."""
+        return cls(host=socket.gethostname(), pid=os.getpid(), started=_stat(os.getpid())[1], space=_space())
+
+    @property
+    def is_me(self) -> bool:
+        return self.pid == os.getpid() and self == Owner.me()
+
+    def runs(self) -> bool | None:
+        """Whether the process still runs; None when it cannot be seen from here (another machine or container)."""
+        if not self.space or self.space != _space():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's: it is there
+        state, started = _stat(self.pid)
+        return not state or (state not in _DEAD and started == self.started)
+
+
+def user() -> str:
+    """user@host, for the record."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _space() -> str:
+    try:
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State letter and start time of a process; empty when the system does not show them."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]

@@ -1,0 +1,142 @@
+"""A sweep's figures: metrics against the key that was varied, and reward against KL."""
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_core.metrics import METRICS
+
+LOG_SPAN = 20.0  # largest / smallest value, beyond which the key's axis is logarithmic
+COLORS = [f"C{number}" for number in range(10)]
+
+
+def value_text(value: Any) -> str:
+    """A key's value as a person reads it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def measured_text(measured: Any) -> str:
+    """'0.42 [0.31, 0.53]'; '-' for a metric that a run has not."""
+    if measured is None:
+        return "-"
+    interval = f" [{measured.low:.3g}, {measured.high:.3g}]" if measured.low is not None else ""
+    return f"{measured.value:.4g}{interval}"
+
+
+def frontier(points: list[tuple[float, float] | None]) -> list[int]:
+    """Places of the points (KL, gain) that no other beats in both, by rising KL."""
+    known = [index for index, point in enumerate(points) if point and all(map(math.isfinite, point))]
+    best, found = -math.inf, []
+    for index in sorted(known, key=lambda index: (points[index][0], -points[index][1])):
+        if points[index][1] > best:
+            best = points[index][1]
+            found.append(index)
+    return found
+
+
+def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | None:
+    """A panel a metric against the first key, a line for each combination of the other keys; None without any value."""
+    names = [name for name in metrics if any(name in row.metrics for row in rows)]
+    if not names:
+        return None
+    columns = min(3, len(names))
+    height = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * height), layout="constrained")
+    panels = figure.subplots(height, columns, squeeze=False).flat
+    for axes, name in zip(panels, names, strict=False):
+        _metric_panel(axes, rows, keys, name)
+    for axes in figure.axes[len(names) :]:
+        axes.remove()
+    return figure
+
+
+def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
+    key, others = keys[0], keys[1:]
+    places = _places([row.values[key] for row in rows])
+    series: dict[str, list] = {}
+    for row, place in zip(rows, places, strict=True):
+        if name in row.metrics:
+            label = ", ".join(f"{other}={value_text(row.values[other])}" for other in others)
+            series.setdefault(label, []).append((place, row))
+    for (label, members), color in zip(series.items(), COLORS * len(series), strict=False):
+        members.sort(key=lambda member: member[0])
+        measured = [row.metrics[name] for _, row in members]
+        axes.errorbar(
+            [place for place, _ in members], [m.value for m in measured], yerr=_bars(measured),
+            fmt="-", capsize=3, linewidth=1.4, color=color, label=label or None,
+        )  # fmt: skip
+        for place, row in members:
+            axes.plot(place, row.metrics[name].value, **_marker(row, color))
+    unit = METRICS[name].unit if name in METRICS else ""
+    axes.set(title=name, xlabel=key, ylabel=unit)
+    _key_axis(axes, [row.values[key] for row in rows])
+    axes.grid(alpha=0.3)
+    if others:
+        axes.legend(fontsize="small")
+
+
+def _bars(measured: list) -> list[list[float]]:
+    """Lengths below and above each value; an estimate outside its interval has no bar on that side."""
+    below = [0.0 if m.low is None else max(0.0, m.value - m.low) for m in measured]
+    return [below, [0.0 if m.high is None else max(0.0, m.high - m.value) for m in measured]]
+
+
+def _marker(row: Any, color: str) -> dict:
+    """Full for a run that passed, hollow for one that a gate refused."""
+    return {"marker": "o", "linestyle": "", "color": color, "markerfacecolor": color if row.state == "finished" else "white"}
+
+
+def is_numeric(values: list) -> bool:
+    """Whether every value is a number."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def is_logarithmic(values: list) -> bool:
+    """Whether the values are positive numbers that span more than a factor of LOG_SPAN."""
+    return is_numeric(values) and min(values) > 0 and max(values) > LOG_SPAN * min(values)
+
+
+def _places(values: list) -> list[float]:
+    texts = list(dict.fromkeys(map(value_text, values)))
+    return values if is_numeric(values) else [texts.index(value_text(value)) for value in values]
+
+
+def _key_axis(axes: Axes, values: list) -> None:
+    if is_logarithmic(values):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    texts = dict(zip(_places(values), map(value_text, values), strict=True))
+    if len(texts) <= 8:
+        axes.set_xticks(list(texts), [text[:24] for text in texts.values()])
+
+
+def frontier_figure(rows: list) -> Figure | None:
+    """Reward gain against KL, a point a run, its PPO steps thin behind it, the frontier joined; None without PPO.
+
+    Points: held-out reward-model gain over the SFT model with its 95% interval. Curves: score on training prompts over that
+    of the first step.
+    """
+    known = [row for row in rows if row.gain]
+    if not known:
+        return None
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for row, color in zip(known, COLORS * len(known), strict=False):
+        if row.curve:
+            axes.plot(*zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1)
+        axes.errorbar([row.kl], [row.gain.value], yerr=_bars([row.gain]), capsize=3, zorder=3, **_marker(row, color))
+        axes.annotate(row.label, (row.kl, row.gain.value), (6, 6), textcoords="offset points", fontsize="small", color=color)
+    best = [row for row in sorted(known, key=lambda row: row.kl) if row.on_frontier]
+    axes.plot([row.kl for row in best], [row.gain.value for row in best], "--", color="gray", zorder=2, label="frontier")
+    axes.set(xlabel="KL from the SFT model (nats per response)", ylabel="reward-model score gain", title=_frontier_title(known))
+    axes.margins(x=0.15)  # room for the labels
+    axes.grid(alpha=0.3)
+    axes.legend(title="hollow: refused by a gate" if any(row.state != "finished" for row in known) else None)
+    return figure
+
+
+def _frontier_title(rows: list) -> str:
+    alike = len({row.reward_model for row in rows}) == 1
+    return "Reward against KL" if alike else "Reward against KL (different reward models: gains do not compare)"

@@ -1,0 +1,89 @@
+"""The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no MLflow."""
+
+from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.gate_config import GateRule
+from rlhf_core.gates import Decision
+from rlhf_core.item_metrics import base_metric
+from tasks.record import Record, StageRecord, records
+from tasks.workspace import Workspace
+
+LATEST = "latest"
+
+
+def run_names(workspace: Workspace) -> list[str]:
+    """Names of the runs of this workspace, the latest first."""
+    return [record["name"] for record in reversed(records(workspace))]
+
+
+def find_run(workspace: Workspace, run: str) -> Record:
+    """The run of this name, whose id or MLflow id begins so, or the latest. Raises ConfigError naming the known ones."""
+    known = records(workspace)
+    if run == LATEST:
+        found = known[-1:]
+    else:
+        found = [record for record in known if record["name"] == run] or [
+            record for record in known if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
+        ]
+    if len(found) != 1:
+        names = ", ".join(record["name"] for record in reversed(known)) or "none yet"
+        what = "no run" if not found else f"{len(found)} runs"
+        raise ConfigError(
+            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id, or {LATEST} ({names})"
+        )
+    return Record.model_validate(found[0])
+
+
+def rows(record: Record) -> list[dict]:
+    """Every decision of a run as JSON values, with verdict, rule and quantity in words."""
+    return [_row(decision) for stage in record.stages for decision in stage.decisions]
+
+
+def _row(decision: Decision) -> dict:
+    words = {"verdict": decision.verdict, "rule": decision.rule, "quantity": decision.quantity}
+    return decision.model_dump(mode="json") | words
+
+
+def explain(record: Record, name: str) -> dict:
+    """One decision with where its evidence lies and the items that count most against it.
+
+    name: a gate's, or 'stage.gate'. Raises ConfigError naming the known gates.
+    """
+    stage, decision = _find_gate(record, name)
+    result, spec = stage.result, stage.spec
+    inputs = spec.inputs if spec else {}
+    model = (result.outputs.get("model") if result else None) or inputs.get("given") or inputs.get("policy")
+    places = {name: str(inputs[name].path) for name in decision.data_digests if name in inputs}
+    items = stage.run_dir / result.files["items"] if result and "items" in result.files else None
+    return {
+        "decision": _row(decision),
+        "run": record.name,
+        "evidence": {
+            "run_dir": str(stage.run_dir), "result": str(stage.run_dir / "result.json"), "items": str(items) if items else None,
+            "model": str(model.path) if model else None, "data": places,
+        },
+        "worst": _worst(stage, decision),
+    }  # fmt: skip
+
+
+def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
+    known = {f"{stage.stage}.{decision.gate}": (stage, decision) for stage in record.stages for decision in stage.decisions}
+    found = [key for key in known if name in (key, key.partition(".")[2])]
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        raise ConfigError(f"{name} is a gate of several stages; expected one of {', '.join(found)}")
+    raise ConfigError(f"{record.name} has no gate {name!r}; expected one of {', '.join(known) or 'none: no gate was decided'}")
+
+
+def _worst(stage: StageRecord, decision: Decision) -> dict:
+    """{"columns", "data"}, or {"problem"} when nothing is known item by item."""
+    from rlhf_core.worst import worst_items  # numpy and arrow: only to explain
+
+    if stage.result is None:
+        return {"problem": f"{stage.run_dir} is gone, and the evidence with it"}
+    words = decision.model_dump(include={"bound", "minus", "versus", "method"})
+    rule = GateRule.model_construct(metric=base_metric(decision.metric), **words)
+    try:
+        return worst_items(rule, stage.result, stage.run_dir)
+    except (ValueError, BadInput) as error:
+        return {"problem": str(error)}

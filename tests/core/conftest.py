@@ -1,0 +1,52 @@
+"""A recipe of defaults, and a finished stage as gates see it: result, spec, model and data on disk, items.parquet."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.gates import Subject
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+
+DATA = {
+    "sft": ("demonstrations_train", "demonstrations_heldout"), "reward": ("comparisons_train", "comparisons_heldout"),
+    "ppo": ("prompts_train",), "evaluate": ("prompts_heldout", "demonstrations_heldout"),
+}  # fmt: skip
+PLAIN = 'name = "plain"\nmodel.base = "b"\nregistry.name = "plain"\ndata = {demonstrations = "d", comparisons = "c"}\n'
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Callable[..., Recipe]:
+    """recipe(*settings): every default, with the settings on top."""
+    file = tmp_path / "plain.toml"
+    file.write_text(PLAIN)
+    return lambda *settings: load_recipe(str(file), settings)
+
+
+@pytest.fixture
+def subject(tmp_path) -> Callable[..., Subject]:
+    """subject(stage, metrics, items=None, champion=False, counts=..., intervals=...): metric names without their prefix."""
+
+    def artifact(name: str) -> Artifact:
+        (tmp_path / name).write_text(f"bytes of {name}")
+        return Artifact.of(tmp_path / name)
+
+    def make(stage: str, metrics: dict, items: dict | None = None, *, champion: bool = False, **evidence: dict) -> Subject:
+        prefix = {"evaluate": "eval"}.get(stage, stage)
+        names = {"evaluate": ("policy", "sft", "reward")}.get(stage, ("model",))
+        inputs = {name: artifact(name) for name in (*names, *DATA[stage], *(("champion",) if champion else ()))}
+        spec = StageSpec(stage=stage, seed=1, config={}, inputs=inputs, code="source")
+        if items:
+            pq.write_table(pa.table(items), tmp_path / "items.parquet")
+        result = StageResult(
+            stage=stage, digest=spec.digest, seconds=1.0, metrics={f"{prefix}/{k}": v for k, v in metrics.items()},
+            outputs={} if stage == "evaluate" else {"model": artifact("trained")},
+            files={"items": "items.parquet"} if items else {},
+            **{field: {f"{prefix}/{k}": v for k, v in values.items()} for field, values in evidence.items()},
+        )  # fmt: skip
+        return Subject(result, spec, Path(tmp_path), commit="abc1234")
+
+    return make

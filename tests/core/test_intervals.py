@@ -1,0 +1,109 @@
+"""Intervals and tests against published and hand-computed values, slow oracles and what must hold for any data."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_core.intervals import MIN_BOOTSTRAP, bootstrap, clopper_pearson, sign_test, statistic, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "confidence", "expected"),
+    [
+        (81, 263, 0.95, (0.2553, 0.3662)),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.95, (0.0624, 0.1605)),  # the same
+        (8, 10, 0.95, (0.4902, 0.9433)),
+        (8, 10, 0.90, (0.5408, 0.9314)),  # z = 1.6449: (0.8 + 0.1353 +- 1.6449 sqrt(0.016 + 0.006764)) / 1.27055
+        (0, 10, 0.99, (0.0, 0.3989)),  # z^2 / (n + z^2) = 6.6349 / 16.6349
+    ],
+)
+def test_wilson_interval(successes, n, confidence, expected):
+    assert wilson(successes, n, confidence) == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_default_wilson_interval_has_not_changed_in_any_digit():
+    assert wilson(81, 263) == (0.2552885198782742, 0.36620957698280004)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "confidence", "expected"),
+    [
+        (81, 263, 0.95, (0.2527, 0.3676)),  # Newcombe 1998, table I, method 5
+        (0, 10, 0.95, (0.0, 0.3085)),  # 1 - 0.025^(1/10)
+        (10, 10, 0.95, (0.6915, 1.0)),
+        (1, 1, 0.90, (0.05, 1.0)),
+        (0, 0, 0.95, (0.0, 1.0)),
+    ],
+)
+def test_clopper_pearson_interval(successes, n, confidence, expected):
+    assert clopper_pearson(successes, n, confidence) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "expected"),
+    [(8, 2, 2 * (1 + 10 + 45) / 1024), (5, 0, 2 / 32), (0, 5, 2 / 32), (3, 3, 1.0), (0, 0, 1.0)],
+)
+def test_sign_test_by_hand(wins, losses, expected):
+    assert sign_test(wins, losses) == pytest.approx(expected)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_the_exact_lower_bound_is_above_one_half_exactly_when_the_sign_test_rejects(wins, losses, confidence):
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n  # P(X >= wins)
+    assert (clopper_pearson(wins, n, confidence)[0] > 0.5) == (tail < (1 - confidence) / 2)
+
+
+@given(st.integers(1, 2000), st.data(), st.floats(0.5, 0.99))
+def test_intervals_hold_their_estimate_and_widen_with_confidence(n, data, confidence):
+    successes = data.draw(st.integers(0, n))
+    for interval in (wilson, clopper_pearson):
+        low, high = interval(successes, n, confidence)
+        wider_low, wider_high = interval(successes, n, confidence + 0.005)
+        assert (
+            0 <= wider_low <= low + 1e-12 <= successes / n + 2e-12
+            and successes / n <= high + 1e-12 <= wider_high + 2e-12 <= 1 + 3e-12
+        )
+
+
+def mean(values) -> tuple[int, np.ndarray, np.ndarray]:
+    values = np.asarray(values, float)
+    return 1, values, np.ones(len(values))
+
+
+def test_statistic_is_a_signed_sum_of_ratios():
+    ratio = (1, np.array([2.0, 4.0]), np.array([1.0, 2.0]))
+    assert statistic([ratio]) == 2.0  # 6 / 3
+    assert statistic([ratio, (-1, *mean([1.0, 2.0])[1:])]) == 0.5
+    assert math.isnan(statistic([(1, np.zeros(2), np.zeros(2))]))
+
+
+def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+    half = 1.96 * values.std() / 20
+    low, high = bootstrap([mean(values)])
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+    low90, high90 = bootstrap([mean(values)], 0.90)
+    assert high90 - low90 == pytest.approx((high - low) * 1.645 / 1.96, rel=0.05)
+
+
+def test_bootstrap_is_paired_and_repeats():
+    base = np.random.default_rng(0).normal(0, 100, 50)
+    terms = [mean(base + 1.0), (-1, *mean(base)[1:])]
+    assert bootstrap(terms) == pytest.approx((1.0, 1.0))  # the common part cancels on every resample
+    assert bootstrap([mean(base)], seed=5) == bootstrap([mean(base)], seed=5) != bootstrap([mean(base)], seed=6)
+
+
+def test_bootstrap_of_many_items_in_parts_is_still_about_the_mean():
+    values = np.random.default_rng(1).normal(0, 1, 1500)  # 10,000 resamples of 1,500 do not fit in one part
+    low, high = bootstrap([mean(values)])
+    assert low < values.mean() < high and high - low == pytest.approx(2 * 1.96 * values.std() / 1500**0.5, rel=0.05)
+
+
+def test_too_few_items_have_no_bootstrap_interval():
+    assert bootstrap([mean([1.0] * MIN_BOOTSTRAP)]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="at least 10 items, there are 9"):
+        bootstrap([mean([1.0] * (MIN_BOOTSTRAP - 1))])

@@ -1,0 +1,373 @@
+"""The objectives equal those of verl, openrlhf and trl, values and gradients, once the differences that
+infra/parity/README.md lists are configured away. The fixtures were made by infra/parity/make_fixtures.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rlhf_core.advantages import (
+    at_tokens,
+    discounted_returns,
+    gae,
+    grpo_advantages,
+    masked_moments,
+    reinforce_plus_plus_advantages,
+    rloo_advantages,
+    standardise,
+    token_rewards,
+    whiten,
+)
+from rlhf_core.importance import mismatch, truncated_weights
+from rlhf_core.kl import adapt_beta, exact_kl, token_kl
+from rlhf_core.losses import (
+    bradley_terry,
+    clipped_surrogate,
+    clipped_value_error,
+    dpo,
+    ipo,
+    masked_sum,
+    probability_ratio,
+    sequence_mean_token_mean,
+    sequence_mean_token_sum,
+    token_entropy,
+    token_mean,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PACKAGES = ("verl", "openrlhf", "trl")
+FOUND = {package: load_file(FIXTURES / f"{package}.safetensors") for package in PACKAGES}
+X = load_file(FIXTURES / "inputs.safetensors")
+MASK = X["mask"]
+TOKENS, SEQUENCES, PAIRS = int(MASK.sum()), int(MASK.any(-1).sum()), len(X["chosen"])
+EPS = 1e-8  # what verl and openrlhf add to a count before dividing by it
+CLOSE = {"atol": 1e-9, "rtol": 0}
+
+
+def made_by(package: str) -> dict:
+    with safe_open(FIXTURES / f"{package}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["made_by"])
+
+
+S = made_by("inputs")["settings"]
+
+
+def theirs(package: str, key: str) -> Tensor:
+    return FOUND[package][key]
+
+
+def assert_parity(package: str, case: str, function: Callable[..., Tensor], **inputs: Tensor) -> None:
+    """Value and gradients of `function` are those of the package; inputs have the names of the package's arguments."""
+    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    value = function(**leaves)
+    (value if value.dim() == 0 else (value * X["projection"]).sum()).backward()
+    expected = theirs(package, f"{case}/value")
+    if value.dim():
+        value, expected = value[MASK], expected[MASK]
+    torch.testing.assert_close(value.detach(), expected, **CLOSE)
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(leaf.grad, theirs(package, f"{case}/grad/{name}"), **CLOSE)
+
+
+def assert_tokens_equal(found: Tensor, package: str, key: str, mask: Tensor = MASK) -> None:
+    """Equal at real tokens, 0 at padding."""
+    torch.testing.assert_close(found[mask], theirs(package, key)[mask], **CLOSE)
+    assert not found[~mask].any()
+
+
+def surrogate(new_logprobs: Tensor, dual_clip: float | None, clip_high: float = S["clip_high"]) -> Tensor:
+    ratio = probability_ratio(new_logprobs, X["old_logprobs"], MASK)
+    return clipped_surrogate(ratio, X["advantages"], clip_low=S["clip_low"], clip_high=clip_high, dual_clip=dual_clip)
+
+
+def aggregate(mode: str, loss: Tensor, *, tokens: int, sequences: int, horizon: int) -> Tensor:
+    if mode == "token-mean":
+        return token_mean(loss, MASK, tokens)
+    if mode == "token-sum":
+        return masked_sum(loss, MASK)
+    if mode == "seq-mean-token-mean":
+        length = MASK.double().sum(-1, keepdim=True)
+        return sequence_mean_token_mean(loss * length / (length + EPS), MASK, sequences)
+    return sequence_mean_token_sum(loss, MASK, sequences, length=horizon if mode.endswith("norm") else 1.0)
+
+
+LOCAL = {"tokens": TOKENS, "sequences": SEQUENCES, "horizon": MASK.shape[1]}
+GLOBAL = {name: S[name] for name in LOCAL}
+MODES = ("token-mean", "token-sum", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+
+
+def whitened_as(package: str, values: Tensor, mask: Tensor) -> Tensor:
+    """Unbiased variance, with 1e-8 inside the root; verl divides by n + 1e-8."""
+    moments = masked_moments(values, mask)
+    shrink = moments.count / (moments.count + EPS) if package == "verl" else 1.0
+    std = (moments.std(correction=1) ** 2 * shrink + 1e-8).sqrt()
+    return standardise(values, mask, mean=moments.mean * shrink, std=std)
+
+
+@pytest.mark.parametrize("package", ["inputs", *PACKAGES])
+def test_fixtures_say_what_made_them(package):
+    expected = {"verl": "0.9.1", "openrlhf": "0.11.2", "trl": "0.11.4"}
+    found = made_by(package)
+    assert expected.items() <= found["versions"].items() and found["seed"] == made_by("inputs")["seed"]
+
+
+# Policy loss
+
+
+@pytest.mark.parametrize(
+    ("package", "case", "argument", "dual_clip", "clip_high"),
+    [
+        ("verl", "policy/clip", "log_prob", None, S["clip_high"]),
+        ("openrlhf", "policy/clip", "log_probs", None, S["clip_high"]),
+        ("openrlhf", "policy/dual", "log_probs", S["dual_clip"], S["clip_high"]),
+        ("trl", "policy", "logprobs", None, S["clip_low"]),
+    ],
+)
+def test_policy_loss(package, case, argument, dual_clip, clip_high):
+    def ours(**inputs):
+        return token_mean(surrogate(inputs[argument], dual_clip, clip_high), MASK, TOKENS)
+
+    assert_parity(package, case, ours, **{argument: X["new_logprobs"]})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_policy_loss_under_every_aggregation_of_verl(mode):
+    def ours(log_prob):
+        return aggregate(mode, surrogate(log_prob, S["dual_clip"]), **GLOBAL)
+
+    assert_parity("verl", f"policy/dual/{mode}", ours, log_prob=X["new_logprobs"])
+
+
+def test_policy_loss_by_sequence_of_openrlhf():
+    def ours(log_probs):
+        return aggregate("seq-mean-token-mean", surrogate(log_probs, None), **LOCAL)
+
+    assert_parity("openrlhf", "policy/sequence", ours, log_probs=X["new_logprobs"])
+
+
+@pytest.mark.parametrize(
+    ("package", "argument", "dual_clip"), [("verl", "log_prob", S["dual_clip"]), ("openrlhf", "log_probs", None)]
+)
+def test_policy_loss_with_truncated_importance_weights(package, argument, dual_clip):
+    weights = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"])
+
+    def ours(**inputs):
+        return token_mean(weights * surrogate(inputs[argument], dual_clip), MASK, TOKENS)
+
+    assert_parity(package, "policy/importance", ours, **{argument: X["new_logprobs"]})
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("mode", MODES)
+def test_aggregation(mode, scope):
+    counts = LOCAL if scope == "local" else GLOBAL
+    assert_parity("verl", f"aggregate/{mode}/{scope}", lambda loss_mat: aggregate(mode, loss_mat, **counts), loss_mat=X["loss"])
+
+
+# Value loss, entropy
+
+
+@pytest.mark.parametrize(
+    ("package", "case", "argument", "clip"),
+    [
+        ("verl", "value", "vpreds", S["value_clip"]),
+        ("openrlhf", "value/clip", "values", S["value_clip"]),
+        ("openrlhf", "value/plain", "values", None),
+        ("trl", "value", "vpreds", S["value_clip"]),
+    ],
+)
+def test_value_loss(package, case, argument, clip):
+    def ours(**inputs):
+        error = clipped_value_error(inputs[argument], X["old_values"], X["returns"], MASK, clip=clip)
+        return token_mean(error, MASK, TOKENS)
+
+    assert_parity(package, case, ours, **{argument: X["new_values"]})
+
+
+def test_entropy():
+    assert_parity("verl", "entropy", lambda logits: token_mean(token_entropy(logits), MASK, TOKENS), logits=X["logits"])
+    found = token_mean(token_entropy(X["logits"]), MASK, TOKENS)
+    torch.testing.assert_close(found, theirs("trl", "stats/entropy"), **CLOSE)
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize(("package", "argument"), [("verl", "logprob"), ("openrlhf", "log_probs")])
+def test_kl_estimators(package, argument, estimator):
+    def ours(**inputs):
+        return token_kl(inputs[argument], X["ref_logprobs"], MASK, estimator)
+
+    assert_parity(package, f"kl/{estimator}", ours, **{argument: X["new_logprobs"]})
+
+
+def test_kl_over_the_vocabulary():
+    assert_parity("trl", "kl/full", lambda logits: exact_kl(logits, X["ref_logits"], MASK), logits=X["logits"])
+
+
+def test_kl_of_an_update():
+    new, old = X["new_logprobs"], X["old_logprobs"]
+    for name, found in (("approxkl", token_kl(new, old, MASK, "k2")), ("policykl", token_kl(old, new, MASK, "k1"))):
+        torch.testing.assert_close(token_mean(found, MASK, TOKENS), theirs("trl", f"stats/{name}"), **CLOSE)
+
+
+def test_adaptive_kl():
+    beta = S["beta"]
+    for kl, expected in zip(X["observed_kl"].tolist(), theirs("verl", "adaptive_kl/value").tolist(), strict=True):
+        beta = adapt_beta(beta, kl, target=S["kl_target"], horizon=S["kl_horizon"], responses=S["kl_responses"])
+        assert beta == pytest.approx(expected, abs=1e-12)
+
+
+# Rewards and advantages
+
+
+def test_token_rewards_of_openrlhf():
+    assert_parity(
+        "openrlhf", "rewards", lambda r, kl: token_rewards(r, kl, MASK, S["beta"]),
+        r=X["scores"], kl=X["old_logprobs"] - X["ref_logprobs"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "estimator"), [("kl", "k1"), ("mse", "k2")])
+def test_token_rewards_of_trl(name, estimator):
+    kl = token_kl(X["old_logprobs"], X["ref_logprobs"], MASK, estimator)
+    found = token_rewards(X["scores"], kl, MASK, S["beta"])
+    real = MASK.any(-1)  # trl raises IndexError on a fully masked row
+    assert_tokens_equal(found[real], "trl", f"rewards/{name}", MASK[real])
+
+
+def test_token_rewards_of_verl():
+    kl = X["old_logprobs"] - X["ref_logprobs"]
+    found = X["rewards"] + token_rewards(torch.zeros_like(X["scores"]), kl, MASK, S["beta"])
+    assert_tokens_equal(found, "verl", "rewards/value")
+
+
+@pytest.mark.parametrize("name", ["mask", "mask_holes"])
+def test_gae_of_verl(name):
+    mask = X[name]
+    advantages, returns = gae(X["rewards"], X["old_values"], mask, gamma=S["gamma"], lam=S["lam"])
+    assert_tokens_equal(whitened_as("verl", advantages, mask), "verl", f"gae/{name}/advantages", mask)
+    assert_tokens_equal(returns, "verl", f"gae/{name}/returns", mask)
+
+
+def test_gae_of_trl():
+    advantages, returns = gae(X["rewards"], X["old_values"], MASK, gamma=S["gamma"], lam=S["lam"])
+    assert_tokens_equal(whitened_as("trl", advantages, MASK), "trl", "gae/advantages")
+    assert_tokens_equal(returns, "trl", "gae/returns")
+
+
+@pytest.mark.parametrize(
+    ("case", "function"),
+    [
+        ("grpo", grpo_advantages),
+        ("dr_grpo", lambda score, group: grpo_advantages(score, group, scale_by_std=False)),
+        ("rloo", rloo_advantages),
+        ("rloo_vectorized", rloo_advantages),
+    ],
+)
+def test_group_advantages(case, function):
+    found = at_tokens(function(X["rewards"].sum(-1), X["groups"]), MASK)
+    assert_tokens_equal(found, "verl", f"{case}/value")
+
+
+def test_reinforce_plus_plus():
+    returns = reinforce_plus_plus_advantages(X["rewards"], MASK, gamma=S["gamma"])
+    assert_tokens_equal(returns, "verl", "reinforce_plus_plus/returns")
+    assert_tokens_equal(whitened_as("verl", returns, MASK), "verl", "reinforce_plus_plus/advantages")
+    assert returns.equal(discounted_returns(X["rewards"], MASK, gamma=S["gamma"]))
+    centred = reinforce_plus_plus_advantages(X["rewards"], MASK, group_B=X["groups"])
+    assert_tokens_equal(whitened_as("verl", centred, MASK), "verl", "reinforce_plus_plus_baseline/advantages")
+
+
+# Sampler against trainer
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_truncated_importance_weights(level):
+    found = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"], level=level)
+    assert_tokens_equal(found, "verl", f"importance/{level}/weights")
+
+
+def test_mismatch():
+    found = mismatch(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"])
+    shrink = TOKENS / (TOKENS + EPS)
+    assert found.kl * shrink == pytest.approx(float(theirs("verl", "mismatch/kl")), abs=1e-9)
+    assert found.kl_k3 * shrink == pytest.approx(float(theirs("verl", "mismatch/k3_kl")), abs=1e-9)
+    mean = float(truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"]).sum()) / TOKENS
+    share = found.effective_share * (shrink + EPS / mean) ** 2 / shrink
+    assert share == pytest.approx(float(theirs("verl", "importance/token/effective_share")), abs=1e-9)
+
+
+# Preferences
+
+
+def test_pairwise_loss():
+    pair = {"chosen_reward": X["chosen"], "reject_reward": X["rejected"]}
+    for case, margin in (("plain", 0.0), ("margin", X["margin"])):
+
+        def ours(chosen_reward, reject_reward, margin=margin):
+            return bradley_terry(chosen_reward, reject_reward, PAIRS, margin=margin)
+
+        assert_parity("openrlhf", f"pairwise/{case}", ours, **pair)
+
+
+@pytest.mark.parametrize(
+    ("case", "function", "settings"), [("plain", dpo, {}), ("smoothed", dpo, {"smoothing": S["smoothing"]}), ("ipo", ipo, {})]
+)
+def test_dpo(case, function, settings):
+    def ours(policy_chosen_logps, policy_rejected_logps):
+        ratios = policy_chosen_logps - X["ref_chosen"], policy_rejected_logps - X["ref_rejected"]
+        return function(*ratios, PAIRS, beta=S["beta"], **settings)
+
+    policy = {"policy_chosen_logps": X["policy_chosen"], "policy_rejected_logps": X["policy_rejected"]}
+    assert_parity("openrlhf", f"dpo/{case}", ours, **policy)
+
+
+# The differences themselves
+
+
+def test_difference_whitening_uses_the_variance_of_the_batch_not_its_unbiased_estimate():
+    advantages, _ = gae(X["rewards"], X["old_values"], MASK, gamma=S["gamma"], lam=S["lam"])
+    expected = theirs("trl", "gae/advantages")[MASK] * (TOKENS / (TOKENS - 1)) ** 0.5
+    torch.testing.assert_close(whiten(advantages, MASK)[MASK], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_difference_openrlhf_computes_kl_in_float32(estimator):
+    error = token_kl(X["new_logprobs"], X["ref_logprobs"], MASK, estimator) - theirs(
+        "openrlhf", f"kl_float32/{estimator}/value"
+    )
+    assert 1e-9 < float(error[MASK].abs().max()) < 1e-5
+
+
+def test_difference_kl_is_not_clamped():
+    far = X["far"]
+    assert torch.isclose(token_kl(far, 0 * far, far == far, "k3")[0, 0], torch.tensor(15.0).double().exp() - 16)
+    for estimator in ("k1", "k2", "k3"):
+        found = token_kl(far, 0 * far, far == far, estimator)
+        torch.testing.assert_close(found.clamp(-10, 10), theirs("openrlhf", f"far/{estimator}"), **CLOSE)
+        expected = found.clamp(max=10) if estimator == "k3" else found
+        torch.testing.assert_close(expected, theirs("verl", f"far/{estimator}"), **CLOSE)
+
+
+def test_difference_a_lone_response_has_no_advantage():
+    score = X["rewards"].sum(-1)
+    for function, case, scale in ((grpo_advantages, "lone/grpo", 1 + 1e-6), (rloo_advantages, "lone/rloo", 1.0)):
+        found, expected = function(score, X["lone_groups"]), theirs("verl", case)
+        assert found[0] == 0 and float(expected[0, 0]) == pytest.approx(float(score[0]) / scale)
+        torch.testing.assert_close(at_tokens(found, MASK)[1:], expected[1:], **CLOSE)
+
+
+def test_difference_a_fully_masked_row_gets_no_reward():
+    row = int(MASK.any(-1).logical_not().nonzero())
+    kl = X["old_logprobs"] - X["ref_logprobs"]
+    assert not token_rewards(X["scores"], kl, MASK, S["beta"])[row].any()
+    assert float(theirs("openrlhf", "rewards/value")[row, -1]) == pytest.approx(
+        float(X["scores"][row] - S["beta"] * kl[row, -1])
+    )

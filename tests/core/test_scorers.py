@@ -1,0 +1,77 @@
+"""A scorer or judge that breaks its promise is an error that names it, never a score of 0."""
+
+import math
+import sys
+
+import pytest
+
+from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.scorers import call, load_function
+
+REPLIES = ["a", "b"]
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module `my_scorers` that can be imported in this test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_scorers", raising=False)
+    return lambda source: (tmp_path / "my_scorers.py").write_text(source)
+
+
+def test_values_come_back_as_floats():
+    assert call(lambda prompts, replies: (1, 0.5), "scorer", REPLIES, REPLIES) == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([1.0], "1 values for 2 replies"),
+        ([1.0, 2.0, 3.0], "3 values for 2 replies"),
+        ([1.0, math.nan], "nan for reply 1"),
+        ([math.inf, 1.0], "inf for reply 0"),
+        ([None, 1.0], "None for reply 0"),
+        (["1", 1.0], "'1' for reply 0"),
+        ([[1.0], 1.0], r"\[1.0\] for reply 0"),
+        (None, "TypeError"),
+    ],
+)
+def test_anything_but_one_finite_number_a_reply_is_refused(values, found):
+    with pytest.raises(BadInput, match=f"the scorer .*{found}"):
+        call(lambda prompts, replies: values, "scorer", REPLIES, REPLIES)
+
+
+def test_an_exception_is_refused_with_its_kind_and_cause():
+    def crashing(prompts, replies):
+        raise KeyError("table")
+
+    with pytest.raises(BadInput, match="the judge failed with KeyError: 'table'") as refused:
+        call(crashing, "judge", REPLIES, REPLIES)
+    assert isinstance(refused.value.__cause__, KeyError)
+
+
+def test_an_error_of_this_project_keeps_its_kind():
+    def crashing(prompts, replies):
+        raise ConfigError("prompt 3 is no request")
+
+    with pytest.raises(ConfigError, match="prompt 3"):
+        call(crashing, "scorer", REPLIES, REPLIES)
+
+
+@pytest.mark.parametrize("name", ["my_scorers", "my_scorers:", "my_scorers:missing", "no_such_module:score", ":score", ""])
+def test_a_name_that_is_no_function_is_refused_by_name(module, name):
+    module("def score(prompts, replies):\n    return [0.0] * len(replies)\n")
+    with pytest.raises(BadInput, match=rf"scorer '{name}' cannot be imported .*expected 'module:function'"):
+        load_function(name, "scorer")
+
+
+def test_a_module_that_crashes_while_it_is_imported_is_refused(module):
+    module("1 / 0")
+    with pytest.raises(BadInput, match="division by zero"):
+        load_function("my_scorers:score", "scorer")
+
+
+def test_a_name_of_something_else_than_a_function_is_refused(module):
+    module("score = 3")
+    with pytest.raises(BadInput, match="is a int; expected a function"):
+        load_function("my_scorers:score", "scorer")

@@ -1,0 +1,101 @@
+"""Promotions in processes of their own: `python promoter.py` loads the libraries once and forks for every job.
+
+A line of JSON in: {name, environment, jobs: [{action, ..., kill_after: n}]}; a line out: a result for each job. The jobs of a
+line start together. kill_after: kill -9 after the n-th write of this process to the registry (0: before the first).
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from rlhf_core.errors import RLHFError
+from tasks import desk, promotion
+
+for _name in (  # what a promotion imports on its way: once here, not in every child
+    "rlhf_core.smoke", "transformers.models.llama.modeling_llama", "mlflow.pyfunc.model", "alembic.command",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.store.model_registry.sqlalchemy_workspace_store",
+):  # fmt: skip
+    importlib.import_module(_name)
+
+WRITES = (
+    "create_registered_model", "create_model_version", "set_model_version_tag", "set_registered_model_alias",
+    "delete_registered_model_alias",
+)  # fmt: skip
+ACTIONS = {"promote": promotion.promote, "rollback": promotion.rollback}
+HEAD_START = 0.5  # seconds until all children are there
+
+
+def die_after(count: int) -> None:
+    """Kill this process after so many writes to the registry."""
+    left = [count]
+
+    def counted(write):
+        def call(*args, **kwargs):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            try:
+                return write(*args, **kwargs)
+            finally:
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return call
+
+    for name in WRITES:
+        setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+
+
+def work(name: str, job: dict) -> dict:
+    """What became of one job."""
+    if "kill_after" in job:
+        die_after(job.pop("kill_after"))
+    action = job.pop("action")
+    try:
+        where, kind = desk.at(name, known=action != "history")
+        if action == "history":
+            return {"problems": promotion.history(where).problems}
+        return vars(ACTIONS[action](where, promotion.Request(kind=kind, **job)))
+    except RLHFError as error:
+        return {"error": str(error), "kind": type(error).__name__}
+
+
+def fork(name: str, job: dict, report: Path, start: float) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        time.sleep(max(0.0, start - time.monotonic()))
+        report.write_text(json.dumps(work(name, job)))
+        code = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.update(order["environment"])
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.monotonic() + (HEAD_START if len(order["jobs"]) > 1 else 0.0)
+            files = [Path(folder) / str(number) for number in range(len(order["jobs"]))]
+            children = [fork(order["name"], job, file, start) for job, file in zip(order["jobs"], files, strict=True)]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
+        results = [report | {"code": code} for report, code in zip(reports, codes, strict=True)]
+        print(json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""kill -9 after every single write of a promotion, a rollback and a recovery: the next command leaves nothing half done."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.desk import Desk, drift
+from tasks.ledger import stack
+from tasks.promotion import Request, history, promote
+from tasks.tracking import client_for
+from tasks.workspace import Workspace
+
+
+def at(folder: Path) -> Desk:
+    return Desk(client_for(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")
+
+
+def copied(desk: Desk, folder: Path) -> Desk:
+    """The same registry in a store of its own."""
+    folder.mkdir()
+    shutil.copy(desk.workspace.home / "mlflow.db", folder / "mlflow.db")
+    return at(folder)
+
+
+def require_whole(desk: Desk) -> str:
+    """Every attempt has ended, and the aliases are where the ledger says; the champion."""
+    entries = desk.ledger.entries()
+    assert all(entry.outcome for entry in entries), entries
+    champion = stack(entries)[-1]
+    assert drift(champion, desk.aliases()) is None
+    return champion.policy.version
+
+
+def kill_everywhere(promoters, desk: Desk, folder: Path, job: dict, next_job: dict) -> list[str]:
+    """Kill `job` after 0, 1, 2, ... writes until it survives; after each kill run `next_job`; the champions it left."""
+    champions, left_at = [], []
+    for count in range(100):
+        here = copied(desk, folder / str(count))
+        (result,) = promoters.run(here, job | {"kill_after": count})
+        if result["code"] == 0:
+            assert result["promoted"], result
+            assert all(aliases in (desk.aliases(), here.aliases()) for aliases in left_at)  # as if it never or fully happened
+            return champions
+        assert result["code"] == -9
+        (after,) = promoters.run(here, next_job)
+        assert after["code"] == 0 and "error" not in after, (count, after)
+        champions.append(require_whole(here))
+        left_at.append(here.aliases())
+        left = [entry.outcome for entry in here.ledger.entries() if entry.action == job["action"]]
+        assert left[1:] in ([], ["done"], ["undone"]), left  # the first one is the stock's own
+    raise AssertionError("the job never survived")
+
+
+def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
+    job = {"action": "promote", "version": "3", "reason": "better"}
+    champions = kill_everywhere(promoters, desk, tmp_path, job, {"action": "history"})
+    switched = champions.index("3")
+    assert champions == ["1"] * switched + ["3"] * (len(champions) - switched)
+    assert switched >= 5 and len(champions) - switched >= 5  # it was killed often enough on either side
+
+
+def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
+    promote(desk, Request(version="2"))
+    champions = kill_everywhere(promoters, desk, tmp_path, {"action": "rollback"}, {"action": "history"})
+    switched = champions.index("1")
+    assert champions == ["2"] * switched + ["1"] * (len(champions) - switched) and 0 < switched < len(champions)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_killed_recovery_is_recovered_itself(promoters, desk, tmp_path, moved):
+    first = next(count for count in range(100) if killed_with(promoters, desk, tmp_path / str(count), count, moved))
+    wreck = at(tmp_path / str(first))
+    for count in range(100):
+        here = copied(wreck, tmp_path / f"again-{count}")
+        (result,) = promoters.run(here, {"action": "history", "kill_after": count})
+        if result["code"] == 0:
+            return
+        (after,) = promoters.run(here, {"action": "history"})
+        assert after["code"] == 0 and "error" not in after
+        assert require_whole(here) == ("2" if moved else "1")
+        assert {entry.outcome for entry in here.ledger.entries() if entry.action == "recover"} <= {"done", "undone"}
+    raise AssertionError("the recovery never survived")
+
+
+def killed_with(promoters, desk: Desk, folder: Path, count: int, moved: bool) -> bool:
+    """Whether a kill after `count` writes leaves a plan behind, the alias of the policy moved or not."""
+    here = copied(desk, folder)
+    promoters.run(here, {"action": "promote", "version": "2", "kill_after": count})
+    last = here.ledger.entries()[-1]
+    return last.plan is not None and not last.outcome and (here.aliases()["policy@champion"] == "2") == moved
+
+
+def test_the_next_promotion_ends_what_was_left_and_then_goes_its_own_way(promoters, desk):
+    for count in (3, 12):
+        (killed,) = promoters.run(desk, {"action": "promote", "version": "2", "kill_after": count})
+        assert killed["code"] == -9
+    (done,) = promoters.run(desk, {"action": "promote", "version": "3", "contest_override": "to see what happens"})
+    assert done["promoted"] and require_whole(desk) == "3"
+    assert [entry.action for entry in history(desk).entries].count("recover") == 2

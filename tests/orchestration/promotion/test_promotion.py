@@ -1,0 +1,443 @@
+"""Promotion and rollback: what moves, what is refused, and that a refusal changes nothing but the ledger."""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlhf_core.digest import digest_path
+from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
+from rlhf_core.gate_config import Override
+from rlhf_core.rundir import Artifact
+from tasks import attempt, registry
+from tasks import desk as module
+from tasks.desk import Desk
+from tasks.eligibility import ContestLost
+from tasks.packaging import local_folder
+from tasks.promotion import Request, history, promote, rollback
+
+
+def champions(desk: Desk) -> tuple[str | None, ...]:
+    """policy@champion, policy@previous, reward@champion, reward@previous."""
+    return tuple(desk.aliases().values())
+
+
+@contextlib.contextmanager
+def refused(desk: Desk, match: str, error: type[Exception] = PromotionRefused, outcome: str = "refused") -> Iterator[None]:
+    """What is done inside is refused with a message; no alias and no version has changed, and the ledger says why."""
+
+    def versions() -> list:
+        names = ("tiny-policy", "tiny-reward")
+        return [sorted(dict(v.tags).items()) for name in names for v in desk.client.search_model_versions(f"name='{name}'")]
+
+    before, aliases, count = versions(), desk.aliases(), len(desk.ledger.entries())
+    with pytest.raises(error, match=match) as raised:
+        yield
+    entries = desk.ledger.entries()
+    assert versions() == before and desk.aliases() == aliases
+    assert len(entries) == count + 1 and entries[-1].outcome == outcome
+    assert entries[-1].outcome_reason == str(raised.value)
+
+
+def files(desk: Desk, version: str, kind: str = "policy") -> Path:
+    return local_folder(desk.client.get_model_version(desk.model(kind), version).source)
+
+
+@contextlib.contextmanager
+def replaced(file: Path, content: bytes) -> Iterator[None]:
+    """Other bytes in a file for a while, its hard links left alone."""
+    kept = file.with_name("kept")
+    file.rename(kept)
+    try:
+        file.write_bytes(content)
+        yield
+    finally:
+        kept.replace(file)
+
+
+# what moves
+
+
+def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previous(desk):
+    assert champions(desk) == ("1", None, "1", None)
+    result = promote(desk, Request(version="3", reason="better"))
+    assert result.promoted and result.replaced == "1" and "it wins 70.0% against version 1" in result.reason
+    assert champions(desk) == ("3", "1", "2", "1")
+    entry = history(desk).entries[-1]
+    assert (entry.action, entry.version, entry.expects, entry.outcome, entry.reason) == ("promote", "3", "1", "done", "better")
+    again = promote(desk, Request(version="3"))
+    assert again.promoted and "already" in again.reason and len(history(desk).entries) == entry.number
+
+
+def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shelf):
+    desk = shelf.desk
+    promote(desk, Request(version="2"))
+    promote(desk, Request(version="4"))
+    promote(desk, Request(version="3", contest_override="shorter replies are wanted"))
+    assert champions(desk) == ("3", "4", "2", "1")
+    assert rollback(desk, Request(reason="it swears")).version == "4" and champions(desk) == ("4", "2", "1", None)
+    assert rollback(desk, Request()).version == "2" and champions(desk) == ("2", "1", "1", None)
+    assert rollback(desk, Request()).version == "1" and champions(desk) == ("1", None, "1", None)
+    with pytest.raises(PromotionRefused, match="no earlier champion"):
+        rollback(desk, Request())
+    assert [entry.outcome for entry in desk.ledger.entries()] == ["done"] * 7
+    assert promote(desk, Request(version="2")).replaced == "1" and champions(desk) == ("2", "1", "1", None)
+
+
+def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(desk):
+    for version in ("2", "1", "3"):
+        promote(desk, Request(version=version, contest_override="to and fro"))
+    assert rollback(desk, Request()).version == "1" and champions(desk) == ("1", "2", "1", None)
+    assert rollback(desk, Request()).version == "2" and champions(desk) == ("2", "1", "1", None)
+
+
+def test_a_rollback_skips_a_champion_that_was_deleted_or_has_other_bytes(desk):
+    promote(desk, Request(version="2"))
+    promote(desk, Request(version="4"))
+    desk.client.delete_model_version("tiny-policy", "2")
+    result = rollback(desk, Request())
+    assert result.version == "1" and champions(desk) == ("1", None, "1", None)
+    assert "Skipped version 2" in desk.ledger.entries()[-1].outcome_reason
+    promote(desk, Request(version="3"))
+    weights = files(desk, "1") / "artifacts/model/model.safetensors"
+    with replaced(weights, b"x"), pytest.raises(PromotionRefused, match=r"Skipped version 1: .*other weights"):
+        rollback(desk, Request())
+    assert champions(desk) == ("3", "1", "2", "1")
+
+
+def test_a_reward_model_can_be_promoted_and_rolled_back_alone(desk):
+    assert promote(desk, Request(kind="reward", version="2")).promoted
+    assert champions(desk) == ("1", None, "2", "1")
+    with pytest.raises(PromotionRefused, match="no earlier champion"):
+        rollback(desk, Request())  # the policy has had no other
+    assert rollback(desk, Request(kind="reward")).version == "1" and champions(desk) == ("1", None, "1", None)
+
+
+def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(desk):
+    promote(desk, Request(version="2"))
+    weights = files(desk, "1") / "artifacts/model/model.safetensors"
+    with replaced(weights, b"x"):
+        desk.client.set_model_version_tag("tiny-policy", "1", "digest", digest_path(weights.parent))
+        with pytest.raises(PromotionRefused, match=r"Skipped version 1: the tag 'digest' .* was changed; the ledger says"):
+            rollback(desk, Request())
+    assert champions(desk) == ("2", "1", "1", None)
+
+
+def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
+    promote(shelf.desk, Request(version="2"))
+    folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-policy@champion"))
+    assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
+
+
+# who may not
+
+
+def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody_says_why(desk):
+    with refused(desk, r"wins 40.0% .* version 1, required more than 50.0%", ContestLost):
+        promote(desk, Request(version="5"))
+    with refused(desk, "not compared with the present champion, version 1", ContestLost):
+        promote(desk, Request(version="4"))
+    result = promote(desk, Request(version="5", contest_override="the judge was down"))
+    assert champions(desk) == ("5", "1", "1", None) and "without beating it: the judge was down" in result.reason
+    assert desk.client.get_model_version("tiny-policy", "5").tags["contest_override"].endswith(": the judge was down")
+    assert desk.ledger.entries()[-1].contest_override == "the judge was down"
+    with refused(desk, "not compared with the present champion, version 5", ContestLost):
+        promote(desk, Request(version="2"))  # it beat version 1
+
+
+def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
+    """Records that forbid a promotion, and what the refusal says."""
+    good = shelf.records("policy", digest)
+    return {
+        "missing": ([record for record in good if record.stage != "ppo"], "no gate record of ppo"),
+        "none": ([], "no gate record of sft and reward and ppo and evaluate"),
+        "refused": ([*good[:-1], good[-1].model_copy(update={"passed": False})], "refused by its gates: evaluate"),
+        "others": ([*good[:-1], good[-1].model_copy(update={"model_digest": "f" * 64})], r"evaluate\.g speaks of a model with"),
+    }
+
+
+@pytest.mark.parametrize("case", ["missing", "none", "refused", "others"])
+def test_every_gate_record_is_read_again(shelf, case):
+    digest = Artifact.of(shelf.models / "policy-2").digest
+    records, says = bad_records(shelf, digest)[case]
+    assert shelf.add("policy", 2, records, reward_version="1") == "2"  # the same bytes: the same version, other records
+    with refused(shelf.desk, says):
+        promote(shelf.desk, Request(version="2"))
+    assert shelf.policy(2, beats="1") == "2" and promote(shelf.desk, Request(version="2")).promoted
+
+
+def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_model_needs_no_record(shelf):
+    digest = Artifact.of(shelf.models / "policy-2").digest
+    override = Override(threshold=0.4, reason="demonstration only", by="ann")
+    _, reward, ppo, evaluate = shelf.records("policy", digest)
+    records = [
+        reward.model_copy(update={"override": override}), ppo,
+        evaluate, evaluate.model_copy(update={"gate": "soft", "passed": False, "severity": "warning"}),
+    ]  # fmt: skip
+    shelf.add("policy", 2, records, reward_version="1", given='["sft"]')
+    result = promote(shelf.desk, Request(version="2", contest_override="first of its kind"))
+    assert result.promoted and "overridden: reward.g (to 0.4 by ann: demonstration only)" in result.reason
+
+
+def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
+    shelf.desk.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
+    with refused(shelf.desk, "does not say which reward model"):
+        promote(shelf.desk, Request(version="2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("artifacts/model/model.safetensors", b"other weights", "other weights"),
+        ("artifacts/model/extra.json", b"{}", "other weights"),
+        ("gates.json", b'{"decisions": []}', "other gate records"),
+        ("policy_model.py", b"import os", "other code or MLmodel"),
+        ("sitecustomize.py", b"import os", "other code or MLmodel"),
+    ],
+)
+def test_tampered_files_are_refused(desk, name, content, what):
+    file = files(desk, "2") / name
+    existed = file.exists()
+    with contextlib.ExitStack() as stack:
+        if existed:
+            stack.enter_context(replaced(file, content))
+        else:
+            file.write_bytes(content)
+            stack.callback(file.unlink)
+        with refused(desk, f"version 2 of tiny-policy has {what} than when it was registered"):
+            promote(desk, Request(version="2"))
+
+
+def test_a_tampered_reward_model_stops_its_policy(desk):
+    weights = files(desk, "2", "reward") / "artifacts/model/model.safetensors"
+    with replaced(weights, b"x"), refused(desk, "version 2 of tiny-reward has other weights"):
+        promote(desk, Request(version="3"))
+
+
+def broken(shelf, change) -> str:
+    """A registered policy, all gates passed, whose weights were changed by `change` before; its version."""
+    source, target = shelf.models / "policy-2", shelf.models / "policy-99"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    save_file(change(weights), target / "model.safetensors", metadata={"format": "pt"})
+    return shelf.policy(99, beats="1")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weights: {name: torch.full_like(value, float("nan")) for name, value in weights.items()}, "not finite"),
+        (lambda weights: {name: value for name, value in weights.items() if "q_proj" not in name}, "lacks the weights"),
+        (lambda weights: {name: value[:1] for name, value in weights.items()}, "cannot be loaded and run"),
+    ],
+)
+def test_a_champion_that_does_not_run_is_put_back(shelf, change, says):
+    version = broken(shelf, change)
+    with refused(shelf.desk, says, outcome="reverted"):
+        promote(shelf.desk, Request(version=version))
+
+
+def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_written(desk):
+    for version, kind in (("77", "policy"), ("77", "reward")):
+        with pytest.raises(PromotionRefused, match=f"version 77 of tiny-{kind} does not exist"):
+            promote(desk, Request(kind=kind, version=version))
+    desk.client.delete_model_version("tiny-policy", "2")
+    with pytest.raises(PromotionRefused, match="deleted"):
+        promote(desk, Request(version="2"))
+    with pytest.raises(BadInput, match=r"no registered model other-policy; found tiny-policy, tiny-reward"):
+        module.at("other")
+    with pytest.raises(BadInput, match="no registry name"):
+        module.at("x' or '1'='1")
+    assert len(desk.ledger.entries()) == 1
+
+
+def test_a_deleted_reward_version_stops_its_policy(desk):
+    desk.client.delete_model_version("tiny-reward", "2")
+    with refused(desk, "version 2 of tiny-reward does not exist"):
+        promote(desk, Request(version="3"))
+
+
+# other promoters
+
+
+def test_a_champion_other_than_expected_is_refused(desk):
+    with refused(desk, "champion of tiny-policy is version 1, expected version 7"):
+        promote(desk, Request(version="2", expects="7"))
+    with refused(desk, "is version 1, expected none"):
+        promote(desk, Request(version="2", expects=""))
+    with refused(desk, "is version 1, expected version 2"):
+        promote(desk, Request(version="2", expects="2"))
+    assert promote(desk, Request(version="2", expects="1")).promoted
+
+
+def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
+    busy = desk.ledger.append("promote", "tiny-policy", "2")
+    desk.ledger.step(busy, "smoke")
+    with refused(desk, r"entry 2 \(promote tiny-policy 2, by .*\) is at work \(step 'smoke'\), and one attempt at a time"):
+        promote(desk, Request(version="3"))
+    desk.ledger.leave(busy)  # as a killed process
+    assert promote(desk, Request(version="3")).promoted
+    assert [(entry.action, entry.outcome) for entry in desk.ledger.entries()[1:]] == [
+        ("promote", "undone"), ("promote", "refused"), ("recover", "done"), ("promote", "done"),
+    ]  # fmt: skip
+
+
+def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch):
+    """As a process that slept longer than its lease, while another machine ended its attempt."""
+    examine = attempt.check
+
+    def slept(*args):
+        desk.ledger.close(desk.ledger.entries()[-1], "undone", "taken for dead")
+        return examine(*args)
+
+    monkeypatch.setattr(attempt, "check", slept)
+    with pytest.raises(PromotionRefused, match="taken for dead"):
+        promote(desk, Request(version="2"))
+    assert champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
+
+
+def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, monkeypatch):
+    smoke = attempt.smoke_by_alias
+
+    def meddled(*args):
+        desk.client.set_registered_model_alias("tiny-policy", "champion", "4")
+        smoke(*args)
+
+    monkeypatch.setattr(attempt, "smoke_by_alias", meddled)
+    with pytest.raises(PromotionRefused, match="serves version 4, expected version 2"):
+        promote(desk, Request(version="2"))
+    last = desk.ledger.entries()[-1]
+    assert last.outcome == "reverted" and "moved by somebody else and is left at version 4" in last.outcome_reason
+    assert "the ledger says version 1" in history(desk).problems[0]
+
+
+def killed_after_the_switch(desk: Desk) -> None:
+    """What a promotion of version 2 leaves that is killed when the alias has moved."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempt, "smoke_by_alias", lambda *args: 1 / 0)
+        patch.setattr(attempt, "_give_up", lambda *args: None)
+        with pytest.raises(ZeroDivisionError):
+            promote(desk, Request(version="2"))
+    assert champions(desk) == ("2", None, "1", None) and not desk.ledger.entries()[-1].outcome
+
+
+def test_a_killed_promotion_is_completed_though_the_old_champion_was_deleted_meanwhile(desk):
+    killed_after_the_switch(desk)
+    desk.client.delete_model_version("tiny-policy", "1")
+    assert history(desk).problems == ["Entry 2 was completed."] and champions(desk) == ("2", None, "1", None)
+
+
+def test_a_killed_promotion_of_a_version_with_other_bytes_is_undone(desk):
+    killed_after_the_switch(desk)
+    with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
+        assert "Entry 2 was undone: version 2 of tiny-policy may not be champion" in history(desk).problems[0]
+    assert champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[1].outcome == "undone"
+
+
+def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_somebody_says_so(desk):
+    killed_after_the_switch(desk)
+    desk.client.delete_model_version("tiny-policy", "1")
+    with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
+        told, drifted = history(desk).problems
+    assert "policy@champion is none now, for version 1 was deleted" in told
+    assert "policy@champion is none, the ledger says version 1" in drifted and champions(desk)[0] is None
+    assert promote(desk, Request(version="3", adopt=True, reason="start anew")).promoted
+    assert champions(desk) == ("3", None, "2", "1")
+
+
+# aliases behind the ledger's back
+
+
+def move_by_hand(desk: Desk, version: str) -> None:
+    desk.client.set_registered_model_alias("tiny-policy", "champion", version)
+
+
+def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
+    move_by_hand(desk, "2")
+    for ask in (lambda: promote(desk, Request(version="3")), lambda: promote(desk, Request(version="2"))):
+        with refused(desk, r"behind the ledger's back: policy@champion is version 2, the ledger says version 1\..*--adopt"):
+            ask()
+    with refused(desk, "not compared with the present champion, version 1", ContestLost):
+        promote(desk, Request(version="4", adopt=True, reason="somebody clicked"))
+    assert promote(desk, Request(version="1", adopt=True, reason="somebody clicked")).promoted
+    assert champions(desk) == ("1", None, "1", None)
+    entry = desk.ledger.entries()[-1]
+    assert entry.adopted == "policy@champion is version 2, the ledger says version 1" and entry.outcome == "done"
+    move_by_hand(desk, "2")
+    assert promote(desk, Request(version="2", adopt=True, reason="it was right")).promoted
+    assert champions(desk) == ("2", "1", "1", None) and history(desk).problems == []
+
+
+def test_a_deleted_champion_is_refused_and_left_by_a_rollback(desk):
+    promote(desk, Request(version="2"))
+    desk.client.delete_model_version("tiny-policy", "2")
+    assert "policy@champion is none, the ledger says version 2" in history(desk).problems[0]
+    with refused(desk, "policy@champion is none, the ledger says version 2"):
+        promote(desk, Request(version="3"))
+    with refused(desk, "policy@champion is none, the ledger says version 2"):
+        rollback(desk, Request())
+    assert rollback(desk, Request(adopt=True, reason="it was deleted")).version == "1"
+    assert champions(desk) == ("1", None, "1", None) and history(desk).problems == []
+
+
+def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(shelf):
+    desk = shelf.desk
+    desk.client.delete_registered_model("tiny-ledger")
+    assert history(desk).entries == []
+    with pytest.raises(PromotionRefused, match="policy@champion is version 1, the ledger says none"):
+        promote(desk, Request(version="2"))
+    assert promote(desk, Request(version="2", adopt=True, reason="the ledger begins here")).promoted
+    assert champions(desk) == ("2", None, "1", None) and promote(desk, Request(version="4")).promoted
+
+
+def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(desk):
+    promote(desk, Request(version="2"))
+    desk.client.set_registered_model_alias("tiny-policy", "previous", "5")
+    assert promote(desk, Request(version="4")).promoted and champions(desk)[:2] == ("4", "2")
+    desk.client.delete_registered_model_alias("tiny-policy", "previous")
+    assert rollback(desk, Request()).version == "2"
+
+
+def test_history_names_deleted_entries(desk):
+    promote(desk, Request(version="2"))
+    promote(desk, Request(version="4"))
+    desk.client.delete_model_version("tiny-ledger", "2")
+    assert history(desk).problems == ["Entries 2 were deleted."]
+
+
+# no server
+
+
+def test_a_server_that_is_not_there_is_one_error_within_seconds(desk, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(RLHFError, match=r"http://127.0.0.1:9 does not answer .*Nothing was changed"):
+        module.at("tiny")
+    assert time.monotonic() - began < 20
+
+
+# registering
+
+
+def test_the_same_bytes_are_one_version_also_when_two_register_at_once(shelf, monkeypatch):
+    desk, look = shelf.desk, registry.version_of
+    answers = iter([None, None])  # as if nobody had registered them yet: store_model's look and register's
+    monkeypatch.setattr(registry, "version_of", lambda *args: next(answers, look(*args)))
+    assert shelf.policy(2) == "2"
+    found = desk.client.search_model_versions(f"name = 'tiny-policy' and tags.digest = '{shelf.digests['policy', '2']}'")
+    assert [str(version.version) for version in found] == ["2"]
+
+
+def test_a_version_says_where_it_comes_from(desk):
+    tags = desk.client.get_model_version("tiny-policy", "3").tags
+    assert tags["reward_version"] == "2" and len(tags["gates_digest"]) == len(tags["frame_digest"]) == 64
+    records = json.loads((files(desk, "3") / "gates.json").read_text())["decisions"]
+    assert [record["stage"] for record in records] == ["sft", "reward", "ppo", "evaluate", "promote"]

@@ -1,0 +1,152 @@
+"""Twenty promoters at once, on SQLite and on a live MLflow server; a server whose files were changed, that hangs, that dies."""
+
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+
+import pytest
+
+from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
+from tasks import attempt, registry
+from tasks import desk as module
+from tasks.desk import Desk, drift
+from tasks.ledger import stack
+from tasks.promotion import Request, history, promote, rollback
+from tasks.tracking import client_for
+from tasks.workspace import Workspace
+
+COUNT = 20
+
+
+def require_one_winner(desk: Desk, results: list[dict], before: int) -> None:
+    """One promoter won, the others were refused with a reason; all are in the ledger, and it agrees with the aliases."""
+    assert [result["code"] for result in results] == [0] * COUNT
+    winners = [result for result in results if result.get("promoted")]
+    losers = [result for result in results if "error" in result]
+    assert len(winners) == 1 and len(losers) == COUNT - 1, results
+    assert all(result["kind"] == "PromotionRefused" for result in losers), losers
+    assert all("one attempt at a time" in loser["error"] or "somebody else was faster" in loser["error"] for loser in losers)
+    entries = desk.ledger.entries()
+    assert [entry.number for entry in entries] == list(range(1, before + COUNT + 1))
+    assert Counter(entry.outcome for entry in entries[before:]) == {"done": 1, "refused": COUNT - 1}
+    champion = stack(entries)[-1]
+    assert champion.policy.version == winners[0]["version"] and drift(champion, desk.aliases()) is None
+
+
+def jobs() -> list[dict]:
+    """Promoters of two policies that both saw version 1 as champion."""
+    return [{"action": "promote", "version": "2" if number % 2 else "3", "expects": "1"} for number in range(COUNT)]
+
+
+def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promoters, desk):
+    require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
+
+
+def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, desk):
+    promote(desk, Request(version="2"))
+    promote(desk, Request(version="4"))
+    results = promoters.run(desk, *[{"action": "rollback"} for _ in range(COUNT)])
+    done = [result["version"] for result in results if result.get("promoted")]
+    assert done in (["2"], ["2", "1"], ["1", "2"])  # one that came late found the first one finished
+    assert stack(desk.ledger.entries())[-1].policy.version == desk.aliases()["policy@champion"] == min(done)
+    assert all(entry.outcome for entry in desk.ledger.entries())
+
+
+# a live server
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """Twenty clients on two cores take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        yield
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(mlflow_server, patient, empty_store, tmp_path_factory):
+    """A running MLflow server: its address and its folder."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    shutil.copy(empty_store, folder / "db")
+    with mlflow_server(folder, port):
+        yield f"http://127.0.0.1:{port}", folder
+
+
+@pytest.fixture
+def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
+    """Make a desk on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward models."""
+
+    def make(uri: str, name: str) -> Desk:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        desk = Desk(client_for(uri), Workspace(tmp_path / "home"), name)
+        shelf = shelf_type(desk, tiny_models)
+        for seed in (1, 2):
+            shelf.add("reward", seed)
+        shelf.policy(1)
+        shelf.policy(2, beats="1")
+        shelf.policy(3, beats="1", reward="2")
+        promote(desk, Request(version="1"))
+        return desk
+
+    return make
+
+
+def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
+    desk = stocked(server[0], "race")
+    require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
+    assert rollback(desk, Request()).version == "1"
+
+
+def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(server, stocked):
+    desk = stocked(server[0], "files")
+    version = desk.version("policy", "2")
+    registry.fetch(desk.workspace, version)
+    logged = version.source.rpartition("/models/")[2].split("/")[0]
+    (stored,) = (path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts)
+    good = stored.read_bytes()
+    stored.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    before = desk.aliases()
+    with pytest.raises(PromotionRefused, match="version 2 of files-policy has other weights"):
+        promote(desk, Request(version="2"))
+    assert desk.aliases() == before
+    stored.write_bytes(good)
+    assert promote(desk, Request(version="2")).promoted
+
+
+def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
+    mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
+):  # fmt: skip
+    smoke, folder, port = attempt.smoke_by_alias, tmp_path / "server", free_port()
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "db")
+    with mlflow_server(folder, port) as send:
+        desk = stocked(f"http://127.0.0.1:{port}", "tiny")
+
+        def die(*args):
+            send(signal.SIGKILL)
+            smoke(*args)
+
+        monkeypatch.setattr(attempt, "smoke_by_alias", die)
+        began = time.monotonic()
+        with pytest.raises(StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"):
+            promote(desk, Request(version="2"))
+        assert time.monotonic() - began < 60
+        monkeypatch.setattr(attempt, "smoke_by_alias", smoke)
+    with mlflow_server(folder, port) as send:
+        assert desk.aliases()["policy@champion"] == "2" and not desk.ledger.entries()[-1].outcome
+        assert history(desk).problems == ["Entry 2 was completed."]
+        assert desk.ledger.entries()[1].outcome == "done" and desk.aliases()["policy@previous"] == "1"
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        send(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(RLHFError, match=r"does not answer .*Nothing was changed"):
+            module.at("tiny")
+        assert time.monotonic() - began < 20

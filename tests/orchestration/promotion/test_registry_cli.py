@@ -1,0 +1,95 @@
+"""rlhf promote, rollback, history: exit codes, messages, tables."""
+
+import json
+
+import pytest
+
+from flows import cli
+
+
+@pytest.fixture
+def rlhf(desk, capfd):
+    """Run the command line in this process; its exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(list(words))
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback", "history"])
+def test_every_command_explains_itself(rlhf, command):
+    code, out, _ = rlhf(command, "--help")
+    assert code == 0 and f" {command} [OPTIONS]" in out and "--json" in out
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-policy"])
+def test_a_promotion_a_rollback_and_their_history(rlhf, name):
+    code, out, err = rlhf("promote", name, "2", "--expect-current", "1", "--reason", "better [1]")
+    assert code == 0 and out == "Version 2 of tiny-policy is the champion: it wins 70.0% against version 1.\n", err
+    code, out, _ = rlhf("rollback", name, "--json")
+    assert code == 0 and json.loads(out)["version"] == "1" and json.loads(out)["entry"] == 3
+    code, out, err = rlhf("history", name)
+    assert code == 0 and err == "" and "better [1]" in out
+    lines = [line.split() for line in out.splitlines() if "│" in line]
+    assert [(line[1], line[6], line[8], line[10]) for line in lines] == [
+        ("1", "promote", "tiny-policy", "1"), ("2", "promote", "tiny-policy", "2"), ("3", "rollback", "tiny-policy", "1"),
+    ]  # fmt: skip
+    document = json.loads(rlhf("history", name, "--json")[1])
+    assert document["champion"]["policy"]["version"] == "1" and document["problems"] == []
+    assert [entry["state"] for entry in document["entries"]] == ["done"] * 3
+    assert (
+        document["entries"][1]["reason"] == "better [1]" and document["entries"][1]["plan"]["after"]["policy@previous"] == "1"
+    )
+
+
+def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
+    code, out, _ = rlhf("promote", "tiny-reward", "2")
+    assert code == 0 and "Version 2 of tiny-reward is the champion" in out and desk.aliases()["reward@champion"] == "2"
+    code, _, err = rlhf("promote", "tiny-reward", "1", "--override-contest", "none needed")
+    assert code == 2 and "fights no contest" in err
+    assert rlhf("rollback", "tiny-reward")[0] == 0 and desk.aliases()["reward@champion"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["promote", "tiny", "5"], 3, "rlhf: refused: Version 5 of tiny-policy is not promoted: it wins 40.0%"),
+        (["promote", "tiny", "2", "--expect-current", "4"], 3, "is version 1, expected version 4"),
+        (["promote", "tiny", "2", "--expect-current", "0"], 3, "is version 1, expected none"),
+        (["promote", "tiny", "99"], 3, "version 99 of tiny-policy does not exist"),
+        (["promote", "tinny", "1"], 2, "no registered model tinny-policy; found tiny-policy, tiny-reward"),
+        (["promote", "tiny", "0"], 2, "Usage"),
+        (["promote", "tiny", "2", "--adopt"], 2, "--adopt needs --reason"),
+        (["promote", "tiny", "2", "--reason", "x" * 1001], 2, "expected at most 1000"),
+        (["rollback", "tiny"], 3, "no earlier champion"),
+    ],
+)
+def test_a_refusal_is_one_message_and_its_exit_code(rlhf, words, code, says):
+    found, out, err = rlhf(*words)
+    assert (found, out) == (code, "") and says in err and "Traceback" not in err
+
+
+def test_a_history_of_nothing_says_so(rlhf):
+    code, out, _ = rlhf("history", "other")
+    assert code == 0 and out == "No attempt to promote other is recorded.\n"
+    assert json.loads(rlhf("history", "other", "--json")[1])["entries"] == []
+
+
+def test_history_shows_what_is_wrong_and_refusals_with_their_reason(rlhf, desk):
+    rlhf("promote", "tiny", "5")
+    desk.client.set_registered_model_alias("tiny-policy", "champion", "5")
+    code, out, err = rlhf("history", "tiny")
+    assert code == 0 and "wins 40.0%" in out and "refused" in out
+    assert "policy@champion is version 5, the ledger says version 1" in err
+
+
+def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for words in (["promote", "tiny", "2"], ["rollback", "tiny"], ["history", "tiny"]):
+        code, out, err = rlhf(*words)
+        assert code == 1 and out == "" and "http://127.0.0.1:9 does not answer" in err and "Nothing was changed" in err

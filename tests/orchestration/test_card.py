@@ -1,0 +1,148 @@
+"""The model card says what a version rests on, fits where MLflow keeps it, and shows model output as text."""
+
+import json
+
+import pytest
+from markdown_it import MarkdownIt
+
+from rlhf_core.config import Recipe
+from rlhf_core.gate_config import Override
+from rlhf_core.gates import Decision
+from rlhf_core.items import write_items
+from rlhf_core.rundir import Artifact, StageResult
+from tasks import card
+from tasks.record import ApprovalRecord, Record, Registration, StageRecord
+from tasks.session import Session
+from tasks.tracker import Tracker
+from tasks.workspace import Workspace
+
+HOSTILE = "a | b\n# head <script>alert(1)</script> ![x](https://example.org/x.png) `code` *bold* [l](javascript:1)"
+OVERRIDE = Override(threshold=0.55, reason="shown for the record | not for use", by="someone")
+SPLITS = ("comparisons_heldout", "comparisons_train", "prompts_heldout")
+RESULTS = {
+    "validate": {"metrics": {"data/comparisons_train": 4000.0, "data/comparisons_heldout": 600.0}},
+    "reward": {
+        "metrics": {"reward/accuracy": 0.755, "reward/accuracy_lower": 0.719, "reward/heldout_loss": 0.5},
+        "intervals": {"reward/accuracy": (0.719, 0.788), "reward/accuracy_lower": (0.719, 0.788)},
+        "counts": {"reward/accuracy": 600},
+    },
+    "ppo": {"metrics": {"ppo/score_mean": 3.5, "ppo/entropy": 1.0}},
+    "evaluate": {"metrics": {"eval/win_rate": 0.8, "eval/win_rate_lower": 0.7}, "intervals": {"eval/win_rate": (0.7, 0.9)}},
+}
+
+
+def decision(stage: str, gate: str, **changes) -> Decision:
+    values = {
+        "stage": stage, "gate": gate, "metric": f"{stage}/{gate}", "value": 0.8, "n": 100, "interval": (0.7, 0.9),
+        "bound": "at least", "threshold": 0.5, "passed": True, "reason": "it is",
+    }  # fmt: skip
+    return Decision.model_validate(values | changes)
+
+
+@pytest.fixture
+def session(home, tmp_path) -> Session:
+    """A pipeline whose evaluation is over, as far as a card looks at it."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"}, "seed": 7, "description": "to try it",
+            "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
+            "evaluate": {"sampling": {"temperature": 0.7, "max_new_tokens": 48}},
+        }
+    )  # fmt: skip
+    workspace = Workspace.here()
+    session = Session(recipe, workspace, Tracker(workspace, Record.new(workspace, recipe)))
+    for name, values in RESULTS.items():
+        run_dir = workspace.runs / name
+        run_dir.mkdir(parents=True)
+        session.tracker.record.stages.append(StageRecord(stage=name, run_dir=run_dir, started=0))
+        session.results[name] = StageResult(stage=name, digest=f"{name}-digest", seconds=1.0, **values)
+    for name in (*SPLITS, "base", "sft", "reward", "policy"):
+        (tmp_path / name).write_text(name)
+        session.have[name] = Artifact.of(tmp_path / name)
+    return session
+
+
+def with_items(session: Session, stage: str, columns: dict[str, list]) -> None:
+    files = write_items(session.tracker.record.stage(stage).run_dir, columns)
+    session.results[stage] = session.results[stage].model_copy(update={"files": files})
+
+
+def replies(count: int) -> dict[str, list]:
+    texts = [HOSTILE, *(f"reply {i} " + "word " * 100 for i in range(1, count))]
+    return {
+        "prompt": [f"prompt {i}" for i in range(count)], "sft_reply": texts, "sft_score": [0.25] * count,
+        "policy_reply": texts, "policy_score": [1.5] * count,
+    }  # fmt: skip
+
+
+def test_a_policys_card_says_what_it_rests_on(session):
+    with_items(session, "evaluate", replies(5))
+    text = card.card(session, "policy", "ppo", [decision("evaluate", "win_rate")])
+    assert "| eval/win_rate | 0.8 | 0.7 to 0.9 |  | share |" in text and "eval/win_rate_lower" not in text
+    assert "| evaluate | win_rate | evaluate/win_rate | 0.8 |" in text
+    digest = session.have["comparisons_train"].digest[:16]
+    assert f"| comparisons_train | 4,000 | `{digest}` |" in text and "| prompts_heldout |  |" in text
+    assert "| seed | 7 |" in text and "| beta | 0.05 |" in text
+    assert session.tracker.record.commit[:12] in text and session.have["sft"].digest[:16] in text
+    assert 'mlflow.pyfunc.load_model("models:/tiny-policy@champion")' in text
+    assert 'params={"temperature": 0.7, "max_tokens": 48}' in text and "--model tiny-policy/artifacts/model" in text
+    assert text.count("| prompt ") == 1 + 3
+
+
+def test_a_reward_models_card_shows_pairs_and_intervals(session):
+    columns = {"prompt": ["p"], "chosen": ["good"], "chosen_score": [2.0], "rejected": ["bad"], "rejected_score": [-1.25]}
+    with_items(session, "reward", columns)
+    text = card.card(session, "reward", "reward", [decision("reward", "accuracy")])
+    assert "| reward/accuracy | 0.755 | 0.719 to 0.788 | 600 | share |" in text
+    assert "| p | good | 2.00 | bad | -1.25 |" in text
+    assert "AutoModelForSequenceClassification" in text and "win_rate" not in text
+
+
+def test_overrides_and_the_sign_off_stand_on_top(session):
+    session.approval = ApprovalRecord.model_validate(
+        {"evidence": "e", "run": "r", "asked_at": "2026-01-01T00:00Z", "until": "2026-01-02T00:00Z", "state": "approved",
+         "by": "Pat", "comment": "reads well"}
+    )  # fmt: skip
+    text = card.card(session, "policy", "ppo", [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")])
+    top = text.partition("\n## ")[0]
+    assert "Sign-off: approved by Pat: reads well." in top
+    assert "- reward.accuracy to 0.55 by someone: shown for the record \\| not for use" in top and "ppo.kl" not in top
+
+
+def test_a_parent_that_is_registered_is_named_by_its_version(session):
+    wanted = Registration(model="tiny-reward", stage="reward", artifact=session.have["reward"], tags={}, version="4")
+    session.tracker.record.registrations.append(wanted)
+    assert "| reward model | tiny-reward version 4, `" in card.card(session, "policy", "ppo", [])
+
+
+def test_model_output_is_shown_as_text(session):
+    with_items(session, "evaluate", replies(1))
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.card(session, "policy", "ppo", []))
+    cells = [token for token in tokens if token.type == "inline" and "javascript" in token.content]
+    assert len(cells) == 2  # the SFT model's and the policy's
+    for token in cells:
+        assert {child.type for child in token.children} <= {"text", "text_special"}
+        assert "".join(child.content for child in token.children) == " ".join(HOSTILE.split())
+        assert "://" not in token.content  # which some renderers make a link of
+
+
+def test_a_description_fits_and_says_what_is_left_out(session):
+    with_items(session, "evaluate", replies(3))
+    gates = [decision("evaluate", f"a_gate_with_a_long_name_{i}") for i in range(25)]
+    whole = card.card(session, "policy", "ppo", gates)
+    short = card.description(whole)
+    assert len(whole) > card.DESCRIPTION_LENGTH >= len(short)
+    assert "## Training" not in short and "Training" in short and "README.md" in short
+    assert "## Gates" in short and "a_gate_with_a_long_name_24" in short and "## Metrics" in short
+    assert card.description(whole, limit=10**6) == whole
+    assert len(card.description("# m\n\n## Gates\n\n" + "x" * 9000)) <= card.DESCRIPTION_LENGTH
+    assert len(card.description("x" * 9000)) <= card.DESCRIPTION_LENGTH
+
+
+def test_the_registered_version_shows_the_card(session):
+    from tasks.gates import registration
+
+    wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
+    assert wanted.note == card.description(wanted.card) and wanted.card.startswith("# tiny-reward\n")
+    assert wanted.decisions == [decision("reward", "accuracy")]
+    assert json.loads(wanted.tags["data"]) == {name: session.have[name].digest for name in SPLITS}

@@ -1,0 +1,93 @@
+"""`rlhf plan`: exit codes, what is printed, what is refused."""
+
+import json
+
+import pytest
+
+from flows import cli
+from flows.plan_cli import parse_memory
+from rlhf_core.errors import ConfigError
+
+
+@pytest.fixture
+def plan(capfd):
+    """Run `rlhf plan` in this process; its exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(["plan", *words])
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_what_fits_ends_with_0_and_what_does_not_with_3(plan):
+    assert plan("smollm2", "--model", "smollm2-135m", "--gpus", "1")[0] == 0
+    code, out, err = plan("smollm2", "--model", "7b", "--gpus", "8", "--gpu-memory", "80GiB")
+    assert code == 3
+    assert "sft: 133.6 of 80.0 GiB on each of 8 device(s), does not fit by 53.6 GiB" in out
+    assert "ZeRO stage 2: --set sft.zero_stage=2" in out
+    assert "actor 14.0, critic 14.0, reward 14.0, reference 14.0; 56.0 in all" in out
+    assert err == ""
+
+
+def test_the_printed_options_make_it_fit(plan):
+    words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--json")
+    found = {stage["stage"]: stage for stage in json.loads(plan(*words)[1])["stages"]}
+    options = [change["option"] for change in found["sft"]["smallest_change"]["changes"]]
+    again = json.loads(plan(*words, *" ".join(options).split())[1])["stages"]
+    assert not found["sft"]["fits"] and next(stage for stage in again if stage["stage"] == "sft")["fits"]
+
+
+def test_json_adds_up(plan):
+    document = json.loads(plan("quickstart", "--gpus", "1", "--gpu-memory", "24GB", "--json")[1])
+    assert document["fits"] and document["devices"] == 1
+    for stage in document["stages"]:
+        held = [p["bytes"] for p in stage["parts"] if p["phases"] is None or stage["peak_phase"] in p["phases"]]
+        assert sum(held) + stage["overhead_bytes"] == pytest.approx(stage["peak_bytes"], abs=len(held))
+        assert stage["peak_bytes"] + stage["spare_bytes"] == pytest.approx(24 * 10**9, abs=1)
+        assert stage["peak_bytes"] == max(stage["phases"].values())
+
+
+def test_without_gpus_this_machine_is_planned_for(plan, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    document = json.loads(plan("smollm2", "--model", "smollm2-135m", "--json")[1])
+    assert (document["kind"], document["devices"]) == ("cpu", 1)
+
+
+def test_the_picture_is_written(plan, tmp_path):
+    plan("smollm2", "--model", "70b", "--gpus", "8", "--picture", str(tmp_path / "plan.svg"))
+    assert (tmp_path / "plan.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--gpus", "0"), "--gpus 0: expected 1 or more"),
+        (("--gpus", "8", "--gpu-memory", "80"), "expected a positive number with its unit"),
+        (("--gpu-memory", "much"), "'much' is not a size"),
+        (("--gpus", "1", "--model", "8b"), "no model preset '8b'"),
+        (("--gpus", "1", "--model-config", "nowhere.json"), "nowhere.json cannot be read"),
+        (("--gpus", "1", "--picture", "plan.pdf"), ".svg or .png"),
+        (("--set", "ppo.zero_stage=3"), "ppo.zero_stage"),
+    ],
+)
+def test_a_bad_value_ends_with_2_and_its_remedy(plan, words, said):
+    code, out, err = plan("quickstart", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("80GiB", 80 * 2**30), ("80 GB", 80 * 10**9), ("512mib", 512 * 2**20), ("1.5TiB", 3 * 2**39)]
+)
+def test_a_size_has_its_unit(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0GiB", "80 G", "1e3GiB", "80GiBs"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ConfigError, match="expected a positive number with its unit"):
+        parse_memory(text)

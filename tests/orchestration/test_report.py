@@ -1,0 +1,275 @@
+"""The pages: self-contained, escaped, under their size limit, and made at the end of every run whatever becomes of MLflow."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from synthetic import Story, Synthetic
+
+from flows.report.comparison import comparison_page
+from flows.report.page import LARGEST, fitting
+from flows.report.run import run_page
+from rlhf_core.config import Recipe
+from rlhf_core.errors import GateRefused
+from tasks import events, process
+from tasks.comparison import compare
+from tasks.evidence import of_record
+from tasks.record import pending, records
+from tasks.session import Session, opened
+from tasks.tracker import Tracker
+from tasks.tracking import sync
+from tasks.versus import versus
+from tasks.workspace import Workspace
+
+EVIL = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, texts, and that every element is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attributes]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture
+def made(home, tmp_path) -> Synthetic:
+    return Synthetic(Workspace.here(), tmp_path)
+
+
+@pytest.fixture
+def write_report(home):
+    from flows.pipeline import write_report  # it sets Prefect up before Prefect is imported
+
+    return write_report
+
+
+def evidence(made: Synthetic, *stories: Story) -> list:
+    return [of_record(made.write(story)) for story in stories]
+
+
+def assert_self_contained(text: str) -> Page:
+    """No reference outside the page but links to one's own MLflow; one script, the page's own; balanced elements."""
+    seen = Page(text)
+    assert seen.open == [] and len(text.encode()) < LARGEST
+    assert seen.tags.count("script") == 1 and not {"img", "link", "iframe", "object", "base", "form"} & set(seen.tags)
+    for tag, name, value in seen.attributes:
+        assert not name.startswith("on") and name not in ("src", "srcset", "action"), (tag, name, value)
+        if name == "href":
+            assert value.startswith(("#", "http://127.0.0.1:5000/#/experiments/")), value
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
+    return seen
+
+
+def test_the_comparison_is_one_self_contained_page_with_every_part(made):
+    stories = [Story("a", champion="policy-0"), Story("b", lift=2.0, reply=EVIL, policy="policy-b", seed=2)]
+    text = comparison_page(compare(evidence(made, *stories)))
+    seen = assert_self_contained(text)
+    for part in ("Outcome", "What differs", "Metrics", "Curves and costs", "Replies to the same prompts", "Lineage"):
+        assert part in seen.text
+    for plot in ("Reward over steps", "KL from the SFT model over steps", "Reply length over steps", "Reward against KL",
+                 "Reward-model calibration", "Reward-model margin", "Time per stage", "Peak memory per stage"):  # fmt: skip
+        assert plot in seen.text
+    assert EVIL in seen.text and EVIL not in text and "&lt;script&gt;alert(1)" in text
+    assert seen.text.count("better, beyond noise") > 2 and "paired bootstrap" in seen.text
+
+
+def test_names_and_values_are_escaped_too(made):
+    settings = {"description": EVIL}
+    first, second = evidence(made, Story("a"), Story("b", settings=settings))
+    text = comparison_page(compare([first, second]))
+    assert EVIL not in text and EVIL in Page(text).text
+    assert EVIL not in run_page(second) and EVIL in Page(run_page(second)).text
+
+
+def test_every_sample_row_sorts_by_its_numbers(made):
+    text = comparison_page(compare(evidence(made, Story("a"), Story("b", lift=2.0, seed=2, policy="policy-b"))))
+    table = text[text.index('class="sortable samples"') :]
+    keys = re.findall(r'data-v="([^"]+)"', table)
+    differences = [float(value) for value in keys[2::3]]
+    assert len(differences) == 64 and differences == sorted(differences, reverse=True)
+
+
+def test_long_replies_leave_rows_out_and_say_so(made):
+    long = "word " * 290
+    runs = evidence(made, *(Story(name, prompts=900, reply=long, policy=name, seed=place) for place, name in enumerate("ab")))
+    comparison = compare(runs)
+    text = comparison_page(comparison)
+    shown = int(re.search(r"([\d,]+) of 900 are shown", text)[1])
+    assert len(text.encode()) < LARGEST and 200 < shown < 900
+    ends = {comparison.samples[0].prompt, comparison.samples[-1].prompt}
+    assert all(prompt in Page(text).text for prompt in ends)
+
+
+def test_a_page_that_cannot_be_made_small_keeps_no_rows():
+    sizes = []
+
+    def render(rows: int) -> str:
+        sizes.append(rows)
+        return "x" * (LARGEST + rows)
+
+    assert len(fitting(render, 10)) == LARGEST and sizes == [10, 5, 2, 1, 0]
+
+
+def test_a_comparison_without_items_says_so_and_draws_what_there_is(made):
+    text = comparison_page(compare(evidence(made, Story("a", with_items=False), Story("b", with_items=False, lift=2.0))))
+    seen = assert_self_contained(text)
+    assert "no per-item evidence" in seen.text and "Reward over steps" in seen.text
+    assert "Reward-model calibration" not in seen.text and "Replies to the same prompts" not in seen.text
+
+
+# the report that a run ends with
+
+
+def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(made):
+    (run,) = evidence(made, Story("a", lift=1.0, champion="policy-0"))
+    against = {model: versus(run, model) for model in ("sft", "champion")}
+    gains = {model: found.rows[0].against[0] for model, found in against.items()}
+    assert gains["sft"].difference == pytest.approx(1.0, abs=0.15) and gains["sft"].better
+    assert gains["champion"].difference == pytest.approx(0.5, abs=0.15)
+    assert [row.metric for row in against["sft"].rows] == ["Reward", "Independent", "Length", "Repetition", "Cut replies"]
+    assert len(against["champion"].samples) == 64 and against["champion"].duels[0].over == "champion"
+    text = run_page(run)
+    seen = assert_self_contained(text)
+    assert "Policy against the SFT model" in seen.text and "Policy against the champion" in seen.text
+
+
+def test_without_items_the_report_rests_on_what_was_recorded(made):
+    (run,) = evidence(made, Story("a", with_items=False))
+    found = versus(run, "sft")
+    assert found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
+    assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(run, "champion") is None
+    assert_self_contained(run_page(run))
+
+
+@pytest.mark.parametrize("until", ["validate", "reward", "ppo"])
+def test_a_run_that_stopped_early_has_a_report_too(made, until):
+    (run,) = evidence(made, Story("a", until=until))
+    seen = assert_self_contained(run_page(run))
+    assert "Lineage" in seen.text and "Policy against" not in seen.text
+
+
+def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(made, write_report):
+    tracker = Tracker(made.workspace, made.write(Story("a")))
+    session = Session(Recipe.model_validate(tracker.record.recipe), made.workspace, tracker)
+    heard: list = []
+    end = events.subscribe(heard.append)
+    tracker.flush()
+    tracker.end("FINISHED", report=lambda: write_report(session))
+    end()
+    path = tracker.record.report
+    assert heard == [events.ReportWritten(path)] and path.is_relative_to(made.workspace.home)
+    assert tracker.record.run_id in path.read_text()
+    parent = tracker.client.get_run(tracker.record.run_id)
+    assert "report.html" in {item.path for item in tracker.client.list_artifacts(tracker.record.run_id)}
+    link = f"/runs/{tracker.record.run_id}/artifacts/report.html)"
+    assert link in parent.data.tags["mlflow.note.content"] and parent.info.status == "FINISHED"
+
+
+def test_the_champions_run_is_shown_beside_the_candidates(made, write_report):
+    first = made.tell(Story("first", policy="policy-0"))
+    digest = made.artifact("policy-0", model=True).digest
+    first.client.create_registered_model("tiny-policy")
+    tags = {"digest": digest, "pipeline_run_id": first.record.run_id}
+    first.client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
+    second = Tracker(made.workspace, made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}})))
+    session = Session(Recipe.model_validate(second.record.recipe), made.workspace, second)
+    second.end("FINISHED", report=lambda: write_report(session))
+    seen = assert_self_contained(second.record.report.read_text())
+    assert "What differs from the champion's run" in seen.text and "ppo.beta" in seen.text
+
+
+def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(made, write_report, monkeypatch):
+    later = made.workspace.tracking_uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    tracker = Tracker(made.workspace, made.write(Story("a", champion="policy-0")))
+    session = Session(Recipe.model_validate(tracker.record.recipe), made.workspace, tracker)
+    tracker.flush()
+    tracker.end("FINISHED", report=lambda: write_report(session))
+    assert tracker.problem and tracker.record.report.exists() and len(pending(made.workspace)) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    file = pending(made.workspace)[0]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tracking_uri": later}))  # the server is up again, elsewhere
+    assert sync(made.workspace).forwarded == ["a"]
+    client = MlflowClient(tracking_uri=later)
+    run_id = records(made.workspace)[-1]["run_id"]
+    assert "report.html" in {item.path for item in client.list_artifacts(run_id)}
+
+
+def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(made, caplog):
+    tracker = Tracker(made.workspace, made.write(Story("a", until="sft")))
+
+    def fail() -> Path:
+        raise OSError("no space left")
+
+    tracker.end("FINISHED", report=fail)
+    assert "the report of a could not be written (OSError: no space left)" in caplog.text
+    assert tracker.client.get_run(tracker.record.run_id).info.status == "FINISHED" and tracker.record.report is None
+
+
+@pytest.fixture
+def recipe(home, tiny_model, tmp_path, command, monkeypatch) -> Recipe:
+    """A recipe on real files, run by the stage program."""
+    monkeypatch.setattr(process, "COMMAND", command)
+    for name in ("d", "c"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
+    return Recipe.model_validate(
+        {
+            "name": "tiny", "model": {"base": str(tiny_model)}, "registry": {"name": "tiny"},
+            "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "reports"), [(GateRefused("no"), "FAILED", 1), (KeyboardInterrupt(), "KILLED", 0)]
+)
+def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(recipe, raised, status, reports):
+    asked: list[Session] = []
+    with pytest.raises(type(raised)), opened(recipe, "a", from_stage=None, until=None, report=asked.append) as session:
+        raise raised
+    assert session.tracker.record.status == status and len(asked) == reports
+
+
+def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(recipe, command, home):
+    from prefect.client.orchestration import get_client
+
+    from flows.pipeline import run_pipeline
+
+    plan = Path(command[1]).parent / "plan.json"
+    plan.write_text(json.dumps({"sft": {"metrics": {"sft/heldout_improvement": -1.0}}}))
+    with pytest.raises(GateRefused):
+        run_pipeline(recipe, until="sft")
+    record = records(Workspace(home))[-1]
+    text = Path(record["report"]).read_text()
+    assert "refused" in Page(text).text and "sft/heldout_improvement" in Page(text).text
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert record["run_id"] in found["report"].data and record["report"] in found["report-summary"].data
+    samples = [json.loads(line) for line in (Path(record["stages"][-1]["run_dir"]) / "system.jsonl").open()]
+    assert samples and all(line["metrics"]["system/stage_memory_mib"] > 1 for line in samples)
