@@ -12,17 +12,19 @@ CELL = 160  # characters of an item's text
 
 def _runs(incomplete: str) -> list[str]:
     """Run names, for shell completion."""
-    from tasks.verdicts import LATEST, run_names
+    from tasks.verdicts import run_names
     from tasks.workspace import Workspace
 
-    return [name for name in (LATEST, *run_names(Workspace.here())) if name.startswith(incomplete)]
+    return [name for name in ("latest", *run_names(Workspace.here())) if name.startswith(incomplete)]
 
 
 def gates(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run's name (see rlhf status), the beginning of its id, or latest", autocompletion=_runs
+            metavar="RUN",
+            help="A run's name (see rlhf status), the beginning of its id, latest or latest~1",
+            autocompletion=_runs,
         ),
     ] = "latest",
     explain: Annotated[

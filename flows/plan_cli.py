@@ -58,7 +58,6 @@ def plan(
     """
     from rlhf_core.config import load_recipe
     from rlhf_core.plan.picture import draw
-    from rlhf_core.plan.remedies import find_remedy
     from rlhf_core.plan.source import find_models
     from rlhf_core.plan.stages import STAGES, plan_stage, strategy_of
     from rlhf_core.plan.strategy import Hardware
@@ -70,7 +69,7 @@ def plan(
         plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), Hardware(kind, capacity, _overhead(kind, stage)))
         for stage in STAGES
     ]
-    remedies = [None if stage.fits else find_remedy(loaded, models, stage) for stage in plans]
+    remedies = [_remedies(loaded, models, stage) for stage in plans]
     if picture:
         draw(plans, picture)
     if as_json:
@@ -127,7 +126,7 @@ def _print_json(models, plans, remedies) -> None:
         "kind": first.hardware.kind,
         "models": {role: asdict(shape) | {"parameters": count} for role, shape, count in _shapes(models)},
         "half_weights_gb": report.half_weights_gb(models),
-        "stages": [report.as_json(stage, remedy) for stage, remedy in zip(plans, remedies, strict=True)],
+        "stages": [report.as_json(stage, found) for stage, found in zip(plans, remedies, strict=True)],
     }
     print(json.dumps(values, indent=2))
 
@@ -149,14 +148,16 @@ def _print_plans(recipe, models, plans, remedies) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     for role, shape, count in _shapes(models):
-        say(f"{role}: {shape.name}, {count:,} parameters ({shape.source})")
-    for stage, remedy in zip(plans, remedies, strict=True):
+        say(f"{role}: {shape.name}, {count:,} parameters")
+    for source in dict.fromkeys(shape.source for _, shape, _ in _shapes(models)):
+        say(f"  shape: {source}")
+    for stage, found in zip(plans, remedies, strict=True):
         console.print(Text(_headline(stage), style="bold" if stage.fits else "bold red"), soft_wrap=True)
         console.print(_table(stage))
         if cache := report.cache_capacity(recipe, models, stage):
             say(f"  vLLM's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows at once.")
         if not stage.fits:
-            _print_remedy(remedy, say)
+            _print_remedies(found, say)
     sizes = report.half_weights_gb(models)
     each = ", ".join(f"{role} {size:,.1f}" for role, size in sizes.items())
     say(f"Weights alone at 2 bytes a parameter, GB (10^9 bytes): {each}; {sum(sizes.values()):,.1f} in all.")
@@ -169,10 +170,11 @@ def _headline(stage) -> str:
     from rlhf_core.plan import report
     from rlhf_core.plan.strategy import GIB
 
+    learning = "" if stage.stage == "evaluate" else f"ZeRO {stage.strategy.zero_stage}, "
     how, needs, has = stage.strategy, stage.peak / GIB, stage.hardware.capacity / GIB
     return (
         f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s), {report.verdict(stage)}\n"
-        f"  {how.dtype}, ZeRO {how.zero_stage}, {how.micro_batch_tokens:,} tokens at once; "
+        f"  {how.dtype}, {learning}{how.micro_batch_tokens:,} tokens at once; "
         f"peak: {stage.peak_phase}; in brackets: held at another time"
     )
 
@@ -204,13 +206,27 @@ def _cell(size: float, elsewhere: bool) -> str:
     return f"({text})" if elsewhere else text
 
 
-def _print_remedy(remedy, say) -> None:
+def _remedies(recipe, models, stage) -> list:
+    """The smallest change; where training does not offer it, also the smallest in which more devices cost little."""
+    from rlhf_core.plan.remedies import find_remedy
+
+    if stage.fits:
+        return []
+    first = find_remedy(recipe, models, stage)
+    if first is None or all(change.option for change in first.changes):
+        return [first] if first else []
+    second = find_remedy(recipe, models, stage, doubling=1)
+    return [first] if second == first else [first, second]
+
+
+def _print_remedies(remedies: list, say) -> None:
     from rlhf_core.plan.strategy import GIB
 
-    if remedy is None:
+    if not remedies:
         say("  No change that is known here makes it fit.")
-        return
-    host = f", and {remedy.plan.host / GIB:,.1f} GiB of host memory a device" if remedy.plan.host else ""
-    say(f"  Smallest change that makes it fit ({remedy.plan.peak / GIB:,.1f} GiB{host}):")
-    for change in remedy.changes:
-        say(f"    {change.text}: {change.option or 'not offered yet'}")
+    for number, remedy in enumerate(remedies):
+        host = f", and {remedy.plan.host / GIB:,.1f} GiB of host memory a device" if remedy.plan.host else ""
+        what = "Smallest change that makes it fit" if number == 0 else "Or with more devices"
+        say(f"  {what} ({remedy.plan.peak / GIB:,.1f} GiB{host}):")
+        for change in remedy.changes:
+            say(f"    {change.text}: {change.option or 'not offered yet'}")

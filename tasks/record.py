@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 import time
@@ -22,6 +23,7 @@ from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, writ
 from tasks.workspace import Workspace
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
+LATEST = re.compile(r"latest(?:~(\d+))?")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -184,6 +186,18 @@ def records(workspace: Workspace) -> list[dict]:
     """Every pipeline run of this workspace as JSON values, oldest first."""
     files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
     return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
+
+
+def matching(workspace: Workspace, run: str) -> list[Record]:
+    """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count back from the newest."""
+    known = records(workspace)
+    if back := LATEST.fullmatch(run):
+        found = known[::-1][int(back[1] or 0) :][:1]
+    else:
+        found = [record for record in known if record["name"] == run] or [
+            record for record in known if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
+        ]
+    return [Record.model_validate(record) for record in found]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.rundir import write_atomically
-from tasks.record import ApprovalRecord, Record, held, records
+from tasks.record import ApprovalRecord, Record, held, matching, records
 from tasks.workspace import Workspace
 
 CONFIRM_SECONDS = 60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
@@ -58,16 +58,11 @@ def take_away(workspace: Workspace, record_id: str) -> None:
 
 
 def find(workspace: Workspace, run: str) -> Record:
-    """The run of this name, or whose id (its own or MLflow's) begins so, or the 'latest'. Raises BadInput."""
-    known = [Record.model_validate(record) for record in records(workspace)]
-    if run == "latest":
-        found = known[-1:]
-    else:
-        found = [record for record in known if record.name == run] or [
-            record for record in known if any(key and key.startswith(run) for key in (record.id, record.run_id))
-        ]
+    """The run that `run` names (see record.matching). Raises BadInput."""
+    found = matching(workspace, run)
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
+        known = [Record.model_validate(record) for record in records(workspace)]
         raise BadInput(
             f"{run!r} names {what} in {workspace.home}; expected a run's name, the beginning of its id, or 'latest' "
             f"({_who_waits(workspace, known)}; rlhf status lists the runs)."

@@ -4,10 +4,8 @@ from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.gate_config import GateRule
 from rlhf_core.gates import Decision
 from rlhf_core.item_metrics import base_metric
-from tasks.record import Record, StageRecord, records
+from tasks.record import Record, StageRecord, matching, records
 from tasks.workspace import Workspace
-
-LATEST = "latest"
 
 
 def run_names(workspace: Workspace) -> list[str]:
@@ -16,21 +14,15 @@ def run_names(workspace: Workspace) -> list[str]:
 
 
 def find_run(workspace: Workspace, run: str) -> Record:
-    """The run of this name, whose id or MLflow id begins so, or the latest. Raises ConfigError naming the known ones."""
-    known = records(workspace)
-    if run == LATEST:
-        found = known[-1:]
-    else:
-        found = [record for record in known if record["name"] == run] or [
-            record for record in known if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
-        ]
+    """The run that `run` names (see record.matching). Raises ConfigError naming the known ones."""
+    found = matching(workspace, run)
     if len(found) != 1:
-        names = ", ".join(record["name"] for record in reversed(known)) or "none yet"
         what = "no run" if not found else f"{len(found)} runs"
+        names = ", ".join(run_names(workspace)) or "none yet"
         raise ConfigError(
-            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id, or {LATEST} ({names})"
+            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id, latest or latest~1 ({names})"
         )
-    return Record.model_validate(found[0])
+    return found[0]
 
 
 def rows(record: Record) -> list[dict]:

@@ -114,10 +114,13 @@ def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
     return 2 * shape.layers * shape.kv_width * strategy.compute_bytes
 
 
-def frozen_weights(parameters: int, strategy: Strategy) -> float:
-    """A model that does not learn: 4P bytes, or 2P in bfloat16; or its share of that, and what is gathered at once."""
+def frozen_weights(parameters: int, strategy: Strategy) -> tuple[float, float]:
+    """A model that does not learn, on the device and in host memory: 4P bytes, or 2P in bfloat16.
+
+    Sharded or offloaded: a share on each device or its host, and on the device what is gathered at once.
+    """
     size = HALF if strategy.half_frozen else FLOAT
     if strategy.frozen == "whole":
-        return size * parameters
-    share = parameters / strategy.devices if strategy.frozen == "sharded" else 0
-    return size * (share + min(parameters, LIVE_PARAMETERS))
+        return size * parameters, 0.0
+    share, gathered = size * parameters / strategy.devices, size * min(parameters, LIVE_PARAMETERS)
+    return (gathered + share, 0.0) if strategy.frozen == "sharded" else (gathered, share)

@@ -50,18 +50,18 @@ class Remedy:
     plan: StagePlan
 
 
-def find_remedy(recipe: Recipe, models: Models, plan: StagePlan) -> Remedy | None:
+def find_remedy(recipe: Recipe, models: Models, plan: StagePlan, *, doubling: int = DOUBLING) -> Remedy | None:
     """The cheapest changes with which the stage fits, or None.
 
     Sets of changes are tried by their cost, each with the smallest microbatch and cache; of the first set that fits,
-    these two are then made as large as still fits.
+    these two are then made as large as still fits. doubling: what twice as many devices weigh; 1 makes them cheap.
     """
 
     def build(strategy: Strategy) -> StagePlan:
         return plan_stage(recipe, plan.stage, models, strategy, plan.hardware)
 
     tokens, caches = _token_levels(recipe, plan), _cache_levels(recipe, plan, models)
-    for strategy in _by_cost(plan):
+    for strategy in _by_cost(plan, doubling):
         if not build(replace(strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1])).fits:
             continue
         sizes = sorted(product(range(len(tokens)), range(len(caches(strategy)))), key=lambda pair: (sum(pair), pair))
@@ -72,7 +72,7 @@ def find_remedy(recipe: Recipe, models: Models, plan: StagePlan) -> Remedy | Non
     return None
 
 
-def _by_cost(plan: StagePlan) -> Iterator[Strategy]:
+def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     """Every layout but for microbatch and cache, the cheapest first; the present one has cost 0."""
     now, options = plan.strategy, []
     for name, values in COSTS.items():
@@ -80,7 +80,7 @@ def _by_cost(plan: StagePlan) -> Iterator[Strategy]:
         applies = _applies(plan.stage, name)
         options.append([(0, (name, present)), *((cost, (name, v)) for v, cost in values.items() if applies and v != present)])
     options[1] = [(cost, (name, stage)) for cost, (name, stage) in options[1] if stage >= now.zero_stage]
-    options.append([(DOUBLING * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
+    options.append([(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
     layouts = [(sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen)) for chosen in product(*options)]
     for _, values in sorted(layouts, key=lambda layout: layout[0]):
         strategy = replace(now, **values)

@@ -46,7 +46,7 @@ def cache_capacity(recipe: Recipe, models: Models, plan: StagePlan) -> tuple[int
     return tokens, tokens // longest_row(recipe, plan.stage)
 
 
-def as_json(plan: StagePlan, remedy: Remedy | None) -> dict:
+def as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
     """One stage; sizes in bytes on one device."""
     values = {
         "stage": plan.stage,
@@ -55,17 +55,19 @@ def as_json(plan: StagePlan, remedy: Remedy | None) -> dict:
         "capacity_bytes": plan.hardware.capacity,
         "spare_bytes": round(plan.spare),
         "overhead_bytes": plan.hardware.overhead,
-        "host_bytes": round(plan.host),
         "peak_phase": plan.peak_phase,
         "phases": {phase: round(plan.at(phase) + plan.hardware.overhead) for phase in plan.phases},
         "parts": [
             {"model": part.model, "kind": part.kind, "bytes": round(part.bytes), "phases": part.phases} for part in plan.parts
         ],
     }
-    if not plan.fits:
-        values["smallest_change"] = remedy and {
-            "peak_bytes": round(remedy.plan.peak),
-            "host_bytes": round(remedy.plan.host),
-            "changes": [{"text": change.text, "option": change.option or None} for change in remedy.changes],
-        }
-    return values
+    return values | {"remedies": [_remedy_json(remedy) for remedy in remedies]}
+
+
+def _remedy_json(remedy: Remedy) -> dict:
+    return {
+        "devices": remedy.plan.strategy.devices,
+        "peak_bytes": round(remedy.plan.peak),
+        "host_bytes": round(remedy.plan.host),
+        "changes": [{"text": change.text, "option": change.option or None} for change in remedy.changes],
+    }

@@ -107,9 +107,7 @@ def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, h
     tokens = max(strategy.micro_batch_tokens, length * (2 if stage == "reward" else 1))  # a pair stays together
     setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens))
     parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "evaluate": _evaluate}[stage](setting)
-    learners = {"sft": ["policy"], "reward": ["reward"], "ppo": ["actor", "critic"]}.get(stage, [])
-    host = sum(_state(setting, name).host for name in learners)
-    return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), host)
+    return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), _host(setting, parts))
 
 
 def _sft(setting: Setting) -> list[Part]:
@@ -124,24 +122,22 @@ def _ppo(setting: Setting) -> list[Part]:
     learners = ["actor", "critic"] if setting.recipe.ppo.has_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
     parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
-    parts += [part for name in ("reward", "reference") for part in _frozen(setting, name)]
+    parts += [_frozen(setting, "reward"), _frozen(setting, "reference")]
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
     return [*parts, *_sampler(setting, setting.recipe.ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
 def _evaluate(setting: Setting) -> list[Part]:
     """policy and sft answer through one sampler, the reward model scores, then policy and sft are compared."""
-    strategy, policy = setting.strategy, setting.models.policy
     compared, scored = ("KL and held-out loss",), ("scoring",)
-    held = memory.frozen_weights(policy.policy, strategy)
     parts = [
-        Part("policy", "weights", held, compared),
-        Part("sft", "weights", held, compared),
-        Part("reward", "weights", memory.frozen_weights(setting.models.reward.scalar, strategy), scored),
+        _frozen(setting, "policy", compared),
+        _frozen(setting, "sft", compared),
+        _frozen(setting, "reward", scored),
         *_reader(setting, "policy", *compared),
         *_reader(setting, "reward", *scored),
     ]
-    awake = () if strategy.sampler_sleeps else (*scored, *compared)
+    awake = () if setting.strategy.sampler_sleeps else (*scored, *compared)
     return [*parts, *_sampler(setting, setting.recipe.evaluate.max_prompts, awake)]
 
 
@@ -193,8 +189,16 @@ def _reader(setting: Setting, model: str, phase: str, *, casts: bool = False, en
     ]
 
 
-def _frozen(setting: Setting, model: str) -> list[Part]:
-    return [Part(model, "weights", memory.frozen_weights(_parameters(setting, model)[0], setting.strategy))]
+def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None) -> Part:
+    return Part(model, "weights", memory.frozen_weights(_parameters(setting, model)[0], setting.strategy)[0], phases)
+
+
+def _host(setting: Setting, parts: list[Part]) -> float:
+    """Bytes in host memory for each device: what was moved there."""
+    models = {part.model for part in parts if part.kind == "weights"} - {"vLLM"}
+    learners = {part.model for part in parts if part.kind == "gradients"}
+    frozen = sum(memory.frozen_weights(_parameters(setting, name)[0], setting.strategy)[1] for name in models - learners)
+    return frozen + sum(_state(setting, name).host for name in learners)
 
 
 def _sampler(setting: Setting, sequences: int, awake: tuple[str, ...]) -> list[Part]:

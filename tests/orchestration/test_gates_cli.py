@@ -87,6 +87,7 @@ def recorded(home, tmp_path) -> Record:
 
 def test_every_gate_of_a_run_is_shown(rlhf, recorded):
     code, out, _ = rlhf("gates", "latest")
+    assert rlhf("gates", "latest~0")[1] == out
     assert code == 0 and "Gates of tiny-1a2b3c4-1" in out
     rows = {words[1]: line for line in out.splitlines() if (words := line.split()) and words[0] == "reward"}
     verdicts = ("refused", "overridden", "warning", "passed")
@@ -154,6 +155,7 @@ def test_a_metric_without_items_says_so(rlhf, recorded):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (("latest~1",), ["'latest~1' names no run", "tiny-1a2b3c4-1"]),
         (("nosuch",), ["'nosuch' names no run", "tiny-1a2b3c4-1", "latest"]),
         (("latest", "--explain", "acuracy"), ["has no gate 'acuracy'", "reward.accuracy", "reward.margin"]),
         (("latest", "--explain", "ppo.accuracy"), ["has no gate 'ppo.accuracy'"]),

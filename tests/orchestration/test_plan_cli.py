@@ -1,6 +1,8 @@
 """`rlhf plan`: exit codes, what is printed, what is refused."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +38,7 @@ def test_what_fits_ends_with_0_and_what_does_not_with_3(plan):
 def test_the_printed_options_make_it_fit(plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--json")
     found = {stage["stage"]: stage for stage in json.loads(plan(*words)[1])["stages"]}
-    options = [change["option"] for change in found["sft"]["smallest_change"]["changes"]]
+    options = [change["option"] for change in found["sft"]["remedies"][0]["changes"]]
     again = json.loads(plan(*words, *" ".join(options).split())[1])["stages"]
     assert not found["sft"]["fits"] and next(stage for stage in again if stage["stage"] == "sft")["fits"]
 
@@ -91,3 +93,21 @@ def test_a_size_has_its_unit(text, size):
 def test_other_sizes_are_refused(text):
     with pytest.raises(ConfigError, match="expected a positive number with its unit"):
         parse_memory(text)
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    """Commands in infra/docs/memory.md and the lines printed below them."""
+    page = (Path(__file__).resolve().parents[2] / "infra" / "docs" / "memory.md").read_text()
+    blocks = re.findall(r"```console\n\$ rlhf plan ([^\n]*)\n(.*?)```", page, flags=re.DOTALL)
+    return [(command, lines_of(text)) for command, text in blocks]
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def test_the_examples_of_the_documentation_are_what_the_command_prints(plan):
+    examples = documented()
+    assert [words.split()[2] for words, _ in examples] == ["7b", "70b"]
+    for words, printed in examples:
+        assert printed == lines_of(plan(*words.split())[1])
