@@ -164,8 +164,8 @@ def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
     waiting = tuple(f"{name} update" for name in learners)
     waiting += tuple(f"{name} step" for name in learners[: learners.index(model) + 1])
     working = memory.working_tensors(shape, batch, strategy, learns=True)
-    scores = memory.logits(shape, batch, strategy, learns=True, entropy=_entropy(setting))
-    has_logits = model in ("policy", "actor")
+    has_logits, entropy = model in ("policy", "actor"), model == "actor" and setting.recipe.ppo.entropy_coef > 0
+    scores = memory.logits(shape, batch, strategy, learns=True, entropy=entropy)
     return [
         Part(model, "weights", state.weights),
         Part(model, "optimizer", state.optimizer),
@@ -226,7 +226,3 @@ def _workspace(setting: Setting, sequences: int) -> tuple[float, float]:
         tokens, rows = min(4_096, sequences * setting.recipe.data.max_prompt_tokens), min(256, sequences)
     layer = setting.strategy.compute_bytes * (3 * shape.intermediate + 3 * shape.hidden)
     return tokens * layer, 3 * memory.FLOAT * rows * shape.vocabulary
-
-
-def _entropy(setting: Setting) -> bool:
-    return bool(setting.recipe.ppo.entropy_coef)

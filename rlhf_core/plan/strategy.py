@@ -11,7 +11,7 @@ OFFERED_ZERO_STAGES = get_args(Training.model_fields["zero_stage"].annotation)
 
 @dataclass(frozen=True)
 class Strategy:
-    """Data parallelism over `devices`, and what each of them holds. The first five are what a recipe says."""
+    """Data parallelism over `devices`, and what each of them holds. The first four are what a recipe says."""
 
     micro_batch_tokens: int
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay float32 unless half_weights

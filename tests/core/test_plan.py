@@ -271,6 +271,12 @@ def test_activations_of_actor_and_critic_are_not_held_at_once():
     assert held == {"actor"}
 
 
+def test_an_entropy_bonus_costs_logits_of_the_actor_only():
+    plain, bonus = ({s: planned("7b", s, ppo={"entropy_coef": c}) for s in ("sft", "ppo")} for c in (0.0, 0.01))
+    assert bonus["ppo"].peak > plain["ppo"].peak
+    assert bonus["sft"].peak == plain["sft"].peak
+
+
 def test_the_peak_is_the_largest_phase_and_the_overhead():
     plan = planned("7b", "ppo")
     assert plan.peak == max(plan.at(phase) for phase in plan.phases) + H100.overhead
