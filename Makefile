@@ -16,7 +16,7 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-# Three seeds of the whole quickstart, and the conversion of SmolLM2: about 20 minutes on two cores.
+# What takes too long for every change: three seeds of the quickstart, serving, kills at every step, ...: about an hour.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 

@@ -78,7 +78,7 @@ class Experience:
     @property
     def reward_B(self) -> Tensor:
         """Sum of the shaped token rewards."""
-        return self.rewards_BR.sum(-1)
+        return self.rewards_BR.masked_fill(~self.batch.response_mask_BR, 0.0).sum(-1)
 
     def rows(self, rows: list[int]) -> Part:
         """What an update needs of some rows, padding columns trimmed."""

@@ -169,6 +169,7 @@ def test_killed_ppo_resumes_to_the_same_weights(sft, reward, ppo, tiny_splits, t
     assert_equal_weights(ppo, finish(spec, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(sft, reward, tiny_splits, tmp_path):
     options = {"advantage": "grpo", "group_size": 4, "kl_in": "loss", "kl_estimator": "k3", "clip_high": 0.28}
     options |= {"dual_clip": 3.0, "importance_cap": 2.0, "sampling": SAMPLING.model_copy(update={"temperature": 0.7})}
@@ -190,6 +191,7 @@ def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, ti
     assert read_result(tmp_path / "run") is None
 
 
+@pytest.mark.slow
 def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_refused(
     sft, reward, tiny_model, tiny_splits, tmp_path
 ):
@@ -253,6 +255,7 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
     assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1  # a word a token, and EOS
 
 
+@pytest.mark.slow
 def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch
 ):

@@ -193,6 +193,7 @@ def test_one_rank_sends_nothing(traced):
     assert traced[0]["ranks"] == 1 and traced[0]["bytes_between_ranks"] == 0
 
 
+@pytest.mark.slow
 def test_without_a_critic_there_are_no_values_and_the_trace_says_so(inputs, tmp_path):
     same = {name: path for name, path in inputs.items() if name != "reference"} | {"policy": inputs["reference"]}
     config = PPO(**CONFIG.model_dump() | {"advantage": "grpo", "group_size": 4})

@@ -359,6 +359,7 @@ def children(pid: int) -> list[str]:
     return found.splitlines()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_its_approval(started, home, prefect_server):
     api = prefect_server.api
     for stop in (signal.SIGINT, signal.SIGTERM):

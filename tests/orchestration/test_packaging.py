@@ -161,6 +161,7 @@ def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts
     assert len(set(replies)) > 55
 
 
+@pytest.mark.slow
 def test_the_folders_own_generation_settings_change_nothing(tiny_model, policy, pairs, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)

@@ -258,6 +258,7 @@ def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(recipe, raised
 
 def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(recipe, command, home):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     from flows.pipeline import run_pipeline
 
@@ -269,7 +270,8 @@ def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(recipe, c
     text = Path(record["report"]).read_text()
     assert "refused" in Page(text).text and "sft/heldout_improvement" in Page(text).text
     with get_client(sync_client=True) as client:
-        found = {artifact.key: artifact for artifact in client.read_artifacts()}
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["report", "report-summary"]))
+        found = {artifact.key: artifact for artifact in client.read_latest_artifacts(artifact_filter=wanted)}
     assert record["run_id"] in found["report"].data and record["report"] in found["report-summary"].data
     samples = [json.loads(line) for line in (Path(record["stages"][-1]["run_dir"]) / "system.jsonl").open()]
     assert samples and all(line["metrics"]["system/stage_memory_mib"] > 1 for line in samples)

@@ -162,6 +162,7 @@ for step in (1, 2, 3):"""))  # fmt: skip
     assert started(home) == ["sft", "sft"] and client(home).get_run(json.loads(out)["run_id"]).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(rlhf, recipe, home, command, tmp_path, monkeypatch):
     hook = tmp_path / "hook"
     hook.mkdir()
@@ -177,6 +178,7 @@ def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(rlhf, r
     assert len(versions) == 1 and len(records(Workspace(home))) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe, home, plan):
     words = ["sweep", recipe, "--over", "ppo.beta=0.05,0.5", "--json"]
 

@@ -21,6 +21,8 @@ from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.models import load_scalar, load_tokenizer, save_model
 from tasks.packaging import build, model_folder
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 CHAT = [{"role": "user", "content": "w3 w14 w15 w9"}]
 PAIR = {"prompt": "w3 w14", "chosen": "w2 w4 w6 w8", "rejected": "w1"}

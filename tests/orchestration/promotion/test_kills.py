@@ -11,6 +11,8 @@ from tasks.promotion import Request, history, promote
 from tasks.tracking import client_for
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 def at(folder: Path) -> Desk:
     return Desk(client_for(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")

@@ -99,6 +99,7 @@ def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
     desk = stocked(server[0], "race")
     require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
@@ -121,6 +122,7 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
     assert promote(desk, Request(version="2")).promoted
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
     mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
 ):  # fmt: skip
