@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.gates import GATED, Bound, GateRule, Of, Override
 from rlhf_core.errors import BadInput
-from rlhf_core.gate_config import GATED, Bound, GateRule, Of, Override
 from rlhf_core.item_metrics import is_against_champion
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput
-from rlhf_core.gate_config import GateRule
 from rlhf_core.intervals import RESAMPLES, Term, bootstrap, clopper_pearson, sign_test, statistic, wilson
 from rlhf_core.item_metrics import ITEM_METRICS, base_metric, champions, columns_of, is_proportion
 from rlhf_core.metrics import domain

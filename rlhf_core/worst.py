@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from rlhf_core.gate_config import GateRule
+from rlhf_core.config.gates import GateRule
 from rlhf_core.item_metrics import ITEM_METRICS, detector_of
 from rlhf_core.measure import Items, columns_needed, item_values, load_items, metric_terms, rule_terms
 from rlhf_core.rundir import StageResult

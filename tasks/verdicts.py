@@ -1,7 +1,7 @@
 """The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no MLflow."""
 
+from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.gate_config import GateRule
 from rlhf_core.gates import Decision
 from rlhf_core.item_metrics import base_metric
 from tasks.record import Record, StageRecord, matching, records

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.detector_report import WORST, report
 from rlhf_core.detectors import (
     detect,
@@ -24,7 +25,6 @@ from rlhf_core.detectors import (
 )
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
-from rlhf_core.gate_config import EvaluateGate
 from rlhf_core.gates import Gate, Subject, decide
 from rlhf_core.metrics import require_declared
 from rlhf_core.rundir import StageResult, StageSpec

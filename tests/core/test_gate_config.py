@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from rlhf_core.config.gates import GATED
 from rlhf_core.errors import ConfigError
-from rlhf_core.gate_config import GATED
 from rlhf_core.gates import gates_of
 from rlhf_core.item_metrics import ITEM_METRICS, columns_of, detector_of, has_champions_value, is_against_champion
 from rlhf_core.metrics import METRICS, domain

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_core.gate_config import Override
+from rlhf_core.config.gates import Override
 from rlhf_core.gates import Decision, Gate, decide, decide_all, refused, worst_verdict
 
 REASON = "labels of a judge, not of people"

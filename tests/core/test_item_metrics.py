@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.gate_config import GateRule
+from rlhf_core.config.gates import GateRule
 from rlhf_core.intervals import statistic
 from rlhf_core.item_metrics import ITEM_METRICS, columns_of
 from rlhf_core.measure import in_words, metric_terms, rule_terms

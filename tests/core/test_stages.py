@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, Sampling
+from rlhf_core.config.gates import GateRule
 from rlhf_core.digest import code_digest
-from rlhf_core.gate_config import GateRule
 from rlhf_core.item_metrics import ITEM_METRICS
 from rlhf_core.measure import measure
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_metrics, read_result

@@ -6,7 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from rlhf_core.config import Recipe
-from rlhf_core.gate_config import Override
+from rlhf_core.config.gates import Override
 from rlhf_core.gates import Decision
 from rlhf_core.items import write_items
 from rlhf_core.rundir import Artifact, StageResult

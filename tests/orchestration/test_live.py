@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows import live
 from flows.live import LiveDisplay, StageView, duration, key_metric, results_table, verdict_of
-from rlhf_core.gate_config import Override, RewardGate
+from rlhf_core.config.gates import Override, RewardGate
 from rlhf_core.gates import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events

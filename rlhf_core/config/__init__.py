@@ -1,0 +1,13 @@
+"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning."""
+
+from rlhf_core.config.data import Data, Rules, Source
+from rlhf_core.config.evaluate import Evaluate, Judge
+from rlhf_core.config.load import RECIPES, load_recipe
+from rlhf_core.config.ppo import GROUPED, PPO, AdvantageEstimator, Sampling
+from rlhf_core.config.recipe import Approval, Model, Recipe, Registry
+from rlhf_core.config.training import SFT, Reward, Training
+
+__all__ = [
+    "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Data", "Evaluate", "Judge", "Model", "Recipe",
+    "Registry", "Reward", "Rules", "Sampling", "Source", "Training", "load_recipe",
+]  # fmt: skip

@@ -1,0 +1,80 @@
+"""Reading a recipe: a TOML file, settings on top, and one clear sentence for what is wrong."""
+
+import difflib
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rlhf_core.config.fields import Config
+from rlhf_core.config.recipe import Recipe
+from rlhf_core.errors import ConfigError
+
+RECIPES = Path(__file__).resolve().parents[2] / "flows" / "recipes"
+
+
+def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A recipe by name or path of a TOML file, with `key=value` settings on top (dotted keys, TOML values).
+
+    Raises ConfigError naming the key, what was found and what is allowed.
+    """
+    values = _read(name)
+    for setting in settings:
+        _apply(values, setting)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(e) for e in error.errors()]
+        raise ConfigError(f"recipe {name} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(error: dict) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if key.endswith("api_key_env"):
+        return f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key itself"
+    if error["type"] == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (found {error['input']!r:.80})"
+    known = {name for section in _sections(Config) for name in section.model_fields}
+    close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=3)
+    return f"{key}: there is no such key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+
+
+def _sections(kind: type[Config]) -> list[type[Config]]:
+    return [section for child in kind.__subclasses__() for section in (child, *_sections(child))]
+
+
+def _read(name: str) -> dict:
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise ConfigError(f"no recipe {name!r}; expected one of {known}, or the path of a .toml file")
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _apply(values: dict, setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {setting!r}: expected key=value, e.g. ppo.beta=0.1")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.get(parent)
+        if isinstance(child, str):  # a source given as a plain string
+            child = {"path": child}
+        child = dict(child) if child else {}
+        values[parent] = child
+        values = child
+    values[last] = _value(text.strip())
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

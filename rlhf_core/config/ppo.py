@@ -1,0 +1,82 @@
+"""The policy optimisation stage, and how replies are sampled."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
+from rlhf_core.config.gates import PPOGate
+from rlhf_core.config.training import Training
+
+
+class Sampling(Config):
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="1.0: samples come from the policy itself")
+    max_new_tokens: Positive = Field(64, description="Tokens a response, EOS included")
+    kv_cache_mib: Positive = Field(512, description="vLLM key-value cache, MiB")
+
+
+AdvantageEstimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"]
+GROUPED = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
+
+
+class PPO(Training):
+    steps: Positive = Field(50, description="Rollout-and-update rounds")
+    rollout_batch: Positive = Field(64, description="Responses a step")
+    minibatches: Positive = Field(4, description="Optimizer steps an epoch; rollout_batch is split into so many")
+    epochs: Positive = Field(4, description="Passes over a rollout")
+    policy_lr: Rate = Field(1e-6, description="Actor learning rate, constant after warm-up")
+    critic_lr: Rate = Field(1e-5, description="Critic learning rate, constant after warm-up")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps in which the actor's rate rises linearly")
+    critic_warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="First steps in which only the critic learns")
+    beta: NonNegative = Field(0.05, description="KL coefficient, score per nat")
+    kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="'adaptive': Ziegler et al. 2019, eq. 3")
+    kl_target: Annotated[float, Field(gt=0)] = Field(6.0, description="Adaptive: KL aimed at, nats per response")
+    kl_horizon: Positive = Field(10_000, description="Adaptive: responses over which beta may change by a factor e^0.2")
+    kl_budget: Annotated[float, Field(gt=0)] = Field(100.0, description="Nats per response; beyond it the stage stops")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Of the KL from sampled tokens, nats (Schulman 2020)")
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward", description="beta times KL is taken off each token's reward, or added to the policy loss (k2 or k3 only)"
+    )
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="Ratio clip of the surrogate")
+    clip_high: float | None = Field(None, gt=0, description="Its upper clip, ratio above 1; None: the same as clip")
+    dual_clip: float | None = Field(None, gt=1, description="Loss at most so many times |advantage| where it is < 0; None: off")
+    importance_cap: float | None = Field(
+        None, ge=1, description="Token losses weigh min(trainer / sampler probability, this); None: the sampler counts as exact"
+    )
+    value_clip: Annotated[float, Field(gt=0)] = Field(0.2, description="Clip of the value change, score")
+    entropy_coef: NonNegative = Field(0.0, description="Entropy bonus")
+    advantage: AdvantageEstimator = Field("gae", description="'gae' learns a critic; the others compare responses, without one")
+    group_size: Positive = Field(1, description="Responses a prompt; rollout_batch is a multiple of it")
+    gamma: Share = Field(1.0, description="Discount; of 'gae' and 'reinforce++'")
+    gae_lambda: Share = Field(0.95, description="GAE lambda")
+    whiten_advantages: bool = Field(True, description="'gae': zero mean and unit spread over the rollout's response tokens")
+    missing_eos_penalty: NonNegative = Field(1.0, description="Taken off the score of a response without end-of-text")
+    sampling: Sampling = Sampling()
+    checkpoint_every: Positive = Field(10, description="Steps between checkpoints")
+    gate: PPOGate = PPOGate()
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.advantage == "gae"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PPO":
+        if self.rollout_batch % self.group_size:
+            raise ValueError(f"rollout_batch {self.rollout_batch} is not a multiple of group_size {self.group_size}")
+        if self.advantage in GROUPED and self.group_size < 2:
+            raise ValueError(f"advantage {self.advantage!r} compares responses to one prompt; expected group_size of 2 or more")
+        if self.critic_warmup_steps and not self.has_critic:
+            raise ValueError(f"critic_warmup_steps {self.critic_warmup_steps}, but advantage {self.advantage!r} has no critic")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_in 'loss' with kl_estimator 'k1' has an expected gradient of 0; expected k2 or k3")
+        return self
+
+    @model_validator(mode="after")
+    def _minibatches_are_equal(self) -> "PPO":
+        if self.rollout_batch % self.minibatches:
+            raise ValueError(
+                f"rollout_batch {self.rollout_batch} cannot be split into {self.minibatches} equal minibatches; "
+                "set one of them so that the second divides the first"
+            )
+        return self

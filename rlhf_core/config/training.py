@@ -1,0 +1,39 @@
+"""What every training stage has; supervised fine-tuning and the reward model."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
+from rlhf_core.config.gates import RewardGate, SFTGate
+
+
+class Training(Config):
+    """What every DeepSpeed-stepped stage has."""
+
+    zero_stage: Literal[0, 1, 2] = Field(0, description="DeepSpeed ZeRO stage")
+    micro_batch_tokens: Positive = Field(4096, description="Tokens, padding included, that go through the model at once")
+    max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
+    weight_decay: NonNegative = Field(0.0, description="AdamW decay")
+    checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
+    keep_checkpoints: Positive = Field(2, description="Checkpoints kept while the stage runs; a finished stage keeps its model")
+
+
+class SFT(Training):
+    lr: Rate = Field(1e-5, description="Peak learning rate")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(2, description="Passes over the demonstrations (1-3 is usual)")
+    batch_size: Positive = Field(32, description="Demonstrations a step, over all ranks")
+    warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
+    max_train: int | None = Field(None, gt=0, description="Use only so many training demonstrations, drawn by seed")
+    max_heldout: Positive = Field(512, description="Held-out demonstrations used for the loss")
+    gate: SFTGate = SFTGate()
+
+
+class Reward(Training):
+    lr: Rate = Field(1e-5, description="Peak learning rate")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
+    batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
+    warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
+    max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
+    max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
+    gate: RewardGate = RewardGate()
