@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import torch
@@ -25,9 +26,13 @@ def add_scripts_to_path() -> None:
 
 
 def keep_extensions_here() -> None:
-    """Keep compiled ops in this environment: in the cache of the home folder two environments undo each other's build."""
+    """Keep compiled ops in this environment: in the cache of the home folder two environments undo each other's build.
+
+    So do two paths of one environment (a link to it), since the build records where its headers lie: each path has its own.
+    """
     if os.access(sys.prefix, os.W_OK):
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / "torch_extensions"))
+        name = f"torch_extensions-{zlib.crc32(sys.prefix.encode()):08x}"
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / name))
 
 
 def init_distributed() -> None:
