@@ -14,6 +14,8 @@ from flows.approve_cli import approve
 from flows.compare_cli import compare, lineage
 from flows.gates_cli import gates
 from flows.plan_cli import plan
+from flows.platform import state as platform_state
+from flows.platform_cli import down, lines, up
 from flows.registry_cli import history, promote, rollback
 from flows.sweep_cli import sweep
 from flows.trace_cli import trace
@@ -107,18 +109,25 @@ def validate(recipe: RecipeName, settings: Settings = None, as_json: AsJson = Fa
 def status(
     limit: Annotated[int, typer.Option(min=1, help="How many of the latest runs")] = 10, as_json: AsJson = False
 ) -> None:
-    """The latest pipeline runs and how each of their stages stands."""
+    """The platform, if one is up; the latest pipeline runs and how each of their stages stands."""
     from flows.status import recent, status_table
+    from tasks.workspace import Workspace
 
     runs = recent(limit)
     if as_json:
         _print_json(runs)
-    elif runs:
+        return
+    platform = platform_state.read(Workspace.here())
+    if platform and platform.services:
+        print("\n".join(lines(platform)))
+    if runs:
         _console().print(status_table(runs))
     else:
         print("No runs here yet. Start one with: rlhf run quickstart")
 
 
+app.command("up")(up)
+app.command("down")(down)
 app.command("approve")(approve)
 app.command("gates")(gates)
 app.command("plan")(plan)
@@ -244,6 +253,7 @@ def _print_json(value: object) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its traceback too."""
     try:
+        platform_state.use()
         app(args=argv)
     except PromotionRefused as error:
         return _report(str(error), error.exit_code, "refused")

@@ -57,8 +57,11 @@ def choose_port(given: int | None, usual: int) -> int:
         if not port_is_free(given):
             raise BadInput(f"port {given} is taken; give another one, or leave the option out for a free one.")
         return given
-    if port_is_free(usual):
-        return usual
+    return usual if port_is_free(usual) else free_port()
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return listener.getsockname()[1]

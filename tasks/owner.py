@@ -22,7 +22,12 @@ class Owner(Frozen):
     @classmethod
     def me(cls) -> "Owner":
         """The process that asks."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=_stat(os.getpid())[1], space=_space())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> "Owner":
+        """A process of this machine."""
+        return cls(host=socket.gethostname(), pid=pid, started=_stat(pid)[1], space=_space())
 
     @property
     def is_me(self) -> bool:

@@ -1,0 +1,1 @@
+"""The local platform of a workspace: Prefect's server, MLflow's server and a worker."""

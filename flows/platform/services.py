@@ -1,0 +1,63 @@
+"""The three processes of the platform: command, environment, health address."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+from flows.platform.state import HOST, Platform
+from flows.ui import QUIET
+from tasks.workspace import Workspace
+
+MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
+HEARTBEAT_SECONDS = 30  # Prefect's least; a run without one for three of them has crashed
+ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")  # a server of the user's has no say in this platform
+
+
+@dataclass(frozen=True)
+class Program:
+    """A service to start. after: services that must be well first."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    health: str
+    after: tuple[str, ...] = ()
+
+
+def environment(workspace: Workspace) -> dict[str, str]:
+    """What every process of the platform gets."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    own = {"RLHF_HOME": str(workspace.home), "PREFECT_HOME": str(workspace.prefect), MARKER: str(workspace.home)}
+    return QUIET | inherited | own
+
+
+def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
+    """Prefect's server with its services: scheduler, late runs, events, automations."""
+    values = environment(workspace) | {"PREFECT_UI_API_URL": platform.prefect_api}
+    if database:
+        values["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    words = ("server", "start", "--host", HOST, "--port", str(platform.prefect_port))
+    return Program("prefect", (sys.executable, "-m", "prefect", *words), values, f"{platform.prefect_api}/health")
+
+
+def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Program:
+    """MLflow's server. Artifacts lie in the workspace, where they are found without a server as well."""
+    store = database or f"sqlite:///{workspace.home / 'mlflow.db'}"
+    values = environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}  # not an argument: every user sees arguments
+    words = ("server", "--default-artifact-root", str(workspace.artifacts), "--host", HOST)
+    command = (sys.executable, "-m", "mlflow", *words, "--port", str(platform.mlflow_port), "-w", "1")
+    return Program("mlflow", command, values, f"{platform.mlflow_url}/health")
+
+
+def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | None) -> Program:
+    """A process worker of the pool; `port`: of its health page."""
+    values = environment(workspace) | {
+        "PREFECT_API_URL": platform.prefect_api,
+        "MLFLOW_TRACKING_URI": platform.mlflow_url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+    }
+    words = ("worker", "start", "--pool", platform.pool, "--type", "process", "--with-healthcheck")
+    command = (sys.executable, "-m", "prefect", *words, *(("--limit", str(limit)) if limit else ()))
+    return Program("worker", command, values, f"http://{HOST}:{port}/health", after=("prefect", "mlflow"))

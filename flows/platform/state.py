@@ -1,0 +1,102 @@
+"""What `rlhf up` has started, by process id and start time: a later process of the same id is left alone."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from rlhf_core.errors import RLHFError
+from rlhf_core.rundir import Frozen, write_atomically
+from tasks.owner import Owner
+from tasks.workspace import Workspace
+
+HOST = "127.0.0.1"
+
+
+class Service(Frozen):
+    """A process that was started, leader of a process group of its own."""
+
+    name: str
+    owner: Owner
+    health: str  # answers when the service is well
+    log: Path
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.owner.runs())
+
+
+class Platform(Frozen):
+    """Addresses, and the processes behind them. database: without its password; None for SQLite in the workspace."""
+
+    prefect_port: int
+    mlflow_port: int
+    pool: str
+    database: str | None = None
+    services: dict[str, Service] = Field(default={})
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def prefect_api(self) -> str:
+        return f"{self.prefect_url}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{HOST}:{self.mlflow_port}"
+
+    def runs(self, name: str) -> bool:
+        return name in self.services and self.services[name].runs
+
+
+def folder(workspace: Workspace) -> Path:
+    """Where state, lock and logs of the platform lie."""
+    path = workspace.home / "platform"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read(workspace: Workspace) -> Platform | None:
+    """The platform as it was last written down; None when there never was one. Raises RLHFError for a damaged file."""
+    file = workspace.home / "platform" / "state.json"
+    if not file.exists():
+        return None
+    try:
+        return Platform.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise RLHFError(
+            f"{file} is damaged ({error.error_count()} errors); end the servers by hand and delete the file."
+        ) from None
+
+
+def write(workspace: Workspace, platform: Platform) -> None:
+    """Write the platform down."""
+    write_atomically(folder(workspace) / "state.json", platform.model_dump_json(indent=1))
+
+
+@contextlib.contextmanager
+def locked(workspace: Workspace) -> Iterator[None]:
+    """One `rlhf up` or `rlhf down` of a workspace at a time; the second waits."""
+    with (folder(workspace) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def use() -> None:
+    """Have this process use the platform of its workspace where one runs; addresses that the user has set stay.
+
+    A platform on PostgreSQL is used even while MLflow is down: the run is spooled, not recorded in another store.
+    """
+    workspace = Workspace.here()
+    platform = read(workspace)
+    if platform is None:
+        return
+    if platform.runs("prefect"):
+        os.environ.setdefault("PREFECT_API_URL", platform.prefect_api)
+    if platform.runs("mlflow") or (platform.database and platform.services):
+        os.environ.setdefault("MLFLOW_TRACKING_URI", platform.mlflow_url)

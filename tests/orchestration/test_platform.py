@@ -1,0 +1,138 @@
+"""`rlhf up` and `rlhf down` with real servers and processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from flows.platform import database, start, state
+from flows.platform.services import MARKER
+from flows.platform.start import Wanted
+from flows.ui import answers, free_port
+from rlhf_core.errors import BadInput, RLHFError
+from tasks.owner import Owner
+from tasks.workspace import Workspace
+
+RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+
+
+def rlhf(home, *words: str) -> subprocess.CompletedProcess:
+    unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(home)}
+    return subprocess.run([*RLHF, *words], capture_output=True, text=True, env=environment)
+
+
+def marked(home) -> list[int]:
+    """Live processes of this workspace's platform."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARKER) == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A process group with a leader and a child, marked as this workspace's platform."""
+    command = ["bash", "-c", "sleep 300 & sleep 300; true"]
+    process = subprocess.Popen(command, env=os.environ | {MARKER: str(tmp_path)}, start_new_session=True)
+    while len(marked(tmp_path)) < 3:
+        time.sleep(0.05)
+    yield process
+    for pid in marked(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def written(home, owner: Owner) -> Workspace:
+    """A workspace whose platform has one service, of this owner."""
+    service = state.Service(name="worker", owner=owner, health="http://127.0.0.1:9/", log=home / "worker.log")
+    workspace = Workspace(home)
+    state.write(workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p", services={"worker": service}))
+    return workspace
+
+
+def test_down_ends_the_whole_group_of_a_service(tmp_path, sleeper):
+    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    assert start.down(workspace) == ["worker"]
+    assert not marked(tmp_path) and not state.read(workspace).services
+
+
+def test_down_leaves_a_later_process_of_the_same_number_alone(tmp_path, sleeper):
+    other = Owner.of(sleeper.pid).model_copy(update={"started": "1"})
+    home = tmp_path / "other"  # its mark is not on the sleeper
+    home.mkdir()
+    assert start.down(written(home, other)) == []
+    assert sleeper.poll() is None and len(marked(tmp_path)) == 3
+
+
+def test_down_ends_what_a_killed_leader_left_of_its_group(tmp_path, sleeper):
+    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    sleeper.kill()
+    sleeper.wait()
+    assert marked(tmp_path)
+    assert start.down(workspace) == []
+    assert not marked(tmp_path)
+
+
+def test_a_running_platform_is_not_moved_to_another_port(tmp_path, sleeper):
+    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    with pytest.raises(BadInput, match="prefect_port 1, and 4711 is asked for; run rlhf down first"):
+        start.up(workspace, Wanted(prefect_port=4711), print)
+
+
+def test_data_on_postgresql_are_not_silently_replaced_by_sqlite(tmp_path):
+    workspace, url = Workspace(tmp_path), "postgresql://u:***@127.0.0.1:1"
+    state.write(workspace, state.Platform(prefect_port=free_port(), mlflow_port=free_port(), pool="p", database=url))
+    with pytest.raises(BadInput, match="data lie in postgresql://u:"):
+        start.up(workspace, Wanted(), print)
+
+
+@pytest.mark.parametrize("url", ["no url", "sqlite:///x.db", "mysql://u:hidden@h/d"])
+def test_what_is_no_postgresql_url_is_refused_without_its_password(url):
+    with pytest.raises(BadInput, match="expected postgresql://") as caught:
+        database.prepare(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_damaged_state_file_is_refused(tmp_path):
+    workspace = written(tmp_path, Owner.me())
+    (state.folder(workspace) / "state.json").write_text("{}")
+    with pytest.raises(RLHFError, match="is damaged"):
+        state.read(workspace)
+
+
+def test_a_taken_port_is_bad_input(tmp_path):
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        done = rlhf(tmp_path, "up", "--prefect-port", str(listener.getsockname()[1]))
+    assert done.returncode == 2 and "is taken" in done.stderr and not marked(tmp_path)
+
+
+def test_up_twice_kill_the_worker_up_down(tmp_path):
+    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    try:
+        first = rlhf(tmp_path, "up", *ports, "--json")
+        assert first.returncode == 0, first.stderr
+        up = json.loads(first.stdout)
+        assert up["started"] == ["prefect", "mlflow", "worker"]
+        assert answers(up["prefect_url"] + "/api/health") and answers(up["mlflow_url"] + "/health")
+        assert "the platform runs already" in rlhf(tmp_path, "up").stdout
+        os.kill(up["services"]["worker"]["owner"]["pid"], signal.SIGKILL)
+        assert "has died: rlhf up starts it" in rlhf(tmp_path, "status").stdout
+        again = json.loads(rlhf(tmp_path, "up", "--json").stdout)
+        assert again["started"] == ["worker"] and again["services"]["prefect"] == up["services"]["prefect"]
+    finally:
+        down = rlhf(tmp_path, "down")
+    assert down.stdout == "stopped: worker, mlflow, prefect\n" and not marked(tmp_path)
