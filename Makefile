@@ -22,9 +22,10 @@ test-slow: $(READY)
 
 setup: $(READY)
 
-$(READY): infra/requirements/cpu.txt
+$(READY): infra/requirements/cpu.txt infra/requirements/platform.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r infra/requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/platform -r infra/requirements/platform.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m rlhf_core.warmup
 	touch $@

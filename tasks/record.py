@@ -219,7 +219,13 @@ def now() -> int:
 
 
 def git_state() -> tuple[str, bool]:
-    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside git."""
+    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside git.
+
+    An image has no git: RLHF_COMMIT names the commit that it was built from.
+    """
+    built_from = os.environ.get("RLHF_COMMIT", "")
+    if re.fullmatch("[0-9a-f]{40}", built_from):
+        return built_from, False
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,51 @@
+"""Make what a new platform lacks: the object store's bucket, the workers' MLflow account, the work pools. Again: no change."""
+
+import asyncio
+import os
+from contextlib import suppress
+
+import boto3
+from botocore.exceptions import ClientError
+from mlflow import MlflowException
+from mlflow.server import get_app_client
+from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+
+BUCKET, ACCOUNT, POOLS = "mlflow", "pipeline", ("rlhf", "rlhf-gpu")
+
+
+def bucket() -> None:
+    """The bucket of MLflow's artifacts."""
+    store = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
+    try:
+        store.head_bucket(Bucket=BUCKET)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "404":
+            raise
+        store.create_bucket(Bucket=BUCKET)
+
+
+def account() -> None:
+    """The account under which workers write; it manages the experiments and models that it makes, and no others."""
+    client = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+    try:
+        client.create_user(ACCOUNT, os.environ["RLHF_ACCOUNT_PASSWORD"])
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+async def pools() -> None:
+    """A work pool for CPU machines, one for GPU machines; one run of a worker at a time (`--limit`) holds a device."""
+    async with get_client() as client:
+        for name in POOLS:
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+
+
+if __name__ == "__main__":
+    bucket()
+    account()
+    asyncio.run(pools())
+    print("bucket, account and work pools are there")
