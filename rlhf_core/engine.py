@@ -93,6 +93,7 @@ class Engine:
         self.config = deepspeed_config(training, dtype)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config)
         self.module = module
+        self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]  # of adapters; models have none
 
         def clip_and_keep_norm() -> None:  # without ZeRO DeepSpeed clips but forgets the norm, which we log
             norm = clip_grad_norm_(module.parameters(), max_norm=training.max_grad_norm or float("inf"))
@@ -102,12 +103,18 @@ class Engine:
 
     def __call__(self, *inputs) -> Tensor:
         """The module's forward pass, with gradients."""
+        self._drop(True)
         return self._engine(*inputs)
 
     @torch.no_grad()
     def infer(self, *inputs) -> Tensor:
         """The module's forward pass, without gradients."""
+        self._drop(False)
         return self._engine(*inputs)
+
+    def _drop(self, on: bool) -> None:
+        for dropout in self._dropouts:
+            dropout.train(on)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of one microbatch's loss."""
@@ -121,8 +128,9 @@ class Engine:
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimizer state as named tensors, for a checkpoint."""
-        tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
+        """Weights that learn and optimizer state as named tensors, for a checkpoint; frozen weights are an input's."""
+        frozen = self._frozen
+        tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items() if name not in frozen}
         for index, entry in self._torch_optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items()}
         return tensors
@@ -130,7 +138,9 @@ class Engine:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take weights and optimizer state from `state()`'s tensors."""
         weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
-        self.module.load_state_dict(weights)
+        missing, unexpected = self.module.load_state_dict(weights, strict=False)
+        if unexpected or not self._frozen.issuperset(missing):
+            raise RuntimeError(f"a checkpoint of other weights: {len(missing)} missing, {len(unexpected)} unknown names")
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
@@ -140,6 +150,10 @@ class Engine:
         self._torch_optimizer.load_state_dict({"state": state, "param_groups": groups})
         if hasattr(self._engine.optimizer, "refresh_fp32_params"):  # ZeRO keeps its own copy of the weights
             self._engine.optimizer.refresh_fp32_params()
+
+    @property
+    def _frozen(self) -> set[str]:
+        return {name for name, p in self.module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer:

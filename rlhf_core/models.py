@@ -18,6 +18,7 @@ from transformers import (
 from rlhf_core.batch import Batch, device
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.errors import BadInput
+from rlhf_core.lora import merge_adapter
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -141,7 +142,8 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
 
 
 def save_model(model: PolicyModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write model, tokenizer and chat template in transformers' format, safetensors only."""
+    """Write model, tokenizer and chat template in transformers' format, safetensors only; an adapter is merged, in place."""
+    merge_adapter(model.model)
     model.model.config.pad_token_id = tokenizer.pad_token_id
     model.model.save_pretrained(path)
     tokenizer.save_pretrained(path)

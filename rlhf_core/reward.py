@@ -15,9 +15,10 @@ from rlhf_core.detectors import pearson
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.figures import reward_figures
 from rlhf_core.items import Columns, item_id, last_user_turn, write_items
+from rlhf_core.lora import has_adapter, merge_adapter, save_adapter, with_adapter, write_origin
 from rlhf_core.losses import bradley_terry
-from rlhf_core.models import final_scores, inference, load_scalar, load_tokenizer, save_model
-from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.models import ScalarModel, final_scores, inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec
 from rlhf_core.stats import calibration_error, wilson
 from rlhf_core.training import StepOutcome, fit
 
@@ -44,12 +45,11 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     if train_it:
         train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
         train = _pairs(tokenizer, train_rows)
-        engine = Engine(model, config, dtype=spec.config["dtype"])
+        engine = Engine(with_adapter(model, config.lora, seed=spec.seed), config, dtype=spec.config["dtype"])
         accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
         fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=spec.seed)
-        save_model(model, tokenizer, run.path / "model")
+        outputs, forward = _save(model, tokenizer, run, base=spec.inputs["model"].digest), engine.infer
         write_config(engine, run.path / "deepspeed.json")
-        outputs, forward = {"model": "model"}, engine.infer
     else:
         outputs, forward = {}, inference(model, dtype=spec.config["dtype"])
     scores_N = score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
@@ -140,6 +140,19 @@ def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budge
         return StepOutcome(metrics, sum(map(len, step_batch)))
 
     return accumulate
+
+
+def _save(model: ScalarModel, tokenizer, run: RunDir, *, base: str) -> dict[str, str]:
+    """The model, and beside it the adapter that was merged into it; what is measured afterwards is what was saved."""
+    adapted = has_adapter(model.model)
+    if adapted:
+        save_adapter(model.model, run.path / "adapter")
+        merge_adapter(model.model)
+    save_model(model, tokenizer, run.path / "model")
+    if not adapted:
+        return {"model": "model"}
+    write_origin(run.path / "adapter", base=base, merged=Artifact.of(run.path / "model").digest)
+    return {"model": "model", "adapter": "adapter"}
 
 
 def _output(pairs: PairScores, items: Columns, path: Path, outputs: dict[str, str]) -> Output:

@@ -9,6 +9,7 @@ from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subs
 from rlhf_core.config import SFT
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
+from rlhf_core.lora import merge_adapter, with_adapter
 from rlhf_core.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.models import inference, load_policy, load_tokenizer, save_model
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -21,7 +22,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     base = spec.inputs["model"].path
     tokenizer = load_tokenizer(base)
     heldout = load_sequences(tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed)
-    engine = Engine(load_policy(base), config, dtype=spec.config["dtype"])
+    policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
+    engine = Engine(policy, config, dtype=spec.config["dtype"])
     before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     if not spec.config["train"]:
         given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config["dtype"])
@@ -30,6 +32,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     train = load_sequences(tokenizer, spec.inputs["demonstrations_train"].path, config.max_train, spec.seed)
     accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
     fit(engine, run, config, accumulate, stage="sft", examples=len(train), seed=spec.seed)
+    merge_adapter(policy.model)  # what is measured is what is saved
     after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     save_model(engine.module, tokenizer, run.path / "model")
     write_config(engine, run.path / "deepspeed.json")

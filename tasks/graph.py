@@ -12,6 +12,7 @@ MEASURING = ("measured on", "compared with", "scored by")  # what does not chang
 OPINIONS = ("independent_scorer", "judge")  # inputs that are source code, neither data nor models
 MODELS = {"prepare": "base model", "sft": "SFT model", "reward": "reward model", "ppo": "policy"}
 GIVEN = {"base": "base model", "given": "given model", "champion": "champion", "policy": "policy", "reward": "reward model"}
+ADAPTER = "reward model's adapter"
 
 
 @dataclass
@@ -113,6 +114,8 @@ def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
 def _output_node(stage: StageEvidence, name: str, digest: str) -> Node:
     if name == "model":
         return Node(digest, "model", MODELS.get(stage.stage, name), stage.stage)
+    if name == "adapter":
+        return Node(digest, "model", ADAPTER, stage.stage)
     return Node(digest, "data", name, stage.stage)
 
 
@@ -124,7 +127,7 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
         roles = {"policy": "starts from", "reward": "trained against", "prompts_train": "trained on"}
     else:
         roles = {"model": "starts from"} | {name: "trained on" for name in inputs if name.endswith("_train")}
-    return [(name, role) for name, role in roles.items() if name in inputs and output == "model"]
+    return [(name, role) for name, role in roles.items() if name in inputs and output in ("model", "adapter")]
 
 
 def _files_of(split: str, inputs: dict[str, str]) -> list[str]:

@@ -4,11 +4,12 @@ from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.evaluate import Evaluate, Judge
 from rlhf_core.config.fields import Config, Severity
 from rlhf_core.config.load import RECIPES, load_recipe
+from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import GROUPED, PPO, AdvantageEstimator, Sampling
 from rlhf_core.config.recipe import Approval, Model, Recipe, Registry
 from rlhf_core.config.training import SFT, Reward, Training
 
 __all__ = [
-    "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Evaluate", "Judge", "Model",
-    "Recipe", "Registry", "Reward", "Rules", "Sampling", "Severity", "Source", "Training", "load_recipe",
+    "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Evaluate", "Judge", "LoRA",
+    "Model", "Recipe", "Registry", "Reward", "Rules", "Sampling", "Severity", "Source", "Training", "load_recipe",
 ]  # fmt: skip

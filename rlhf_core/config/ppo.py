@@ -73,6 +73,15 @@ class PPO(Training):
         return self
 
     @model_validator(mode="after")
+    def _adapter_does_not_drop(self) -> "PPO":
+        if self.lora and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout {self.lora.dropout:g} would move the probability ratio away from 1 before anything is learnt; "
+                "expected 0 in PPO"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _minibatches_are_equal(self) -> "PPO":
         if self.rollout_batch % self.minibatches:
             raise ValueError(

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import RewardGate, SFTGate
+from rlhf_core.config.lora import OptionalLoRA
 
 
 class Training(Config):
@@ -15,6 +16,7 @@ class Training(Config):
     micro_batch_tokens: Positive = Field(4096, description="Tokens, padding included, that go through the model at once")
     max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
     weight_decay: NonNegative = Field(0.0, description="AdamW decay")
+    lora: OptionalLoRA = Field(None, description="Only low-rank adapters (and a scalar head) learn; None: the whole model")
     checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="Checkpoints kept while the stage runs; a finished stage keeps its model")
 

@@ -12,6 +12,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.errors import Diverged
 from rlhf_core.kl import adapt_beta
+from rlhf_core.lora import plain_tensors, with_adapter
 from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo.experience import Experience, Forward, Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout, prompts_of_step, roll_out
@@ -73,7 +74,7 @@ class Trainer:
 
     def sync(self) -> float:
         """The actor's weights into the sampler; returns seconds."""
-        return self.sampler.sync(self.actor.module.model.state_dict().items())
+        return self.sampler.sync(plain_tensors(self.actor.module.model))
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
@@ -118,8 +119,10 @@ def build(spec: StageSpec) -> Trainer:
     require_same_tokenizer(policy_path, reward_path, "reward model")
     prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
     return Trainer(
-        actor=Engine(load_policy(policy_path), config, dtype=dtype),
-        critic=Engine(load_scalar(reward_path), config, dtype=dtype) if config.has_critic else None,
+        actor=Engine(with_adapter(load_policy(policy_path), config.lora, seed=spec.seed), config, dtype=dtype),
+        critic=Engine(with_adapter(load_scalar(reward_path), config.lora, seed=spec.seed), config, dtype=dtype)
+        if config.has_critic
+        else None,
         reward=inference(load_scalar(reward_path), dtype=dtype),
         reference=inference(load_policy(reference_path), dtype=dtype),
         sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),

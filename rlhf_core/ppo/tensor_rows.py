@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlhf_core.batch import Batch
 from rlhf_core.engine import Engine
+from rlhf_core.lora import plain_tensors
 from rlhf_core.ppo.experience import Experience, Part
 from rlhf_core.ppo.meanings import TENSORS
 from rlhf_core.ppo.observe import Pass
@@ -75,7 +76,7 @@ def list_rows(rollout: Rollout) -> list[dict]:
 
 
 def weights_row(actor: Engine) -> dict:
-    tensors = list(actor.module.model.state_dict().values())
+    tensors = [tensor for _, tensor in plain_tensors(actor.module.model)]
     kinds = sorted({str(tensor.dtype).split(".")[-1] for tensor in tensors})
     return {
         "name": "actor weights", "by": "actor", "axes": [], "shape": [f"{sum(t.numel() for t in tensors):,} numbers"],

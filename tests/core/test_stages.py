@@ -2,16 +2,11 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from stages import assert_equal_weights, finish, kill_after_steps, spec_of, start
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,10 +18,9 @@ from transformers import (
 
 from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, Sampling
 from rlhf_core.config.gates import GateRule
-from rlhf_core.digest import code_digest
 from rlhf_core.item_metrics import ITEM_METRICS
 from rlhf_core.measure import measure
-from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_metrics, read_result
+from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
 SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 REWARD_TINY = Reward(lr=3e-3, epochs=4, batch_size=16, checkpoint_every=4)
@@ -34,47 +28,6 @@ SAMPLING = Sampling(max_new_tokens=12, kv_cache_mib=32)
 PPO_TINY = PPO(
     steps=4, rollout_batch=16, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, sampling=SAMPLING, checkpoint_every=1
 )
-
-
-def spec_of(stage: str, config: dict, inputs: dict[str, Path]) -> StageSpec:
-    artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-    return StageSpec(stage=stage, seed=1, config=config, inputs=artifacts, code=code_digest())
-
-
-def start(spec: StageSpec, folder: Path) -> subprocess.Popen:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "rlhf_core", spec.stage, str(folder / "spec.json"), str(folder)]
-    log = (folder / "stage.log").open("a")
-    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def finish(spec: StageSpec, folder: Path) -> StageResult:
-    code = start(spec, folder).wait()
-    assert code == 0, (folder / "stage.log").read_text()[-3000:]
-    return read_result(folder)
-
-
-def kill_after_steps(spec: StageSpec, folder: Path, steps: int) -> None:
-    process = start(spec, folder)
-    deadline = time.monotonic() + 120
-    while len(read_metrics(folder / "metrics.jsonl")) < steps:
-        assert process.poll() is None, (folder / "stage.log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def weights(result: StageResult) -> dict:
-    return load_file(result.outputs["model"].path / "model.safetensors")
-
-
-def assert_equal_weights(left: StageResult, right: StageResult) -> None:
-    ours, theirs = weights(left), weights(right)
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ OWNERS = {
     "mlflow": {"tasks/packaging.py", "tasks/tracking.py", "tasks/registry.py", "tasks/ledger.py", "tasks/runs.py"},
     "deepspeed": {"rlhf_core/engine.py"},
     "vllm": {"rlhf_core/sampler.py"},
+    "peft": {"rlhf_core/lora.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},
 }
 

@@ -1,0 +1,143 @@
+"""PEFT, in one file: low-rank adapters put on, switched, merged into plain weights and stored.
+
+It is imported where an adapter is asked for only: that takes seconds.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_core.config import LoRA
+from rlhf_core.errors import BadInput
+
+LEARNING = "default"  # the adapter that learns; it is merged on export and in a sync
+HEAD = "score"
+Wrapped = TypeVar("Wrapped", bound=nn.Module)
+
+
+def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
+    """Freeze the model and put a new adapter on it, in place; a scalar head goes on learning.
+
+    B is 0, so that nothing changes before the first step; A is drawn with `seed`. Raises BadInput for target modules that
+    the model does not have, or that are no linear maps inside the backbone.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    scalar = hasattr(model, HEAD)
+    if lora.target_modules != "all-linear":
+        _require_linear(model, lora.target_modules)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        task_type="SEQ_CLS" if scalar else "CAUSAL_LM",  # keeps the head, or the output layer, out of "all-linear"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, adapter_name=LEARNING)
+    if scalar:
+        getattr(model, HEAD).requires_grad_(True)
+
+
+def with_adapter(module: Wrapped, lora: LoRA | None, *, seed: int) -> Wrapped:
+    """A policy or scalar model, ready to learn: with a new adapter where one is asked for."""
+    if lora:
+        add_adapter(module.model, lora, seed=seed)
+    return module
+
+
+def _require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    inside = dict(model.base_model.named_modules())
+    linear = {name for name, module in inside.items() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}
+    for name in names:
+        if not any(full == name or full.endswith(f".{name}") for full in linear):
+            known = ", ".join(sorted({full.rpartition(".")[2] for full in linear}))
+            raise BadInput(f"lora.target_modules has {name!r}, which is no linear map of the backbone; expected one of {known}")
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a model carries adapters."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def plain_tensors(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the plain model's checkpoint: W + alpha / rank * B A where the learning adapter sits.
+
+    named: the model's tensors, if they are to come from elsewhere than its state_dict, in that order. The model stays as it
+    is, and one merged tensor is made at a time; without adapters the tensors themselves are given.
+    """
+    named = model.state_dict().items() if named is None else named
+    layers = _layers(model) if has_adapter(model) else {}
+    held: dict[str, Tensor] = {}  # W, then A, until B comes: the order in which a layer registers them
+    for name, tensor in named:
+        owner, part, rest = _place(name)
+        if owner not in layers:
+            yield name, tensor
+        elif part == "base_layer" and rest != "weight":
+            yield f"{owner}.{rest}", tensor
+        elif part == "base_layer" or rest == f"{LEARNING}.weight":
+            held[part] = tensor
+        if len(held) == 3:
+            yield f"{owner}.weight", _merged(layers[owner], *(held.pop(key) for key in ("base_layer", "lora_A", "lora_B")))
+
+
+def _place(name: str) -> tuple[str, str, str]:
+    """'model.q_proj.lora_A.default.weight' -> 'model.q_proj', 'lora_A', 'default.weight'; an owner of '' for other names."""
+    for part in ("base_layer", "lora_A", "lora_B"):
+        owner, found, rest = name.partition(f".{part}.")
+        if found:
+            return owner, part, rest
+    return "", "", name
+
+
+@torch.no_grad()
+def _merged(layer: nn.Module, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    change = b @ a
+    return weight + (change.T if layer.fan_in_fan_out else change) * layer.scaling[LEARNING]
+
+
+def merge_adapter(model: PreTrainedModel) -> None:
+    """Merge the learning adapter into the weights and take all adapters off, in place: a plain transformers model.
+
+    What PEFT's merge_and_unload does, whose tuner object in-place injection does not keep. Nothing to do without adapters.
+    """
+    if not has_adapter(model):
+        return
+    for name, layer in _layers(model).items():
+        layer.merge(adapter_names=[LEARNING])
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    del model.peft_config
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Write the learning adapter, and the scalar head that learnt with it, in PEFT's format."""
+    folder.mkdir(exist_ok=True)
+    config = replace(model.peft_config[LEARNING], inference_mode=True, modules_to_save=[HEAD] if hasattr(model, HEAD) else None)
+    config.target_modules = sorted(config.target_modules)  # a set has no order, and bytes are an identity
+    config.save_pretrained(folder)
+    tensors = {
+        f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def write_origin(folder: Path, *, base: str, merged: str) -> None:
+    """Note which model an adapter was trained on, and which it gives when merged: digests of their folders."""
+    (folder / "origin.json").write_text(json.dumps({"base": base, "merged": merged}, indent=1))
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
