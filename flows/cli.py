@@ -28,7 +28,7 @@ EPILOG = (
 WIDE = 200  # columns of a table that is not printed to a terminal: nothing is folded
 app = typer.Typer(
     name="rlhf",
-    help="RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo, evaluate, promote.",
+    help="RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo (or dpo), evaluate, promote.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,6 +45,7 @@ class Stage(StrEnum):
     SFT = "sft"
     REWARD = "reward"
     PPO = "ppo"
+    DPO = "dpo"
     EVALUATE = "evaluate"
     PROMOTE = "promote"
 

@@ -34,6 +34,7 @@ SHOWN = {  # metrics of the live line, by stage
     "sft": ["sft/loss"],
     "reward": ["reward/loss", "reward/train_accuracy"],
     "ppo": ["ppo/score_mean", "ppo/kl_per_response"],
+    "dpo": ["dpo/loss", "dpo/train_accuracy"],
 }
 KEY_METRICS = {  # metrics of the final table, best first, by stage
     "prepare": ["prepare/loss"],
@@ -41,6 +42,7 @@ KEY_METRICS = {  # metrics of the final table, best first, by stage
     "sft": ["sft/heldout_loss", "sft/loss"],
     "reward": ["reward/accuracy", "reward/train_accuracy"],
     "ppo": ["ppo/score_mean"],
+    "dpo": ["dpo/accuracy", "dpo/train_accuracy"],
     "evaluate": ["eval/win_rate", "eval/score_gain"],
 }
 SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")

@@ -32,7 +32,7 @@ def _run_name() -> str:
 
 @flow(name="rlhf", flow_run_name=_run_name, persist_result=False)
 def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:
-    """prepare -> validate -> sft -> reward -> ppo -> evaluate -> promote, from `from_stage` to `until`.
+    """prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from `from_stage` to `until`.
 
     A stage is a process whose run directory is its cache; a gate is recorded before it stops anything.
     """
@@ -57,7 +57,7 @@ def alone(name: str) -> Flow:
     return one_stage
 
 
-prepare, validate, sft, reward, ppo, evaluate, promote_only = map(alone, ALL)
+prepare, validate, sft, reward, ppo, dpo, evaluate, promote_only = map(alone, ALL)
 
 
 def run_pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:

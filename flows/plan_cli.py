@@ -60,7 +60,7 @@ def plan(
     from rlhf_core.config import load_recipe
     from rlhf_core.plan.picture import draw
     from rlhf_core.plan.source import find_models
-    from rlhf_core.plan.stages import STAGES, plan_stage, strategy_of
+    from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
     from rlhf_core.plan.strategy import Hardware
 
     loaded = load_recipe(recipe, settings or [])
@@ -68,7 +68,7 @@ def plan(
     models = find_models(loaded, name=model, config=model_config)
     plans = [
         plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), Hardware(kind, capacity, _overhead(kind, stage)))
-        for stage in STAGES
+        for stage in stages_of(loaded)
     ]
     remedies = [_remedies(loaded, models, stage) for stage in plans]
     if picture:

@@ -18,6 +18,7 @@ class Until(StrEnum):
     SFT = "sft"
     REWARD = "reward"
     PPO = "ppo"
+    DPO = "dpo"
     EVALUATE = "evaluate"
 
 

@@ -19,6 +19,7 @@ STAGES = {
     "sft": "rlhf_core.sft",
     "reward": "rlhf_core.reward",
     "ppo": "rlhf_core.ppo.stage",
+    "dpo": "rlhf_core.dpo",
     "trace": "rlhf_core.ppo.trace",
     "evaluate": "rlhf_core.evaluate",
 }

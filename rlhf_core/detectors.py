@@ -31,9 +31,9 @@ class Detection:
 
 
 def detect(columns: Columns) -> list[Detection]:
-    """Every detector that the columns hold the evidence for."""
+    """Every detector that the columns hold the evidence for; a scorer that is the score itself is no second opinion."""
     found = [length(columns), repeated(columns), opening(columns), spending(columns)]
-    if "policy_independent" in columns:
+    if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
         found.append(independent(columns))
     if "policy_score_2" in columns:
         found.append(disagreement(columns))

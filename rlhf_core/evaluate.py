@@ -38,6 +38,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     run.log(1, STEPS, {})
     scores = [reward_scores(setup, path, replies) for path in reward_models]
     independent = _independent(setup, scorer, replies) if scorer else scores[1] if len(scores) > 1 else {}
+    if "reward" not in spec.inputs:
+        scores.insert(0, independent)
     run.log(2, STEPS, {})
     kl_N, measured = _divergence_and_tax(spec, run, setup, replies["policy"])
     columns = _columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
@@ -53,17 +55,23 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 
 
 def _setup(spec: StageSpec, config: Evaluate) -> tuple[Setup, dict[str, Path], list[Path]]:
-    """What is asked, of which models, and the folders of the reward models, the main one first."""
+    """What is asked, of which models, and the folders of the reward models, the main one first if there is one.
+
+    Raises BadInput when nothing can score replies, or a model reads other token ids than the policy.
+    """
     paths = {name: item.path for name, item in spec.inputs.items()}
     names = [name for name in MODELS if name in paths]
-    for name in (*names[1:], "reward"):
+    main = ["reward"] if "reward" in paths else []
+    if not main and not config.independent_scorer:
+        raise BadInput("evaluate has no reward model and no evaluate.independent_scorer; expected one that scores replies")
+    for name in (*names[1:], *main):
         require_same_tokenizer(paths["policy"], paths[name], name)
     further = sorted((name for name in paths if name.startswith("reward_")), key=lambda name: int(name.rpartition("_")[2]))
-    if twice := [name for name in further if spec.inputs[name].digest == spec.inputs["reward"].digest]:
+    if twice := [name for name in further if main and spec.inputs[name].digest == spec.inputs["reward"].digest]:
         raise BadInput(f"evaluate.reward_models: {paths[twice[0]]} is the main reward model itself; expected another one")
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
     setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config["dtype"])
-    return setup, {name: paths[name] for name in names}, [paths[name] for name in ("reward", *further)]
+    return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
 
 def _columns(setup: Setup, replies: dict[str, Replies], scores: list[Scores], independent: Scores) -> Columns:

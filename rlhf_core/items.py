@@ -1,10 +1,11 @@
-"""Per-item evidence of the stages reward and evaluate: one row a held-out item, in items.parquet of the run directory.
+"""Per-item evidence of the stages reward, dpo and evaluate: one row a held-out item, in items.parquet of the run directory.
 
 evaluate  prompt_id, prompt; for each NAME in policy, sft, champion (when present): NAME_reply, NAME_score, NAME_tokens,
           NAME_ended, NAME_repetition, NAME_independent (when there is an independent scorer), NAME_score_2, ... (when
           there are further reward models); policy_kl (nats); judge_vs_sft, judge_vs_champion (when there is a judge:
           1 policy better, 0.5 tie, 0 worse, null not judged)
 reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens, rejected_tokens
+dpo       the same; the score is the implicit reward, beta (logpi - logpi_sft)
 """
 
 import hashlib

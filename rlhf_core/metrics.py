@@ -90,7 +90,27 @@ METRICS: dict[str, Metric] = {
     "ppo/seconds_update": Metric("s", "Optimisation of actor and critic"),
     "ppo/seconds_sync": Metric("s", "New weights into vLLM"),
     "ppo/rollout_tokens_per_second": Metric("tokens/s", "Generated tokens per second of rollout"),
-    # evaluate
+    # dpo
+    "dpo/loss": Metric("nats/pair", "DPO loss on the step's batch; with loss = ipo in squared nats"),
+    "dpo/train_accuracy": Metric("share", "Pairs of the step's batch that the implicit reward ranks as labelled"),
+    "dpo/margin": Metric("score", "Mean implicit reward, beta (logpi - logpi_sft), of chosen - rejected in the step's batch"),
+    "dpo/chosen_logratio": Metric("nats", "Mean logpi - logpi_sft of the step's chosen responses", (None, None)),
+    "dpo/rejected_logratio": Metric("nats", "Mean logpi - logpi_sft of the step's rejected responses", (None, None)),
+    "dpo/lr": Metric("1/step", "Learning rate"),
+    "dpo/grad_norm": Metric("l2", "Global gradient norm before clipping"),
+    "dpo/accuracy": Metric("share", "Held-out pairs that the implicit reward ranks as labelled; a tie counts as wrong"),
+    "dpo/accuracy_lower": Metric("share", "Lower end of its 95% Wilson interval"),
+    "dpo/accuracy_upper": Metric("share", "Upper end of its 95% Wilson interval"),
+    "dpo/accuracy_when_shorter": Metric("share", "Held-out accuracy where the chosen answer is the shorter one"),
+    "dpo/length_baseline": Metric("share", "Accuracy of 'the longer answer wins' on the same held-out pairs"),
+    "dpo/heldout_pairs": Metric("pairs", "Held-out comparisons measured"),
+    "dpo/heldout_loss": Metric("nats/pair", "The same loss on held-out comparisons"),
+    "dpo/heldout_margin": Metric("score", "Mean implicit reward of chosen - rejected on held-out comparisons"),
+    "dpo/heldout_chosen_logratio": Metric("nats", "Mean logpi - logpi_sft of held-out chosen responses; below 0 the policy "
+                                          "moves away even from what is preferred", (None, None)),
+    "dpo/heldout_rejected_logratio": Metric("nats", "Mean logpi - logpi_sft of held-out rejected responses", (None, None)),
+    "dpo/calibration_error": Metric("share", "Expected calibration error of sigmoid(margin) over ten equal-count bins"),
+    # evaluate; where there is no reward model, the score is the independent scorer's
     "eval/score_policy": Metric("score", "Mean reward-model score of the policy's held-out replies"),
     "eval/score_sft": Metric("score", "The same for the SFT model, same prompts and seeds"),
     "eval/score_gain": Metric("score", "Paired difference policy - SFT"),

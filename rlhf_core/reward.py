@@ -41,10 +41,10 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     tokenizer = load_tokenizer(source)
     model = load_scalar(source, new_head=train_it, seed=spec.seed)
     rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
-    heldout = _pairs(tokenizer, rows)
+    heldout = pair_sequences(tokenizer, rows)
     if train_it:
         train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
-        train = _pairs(tokenizer, train_rows)
+        train = pair_sequences(tokenizer, train_rows)
         engine = Engine(with_adapter(model, config.lora, seed=spec.seed), config, dtype=spec.config["dtype"])
         accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
         fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=spec.seed)
@@ -115,7 +115,8 @@ def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
     }
 
 
-def _pairs(tokenizer, rows: list[dict]) -> list[Sequence]:
+def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
+    """Comparisons as token ids, chosen and rejected in turn."""
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlhf_core.batch import order
 from rlhf_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhf_core.config import SFT, Reward
+from rlhf_core.config import DPO, SFT, Reward
 from rlhf_core.engine import Engine, linear_schedule
 from rlhf_core.errors import Diverged
 from rlhf_core.rundir import RunDir, finite
@@ -21,7 +21,7 @@ class StepOutcome:
 
 
 def fit(
-    engine: Engine, run: RunDir, config: SFT | Reward, accumulate: Callable[[list[int]], StepOutcome], *,
+    engine: Engine, run: RunDir, config: SFT | Reward | DPO, accumulate: Callable[[list[int]], StepOutcome], *,
     stage: str, examples: int, seed: int,
 ) -> None:  # fmt: skip
     """Train for `config.epochs` over `examples`, from the newest checkpoint if there is one.

@@ -12,7 +12,8 @@ from rlhf_core.measure import Items, columns_needed, item_values, load_items, me
 from rlhf_core.rundir import StageResult
 
 WORST = 20
-TEXTS = {"reward": ("pair_id", "prompt", "chosen", "rejected"), "evaluate": ("prompt_id", "prompt")}
+_PAIR = ("pair_id", "prompt", "chosen", "rejected")
+TEXTS = {"reward": _PAIR, "dpo": _PAIR, "evaluate": ("prompt_id", "prompt")}
 Table = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
 
 

@@ -135,7 +135,7 @@ def evidence(session: Session) -> str:
         + (f" All evidence: [MLflow]({link})." if link else " MLflow did not answer when this was written."),
         "### Gates", describe.verdict_table(session.decisions),
     ]  # fmt: skip
-    for stage in ("evaluate", "reward"):
+    for stage in ("evaluate", "dpo", "reward"):
         if result := session.results.get(stage):
             lines += [f"### Metrics of {stage}", _metric_table(result)]
     lines.append(f"Approve or reject here, or: `rlhf approve {session.tracker.record.name}`")

@@ -4,6 +4,7 @@ import html
 import json
 import re
 
+from rlhf_core.config import ALIGNMENTS
 from rlhf_core.gates import Decision
 from rlhf_core.items import read_items
 from rlhf_core.metrics import METRICS
@@ -13,7 +14,8 @@ from tasks.session import STAGES, Session
 
 DESCRIPTION_LENGTH = 5000  # characters of a version's description; MLflow's SQL column holds no more
 LEFT_OUT_FIRST = ("Training", "Lineage", "Samples", "Data")
-PARENTS = {"reward": ("base", "sft"), "ppo": ("base", "sft", "reward")}  # stage -> models that its model was made from
+# stage -> models that its model was made from
+PARENTS = {"reward": ("base", "sft"), "ppo": ("base", "sft", "reward"), "dpo": ("base", "sft")}
 SAMPLES = 3
 CELL = 160  # characters of a sample in a table
 
@@ -72,7 +74,8 @@ def _what(session: Session, name: str) -> str:
     base = cell(recipe.model.base)
     about = f" ({cell(recipe.description)})" if recipe.description else ""
     if name == "policy":
-        made = f"A policy: conversations in, replies out. Trained with PPO from an SFT model of {base}, against a reward model"
+        how = {"ppo": "with PPO {}, against a reward model", "dpo": "with DPO {}, on comparisons"}[recipe.align]
+        made = f"A policy: conversations in, replies out. Trained {how.format(f'from an SFT model of {base}')}"
     elif recipe.model.reward:
         made = "A reward model: conversations in, scores out. Given, not trained here; measured on held-out comparisons"
     else:
@@ -93,7 +96,7 @@ def _overrides(decisions: list[Decision]) -> list[str]:
 def _metrics(session: Session, gated: set[str], stage: str) -> str:
     """What has an interval, what a gate looks at, and the stage's own metric."""
     rows = []
-    for name in dict.fromkeys((stage, "evaluate" if stage == "ppo" else stage)):
+    for name in dict.fromkeys((stage, "evaluate" if stage in ALIGNMENTS else stage)):
         if result := session.results.get(name):
             wanted = (gated | set(result.intervals) | {STAGES[name].METRIC}) & set(result.metrics)
             rows += [_metric_row(metric, result) for metric in sorted(wanted) if not _is_bound(metric, result)]
@@ -144,7 +147,7 @@ def _training(session: Session, stage: str) -> str:
 def _lineage(session: Session, stage: str) -> str:
     record = session.tracker.record
     rows = [[f"{name} model", _version(session, name)] for name in PARENTS[stage] if name in session.have]
-    if stage == "ppo" and "champion" in session.have:
+    if stage in ALIGNMENTS and "champion" in session.have:
         rows.append(["compared with champion", f"`{session.have['champion'].digest[:16]}`"])
     link = session.tracker.link()
     rows += [

@@ -151,11 +151,13 @@ def _no_common_scale(metric: str, first: RunEvidence, second: RunEvidence) -> st
         "ppo/critic",
     )
     relative = ("eval/kl", "ppo/kl", "eval/score_gain", "eval/win_rate", "eval/alignment_tax", "eval/independent_gain",
-                "eval/judge_win_rate",
+                "eval/judge_win_rate", "dpo/",
                 "eval/length_ratio", "eval/repetition_increase")  # fmt: skip
     other = {name: not _equal(name, first, second) for name in ("reward", "sft", "base", "champion")}
     if metric.startswith(scored) and other["reward"]:
         return "scored by two different reward models, whose scores have no common scale"
+    if metric.startswith(scored) and first.model("reward") is None and not same_scorer(first, second):
+        return "scored by two different independent scorers"
     if metric.startswith(relative) and other["sft"]:
         return "measured from two different SFT models"
     if metric.startswith("eval/win_rate_vs_champion") and other["champion"]:

@@ -16,6 +16,7 @@ CURVES = {
     "prepare": ("prepare/loss",),
     "sft": ("sft/loss", "sft/lr", "sft/grad_norm"),
     "reward": ("reward/loss", "reward/train_accuracy", "reward/margin"),
+    "dpo": ("dpo/loss", "dpo/train_accuracy", "dpo/margin", "dpo/chosen_logratio", "dpo/rejected_logratio", "dpo/grad_norm"),
     "ppo": (
         "ppo/score_mean", "ppo/reward_mean", "ppo/kl_per_response", "ppo/response_tokens", "ppo/entropy",
         "ppo/policy_clip_fraction", "ppo/explained_variance", "ppo/value_loss", "ppo/sampler_logprob_diff",

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from rlhf_core.config import ALIGNMENTS
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.gates import Decision
 from tasks import packaging, registry
@@ -102,7 +103,7 @@ def check(desk: Desk, state: State, kind: Kind) -> list[Decision]:
     """Bytes and gate records of the state's champion of this kind, as they are served now. Raises PromotionRefused."""
     champion = state.policy if kind == "policy" else state.reward
     version = desk.known(kind, champion)
-    about = {"policy": {"ppo": champion.digest, "evaluate": champion.digest}, "reward": {"reward": champion.digest}}[kind]
+    about = {"policy": dict.fromkeys((*ALIGNMENTS, "evaluate"), champion.digest), "reward": {"reward": champion.digest}}[kind]
     if kind == "policy" and state.reward:
         about["reward"] = state.reward.digest
     try:

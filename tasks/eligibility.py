@@ -10,7 +10,7 @@ from tasks.ledger import Champion, Kind
 
 CONTEST = ("promote", "champion")  # stage and name of the record of how the policy did against a champion
 WIN_RATE = "eval/win_rate_vs_champion"
-REQUIRED = {"policy": ("sft", "reward", "ppo", "evaluate"), "reward": ("reward",)}
+REQUIRED = {"ppo": ("sft", "reward", "ppo", "evaluate"), "dpo": ("sft", "dpo", "evaluate"), "reward": ("reward",)}
 RUN_AGAIN = "Run its recipe again: it repeats no training, and registers the same bytes with their records."
 
 
@@ -39,7 +39,9 @@ def require_evidence(kind: Kind, digests: dict[str, str], tags: dict[str, str], 
     """
     gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
     given = json.loads(tags.get("given", "[]"))
-    missing = [stage for stage in REQUIRED[kind] if stage not in {gate.stage for gate in gates} | set(given)]
+    found = {gate.stage for gate in gates}
+    made_by = "reward" if kind == "reward" else "dpo" if "dpo" in found and "ppo" not in found else "ppo"
+    missing = [stage for stage in REQUIRED[made_by] if stage not in found | set(given)]
     if missing:
         raise GateRefused(f"no gate record of {' and '.join(missing)}; expected records of every stage. {RUN_AGAIN}")
     if stops := refused(gates):

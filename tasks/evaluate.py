@@ -8,12 +8,13 @@ from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks.specs import Artifacts, make_spec, model_folder, source_of, without_gate
 
 METRIC = "eval/win_rate"
-INPUTS = ("policy", "sft", "reward", "prompts_heldout", "demonstrations_heldout")
+INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: INPUTS, the further opinions that the recipe names, 'champion' when its bytes are not the policy's."""
-    inputs = {name: have[name] for name in INPUTS} | _opinions(recipe.evaluate)
+    """Inputs: INPUTS, the reward model if any, further opinions that the recipe names, a champion other than the policy."""
+    names = (*INPUTS, "reward") if recipe.has_reward else INPUTS
+    inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
     section = without_gate(recipe.evaluate) | {"reward_models": []}  # they are inputs: content, not where they lie

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlhf_core.config import ALIGNMENTS
 from rlhf_core.items import Columns, read_items
 from tasks import machine
 from tasks.describe import CURVES, flatten
@@ -14,7 +15,7 @@ from tasks.record import ROOT, Record, StageRecord
 Curve = list[tuple[int, float]]  # (step, value)
 
 LOCKS = ROOT / "infra" / "requirements"
-STAGE_ORDER = ("prepare", "validate", "sft", "reward", "ppo", "evaluate")
+STAGE_ORDER = ("prepare", "validate", "sft", "reward", "ppo", "dpo", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,12 @@ class RunEvidence:
 
     def heldout(self, stage: str) -> str | None:
         """Digest of what the metrics '<stage>/...' were measured on."""
-        places = {"sft": ("sft", "demonstrations"), "reward": ("reward", "comparisons"), "eval": ("evaluate", "prompts")}
+        places = {
+            "sft": ("sft", "demonstrations"),
+            "reward": ("reward", "comparisons"),
+            "dpo": ("dpo", "comparisons"),
+            "eval": ("evaluate", "prompts"),
+        }
         name, split = places.get(stage, ("", ""))
         return self.stages[name].input(f"{split}_heldout") if name in self.stages else None
 
@@ -103,9 +109,9 @@ class RunEvidence:
         """Digest of the base, sft, reward or policy model, or of the champion it was compared with."""
         places = {
             "base": (("sft", "input", "model"), ("prepare", "output", "model")),
-            "sft": (("sft", "output", "model"), ("sft", "input", "given"), ("ppo", "input", "policy")),
+            "sft": (("sft", "output", "model"), ("sft", "input", "given"), *((name, "input", "policy") for name in ALIGNMENTS)),
             "reward": (("reward", "output", "model"), ("reward", "input", "given"), ("ppo", "input", "reward")),
-            "policy": (("ppo", "output", "model"),),
+            "policy": tuple((name, "output", "model") for name in ALIGNMENTS),
             "champion": (("evaluate", "input", "champion"),),
         }
         found = (getattr(self.stages[s], side)(key) for s, side, key in places[name] if s in self.stages)

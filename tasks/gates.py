@@ -45,6 +45,7 @@ def registration(session: Session, name: str, stage_name: str, decisions: list[D
     overrides = {f"{d.stage}.{d.gate}": d.override.model_dump(mode="json") for d in decisions if d.override}
     tags = {
         "recipe": session.recipe.name,
+        "align": session.recipe.align,
         "git_commit": session.tracker.record.commit,
         "stage_digest": session.results[stage_name].digest,
         "verdicts": describe.as_json({f"{d.stage}.{d.gate}": {"verdict": d.verdict, "reason": d.reason} for d in decisions}),

@@ -10,7 +10,7 @@ from tasks.validate import PREPARED, SOURCES, SPLITS
 Kind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target
 OPINIONS = ("independent_scorer", "judge")  # inputs that are source code, neither data nor models
-MODELS = {"prepare": "base model", "sft": "SFT model", "reward": "reward model", "ppo": "policy"}
+MODELS = {"prepare": "base model", "sft": "SFT model", "reward": "reward model", "ppo": "policy", "dpo": "policy"}
 GIVEN = {"base": "base model", "given": "given model", "champion": "champion", "policy": "policy", "reward": "reward model"}
 ADAPTER = "reward model's adapter"
 
@@ -126,7 +126,8 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
     if stage == "ppo":
         roles = {"policy": "starts from", "reward": "trained against", "prompts_train": "trained on"}
     else:
-        roles = {"model": "starts from"} | {name: "trained on" for name in inputs if name.endswith("_train")}
+        roles = dict.fromkeys(("model", "policy"), "starts from")
+        roles |= {name: "trained on" for name in inputs if name.endswith("_train")}
     return [(name, role) for name, role in roles.items() if name in inputs and output in ("model", "adapter")]
 
 
@@ -143,7 +144,7 @@ def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> st
     """The model that a stage's held-out inputs measure."""
     if stage == "evaluate":
         return inputs.get("policy")
-    return outputs.get("model") or inputs.get("given") if stage in ("sft", "reward") else None
+    return outputs.get("model") or inputs.get("given") if stage in ("sft", "reward", "dpo") else None
 
 
 def _prepared(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:

@@ -13,7 +13,8 @@ from tasks.evidence import Estimate, RunEvidence
 from tasks.noise import Finding
 
 LOSS = "reward/heldout_loss"
-KEYS = {"eval": ("evaluate", "prompt_id"), "reward": ("reward", "pair_id")}  # metric's prefix -> stage, what items join on
+# metric's prefix -> stage, what items join on
+KEYS = {"eval": ("evaluate", "prompt_id"), "reward": ("reward", "pair_id"), "dpo": ("dpo", "pair_id")}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Find
     prefix = metric.partition("/")[0]
     if prefix not in KEYS or (metric not in ITEM_METRICS and metric != LOSS):
         return None
-    if prefix == "reward" and first.heldout(prefix) != second.heldout(prefix):
+    if prefix in ("reward", "dpo") and first.heldout(prefix) != second.heldout(prefix):
         return None
     stage, key = KEYS[prefix]
     pairs = join([first.items(stage), second.items(stage)], key)

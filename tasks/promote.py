@@ -44,10 +44,10 @@ def _registration(session: Session) -> Registration:
     """The policy with the verdicts of every stage, and how it did against the champion that it was compared with."""
     rival = evaluate.spec(session.recipe, session.have).inputs.get("champion")
     if rival is None:
-        return registration(session, "policy", "ppo", session.decisions)
+        return registration(session, "policy", session.recipe.align, session.decisions)
     required = session.recipe.registry.min_win_rate_vs_champion
     fight = contest_record(session.results["evaluate"], session.have["policy"].digest, rival.digest, required)
-    policy = registration(session, "policy", "ppo", [*session.decisions, fight])
+    policy = registration(session, "policy", session.recipe.align, [*session.decisions, fight])
     return policy.model_copy(update={"tags": policy.tags | {"compared_with": rival.digest}})
 
 

@@ -80,12 +80,18 @@ def _champion(desk: Desk) -> State:
 
 
 def _target(attempt: Attempt) -> State:
-    """Who is champion afterwards: a policy brings the reward model it was trained with, a reward model leaves the policy."""
+    """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the policy.
+
+    A policy made by DPO may have none; then the reward model stays.
+    """
     desk, entry = attempt.desk, attempt.entry
     seat = desk.seat(entry.kind, entry.version)
     if entry.kind == "reward":
         return State(policy=attempt.champion.policy, reward=seat)
-    reward = desk.version("policy", entry.version).tags.get("reward_version")
+    tags = desk.version("policy", entry.version).tags
+    reward = tags.get("reward_version")
+    if not reward and tags.get("align") == "dpo":
+        return State(policy=seat, reward=attempt.champion.reward)
     if not reward:
         raise PromotionRefused(
             f"version {entry.version} of {entry.model} does not say which reward model it was trained with (tag "

@@ -10,7 +10,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.gates import Decision
 from rlhf_core.rundir import StageResult
-from tasks import evaluate, ppo, prepare, reward, sft, validate
+from tasks import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.record import ApprovalRecord, Record, held
 from tasks.registry import PromotionResult
 from tasks.specs import Artifacts, local, model_folder
@@ -19,7 +19,8 @@ from tasks.tracking import brief, sync
 from tasks.workspace import Workspace
 
 STAGES = {
-    "prepare": prepare, "validate": validate, "sft": sft, "reward": reward, "ppo": ppo, "evaluate": evaluate,
+    "prepare": prepare, "validate": validate, "sft": sft, "reward": reward, "ppo": ppo, "dpo": dpo,
+    "evaluate": evaluate,
 }  # fmt: skip
 ALL = (*STAGES, "promote")
 
@@ -68,8 +69,8 @@ class Session:
 
     @property
     def stages(self) -> list[str]:
-        """The stages that are processes, up to the last one wanted."""
-        return [name for name in STAGES if ALL.index(name) <= self.last]
+        """The recipe's stages that are processes, up to the last one wanted."""
+        return [name for name in STAGES if ALL.index(name) <= self.last and self.recipe.runs(name)]
 
     @property
     def promotes(self) -> bool:
@@ -86,12 +87,15 @@ class Session:
         )
 
 
-def position(stage: str | None, default: int) -> int:
-    """A stage's place in the order. Raises BadInput for a name that is none."""
+def position(recipe: Recipe, stage: str | None, default: int) -> int:
+    """A stage's place in the order. Raises BadInput for a name that is none, or none of this recipe's."""
     if stage is None:
         return default
     if stage not in ALL:
         raise BadInput(f"there is no stage {stage!r}; expected one of {', '.join(ALL)}.")
+    if not recipe.runs(stage):
+        names = ", ".join(name for name in ALL if recipe.runs(name))
+        raise BadInput(f"recipe {recipe.name} has no stage {stage}: it has align = {recipe.align!r}; expected one of {names}.")
     return ALL.index(stage)
 
 
@@ -118,7 +122,7 @@ def opened(
     report: writes the report of a session that finished, was refused or failed (one that was killed must end at once).
     """
     workspace = Workspace.here()
-    first, last = position(from_stage, 0), position(until, len(ALL) - 1)
+    first, last = position(recipe, from_stage, 0), position(recipe, until, len(ALL) - 1)
     if first > last:
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
     check_paths(recipe)

@@ -161,8 +161,8 @@ def _row(point: Point, record: Record | None) -> Row:
                 low, high = result.intervals.get(name, (None, None))
                 metrics[name] = Measured(value=value, low=low, high=high, n=result.counts.get(name))
     state, curve = state_of(record), _curve(record)
-    ppo = record.stage("ppo")
-    reward = ppo.spec.inputs.get("reward") if ppo and ppo.spec else None
+    scored = record.stage("ppo") or record.stage("evaluate")
+    reward = scored.spec.inputs.get("reward") if scored and scored.spec else None
     verdict = worst_verdict([decision for stage in record.stages for decision in stage.decisions])
     kl, gain = _place(metrics, curve)
     return Row(

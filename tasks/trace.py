@@ -15,8 +15,10 @@ BEFORE = tuple(STAGES)[: tuple(STAGES).index("ppo")]
 def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
     """Trace a batch of the recipe's PPO, or find it traced; `trained`: by the policy that ppo made, not the SFT model.
 
-    Raises BadInput when an earlier stage has not been run, and what the stage raises.
+    Raises BadInput for a recipe without PPO, or when an earlier stage has not been run, and what the stage raises.
     """
+    if not recipe.runs("ppo"):
+        raise BadInput(f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace.")
     have = inputs(recipe, workspace)
     given = spec(recipe, have, rows=rows)
     if trained:

@@ -45,8 +45,10 @@ def versus(run: RunEvidence, model: str) -> Versus | None:
     items = stage.items
     if items is None or f"{model}_score" not in items:
         return Versus(model, _recorded(run, model), _recorded_duels(run, model), _samples(stage.samples or {}, model))
-    rows = [row for column in MEASURES if (row := _row(items, model, column))]
-    duels = [_duel(items, model, column) for column in JUDGES if _has(items, model, column)]
+    scorer_only = stage.input("reward") is None and _has(items, model, "independent")  # the score is the scorer's then
+    columns = [column for column in MEASURES if not (scorer_only and column == "score")]
+    rows = [row for column in columns if (row := _row(items, model, column))]
+    duels = [_duel(items, model, column) for column in JUDGES if column in columns and _has(items, model, column)]
     return Versus(model, rows, duels, _samples(items, model))
 
 

@@ -14,7 +14,7 @@ from tasks.evidence import RunEvidence
 from tasks.graph import build
 
 KEY = {
-    "reward/accuracy", "reward/heldout_loss", "sft/heldout_loss", "ppo/score_mean", "ppo/kl_per_response",
+    "reward/accuracy", "reward/heldout_loss", "sft/heldout_loss", "ppo/score_mean", "ppo/kl_per_response", "dpo/accuracy",
     "eval/kl_per_response", "eval/length_policy", "eval/length_ratio", "eval/repetition_policy", "eval/no_eos_policy",
     "eval/alignment_tax", "eval/distinct_2_ratio", "eval/length_correlation",
 }  # fmt: skip

@@ -15,6 +15,7 @@ LEARNING = {
     "ppo/score_mean": "Reward over steps", "ppo/kl_per_response": "KL from the SFT model over steps",
     "ppo/response_tokens": "Reply length over steps", "ppo/entropy": "Policy entropy over steps",
     "sft/loss": "SFT loss over steps", "reward/loss": "Reward-model loss over steps",
+    "dpo/loss": "DPO loss over steps", "dpo/margin": "Implicit reward margin over steps",
 }  # fmt: skip
 BINS = 10
 MARGIN_BINS = 30

@@ -17,8 +17,6 @@ from tasks.graph import Graph, build
 from tasks.pairing import estimate
 from tasks.versus import NAMES, Versus, versus
 
-SCALE = "this run's reward model"
-
 
 def run_page(run: RunEvidence, champion: RunEvidence | None = None, versions: dict[str, list[str]] | None = None) -> str:
     """The page. champion: the run behind the champion, where MLflow has it; versions: model digest -> registered versions."""
@@ -51,8 +49,12 @@ def _sections(
     yield "Curves and costs", plots([run, champion] if champion else [run])
     for contest in contests:
         names = [NAMES[contest.model], NAMES["policy"]]
-        yield f"Replies of policy and {names[0]}", sample_table(names, contest.samples, samples, SCALE)
+        yield f"Replies of policy and {names[0]}", sample_table(names, contest.samples, samples, _scale(run))
     yield "Lineage", picture(graph, run.model("policy"))
+
+
+def _scale(run: RunEvidence) -> str:
+    return "this run's reward model" if run.stages["evaluate"].input("reward") else "the independent scorer"
 
 
 def _contest(contest: Versus) -> Markup:

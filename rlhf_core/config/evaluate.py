@@ -47,6 +47,9 @@ class Evaluate(Config):
     independent_scorer: str | None = Field(
         None, description="'module:function' with (prompts, replies) in, scores out; None: the first of reward_models, if any"
     )
+    train_reward: bool = Field(
+        False, description="With align = 'dpo': train a reward model all the same, by which replies are scored (same gate)"
+    )
     reward_models: list[str] = Field([], description="Folders of further reward models: with the main one, the ensemble")
     judge: Judge | None = Field(None, description="Compares the policy with the SFT model and the champion; None: no judge")
     sampling: Sampling = Sampling()

@@ -19,7 +19,8 @@ from rlhf_core.metrics import METRICS, domain
 Of = Literal["estimate", "lower", "upper"]
 Bound = Literal["at least", "more than", "at most", "less than"]
 Method = Literal["auto", "wilson", "bootstrap", "sign"]
-GATED = {"sft": "sft/", "reward": "reward/", "ppo": "ppo/", "evaluate": "eval/"}  # stage -> prefix of its metrics
+# stage -> prefix of its metrics
+GATED = {"sft": "sft/", "reward": "reward/", "ppo": "ppo/", "dpo": "dpo/", "evaluate": "eval/"}
 
 
 class Override(Config):
@@ -33,7 +34,7 @@ class Override(Config):
 class GateRule(Config):
     """One bound on one metric of a finished stage, on the end of its interval, or on a paired difference."""
 
-    stage: Literal["sft", "reward", "ppo", "evaluate"] = Field(description="Whose result is looked at")
+    stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(description="Whose result is looked at")
     metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py")
     of: Of = Field("estimate", description="What is compared with the threshold: the estimate or an end of its interval")
     bound: Bound = Field(description="How it must lie to the threshold")
@@ -180,6 +181,21 @@ class PPOGate(StageGate):
 
     def bounds(self) -> Bounds:
         return {"kl": ("ppo/kl_per_response", "at most", self.max_kl_per_response)}
+
+
+class DPOGate(StageGate):
+    stage = "dpo"
+    min_lower_bound: Share = Field(
+        0.5,
+        description="Lower 95% bound of the share of held-out pairs ranked as labelled must exceed this",
+    )
+    min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
+
+    def bounds(self) -> Bounds:
+        return {
+            "pairs": ("dpo/heldout_pairs", "at least", self.min_pairs),
+            "lower_bound": ("dpo/accuracy_lower", "more than", self.min_lower_bound),
+        }
 
 
 class EvaluateGate(StageGate):

@@ -33,7 +33,7 @@ def _explain(error: dict) -> str:
     if key.endswith("api_key_env"):
         return f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key itself"
     if error["type"] == "value_error":
-        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        return (f"{key}: " if key else "") + error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']} (found {error['input']!r:.80})"
     known = {name for section in _sections(Config) for name in section.model_fields}

@@ -5,16 +5,19 @@ et al. 2020, arXiv:2009.01325, app. B); PPO clip 0.2, gamma 1.0, lambda 0.95, 4 
 (Ziegler et al. 2019, arXiv:1909.08593; Huang et al. 2024, arXiv:2403.17031). Small models need larger rates.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Share
 from rlhf_core.config.gates import GATED, GateName, GateRule, refuse_taken_names
 from rlhf_core.config.ppo import PPO
-from rlhf_core.config.training import SFT, Reward
+from rlhf_core.config.training import DPO, SFT, Reward
+
+Alignment = Literal["ppo", "dpo"]
+ALIGNMENTS = get_args(Alignment)  # stages of which a recipe has one: they make the policy
 
 
 class Model(Config):
@@ -43,11 +46,13 @@ class Recipe(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, in run names and tags")
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Seeds splits, order, initialisation and sampling")
+    align: Alignment = Field("ppo", description="What makes the policy: 'ppo' against a reward model, 'dpo' on the comparisons")
     model: Model
     data: Data
     sft: SFT = SFT()
     reward: Reward = Reward()
     ppo: PPO = PPO()
+    dpo: DPO = DPO()
     evaluate: Evaluate = Evaluate()
     gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
     registry: Registry
@@ -57,3 +62,35 @@ class Recipe(Config):
     def _names_are_free(cls, gates: dict[str, GateRule], info: ValidationInfo) -> dict[str, GateRule]:
         refuse_taken_names(gates, [info.data[stage].gate for stage in GATED if stage in info.data])
         return gates
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether there is a reward model, trained or given; with 'dpo' it scores replies in the evaluation and no more."""
+        return self.align == "ppo" or self.model.reward is not None or self.evaluate.train_reward
+
+    def runs(self, stage: str) -> bool:
+        """Whether the recipe has a stage of that name at all."""
+        return self.has_reward if stage == "reward" else stage == self.align or stage not in ALIGNMENTS
+
+    @model_validator(mode="after")
+    def _gates_are_decided(self) -> "Recipe":
+        for name, rule in self.gates.items():
+            if not self.runs(rule.stage):
+                raise ValueError(f"gates.{name} is of the stage {rule.stage}, which does not run with align = {self.align!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _replies_are_scored(self) -> "Recipe":
+        if self.has_reward:
+            return self
+        if self.evaluate.independent_scorer is None:
+            raise ValueError(
+                "align = 'dpo' trains no reward model, and nothing else scores the replies in the evaluation; expected "
+                "evaluate.independent_scorer, model.reward, or evaluate.train_reward = true"
+            )
+        if self.evaluate.gate.max_independent_down is not None:
+            raise ValueError(
+                "evaluate.gate.max_independent_down compares a reward model with the independent scorer, and there is no "
+                "reward model; expected model.reward or evaluate.train_reward = true"
+            )
+        return self

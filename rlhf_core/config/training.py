@@ -1,11 +1,11 @@
-"""What every training stage has; supervised fine-tuning and the reward model."""
+"""What every training stage has; supervised fine-tuning, the reward model, and alignment on the comparisons themselves."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
-from rlhf_core.config.gates import RewardGate, SFTGate
+from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
 from rlhf_core.config.lora import OptionalLoRA
 
 
@@ -39,3 +39,32 @@ class Reward(Training):
     max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
     max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
     gate: RewardGate = RewardGate()
+
+
+class DPO(Training):
+    """Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as Tunstall et al. 2023,
+    arXiv:2310.16944, section 4.3."""
+
+    loss: Literal["sigmoid", "ipo"] = Field("sigmoid", description="'sigmoid': DPO; 'ipo': squared (Azar et al. 2023, eq. 17)")
+    beta: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="Pull towards the SFT model, score per nat; with 'ipo' the margin aimed at is 1 / (2 beta) nats"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="Probability that a label is wrong (conservative DPO, Mitchell 2023); of 'sigmoid' only"
+    )
+    lr: Rate = Field(1e-6, description="Peak learning rate")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
+    batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
+    warmup_ratio: Share = Field(0.1, description="Share of steps with linear warm-up; linear decay to 0 follows")
+    max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
+    max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
+    gate: DPOGate = DPOGate()
+
+    @model_validator(mode="after")
+    def _smoothing_is_used(self) -> "DPO":
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} with loss 'ipo', which has no label smoothing; set it to 0, or "
+                "loss = 'sigmoid'"
+            )
+        return self

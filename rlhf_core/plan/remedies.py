@@ -6,7 +6,7 @@ from itertools import product
 
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
-from rlhf_core.plan.stages import Models, StagePlan, longest_row, plan_stage
+from rlhf_core.plan.stages import PAIRED, Models, StagePlan, longest_row, plan_stage
 from rlhf_core.plan.strategy import OFFERED_ZERO_STAGES, Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
@@ -104,7 +104,7 @@ def _possible(strategy: Strategy) -> bool:
 
 def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
     """micro_batch_tokens and its halves, down to one longest row (a pair of them for the reward model)."""
-    return _halves(plan.strategy.micro_batch_tokens, longest_row(recipe, plan.stage) * (2 if plan.stage == "reward" else 1))
+    return _halves(plan.strategy.micro_batch_tokens, longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED else 1))
 
 
 def _cache_levels(recipe: Recipe, plan: StagePlan, models: Models):

@@ -8,7 +8,8 @@ from rlhf_core.plan.memory import Batch
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
-STAGES = ("sft", "reward", "ppo", "evaluate")
+STAGES = ("sft", "reward", "ppo", "dpo", "evaluate")
+PAIRED = ("reward", "dpo")  # stages whose rows come in pairs that stay together
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
 
 
@@ -81,6 +82,11 @@ class Setting:
     batch: Batch
 
 
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages of the recipe that hold models."""
+    return [stage for stage in STAGES if recipe.runs(stage)]
+
+
 def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
     """What the recipe says of a stage."""
     section = getattr(recipe, stage)
@@ -104,9 +110,9 @@ def longest_row(recipe: Recipe, stage: str) -> int:
 def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, hardware: Hardware) -> StagePlan:
     """The memory of one stage. A microbatch counts as full, and full of response tokens: the most logits it can have."""
     length = longest_row(recipe, stage)
-    tokens = max(strategy.micro_batch_tokens, length * (2 if stage == "reward" else 1))  # a pair stays together
+    tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1))  # a pair stays together
     setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens))
-    parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "evaluate": _evaluate}[stage](setting)
+    parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[stage](setting)
     return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), _host(setting, parts))
 
 
@@ -127,16 +133,21 @@ def _ppo(setting: Setting) -> list[Part]:
     return [*parts, *_sampler(setting, setting.recipe.ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
+def _dpo(setting: Setting) -> list[Part]:
+    """The policy alone: it is its own reference before the first step, and the reference's log-probabilities are kept."""
+    return [*_learner(setting, "policy", ["policy"]), *_reader(setting, "policy", "reference and held-out", casts=True)]
+
+
 def _evaluate(setting: Setting) -> list[Part]:
     """policy and sft answer through one sampler, the reward model scores, then policy and sft are compared."""
     compared, scored = ("KL and held-out loss",), ("scoring",)
     parts = [
         _frozen(setting, "policy", compared),
         _frozen(setting, "sft", compared),
-        _frozen(setting, "reward", scored),
         *_reader(setting, "policy", *compared),
-        *_reader(setting, "reward", *scored),
     ]
+    if setting.recipe.has_reward:
+        parts += [_frozen(setting, "reward", scored), *_reader(setting, "reward", *scored)]
     awake = () if setting.strategy.sampler_sleeps else (*scored, *compared)
     return [*parts, *_sampler(setting, setting.recipe.evaluate.max_prompts, awake)]
 

@@ -19,6 +19,7 @@ DEFAULTS = {
         "length_baseline": ("reward/accuracy_over_length", "more than", 0.0),
     },
     "ppo": {"kl": ("ppo/kl_per_response", "at most", 50.0)},
+    "dpo": {"pairs": ("dpo/heldout_pairs", "at least", 100), "lower_bound": ("dpo/accuracy_lower", "more than", 0.5)},
     "evaluate": {
         "prompts": ("eval/prompts", "at least", 50), "win_rate": ("eval/win_rate_lower", "more than", 0.5),
         "kl": ("eval/kl_per_response", "at most", 50.0), "length": ("eval/length_ratio", "at most", 2.0),

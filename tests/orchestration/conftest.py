@@ -27,15 +27,16 @@ for item in spec.inputs.values():
     item.verified()
 OUTPUTS = {
     "validate": [f"{kind}_{part}" for kind in ("demonstrations", "comparisons", "prompts") for part in ("train", "heldout")],
-    "sft": ["model"], "reward": ["model"], "ppo": ["model"], "evaluate": [],
+    "sft": ["model"], "reward": ["model"], "ppo": ["model"], "dpo": ["model"], "evaluate": [],
 }
-STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response"}
+STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response", "dpo": "dpo/loss"}
 METRICS = {
     "validate": {"data/rows_kept": 30.0},
     "sft": {"sft/heldout_loss": 2.0, "sft/heldout_improvement": 1.0},
     "reward": {"reward/heldout_pairs": 400.0, "reward/accuracy": 0.8, "reward/accuracy_lower": 0.76,
                "reward/accuracy_over_length": 0.2},
     "ppo": {"ppo/score_mean": 1.5, "ppo/kl_per_response": 3.0},
+    "dpo": {"dpo/heldout_pairs": 400.0, "dpo/accuracy": 0.7, "dpo/accuracy_lower": 0.65},
     "evaluate": {"eval/prompts": 100.0, "eval/win_rate": 0.8, "eval/win_rate_lower": 0.7, "eval/kl_per_response": 3.0,
                  "eval/length_ratio": 1.0, "eval/repetition_increase": 0.0, "eval/alignment_tax": 0.1,
                  "eval/length_correlation": 0.2, "eval/distinct_2_ratio": 0.9},
@@ -96,11 +97,12 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
 
 @pytest.fixture(scope="session")
 def ready_models(tiny_model, tmp_path_factory) -> Path:
-    """Folder with `ppo`, a language model, and `reward`, a reward model: real ones, for promotion loads and runs them."""
+    """Language models `ppo` and `dpo` and a reward model `reward`: real ones, for promotion loads and runs them."""
     from rlhf_core.models import load_scalar, load_tokenizer, save_model
 
     folder = tmp_path_factory.mktemp("ready")
     shutil.copytree(tiny_model, folder / "ppo")
+    shutil.copytree(tiny_model, folder / "dpo")
     save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), folder / "reward")
     return folder
 

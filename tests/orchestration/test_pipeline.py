@@ -170,3 +170,34 @@ def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, comma
     assert parent.wait(40) != 0
     record = records(Workspace(home))[-1]
     assert record["status"] == "KILLED" and record["stages"][-1]["status"] == "KILLED"
+
+
+def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_made(
+    make, run, home, plan, tmp_path, monkeypatch
+):
+    (tmp_path / "scores.py").write_text("def score(prompts, replies): return [0.0] * len(replies)")
+    aligned = {"align": "dpo", "evaluate": {"independent_scorer": "scores:score"}}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"no stage ppo: it has align = 'dpo'; expected one of .*sft, dpo, evaluate, promote"):
+        run(make(**aligned), until="ppo")
+    first = run(make(**aligned))
+    assert started(home) == ["validate", "sft", "dpo", "evaluate"]
+    assert [row.stage for row in first.rows] == ["prepare", "validate", "sft", "dpo", "evaluate", "promote"]
+    assert {row.stage: row.value for row in first.rows}["dpo"] == 0.7 and first.promotion.promoted
+    assert [model.name for model in client(home).search_registered_models()] == ["tiny-ledger", "tiny-policy"]
+    tags = client(home).get_model_version_by_alias("tiny-policy", "champion").tags
+    assert "reward_version" not in tags and set(json.loads(tags["parents"])) == {"base", "sft"}
+    assert set(json.loads(tags["verdicts"])) >= {"sft.improvement", "dpo.pairs", "dpo.lower_bound", "evaluate.win_rate"}
+
+    plan(evaluate={"win_rate_vs_champion": 0.6})
+    by_ppo = run(make())
+    assert started(home) == ["reward", "ppo", "evaluate"] and by_ppo.promotion.replaced == "1"
+    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
+    back = run(make(dpo={"beta": 0.2}, **aligned))
+    assert started(home) == ["dpo", "evaluate"] and back.promotion.promoted
+    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1  # no other takes its place
+
+    plan(dpo={"metrics": {"dpo/accuracy_lower": 0.49}}, evaluate={"win_rate_vs_champion": 0.6})
+    with pytest.raises(GateRefused, match=r"dpo/accuracy_lower is 0\.49, required more than 0\.5"):
+        run(make(dpo={"beta": 0.3}, **aligned))
+    assert started(home) == ["dpo"]

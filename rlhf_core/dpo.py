@@ -1,0 +1,133 @@
+"""Direct preference optimisation: the policy learns from the comparisons themselves, without reward model and rollouts.
+
+Rafailov et al. 2023, arXiv:2305.18290; with label_smoothing conservative DPO (Mitchell 2023); with loss = "ipo" the squared
+loss of Azar et al. 2023, arXiv:2310.12036. log-ratio: sum over response tokens of log pi - log pi_sft, nats; beta times it
+is the implicit reward.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlhf_core.batch import Batch, Sequence, collate, microbatches, subset
+from rlhf_core.config import DPO
+from rlhf_core.data.splits import load_split
+from rlhf_core.engine import Engine, write_config
+from rlhf_core.figures import reward_figures
+from rlhf_core.items import Columns, write_items
+from rlhf_core.lora import with_adapter
+from rlhf_core.losses import dpo, ipo, sequence_sum, token_logprobs
+from rlhf_core.models import load_policy, load_tokenizer, save_model
+from rlhf_core.reward import PairScores, heldout_metrics, pair_items, pair_scores, pair_sequences
+from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.training import StepOutcome, fit
+
+REFERENCE = "reference.safetensors"
+AS_REWARD = (  # what the implicit reward is measured by, as a reward model is
+    "accuracy", "accuracy_lower", "accuracy_upper", "accuracy_when_shorter", "length_baseline", "heldout_pairs",
+    "heldout_margin", "calibration_error",
+)  # fmt: skip
+
+
+def run(spec: StageSpec, run: RunDir) -> Output:
+    """Align the input `policy`, the reference too, on comparisons. Raises Diverged; the last good checkpoint is kept."""
+    config, source = DPO.model_validate(spec.config["dpo"]), spec.inputs["policy"].path
+    tokenizer = load_tokenizer(source)
+    train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
+    rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
+    train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
+    policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)
+    engine = Engine(policy, config, dtype=spec.config["dtype"])
+    pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
+    reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
+    accumulate = _accumulator(engine, train, reference_N, config, pad_id)
+    fit(engine, run, config, accumulate, stage="dpo", examples=len(train) // 2, seed=spec.seed)
+    save_model(engine.module, tokenizer, run.path / "model")
+    write_config(engine, run.path / "deepspeed.json")
+    logratio_N = response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
+    pairs = pair_scores(config.beta * logratio_N, heldout)
+    return _output(pairs, logratio_N, config, pair_items(tokenizer, rows, pairs), run.path)
+
+
+def response_logprobs(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
+    """Log-probability of every whole response, (N,) float32 nats on the CPU, in the order given."""
+    logprobs_N = torch.zeros(len(sequences))
+    for rows in microbatches([s.size for s in sequences], budget):
+        batch = collate([sequences[i] for i in rows], pad_id)
+        logprobs_N[rows] = _summed(forward(batch), batch).cpu()
+    return logprobs_N
+
+
+def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
+    """The configured loss of pairs that alternate chosen, rejected: sum over pairs / denominator."""
+    chosen_B, rejected_B = logratio_B[0::2], logratio_B[1::2]
+    if config.loss == "ipo":
+        return ipo(chosen_B, rejected_B, denominator, beta=config.beta)
+    return dpo(chosen_B, rejected_B, denominator, beta=config.beta, smoothing=config.label_smoothing)
+
+
+def _summed(logits_BRV: Tensor, batch: Batch) -> Tensor:
+    return sequence_sum(token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR)
+
+
+def _reference(folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
+    """Log-probabilities under the model that training starts from, computed once: a resumed stage reads the same numbers."""
+    file = folder / REFERENCE
+    if not file.exists():
+        folder.mkdir(exist_ok=True)
+        logprobs_N = response_logprobs(engine.infer, sequences, pad_id, budget)
+        temporary = file.with_name(f".{REFERENCE}.tmp")
+        save_file({"logprobs_N": logprobs_N}, temporary)
+        temporary.replace(file)
+    return load_file(file)["logprobs_N"]
+
+
+def _accumulator(
+    engine: Engine, train: list[Sequence], reference_N: Tensor, config: DPO, pad_id: int
+) -> Callable[[list[int]], StepOutcome]:
+    def accumulate(indices: list[int]) -> StepOutcome:
+        picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
+        loss_sum, found = 0.0, []
+        for rows in microbatches([train[k].size for k in picked], config.micro_batch_tokens, group=2):
+            places = [picked[i] for i in rows]
+            batch = collate([train[k] for k in places], pad_id)
+            logprobs_B = _summed(engine(batch), batch)
+            logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
+            loss = pair_loss(logratio_B, len(indices), config)
+            engine.backward(loss)
+            loss_sum += float(loss)
+            found.append(logratio_B.detach())
+        return StepOutcome({"loss": loss_sum} | _step_metrics(torch.cat(found), config), sum(len(train[k]) for k in picked))
+
+    return accumulate
+
+
+def _step_metrics(logratio_N: Tensor, config: DPO) -> dict[str, float]:
+    margin_N = config.beta * (logratio_N[0::2] - logratio_N[1::2])
+    return {
+        "train_accuracy": float((margin_N > 0).double().mean()),
+        "margin": float(margin_N.mean()),
+        "chosen_logratio": float(logratio_N[0::2].mean()),
+        "rejected_logratio": float(logratio_N[1::2].mean()),
+    }
+
+
+def _output(pairs: PairScores, logratio_N: Tensor, config: DPO, items: Columns, path: Path) -> Output:
+    found, n = heldout_metrics(pairs), len(pairs.chosen_N)
+    metrics = {f"dpo/{name}": found[f"reward/{name}"] for name in AS_REWARD}
+    metrics |= {
+        "dpo/heldout_loss": float(pair_loss(logratio_N, n, config)),
+        "dpo/heldout_chosen_logratio": float(logratio_N[0::2].mean()),
+        "dpo/heldout_rejected_logratio": float(logratio_N[1::2].mean()),
+    }
+    reward_figures(pairs.chosen_N - pairs.rejected_N, path)
+    files = {"margin_histogram": "margins.png", "calibration": "calibration.png", "deepspeed_config": "deepspeed.json"}
+    shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())
+    return Output(
+        outputs={"model": "model"}, metrics=metrics, files=files | write_items(path, items),
+        counts=dict.fromkeys(metrics, n) | {"dpo/accuracy_when_shorter": shorter},
+        intervals={"dpo/accuracy": (metrics["dpo/accuracy_lower"], metrics["dpo/accuracy_upper"])},
+    )  # fmt: skip
