@@ -1,5 +1,7 @@
 """DeepSpeed, in one file: what steps an optimizer."""
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -25,14 +27,33 @@ def add_scripts_to_path() -> None:
         os.environ["PATH"] = os.pathsep.join(filter(None, [scripts, path]))
 
 
-def keep_extensions_here() -> None:
-    """Keep compiled ops in this environment: in the cache of the home folder two environments undo each other's build.
+def keep_extensions_here() -> Path | None:
+    """Keep compiled ops in this environment, and say where: in the home cache two environments undo each other's build.
 
     So do two paths of one environment (a link to it), since the build records where its headers lie: each path has its own.
+    None: the environment is read-only, or TORCH_EXTENSIONS_DIR is set already.
     """
-    if os.access(sys.prefix, os.W_OK):
-        name = f"torch_extensions-{zlib.crc32(sys.prefix.encode()):08x}"
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "var" / name))
+    if not os.access(sys.prefix, os.W_OK):
+        return None
+    own = Path(sys.prefix) / "var" / f"torch_extensions-{zlib.crc32(sys.prefix.encode()):08x}"
+    return own if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own)) == str(own) else None
+
+
+def load_ops() -> None:
+    """Load DeepSpeed's communication op, compiled at its first use on this machine.
+
+    torch waits without end for the lock file of a build that was killed. Builds in this environment's own folder therefore
+    queue here first: a lock file found at the head of the queue is a dead one.
+    """
+    from deepspeed.comm.torch import build_shm_op
+
+    with contextlib.ExitStack() as stack:
+        if folder := keep_extensions_here():
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context((folder / ".queue").open("w")), fcntl.LOCK_EX)
+            for dead in folder.glob("*/lock"):
+                dead.unlink(missing_ok=True)
+        build_shm_op()
 
 
 def init_distributed() -> None:
@@ -42,7 +63,7 @@ def init_distributed() -> None:
     if torch.distributed.is_initialized():
         return
     add_scripts_to_path()
-    keep_extensions_here()
+    load_ops()
     for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))

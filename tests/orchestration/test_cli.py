@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from rlhf_core import engine
 from tasks import events, process
 from tasks.record import Record, held
 from tasks.workspace import Workspace
@@ -299,3 +300,14 @@ def test_warm_up_with_a_torch_that_misses_its_libraries_names_the_index(tmp_path
     command = [sys.executable, "-m", "rlhf_core.warmup"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2 and "libcudart" in done.stderr and "index of the CPU builds" in done.stderr
+
+
+def test_warm_up_does_not_wait_for_the_lock_of_a_killed_build(monkeypatch):
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    folder = engine.keep_extensions_here() / "deepspeed_shm_comm"
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lock").touch()
+    done = subprocess.run([sys.executable, "-m", "rlhf_core.warmup"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "lock").exists()
