@@ -102,12 +102,15 @@ def deepspeed_config(training: Training, dtype: str) -> dict:
 class Engine:
     """A module whose AdamW steps go through DeepSpeed."""
 
-    def __init__(self, module: nn.Module, training: Training, *, dtype: str):
+    def __init__(self, module: nn.Module, training: Training, *, dtype: str, head: nn.Module | None = None):
+        """head: a part of the module that has a learning rate of its own."""
         import deepspeed
         from deepspeed.runtime.utils import clip_grad_norm_
 
         init_distributed()
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        own = set(head.parameters()) if head is not None else set()
+        groups = [[p for p in module.parameters() if p.requires_grad and (p in own) == of_head] for of_head in (False, True)]
+        parameters = [{"params": group} for group in groups if group]
         optimizer = torch.optim.AdamW(
             parameters, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=training.weight_decay, fused=True
         )
@@ -141,10 +144,14 @@ class Engine:
         """Accumulate gradients of one microbatch's loss."""
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> float:
-        """One AdamW step at rate `lr` on the accumulated gradients; returns their global l2 norm before clipping."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+    def step(self, lr: float, *, head_lr: float | None = None) -> float:
+        """One AdamW step at rate `lr` on the accumulated gradients; returns their global l2 norm before clipping.
+
+        head_lr: the rate of the head; None: there is none.
+        """
+        rates = [lr] if head_lr is None else [lr, head_lr]
+        for group, rate in zip(self._engine.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 

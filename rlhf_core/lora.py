@@ -3,6 +3,7 @@
 It is imported where an adapter is asked for only: that takes seconds.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -43,6 +44,8 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=LEARNING)
+    for layer in _layers(model).values():
+        layer.set_adapter(LEARNING)  # not by itself where another adapter came first
     if scalar:
         getattr(model, HEAD).requires_grad_(True)
 
@@ -81,7 +84,7 @@ def plain_tensors(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | 
         owner, part, rest = _place(name)
         if owner not in layers:
             yield name, tensor
-        elif part == "base_layer" and rest != "weight":
+        elif part == "base_layer" and (rest != "weight" or LEARNING not in layers[owner].lora_A):
             yield f"{owner}.{rest}", tensor
         elif part == "base_layer" or rest == f"{LEARNING}.weight":
             held[part] = tensor
@@ -135,6 +138,62 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 def write_origin(folder: Path, *, base: str, merged: str) -> None:
     """Note which model an adapter was trained on, and which it gives when merged: digests of their folders."""
     (folder / "origin.json").write_text(json.dumps({"base": base, "merged": merged}, indent=1))
+
+
+def require_origin(folder: Path, *, base: str, merged: str) -> None:
+    """Raise BadInput unless the adapter was trained on the model `base` and gave the model `merged` (digests)."""
+    try:
+        origin = json.loads((folder / "origin.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{folder} does not say what its adapter was trained on ({error}); train the reward model again"
+        ) from None
+    if origin != {"base": base, "merged": merged}:
+        found = [str(origin.get(name))[:12] for name in ("base", "merged")]
+        raise BadInput(
+            f"the reward adapter {folder} was trained on model {found[0]} and gave {found[1]}; expected the reference "
+            f"{base[:12]} and the reward model {merged[:12]}: another trunk would change its scores. Train the reward model "
+            "again with reward.lora from this SFT model, or set ppo.reward_trunk='own'."
+        )
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
+    """Put a stored adapter on a model as `name`, frozen and not active; returns the scalar head that was stored with it."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.modules_to_save = None
+    stored = load_file(folder / "adapter_model.safetensors")
+    inject_adapter_in_model(config, model, adapter_name=name)
+    model.requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    for key, tensor in stored.items():
+        place = key.removeprefix("base_model.model.")
+        if place != f"{HEAD}.weight":
+            parameters[place.replace(".lora_A.", f".lora_A.{name}.").replace(".lora_B.", f".lora_B.{name}.")].data.copy_(tensor)
+    weight = stored[f"base_model.model.{HEAD}.weight"]
+    head = nn.Linear(weight.shape[1], 1, bias=False)
+    head.weight = nn.Parameter(weight, requires_grad=False)
+    return head
+
+
+@contextlib.contextmanager
+def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
+    """Let this adapter alone act while open, None: the plain model; then the learning one acts again."""
+    layers = list(_layers(model).values())
+    learns = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]  # switching changes it
+    try:
+        for layer in layers:
+            layer.enable_adapters(adapter is not None)
+            if adapter is not None:
+                layer.set_adapter(adapter, inference_mode=True)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+            layer.set_adapter(LEARNING)
+        for parameter, flag in learns:
+            parameter.requires_grad_(flag)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -67,13 +67,13 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
-def inference(module: nn.Module, *, dtype: str) -> Callable[[Batch], Tensor]:
+def inference(module: nn.Module, *, dtype: str) -> Callable[..., Tensor]:
     """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`."""
     module.requires_grad_(False).to(device())
 
-    def forward(batch: Batch) -> Tensor:
+    def forward(*inputs) -> Tensor:
         with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            return module(batch)
+            return module(*inputs)
 
     return forward
 

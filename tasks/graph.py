@@ -108,7 +108,7 @@ def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
         return Node(digest, "data", label)
     if name == "model":
         return Node(digest, "model", "SFT model" if stage.stage == "reward" else "base model")
-    return Node(digest, "model", GIVEN.get(name, name))
+    return Node(digest, "model", ADAPTER if name == "reward_adapter" else GIVEN.get(name, name))
 
 
 def _output_node(stage: StageEvidence, name: str, digest: str) -> Node:
@@ -125,6 +125,7 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
         return [(name, "made from") for name in _files_of(output, inputs)]
     if stage == "ppo":
         roles = {"policy": "starts from", "reward": "trained against", "prompts_train": "trained on"}
+        roles["reward_adapter"] = "trained against"
     else:
         roles = dict.fromkeys(("model", "policy"), "starts from")
         roles |= {name: "trained on" for name in inputs if name.endswith("_train")}

@@ -8,8 +8,10 @@ METRIC = "ppo/score_mean"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: policy (the SFT model it starts from and stays near), reward, prompts_train."""
+    """Inputs: policy (the SFT model it starts from and stays near), reward (its adapter too, for a shared trunk), prompts."""
     inputs = {"policy": have["sft"], "reward": have["reward"], "prompts_train": have["prompts_train"]}
+    if recipe.ppo.reward_trunk == "reference":
+        inputs["reward_adapter"] = have["reward_adapter"]
     return make_spec(recipe, "ppo", {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype}, inputs)
 
 

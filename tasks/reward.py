@@ -17,5 +17,6 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """reward: the model trained, or the one given."""
-    return {"reward": result.outputs.get("model") or Artifact.of(model_folder("model.reward", recipe.model.reward))}
+    """reward: the model trained, or the one given; reward_adapter: what was merged into it, of one trained with reward.lora."""
+    given = {"reward": result.outputs.get("model") or Artifact.of(model_folder("model.reward", recipe.model.reward))}
+    return given | ({"reward_adapter": result.outputs["adapter"]} if "adapter" in result.outputs else {})

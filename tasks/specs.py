@@ -10,7 +10,7 @@ from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageSpec
 
-# Names in use: base, files, <split names of validate>, sft, reward, policy, champion.
+# Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy, champion.
 Artifacts = dict[str, Artifact]
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")

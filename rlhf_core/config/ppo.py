@@ -47,6 +47,18 @@ class PPO(Training):
     entropy_coef: NonNegative = Field(0.0, description="Entropy bonus")
     advantage: AdvantageEstimator = Field("gae", description="'gae' learns a critic; the others compare responses, without one")
     group_size: Positive = Field(1, description="Responses a prompt; rollout_batch is a multiple of it")
+    critic: Literal["separate", "shared"] = Field(
+        "separate", description="Of 'gae': a model of its own, made from the reward model, or a value head on the actor's trunk"
+    )
+    value_coef: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="Weight of the value loss beside the policy's, for a shared critic (vf_coef of trl 0.11.4)"
+    )
+    reference: Literal["copy", "adapter-off"] = Field(
+        "copy", description="The SFT model in memory once more, or (with lora) the actor with its adapter switched off"
+    )
+    reward_trunk: Literal["own", "reference"] = Field(
+        "own", description="The reward model whole, or its adapter (reward.lora) over the reference's weights"
+    )
     gamma: Share = Field(1.0, description="Discount; of 'gae' and 'reinforce++'")
     gae_lambda: Share = Field(0.95, description="GAE lambda")
     whiten_advantages: bool = Field(True, description="'gae': zero mean and unit spread over the rollout's response tokens")
@@ -80,6 +92,19 @@ class PPO(Training):
                 "expected 0 in PPO"
             )
         return self
+
+    @model_validator(mode="after")
+    def _layout_is_possible(self) -> "PPO":
+        if self.reference == "adapter-off" and not self.lora:
+            raise ValueError("reference 'adapter-off' without lora: there is no adapter to switch off; set lora or 'copy'")
+        if self.critic == "shared" and not self.has_critic:
+            raise ValueError(f"critic 'shared', but advantage {self.advantage!r} has no critic")
+        return self
+
+    @property
+    def shares_critic(self) -> bool:
+        """Whether values come from a head on the actor's trunk."""
+        return self.has_critic and self.critic == "shared"
 
     @model_validator(mode="after")
     def _minibatches_are_equal(self) -> "PPO":

@@ -57,6 +57,16 @@ class Recipe(Config):
     gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
     registry: Registry
 
+    @model_validator(mode="after")
+    def _reward_trunk_is_the_references(self) -> "Recipe":
+        if self.ppo.reward_trunk == "reference" and (self.reward.lora is None or self.model.reward):
+            found = "model.reward is a given model" if self.model.reward else "reward.lora is off, so that all its weights move"
+            raise ValueError(
+                f"ppo.reward_trunk is 'reference', but {found}: the reward model must differ from the SFT model by an "
+                "adapter and its head alone. Set reward.lora (and no model.reward), or ppo.reward_trunk='own'"
+            )
+        return self
+
     @field_validator("gates")
     @classmethod
     def _names_are_free(cls, gates: dict[str, GateRule], info: ValidationInfo) -> dict[str, GateRule]:

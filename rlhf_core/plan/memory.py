@@ -33,6 +33,7 @@ class TrainingState:
 
     weights: float
     casts: float  # bfloat16 copies of weights, from the forward pass to the end of the backward pass
+    cached: float  # those of them that autocast keeps in a pass without gradients: of weights that learn
     gradients: float
     optimizer: float
     buckets: float  # gradients on their way between devices
@@ -40,27 +41,33 @@ class TrainingState:
     host: float = 0.0
 
 
-def training_state(parameters: int, matrices: int, strategy: Strategy, *, touched_only: bool = False) -> TrainingState:
+def training_state(
+    parameters: int, matrices: int, strategy: Strategy, *, touched_only: bool = False, adapters: int | None = None
+) -> TrainingState:
     """States of AdamW training (Rajbhandari et al. 2020, section 3, as DeepSpeed's code has it).
 
     stage 0: wP + wP + 8P. stages 1, 2: the optimizer's 4P master weights + 8P are divided by N, in stage 2 the gradients
     too, in stage 3 the weights too. parameters: P; matrices: weights of linear maps, which autocast copies.
-    touched_only: count of a bucket what is written, as host memory does, not what is reserved.
+    touched_only: count of a bucket what is written, as host memory does, not what is reserved. adapters: so many parameters
+    learn (adapters and a head) beside the P, which are frozen: gradients, optimizer and buckets are theirs alone.
     """
-    w, stage, share = strategy.weight_bytes, strategy.zero_stage, parameters / strategy.devices
+    learning = parameters if adapters is None else adapters
+    parameters, matrices = parameters + (adapters or 0), matrices + (adapters or 0)
+    w, stage, share = strategy.weight_bytes, strategy.zero_stage, learning / strategy.devices
     sharded, kinds = stage >= 1, 2 if strategy.autocast else 1  # a bucket for each type that is sent
-    weights = w * parameters if stage < 3 else w * (share + min(parameters, LIVE_PARAMETERS))
-    gradients = w * (share if stage >= 2 else parameters)
-    optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * parameters
-    bucket = w * (min(BUCKET, parameters) if touched_only else BUCKET * kinds)
+    weights = w * parameters if stage < 3 else w * (parameters / strategy.devices + min(parameters, LIVE_PARAMETERS))
+    gradients = w * (share if stage >= 2 else learning)
+    optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * learning
+    bucket = w * (min(BUCKET, learning) if touched_only else BUCKET * kinds)
     offloaded = strategy.offload_optimizer and sharded
     return TrainingState(
         weights=weights,
         casts=HALF * matrices if strategy.autocast and stage < 3 else 0,
+        cached=HALF * (matrices if adapters is None else adapters) if strategy.autocast and stage < 3 else 0,
         gradients=gradients,
         optimizer=0 if offloaded else optimizer,
         buckets=bucket if sharded else 0,
-        stepping=(0 if offloaded else w * share) if sharded else w * min(BUCKET, parameters),
+        stepping=(0 if offloaded else w * share) if sharded else w * min(BUCKET, learning),
         host=optimizer + FLOAT * share if offloaded else 0,
     )
 

@@ -49,6 +49,15 @@ class ModelShape:
         return attention + 3 * self.hidden * self.intermediate
 
     @property
+    def linear_maps(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of one layer's linear maps, by the names that they have in these families."""
+        D, Q, KV, inner = self.hidden, self.query_width, self.kv_width, self.intermediate
+        return {
+            "q_proj": (D, Q), "k_proj": (D, KV), "v_proj": (D, KV), "o_proj": (Q, D),
+            "gate_proj": (D, inner), "up_proj": (D, inner), "down_proj": (inner, D),
+        }  # fmt: skip
+
+    @property
     def layer(self) -> int:
         """Parameters of one layer: its matrices, biases and norms."""
         biases = self.qkv_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.hidden

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from rlhf_core.config import Recipe
+from rlhf_core.config import LoRA, Recipe
 from rlhf_core.plan import memory
+from rlhf_core.plan.adapters import activations_change, adapter_parameters
 from rlhf_core.plan.memory import Batch
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
@@ -80,6 +81,7 @@ class Setting:
     strategy: Strategy
     hardware: Hardware
     batch: Batch
+    lora: LoRA | None
 
 
 def stages_of(recipe: Recipe) -> list[str]:
@@ -111,7 +113,8 @@ def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, h
     """The memory of one stage. A microbatch counts as full, and full of response tokens: the most logits it can have."""
     length = longest_row(recipe, stage)
     tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1))  # a pair stays together
-    setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens))
+    lora = getattr(getattr(recipe, stage), "lora", None)
+    setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens), lora)
     parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[stage](setting)
     return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), _host(setting, parts))
 
@@ -125,12 +128,15 @@ def _reward(setting: Setting) -> list[Part]:
 
 
 def _ppo(setting: Setting) -> list[Part]:
-    learners = ["actor", "critic"] if setting.recipe.ppo.has_critic else ["actor"]
+    ppo = setting.recipe.ppo
+    learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
     parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
-    parts += [_frozen(setting, "reward"), _frozen(setting, "reference")]
+    parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _frozen(setting, "reward"))
+    if ppo.reference == "copy":
+        parts.append(_frozen(setting, "reference"))
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
-    return [*parts, *_sampler(setting, setting.recipe.ppo.rollout_batch, (*dict.fromkeys(awake),))]
+    return [*parts, *_sampler(setting, ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
 def _dpo(setting: Setting) -> list[Part]:
@@ -165,7 +171,8 @@ def _parameters(setting: Setting, model: str) -> tuple[int, int]:
 
 def _state(setting: Setting, model: str) -> memory.TrainingState:
     on_cpu = setting.hardware.kind == "cpu"
-    return memory.training_state(*_parameters(setting, model), setting.strategy, touched_only=on_cpu)
+    adapters = adapter_parameters(_shape(setting, model), setting.lora) if setting.lora else None
+    return memory.training_state(*_parameters(setting, model), setting.strategy, touched_only=on_cpu, adapters=adapters)
 
 
 def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
@@ -177,11 +184,14 @@ def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
     working = memory.working_tensors(shape, batch, strategy, learns=True)
     has_logits, entropy = model in ("policy", "actor"), model == "actor" and setting.recipe.ppo.entropy_coef > 0
     scores = memory.logits(shape, batch, strategy, learns=True, entropy=entropy)
+    saved = memory.saved_activations(shape, batch, strategy)
+    if setting.lora:
+        saved += activations_change(shape, batch, strategy, setting.lora)
     return [
         Part(model, "weights", state.weights),
         Part(model, "optimizer", state.optimizer),
         Part(model, "gradients", state.gradients, waiting),
-        Part(model, "activations", memory.saved_activations(shape, batch, strategy), (update,)),
+        Part(model, "activations", saved, (update,)),
         Part(model, "logits" if has_logits else "activations", max(working, scores) if has_logits else working, (update,)),
         Part(model, "buffers", state.casts, (update,)),
         Part(model, "buffers", state.buckets, waiting),
@@ -196,7 +206,7 @@ def _reader(setting: Setting, model: str, phase: str, *, casts: bool = False, en
     return [
         Part(model, "activations", memory.working_tensors(shape, batch, strategy, learns=False), (phase,)),
         Part(model, "logits", scores, (phase,)),
-        Part(model, "buffers", _state(setting, model).casts if casts else 0, (phase,)),
+        Part(model, "buffers", _state(setting, model).cached if casts else 0, (phase,)),
     ]
 
 
@@ -204,11 +214,19 @@ def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None)
     return Part(model, "weights", memory.frozen_weights(_parameters(setting, model)[0], setting.strategy)[0], phases)
 
 
+def _reward_adapter(setting: Setting) -> Part:
+    """The reward model where it is an adapter and a head on the reference's trunk."""
+    lora, shape = setting.recipe.reward.lora, setting.models.reward
+    return Part("reward", "weights", memory.FLOAT * (adapter_parameters(shape, lora) + shape.hidden))
+
+
 def _host(setting: Setting, parts: list[Part]) -> float:
     """Bytes in host memory for each device: what was moved there."""
     models = {part.model for part in parts if part.kind == "weights"} - {"vLLM"}
     learners = {part.model for part in parts if part.kind == "gradients"}
-    frozen = sum(memory.frozen_weights(_parameters(setting, name)[0], setting.strategy)[1] for name in models - learners)
+    adapters = {"reward"} if setting.recipe.ppo.reward_trunk == "reference" else set()
+    whole = models - learners - adapters
+    frozen = sum(memory.frozen_weights(_parameters(setting, name)[0], setting.strategy)[1] for name in whole)
     return frozen + sum(_state(setting, name).host for name in learners)
 
 

@@ -31,7 +31,7 @@ Forward = Callable[[Batch], Tensor]
 class Models:
     """The forward passes that score a rollout, without gradients."""
 
-    actor: Forward
+    actor: Forward  # logits; (logits, values) where the critic is a head on its trunk
     critic: Forward | None
     reward: Forward
     reference: Forward
@@ -127,7 +127,10 @@ def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
     for rows in microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
         R, part_mask = part.response_mask_BR.shape[1], part.response_mask_BR
-        logits_BRV = tempered(models.actor(part), temperature)
+        logits_BRV, values_BR1 = with_values(models.actor(part))
+        if values_BR1 is not None:
+            _put(values_BR, rows, values_BR1[:, :R], part_mask)
+        logits_BRV = tempered(logits_BRV, temperature)
         _put(old_BR, rows, token_logprobs(logits_BRV, part.response_ids_BR), part_mask)
         _put(entropy_BR, rows, token_entropy(logits_BRV), part_mask)
         del logits_BRV
@@ -139,6 +142,11 @@ def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
         "old_logprobs_BR": old_BR, "ref_logprobs_BR": ref_BR, "entropy_BR": entropy_BR, "values_BR": values_BR,
         "score_B": score_B,
     }  # fmt: skip
+
+
+def with_values(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """What an actor said: logits (B, R, V), and values (B, R + 1) when its trunk is the critic's too."""
+    return output if isinstance(output, tuple) else (output, None)
 
 
 def estimate_advantages(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, config: PPO) -> tuple[Tensor, Tensor]:

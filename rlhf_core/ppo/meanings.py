@@ -25,6 +25,7 @@ TENSORS = {
     # what the models give
     "logits_BRV": "scores over the vocabulary; column t predicts response token t",
     "scores_BR1": "the scalar head at every place; column t is the head after t response tokens",
+    "values_BR1": "the value head on the actor's trunk at every place, from the same forward pass as the logits",
     # experience
     "ended_B": "whether the response ended by itself; one that did not loses missing_eos_penalty from its score",
     "score_B": "the reward model at the last response token",

@@ -13,6 +13,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from rlhf_core.batch import Batch
 from rlhf_core.models import PolicyModel, ScalarModel
+from rlhf_core.ppo.experience import with_values
+from rlhf_core.trunk import Trunk
 
 # Process group method -> place of the tensors that a rank hands in, and how many times their size a rank sends among n
 # ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal all-reduce" (Patarasuk and Yuan 2009).
@@ -39,6 +41,7 @@ class Pass:
 
     model: str
     output: Tensor  # on the meta device: shape and type without data
+    values: Tensor | None  # likewise, where a value head spoke in the same pass
     batch: tuple[int, int, int] | None  # rows, length, response length
 
 
@@ -61,15 +64,20 @@ class Seen:
 def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
     """Count forward passes and traffic while open.
 
-    models: those that are known by name; any other policy or scalar model is the reference or the reward model.
+    models: those that are known by name; any other policy or scalar model is the reference or the reward model. A trunk that
+    was called in a role counts as that.
     """
     seen, names = Seen(), {id(model): name for name, model in models.items()}
     kinds = {PolicyModel: "reference", ScalarModel: "reward"}
 
     def hook(module: nn.Module, arguments: tuple, output: object) -> None:
         name = names.get(id(module)) or kinds.get(type(module))
-        if name and isinstance(output, Tensor):
-            seen.passes.append(Pass(name, torch.empty_like(output, device="meta"), _batch_shape(arguments)))
+        if isinstance(module, Trunk) and len(arguments) > 1:
+            name = arguments[1]
+        said, values = with_values(output) if name else (None, None)
+        if isinstance(said, Tensor):
+            meta = None if values is None else _shape_of(values)
+            seen.passes.append(Pass(name, _shape_of(said), meta, _batch_shape(arguments)))
 
     handle = register_module_forward_hook(hook)
     try:
@@ -77,6 +85,10 @@ def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
             yield seen
     finally:
         handle.remove()
+
+
+def _shape_of(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
 
 
 def _batch_shape(arguments: tuple) -> tuple[int, int, int] | None:

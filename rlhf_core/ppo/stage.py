@@ -12,9 +12,10 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.errors import Diverged
 from rlhf_core.kl import adapt_beta
-from rlhf_core.lora import plain_tensors, with_adapter
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer, save_model
+from rlhf_core.lora import plain_tensors
+from rlhf_core.models import load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo.experience import Experience, Forward, Models, experience_metrics, make_experience
+from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.rollout import Rollout, prompts_of_step, roll_out
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, read_metrics
@@ -114,17 +115,12 @@ def build(spec: StageSpec) -> Trainer:
     """Everything loaded; actor and reference both start from the input `policy`, unless one named `reference` is given."""
     config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
     policy_path, reward_path = spec.inputs["policy"].path, spec.inputs["reward"].path
-    reference_path = spec.inputs.get("reference", spec.inputs["policy"]).path
     tokenizer = load_tokenizer(policy_path)
     require_same_tokenizer(policy_path, reward_path, "reward model")
     prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
+    models = load_models(spec, config)
     return Trainer(
-        actor=Engine(with_adapter(load_policy(policy_path), config.lora, seed=spec.seed), config, dtype=dtype),
-        critic=Engine(with_adapter(load_scalar(reward_path), config.lora, seed=spec.seed), config, dtype=dtype)
-        if config.has_critic
-        else None,
-        reward=inference(load_scalar(reward_path), dtype=dtype),
-        reference=inference(load_policy(reference_path), dtype=dtype),
+        **vars(models),
         sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
         tokenizer=tokenizer,
         prompts=prompts,

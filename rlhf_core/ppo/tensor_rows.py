@@ -43,6 +43,8 @@ def output_rows(passes: list[Pass]) -> list[dict]:
     for model in dict.fromkeys(one.model for one in passes):
         own = [one.output for one in passes if one.model == model]
         rows.append(tensor_row(names.get(model, "scores_BR1"), max(own, key=lambda x: x.nbytes), by=model, of=len(own)))
+        if values := [one.values for one in passes if one.model == model and one.values is not None]:
+            rows.append(tensor_row("values_BR1", max(values, key=lambda x: x.nbytes), by=model, of=len(values)))
     return rows
 
 

@@ -17,7 +17,7 @@ from rlhf_core.batch import Batch, microbatches, select
 from rlhf_core.config import PPO
 from rlhf_core.engine import Engine
 from rlhf_core.losses import masked_sum, probability_ratio, tempered, token_logprobs
-from rlhf_core.ppo.experience import Experience, experience_metrics
+from rlhf_core.ppo.experience import Experience, experience_metrics, with_values
 from rlhf_core.ppo.meanings import AXES, QUANTITIES, STEPS
 from rlhf_core.ppo.observe import Seen, observed
 from rlhf_core.ppo.rollout import Rollout
@@ -29,6 +29,7 @@ from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 SETTINGS = (
     "rollout_batch", "minibatches", "epochs", "micro_batch_tokens", "advantage", "beta", "kl_estimator", "kl_in", "gamma",
     "gae_lambda", "whiten_advantages", "missing_eos_penalty", "clip", "policy_lr", "critic_lr",
+    "critic", "reference", "reward_trunk",
 )  # fmt: skip
 SAME_MODEL = 1e-6  # nats: reference and actor differ by rounding only
 
@@ -88,7 +89,7 @@ def actor_logprobs(actor: Engine, batch: Batch, config: PPO) -> Tensor:
     logprobs_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
     for rows in microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
-        new_BR = token_logprobs(tempered(actor.infer(part), config.sampling.temperature), part.response_ids_BR)
+        new_BR = token_logprobs(tempered(with_values(actor.infer(part))[0], config.sampling.temperature), part.response_ids_BR)
         logprobs_BR[rows, : new_BR.shape[1]] = new_BR.float().masked_fill(~part.response_mask_BR, 0.0)
     return logprobs_BR
 
@@ -144,6 +145,7 @@ def _notes(config: PPO, traced: Traced) -> list[str]:
             f"ppo.advantage is {config.advantage!r}: there is no critic, so there are no values; "
             "the returns are the advantages before whitening, and nothing learns them."
         )
+    notes += _layout_notes(config)
     if config.critic_warmup_steps:
         notes.append(
             f"In the PPO stage only the critic learns in the first {config.critic_warmup_steps} steps. "
@@ -156,12 +158,22 @@ def _notes(config: PPO, traced: Traced) -> list[str]:
     return notes
 
 
+def _layout_notes(config: PPO) -> list[str]:
+    said = {
+        f"ppo.lora: only adapters of rank {config.lora.rank if config.lora else 0} learn": config.lora,
+        "ppo.critic is 'shared': a head on the actor's trunk gives the values, in the actor's pass": config.shares_critic,
+        "ppo.reference is 'adapter-off': the reference is the actor without its adapter": config.reference == "adapter-off",
+        "ppo.reward_trunk is 'reference': the reward model is an adapter on the reference": config.reward_trunk == "reference",
+    }
+    return [f"{note}." for note, holds in said.items() if holds]
+
+
 def token_rows(trainer: Trainer, traced: Traced, count: int) -> dict:
     """tokens.json: `count` responses with every quantity beside each token."""
     experience, tokenizer = traced.experience, trainer.tokenizer
     columns = {
         "logprob": experience.old_logprobs_BR, "ref_logprob": experience.ref_logprobs_BR, "kl": experience.kl_BR,
-        "reward": experience.rewards_BR, "value": experience.values_BR if trainer.critic else None,
+        "reward": experience.rewards_BR, "value": experience.values_BR if trainer.config.has_critic else None,
         "advantage": experience.advantages_BR, "return": experience.returns_BR, "ratio": traced.ratio_BR,
     }  # fmt: skip
     rows = []

@@ -21,7 +21,7 @@ from rlhf_core.losses import (
     token_logprobs,
     token_mean,
 )
-from rlhf_core.ppo.experience import Experience, Part
+from rlhf_core.ppo.experience import Experience, Part, with_values
 
 
 def update(
@@ -29,7 +29,7 @@ def update(
 ) -> dict[str, float]:
     """`config.epochs` passes; every minibatch is one optimizer step of each model. Returns the step's update metrics.
 
-    During the first `critic_warmup_steps` only the critic learns.
+    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value head.
     """
     started = time.monotonic()
     rows = len(experience.batch.mask_BL)
@@ -39,8 +39,8 @@ def update(
     for epoch in range(config.epochs):
         permutation = torch.tensor(order(rows, seed=seed * 8_191 + step, epoch=epoch))
         for minibatch in permutation.chunk(min(config.minibatches, rows)):
-            totals = _accumulate(actor if actor_learns else None, critic, experience, minibatch.tolist(), config)
-            norms = {"policy_grad_norm": actor.step(policy_lr) if actor_learns else 0.0}
+            totals = _accumulate(actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_learns)
+            norms = {"policy_grad_norm": _step(actor, policy_lr, config, actor_learns=actor_learns)}
             if critic is not None:
                 norms["critic_grad_norm"] = critic.step(config.critic_lr)
             for name, value in (totals | norms).items():
@@ -51,15 +51,23 @@ def update(
         "ppo/ratio_min": min(sums["ratio_min"]),
         "ppo/policy_lr": policy_lr if actor_learns else 0.0,
     }
-    if critic is not None:
+    if config.has_critic:
         mask_BR = experience.batch.response_mask_BR
         metrics["ppo/critic_lr"] = config.critic_lr
         metrics["ppo/explained_variance"] = explained_variance(experience.values_BR, experience.returns_BR, mask_BR)
     return metrics | {"ppo/seconds_update": time.monotonic() - started}
 
 
+def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float:
+    """The actor's optimizer step, of a shared critic's head too; the gradient norm, 0 for an actor that does not learn yet."""
+    if config.shares_critic:
+        norm = actor.step(lr if actor_learns else 0.0, head_lr=config.critic_lr)
+        return norm if actor_learns else 0.0
+    return actor.step(lr) if actor_learns else 0.0
+
+
 def _accumulate(
-    actor: Engine | None, critic: Engine | None, experience: Experience, minibatch: list[int], config: PPO
+    actor: Engine, critic: Engine | None, experience: Experience, minibatch: list[int], config: PPO, *, actor_learns: bool
 ) -> dict[str, float]:
     """Backward passes of one minibatch in microbatches of similar length; denominators count the whole minibatch."""
     denominator = int(experience.batch.response_mask_BR[minibatch].sum())
@@ -67,10 +75,12 @@ def _accumulate(
     totals: dict[str, float] = defaultdict(float, ratio_max=1.0, ratio_min=1.0)
     for indices in microbatches([sizes[row] for row in minibatch], config.micro_batch_tokens):
         part = experience.rows([minibatch[i] for i in indices])
-        if actor is not None:
+        if actor_learns:
             _actor_backward(actor, part, config, denominator, totals)
+        elif config.shares_critic:
+            actor.backward(_value_loss(actor(part.batch, "critic"), part, config, denominator, totals))
         if critic is not None:
-            _critic_backward(critic, part, config, denominator, totals)
+            critic.backward(_value_loss(critic(part.batch), part, config, denominator, totals))
     return dict(totals)
 
 
@@ -97,7 +107,10 @@ def policy_objective(logits_BRV: Tensor, part: Part, config: PPO, denominator: f
 
 def _actor_backward(actor: Engine, part: Part, config: PPO, denominator: int, totals: dict[str, float]) -> None:
     mask_BR = part.batch.response_mask_BR
-    loss, surrogate, new_logprobs_BR = policy_objective(actor(part.batch), part, config, denominator)
+    logits_BRV, values_BR1 = with_values(actor(part.batch))
+    loss, surrogate, new_logprobs_BR = policy_objective(logits_BRV, part, config, denominator)
+    if values_BR1 is not None:
+        loss = loss + config.value_coef * _value_loss(values_BR1, part, config, denominator, totals)
     totals["policy_loss"] += float(surrogate)
     actor.backward(loss)
     log_ratio_BR = (new_logprobs_BR - part.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
@@ -113,12 +126,12 @@ def _clip_high(config: PPO) -> float:
     return config.clip if config.clip_high is None else config.clip_high
 
 
-def _critic_backward(critic: Engine, part: Part, config: PPO, denominator: int, totals: dict[str, float]) -> None:
+def _value_loss(values_BR1: Tensor, part: Part, config: PPO, denominator: int, totals: dict[str, float]) -> Tensor:
     mask_BR = part.batch.response_mask_BR
-    new_values_BR = critic(part.batch)[:, : mask_BR.shape[1]]
+    new_values_BR = values_BR1[:, : mask_BR.shape[1]]
     error_BR = clipped_value_error(new_values_BR, part.values_BR, part.returns_BR, mask_BR, clip=config.value_clip)
     loss = token_mean(error_BR, mask_BR, denominator)
-    critic.backward(loss)
-    totals["value_loss"] += float(loss)
+    totals["value_loss"] += float(loss.detach())
     clipped = ((new_values_BR.detach() - part.values_BR).abs() > config.value_clip)[mask_BR].sum()
     totals["value_clip_fraction"] += float(clipped) / denominator
+    return loss

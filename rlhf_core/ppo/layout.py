@@ -1,0 +1,70 @@
+"""Which of PPO's four models stand on their own, and which share a trunk."""
+
+from dataclasses import dataclass
+
+from rlhf_core.batch import Batch
+from rlhf_core.config import PPO
+from rlhf_core.engine import Engine
+from rlhf_core.lora import require_origin, with_adapter
+from rlhf_core.models import inference, load_policy, load_scalar
+from rlhf_core.ppo.experience import Forward
+from rlhf_core.rundir import Artifact, StageSpec
+from rlhf_core.trunk import Trunk, load_trunk
+
+
+@dataclass(frozen=True)
+class FourModels:
+    """What the PPO stage learns and asks. critic: None where it is a head on the actor's trunk, or there is none."""
+
+    actor: Engine
+    critic: Engine | None
+    reward: Forward
+    reference: Forward
+
+
+def load_models(spec: StageSpec, config: PPO) -> FourModels:
+    """The models of a PPO spec, laid out as the recipe says. Raises BadInput for a reward adapter of another trunk."""
+    dtype, seed = spec.config["dtype"], spec.seed
+    policy, reward = spec.inputs["policy"], spec.inputs["reward"]
+    reference = spec.inputs.get("reference", policy)
+    adapter = _reward_adapter(spec, config, reference)
+    off = config.reference == "adapter-off" and reference.digest == policy.digest
+    actor, trunk = _actor(policy, config, dtype, seed=seed, reward_adapter=adapter if off else None), None
+    if adapter and not off:
+        trunk = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
+    critic = None
+    if config.has_critic and not config.shares_critic:
+        critic = Engine(with_adapter(load_scalar(reward.path), config.lora, seed=seed), config, dtype=dtype)
+    return FourModels(
+        actor=actor,
+        critic=critic,
+        reward=_in_role(trunk or actor.infer, "reward") if adapter else inference(load_scalar(reward.path), dtype=dtype),
+        reference=_in_role(trunk or actor.infer, "reference") if trunk or off else _copy(reference, dtype),
+    )
+
+
+def _actor(policy: Artifact, config: PPO, dtype: str, *, seed: int, reward_adapter: Artifact | None) -> Engine:
+    if not (config.shares_critic or config.reference == "adapter-off"):
+        return Engine(with_adapter(load_policy(policy.path), config.lora, seed=seed), config, dtype=dtype)
+    path = reward_adapter.path if reward_adapter else None
+    trunk: Trunk = load_trunk(policy.path, value_head=config.shares_critic, reward_adapter=path)
+    return Engine(with_adapter(trunk, config.lora, seed=seed), config, dtype=dtype, head=trunk.value_head)
+
+
+def _copy(reference: Artifact, dtype: str) -> Forward:
+    return inference(load_policy(reference.path), dtype=dtype)
+
+
+def _in_role(forward: Forward, role: str) -> Forward:
+    def ask(batch: Batch):
+        return forward(batch, role)
+
+    return ask
+
+
+def _reward_adapter(spec: StageSpec, config: PPO, reference: Artifact) -> Artifact | None:
+    if config.reward_trunk == "own":
+        return None
+    adapter = spec.inputs["reward_adapter"]
+    require_origin(adapter.path, base=reference.digest, merged=spec.inputs["reward"].digest)
+    return adapter
