@@ -41,6 +41,8 @@ def reward(sft, tiny_splits, tmp_path_factory) -> StageResult:
 
 def ppo_spec(sft: StageResult, reward: StageResult, splits: Path, config: PPO) -> StageSpec:
     inputs = {"policy": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
+    if config.reward_trunk == "reference":
+        inputs["reward_adapter"] = reward.outputs["adapter"].path
     return stage_spec("ppo", config, inputs | {"prompts_train": splits / "prompts_train.jsonl"})
 
 
@@ -74,9 +76,13 @@ def test_a_reward_model_keeps_its_adapter_with_where_it_comes_from(sft, reward):
     assert not list(reward.outputs["model"].path.glob("adapter*"))
 
 
+ONE_TRUNK = {"reference": "adapter-off", "reward_trunk": "reference", "critic": "shared", "critic_warmup_steps": 1}
+
+
 @pytest.mark.slow
-def test_ppo_with_adapters_samples_what_it_trains_and_resumes(sft, reward, tiny_model, tiny_splits, tmp_path):
-    spec = ppo_spec(sft, reward, tiny_splits, PPO_TINY)
+@pytest.mark.parametrize("options", [{}, ONE_TRUNK], ids=("four models", "one trunk"))
+def test_ppo_with_adapters_samples_what_it_trains_and_resumes(sft, reward, tiny_model, tiny_splits, tmp_path, options):
+    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
     whole = finish(spec, tmp_path / "whole")
     check_plain(whole, tiny_model)
     steps = [line["metrics"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
@@ -84,3 +90,13 @@ def test_ppo_with_adapters_samples_what_it_trains_and_resumes(sft, reward, tiny_
     assert steps[0]["ppo/kl_per_token"] == pytest.approx(0, abs=1e-6) and abs(steps[-1]["ppo/kl_per_token"]) > 1e-3
     kill_after_steps(spec, tmp_path / "killed", 2)
     assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_a_trace_of_one_trunk_names_its_roles(sft, reward, tiny_splits, tmp_path):
+    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | ONE_TRUNK))
+    traced = finish(spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}}), tmp_path / "run")
+    flow = json.loads((tmp_path / "run" / traced.files["trace"]).read_text())
+    asked = next(step for step in flow["steps"] if step["name"] == "experience")["forward_passes"]
+    assert set(asked) == {"actor", "reference", "reward"} and len(set(asked.values())) == 1
+    assert flow["ratio_before_max_distance_from_1"] == 0.0 and len(flow["notes"]) >= 4

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import Artifact
+from rlhf_core.rundir import Artifact, StageResult
 from tasks import evaluate, ppo, prepare, reward, sft, validate
 from tasks.session import check_paths
 
@@ -66,6 +66,15 @@ def test_a_given_model_is_measured_and_used_in_place_of_a_trained_one(have, tmp_
     given = recipe(model={"base": "quickstart", "sft": str(tmp_path / "sft")})
     spec = sft.spec(given, have)
     assert spec.config["train"] is False and spec.inputs["given"].digest == have["sft"].digest
+
+
+def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_for(have):
+    made = StageResult(stage="reward", digest="d", seconds=1.0, outputs={"model": have["reward"], "adapter": have["base"]})
+    given = have | reward.gives(recipe(), have, made)
+    assert "reward_adapter" not in ppo.spec(recipe(), given).inputs
+    shared = recipe(reward={"lora": True}, ppo={"reward_trunk": "reference"})
+    assert ppo.spec(shared, given).inputs["reward_adapter"] == have["base"]
+    assert "reward_adapter" not in reward.gives(recipe(), have, made.model_copy(update={"outputs": {"model": have["reward"]}}))
 
 
 def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
