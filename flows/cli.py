@@ -13,6 +13,7 @@ import typer
 from flows.approve_cli import approve
 from flows.compare_cli import compare, lineage
 from flows.gates_cli import gates
+from flows.gc_cli import gc
 from flows.plan_cli import plan
 from flows.platform import state as platform_state
 from flows.platform_cli import down, lines, up
@@ -130,6 +131,7 @@ def status(
 app.command("up")(up)
 app.command("down")(down)
 app.command("approve")(approve)
+app.command("gc")(gc)
 app.command("gates")(gates)
 app.command("plan")(plan)
 app.command("compare")(compare)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from rlhf_core import errors
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
@@ -46,9 +47,7 @@ def run_stage(
     The same stage started twice at once runs once: the second waits and takes its result. Raises BadInput, GateRefused
     or Diverged as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        _wait_for(lock.fileno())
+    with _lock(run_dir) as lock:
         try:
             if result := finished(run_dir):
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
@@ -87,6 +86,19 @@ def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
         data = file.read()
     end = data.rfind(b"\n") + 1
     return [json.loads(line) for line in data[:end].splitlines()], offset + end
+
+
+def _lock(run_dir: Path) -> TextIO:
+    """The run directory's lock, held; both are made anew when `rlhf gc` has removed them while this process waited."""
+    while True:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            lock = (run_dir / ".lock").open("w")
+            _wait_for(lock.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), (run_dir / ".lock").stat()):
+                    return lock
+            lock.close()
 
 
 def _wait_for(lock: int) -> None:

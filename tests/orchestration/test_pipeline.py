@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
-from tasks import events, process
+from tasks import events, process, retention
 from tasks.ledger import Ledger
 from tasks.record import records
 from tasks.workspace import Workspace
@@ -129,6 +129,20 @@ def test_from_and_until_run_a_part_on_recorded_inputs(make, run, home):
     assert started(home) == ["validate", "sft", "reward"]
     run(make(), from_stage="ppo", until="ppo")
     assert started(home) == ["ppo"]
+
+
+@pytest.mark.slow
+def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_gone(make, run, home):
+    run(make())
+    run(make(seed=2), until="sft")
+    started(home)
+    found = retention.plan(Workspace(home), 0)
+    gone = retention.remove(Workspace(home), found, 0)
+    assert sorted(item.path.name.split("-")[0] for item in gone if item.what == "run directory") == ["sft", "validate"]
+    run(make())
+    assert started(home) == []
+    run(make(seed=2), until="sft")
+    assert started(home) == ["validate", "sft"]
 
 
 def test_a_crashed_stage_is_tried_again_but_bad_input_is_not(make, run, home, plan, tmp_path):
