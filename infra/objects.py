@@ -1,0 +1,40 @@
+"""`objects.py save > FILE.tar`, `objects.py restore < FILE.tar`: MLflow's bucket, for backup.sh and restore.sh.
+
+Reads MLFLOW_S3_ENDPOINT_URL and the AWS_... variables. Objects pass through a file on disk, one at a time.
+"""
+
+import os
+import sys
+import tarfile
+import tempfile
+
+import boto3
+
+BUCKET = os.environ.get("RLHF_BUCKET", "mlflow")
+
+
+def save(store) -> None:
+    """Every object, as a tar file on standard output."""
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for item in page.get("Contents", []):
+                with tempfile.TemporaryFile() as file:
+                    store.download_fileobj(BUCKET, item["Key"], file)
+                    entry = tarfile.TarInfo(item["Key"])
+                    entry.size, entry.mtime = file.tell(), item["LastModified"].timestamp()
+                    file.seek(0)
+                    tar.addfile(entry, file)
+
+
+def restore(store) -> None:
+    """Every object of the tar file on standard input, into an empty bucket."""
+    if store.list_objects_v2(Bucket=BUCKET, MaxKeys=1).get("KeyCount"):
+        sys.exit(f"bucket {BUCKET} is not empty; nothing was changed")
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        for entry in tar:
+            if entry.isfile():
+                store.upload_fileobj(tar.extractfile(entry), BUCKET, entry.name)
+
+
+if __name__ == "__main__":
+    {"save": save, "restore": restore}[sys.argv[1]](boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]))

@@ -1,0 +1,196 @@
+"""infra/backup.sh and restore.sh: a laptop's SQLite files and a real PostgreSQL, back as they were, or refused."""
+
+import contextlib
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+INFRA = Path(__file__).resolve().parents[3] / "infra"
+POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None) or Path(shutil.which("initdb") or "/").parent
+
+
+def call(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RLHF_")}
+    return subprocess.run([str(INFRA / script), *words], env=kept | environment, capture_output=True, text=True)
+
+
+def saved(folder: Path, **environment: str) -> Path:
+    done = call("backup.sh", str(folder), **environment)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def laptop(tmp_path) -> Path:
+    home = tmp_path / "home"
+    (home / "mlartifacts" / "tiny").mkdir(parents=True)
+    (home / "mlartifacts" / "tiny" / "model.safetensors").write_bytes(bytes(range(256)))
+    (home / "outbox" / "sent").mkdir(parents=True)
+    (home / "outbox" / "sent" / "a.json").write_text("{}")
+    (home / "prefect").mkdir()
+    (home / "runs" / "sft-0").mkdir(parents=True)
+    for name in ("mlflow.db", "prefect/prefect.db"):
+        with contextlib.closing(sqlite3.connect(home / name)) as database:
+            database.execute("create table t (x)")
+            database.execute("insert into t values (1)")
+            database.commit()
+    return home
+
+
+def rows(file: Path) -> list:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        return database.execute("select x from t order by x").fetchall()
+
+
+def test_a_laptop_comes_back_as_it_was(laptop, tmp_path):
+    backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
+    assert backup.stat().st_mode & 0o077 == 0
+    laptop.rename(tmp_path / "lost")
+    assert call("restore.sh", str(backup), RLHF_HOME=str(laptop)).returncode == 0
+    for name in ("mlartifacts/tiny/model.safetensors", "outbox/sent/a.json"):
+        assert (laptop / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
+    assert rows(laptop / "mlflow.db") == rows(laptop / "prefect" / "prefect.db") == [(1,)]
+    assert not (laptop / "runs").exists()
+
+
+def test_a_database_is_saved_in_one_piece_while_somebody_writes(laptop, tmp_path):
+    with contextlib.closing(sqlite3.connect(laptop / "mlflow.db")) as writer:
+        writer.execute("pragma journal_mode=wal")
+        writer.execute("insert into t values (2)")
+        writer.commit()
+        writer.execute("insert into t values (3)")  # not committed
+        backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
+    assert rows(backup / "mlflow.db") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("file", ["mlflow.db", "artifacts.tar"])
+def test_a_damaged_backup_is_refused_before_anything_is_changed(laptop, tmp_path, file):
+    backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
+    data = bytearray((backup / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (backup / file).write_bytes(data)
+    done = call("restore.sh", str(backup), RLHF_HOME=str(tmp_path / "new"))
+    assert done.returncode == 2 and "damaged" in done.stderr and not (tmp_path / "new").exists()
+
+
+def test_nothing_that_is_there_is_overwritten(laptop, tmp_path):
+    backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
+    (laptop / "mlflow.db").unlink()
+    done = call("restore.sh", str(backup), RLHF_HOME=str(laptop))
+    assert done.returncode == 2 and "exists; nothing was changed" in done.stderr and not (laptop / "mlflow.db").exists()
+
+
+def test_a_workspace_without_a_store_is_no_backup(tmp_path):
+    done = call("backup.sh", str(tmp_path / "backups"), RLHF_HOME=str(tmp_path))
+    assert done.returncode == 2 and "RLHF_HOME" in done.stderr
+    assert not [path for path in (tmp_path / "backups").iterdir() if not path.name.endswith(".partial")]
+
+
+def test_a_backup_that_was_cut_off_is_refused(laptop, tmp_path):
+    backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
+    cut = backup.rename(backup.with_name(backup.name + ".partial"))
+    assert call("restore.sh", str(cut), RLHF_HOME=str(tmp_path / "new")).returncode == 2
+
+
+# a server
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[dict[str, str]]:
+    """A PostgreSQL of our own; the variables under which its programs find it. It refuses to run as root."""
+    port = free_port()
+    become = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if become:
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+
+    def control(*words: str) -> None:
+        subprocess.run([*become, str(POSTGRES / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    control("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync")
+    control("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
+    try:
+        yield {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PATH": f"{POSTGRES}:{os.environ['PATH']}"}
+    finally:
+        control("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    # not below pytest's folder: the account postgres cannot reach it
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgres(Path(folder)) as variables:
+        yield variables
+
+
+@pytest.fixture
+def server(cluster, tmp_path) -> dict[str, str]:
+    """The two databases, empty, made by the script that the Compose file hands to PostgreSQL's image."""
+    for service in ("mlflow", "prefect"):
+        query(cluster, "postgres", f"drop database if exists {service}")
+        query(cluster, "postgres", f"drop role if exists {service}")
+        (tmp_path / f"{service}_database_password").write_text(f"it's \\ {service}")
+    script = tmp_path / "databases.sh"
+    script.write_text((INFRA / "compose" / "databases.sh").read_text().replace("/run/secrets", str(tmp_path)))
+    subprocess.run(["sh", str(script)], env=os.environ | cluster | {"POSTGRES_USER": "postgres"}, check=True)
+    return cluster
+
+
+def query(server: dict[str, str], database: str, text: str, user: str = "postgres") -> list:
+    with contextlib.closing(
+        psycopg2.connect(host=server["PGHOST"], port=server["PGPORT"], user=user, dbname=database)
+    ) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(text)
+            return cursor.fetchall() if cursor.description else []
+
+
+def test_each_service_owns_its_database_and_cannot_enter_the_others(server):
+    query(server, "mlflow", "create table t (x int)", user="mlflow")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+        query(server, "mlflow", "select 1", user="prefect")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+        query(server, "prefect", "select 1", user="mlflow")
+
+
+def test_a_servers_databases_and_artifacts_come_back_as_they_were(server, tmp_path):
+    artifacts = tmp_path / "artifacts"
+    (artifacts / "1" / "a").mkdir(parents=True)
+    (artifacts / "1" / "a" / "model.safetensors").write_bytes(bytes(range(256)))
+    for name in ("mlflow", "prefect"):
+        query(server, name, f"create table t (x text); insert into t values ('{name}')", user=name)
+    variables = server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(artifacts)}
+    backup = saved(tmp_path / "backups", **variables)
+
+    full = call("restore.sh", str(backup), **variables)
+    assert full.returncode == 2 and "holds 1 tables, expected none" in full.stderr
+
+    for name in ("mlflow", "prefect"):
+        query(server, name, "drop table t")
+    artifacts.rename(tmp_path / "lost")
+    done = call("restore.sh", str(backup), **variables)
+    assert done.returncode == 0, done.stderr
+    for name in ("mlflow", "prefect"):
+        assert query(server, name, "select x from t", user=name) == [(name,)]
+    assert (artifacts / "1" / "a" / "model.safetensors").read_bytes() == bytes(range(256))
+
+
+def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_path):
+    query(server, "postgres", "drop database prefect")
+    done = call("backup.sh", str(tmp_path / "backups"), **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)})
+    assert done.returncode != 0 and all(path.name.endswith(".partial") for path in (tmp_path / "backups").iterdir())
