@@ -181,7 +181,6 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
 def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
     """Let this adapter alone act while open, None: the plain model; then the learning one acts again."""
     layers = list(_layers(model).values())
-    learns = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]  # switching changes it
     try:
         for layer in layers:
             layer.enable_adapters(adapter is not None)
@@ -191,9 +190,7 @@ def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-            layer.set_adapter(LEARNING)
-        for parameter, flag in learns:
-            parameter.requires_grad_(flag)
+            layer.set_adapter(LEARNING)  # its weights, and no other adapter's, may have gradients again
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

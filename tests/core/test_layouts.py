@@ -137,6 +137,7 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
 
 def test_in_the_critics_warm_up_only_the_value_head_of_a_shared_trunk_learns(inputs):
     models, config = laid_out(inputs, critic="shared", critic_warmup_steps=1)
+    models.actor.module.value_head.weight.data.fill_(0.1)  # else nothing could reach the trunk
     before = {name: value.clone() for name, value in models.actor.module.state_dict().items()}
     metrics = learnt(models, config)
     changed = {name for name, value in models.actor.module.state_dict().items() if not value.equal(before[name])}

@@ -99,6 +99,7 @@ def test_one_forward_gives_the_logits_of_the_policy_and_the_values_of_its_trunk(
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_the_critic_role_leaves_the_trunk_alone(tiny_model, zero_stage):
     both = load_trunk(tiny_model, value_head=True)
+    both.value_head.weight.data.fill_(0.1)  # else nothing could reach the trunk
     engine = Engine(both, PPO(critic="shared", zero_stage=zero_stage), dtype="float32", head=both.value_head)
     before = {name: value.clone() for name, value in both.state_dict().items()}
     engine.backward((engine(BATCH, "critic") - 1).square().sum())
