@@ -18,6 +18,7 @@ from flows.plan_cli import plan
 from flows.platform import state as platform_state
 from flows.platform_cli import down, lines, up
 from flows.registry_cli import history, promote, rollback
+from flows.reward_report_cli import reward_report
 from flows.sweep_cli import sweep
 from flows.trace_cli import trace
 from rlhf_core.errors import PromotionRefused, RLHFError
@@ -138,6 +139,7 @@ app.command("compare")(compare)
 app.command("sweep")(sweep)
 app.command("lineage")(lineage)
 app.command("trace")(trace)
+app.command("reward-report")(reward_report)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
 app.command("history")(history)

@@ -10,12 +10,12 @@ WIDE = 1000  # columns of a table that is not printed to a terminal: no reason i
 CELL = 160  # characters of an item's text
 
 
-def _runs(incomplete: str) -> list[str]:
+def run_names(incomplete: str) -> list[str]:
     """Run names, for shell completion."""
-    from tasks.verdicts import run_names
+    from tasks.verdicts import run_names as known
     from tasks.workspace import Workspace
 
-    return [name for name in ("latest", *run_names(Workspace.here())) if name.startswith(incomplete)]
+    return [name for name in ("latest", *known(Workspace.here())) if name.startswith(incomplete)]
 
 
 def gates(
@@ -24,7 +24,7 @@ def gates(
         typer.Argument(
             metavar="RUN",
             help="A run's name (see rlhf status), the beginning of its id, latest or latest~1",
-            autocompletion=_runs,
+            autocompletion=run_names,
         ),
     ] = "latest",
     explain: Annotated[

@@ -4,6 +4,7 @@ MLflow runs this file when it saves and when it loads the model ("models from co
 transformers, not the project, and imports the last two only when weights are loaded.
 """
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -36,11 +37,23 @@ class Reward(mlflow.pyfunc.PythonModel):
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
         self.tokenizer.chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safely)
-        if model.config.num_labels != 1:
-            raise refused(f"{folder} has {model.config.num_labels} labels; a reward model has one")
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        self.limit = getattr(model.config, "max_position_embeddings", 2**31)
+        self.members = []  # of an ensemble, whose mean is the score; one for a single reward model
+        for member, offset in self._parts(folder):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                member, use_safetensors=True, dtype=torch.float32, **safely
+            )
+            if model.config.num_labels != 1:
+                raise refused(f"{member} has {model.config.num_labels} labels; a reward model has one")
+            self.members.append((model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), offset))
+        self.limit = getattr(self.members[0][0].config, "max_position_embeddings", 2**31)
+
+    @staticmethod
+    def _parts(folder: Path) -> list[tuple[Path, float]]:
+        """Folder and offset of each member; ensemble.json is there when there are several."""
+        if not (folder / "ensemble.json").exists():
+            return [(folder, 0.0)]
+        offsets = json.loads((folder / "ensemble.json").read_text())["offsets"]
+        return [(folder if n == 1 else folder / f"member_{n}", offset) for n, offset in enumerate(offsets, start=1)]
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         columns = set(model_input.columns)
@@ -102,11 +115,14 @@ class Reward(mlflow.pyfunc.PythonModel):
         for row, sequence in enumerate(sequences):
             ids_BL[row, : len(sequence)] = torch.tensor(sequence)
             mask_BL[row, : len(sequence)] = 1
-        device = self.model.device
+        last = (range(len(sequences)), [length - 1 for length in lengths])
+        scores = []
         with torch.inference_mode():
-            output = self.model.base_model(ids_BL.to(device), attention_mask=mask_BL.to(device), use_cache=False)
-            last_BD = output.last_hidden_state[range(len(sequences)), [length - 1 for length in lengths]]
-            return self.model.score(last_BD).squeeze(-1).float().cpu().numpy()
+            for model, offset in self.members:
+                ids, mask = ids_BL.to(model.device), mask_BL.to(model.device)
+                hidden_BLD = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+                scores.append(model.score(hidden_BLD[last]).squeeze(-1).float().cpu().numpy() - offset)
+        return np.mean(scores, axis=0)
 
 
 mlflow.models.set_model(Reward())

@@ -23,7 +23,7 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept too."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".step-{checkpoint.step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

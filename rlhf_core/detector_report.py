@@ -87,7 +87,7 @@ def _disagreement(axes: Axes, columns: Columns) -> None:
         for m in range(1, len(scores_MN)):
             axes.scatter(scores_MN[0], scores_MN[m], s=12, alpha=0.5, marker=marker, label=f"{label}, model {m + 1}")
     axes.axline((0, 0), slope=1, linestyle="--", color="gray")
-    axes.set(xlabel="standardized score, main reward model", ylabel="standardized score, further reward models")
+    axes.set(xlabel="standardized score, first reward model", ylabel="standardized score, the others")
     axes.legend()
 
 

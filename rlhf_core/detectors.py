@@ -35,7 +35,7 @@ def detect(columns: Columns) -> list[Detection]:
     found = [length(columns), repeated(columns), opening(columns), spending(columns)]
     if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
         found.append(independent(columns))
-    if "policy_score_2" in columns:
+    if len(_rated_by(columns)) > 1:
         found.append(disagreement(columns))
     return found
 
@@ -119,17 +119,23 @@ def disagreement(columns: Columns) -> Detection:
 
 def standardized_by_sft(columns: Columns) -> tuple[Tensor, Tensor]:
     """Scores of the policy's and of the SFT model's replies, models x items; raises BadInput for a constant model."""
-    names = [key.removeprefix("policy_") for key in columns if re.fullmatch(r"policy_score(_\d+)?", key)]
+    names = _rated_by(columns)
     ours_MN = torch.stack([_tensor(columns[f"policy_{name}"]) for name in names])
     theirs_MN = torch.stack([_tensor(columns[f"sft_{name}"]) for name in names])
     for name, scores_N in zip(names, theirs_MN, strict=True):
         if _constant(scores_N):
             raise BadInput(
                 f"the reward model of column {name} gives every reply of the SFT model {float(scores_N[0]):g}; expected "
-                "scores that differ. Take it out of evaluate.reward_models."
+                "scores that differ. Take it out of evaluate.reward_models, or train it longer."
             )
     mean_M1, spread_M1 = theirs_MN.mean(-1, keepdim=True), theirs_MN.std(-1, correction=0, keepdim=True)
     return (ours_MN - mean_M1) / spread_M1, (theirs_MN - mean_M1) / spread_M1
+
+
+def _rated_by(columns: Columns) -> list[str]:
+    """Whose scores there are: members of an ensemble stand for the main reward model, which is their mean."""
+    names = [key.removeprefix("policy_") for key in columns if re.fullmatch(r"policy_(score(_\d+)?|member_\d+)", key)]
+    return [name for name in names if name != "score"] if "member_1" in names else names
 
 
 def repetition(tokens: list[int]) -> float:

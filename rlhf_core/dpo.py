@@ -17,11 +17,12 @@ from rlhf_core.config import DPO
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.figures import reward_figures
+from rlhf_core.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
 from rlhf_core.items import Columns, write_items
 from rlhf_core.lora import with_adapter
 from rlhf_core.losses import dpo, ipo, sequence_sum, token_logprobs
 from rlhf_core.models import load_policy, load_tokenizer, save_model
-from rlhf_core.reward import PairScores, heldout_metrics, pair_items, pair_scores, pair_sequences
+from rlhf_core.reward import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.training import StepOutcome, fit
 

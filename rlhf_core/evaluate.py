@@ -18,7 +18,7 @@ from rlhf_core.figures import score_figure
 from rlhf_core.items import Columns, item_id, last_user_turn, write_items
 from rlhf_core.models import inference, load_policy, load_tokenizer, require_same_tokenizer
 from rlhf_core.replies import Replies, Setup, answer, response_kl, reward_scores
-from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 from rlhf_core.scorers import Ask, Scorer, call, load_function
 from rlhf_core.sft import heldout_loss, load_sequences
 from rlhf_core.stats import bootstrap_mean, win_rate
@@ -36,13 +36,16 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     setup, models, reward_models = _setup(spec, config)
     replies = answer(setup, models)
     run.log(1, STEPS, {})
-    scores = [reward_scores(setup, path, replies) for path in reward_models]
+    members = [reward_scores(setup, path, replies) for path in reward_models]
+    scores = [{name: scores_MN.mean(0) for name, scores_MN in found.items()} for found in members]
     independent = _independent(setup, scorer, replies) if scorer else scores[1] if len(scores) > 1 else {}
     if "reward" not in spec.inputs:
         scores.insert(0, independent)
     run.log(2, STEPS, {})
     kl_N, measured = _divergence_and_tax(spec, run, setup, replies["policy"])
     columns = _columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
+    if "reward" in spec.inputs:
+        columns |= _member_columns(members[0])
     parts = [_paired(replies, scores[0], spec.seed), measured, _independent_gain(independent, spec.seed)]
     if ask:
         judged, outcomes = _judged(setup, ask, replies)
@@ -91,6 +94,12 @@ def _columns(setup: Setup, replies: dict[str, Replies], scores: list[Scores], in
         if independent:
             columns[f"{name}_independent"] = independent[name].tolist()
     return columns
+
+
+def _member_columns(scores: dict[str, Tensor]) -> Columns:
+    """The scores of each member of the main reward model, when it is an ensemble."""
+    many = {name: scores_MN for name, scores_MN in scores.items() if len(scores_MN) > 1}
+    return {f"{name}_member_{m}": s.tolist() for name, scores_MN in many.items() for m, s in enumerate(scores_MN, start=1)}
 
 
 def _paired(replies: dict[str, Replies], scores: Scores, seed: int) -> Output:
@@ -190,9 +199,5 @@ def _bounded(name: str, value: float, interval: tuple[float, float]) -> Output:
 
 def _together(parts: list[Output], n: int) -> Output:
     """The parts as one; a metric that names no sample size has `n`."""
-    merged = {
-        field: {name: value for part in parts for name, value in getattr(part, field).items()}
-        for field in ("metrics", "counts", "intervals", "files")
-    }
-    merged["counts"] = dict.fromkeys(merged["metrics"], n) | merged["counts"]
-    return Output(**merged)
+    whole = merged(parts)
+    return whole.model_copy(update={"counts": dict.fromkeys(whole.metrics, n) | whole.counts})

@@ -11,6 +11,8 @@ minus       metric `column` - metric `other`, on the same items
 
 from typing import Literal, NamedTuple
 
+from rlhf_core.metrics import MAX_MEMBERS
+
 Kind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
 
 
@@ -54,6 +56,9 @@ ITEM_METRICS: dict[str, ItemMetric] = {
     "eval/independent_gain": ItemMetric("difference", "policy_independent", "sft_independent"),
     "eval/judge_win_rate": ItemMetric("verdict", "judge_vs_sft"),
     "eval/judge_win_rate_vs_champion": ItemMetric("verdict", "judge_vs_champion"),
+} | {
+    f"reward/accuracy_member_{m}": ItemMetric("wins", f"chosen_member_{m}", f"rejected_member_{m}", tie=0.0)
+    for m in range(1, MAX_MEMBERS + 1)
 }
 # Metrics that speak of all items together, and the detector whose table worst_<name> shows the items behind them.
 DETECTORS = {

@@ -10,6 +10,8 @@ class Metric(NamedTuple):
     domain: tuple[float | None, float | None] | None = None  # least and greatest value; None: what the unit allows, or no end
 
 
+MAX_MEMBERS = 8  # of an ensemble of reward models; each has metrics of its own
+
 METRICS: dict[str, Metric] = {
     "tokens_per_second": Metric("tokens/s", "Non-padding tokens that went through the model, per second of the step"),
     "seconds_left": Metric("s", "Estimated time to the end of the stage"),
@@ -59,9 +61,16 @@ METRICS: dict[str, Metric] = {
     "reward/calibration_error": Metric("share", "Expected calibration error of sigmoid(margin), 10 equal-count bins"),
     "reward/score_mean": Metric("score", "Mean held-out score, chosen and rejected together"),
     "reward/score_std": Metric("score", "Standard deviation of held-out scores"),
+    "reward/member": Metric("member", "Which member of the ensemble the step trains", (1, MAX_MEMBERS)),
+    "reward/heldout_spread": Metric("score", "Standard deviation over the members of a held-out score, mean", (0, None)),
+    **{
+        f"reward/accuracy_member_{number}": Metric("share", f"Held-out accuracy of member {number} of the ensemble")
+        for number in range(1, MAX_MEMBERS + 1)
+    },
     # ppo
     "ppo/score_mean": Metric("score", "Reward-model score of the step's responses"),
     "ppo/score_std": Metric("score", "Its standard deviation over the step's responses"),
+    "ppo/score_spread": Metric("score", "Standard deviation of a score over the members of the ensemble, mean", (0, None)),
     "ppo/reward_mean": Metric("score", "Score minus missing-EOS penalty, minus KL penalty with kl_in = reward, per response"),
     "ppo/kl_per_response": Metric("nats", "Sum over response tokens of logpi_old - logpi_ref, mean over responses", (-1, None)),
     "ppo/kl_per_token": Metric("nats/token", "Mean over response tokens of logpi_old - logpi_ref", (-0.1, None)),
@@ -154,7 +163,7 @@ METRICS: dict[str, Metric] = {
     "eval/opening_share": Metric("share", "Policy's replies that begin with its most frequent three words"),
     "eval/opening_share_sft": Metric("share", "The same for the SFT model and its most frequent three words"),
     "eval/kl_per_reward": Metric("nats/score", "Mean KL / mean score gain; absent when the score did not rise", (None, None)),
-    "eval/reward_disagreement": Metric("sft std", "Spread over the reward models of standardized scores, mean", (0, None)),
+    "eval/reward_disagreement": Metric("sft std", "Spread of standardized scores over reward models, mean", (0, None)),
     "eval/reward_disagreement_sft": Metric("sft std", "The same for the SFT model's replies", (0, None)),
     # evaluate: judge
     "eval/judge_win_rate": Metric("share", "Judge prefers the policy to the SFT model in both orders; a tie counts one half"),

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches
 from rlhf_core.config import Evaluate
 from rlhf_core.data.render import render_prompt
+from rlhf_core.ensemble import load_members
 from rlhf_core.losses import token_logprobs
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.models import load_policy, load_tokenizer
 from rlhf_core.reward import score
 from rlhf_core.sampler import Sampler
 
@@ -76,20 +77,24 @@ def _architecture(path: Path) -> dict:
 
 
 def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict[str, Tensor]:
-    """One reward model's scores of every model's replies, (N,) float32 each.
+    """One reward model's scores of every model's replies, (M, N) float32 each; M members of an ensemble, else 1.
 
     A reward model with another tokenizer or chat template than the policy reads the texts, rendered its own way and
     closed with its end of text; otherwise it reads the very tokens.
     """
-    tokenizer, forward = load_tokenizer(path), inference(load_scalar(path), dtype=setup.dtype)
-    scores = {}
-    for name, replied in replies.items():
-        sequences = replied.sequences
-        if not _reads_the_same(tokenizer, setup.tokenizer):
-            pairs = zip(setup.rows, replied.texts, strict=True)
-            sequences = encode(tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply")
-        scores[name] = score(forward, sequences, tokenizer.pad_token_id, setup.config.micro_batch_tokens)
-    return scores
+    tokenizer, read = load_tokenizer(path), {name: replied.sequences for name, replied in replies.items()}
+    if not _reads_the_same(tokenizer, setup.tokenizer):
+        read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
+    members = []
+    for forward in load_members(path, dtype=setup.dtype):
+        budget = setup.config.micro_batch_tokens
+        members.append({name: score(forward, found, tokenizer.pad_token_id, budget) for name, found in read.items()})
+    return {name: torch.stack([scores[name] for scores in members]) for name in replies}
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, setup: Setup, replied: Replies) -> list[Sequence]:
+    pairs = zip(setup.rows, replied.texts, strict=True)
+    return encode(tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply")
 
 
 def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -1,63 +1,57 @@
 """The reward model: a scalar head at the last real token, trained on comparisons with the Bradley-Terry loss."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subset
+from rlhf_core.batch import Sequence, collate, encode, microbatches, subset
 from rlhf_core.config import Reward
-from rlhf_core.data.render import prompt_text
 from rlhf_core.data.splits import load_split
-from rlhf_core.detectors import pearson
 from rlhf_core.engine import Engine, write_config
+from rlhf_core.ensemble import Forward, close_ensemble, load_members, member_folder, member_seed
 from rlhf_core.figures import reward_figures
-from rlhf_core.items import Columns, item_id, last_user_turn, write_items
+from rlhf_core.heldout_pairs import PairScores, heldout_output, member_items, member_output, pair_items, pair_scores
+from rlhf_core.items import Columns, write_items
 from rlhf_core.lora import has_adapter, merge_adapter, save_adapter, with_adapter, write_origin
 from rlhf_core.losses import bradley_terry
 from rlhf_core.models import ScalarModel, final_scores, inference, load_scalar, load_tokenizer, save_model
-from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec
-from rlhf_core.stats import calibration_error, wilson
+from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
 from rlhf_core.training import StepOutcome, fit
 
-
-@dataclass(frozen=True)
-class PairScores:
-    """Held-out scores and lengths (response tokens), one entry a pair."""
-
-    chosen_N: Tensor
-    rejected_N: Tensor
-    chosen_tokens_N: Tensor
-    rejected_tokens_N: Tensor
+MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Train a reward model from the SFT model, or with train = False only measure the given one."""
+    """Train a reward model (or an ensemble) from the SFT model, or with train = False only measure the given one."""
     config = Reward.model_validate(spec.config["reward"])
     train_it = spec.config["train"]
-    source = spec.inputs["model" if train_it else "given"].path
-    tokenizer = load_tokenizer(source)
-    model = load_scalar(source, new_head=train_it, seed=spec.seed)
+    tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
     rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
     heldout = pair_sequences(tokenizer, rows)
     if train_it:
         train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
-        train = pair_sequences(tokenizer, train_rows)
-        engine = Engine(with_adapter(model, config.lora, seed=spec.seed), config, dtype=spec.config["dtype"])
-        accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
-        fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=spec.seed)
-        outputs, forward = _save(model, tokenizer, run, base=spec.inputs["model"].digest), engine.infer
-        write_config(engine, run.path / "deepspeed.json")
+        forwards = _trained(spec, run, config, tokenizer, pair_sequences(tokenizer, train_rows))
     else:
-        outputs, forward = {}, inference(model, dtype=spec.config["dtype"])
-    scores_N = score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-    pairs = pair_scores(scores_N, heldout)
-    return _output(pairs, pair_items(tokenizer, rows, pairs), run.path, outputs)
+        forwards = load_members(spec.inputs["given"].path, dtype=spec.config["dtype"])
+    scored = [score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens) for forward in forwards]
+    scores_MN = torch.stack(scored)
+    if train_it and len(scored) > 1:
+        offsets_M = scores_MN.mean(-1)
+        close_ensemble(run.path / MODEL, offsets_M.tolist())
+        scores_MN = scores_MN - offsets_M[:, None]
+    pairs = pair_scores(scores_MN.mean(0), heldout)
+    items = pair_items(tokenizer, rows, pairs)
+    parts = [heldout_output(pairs)]
+    if len(scored) > 1:
+        items |= member_items(scores_MN)
+        parts.append(member_output(scores_MN))
+    return _written(merged(parts), pairs, items, run.path, trained=train_it)
 
 
-def score(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
+def score(forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
     """Score of every sequence at its last token, (N,) float32, in the order given."""
     scores_N = torch.zeros(len(sequences))
     for rows in microbatches([s.size for s in sequences], token_budget):
@@ -66,53 +60,66 @@ def score(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id:
     return scores_N
 
 
-def pair_scores(scores_N: Tensor, sequences: list[Sequence]) -> PairScores:
-    """Take apart scores of sequences that alternate chosen, rejected."""
-    tokens_N = torch.tensor([len(s.response) for s in sequences])
-    return PairScores(scores_N[0::2], scores_N[1::2], tokens_N[0::2], tokens_N[1::2])
+def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: list[Sequence]) -> Iterator[Forward]:
+    """The forward pass of each member, trained and saved one after the other; one that is there is not trained again.
+
+    Members of an ensemble are read back from what was saved: interrupted or not, the same bytes give the same scores.
+    """
+    if config.ensemble == 1:
+        yield _train_member(spec, run, config, tokenizer, train, 1).infer
+        return
+    for number in range(1, config.ensemble + 1):
+        folder = member_folder(run.path / MODEL, number)
+        if not folder.joinpath("config.json").exists():
+            torch.manual_seed(member_seed(spec.seed, number))  # of an adapter's dropout, whatever ran before in this process
+            _train_member(spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number)
+        yield inference(load_scalar(folder), dtype=spec.config["dtype"])
 
 
-def heldout_metrics(pairs: PairScores) -> dict[str, float]:
-    """Every held-out number of the reward model. A tie counts as wrong; equal lengths count half for the baseline."""
-    n = len(pairs.chosen_N)
-    margin_N = pairs.chosen_N - pairs.rejected_N
-    right_N = margin_N > 0
-    lower, upper = wilson(float(right_N.sum()), n)
-    gap_N = pairs.chosen_tokens_N - pairs.rejected_tokens_N
-    shorter_N = gap_N < 0
-    baseline = float((gap_N > 0).double().mean() + 0.5 * (gap_N == 0).double().mean())
-    both = torch.cat([pairs.chosen_N, pairs.rejected_N])
-    accuracy = float(right_N.double().mean())
-    return {
-        "reward/accuracy": accuracy,
-        "reward/accuracy_lower": lower,
-        "reward/accuracy_upper": upper,
-        "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0,
-        "reward/length_baseline": baseline,
-        "reward/accuracy_over_length": accuracy - baseline,
-        "reward/length_correlation": pearson(margin_N.double(), gap_N.double()),
-        "reward/heldout_pairs": n,
-        "reward/heldout_loss": float(bradley_terry(pairs.chosen_N, pairs.rejected_N, n)),
-        "reward/heldout_margin": float(margin_N.mean()),
-        "reward/calibration_error": calibration_error(margin_N),
-        "reward/score_mean": float(both.mean()),
-        "reward/score_std": float(both.std(correction=0)),
-    }
+def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: list[Sequence], number: int) -> Engine:
+    seed = member_seed(spec.seed, number)
+    model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
+    engine = Engine(with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"])
+    accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
+    fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=seed)
+    _save(model, tokenizer, run.path, number, base=spec.inputs["model"].digest)
+    write_config(engine, run.path / "deepspeed.json")
+    return engine
 
 
-def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
-    """The evidence of each held-out comparison (see rlhf_core/items.py), in the order of `rows`."""
-    texts = [(prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
-    return {
-        "pair_id": [item_id(*parts) for parts in texts],
-        "prompt": [last_user_turn(row["prompt"]) for row in rows],
-        "chosen": [row["chosen"] for row in rows],
-        "rejected": [row["rejected"] for row in rows],
-        "chosen_score": pairs.chosen_N.tolist(),
-        "rejected_score": pairs.rejected_N.tolist(),
-        "chosen_tokens": pairs.chosen_tokens_N.tolist(),
-        "rejected_tokens": pairs.rejected_tokens_N.tolist(),
-    }
+class MemberDir(RunDir):
+    """The run directory as the training of one member of an ensemble sees it: own checkpoints, steps counted on."""
+
+    def __init__(self, run: RunDir, number: int, members: int):
+        super().__init__(run.path)
+        self._number, self._members = number, members
+
+    @property
+    def checkpoints(self) -> Path:
+        return super().checkpoints / f"member_{self._number}"
+
+    def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        """As RunDir.log: step of all members' steps together, with the member's number."""
+        done = (self._number - 1) * steps
+        super().log(done + step, self._members * steps, metrics | {"reward/member": self._number})
+
+
+def _save(model: ScalarModel, tokenizer, path: Path, number: int, *, base: str) -> None:
+    """A member, there in full or not at all, and the adapter that was merged into it; measured is what was saved.
+
+    base: digest of the model that it was trained from.
+    """
+    saving, folder, adapter = path / ".saving", member_folder(path / MODEL, number), member_folder(path / ADAPTER, number)
+    adapted = has_adapter(model.model)
+    if adapted:
+        save_adapter(model.model, adapter)
+        merge_adapter(model.model)
+    shutil.rmtree(saving, ignore_errors=True)
+    save_model(model, tokenizer, saving)
+    if adapted:
+        write_origin(adapter, base=base, merged=Artifact.of(saving).digest)
+    shutil.rmtree(folder, ignore_errors=True)
+    saving.rename(folder)
 
 
 def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
@@ -143,26 +150,10 @@ def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budge
     return accumulate
 
 
-def _save(model: ScalarModel, tokenizer, run: RunDir, *, base: str) -> dict[str, str]:
-    """The model, and beside it the adapter that was merged into it; what is measured afterwards is what was saved."""
-    adapted = has_adapter(model.model)
-    if adapted:
-        save_adapter(model.model, run.path / "adapter")
-        merge_adapter(model.model)
-    save_model(model, tokenizer, run.path / "model")
-    if not adapted:
-        return {"model": "model"}
-    write_origin(run.path / "adapter", base=base, merged=Artifact.of(run.path / "model").digest)
-    return {"model": "model", "adapter": "adapter"}
-
-
-def _output(pairs: PairScores, items: Columns, path: Path, outputs: dict[str, str]) -> Output:
-    metrics = heldout_metrics(pairs)
+def _written(measured: Output, pairs: PairScores, items: Columns, path: Path, *, trained: bool) -> Output:
     reward_figures(pairs.chosen_N - pairs.rejected_N, path)
     files = {"margin_histogram": "margins.png", "calibration": "calibration.png"} | write_items(path, items)
-    if outputs:
+    outputs = {name: name for name in (MODEL, ADAPTER) if trained and (path / name).exists()}
+    if trained:
         files["deepspeed_config"] = "deepspeed.json"
-    shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())
-    counts = dict.fromkeys(metrics, len(pairs.chosen_N)) | {"reward/accuracy_when_shorter": shorter}
-    interval = (metrics["reward/accuracy_lower"], metrics["reward/accuracy_upper"])
-    return Output(outputs=outputs, metrics=metrics, counts=counts, intervals={"reward/accuracy": interval}, files=files)
+    return measured.model_copy(update={"outputs": outputs, "files": files})

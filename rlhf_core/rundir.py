@@ -20,6 +20,8 @@ from rlhf_core.digest import digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
 
+ENSEMBLE = "ensemble.json"  # in a model's folder: it holds several reward models, see rlhf_core/ensemble.py
+
 
 class Frozen(BaseModel):
     """A record that is complete when made and never changes."""
@@ -89,6 +91,12 @@ class Output(Frozen):
     counts: dict[str, int] = {}
     intervals: dict[str, tuple[float, float]] = {}
     files: dict[str, str] = {}
+
+
+def merged(parts: list[Output]) -> Output:
+    """The parts of a stage's output as one; a later part wins where two name the same."""
+    fields = Output.model_fields
+    return Output(**{field: {k: v for part in parts for k, v in getattr(part, field).items()} for field in fields})
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
+from rlhf_core.ensemble import member_folder, offsets_of
 from rlhf_core.errors import BadInput
 from rlhf_core.models import load_tokenizer
 
@@ -21,6 +22,12 @@ def smoke(kind: Literal["policy", "reward"], folder: Path) -> None:
     Raises BadInput when it does not load, lacks weights, or gives a value that is not finite.
     """
     disable_progress_bar()
+    members = len(offsets_of(folder)) if kind == "reward" else 1
+    for number in range(1, members + 1):
+        _run_once(kind, member_folder(folder, number))
+
+
+def _run_once(kind: str, folder: Path) -> None:
     ids = load_tokenizer(folder)(TEXT, return_tensors="pt")["input_ids"]
     try:
         model, report = CLASSES[kind].from_pretrained(

@@ -1,7 +1,8 @@
 """reward: the reward model, trained from the SFT model on comparisons, or the measurement of a given one."""
 
 from rlhf_core.config import Recipe
-from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import ENSEMBLE, Artifact, StageResult, StageSpec
 from tasks.specs import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "reward/accuracy"
@@ -14,6 +15,18 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         inputs["given"] = Artifact.of(model_folder("model.reward", recipe.model.reward))
     config = {"reward": without_gate(recipe.reward), "dtype": recipe.model.dtype, "train": recipe.model.reward is None}
     return make_spec(recipe, "reward", config, inputs)
+
+
+def check(recipe: Recipe) -> None:
+    """Look for the reward model that the recipe brings. Raises BadInput, naming the key."""
+    if recipe.model.reward is None:
+        return
+    folder, penalty = model_folder("model.reward", recipe.model.reward), recipe.ppo.uncertainty_penalty
+    if penalty and not (folder / ENSEMBLE).exists():
+        raise BadInput(
+            f"ppo.uncertainty_penalty is {penalty:g}, but model.reward is {recipe.model.reward!r}, one reward model without "
+            f"{ENSEMBLE}; expected an ensemble (made with reward.ensemble = 2 or more), or a penalty of 0."
+        )
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

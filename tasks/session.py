@@ -101,9 +101,9 @@ def position(recipe: Recipe, stage: str | None, default: int) -> int:
 
 def check_paths(recipe: Recipe) -> None:
     """Look for every file and folder that the recipe names. Raises BadInput naming the key, before anything has run."""
-    for name in ("sft", "reward"):
-        if text := getattr(recipe.model, name):
-            model_folder(f"model.{name}", text)
+    if recipe.model.sft:
+        model_folder("model.sft", recipe.model.sft)
+    reward.check(recipe)
     if prepare.spec(recipe, {}) is None:
         model_folder("model.base", recipe.model.base)
     for name in validate.SOURCES:

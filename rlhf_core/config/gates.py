@@ -221,7 +221,8 @@ class EvaluateGate(StageGate):
         None, description="Nats per unit of score gained; None: no gate, for the unit is the reward model's own"
     )
     max_reward_disagreement: NonNegative | None = Field(
-        None, description="Spread over evaluate.reward_models, in the SFT model's standard deviations; None: no gate"
+        None,
+        description="Spread over the ensemble and evaluate.reward_models, standard deviations of the SFT model; None: no gate",
     )
     max_independent_down: Share | None = Field(
         None, description="Prompts on which the score rose and the independent scorer's fell; None: no gate"

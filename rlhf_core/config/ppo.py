@@ -63,6 +63,10 @@ class PPO(Training):
     gae_lambda: Share = Field(0.95, description="GAE lambda")
     whiten_advantages: bool = Field(True, description="'gae': zero mean and unit spread over the rollout's response tokens")
     missing_eos_penalty: NonNegative = Field(1.0, description="Taken off the score of a response without end-of-text")
+    uncertainty_penalty: NonNegative = Field(
+        0.0,
+        description="Times the variance over the ensemble's members, taken off the score; 1 / score (0.1: Coste et al. 2023)",
+    )
     sampling: Sampling = Sampling()
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints")
     gate: PPOGate = PPOGate()

@@ -104,3 +104,16 @@ class Recipe(Config):
                 "reward model; expected model.reward or evaluate.train_reward = true"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ensemble_is_there(self) -> "Recipe":
+        members, penalty = self.reward.ensemble, self.ppo.uncertainty_penalty
+        if members > 1 and self.ppo.reward_trunk == "reference":
+            raise ValueError(f"reward.ensemble is {members}, but ppo.reward_trunk 'reference' holds one adapter; set 'own'")
+        if self.model.reward and members > 1:
+            raise ValueError(
+                f"reward.ensemble is {members}, but model.reward is given and nothing is trained; remove one of them"
+            )
+        if penalty and not self.model.reward and members < 2:
+            raise ValueError(f"ppo.uncertainty_penalty is {penalty:g}, but reward.ensemble is {members}; expected 2 or more")
+        return self

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
 from rlhf_core.config.lora import OptionalLoRA
+from rlhf_core.metrics import MAX_MEMBERS
 
 
 class Training(Config):
@@ -38,6 +39,9 @@ class Reward(Training):
     warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
     max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
     max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
+    ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
+        1, description="Reward models trained on the same pairs with other heads and orders; their mean is the score"
+    )
     gate: RewardGate = RewardGate()
 
 

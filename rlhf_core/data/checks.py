@@ -4,6 +4,7 @@ import pandas as pd
 
 from rlhf_core.config import Rules
 from rlhf_core.data.expectations import Check, Verdict
+from rlhf_core.data.normalise import agreement
 from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Entry, Table
 
@@ -65,12 +66,6 @@ def longer_wins(tokens: dict[str, int]) -> float | None:
     if "chosen" not in tokens:
         return None
     return 0.5 + 0.5 * ((tokens["chosen"] > tokens["rejected"]) - (tokens["chosen"] < tokens["rejected"]))
-
-
-def agreement(record: dict) -> float | None:
-    """Share of a pair's votes that side with the majority; None without votes."""
-    votes = [record.get("votes_for") or 0, record.get("votes_against") or 0]
-    return max(votes) / sum(votes) if sum(votes) else None
 
 
 def source_checks(table: Table, rules: Rules) -> list[Check]:

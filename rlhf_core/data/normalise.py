@@ -147,6 +147,12 @@ def _count(value: object, column: str) -> int | None:
     return int(number)
 
 
+def agreement(record: dict) -> float | None:
+    """Share of a pair's votes that side with the majority; None without votes."""
+    votes = [record.get("votes_for") or 0, record.get("votes_against") or 0]
+    return max(votes) / sum(votes) if sum(votes) else None
+
+
 def plain(value: object) -> object:
     """`value` as JSON can hold it: NaN and infinities are null, dates and bytes are text."""
     if isinstance(value, dict):

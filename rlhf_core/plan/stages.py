@@ -1,6 +1,6 @@
 """Which models a stage holds, in which of its phases, and how much that is on one device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_core.config import LoRA, Recipe
 from rlhf_core.plan import memory
@@ -132,11 +132,17 @@ def _ppo(setting: Setting) -> list[Part]:
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
     parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
-    parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _frozen(setting, "reward"))
+    parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting))
     if ppo.reference == "copy":
         parts.append(_frozen(setting, "reference"))
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
     return [*parts, *_sampler(setting, ppo.rollout_batch, (*dict.fromkeys(awake),))]
+
+
+def _reward_models(setting: Setting) -> Part:
+    """Every member of an ensemble."""
+    one = _frozen(setting, "reward")
+    return replace(one, bytes=one.bytes * setting.recipe.reward.ensemble)
 
 
 def _dpo(setting: Setting) -> list[Part]:

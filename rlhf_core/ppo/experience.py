@@ -35,6 +35,7 @@ class Models:
     critic: Forward | None
     reward: Forward
     reference: Forward
+    further_rewards: tuple[Forward, ...] = ()  # the other members of an ensemble, whose mean is the score
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Experience:
 
     batch: Batch
     ended_B: Tensor  # bool, by end-of-text
-    score_B: Tensor  # reward model at the last response token
+    score_B: Tensor  # reward model at the last response token; the mean over an ensemble
+    spread_B: Tensor | None  # standard deviation of the score over the ensemble; None for one reward model
     sampler_logprobs_BR: Tensor  # what vLLM says it sampled from
     old_logprobs_BR: Tensor  # the actor before this step's update
     ref_logprobs_BR: Tensor  # the frozen SFT model
@@ -101,6 +103,8 @@ def make_experience(rollout: Rollout, models: Models, config: PPO, *, beta: floa
     old_BR, ref_BR, values_BR = scored["old_logprobs_BR"], scored["ref_logprobs_BR"], scored["values_BR"]
     ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
     final_B = scored["score_B"] - config.missing_eos_penalty * (~ended_B)
+    if config.uncertainty_penalty:  # Coste et al. 2023, arXiv:2310.02743, eq. 5: mean - coefficient * variance
+        final_B = final_B - config.uncertainty_penalty * scored["spread_B"] ** 2
     kl_BR = token_kl(old_BR, ref_BR, mask_BR, config.kl_estimator)
     rewards_BR = token_rewards(final_B, kl_BR, mask_BR, beta if config.kl_in == "reward" else 0.0)
     advantages_BR, returns_BR = estimate_advantages(rewards_BR, values_BR, mask_BR, config)
@@ -123,7 +127,8 @@ def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
     """What the models say of every sequence, microbatch by microbatch; log-probabilities at the sampling temperature."""
     mask_BR, temperature = batch.response_mask_BR, config.sampling.temperature
     old_BR, ref_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape, device=mask_BR.device) for _ in range(4))
-    score_B = torch.zeros(len(mask_BR), device=mask_BR.device)
+    rewards = (models.reward, *models.further_rewards)
+    scores_MB = torch.zeros(len(rewards), len(mask_BR), device=mask_BR.device)
     for rows in microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
         R, part_mask = part.response_mask_BR.shape[1], part.response_mask_BR
@@ -137,10 +142,11 @@ def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
         _put(ref_BR, rows, token_logprobs(tempered(models.reference(part), temperature), part.response_ids_BR), part_mask)
         if models.critic is not None:
             _put(values_BR, rows, models.critic(part)[:, :R], part_mask)
-        score_B[rows] = final_scores(models.reward(part), part_mask)
+        for member, reward in enumerate(rewards):
+            scores_MB[member, rows] = final_scores(reward(part), part_mask)
     return {
         "old_logprobs_BR": old_BR, "ref_logprobs_BR": ref_BR, "entropy_BR": entropy_BR, "values_BR": values_BR,
-        "score_B": score_B,
+        "score_B": scores_MB.mean(0), "spread_B": scores_MB.std(0, correction=0) if models.further_rewards else None,
     }  # fmt: skip
 
 
@@ -188,7 +194,7 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
         "ppo/sampler_kl": gap.kl_k3,
         "ppo/sampler_effective_share": gap.effective_share,
         "ppo/seconds_scoring": experience.seconds,
-    }
+    } | ({} if experience.spread_B is None else {"ppo/score_spread": float(experience.spread_B.mean())})
 
 
 def _importance(old_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, cap: float | None) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from rlhf_core.batch import Batch
 from rlhf_core.config import PPO
 from rlhf_core.engine import Engine
+from rlhf_core.ensemble import load_members
+from rlhf_core.errors import BadInput
 from rlhf_core.lora import require_origin, with_adapter
 from rlhf_core.models import inference, load_policy, load_scalar
 from rlhf_core.ppo.experience import Forward
@@ -20,10 +22,14 @@ class FourModels:
     critic: Engine | None
     reward: Forward
     reference: Forward
+    further_rewards: tuple[Forward, ...] = ()  # the other members of an ensemble
 
 
 def load_models(spec: StageSpec, config: PPO) -> FourModels:
-    """The models of a PPO spec, laid out as the recipe says. Raises BadInput for a reward adapter of another trunk."""
+    """The models of a PPO spec, laid out as the recipe says.
+
+    Raises BadInput for a reward adapter of another trunk, and for an uncertainty penalty with one reward model.
+    """
     dtype, seed = spec.config["dtype"], spec.seed
     policy, reward = spec.inputs["policy"], spec.inputs["reward"]
     reference = spec.inputs.get("reference", policy)
@@ -35,11 +41,18 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
     critic = None
     if config.has_critic and not config.shares_critic:
         critic = Engine(with_adapter(load_scalar(reward.path), config.lora, seed=seed), config, dtype=dtype)
+    reward_model, *further = [_in_role(trunk or actor.infer, "reward")] if adapter else load_members(reward.path, dtype=dtype)
+    if config.uncertainty_penalty and not further:
+        raise BadInput(
+            f"ppo.uncertainty_penalty is {config.uncertainty_penalty:g}, but {reward.path} is one reward model; "
+            "expected an ensemble (reward.ensemble = 2 or more)"
+        )
     return FourModels(
         actor=actor,
         critic=critic,
-        reward=_in_role(trunk or actor.infer, "reward") if adapter else inference(load_scalar(reward.path), dtype=dtype),
+        reward=reward_model,
         reference=_in_role(trunk or actor.infer, "reference") if trunk or off else _copy(reference, dtype),
+        further_rewards=tuple(further),
     )
 
 

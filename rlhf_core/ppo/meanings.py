@@ -28,7 +28,8 @@ TENSORS = {
     "values_BR1": "the value head on the actor's trunk at every place, from the same forward pass as the logits",
     # experience
     "ended_B": "whether the response ended by itself; one that did not loses missing_eos_penalty from its score",
-    "score_B": "the reward model at the last response token",
+    "score_B": "the reward model at the last response token; the mean over an ensemble",
+    "spread_B": "standard deviation of the score over the reward models of an ensemble",
     "sampler_logprobs_BR": "log-probability of each token by the sampler, nats",
     "old_logprobs_BR": "log-probability of each token by the actor before this update, nats",
     "ref_logprobs_BR": "log-probability of each token by the frozen reference, nats",

@@ -33,6 +33,7 @@ class Trainer:
     critic: Engine | None
     reward: Forward
     reference: Forward
+    further_rewards: tuple[Forward, ...]  # the other members of an ensemble
     sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
     prompts: list[list[int]]
@@ -65,7 +66,8 @@ class Trainer:
 
     def score(self, rollout: Rollout, beta: float) -> Experience:
         """What the models make of a rollout."""
-        models = Models(self.actor.infer, self.critic.infer if self.critic else None, self.reward, self.reference)
+        critic = self.critic.infer if self.critic else None
+        models = Models(self.actor.infer, critic, self.reward, self.reference, self.further_rewards)
         return make_experience(rollout, models, self.config, beta=beta, pad_id=self.tokenizer.pad_token_id)
 
     @property

@@ -5,7 +5,7 @@ import torch
 
 from rlhf_core.batch import Sequence
 from rlhf_core.detectors import repetition
-from rlhf_core.reward import heldout_metrics, pair_scores
+from rlhf_core.heldout_pairs import heldout_metrics, pair_scores
 from rlhf_core.stats import bootstrap_mean, calibration_error, wilson, win_rate
 
 BOOTSTRAP_95 = (44.06975, 55.2005)  # of 0..99 with seed 1, as first released

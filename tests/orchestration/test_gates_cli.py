@@ -185,9 +185,9 @@ def test_without_a_run_or_a_gate_a_sentence_says_so(rlhf, home, tmp_path):
 
 
 def test_names_of_runs_are_completed(recorded):
-    from flows.gates_cli import _runs
+    from flows.gates_cli import run_names
 
-    assert _runs("tiny") == ["tiny-1a2b3c4-1"] and _runs("la") == ["latest"]
+    assert run_names("tiny") == ["tiny-1a2b3c4-1"] and run_names("la") == ["latest"]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.digest import digest_path
+from rlhf_core.ensemble import close_ensemble, member_folder
 from rlhf_core.errors import BadInput
 from rlhf_core.gates import Decision
 from rlhf_core.models import inference, load_scalar, load_tokenizer, save_model
@@ -342,3 +343,18 @@ def test_champions_load_by_alias_from_a_sqlite_registry(home, tiny_model, reward
     assert abs(bytes_on_disk(workspace.artifacts) - again) < 2_000
     version = tracker.client.get_model_version_by_alias("tiny-policy", "champion")
     assert int(version.version) == 1 and version.description == "renewed"
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(tiny_model, pairs, tmp_path):
+    tokenizer, folder, expected = load_tokenizer(tiny_model), tmp_path / "model", []
+    sequences = encode(tokenizer, pairs, "chosen")
+    for number, offset in ((1, 0.25), (2, -1.5)):
+        model = load_scalar(tiny_model, new_head=True, seed=number)
+        save_model(model, tokenizer, member_folder(folder, number))
+        expected.append(score(inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096) - offset)
+    close_ensemble(folder, [0.25, -1.5])
+    build("reward", folder, tmp_path / "version", [DECISION], "# reward")
+    rows = [{"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in pairs]
+    found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pd.DataFrame(rows))
+    assert torch.tensor(found["chosen_score"]).allclose(torch.stack(expected).mean(0).double(), atol=1e-4)
+    assert digest_path(model_folder(tmp_path / "version")) == digest_path(folder)

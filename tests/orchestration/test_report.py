@@ -2,11 +2,11 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from pages import EVIL, Page, assert_self_contained
 from synthetic import Story, Synthetic
 
 from flows.report.comparison import comparison_page
@@ -24,37 +24,6 @@ from tasks.tracking import sync
 from tasks.versus import versus
 from tasks.workspace import Workspace
 
-EVIL = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>"
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements, texts, and that every element is closed."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.attributes, self.texts, self.open = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attributes]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
 
 @pytest.fixture
 def made(home, tmp_path) -> Synthetic:
@@ -70,20 +39,6 @@ def write_report(home):
 
 def evidence(made: Synthetic, *stories: Story) -> list:
     return [of_record(made.write(story)) for story in stories]
-
-
-def assert_self_contained(text: str) -> Page:
-    """No reference outside the page but links to one's own MLflow; one script, the page's own; balanced elements."""
-    seen = Page(text)
-    assert seen.open == [] and len(text.encode()) < LARGEST
-    assert seen.tags.count("script") == 1 and not {"img", "link", "iframe", "object", "base", "form"} & set(seen.tags)
-    for tag, name, value in seen.attributes:
-        assert not name.startswith("on") and name not in ("src", "srcset", "action"), (tag, name, value)
-        if name == "href":
-            assert value.startswith(("#", "http://127.0.0.1:5000/#/experiments/")), value
-    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
-    assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
-    return seen
 
 
 def test_the_comparison_is_one_self_contained_page_with_every_part(made):

@@ -1,0 +1,155 @@
+"""`rlhf reward-report`: of a recorded run, in the terminal, as JSON and as a page; its learning curve from finished stages."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pages import EVIL, assert_self_contained
+from synthetic import Story, Synthetic
+
+from flows import cli
+from flows.report.reward import advice, reward_page
+from rlhf_core.batch import subset
+from rlhf_core.digest import code_digest
+from rlhf_core.errors import ConfigError
+from rlhf_core.items import write_items
+from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
+from tasks.record import Record
+from tasks.reward_report import Point, counts, learning_curve, report
+from tasks.workspace import Workspace
+
+
+@pytest.fixture
+def rlhf(home, capfd):
+    """Run the command line in this process; its exit code, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([*map(str, words)])
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def pairs_of(run_dir: Path, **columns) -> None:
+    items = pq.read_table(run_dir / "items.parquet").to_pydict()
+    write_items(run_dir, items | columns)
+
+
+@pytest.fixture
+def recorded(home, tmp_path) -> Record:
+    """A run whose reward model is right in 96 of 120 pairs; in 'safety' it is right in 20 of 40."""
+    record = Synthetic(Workspace(home), tmp_path).write(Story("tiny-1a2b3c4-1"))
+    run_dir = record.stage("reward").run_dir
+    items = pq.read_table(run_dir / "items.parquet").to_pydict()
+    wrong = [i for i, score in enumerate(items["chosen_score"]) if score < 0]
+    right = [i for i in range(120) if i not in wrong]
+    safety = {*wrong[:20], *right[:20]}
+    pairs_of(
+        run_dir,
+        **{"data.dimension": ["safety" if i in safety else "helpfulness" for i in range(120)]},
+        agreement=[1.0 if i in right else 2 / 3 for i in range(120)],
+        chosen=[EVIL] * 120,
+    )
+    record.save(Workspace(home))
+    return record
+
+
+def test_json_holds_slices_calibration_curves_and_mistakes(rlhf, recorded, home):
+    code, out, _ = rlhf("reward-report", "latest", "--json")
+    assert code == 0
+    found = json.loads(out)
+    by = {(row["column"], row["value"]): row for row in found["slices"]}
+    assert by["all pairs", ""]["accuracy"] == 0.8 and by["dimension", "safety"]["n"] == 40
+    assert by["dimension", "safety"]["accuracy"] == 0.5 and by["dimension", "safety"]["against_rest"][2] < 0
+    assert by["annotator agreement", "0.667"]["accuracy"] == 0.0
+    assert [step for step, _ in found["curves"]["reward/loss"]] == list(range(1, 21))
+    assert sum(part["n"] for part in found["calibration"]) == 120 and len(found["calibration"]) == 10
+    assert len(found["mistakes"]) == 20 and found["mistakes"][0]["agreement"] == 2 / 3
+    assert found["learning_curve"] == [] and Path(found["page"]).is_file()
+
+
+def test_the_terminal_names_the_slices_that_differ_and_the_worst_mistakes(rlhf, recorded, tmp_path):
+    code, out, _ = rlhf("reward-report", "--mistakes", "2", "--html", tmp_path / "page.html")
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.split()[:2] == ["dimension", "safety"])
+    assert "0.500" in line and line.rstrip().endswith("worse")
+    assert "  2. wrong with" in out and "  3. wrong with" not in out and "agreement 0.667" in out
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_the_page_is_self_contained_and_escapes_what_models_wrote(recorded, home):
+    found = report(recorded, shares=[], workspace=Workspace(home))
+    seen = assert_self_contained(reward_page(found))
+    assert "worse than the rest" in seen.text and "helpfulness" in seen.text and EVIL in seen.text
+    assert "svg" in seen.tags and "not asked for" in seen.text.lower()
+
+
+def test_a_run_without_a_reward_stage_is_refused_with_a_reason(rlhf, home, tmp_path):
+    Synthetic(Workspace(home), tmp_path).write(Story("short", until="sft")).save(Workspace(home))
+    code, _, err = rlhf("reward-report", "latest")
+    assert code == 2 and "no finished reward stage" in err
+    code, _, err = rlhf("reward-report", "latest", "--learning-curve", "half")
+    assert code == 2 and "expected shares" in err
+
+
+def finished(workspace: Workspace, spec: StageSpec, right: int, folder: Path | None = None) -> Path:
+    """A finished reward stage that is right in the first `right` of 40 pairs."""
+    folder = folder or workspace.run_dir(spec)
+    RunDir(folder)
+    scores = [1.0] * right + [-1.0] * (40 - right)
+    items = {"pair_id": [str(i) for i in range(40)], "chosen_score": scores, "rejected_score": [0.0] * 40}
+    metrics = {"reward/accuracy": right / 40, "reward/accuracy_lower": 0.1, "reward/accuracy_upper": 0.9,
+               "reward/heldout_loss": 0.5}  # fmt: skip
+    result = StageResult(stage="reward", digest=spec.digest, metrics=metrics, seconds=1.0, files=write_items(folder, items))
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    (folder / "result.json").write_text(result.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def reward_stage(home, tmp_path):
+    """The recorded reward stage of 64 pairs, with an older code, and its workspace."""
+    (tmp_path / "train.jsonl").write_text("{}\n" * 64)
+    (tmp_path / "heldout.jsonl").write_text("{}\n" * 40)
+    inputs = {f"comparisons_{side}": Artifact.of(tmp_path / f"{side}.jsonl") for side in ("train", "heldout")}
+    config = {"reward": {"max_train": None}, "train": True}
+    spec = StageSpec(stage="reward", seed=1, config=config, inputs=inputs, code="older")
+    record = Synthetic(Workspace(home), tmp_path).write(Story("tiny-1a2b3c4-1"))
+    stage = record.stage("reward")
+    stage.run_dir = finished(Workspace(home), spec, 32)
+    return stage, Workspace(home)
+
+
+def test_the_learning_curve_takes_a_stage_a_share_and_the_run_itself(reward_stage):
+    stage, workspace = reward_stage
+    for pairs, right in ((16, 20), (32, 30)):
+        config = {"reward": {"max_train": pairs}, "train": True}
+        finished(workspace, stage.spec.model_copy(update={"config": config, "code": code_digest()}), right)
+    points = learning_curve(stage, [0.5, 0.25], workspace)
+    assert [(p.pairs, p.accuracy) for p in points] == [(16, 0.5), (32, 0.75), (64, 0.8)]
+    assert points[0].gain is None and points[1].gain[0] == 0.25 and points[1].gain[1] > 0
+    assert points[2].gain[0] == pytest.approx(0.05) and points[2].gain[1] == 0
+    assert "no change beyond noise" in advice(points) and "still rising" in advice(points[:2])
+    assert "it fell" in advice([points[0], Point(32, 0.4, 0.3, 0.5, 0.7, (-0.1, -0.2, -0.05))])
+
+
+def test_shares_outside_the_data_are_refused_and_the_whole_is_not_trained_again(reward_stage):
+    spec = reward_stage[0].spec
+    assert counts(spec, [0.25, 0.999, 0.001]) == [1, 16]
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        counts(spec, [0.5, 1.5])
+    limited = spec.model_copy(update={"config": {"reward": {"max_train": 20}, "train": True}})
+    assert counts(limited, [0.5]) == [10]
+
+
+def test_smaller_training_sets_lie_inside_larger_ones():
+    rows = list(range(200))
+    random.Random(0).shuffle(rows)
+    subsets = [set(subset(rows, limit, seed=3)) for limit in (25, 50, 100, 200)]
+    assert all(small < large for small, large in itertools.pairwise(subsets))
