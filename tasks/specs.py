@@ -1,6 +1,7 @@
 """What stage files share: the names under which artifacts are known between stages, and how a spec is made of them."""
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from rlhf_core.rundir import Artifact, StageSpec
 # Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy, champion.
 Artifacts = dict[str, Artifact]
 
+ROOTS = "RLHF_ALLOWED_ROOTS"  # folders, ':' between them; set where recipes of several people run, not on a laptop
+_PROJECT = Path(__file__).resolve().parent.parent
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
@@ -35,13 +38,27 @@ def local(field: str, text: str) -> Path | None:
     """
     path = Path(text).expanduser()
     if path.exists():
-        return path
+        return permitted(field, path)
     if looks_like_hub(text):
         return None
     raise BadInput(
         f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name (org/name). "
         "Mend the path in the recipe or with --set."
     )
+
+
+def permitted(field: str, path: Path, *further: Path) -> Path:
+    """`path`, which a recipe names. Raises BadInput when RLHF_ALLOWED_ROOTS is set and `path` lies outside, links followed.
+
+    further: folders that are allowed as well.
+    """
+    roots = [Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(":") if root]
+    if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in [*roots, *further]):
+        raise BadInput(
+            f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))} ({ROOTS}, set by whoever runs this "
+            "machine). Put the files below one of them, or have it extended."
+        )
+    return path
 
 
 def looks_like_hub(text: str) -> bool:
@@ -51,7 +68,7 @@ def looks_like_hub(text: str) -> bool:
 
 def model_folder(field: str, text: str) -> Path:
     """The model folder that `text` names. Raises BadInput, naming the field, when it is none."""
-    path = Path(text).expanduser()
+    path = permitted(field, Path(text).expanduser())
     if not path.is_dir():
         raise BadInput(f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved model.")
     missing = [name for name in ("config.json", "tokenizer*", "*.safetensors") if not list(path.glob(name))]
@@ -80,4 +97,4 @@ def source_of(field: str, name: str) -> Artifact:
         sys.path.remove(here)
     if found is None or not found.origin:
         raise BadInput(f"{field} is {name!r}: no such module in {here} nor installed; expected 'module:function'.")
-    return Artifact.of(Path(found.origin))
+    return Artifact.of(permitted(field, Path(found.origin), _PROJECT))

@@ -1,9 +1,11 @@
 """validate: the user's files in, checked and digested splits out."""
 
+from pathlib import Path
+
 from rlhf_core.config import Recipe, Source
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks.specs import Artifacts, local, make_spec
+from tasks.specs import Artifacts, local, make_spec, permitted
 
 METRIC = "data/rows_kept"
 PREPARED = "{prepared}"
@@ -33,10 +35,16 @@ def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if source.format == "hub":
+        if Path(source.path).exists():  # what lies here under that name would be read in the hub's place
+            permitted(field, Path(source.path))
         return None
     if not source.path.startswith(PREPARED):
         path = local(field, source.path)
         return Artifact.of(path) if path else None
     if "files" not in have:
         raise BadInput(f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a hub name.")
-    return Artifact.of(have["files"].path / source.path.removeprefix(PREPARED).lstrip("/"))
+    prepared = have["files"].path
+    path = prepared / source.path.removeprefix(PREPARED).lstrip("/")
+    if not path.resolve().is_relative_to(prepared.resolve()):
+        raise BadInput(f"{field} is {source.path!r}, which leads out of {PREPARED}; expected a file of the prepared folder.")
+    return Artifact.of(path)

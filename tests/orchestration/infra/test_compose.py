@@ -11,6 +11,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from tasks.specs import ROOTS
+
 INFRA = Path(__file__).resolve().parents[3] / "infra"
 FILE = INFRA / "compose.yaml"
 TEXT = FILE.read_text()
@@ -171,7 +173,7 @@ print(json.dumps(sorted(names)))
 @pytest.fixture(scope="module")
 def read() -> set[str]:
     """Every variable that MLflow and Prefect read."""
-    return COMMON | mlflow_names() | prefect_names()
+    return COMMON | {ROOTS} | mlflow_names() | prefect_names()
 
 
 @pytest.mark.parametrize("name", SERVICES)
