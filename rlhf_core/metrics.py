@@ -43,7 +43,8 @@ METRICS: dict[str, Metric] = {
     "sft/heldout_loss": Metric("nats/token", "Held-out loss of the SFT model"),
     "sft/heldout_improvement": Metric("nats/token", "heldout_loss_before - heldout_loss", (None, None)),
     # reward
-    "reward/loss": Metric("nats/pair", "Bradley-Terry loss on the step's batch"),
+    "reward/loss": Metric("nats/pair", "Bradley-Terry loss on the step's batch, with margin and smoothing where set"),
+    "reward/centring": Metric("score^2", "Mean (score(chosen) + score(rejected))^2 of the step's batch, before its weight"),
     "reward/train_accuracy": Metric("share", "Pairs of the step's batch ranked as labelled; a tie counts as wrong"),
     "reward/margin": Metric("score", "Mean score(chosen) - score(rejected) of the step's batch"),
     "reward/lr": Metric("1/step", "Learning rate"),

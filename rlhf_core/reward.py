@@ -1,7 +1,9 @@
 """The reward model: a scalar head at the last real token, trained on comparisons with the Bradley-Terry loss."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,13 +17,25 @@ from rlhf_core.ensemble import Forward, close_ensemble, load_members, member_fol
 from rlhf_core.figures import reward_figures
 from rlhf_core.heldout_pairs import PairScores, heldout_output, member_items, member_output, pair_items, pair_scores
 from rlhf_core.items import Columns, write_items
+from rlhf_core.labels import Labels, labels_of
 from rlhf_core.lora import has_adapter, merge_adapter, save_adapter, with_adapter, write_origin
-from rlhf_core.losses import bradley_terry
+from rlhf_core.losses import bradley_terry, reward_centring
 from rlhf_core.models import ScalarModel, final_scores, inference, load_scalar, load_tokenizer, save_model
 from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
 from rlhf_core.training import StepOutcome, fit
 
 MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Pairs to train on: sequences that alternate chosen, rejected, and what is known of their labels."""
+
+    sequences: list[Sequence]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.sequences) // 2
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
@@ -33,7 +47,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     heldout = pair_sequences(tokenizer, rows)
     if train_it:
         train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
-        forwards = _trained(spec, run, config, tokenizer, pair_sequences(tokenizer, train_rows))
+        train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
+        forwards = _trained(spec, run, config, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config["dtype"])
     scored = [score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens) for forward in forwards]
@@ -60,7 +75,7 @@ def score(forward: Forward, sequences: list[Sequence], pad_id: int, token_budget
     return scores_N
 
 
-def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: list[Sequence]) -> Iterator[Forward]:
+def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons) -> Iterator[Forward]:
     """The forward pass of each member, trained and saved one after the other; one that is there is not trained again.
 
     Members of an ensemble are read back from what was saved: interrupted or not, the same bytes give the same scores.
@@ -76,12 +91,12 @@ def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: lis
         yield inference(load_scalar(folder), dtype=spec.config["dtype"])
 
 
-def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: list[Sequence], number: int) -> Engine:
+def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons, number: int) -> Engine:
     seed = member_seed(spec.seed, number)
     model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
     engine = Engine(with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"])
-    accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
-    fit(engine, run, config, accumulate, stage="reward", examples=len(train) // 2, seed=seed)
+    accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
+    fit(engine, run, config, accumulate, stage="reward", examples=len(train), seed=seed)
     _save(model, tokenizer, run.path, number, base=spec.inputs["model"].digest)
     write_config(engine, run.path / "deepspeed.json")
     return engine
@@ -128,26 +143,40 @@ def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 
 
-def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budget: int) -> Callable[[list[int]], StepOutcome]:
+def _accumulator(engine: Engine, train: Comparisons, config: Reward, pad_id: int) -> Callable[[list[int]], StepOutcome]:
     def accumulate(indices: list[int]) -> StepOutcome:
-        step_batch = [train[k] for i in indices for k in (2 * i, 2 * i + 1)]
-        loss_sum, margins = 0.0, []
-        for rows in microbatches([s.size for s in step_batch], token_budget, group=2):
+        step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
+        sums, margins = defaultdict(float), []
+        for rows in microbatches([s.size for s in step_batch], config.micro_batch_tokens, group=2):
             batch = collate([step_batch[i] for i in rows], pad_id)
             scores_B = final_scores(engine(batch), batch.response_mask_BR)
-            loss = bradley_terry(scores_B[0::2], scores_B[1::2], len(indices))
+            labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
+            loss, parts = pair_objective(scores_B, labels, config, len(indices))
             engine.backward(loss)
-            loss_sum += float(loss)
+            for name, value in parts.items():
+                sums[name] += value
             margins.append((scores_B[0::2] - scores_B[1::2]).detach())
         margin_N = torch.cat(margins)
-        metrics = {
-            "loss": loss_sum,
-            "train_accuracy": float((margin_N > 0).double().mean()),
-            "margin": float(margin_N.mean()),
-        }
+        metrics = sums | {"train_accuracy": float((margin_N > 0).double().mean()), "margin": float(margin_N.mean())}
         return StepOutcome(metrics, sum(map(len, step_batch)))
 
     return accumulate
+
+
+def pair_objective(scores_B: Tensor, labels: Labels, config: Reward, denominator: float) -> tuple[Tensor, dict[str, float]]:
+    """What the reward model descends on pairs chosen, rejected, ...; and its parts, for the log.
+
+    Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) + score(rejected))^2 / denominator.
+    """
+    chosen_B, rejected_B = scores_B[0::2], scores_B[1::2]
+    known = labels.to(scores_B.device)
+    loss = bradley_terry(chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N)
+    parts = {"loss": float(loss.detach())}
+    if config.centring:
+        squares = reward_centring(chosen_B, rejected_B, denominator)
+        parts["centring"] = float(squares.detach())
+        loss = loss + config.centring * squares
+    return loss, parts
 
 
 def _written(measured: Output, pairs: PairScores, items: Columns, path: Path, *, trained: bool) -> Output:

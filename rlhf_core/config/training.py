@@ -42,6 +42,18 @@ class Reward(Training):
     ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
         1, description="Reward models trained on the same pairs with other heads and orders; their mean is the score"
     )
+    margin_scale: NonNegative = Field(
+        0.0, description="Score that the chosen answer is to lead by, per unit of the pairs' strength; 0 is off (Llama 2)"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="Probability that a label is wrong; 0 is off"
+    )
+    smoothing_from_votes: bool = Field(
+        False, description="Take it from each pair's votes: the share against its label; label_smoothing where there are none"
+    )
+    centring: NonNegative = Field(
+        0.0, description="Weight of (score(chosen) + score(rejected))^2 in the loss; 0 is off (0.01: Eisenstein et al. 2023)"
+    )
     gate: RewardGate = RewardGate()
 
 

@@ -1,7 +1,8 @@
 """One row of any common format -> a canonical record, or the reason why not. Pure functions.
 
 demonstration  {"id", "prompt": messages, "response", "meta"}
-comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against", "meta"}
+comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against", "meta"}, and "strength"
+               where a column strength or margin holds a number of 0 or more
 prompt         {"id", "prompt": messages, "meta"}
 
 `messages` is a list of {"role", "content"}; "id" is the first 16 hex digits of the digest of the texts; "meta" holds
@@ -18,6 +19,7 @@ from rlhf_core.errors import BadInput
 Kind = Literal["demonstrations", "comparisons", "prompts"]
 CANONICAL = (
     "prompt", "response", "messages", "text", "chosen", "rejected", "votes_for", "votes_against", "votes", "labels",
+    "strength",
 )  # fmt: skip
 FORMATS: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (("prompt", "response"), ("messages",), ("prompt", "chosen"), ("chosen",), ("text",)),
@@ -80,9 +82,10 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
         pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
         prompt, chosen, rejected = shared_prompt(*pair)
     votes_for, votes_against = _votes(row)
+    strength = _strength(row)
     return {
         "prompt": prompt, "chosen": chosen, "rejected": rejected, "votes_for": votes_for, "votes_against": votes_against,
-    }  # fmt: skip
+    } | ({} if strength is None else {"strength": strength})  # fmt: skip
 
 
 def _prompt(format_: tuple[str, ...], row: dict) -> dict:
@@ -132,6 +135,18 @@ def _votes(row: dict) -> tuple[int | None, int | None]:
     if (votes[0] is None) != (votes[1] is None):
         raise Reject("schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither")
     return votes[0], votes[1]
+
+
+def _strength(row: dict) -> float | None:
+    """By how much the chosen answer is better, in the annotators' own unit: a number of 0 or more, else nothing is known."""
+    for column in ("strength", "margin"):
+        try:
+            number = float(row.get(column))
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number) and number >= 0 and not isinstance(row[column], bool):
+            return number
+    return None
 
 
 def _count(value: object, column: str) -> int | None:
