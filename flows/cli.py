@@ -12,6 +12,7 @@ import typer
 
 from flows.approve_cli import approve
 from flows.compare_cli import compare, lineage
+from flows.deploy_cli import deploy, reap, schedules, serve
 from flows.gates_cli import gates
 from flows.gc_cli import gc
 from flows.plan_cli import plan
@@ -131,6 +132,10 @@ def status(
 
 app.command("up")(up)
 app.command("down")(down)
+app.command("deploy")(deploy)
+app.command("schedules")(schedules)
+app.command("serve")(serve)
+app.command("reap")(reap)
 app.command("approve")(approve)
 app.command("gc")(gc)
 app.command("gates")(gates)

@@ -13,12 +13,15 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
     os.environ.setdefault(_name, _value)
 
-from prefect import Flow, flow, runtime  # noqa: E402
+from prefect import Flow, State, flow, runtime  # noqa: E402
+from prefect.states import Failed  # noqa: E402
 
 from flows.report.at_end import write_report  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
+from rlhf_core.errors import GateRefused  # noqa: E402
 from tasks.approval import approval  # noqa: E402
 from tasks.gates import gate  # noqa: E402
+from tasks.limits import model_reserved  # noqa: E402
 from tasks.promote import promote  # noqa: E402
 from tasks.record import next_name  # noqa: E402
 from tasks.session import ALL, PipelineResult, opened  # noqa: E402
@@ -31,11 +34,20 @@ def _run_name() -> str:
 
 
 @flow(name="rlhf", flow_run_name=_run_name, persist_result=False)
-def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:
+def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult | State:
     """prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from `from_stage` to `until`.
 
-    A stage is a process whose run directory is its cache; a gate is recorded before it stops anything.
+    A stage is a process whose run directory is its cache; a gate is recorded before it stops anything. A refusal by a gate
+    is a state of its own, 'Refused': whoever is notified sees that nothing is broken.
     """
+    try:
+        with model_reserved(recipe.registry.name):
+            return _stages(recipe, from_stage, until)
+    except GateRefused as error:
+        return Failed(name="Refused", message=str(error), data=error)
+
+
+def _stages(recipe: Recipe, from_stage: str | None, until: str | None) -> PipelineResult:
     with opened(recipe, runtime.flow_run.name, from_stage=from_stage, until=until, report=write_report) as session:
         for name in session.stages:
             done = stage(name, session)
@@ -51,7 +63,7 @@ def alone(name: str) -> Flow:
     """A flow of one stage, on what earlier stages have recorded."""
 
     @flow(name=f"rlhf-{name}", flow_run_name=_run_name, persist_result=False)
-    def one_stage(recipe: Recipe) -> PipelineResult:
+    def one_stage(recipe: Recipe) -> PipelineResult | State:
         return pipeline.fn(recipe, from_stage=name, until=name)
 
     return one_stage

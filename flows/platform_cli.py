@@ -1,10 +1,13 @@
 """`rlhf up` and `rlhf down`: the local platform."""
 
 import json
+import os
 import sys
 from typing import Annotated
 
 import typer
+
+from flows.platform.state import Platform
 
 
 def up(
@@ -16,6 +19,7 @@ def up(
     ] = None,
     pool: Annotated[str | None, typer.Option(help="Name of the work pool [default: rlhf]")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Runs that the worker starts at once [default: all due]")] = None,
+    notify: Annotated[str | None, typer.Option(help="As of rlhf deploy: whom to tell")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
 ) -> None:
     """Start Prefect's server, MLflow's server and a worker; what runs already is left as it is. They outlive this command."""
@@ -24,6 +28,9 @@ def up(
 
     wanted = Wanted(prefect_port, port, database, pool, limit)
     platform, started = up(Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True))
+    _warn_of_silent_schedules()
+    if started or notify:
+        _furnish(platform, notify)
     if as_json:
         addresses = {"prefect_url": platform.prefect_url, "mlflow_url": platform.mlflow_url, "started": started}
         print(json.dumps(platform.model_dump(mode="json") | addresses, indent=2))
@@ -32,6 +39,34 @@ def up(
     print("\n".join(lines(platform)))
     print("rlhf uses it from now on in this workspace; rlhf down ends it. For other programs:")
     print(f"  export PREFECT_API_URL={platform.prefect_api} MLFLOW_TRACKING_URI={platform.mlflow_url}")
+
+
+def _warn_of_silent_schedules() -> None:
+    """Prefect 3.7's scheduler cannot insert runs with SQLAlchemy 2.1: every loop ends in an error in the server's log alone."""
+    from importlib.metadata import version
+
+    found = version("sqlalchemy")
+    if version("prefect").startswith("3.7.") and not found.startswith(("1.", "2.0.")):
+        print(
+            f"warning: with SQLAlchemy {found} Prefect's scheduler fails, and no schedule will start a run (by hand and by "
+            "event they start); pip install 'sqlalchemy<2.1', then rlhf down and rlhf up",
+            file=sys.stderr,
+        )
+
+
+def _furnish(platform: Platform, notify: str | None) -> None:
+    """What the server keeps: device limits, the automation that finds crashed runs, who is notified."""
+    os.environ["PREFECT_API_URL"] = platform.prefect_api  # of this platform, whatever was set
+    from flows.run import quiet_libraries
+
+    quiet_libraries()
+    from flows.schedule import automations
+    from tasks import limits
+
+    limits.make(limits.device_limits())
+    automations.detect_crashes()
+    if notify:
+        automations.notify(notify)
 
 
 def down(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False) -> None:
@@ -46,7 +81,7 @@ def down(as_json: Annotated[bool, typer.Option("--json", help="Print the result 
         print("stopped: " + ", ".join(stopped) if stopped else "no platform runs in this workspace")
 
 
-def lines(platform) -> list[str]:
+def lines(platform: Platform) -> list[str]:
     """A line a service: whether it is well, its address, process and log."""
     from flows.ui import answers
 

@@ -4,11 +4,11 @@ import contextlib
 from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
-from tasks import registry
+from tasks import bulletin, registry
 from tasks.attempt import Attempt, contest, examine, finish, recorded, smoke, start, switch
 from tasks.desk import Desk, drift
 from tasks.eligibility import overridden
-from tasks.ledger import Entry, Kind, State, earlier, gaps, stack
+from tasks.ledger import KINDS, Entry, Kind, State, earlier, gaps, stack
 from tasks.recovery import recover
 from tasks.registry import CHAMPION, PromotionResult
 
@@ -52,7 +52,7 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
         switch(attempt, target)
         smoke(attempt)
         finish(attempt, request.reason or request.contest_override)
-    return _result(attempt)
+    return _announced(attempt, _result(attempt))
 
 
 def rollback(desk: Desk, request: Request) -> PromotionResult:
@@ -71,7 +71,7 @@ def rollback(desk: Desk, request: Request) -> PromotionResult:
         switch(attempt, target)
         smoke(attempt)
         finish(attempt, reason)
-    return _result(attempt)
+    return _announced(attempt, _result(attempt))
 
 
 def _champion(desk: Desk) -> State:
@@ -116,6 +116,16 @@ def _last_whole(desk: Desk, kind: Kind) -> tuple[State, list[str]]:
         f"{desk.model(kind)} has no earlier champion to go back to. {' '.join(skipped)} Nothing was changed; rlhf history "
         f"{desk.name} shows who has been champion."
     )
+
+
+def _announced(attempt: Attempt, result: PromotionResult) -> PromotionResult:
+    """The result, told to Prefect once for each model that has another champion now."""
+    for kind in KINDS:
+        key, model = f"{kind}@{CHAMPION}", attempt.desk.model(kind)
+        if (version := attempt.plan.after[key]) and version != attempt.plan.before[key]:
+            payload = {"model": model, "version": version, "action": attempt.entry.action, "reason": result.reason}
+            bulletin.publish(bulletin.PROMOTED, bulletin.model_resource(model), payload)
+    return result
 
 
 def _result(attempt: Attempt) -> PromotionResult:

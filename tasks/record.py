@@ -131,6 +131,7 @@ class Record(BaseModel):
     sweep: Membership | None = None
     approval: ApprovalRecord | None = None
     promotion: dict | None = None
+    flow_run_id: str | None = None  # in Prefect
     stages: list[StageRecord] = []
     registrations: list[Registration] = []
     report: Path | None = None  # report.html, written when the run ended

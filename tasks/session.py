@@ -121,12 +121,14 @@ def opened(
 
     report: writes the report of a session that finished, was refused or failed (one that was killed must end at once).
     """
+    from prefect import runtime  # here, for planning a run needs no Prefect, and must not load it before its settings are made
+
     workspace = Workspace.here()
     first, last = position(recipe, from_stage, 0), position(recipe, until, len(ALL) - 1)
     if first > last:
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
     check_paths(recipe)
-    record = Record.new(workspace, recipe, name)
+    record = Record.new(workspace, recipe, name).model_copy(update={"flow_run_id": runtime.flow_run.id})
     with held(workspace, record.id):
         record.save(workspace)
         sync(workspace)

@@ -1,5 +1,6 @@
 """The Prefect task that every stage is: make its spec, run its process or find it finished, keep what it gave."""
 
+import contextlib
 from pathlib import Path
 
 from prefect import task
@@ -9,6 +10,7 @@ from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.gates import refused, worst_verdict
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events, registry
+from tasks.limits import devices_reserved
 from tasks.process import StageRun, run_stage
 from tasks.session import STAGES, Row, Session
 from tasks.tracking import brief
@@ -53,7 +55,8 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
         )
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
     try:
-        return run_stage(spec, run_dir, watch=tracker.tick)
+        with contextlib.nullcontext() if recorded else devices_reserved():
+            return run_stage(spec, run_dir, watch=tracker.tick)
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         tracker.stage_ended(spec.stage, status=status, error=str(error) or brief(error))

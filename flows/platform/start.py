@@ -46,7 +46,7 @@ def up(workspace: Workspace, wanted: Wanted, tell: Callable[[str], None]) -> tup
         running = {name: service for name, service in (before.services if before else {}).items() if service.runs}
         _refuse_changes(before, running, wanted)
         for name, service in (before.services if before else {}).items():
-            if name not in running:
+            if name not in running and name != "worker":  # runs that a killed worker has started go on without it
                 _end(workspace, service)  # what a killed server left of its group holds ports
         platform, urls = _planned(before, running, wanted)
         started: list[str] = []
@@ -67,7 +67,9 @@ def down(workspace: Workspace) -> list[str]:
     """Stop the platform, the worker first; the services that ran. Ports and database are kept for the next `up`."""
     with locked(workspace):
         platform = read(workspace)
-        return _stop(workspace, platform, list(platform.services)) if platform else []
+        stopped = _stop(workspace, platform, list(platform.services)) if platform else []
+        _end_all(_members(workspace))
+        return stopped
 
 
 def _refuse_changes(before: Platform | None, running: dict[str, Service], wanted: Wanted) -> None:
@@ -142,34 +144,33 @@ def _stop(workspace: Workspace, platform: Platform, names: list[str]) -> list[st
 
 
 def _end(workspace: Workspace, service: Service) -> bool:
-    """End a service's process group, TERM first; whether it ran. A process that only has its number is left alone."""
+    """End a service's process group; whether it ran. A process that only has its number is left alone."""
     ran = service.runs
     if ran:
-        _signal(service.owner.pid, signal.SIGTERM)
-        end = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < end and (service.runs or _members(workspace, service.owner.pid)):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(service.owner.pid, os.WNOHANG)  # started by this very process
-            time.sleep(0.1)
-    left = _members(workspace, service.owner.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(service.owner.pid, signal.SIGTERM)
+    _end_all(_members(workspace, service.owner.pid), told=ran)
+    return ran
+
+
+def _end_all(processes: list[psutil.Process], *, told: bool = False) -> None:
+    """TERM, unless they are told already, then KILL for what is left after the grace time."""
+    for process in processes if not told else []:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    left = psutil.wait_procs(processes, timeout=STOP_SECONDS)[1]
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=5)
-    return ran
 
 
-def _signal(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
-def _members(workspace: Workspace, group: int) -> list[psutil.Process]:
-    """Live processes of a group that carry this platform's mark."""
+def _members(workspace: Workspace, group: int | None = None) -> list[psutil.Process]:
+    """Live processes, of a group or of all, that carry this platform's mark."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            alive = os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+            alive = process.status() != psutil.STATUS_ZOMBIE and group in (None, os.getpgid(process.pid))
             if alive and process.environ().get(MARKER) == str(workspace.home):
                 found.append(process)
     return found

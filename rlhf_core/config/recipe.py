@@ -7,7 +7,7 @@ et al. 2020, arXiv:2009.01325, app. B); PPO clip 0.2, gamma 1.0, lambda 0.95, 4 
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
@@ -30,6 +30,8 @@ class Model(Config):
 class Approval(Config):
     """Whether a person must say yes before a policy may be promoted. No stage process runs, and no GPU is held, meanwhile."""
 
+    # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required', this field among them
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
     required: bool = Field(False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`")
     timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(72.0, description="Hours to wait; then the policy is refused")
 

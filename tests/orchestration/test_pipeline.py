@@ -107,6 +107,12 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home
     with pytest.raises(GateRefused, match=r"reward/accuracy is 0\.6, required at least 0\.7") as refused:
         run(make())
     assert refused.value.exit_code == 3 and started(home) == ["validate", "sft", "reward"]
+    from prefect import get_client  # after flows.pipeline, which sets what Prefect reads when it is imported
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as prefect:
+        (latest,) = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    assert latest.state.name == "Refused" and "required at least 0.7" in latest.state.message
     record = records(Workspace(home))[-1]
     parent = client(home).get_run(record["run_id"])
     assert parent.info.status == "FAILED" and "required at least 0.7" in parent.data.tags["status_reason"]

@@ -120,6 +120,7 @@ def test_a_taken_port_is_bad_input(tmp_path):
     assert done.returncode == 2 and "is taken" in done.stderr and not marked(tmp_path)
 
 
+@pytest.mark.slow
 def test_up_twice_kill_the_worker_up_down(tmp_path):
     ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
     try:

@@ -1,0 +1,96 @@
+"""Prefect automations of this project: who is told of what, and what happens to a run whose process has died."""
+
+import json
+from datetime import timedelta
+
+from prefect import get_client
+from prefect.blocks.webhook import Webhook
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ActionTypes, CallWebhook, ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from pydantic import SecretStr
+
+from flows.platform.services import HEARTBEAT_SECONDS
+from flows.schedule.deploy import require_server
+from rlhf_core.errors import BadInput
+from tasks import bulletin
+
+MISSED_HEARTBEATS = 3
+RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.rlhf"}
+ENDED = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Refused", "Cancelled", "Crashed", "AwaitingRetry")}
+OCCASIONS = {
+    "refused by a gate": "prefect.flow-run.Refused",
+    "failed": "prefect.flow-run.Failed",
+    "crashed": "prefect.flow-run.Crashed",
+    "waiting for approval": "prefect.flow-run.Paused",
+    "promoted": bulletin.PROMOTED,
+}
+ABOUT_RUN = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
+ABOUT_MODEL = "{{ event.payload['reason'] }}"
+BLOCK = "rlhf-notify"
+
+
+def notify(target: str) -> list[str]:
+    """Have Prefect tell `target` of every occasion: a URL that takes POST requests with JSON, or 'BLOCK-TYPE/NAME', a
+    notification block of Prefect's (Slack, Teams, mail, PagerDuty ...). Replaces what an earlier call set up.
+
+    Returns the automations' names. Raises BadInput for a block that is not there.
+    """
+    require_server()
+    block, is_hook = (_webhook(target), True) if "://" in target else (_block(target), False)
+    for occasion, event in OCCASIONS.items():
+        about_model = event == bulletin.PROMOTED
+        match = {"prefect.resource.id": "rlhf.model.*"} if about_model else RUN
+        trigger = EventTrigger(expect={event}, match=match, match_related={} if about_model else OURS, posture=Posture.Reactive)
+        _put(AutomationCore(name=_name(occasion), trigger=trigger, actions=[_action(block, is_hook, occasion, about_model)]))
+    return [_name(occasion) for occasion in OCCASIONS]
+
+
+def detect_crashes() -> None:
+    """Have Prefect mark a run as crashed whose process has sent no heartbeat for a while (`rlhf reap` does it at once)."""
+    beat = "prefect.flow-run.heartbeat"
+    trigger = EventTrigger(
+        after={beat}, expect={beat, *ENDED}, match=RUN, match_related=OURS, for_each={"prefect.resource.id"},
+        posture=Posture.Proactive, threshold=1, within=timedelta(seconds=MISSED_HEARTBEATS * HEARTBEAT_SECONDS),
+    )  # fmt: skip
+    message = "The process of this run has stopped sending heartbeats: it was killed. Run it again and it resumes."
+    action = ChangeFlowRunState(state=StateType.CRASHED, message=message)
+    _put(AutomationCore(name="rlhf: crashed when heartbeats stop", trigger=trigger, actions=[action]))
+
+
+def _name(occasion: str) -> str:
+    return f"rlhf: notify when {occasion}"
+
+
+def _action(block, is_hook: bool, occasion: str, about_model: bool) -> ActionTypes:
+    text = ABOUT_MODEL if about_model else ABOUT_RUN
+    if is_hook:
+        subject = "{{ event.payload['model'] }}" if about_model else "{{ flow_run.name }}"
+        payload = json.dumps({"occasion": occasion, "subject": subject, "text": text})
+        return CallWebhook(block_document_id=block, payload=payload)
+    return SendNotification(block_document_id=block, subject=f"RLHF: {occasion}", body=text)
+
+
+def _webhook(url: str):
+    """The block that keeps the URL, which may hold a token; Prefect encrypts it."""
+    if not url.startswith(("http://", "https://")):
+        raise BadInput("--notify takes an http or https address, or the name of a Prefect block, e.g. slack-webhook/team.")
+    return Webhook(method="POST", url=SecretStr(url)).save(BLOCK, overwrite=True)
+
+
+def _block(name: str):
+    kind, _, document = name.partition("/")
+    with get_client(sync_client=True) as client:
+        found = [item for item in client.read_block_documents() if item.name == document]
+    match = [item.id for item in found if item.block_type and item.block_type.slug == kind]
+    if not match:
+        raise BadInput(f"there is no Prefect block {name!r}; make one on Prefect's page, or give an http address.")
+    return match[0]
+
+
+def _put(automation: AutomationCore) -> None:
+    with get_client(sync_client=True) as client:
+        for old in client.read_automations_by_name(automation.name):
+            client.delete_automation(old.id)
+        client.create_automation(automation)

@@ -1,0 +1,131 @@
+"""A recipe as a Prefect deployment: the recipe itself is the parameter, so Prefect's page has a form for it and its server
+checks what is put in against the schema of the very models that read a recipe file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prefect import Flow, get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
+from pydantic import ValidationError
+
+from flows.pipeline import pipeline
+from flows.schedule.watch import baseline, watch
+from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.errors import BadInput, ConfigError, RLHFError
+from tasks import bulletin, limits
+
+ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for. pool None: served by this process (`rlhf serve`)."""
+
+    name: str
+    pool: str | None
+    cron: str | None = None
+    timezone: str = "UTC"
+    paused: bool = False
+    on_data: tuple[str, ...] | None = None  # paths to watch; empty: the recipe's data files
+    every: int = 300  # seconds between looks at the data
+    on_promotion: tuple[str, ...] = ()  # registered models
+
+
+def require_server() -> None:
+    """Raise BadInput unless a Prefect server is configured and answers."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise BadInput("there is no Prefect server: start one with rlhf up, or set PREFECT_API_URL.")
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+    except Exception as error:
+        problem = error
+    if problem:
+        raise BadInput(f"the Prefect server at {url} does not answer; start it (rlhf up), or set PREFECT_API_URL.")
+
+
+def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeployment]:
+    """Create or replace the deployment of a recipe on the server, and the one that watches its data when asked to.
+
+    Raises BadInput and ConfigError for what cannot be: no server, no pool, a bad cron, timezone or recipe.
+    """
+    require_server()
+    recipe = load_recipe(name, settings)
+    if wanted.pool:
+        _require_pool(wanted.pool)
+    made = built(recipe, wanted)
+    limits.make([limits.model_limit(recipe.registry.name), *limits.device_limits()])
+    try:
+        for deployment in made:
+            deployment.apply()
+    except (httpx.HTTPError, DeploymentApplyError) as error:
+        raise RLHFError(f"Prefect's server did not take the deployment: {str(error)[:500]}") from error
+    return made
+
+
+def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
+    """The deployments, not yet on the server. Raises BadInput for a bad cron, timezone or trigger."""
+    schedule = _schedule(wanted)
+    triggers = [_on_promotion(recipe, wanted, model) for model in wanted.on_promotion]
+    if wanted.on_data is not None:
+        triggers.append(_trigger(wanted, f"{wanted.name}: data", bulletin.DATA_CHANGED, bulletin.data_resource(wanted.name)))
+    parameters = {"recipe": recipe.model_dump(mode="json")}
+    made = [_deployment(pipeline, wanted, wanted.name, parameters, schedules=[schedule] if schedule else [], triggers=triggers)]
+    if wanted.on_data is not None:
+        paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data] or None
+        look = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
+        baseline(recipe, wanted.name, paths)
+        made.append(_deployment(watch, wanted, f"{wanted.name}-data", look, interval=wanted.every))
+    return made
+
+
+def _deployment(flow: Flow, wanted: Wanted, name: str, parameters: dict, **when) -> RunnerDeployment:
+    on_pool = {"work_pool_name": wanted.pool, "job_variables": {"working_dir": os.getcwd()}} if wanted.pool else {}
+    return flow.to_deployment(
+        name, parameters=parameters, paused=wanted.paused, concurrency_limit=ONE_AT_A_TIME, tags=["rlhf"],
+        entrypoint_type=EntrypointType.MODULE_PATH, **on_pool, **when,
+    )  # fmt: skip
+
+
+def _schedule(wanted: Wanted) -> CronSchedule | None:
+    if wanted.cron is None:
+        return None
+    try:
+        return CronSchedule(cron=wanted.cron, timezone=wanted.timezone)
+    except ValidationError as error:
+        found = error.errors()[0]
+        key = found["loc"][0] if found["loc"] else "cron"
+        example = '"0 2 * * 0"' if key == "cron" else "Europe/Berlin"
+        raise ConfigError(f"--{key} {getattr(wanted, key)!r} is not valid; expected e.g. {example}.") from None
+
+
+def _on_promotion(recipe: Recipe, wanted: Wanted, model: str) -> DeploymentEventTrigger:
+    if model in (f"{recipe.registry.name}-policy", f"{recipe.registry.name}-reward"):
+        raise ConfigError(f"--on-promotion {model}: this recipe promotes {model} itself, and would start itself again.")
+    return _trigger(wanted, f"promotion of {model}", bulletin.PROMOTED, bulletin.model_resource(model))
+
+
+def _trigger(wanted: Wanted, name: str, event: str, resource: str) -> DeploymentEventTrigger:
+    return DeploymentEventTrigger(
+        name=f"rlhf: {name}", expect={event}, match={"prefect.resource.id": resource}, enabled=not wanted.paused
+    )
+
+
+def _require_pool(pool: str) -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            known = ", ".join(item.name for item in client.read_work_pools()) or "none"
+            raise BadInput(
+                f"there is no work pool {pool!r}; there is {known}. Make one: prefect work-pool create {pool} --type process"
+            ) from None

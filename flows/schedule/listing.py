@@ -1,0 +1,78 @@
+"""`rlhf schedules`: this project's deployments as Prefect's server knows them."""
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from rich.table import Table
+
+from flows.schedule.deploy import require_server
+
+COLUMNS = ("deployment", "schedule", "starts on", "next run", "latest run", "state", "pool")
+
+
+def listing() -> list[dict]:
+    """A row a deployment. Raises BadInput without a server."""
+    require_server()
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["rlhf"])))
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        return [_row(client, flows, item) for item in sorted(found, key=lambda item: item.name)]
+
+
+def _row(client, flows: dict, item) -> dict:
+    following = _run(client, item.id, waiting=True)
+    latest = _run(client, item.id, waiting=False)
+    triggers = client.read_resource_related_automations(f"prefect.deployment.{item.id}")
+    return {
+        "deployment": f"{flows.get(item.flow_id, '?')}/{item.name}",
+        "schedule": ", ".join(_words(slot.schedule) + ("" if slot.active else " (off)") for slot in item.schedules) or "-",
+        "starts on": ", ".join(trigger.name for trigger in triggers) or "-",
+        "next run": "paused" if item.paused else _when(following.expected_start_time) if following else "-",
+        "latest run": _when(latest.start_time or latest.expected_start_time) if latest else "-",
+        "state": latest.state.name if latest else "-",
+        "pool": item.work_pool_name or "served",
+    }  # fmt: skip
+
+
+def _run(client, deployment_id, *, waiting: bool):
+    """The next run of a deployment, or the latest one that began (one too many at once is cancelled before it begins)."""
+    scheduled = [StateType.SCHEDULED]
+    kinds = FlowRunFilterStateType(any_=scheduled) if waiting else FlowRunFilterStateType(not_any_=scheduled)
+    found = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=kinds), start_time=FlowRunFilterStartTime(is_null_=waiting)
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC if waiting else FlowRunSort.START_TIME_DESC,
+        limit=1,
+    )
+    return found[0] if found else None
+
+
+def _words(schedule) -> str:
+    if cron := getattr(schedule, "cron", None):
+        return f"{cron} {schedule.timezone or 'UTC'}"
+    return f"every {schedule.interval.total_seconds():g} s"
+
+
+def _when(time) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
+
+
+def table(rows: list[dict]) -> Table:
+    """The rows for a terminal."""
+    result = Table(title="Deployments", title_justify="left")
+    for column in COLUMNS:
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*(row[column] for column in COLUMNS))
+    return result

@@ -1,0 +1,59 @@
+"""`rlhf reap`: end in Prefect and MLflow the runs whose process has died, now and not when their heartbeats are missed."""
+
+from dataclasses import dataclass
+
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Crashed, Scheduled
+
+from tasks.record import Record, held, records
+from tasks.tracking import SyncReport, sync
+from tasks.workspace import Workspace
+
+KILLED = "The process of this run was killed. Run it again and it resumes where it was."
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """Names of the runs that were marked as crashed, of those that are to run again, and what MLflow has now."""
+
+    crashed: list[str]
+    again: list[str]
+    mlflow: SyncReport
+
+
+def reap(*, again: bool) -> Reaped:
+    """Mark dead runs of this workspace as crashed, or with `again` have the worker start deployed ones once more."""
+    workspace = Workspace.here()
+    crashed, restarted = [], []
+    for run in _unfinished(_dead(workspace)) if PREFECT_API_URL.value() else []:
+        restart = again and run.deployment_id is not None
+        state = Scheduled(name="AwaitingRetry", message=KILLED) if restart else Crashed(message=KILLED)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, state, force=True)
+        (restarted if restart else crashed).append(run.name)
+    return Reaped(crashed, restarted, sync(workspace))
+
+
+def _dead(workspace: Workspace) -> list[Record]:
+    """Records that nobody holds, whether or not they were seen to be dead before."""
+    known = [Record.model_validate(values) for values in records(workspace)]
+    unsure = [record for record in known if record.flow_run_id and record.status in ("RUNNING", "KILLED")]
+    return [record for record in unsure if record.status == "KILLED" or _free(workspace, record)]
+
+
+def _free(workspace: Workspace, record: Record) -> bool:
+    with held(workspace, record.id) as free:
+        return free
+
+
+def _unfinished(dead: list[Record]) -> list[FlowRun]:
+    """Their flow runs that Prefect believes to be alive."""
+    if not dead:
+        return []
+    ids = FlowRunFilterId(any_=[record.flow_run_id for record in dead])
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids))
+    return [run for run in found if run.state and not run.state.is_final() and not run.state.is_scheduled()]

@@ -1,0 +1,69 @@
+"""rlhf-watch: a small scheduled flow that looks at a deployment's data and tells Prefect when their digest has changed."""
+
+import time
+from pathlib import Path
+
+from prefect import flow
+from prefect.variables import Variable
+
+from rlhf_core.config import Recipe
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks import bulletin, validate
+from tasks.specs import local
+
+SETTLED_SECONDS = 30  # a file that was written to since may not be complete
+
+
+@flow(name="rlhf-watch", persist_result=False)
+def watch(recipe: Recipe, deployment: str, paths: list[str] | None = None, settled_seconds: int = SETTLED_SECONDS) -> str:
+    """Emit 'rlhf.data-changed' when the digest of the data is another one than the last time; the digest.
+
+    paths: files or folders to watch instead of the recipe's local data files.
+    """
+    places = watched(recipe, paths)
+    if _youngest(places) > time.time() - settled_seconds:
+        return "still being written"
+    found, name = digest(places), _variable(deployment)
+    if found != Variable.get(name):
+        Variable.set(name, found, overwrite=True)
+        bulletin.publish(bulletin.DATA_CHANGED, bulletin.data_resource(deployment), {"digest": found})
+    return found
+
+
+def baseline(recipe: Recipe, deployment: str, paths: list[str] | None) -> None:
+    """Remember the data as they are now: only a later change is news. Raises BadInput when there is nothing to watch."""
+    Variable.set(_variable(deployment), digest(watched(recipe, paths)), overwrite=True)
+
+
+def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
+    """The files and folders to watch. Raises BadInput when there is none, or one is missing."""
+    if paths:
+        if missing := [path for path in paths if not Path(path).exists()]:
+            raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
+        return [Path(path) for path in paths]
+    sources = {name: getattr(recipe.data, name) for name in validate.SOURCES}
+    files = {
+        name: source.path
+        for name, source in sources.items()
+        if source and source.format != "hub" and not source.path.startswith(validate.PREPARED)
+    }
+    found = [local(f"data.{name}", path) for name, path in files.items()]
+    if not any(found):
+        raise BadInput(f"recipe {recipe.name} reads no local data file, so there is nothing to watch; give --watch PATH.")
+    return [path for path in found if path]
+
+
+def digest(places: list[Path]) -> str:
+    """One digest of all bytes."""
+    return digest_json([Artifact.of(path).digest for path in places])
+
+
+def _youngest(places: list[Path]) -> float:
+    files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
+    return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+def _variable(deployment: str) -> str:
+    return "rlhf_data_" + "".join(letter if letter.isalnum() else "_" for letter in deployment.lower())

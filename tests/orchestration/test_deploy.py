@@ -1,0 +1,303 @@
+"""Deployments, triggers, notifications and limits: on a real platform where the claim needs one."""
+
+import contextlib
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.schedule import watch
+from flows.schedule.deploy import Wanted, built
+from flows.ui import free_port
+from rlhf_core.config import load_recipe
+from rlhf_core.errors import BadInput
+from tasks import limits
+
+RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+def problems(parameters: dict, schema: dict, **options) -> list:
+    """What Prefect's server finds wrong."""
+    from prefect.utilities.schema_tools.validation import validate
+
+    return validate(parameters, schema, **options)
+
+
+# what needs no server
+
+
+@pytest.mark.parametrize("settings", [[], ["registry.approval.required=true"], ["ppo.beta=0.2", "gates={}"]])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_recipe_passes_the_schema_that_prefect_checks_it_with(settings, complete):
+    (made,) = built(load_recipe("quickstart", settings), Wanted("x", "pool"))
+    schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
+    assert not problems(made.parameters, schema, ignore_required=not complete, allow_none_with_default=True)
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"ppo": {"beta": "much"}}, {"ppo": {"betta": 0.1}}, {"model": {}}])
+def test_what_a_recipe_file_may_not_say_is_refused_by_the_form_too(change):
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool"))
+    schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
+    assert problems({"recipe": made.parameters["recipe"] | change}, schema)
+
+
+def test_the_form_names_bounds_and_meanings():
+    definitions = built(load_recipe("quickstart"), Wanted("x", "pool"))[0]._parameter_openapi_schema.definitions
+    beta = definitions["PPO"]["properties"]["beta"]
+    assert beta["description"] and beta["default"] == 0.05 and beta["minimum"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"cron": "0 99 * * 0"}, "--cron '0 99 \\* \\* 0' is not valid"),
+        ({"cron": "0 2 * * 0", "timezone": "Mars"}, "--timezone 'Mars' is not valid"),
+        ({"on_promotion": ("quickstart-reward",)}, "would start itself again"),
+        ({"on_data": ()}, "reads no local data file"),
+        ({"on_data": ("/nowhere",)}, "/nowhere: no such file"),
+    ],
+)
+def test_a_deployment_that_cannot_be_is_refused(wanted, said):
+    with pytest.raises(BadInput, match=said):
+        built(load_recipe("quickstart"), Wanted("x", "pool", **wanted))
+
+
+def test_runs_of_a_deployment_do_not_overlap_and_do_not_queue():
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", cron="0 2 * * 0"))
+    assert made.concurrency_limit == 1 and made.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_paused_deployment_starts_by_no_event_either(paused):
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", paused=paused, on_promotion=("other-reward",)))
+    assert [trigger.enabled for trigger in made.triggers] == [not paused]
+
+
+def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1")
+    first = watch.digest([tmp_path])
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    assert watch.digest([tmp_path]) == first
+    (tmp_path / "b.jsonl").write_text("2")
+    assert watch.digest([tmp_path]) != first
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "expected"),
+    [("a, b", "", ["a", "b"]), ("", "", ["cpu"]), ("", "2,5", ["gpu-2", "gpu-5"])],
+)
+def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, expected):
+    monkeypatch.setenv("RLHF_DEVICE_LIMITS", given)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(limits, "has_cuda", lambda: bool(visible))
+    host = f"rlhf-{socket.gethostname()}-"
+    assert [name.removeprefix(host) for name in limits.device_limits()] == expected
+
+
+def test_without_a_server_it_says_so(tmp_path):
+    unset = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(tmp_path)}
+    done = subprocess.run([*RLHF, "schedules"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "there is no Prefect server: start one with rlhf up" in done.stderr
+
+
+# one platform for the rest
+
+
+class Platform:
+    """A platform of a workspace, a recipe file that needs no training, and a place that takes webhooks."""
+
+    def __init__(self, folder, recipe):
+        self.home, self.recipe, self.told = folder, recipe, []
+        self.environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"} | {"RLHF_HOME": str(folder)}
+        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            self.environment.pop(name, None)
+        self.api = ""
+
+    def rlhf(self, *words: str) -> str:
+        done = subprocess.run([*RLHF, *words], capture_output=True, text=True, env=self.environment, cwd=self.home)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def post(self, path: str, **values):
+        return httpx.post(f"{self.api}/{path}", json=values, timeout=60).raise_for_status().json()
+
+    def start(self, name: str, **parameters) -> str:
+        deployment = httpx.get(f"{self.api}/deployments/name/{name}", timeout=60).raise_for_status().json()
+        return self.post(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)["id"]
+
+    def runs(self, name: str) -> list[dict]:
+        return self.post("flow_runs/filter", deployments={"name": {"any_": [name]}})
+
+    def wait(self, condition, seconds: float = 120):
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, (self.home / "platform" / "worker.log").read_text()[-3000:]
+            time.sleep(1)
+        return found
+
+    def ended(self, name: str, count: int) -> list[str]:
+        """Names of the states that `count` runs of a deployment have ended in."""
+        done = self.wait(
+            lambda: [run for run in self.runs(name) if run["state"]["type"] in FINAL][count - 1 :] and self.runs(name)
+        )
+        return sorted(run["state"]["name"] for run in done if run["state"]["type"] in FINAL)
+
+
+@contextlib.contextmanager
+def hook(told: list):
+    """An address that takes POST requests and keeps them."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/secret-token"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("platform")
+    (folder / "d.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
+    (folder / "c.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    recipe = folder / "tiny.toml"
+    recipe.write_text(
+        f'name = "tiny"\nmodel.base = "{tiny_model}"\nregistry.name = "tiny"\n'
+        'data.demonstrations = "d.jsonl"\ndata.comparisons = "c.jsonl"\n'
+    )
+    it = Platform(folder, str(recipe))
+    try:
+        up = json.loads(it.rlhf("up", "--prefect-port", str(free_port()), "--port", str(free_port()), "--json"))
+        it.api = up["prefect_url"] + "/api"
+        it.mlflow, it.worker = up["mlflow_url"], up["services"]["worker"]["owner"]["pid"]
+        yield it
+    finally:
+        it.rlhf("down")
+
+
+def test_two_runs_of_a_deployment_at_once_are_one_run(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
+    for _ in range(2):
+        platform.start("rlhf/twice", until="prepare")  # a local base model: nothing to prepare
+    assert platform.ended("twice", 2) == ["Cancelled", "Completed"]
+    assert "rlhf/twice" in platform.rlhf("schedules")
+
+
+@pytest.mark.slow
+def test_a_cron_schedule_fires(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--set", "registry.name=cron")
+    platform.ended("minutely", 1)
+    platform.rlhf("deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--paused")
+
+
+@pytest.mark.slow
+def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
+    with hook(platform.told) as url:
+        platform.rlhf("deploy", platform.recipe, "--name", "fails", "--set", "model.base=/nowhere", "--notify", url)
+        platform.start("rlhf/fails")
+        told = platform.wait(lambda: [item for item in platform.told if item["occasion"] == "failed"])
+    assert "/nowhere" in told[0]["text"] and told[0]["subject"].startswith("tiny-")
+    blocks = platform.post("block_documents/filter", include_secrets=False)
+    assert "secret-token" not in json.dumps(blocks) + json.dumps(platform.post("automations/filter"))
+
+
+@pytest.mark.slow
+def test_new_data_start_a_run_and_old_ones_do_not(platform):
+    words = ("--name", "ondata", "--on-data", "--every", "3600", "--set", "registry.name=ondata")
+    platform.rlhf("deploy", platform.recipe, *words)
+    platform.start("rlhf-watch/ondata-data", settled_seconds=0)
+    assert platform.ended("ondata-data", 1) == ["Completed"] and platform.runs("ondata") == []
+    with (platform.home / "c.jsonl").open("a") as file:
+        file.write('{"prompt": "p2", "chosen": "c", "rejected": "r"}\n')
+    platform.start("rlhf-watch/ondata-data", settled_seconds=0)
+    platform.wait(lambda: platform.runs("ondata"))
+
+
+@pytest.mark.slow
+def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "onreward", "--on-promotion", "judge-reward")
+    program = (
+        "import os; os.environ['PREFECT_API_URL'] = %r\nfrom tasks import bulletin\n"
+        "bulletin.publish(bulletin.PROMOTED, bulletin.model_resource(%r), {'model': 'm', 'reason': 'r'})"
+    )
+    for model in ("other-reward", "judge-reward"):
+        code = program % (platform.api, model)
+        subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
+    platform.wait(lambda: platform.runs("onreward"))
+    assert len(platform.runs("onreward")) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_hold_one_device_at_once(platform, tmp_path):
+    code = (
+        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import limits\n"
+        "with limits.devices_reserved():\n  print(time.time(), flush=True); time.sleep(3); print(time.time())"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=platform.environment)
+        for _ in range(2)
+    ]
+    (_, first_end), (second_start, _) = sorted([float(word) for word in item.communicate()[0].split()] for item in both)
+    assert second_start >= first_end
+
+
+@pytest.mark.slow
+def test_a_device_without_a_limit_is_refused(platform):
+    code = (
+        f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import limits\n"
+        "with limits.devices_reserved():\n  print('unguarded')"
+    )
+    environment = platform.environment | {"RLHF_DEVICE_LIMITS": "nobody-made-this"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode and "Prefect has no concurrency limit for nobody-made-this" in done.stderr
+
+
+@pytest.mark.slow
+def test_reap_ends_a_killed_run_in_prefect_and_mlflow(platform):
+    code = (
+        "import os, sys, time\nfrom flows.pipeline import flow, runtime\nfrom rlhf_core.config import load_recipe\n"
+        "from tasks.session import opened\n"
+        "@flow(name='rlhf', flow_run_name='victim', persist_result=False)\n"
+        "def victim():\n"
+        f"  with opened(load_recipe({platform.recipe!r}), 'victim', from_stage=None, until=None, report=lambda s: None) as s:\n"
+        "    s.tracker.flush(); print(runtime.flow_run.id, flush=True); time.sleep(300)\n"
+        "victim()"
+    )
+    environment = platform.environment | {"PREFECT_API_URL": platform.api, "MLFLOW_TRACKING_URI": platform.mlflow}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=platform.home
+    )
+    run = process.stdout.readline().strip()
+    assert "crashed: none" in platform.rlhf("reap")  # it is alive
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "crashed: victim" in platform.rlhf("reap")
+    assert httpx.get(f"{platform.api}/flow_runs/{run}", timeout=60).json()["state"]["type"] == "CRASHED"
+    found = httpx.post(
+        f"{platform.mlflow}/api/2.0/mlflow/runs/search",
+        json={"experiment_ids": ["1", "0"], "filter": "attributes.run_name = 'victim'"},
+    ).json()
+    assert [item["info"]["status"] for item in found["runs"]] == ["KILLED"]
+
+
+def test_the_flow_that_is_deployed_is_the_one_that_is_run_by_hand():
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool"))
+    assert made.entrypoint == "flows.pipeline.pipeline" and made.flow_name == pipeline.name == "rlhf"
