@@ -19,6 +19,7 @@ from rlhf_core.batch import Batch, device
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.errors import BadInput
 from rlhf_core.lora import merge_adapter
+from rlhf_core.packing import PackedBatch
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -30,17 +31,29 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, R, V): column t predicts response token t."""
+    def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
+        """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the embedding gives."""
+        if isinstance(batch, PackedBatch):
+            return self._packed(batch, noise_BLD)
         R = batch.response_mask_BR.shape[1]
         output = self.model(
-            input_ids=batch.ids_BL,
+            **self._read(batch.ids_BL, noise_BLD),
             attention_mask=batch.mask_BL.long(),
             position_ids=batch.position_ids_BL,
             logits_to_keep=R + 1,
             use_cache=False,
         )
         return output.logits[:, :-1]
+
+    def _packed(self, batch: PackedBatch, noise_BLD: Tensor | None) -> Tensor:
+        read = self._read(batch.ids_BL, noise_BLD)
+        keep = batch.places_T - 1  # a response token is predicted from the place before it
+        return self.model(**read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False).logits
+
+    def _read(self, ids_BL: Tensor, noise_BLD: Tensor | None) -> dict[str, Tensor]:
+        if noise_BLD is None:
+            return {"input_ids": ids_BL}
+        return {"inputs_embeds": self.model.get_input_embeddings()(ids_BL) + noise_BLD}
 
 
 class ScalarModel(nn.Module):

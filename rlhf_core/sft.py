@@ -12,6 +12,7 @@ from rlhf_core.engine import Engine, write_config
 from rlhf_core.lora import merge_adapter, with_adapter
 from rlhf_core.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.models import inference, load_policy, load_tokenizer, save_model
+from rlhf_core.packing import noise, pack, require_separation, step_seed
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.training import StepOutcome, fit
 
@@ -30,7 +31,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         after = heldout_loss(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         return _output(before, after, heldout, outputs={})
     train = load_sequences(tokenizer, spec.inputs["demonstrations_train"].path, config.max_train, spec.seed)
-    accumulate = _accumulator(engine, train, tokenizer.pad_token_id, config.micro_batch_tokens)
+    if config.packing:
+        require_separation(engine.infer, train[0], train[-1])
+    accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, accumulate, stage="sft", examples=len(train), seed=spec.seed)
     merge_adapter(policy.model)  # what is measured is what is saved
     after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
@@ -55,14 +58,18 @@ def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[
     return encode(tokenizer, subset(load_split(path), limit, seed=seed), "response")
 
 
-def _accumulator(engine: Engine, train: list[Sequence], pad_id: int, token_budget: int) -> Callable[[list[int]], StepOutcome]:
+def _accumulator(engine: Engine, train: list[Sequence], config: SFT, pad_id: int) -> Callable[[list[int]], StepOutcome]:
+    alpha, width = config.neftune_alpha, engine.module.model.config.get_text_config().hidden_size
+
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train[i] for i in indices]
         denominator = sum(len(s.response) for s in step_batch)
-        loss_sum = 0.0
-        for rows in microbatches([s.size for s in step_batch], token_budget):
-            batch = collate([step_batch[i] for i in rows], pad_id)
-            logprobs_BR = token_logprobs(engine(batch), batch.response_ids_BR)
+        loss_sum, seed = 0.0, step_seed() if alpha else 0
+        for rows in microbatches([s.size for s in step_batch], config.micro_batch_tokens):
+            sequences = [step_batch[i] for i in rows]
+            batch = pack(sequences) if config.packing else collate(sequences, pad_id)
+            read = [noise(batch, sequences, alpha=alpha, width=width, seeds=[seed + i for i in rows])] if alpha else []
+            logprobs_BR = token_logprobs(engine(batch, *read), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
             engine.backward(loss)
             loss_sum += float(loss)

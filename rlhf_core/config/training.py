@@ -29,6 +29,14 @@ class SFT(Training):
     warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
     max_train: int | None = Field(None, gt=0, description="Use only so many training demonstrations, drawn by seed")
     max_heldout: Positive = Field(512, description="Held-out demonstrations used for the loss")
+    packing: bool = Field(
+        False,
+        description="A microbatch is one row of whole demonstrations, without padding; none sees another",
+    )
+    neftune_alpha: NonNegative = Field(
+        0.0,
+        description="Noise on the embeddings, uniform within alpha / sqrt(tokens * width); 0 is off (5: Jain et al. 2023)",
+    )
     gate: SFTGate = SFTGate()
 
 
