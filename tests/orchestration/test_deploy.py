@@ -193,10 +193,14 @@ def platform(tmp_path_factory, tiny_model):
         it.rlhf("down")
 
 
-def test_two_runs_of_a_deployment_at_once_are_one_run(platform):
+def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
+    slot = {"names": [limits.model_limit("twice")], "slots": 1}
+    platform.post("v2/concurrency_limits/increment", mode="concurrency", **slot)  # another deployment of this model runs
     for _ in range(2):
         platform.start("rlhf/twice", until="prepare")  # a local base model: nothing to prepare
+    assert platform.ended("twice", 1) == ["Cancelled"]
+    platform.post("v2/concurrency_limits/decrement", **slot)
     assert platform.ended("twice", 2) == ["Cancelled", "Completed"]
     assert "rlhf/twice" in platform.rlhf("schedules")
 
