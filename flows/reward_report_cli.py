@@ -26,6 +26,15 @@ def reward_report(
         str | None,
         typer.Option(metavar="SHARES", help="Also train on these shares of the pairs, e.g. 0.125,0.25,0.5: a stage each"),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Labels of the policy's replies that ppo.reward_check has paired: id and label (a, b or tie) a line, JSON",
+        ),
+    ] = None,
     mistakes: Annotated[int, typer.Option(min=0, help="How many of the most confident mistakes to print")] = 5,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the page goes [default: reports in the workspace]")
@@ -42,7 +51,7 @@ def reward_report(
     from tasks.workspace import Workspace
 
     workspace = Workspace.here()
-    found = report(find_run(workspace, run), shares=_shares(learning_curve), workspace=workspace)
+    found = report(find_run(workspace, run), shares=_shares(learning_curve), workspace=workspace, labels=labels)
     path = _written(html or workspace.home / "reports" / f"{found.run}-reward.html", reward_page(found))
     if as_json:
         print(json.dumps(found.as_json() | {"page": str(path)}, indent=2))
@@ -70,7 +79,7 @@ def _print(found, mistakes: int, path: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from flows.report.reward import CAUTION, about, advice
+    from flows.report.reward import CAUTION, about, advice, on_policy
 
     console = Console()
     console = console if console.is_terminal else Console(width=WIDE)
@@ -80,6 +89,9 @@ def _print(found, mistakes: int, path: Path) -> None:
     if found.learning_curve:
         console.print(_learning(found))
         console.print(Text(advice(found.learning_curve)))
+    if found.checks:
+        console.print(_checks(found))
+        console.print(Text(on_policy(found)))
     for place, row in enumerate(found.mistakes[:mistakes], start=1):
         head = f"{place:3}. wrong with {row['confidence']:.1%} confidence (margin {row['margin']:.3g}) {about(row)}"
         texts = [f"     {name}: {_cut(row[name])}" for name in ("prompt", "chosen", "rejected")]
@@ -133,6 +145,19 @@ def _learning(found):
         bounds = f"{point.low:.3f} to {point.high:.3f}"
         cells = (f"{point.pairs:,}", f"{point.accuracy:.3f}", bounds, f"{point.loss:.4f}", gain_text(point))
         table.add_row(*map(Text, cells))
+    return table
+
+
+def _checks(found):
+    from rich.text import Text
+
+    from flows.report.reward import three
+
+    columns = ("PPO step", "labelled pairs", "accuracy", "fall from step 0", "mean |score difference|")
+    table = _table("On fresh pairs of the policy's own replies", columns)
+    for check in found.checks:
+        labelled, fall = f"{check.labelled} of {check.pairs}", three(check.fall, signed=True)
+        table.add_row(*map(Text, (str(check.step), labelled, three(check.accuracy), fall, f"{check.margin:.3f}")))
     return table
 
 

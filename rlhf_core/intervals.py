@@ -24,6 +24,13 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, float, float]:
+    """Difference of two independent shares with its 95% interval (Newcombe 1998, Statistics in Medicine 17, method 10)."""
+    p, q = wins / n, other_wins / other_n
+    (p_low, p_high), (q_low, q_high) = wilson(wins, n), wilson(other_wins, other_n)
+    return p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+
+
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact interval of a proportion from binomial tails (Clopper and Pearson 1934); (0, 1) for n = 0.
 

@@ -51,7 +51,7 @@ def read_key(name: str) -> str:
     key = os.environ.get(name, "").strip()
     if not key or not (key.isascii() and key.isprintable()):
         found = "not set" if not key else "not plain ASCII"
-        raise BadInput(f"evaluate.judge.api_key_env names {name}, which is {found}; set it to the endpoint's key.")
+        raise BadInput(f"judge.api_key_env names {name}, which is {found}; set it to the endpoint's key.")
     return key
 
 

@@ -3,13 +3,12 @@
 Pure functions over the items of the reward stage (rlhf_core/items.py). A pair is right when the chosen answer scores higher.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_core.intervals import wilson
+from rlhf_core.intervals import newcombe, wilson
 from rlhf_core.items import OF_DATA, Columns
 
 MOST_VALUES = 20  # of a column of names; the rarer ones are one slice together
@@ -134,15 +133,8 @@ def _slice(column: str, value: str, inside_N: np.ndarray, margin_N: np.ndarray) 
     right_N = margin_N > 0
     n, right = int(inside_N.sum()), int(right_N[inside_N].sum())
     rest, rest_right = len(margin_N) - n, int(right_N.sum()) - right
-    against = difference(right, n, rest_right, rest) if rest else None
+    against = newcombe(right, n, rest_right, rest) if rest else None
     return Slice(column, value, n, right / n, *wilson(right, n), float(margin_N[inside_N].mean()), against)
-
-
-def difference(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, float, float]:
-    """Difference of two independent shares with its 95% interval (Newcombe 1998, Statistics in Medicine 17, method 10)."""
-    p, q = wins / n, other_wins / other_n
-    (p_low, p_high), (q_low, q_high) = wilson(wins, n), wilson(other_wins, other_n)
-    return p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
 
 
 def calibration(items: Columns) -> list[Bin]:

@@ -1,10 +1,11 @@
 """What is known of a run's reward model: slices, calibration, curves, mistakes, and what more labels would bring."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from rlhf_core import onpolicy_pairs
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.intervals import bootstrap
@@ -33,6 +34,18 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its 95% interval."""
+
+    step: int
+    pairs: int
+    labelled: int
+    margin: float
+    accuracy: tuple[float, float, float] | None
+    fall: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
 class RewardReport:
     """Everything that `rlhf reward-report` shows."""
 
@@ -45,15 +58,17 @@ class RewardReport:
     mistakes: list[dict]
     learning_curve: list[Point]
     pairs: int  # held-out
+    checks: list[Check] = field(default_factory=list)
 
     def as_json(self) -> dict:
         return asdict(self)
 
 
-def report(record: Record, *, shares: list[float], workspace: Workspace) -> RewardReport:
+def report(record: Record, *, shares: list[float], workspace: Workspace, labels: Path | None = None) -> RewardReport:
     """The report of a recorded run; shares: of the training pairs, at which further models are trained (none: no curve).
 
-    Raises ConfigError when the run has no finished reward stage, BadInput when its evidence is gone.
+    labels: a person's, of pairs of the policy's replies. Raises ConfigError when the run has no finished reward stage, BadInput
+    when its evidence is gone.
     """
     stage = record.stage("reward")
     result = stage.result if stage else None
@@ -70,7 +85,30 @@ def report(record: Record, *, shares: list[float], workspace: Workspace) -> Rewa
         mistakes=mistakes(items, MISTAKES),
         learning_curve=learning_curve(stage, shares, workspace) if shares else [],
         pairs=len(items["pair_id"]),
+        checks=checks(record, labels),
     )
+
+
+def checks(record: Record, labels: Path | None) -> list[Check]:
+    """The checks that the run's PPO has made. Raises ConfigError for labels without checks, BadInput for bad labels."""
+    stage = record.stage("ppo")
+    found = onpolicy_pairs.checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
+    if labels:
+        if not found:
+            raise ConfigError(f"{record.name} has no pairs to label; expected a run with ppo.reward_check set.")
+        found = onpolicy_pairs.with_labels(found, labels)
+    return [_check(found, step) for step in found]
+
+
+def _check(found: dict[int, list[dict]], step: int) -> Check:
+    output = onpolicy_pairs.measured(found, step)
+
+    def estimate(name: str) -> tuple[float, float, float] | None:
+        return (output.metrics[name], *output.intervals[name]) if name in output.metrics else None
+
+    labelled, margin = int(output.metrics.get("ppo/onpolicy_pairs", 0)), output.metrics.get("ppo/onpolicy_margin", 0.0)
+    fall = estimate("ppo/onpolicy_fall") if step else None
+    return Check(step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall)
 
 
 def _items(run_dir: Path, result: StageResult) -> Columns:

@@ -104,6 +104,7 @@ def check_paths(recipe: Recipe) -> None:
     if recipe.model.sft:
         model_folder("model.sft", recipe.model.sft)
     reward.check(recipe)
+    ppo.check(recipe)
     if prepare.spec(recipe, {}) is None:
         model_folder("model.base", recipe.model.base)
     for name in validate.SOURCES:

@@ -39,6 +39,7 @@ def _sections(found: RewardReport) -> Iterable[Section]:
     yield "Accuracy by slice", slice_table(found.slices)
     yield "Calibration and curves", _charts(found)
     yield "Would more labels help?", _learning(found.learning_curve)
+    yield "On the policy's own replies", _checks(found)
     yield "Most confident mistakes", _mistakes(found.mistakes)
 
 
@@ -119,6 +120,36 @@ def advice(points: list[Point]) -> str:
     return (
         f"{step}: no change beyond noise, so more labels of this kind promise little, or the held-out set is too small to tell."
     )
+
+
+def _checks(found: RewardReport) -> Markup:
+    if not found.checks:
+        return Markup("")
+    rows = [
+        [cell(str(c.step), kind="num"), cell(f"{c.labelled} of {c.pairs}", kind="num"), cell(three(c.accuracy), kind="num"),
+         cell(three(c.fall, signed=True), kind="num"), cell(text_of(c.margin), kind="num")]
+        for c in found.checks
+    ]  # fmt: skip
+    head = ["PPO step", "labelled pairs", "accuracy", "fall from step 0", "mean |score difference|"]
+    curve = [(c.step, c.accuracy[0]) for c in found.checks if c.accuracy]
+    chart = figure(Chart("Accuracy on fresh pairs of the policy's replies", "PPO step", "share", [Series("accuracy", curve)]))
+    text = Markup("<p>{}</p><div class=charts>{}</div>{}")
+    return text.format(on_policy(found), chart, table(head, rows, numeric=[0, 1, 2, 3, 4]))
+
+
+def on_policy(found: RewardReport) -> str:
+    """What the checks say, one sentence."""
+    heldout = f"on held-out pairs of the data accuracy is {found.metrics['reward/accuracy']['value']:.3f}"
+    last = found.checks[-1]
+    if last.accuracy is None:
+        return f"The pairs wait for labels (rlhf reward-report RUN --labels FILE); {heldout}."
+    fell = f", {three(last.fall, signed=True)} below the SFT model's replies" if last.fall else ""
+    return f"After step {last.step} accuracy on the policy's own replies is {three(last.accuracy)}{fell}; {heldout}."
+
+
+def three(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> str:
+    """'0.71 [0.6, 0.8]'; '' for none."""
+    return f"{text_of(estimate[0], signed=signed)} {interval(*estimate[1:], signed=signed)}" if estimate else ""
 
 
 def _mistakes(found: list[dict]) -> Markup:

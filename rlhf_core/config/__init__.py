@@ -1,8 +1,9 @@
 """The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning."""
 
 from rlhf_core.config.data import Data, Rules, Source
-from rlhf_core.config.evaluate import Evaluate, Judge
+from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Severity
+from rlhf_core.config.judge import Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import GROUPED, PPO, AdvantageEstimator, Sampling
@@ -11,6 +12,6 @@ from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
     "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Evaluate",
-    "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "Rules", "Sampling", "Severity", "Source", "Training",
-    "load_recipe",
+    "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "Rules", "Sampling", "Severity", "Source",
+    "Training", "load_recipe",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import PPOGate
+from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.training import Training
 
 
@@ -67,6 +68,7 @@ class PPO(Training):
         0.0,
         description="Times the variance over the ensemble's members, taken off the score; 1 / score (0.1: Coste et al. 2023)",
     )
+    reward_check: RewardCheck | None = Field(None, description="Watch the reward model on the policy's own replies; None: off")
     sampling: Sampling = Sampling()
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints")
     gate: PPOGate = PPOGate()

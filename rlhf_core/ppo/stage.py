@@ -14,11 +14,12 @@ from rlhf_core.errors import Diverged
 from rlhf_core.kl import adapt_beta
 from rlhf_core.lora import plain_tensors
 from rlhf_core.models import load_tokenizer, require_same_tokenizer, save_model
+from rlhf_core.ppo import onpolicy
 from rlhf_core.ppo.experience import Experience, Forward, Models, experience_metrics, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.rollout import Rollout, prompts_of_step, roll_out
 from rlhf_core.ppo.update import update
-from rlhf_core.rundir import Output, RunDir, StageSpec, finite, read_metrics
+from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
 from rlhf_core.sampler import Sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
@@ -82,11 +83,16 @@ class Trainer:
 
 def run(spec: StageSpec, run: RunDir) -> Output:
     """Improve the SFT model's policy against the reward model. Raises Diverged; the last good checkpoint is kept."""
+    checker = onpolicy.build(PPO.model_validate(spec.config["ppo"]).reward_check, spec, run)  # a wrong name shows at once
     trainer = build(spec)
     config = trainer.config
     done, beta = _resume(trainer, run)
+    if checker and not done:
+        checker.start(trainer)
     for step in range(done + 1, config.steps + 1):
         metrics = trainer.step(step, beta)
+        if checker:
+            metrics |= checker.after(trainer, step, config.steps)
         run.log(step, config.steps, metrics)
         if config.kl_controller == "adaptive":
             kl, responses = metrics["ppo/kl_per_response"], config.rollout_batch
@@ -97,7 +103,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     write_config(trainer.actor, run.path / "deepspeed.json")
     metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
     files = {"deepspeed_config": "deepspeed.json"}
-    return Output(outputs={"model": "model"}, metrics=metrics, counts=dict.fromkeys(metrics, responses), files=files)
+    whole = Output(outputs={"model": "model"}, metrics=metrics, counts=dict.fromkeys(metrics, responses), files=files)
+    return merged([whole, checker.output(config.steps, run.path)]) if checker else whole
 
 
 def check(metrics: dict[str, float], step: int, config: PPO) -> None:

@@ -5,6 +5,7 @@ from random import Random
 from typing import NamedTuple
 
 from rlhf_core.quickstart.language import COURTESIES
+from rlhf_core.quickstart.utility import score
 
 
 class Annotator(NamedTuple):
@@ -36,6 +37,22 @@ def preference(annotator: Annotator, replies: tuple[str, str], utilities: tuple[
 def votes_for_first(rng: Random, replies: tuple[str, str], utilities: tuple[float, float]) -> int:
     """How many of VOTES annotators, drawn without replacement, prefer the first reply."""
     return sum(rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES))
+
+
+def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:
+    """A judge: what the majority of VOTES annotators says of each pair, 1 (a is better) or 0.
+
+    The same pair gets the same annotators and votes, in whichever order it is shown. Raises BadInput for a prompt of another
+    language.
+    """
+    return [_majority(*pair) for pair in zip(prompts, replies_a, replies_b, strict=True)]
+
+
+def _majority(prompt: str, reply_a: str, reply_b: str) -> float:
+    first, second = sorted((reply_a, reply_b))
+    worth = tuple(score([prompt] * 2, [first, second]))
+    prefer_first = votes_for_first(Random(f"{prompt}\0{first}\0{second}"), (first, second), worth) > VOTES / 2
+    return float(prefer_first == (first == reply_a))
 
 
 def _value(annotator: Annotator, reply: str, utility: float) -> float:

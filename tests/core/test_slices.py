@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from rlhf_core.intervals import wilson
-from rlhf_core.slices import NOTHING, OTHERS, calibration, difference, labelled, mistakes, quarters, slices
+from rlhf_core.intervals import newcombe, wilson
+from rlhf_core.slices import NOTHING, OTHERS, calibration, labelled, mistakes, quarters, slices
 
 N = 12
 ITEMS = {
@@ -41,14 +41,14 @@ def test_an_identity_and_a_constant_are_no_slices():
 
 def test_a_slice_is_held_against_all_other_pairs():
     code = of("domain")["code"]
-    assert code.against_rest == difference(6, 6, 1, 6) and code.differs
+    assert code.against_rest == newcombe(6, 6, 1, 6) and code.differs
     assert of("all pairs")[""].against_rest is None and not of("all pairs")[""].differs
     assert not of("level")["1"].differs
 
 
 def test_the_difference_of_shares_is_newcombes():
     """Newcombe 1998, table II, first example: 56/70 - 48/80 = 0.2, method 10: 0.0524 to 0.3339."""
-    assert difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert newcombe(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 def test_quarters_have_equal_counts_and_keep_equal_values_together():

@@ -16,10 +16,11 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, Sampling
+from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, RewardCheck, Sampling
 from rlhf_core.config.gates import GateRule
 from rlhf_core.item_metrics import ITEM_METRICS
 from rlhf_core.measure import measure
+from rlhf_core.onpolicy_pairs import checks, counts
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
 SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
@@ -133,6 +134,28 @@ def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(sft, reward, t
     metrics = [line["metrics"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert max(step["ppo/sampler_logprob_diff_max"] for step in metrics) < 1e-3
     assert not any("critic" in name or "value" in name for name in metrics[0])
+
+
+@pytest.mark.slow
+def test_reward_check_watches_the_policys_replies_and_changes_nothing_else(
+    sft, reward, ppo, tiny_splits, tmp_path, monkeypatch
+):  # fmt: skip
+    (tmp_path / "my_labels.py").write_text(JUDGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    watch = RewardCheck(every=2, pairs=12, judge=Judge(function="my_labels:judge"))
+    spec = ppo_spec(sft, reward, tiny_splits, PPO_TINY.model_copy(update={"reward_check": watch}))
+    kill_after_steps(spec, tmp_path / "run", 3)
+    checked = finish(spec, tmp_path / "run")
+    assert_equal_weights(ppo, checked)
+    found = checks(tmp_path / "run" / "onpolicy")
+    assert list(found) == [0, 2, 4] and all(6 < len(pairs) <= 12 for pairs in found.values())
+    for pair in found[4]:
+        ours, theirs = len(pair["reply_a"]), len(pair["reply_b"])
+        assert pair["label"] == (0.5 if ours == theirs else float(ours < theirs))
+    right, n = counts(found[4])
+    assert checked.metrics["ppo/onpolicy_accuracy"] == right / n and checked.counts["ppo/onpolicy_accuracy"] == n
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "ppo/onpolicy_accuracy" in line["metrics"]] == [2, 4]
 
 
 def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, tiny_splits, tmp_path):

@@ -153,3 +153,25 @@ def test_smaller_training_sets_lie_inside_larger_ones():
     random.Random(0).shuffle(rows)
     subsets = [set(subset(rows, limit, seed=3)) for limit in (25, 50, 100, 200)]
     assert all(small < large for small, large in itertools.pairwise(subsets))
+
+
+def test_a_persons_labels_of_the_policys_replies_are_read_when_they_come(rlhf, recorded, tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"id": "0-0", "label": "a"}\n')
+    code, _, err = rlhf("reward-report", "--labels", tmp_path / "labels.jsonl")
+    assert code == 2 and "expected a run with ppo.reward_check set" in err
+    folder = recorded.stage("ppo").run_dir / "onpolicy"
+    folder.mkdir()
+    for step, right in ((0, 9), (10, 4)):
+        about = {"step": step, "prompt": "p", "reply_a": "x", "reply_b": "y", "score_b": 0.0, "label": None}
+        pairs = [about | {"id": f"{step}-{i}", "score_a": 1.0 if i < right else -1.0} for i in range(12)]
+        (folder / f"step-{step:06d}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    code, out, _ = rlhf("reward-report", "--html", tmp_path / "page.html")
+    assert code == 0 and "wait for labels" in out and "0 of 12" in out
+    labels = [{"id": f"{step}-{i}", "label": "a"} for step in (0, 10) for i in range(12)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    code, out, _ = rlhf("reward-report", "--labels", tmp_path / "labels.jsonl", "--json", "--html", tmp_path / "page.html")
+    first, last = json.loads(out)["checks"]
+    assert (first["accuracy"][0], last["accuracy"][0]) == (9 / 12, 4 / 12) and first["fall"] is None
+    assert last["fall"][0] == pytest.approx(5 / 12) and last["labelled"] == 12
+    seen = assert_self_contained((tmp_path / "page.html").read_text())
+    assert "below the SFT model's replies" in seen.text
