@@ -64,11 +64,13 @@ def init_distributed() -> None:
         return
     add_scripts_to_path()
     load_ops()
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(key, value)
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    missing = {name: value for name, value in alone.items() if name not in os.environ}
+    os.environ.update(missing)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    if "MASTER_PORT" in missing:  # taken now: a child process that inherited it could not listen
+        del os.environ["MASTER_PORT"]
 
 
 def _free_port() -> int:

@@ -95,7 +95,8 @@ def test_recipes_are_listed_with_what_they_do(rlhf):
 
 
 def test_completion_offers_recipe_names():
-    assert cli._recipes("qu") == ["quickstart"]
+    assert cli._recipes("quickstart") == ["quickstart", "quickstart-dpo"]
+    assert cli._recipes("smo") == ["smollm2"]
 
 
 # bad input
