@@ -1,7 +1,5 @@
 """The command line: `rlhf`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."""
 
-import json
-import os
 import sys
 import traceback
 from enum import StrEnum
@@ -15,6 +13,7 @@ from flows.compare_cli import compare, lineage
 from flows.deploy_cli import deploy, reap, schedules, serve
 from flows.gates_cli import gates
 from flows.gc_cli import gc
+from flows.output import AsJson, Debug, console, debugging, print_json
 from flows.plan_cli import plan
 from flows.platform import state as platform_state
 from flows.platform_cli import down, lines, up
@@ -22,13 +21,13 @@ from flows.registry_cli import history, promote, rollback
 from flows.reward_report_cli import reward_report
 from flows.sweep_cli import sweep
 from flows.trace_cli import trace
+from flows.upkeep_cli import doctor, recipes, sync, ui
 from rlhf_core.errors import PromotionRefused, RLHFError
 
 EPILOG = (
     "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else. "
     "Runs, records and the tracking store lie in ./.rlhf (or RLHF_HOME)."
 )
-WIDE = 200  # columns of a table that is not printed to a terminal: nothing is folded
 app = typer.Typer(
     name="rlhf",
     help="RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo (or dpo), evaluate, promote.",
@@ -59,12 +58,6 @@ def _recipes(incomplete: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml") if path.stem.startswith(incomplete))
 
 
-def _set_debug(debug: bool) -> bool:
-    if debug:
-        os.environ["RLHF_DEBUG"] = "1"
-    return debug
-
-
 RecipeName = Annotated[
     str,
     typer.Argument(metavar="RECIPE", help="A recipe's name (see rlhf recipes) or a .toml file", autocompletion=_recipes),
@@ -72,11 +65,6 @@ RecipeName = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. ppo.beta=0.1; repeatable"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error, and Prefect's log (RLHF_DEBUG=1)"),
 ]
 
 
@@ -119,13 +107,13 @@ def status(
 
     runs = recent(limit)
     if as_json:
-        _print_json(runs)
+        print_json(runs)
         return
     platform = platform_state.read(Workspace.here())
     if platform and platform.services:
         print("\n".join(lines(platform)))
     if runs:
-        _console().print(status_table(runs))
+        console().print(status_table(runs))
     else:
         print("No runs here yet. Start one with: rlhf run quickstart")
 
@@ -148,116 +136,25 @@ app.command("reward-report")(reward_report)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
 app.command("history")(history)
-
-
-@app.command()
-def ui(
-    port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000, or a free one]")] = None,
-    prefect_port: Annotated[int | None, typer.Option(help="Prefect's port [default: 4200, or a free one]")] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open MLflow's page in the browser")] = True,
-    debug: Debug = False,
-) -> None:
-    """Serve MLflow's page on this workspace's store, and Prefect's, until Ctrl-C."""
-    from flows.ui import Page, serve
-    from tasks.workspace import Workspace
-
-    def ready(pages: list[Page]) -> None:
-        for page in pages:
-            print(f"{page.name:8} {page.url}", flush=True)
-        print("Ctrl-C ends both.", flush=True)
-        if browser:
-            typer.launch(pages[0].url)
-
-    print("starting MLflow's and Prefect's pages, about 15 s ...", file=sys.stderr, flush=True)
-    serve(Workspace.here(), (port, prefect_port), ready)
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: versions, accelerator, memory, disk, compiler, ports, servers; and how to mend what is wrong."""
-    from flows.doctor import examine
-    from tasks.workspace import Workspace
-
-    checks = []
-    for check in examine(Workspace.here().home):
-        checks.append(check)
-        if not as_json:
-            _print_check(check)
-    if as_json:
-        _print_json([vars(check) for check in checks])
-    failed = sum(check.level == "fail" for check in checks)
-    if failed:
-        print(f"rlhf: {failed} of {len(checks)} checks failed", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def _print_check(check) -> None:
-    color = {"ok": "green", "warn": "yellow", "fail": "red"}[check.level]
-    console = _console()
-    console.print(f"[{color}]{check.level:4}[/]", end=" ")
-    console.print(f"{check.name:15} {check.found}", markup=False, highlight=False, soft_wrap=True)
-    if check.mend:
-        console.print(f"     {'':15} to mend: {check.mend}", markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def sync(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Forward to MLflow what it has not got yet, from runs made while it was down."""
-    from flows.run import quiet_libraries
-
-    quiet_libraries()
-    from tasks.sweep_tracking import sync as forward_all
-
-    report = forward_all()
-    if as_json:
-        _print_json(vars(report))
-    else:
-        print(f"forwarded: {', '.join(report.forwarded) or 'nothing'}")
-    if report.waiting:
-        raise RLHFError(f"{', '.join(report.waiting)} must wait: {report.problem}. Start MLflow and run rlhf sync again.")
-
-
-@app.command()
-def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that come with the project."""
-    import tomllib
-
-    rows = []
-    for path in sorted((Path(__file__).parent / "recipes").glob("*.toml")):
-        rows.append({"name": path.stem, "description": tomllib.loads(path.read_text()).get("description", "")})
-    if as_json:
-        _print_json(rows)
-        return
-    for row in rows:
-        print(f"{row['name']:16} {row['description']}")
+for command in (ui, doctor, sync, recipes):
+    app.command()(command)
 
 
 def _finish(outcome, as_json: bool) -> None:
     """Print what a run left, and end with its exit code."""
     if as_json:
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
     else:
         from rich.text import Text
 
-        console = _console()
-        for part in outcome.tables(full_links=not console.is_terminal):
-            console.print(part, soft_wrap=isinstance(part, Text))
+        out = console()
+        for part in outcome.tables(full_links=not out.is_terminal):
+            out.print(part, soft_wrap=isinstance(part, Text))
     if outcome.error is None:
         return
-    if str(outcome.error) in outcome.told and not _debugging():
+    if str(outcome.error) in outcome.told and not debugging():
         raise typer.Exit(outcome.error.exit_code)
     raise outcome.error
-
-
-def _console():
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, default=str))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -270,17 +167,13 @@ def main(argv: list[str] | None = None) -> int:
     except RLHFError as error:
         return _report(str(error), error.exit_code)
     except Exception as error:
-        hint = "" if _debugging() else " (add --debug for the traceback)"
+        hint = "" if debugging() else " (add --debug for the traceback)"
         return _report(f"unexpected {type(error).__name__}: {error}{hint}", 1)
     return 0
 
 
-def _debugging() -> bool:
-    return os.environ.get("RLHF_DEBUG", "") not in ("", "0")
-
-
 def _report(message: str, code: int, word: str | None = None) -> int:
-    if _debugging():
+    if debugging():
         traceback.print_exc()
     word = word or ("a gate refused" if code == 3 else "error")
     print(f"rlhf: {word}: {message}", file=sys.stderr)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from flows.output import console
 from rlhf_core.errors import ConfigError, RLHFError
 
 REFERENCE = (
     "A pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or its start, latest, latest~1, or a model version "
     "(quickstart-policy@champion, quickstart-policy/3)"
 )
-WIDE = 200  # columns of what is not printed to a terminal
 FOLDER = "comparisons"  # of a run's artifacts
 
 
@@ -81,10 +81,10 @@ def lineage(
         return
     from flows.report.terminal import lineage_tree, saw_table
 
-    console = _console()
-    console.print(lineage_tree(found))
+    out = console()
+    out.print(lineage_tree(found))
     if found.saw is not None:
-        console.print(saw_table(found))
+        out.print(saw_table(found))
 
 
 def _distinct(found: list, references: list[str]) -> list:
@@ -129,14 +129,7 @@ def _written(path: Path | None, name: str, text: str) -> Path:
 def _print_comparison(result, samples: int, path: Path) -> None:
     from flows.report.terminal import comparison_lines
 
-    console = _console()
+    out = console()
     for part in comparison_lines(result, samples):
-        console.print(part)
-    console.print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _console():
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+        out.print(part)
+    out.print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)

@@ -16,7 +16,7 @@ for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
 from prefect import Flow, State, flow, runtime  # noqa: E402
 from prefect.states import Failed  # noqa: E402
 
-from flows.report.at_end import write_report  # noqa: E402
+from flows.report.at_end import write_page, write_report  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
 from rlhf_core.errors import GateRefused  # noqa: E402
 from tasks.approval import approval  # noqa: E402
@@ -54,7 +54,7 @@ def _stages(recipe: Recipe, from_stage: str | None, until: str | None) -> Pipeli
             gate(name, session, done)
         if session.promotes:
             if recipe.registry.approval.required:
-                approval(session)
+                approval(session, write_page)
             promote(session)
     return session.result()
 

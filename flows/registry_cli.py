@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.output import console
 from rlhf_core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,20 +31,27 @@ Adopt = Annotated[
     bool,
     typer.Option("--adopt", help="Go on although aliases were moved behind the ledger's back; needs --reason, recorded"),
 ]
+Approver = Annotated[
+    str,
+    typer.Option("--approved-by", metavar="NAME", help="Who approved, where the recipe requires approval and none is recorded"),
+]
+Comment = Annotated[str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
 
 
 def promote(
     name: Name, version: Version, expect_current: Expected = None, reason: Reason = "", override_contest: Override = "",
-    adopt: Adopt = False, as_json: AsJson = False,
+    approved_by: Approver = "", comment: Comment = "", adopt: Adopt = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Make a version champion, its reward model with it: all its gates passed, its bytes unchanged, the champion beaten."""
-    request = _request(reason, adopt, override_contest)
+    request = _request(reason, adopt, override_contest) | _approval(approved_by, comment)
     from tasks import desk, promotion
 
     where, kind = desk.at(name)
     if kind == "reward" and override_contest:
         raise BadInput("--override-contest is for policies; a reward model fights no contest.")
+    if kind == "reward" and approved_by:
+        raise BadInput("--approved-by is for policies; a reward model is promoted without approval.")
     expects = None if expect_current is None else str(expect_current or "")
     request |= {"version": str(version), "expects": expects}
     _tell(promotion.promote(where, promotion.Request(kind=kind, **request)), as_json)
@@ -87,6 +95,17 @@ def _request(reason: str, adopt: bool, contest_override: str = "") -> dict:
     return {"reason": " ".join(reason.split()), "adopt": adopt, "contest_override": " ".join(contest_override.split())}
 
 
+def _approval(name: str, comment: str) -> dict:
+    """Who approved and what they said, which both must be given."""
+    given = {"--approved-by": " ".join(name.split()), "--comment": " ".join(comment.split())}
+    for option, text in given.items():
+        if len(text) > LONGEST:
+            raise BadInput(f"{option} has {len(text)} characters; expected at most {LONGEST}.")
+    if missing := [option for option, text in given.items() if any(given.values()) and not text]:
+        raise BadInput(f"{missing[0]} is missing: an approval is a name and a comment, for the ledger keeps both.")
+    return {"approved_by": given["--approved-by"], "approval_comment": given["--comment"]}
+
+
 def _quietly() -> None:
     from flows.run import quiet_libraries
 
@@ -107,7 +126,6 @@ def _state(entry: "Entry") -> str:
 
 
 def _print_table(name: str, found: "History") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -119,9 +137,9 @@ def _print_table(name: str, found: "History") -> None:
         state = _state(entry)
         notes = [entry.outcome_reason or entry.reason]
         notes += [f"contest overridden: {entry.contest_override}"] if entry.contest_override else []
+        notes += [entry.approved] if entry.approved else []
         notes += [f"adopted: {entry.adopted}"] if entry.adopted else []
         cells = [str(entry.number), f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.action, entry.model, entry.version]
         texts = [*map(Text, [*cells, entry.expects or "-", entry.by]), Text(state, style=COLORS.get(state, "red"))]
         table.add_row(*texts, Text("; ".join(filter(None, notes))))
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    console().print(table)

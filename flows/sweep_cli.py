@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-WIDE = 200  # columns of what is not printed to a terminal
+from flows.output import console
 
 
 class Until(StrEnum):
@@ -82,10 +82,8 @@ def sweep(
 
 
 def _print(results, result) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDE)
-    for part in results(result, full_links=not console.is_terminal):
-        console.print(part, soft_wrap=isinstance(part, Text))
+    out = console()
+    for part in results(result, full_links=not out.is_terminal):
+        out.print(part, soft_wrap=isinstance(part, Text))

@@ -4,12 +4,15 @@ MLflow runs this file when it saves and when it loads the model ("models from co
 transformers, not the project, and imports the last two only when weights are loaded.
 """
 
+import hashlib
+import json
 import threading
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 BATCH = 16  # conversations answered at once
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -26,6 +29,7 @@ class Policy(mlflow.pyfunc.PythonModel):
         folder = Path(context.artifacts["model"])
         if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
             raise refused(f"{folder} holds {found}, which may run code when loaded; expected safetensors only")
+        require_bytes(folder)
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safely)
@@ -82,6 +86,21 @@ class Policy(mlflow.pyfunc.PythonModel):
             max_new_tokens=min(settings["max_tokens"], self.limit - P), **how,
         )  # fmt: skip
         return self.tokenizer.batch_decode(ids_BL[:, P:], skip_special_tokens=True)
+
+
+def digest_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_bytes(folder: Path) -> None:
+    """Refuse other bytes than those that were evaluated and registered, whose digest MLmodel holds."""
+    expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
+    parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
+    found = hashlib.sha256(json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    if expected and found != expected:
+        raise refused(f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version anew")
 
 
 mlflow.models.set_model(Policy())

@@ -5,40 +5,51 @@ need a deployment to come back, and one that nobody answers would end on Prefect
 """
 
 import contextlib
+import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from rlhf_core.digest import digest_json
 from rlhf_core.errors import GateRefused, RLHFError
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
-from tasks import describe, events, signoff
+from tasks import candidate, describe, events, signoff
 from tasks.pause import Form, PausedRun
 from tasks.record import ApprovalRecord
 from tasks.session import Row, Session
+from tasks.tracking import brief, report_link, version_page
 
 POLL_SECONDS = 0.5  # between looks at the answer file
 PREFECT_SECONDS = 3.0  # between questions to Prefect's server
-VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
+log = logging.getLogger("rlhf.approval")
 
 
 @task(task_run_name="approval", cache_policy=NO_CACHE, persist_result=False)
-def approval(session: Session) -> ApprovalRecord:
+def approval(session: Session, report: Callable[[Session], Path | None]) -> ApprovalRecord:
     """Ask for approval, and wait. Raises GateRefused, after all is recorded, when it is not given in time.
 
-    What was decided before on the very same policy, rival and gate records counts again; nobody is asked twice.
+    What was decided before on the very same policy, rival and gate records counts again; nobody is asked twice. The policy
+    is registered before the question, so that it can be looked at and the answer, also a no, stands on its version.
+    report: writes the run's report as it stands now.
     """
     started = time.monotonic()
-    asked = _question(session)
+    asked = session.approval = _question(session)
+    _note(session, asked)
+    candidate.register(session)
+    _show_report(session, report)
     text = evidence(session)
     create_markdown_artifact(text, key="approval", description=f"{asked.run}: may this policy be promoted?")
     earlier = signoff.decision(session.workspace, asked.evidence)
     decided = earlier or _ask(session, asked, text)
+    session.approval = decided
     _note(session, decided)
+    candidate.register(session)
+    session.tracker.retry()
     seconds, link = time.monotonic() - started, session.tracker.link()
     session.rows.append(Row("approval", seconds, None, None, decided.state, link, None, cached=earlier is not None))
     sentence = decided.sentence + (
@@ -47,25 +58,27 @@ def approval(session: Session) -> ApprovalRecord:
     events.emit(events.ApprovalDecided(decided.state == "approved", sentence, seconds, link))
     if decided.state != "approved":
         raise GateRefused(sentence)
-    session.approval = decided
     return decided
+
+
+def _show_report(session: Session, report: Callable[[Session], Path | None]) -> None:
+    """Write the report that whoever is asked reads, and bring it to MLflow, which may be away; asking needs neither."""
+    try:
+        session.tracker.show_report(report(session))
+    except Exception as error:
+        log.warning("the report for the approval could not be written (%s)", brief(error))
 
 
 def _question(session: Session) -> ApprovalRecord:
     hours, asked_at = session.recipe.registry.approval.timeout_hours, signoff.now()
-    rival = session.have.get("champion")
-    shown = {
-        "policy": session.have["policy"].digest,
-        "rival": rival.digest if rival else None,
-        "gates": [decision.model_dump(mode="json", exclude=VOLATILE) for decision in session.decisions],
-    }
+    rival = candidate.rival(session)
+    shown = signoff.evidence(session.have["policy"].digest, rival.digest if rival else None, session.decisions)
     until = asked_at + timedelta(hours=hours)
-    return ApprovalRecord(evidence=digest_json(shown), run=session.tracker.record.name, asked_at=asked_at, until=until)
+    return ApprovalRecord(evidence=shown, run=session.tracker.record.name, asked_at=asked_at, until=until)
 
 
 def _ask(session: Session, asked: ApprovalRecord, text: str) -> ApprovalRecord:
     paused = PausedRun(text, asked)
-    _note(session, asked)
     events.emit(events.ApprovalAsked(asked.run, asked.until, paused.page, session.tracker.link()))
     next_look = 0.0
     while True:
@@ -127,12 +140,12 @@ def _note(session: Session, record: ApprovalRecord) -> None:
 
 def evidence(session: Session) -> str:
     """Markdown: the model and what it stands against, every gate's verdict, the metrics with intervals, MLflow's page."""
-    rival, link = session.have.get("champion"), session.tracker.link()
+    rival = candidate.rival(session)
     lines = [
         f"## May this policy be promoted? {session.tracker.record.name}",
         f"Policy `{session.have['policy'].digest[:12]}` of recipe **{session.recipe.name}**, "
-        + (f"to replace champion `{rival.digest[:12]}`." if rival else "with no champion to replace.")
-        + (f" All evidence: [MLflow]({link})." if link else " MLflow did not answer when this was written."),
+        + (f"to replace champion `{rival.digest[:12]}`." if rival else "with no champion to replace."),
+        _pages(session),
         "### Gates", describe.verdict_table(session.decisions),
     ]  # fmt: skip
     for stage in ("evaluate", "dpo", "reward"):
@@ -140,6 +153,17 @@ def evidence(session: Session) -> str:
             lines += [f"### Metrics of {stage}", _metric_table(result)]
     lines.append(f"Approve or reject here, or: `rlhf approve {session.tracker.record.name}`")
     return "\n\n".join(lines)
+
+
+def _pages(session: Session) -> str:
+    """Where to read on: the report with curves and replies, the run, the version with its card; what MLflow has of them."""
+    record, link = session.tracker.record, session.tracker.link()
+    version = next((item for item in record.registrations if item.kind == "policy" and item.version), None)
+    links = [f"[report]({report_link(record)})"] if report_link(record) and not session.tracker.problem else []
+    links += [f"[MLflow]({link})"] if link else []
+    links += [f"[{version.model} {version.version}]({version_page(record, version)})"] if version else []
+    text = "All evidence: " + ", ".join(links) + "." if links else "MLflow did not answer when this was written."
+    return text + (f" The report is also `{record.report}` on the machine of the run." if record.report else "")
 
 
 def _metric_table(result: StageResult) -> str:

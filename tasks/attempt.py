@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
 from rlhf_core.gates import Decision
 from tasks import registry
-from tasks.desk import Desk, check, drift, move, named, put_back, smoke_by_alias
-from tasks.eligibility import ContestLost, require_victory
+from tasks.desk import Desk, Evidence, check, drift, move, named, put_back, smoke_by_alias
+from tasks.eligibility import ApprovalMissing, ContestLost, require_approval, require_victory
 from tasks.ledger import KINDS, Aliases, Entry, Plan, State, advanced, earlier, stack
 from tasks.registry import CHAMPION, PREVIOUS
 
@@ -25,8 +25,12 @@ class Attempt:
     entry: Entry
     states: list[State] = field(default_factory=list)  # champions by the ledger, the last one present
     found: Aliases = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)  # of the policy that is to be champion
+    evidence: Evidence = field(default_factory=lambda: Evidence([], None))  # of the model that is to be champion
     plan: Plan | None = None
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return self.evidence.decisions
 
     @property
     def champion(self) -> State:
@@ -107,8 +111,8 @@ def examine(attempt: Attempt, target: State) -> None:
         if target.version(kind) is None:
             continue
         if kind == attempt.entry.kind or target.version(kind) != attempt.found[f"{kind}@{CHAMPION}"]:
-            decisions = check(attempt.desk, target, kind)
-            attempt.decisions = decisions if kind == attempt.entry.kind else attempt.decisions
+            found = check(attempt.desk, target, kind)
+            attempt.evidence = found if kind == attempt.entry.kind else attempt.evidence
 
 
 def contest(attempt: Attempt, target: State) -> None:
@@ -122,6 +126,16 @@ def contest(attempt: Attempt, target: State) -> None:
             require_victory(attempt.decisions, present)
         except ContestLost as lost:
             raise ContestLost(f"Version {attempt.entry.version} of {attempt.entry.model} is not promoted: {lost}") from None
+
+
+def consent(attempt: Attempt, target: State) -> None:
+    """A person has approved of the policy where its recipe asks for that. Raises ApprovalMissing."""
+    if attempt.entry.approved_by:
+        return
+    try:
+        require_approval(attempt.evidence.sign_off, target.policy.digest, attempt.decisions)
+    except ApprovalMissing as missing:
+        raise ApprovalMissing(f"Version {attempt.entry.version} of {attempt.entry.model} is not promoted: {missing}") from None
 
 
 def switch(attempt: Attempt, target: State) -> None:
@@ -160,4 +174,7 @@ def finish(attempt: Attempt, reason: str) -> None:
         desk.client.set_model_version_tag(
             entry.model, entry.version, "contest_override", f"by {entry.by}: {entry.contest_override}"
         )
+    if entry.approved_by:
+        approval = f"{entry.approved} (entered by {entry.by})"
+        desk.client.set_model_version_tag(entry.model, entry.version, "approved_by_hand", approval)
     desk.ledger.close(entry, "done", reason)

@@ -17,22 +17,26 @@ LEFT_OUT_FIRST = ("Training", "Lineage", "Samples", "Data")
 # stage -> models that its model was made from
 PARENTS = {"reward": ("base", "sft"), "ppo": ("base", "sft", "reward"), "dpo": ("base", "sft")}
 SAMPLES = 3
-CELL = 160  # characters of a sample in a table
+CELL, BRIEF_CELL = 160, 100  # characters of a sample in a table
 
 
-def card(session: Session, name: str, stage: str, decisions: list[Decision]) -> str:
-    """The card of model `name` ('policy' or 'reward') that `stage` made; model output in it is escaped."""
+def card(session: Session, name: str, stage: str, decisions: list[Decision], *, brief: bool = False) -> str:
+    """The card of model `name` ('policy' or 'reward') that `stage` made; model output in it is escaped.
+
+    brief: for a version's description, whose length is limited: verdicts without their intervals, shorter samples.
+    """
     model = f"{session.recipe.registry.name}-{name}"
     sections = {
         "Metrics": _metrics(session, {decision.metric for decision in decisions}, stage),
-        "Gates": describe.verdict_table(decisions),
-        "Samples": _samples(session, name),
+        "Gates": _verdicts(decisions) if brief else describe.verdict_table(decisions),
+        "Samples": _samples(session, name, BRIEF_CELL if brief else CELL),
         "Data": _data(session),
         "How to load": _loading(session, model, name),
         "Training": _training(session, stage),
         "Lineage": _lineage(session, stage),
     }
-    parts = [f"# {model}", _what(session, name), *_sign_off(session, name), *_overrides(decisions)]
+    title = [] if brief else [f"# {model}"]  # MLflow's page has the name on top, and its list shows the first line
+    parts = [*title, _what(session, name), *_sign_off(session, name), *_overrides(decisions)]
     return "\n\n".join([*parts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
@@ -115,7 +119,12 @@ def _metric_row(metric: str, result: StageResult) -> list[str]:
     return [metric, f"{result.metrics[metric]:.4g}", between, result.counts.get(metric, ""), unit]
 
 
-def _samples(session: Session, name: str) -> str:
+def _verdicts(decisions: list[Decision]) -> str:
+    rows = [[f"{d.stage}.{d.gate}", describe.value_text(d), d.rule, d.verdict] for d in decisions]
+    return table(["gate", "value", "required", "verdict"], rows)
+
+
+def _samples(session: Session, name: str, limit: int) -> str:
     """The first held-out items of the stage that measured the model, whatever they are; none from an older run."""
     stage, (first, second) = {"policy": ("evaluate", ("sft", "policy")), "reward": ("reward", ("chosen", "rejected"))}[name]
     entry, result = session.tracker.record.stage(stage), session.results.get(stage)
@@ -126,7 +135,7 @@ def _samples(session: Session, name: str) -> str:
     columns = ["prompt", f"{first}{reply}", f"{first}_score", f"{second}{reply}", f"{second}_score"]
     rows = zip(*(items[column][:SAMPLES] for column in columns), strict=True)
     head = ["prompt", first, "score", second, "score"]
-    return table(head, [[f"{value:.2f}" if isinstance(value, float) else cell(value) for value in row] for row in rows])
+    return table(head, [[f"{value:.2f}" if isinstance(value, float) else cell(value, limit) for value in row] for row in rows])
 
 
 def _data(session: Session) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -50,6 +51,28 @@ def _verdict_row(decision: Decision) -> str:
     return "| " + " | ".join(map(str, [*cells, decision.rule, verdict])) + " |"
 
 
+def spaced(text: str) -> str:
+    """Markdown whose tables MLflow's page can show: it draws columns without a gap, so each one's longest cell gets one."""
+    lines = text.split("\n")
+    start = None
+    for end, line in enumerate([*lines, ""]):
+        if line.startswith("| ") and start is None:
+            start = end
+        elif not line.startswith("|") and start is not None:
+            lines[start:end] = _spaced_table(lines[start:end])
+            start = None
+    return "\n".join(lines)
+
+
+def _spaced_table(lines: list[str]) -> list[str]:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    texts = [row for row in rows if len(row) == len(rows[0]) and set(row[0].strip()) != {"-"}]
+    for column in range(len(rows[0]) - 1):
+        longest = max(texts, key=lambda row: len(row[column].strip()))
+        longest[column] = f" {longest[column].strip()}&ensp; "
+    return ["|" + "|".join(row) + "|" for row in rows]
+
+
 def value_text(decision: Decision) -> str:
     """The estimate; 'missing', or '-' where there was nothing to compare with."""
     if decision.value is None:
@@ -74,6 +97,8 @@ def pipeline_note(record: Record) -> str:
         lines.append(f"> {record.error.splitlines()[0]}")
     if decisions := [decision for stage in record.stages for decision in stage.decisions]:
         lines.append(verdict_table(decisions))
+    if record.approval:
+        lines.append(f"Approval: {record.approval.sentence}.")
     if record.promotion:
         lines.append(f"Promotion: {record.promotion['reason']}")
     return "\n\n".join(lines)

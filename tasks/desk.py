@@ -9,6 +9,7 @@ from rlhf_core.gates import Decision
 from tasks import packaging, registry
 from tasks.eligibility import require_evidence
 from tasks.ledger import KINDS, Aliases, Champion, Entry, Kind, Ledger, Plan, State
+from tasks.record import SignOff
 from tasks.registry import CHAMPION, PREVIOUS
 from tasks.tracking import brief, client_for
 from tasks.workspace import Workspace
@@ -99,7 +100,15 @@ def named(version: str | None) -> str:
     return f"version {version}" if version else "none"
 
 
-def check(desk: Desk, state: State, kind: Kind) -> list[Decision]:
+@dataclass(frozen=True)
+class Evidence:
+    """What a version's files say: its gate records, and where a person's approval stands (None: they do not say)."""
+
+    decisions: list[Decision]
+    sign_off: SignOff | None
+
+
+def check(desk: Desk, state: State, kind: Kind) -> Evidence:
     """Bytes and gate records of the state's champion of this kind, as they are served now. Raises PromotionRefused."""
     champion = state.policy if kind == "policy" else state.reward
     version = desk.known(kind, champion)
@@ -108,11 +117,11 @@ def check(desk: Desk, state: State, kind: Kind) -> list[Decision]:
         about["reward"] = state.reward.digest
     try:
         with registry.served(desk.workspace, version) as folder:
-            decisions = packaging.read_decisions(folder)
-        require_evidence(kind, about, version.tags, decisions)
+            found = Evidence(packaging.read_decisions(folder), packaging.read_sign_off(folder))
+        require_evidence(kind, about, version.tags, found.decisions)
     except RLHFError as error:
         raise PromotionRefused(f"version {champion.version} of {desk.model(kind)} may not be champion: {error}") from error
-    return decisions
+    return found
 
 
 def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:

@@ -76,6 +76,7 @@ class RunEvidence:
     hardware: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)  # '<lock file>: <package>' -> version
     promotion: dict | None = None
+    approval: str = ""  # what a person was asked and answered, one sentence
     stages: dict[str, StageEvidence] = field(default_factory=dict)
 
     @property
@@ -129,11 +130,11 @@ def estimates(result: dict) -> dict[str, Estimate]:
 
 def of_record(record: Record, link: Callable[[str | None], str | None] = lambda run_id: None) -> RunEvidence:
     """The evidence of a run in this workspace, from its folders; MLflow is not asked. link: a run id's page."""
-    promotion = record.promotion
     return RunEvidence(
         name=record.name, status=record.status, recipe=record.recipe, run_id=record.run_id, link=link(record.run_id),
         error=record.error, commit=record.commit, dirty=record.dirty, started=record.started, ended=record.ended,
-        hardware=record.hardware, packages=packages(LOCKS.glob("*.txt")), promotion=promotion,
+        hardware=record.hardware, packages=packages(LOCKS.glob("*.txt")), promotion=record.promotion,
+        approval=record.approval.sentence if record.approval else "",
         stages={stage.stage: _of_folder(stage) for stage in record.stages},
     )  # fmt: skip
 

@@ -58,5 +58,5 @@ def registration(session: Session, name: str, stage_name: str, decisions: list[D
     model = f"{session.recipe.registry.name}-{name}"
     return Registration(
         model=model, stage=stage_name, artifact=session.have[name], tags=tags, decisions=decisions,
-        note=card.description(text), card=text,
+        note=card.description(describe.spaced(card.card(session, name, stage_name, decisions, brief=True))), card=text,
     )  # fmt: skip

@@ -77,6 +77,8 @@ class Entry(Frozen):
     reason: str = ""
     adopted: str = ""  # aliases that were accepted as found, though the ledger says otherwise
     contest_override: str = ""
+    approved_by: str = ""  # who said yes outside the pipeline, as the promoter was told
+    approval_comment: str = ""
     time: datetime
     token: str
     owner: Owner
@@ -90,6 +92,11 @@ class Entry(Frozen):
     @property
     def kind(self) -> Kind:
         return "reward" if self.model.endswith("-reward") else "policy"
+
+    @property
+    def approved(self) -> str:
+        """The approval that was given with the attempt, '' without one."""
+        return f"approved by {self.approved_by}: {self.approval_comment}" if self.approved_by else ""
 
     @property
     def is_live(self) -> bool:

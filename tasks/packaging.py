@@ -3,6 +3,7 @@
 MLmodel, <kind>_model.py, requirements.txt, ...   what mlflow.pyfunc.save_model writes (models from code, no pickles)
 artifacts/model/                                  the Hugging Face folder, hard links into the run directory
 gates.json                                        every decision that speaks for these bytes
+approval.json                                     whether their recipe asks for a person's yes, and what came of it
 README.md                                         the model card
 """
 
@@ -28,13 +29,13 @@ from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.gates import Decision
 from rlhf_core.rundir import write_atomically
-from tasks.record import ROOT, Registration
+from tasks.record import ROOT, Registration, SignOff
 from tasks.specs import PICKLES
 
 Kind = Literal["policy", "reward"]
 CODE = ROOT / "mlflow"
 WEIGHTS = Path("artifacts", "model")
-GATES, CARD = "gates.json", "README.md"
+GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
 REQUIREMENTS = ("mlflow", "torch", "transformers")
 
 _MESSAGES = Array(Object([Property("role", DataType.string), Property("content", DataType.string)]))
@@ -110,11 +111,13 @@ def store(wanted: Registration, location: str, *, registered: bool) -> None:
     build_at = partial(build, wanted.kind, wanted.artifact.verified().path, decisions=wanted.decisions, card=wanted.card)
     if (folder := local_folder(location)) is not None:
         build_at(folder)
+        write_sign_off(folder, wanted.sign_off)
         return
     remote = get_artifact_repository(location)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "version"
         build_at(folder, place=os.symlink)  # no copy: the upload reads through the links
+        write_sign_off(folder, wanted.sign_off)
         if registered and any(item.path == "MLmodel" for item in remote.list_artifacts()):
             shutil.rmtree(folder / WEIGHTS)
         remote.log_artifacts(str(folder))
@@ -125,6 +128,22 @@ def write_evidence(root: Path, decisions: list[Decision], card: str) -> None:
     values = {"decisions": [decision.model_dump(mode="json") for decision in decisions]}
     write_atomically(root / GATES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     write_atomically(root / CARD, card)
+
+
+def write_sign_off(root: Path, sign_off: SignOff) -> None:
+    """Write approval.json."""
+    write_atomically(root / APPROVAL, sign_off.model_dump_json(indent=1) + "\n")
+
+
+def read_sign_off(root: Path) -> SignOff | None:
+    """What a version's files say of a person's approval; None from an earlier release. Raises BadInput when unreadable."""
+    file = root / APPROVAL
+    if not file.exists():
+        return None
+    try:
+        return SignOff.model_validate_json(file.read_text())
+    except ValueError as error:
+        raise BadInput(f"{file} does not say whether approval is required ({error}); register the model again.") from None
 
 
 def model_folder(root: Path) -> Path:
@@ -170,6 +189,7 @@ def _name_weights(folder: Path) -> None:
     """Have MLmodel say what it would if MLflow had copied the weights."""
     meta = Model.load(str(folder))
     meta.flavors["python_function"]["artifacts"] = {"model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}}
+    meta.metadata = {"digest": digest_path(folder / WEIGHTS)}  # which the model's code asks for when it is loaded
     meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     meta.save(str(folder / "MLmodel"))
 

@@ -8,12 +8,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import RLHFError, StageFailed
-from tasks import evaluate, events, promotion
+from tasks import candidate, events, promotion
 from tasks.desk import Desk
-from tasks.eligibility import ContestLost, contest_record
-from tasks.gates import registration
+from tasks.eligibility import ContestLost
 from tasks.promotion import Request
-from tasks.record import Registration
 from tasks.registry import PromotionResult
 from tasks.session import Row, Session
 from tasks.stage import is_infrastructure
@@ -28,27 +26,14 @@ def promote(session: Session) -> PromotionResult:
     """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached, PromotionRefused."""
     started = time.monotonic()
     tracker, record = session.tracker, session.tracker.record
-    policy = _registration(session)
-    if policy.model not in {item.model for item in record.registrations}:
-        tracker.register(policy)
+    model = candidate.register(session)
     if not tracker.retry():
         raise StageFailed(
             f"MLflow at {record.tracking_uri} is not up to date ({tracker.problem}), so nothing was promoted. "
             "Everything trained is kept: run the recipe again when MLflow answers, and only the promotion is left to do."
         )
-    version = next(item.version for item in record.registrations if item.model == policy.model)
-    return _tell(session, _promoted(session, policy.model, version), time.monotonic() - started)
-
-
-def _registration(session: Session) -> Registration:
-    """The policy with the verdicts of every stage, and how it did against the champion that it was compared with."""
-    rival = evaluate.spec(session.recipe, session.have).inputs.get("champion")
-    if rival is None:
-        return registration(session, "policy", session.recipe.align, session.decisions)
-    required = session.recipe.registry.min_win_rate_vs_champion
-    fight = contest_record(session.results["evaluate"], session.have["policy"].digest, rival.digest, required)
-    policy = registration(session, "policy", session.recipe.align, [*session.decisions, fight])
-    return policy.model_copy(update={"tags": policy.tags | {"compared_with": rival.digest}})
+    version = next(item.version for item in record.registrations if item.model == model)
+    return _tell(session, _promoted(session, model, version), time.monotonic() - started)
 
 
 def _promoted(session: Session, model: str, version: str) -> PromotionResult:

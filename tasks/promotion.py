@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks import bulletin, registry
-from tasks.attempt import Attempt, contest, examine, finish, recorded, smoke, start, switch
+from tasks.attempt import Attempt, consent, contest, examine, finish, recorded, smoke, start, switch
 from tasks.desk import Desk, drift
 from tasks.eligibility import overridden
 from tasks.ledger import KINDS, Entry, Kind, State, earlier, gaps, stack
@@ -18,7 +18,8 @@ class Request:
     """What is asked for. expects: the champion as the caller saw it, '' for none; None: as it is when asked.
 
     adopt: go on from the aliases as they are, though the ledger says otherwise. contest_override: why a policy may be
-    champion that has not beaten the present one.
+    champion that has not beaten the present one. approved_by: the person who approved, where the recipe asks for one and the
+    pipeline has no answer; with a comment.
     """
 
     kind: Kind = "policy"
@@ -27,6 +28,8 @@ class Request:
     expects: str | None = None
     adopt: bool = False
     contest_override: str = ""
+    approved_by: str = ""
+    approval_comment: str = ""
 
 
 def promote(desk: Desk, request: Request) -> PromotionResult:
@@ -41,7 +44,7 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
         return PromotionResult(model, request.version, True, f"Version {request.version} of {model} is the champion already.")
     entry = desk.ledger.append(
         "promote", model, request.version, digest=digest, expects=expects, reason=request.reason,
-        contest_override=request.contest_override,
+        contest_override=request.contest_override, approved_by=request.approved_by, approval_comment=request.approval_comment,
     )  # fmt: skip
     with recorded(desk, entry) as attempt:
         start(attempt, adopt=request.adopt)
@@ -49,9 +52,10 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
         examine(attempt, target)
         if request.kind == "policy":
             contest(attempt, target)
+            consent(attempt, target)
         switch(attempt, target)
         smoke(attempt)
-        finish(attempt, request.reason or request.contest_override)
+        finish(attempt, request.reason or request.contest_override or entry.approved)
     return _announced(attempt, _result(attempt))
 
 
@@ -138,6 +142,7 @@ def _result(attempt: Attempt) -> PromotionResult:
         how += f"; overridden: {', '.join(gates)}"
     if entry.contest_override:
         how += f"; without beating it: {entry.contest_override}"
+    how += f"; {entry.approved}" if entry.approved else ""
     reason = f"Version {entry.version} of {entry.model} is the champion: {how}."
     return PromotionResult(entry.model, entry.version, True, reason, before, entry.number)
 

@@ -60,23 +60,6 @@ class StageRecord(BaseModel):
         return worst_verdict(self.decisions) or "no gate"
 
 
-class Registration(BaseModel):
-    """A model to register once MLflow is there; `version` says it is."""
-
-    model: str
-    stage: str
-    artifact: Artifact
-    tags: dict[str, str]
-    decisions: list[Decision] = []  # every gate that speaks for these bytes
-    note: str = ""  # Markdown, the description of the version
-    card: str = ""  # Markdown, README.md beside the weights
-    version: str | None = None
-
-    @property
-    def kind(self) -> Literal["policy", "reward"]:
-        return "reward" if self.model.endswith("-reward") else "policy"
-
-
 class ApprovalRecord(BaseModel):
     """What a person was asked about a policy, and what came of it. Times are UTC."""
 
@@ -100,6 +83,31 @@ class ApprovalRecord(BaseModel):
             return f"not approved: no decision within {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
         word = "approved" if self.state == "approved" else "not approved"
         return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
+
+
+class SignOff(BaseModel):
+    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so far."""
+
+    required: bool = False
+    record: ApprovalRecord | None = None
+
+
+class Registration(BaseModel):
+    """A model to register once MLflow is there; `version` says it is."""
+
+    model: str
+    stage: str
+    artifact: Artifact
+    tags: dict[str, str]
+    decisions: list[Decision] = []  # every gate that speaks for these bytes
+    note: str = ""  # Markdown, the description of the version
+    card: str = ""  # Markdown, README.md beside the weights
+    sign_off: SignOff = SignOff()
+    version: str | None = None
+
+    @property
+    def kind(self) -> Literal["policy", "reward"]:
+        return "reward" if self.model.endswith("-reward") else "policy"
 
 
 class Membership(BaseModel):

@@ -27,6 +27,10 @@ from tasks.workspace import Workspace
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for what is not there
 PATIENT_SECONDS = "600"
+_ABOUT = (
+    "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in use), `previous`, `candidate` "
+    "(registered last). Move them with `rlhf promote {name} VERSION` and `rlhf rollback {name}`, which check and record it."
+)
 RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")  # the last one MLflow writes when it reads
 
 
@@ -76,7 +80,7 @@ def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, ta
     """The version for the bytes tagged 'digest', made when absent, tagged anew, alias 'candidate' on it."""
     model = wanted.model
     try:
-        client.create_registered_model(model)
+        client.create_registered_model(model, description=_ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0]))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -114,7 +118,7 @@ def _digests_beside_weights(location: str) -> dict[str, str]:
 
 
 def _frame_digests(folder: Path) -> dict[str, str]:
-    """gates_digest: the gate records; frame_digest: what MLflow runs to load the model (MLmodel, code, requirements)."""
+    """gates_digest: the gate records; frame_digest: the rest (MLmodel, code, requirements, approval)."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
     frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
     return {
@@ -134,7 +138,7 @@ def _frame_digests(folder: Path) -> dict[str, str]:
 def served(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
     """A version's files as the registry serves them now: in place on a local store, else a fresh copy for a while.
 
-    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate records, code.
+    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate records, code, approval.
     uri: how to ask for them; by default the version's own number.
     """
     with _opened(workspace, version, uri) as folder:
@@ -159,11 +163,11 @@ def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None)
 
 
 def require_bytes(folder: Path, version: ModelVersion) -> None:
-    """Raise BadInput unless weights, gate records and code in `folder` have the digests of the version's tags."""
+    """Raise BadInput unless weights, gate records, code and approval in `folder` have the digests of the version's tags."""
     if not folder.is_dir():
         raise BadInput(f"version {version.version} of {version.name} has no files: {folder} does not exist.")
     found = {"digest": digest_path(packaging.model_folder(folder))} | _frame_digests(folder)
-    for tag, what in {"digest": "weights", "gates_digest": "gate records", "frame_digest": "code or MLmodel"}.items():
+    for tag, what in {"digest": "weights", "gates_digest": "gate records", "frame_digest": "code, MLmodel or approval"}.items():
         expected = version.tags.get(tag)
         if found.get(tag) != expected:
             raise BadInput(

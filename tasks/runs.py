@@ -139,6 +139,7 @@ def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
         link=page(client.tracking_uri, run.info.experiment_id, run_id), error=tags.get("status_reason"),
         commit=tags.get("git_commit", ""), dirty=tags.get("git_dirty") == "true", started=run.info.start_time,
         ended=run.info.end_time, hardware=hardware, packages=pins, promotion=promotion,
+        approval=tags.get("approval", ""),
         stages={name: _stage(client, stages[name], full=full) for name in STAGE_ORDER if name in stages},
     )  # fmt: skip
 

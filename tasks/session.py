@@ -14,8 +14,9 @@ from tasks import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.record import ApprovalRecord, Record, held
 from tasks.registry import PromotionResult
 from tasks.specs import Artifacts, local, model_folder
+from tasks.sync import sync
 from tasks.tracker import Tracker
-from tasks.tracking import brief, sync
+from tasks.tracking import brief
 from tasks.workspace import Workspace
 
 STAGES = {
@@ -64,7 +65,7 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     results: dict[str, StageResult] = field(default_factory=dict)
-    approval: ApprovalRecord | None = None  # a person's yes, where the recipe requires one
+    approval: ApprovalRecord | None = None  # what a person was asked and answered, where the recipe requires that
     promotion: PromotionResult | None = None
 
     @property

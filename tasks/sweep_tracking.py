@@ -13,7 +13,9 @@ from rlhf_core.rundir import write_atomically
 from tasks import sweep_figures, tracking
 from tasks.record import held, now
 from tasks.sweep import Sweep, gather
-from tasks.tracking import SyncReport, brief, client_for
+from tasks.sync import SyncReport
+from tasks.sync import sync as sync_runs
+from tasks.tracking import brief, client_for
 from tasks.workspace import Workspace
 
 UNSENT = "unsent"  # in a sweep's folder while MLflow has not the latest of it
@@ -89,7 +91,7 @@ def note(sweep: Sweep) -> str:
 def sync(workspace: Workspace | None = None) -> SyncReport:
     """Forward what MLflow has missed: pipeline runs first, then the sweeps above them. Never raises for MLflow's sake."""
     workspace = workspace or Workspace.here()
-    report = tracking.sync(workspace)
+    report = sync_runs(workspace)
     forwarded, waiting, problem = list(report.forwarded), list(report.waiting), report.problem
     for folder in sorted((workspace.home / "sweeps").glob(f"*/{UNSENT}")):
         with held(workspace, f"sweep-{folder.parent.name}") as free, contextlib.suppress(ValidationError, FileNotFoundError):

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tasks.forwarder import Forwarder
 from tasks.record import Record, Registration, StageRecord, now
-from tasks.tracking import Forwarder, brief, client_for, link
+from tasks.tracking import brief, client_for, link
 from tasks.workspace import Workspace
 
 log = logging.getLogger("rlhf.tracking")
@@ -42,9 +43,17 @@ class Tracker:
         self.flush()
 
     def register(self, registration: Registration) -> None:
-        """Have a model registered as soon as MLflow is there."""
-        self.record.registrations.append(registration)
+        """Have a model registered as soon as MLflow is there; again, when its records have changed."""
+        others = [item for item in self.record.registrations if item.model != registration.model]
+        self.record.registrations = [*others, registration]
         self._changed()
+
+    def show_report(self, path: Path | None) -> None:
+        """Have a report of the run, as it stands, in MLflow if that answers; the one of its end replaces it."""
+        self.record.report = path
+        self._changed()
+        if path and self.retry():
+            self._forwarder.show_report()
 
     def end(self, status: str, error: str | None = None, report: Callable[[], Path | None] = lambda: None) -> None:
         """The pipeline ended. report: writes its report; when it cannot, that is logged and the status stays."""

@@ -18,7 +18,17 @@ FOLDER, FILE = "reports", "report.html"
 
 
 def write_report(session: Session) -> Path | None:
-    """Write the report of a session that has ended; None when no stage had begun. Works while MLflow is away."""
+    """Write the report of a session that has ended, and say where it is; None when no stage had begun."""
+    path = session.tracker.record.report = write_page(session)
+    if path:
+        events.emit(events.ReportWritten(path))
+    if path and runtime.flow_run.id:
+        _tell_prefect(session, path)
+    return path
+
+
+def write_page(session: Session) -> Path | None:
+    """Write the report of a session as it stands; None when no stage had begun. Works while MLflow is away."""
     record, workspace = session.tracker.record, session.workspace
     if not record.stages:
         return None
@@ -26,10 +36,6 @@ def write_report(session: Session) -> Path | None:
     path = workspace.home / FOLDER / f"{record.id}-{record.name}" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, run_page(run, _champion(session, run), _versions(session)))
-    record.report = path
-    events.emit(events.ReportWritten(path))
-    if runtime.flow_run.id:
-        _tell_prefect(session, path)
     return path
 
 

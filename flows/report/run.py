@@ -28,12 +28,14 @@ def run_page(run: RunEvidence, champion: RunEvidence | None = None, versions: di
 
 def _lead(run: RunEvidence) -> Markup:
     refused = [decision for decision in run.decisions if not decision["passed"] and decision.get("severity") != "warning"]
-    outcome = (run.promotion or {}).get("reason") or run.error or "No promotion was asked for."
+    waits = run.status == "RUNNING"  # the page that a person reads who is asked for approval
+    outcome = (run.promotion or {}).get("reason") or run.error or (run.approval if waits else "No promotion was asked for.")
     promoted = (run.promotion or {}).get("promoted")
-    kind = "bad" if run.status != "FINISHED" else {True: "good", False: "warn"}.get(promoted, "")
-    word = "refused" if refused else run.status.lower()
+    kind = "warn" if waits else "bad" if run.status != "FINISHED" else {True: "good", False: "warn"}.get(promoted, "")
+    word = "refused" if refused else "waiting" if waits else run.status.lower()
     about = run.recipe.get("description") or ""
-    return Markup("<p>{} {}</p><p class=dim>{}</p>").format(badge(word, kind), outcome, about)
+    signed = Markup("<p>{}</p>").format(f"Approval: {run.approval}.") if run.approval and not waits else ""
+    return Markup("<p>{} {}</p>{}<p class=dim>{}</p>").format(badge(word, kind), outcome, signed, about)
 
 
 def _sections(

@@ -15,14 +15,19 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows.pipeline import flow, runtime  # before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.pipeline import (  # before anything else of Prefect: it sets what Prefect reads when it is imported
+    flow,
+    runtime,
+    write_page,
+)
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import events, signoff
 from tasks.approval import approval
-from tasks.record import Record, held, records
+from tasks.packaging import local_folder, read_sign_off
+from tasks.record import Record, SignOff, held, records
 from tasks.session import Session
 from tasks.signoff import Answer
 from tasks.tracker import Tracker
@@ -34,6 +39,7 @@ EVALUATED = StageResult(
     stage="evaluate", digest="e", seconds=1.0, metrics={"eval/win_rate": 0.8, "eval/prompts": 100.0},
     intervals={"eval/win_rate": (0.71, 0.87)}, counts={"eval/win_rate": 100},
 )  # fmt: skip
+TRAINED = StageResult(stage="ppo", digest="t", seconds=1.0, metrics={"ppo/kl_per_response": 4.0})
 
 
 def gate_record(**changes) -> Decision:
@@ -65,9 +71,11 @@ def asks(name: str, recipe: Recipe, policy: Path, decisions: list[Decision]) -> 
         record.save(workspace)
         tracker.flush()
         session = Session(recipe, workspace, tracker, have={"policy": Artifact.of(policy)})
-        session.results, session.decisions = {"evaluate": EVALUATED}, decisions
+        session.results, session.decisions = {"evaluate": EVALUATED, "ppo": TRAINED}, decisions
+        tracker.stage_started("ppo", workspace.runs / "ppo-t", cached=False)
+        tracker.stage_ended("ppo", status="FINISHED")
         try:
-            approval(session)
+            approval(session, write_page)
         except BaseException as error:
             tracker.end("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
             raise
@@ -140,6 +148,12 @@ def artifact(api: str) -> dict:
     return httpx.get(f"{api}/artifacts/approval/latest", timeout=30).json()
 
 
+def on_the_version(record: Record) -> SignOff:
+    """What the registered policy's files say of its approval."""
+    version = MlflowClient(tracking_uri=record.tracking_uri).get_model_version_by_alias("tiny-policy", "candidate")
+    return read_sign_off(local_folder(version.source))
+
+
 def latest(home: Path) -> Record:
     return Record.model_validate(records(Workspace(home))[-1])
 
@@ -148,18 +162,29 @@ def latest(home: Path) -> Record:
 
 
 def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_again(run, home, when_asked):
-    done = []
-    asked = when_asked(lambda: done.append(approve("asks-1", "--by", "Ann", "--comment", "short and to the point", "--json")))
+    done, before = [], []
+
+    def look_and_approve() -> None:
+        record = latest(home)
+        page = MlflowClient(tracking_uri=record.tracking_uri).download_artifacts(record.run_id, "report.html")
+        before.extend([Path(page).read_text(), on_the_version(record)])
+        done.append(approve("asks-1", "--by", "Ann", "--comment", "short and to the point", "--json"))
+
+    asked = when_asked(look_and_approve)
     session = run("asks-1")
     assert [row.verdict for row in session.rows] == ["approved"] and session.approval.by == "Ann"
     record = latest(home)
     assert record.approval == session.approval and record.approval.door == "rlhf approve" and record.approval.decided_at
     client = MlflowClient(tracking_uri=record.tracking_uri)
     assert client.get_run(record.run_id).data.tags["approval"] == "approved by Ann: short and to the point"
+    assert "waiting for approval until" in before[0]
+    assert before[1].required and before[1].record.state == "waiting"
+    assert on_the_version(record) == SignOff(required=True, record=record.approval)
     stored = json.loads(Path(client.download_artifacts(record.run_id, "approval.json")).read_text())
     assert stored["by"] == "Ann" and stored["state"] == "approved"
     shown = artifact(ephemeral_api())["data"]
-    assert f"[MLflow]({asked[0].link})" in shown and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
+    assert f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}), [tiny-policy 1](" in shown
+    assert "/#/models/tiny-policy/versions/1)" in shown and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
     assert "| evaluate | win_rate |" in shown and "rlhf approve asks-1" in shown
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
@@ -184,6 +209,7 @@ def test_a_rejection_is_a_refusal_with_its_reason_also_for_the_next_run(run, hom
     with pytest.raises(GateRefused, match=r"^not approved by Ann: it praises too much$") as refused:
         run("asks-1")
     assert refused.value.exit_code == 3 and latest(home).status == "FAILED"
+    assert on_the_version(latest(home)).record.sentence == "not approved by Ann: it praises too much"
     with pytest.raises(GateRefused, match=r"not approved by Ann.*\(decided 20..-..-.. on the same evidence, asks-1\)"):
         run("asks-2")
     assert len(asked) == 1

@@ -11,6 +11,7 @@ from rlhf_core.gates import Decision
 from rlhf_core.items import write_items
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import card
+from tasks.describe import spaced
 from tasks.record import ApprovalRecord, Record, Registration, StageRecord
 from tasks.session import Session
 from tasks.tracker import Tracker
@@ -139,10 +140,29 @@ def test_a_description_fits_and_says_what_is_left_out(session):
     assert len(card.description("x" * 9000)) <= card.DESCRIPTION_LENGTH
 
 
+def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_to_load(session):
+    with_items(session, "evaluate", replies(3))
+    metrics = {f"eval/{name}": 0.8 for name in ("score_gain", "kl_per_response", "length_ratio", "repetition_increase")}
+    session.results["evaluate"] = session.results["evaluate"].model_copy(update={"metrics": metrics})
+    gates = [decision("evaluate", name.removeprefix("eval/"), metric=name) for name in metrics] * 4
+    short = card.description(spaced(card.card(session, "policy", "ppo", gates, brief=True)))
+    assert all(f"## {title}\n" in short for title in ("Metrics", "Gates", "Samples", "Data", "How to load"))
+    assert short.count("| prompt ") == 1 + 3 and "reward\\_model" not in short
+
+
+def test_columns_of_a_table_have_a_gap_on_mlflows_page():
+    text = "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b | 256 | **passed** |\n\nend"
+    assert spaced(text) == (
+        "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b&ensp; | 256&ensp; | **passed** |\n\nend"
+    )
+    assert spaced("no table") == "no table" and MarkdownIt("commonmark").enable("table").render(spaced(text)).count("<td>") == 3
+
+
 def test_the_registered_version_shows_the_card(session):
     from tasks.gates import registration
 
     wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
-    assert wanted.note == card.description(wanted.card) and wanted.card.startswith("# tiny-reward\n")
+    assert wanted.card.startswith("# tiny-reward\n") and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card
+    assert wanted.note.startswith("A reward model: ") and "reward.accuracy&ensp; | 0.8 |" in wanted.note
     assert wanted.decisions == [decision("reward", "accuracy")]
     assert json.loads(wanted.tags["data"]) == {name: session.have[name].digest for name in SPLITS}

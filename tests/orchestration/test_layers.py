@@ -10,7 +10,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
-    "mlflow": {"tasks/packaging.py", "tasks/tracking.py", "tasks/registry.py", "tasks/ledger.py", "tasks/runs.py"},
+    "mlflow": {
+        "tasks/packaging.py",
+        "tasks/tracking.py",
+        "tasks/forwarder.py",
+        "tasks/registry.py",
+        "tasks/ledger.py",
+        "tasks/runs.py",
+    },
     "deepspeed": {"rlhf_core/engine.py"},
     "vllm": {"rlhf_core/sampler.py"},
     "peft": {"rlhf_core/lora.py"},

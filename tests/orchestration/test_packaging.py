@@ -358,3 +358,13 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(tin
     found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pd.DataFrame(rows))
     assert torch.tensor(found["chosen_score"]).allclose(torch.stack(expected).mean(0).double(), atol=1e-4)
     assert digest_path(model_folder(tmp_path / "version")) == digest_path(folder)
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward"])
+def test_other_bytes_than_those_registered_are_not_loaded(versions, kind, tmp_path):
+    folder = tmp_path / "version"
+    shutil.copytree(versions[kind], folder)
+    assert mlflow.pyfunc.load_model(str(folder))
+    (folder / "artifacts/model/config.json").write_text((folder / "artifacts/model/config.json").read_text() + " ")
+    with pytest.raises(mlflow.MlflowException, match=r"has digest [0-9a-f]{12}, registered was [0-9a-f]{12}"):
+        mlflow.pyfunc.load_model(str(folder))

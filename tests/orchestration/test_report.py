@@ -19,8 +19,8 @@ from tasks.comparison import compare
 from tasks.evidence import of_record
 from tasks.record import pending, records
 from tasks.session import Session, opened
+from tasks.sync import sync
 from tasks.tracker import Tracker
-from tasks.tracking import sync
 from tasks.versus import versus
 from tasks.workspace import Workspace
 

@@ -21,7 +21,7 @@ from tasks import registry
 from tasks.desk import Desk
 from tasks.eligibility import WIN_RATE, contest_record
 from tasks.promotion import Request, promote
-from tasks.record import Registration
+from tasks.record import Registration, SignOff
 from tasks.tracking import client_for
 from tasks.workspace import Workspace
 
@@ -48,6 +48,7 @@ class Shelf:
     desk: Desk
     models: Path
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, version) -> digest
+    sign_off: SignOff = field(default_factory=SignOff)  # of what is registered next
 
     def add(self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str) -> str:
         """Register the model of this seed; its version."""
@@ -59,7 +60,7 @@ class Shelf:
         logged = client.create_logged_model(where, name=kind)
         wanted = Registration(
             model=self.desk.model(kind), stage=kind, artifact=artifact, tags={}, card="# a card\n",
-            decisions=self.records(kind, artifact.digest) if decisions is None else decisions,
+            decisions=self.records(kind, artifact.digest) if decisions is None else decisions, sign_off=self.sign_off,
         )  # fmt: skip
         registry.store_model(client, logged, wanted)
         version = registry.register(client, wanted, logged, {"digest": artifact.digest} | tags)

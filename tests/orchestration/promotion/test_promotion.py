@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -16,12 +17,13 @@ from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact
-from tasks import attempt, registry
+from tasks import attempt, registry, signoff
 from tasks import desk as module
 from tasks.desk import Desk
-from tasks.eligibility import ContestLost
+from tasks.eligibility import ApprovalMissing, ContestLost
 from tasks.packaging import local_folder
 from tasks.promotion import Request, history, promote, rollback
+from tasks.record import ApprovalRecord, SignOff
 
 
 def champions(desk: Desk) -> tuple[str | None, ...]:
@@ -159,11 +161,12 @@ def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
         "missing": ([record for record in good if record.stage != "ppo"], "no gate record of ppo"),
         "none": ([], "no gate record of sft and reward and ppo and evaluate"),
         "refused": ([*good[:-1], good[-1].model_copy(update={"passed": False})], "refused by its gates: evaluate"),
+        "of no model": ([*good[:-1], good[-1].model_copy(update={"model_digest": None})], r"evaluate\.g speaks of no model"),
         "others": ([*good[:-1], good[-1].model_copy(update={"model_digest": "f" * 64})], r"evaluate\.g speaks of a model with"),
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "none", "refused", "others"])
+@pytest.mark.parametrize("case", ["missing", "none", "refused", "of no model", "others"])
 def test_every_gate_record_is_read_again(shelf, case):
     digest = Artifact.of(shelf.models / "policy-2").digest
     records, says = bad_records(shelf, digest)[case]
@@ -186,6 +189,75 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
     assert result.promoted and "overridden: reward.g (to 0.4 by ann: demonstration only)" in result.reason
 
 
+def test_only_an_sft_model_may_be_given_without_a_record(shelf):
+    shelf.add("policy", 2, [], reward_version="1", given='["sft", "reward", "ppo", "evaluate"]')
+    with refused(shelf.desk, "no gate record of reward and ppo and evaluate"):
+        promote(shelf.desk, Request(version="2"))
+
+
+# who must be asked
+
+
+def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
+    """What a person approved of: this version's bytes and records, against this rival."""
+    digest = shelf.digests["policy", version]
+    shown = signoff.evidence(digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest))
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    values = {"evidence": shown, "run": "tiny-1", "asked_at": when, "until": when, "state": "approved", "by": "Ann"}
+    return SignOff(required=True, record=ApprovalRecord.model_validate(values | {"comment": "reads well"} | changes))
+
+
+def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(shelf):
+    shelf.sign_off = asked(shelf, "2", "1")
+    shelf.policy(2, beats="1")
+    assert promote(shelf.desk, Request(version="2")).promoted and rollback(shelf.desk, Request()).version == "1"
+
+
+NOT_APPROVED = {
+    "never asked": (lambda shelf: SignOff(required=True), r"none is recorded \(nobody was asked\)"),
+    "waiting": (lambda shelf: asked(shelf, "2", "1", state="waiting"), r"\(waiting for approval until 2026-01-02 00:00 UTC\)"),
+    "rejected": (lambda shelf: asked(shelf, "2", "1", state="rejected"), r"\(not approved by Ann: reads well\)"),
+    "expired": (lambda shelf: asked(shelf, "2", "1", state="expired"), r"\(not approved: no decision within 0 hours\)"),
+    "other bytes": (
+        lambda shelf: asked(shelf, "3", "1"),
+        "approved by Ann: reads well, but on other bytes or other gate records",
+    ),
+    "other rival": (lambda shelf: asked(shelf, "2", None), "but on other bytes or other gate records"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_APPROVED)
+def test_without_a_valid_approval_it_is_refused(shelf, case):
+    made, says = NOT_APPROVED[case]
+    shelf.sign_off = made(shelf)
+    shelf.policy(2, beats="1")
+    with refused(shelf.desk, rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME", ApprovalMissing):
+        promote(shelf.desk, Request(version="2"))
+
+
+def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(shelf):
+    shelf.sign_off, desk = asked(shelf, "2", "1", state="rejected"), shelf.desk
+    shelf.policy(2, beats="1")
+    result = promote(desk, Request(version="2", approved_by="Bea", approval_comment="read fifty replies"))
+    assert result.promoted and result.reason.endswith("; approved by Bea: read fifty replies.")
+    entry = desk.ledger.entries()[-1]
+    assert (entry.approved_by, entry.approval_comment, entry.outcome) == ("Bea", "read fifty replies", "done")
+    assert desk.client.get_model_version("tiny-policy", "2").tags["approved_by_hand"].startswith("approved by Bea: read fifty")
+
+
+def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(shelf):
+    files(shelf.desk, "2").joinpath("approval.json").unlink()
+    digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
+    shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+    with refused(shelf.desk, "do not say whether its recipe requires a person's approval", ApprovalMissing):
+        promote(shelf.desk, Request(version="2"))
+    files(shelf.desk, "2").joinpath("approval.json").write_text("[]")
+    digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
+    shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+    with refused(shelf.desk, "does not say whether approval is required"):
+        promote(shelf.desk, Request(version="2", approved_by="Bea", approval_comment="fine"))
+
+
 def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
     shelf.desk.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
     with refused(shelf.desk, "does not say which reward model"):
@@ -198,8 +270,9 @@ def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
         ("artifacts/model/model.safetensors", b"other weights", "other weights"),
         ("artifacts/model/extra.json", b"{}", "other weights"),
         ("gates.json", b'{"decisions": []}', "other gate records"),
-        ("policy_model.py", b"import os", "other code or MLmodel"),
-        ("sitecustomize.py", b"import os", "other code or MLmodel"),
+        ("policy_model.py", b"import os", "other code, MLmodel or approval"),
+        ("sitecustomize.py", b"import os", "other code, MLmodel or approval"),
+        ("approval.json", b'{"required": false}', "other code, MLmodel or approval"),
     ],
 )
 def test_tampered_files_are_refused(desk, name, content, what):

@@ -47,6 +47,13 @@ def test_a_promotion_a_rollback_and_their_history(rlhf, name):
     )
 
 
+def test_an_approval_given_with_the_promotion_stands_in_the_history(rlhf):
+    words = ["promote", "tiny", "2", "--approved-by", "Ann  Lee", "--comment", "read [50] replies"]
+    code, out, err = rlhf(*words)
+    assert code == 0 and out.endswith("; approved by Ann Lee: read [50] replies.\n"), err
+    assert "approved by Ann Lee: read [50] replies" in rlhf("history", "tiny")[1]
+
+
 def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
     code, out, _ = rlhf("promote", "tiny-reward", "2")
     assert code == 0 and "Version 2 of tiny-reward is the champion" in out and desk.aliases()["reward@champion"] == "2"
@@ -66,6 +73,9 @@ def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
         (["promote", "tiny", "0"], 2, "Usage"),
         (["promote", "tiny", "2", "--adopt"], 2, "--adopt needs --reason"),
         (["promote", "tiny", "2", "--reason", "x" * 1001], 2, "expected at most 1000"),
+        (["promote", "tiny", "2", "--approved-by", "Ann"], 2, "--comment is missing"),
+        (["promote", "tiny", "2", "--comment", "fine"], 2, "--approved-by is missing"),
+        (["promote", "tiny-reward", "2", "--approved-by", "Ann", "--comment", "fine"], 2, "promoted without approval"),
         (["rollback", "tiny"], 3, "no earlier champion"),
     ],
 )
