@@ -146,7 +146,7 @@ def evidence(session: Session) -> str:
         f"Policy `{session.have['policy'].digest[:12]}` of recipe **{session.recipe.name}**, "
         + (f"to replace champion `{rival.digest[:12]}`." if rival else "with no champion to replace."),
         _pages(session),
-        "### Gates", describe.verdict_table(session.decisions),
+        "### Gates", describe.short_verdict_table(session.decisions),
     ]  # fmt: skip
     for stage in ("evaluate", "dpo", "reward"):
         if result := session.results.get(stage):

@@ -28,7 +28,7 @@ def card(session: Session, name: str, stage: str, decisions: list[Decision], *, 
     model = f"{session.recipe.registry.name}-{name}"
     sections = {
         "Metrics": _metrics(session, {decision.metric for decision in decisions}, stage),
-        "Gates": _verdicts(decisions) if brief else describe.verdict_table(decisions),
+        "Gates": describe.short_verdict_table(decisions) if brief else describe.verdict_table(decisions),
         "Samples": _samples(session, name, BRIEF_CELL if brief else CELL),
         "Data": _data(session),
         "How to load": _loading(session, model, name),
@@ -117,11 +117,6 @@ def _metric_row(metric: str, result: StageResult) -> list[str]:
     between = f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else ""
     unit = METRICS[metric].unit if metric in METRICS else ""
     return [metric, f"{result.metrics[metric]:.4g}", between, result.counts.get(metric, ""), unit]
-
-
-def _verdicts(decisions: list[Decision]) -> str:
-    rows = [[f"{d.stage}.{d.gate}", describe.value_text(d), d.rule, d.verdict] for d in decisions]
-    return table(["gate", "value", "required", "verdict"], rows)
 
 
 def _samples(session: Session, name: str, limit: int) -> str:

@@ -43,12 +43,20 @@ def verdict_table(decisions: list[Decision]) -> str:
     return "\n".join([head, *map(_verdict_row, decisions)])
 
 
+def short_verdict_table(decisions: list[Decision]) -> str:
+    """The same where there is little room: a form, a description of limited length."""
+    rows = [f"| {d.stage}.{d.gate} | {value_text(d)} | {d.rule} | {_verdict(d)} |" for d in decisions]
+    return "\n".join(["| gate | value | required | verdict |\n|---|---|---|---|", *rows])
+
+
+def _verdict(decision: Decision) -> str:
+    used = decision.override
+    return f"**{decision.verdict}**" + (f" to {used.threshold:g} by {used.by}: {used.reason}" if used else "")
+
+
 def _verdict_row(decision: Decision) -> str:
-    verdict = f"**{decision.verdict}**"
-    if decision.override:
-        verdict += f" to {decision.override.threshold:g} by {decision.override.by}: {decision.override.reason}"
     cells = [decision.stage, decision.gate, decision.quantity, value_text(decision), interval_text(decision), decision.n or ""]
-    return "| " + " | ".join(map(str, [*cells, decision.rule, verdict])) + " |"
+    return "| " + " | ".join(map(str, [*cells, decision.rule, _verdict(decision)])) + " |"
 
 
 def spaced(text: str) -> str:

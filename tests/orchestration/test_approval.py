@@ -185,7 +185,7 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
     shown = artifact(ephemeral_api())["data"]
     assert f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}), [tiny-policy 1](" in shown
     assert "/#/models/tiny-policy/versions/1)" in shown and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
-    assert "| evaluate | win_rate |" in shown and "rlhf approve asks-1" in shown
+    assert "| evaluate.win_rate | 0.8 | more than 0.5 | **passed** |" in shown and "rlhf approve asks-1" in shown
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
     assert len(asked) == 1 and again.rows[0].cached and again.approval.run == "asks-1"
@@ -402,7 +402,7 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
     run = paused_run(api)
     assert f"{api.removesuffix('/api')}/runs/flow-run/{run['id']}" in said.read_text()
     assert "ppo: already done" in said.read_text() and f"rlhf approve {run['name']}" in said.read_text()
-    assert "| evaluate | win_rate |" in artifact(api)["data"]
+    assert "| evaluate.win_rate |" in artifact(api)["data"]
     prefect_server.stop()  # the run outlives its server
     time.sleep(8)
     prefect_server.start()
