@@ -72,6 +72,8 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert [row.stage for row in first.rows] == ["prepare", *STAGES, "promote"]
     assert {row.stage: row.value for row in first.rows}["reward"] == 0.8
     assert first.promotion.promoted and first.problem is None and first.parent_run_id in first.parent_link
+    tables = json.loads(client(home).get_run(first.parent_run_id).data.tags["mlflow.loggedArtifacts"])
+    assert tables == [{"path": "samples.json", "type": "table"}]  # what MLflow's evaluation view compares
     assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [*STAGES, "promote"]
     mlflow.set_tracking_uri(Workspace(home).tracking_uri)
     folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")

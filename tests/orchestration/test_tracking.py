@@ -76,7 +76,7 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
     files = {item.path for item in client.list_artifacts(record.stages[0].run_id)}
     assert files >= {"curves.png", "samples.json", "docs", "stage.log", "spec.json", "result.json", "gates.json"}
     assert {item.path for item in client.list_artifacts(record.run_id)} >= {"recipe.json", "metrics.json", "requirements"}
-    assert "| sft | improvement |" in parent.data.tags["mlflow.note.content"]
+    assert "| sft | improvement&ensp; |" in parent.data.tags["mlflow.note.content"]
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert model.tags["digest"] == record.stages[0].result.outputs["model"].digest
 
