@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed, Scheduled
 
 from tasks.record import Record, held, records
-from tasks.tracking import SyncReport, sync
+from tasks.sync import SyncReport, sync
 from tasks.workspace import Workspace
 
 KILLED = "The process of this run was killed. Run it again and it resumes where it was."
