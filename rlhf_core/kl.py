@@ -30,9 +30,9 @@ def exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Ten
 
     A token that pi never emits (logit -inf) adds nothing.
     """
-    padding_BR1 = ~mask_BR.unsqueeze(-1)
-    logprobs_BRV = logits_BRV.masked_fill(padding_BR1, 0.0).log_softmax(-1)
-    ref_logprobs_BRV = ref_logits_BRV.masked_fill(padding_BR1, 0.0).log_softmax(-1)
+    padding_BR1, wide = ~mask_BR.unsqueeze(-1), torch.promote_types(logits_BRV.dtype, torch.float32)
+    logprobs_BRV = logits_BRV.masked_fill(padding_BR1, 0.0).log_softmax(-1, dtype=wide)
+    ref_logprobs_BRV = ref_logits_BRV.masked_fill(padding_BR1, 0.0).log_softmax(-1, dtype=wide)
     difference_BRV = torch.where(logprobs_BRV > -torch.inf, logprobs_BRV - ref_logprobs_BRV, 0.0)
     return (logprobs_BRV.exp() * difference_BRV).sum(-1)
 

@@ -3,6 +3,9 @@
 import math
 from typing import NamedTuple
 
+MOST_FUNCTIONS = 8  # reward functions that a recipe may have: each has a metric
+FUNCTIONS = range(1, MOST_FUNCTIONS + 1)
+
 
 class Metric(NamedTuple):
     unit: str
@@ -69,12 +72,19 @@ METRICS: dict[str, Metric] = {
         for number in range(1, MAX_MEMBERS + 1)
     },
     # ppo
-    "ppo/score_mean": Metric("score", "Reward-model score of the step's responses"),
+    "ppo/score_mean": Metric("score", "Score of the step's responses: reward model and functions, weighed, before shaping"),
     "ppo/score_std": Metric("score", "Its standard deviation over the step's responses"),
     "ppo/score_spread": Metric("score", "Standard deviation of a score over the members of the ensemble, mean", (0, None)),
     "ppo/reward_mean": Metric("score", "Score minus missing-EOS penalty, minus KL penalty with kl_in = reward, per response"),
+    "ppo/model_score_mean": Metric("score", "The reward model's part of it, before its weight; with reward functions"),
+    **{f"ppo/function_{i}_mean": Metric("score", f"Reward function {i}, before its weight") for i in FUNCTIONS},
+    "ppo/score_running_mean": Metric("score", "Mean of all scores so far, what centring takes off"),
+    "ppo/score_running_std": Metric("score", "Their standard deviation, what scaling divides by", (0, None)),
+    "ppo/length_penalty_mean": Metric("score", "Length penalty a response", (0, None)),
     "ppo/kl_per_response": Metric("nats", "Sum over response tokens of logpi_old - logpi_ref, mean over responses", (-1, None)),
     "ppo/kl_per_token": Metric("nats/token", "Mean over response tokens of logpi_old - logpi_ref", (-0.1, None)),
+    "ppo/kl_exact_per_response": Metric("nats", "Sum over response tokens of the KL over the vocabulary, mean over responses"),
+    "ppo/kl_exact_per_token": Metric("nats/token", "KL over the vocabulary, mean over response tokens"),
     "ppo/beta": Metric("score/nat", "KL coefficient"),
     "ppo/response_tokens": Metric("tokens", "Mean response length, EOS included"),
     "ppo/eos_share": Metric("share", "Responses that ended with end-of-text"),
@@ -90,6 +100,7 @@ METRICS: dict[str, Metric] = {
     "ppo/value_clip_fraction": Metric("share", "Response tokens whose value was clipped"),
     "ppo/explained_variance": Metric("share", "1 - Var(returns - values) / Var(returns)", (None, 1)),
     "ppo/approx_kl_update": Metric("nats/token", "Mean of (r - 1) - log r between new and old policy (k3)"),
+    "ppo/policy_updates": Metric("steps", "Optimizer steps of the actor, fewer where max_kl_update stopped it"),
     "ppo/ratio_max": Metric("ratio", "Largest new/old probability ratio of the step"),
     "ppo/ratio_min": Metric("ratio", "Smallest new/old probability ratio of the step"),
     "ppo/policy_grad_norm": Metric("l2", "Actor gradient norm before clipping, mean over minibatches"),
@@ -100,6 +111,9 @@ METRICS: dict[str, Metric] = {
     "ppo/sampler_logprob_diff_max": Metric("nats", "Largest such difference"),
     "ppo/sampler_kl": Metric("nats/token", "KL of the sampler from the trainer over response tokens (k3)"),
     "ppo/sampler_effective_share": Metric("share", "Effective sample size of trainer / sampler token weights, over the tokens"),
+    "ppo/importance_mean": Metric("ratio", "Weight of a token's policy loss, mean over response tokens; with importance_cap"),
+    "ppo/importance_capped": Metric("share", "Response tokens whose weight is at importance_cap"),
+    "ppo/rollout_age": Metric("steps", "Steps that the actor has learned since the weights that generated the responses"),
     "ppo/seconds_rollout": Metric("s", "Generation by vLLM"),
     "ppo/seconds_scoring": Metric("s", "Old, reference, value and reward forward passes"),
     "ppo/seconds_update": Metric("s", "Optimisation of actor and critic"),
@@ -188,8 +202,8 @@ METRICS: dict[str, Metric] = {
 
 # A sampled KL estimate may fall a little below zero; one far below says that something is wrong.
 UNIT_DOMAINS = {"share": (0, 1)} | dict.fromkeys(
-    ("rows", "rules", "pairs", "prompts", "tokens", "tokens/s", "s", "l2", "1/step", "nats", "nats/token", "nats/pair", "ratio",
-     "score^2", "score/nat"),
+    ("rows", "rules", "pairs", "prompts", "steps", "tokens", "tokens/s", "s", "l2", "1/step", "nats", "nats/token", "nats/pair",
+     "ratio", "score^2", "score/nat"),
     (0, None),
 )  # fmt: skip
 

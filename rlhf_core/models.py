@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -120,16 +121,17 @@ def load_policy(path: Path) -> PolicyModel:
 
 
 def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
-    """A one-label sequence classifier in float32, dropout off.
+    """A one-label sequence classifier, or token classifier (a token-level reward model), in float32, dropout off.
 
     new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D + 1)) with `seed`
     (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must hold a one-label classifier (BadInput).
     """
     if not new_head:
-        labels = AutoConfig.from_pretrained(path, trust_remote_code=False).num_labels
-        if labels != 1:
-            raise BadInput(f"{path} has {labels} labels; a reward model has one (num_labels=1)")
-        return ScalarModel(_load(AutoModelForSequenceClassification, path))
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if config.num_labels != 1:
+            raise BadInput(f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)")
+        by_token = any(name.endswith("ForTokenClassification") for name in config.architectures or [])
+        return ScalarModel(_load(AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification, path))
     model = _load(AutoModelForSequenceClassification, path, num_labels=1)
     width = model.score.weight.shape[-1]
     generator = torch.Generator().manual_seed(seed)

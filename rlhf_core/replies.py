@@ -14,7 +14,7 @@ from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches
 from rlhf_core.config import Evaluate
 from rlhf_core.data.render import render_prompt
 from rlhf_core.ensemble import load_members
-from rlhf_core.losses import token_logprobs
+from rlhf_core.losses import tempered, token_logprobs
 from rlhf_core.models import load_policy, load_tokenizer
 from rlhf_core.reward import score
 from rlhf_core.sampler import Sampler
@@ -104,11 +104,15 @@ def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
 def response_kl(
     setup: Setup, policy: Callable[[Batch], Tensor], reference: Callable[[Batch], Tensor], sequences: list[Sequence]
 ) -> tuple[Tensor, float]:
-    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean."""
+    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean; both at the temperature that
+    the replies were sampled at: at another one the sum is no estimate of a KL."""
+    temperature = setup.config.sampling.temperature
     kl_N, total = torch.zeros(len(sequences)), 0.0
     for rows in microbatches([s.size for s in sequences], setup.config.micro_batch_tokens):
         batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
-        ours_BR, theirs_BR = (token_logprobs(model(batch), batch.response_ids_BR) for model in (policy, reference))
+        ours_BR, theirs_BR = (
+            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR) for model in (policy, reference)
+        )
         kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
         kl_N[rows] = kl_BR.sum(-1).cpu()
         total += float(kl_BR.sum())

@@ -5,7 +5,7 @@ A crashed scorer is not a score of 0: whatever it does wrong is an error that na
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rlhf_core.errors import BadInput, RLHFError
 
@@ -29,6 +29,24 @@ def load_function(name: str, role: str) -> Callable:
 
 def call(function: Callable, role: str, *texts: list[str]) -> list[float]:
     """function(*texts) as finite floats, one a text. Raises BadInput when it raises, or gives anything else."""
+    return [_finite(value, role, f"reply {i}") for i, value in enumerate(_answers(function, role, *texts))]
+
+
+def call_per_token(function: Callable, role: str, *texts: list) -> list[list[float]]:
+    """function(*texts) as finite floats, one a token of each reply; `texts` ends with the replies' tokens, a list each.
+
+    Raises BadInput when it raises, or gives anything else.
+    """
+    found = []
+    for i, (values, tokens) in enumerate(zip(_answers(function, role, *texts), texts[-1], strict=True)):
+        if not isinstance(values, Iterable) or len(values := list(values)) != len(tokens):
+            gave = f"{len(values)} values" if isinstance(values, list) else f"a {type(values).__name__}"
+            raise BadInput(f"the {role} gave {gave} for the {len(tokens)} tokens of reply {i}; expected one each")
+        found.append([_finite(value, role, f"token {t} of reply {i}") for t, value in enumerate(values)])
+    return found
+
+
+def _answers(function: Callable, role: str, *texts: list) -> list:
     try:
         values = list(function(*texts))
     except RLHFError:
@@ -37,14 +55,14 @@ def call(function: Callable, role: str, *texts: list[str]) -> list[float]:
         raise BadInput(f"the {role} failed with {type(error).__name__}: {error}. A failure is not a score; mend it.") from error
     if len(values) != len(texts[0]):
         raise BadInput(f"the {role} gave {len(values)} values for {len(texts[0])} replies; expected one each")
-    return [_finite(value, role, i) for i, value in enumerate(values)]
+    return values
 
 
-def _finite(value: object, role: str, position: int) -> float:
+def _finite(value: object, role: str, where: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, str) or not math.isfinite(number):
-        raise BadInput(f"the {role} gave {value!r:.80} for reply {position}; expected a finite number")
+        raise BadInput(f"the {role} gave {value!r:.80} for {where}; expected a finite number")
     return number

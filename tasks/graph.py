@@ -9,7 +9,7 @@ from tasks.validate import PREPARED, SOURCES, SPLITS
 
 Kind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target
-OPINIONS = ("independent_scorer", "judge")  # inputs that are source code, neither data nor models
+OPINIONS = ("independent_scorer", "judge", "function_")  # inputs that begin so are source code, not data or models
 MODELS = {"prepare": "base model", "sft": "SFT model", "reward": "reward model", "ppo": "policy", "dpo": "policy"}
 GIVEN = {"base": "base model", "given": "given model", "champion": "champion", "policy": "policy", "reward": "reward model"}
 ADAPTER = "reward model's adapter"
@@ -87,7 +87,7 @@ def build(evidence: Iterable[RunEvidence]) -> Graph:
 def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
     inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
     outputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
-    inputs = {name: digest for name, digest in inputs.items() if name not in OPINIONS}
+    inputs = {name: digest for name, digest in inputs.items() if not name.startswith(OPINIONS)}
     for name, digest in inputs.items():
         graph.add(_input_node(stage, name, digest), run)
     for name, digest in outputs.items():

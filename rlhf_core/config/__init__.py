@@ -8,10 +8,11 @@ from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import GROUPED, PPO, AdvantageEstimator, Sampling
 from rlhf_core.config.recipe import ALIGNMENTS, Approval, Model, Recipe, Registry
+from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
     "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Evaluate",
-    "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "Rules", "Sampling", "Severity", "Source",
-    "Training", "load_recipe",
+    "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards", "Rules", "Sampling",
+    "Severity", "Source", "Training", "load_recipe",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.judge import RewardCheck
+from rlhf_core.config.rewards import Rewards
 from rlhf_core.config.training import Training
 
 
@@ -38,11 +39,27 @@ class PPO(Training):
     kl_in: Literal["reward", "loss"] = Field(
         "reward", description="beta times KL is taken off each token's reward, or added to the policy loss (k2 or k3 only)"
     )
+    kl_exact: bool = Field(False, description="Log the KL over the whole vocabulary too; keeps a second tensor of logits")
+    max_kl_update: float | None = Field(
+        None,
+        gt=0,
+        description="The minibatch whose KL from the actor before the step exceeds this, nats/token (k3), is the actor's "
+        "last in the step (Spinning Up stops at 0.015); None: off",
+    )
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="Ratio clip of the surrogate")
     clip_high: float | None = Field(None, gt=0, description="Its upper clip, ratio above 1; None: the same as clip")
     dual_clip: float | None = Field(None, gt=1, description="Loss at most so many times |advantage| where it is < 0; None: off")
     importance_cap: float | None = Field(
         None, ge=1, description="Token losses weigh min(trainer / sampler probability, this); None: the sampler counts as exact"
+    )
+    importance_level: Literal["token", "sequence"] = Field(
+        "token",
+        description="What importance_cap bounds: each token's ratio, or at all its tokens the product over a response",
+    )
+    max_rollout_age: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Steps by which responses may be older than the weights that learn from them: those of so many + 1 steps "
+        "are generated at once, and the sampler gets new weights afterwards",
     )
     value_clip: Annotated[float, Field(gt=0)] = Field(0.2, description="Clip of the value change, score")
     entropy_coef: NonNegative = Field(0.0, description="Entropy bonus")
@@ -69,6 +86,7 @@ class PPO(Training):
         description="Times the variance over the ensemble's members, taken off the score; 1 / score (0.1: Coste et al. 2023)",
     )
     reward_check: RewardCheck | None = Field(None, description="Watch the reward model on the policy's own replies; None: off")
+    reward: Rewards = Rewards()
     sampling: Sampling = Sampling()
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints")
     gate: PPOGate = PPOGate()
@@ -105,12 +123,51 @@ class PPO(Training):
             raise ValueError("reference 'adapter-off' without lora: there is no adapter to switch off; set lora or 'copy'")
         if self.critic == "shared" and not self.has_critic:
             raise ValueError(f"critic 'shared', but advantage {self.advantage!r} has no critic")
+        if not self.reward.model_weight and (self.reward_trunk != "own" or self.uncertainty_penalty):
+            raise ValueError(
+                f"reward.model_weight 0 loads no reward model, but reward_trunk is {self.reward_trunk!r} and "
+                f"uncertainty_penalty {self.uncertainty_penalty:g}; expected 'own' and 0"
+            )
+        if not self.reward.model_weight and self.reward_check:
+            raise ValueError("reward_check watches a reward model, but reward.model_weight 0 loads none; remove one of them")
         return self
 
     @property
     def shares_critic(self) -> bool:
         """Whether values come from a head on the actor's trunk."""
         return self.has_critic and self.critic == "shared"
+
+    @model_validator(mode="after")
+    def _old_rollouts_are_corrected_for(self) -> "PPO":
+        block = self.max_rollout_age + 1
+        if block > 1 and self.importance_cap is None:
+            raise ValueError(
+                f"max_rollout_age {self.max_rollout_age} without importance_cap: responses of older weights would count as the "
+                "actor's own; set importance_cap, e.g. 2.0, or max_rollout_age 0"
+            )
+        if self.reward_check and (self.reward_check.every % block or self.steps % block):
+            raise ValueError(
+                f"reward_check.every {self.reward_check.every} and steps {self.steps} are not both multiples of "
+                f"max_rollout_age + 1 = {block}: a check would ask a sampler with older weights"
+            )
+        if self.checkpoint_every % block:
+            raise ValueError(
+                f"checkpoint_every {self.checkpoint_every} is not a multiple of max_rollout_age + 1 = {block}: a resumed stage "
+                f"could not generate the waiting responses again; expected e.g. {block * -(-self.checkpoint_every // block)}"
+            )
+        if self.importance_level == "sequence" and self.importance_cap is None:
+            raise ValueError("importance_level 'sequence' without importance_cap changes nothing; set importance_cap, e.g. 2.0")
+        return self
+
+    @model_validator(mode="after")
+    def _length_penalty_can_bite(self) -> "PPO":
+        free, most = self.reward.length_free, self.sampling.max_new_tokens
+        if free >= most:
+            raise ValueError(
+                f"reward.length_free {free} is no less than sampling.max_new_tokens {most}: no response would be penalised; "
+                f"expected at most {most - 1}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _minibatches_are_equal(self) -> "PPO":

@@ -55,3 +55,9 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> li
     if not texts:
         return []
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token as text; where it is a part of a character, by its name in the vocabulary."""
+    text = tokenizer.decode([token])
+    return tokenizer.convert_ids_to_tokens(token) if not text or "\N{REPLACEMENT CHARACTER}" in text else text

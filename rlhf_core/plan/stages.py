@@ -132,7 +132,11 @@ def _ppo(setting: Setting) -> list[Part]:
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
     parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
-    parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting))
+    if ppo.kl_exact:  # the actor's logits wait for the reference's
+        kept = memory.FLOAT * setting.batch.positions * setting.models.policy.vocabulary
+        parts.append(Part("actor", "logits", kept, ("experience",)))
+    if ppo.reward.model_weight:
+        parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting))
     if ppo.reference == "copy":
         parts.append(_frozen(setting, "reference"))
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
@@ -165,7 +169,8 @@ def _evaluate(setting: Setting) -> list[Part]:
 
 
 def _shape(setting: Setting, model: str) -> ModelShape:
-    return setting.models.reward if model in ("reward", "critic") else setting.models.policy
+    from_reward = ("reward", "critic") if setting.recipe.ppo.reward.model_weight else ("reward",)
+    return setting.models.reward if model in from_reward else setting.models.policy
 
 
 def _parameters(setting: Setting, model: str) -> tuple[int, int]:

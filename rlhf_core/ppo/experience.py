@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rlhf_core.advantages import (
+    Moments,
     at_tokens,
     gae,
     grpo_advantages,
@@ -19,9 +20,9 @@ from rlhf_core.advantages import (
 from rlhf_core.batch import Batch, collate, microbatches, select
 from rlhf_core.config import PPO
 from rlhf_core.importance import mismatch, truncated_weights
-from rlhf_core.kl import token_kl
+from rlhf_core.kl import exact_kl, token_kl
 from rlhf_core.losses import masked_sum, tempered, token_entropy, token_logprobs
-from rlhf_core.models import final_scores
+from rlhf_core.ppo.rewards import NO_SCORES, Ask, model_rewards, weigh
 from rlhf_core.ppo.rollout import Rollout
 
 Forward = Callable[[Batch], Tensor]
@@ -29,13 +30,14 @@ Forward = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class Models:
-    """The forward passes that score a rollout, without gradients."""
+    """The forward passes that score a rollout, without gradients, and the recipe's reward functions."""
 
     actor: Forward  # logits; (logits, values) where the critic is a head on its trunk
     critic: Forward | None
-    reward: Forward
+    reward: Forward | None  # None: reward functions alone
     reference: Forward
     further_rewards: tuple[Forward, ...] = ()  # the other members of an ensemble, whose mean is the score
+    functions: Ask = lambda rollout: []  # reward functions
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,23 @@ class Experience:
 
     batch: Batch
     ended_B: Tensor  # bool, by end-of-text
-    score_B: Tensor  # reward model at the last response token; the mean over an ensemble
-    spread_B: Tensor | None  # standard deviation of the score over the ensemble; None for one reward model
+    model_score_B: Tensor  # reward model's whole-response score, mean over an ensemble; 0 without, and with process rewards
+    spread_B: Tensor | None  # standard deviation of it over the ensemble; None for one reward model
+    function_scores_BF: Tensor  # what each reward function said of a response, before its weight
+    score_B: Tensor  # weighted sum of model and functions, process rewards included; before shaping
+    final_B: Tensor  # paid at the last token: the score centred, scaled, clipped, less the penalties
+    process_BR: Tensor  # paid at each token, scaled and clipped; 0 without process rewards
+    running: Moments  # of all scores so far, this rollout's included
     sampler_logprobs_BR: Tensor  # what vLLM says it sampled from
     old_logprobs_BR: Tensor  # the actor before this step's update
     ref_logprobs_BR: Tensor  # the frozen SFT model
+    exact_kl_BR: Tensor | None  # over the vocabulary, nats; None unless config.kl_exact
     entropy_BR: Tensor  # of the actor, over the vocabulary
     values_BR: Tensor  # critic before each token is emitted; 0 without a critic
     advantages_BR: Tensor  # by config.advantage; GAE is whitened when configured
     returns_BR: Tensor  # GAE + values; without a critic the advantages before whitening
     importance_BR: Tensor  # weight of each token's policy loss: truncated trainer / sampler ratio, or 1
-    rewards_BR: Tensor  # shaped: -beta * KL at every token (with kl_in "reward"), the score at the last one
+    rewards_BR: Tensor  # -beta * KL (with kl_in "reward") and process reward at every token, final_B at the last one
     beta: float  # KL coefficient of this step, score per nat
     seconds: float
 
@@ -91,8 +99,10 @@ class Experience:
 
 
 @torch.no_grad()
-def make_experience(rollout: Rollout, models: Models, config: PPO, *, beta: float, pad_id: int) -> Experience:
-    """Run the models once over every sequence and shape rewards; beta in score per nat.
+def make_experience(
+    rollout: Rollout, models: Models, config: PPO, *, beta: float, pad_id: int, running: Moments = NO_SCORES
+) -> Experience:
+    """Run the models once over every sequence and shape rewards; beta in score per nat, running: moments of earlier scores.
 
     Rows of one prompt are neighbours, `config.group_size` at a time.
     """
@@ -102,11 +112,12 @@ def make_experience(rollout: Rollout, models: Models, config: PPO, *, beta: floa
     scored = _score(batch, models, config)
     old_BR, ref_BR, values_BR = scored["old_logprobs_BR"], scored["ref_logprobs_BR"], scored["values_BR"]
     ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
-    final_B = scored["score_B"] - config.missing_eos_penalty * (~ended_B)
+    model = (scored["model_score_B"], scored.pop("model_process_BR"))
+    worth = weigh(model, models.functions(rollout), mask_BR, ended_B, config, running)
     if config.uncertainty_penalty:  # Coste et al. 2023, arXiv:2310.02743, eq. 5: mean - coefficient * variance
-        final_B = final_B - config.uncertainty_penalty * scored["spread_B"] ** 2
+        worth = replace(worth, final_B=worth.final_B - config.uncertainty_penalty * scored["spread_B"] ** 2)
     kl_BR = token_kl(old_BR, ref_BR, mask_BR, config.kl_estimator)
-    rewards_BR = token_rewards(final_B, kl_BR, mask_BR, beta if config.kl_in == "reward" else 0.0)
+    rewards_BR = token_rewards(worth.final_B, kl_BR, mask_BR, beta if config.kl_in == "reward" else 0.0) + worth.process_BR
     advantages_BR, returns_BR = estimate_advantages(rewards_BR, values_BR, mask_BR, config)
     sampler_BR = _padded(rollout.sampler_logprobs, mask_BR.shape[1]).to(mask_BR.device)
     return Experience(
@@ -115,39 +126,56 @@ def make_experience(rollout: Rollout, models: Models, config: PPO, *, beta: floa
         sampler_logprobs_BR=sampler_BR,
         advantages_BR=advantages_BR,
         returns_BR=returns_BR,
-        importance_BR=_importance(old_BR, sampler_BR, mask_BR, config.importance_cap),
+        importance_BR=_importance(old_BR, sampler_BR, mask_BR, config),
         rewards_BR=rewards_BR,
         beta=beta,
         seconds=time.monotonic() - started,
+        **vars(worth),
         **scored,
     )
 
 
-def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
+def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor | None]:
     """What the models say of every sequence, microbatch by microbatch; log-probabilities at the sampling temperature."""
-    mask_BR, temperature = batch.response_mask_BR, config.sampling.temperature
-    old_BR, ref_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape, device=mask_BR.device) for _ in range(4))
-    rewards = (models.reward, *models.further_rewards)
-    scores_MB = torch.zeros(len(rewards), len(mask_BR), device=mask_BR.device)
+    mask_BR, members = batch.response_mask_BR, [model for model in (models.reward, *models.further_rewards) if model]
+    names = ("old_logprobs_BR", "ref_logprobs_BR", "entropy_BR", "values_BR", "exact_kl_BR", "model_process_BR")
+    found = {name: torch.zeros(mask_BR.shape, device=mask_BR.device) for name in names}
+    scores_MB = torch.zeros(max(1, len(members)), len(mask_BR), device=mask_BR.device)
     for rows in microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
         R, part_mask = part.response_mask_BR.shape[1], part.response_mask_BR
-        logits_BRV, values_BR1 = with_values(models.actor(part))
-        if values_BR1 is not None:
-            _put(values_BR, rows, values_BR1[:, :R], part_mask)
-        logits_BRV = tempered(logits_BRV, temperature)
-        _put(old_BR, rows, token_logprobs(logits_BRV, part.response_ids_BR), part_mask)
-        _put(entropy_BR, rows, token_entropy(logits_BRV), part_mask)
-        del logits_BRV
-        _put(ref_BR, rows, token_logprobs(tempered(models.reference(part), temperature), part.response_ids_BR), part_mask)
+        said = _divergence(part, models, config)
         if models.critic is not None:
-            _put(values_BR, rows, models.critic(part)[:, :R], part_mask)
-        for member, reward in enumerate(rewards):
-            scores_MB[member, rows] = final_scores(reward(part), part_mask)
-    return {
-        "old_logprobs_BR": old_BR, "ref_logprobs_BR": ref_BR, "entropy_BR": entropy_BR, "values_BR": values_BR,
-        "score_B": scores_MB.mean(0), "spread_B": scores_MB.std(0, correction=0) if models.further_rewards else None,
-    }  # fmt: skip
+            said["values_BR"] = models.critic(part)[:, :R]
+        for member, reward in enumerate(members):
+            scores_MB[member, rows], process_BR = model_rewards(reward(part), part_mask, config.reward.model_at)
+            said["model_process_BR"] = said.get("model_process_BR", 0.0) + process_BR / len(members)
+        for name, values_BR in said.items():
+            _put(found[name], rows, values_BR, part_mask)
+    found |= {
+        "model_score_B": scores_MB.mean(0),
+        "spread_B": None,
+        "exact_kl_BR": found["exact_kl_BR"] if config.kl_exact else None,
+    }
+    return found | ({"spread_B": scores_MB.std(0, correction=0)} if models.further_rewards else {})
+
+
+def _divergence(part: Batch, models: Models, config: PPO) -> dict[str, Tensor]:
+    """What actor and reference say of some rows' tokens; one tensor of logits in memory at a time, two for the exact KL."""
+    temperature, ids_BR = config.sampling.temperature, part.response_ids_BR
+    logits_BRV, values_BR1 = with_values(models.actor(part))
+    logits_BRV = tempered(logits_BRV, temperature)
+    found = {"old_logprobs_BR": token_logprobs(logits_BRV, ids_BR), "entropy_BR": token_entropy(logits_BRV)}
+    if values_BR1 is not None:
+        found["values_BR"] = values_BR1[:, :-1]
+    kept_BRV = logits_BRV if config.kl_exact else None
+    del logits_BRV
+    ref_logits_BRV = tempered(models.reference(part), temperature)
+    found["ref_logprobs_BR"] = token_logprobs(ref_logits_BRV, ids_BR)
+    if kept_BRV is not None:
+        by_row = zip(kept_BRV.split(1), ref_logits_BRV.split(1), part.response_mask_BR.split(1), strict=True)
+        found["exact_kl_BR"] = torch.cat([exact_kl(*row) for row in by_row])  # it holds four more of these tensors
+    return found
 
 
 def with_values(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -197,8 +225,10 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
     } | ({} if experience.spread_B is None else {"ppo/score_spread": float(experience.spread_B.mean())})
 
 
-def _importance(old_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, cap: float | None) -> Tensor:
-    return mask_BR.to(old_BR.dtype) if cap is None else truncated_weights(old_BR, sampler_BR, mask_BR, cap=cap)
+def _importance(old_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, config: PPO) -> Tensor:
+    if config.importance_cap is None:
+        return mask_BR.to(old_BR.dtype)
+    return truncated_weights(old_BR, sampler_BR, mask_BR, cap=config.importance_cap, level=config.importance_level)
 
 
 def _put(target_BR: Tensor, rows: list[int], values_BR: Tensor, mask_BR: Tensor) -> None:

@@ -20,7 +20,7 @@ class FourModels:
 
     actor: Engine
     critic: Engine | None
-    reward: Forward
+    reward: Forward | None  # None: reward functions alone
     reference: Forward
     further_rewards: tuple[Forward, ...] = ()  # the other members of an ensemble
 
@@ -31,7 +31,7 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
     Raises BadInput for a reward adapter of another trunk, and for an uncertainty penalty with one reward model.
     """
     dtype, seed = spec.config["dtype"], spec.seed
-    policy, reward = spec.inputs["policy"], spec.inputs["reward"]
+    policy, reward = spec.inputs["policy"], spec.inputs["reward"] if config.reward.model_weight else None
     reference = spec.inputs.get("reference", policy)
     adapter = _reward_adapter(spec, config, reference)
     off = config.reference == "adapter-off" and reference.digest == policy.digest
@@ -40,8 +40,10 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
         trunk = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
     critic = None
     if config.has_critic and not config.shares_critic:
-        critic = Engine(with_adapter(load_scalar(reward.path), config.lora, seed=seed), config, dtype=dtype)
-    reward_model, *further = [_in_role(trunk or actor.infer, "reward")] if adapter else load_members(reward.path, dtype=dtype)
+        start = load_scalar(reward.path) if reward else load_scalar(policy.path, new_head=True, seed=seed)
+        critic = Engine(with_adapter(start, config.lora, seed=seed), config, dtype=dtype)
+    members = load_members(reward.path, dtype=dtype) if reward and not adapter else []
+    reward_model, *further = [_in_role(trunk or actor.infer, "reward")] if adapter else members or [None]
     if config.uncertainty_penalty and not further:
         raise BadInput(
             f"ppo.uncertainty_penalty is {config.uncertainty_penalty:g}, but {reward.path} is one reward model; "

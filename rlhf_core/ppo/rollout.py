@@ -1,7 +1,8 @@
 """Prompts in, responses out: what the sampler alone knows."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from rlhf_core.batch import Sequence, order
 from rlhf_core.sampler import Sampler
@@ -15,29 +16,40 @@ class Rollout:
     sampler_logprobs: list[list[float]]  # nats, one a response token
     ended: list[bool]  # by end-of-text
     seconds: float
+    records: list[dict] = field(default_factory=list)  # the prompts' records, for reward functions
+    age: int = 0  # steps that the actor has learned since the weights that generated it
 
     @property
     def response_tokens(self) -> int:
         return sum(len(s.response) for s in self.sequences)
 
 
-def prompts_of_step(prompts: list[list[int]], step: int, count: int, *, seed: int) -> list[list[int]]:
-    """The `count` prompts of the 1-based `step`: epochs over a seeded order, a function of step and seed alone."""
+def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[int]:
+    """Which `count` of so many prompts the 1-based `step` takes: epochs over a seeded order, by step and seed alone."""
     picked = []
     for position in range((step - 1) * count, step * count):
-        epoch, offset = divmod(position, len(prompts))
-        picked.append(prompts[order(len(prompts), seed=seed, epoch=epoch)[offset]])
+        epoch, offset = divmod(position, prompts)
+        picked.append(order(prompts, seed=seed, epoch=epoch)[offset])
     return picked
 
 
-def roll_out(sampler: Sampler, prompts: list[list[int]], *, step: int, seed: int, eos_id: int) -> Rollout:
-    """Generate one response a prompt; the same step and weights give the same responses."""
-    started = time.monotonic()
-    seeds = [(seed * 1_000_003 + step) * 65_536 + i for i in range(len(prompts))]
-    samples = sampler.generate(prompts, seeds=seeds, eos_id=eos_id)
-    return Rollout(
-        sequences=[Sequence(p, s.tokens) for p, s in zip(prompts, samples, strict=True)],
-        sampler_logprobs=[s.logprobs for s in samples],
-        ended=[s.ended for s in samples],
-        seconds=time.monotonic() - started,
-    )
+def roll_out(sampler: Sampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int) -> dict[int, Rollout]:
+    """Generate one response a prompt, for one step or several at once; prompts and rollouts by step, the first being the next.
+
+    The same steps and weights give the same responses.
+    """
+    started, first = time.monotonic(), min(prompts)
+    seeds = [(seed * 1_000_003 + step) * 65_536 + i for step, asked in prompts.items() for i in range(len(asked))]
+    samples = iter(sampler.generate([prompt for asked in prompts.values() for prompt in asked], seeds=seeds, eos_id=eos_id))
+    found = {step: list(islice(samples, len(asked))) for step, asked in prompts.items()}
+    seconds = (time.monotonic() - started) / len(prompts)
+    return {
+        step: Rollout(
+            sequences=[Sequence(p, s.tokens) for p, s in zip(prompts[step], own, strict=True)],
+            sampler_logprobs=[s.logprobs for s in own],
+            ended=[s.ended for s in own],
+            seconds=seconds,
+            age=step - first,
+        )
+        for step, own in found.items()
+    }

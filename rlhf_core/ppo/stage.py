@@ -1,7 +1,7 @@
 """The PPO stage: rollout -> experience -> update -> new weights into the sampler, step after step."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,13 +11,15 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
 from rlhf_core.errors import Diverged
-from rlhf_core.kl import adapt_beta
 from rlhf_core.lora import plain_tensors
 from rlhf_core.models import load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo import onpolicy
-from rlhf_core.ppo.experience import Experience, Forward, Models, experience_metrics, make_experience
+from rlhf_core.ppo.experience import Experience, Forward, Models, make_experience
 from rlhf_core.ppo.layout import load_models
-from rlhf_core.ppo.rollout import Rollout, prompts_of_step, roll_out
+from rlhf_core.ppo.rewards import Ask, load_functions
+from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
+from rlhf_core.ppo.state import LoopState
+from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
 from rlhf_core.sampler import Sampler
@@ -32,44 +34,60 @@ class Trainer:
 
     actor: Engine
     critic: Engine | None
-    reward: Forward
+    reward: Forward | None
+    functions: Ask
     reference: Forward
     further_rewards: tuple[Forward, ...]  # the other members of an ensemble
     sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
     prompts: list[list[int]]
+    records: list[dict]  # what the prompts were rendered from
     config: PPO
     seed: int
 
-    def step(self, step: int, beta: float) -> dict[str, float]:
-        """One PPO batch. Raises Diverged before anything is updated when the KL budget is spent."""
+    def step(self, step: int, rollout: Rollout, state: LoopState) -> tuple[dict[str, float], LoopState]:
+        """One PPO batch learned from: its metrics, and what the next one starts from.
+
+        Raises Diverged before anything is updated when the KL budget is spent, ValueError for a rollout that is too old.
+        """
         started, config = time.monotonic(), self.config
-        rollout = self.roll_out(step)
-        experience = self.score(rollout, beta)
-        metrics = experience_metrics(experience)
+        if rollout.age > config.max_rollout_age:
+            raise ValueError(
+                f"the rollout is {rollout.age} steps old; expected at most max_rollout_age {config.max_rollout_age}"
+            )
+        experience = self.score(rollout, state)
+        metrics = step_metrics(experience, config)
         check(metrics, step, config)
         metrics |= update(self.actor, self.critic, experience, config, step=step, seed=self.seed)
         metrics |= {
-            "ppo/seconds_sync": self.sync(),
+            "ppo/seconds_sync": self.sync() if step % (config.max_rollout_age + 1) == 0 else 0.0,
             "ppo/seconds_rollout": rollout.seconds,
             "ppo/rollout_tokens_per_second": rollout.response_tokens / rollout.seconds,
-            "tokens_per_second": sum(map(len, rollout.sequences)) / (time.monotonic() - started),
+            "tokens_per_second": sum(map(len, rollout.sequences)) / (rollout.seconds + time.monotonic() - started),
         }
+        if config.max_rollout_age:
+            metrics["ppo/rollout_age"] = rollout.age
         check(metrics, step, config)
-        return metrics
+        return metrics, state.after(metrics["ppo/kl_per_response"], experience.running, config)
 
-    def roll_out(self, step: int) -> Rollout:
-        """Responses to the step's prompts, `group_size` neighbours a prompt."""
+    def roll_out(self, step: int, *, steps: int = 1) -> dict[int, Rollout]:
+        """Responses to the prompts of a step, or of several from there, by step; `group_size` neighbours a prompt."""
         config = self.config
-        distinct = prompts_of_step(self.prompts, step, config.rollout_batch // config.group_size, seed=self.seed)
-        prompts = [prompt for prompt in distinct for _ in range(config.group_size)]
-        return roll_out(self.sampler, prompts, step=step, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
+        count = config.rollout_batch // config.group_size
+        picked = {
+            one: [i for i in indices_of_step(len(self.prompts), one, count, seed=self.seed) for _ in range(config.group_size)]
+            for one in range(step, step + steps)
+        }
+        prompts = {one: [self.prompts[i] for i in indices] for one, indices in picked.items()}
+        found = roll_out(self.sampler, prompts, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
+        return {one: replace(found[one], records=[self.records[i] for i in indices]) for one, indices in picked.items()}
 
-    def score(self, rollout: Rollout, beta: float) -> Experience:
-        """What the models make of a rollout."""
+    def score(self, rollout: Rollout, state: LoopState) -> Experience:
+        """What the models and the reward functions make of a rollout."""
         critic = self.critic.infer if self.critic else None
-        models = Models(self.actor.infer, critic, self.reward, self.reference, self.further_rewards)
-        return make_experience(rollout, models, self.config, beta=beta, pad_id=self.tokenizer.pad_token_id)
+        models = Models(self.actor.infer, critic, self.reward, self.reference, self.further_rewards, self.functions)
+        pad_id = self.tokenizer.pad_token_id
+        return make_experience(rollout, models, self.config, beta=state.beta, pad_id=pad_id, running=state.scores)
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -86,19 +104,18 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     checker = onpolicy.build(PPO.model_validate(spec.config["ppo"]).reward_check, spec, run)  # a wrong name shows at once
     trainer = build(spec)
     config = trainer.config
-    done, beta = _resume(trainer, run)
+    done, state = _resume(trainer, run)
+    waiting: dict[int, Rollout] = {}
     if checker and not done:
         checker.start(trainer)
     for step in range(done + 1, config.steps + 1):
-        metrics = trainer.step(step, beta)
+        waiting = waiting or trainer.roll_out(step, steps=min(config.max_rollout_age, config.steps - step) + 1)
+        metrics, state = trainer.step(step, waiting.pop(step), state)
         if checker:
             metrics |= checker.after(trainer, step, config.steps)
         run.log(step, config.steps, metrics)
-        if config.kl_controller == "adaptive":
-            kl, responses = metrics["ppo/kl_per_response"], config.rollout_batch
-            beta = adapt_beta(beta, kl, target=config.kl_target, horizon=config.kl_horizon, responses=responses)
         if step % config.checkpoint_every == 0 and step < config.steps:
-            _save(trainer, run, step, beta)
+            _save(trainer, run, step, state)
     save_model(trainer.actor.module, trainer.tokenizer, run.path / "model")
     write_config(trainer.actor, run.path / "deepspeed.json")
     metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
@@ -123,36 +140,41 @@ def check(metrics: dict[str, float], step: int, config: PPO) -> None:
 def build(spec: StageSpec) -> Trainer:
     """Everything loaded; actor and reference both start from the input `policy`, unless one named `reference` is given."""
     config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
-    policy_path, reward_path = spec.inputs["policy"].path, spec.inputs["reward"].path
+    policy_path = spec.inputs["policy"].path
     tokenizer = load_tokenizer(policy_path)
-    require_same_tokenizer(policy_path, reward_path, "reward model")
-    prompts = [render_prompt(tokenizer, row["prompt"]) for row in load_split(spec.inputs["prompts_train"].path)]
+    if config.reward.model_weight:
+        require_same_tokenizer(policy_path, spec.inputs["reward"].path, "reward model")
+    records = load_split(spec.inputs["prompts_train"].path)
+    functions = load_functions(config.reward.functions, records, tokenizer)
+    prompts = [render_prompt(tokenizer, record["prompt"]) for record in records]
     models = load_models(spec, config)
     return Trainer(
         **vars(models),
+        functions=functions,
         sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
         tokenizer=tokenizer,
         prompts=prompts,
+        records=records,
         config=config,
         seed=spec.seed,
     )
 
 
-def _resume(trainer: Trainer, run: RunDir) -> tuple[int, float]:
-    """Steps already done and beta, from the newest checkpoint, which is loaded; 0 and the configured beta without."""
+def _resume(trainer: Trainer, run: RunDir) -> tuple[int, LoopState]:
+    """Steps already done and what the next starts from, by the newest checkpoint, which is loaded; 0 and the first without."""
     checkpoint = load_checkpoint(run.checkpoints)
     if checkpoint is None:
-        return 0, trainer.config.beta
+        return 0, LoopState.first(trainer.config)
     for owner, engine in trainer.engines.items():
         prefix = f"{owner}/"
         engine.load_state({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
     trainer.sync()
-    return checkpoint.step, checkpoint.extra["beta"]
+    return checkpoint.step, LoopState.from_json(checkpoint.extra)
 
 
-def _save(trainer: Trainer, run: RunDir, step: int, beta: float) -> None:
+def _save(trainer: Trainer, run: RunDir, step: int, state: LoopState) -> None:
     tensors = {f"{owner}/{name}": value for owner, engine in trainer.engines.items() for name, value in engine.state().items()}
-    save_checkpoint(run.checkpoints, Checkpoint(step, tensors, {"beta": beta}), keep=trainer.config.keep_checkpoints)
+    save_checkpoint(run.checkpoints, Checkpoint(step, tensors, state.as_json()), keep=trainer.config.keep_checkpoints)
 
 
 def _summary(run: RunDir) -> dict[str, float]:

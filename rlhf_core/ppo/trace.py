@@ -15,13 +15,16 @@ from torch import Tensor
 
 from rlhf_core.batch import Batch, microbatches, select
 from rlhf_core.config import PPO
+from rlhf_core.data.render import token_text
 from rlhf_core.engine import Engine
 from rlhf_core.losses import masked_sum, probability_ratio, tempered, token_logprobs
-from rlhf_core.ppo.experience import Experience, experience_metrics, with_values
+from rlhf_core.ppo.experience import Experience, with_values
 from rlhf_core.ppo.meanings import AXES, QUANTITIES, STEPS
 from rlhf_core.ppo.observe import Seen, observed
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.stage import Trainer, build
+from rlhf_core.ppo.state import LoopState
+from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.tensor_rows import field_rows, list_rows, output_rows, part_rows, tensor_row, weights_row
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
@@ -62,10 +65,10 @@ def trace_batch(trainer: Trainer, step: int) -> Traced:
     modules = {name: engine.module for name, engine in trainer.engines.items()} | {"sampler": trainer.sampler.model}
     with observed(modules) as seen:
         with _step(flow, seen, "rollout") as tensors:
-            rollout = trainer.roll_out(step)
+            rollout = trainer.roll_out(step)[step]
             tensors += list_rows(rollout)
         with _step(flow, seen, "experience") as tensors:
-            experience = trainer.score(rollout, config.beta)
+            experience = trainer.score(rollout, LoopState.first(config))
             tensors += field_rows(experience.batch) + field_rows(experience) + [tensor_row("kl_BR", experience.kl_BR)]
             tensors += [tensor_row("reward_B", experience.reward_B)]
         with _step(flow, seen, "ratio before") as tensors:
@@ -80,7 +83,7 @@ def trace_batch(trainer: Trainer, step: int) -> Traced:
         with _step(flow, seen, "sync") as tensors:
             trainer.sync()
             tensors += [weights_row(trainer.actor)]
-    return Traced(step, rollout, experience, ratio_before_BR, ratio_BR, experience_metrics(experience) | metrics, flow)
+    return Traced(step, rollout, experience, ratio_before_BR, ratio_BR, step_metrics(experience, config) | metrics, flow)
 
 
 @torch.no_grad()
@@ -133,9 +136,14 @@ def summary(trainer: Trainer, traced: Traced) -> dict:
         "bytes_between_ranks": sum(step["bytes_between_ranks"] for step in flow),
         "seconds": sum(step["seconds"] for step in flow),
         "ratio_before_max_distance_from_1": float((traced.ratio_before_BR - 1)[mask_BR].abs().max()),
-        "metrics": traced.metrics, "settings": {name: getattr(config, name) for name in SETTINGS},
+        "metrics": traced.metrics, "settings": {name: getattr(config, name) for name in SETTINGS} | _reward_settings(config),
         "notes": _notes(config, traced),
     }  # fmt: skip
+
+
+def _reward_settings(config: PPO) -> dict:
+    """The keys of ppo.reward that differ from their default."""
+    return {f"reward.{name}": value for name, value in config.reward.model_dump(mode="json", exclude_defaults=True).items()}
 
 
 def _notes(config: PPO, traced: Traced) -> list[str]:
@@ -155,6 +163,8 @@ def _notes(config: PPO, traced: Traced) -> list[str]:
         notes.append("The actor is still the reference: every KL is 0 and takes nothing off the rewards.")
     if config.kl_in == "loss":
         notes.append("ppo.kl_in is 'loss': the KL is a term of the policy loss, and no part of the reward.")
+    if not config.reward.model_weight:
+        notes.append("ppo.reward.model_weight is 0: there is no reward model, the scores are those of the reward functions.")
     return notes
 
 
@@ -169,12 +179,16 @@ def _layout_notes(config: PPO) -> list[str]:
 
 
 def token_rows(trainer: Trainer, traced: Traced, count: int) -> dict:
-    """tokens.json: `count` responses with every quantity beside each token."""
-    experience, tokenizer = traced.experience, trainer.tokenizer
+    """tokens.json: `count` responses with every quantity beside each token; those of options that are off are left out."""
+    experience, tokenizer, config = traced.experience, trainer.tokenizer, trainer.config
     columns = {
         "logprob": experience.old_logprobs_BR, "ref_logprob": experience.ref_logprobs_BR, "kl": experience.kl_BR,
-        "reward": experience.rewards_BR, "value": experience.values_BR if trainer.config.has_critic else None,
-        "advantage": experience.advantages_BR, "return": experience.returns_BR, "ratio": traced.ratio_BR,
+        **({"exact_kl": experience.exact_kl_BR} if config.kl_exact else {}),
+        **({"process": experience.process_BR} if config.reward.has_process else {}),
+        "reward": experience.rewards_BR, "value": experience.values_BR if config.has_critic else None,
+        "advantage": experience.advantages_BR, "return": experience.returns_BR,
+        **({"importance": experience.importance_BR} if config.importance_cap is not None else {}),
+        "ratio": traced.ratio_BR,
     }  # fmt: skip
     rows = []
     for row, why in chosen_rows(experience, count).items():
@@ -188,7 +202,7 @@ def token_rows(trainer: Trainer, traced: Traced, count: int) -> dict:
             "ids": sequence.response, "tokens": [token_text(tokenizer, token) for token in sequence.response],
             "values": {name: None if column is None else column[row, :R].tolist() for name, column in columns.items()},
         })  # fmt: skip
-    words = {name: {"title": title, "meaning": meaning, "unit": unit} for name, (title, meaning, unit) in QUANTITIES.items()}
+    words = {name: dict(zip(("title", "meaning", "unit"), QUANTITIES[name], strict=True)) for name in columns}
     return {"quantities": words, "rows": rows, "of": len(traced.rollout.sequences)}
 
 
@@ -204,12 +218,6 @@ def chosen_rows(experience: Experience, count: int) -> dict[int, list[str]]:
         if len(found) < count:
             found.setdefault(row, [])
     return dict(list(found.items())[:count])
-
-
-def token_text(tokenizer, token: int) -> str:
-    """A token as text; where it is a part of a character, by its name in the vocabulary."""
-    text = tokenizer.decode([token])
-    return tokenizer.convert_ids_to_tokens(token) if not text or "\N{REPLACEMENT CHARACTER}" in text else text
 
 
 def _json(value: dict) -> str:

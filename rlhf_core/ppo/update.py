@@ -29,28 +29,37 @@ def update(
 ) -> dict[str, float]:
     """`config.epochs` passes; every minibatch is one optimizer step of each model. Returns the step's update metrics.
 
-    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value head.
+    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value head. So it is after the
+    minibatch that exceeds `max_kl_update`, until the step's end.
     """
     started = time.monotonic()
     rows = len(experience.batch.mask_BL)
     policy_lr = config.policy_lr * min(1.0, step / max(1, config.warmup_steps))
     actor_learns = step > config.critic_warmup_steps
     sums: dict[str, list[float]] = defaultdict(list)
+    actor_goes_on = actor_learns
     for epoch in range(config.epochs):
         permutation = torch.tensor(order(rows, seed=seed * 8_191 + step, epoch=epoch))
         for minibatch in permutation.chunk(min(config.minibatches, rows)):
-            totals = _accumulate(actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_learns)
-            norms = {"policy_grad_norm": _step(actor, policy_lr, config, actor_learns=actor_learns)}
+            if not actor_goes_on and not config.has_critic:
+                break
+            totals = _accumulate(actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_goes_on)
+            norm = _step(actor, policy_lr, config, actor_learns=actor_goes_on)
+            norms = {"policy_grad_norm": norm} if actor_goes_on else {}
             if critic is not None:
                 norms["critic_grad_norm"] = critic.step(config.critic_lr)
             for name, value in (totals | norms).items():
                 sums[name].append(value)
+            actor_goes_on = actor_goes_on and not went_too_far(totals["approx_kl_update"], config)
     metrics = {f"ppo/{name}": sum(values) / len(values) for name, values in sums.items()}
     metrics |= {
         "ppo/ratio_max": max(sums["ratio_max"]),
         "ppo/ratio_min": min(sums["ratio_min"]),
         "ppo/policy_lr": policy_lr if actor_learns else 0.0,
     }
+    metrics.setdefault("ppo/policy_grad_norm", 0.0)
+    if config.max_kl_update is not None:
+        metrics["ppo/policy_updates"] = len(sums["policy_grad_norm"])
     if config.has_critic:
         mask_BR = experience.batch.response_mask_BR
         metrics["ppo/critic_lr"] = config.critic_lr
@@ -64,6 +73,14 @@ def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float
         norm = actor.step(lr if actor_learns else 0.0, head_lr=config.critic_lr)
         return norm if actor_learns else 0.0
     return actor.step(lr) if actor_learns else 0.0
+
+
+def went_too_far(approx_kl: float, config: PPO) -> bool:
+    """Whether the actor stops after the minibatch that showed this KL (k3, nats/token) from the rollout's policy.
+
+    The minibatch's own step is taken, as in trl 0.11.4 (`early_stopping`) and CleanRL (`target_kl`).
+    """
+    return config.max_kl_update is not None and approx_kl > config.max_kl_update
 
 
 def _accumulate(

@@ -14,6 +14,7 @@ from rlhf_core.losses import clipped_value_error, cross_entropy, token_logprobs,
 from rlhf_core.models import PolicyModel, final_scores, inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.ppo.experience import Experience, Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import policy_objective
 
 T, F = True, False
@@ -88,11 +89,12 @@ def test_tokenizer_without_padding_token_pads_with_end_of_text_and_loses_nothing
 
 def test_what_stands_at_padding_reaches_no_metric(policy, models):
     """Bug: a log-probability of 1.0 or a value of -1 as a mark of padding, averaged into KL, entropy and variance."""
-    clean = experience(policy, models, PPO())
+    config = PPO(kl_exact=True, importance_cap=1.5)
+    clean = experience(policy, models, config)
     padding = ~clean.batch.response_mask_BR
     matrices = [f.name for f in dataclasses.fields(clean) if f.name.endswith("_BR")]
     marked = dataclasses.replace(clean, **{name: getattr(clean, name).masked_fill(padding, 1e6) for name in matrices})
-    assert padding.any() and experience_metrics(marked) == experience_metrics(clean)
+    assert padding.any() and step_metrics(marked, config) == step_metrics(clean, config)
 
 
 def gradient(policy: PolicyModel, made: Experience, config: PPO, token_budget: int) -> Tensor:

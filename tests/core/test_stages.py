@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -156,6 +157,40 @@ def test_reward_check_watches_the_policys_replies_and_changes_nothing_else(
     assert checked.metrics["ppo/onpolicy_accuracy"] == right / n and checked.counts["ppo/onpolicy_accuracy"] == n
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines if "ppo/onpolicy_accuracy" in line["metrics"]] == [2, 4]
+
+
+RULES = """
+def short(prompts, replies):
+    return [-len(reply.split()) / 4 for reply in replies]
+
+def even(prompts, replies, tokens):
+    return [[float(token[-1] in "02468") for token in own] for own in tokens]
+"""
+
+
+@pytest.mark.slow
+def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_weights(
+    sft, reward, tiny_splits, tmp_path, monkeypatch
+):
+    """What adapts (beta, running moments) and what waits (rollouts of older weights) survive a kill."""
+    (tmp_path / "resume_rules.py").write_text(RULES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    functions = ["resume_rules:short", {"function": "resume_rules:even", "per_token": True, "weight": 0.5}]
+    options = {"reward": {"model_weight": 0, "functions": functions, "centre": True, "scale": True, "clip": 2.0}}
+    options |= {"kl_controller": "adaptive", "kl_target": 0.5, "kl_horizon": 20, "kl_exact": True, "max_kl_update": 0.05}
+    options |= {"max_rollout_age": 1, "importance_cap": 2.0, "importance_level": "sequence", "steps": 6, "checkpoint_every": 2}
+    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
+    spec = spec.model_copy(update={"inputs": {name: item for name, item in spec.inputs.items() if name != "reward"}})
+    whole = finish(spec, tmp_path / "whole")
+    kill_after_steps(spec, tmp_path / "killed", 3)
+    assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
+    ours, again = ([line["metrics"] for line in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("whole", "killed"))
+    kept = ("ppo/beta", "ppo/score_running_mean", "ppo/score_running_std", "ppo/function_2_mean", "ppo/kl_exact_per_token")
+    assert [[step[name] for name in kept] for step in ours] == [[step[name] for name in kept] for step in again]
+    assert ours[0]["ppo/beta"] != ours[-1]["ppo/beta"]
+    assert [step["ppo/rollout_age"] for step in ours] == [0, 1, 0, 1, 0, 1]
+    fresh, old = (max(step["ppo/sampler_kl"] for step in ours[start::2]) for start in (0, 1))
+    assert fresh < 1e-6 < old
 
 
 def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, tiny_splits, tmp_path):

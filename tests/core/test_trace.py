@@ -205,17 +205,42 @@ def test_without_a_critic_there_are_no_values_and_the_trace_says_so(inputs, tmp_
     assert all(len(set(row["values"]["advantage"])) == 1 for row in tokens["rows"])
 
 
+@pytest.mark.slow
+def test_options_show_their_tensors_and_their_numbers_beside_each_token(inputs, tmp_path, monkeypatch):
+    (tmp_path / "rules.py").write_text(
+        "def even(prompts, replies, tokens):\n    return [[float(t[-1] in '02468') for t in own] for own in tokens]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    functions = [{"function": "rules:even", "per_token": True, "weight": 0.5}]
+    options = {"kl_exact": True, "importance_cap": 2.0, "importance_level": "sequence", "max_kl_update": 1e-6}
+    config = PPO(**CONFIG.model_dump() | options | {"reward": {"functions": functions, "scale": True, "length_penalty": 0.1}})
+    flow, tokens = read(finish("trace", config, inputs, tmp_path / "run", rows=8))
+    shown = {row["name"]: row for row in step_of(flow, "experience")["tensors"]}
+    assert shown["function_scores_BF"]["shape"] == [8, 1] and shown["function_scores_BF"]["axes"] == ["B", "F"]
+    assert {"model_score_B", "final_B", "process_BR", "exact_kl_BR", "importance_BR"} <= shown.keys()
+    std, metrics = flow["metrics"]["ppo/score_running_std"], flow["metrics"]
+    for row in tokens["rows"]:
+        values = row["values"]
+        assert values["process"] == pytest.approx([0.5 * (t[-1] in "02468") / std for t in row["tokens"]], abs=1e-6)
+        expected = [a - CONFIG.beta * b for a, b in zip(values["process"], values["kl"], strict=True)]
+        assert values["reward"][:-1] == pytest.approx(expected[:-1], **SHORT)
+        assert len(set(values["importance"])) == 1 and min(values["exact_kl"]) >= -1e-6
+    assert metrics["ppo/kl_exact_per_response"] == pytest.approx(sum(sum(r["values"]["exact_kl"]) for r in tokens["rows"]) / 8)
+    assert metrics["ppo/policy_updates"] == 2 < CONFIG.epochs * CONFIG.minibatches
+    assert flow["settings"]["reward.functions"][0]["function"] == "rules:even"
+
+
 # Without a stage process
 
 
 def test_every_tensor_of_the_records_has_a_meaning_and_every_axis_a_name():
     for record in (Batch, Experience, Part):
-        tensors = {field.name for field in dataclasses.fields(record)} - {"batch", "beta", "seconds"}
+        tensors = {field.name for field in dataclasses.fields(record)} - {"batch", "beta", "seconds", "running"}
         assert tensors <= TENSORS.keys()
     assert {axis for name in TENSORS for axis in axes(name)} <= AXES.keys()
     assert (axes("scores_BR1"), axes("logits_BRV"), axes("ended")) == (["B", "R1"], ["B", "R", "V"], [])
-    wanted = ["logprob", "ref_logprob", "kl", "reward", "value", "advantage", "return", "ratio"]
-    assert list(QUANTITIES) == wanted
+    wanted = ["logprob", "ref_logprob", "kl", "exact_kl", "process", "reward", "value", "advantage", "return", "importance"]
+    assert list(QUANTITIES) == [*wanted, "ratio"]
 
 
 def test_a_number_that_is_not_finite_is_written_as_what_it_is():

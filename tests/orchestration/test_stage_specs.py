@@ -77,6 +77,21 @@ def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_fo
     assert "reward_adapter" not in reward.gives(recipe(), have, made.model_copy(update={"outputs": {"model": have["reward"]}}))
 
 
+def test_a_reward_function_is_part_of_ppo_by_its_source_and_makes_the_reward_model_optional(have, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec_rules.py").write_text("def score(prompts, replies):\n    return [0.0] * len(replies)\n")
+    both = recipe(ppo={"reward": {"functions": ["spec_rules:score"]}})
+    alone = recipe(ppo={"reward": {"functions": ["spec_rules:score"], "model_weight": 0}})
+    before = ppo.spec(both, have)
+    assert set(before.inputs) == {"policy", "reward", "prompts_train", "function_1"}
+    assert set(ppo.spec(alone, have).inputs) == {"policy", "prompts_train", "function_1"}
+    (tmp_path / "spec_rules.py").write_text("def score(prompts, replies):\n    return [1.0] * len(replies)\n")
+    assert ppo.spec(both, have).digest != before.digest
+    missing = recipe(ppo={"reward": {"functions": ["no_such_rules:score"]}}, model={"base": str(tmp_path / "base")})
+    with pytest.raises(BadInput, match=r"ppo\.reward\.functions is 'no_such_rules:score'"):
+        check_paths(missing)
+
+
 def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
     assert "champion" in evaluate.spec(recipe(), have | {"champion": have["sft"]}).inputs
     assert "champion" not in evaluate.spec(recipe(), have | {"champion": have["policy"]}).inputs

@@ -1,0 +1,82 @@
+"""An engine and a sampler of torch alone, for the PPO loop in one process: slow, and the same to the last bit each time."""
+
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_core.batch import Sequence, collate
+from rlhf_core.config import Sampling
+from rlhf_core.models import PolicyModel
+from rlhf_core.sampler import Sample
+
+
+class PlainEngine:
+    """A module and its AdamW."""
+
+    def __init__(self, module: nn.Module):
+        self.module, self.steps, self.config = module.requires_grad_(True), 0, {}
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
+
+    def __call__(self, *inputs) -> Tensor:
+        return self.module(*inputs)
+
+    @torch.no_grad()
+    def infer(self, *inputs) -> Tensor:
+        return self.module(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        self.optimizer.param_groups[0]["lr"] = lr
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items()}
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        split = {name: name.split("/") for name in tensors}
+        self.module.load_state_dict({"/".join(parts[1:]): tensors[n] for n, parts in split.items() if parts[0] == "weights"})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, parts in split.items():
+            if parts[0] == "optimizer":
+                state.setdefault(int(parts[1]), {})[parts[2]] = tensors[name]
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class PlainSampler:
+    """Draws token by token from a copy of the policy, each prompt by its own seed."""
+
+    def __init__(self, policy: PolicyModel, sampling: Sampling):
+        self.model, self._sampling = policy, sampling
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
+        return [
+            self._one(prompt, torch.Generator().manual_seed(seed), eos_id) for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def _one(self, prompt: list[int], generator: torch.Generator, eos_id: int) -> Sample:
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        while len(tokens) < self._sampling.max_new_tokens and eos_id not in tokens:
+            batch = collate([Sequence(prompt, [*tokens, eos_id])], eos_id)  # the last column predicts the next token
+            logprobs_V = (self.model(batch)[0, -1] / self._sampling.temperature).log_softmax(-1)
+            tokens.append(int(torch.multinomial(logprobs_V.exp(), 1, generator=generator)))
+            logprobs.append(float(logprobs_V[tokens[-1]]))
+        return Sample(tokens, logprobs, tokens[-1] == eos_id)
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
+        started = time.monotonic()
+        self.model.model.load_state_dict({name: tensor.detach().clone() for name, tensor in weights})
+        return time.monotonic() - started
