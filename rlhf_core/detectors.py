@@ -43,7 +43,9 @@ def detect(columns: Columns) -> list[Detection]:
 def length(columns: Columns) -> Detection:
     """Correlation of reward score and response tokens; bad is a reply both longer and better scored than the others.
 
-    badness: min(z(score), z(tokens)), standard deviations over the policy's replies.
+    badness: min(z(score), z(tokens)), standard deviations over the policy's replies. The SFT model's replies are the better
+    witnesses: a policy that writes up to the limit each time no longer shows that length is what pays
+    (infra/docs/detectors.md).
     """
     score_N, tokens_N = _tensor(columns["policy_score"]), _tensor(columns["policy_tokens"])
     metrics = {

@@ -209,7 +209,8 @@ class EvaluateGate(StageGate):
         None, description="Lower 95% bound of the independent scorer's gain over the SFT model must exceed this; None: no gate"
     )
     max_length_correlation: CorrelationBound | None = Field(
-        0.8, description="Pearson's, of reward score and length; None: no gate. A model that scores by length alone has 1"
+        0.8,
+        description="Pearson's, of score and length, over the policy's replies and over the SFT model's; None: no gate",
     )
     min_distinct_2_ratio: NonNegative | None = Field(
         0.5, description="Distinct 2-grams of all replies over the SFT model's; None: no gate. A copied reply has about 0"
@@ -234,6 +235,7 @@ class EvaluateGate(StageGate):
             "independent": ("eval/independent_gain_lower", "more than", self.min_independent_gain),
             "independent_down": ("eval/reward_up_independent_down", "at most", self.max_independent_down),
             "length_correlation": ("eval/length_correlation", "at most", self.max_length_correlation),
+            "length_correlation_sft": ("eval/length_correlation_sft", "at most", self.max_length_correlation),
             "distinct_2": ("eval/distinct_2_ratio", "at least", self.min_distinct_2_ratio),
             "opening": ("eval/opening_share", "at most", self.max_opening_share),
             "kl_per_reward": ("eval/kl_per_reward", "at most", self.max_kl_per_reward),

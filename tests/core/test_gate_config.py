@@ -23,6 +23,9 @@ DEFAULTS = {
     "evaluate": {
         "prompts": ("eval/prompts", "at least", 50), "win_rate": ("eval/win_rate_lower", "more than", 0.5),
         "kl": ("eval/kl_per_response", "at most", 50.0), "length": ("eval/length_ratio", "at most", 2.0),
+        "length_correlation": ("eval/length_correlation", "at most", 0.8),
+        "length_correlation_sft": ("eval/length_correlation_sft", "at most", 0.8),
+        "distinct_2": ("eval/distinct_2_ratio", "at least", 0.5),
         "repetition": ("eval/repetition_increase", "at most", 0.1), "alignment_tax": ("eval/alignment_tax", "at most", 1.0),
     },
 }  # fmt: skip

@@ -39,7 +39,7 @@ METRICS = {
     "dpo": {"dpo/heldout_pairs": 400.0, "dpo/accuracy": 0.7, "dpo/accuracy_lower": 0.65},
     "evaluate": {"eval/prompts": 100.0, "eval/win_rate": 0.8, "eval/win_rate_lower": 0.7, "eval/kl_per_response": 3.0,
                  "eval/length_ratio": 1.0, "eval/repetition_increase": 0.0, "eval/alignment_tax": 0.1,
-                 "eval/length_correlation": 0.2, "eval/distinct_2_ratio": 0.9},
+                 "eval/length_correlation": 0.2, "eval/length_correlation_sft": 0.1, "eval/distinct_2_ratio": 0.9},
 }
 if plan.get("crash") and not (run.path / "crashed").exists():
     (run.path / "crashed").touch()

@@ -80,7 +80,7 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers == 2
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
     verdicts = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"])
-    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 14
+    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
 
     again = run(make())
     assert started(home) == [] and all(row.cached for row in again.rows if row.run_dir)
