@@ -98,7 +98,8 @@ def write_splits(folder: Path) -> None:
             (folder / f"{kind}_{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def recipe_of(folder: Path, dtype: str, zero_stage: int) -> Recipe:
+def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = None) -> Recipe:
+    """layout: keys of the stages sft and ppo."""
     learning = {"micro_batch_tokens": 512, "zero_stage": zero_stage}
     sampling = {"max_new_tokens": RESPONSE, "kv_cache_mib": 32}
     once = {"epochs": 1, "minibatches": 1, "rollout_batch": 12, "steps": 2}
@@ -108,9 +109,9 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int) -> Recipe:
         "data": {
             "demonstrations": "d", "comparisons": "c", "max_prompt_tokens": PROMPT, "max_response_tokens": RESPONSE,
         },
-        "sft": learning | {"batch_size": 12, "epochs": 1, "max_train": 24},
+        "sft": learning | {"batch_size": 12, "epochs": 1, "max_train": 24, "lora": (layout or {}).get("lora", False)},
         "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
-        "ppo": learning | once | {"sampling": sampling},
+        "ppo": learning | once | {"sampling": sampling} | (layout or {}),
         "evaluate": {"micro_batch_tokens": 512, "max_prompts": 8, "sampling": sampling},
         "registry": {"name": "measured"},
     })  # fmt: skip
@@ -139,7 +140,7 @@ def peak_rss(spec: StageSpec, folder: Path) -> float:
     return peak * 1024
 
 
-def measured_and_predicted(tmp_path: Path, stage: str, dtype: str, zero_stage: int) -> tuple[float, float]:
+def measured_and_predicted(tmp_path: Path, stage: str, dtype: str, zero_stage: int, layout: dict) -> tuple[float, float]:
     """Bytes that the 34M model needs more than the tiny one."""
     measured, predicted = [], []
     for name, sizes in (("middle", MIDDLE), ("tiny", TINY)):
@@ -147,23 +148,24 @@ def measured_and_predicted(tmp_path: Path, stage: str, dtype: str, zero_stage: i
         folder.mkdir()
         write_model(folder, sizes)
         write_splits(folder)
-        recipe = recipe_of(folder, dtype, zero_stage)
+        recipe = recipe_of(folder, dtype, zero_stage, layout)
         measured.append(peak_rss(spec_of(recipe, stage, folder), folder / "run"))
         predicted.append(plan_stage(recipe, stage, find_models(recipe), strategy_of(recipe, stage, 1), CPU).peak)
-    print(f"{stage} {dtype} zero {zero_stage}: tiny {measured[1] / MIB:.0f} MiB", end="; ")
+    print(f"{stage} {dtype} zero {zero_stage} {layout}: tiny {measured[1] / MIB:.0f} MiB", end="; ")
     return measured[0] - measured[1], predicted[0] - predicted[1]
 
 
+SHARED = {"lora": True, "reference": "adapter-off", "critic": "shared"}
 CASES = [
-    ("sft", "float32", 0), ("sft", "bfloat16", 0), ("sft", "float32", 2), ("reward", "float32", 0), ("ppo", "float32", 0),
-    ("evaluate", "float32", 0),
+    ("sft", "float32", 0, {}), ("sft", "bfloat16", 0, {}), ("sft", "float32", 2, {}), ("sft", "float32", 0, {"lora": True}),
+    ("reward", "float32", 0, {}), ("ppo", "float32", 0, {}), ("ppo", "float32", 0, SHARED), ("evaluate", "float32", 0, {}),
 ]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "dtype", "zero_stage"), CASES)
-def test_predicted_peak_is_within_15_percent_of_the_measured_one(tmp_path, stage, dtype, zero_stage):
-    measured, predicted = measured_and_predicted(tmp_path, stage, dtype, zero_stage)
+@pytest.mark.parametrize(("stage", "dtype", "zero_stage", "layout"), CASES)
+def test_predicted_peak_is_within_15_percent_of_the_measured_one(tmp_path, stage, dtype, zero_stage, layout):
+    measured, predicted = measured_and_predicted(tmp_path, stage, dtype, zero_stage, layout)
     print(f"measured {measured / MIB:.0f} MiB, predicted {predicted / MIB:.0f} MiB, {predicted / measured - 1:+.1%}")
     assert predicted == pytest.approx(measured, rel=0.15)
 
