@@ -127,7 +127,7 @@ def _slices(found):
 def _calibration(found):
     from rich.text import Text
 
-    table = _table("Calibration: pairs by confidence, ten bins of equal count", ("confidence", "right", "95%", "pairs"))
+    table = _table("Calibration, ten bins of equal count", ("confidence", "right", "95%", "pairs"))
     for part in found.calibration:
         cells = (f"{part.confidence:.3f}", f"{part.right:.3f}", f"{part.low:.3f} to {part.high:.3f}", str(part.n))
         table.add_row(*map(Text, cells))
