@@ -157,7 +157,7 @@ def _print_plans(recipe, models, plans, remedies) -> None:
         console.print(Text(_headline(stage), style="bold" if stage.fits else "bold red"), soft_wrap=True)
         console.print(_table(stage))
         if cache := report.cache_capacity(recipe, models, stage):
-            say(f"  vLLM's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows at once.")
+            say(f"  The sampler's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows at once.")
         if not stage.fits:
             _print_remedies(found, say)
     sizes = report.half_weights_gb(models)

@@ -12,9 +12,12 @@ from rlhf_core.config.training import Training
 
 
 class Sampling(Config):
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm", description="What generates; 'transformers': for machines without vLLM, slower. Never one in place of the other"
+    )
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="1.0: samples come from the policy itself")
     max_new_tokens: Positive = Field(64, description="Tokens a response, EOS included")
-    kv_cache_mib: Positive = Field(512, description="vLLM key-value cache, MiB")
+    kv_cache_mib: Positive = Field(512, description="Key-value cache of the sampler, MiB")
 
 
 AdvantageEstimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"]

@@ -10,6 +10,7 @@ from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 STAGES = ("sft", "reward", "ppo", "dpo", "evaluate")
+SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # name in a plan, by sampling.engine
 PAIRED = ("reward", "dpo")  # stages whose rows come in pairs that stay together
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
 
@@ -140,7 +141,7 @@ def _ppo(setting: Setting) -> list[Part]:
     if ppo.reference == "copy":
         parts.append(_frozen(setting, "reference"))
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
-    return [*parts, *_sampler(setting, ppo.rollout_batch, (*dict.fromkeys(awake),))]
+    return [*parts, *_sampler(setting, "ppo", ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
 def _reward_models(setting: Setting) -> Part:
@@ -165,7 +166,7 @@ def _evaluate(setting: Setting) -> list[Part]:
     if setting.recipe.has_reward:
         parts += [_frozen(setting, "reward", scored), *_reader(setting, "reward", *scored)]
     awake = () if setting.strategy.sampler_sleeps else (*scored, *compared)
-    return [*parts, *_sampler(setting, setting.recipe.evaluate.max_prompts, awake)]
+    return [*parts, *_sampler(setting, "evaluate", setting.recipe.evaluate.max_prompts, awake)]
 
 
 def _shape(setting: Setting, model: str) -> ModelShape:
@@ -233,7 +234,7 @@ def _reward_adapter(setting: Setting) -> Part:
 
 def _host(setting: Setting, parts: list[Part]) -> float:
     """Bytes in host memory for each device: what was moved there."""
-    models = {part.model for part in parts if part.kind == "weights"} - {"vLLM"}
+    models = {part.model for part in parts if part.kind == "weights"} - set(SAMPLERS.values())
     learners = {part.model for part in parts if part.kind == "gradients"}
     adapters = {"reward"} if setting.recipe.ppo.reward_trunk == "reference" else set()
     whole = models - learners - adapters
@@ -241,17 +242,17 @@ def _host(setting: Setting, parts: list[Part]) -> float:
     return frozen + sum(_state(setting, name).host for name in learners)
 
 
-def _sampler(setting: Setting, sequences: int, awake: tuple[str, ...]) -> list[Part]:
-    """vLLM: its own weights and cache, also in the phases `awake` in which it does not generate, and its workspace."""
+def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]) -> list[Part]:
+    """The sampler: its own weights and cache, also in the phases `awake` in which it does not generate, and its workspace."""
     shape, strategy, phase = setting.models.policy, setting.strategy, "generation"
     over = strategy.devices if strategy.shard_sampler else 1
-    held = (phase, *awake)
+    name, held = SAMPLERS[getattr(setting.recipe, stage).sampling.engine], (phase, *awake)
     workspace, logits = _workspace(setting, sequences)
     return [
-        Part("vLLM", "weights", strategy.compute_bytes * shape.policy / over, held),
-        Part("vLLM", "KV cache", strategy.kv_cache_mib * 2**20, held),
-        Part("vLLM", "activations", workspace / over, (phase,)),
-        Part("vLLM", "logits", logits, (phase,)),
+        Part(name, "weights", strategy.compute_bytes * shape.policy / over, held),
+        Part(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
+        Part(name, "activations", workspace / over, (phase,)),
+        Part(name, "logits", logits, (phase,)),
     ]
 
 

@@ -67,7 +67,7 @@ class Experience:
     final_B: Tensor  # paid at the last token: the score centred, scaled, clipped, less the penalties
     process_BR: Tensor  # paid at each token, scaled and clipped; 0 without process rewards
     running: Moments  # of all scores so far, this rollout's included
-    sampler_logprobs_BR: Tensor  # what vLLM says it sampled from
+    sampler_logprobs_BR: Tensor  # what the sampler says it sampled from
     old_logprobs_BR: Tensor  # the actor before this step's update
     ref_logprobs_BR: Tensor  # the frozen SFT model
     exact_kl_BR: Tensor | None  # over the vocabulary, nats; None unless config.kl_exact

@@ -16,9 +16,9 @@ TENSORS = {
     # rollout: lists, not yet padded
     "prompt_ids": "token ids of the prompts, as rendered by the chat template; one list a row",
     "response_ids": "token ids that the sampler drew, end-of-text included where it came",
-    "sampler_logprobs": "log-probability of each drawn token, as the sampler (vLLM) computed it, nats",
+    "sampler_logprobs": "log-probability of each drawn token, as the sampler computed it, nats",
     "ended": "whether the response ended by itself, not at the length limit",
-    "hidden_TD": "the sampler's last hidden states: all prompt tokens at first, then one token a row",
+    "hidden_TD": "the sampler's last hidden states: all prompt tokens at first (padded by transformers), then one token a row",
     # the padded batch
     "ids_BL": "prompts and responses side by side, so that every response begins in the same column",
     "mask_BL": "True at real tokens",
@@ -73,5 +73,5 @@ STEPS = {  # title, where it is in the source
     "ratio before": ("the trace's own check: the actor has not moved yet", "rlhf_core/ppo/trace.py: actor_logprobs"),
     "update": ("actor and critic learn in epochs of minibatches", "rlhf_core/ppo/update.py: update"),
     "ratio after": ("the trace's own look: how far the actor moved", "rlhf_core/ppo/trace.py: actor_logprobs"),
-    "sync": ("the new weights go into the sampler in place", "rlhf_core/sampler.py: Sampler.sync"),
+    "sync": ("the new weights go into the sampler in place", "rlhf_core/sampling.py: open_sampler(...).sync"),
 }

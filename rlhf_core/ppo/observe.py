@@ -74,6 +74,8 @@ def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
         name = names.get(id(module)) or kinds.get(type(module))
         if isinstance(module, Trunk) and len(arguments) > 1:
             name = arguments[1]
+        if hasattr(output, "last_hidden_state"):  # transformers' backbone as the sampler
+            output = output.last_hidden_state.flatten(0, 1)
         said, values = with_values(output) if name else (None, None)
         if isinstance(said, Tensor):
             meta = None if values is None else _shape_of(values)

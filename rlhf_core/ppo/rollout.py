@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from rlhf_core.batch import Sequence, order
-from rlhf_core.sampler import Sampler
+from rlhf_core.sampling import AnySampler
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[i
     return picked
 
 
-def roll_out(sampler: Sampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int) -> dict[int, Rollout]:
+def roll_out(sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int) -> dict[int, Rollout]:
     """Generate one response a prompt, for one step or several at once; prompts and rollouts by step, the first being the next.
 
     The same steps and weights give the same responses.

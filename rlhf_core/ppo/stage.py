@@ -22,7 +22,7 @@ from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
-from rlhf_core.sampler import Sampler
+from rlhf_core.sampling import AnySampler, open_sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
 SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "response_tokens", "eos_share", "entropy")
@@ -38,7 +38,7 @@ class Trainer:
     functions: Ask
     reference: Forward
     further_rewards: tuple[Forward, ...]  # the other members of an ensemble
-    sampler: Sampler
+    sampler: AnySampler
     tokenizer: PreTrainedTokenizerBase
     prompts: list[list[int]]
     records: list[dict]  # what the prompts were rendered from
@@ -151,7 +151,7 @@ def build(spec: StageSpec) -> Trainer:
     return Trainer(
         **vars(models),
         functions=functions,
-        sampler=Sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
+        sampler=open_sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
         tokenizer=tokenizer,
         prompts=prompts,
         records=records,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -63,6 +64,10 @@ def test_the_first_step_is_at_log_2_because_the_policy_is_its_own_reference(fini
     assert first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["dpo/chosen_logratio"] == pytest.approx(0, abs=1e-4)
     assert last["dpo/loss"] < first["dpo/loss"]
+
+
+def test_a_process_started_from_one_that_learns_finds_a_port_of_its_own(finished):
+    assert torch.distributed.is_initialized() and "MASTER_PORT" not in os.environ
 
 
 def test_gates_can_use_what_dpo_says_of_each_heldout_pair(finished):
