@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlhf_core import best_of_n
 from rlhf_core import judge as judging
 from rlhf_core.batch import subset
 from rlhf_core.config import Evaluate
@@ -34,7 +35,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     scorer = load_function(config.independent_scorer, "independent scorer") if config.independent_scorer else None
     ask = judging.load_judge(config.judge) if config.judge else None  # a wrong name or missing key shows before the work
     setup, models, reward_models = _setup(spec, config)
-    replies = answer(setup, models)
+    replies, draws = answer(setup, models)
+    if draws:
+        replies[best_of_n.NAME] = _best(setup, reward_models[0], draws)
     run.log(1, STEPS, {})
     members = [reward_scores(setup, path, replies) for path in reward_models]
     scores = [{name: scores_MN.mean(0) for name, scores_MN in found.items()} for found in members]
@@ -47,6 +50,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     if "reward" in spec.inputs:
         columns |= _member_columns(members[0])
     parts = [_paired(replies, scores[0], spec.seed), measured, _independent_gain(independent, spec.seed)]
+    parts.append(_against_best(replies, scores[0], independent, len(draws)))
     if ask:
         judged, outcomes = _judged(setup, ask, replies)
         parts.append(judged)
@@ -75,6 +79,12 @@ def _setup(spec: StageSpec, config: Evaluate) -> tuple[Setup, dict[str, Path], l
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
     setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config["dtype"])
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
+
+
+def _best(setup: Setup, reward_model: Path, draws: list[Replies]) -> Replies:
+    """Of each prompt's draws the best by the main reward model, an ensemble by its mean."""
+    scored = reward_scores(setup, reward_model, {str(k): draw for k, draw in enumerate(draws)})
+    return best_of_n.best(draws, torch.stack([scores_MN.mean(0) for scores_MN in scored.values()]))
 
 
 def _columns(setup: Setup, replies: dict[str, Replies], scores: list[Scores], independent: Scores) -> Columns:
@@ -127,6 +137,21 @@ def _paired(replies: dict[str, Replies], scores: Scores, seed: int) -> Output:
     return _together([Output(metrics=metrics), *(_bounded(name, *found) for name, found in bounded.items())], n)
 
 
+def _against_best(replies: dict[str, Replies], scores: Scores, independent: Scores, n: int) -> Output:
+    """The baseline of the best of n replies, and how often the policy scores above it."""
+    if not n:
+        return Output()
+    metrics = {
+        "eval/score_best_of_n": float(scores[best_of_n.NAME].mean()),
+        "eval/length_best_of_n": sum(replies[best_of_n.NAME].tokens) / len(scores["policy"]),
+        "eval/kl_bound_best_of_n": best_of_n.kl_bound(n),
+    }
+    if independent:
+        metrics["eval/independent_best_of_n"] = float(independent[best_of_n.NAME].mean())
+    rate = _bounded("eval/win_rate_vs_best_of_n", *win_rate(scores["policy"], scores[best_of_n.NAME]))
+    return _together([Output(metrics=metrics), rate], len(scores["policy"]))
+
+
 def _divergence_and_tax(spec: StageSpec, run: RunDir, setup: Setup, policy: Replies) -> tuple[Tensor, Output]:
     """KL of the policy from the SFT model on the policy's replies, (N,), and both models' held-out SFT loss."""
     pad_id, budget = setup.tokenizer.pad_token_id, setup.config.micro_batch_tokens
@@ -166,7 +191,7 @@ def _judged(setup: Setup, ask: Ask, replies: dict[str, Replies]) -> tuple[Output
     rows = judging.judged_rows(len(setup.rows), setup.config.judge.max_pairs, seed=setup.seed)
     prompts = [judging.conversation(setup.rows[i]["prompt"]) for i in rows]
     ours, parts, columns = [replies["policy"].texts[i] for i in rows], [], {}
-    for name in [name for name in replies if name != "policy"]:
+    for name in [name for name in replies if name in MODELS[1:]]:
         verdicts = judging.compare(ask, prompts, ours, [replies[name].texts[i] for i in rows])
         parts.append(judging.judge_output(verdicts, "" if name == "sft" else f"_vs_{name}"))
         outcome = {i: verdict.outcome for i, verdict in zip(rows, verdicts, strict=True)}

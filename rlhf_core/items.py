@@ -1,8 +1,8 @@
 """Per-item evidence of the stages reward, dpo and evaluate: one row a held-out item, in items.parquet of the run directory.
 
-evaluate  prompt_id, prompt; for each NAME in policy, sft, champion (when present): NAME_reply, NAME_score, NAME_tokens,
-          NAME_ended, NAME_repetition, NAME_independent (when there is an independent scorer), NAME_score_2, ... (when
-          there are further reward models); policy_kl (nats); judge_vs_sft, judge_vs_champion (when there is a judge:
+evaluate  prompt_id, prompt; for each NAME in policy, sft, champion, best_of_n (when present): NAME_reply, NAME_score,
+          NAME_tokens, NAME_ended, NAME_repetition, NAME_independent (when there is an independent scorer), NAME_score_2, ...
+          (when there are further reward models); policy_kl (nats); judge_vs_sft, judge_vs_champion (when there is a judge:
           1 policy better, 0.5 tie, 0 worse, null not judged); NAME_member_1, ... (when the reward model is an ensemble)
 reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens, rejected_tokens; agreement (share
           of votes with the majority, where there are votes); data.COLUMN for every further column of the comparisons;

@@ -114,10 +114,10 @@ METRICS: dict[str, Metric] = {
     "ppo/importance_mean": Metric("ratio", "Weight of a token's policy loss, mean over response tokens; with importance_cap"),
     "ppo/importance_capped": Metric("share", "Response tokens whose weight is at importance_cap"),
     "ppo/rollout_age": Metric("steps", "Steps that the actor has learned since the weights that generated the responses"),
-    "ppo/seconds_rollout": Metric("s", "Generation by vLLM"),
+    "ppo/seconds_rollout": Metric("s", "Generation by the sampler"),
     "ppo/seconds_scoring": Metric("s", "Old, reference, value and reward forward passes"),
     "ppo/seconds_update": Metric("s", "Optimisation of actor and critic"),
-    "ppo/seconds_sync": Metric("s", "New weights into vLLM"),
+    "ppo/seconds_sync": Metric("s", "New weights into the sampler"),
     "ppo/rollout_tokens_per_second": Metric("tokens/s", "Generated tokens per second of rollout"),
     # dpo
     "dpo/loss": Metric("nats/pair", "DPO loss on the step's batch; with loss = ipo in squared nats"),
@@ -169,6 +169,14 @@ METRICS: dict[str, Metric] = {
     "eval/independent_gain": Metric("score", "Paired difference policy - SFT of the independent scorer"),
     "eval/independent_gain_lower": Metric("score", "Lower end of its 95% interval (paired bootstrap)"),
     "eval/independent_gain_upper": Metric("score", "Upper end of its 95% interval (paired bootstrap)"),
+    # evaluate: best-of-n
+    "eval/score_best_of_n": Metric("score", "Mean score of the best of n replies by the SFT model, picked by that score"),
+    "eval/independent_best_of_n": Metric("score", "Mean of the independent scorer over the same replies"),
+    "eval/length_best_of_n": Metric("tokens", "Mean length of the same replies"),
+    "eval/kl_bound_best_of_n": Metric("nats", "log n - (n - 1) / n: the KL of best-of-n from the SFT model is at most that"),
+    "eval/win_rate_vs_best_of_n": Metric("share", "Policy's reply scores above the best of n; a tie counts one half"),
+    "eval/win_rate_vs_best_of_n_lower": Metric("share", "Lower end of its 95% Wilson interval"),
+    "eval/win_rate_vs_best_of_n_upper": Metric("share", "Upper end of its 95% Wilson interval"),
     # evaluate: reward-hacking detectors
     "eval/reward_up_independent_down": Metric("share", "Prompts on which the score rose and the independent scorer's fell"),
     "eval/length_correlation": Metric("correlation", "Pearson's, of score and tokens of the policy's replies", (-1, 1)),

@@ -17,7 +17,7 @@ from rlhf_core.ensemble import load_members
 from rlhf_core.losses import tempered, token_logprobs
 from rlhf_core.models import load_policy, load_tokenizer
 from rlhf_core.reward import score
-from rlhf_core.sampler import Sampler
+from rlhf_core.sampling import AnySampler, open_sampler
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,35 @@ class Setup:
         return [render_prompt(self.tokenizer, row["prompt"]) for row in self.rows]
 
 
-def answer(setup: Setup, models: dict[str, Path]) -> dict[str, Replies]:
-    """Every model's replies, the same seed for the same prompt; models of one architecture share one engine."""
-    seeds = [setup.seed * 1_000_003 + i for i in range(len(setup.prompts))]
+def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], list[Replies]]:
+    """Every model's replies, the same seed for the same prompt; models of one architecture share one engine.
+
+    And the SFT model's `best_of_n` replies to every prompt, the one above first; none unless so configured.
+    """
     longest = max(map(len, setup.prompts))
-    sampler, loaded, replies = None, None, {}
+    sampler, loaded, replies, draws = None, None, {}, []
     for name, path in models.items():
         architecture = _architecture(path)
         if architecture != loaded:
             if sampler:
                 sampler.close()
-            sampler = Sampler(path, setup.config.sampling, max_prompt_tokens=longest, dtype=setup.dtype)
+            sampler = open_sampler(path, setup.config.sampling, max_prompt_tokens=longest, dtype=setup.dtype)
             loaded = architecture
         else:
             sampler.sync(load_policy(path).model.state_dict().items())
-        samples = sampler.generate(setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
-        sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
-        texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
-        replies[name] = Replies(sequences, texts, [s.ended for s in samples])
-    return replies
+        replies[name] = _replied(setup, sampler, 0)
+        if name == "sft" and setup.config.best_of_n:
+            draws = [replies[name], *(_replied(setup, sampler, draw) for draw in range(1, setup.config.best_of_n))]
+    return replies, draws
+
+
+def _replied(setup: Setup, sampler: AnySampler, draw: int) -> Replies:
+    first = setup.seed * 1_000_003 + draw * len(setup.prompts)
+    seeds = list(range(first, first + len(setup.prompts)))
+    samples = sampler.generate(setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
+    sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
+    texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
+    return Replies(sequences, texts, [s.ended for s in samples])
 
 
 def _architecture(path: Path) -> dict:

@@ -38,6 +38,7 @@ def worst_items(rule: GateRule, result: StageResult, run_dir: Path, count: int =
 
 def _replies(numbers: list[str]) -> list[str]:
     models = [name for name in ("policy", "sft", "champion") if any(name in number.split("_") for number in numbers)]
+    models += ["best_of_n"] if any(number.startswith("best_of_n_") for number in numbers) else []
     return [f"{name}_reply" for name in models]
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from rlhf_core.items import Columns
 from tasks import noise
 from tasks.comparison import Duel, MetricRow, Sample, judged
-from tasks.evidence import Estimate, RunEvidence
+from tasks.evidence import Estimate, RunEvidence, StageEvidence
 from tasks.noise import Finding
 
-NAMES = {"sft": "SFT model", "champion": "champion", "policy": "policy"}
+NAMES = {"sft": "SFT model", "champion": "champion", "best_of_n": "best of n replies by the SFT model", "policy": "policy"}
 JUDGES = {"score": "reward model", "independent": "independent scorer"}
 # column of the items -> (metric of the policy, that of the SFT model, name, unit, meaning)
 MEASURES = {
@@ -31,7 +31,7 @@ NO_ITEMS = "no per-item evidence"
 class Versus:
     """The policy (second column) against another model (first column)."""
 
-    model: str  # sft or champion
+    model: str  # sft, champion or best_of_n
     rows: list[MetricRow]
     duels: list[Duel]
     samples: list[Sample]
@@ -40,7 +40,7 @@ class Versus:
 def versus(run: RunEvidence, model: str) -> Versus | None:
     """The policy of `run` against its SFT model or champion; None when the evaluation had no such model."""
     stage = run.stages.get("evaluate")
-    if stage is None or not stage.result or stage.input(model) is None:
+    if stage is None or not stage.result or not _took_part(stage, model):
         return None
     items = stage.items
     if items is None or f"{model}_score" not in items:
@@ -50,6 +50,12 @@ def versus(run: RunEvidence, model: str) -> Versus | None:
     rows = [row for column in columns if (row := _row(items, model, column))]
     duels = [_duel(items, model, column) for column in JUDGES if column in columns and _has(items, model, column)]
     return Versus(model, rows, duels, _samples(items, model))
+
+
+def _took_part(stage: StageEvidence, model: str) -> bool:
+    if model == "best_of_n":  # drawn from the SFT model, no input of its own
+        return stage.items is not None and "best_of_n_score" in stage.items
+    return stage.input(model) is not None
 
 
 def _has(items: Columns, model: str, column: str) -> bool:

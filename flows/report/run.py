@@ -20,7 +20,7 @@ from tasks.versus import NAMES, Versus, versus
 
 def run_page(run: RunEvidence, champion: RunEvidence | None = None, versions: dict[str, list[str]] | None = None) -> str:
     """The page. champion: the run behind the champion, where MLflow has it; versions: model digest -> registered versions."""
-    contests = [found for model in ("sft", "champion") if (found := versus(run, model))]
+    contests = [found for model in ("sft", "champion", "best_of_n") if (found := versus(run, model))]
     most = max((len(contest.samples) for contest in contests), default=0)
     graph = _with_versions(build([run]), versions or {})
     return fitting(lambda rows: page(run.name, _lead(run), _sections(run, champion, contests, graph, rows)), most)

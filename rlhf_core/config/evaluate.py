@@ -1,5 +1,7 @@
 """The evaluation stage."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from rlhf_core.config.fields import Config, Positive
@@ -15,6 +17,9 @@ class Evaluate(Config):
     samples: Positive = Field(64, description="Rows of the side-by-side table")
     independent_scorer: str | None = Field(
         None, description="'module:function' with (prompts, replies) in, scores out; None: the first of reward_models, if any"
+    )
+    best_of_n: Annotated[int, Field(ge=2, le=1024)] | None = Field(
+        None, description="Baseline: of so many replies by the SFT model the best by the reward model; None: not drawn"
     )
     train_reward: bool = Field(
         False, description="With align = 'dpo': train a reward model all the same, by which replies are scored (same gate)"

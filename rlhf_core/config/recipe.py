@@ -100,6 +100,11 @@ class Recipe(Config):
                 "align = 'dpo' trains no reward model, and nothing else scores the replies in the evaluation; expected "
                 "evaluate.independent_scorer, model.reward, or evaluate.train_reward = true"
             )
+        if self.evaluate.best_of_n:
+            raise ValueError(
+                f"evaluate.best_of_n {self.evaluate.best_of_n} picks replies by the reward model, and there is none; expected "
+                "model.reward or evaluate.train_reward = true"
+            )
         if self.evaluate.gate.max_independent_down is not None:
             raise ValueError(
                 "evaluate.gate.max_independent_down compares a reward model with the independent scorer, and there is no "

@@ -127,7 +127,7 @@ def test_every_metric_has_a_domain_that_holds_its_meaning():
 
 def test_item_metrics_are_declared_metrics_of_columns_that_stages_write():
     assert set(ITEM_METRICS) <= set(METRICS)
-    owners = ("chosen_", "rejected_", "policy_", "sft_", "champion_", "judge_vs_")
+    owners = ("chosen_", "rejected_", "policy_", "sft_", "champion_", "best_of_n_", "judge_vs_")
     assert all(column.startswith(owners) for name in ITEM_METRICS for column in columns_of(name))
 
 
@@ -135,7 +135,7 @@ def test_what_can_be_compared_with_the_champion():
     assert {name for name in METRICS if has_champions_value(name)} == {
         "eval/score_policy", "eval/score_gain", "eval/win_rate", "eval/length_policy", "eval/length_ratio",
         "eval/repetition_policy", "eval/repetition_increase", "eval/no_eos_policy", "eval/independent_policy",
-        "eval/independent_gain",
+        "eval/independent_gain", "eval/win_rate_vs_best_of_n",
     }  # fmt: skip
     assert {name for name in METRICS if is_against_champion(name)} == {
         "eval/win_rate_vs_champion", "eval/judge_win_rate_vs_champion",
