@@ -1,6 +1,8 @@
 """A sweep's figures: metrics against the key that was varied, and reward against KL."""
 
 import math
+from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rlhf_core.metrics import METRICS
 
+SEED = "seed"  # a further key over which the figures show mean and spread
 LOG_SPAN = 20.0  # largest / smallest value, beyond which the key's axis is logarithmic
 COLORS = [f"C{number}" for number in range(10)]
 
@@ -53,7 +56,7 @@ def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | 
 
 
 def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
-    key, others = keys[0], keys[1:]
+    key, others = keys[0], [other for other in keys[1:] if other != SEED]
     places = _places([row.values[key] for row in rows])
     series: dict[str, list] = {}
     for row, place in zip(rows, places, strict=True):
@@ -62,19 +65,46 @@ def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
             series.setdefault(label, []).append((place, row))
     for (label, members), color in zip(series.items(), COLORS * len(series), strict=False):
         members.sort(key=lambda member: member[0])
-        measured = [row.metrics[name] for _, row in members]
+        measured = [(place, row.metrics[name]) for place, row in members]
+        if SEED in keys[1:]:
+            measured = over_seeds(measured)
         axes.errorbar(
-            [place for place, _ in members], [m.value for m in measured], yerr=_bars(measured),
+            [place for place, _ in measured], [m.value for _, m in measured], yerr=_bars([m for _, m in measured]),
             fmt="-", capsize=3, linewidth=1.4, color=color, label=label or None,
         )  # fmt: skip
         for place, row in members:
             axes.plot(place, row.metrics[name].value, **_marker(row, color))
     unit = METRICS[name].unit if name in METRICS else ""
-    axes.set(title=name, xlabel=key, ylabel=unit)
+    spread = "; line: mean over seeds, bar: their standard deviation" if SEED in keys[1:] else ""
+    axes.set(title=name, xlabel=key, ylabel=unit + spread)
     _key_axis(axes, [row.values[key] for row in rows])
     axes.grid(alpha=0.3)
     if others:
         axes.legend(fontsize="small")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, and one standard deviation (over n - 1) to either side where there is more than one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def spread_of(values: list[float]) -> Spread:
+    """Mean and standard deviation of what different seeds gave."""
+    middle = mean(values)
+    width = stdev(values) if len(values) > 1 else None
+    return Spread(middle, *((None, None) if width is None else (middle - width, middle + width)))
+
+
+def over_seeds(measured: list[tuple[float, Any]]) -> list[tuple[float, Spread]]:
+    """One point for each place, by rising place: the spread of the values there."""
+    groups: dict[float, list[float]] = {}
+    for place, found in sorted(measured, key=lambda pair: pair[0]):
+        groups.setdefault(place, []).append(found.value)
+    return [(place, spread_of(values)) for place, values in groups.items()]
 
 
 def _bars(measured: list) -> list[list[float]]:
@@ -98,6 +128,12 @@ def is_logarithmic(values: list) -> bool:
     return is_numeric(values) and min(values) > 0 and max(values) > LOG_SPAN * min(values)
 
 
+def has_zero_and_span(values: list) -> bool:
+    """Whether 0 stands beside positive numbers that span more than a factor of LOG_SPAN, as with a coefficient switched off."""
+    positive = [value for value in values if is_numeric(values) and value > 0]
+    return is_numeric(values) and min(values) == 0 and len(set(positive)) > 1 and is_logarithmic(positive)
+
+
 def _places(values: list) -> list[float]:
     texts = list(dict.fromkeys(map(value_text, values)))
     return values if is_numeric(values) else [texts.index(value_text(value)) for value in values]
@@ -106,6 +142,10 @@ def _places(values: list) -> list[float]:
 def _key_axis(axes: Axes, values: list) -> None:
     if is_logarithmic(values):
         axes.set_xscale("log")
+        axes.minorticks_off()
+    elif has_zero_and_span(values):
+        least = min(value for value in values if value > 0)
+        axes.set_xscale("symlog", linthresh=least)  # 0 stands one step left of the least value
         axes.minorticks_off()
     texts = dict(zip(_places(values), map(value_text, values), strict=True))
     if len(texts) <= 8:
