@@ -22,6 +22,8 @@ ITEMS = {
     "policy_ended": [True, True, True, False], "sft_ended": [True, True, True, True], "champion_ended": [False] * 4,
     "policy_repetition": [0.1, 0.2, 0.3, 0.4], "sft_repetition": [0.0, 0.0, 0.2, 0.2],
     "policy_independent": [1.0, 2.0, 3.0, 4.0], "sft_independent": [2.0, 2.0, 2.0, 2.0],
+    "best_of_n_reply": ["ba", "bb", "bc", "bd"], "best_of_n_score": [2.0, 1.0, 1.0, 2.5], "best_of_n_tokens": [4, 4, 4, 5],
+    "best_of_n_independent": [2.0, 2.0, 2.0, 3.0],
     "policy_kl": [0.5, 1.0, 1.5, 3.0], "judge_vs_sft": [1.0, None, 0.5, 0.0], "judge_vs_champion": [1.0, 1.0, None, None],
 }  # fmt: skip
 BY_HAND = {
@@ -30,10 +32,12 @@ BY_HAND = {
     "eval/length_ratio": 2.0, "eval/repetition_policy": 0.25, "eval/repetition_sft": 0.1, "eval/repetition_increase": 0.15,
     "eval/no_eos_policy": 0.25, "eval/no_eos_sft": 0.0, "eval/independent_policy": 2.5, "eval/independent_sft": 2.0,
     "eval/independent_gain": 0.5, "eval/judge_win_rate": 0.5, "eval/judge_win_rate_vs_champion": 1.0,
+    "eval/score_best_of_n": 1.625, "eval/length_best_of_n": 4.25, "eval/independent_best_of_n": 2.25,
+    "eval/win_rate_vs_best_of_n": 0.5,
 }  # fmt: skip
 VERSUS_CHAMPION = {  # policy less champion, by hand
     "eval/score_policy": 0.5, "eval/score_gain": 0.5, "eval/win_rate": 0.625 - 0.5, "eval/length_policy": 3.0,
-    "eval/length_ratio": 1.0, "eval/no_eos_policy": -0.75,
+    "eval/length_ratio": 1.0, "eval/no_eos_policy": -0.75, "eval/win_rate_vs_best_of_n": 0.5 - 0.25,
 }  # fmt: skip
 
 
@@ -124,3 +128,8 @@ def test_every_item_metric_can_be_said_in_words():
     for metric in ITEM_METRICS:
         rule = GateRule.model_construct(metric=metric, minus=None, versus=None, method="auto")
         assert any(column in in_words(rule) for column in columns_of(metric)) or ITEM_METRICS[metric].kind == "minus"
+
+
+def test_the_worst_prompts_against_the_best_of_n_show_both_replies(tmp_path):
+    lost, *_ = worst(tmp_path, "eval/win_rate_vs_best_of_n")
+    assert (lost["prompt"], lost["margin"], lost["policy_reply"], lost["best_of_n_reply"]) == ("C?", -1.0, "pc", "bc")
