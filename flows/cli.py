@@ -76,6 +76,9 @@ def run(
         Stage | None, typer.Option("--from", help="Take the stages before this one as they are recorded")
     ] = None,
     until: Annotated[Stage | None, typer.Option(help="Stop after this stage")] = None,
+    print_launch: Annotated[
+        bool, typer.Option("--print-launch", help="Print the command that would start each stage, and start nothing")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -83,10 +86,31 @@ def run(
     order = list(Stage)
     if from_stage and until and order.index(from_stage) > order.index(until):
         raise typer.BadParameter(f"--from {from_stage} comes after --until {until}: nothing would run.")
+    if print_launch:
+        return _print_launches(recipe, settings or [], as_json)
     from flows.run import run_recipe
 
     span = (from_stage and from_stage.value, until and until.value)
     _finish(run_recipe(recipe, settings or [], span), as_json)
+
+
+def _print_launches(recipe: str, settings: list[str], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from flows.run import quiet_libraries
+    from rlhf_core.config import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    quiet_libraries()
+    from tasks.launch_plan import launches
+    from tasks.workspace import Workspace
+
+    found = list(launches(loaded, Workspace.here()))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        print("\n".join(one.lines()))
 
 
 @app.command()

@@ -166,7 +166,8 @@ def _print_plans(recipe, models, plans, remedies) -> None:
     if plans[0].hardware.kind == "cpu" and GIVES_BACK not in environment():
         say(f"glibc keeps freed memory: the models' part is 22% to 43% larger (measured) unless {GIVES_BACK}=65536 is set.")
     if plans[0].strategy.devices > 1:
-        say("Training starts one process on one device today: what several would hold is planned, not offered yet.")
+        ranks = f"distributed.ranks={plans[0].strategy.devices}"
+        say(f"Training has these devices with --set {ranks}, or a hostfile of as many slots.")
 
 
 def _headline(stage) -> str:

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf_core.errors import BadInput, GateRefused, RLHFError
+from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.metrics import require_declared
+from rlhf_core.ranks import leads, ranks
 from rlhf_core.rundir import Artifact, Output, RunDir, StageResult, StageSpec, finite, read_result, write_atomically
 
 STAGES = {
@@ -36,16 +37,31 @@ def environment() -> dict[str, str]:
     }
 
 
-def run_stage(spec: StageSpec, run: RunDir) -> StageResult:
-    """Run a stage to its result.json; return at once when that exists. Raises BadInput, GateRefused."""
+def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
+    """Run a stage to its result.json; return at once when that exists. Raises BadInput, GateRefused.
+
+    Every rank runs it; rank 0 checks the inputs and writes.
+    """
     if finished := read_result(run.path):
         return finished
+    _require_ranks(spec)
     started = time.monotonic()
-    for item in spec.inputs.values():
-        item.verified()
-    (run.path / "failure.json").unlink(missing_ok=True)
+    if leads():
+        for item in spec.inputs.values():
+            item.verified()
+    if ranks() == 1:  # whoever starts several has removed it: another rank may have written its own by now
+        (run.path / "failure.json").unlink(missing_ok=True)
     output: Output = importlib.import_module(STAGES[spec.stage]).run(spec, run)
-    return _write_result(spec, run, output, time.monotonic() - started)
+    return _write_result(spec, run, output, time.monotonic() - started) if leads() else None
+
+
+def _require_ranks(spec: StageSpec) -> None:
+    expected = spec.config.get("ranks", 1)
+    if ranks() != expected:
+        raise StageFailed(
+            f"stage {spec.stage} runs as one of {ranks()} ranks (WORLD_SIZE), its spec says {expected}; "
+            "start it with the command that `rlhf run RECIPE --print-launch` prints"
+        )
 
 
 def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) -> StageResult:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.data.render import render_prompt, render_response
+from rlhf_core.ranks import rank, ranks
 
 
 def device() -> torch.device:
@@ -90,6 +91,35 @@ def microbatches(sizes: Seq[tuple[int, int]], token_budget: int, *, group: int =
         else:
             result.append(list(indices))
     return result
+
+
+def own_microbatches(sizes: Seq[tuple[int, int]], token_budget: int, *, group: int = 1) -> list[tuple[list[int], bool]]:
+    """This rank's microbatches of a step whose rows every rank knows, each with whether it counts.
+
+    Arguments as of `microbatches`. All ranks get equally many, since a pass through a sharded model waits for every rank: one
+    with fewer repeats the step's first group, which is to add nothing (False).
+    """
+    plans = [_microbatches_of(share, sizes, token_budget, group) for share in shares(sizes, ranks(), group=group)]
+    own = plans[rank()]
+    idle = max(map(len, plans)) - len(own)
+    return [(rows, True) for rows in own] + [(list(range(group)), False)] * idle
+
+
+def shares(sizes: Seq[tuple[int, int]], count: int, *, group: int = 1) -> list[list[int]]:
+    """Indices of each of `count` ranks, in ascending order, with about as many tokens each; groups stay together.
+
+    Groups are dealt out from the longest on, back and forth: 0 1 2 2 1 0 0 1 ...
+    """
+    starts = sorted(range(0, len(sizes), group), key=lambda i: (-max(sum(sizes[k]) for k in range(i, i + group)), i))
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for place, start in enumerate(starts):
+        turn, position = divmod(place, count)
+        dealt[position if turn % 2 == 0 else count - 1 - position].append(start)
+    return [[k for start in sorted(part) for k in range(start, start + group)] for part in dealt]
+
+
+def _microbatches_of(rows: list[int], sizes: Seq[tuple[int, int]], token_budget: int, group: int) -> list[list[int]]:
+    return [[rows[i] for i in part] for part in microbatches([sizes[row] for row in rows], token_budget, group=group)]
 
 
 def _padded_tokens(sizes: Seq[tuple[int, int]]) -> int:

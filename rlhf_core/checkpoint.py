@@ -1,4 +1,8 @@
-"""Checkpoints: safetensors and JSON, complete or absent, the last few kept."""
+"""Checkpoints: safetensors and JSON, complete or absent, the last few kept.
+
+Rank 0 writes `state.safetensors`; every other rank writes `state-N.safetensors` with what is its alone, and reads the rest
+from rank 0's. All ranks see one folder: on several hosts a shared file system.
+"""
 
 import json
 import os
@@ -11,6 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlhf_core.collective import barrier, gathered
+from rlhf_core.errors import BadInput
+from rlhf_core.ranks import leads, rank, ranks
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -22,23 +30,42 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept too.
+
+    Every rank calls it; tensors named `.../shard/...` or `shard/...` are the rank's own, the others are equal on all ranks.
+    """
     temporary = folder / f".step-{checkpoint.step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
-    tensors["rng"] = torch.get_rng_state()
-    save_file(_unshared(tensors), temporary / "state.safetensors")
-    (temporary / "extra.json").write_text(json.dumps({"step": checkpoint.step, "extra": checkpoint.extra}))
+    if leads():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
+        (temporary / "extra.json").write_text(json.dumps(record))
+    barrier()
+    tensors = {name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {"rng": torch.get_rng_state()}
+    save_file(_unshared(tensors), temporary / _file(rank()))
+    barrier()
+    if leads():
+        _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
+        for old in _newest_first(folder)[keep:]:
+            shutil.rmtree(old)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
     for file in temporary.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    final = folder / f"step-{checkpoint.step:06d}"
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+
+
+def _file(number: int) -> str:
+    return f"state-{number}.safetensors" if number else "state.safetensors"
+
+
+def _is_own(name: str) -> bool:
+    return "shard" in name.split("/")
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,17 +79,35 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest readable checkpoint (a damaged one is passed over, with a line on stdout), or None."""
-    for path in _newest_first(folder):
-        try:
-            tensors = load_file(path / "state.safetensors")
-            record = json.loads((path / "extra.json").read_text())
-        except (SafetensorError, OSError, ValueError) as error:
-            print(f"checkpoint {path.name} cannot be read ({error}); trying the one before it")
-            continue
-        torch.set_rng_state(tensors.pop("rng"))
-        return Checkpoint(record["step"], tensors, record["extra"])
+    """The newest checkpoint that every rank can read (a damaged one is passed over, with a line on stdout), or None.
+
+    Raises BadInput for one that another number of ranks wrote.
+    """
+    names = gathered([path.name for path in _newest_first(folder)])[0]
+    for name in names:
+        found = _read(folder / name)
+        if all(gathered(found is not None)):
+            torch.set_rng_state(found.tensors.pop("rng"))
+            return found
     return None
+
+
+def _read(path: Path) -> Checkpoint | None:
+    try:
+        record = json.loads((path / "extra.json").read_text())
+        if record["ranks"] != ranks():
+            raise BadInput(
+                f"{path} was written by {record['ranks']} ranks, this run has {ranks()}; "
+                "start as many again, or remove the folder to begin anew"
+            )
+        tensors = load_file(path / _file(0))
+        if not leads():
+            common = {name: value for name, value in tensors.items() if not _is_own(name)}
+            tensors = common | load_file(path / _file(rank()))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        print(f"checkpoint {path.name} cannot be read ({error}); trying the one before it")
+        return None
+    return Checkpoint(record["step"], tensors, record["extra"])
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf_core.batch import Batch, Sequence, collate, microbatches, subset
+from rlhf_core.batch import Batch, Sequence, collate, own_microbatches, subset
+from rlhf_core.collective import barrier, gathered, summed, total
 from rlhf_core.config import DPO
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
@@ -22,6 +23,7 @@ from rlhf_core.items import Columns, write_items
 from rlhf_core.lora import with_adapter
 from rlhf_core.losses import dpo, ipo, sequence_sum, token_logprobs
 from rlhf_core.models import load_policy, load_tokenizer, save_model
+from rlhf_core.ranks import leads
 from rlhf_core.reward import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.training import StepOutcome, fit
@@ -46,9 +48,11 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, accumulate, stage="dpo", examples=len(train) // 2, seed=spec.seed)
-    save_model(engine.module, tokenizer, run.path / "model")
+    save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
     logratio_N = response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
+    if not leads():
+        return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout)
     return _output(pairs, logratio_N, config, pair_items(tokenizer, rows, pairs), run.path)
 
@@ -56,10 +60,12 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 def response_logprobs(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
     """Log-probability of every whole response, (N,) float32 nats on the CPU, in the order given."""
     logprobs_N = torch.zeros(len(sequences))
-    for rows in microbatches([s.size for s in sequences], budget):
+    for rows, counts in own_microbatches([s.size for s in sequences], budget):
         batch = collate([sequences[i] for i in rows], pad_id)
-        logprobs_N[rows] = _summed(forward(batch), batch).cpu()
-    return logprobs_N
+        logprobs_B = _summed(forward(batch), batch)
+        if counts:
+            logprobs_N[rows] = logprobs_B.cpu()
+    return summed(logprobs_N)
 
 
 def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
@@ -77,12 +83,14 @@ def _summed(logits_BRV: Tensor, batch: Batch) -> Tensor:
 def _reference(folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
     """Log-probabilities under the model that training starts from, computed once: a resumed stage reads the same numbers."""
     file = folder / REFERENCE
-    if not file.exists():
-        folder.mkdir(exist_ok=True)
+    if not gathered(file.exists())[0]:
         logprobs_N = response_logprobs(engine.infer, sequences, pad_id, budget)
-        temporary = file.with_name(f".{REFERENCE}.tmp")
-        save_file({"logprobs_N": logprobs_N}, temporary)
-        temporary.replace(file)
+        if leads():
+            folder.mkdir(exist_ok=True)
+            temporary = file.with_name(f".{REFERENCE}.tmp")
+            save_file({"logprobs_N": logprobs_N}, temporary)
+            temporary.replace(file)
+        barrier()
     return load_file(file)["logprobs_N"]
 
 
@@ -92,16 +100,18 @@ def _accumulator(
     def accumulate(indices: list[int]) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
         loss_sum, found = 0.0, []
-        for rows in microbatches([train[k].size for k in picked], config.micro_batch_tokens, group=2):
+        for rows, counts in own_microbatches([train[k].size for k in picked], config.micro_batch_tokens, group=2):
             places = [picked[i] for i in rows]
             batch = collate([train[k] for k in places], pad_id)
             logprobs_B = _summed(engine(batch), batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
             loss = pair_loss(logratio_B, len(indices), config)
-            engine.backward(loss)
-            loss_sum += float(loss)
-            found.append(logratio_B.detach())
-        return StepOutcome({"loss": loss_sum} | _step_metrics(torch.cat(found), config), sum(len(train[k]) for k in picked))
+            engine.backward(loss, counts=counts)
+            if counts:
+                loss_sum += float(loss)
+                found += logratio_B.tolist()
+        logratio_N = torch.tensor([one for part in gathered(found) for one in part])
+        return StepOutcome(total({"loss": loss_sum}) | _step_metrics(logratio_N, config), sum(len(train[k]) for k in picked))
 
     return accumulate
 

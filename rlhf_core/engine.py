@@ -8,15 +8,20 @@ import socket
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rlhf_core import sharded
 from rlhf_core.config import Training
+from rlhf_core.ranks import leads, ranks
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-8
+PATIENCE = timedelta(minutes=30)  # that a rank waits for another: one may still generate, or compile its first kernels
 
 
 def add_scripts_to_path() -> None:
@@ -67,8 +72,10 @@ def init_distributed() -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     missing = {name: value for name, value in alone.items() if name not in os.environ}
     os.environ.update(missing)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE)
     if "MASTER_PORT" in missing:  # taken now: a child process that inherited it could not listen
         del os.environ["MASTER_PORT"]
 
@@ -94,15 +101,20 @@ def deepspeed_config(training: Training, dtype: str) -> dict:
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # microbatches differ in size: the loss carries its own denominator
         "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": {"stage": training.zero_stage} | _offload(training),
         "torch_autocast": {"enabled": dtype == "bfloat16", "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # offloaded, it is torch's AdamW still: the same numbers
         "steps_per_print": 1_000_000_000,
     }
 
 
+def _offload(training: Training) -> dict:
+    return {"offload_optimizer": {"device": "cpu", "pin_memory": True}} if training.offload_optimizer else {}
+
+
 class Engine:
-    """A module whose AdamW steps go through DeepSpeed."""
+    """A module whose AdamW steps go through DeepSpeed; every rank makes the same calls in the same order."""
 
     def __init__(self, module: nn.Module, training: Training, *, dtype: str, head: nn.Module | None = None):
         """head: a part of the module that has a learning rate of its own."""
@@ -110,6 +122,8 @@ class Engine:
         from deepspeed.runtime.utils import clip_grad_norm_
 
         init_distributed()
+        if training.activation_checkpointing:
+            _checkpoint_activations(module, training.zero_stage)
         own = set(head.parameters()) if head is not None else set()
         groups = [[p for p in module.parameters() if p.requires_grad and (p in own) == of_head] for of_head in (False, True)]
         parameters = [{"params": group} for group in groups if group]
@@ -117,6 +131,7 @@ class Engine:
             parameters, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=training.weight_decay, fused=True
         )
         self.config = deepspeed_config(training, dtype)
+        self._sharded, self._partitions_optimizer = training.zero_stage == 3, training.zero_stage > 0
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config)
         self.module = module
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]  # of adapters; models have none
@@ -142,9 +157,13 @@ class Engine:
         for dropout in self._dropouts:
             dropout.train(on)
 
-    def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of one microbatch's loss."""
-        self._engine.backward(loss)
+    def backward(self, loss: Tensor, *, counts: bool = True) -> None:
+        """Accumulate gradients of one microbatch's loss, whose denominator counts the whole step over all ranks.
+
+        DeepSpeed takes the mean of the ranks' gradients, which is to be their sum: the loss is multiplied by the ranks.
+        counts: False for a pass that is made only because other ranks still have one to make.
+        """
+        self._engine.backward(loss * ranks() if counts else loss * 0.0)
 
     def step(self, lr: float, *, head_lr: float | None = None) -> float:
         """One AdamW step at rate `lr` on the accumulated gradients; returns their global l2 norm before clipping.
@@ -157,24 +176,51 @@ class Engine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight of the model by its name, whole; under ZeRO 3 gathered one at a time, all ranks going along."""
+        if not self._sharded:
+            yield from self.module.model.state_dict().items()
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for name, value in self.module.model.state_dict(keep_vars=True).items():
+            with GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
+                whole = value.detach().clone()
+            yield name, whole
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """The weights for saving, in rank 0's main memory; None where the module holds them itself."""
+        if not self._sharded:
+            return None
+        return {name: value.cpu() for name, value in self.weights() if leads()}
+
     def state(self) -> dict[str, Tensor]:
-        """Weights that learn and optimizer state as named tensors, for a checkpoint; frozen weights are an input's."""
+        """Weights that learn and optimizer state as named tensors, for a checkpoint; frozen weights are an input's.
+
+        What is this rank's alone is named `shard/...`.
+        """
+        if self._sharded:
+            return sharded.state(self._engine.optimizer)
         frozen = self._frozen
         tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items() if name not in frozen}
+        prefix = "shard/optimizer" if self._partitions_optimizer else "optimizer"
         for index, entry in self._torch_optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items()}
+            tensors |= {f"{prefix}/{index}/{key}": value for key, value in entry.items()}
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take weights and optimizer state from `state()`'s tensors."""
+        if self._sharded:
+            sharded.load_state(self._engine.optimizer, tensors)
+            return
         weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
         missing, unexpected = self.module.load_state_dict(weights, strict=False)
         if unexpected or not self._frozen.issuperset(missing):
             raise RuntimeError(f"a checkpoint of other weights: {len(missing)} missing, {len(unexpected)} unknown names")
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
+            if not name.startswith("weights/"):
+                *_, index, key = name.split("/")
                 state.setdefault(int(index), {})[key] = value
         groups = self._torch_optimizer.state_dict()["param_groups"]
         self._torch_optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -191,6 +237,12 @@ class Engine:
         return getattr(optimizer, "optimizer", optimizer)
 
 
+def _checkpoint_activations(module: nn.Module, zero_stage: int) -> None:
+    # ZeRO 3 has emptied the weights when the backward pass compares recomputed with saved tensors; reentrant compares nothing
+    module.model.gradient_checkpointing_enable({"use_reentrant": zero_stage == 3})
+    module.train()  # transformers checkpoints in training mode only; models are loaded without dropout
+
+
 def linear_schedule(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:
     """Learning rate of the 1-based `step`: linear warm-up to `peak`, then linear decay to 0 after the last step."""
     warmup = max(1, round(steps * warmup_ratio))
@@ -200,5 +252,6 @@ def linear_schedule(step: int, steps: int, *, peak: float, warmup_ratio: float) 
 
 
 def write_config(engine: Engine, path: Path) -> None:
-    """Write the DeepSpeed configuration as JSON."""
-    path.write_text(json.dumps(engine.config, indent=2))
+    """Write the DeepSpeed configuration as JSON; rank 0 does."""
+    if leads():
+        path.write_text(json.dumps(engine.config, indent=2))

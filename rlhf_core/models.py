@@ -21,6 +21,7 @@ from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.errors import BadInput
 from rlhf_core.lora import merge_adapter
 from rlhf_core.packing import PackedBatch
+from rlhf_core.ranks import leads
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -156,9 +157,20 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
 
 
-def save_model(model: PolicyModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write model, tokenizer and chat template in transformers' format, safetensors only; an adapter is merged, in place."""
+def save_model(
+    model: PolicyModel | ScalarModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write model, tokenizer and chat template in transformers' format, safetensors only; an adapter is merged, in place.
+
+    Rank 0 writes for all. weights: those of a model that does not hold its own, by name.
+    """
     merge_adapter(model.model)
+    if not leads():
+        return
     model.model.config.pad_token_id = tokenizer.pad_token_id
-    model.model.save_pretrained(path)
+    model.model.save_pretrained(path, state_dict=weights)
     tokenizer.save_pretrained(path)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf_core.batch import Sequence, collate, encode, microbatches, subset
+from rlhf_core.batch import Sequence, collate, encode, own_microbatches, subset
+from rlhf_core.collective import barrier, gathered, summed, total
 from rlhf_core.config import Reward
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
@@ -20,7 +21,8 @@ from rlhf_core.items import Columns, write_items
 from rlhf_core.labels import Labels, labels_of
 from rlhf_core.lora import has_adapter, merge_adapter, save_adapter, with_adapter, write_origin
 from rlhf_core.losses import bradley_terry, reward_centring
-from rlhf_core.models import ScalarModel, final_scores, inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.models import final_scores, inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.ranks import leads
 from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
 from rlhf_core.training import StepOutcome, fit
 
@@ -55,8 +57,11 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     scores_MN = torch.stack(scored)
     if train_it and len(scored) > 1:
         offsets_M = scores_MN.mean(-1)
-        close_ensemble(run.path / MODEL, offsets_M.tolist())
+        if leads():
+            close_ensemble(run.path / MODEL, offsets_M.tolist())
         scores_MN = scores_MN - offsets_M[:, None]
+    if not leads():
+        return Output()
     pairs = pair_scores(scores_MN.mean(0), heldout)
     items = pair_items(tokenizer, rows, pairs)
     parts = [heldout_output(pairs)]
@@ -69,10 +74,12 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 def score(forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
     """Score of every sequence at its last token, (N,) float32, in the order given."""
     scores_N = torch.zeros(len(sequences))
-    for rows in microbatches([s.size for s in sequences], token_budget):
+    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         batch = collate([sequences[i] for i in rows], pad_id)
-        scores_N[rows] = final_scores(forward(batch), batch.response_mask_BR).float().cpu()
-    return scores_N
+        scores_B = final_scores(forward(batch), batch.response_mask_BR)
+        if counts:
+            scores_N[rows] = scores_B.float().cpu()
+    return summed(scores_N)
 
 
 def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons) -> Iterator[Forward]:
@@ -85,7 +92,7 @@ def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Com
         return
     for number in range(1, config.ensemble + 1):
         folder = member_folder(run.path / MODEL, number)
-        if not folder.joinpath("config.json").exists():
+        if not gathered(folder.joinpath("config.json").exists())[0]:
             torch.manual_seed(member_seed(spec.seed, number))  # of an adapter's dropout, whatever ran before in this process
             _train_member(spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number)
         yield inference(load_scalar(folder), dtype=spec.config["dtype"])
@@ -97,7 +104,7 @@ def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train
     engine = Engine(with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"])
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, accumulate, stage="reward", examples=len(train), seed=seed)
-    _save(model, tokenizer, run.path, number, base=spec.inputs["model"].digest)
+    _save(engine, tokenizer, run.path, number, base=spec.inputs["model"].digest)
     write_config(engine, run.path / "deepspeed.json")
     return engine
 
@@ -119,22 +126,25 @@ class MemberDir(RunDir):
         super().log(done + step, self._members * steps, metrics | {"reward/member": self._number})
 
 
-def _save(model: ScalarModel, tokenizer, path: Path, number: int, *, base: str) -> None:
+def _save(engine: Engine, tokenizer, path: Path, number: int, *, base: str) -> None:
     """A member, there in full or not at all, and the adapter that was merged into it; measured is what was saved.
 
     base: digest of the model that it was trained from.
     """
     saving, folder, adapter = path / ".saving", member_folder(path / MODEL, number), member_folder(path / ADAPTER, number)
-    adapted = has_adapter(model.model)
-    if adapted:
-        save_adapter(model.model, adapter)
-        merge_adapter(model.model)
-    shutil.rmtree(saving, ignore_errors=True)
-    save_model(model, tokenizer, saving)
-    if adapted:
-        write_origin(adapter, base=base, merged=Artifact.of(saving).digest)
-    shutil.rmtree(folder, ignore_errors=True)
-    saving.rename(folder)
+    model, adapted = engine.module.model, has_adapter(engine.module.model)
+    if adapted and leads():
+        save_adapter(model, adapter)
+    merge_adapter(model)
+    weights = engine.whole_weights()
+    if leads():
+        shutil.rmtree(saving, ignore_errors=True)
+        save_model(engine.module, tokenizer, saving, weights=weights)
+        if adapted:
+            write_origin(adapter, base=base, merged=Artifact.of(saving).digest)
+        shutil.rmtree(folder, ignore_errors=True)
+        saving.rename(folder)
+    barrier()
 
 
 def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
@@ -147,17 +157,19 @@ def _accumulator(engine: Engine, train: Comparisons, config: Reward, pad_id: int
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
         sums, margins = defaultdict(float), []
-        for rows in microbatches([s.size for s in step_batch], config.micro_batch_tokens, group=2):
+        for rows, counts in own_microbatches([s.size for s in step_batch], config.micro_batch_tokens, group=2):
             batch = collate([step_batch[i] for i in rows], pad_id)
             scores_B = final_scores(engine(batch), batch.response_mask_BR)
             labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
             loss, parts = pair_objective(scores_B, labels, config, len(indices))
-            engine.backward(loss)
+            engine.backward(loss, counts=counts)
+            if not counts:
+                continue
             for name, value in parts.items():
                 sums[name] += value
-            margins.append((scores_B[0::2] - scores_B[1::2]).detach())
-        margin_N = torch.cat(margins)
-        metrics = sums | {"train_accuracy": float((margin_N > 0).double().mean()), "margin": float(margin_N.mean())}
+            margins += (scores_B[0::2] - scores_B[1::2]).tolist()
+        margin_N = torch.tensor([margin for part in gathered(margins) for margin in part])
+        metrics = total(sums) | {"train_accuracy": float((margin_N > 0).double().mean()), "margin": float(margin_N.mean())}
         return StepOutcome(metrics, sum(map(len, step_batch)))
 
     return accumulate

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_core.digest import digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
+from rlhf_core.ranks import leads
 
 ENSEMBLE = "ensemble.json"  # in a model's folder: it holds several reward models, see rlhf_core/ensemble.py
 
@@ -110,12 +111,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class RunDir:
-    """A stage's run directory, open for writing metrics."""
+    """A stage's run directory, open for writing metrics, which rank 0 alone does."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._logged_steps = {line["step"] for line in read_metrics(self.metrics_path)}
+        self._logged_steps = {line["step"] for line in read_metrics(self.metrics_path)} if leads() else set()
 
     @property
     def metrics_path(self) -> Path:
@@ -131,7 +132,7 @@ class RunDir:
         step: 1-based; steps: how many there will be; metrics: declared names only (KeyError otherwise).
         """
         require_declared(metrics)
-        if step in self._logged_steps:
+        if step in self._logged_steps or not leads():
             return
         self._logged_steps.add(step)
         line = {"step": step, "steps": steps, "time": time.time(), "metrics": {k: float(v) for k, v in metrics.items()}}

@@ -1,15 +1,23 @@
-"""vLLM, in one file: generation in this process, with weights replaced in place."""
+"""vLLM, in one file: generation in this process, with weights replaced in place.
+
+With several ranks each has a replica that answers its share of the prompts; with tensor parallelism neighbouring ranks have
+one replica together and answer the same prompts.
+"""
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_core.config import Sampling
+from rlhf_core.errors import BadInput
+from rlhf_core.ranks import ranks
 
 _QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -27,11 +35,14 @@ class Sampler:
     """A vLLM engine in this process."""
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+        _require_possible(model, sampling.tensor_parallel)
         for key, value in _QUIET.items():
             os.environ.setdefault(key, value)
         from vllm import LLM
 
         self._sampling = sampling
+        self.ranks_each = sampling.tensor_parallel if ranks() > 1 else 1
+        self._sleeps, self._asleep = sampling.sleep and torch.cuda.is_available(), False
         self._llm = LLM(
             model=str(model),
             dtype=dtype,
@@ -42,6 +53,9 @@ class Sampler:
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
             trust_remote_code=False,
             seed=0,
+            tensor_parallel_size=sampling.tensor_parallel,
+            distributed_executor_backend="external_launcher" if ranks() > 1 else None,  # the ranks are its workers
+            enable_sleep_mode=self._sleeps,
         )
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
@@ -63,9 +77,18 @@ class Sampler:
         outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
         return [_sample(output.outputs[0], eos_id) for output in outputs]
 
+    def sleep(self) -> None:
+        """Give weights and key-value cache back to the device until the next `sync`; nothing unless so configured."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=2)  # 2: the weights are not kept in main memory, the next ones are other weights
+            self._asleep = True
+
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds."""
         started = time.monotonic()
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
         self._runner.reload_weights(weights_iterator=((name, tensor.detach()) for name, tensor in weights))
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
@@ -84,6 +107,21 @@ class Sampler:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
+
+
+def _require_possible(model: Path, size: int) -> None:
+    """Raise BadInput when tensor parallelism of this size cannot divide the model's heads, or exceeds the devices."""
+    config = json.loads((model / "config.json").read_text())
+    heads = config.get("num_attention_heads")
+    if heads and heads % size:
+        raise BadInput(
+            f"sampling.tensor_parallel {size} does not divide the {heads} attention heads of {model}; "
+            "set it to a divisor of the heads"
+        )
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count()
+    if size > devices:
+        kind = "GPUs" if torch.cuda.is_available() else "CPU cores"
+        raise BadInput(f"sampling.tensor_parallel {size} needs as many devices, this machine has {devices} {kind}; lower it")
 
 
 def _sample(output, eos_id: int) -> Sample:

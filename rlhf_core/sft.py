@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches, subset
+from rlhf_core.batch import Batch, Sequence, collate, encode, own_microbatches, subset
+from rlhf_core.collective import gathered, total
 from rlhf_core.config import SFT
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine import Engine, write_config
@@ -37,20 +38,22 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     fit(engine, run, config, accumulate, stage="sft", examples=len(train), seed=spec.seed)
     merge_adapter(policy.model)  # what is measured is what is saved
     after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-    save_model(engine.module, tokenizer, run.path / "model")
+    save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
     return _output(before, after, heldout, outputs={"model": "model"})
 
 
 def heldout_loss(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> float:
     """Mean prompt-masked cross-entropy over all response tokens of `sequences`, nats per token."""
-    total, tokens = 0.0, 0
-    for rows in microbatches([s.size for s in sequences], token_budget):
+    loss, tokens = 0.0, 0
+    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         batch = collate([sequences[i] for i in rows], pad_id)
         logprobs_BR = token_logprobs(forward(batch), batch.response_ids_BR)
-        total -= float(masked_sum(logprobs_BR, batch.response_mask_BR))
-        tokens += int(batch.response_mask_BR.sum())
-    return total / tokens
+        if counts:
+            loss -= float(masked_sum(logprobs_BR, batch.response_mask_BR))
+            tokens += int(batch.response_mask_BR.sum())
+    sums = total({"loss": loss, "tokens": tokens})
+    return sums["loss"] / sums["tokens"]
 
 
 def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
@@ -64,16 +67,17 @@ def _accumulator(engine: Engine, train: list[Sequence], config: SFT, pad_id: int
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train[i] for i in indices]
         denominator = sum(len(s.response) for s in step_batch)
-        loss_sum, seed = 0.0, step_seed() if alpha else 0
-        for rows in microbatches([s.size for s in step_batch], config.micro_batch_tokens):
+        loss_sum, seed = 0.0, gathered(step_seed())[0] if alpha else 0
+        for rows, counts in own_microbatches([s.size for s in step_batch], config.micro_batch_tokens):
             sequences = [step_batch[i] for i in rows]
             batch = pack(sequences) if config.packing else collate(sequences, pad_id)
             read = [noise(batch, sequences, alpha=alpha, width=width, seeds=[seed + i for i in rows])] if alpha else []
             logprobs_BR = token_logprobs(engine(batch, *read), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
-            engine.backward(loss)
-            loss_sum += float(loss)
-        return StepOutcome({"loss": loss_sum}, sum(map(len, step_batch)))
+            engine.backward(loss, counts=counts)
+            if counts:
+                loss_sum += float(loss)
+        return StepOutcome(total({"loss": loss_sum}), sum(map(len, step_batch)))
 
     return accumulate
 

@@ -19,6 +19,8 @@ from rlhf_core.sampler import Sample
 class TransformersSampler:
     """A transformers model in this process, with weights of its own, that answers prompts."""
 
+    ranks_each = 1  # every rank has one
+
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
         self._sampling = sampling
         self._model = load_policy(model).model.to(device(), getattr(torch, dtype)).requires_grad_(False).eval()
@@ -50,6 +52,9 @@ class TransformersSampler:
         )  # fmt: skip
         logprobs_BR = torch.stack(draw.logprobs, dim=1).tolist()
         return [_sample(ids, logprobs, eos_id) for ids, logprobs in zip(ids_BL[:, P:].tolist(), logprobs_BR, strict=True)]
+
+    def sleep(self) -> None:
+        """Nothing: the model stays where it is."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds.

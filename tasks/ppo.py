@@ -3,6 +3,7 @@
 from rlhf_core.config import Recipe, Rewards
 from rlhf_core.judge_endpoint import read_key
 from rlhf_core.rundir import StageResult, StageSpec
+from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, source_of, without_gate
 
 METRIC = "ppo/score_mean"
@@ -16,7 +17,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     if recipe.ppo.reward_trunk == "reference":
         inputs["reward_adapter"] = have["reward_adapter"]
     inputs |= _labeller(recipe)
-    return make_spec(recipe, "ppo", {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype}, inputs)
+    return make_spec(recipe, "ppo", {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype} | ranked(recipe), inputs)
 
 
 def check(recipe: Recipe) -> None:

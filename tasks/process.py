@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import glob
 import json
 import os
 import signal
@@ -16,14 +15,20 @@ from pathlib import Path
 from typing import TextIO
 
 from rlhf_core import errors
+from rlhf_core.config import Distributed
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
-from tasks import events, guard, machine
+from tasks import events, guard, launch, machine
+from tasks.launch import has_cuda
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
 REFUSED = 2
 POLL_SECONDS = 0.2
 LAST_LINES = 15
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "GX_ANALYTICS_ENABLED": "false",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,11 @@ def run_stage(
     *,
     watch: Callable[[], None] = lambda: None,
     command: tuple[str, ...] | None = None,
+    distributed: Distributed | None = None,
 ) -> StageRun:
     """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times a second.
 
+    distributed: how the ranks of a spec with several are started.
     The same stage started twice at once runs once: the second waits and takes its result. Raises BadInput, GateRefused
     or Diverged as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
     """
@@ -53,9 +60,21 @@ def run_stage(
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
             events.emit(events.StageStarted(spec.stage, run_dir))
-            return StageRun(run_dir, _run(spec, run_dir, [*(command or COMMAND)], watch, lock.fileno()), cached=False)
+            given = environment(ranks_here(spec, distributed)) | launch.env_file(distributed, run_dir, QUIET)
+            start = _Start([*(command or command_of(spec, distributed))], given, lock.fileno())
+            return StageRun(run_dir, _run(spec, run_dir, start, watch), cached=False)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
+    """What starts the stage on this host, before STAGE SPEC RUN_DIR."""
+    return launch.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
+
+
+def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
+    """Ranks that share this host's cores, as far as it is known here."""
+    return distributed.ranks if distributed and "ranks" in spec.config else 1
 
 
 def finished(run_dir: Path) -> StageResult | None:
@@ -109,22 +128,31 @@ def _wait_for(lock: int) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _run(spec: StageSpec, run_dir: Path, command: list[str], watch: Callable[[], None], lock: int) -> StageResult:
+@dataclass(frozen=True)
+class _Start:
+    """How a stage's process is started. lock: a file descriptor that it holds as long as it lives."""
+
+    command: list[str]
+    environment: dict[str, str]
+    lock: int
+
+
+def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None]) -> StageResult:
     write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
     (run_dir / "failure.json").unlink(missing_ok=True)
-    arguments = [*command, spec.stage, str(run_dir / "spec.json"), str(run_dir)]
-    with _group(arguments, run_dir / "stage.log", lock) as process:
+    arguments = [spec.stage, str(run_dir / "spec.json"), str(run_dir)]
+    with _group(start, arguments, run_dir / "stage.log") as process:
         _follow(process, spec.stage, run_dir, watch)
     return _outcome(spec.stage, run_dir, process.returncode)
 
 
 @contextlib.contextmanager
-def _group(arguments: list[str], log: Path, lock: int) -> Iterator[subprocess.Popen]:
+def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
     """A process group that does not outlive the block, nor this process. It holds the lock as long as it lives."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, guard.__file__, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=output,
-            env=environment(), start_new_session=True, pass_fds=(lock,),
+            [sys.executable, guard.__file__, *start.command, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=output,
+            env=start.environment, start_new_session=True, pass_fds=(start.lock,),
         )  # fmt: skip
     try:
         yield process
@@ -187,22 +215,9 @@ def _failure(stage: str, run_dir: Path, code: int) -> str:
     return "\n  ".join([f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)])
 
 
-def environment() -> dict[str, str]:
+def environment(ranks: int = 1) -> dict[str, str]:
     """The environment of a stage process: this one's, no usage reports, and the CPU named where there is no GPU."""
-    fixed = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "GX_ANALYTICS_ENABLED": "false"}
     # Threads that spin long at barriers slow two stages on one machine down twentyfold and more; ones that sleep at once cost
     # a stage that is alone a tenth. libgomp takes this count itself when it knows of more threads than cores.
     cpu = {} if has_cuda() else {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-    return cpu | fixed | quiet | os.environ
-
-
-def has_cuda() -> bool:
-    """Whether an NVIDIA device is visible, found without importing torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    return not hidden and bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/dxg"))
+    return launch.variables(ranks, cpu | QUIET | os.environ)

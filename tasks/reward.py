@@ -3,6 +3,7 @@
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageResult, StageSpec
+from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "reward/accuracy"
@@ -14,7 +15,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     if recipe.model.reward:
         inputs["given"] = Artifact.of(model_folder("model.reward", recipe.model.reward))
     config = {"reward": without_gate(recipe.reward), "dtype": recipe.model.dtype, "train": recipe.model.reward is None}
-    return make_spec(recipe, "reward", config, inputs)
+    return make_spec(recipe, "reward", config | ranked(recipe), inputs)
 
 
 def check(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from rlhf_core.config import Recipe
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "sft/heldout_loss"
@@ -13,7 +14,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     if recipe.model.sft:
         inputs["given"] = Artifact.of(model_folder("model.sft", recipe.model.sft))
     config = {"sft": without_gate(recipe.sft), "dtype": recipe.model.dtype, "train": recipe.model.sft is None}
-    return make_spec(recipe, "sft", config, inputs)
+    return make_spec(recipe, "sft", config | ranked(recipe), inputs)
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

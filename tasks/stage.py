@@ -56,7 +56,7 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
     try:
         with contextlib.nullcontext() if recorded else devices_reserved():
-            return run_stage(spec, run_dir, watch=tracker.tick)
+            return run_stage(spec, run_dir, watch=tracker.tick, distributed=session.recipe.distributed)
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         tracker.stage_ended(spec.stage, status=status, error=str(error) or brief(error))

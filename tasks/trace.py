@@ -23,7 +23,7 @@ def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> 
     given = spec(recipe, have, rows=rows)
     if trained:
         given = with_actor(given, _of(recipe, workspace, ppo.spec(recipe, have)).outputs["model"])
-    return run_stage(given, workspace.run_dir(given))
+    return run_stage(given, workspace.run_dir(given), distributed=recipe.distributed)
 
 
 def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec:

@@ -1,6 +1,7 @@
 """The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning."""
 
 from rlhf_core.config.data import Data, Rules, Source
+from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Severity
 from rlhf_core.config.judge import Judge, RewardCheck
@@ -12,7 +13,7 @@ from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
-    "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Evaluate",
-    "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards", "Rules", "Sampling",
-    "Severity", "Source", "Training", "load_recipe",
+    "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Distributed",
+    "Evaluate", "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards", "Rules",
+    "Sampling", "Severity", "Source", "Training", "load_recipe",
 ]  # fmt: skip

@@ -17,7 +17,18 @@ class Sampling(Config):
     )
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="1.0: samples come from the policy itself")
     max_new_tokens: Positive = Field(64, description="Tokens a response, EOS included")
-    kv_cache_mib: Positive = Field(512, description="Key-value cache of the sampler, MiB")
+    kv_cache_mib: Positive = Field(512, description="Key-value cache of the sampler on each device, MiB")
+    tensor_parallel: Positive = Field(1, description="Devices that share one copy of the model; divides the attention heads")
+    sleep: bool = Field(False, description="vLLM gives its GPU memory back while models train (CUDA only; elsewhere it stays)")
+
+    @model_validator(mode="after")
+    def _offered_by_the_engine(self) -> "Sampling":
+        if self.engine == "transformers" and (self.tensor_parallel > 1 or self.sleep):
+            raise ValueError(
+                f"engine 'transformers' with tensor_parallel {self.tensor_parallel} and sleep {self.sleep}: only vLLM offers "
+                "them; set engine to 'vllm', or leave them out"
+            )
+        return self
 
 
 AdvantageEstimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"]
@@ -133,6 +144,8 @@ class PPO(Training):
             )
         if not self.reward.model_weight and self.reward_check:
             raise ValueError("reward_check watches a reward model, but reward.model_weight 0 loads none; remove one of them")
+        if self.critic == "shared" and self.zero_stage == 3:
+            raise ValueError("zero_stage 3 with critic 'shared': not tried yet; set zero_stage to 2, or critic to 'separate'")
         return self
 
     @property

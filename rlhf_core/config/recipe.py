@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.config.data import Data
+from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Share
 from rlhf_core.config.gates import GATED, GateName, GateRule, refuse_taken_names
@@ -56,6 +57,7 @@ class Recipe(Config):
     ppo: PPO = PPO()
     dpo: DPO = DPO()
     evaluate: Evaluate = Evaluate()
+    distributed: Distributed = Distributed()
     gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
     registry: Registry
 
@@ -123,4 +125,19 @@ class Recipe(Config):
             )
         if penalty and not self.model.reward and members < 2:
             raise ValueError(f"ppo.uncertainty_penalty is {penalty:g}, but reward.ensemble is {members}; expected 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_fit_the_ranks(self) -> "Recipe":
+        ranks, size = self.distributed.world_size, self.ppo.sampling.tensor_parallel
+        if ranks % size:
+            raise ValueError(
+                f"ppo.sampling.tensor_parallel {size} does not divide the {ranks} ranks, which are the sampler's devices too; "
+                "set it to a divisor, or distributed.ranks to a multiple"
+            )
+        if self.ppo.rollout_batch < ranks // size:
+            raise ValueError(
+                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers (ranks / tensor_parallel). "
+                "Each needs a prompt: raise it, or lower distributed.ranks"
+            )
         return self

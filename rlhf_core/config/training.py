@@ -13,13 +13,34 @@ from rlhf_core.metrics import MAX_MEMBERS
 class Training(Config):
     """What every DeepSpeed-stepped stage has."""
 
-    zero_stage: Literal[0, 1, 2] = Field(0, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="DeepSpeed ZeRO: ranks share out nothing, the optimizer (1), gradients too (2), weights too (3)"
+    )
+    offload_optimizer: bool = Field(False, description="AdamW's state and step in main memory, not the GPU's; ZeRO 1 and on")
+    activation_checkpointing: bool = Field(False, description="Keep no activations inside layers: less memory, a third slower")
     micro_batch_tokens: Positive = Field(4096, description="Tokens, padding included, that go through the model at once")
     max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
     weight_decay: NonNegative = Field(0.0, description="AdamW decay")
     lora: OptionalLoRA = Field(None, description="Only low-rank adapters (and a scalar head) learn; None: the whole model")
     checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="Checkpoints kept while the stage runs; a finished stage keeps its model")
+
+    @model_validator(mode="after")
+    def _something_to_offload(self) -> "Training":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "offload_optimizer with zero_stage 0: DeepSpeed offloads from ZeRO 1 on; set zero_stage to 1, 2 or 3"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_shared_out(self) -> "Training":
+        if self.zero_stage == 3 and self.lora:
+            raise ValueError(
+                f"zero_stage 3 with lora (rank {self.lora.rank}): merging an adapter needs whole weights on each rank; "
+                "set zero_stage to 2, which shares out all that an adapter learns"
+            )
+        return self
 
 
 class SFT(Training):

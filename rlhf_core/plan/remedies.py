@@ -7,20 +7,21 @@ from itertools import product
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
 from rlhf_core.plan.stages import PAIRED, Models, StagePlan, longest_row, plan_stage
-from rlhf_core.plan.strategy import OFFERED_ZERO_STAGES, Strategy
+from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
+MOST_PER_HOST = 8  # devices: their number in the usual server, and a divisor of the attention heads of large models
 MOST_DOUBLINGS = 6  # of the number of devices
 UNOFFERED = 100  # a change that no recipe can make weighs more than all together that it can
 DOUBLING = 10_000  # more devices weigh more than any change of settings
 COSTS = {  # in the order in which they are tried
     "dtype": {"bfloat16": 1},
-    "zero_stage": {stage: stage + (0 if stage in OFFERED_ZERO_STAGES else UNOFFERED) for stage in (1, 2, 3)},
+    "zero_stage": {1: 1, 2: 2, 3: 3},
+    "checkpointing": {True: 4},
+    "sampler_sleeps": {True: 5},
+    "offload_optimizer": {True: 7},
+    "shard_sampler": {True: 8},
     "half_frozen": {True: UNOFFERED},
-    "checkpointing": {True: UNOFFERED + 1},
-    "sampler_sleeps": {True: UNOFFERED + 2},
-    "offload_optimizer": {True: UNOFFERED + 4},
-    "shard_sampler": {True: UNOFFERED + 5},
     "frozen": {"sharded": UNOFFERED + 5, "offloaded": UNOFFERED + 6},
     "half_weights": {True: UNOFFERED + 7},
 }
@@ -32,6 +33,10 @@ TEXTS = {
     "shard_sampler": "vLLM over all devices (tensor parallelism)",
     "half_weights": "bfloat16 weights and gradients, float32 master weights with the optimizer",
 }
+OPTIONS = {
+    "checkpointing": "{stage}.activation_checkpointing=true", "sampler_sleeps": "{stage}.sampling.sleep=true",
+    "offload_optimizer": "{stage}.offload_optimizer=true", "shard_sampler": "{stage}.sampling.tensor_parallel={devices}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,19 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
     if after.dtype != before.dtype:
         yield Change("matrix products in bfloat16", f"--set model.dtype={after.dtype}")
     if after.zero_stage != before.zero_stage:
-        offered = after.zero_stage in OFFERED_ZERO_STAGES
-        yield Change(f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}" if offered else "")
+        yield Change(f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}")
     for name, text in TEXTS.items():
         if getattr(after, name) != getattr(before, name):
-            yield Change(text)
+            yield Change(text, _option(name, stage, after.devices))
     if after.frozen != before.frozen:
         where = {"sharded": "over all devices", "offloaded": "in host memory"}[after.frozen]
         yield Change(f"models that do not learn {where}, gathered layer by layer")
     if after.devices != before.devices:
         yield Change(f"{after.devices} devices", f"--gpus {after.devices}")
+
+
+def _option(name: str, stage: str, devices: int) -> str:
+    """What to pass on the command line, or '' for what no recipe can say: tensor parallelism stays within a host."""
+    if name not in OPTIONS or (name == "shard_sampler" and devices > MOST_PER_HOST):
+        return ""
+    return f"--set {OPTIONS[name].format(stage=stage, devices=devices)}"

@@ -100,6 +100,10 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
         zero_stage=getattr(section, "zero_stage", 0),
         kv_cache_mib=sampling.kv_cache_mib if sampling else 0,
         devices=devices,
+        checkpointing=getattr(section, "activation_checkpointing", False),
+        offload_optimizer=getattr(section, "offload_optimizer", False),
+        shard_sampler=bool(sampling) and sampling.tensor_parallel == devices > 1,
+        sampler_sleeps=bool(sampling) and sampling.sleep,
     )
 
 

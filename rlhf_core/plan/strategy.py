@@ -1,12 +1,9 @@
 """How a stage is laid out on devices: what a user may change to make it fit."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from rlhf_core.config import Training
+from typing import Literal
 
 GIB = 2**30
-OFFERED_ZERO_STAGES = get_args(Training.model_fields["zero_stage"].annotation)
 
 
 @dataclass(frozen=True)

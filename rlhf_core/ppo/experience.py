@@ -17,7 +17,8 @@ from rlhf_core.advantages import (
     token_rewards,
     whiten,
 )
-from rlhf_core.batch import Batch, collate, microbatches, select
+from rlhf_core.batch import Batch, collate, own_microbatches, select
+from rlhf_core.collective import summed
 from rlhf_core.config import PPO
 from rlhf_core.importance import mismatch, truncated_weights
 from rlhf_core.kl import exact_kl, token_kl
@@ -136,28 +137,42 @@ def make_experience(
 
 
 def _score(batch: Batch, models: Models, config: PPO) -> dict[str, Tensor | None]:
-    """What the models say of every sequence, microbatch by microbatch; log-probabilities at the sampling temperature."""
+    """What the models say of every sequence; log-probabilities at the sampling temperature.
+
+    Each rank scores its share of the rows, microbatch by microbatch; every rank gets all.
+    """
     mask_BR, members = batch.response_mask_BR, [model for model in (models.reward, *models.further_rewards) if model]
     names = ("old_logprobs_BR", "ref_logprobs_BR", "entropy_BR", "values_BR", "exact_kl_BR", "model_process_BR")
     found = {name: torch.zeros(mask_BR.shape, device=mask_BR.device) for name in names}
     scores_MB = torch.zeros(max(1, len(members)), len(mask_BR), device=mask_BR.device)
-    for rows in microbatches(batch.sizes, config.micro_batch_tokens):
+    for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
-        R, part_mask = part.response_mask_BR.shape[1], part.response_mask_BR
-        said = _divergence(part, models, config)
-        if models.critic is not None:
-            said["values_BR"] = models.critic(part)[:, :R]
-        for member, reward in enumerate(members):
-            scores_MB[member, rows], process_BR = model_rewards(reward(part), part_mask, config.reward.model_at)
-            said["model_process_BR"] = said.get("model_process_BR", 0.0) + process_BR / len(members)
+        said, scores = _score_part(part, models, members, config)
+        if not counts:
+            continue
         for name, values_BR in said.items():
-            _put(found[name], rows, values_BR, part_mask)
+            _put(found[name], rows, values_BR, part.response_mask_BR)
+        for member, score_B in enumerate(scores):
+            scores_MB[member, rows] = score_B
+    found, scores_MB = {name: summed(values_BR) for name, values_BR in found.items()}, summed(scores_MB)
     found |= {
         "model_score_B": scores_MB.mean(0),
         "spread_B": None,
         "exact_kl_BR": found["exact_kl_BR"] if config.kl_exact else None,
     }
     return found | ({"spread_B": scores_MB.std(0, correction=0)} if models.further_rewards else {})
+
+
+def _score_part(part: Batch, models: Models, members: list[Forward], config: PPO) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The forward passes over one microbatch: (B, R) tensors, and each reward model's scores, (B,)."""
+    said, scores = _divergence(part, models, config), []
+    if models.critic is not None:
+        said["values_BR"] = models.critic(part)[:, : part.response_mask_BR.shape[1]]
+    for reward in members:
+        score_B, process_BR = model_rewards(reward(part), part.response_mask_BR, config.reward.model_at)
+        scores.append(score_B)
+        said["model_process_BR"] = said.get("model_process_BR", 0.0) + process_BR / len(members)
+    return said, scores
 
 
 def _divergence(part: Batch, models: Models, config: PPO) -> dict[str, Tensor]:

@@ -16,11 +16,14 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core import judge as judging
 from rlhf_core.batch import Sequence, subset
+from rlhf_core.collective import gathered
 from rlhf_core.config import RewardCheck
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.items import item_id
 from rlhf_core.onpolicy_pairs import FOLDER, Pair, checks, measured
+from rlhf_core.ppo.rollout import draw
+from rlhf_core.ranks import leads
 from rlhf_core.reward import score
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 from rlhf_core.scorers import Ask
@@ -50,7 +53,7 @@ class Checker:
         if step % self.config.every and step != steps:
             return {}
         self._make(trainer, step)
-        return measured(checks(self.folder), step).metrics
+        return measured(checks(self.folder), step).metrics if leads() else {}
 
     def output(self, steps: int, path: Path) -> Output:
         """What the last check found, and the file of all pairs."""
@@ -60,9 +63,14 @@ class Checker:
 
     def _make(self, trainer: "Trainer", step: int) -> None:
         file = self.folder / f"step-{step:06d}.jsonl"
-        if file.exists():  # a resumed stage comes by again, with the same replies
+        if gathered(file.exists())[0]:  # a resumed stage comes by again, with the same replies
             return
-        pairs = labelled(answered(trainer, self.rows, step), self.ask)
+        if trainer.config.max_rollout_age:
+            trainer.sync()  # the sampler may be some steps behind
+        pairs = answered(trainer, self.rows, step)
+        if not leads():  # all ranks answer and score, one asks for labels
+            return
+        pairs = labelled(pairs, self.ask)
         self.folder.mkdir(exist_ok=True)
         write_atomically(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
 
@@ -86,7 +94,7 @@ def answered(trainer: "Trainer", rows: list[dict], step: int) -> list[Pair]:
     first = (trainer.seed * 1_000_003 + step) * 65_536 + FIRST_SEED
     seeds = range(first, first + 2 * len(prompts))
     twice = [prompt for prompt in prompts for _ in "ab"]
-    samples = trainer.sampler.generate(twice, seeds=list(seeds), eos_id=tokenizer.eos_token_id)
+    samples = draw(trainer.sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
     sequences = [Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)]
     scores = _scores(trainer, sequences, tokenizer)
     texts = [tokenizer.decode(sample.tokens, skip_special_tokens=True) for sample in samples]

@@ -12,12 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.advantages import Moments, masked_moments, merge_moments
+from rlhf_core.collective import gathered
 from rlhf_core.config import PPO, RewardFunction, Rewards
 from rlhf_core.data.render import token_text
 from rlhf_core.errors import BadInput
 from rlhf_core.items import last_user_turn
 from rlhf_core.models import final_scores
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ranks import leads
 from rlhf_core.scorers import call, call_per_token, load_function
 
 Scores = list[float] | list[list[float]]  # one a response, or one a token of each
@@ -60,7 +62,7 @@ def load_functions(functions: list[RewardFunction], records: list[dict], tokeniz
                 found.append(call(asked, role, prompts, replies))
         return found
 
-    return ask
+    return lambda rollout: gathered(ask(rollout) if leads() else [])[0]  # one rank asks: a function may be slow, or random
 
 
 def _require_columns(function: RewardFunction, records: list[dict]) -> None:

@@ -1,10 +1,14 @@
 """Prompts in, responses out: what the sampler alone knows."""
 
 import time
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import islice
 
 from rlhf_core.batch import Sequence, order
+from rlhf_core.collective import gathered
+from rlhf_core.ranks import share
+from rlhf_core.sampler import Sample
 from rlhf_core.sampling import AnySampler
 
 
@@ -36,11 +40,11 @@ def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[i
 def roll_out(sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int) -> dict[int, Rollout]:
     """Generate one response a prompt, for one step or several at once; prompts and rollouts by step, the first being the next.
 
-    The same steps and weights give the same responses.
+    The same steps and weights give the same responses, on however many ranks.
     """
     started, first = time.monotonic(), min(prompts)
     seeds = [(seed * 1_000_003 + step) * 65_536 + i for step, asked in prompts.items() for i in range(len(asked))]
-    samples = iter(sampler.generate([prompt for asked in prompts.values() for prompt in asked], seeds=seeds, eos_id=eos_id))
+    samples = iter(draw(sampler, [prompt for asked in prompts.values() for prompt in asked], seeds=seeds, eos_id=eos_id))
     found = {step: list(islice(samples, len(asked))) for step, asked in prompts.items()}
     seconds = (time.monotonic() - started) / len(prompts)
     return {
@@ -53,3 +57,11 @@ def roll_out(sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: 
         )
         for step, own in found.items()
     }
+
+
+def draw(sampler: AnySampler, prompts: list[list[int]], *, seeds: Seq[int], eos_id: int) -> list[Sample]:
+    """One response a prompt: each sampler answers its share of the prompts, every rank gets all responses."""
+    own = share(len(prompts), group=sampler.ranks_each)
+    drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
+    parts = gathered([(s.tokens, s.logprobs, s.ended) for s in drawn])[:: sampler.ranks_each]
+    return [Sample(*fields) for part in parts for fields in part]

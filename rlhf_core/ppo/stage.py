@@ -21,6 +21,7 @@ from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import update
+from rlhf_core.ranks import leads
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
 from rlhf_core.sampling import AnySampler, open_sampler
 
@@ -55,6 +56,7 @@ class Trainer:
             raise ValueError(
                 f"the rollout is {rollout.age} steps old; expected at most max_rollout_age {config.max_rollout_age}"
             )
+        self.sampler.sleep()
         experience = self.score(rollout, state)
         metrics = step_metrics(experience, config)
         check(metrics, step, config)
@@ -96,7 +98,7 @@ class Trainer:
 
     def sync(self) -> float:
         """The actor's weights into the sampler; returns seconds."""
-        return self.sampler.sync(plain_tensors(self.actor.module.model))
+        return self.sampler.sync(plain_tensors(self.actor.module.model, self.actor.weights()))
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
@@ -116,8 +118,10 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         run.log(step, config.steps, metrics)
         if step % config.checkpoint_every == 0 and step < config.steps:
             _save(trainer, run, step, state)
-    save_model(trainer.actor.module, trainer.tokenizer, run.path / "model")
+    save_model(trainer.actor.module, trainer.tokenizer, run.path / "model", weights=trainer.actor.whole_weights())
     write_config(trainer.actor, run.path / "deepspeed.json")
+    if not leads():
+        return Output()
     metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
     files = {"deepspeed_config": "deepspeed.json"}
     whole = Output(outputs={"model": "model"}, metrics=metrics, counts=dict.fromkeys(metrics, responses), files=files)

@@ -27,6 +27,7 @@ from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.tensor_rows import field_rows, list_rows, output_rows, part_rows, tensor_row, weights_row
 from rlhf_core.ppo.update import update
+from rlhf_core.ranks import leads, ranks
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 
 SETTINGS = (
@@ -54,8 +55,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     """Trace one batch of the PPO stage with these inputs; config `rows`: how many responses to show token by token."""
     trainer = build(spec)
     traced = trace_batch(trainer, trainer.config.critic_warmup_steps + 1)
-    write_atomically(run.path / "trace.json", _json(summary(trainer, traced)))
-    write_atomically(run.path / "tokens.json", _json(token_rows(trainer, traced, spec.config["rows"])))
+    if leads():
+        write_atomically(run.path / "trace.json", _json(summary(trainer, traced)))
+        write_atomically(run.path / "tokens.json", _json(token_rows(trainer, traced, spec.config["rows"])))
     return Output(files={"trace": "trace.json", "tokens": "tokens.json"})
 
 
@@ -125,14 +127,13 @@ def _step(flow: list[dict], seen: Seen, name: str) -> Iterator[list[dict]]:
 def summary(trainer: Trainer, traced: Traced) -> dict:
     """trace.json: the flow, the settings that the numbers depend on, and what must be said of them."""
     config, flow = trainer.config, traced.flow
-    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     totals: dict[str, int] = {}
     for step in flow:
         for model, count in step["forward_passes"].items():
             totals[model] = totals.get(model, 0) + count
     mask_BR = traced.experience.batch.response_mask_BR
     return {
-        "step": traced.step, "ranks": world, "steps": flow, "axes": AXES, "forward_passes": totals,
+        "step": traced.step, "ranks": ranks(), "steps": flow, "axes": AXES, "forward_passes": totals,
         "bytes_between_ranks": sum(step["bytes_between_ranks"] for step in flow),
         "seconds": sum(step["seconds"] for step in flow),
         "ratio_before_max_distance_from_1": float((traced.ratio_before_BR - 1)[mask_BR].abs().max()),

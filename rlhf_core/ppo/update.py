@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from rlhf_core.advantages import explained_variance
-from rlhf_core.batch import microbatches, order
+from rlhf_core.batch import order, own_microbatches
+from rlhf_core.collective import gathered, total
 from rlhf_core.config import PPO
 from rlhf_core.engine import Engine
 from rlhf_core.kl import token_kl
@@ -86,19 +87,31 @@ def went_too_far(approx_kl: float, config: PPO) -> bool:
 def _accumulate(
     actor: Engine, critic: Engine | None, experience: Experience, minibatch: list[int], config: PPO, *, actor_learns: bool
 ) -> dict[str, float]:
-    """Backward passes of one minibatch in microbatches of similar length; denominators count the whole minibatch."""
+    """Backward passes of this rank's share of a minibatch, in microbatches of similar length; its totals over all ranks.
+
+    Denominators count the whole minibatch.
+    """
     denominator = int(experience.batch.response_mask_BR[minibatch].sum())
     sizes = experience.batch.sizes
-    totals: dict[str, float] = defaultdict(float, ratio_max=1.0, ratio_min=1.0)
-    for indices in microbatches([sizes[row] for row in minibatch], config.micro_batch_tokens):
-        part = experience.rows([minibatch[i] for i in indices])
+    totals = _no_totals()
+    for indices, counts in own_microbatches([sizes[row] for row in minibatch], config.micro_batch_tokens):
+        part, sums = experience.rows([minibatch[i] for i in indices]), totals if counts else _no_totals()
         if actor_learns:
-            _actor_backward(actor, part, config, denominator, totals)
+            _actor_backward(actor, part, config, denominator, sums, counts=counts)
         elif config.shares_critic:
-            actor.backward(_value_loss(actor(part.batch, "critic"), part, config, denominator, totals))
+            actor.backward(_value_loss(actor(part.batch, "critic"), part, config, denominator, sums), counts=counts)
         if critic is not None:
-            critic.backward(_value_loss(critic(part.batch), part, config, denominator, totals))
-    return dict(totals)
+            critic.backward(_value_loss(critic(part.batch), part, config, denominator, sums), counts=counts)
+    return _over_ranks(totals)
+
+
+def _no_totals() -> dict[str, float]:
+    return defaultdict(float, ratio_max=1.0, ratio_min=1.0)
+
+
+def _over_ranks(totals: dict[str, float]) -> dict[str, float]:
+    ratios = gathered([totals["ratio_max"], totals["ratio_min"]])
+    return total(totals) | {"ratio_max": max(high for high, _ in ratios), "ratio_min": min(low for _, low in ratios)}
 
 
 def policy_objective(logits_BRV: Tensor, part: Part, config: PPO, denominator: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,14 +135,16 @@ def policy_objective(logits_BRV: Tensor, part: Part, config: PPO, denominator: f
     return loss, surrogate.detach(), logprobs_BR.detach()
 
 
-def _actor_backward(actor: Engine, part: Part, config: PPO, denominator: int, totals: dict[str, float]) -> None:
+def _actor_backward(
+    actor: Engine, part: Part, config: PPO, denominator: int, totals: dict[str, float], *, counts: bool
+) -> None:
     mask_BR = part.batch.response_mask_BR
     logits_BRV, values_BR1 = with_values(actor(part.batch))
     loss, surrogate, new_logprobs_BR = policy_objective(logits_BRV, part, config, denominator)
     if values_BR1 is not None:
         loss = loss + config.value_coef * _value_loss(values_BR1, part, config, denominator, totals)
     totals["policy_loss"] += float(surrogate)
-    actor.backward(loss)
+    actor.backward(loss, counts=counts)
     log_ratio_BR = (new_logprobs_BR - part.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
     clipped = ((ratio_BR - 1 > _clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()

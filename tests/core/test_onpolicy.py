@@ -22,6 +22,8 @@ from rlhf_core.sampler import Sample
 class TinySampler:
     """Samples from the tiny model, a token at a time, each response by its own seed."""
 
+    ranks_each = 1
+
     def __init__(self, path: Path):
         self.model, self.calls = load_policy(path).model.eval(), 0
 

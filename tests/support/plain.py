@@ -57,6 +57,8 @@ class PlainEngine:
 class PlainSampler:
     """Draws token by token from a copy of the policy, each prompt by its own seed."""
 
+    ranks_each = 1
+
     def __init__(self, policy: PolicyModel, sampling: Sampling):
         self.model, self._sampling = policy, sampling
 
@@ -75,6 +77,9 @@ class PlainSampler:
             tokens.append(int(torch.multinomial(logprobs_V.exp(), 1, generator=generator)))
             logprobs.append(float(logprobs_V[tokens[-1]]))
         return Sample(tokens, logprobs, tokens[-1] == eos_id)
+
+    def sleep(self) -> None:
+        pass
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         started = time.monotonic()

@@ -1,0 +1,31 @@
+"""A checkpoint of ZeRO 3, where no rank holds a whole tensor: each rank writes its part of weights and AdamW state, and
+reads the same part back. Every argument `optimizer` is DeepSpeed's stage 3 optimizer."""
+
+from torch import Tensor
+
+from rlhf_core.ranks import rank
+
+PREFIX = "shard"
+
+
+def state(optimizer) -> dict[str, Tensor]:
+    """This rank's part of the weights (one flat tensor a group) and of AdamW's state, float32."""
+    held = optimizer.state_dict()
+    tensors = {f"{PREFIX}/{index}/weights": value for index, value in enumerate(held["fp32_flat_groups"])}
+    for index, entry in held["optimizer_state_dict"]["state"].items():
+        tensors |= {f"{PREFIX}/{index}/{key}": value for key, value in entry.items()}
+    return tensors
+
+
+def load_state(optimizer, tensors: dict[str, Tensor]) -> None:
+    """Take the part that `state` gave on the same rank of as many."""
+    held = optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        _, index, key = name.split("/")
+        entries.setdefault(int(index), {})[key] = value
+    held["fp32_flat_groups"] = [entries[index].pop("weights") for index in sorted(entries)]
+    held["optimizer_state_dict"] |= {"state": {index: entry for index, entry in entries.items() if entry}}
+    optimizer.checkpoint_event_prologue()
+    optimizer.load_state_dict({rank(): held})  # it expects the states of all ranks and looks up its own
+    optimizer.checkpoint_event_epilogue()  # small weights, which every rank holds whole, are put together again

@@ -1,0 +1,100 @@
+"""The command that starts a stage: Python alone for one rank, DeepSpeed's launcher for several."""
+
+import base64
+import glob
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from rlhf_core.config import Distributed, Recipe
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import StageSpec, write_atomically
+
+BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PORT = 29500  # of rank 0, torch's usual one, where other hosts must be told it
+_RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
+
+
+def ranked(recipe: Recipe) -> dict[str, int]:
+    """What a spec says of ranks: their number where there are several, since it changes the last digits of a sum."""
+    count = recipe.distributed.world_size
+    return {"ranks": count} if count > 1 else {}
+
+
+def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
+    """What comes before STAGE SPEC RUN_DIR on this host, for a spec with ranks. Raises BadInput for more ranks than GPUs."""
+    if distributed.hostfile is not None:
+        return _over_hosts(distributed)
+    return (
+        sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={_world({'localhost': _devices(distributed)})}",
+        "--master_addr=127.0.0.1", f"--master_port={distributed.master_port or _free_port()}", *_RANK,
+    )  # fmt: skip
+
+
+def elsewhere(spec: StageSpec, distributed: Distributed) -> dict[str, tuple[str, ...]]:
+    """Of a stage whose ranks are started by hand: the command of every host but the first, by host."""
+    if "ranks" not in spec.config or distributed.launcher != "by_hand" or distributed.hostfile is None:
+        return {}
+    hosts = list(distributed.hosts)[1:]
+    return {host: _over_hosts(distributed, number) for number, host in enumerate(hosts, start=1)}
+
+
+def variables(count: int, base: dict[str, str]) -> dict[str, str]:
+    """A stage process's environment: without what another launcher left, and the cores shared out among ranks on a CPU."""
+    kept = {name: value for name, value in base.items() if name not in BY_LAUNCHERS}
+    if count > 1 and not has_cuda():
+        kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    return kept
+
+
+def env_file(distributed: Distributed | None, run_dir: Path, settings: dict[str, str]) -> dict[str, str]:
+    """Where DeepSpeed's runner finds what ranks on other hosts are to have in their environment: a file in the run directory.
+
+    It hands on by itself only variables named NCCL..., PYTHON..., UCX... and MV2....
+    """
+    if distributed is None or distributed.hostfile is None:
+        return {}
+    path = run_dir / "launch.env"
+    write_atomically(path, "".join(f"{name}={value}\n" for name, value in settings.items()))
+    return {"DS_ENV_FILE": str(path)}
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA device is visible, found without importing torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    return not hidden and bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/dxg"))
+
+
+def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
+    """DeepSpeed's runner starts its launcher on each host of the hostfile, or on this one alone when that is done by hand."""
+    hostfile = str(Path(distributed.hostfile).expanduser().resolve())
+    address = [f"--master_addr={distributed.master_addr}"] if distributed.master_addr else []
+    how = ["--no_ssh", f"--node_rank={number}"] if distributed.launcher == "by_hand" else [f"--launcher={distributed.launcher}"]
+    runner = (sys.executable, "-u", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
+    return (*runner, *how, *address, f"--master_port={distributed.master_port or PORT}", *_RANK)
+
+
+def _devices(distributed: Distributed) -> list[str]:
+    """The local device of each rank; on a CPU only their number counts."""
+    if not has_cuda():
+        return list(map(str, range(distributed.ranks)))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = named.split(",") if named else list(map(str, range(len(glob.glob("/dev/nvidia[0-9]*")))))
+    if distributed.ranks > len(devices):
+        raise BadInput(
+            f"distributed.ranks is {distributed.ranks}, this machine shows {len(devices)} GPUs; expected one for each rank. "
+            "Lower distributed.ranks, or name several hosts in distributed.hostfile."
+        )
+    return devices[: distributed.ranks]
+
+
+def _world(devices: dict[str, list[str]]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,54 @@
+"""What a recipe says of ranks: hosts and slots, and combinations that are refused with both numbers and the remedy."""
+
+import pytest
+
+from rlhf_core.config import Distributed
+from rlhf_core.errors import ConfigError
+
+
+def hostfile(folder, text: str) -> str:
+    (folder / "hosts").write_text(text)
+    return str(folder / "hosts")
+
+
+def test_hosts_come_from_the_hostfile_in_its_order(tmp_path):
+    text = "# the cluster\nnode-b slots=4\n\nnode-a slots=8 # newer\n"
+    distributed = Distributed(hostfile=hostfile(tmp_path, text))
+    assert list(distributed.hosts.items()) == [("node-b", 4), ("node-a", 8)] and distributed.world_size == 12
+
+
+@pytest.mark.parametrize("text", ["", "# none\n", "node-a\n", "node-a slots=0\n", "node-a slots=2\nnode-a slots=2\n"])
+def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded(tmp_path, recipe, text):
+    with pytest.raises(ConfigError, match=r"expected lines|is no line 'HOST slots=RANKS'"):
+        recipe(f'distributed.hostfile="{hostfile(tmp_path, text)}"')
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["sft.offload_optimizer=true"], "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3"),
+        (["distributed.ranks=4", "ppo.sampling.tensor_parallel=3"], "tensor_parallel 3 does not divide the 4 ranks"),
+        (["ppo.sampling.tensor_parallel=2"], "tensor_parallel 2 does not divide the 1 ranks"),
+        (
+            ["distributed.ranks=8", "ppo.rollout_batch=4", "ppo.minibatches=1"],
+            "rollout_batch 4 is less than 8 samplers .*raise it, or lower distributed.ranks",
+        ),
+        (["distributed.ranks=2", 'distributed.hostfile="hosts"'], "ranks 2 and hostfile hosts exclude each other"),
+        (['distributed.hostfile="nowhere"'], "hostfile nowhere cannot be read"),
+        (['distributed.master_addr="10.0.0.1"'], "master_addr 10.0.0.1 without a hostfile"),
+        (["sft.zero_stage=3", "sft.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2"),
+        (["ppo.zero_stage=3", 'ppo.critic="shared"'], "zero_stage 3 with critic 'shared'.* set zero_stage to 2"),
+        (["reward.zero_stage=4"], r"reward\.zero_stage"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_both_numbers_and_the_remedy(recipe, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(*settings)
+
+
+def test_ranks_started_by_hand_need_the_first_hosts_address(tmp_path, recipe):
+    hosts = hostfile(tmp_path, "a slots=1\nb slots=1\n")
+    with pytest.raises(ConfigError, match="'by_hand' needs master_addr"):
+        recipe(f'distributed={{hostfile="{hosts}", launcher="by_hand"}}')
+    given = f'distributed={{hostfile="{hosts}", launcher="by_hand", master_addr="a"}}'
+    assert recipe(given, "ppo.sampling.tensor_parallel=2").distributed.world_size == 2

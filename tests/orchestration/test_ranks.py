@@ -1,0 +1,201 @@
+"""Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end for all, real resume."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from rlhf_core.config import DPO, PPO, SFT, Distributed, Reward, Sampling
+from rlhf_core.digest import code_digest
+from rlhf_core.errors import StageFailed
+from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
+from tasks import launch, process
+
+WORKER = Path(__file__).parents[1] / "support" / "run_stages.py"
+TWO = Distributed(ranks=2)
+SECTIONS = {
+    "sft": SFT(lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128),  # 96 rows: the last step has 6
+    "reward": Reward(lr=3e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
+    "dpo": DPO(lr=1e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
+    "ppo": PPO(
+        steps=2, rollout_batch=18, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, checkpoint_every=1,
+        micro_batch_tokens=128, sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
+    ),
+}  # fmt: skip
+LOSSES = {
+    "sft": ("sft/loss", "sft/grad_norm"),
+    "reward": ("reward/loss", "reward/margin", "reward/train_accuracy", "reward/grad_norm"),
+    "dpo": ("dpo/loss", "dpo/margin", "dpo/chosen_logratio", "dpo/grad_norm"),
+    "ppo": ("ppo/policy_loss", "ppo/value_loss", "ppo/kl_per_response", "ppo/score_mean", "ppo/explained_variance",
+            "ppo/response_tokens", "ppo/ratio_max", "ppo/ratio_min", "ppo/policy_grad_norm", "ppo/critic_grad_norm"),
+}  # fmt: skip
+
+
+def spec_of(stage: str, inputs: dict[str, Path], *, ranks: int, **options) -> StageSpec:
+    config = {stage: (SECTIONS[stage].model_copy(update=options)).model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
+    config |= {"train": True} if stage in ("sft", "reward") else {}
+    artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
+    return StageSpec(
+        stage=stage, seed=1, config=config | ({"ranks": ranks} if ranks > 1 else {}), inputs=artifacts, code=code_digest()
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
+    """What each stage takes; the reward model of ppo is made when asked for."""
+    splits = {path.stem: path for path in tiny_splits.glob("*.jsonl")}
+    return {
+        "sft": {"model": tiny_model} | {name: splits[name] for name in ("demonstrations_train", "demonstrations_heldout")},
+        "reward": {"model": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
+        "dpo": {"policy": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
+        "ppo": {"policy": tiny_model, "prompts_train": splits["prompts_train"]},
+    }
+
+
+def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
+    """Run several stages in one start of as many ranks."""
+    for folder, spec in specs.items():
+        folder.mkdir(parents=True)
+        (folder / "spec.json").write_text(spec.model_dump_json())
+    start = [sys.executable]
+    if ranks > 1:
+        start = [part for part in launch.command(next(iter(specs.values())), TWO)[:-1] if part != "--module"]
+    command = [*start, str(WORKER), *map(str, specs)]
+    done = subprocess.run(command, env=process.environment(ranks), capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+def assert_same_losses(ours: Path, theirs: Path, stage: str) -> None:
+    left, right = ([line["metrics"] for line in read_metrics(folder / "metrics.jsonl")] for folder in (ours, theirs))
+    assert len(left) == len(right) > 0
+    for step, (one, other) in enumerate(zip(left, right, strict=True), start=1):
+        for name in LOSSES[stage]:
+            assert one[name] == pytest.approx(other[name], abs=1e-5, rel=1e-5), f"{name} of step {step}"
+    one, other = read_result(ours).metrics, read_result(theirs).metrics
+    assert one.keys() == other.keys()
+    assert one == pytest.approx(other, abs=1e-5, rel=1e-5)
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def alive(marker: str) -> list[int]:
+    """Processes with the marker in their command line."""
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        if any(marker in part for part in one.info["cmdline"] or ()) and one.pid != os.getpid():
+            found.append(one.pid)
+    return found
+
+
+def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_path):
+    process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    options = {"zero_stage": 3, "activation_checkpointing": True}
+    process.run_stage(spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO)
+    assert_same_losses(tmp_path / "two", tmp_path / "one", "sft")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert {name: tensor.shape for name, tensor in two.items()} == {name: tensor.shape for name, tensor in one.items()}
+    assert max(float((two[name] - one[name]).abs().max()) for name in one) < 1e-4
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_path):
+    specs = {tmp_path / "one" / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward", "dpo")}
+    together(specs, ranks=1)
+    inputs["ppo"]["reward"] = tmp_path / "one" / "reward" / "model"
+    together({tmp_path / "one" / "ppo": spec_of("ppo", inputs["ppo"], ranks=1)}, ranks=1)
+    for stage in SECTIONS:
+        specs = {
+            tmp_path / f"zero{zero}" / stage: spec_of(stage, inputs[stage], ranks=2, zero_stage=zero) for zero in (0, 1, 2, 3)
+        }
+        together(specs, ranks=2)
+        for folder in specs:
+            assert_same_losses(folder, tmp_path / "one" / stage, stage)
+
+
+def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None:
+    """Run until `steps` are logged, kill one process by its rank with -9, and wait for the stage's end."""
+
+    def watch() -> None:
+        if len(read_metrics(folder / "metrics.jsonl")) < steps:
+            return
+        for pid in alive(str(folder / "spec.json")):
+            if psutil.Process(pid).environ().get("RANK") == victim:
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(StageFailed):
+        process.run_stage(spec, folder, distributed=TWO, watch=watch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "zero"), [("sft", 3), ("sft", 2), ("ppo", 3)])
+def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_path, stage, zero):
+    if stage == "ppo":
+        process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+        inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
+    spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero)
+    process.run_stage(spec, tmp_path / "whole", distributed=TWO)
+    killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
+    assert not alive(str(tmp_path / "killed" / "spec.json"))
+    assert list((tmp_path / "killed" / "checkpoints").glob("step-*/state-1.safetensors"))
+    process.run_stage(spec, tmp_path / "killed", distributed=TWO)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(one[name].equal(two[name]) for name in one)
+    steps = [line["step"] for line in read_metrics(tmp_path / "killed" / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.slow
+def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
+    """Two hosts of one slot each; both are this machine."""
+    (tmp_path / "hosts").write_text("host-a slots=1\nhost-b slots=1\n")
+    port = launch._free_port()
+    hosts = Distributed(hostfile=str(tmp_path / "hosts"), launcher="by_hand", master_addr="127.0.0.1", master_port=port)
+    spec, folder = spec_of("sft", inputs["sft"], ranks=2, zero_stage=2), tmp_path / "two"
+    other = None
+
+    def watch() -> None:
+        nonlocal other
+        if other is None:
+            rest = [spec.stage, str(folder / "spec.json"), str(folder)]
+            command = [*launch.elsewhere(spec, hosts)["host-b"], *rest]
+            other = subprocess.Popen(command, env=process.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    process.run_stage(spec, folder, distributed=hosts, watch=watch)
+    assert other.wait(60) == 0
+    process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    assert_same_losses(folder, tmp_path / "one", "sft")
+
+
+def test_a_spec_of_several_ranks_is_not_run_by_one(inputs, tmp_path):
+    spec = spec_of("sft", inputs["sft"], ranks=2)
+    with pytest.raises(StageFailed, match=r"runs as one of 1 ranks .* its spec says 2"):
+        process.run_stage(spec, tmp_path / "run", command=process.COMMAND)
+
+
+def test_a_launchers_variables_do_not_reach_a_stage_that_is_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "3")
+    assert not {"WORLD_SIZE", "RANK"} & process.environment().keys()
+
+
+def test_the_launch_command_names_ranks_or_hosts(tmp_path):
+    (tmp_path / "hosts").write_text("a slots=2\nb slots=2\n")
+    spec = StageSpec(stage="sft", seed=1, config={"ranks": 2}, inputs={}, code="")
+    alone = launch.command(spec, TWO)
+    assert alone[2:4] == ("-m", "deepspeed.launcher.launch") and alone[-1] == "rlhf_core"
+    over_ssh = launch.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="openmpi"))
+    expected = (
+        "-m",
+        "deepspeed.launcher.runner",
+        f"--hostfile={tmp_path / 'hosts'}",
+        "--launcher=openmpi",
+        "--master_port=29500",
+    )
+    assert over_ssh[2:7] == expected

@@ -1,0 +1,15 @@
+"""`python run_stages.py RUN_DIR...`: run the stages whose specs lie in these folders, one after the other in this process.
+
+Under a launcher every rank runs it. One start of the libraries serves many stages.
+"""
+
+import sys
+from pathlib import Path
+
+from rlhf_core.__main__ import run_stage
+from rlhf_core.collective import barrier
+from rlhf_core.rundir import RunDir, StageSpec
+
+for folder in map(Path, sys.argv[1:]):
+    run_stage(StageSpec.model_validate_json((folder / "spec.json").read_text()), RunDir(folder))
+    barrier()
