@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows.live import LiveDisplay, StageView, key_metric_of, results_table, verdict_of
+from flows.live import LiveDisplay
+from flows.stage_view import StageView, key_metric_of, results_table, verdict_of
 from flows.ui import answers
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import GateRefused, RLHFError

@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.table import Table
 from rich.text import Text
 
-from flows.live import duration
+from flows.stage_view import duration
 from rlhf_core.gates import refused
 from tasks.record import Record, StageRecord, held, now, records
 from tasks.workspace import Workspace

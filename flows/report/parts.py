@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from flows.live import duration, key_metric
 from flows.report.charts import LARGEST, thinned
 from flows.report.page import badge, cell, code, folded, join, table
+from flows.stage_view import duration, key_metric
 from tasks.comparison import Duel, MetricRow, Sample
 from tasks.differences import Difference
 from tasks.evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence

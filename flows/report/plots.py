@@ -4,10 +4,10 @@ import math
 
 from markupsafe import Markup
 
-from flows.live import duration
 from flows.report.charts import Chart, Series, bars, figure
 from flows.report.page import join, legend
 from flows.report.parts import memory
+from flows.stage_view import duration
 from rlhf_core.metrics import METRICS
 from tasks.evidence import STAGE_ORDER, RunEvidence
 

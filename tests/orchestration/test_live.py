@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from flows import live
-from flows.live import LiveDisplay, StageView, duration, key_metric, results_table, verdict_of
+from flows.live import LiveDisplay
+from flows.stage_view import StageView, duration, key_metric, results_table, verdict_of
 from rlhf_core.config.gates import Override, RewardGate
 from rlhf_core.gates import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec

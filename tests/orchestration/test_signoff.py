@@ -12,7 +12,8 @@ from rich.console import Console
 
 from flows import cli
 from flows.approve_cli import _waiting
-from flows.live import LiveDisplay, results_table
+from flows.live import LiveDisplay
+from flows.stage_view import results_table
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from tasks import events, signoff
