@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows import doctor
+from flows import doctor, doctor_packages
 from flows.ui import port_is_free
 
 
@@ -132,8 +132,8 @@ def test_the_torchvision_trap_is_named_with_the_way_out():
 
 
 def test_an_import_that_fails_gives_its_last_line():
-    assert doctor._last_error("import no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
-    assert doctor._last_error("pass") is None
+    assert doctor_packages.last_error("import no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert doctor_packages.last_error("pass") is None
 
 
 def test_little_disk_and_little_memory_are_told(tmp_path, monkeypatch):
