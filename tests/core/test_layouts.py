@@ -118,7 +118,7 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
     part, tokens = experience.rows([0, 1, 2, 3]), 17
     part = type(part)(**vars(part) | {"returns_BR": part.returns_BR + 1.0})
     _actor_backward(models.actor, part, config, tokens, dict.fromkeys(("policy_loss", "value_loss", "value_clip_fraction",
-                    "policy_clip_fraction", "approx_kl_update", "ratio_max", "ratio_min"), 1.0))  # fmt: skip
+                    "policy_clip_fraction", "approx_kl_update", "ratio_max", "ratio_min"), 1.0), counts=True)  # fmt: skip
     policy = PolicyModel(load_policy(inputs["policy"]).model)
     critic = ScalarModel(load_scalar(inputs["policy"], new_head=True, seed=3).model)
     loss, _, _ = policy_objective(policy(part.batch), part, config, tokens)

@@ -167,6 +167,7 @@ def test_importance_of_a_sequence_is_the_capped_product_at_all_its_tokens(models
 class Dice:
     """A sampler that draws by seed alone."""
 
+    ranks_each = 1
     calls = 0
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:

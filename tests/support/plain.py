@@ -1,7 +1,7 @@
 """An engine and a sampler of torch alone, for the PPO loop in one process: slow, and the same to the last bit each time."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ class PlainEngine:
     def infer(self, *inputs) -> Tensor:
         return self.module(*inputs)
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
+    def backward(self, loss: Tensor, *, counts: bool = True) -> None:
+        (loss * counts).backward()
 
     def step(self, lr: float) -> float:
         self.optimizer.param_groups[0]["lr"] = lr
@@ -36,6 +36,12 @@ class PlainEngine:
         self.optimizer.zero_grad()
         self.steps += 1
         return float(norm)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.module.model.state_dict().items()
+
+    def whole_weights(self) -> None:
+        return None  # the module holds them
 
     def state(self) -> dict[str, Tensor]:
         tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
