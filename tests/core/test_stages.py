@@ -109,6 +109,7 @@ def test_killed_sft_resumes_to_the_same_weights(sft, sft_spec, tmp_path):
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_killed_sft_resumes_to_the_same_weights_under_zero_2(sft, sft_spec, tmp_path):
     sharded = {"sft": SFT_TINY.model_copy(update={"zero_stage": 2}).model_dump(exclude={"gate"})}
     spec = sft_spec.model_copy(update={"config": sft_spec.config | sharded})

@@ -130,6 +130,7 @@ def test_the_ratio_is_exactly_one_before_the_update_and_not_after(traced):
     assert all(ratio > 0 for ratio in ratios) and max(abs(ratio - 1) for ratio in ratios) > 0.01
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_ppo_stage(traced, inputs, tmp_path):
     folder = finish("ppo", CONFIG, inputs, tmp_path / "ppo")
     first = read_metrics(folder / "metrics.jsonl")[0]["metrics"]
