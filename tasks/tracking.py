@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from tasks.record import Membership, Record, Registration, now
 from tasks.workspace import UI_URL, Workspace
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 
@@ -21,7 +22,12 @@ def client_for(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
+    before = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(uri)  # what loads models by alias asks there; it writes the environment as well,
+    if before is None:  # in which only the user says where a workspace's MLflow is
+        os.environ.pop(URI_VARIABLE, None)
+    else:
+        os.environ[URI_VARIABLE] = before
     return MlflowClient(tracking_uri=uri)
 
 

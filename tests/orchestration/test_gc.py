@@ -401,7 +401,7 @@ NODES = st.lists(
 @given(NODES)
 def test_whatever_stays_still_has_everything_it_was_made_from(tmp_path_factory, empty_store, monkeypatch, nodes):
     """A graph of directories, each with a state, an age, maybe a registered version, and inputs among the earlier ones."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow's client sets it
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = tmp_path_factory.mktemp("w")
     shutil.copy(empty_store, home / "mlflow.db")
     workspace, paths, safe = Workspace(home), [], set()

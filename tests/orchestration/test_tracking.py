@@ -12,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -24,6 +25,7 @@ from tasks.process import run_stage
 from tasks.record import Record, Registration, pending
 from tasks.sync import sync
 from tasks.tracker import Tracker
+from tasks.tracking import client_for
 from tasks.workspace import Workspace
 
 RECIPE = Recipe.model_validate(
@@ -153,6 +155,15 @@ def server(folder: Path, port: int):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_asking_another_store_leaves_the_workspace_with_its_own(home, tmp_path, empty_store, monkeypatch):
+    mine, other = Workspace.here().tracking_uri, f"sqlite:///{shutil.copy(empty_store, tmp_path / 'other.db')}"
+    client_for(other)
+    assert Workspace.here().tracking_uri == mine and mlflow.get_tracking_uri() == other
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    client_for(other)
+    assert Workspace.here().tracking_uri == "http://127.0.0.1:9"
 
 
 def test_a_server_that_hangs_stops_nothing_and_loses_nothing(home, tmp_path, empty_store, monkeypatch):

@@ -108,8 +108,10 @@ def stock(tiny_models, tmp_path_factory, empty_store) -> Shelf:
     home = tmp_path_factory.mktemp("stock")
     shutil.copy(empty_store, home / "mlflow.db")
     workspace = Workspace(home)
-    shelf = Shelf(Desk(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models)
-    fill(shelf)
+    with pytest.MonkeyPatch.context() as patch:  # no monkeypatch of a single test reaches a fixture of the session
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shelf = Shelf(Desk(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models)
+        fill(shelf)
     return shelf
 
 
@@ -172,7 +174,7 @@ def promoters():
     started = Promoters()
     yield started
     started.server.stdin.close()
-    started.server.wait(10)
+    started.server.wait(60)  # its libraries take long to leave on a busy machine
 
 
 @pytest.fixture(scope="session")
