@@ -60,7 +60,10 @@ def _verdict_row(decision: Decision) -> str:
 
 
 def spaced(text: str) -> str:
-    """Markdown whose tables MLflow's page can show: it draws columns without a gap, so each one's longest cell gets one."""
+    """Markdown whose tables MLflow's page can show: it leaves no gap between columns, nor between a table and what follows.
+
+    Each column's longest cell gets one, and each table an empty line.
+    """
     lines = text.split("\n")
     start = None
     for end, line in enumerate([*lines, ""]):
@@ -69,7 +72,7 @@ def spaced(text: str) -> str:
         elif not line.startswith("|") and start is not None:
             lines[start:end] = _spaced_table(lines[start:end])
             start = None
-    return "\n".join(lines)
+    return re.sub(r"(?m)^(\|.*\|)\n\n(?=.)", r"\1\n\n&ensp;\n\n", "\n".join(lines))
 
 
 def _spaced_table(lines: list[str]) -> list[str]:

@@ -150,10 +150,10 @@ def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_
     assert short.count("| prompt ") == 1 + 3 and "reward\\_model" not in short
 
 
-def test_columns_of_a_table_have_a_gap_on_mlflows_page():
+def test_tables_and_their_columns_have_a_gap_on_mlflows_page():
     text = "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b | 256 | **passed** |\n\nend"
     assert spaced(text) == (
-        "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b&ensp; | 256&ensp; | **passed** |\n\nend"
+        "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b&ensp; | 256&ensp; | **passed** |\n\n&ensp;\n\nend"
     )
     assert spaced("no table") == "no table" and MarkdownIt("commonmark").enable("table").render(spaced(text)).count("<td>") == 3
 
