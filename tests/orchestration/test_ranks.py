@@ -1,6 +1,7 @@
 """Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end for all, real resume."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.config import DPO, PPO, SFT, Distributed, Reward, Sampling
 from rlhf_core.digest import code_digest
@@ -199,3 +202,20 @@ def test_the_launch_command_names_ranks_or_hosts(tmp_path):
         "--master_port=29500",
     )
     assert over_ssh[2:7] == expected
+
+
+@pytest.mark.slow
+def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_sync(tiny_model, inputs, tmp_path):
+    """vLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt together."""
+    shutil.copytree(tiny_model, wide := tmp_path / "wide")
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_model, hidden_size=128, num_attention_heads=2, num_key_value_heads=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(wide)
+    process.run_stage(spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward")
+    given = inputs["ppo"] | {"policy": wide, "reward": tmp_path / "reward" / "model"}
+    shared = SECTIONS["ppo"].sampling.model_copy(update={"tensor_parallel": 2})
+    process.run_stage(spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO)
+    steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
+    assert len(steps) == SECTIONS["ppo"].steps
+    assert steps[0]["ppo/policy_grad_norm"] > 0
+    assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4  # after the sync too: both halves are new
