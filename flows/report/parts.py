@@ -7,6 +7,7 @@ from markupsafe import Markup
 from flows.report.charts import LARGEST, thinned
 from flows.report.page import badge, cell, code, folded, join, table
 from flows.stage_view import duration, key_metric
+from rlhf_core.item_metrics import is_against_champion
 from tasks.comparison import Duel, MetricRow, Sample
 from tasks.differences import Difference
 from tasks.evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
@@ -100,17 +101,23 @@ def _gate_cells(decision: dict) -> list[Markup]:
     if override and decision["passed"]:
         mark, note = badge("overridden", "warn"), f"to {override['threshold']:g} by {override['by']}: {override['reason']}"
     elif decision["passed"]:
-        mark, note = badge("passed", "good"), ""
+        mark, note = badge("passed", "good"), decision["reason"] if decision["value"] is None else ""
     else:
         mark, note = badge("warning", "warn") if warning else badge("refused", "bad"), decision["reason"]
     low, high = decision.get("interval") or (None, None)
-    value = "missing" if decision["value"] is None else text_of(decision["value"])
+    nothing = "-" if decision["passed"] else "missing"  # without a champion there is nothing to compare with
+    value = nothing if decision["value"] is None else text_of(decision["value"])
     count = "" if decision.get("n") is None else f"{decision['n']:,}"
     required = f"{decision.get('of', 'estimate')} {decision['bound']} {decision['threshold']:g}".removeprefix("estimate ")
     return [
-        cell(decision["stage"]), cell(decision["gate"]), cell(code(decision["metric"])),
+        cell(decision["stage"]), cell(decision["gate"]), cell(code(decision["metric"]), small=_baseline(decision)),
         cell(value, kind="num", small=interval(low, high)), cell(required), cell(count, kind="num"), cell(mark, small=note),
     ]  # fmt: skip
+
+
+def _baseline(decision: dict) -> str:
+    champion = decision.get("versus") and not is_against_champion(decision["metric"])
+    return f"minus {decision['minus']}" if decision.get("minus") else "minus the champion's" if champion else ""
 
 
 def difference_tables(names: list[str], groups: dict[str, list[Difference]]) -> Markup:

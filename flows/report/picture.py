@@ -7,8 +7,8 @@ from flows.report.page import join
 from flows.report.parts import shortened
 from tasks.graph import MEASURING, Edge, Graph, Node
 
-BOX, TALL = 204, 58
-COLUMN, ROW = 246, 72
+BOX, TALL = 216, 58
+COLUMN, ROW = 258, 72
 EDGE = 8
 LETTERS = 29  # of a line in a box
 Places = dict[str, tuple[float, float]]  # digest -> left upper corner

@@ -11,6 +11,7 @@ from synthetic import Story, Synthetic
 
 from flows.report.comparison import comparison_page
 from flows.report.page import LARGEST, fitting
+from flows.report.parts import gate_table
 from flows.report.run import run_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
@@ -120,6 +121,19 @@ def test_without_items_the_report_rests_on_what_was_recorded(made):
     assert found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
     assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(run, "champion") is None
     assert_self_contained(run_page(run))
+
+
+def test_a_gate_without_a_champion_to_compare_with_says_so_and_is_not_called_missing():
+    spoken = {
+        "stage": "evaluate", "gate": "worth", "metric": "eval/independent_policy", "versus": "champion", "n": None,
+        "bound": "at least", "threshold": 0.0, "value": None, "passed": True, "reason": "no champion took part",
+    }  # fmt: skip
+    won = spoken | {"metric": "eval/win_rate_vs_champion", "value": 0.7}
+    gone = spoken | {"versus": None, "minus": "eval/independent_sft", "passed": False, "reason": "it is None"}
+    passed, against, refused = (Page(str(gate_table([decision]))).text for decision in (spoken, won, gone))
+    assert "eval/independent_policy minus the champion's - at least 0 passed no champion took part" in passed
+    assert "eval/win_rate_vs_champion 0.7 at least 0 passed" in against
+    assert "minus eval/independent_sft missing at least 0 refused it is None" in refused
 
 
 @pytest.mark.parametrize("until", ["validate", "reward", "ppo"])
