@@ -40,16 +40,16 @@ def deploy(
     from flows.run import quiet_libraries
 
     quiet_libraries()
+    from flows.schedule import automations
     from flows.schedule.deploy import Wanted, deploy
 
     paths = tuple(watch or ()) if on_data or watch else None
     made = deploy(
         recipe, settings or [], Wanted(name, pool, cron, timezone, paused, paths, every, tuple(on_promotion or ()))
     )  # fmt: skip
+    automations.detect_crashes()
     if notify:
-        from flows.schedule.automations import notify as tell
-
-        tell(notify)
+        automations.notify(notify)
     names = [deployment.full_name for deployment in made]
     if as_json:
         print(json.dumps({"deployments": names}))

@@ -8,6 +8,7 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # see flows/platform/services.py
     "PREFECT_HOME": str(Workspace.here().prefect),
 }
 for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
@@ -16,6 +17,7 @@ for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
 from prefect import Flow, State, flow, runtime  # noqa: E402
 from prefect.states import Failed  # noqa: E402
 
+from flows.pipes import outlive_reader  # noqa: E402
 from flows.report.at_end import write_page, write_report  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
 from rlhf_core.errors import GateRefused  # noqa: E402
@@ -40,6 +42,8 @@ def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = 
     A stage is a process whose run directory is its cache; a gate is recorded before it stops anything. A refusal by a gate
     is a state of its own, 'Refused': whoever is notified sees that nothing is broken.
     """
+    if runtime.deployment.id:
+        outlive_reader()
     try:
         with model_reserved(recipe.registry.name):
             return _stages(recipe, from_stage, until)

@@ -58,6 +58,9 @@ class Tracker:
     def end(self, status: str, error: str | None = None, report: Callable[[], Path | None] = lambda: None) -> None:
         """The pipeline ended. report: writes its report; when it cannot, that is logged and the status stays."""
         self.record.status, self.record.error, self.record.ended = status, error, now()
+        for stage in self.record.stages:
+            if stage.status == "RUNNING":  # it had ended, and what came after it broke off before its gate had spoken
+                stage.status, stage.error, stage.ended = status, error, now()
         self._changed()
         try:
             self.record.report = report()

@@ -9,6 +9,8 @@ from flows.ui import QUIET
 from tasks.workspace import Workspace
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server's slots would be held for ever
+RETRIES = "8"  # of a request: after 2, 4, ..., 256 s, so that runs outlive a Prefect server that is away for some minutes
 HEARTBEAT_SECONDS = 30  # Prefect's least; a run without one for three of them has crashed
 ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")  # a server of the user's has no say in this platform
 
@@ -33,7 +35,9 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
     """Prefect's server with its services: scheduler, late runs, events, automations."""
-    values = environment(workspace) | {"PREFECT_UI_API_URL": platform.prefect_api}
+    values = environment(workspace) | {
+        "PREFECT_UI_API_URL": platform.prefect_api, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+    }  # fmt: skip
     if database:
         values["PREFECT_API_DATABASE_CONNECTION_URL"] = database
     words = ("server", "start", "--host", HOST, "--port", str(platform.prefect_port))
@@ -55,6 +59,7 @@ def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | 
         "PREFECT_API_URL": platform.prefect_api,
         "MLFLOW_TRACKING_URI": platform.mlflow_url,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_CLIENT_MAX_RETRIES": RETRIES,
         "PREFECT_WORKER_WEBSERVER_HOST": HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": str(port),
     }

@@ -26,6 +26,7 @@ OCCASIONS = {
     "waiting for approval": "prefect.flow-run.Paused",
     "promoted": bulletin.PROMOTED,
 }
+CRASHED = "rlhf: crashed when heartbeats stop"
 ABOUT_RUN = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
 ABOUT_MODEL = "{{ event.payload['reason'] }}"
 BLOCK = "rlhf-notify"
@@ -56,7 +57,10 @@ def detect_crashes() -> None:
     )  # fmt: skip
     message = "The process of this run has stopped sending heartbeats: it was killed. Run it again and it resumes."
     action = ChangeFlowRunState(state=StateType.CRASHED, message=message)
-    _put(AutomationCore(name="rlhf: crashed when heartbeats stop", trigger=trigger, actions=[action]))
+    with get_client(sync_client=True) as client:
+        if client.read_automations_by_name(CRASHED):  # a new one would have seen no heartbeat of the runs that go on
+            return
+    _put(AutomationCore(name=CRASHED, trigger=trigger, actions=[action]))
 
 
 def _name(occasion: str) -> str:

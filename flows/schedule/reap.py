@@ -3,8 +3,15 @@
 from dataclasses import dataclass
 
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterStartTime,
+)
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed, Scheduled
 
@@ -28,7 +35,7 @@ def reap(*, again: bool) -> Reaped:
     """Mark dead runs of this workspace as crashed, or with `again` have the worker start deployed ones once more."""
     workspace = Workspace.here()
     crashed, restarted = [], []
-    for run in _unfinished(_dead(workspace)) if PREFECT_API_URL.value() else []:
+    for run in _found(_dead(workspace), again=again) if PREFECT_API_URL.value() else []:
         restart = again and run.deployment_id is not None
         state = Scheduled(name="AwaitingRetry", message=KILLED) if restart else Crashed(message=KILLED)
         with get_client(sync_client=True) as client:
@@ -49,11 +56,29 @@ def _free(workspace: Workspace, record: Record) -> bool:
         return free
 
 
-def _unfinished(dead: list[Record]) -> list[FlowRun]:
-    """Their flow runs that Prefect believes to be alive."""
+def _found(dead: list[Record], *, again: bool) -> list[FlowRun]:
+    """Their flow runs that Prefect believes to be alive; with `again` also those that it has found to be crashed by itself,
+    where their deployment has not run since.
+    """
     if not dead:
         return []
     ids = FlowRunFilterId(any_=[record.flow_run_id for record in dead])
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids))
-    return [run for run in found if run.state and not run.state.is_final() and not run.state.is_scheduled()]
+    return [run for run in found if run.state and (_alive(run) or (again and _crashed_last(run)))]
+
+
+def _alive(run: FlowRun) -> bool:
+    return not run.state.is_final() and not run.state.is_scheduled()
+
+
+def _crashed_last(run: FlowRun) -> bool:
+    if not run.state.is_crashed() or run.deployment_id is None:
+        return False
+    this = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
+    with get_client(sync_client=True) as client:
+        begun = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
+        (latest,) = client.read_flow_runs(
+            deployment_filter=this, flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=1
+        )  # fmt: skip
+    return latest.id == run.id

@@ -1,16 +1,20 @@
 """`rlhf up` and `rlhf down` with real servers and processes."""
 
+import asyncio
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from datetime import timedelta
 
 import psutil
 import pytest
 
-from flows.platform import database, start, state
+from flows.platform import database, services, start, state
 from flows.platform.services import MARKER
 from flows.platform.start import Wanted
 from flows.ui import answers, free_port
@@ -118,6 +122,39 @@ def test_a_taken_port_is_bad_input(tmp_path):
         listener.listen()
         done = rlhf(tmp_path, "up", "--prefect-port", str(listener.getsockname()[1]))
     assert done.returncode == 2 and "is taken" in done.stderr and not marked(tmp_path)
+
+
+def test_prefects_server_knows_after_a_kill_who_holds_a_device(tmp_path):
+    program = services.prefect(Workspace(tmp_path), state.Platform(prefect_port=1, mlflow_port=2, pool="p"), None)
+    module = importlib.import_module(program.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    kept = module.ConcurrencyLeaseStorage(tmp_path)
+    lease = asyncio.run(kept.create_lease([uuid.uuid4()], timedelta(seconds=300)))
+    assert asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).read_lease(lease.id)).resource_ids == lease.resource_ids
+
+
+LOGS = """
+import sys, time
+from rich.console import Console
+from flows.pipes import outlive_reader
+outlive_reader()
+print("ready", flush=True)
+sys.stdin.readline()
+time.sleep(0.5)
+for _ in range(3):  # rich exits on a broken pipe
+    Console(file=sys.stdout).print("a line"), Console(stderr=True).print("a line"), sys.stdout.flush()
+open(sys.argv[1], "w").write("went on")
+"""
+
+
+def test_a_run_goes_on_when_the_worker_that_reads_its_output_is_gone(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen([sys.executable, "-c", LOGS, str(tmp_path / "end")], text=True, **pipes)
+    assert run.stdout.readline() == "ready\n"
+    run.stdout.close()
+    run.stderr.close()
+    run.stdin.write("now\n")
+    run.stdin.close()
+    assert run.wait(60) == 0 and (tmp_path / "end").read_text() == "went on"
 
 
 @pytest.mark.slow

@@ -121,6 +121,16 @@ def test_a_killed_pipeline_is_told_as_killed_by_the_next_sync(home, tmp_path, co
     assert {run.info.status for run in runs} == {"KILLED"}
 
 
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_run_that_breaks_off_between_a_stage_and_its_gate_leaves_no_stage_running(home, tmp_path, status):
+    tracker = Tracker(Workspace.here(), Record.new(Workspace.here(), RECIPE))
+    tracker.stage_started("sft", tracker.workspace.runs / "sft-done", cached=False)
+    tracker.end(status, "the log could not be written")
+    assert [(stage.status, stage.error) for stage in tracker.record.stages] == [(status, "the log could not be written")]
+    runs = tracker.client.search_runs([tracker.record.experiment_id])
+    assert [run.info.status for run in runs] == [status, status]
+
+
 def test_registered_weights_are_hard_links(home, tmp_path, command):
     workspace = Workspace.here()
     tracker = Tracker(workspace, Record.new(workspace, RECIPE))
