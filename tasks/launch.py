@@ -14,6 +14,7 @@ from rlhf_core.rundir import StageSpec, write_atomically
 
 BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORT = 29500  # of rank 0, torch's usual one, where other hosts must be told it
+SECRETS = "MLFLOW"  # DeepSpeed's runner writes variables that begin so into command lines, which every user of a host sees
 _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
 
 
@@ -42,8 +43,10 @@ def elsewhere(spec: StageSpec, distributed: Distributed) -> dict[str, tuple[str,
 
 
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:
-    """A stage process's environment: without what another launcher left, and the cores shared out among ranks on a CPU."""
-    kept = {name: value for name, value in base.items() if name not in BY_LAUNCHERS}
+    """A stage process's environment: without what another launcher left and without MLflow's, of which it needs nothing, and
+    the cores shared out among ranks on a CPU.
+    """
+    kept = {name: value for name, value in base.items() if name not in BY_LAUNCHERS and not name.startswith(SECRETS)}
     if count > 1 and not has_cuda():
         kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     return kept

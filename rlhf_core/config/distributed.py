@@ -16,8 +16,9 @@ class Distributed(Config):
 
     ranks: Positive = Field(1, description="Ranks on this host; with a hostfile its slots count instead")
     hostfile: str | None = Field(None, description="File with a line 'HOST slots=RANKS' a host; None: this host alone")
-    launcher: Literal["pdsh", "openmpi", "mpich", "impi", "mvapich", "slurm", "by_hand"] = Field(
-        "pdsh", description="How ranks of other hosts are started; 'by_hand': you start the printed command on each of them"
+    launcher: Literal["pdsh", "by_hand"] = Field(
+        "pdsh",
+        description="How ranks of other hosts are started: over ssh, or 'by_hand': you give each the printed command",
     )
     master_addr: str | None = Field(None, description="Address of the first host; None: what its `hostname -I` says first")
     master_port: int | None = Field(

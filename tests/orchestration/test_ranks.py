@@ -188,17 +188,24 @@ def test_a_launchers_variables_do_not_reach_a_stage_that_is_alone(monkeypatch):
     assert not {"WORLD_SIZE", "RANK"} & process.environment().keys()
 
 
+def test_no_password_reaches_the_runner_that_writes_variables_into_command_lines(monkeypatch):
+    from deepspeed.launcher.runner import EXPORT_ENVS
+
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary")
+    assert "MLFLOW" in EXPORT_ENVS and "MLFLOW_TRACKING_PASSWORD" not in process.environment()
+
+
 def test_the_launch_command_names_ranks_or_hosts(tmp_path):
     (tmp_path / "hosts").write_text("a slots=2\nb slots=2\n")
     spec = StageSpec(stage="sft", seed=1, config={"ranks": 2}, inputs={}, code="")
     alone = launch.command(spec, TWO)
     assert alone[2:4] == ("-m", "deepspeed.launcher.launch") and alone[-1] == "rlhf_core"
-    over_ssh = launch.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="openmpi"))
+    over_ssh = launch.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="pdsh"))
     expected = (
         "-m",
         "deepspeed.launcher.runner",
         f"--hostfile={tmp_path / 'hosts'}",
-        "--launcher=openmpi",
+        "--launcher=pdsh",
         "--master_port=29500",
     )
     assert over_ssh[2:7] == expected
