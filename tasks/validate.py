@@ -5,6 +5,7 @@ from pathlib import Path
 from rlhf_core.config import Recipe, Source
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.context import require_context
 from tasks.specs import Artifacts, local, make_spec, permitted
 
 METRIC = "data/rows_kept"
@@ -19,7 +20,11 @@ SPLITS = (
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Local sources are inputs under their field's name, known by content; hub names stay in the config."""
+    """Local sources are inputs under their field's name, known by content; hub names stay in the config.
+
+    Raises BadInput for what cannot be read, and for rows that may be longer than the model's context.
+    """
+    require_context(recipe, have["base"].path)
     inputs = {"model": have["base"]}
     for field in SOURCES:
         source = getattr(recipe.data, field)

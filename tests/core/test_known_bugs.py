@@ -1,21 +1,26 @@
 """Errors that RLHF code is known for, each as a test that this code does not have it. On a real two-layer model."""
 
+import copy
 import dataclasses
 import random
 
 import pytest
 import torch
-from torch import Tensor, tensor
+from plain import PlainEngine
+from torch import Tensor, nn, tensor
 
 from rlhf_core.advantages import token_rewards
 from rlhf_core.batch import Sequence, collate, microbatches, select
-from rlhf_core.config import PPO, Sampling
+from rlhf_core.config import PPO, SFT, Sampling
+from rlhf_core.engine import linear_schedule
 from rlhf_core.losses import clipped_value_error, cross_entropy, token_logprobs, token_mean
 from rlhf_core.models import PolicyModel, final_scores, inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.ppo.experience import Experience, Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.step_metrics import step_metrics
-from rlhf_core.ppo.update import policy_objective
+from rlhf_core.ppo.update import policy_objective, update
+from rlhf_core.rundir import RunDir, read_metrics
+from rlhf_core.training import StepOutcome, fit
 
 T, F = True, False
 NAN = float("nan")
@@ -174,3 +179,61 @@ def test_before_the_first_update_the_model_itself_gives_ratio_one_and_divergence
         new_BR = token_logprobs(policy(select(made.batch, rows[0])), part.batch.response_ids_BR)
     mask_BR = part.batch.response_mask_BR
     assert new_BR[mask_BR].equal(part.old_logprobs_BR[mask_BR])
+
+
+class Slope(nn.Module):
+    """A loss that is a straight line: AdamW moves its weight by the rate itself, step after step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self) -> Tensor:
+        return self.weight.sum()
+
+
+def fitted(folder, config: SFT, *, killed_before: int | None = None) -> tuple[list[list[int]], list[float]]:
+    """The supervised loop over 10 examples: the indices of every step, and how far the weight was moved by each."""
+    engine, batches, weights = PlainEngine(Slope()), [], []
+
+    def accumulate(indices: list[int]) -> StepOutcome:
+        weights.append(engine.module.weight.item())
+        if len(weights) == killed_before:
+            raise KeyboardInterrupt
+        batches.append(indices)
+        engine.backward(engine())
+        return StepOutcome({"loss": 0.0}, 1)
+
+    try:
+        fit(engine, RunDir(folder), config, accumulate, stage="sft", examples=10, seed=1)
+    except KeyboardInterrupt:
+        return batches, []
+    ends = [*weights[1:], engine.module.weight.item()]
+    return batches, [before - after for before, after in zip(weights, ends, strict=True)]
+
+
+def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(tmp_path, tiny_model, policy, models):
+    """Bug: the rate read from a scheduler that has stepped already, or before warm-up is applied."""
+    config = SFT(lr=1e-2, epochs=2, batch_size=3, warmup_ratio=0.4)
+    moves = fitted(tmp_path, config)[1]
+    logged = [line["metrics"]["sft/lr"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert logged == [linear_schedule(step, 8, peak=1e-2, warmup_ratio=0.4) for step in range(1, 9)]
+    assert moves == pytest.approx(logged, rel=1e-6) and len(set(logged)) > 3
+    ppo = PPO(epochs=1, minibatches=1, policy_lr=1e-3, critic_lr=1e-3, warmup_steps=4)
+    actor, critic = PlainEngine(copy.deepcopy(policy)), PlainEngine(load_scalar(tiny_model, new_head=True, seed=3))
+    before = [[p.detach().clone() for p in engine.module.parameters()] for engine in (actor, critic)]
+    metrics = update(actor, critic, experience(policy, models, ppo), ppo, step=2, seed=1)
+    for engine, old, name, rate in ((actor, before[0], "policy_lr", 5e-4), (critic, before[1], "critic_lr", 1e-3)):
+        most = max(float((p.detach() - q).abs().max()) for p, q in zip(engine.module.parameters(), old, strict=True))
+        assert metrics[f"ppo/{name}"] == rate and most == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_resumed_stage_repeats_no_batch_and_leaves_none_out(tmp_path):
+    """Bug: the data order starts again at its beginning, so that early rows are learnt twice and late ones never."""
+    config = SFT(lr=1e-2, epochs=2, batch_size=3, checkpoint_every=1)
+    whole, _ = fitted(tmp_path / "whole", config)
+    assert sorted(i for batch in whole[:4] for i in batch) == list(range(10)) and whole[:4] != whole[4:]
+    for step in range(2, 9):
+        first, _ = fitted(tmp_path / f"killed-{step}", config, killed_before=step)
+        rest, _ = fitted(tmp_path / f"killed-{step}", config)
+        assert first + rest == whole

@@ -1,4 +1,4 @@
-"""What must not matter to an objective, for all of them: padding, the order of rows, masked rows, microbatches."""
+"""What must not matter to an objective, for all of them: padding, the order of rows, masked rows, microbatches, ranks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_out import microbatches_of_ranks
 from torch import Tensor
 
 from rlhf_core.advantages import (
@@ -22,10 +23,14 @@ from rlhf_core.advantages import (
 from rlhf_core.importance import mismatch, truncated_weights
 from rlhf_core.kl import token_kl
 from rlhf_core.losses import (
+    bradley_terry,
     clipped_surrogate,
     clipped_value_error,
     cross_entropy,
+    dpo,
+    ipo,
     probability_ratio,
+    reward_centring,
     sequence_mean_token_mean,
     sequence_mean_token_sum,
     token_mean,
@@ -106,6 +111,13 @@ PER_TOKEN: dict[str, Callable[[Rows], Tensor]] = {
     "reinforce++": lambda x: whiten(reinforce_plus_plus_advantages(x.new, x.mask, gamma=0.9), x.mask),
     "reinforce++-baseline": lambda x: whiten(reinforce_plus_plus_advantages(x.new, x.mask, group_B=x.group), x.mask),
 }
+# name -> (chosen, rejected, pairs of the step) -> loss; scores, or log-ratios for the last two
+PAIRED: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "bradley-terry": lambda chosen, rejected, n: bradley_terry(chosen, rejected, n, margin=0.3, smoothing=0.1),
+    "centring": reward_centring,
+    "dpo": lambda chosen, rejected, n: dpo(chosen, rejected, n, beta=0.1, smoothing=0.1),
+    "ipo": lambda chosen, rejected, n: ipo(chosen, rejected, n, beta=0.1),
+}
 QUICK = settings(deadline=None, max_examples=25)
 
 
@@ -185,6 +197,50 @@ def test_microbatches_change_no_loss(name, x, size):
     parts = [evaluate(LOSSES[name], x.pick(list(range(len(x.mask)))[i : i + size]), *counts(x)) for i in starts]
     torch.testing.assert_close(torch.stack([part for part, _ in parts]).sum(), value, **CLOSE)
     torch.testing.assert_close(torch.cat([part for _, part in parts]), gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@QUICK
+@given(ragged(), st.integers(1, 4), st.integers(1, 12))
+def test_ranks_change_no_loss(name, x, count, budget):
+    """Each rank's own microbatches, a pass that only goes along counting 0 times; the sum over ranks is the whole."""
+    value, gradient = evaluate(LOSSES[name], x, *counts(x))
+    total, its_gradient = torch.zeros_like(value), torch.zeros_like(gradient)
+    for plan in microbatches_of_ranks([(1, int(length)) for length in x.mask.sum(-1)], budget, count):
+        for rows, counted in plan:
+            part, part_gradient = evaluate(LOSSES[name], x.pick(rows), *counts(x))
+            total += part * counted
+            its_gradient[rows] += part_gradient * counted
+    torch.testing.assert_close(total, value, **CLOSE)
+    torch.testing.assert_close(its_gradient, gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@QUICK
+@given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 12), st.integers(0, 10_000), st.randoms(use_true_random=False))
+def test_order_microbatches_and_ranks_change_no_loss_of_pairs(name, pairs, count, budget, seed, random):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2 * pairs, generator=generator, dtype=torch.float64)
+
+    def of(rows: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = scores[rows].requires_grad_()
+        loss = PAIRED[name](chosen[::2], chosen[1::2], pairs)
+        loss.backward()
+        return loss.detach(), chosen.grad
+
+    value, gradient = of(list(range(2 * pairs)))
+    order = [2 * pair + side for pair in random.sample(range(pairs), pairs) for side in (0, 1)]
+    shuffled, its_gradient = of(order)
+    torch.testing.assert_close(shuffled, value, **CLOSE)
+    torch.testing.assert_close(its_gradient, gradient[order], **CLOSE)
+    total, its_gradient = torch.zeros_like(value), torch.zeros_like(gradient)
+    for plan in microbatches_of_ranks([(1, 1)] * (2 * pairs), budget, count, group=2):
+        for rows, counted in plan:
+            part, part_gradient = of(rows)
+            total += part * counted
+            its_gradient[rows] += part_gradient * counted
+    torch.testing.assert_close(total, value, **CLOSE)
+    torch.testing.assert_close(its_gradient, gradient, **CLOSE)
 
 
 @pytest.mark.parametrize("name", PER_TOKEN)

@@ -104,8 +104,8 @@ def test_new_weights_come_whole_or_not_at_all(tiny_model, loud_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_new_tokens": 122}, r"longest prompt has 7 tokens and sampling.max_new_tokens is 122: 129 together.* is 128"),
-        ({"max_new_tokens": 121, "kv_cache_mib": 0}, r"kv_cache_mib 0 holds no response of 128 tokens; expected at least 1"),
+        ({"max_new_tokens": 1018}, r"longest prompt has 7 tokens and sampling.max_new_tokens is 1018: 1025 together.* is 1024"),
+        ({"max_new_tokens": 1017, "kv_cache_mib": 0}, r"kv_cache_mib 0 holds no response of 1024 tokens; expected at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_model, changes, message):

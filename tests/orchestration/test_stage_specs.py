@@ -152,3 +152,29 @@ def test_an_edited_scorer_is_asked_again(have, tmp_path, monkeypatch, field):
 def test_an_opinion_that_is_not_there_is_refused_before_anything_runs(section, key):
     with pytest.raises(BadInput, match=key):
         check_paths(recipe(evaluate=section))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "response"),
+    [
+        ({}, None, None),
+        ({"ppo": {"sampling": {"max_new_tokens": 257}}}, "ppo.sampling.max_new_tokens", 257),
+        ({"evaluate": {"sampling": {"max_new_tokens": 300}}}, "evaluate.sampling.max_new_tokens", 300),
+        (
+            {"data": {"demonstrations": "org/a", "comparisons": "org/b", "max_response_tokens": 500}},
+            "data.max_response_tokens",
+            500,
+        ),
+    ],
+)
+def test_a_response_longer_than_the_models_context_is_refused_before_anything_is_trained(have, changes, key, response):
+    (have["base"].path / "config.json").write_text('{"max_position_embeddings": 512}')
+    if key is None:
+        assert validate.spec(recipe(), have)
+        return
+    message = (
+        rf"{key} {response} and data.max_prompt_tokens 256 are {256 + response} tokens together, the context of .*base is 512. "
+        rf"Lower one of them by {response - 256} tokens"
+    )
+    with pytest.raises(BadInput, match=message):
+        validate.spec(recipe(**changes), have)

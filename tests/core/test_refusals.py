@@ -1,0 +1,41 @@
+"""Bad values are refused when the recipe is loaded, before anything starts: the key, both numbers, and what to do."""
+
+import pytest
+
+from rlhf_core.errors import ConfigError
+
+REFUSED = {
+    "a negative KL coefficient": (["ppo.beta=-0.1"], r"ppo\.beta: .*greater than or equal to 0 \(found -0\.1\)"),
+    "a DPO beta of 0": (["dpo.beta=0"], r"dpo\.beta: .*greater than 0 \(found 0\)"),
+    "a clip of 1": (["ppo.clip=1.0"], r"ppo\.clip: .*less than 1 \(found 1\.0\)"),
+    "a clip of 0": (["ppo.clip=0"], r"ppo\.clip: .*greater than 0 \(found 0\)"),
+    "a dual clip of 1": (["ppo.dual_clip=1.0"], r"ppo\.dual_clip: .*greater than 1 \(found 1\.0\)"),
+    "a discount above 1": (["ppo.gamma=1.5"], r"ppo\.gamma: .*less than or equal to 1 \(found 1\.5\)"),
+    "a rate of 0": (["sft.lr=0"], r"sft\.lr: .*greater than 0 \(found 0\)"),
+    "a temperature of 0": (["ppo.sampling.temperature=0"], r"ppo\.sampling\.temperature: .*greater than 0 \(found 0\)"),
+    "minibatches that do not divide the batch": (
+        ["ppo.rollout_batch=64", "ppo.minibatches=5"],
+        "rollout_batch 64 cannot be split into 5 equal minibatches; set one of them so that the second divides the first",
+    ),
+    "groups that do not divide the batch": (["ppo.group_size=5"], "rollout_batch 64 is not a multiple of group_size 5"),
+    "ZeRO 3 with adapters": (
+        ["ppo.zero_stage=3", "ppo.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
+    ),
+    "ZeRO 3 with a shared critic": (
+        ["ppo.zero_stage=3", 'ppo.critic="shared"'], "zero_stage 3 with critic 'shared'.* set zero_stage to 2",
+    ),
+    "offloading without ZeRO": (
+        ["sft.offload_optimizer=true"], "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
+    settings, message = REFUSED[what]
+    with pytest.raises(ConfigError, match=message):
+        recipe(*settings)
+
+
+def test_the_values_at_the_edge_are_taken(recipe):
+    assert recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta == 0

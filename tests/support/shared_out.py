@@ -1,0 +1,16 @@
+"""What every rank of a step gets, seen from one process."""
+
+import pytest
+
+from rlhf_core.batch import own_microbatches
+
+
+def microbatches_of_ranks(sizes, budget: int, count: int, *, group: int = 1) -> list[list[tuple[list[int], bool]]]:
+    """The microbatches of each of `count` ranks."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", str(count))
+        for number in range(count):
+            patch.setenv("RANK", str(number))
+            found.append(own_microbatches(sizes, budget, group=group))
+    return found
