@@ -44,9 +44,9 @@ def verdict_table(decisions: list[Decision]) -> str:
 
 
 def short_verdict_table(decisions: list[Decision]) -> str:
-    """The same where there is little room: a form, a description of limited length."""
-    rows = [f"| {d.stage}.{d.gate} | {value_text(d)} | {d.rule} | {_verdict(d)} |" for d in decisions]
-    return "\n".join(["| gate | value | required | verdict |\n|---|---|---|---|", *rows])
+    """The same where there is little room: a form, which cuts off its last column, a description of limited length."""
+    rows = [f"| {d.stage}.{d.gate} | {_verdict(d)} | {value_text(d)} | {d.rule} |" for d in decisions]
+    return "\n".join(["| gate | verdict | value | required |\n|---|---|---|---|", *rows])
 
 
 def _verdict(decision: Decision) -> str:

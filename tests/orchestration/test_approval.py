@@ -196,7 +196,7 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
     shown = artifact(ephemeral_api())["data"]
     assert f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}), [tiny-policy 1](" in shown
     assert "/#/models/tiny-policy/versions/1)" in shown and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
-    assert "| evaluate.win_rate | 0.8 | more than 0.5 | **passed** |" in shown and "rlhf approve asks-1" in shown
+    assert "| evaluate.win_rate | **passed** | 0.8 | more than 0.5 |" in shown and "rlhf approve asks-1" in shown
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
     assert len(asked) == 1 and again.rows[0].cached and again.approval.run == "asks-1"

@@ -163,6 +163,7 @@ def test_the_registered_version_shows_the_card(session):
 
     wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
     assert wanted.card.startswith("# tiny-reward\n") and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card
-    assert wanted.note.startswith("A reward model: ") and "reward.accuracy&ensp; | 0.8 |" in wanted.note
+    assert wanted.note.startswith("A reward model: ")
+    assert "reward.accuracy&ensp; | **passed**&ensp; | 0.8 |" in wanted.note
     assert wanted.decisions == [decision("reward", "accuracy")]
     assert json.loads(wanted.tags["data"]) == {name: session.have[name].digest for name in SPLITS}
