@@ -26,6 +26,7 @@ def publish(event: str, resource: str, payload: dict[str, str]) -> None:
         return
     from prefect.events import emit_event  # `rlhf promote` needs nothing else of Prefect
 
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # as the program ends it counts what it has still to send
     try:
         emit_event(event, {"prefect.resource.id": resource, "prefect.resource.name": resource}, payload=payload)
     except Exception as error:

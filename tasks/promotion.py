@@ -116,10 +116,9 @@ def _last_whole(desk: Desk, kind: Kind) -> tuple[State, list[str]]:
             return state, skipped
         except RLHFError as error:
             skipped.append(f"Skipped version {state.version(kind)}: {error}")
-    raise PromotionRefused(
-        f"{desk.model(kind)} has no earlier champion to go back to. {' '.join(skipped)} Nothing was changed; rlhf history "
-        f"{desk.name} shows who has been champion."
-    )
+    nothing = f"{desk.model(kind)} has no earlier champion to go back to."
+    left = f"Nothing was changed; rlhf history {desk.name} shows who has been champion."
+    raise PromotionRefused(" ".join([nothing, *skipped, left]))
 
 
 def _announced(attempt: Attempt, result: PromotionResult) -> PromotionResult:
