@@ -237,6 +237,19 @@ class Engine:
         return getattr(optimizer, "optimizer", optimizer)
 
 
+def shared_out(module: nn.Module) -> nn.Module:
+    """A model that does not learn, its weights shared out among the ranks (ZeRO 3), who gather them layer by layer together.
+
+    Every rank makes the same passes in the same order.
+    """
+    import deepspeed
+
+    init_distributed()
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 1_000_000_000}
+    engine, *_ = deepspeed.initialize(model=module.eval(), config=config)
+    return engine
+
+
 def _checkpoint_activations(module: nn.Module, zero_stage: int) -> None:
     # ZeRO 3 has emptied the weights when the backward pass compares recomputed with saved tensors; reentrant compares nothing
     module.model.gradient_checkpointing_enable({"use_reentrant": zero_stage == 3})

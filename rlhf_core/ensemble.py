@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rlhf_core.batch import Batch
+from rlhf_core.config import Frozen
 from rlhf_core.errors import BadInput
 from rlhf_core.models import inference, load_scalar
 from rlhf_core.rundir import ENSEMBLE, write_atomically
@@ -57,11 +58,11 @@ def offsets_of(folder: Path) -> list[float]:
     return offsets
 
 
-def load_members(folder: Path, *, dtype: str) -> Iterator[Forward]:
+def load_members(folder: Path, *, dtype: str, frozen: Frozen = "whole") -> Iterator[Forward]:
     """The forward pass of each member, (B, R + 1) scores less its offset, loaded one after the other."""
     offsets = offsets_of(folder)
     for number, offset in enumerate(offsets, start=1):
-        forward = inference(load_scalar(member_folder(folder, number)), dtype=dtype)
+        forward = inference(load_scalar(member_folder(folder, number)), dtype=dtype, frozen=frozen)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
 
 

@@ -18,6 +18,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.figures import score_figure
 from rlhf_core.items import Columns, item_id, last_user_turn, write_items
 from rlhf_core.models import inference, load_policy, load_tokenizer, require_same_tokenizer
+from rlhf_core.ranks import leads
 from rlhf_core.replies import Replies, Setup, answer, response_kl, reward_scores
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 from rlhf_core.scorers import Ask, Scorer, call, load_function
@@ -34,6 +35,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     config = Evaluate.model_validate(spec.config["evaluate"])
     scorer = load_function(config.independent_scorer, "independent scorer") if config.independent_scorer else None
     ask = judging.load_judge(config.judge) if config.judge else None  # a wrong name or missing key shows before the work
+    if not leads():  # all ranks answer and score, one asks others
+        scorer = ask = None
     setup, models, reward_models = _setup(spec, config)
     replies, draws = answer(setup, models)
     if draws:
@@ -46,6 +49,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         scores.insert(0, independent)
     run.log(2, STEPS, {})
     kl_N, measured = _divergence_and_tax(spec, run, setup, replies["policy"])
+    if not leads():
+        return Output()
     columns = _columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
     if "reward" in spec.inputs:
         columns |= _member_columns(members[0])
@@ -157,7 +162,8 @@ def _divergence_and_tax(spec: StageSpec, run: RunDir, setup: Setup, policy: Repl
     pad_id, budget = setup.tokenizer.pad_token_id, setup.config.micro_batch_tokens
     path = spec.inputs["demonstrations_heldout"].path
     heldout = load_sequences(setup.tokenizer, path, setup.config.max_heldout, spec.seed)
-    forward = {k: inference(load_policy(spec.inputs[k].path), dtype=setup.dtype) for k in ("policy", "sft")}
+    paths, frozen = {k: spec.inputs[k].path for k in ("policy", "sft")}, setup.config.frozen
+    forward = {k: inference(load_policy(path), dtype=setup.dtype, frozen=frozen) for k, path in paths.items()}
     kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)
     run.log(3, STEPS, {})
     losses = {k: heldout_loss(forward[k], heldout, pad_id, budget) for k in forward}

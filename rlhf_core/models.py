@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from rlhf_core.batch import Batch, device
+from rlhf_core.config import Frozen
 from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.engine import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.lora import merge_adapter
 from rlhf_core.packing import PackedBatch
@@ -82,9 +84,13 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
-def inference(module: nn.Module, *, dtype: str) -> Callable[..., Tensor]:
-    """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`."""
-    module.requires_grad_(False).to(device())
+def inference(module: nn.Module, *, dtype: str, frozen: Frozen = "whole") -> Callable[..., Tensor]:
+    """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
+
+    frozen: 'sharded' shares its weights out among the ranks, all of which then make the same passes.
+    """
+    module.requires_grad_(False)
+    module = shared_out(module) if frozen == "sharded" else module.to(device())
 
     def forward(*inputs) -> Tensor:
         with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"):

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batch import Batch, Sequence, collate, encode, microbatches
+from rlhf_core.batch import Batch, Sequence, collate, encode, own_microbatches
+from rlhf_core.collective import summed
 from rlhf_core.config import Evaluate
 from rlhf_core.data.render import render_prompt
 from rlhf_core.ensemble import load_members
 from rlhf_core.losses import tempered, token_logprobs
 from rlhf_core.models import load_policy, load_tokenizer
+from rlhf_core.ppo import rollout
 from rlhf_core.reward import score
 from rlhf_core.sampling import AnySampler, open_sampler
 
@@ -69,13 +71,14 @@ def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], l
         replies[name] = _replied(setup, sampler, 0)
         if name == "sft" and setup.config.best_of_n:
             draws = [replies[name], *(_replied(setup, sampler, draw) for draw in range(1, setup.config.best_of_n))]
+    sampler.sleep()
     return replies, draws
 
 
 def _replied(setup: Setup, sampler: AnySampler, draw: int) -> Replies:
     first = setup.seed * 1_000_003 + draw * len(setup.prompts)
     seeds = list(range(first, first + len(setup.prompts)))
-    samples = sampler.generate(setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
+    samples = rollout.draw(sampler, setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
     sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
     texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
     return Replies(sequences, texts, [s.ended for s in samples])
@@ -96,7 +99,7 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
     if not _reads_the_same(tokenizer, setup.tokenizer):
         read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
     members = []
-    for forward in load_members(path, dtype=setup.dtype):
+    for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
         budget = setup.config.micro_batch_tokens
         members.append({name: score(forward, found, tokenizer.pad_token_id, budget) for name, found in read.items()})
     return {name: torch.stack([scores[name] for scores in members]) for name in replies}
@@ -117,13 +120,14 @@ def response_kl(
     """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean; both at the temperature that
     the replies were sampled at: at another one the sum is no estimate of a KL."""
     temperature = setup.config.sampling.temperature
-    kl_N, total = torch.zeros(len(sequences)), 0.0
-    for rows in microbatches([s.size for s in sequences], setup.config.micro_batch_tokens):
+    kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
+    for rows, counts in own_microbatches([s.size for s in sequences], setup.config.micro_batch_tokens):
         batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
         ours_BR, theirs_BR = (
             token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR) for model in (policy, reference)
         )
         kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
-        kl_N[rows] = kl_BR.sum(-1).cpu()
-        total += float(kl_BR.sum())
-    return kl_N, total / len(sequences)
+        if counts:
+            kl_N[rows] = kl_BR.sum(-1).cpu()
+            total_1 += float(kl_BR.sum())
+    return summed(kl_N), float(summed(total_1)) / len(sequences)

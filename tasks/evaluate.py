@@ -5,6 +5,7 @@ from pathlib import Path
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, model_folder, source_of, without_gate
 
 METRIC = "eval/win_rate"
@@ -19,6 +20,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         inputs["champion"] = have["champion"]
     section = without_gate(recipe.evaluate) | {"reward_models": []}  # they are inputs: content, not where they lie
     config = {"evaluate": section, "dtype": recipe.model.dtype}
+    config |= ranked(recipe) if recipe.evaluate.frozen == "sharded" else {}
     return make_spec(recipe, "evaluate", config, inputs)
 
 

@@ -3,7 +3,7 @@
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import Config, Severity
+from rlhf_core.config.fields import Config, Frozen, Severity
 from rlhf_core.config.judge import Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
@@ -14,6 +14,6 @@ from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
     "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Distributed",
-    "Evaluate", "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards", "Rules",
-    "Sampling", "Severity", "Source", "Training", "load_recipe",
+    "Evaluate", "Frozen", "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards",
+    "Rules", "Sampling", "Severity", "Source", "Training", "load_recipe",
 ]  # fmt: skip

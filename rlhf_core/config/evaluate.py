@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, Positive
+from rlhf_core.config.fields import Config, Frozen, Positive
 from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.config.judge import Judge
 from rlhf_core.config.ppo import Sampling
@@ -26,5 +26,17 @@ class Evaluate(Config):
     )
     reward_models: list[str] = Field([], description="Folders of further reward models: with the main one, the ensemble")
     judge: Judge | None = Field(None, description="Compares the policy with the SFT model and the champion; None: no judge")
+    frozen: Frozen = Field(
+        "whole", description="'whole': one rank evaluates; 'sharded': all ranks, with the models' weights shared out among them"
+    )
     sampling: Sampling = Sampling()
     gate: EvaluateGate = EvaluateGate()
+
+    @model_validator(mode="after")
+    def _sampler_has_its_ranks(self) -> "Evaluate":
+        if self.sampling.tensor_parallel > 1 and self.frozen == "whole":
+            raise ValueError(
+                f"sampling.tensor_parallel {self.sampling.tensor_parallel}, but one rank evaluates; set frozen to 'sharded', "
+                "with which all ranks do, or tensor_parallel to 1"
+            )
+        return self

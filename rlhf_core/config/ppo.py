@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
+from rlhf_core.config.fields import Config, Frozen, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.rewards import Rewards
@@ -91,6 +91,10 @@ class PPO(Training):
     reward_trunk: Literal["own", "reference"] = Field(
         "own", description="The reward model whole, or its adapter (reward.lora) over the reference's weights"
     )
+    frozen: Frozen = Field(
+        "whole",
+        description="Weights of reference and reward model: on each rank, or shared out like the actor's (zero_stage 3)",
+    )
     gamma: Share = Field(1.0, description="Discount; of 'gae' and 'reinforce++'")
     gae_lambda: Share = Field(0.95, description="GAE lambda")
     whiten_advantages: bool = Field(True, description="'gae': zero mean and unit spread over the rollout's response tokens")
@@ -146,6 +150,15 @@ class PPO(Training):
             raise ValueError("reward_check watches a reward model, but reward.model_weight 0 loads none; remove one of them")
         if self.critic == "shared" and self.zero_stage == 3:
             raise ValueError("zero_stage 3 with critic 'shared': not tried yet; set zero_stage to 2, or critic to 'separate'")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_models_can_be_shared_out(self) -> "PPO":
+        if self.frozen == "sharded" and self.zero_stage != 3:
+            raise ValueError(
+                f"frozen 'sharded' with zero_stage {self.zero_stage}: weights are shared out by ZeRO 3; set zero_stage to 3, "
+                "or frozen to 'whole'"
+            )
         return self
 
     @property

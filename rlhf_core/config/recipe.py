@@ -1,8 +1,6 @@
 """The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning.
 
-Defaults with a source: SFT lr and epochs, reward lr/batch/epoch (Ouyang et al. 2022, arXiv:2203.02155, app. C, and Stiennon
-et al. 2020, arXiv:2009.01325, app. B); PPO clip 0.2, gamma 1.0, lambda 0.95, 4 epochs, beta 0.05, gradient norm 1.0
-(Ziegler et al. 2019, arXiv:1909.08593; Huang et al. 2024, arXiv:2403.17031). Small models need larger rates.
+The source of every default: infra/docs/hyperparameters.md. Small models need larger rates.
 """
 
 from typing import Annotated, Literal, get_args
@@ -130,11 +128,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _replicas_fit_the_ranks(self) -> "Recipe":
         ranks, size = self.distributed.world_size, self.ppo.sampling.tensor_parallel
-        if ranks % size:
-            raise ValueError(
-                f"ppo.sampling.tensor_parallel {size} does not divide the {ranks} ranks, which are the sampler's devices too; "
-                "set it to a divisor, or distributed.ranks to a multiple"
-            )
+        for stage, parallel in (("ppo", size), ("evaluate", self.evaluate.sampling.tensor_parallel)):
+            if ranks % parallel:
+                raise ValueError(
+                    f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks} ranks, which are the sampler's "
+                    "devices too; set it to a divisor, or distributed.ranks to a multiple"
+                )
         if self.ppo.rollout_batch < ranks // size:
             raise ValueError(
                 f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers (ranks / tensor_parallel). "

@@ -117,8 +117,9 @@ def logits(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool,
 
 
 def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
-    """Keys and values of one token over all layers: 2 n (kv width) e bytes."""
-    return 2 * shape.layers * shape.kv_width * strategy.compute_bytes
+    """Keys and values of one token over all layers, on one device: 2 n (kv width) e bytes; heads are divided, never split."""
+    heads = -(-shape.kv_heads // strategy.sampler_over)
+    return 2 * shape.layers * heads * shape.head_width * strategy.compute_bytes
 
 
 def frozen_weights(parameters: int, strategy: Strategy) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from rlhf_core.plan.stages import PAIRED, Models, StagePlan, longest_row, plan_s
 from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
-MOST_PER_HOST = 8  # devices: their number in the usual server, and a divisor of the attention heads of large models
+MOST_PER_HOST = 8  # devices: their number in the usual server, beyond which tensor parallelism is slow
 MOST_DOUBLINGS = 6  # of the number of devices
 UNOFFERED = 100  # a change that no recipe can make weighs more than all together that it can
 DOUBLING = 10_000  # more devices weigh more than any change of settings
@@ -20,9 +20,9 @@ COSTS = {  # in the order in which they are tried
     "checkpointing": {True: 4},
     "sampler_sleeps": {True: 5},
     "offload_optimizer": {True: 7},
-    "shard_sampler": {True: 8},
+    "sampler_over": {MOST_PER_HOST: 8},
+    "frozen": {"sharded": 6, "offloaded": UNOFFERED + 6},
     "half_frozen": {True: UNOFFERED},
-    "frozen": {"sharded": UNOFFERED + 5, "offloaded": UNOFFERED + 6},
     "half_weights": {True: UNOFFERED + 7},
 }
 TEXTS = {
@@ -30,12 +30,12 @@ TEXTS = {
     "checkpointing": "gradient checkpointing",
     "sampler_sleeps": "vLLM asleep while the policy learns",
     "offload_optimizer": "optimizer states in host memory",
-    "shard_sampler": "vLLM over all devices (tensor parallelism)",
+    "sampler_over": "one copy in vLLM over several devices (tensor parallelism)",
     "half_weights": "bfloat16 weights and gradients, float32 master weights with the optimizer",
 }
 OPTIONS = {
     "checkpointing": "{stage}.activation_checkpointing=true", "sampler_sleeps": "{stage}.sampling.sleep=true",
-    "offload_optimizer": "{stage}.offload_optimizer=true", "shard_sampler": "{stage}.sampling.tensor_parallel={devices}",
+    "offload_optimizer": "{stage}.offload_optimizer=true", "sampler_over": "{stage}.sampling.tensor_parallel={over}",
 }  # fmt: skip
 
 
@@ -88,21 +88,26 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     options.append([(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
     layouts = [(sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen)) for chosen in product(*options)]
     for _, values in sorted(layouts, key=lambda layout: layout[0]):
-        strategy = replace(now, **values)
-        if _possible(strategy):
+        strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], values["devices"])})
+        if possible(plan.stage, strategy):
             yield strategy
 
 
 def _applies(stage: str, name: str) -> bool:
     """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does not learn."""
-    if name in ("sampler_sleeps", "shard_sampler", "frozen", "half_frozen"):
+    if name in ("sampler_sleeps", "sampler_over", "frozen", "half_frozen"):
         return stage in ("ppo", "evaluate")
     return name == "dtype" or stage != "evaluate"
 
 
-def _possible(strategy: Strategy) -> bool:
-    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one device."""
-    if strategy.devices == 1 and (strategy.shard_sampler or strategy.frozen == "sharded"):
+def possible(stage: str, strategy: Strategy) -> bool:
+    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one device.
+
+    Models that do not learn are shared out like the actor, by ZeRO 3; the evaluation has several devices only with them.
+    """
+    if strategy.frozen == "sharded" and (strategy.devices == 1 or (stage == "ppo" and strategy.zero_stage < 3)):
+        return False
+    if stage == "evaluate" and strategy.frozen != "sharded" and strategy.sampler_over > 1:
         return False
     return strategy.zero_stage > 0 or not (strategy.offload_optimizer or strategy.half_weights)
 
@@ -139,16 +144,15 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
         yield Change(f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}")
     for name, text in TEXTS.items():
         if getattr(after, name) != getattr(before, name):
-            yield Change(text, _option(name, stage, after.devices))
+            yield Change(text, _option(name, stage, after.sampler_over))
     if after.frozen != before.frozen:
         where = {"sharded": "over all devices", "offloaded": "in host memory"}[after.frozen]
-        yield Change(f"models that do not learn {where}, gathered layer by layer")
+        option = f"--set {stage}.frozen=sharded" if after.frozen == "sharded" else ""
+        yield Change(f"models that do not learn {where}, gathered layer by layer", option)
     if after.devices != before.devices:
         yield Change(f"{after.devices} devices", f"--gpus {after.devices}")
 
 
-def _option(name: str, stage: str, devices: int) -> str:
-    """What to pass on the command line, or '' for what no recipe can say: tensor parallelism stays within a host."""
-    if name not in OPTIONS or (name == "shard_sampler" and devices > MOST_PER_HOST):
-        return ""
-    return f"--set {OPTIONS[name].format(stage=stage, devices=devices)}"
+def _option(name: str, stage: str, over: int) -> str:
+    """What to pass on the command line, or '' for what no recipe can say."""
+    return f"--set {OPTIONS[name].format(stage=stage, over=over)}" if name in OPTIONS else ""

@@ -54,7 +54,7 @@ def _from_base(base: str) -> ModelShape:
         return shape_of(AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict(), base, str(file))
     if (folder := Path(base).expanduser()).is_dir():
         return _from_file(folder)
-    short = base.rpartition("/")[2].lower()
+    short = base.rpartition("/")[2].lower().removeprefix("meta-").removesuffix("-instruct")
     if short in PRESETS:
         return PRESETS[short]
     raise ConfigError(

@@ -100,9 +100,10 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
         zero_stage=getattr(section, "zero_stage", 0),
         kv_cache_mib=sampling.kv_cache_mib if sampling else 0,
         devices=devices,
+        frozen=getattr(section, "frozen", "whole"),
         checkpointing=getattr(section, "activation_checkpointing", False),
         offload_optimizer=getattr(section, "offload_optimizer", False),
-        shard_sampler=bool(sampling) and sampling.tensor_parallel == devices > 1,
+        sampler_over=sampling.tensor_parallel if sampling else 1,
         sampler_sleeps=bool(sampling) and sampling.sleep,
     )
 
@@ -249,7 +250,7 @@ def _host(setting: Setting, parts: list[Part]) -> float:
 def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]) -> list[Part]:
     """The sampler: its own weights and cache, also in the phases `awake` in which it does not generate, and its workspace."""
     shape, strategy, phase = setting.models.policy, setting.strategy, "generation"
-    over = strategy.devices if strategy.shard_sampler else 1
+    over = strategy.sampler_over
     name, held = SAMPLERS[getattr(setting.recipe, stage).sampling.engine], (phase, *awake)
     workspace, logits = _workspace(setting, sequences)
     return [

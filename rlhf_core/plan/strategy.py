@@ -20,7 +20,7 @@ class Strategy:
     offload_optimizer: bool = False  # optimizer states in host memory
     half_frozen: bool = False  # models that do not learn in bfloat16
     frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where they are
-    shard_sampler: bool = False  # vLLM's weights and cache over all devices (tensor parallelism)
+    sampler_over: int = 1  # devices that share one copy of vLLM's weights (tensor parallelism)
     sampler_sleeps: bool = False  # vLLM gives its memory back while the policy learns
 
     @property

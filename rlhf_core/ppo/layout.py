@@ -42,7 +42,7 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
     if config.has_critic and not config.shares_critic:
         start = load_scalar(reward.path) if reward else load_scalar(policy.path, new_head=True, seed=seed)
         critic = Engine(with_adapter(start, config.lora, seed=seed), config, dtype=dtype)
-    members = load_members(reward.path, dtype=dtype) if reward and not adapter else []
+    members = load_members(reward.path, dtype=dtype, frozen=config.frozen) if reward and not adapter else []
     reward_model, *further = [_in_role(trunk or actor.infer, "reward")] if adapter else members or [None]
     if config.uncertainty_penalty and not further:
         raise BadInput(
@@ -53,7 +53,7 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
         actor=actor,
         critic=critic,
         reward=reward_model,
-        reference=_in_role(trunk or actor.infer, "reference") if trunk or off else _copy(reference, dtype),
+        reference=_in_role(trunk or actor.infer, "reference") if trunk or off else _copy(reference, config, dtype),
         further_rewards=tuple(further),
     )
 
@@ -66,8 +66,8 @@ def _actor(policy: Artifact, config: PPO, dtype: str, *, seed: int, reward_adapt
     return Engine(with_adapter(trunk, config.lora, seed=seed), config, dtype=dtype, head=trunk.value_head)
 
 
-def _copy(reference: Artifact, dtype: str) -> Forward:
-    return inference(load_policy(reference.path), dtype=dtype)
+def _copy(reference: Artifact, config: PPO, dtype: str) -> Forward:
+    return inference(load_policy(reference.path), dtype=dtype, frozen=config.frozen)
 
 
 def _in_role(forward: Forward, role: str) -> Forward:

@@ -27,6 +27,16 @@ REFUSED = {
     "offloading without ZeRO": (
         ["sft.offload_optimizer=true"], "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3",
     ),
+    "weights shared out without ZeRO 3": (
+        ['ppo.frozen="sharded"', "ppo.zero_stage=2"], "frozen 'sharded' with zero_stage 2.* set zero_stage to 3",
+    ),
+    "a sampler of several devices in an evaluation of one": (
+        ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"], "tensor_parallel 2, but one rank evaluates; set frozen",
+    ),
+    "a sampler of the evaluation that does not divide the ranks": (
+        ["evaluate.sampling.tensor_parallel=3", 'evaluate.frozen="sharded"', "distributed.ranks=4"],
+        r"evaluate\.sampling\.tensor_parallel 3 does not divide the 4 ranks.* set it to a divisor",
+    ),
 }  # fmt: skip
 
 
@@ -39,3 +49,5 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
 
 def test_the_values_at_the_edge_are_taken(recipe):
     assert recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta == 0
+    sharded = recipe('ppo.frozen="sharded"', "ppo.zero_stage=3", 'evaluate.frozen="sharded"', "distributed.ranks=2")
+    assert sharded.evaluate.frozen == "sharded"

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from flows.plan_cli import parse_memory
+from flows.plan_cli import CPU_OVERHEAD_VLLM, parse_memory
+from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.errors import ConfigError
+from rlhf_core.plan.source import find_models
+from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
+from rlhf_core.plan.strategy import GIB, Hardware
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -95,11 +101,11 @@ def test_other_sizes_are_refused(text):
         parse_memory(text)
 
 
-def documented() -> list[tuple[str, list[str]]]:
-    """Commands in infra/docs/memory.md and the lines printed below them."""
-    page = (Path(__file__).resolve().parents[2] / "infra" / "docs" / "memory.md").read_text()
-    blocks = re.findall(r"```console\n\$ rlhf plan ([^\n]*)\n(.*?)```", page, flags=re.DOTALL)
-    return [(command, lines_of(text)) for command, text in blocks]
+def documented(page: str) -> list[tuple[str, list[str]]]:
+    """Commands in a page of infra/docs and the lines printed below them."""
+    text = (ROOT / "infra" / "docs" / page).read_text()
+    blocks = re.findall(r"```console\n\$ rlhf plan ([^\n]*)\n(.*?)```", text, flags=re.DOTALL)
+    return [(command, lines_of(printed)) for command, printed in blocks]
 
 
 def lines_of(text: str) -> list[str]:
@@ -107,7 +113,32 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_the_examples_of_the_documentation_are_what_the_command_prints(plan):
-    examples = documented()
+    examples = documented("memory.md")
     assert [words.split()[2] for words, _ in examples] == ["7b", "70b"]
     for words, printed in examples:
         assert printed == lines_of(plan(*words.split())[1])
+
+
+def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_shows_it(plan):
+    named = [found[1] for path in RECIPES.glob("*.toml") if (found := re.search(r"`rlhf plan ([^`]+)`", path.read_text()))]
+    shown = documented("presets.md")
+    assert sorted(named) == sorted(words for words, _ in shown) and len(named) == 3
+    for words, printed in shown:
+        code, out, _ = plan(*words.split())
+        assert code == 0 and "does not fit" not in out
+        assert printed == lines_of(out)
+
+
+def test_every_recipe_loads_without_a_network_and_names_itself():
+    recipes = {path.stem: load_recipe(path.stem) for path in RECIPES.glob("*.toml")}
+    assert {recipe.name for recipe in recipes.values()} == recipes.keys() and len(recipes) == 6
+    assert all(recipe.description for recipe in recipes.values())
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-dpo", "smollm2"])
+def test_every_cpu_preset_fits_16_gib(name):
+    recipe = load_recipe(name)
+    models = find_models(recipe, name="smollm2-135m" if name == "smollm2" else None)
+    for stage in stages_of(recipe):
+        found = plan_stage(recipe, stage, models, strategy_of(recipe, stage, 1), Hardware("cpu", 16 * GIB, CPU_OVERHEAD_VLLM))
+        assert found.fits, stage

@@ -1,5 +1,6 @@
 """Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end for all, real resume."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_core.config import DPO, PPO, SFT, Distributed, Reward, Sampling
+from rlhf_core.config import DPO, PPO, SFT, Distributed, Evaluate, Reward, Sampling
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
@@ -28,6 +29,10 @@ SECTIONS = {
     "ppo": PPO(
         steps=2, rollout_batch=18, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, checkpoint_every=1,
         micro_batch_tokens=128, sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
+    ),
+    "evaluate": Evaluate(
+        max_prompts=13, max_heldout=16, micro_batch_tokens=128, best_of_n=2,
+        independent_scorer="counted:score", sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
     ),
 }  # fmt: skip
 LOSSES = {
@@ -57,6 +62,7 @@ def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
         "reward": {"model": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
         "dpo": {"policy": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
         "ppo": {"policy": tiny_model, "prompts_train": splits["prompts_train"]},
+        "evaluate": {name: splits[name] for name in ("prompts_heldout", "demonstrations_heldout")},
     }
 
 
@@ -113,13 +119,38 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
     together(specs, ranks=1)
     inputs["ppo"]["reward"] = tmp_path / "one" / "reward" / "model"
     together({tmp_path / "one" / "ppo": spec_of("ppo", inputs["ppo"], ranks=1)}, ranks=1)
-    for stage in SECTIONS:
+    for stage in LOSSES:
         specs = {
             tmp_path / f"zero{zero}" / stage: spec_of(stage, inputs[stage], ranks=2, zero_stage=zero) for zero in (0, 1, 2, 3)
         }
+        if stage == "ppo":
+            specs[tmp_path / "all3" / stage] = spec_of(stage, inputs[stage], ranks=2, zero_stage=3, frozen="sharded")
         together(specs, ranks=2)
         for folder in specs:
             assert_same_losses(folder, tmp_path / "one" / stage, stage)
+
+
+@pytest.mark.slow
+def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(inputs, tmp_path, monkeypatch):
+    """The reference, the reward model and what is evaluated lie on no rank as a whole."""
+    trained = {tmp_path / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")}
+    together(trained, ranks=1)
+    models = {name: tmp_path / stage / "model" for name, stage in (("policy", "sft"), ("reward", "reward"))}
+    given = {"ppo": inputs["ppo"] | models, "evaluate": inputs["evaluate"] | models | {"sft": inputs["sft"]["model"]}}
+    sampling = {"sampling": Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)}
+    options = {"ppo": {"zero_stage": 3, "frozen": "sharded"}, "evaluate": {"frozen": "sharded"}}
+    ones = {tmp_path / "one" / name: spec_of(name, given[name], ranks=1, **sampling) for name in given}
+    twos = {tmp_path / "two" / name: spec_of(name, given[name], ranks=2, **sampling, **options[name]) for name in given}
+    for specs, ranks in ((ones, 1), (twos, 2)):
+        monkeypatch.setenv("SCORER_CALLS", str(tmp_path / f"calls-{ranks}"))
+        together(specs, ranks=ranks)
+    calls = [(tmp_path / f"calls-{ranks}").read_text() for ranks in (1, 2)]
+    assert calls[0] == calls[1] and "rank 1" not in calls[1]  # one rank asks others
+    assert_same_losses(tmp_path / "two" / "ppo", tmp_path / "one" / "ppo", "ppo")
+    one, two = (read_result(tmp_path / name / "evaluate") for name in ("one", "two"))
+    assert one.metrics == pytest.approx(two.metrics, abs=1e-5, rel=1e-5) and one.files.keys() == two.files.keys()
+    tables = [json.loads((tmp_path / name / "evaluate" / "samples.table.json").read_text())["data"] for name in ("one", "two")]
+    assert [row[:2] for row in tables[0]] == [row[:2] for row in tables[1]]
 
 
 def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None:

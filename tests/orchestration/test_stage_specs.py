@@ -178,3 +178,8 @@ def test_a_response_longer_than_the_models_context_is_refused_before_anything_is
     )
     with pytest.raises(BadInput, match=message):
         validate.spec(recipe(**changes), have)
+
+
+def test_an_evaluation_of_sharded_models_runs_on_all_ranks(have):
+    assert "ranks" not in evaluate.spec(recipe(distributed={"ranks": 2}), have).config
+    assert evaluate.spec(recipe(distributed={"ranks": 2}, evaluate={"frozen": "sharded"}), have).config["ranks"] == 2
