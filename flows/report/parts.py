@@ -77,13 +77,13 @@ def _estimate(value: Estimate | None) -> Markup:
 def tiles(duels: Iterable[Duel]) -> Markup:
     """Who wins how often, one tile a judge."""
     whole = Markup(
-        "<div class=tile>{} wins over {}<b>{}</b><div class=note>{} of prompts, by the {}</div>{}<div class=note>{}</div></div>"
+        "<div class=tile>{} wins over {}<b>{}</b><div class=note>{}of prompts, by the {}</div>{}<div class=note>{}</div></div>"
     )
     parts = []
     for duel in duels:
         found = duel.finding
         rate = "" if found.difference is None else f"{found.difference:.1%}"
-        bounds = f"95% interval {found.low:.1%} to {found.high:.1%}" if found.low is not None else "of the prompts"
+        bounds = f"95% interval {found.low:.1%} to {found.high:.1%} " if found.low is not None else ""
         parts.append(whole.format(duel.run, duel.over, rate, bounds, duel.judge, verdict(found), detail(found)))
     return Markup("<div class=tiles>{}</div>").format(join(parts)) if parts else Markup("")
 

@@ -11,13 +11,14 @@ from synthetic import Story, Synthetic
 
 from flows.report.comparison import comparison_page
 from flows.report.page import LARGEST, fitting
-from flows.report.parts import gate_table
+from flows.report.parts import gate_table, tiles
 from flows.report.run import run_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
 from tasks import events, process
-from tasks.comparison import compare
+from tasks.comparison import Duel, compare
 from tasks.evidence import of_record
+from tasks.noise import Finding
 from tasks.record import pending, records
 from tasks.session import Session, opened
 from tasks.sync import sync
@@ -121,6 +122,17 @@ def test_without_items_the_report_rests_on_what_was_recorded(made):
     assert found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
     assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(run, "champion") is None
     assert_self_contained(run_page(run))
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"), [((None, None), "97.9% of prompts"), ((0.95, 0.99), "97.9% 95% interval 95.0% to 99.0% of prompts")]
+)
+def test_who_wins_is_one_sentence_with_and_without_an_interval(ends, says):
+    found = Finding("no interval", 0.979, *ends)
+    assert (
+        f"policy wins over SFT model {says}, by the judge"
+        in Page(str(tiles([Duel("policy", "SFT model", "judge", found)]))).text
+    )
 
 
 def test_a_gate_without_a_champion_to_compare_with_says_so_and_is_not_called_missing():
