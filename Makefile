@@ -21,7 +21,7 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# PPO, GRPO, RLOO and DPO over seeds 1 to 5 of the quickstart: a figure in .rlhf; about two hours on two cores.
+# PPO, GRPO, RLOO and DPO over seeds 1 to 5 of the quickstart: a figure in .rlhf; about an hour on two cores.
 learning-curves: $(READY)
 	$(BIN)/python -m flows.learning_curves
 
