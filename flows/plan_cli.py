@@ -68,7 +68,7 @@ def plan(
     models = find_models(loaded, name=model, config=model_config)
     plans = [
         plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), Hardware(kind, capacity, _overhead(kind, stage)))
-        for stage in stages_of(loaded)
+        for stage in stages_of(loaded, kind)
     ]
     remedies = [_remedies(loaded, models, stage) for stage in plans]
     if picture:
@@ -173,14 +173,15 @@ def _print_plans(recipe, models, plans, remedies) -> None:
 def _headline(stage) -> str:
     """What a stage needs, of how much, and with which settings."""
     from rlhf_core.plan import report
+    from rlhf_core.plan.stages import OWN_SAMPLER
     from rlhf_core.plan.strategy import GIB
 
-    learning = "" if stage.stage == "evaluate" else f"ZeRO {stage.strategy.zero_stage}, "
+    learning = "" if stage.stage in ("evaluate", OWN_SAMPLER) else f", ZeRO {stage.strategy.zero_stage}"
+    tokens = "" if stage.stage == OWN_SAMPLER else f", {stage.strategy.micro_batch_tokens:,} tokens at once"
     how, needs, has = stage.strategy, stage.peak / GIB, stage.hardware.capacity / GIB
     return (
         f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s), {report.verdict(stage)}\n"
-        f"  {how.dtype}, {learning}{how.micro_batch_tokens:,} tokens at once; "
-        f"peak: {stage.peak_phase}; in brackets: held at another time"
+        f"  {how.dtype}{learning}{tokens}; peak: {stage.peak_phase}; in brackets: held at another time"
     )
 
 

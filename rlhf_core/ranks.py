@@ -5,6 +5,8 @@ Standard library only: the run directory must know who writes to it before torch
 
 import os
 
+DEVICES = "RLHF_DEVICES"  # environment variable: this host's GPUs, of which a launcher shows the ranks only theirs
+
 
 def rank() -> int:
     """This process's number over all hosts, from 0."""

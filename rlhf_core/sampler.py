@@ -1,4 +1,4 @@
-"""vLLM, in one file: generation in this process, with weights replaced in place.
+"""vLLM in this process: generation, with weights replaced in place.
 
 With several ranks each has a replica that answers its share of the prompts; with tensor parallelism neighbouring ranks have
 one replica together and answer the same prompts.
@@ -19,7 +19,7 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import ranks
 
-_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Sampler:
     """A vLLM engine in this process."""
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
-        _require_possible(model, sampling.tensor_parallel)
-        for key, value in _QUIET.items():
+        require_heads(model, sampling.tensor_parallel)
+        _require_devices(sampling.tensor_parallel)
+        for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         from vllm import LLM
 
@@ -109,8 +110,8 @@ class Sampler:
         gc.collect()
 
 
-def _require_possible(model: Path, size: int) -> None:
-    """Raise BadInput when tensor parallelism of this size cannot divide the model's heads, or exceeds the devices."""
+def require_heads(model: Path, size: int) -> None:
+    """Raise BadInput when tensor parallelism of this size cannot divide the model's heads."""
     config = json.loads((model / "config.json").read_text())
     heads = config.get("num_attention_heads")
     if heads and heads % size:
@@ -118,6 +119,10 @@ def _require_possible(model: Path, size: int) -> None:
             f"sampling.tensor_parallel {size} does not divide the {heads} attention heads of {model}; "
             "set it to a divisor of the heads"
         )
+
+
+def _require_devices(size: int) -> None:
+    """Raise BadInput when this machine has fewer devices."""
     devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count()
     if size > devices:
         kind = "GPUs" if torch.cuda.is_available() else "CPU cores"

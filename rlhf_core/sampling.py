@@ -6,9 +6,10 @@ from pathlib import Path
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.sampler import Sampler
+from rlhf_core.served_sampler import ServedSampler
 from rlhf_core.transformers_sampler import TransformersSampler
 
-AnySampler = Sampler | TransformersSampler
+AnySampler = Sampler | ServedSampler | TransformersSampler
 
 
 def open_sampler(model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str) -> AnySampler:
@@ -20,4 +21,5 @@ def open_sampler(model: Path, sampling: Sampling, *, max_prompt_tokens: int, dty
             "sampling.engine is 'vllm', which is not installed here; install it, or set ppo.sampling.engine and "
             "evaluate.sampling.engine to 'transformers' (slower, the same statistics)"
         )
-    return Sampler(model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype)
+    kind = ServedSampler if sampling.own_devices else Sampler
+    return kind(model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_core.config import Distributed, Recipe
 from rlhf_core.errors import BadInput
+from rlhf_core.ranks import DEVICES
 from rlhf_core.rundir import StageSpec, write_atomically
 
 BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -29,7 +30,8 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
     if distributed.hostfile is not None:
         return _over_hosts(distributed)
     return (
-        sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={_world({'localhost': _devices(distributed)})}",
+        sys.executable, "-u", "-m", "deepspeed.launcher.launch",
+        f"--world_info={_world({'localhost': _devices(distributed, _own_devices(spec))})}",
         "--master_addr=127.0.0.1", f"--master_port={distributed.master_port or _free_port()}", *_RANK,
     )  # fmt: skip
 
@@ -42,11 +44,20 @@ def elsewhere(spec: StageSpec, distributed: Distributed) -> dict[str, tuple[str,
     return {host: _over_hosts(distributed, number) for number, host in enumerate(hosts, start=1)}
 
 
+def _own_devices(spec: StageSpec) -> int:
+    """Devices of a stage's sampler beside those of the ranks."""
+    return spec.config.get("ppo", {}).get("sampling", {}).get("own_devices", 0)
+
+
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:
     """A stage process's environment: without what another launcher left and without MLflow's, of which it needs nothing, and
     the cores shared out among ranks on a CPU.
+
+    Where there are GPUs it names them all, since DeepSpeed's launcher shows the ranks only theirs.
     """
     kept = {name: value for name, value in base.items() if name not in BY_LAUNCHERS and not name.startswith(SECRETS)}
+    if has_cuda():
+        kept[DEVICES] = ",".join(_visible())
     if count > 1 and not has_cuda():
         kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     return kept
@@ -79,18 +90,24 @@ def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
     return (*runner, *how, *address, f"--master_port={distributed.master_port or PORT}", *_RANK)
 
 
-def _devices(distributed: Distributed) -> list[str]:
-    """The local device of each rank; on a CPU only their number counts."""
+def _devices(distributed: Distributed, own: int) -> list[str]:
+    """The local device of each rank, beside the sampler's `own`; on a CPU only their number counts."""
     if not has_cuda():
         return list(map(str, range(distributed.ranks)))
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = named.split(",") if named else list(map(str, range(len(glob.glob("/dev/nvidia[0-9]*")))))
-    if distributed.ranks > len(devices):
+    devices = _visible()
+    if distributed.ranks + own > len(devices):
+        beside = f" and ppo.sampling.own_devices {own}" if own else ""
         raise BadInput(
-            f"distributed.ranks is {distributed.ranks}, this machine shows {len(devices)} GPUs; expected one for each rank. "
-            "Lower distributed.ranks, or name several hosts in distributed.hostfile."
+            f"distributed.ranks is {distributed.ranks}{beside}, this machine shows {len(devices)} GPUs; expected one for each "
+            "rank. Lower distributed.ranks, or name several hosts in distributed.hostfile."
         )
     return devices[: distributed.ranks]
+
+
+def _visible() -> list[str]:
+    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else list(map(str, range(len(glob.glob("/dev/nvidia[0-9]*")))))
 
 
 def _world(devices: dict[str, list[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf_core.config.fields import Config, Frozen, Positive
 from rlhf_core.config.gates import EvaluateGate
@@ -40,3 +40,13 @@ class Evaluate(Config):
                 "with which all ranks do, or tensor_parallel to 1"
             )
         return self
+
+    @field_validator("sampling")
+    @classmethod
+    def _shares_its_device(cls, sampling: Sampling) -> Sampling:
+        if sampling.own_devices:
+            raise ValueError(
+                f"own_devices {sampling.own_devices}: nothing learns while models are evaluated, so that the sampler has the "
+                "device already; leave it out (ppo.sampling.own_devices is for training)"
+            )
+        return sampling

@@ -127,13 +127,26 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _replicas_fit_the_ranks(self) -> "Recipe":
-        ranks, size = self.distributed.world_size, self.ppo.sampling.tensor_parallel
-        for stage, parallel in (("ppo", size), ("evaluate", self.evaluate.sampling.tensor_parallel)):
+        ranks, size, own = self.distributed.world_size, self.ppo.sampling.tensor_parallel, self.ppo.sampling.own_devices
+        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel} | ({} if own else {"ppo": size})
+        for stage, parallel in sharing.items():
             if ranks % parallel:
                 raise ValueError(
                     f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks} ranks, which are the sampler's "
                     "devices too; set it to a divisor, or distributed.ranks to a multiple"
                 )
+        if own and self.distributed.hostfile is not None:
+            raise ValueError(
+                f"ppo.sampling.own_devices {own} with hostfile {self.distributed.hostfile}: the sampler's server is for ranks "
+                "of one host; set own_devices to 0, or distributed.ranks in place of the hostfile"
+            )
+        if own and self.ppo.rollout_batch < own // size:
+            raise ValueError(
+                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {own // size} samplers (own_devices / "
+                "tensor_parallel). Each needs a prompt: raise it, or lower ppo.sampling.own_devices"
+            )
+        if own:
+            return self
         if self.ppo.rollout_batch < ranks // size:
             raise ValueError(
                 f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers (ranks / tensor_parallel). "

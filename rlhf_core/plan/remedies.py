@@ -6,7 +6,7 @@ from itertools import product
 
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
-from rlhf_core.plan.stages import PAIRED, Models, StagePlan, longest_row, plan_stage
+from rlhf_core.plan.stages import OWN_SAMPLER, PAIRED, Models, StagePlan, longest_row, plan_stage
 from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
@@ -88,13 +88,16 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     options.append([(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
     layouts = [(sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen)) for chosen in product(*options)]
     for _, values in sorted(layouts, key=lambda layout: layout[0]):
-        strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], values["devices"])})
+        most = now.own_sampler or values["devices"]
+        strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], most)})
         if possible(plan.stage, strategy):
             yield strategy
 
 
 def _applies(stage: str, name: str) -> bool:
     """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does not learn."""
+    if stage == OWN_SAMPLER:
+        return name in ("dtype", "sampler_over")
     if name in ("sampler_sleeps", "sampler_over", "frozen", "half_frozen"):
         return stage in ("ppo", "evaluate")
     return name == "dtype" or stage != "evaluate"
@@ -133,7 +136,7 @@ def _halves(value: int, least: int) -> list[int]:
 
 
 def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
-    stage, before = plan.stage, plan.strategy
+    stage, before = plan.stage.partition(".")[0], plan.strategy
     if after.micro_batch_tokens != before.micro_batch_tokens:
         yield Change("smaller microbatches", f"--set {stage}.micro_batch_tokens={after.micro_batch_tokens}")
     if after.kv_cache_mib != before.kv_cache_mib:
@@ -150,7 +153,8 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
         option = f"--set {stage}.frozen=sharded" if after.frozen == "sharded" else ""
         yield Change(f"models that do not learn {where}, gathered layer by layer", option)
     if after.devices != before.devices:
-        yield Change(f"{after.devices} devices", f"--gpus {after.devices}")
+        option = f"--set ppo.sampling.own_devices={after.devices}" if plan.stage == OWN_SAMPLER else f"--gpus {after.devices}"
+        yield Change(f"{after.devices} devices", option)
 
 
 def _option(name: str, stage: str, over: int) -> str:

@@ -40,7 +40,7 @@ def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
 
 def cache_capacity(recipe: Recipe, models: Models, plan: StagePlan) -> tuple[int, int] | None:
     """Tokens that the sampler's cache holds, and how many of the longest rows; None for a stage without vLLM."""
-    if not plan.strategy.kv_cache_mib:
+    if not any(part.kind == "KV cache" for part in plan.parts):
         return None
     tokens = plan.strategy.kv_cache_mib * 2**20 // kv_bytes_per_token(models.policy, plan.strategy)
     return tokens, tokens // longest_row(recipe, plan.stage)

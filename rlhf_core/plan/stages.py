@@ -10,6 +10,7 @@ from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 STAGES = ("sft", "reward", "ppo", "dpo", "evaluate")
+OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
 SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # name in a plan, by sampling.engine
 PAIRED = ("reward", "dpo")  # stages whose rows come in pairs that stay together
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
@@ -85,13 +86,16 @@ class Setting:
     lora: LoRA | None
 
 
-def stages_of(recipe: Recipe) -> list[str]:
-    """The stages of the recipe that hold models."""
-    return [stage for stage in STAGES if recipe.runs(stage)]
+def stages_of(recipe: Recipe, kind: str = "gpu") -> list[str]:
+    """The stages of the recipe that hold models, and what has devices of its own. kind: 'cpu' has one memory for all."""
+    apart = [OWN_SAMPLER] if recipe.runs("ppo") and recipe.ppo.sampling.own_devices and kind == "gpu" else []
+    return [stage for stage in STAGES if recipe.runs(stage)] + apart
 
 
 def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
-    """What the recipe says of a stage."""
+    """What the recipe says of a stage; devices: of those that train."""
+    if stage == OWN_SAMPLER:
+        return _own_strategy(recipe)
     section = getattr(recipe, stage)
     sampling = getattr(section, "sampling", None)
     return Strategy(
@@ -105,13 +109,26 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
         offload_optimizer=getattr(section, "offload_optimizer", False),
         sampler_over=sampling.tensor_parallel if sampling else 1,
         sampler_sleeps=bool(sampling) and sampling.sleep,
+        own_sampler=sampling.own_devices if sampling else 0,
+    )
+
+
+def _own_strategy(recipe: Recipe) -> Strategy:
+    sampling = recipe.ppo.sampling
+    return Strategy(
+        micro_batch_tokens=1,
+        dtype=recipe.model.dtype,
+        kv_cache_mib=sampling.kv_cache_mib,
+        devices=sampling.own_devices,
+        sampler_over=sampling.tensor_parallel,
     )
 
 
 def longest_row(recipe: Recipe, stage: str) -> int:
     """Tokens of the longest prompt with its longest response that a stage may see."""
-    generated = getattr(recipe, stage).sampling.max_new_tokens if stage in ("ppo", "evaluate") else 0
-    read = 0 if stage == "ppo" else recipe.data.max_response_tokens
+    section = stage.partition(".")[0]
+    generated = getattr(recipe, section).sampling.max_new_tokens if section in ("ppo", "evaluate") else 0
+    read = 0 if section == "ppo" else recipe.data.max_response_tokens
     return recipe.data.max_prompt_tokens + max(generated, read)
 
 
@@ -119,9 +136,10 @@ def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, h
     """The memory of one stage. A microbatch counts as full, and full of response tokens: the most logits it can have."""
     length = longest_row(recipe, stage)
     tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1))  # a pair stays together
-    lora = getattr(getattr(recipe, stage), "lora", None)
+    lora = None if stage == OWN_SAMPLER else getattr(getattr(recipe, stage), "lora", None)
     setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens), lora)
-    parts = {"sft": _sft, "reward": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[stage](setting)
+    kinds = {"sft": _sft, "reward": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate, OWN_SAMPLER: _own_sampler}
+    parts = kinds[stage](setting)
     return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), _host(setting, parts))
 
 
@@ -145,8 +163,14 @@ def _ppo(setting: Setting) -> list[Part]:
         parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting))
     if ppo.reference == "copy":
         parts.append(_frozen(setting, "reference"))
+    if setting.strategy.own_sampler and setting.hardware.kind == "gpu":
+        return parts
     awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
     return [*parts, *_sampler(setting, "ppo", ppo.rollout_batch, (*dict.fromkeys(awake),))]
+
+
+def _own_sampler(setting: Setting) -> list[Part]:
+    return _sampler(setting, "ppo", setting.recipe.ppo.rollout_batch, ())
 
 
 def _reward_models(setting: Setting) -> Part:

@@ -22,6 +22,7 @@ class Strategy:
     frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where they are
     sampler_over: int = 1  # devices that share one copy of vLLM's weights (tensor parallelism)
     sampler_sleeps: bool = False  # vLLM gives its memory back while the policy learns
+    own_sampler: int = 0  # vLLM on so many devices beside these
 
     @property
     def autocast(self) -> bool:

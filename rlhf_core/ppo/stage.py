@@ -1,8 +1,10 @@
 """The PPO stage: rollout -> experience -> update -> new weights into the sampler, step after step."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -27,6 +29,16 @@ from rlhf_core.sampling import AnySampler, open_sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
 SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "response_tokens", "eos_share", "entropy")
+
+
+@dataclass(frozen=True)
+class ActorWeights:
+    """The plain model's named tensors, made anew in each pass over them, in which every rank goes along."""
+
+    actor: Engine
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return plain_tensors(self.actor.module.model, self.actor.weights())
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Trainer:
 
     def sync(self) -> float:
         """The actor's weights into the sampler; returns seconds."""
-        return self.sampler.sync(plain_tensors(self.actor.module.model, self.actor.weights()))
+        return self.sampler.sync(ActorWeights(self.actor))
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:

@@ -64,7 +64,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 def trace_batch(trainer: Trainer, step: int) -> Traced:
     """One PPO batch: rollout, experience, update, new weights into the sampler; the ratio before and after the update."""
     config, flow = trainer.config, []
-    modules = {name: engine.module for name, engine in trainer.engines.items()} | {"sampler": trainer.sampler.model}
+    modules = {name: engine.module for name, engine in trainer.engines.items()}
+    modules |= {"sampler": trainer.sampler.model} if trainer.sampler.model is not None else {}
     with observed(modules) as seen:
         with _step(flow, seen, "rollout") as tensors:
             rollout = trainer.roll_out(step)[step]

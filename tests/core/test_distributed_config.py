@@ -39,6 +39,15 @@ def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded
         (["sft.zero_stage=3", "sft.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2"),
         (["ppo.zero_stage=3", 'ppo.critic="shared"'], "zero_stage 3 with critic 'shared'.* set zero_stage to 2"),
         (["reward.zero_stage=4"], r"reward\.zero_stage"),
+        (["ppo.sampling={own_devices=1, sleep=true}"], "sleep with own_devices 1.* leave sleep out"),
+        (["ppo.sampling={own_devices=3, tensor_parallel=2}"], "tensor_parallel 2 does not divide own_devices 3.* multiple"),
+        (['ppo.sampling={own_devices=1, engine="transformers"}'], "own_devices 1: only vLLM offers them"),
+        (["evaluate.sampling.own_devices=1"], r"evaluate\.sampling: own_devices 1: nothing learns while models are evaluated"),
+        (["ppo.sampling.own_devices=-1"], r"ppo\.sampling\.own_devices"),
+        (
+            ["ppo.sampling.own_devices=8", "ppo.rollout_batch=4", "ppo.minibatches=1"],
+            "rollout_batch 4 is less than 8 samplers .*lower ppo.sampling.own_devices",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_both_numbers_and_the_remedy(recipe, settings, message):
@@ -52,3 +61,11 @@ def test_ranks_started_by_hand_need_the_first_hosts_address(tmp_path, recipe):
         recipe(f'distributed={{hostfile="{hosts}", launcher="by_hand"}}')
     given = f'distributed={{hostfile="{hosts}", launcher="by_hand", master_addr="a"}}'
     assert recipe(given, "ppo.sampling.tensor_parallel=2").distributed.world_size == 2
+
+
+def test_own_devices_are_beside_the_ranks_of_one_host(tmp_path, recipe):
+    own = ("ppo.sampling.own_devices=4", "ppo.sampling.tensor_parallel=4")
+    assert recipe(*own, "distributed.ranks=2").ppo.sampling.own_devices == 4  # 4 divides neither of the 2 ranks
+    hosts = hostfile(tmp_path, "a slots=1\nb slots=1\n")
+    with pytest.raises(ConfigError, match=r"own_devices 4 with hostfile .*distributed.ranks in place of the hostfile"):
+        recipe(*own, f'distributed.hostfile="{hosts}"')

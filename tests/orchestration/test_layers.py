@@ -19,7 +19,7 @@ OWNERS = {
         "tasks/runs.py",
     },
     "deepspeed": {"rlhf_core/engine.py"},
-    "vllm": {"rlhf_core/sampler.py"},
+    "vllm": {"rlhf_core/sampler.py", "rlhf_core/weight_transfer.py"},
     "peft": {"rlhf_core/lora.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},
 }

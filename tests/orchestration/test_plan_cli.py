@@ -49,6 +49,28 @@ def test_the_printed_options_make_it_fit(plan):
     assert not found["sft"]["fits"] and next(stage for stage in again if stage["stage"] == "sft")["fits"]
 
 
+def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(plan):
+    words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "200GB", "--json")
+    own = ("--set", "ppo.sampling.own_devices=2", "--set", "ppo.sampling.tensor_parallel=2")
+    shared, apart = ({stage["stage"]: stage for stage in json.loads(plan(*words, *more)[1])["stages"]} for more in ((), own))
+    held = sum(part["bytes"] for part in shared["ppo"]["parts"] if part["model"] == "vLLM" and part["kind"] == "weights")
+    weights = [part["bytes"] for part in apart["ppo.sampling"]["parts"] if part["kind"] == "weights"]
+    assert weights == [held / 2] and {part["model"] for part in apart["ppo.sampling"]["parts"]} == {"vLLM"}
+    assert "vLLM" not in {part["model"] for part in apart["ppo"]["parts"]} and "ppo.sampling" not in shared
+    assert apart["ppo"]["peak_bytes"] < shared["ppo"]["peak_bytes"] - held
+
+
+def test_what_makes_a_sampler_of_its_own_fit_are_its_own_settings(plan):
+    words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "24GB", "--json")
+    words += ("--set", "ppo.sampling.own_devices=2", "--set", "model.dtype=float32")
+    found, again = (
+        next(stage for stage in json.loads(plan(*words, *more)[1])["stages"] if stage["stage"] == "ppo.sampling")
+        for more in ((), ("--set", "model.dtype=bfloat16"))
+    )
+    assert not found["fits"] and again["fits"]
+    assert [change["option"] for change in found["remedies"][0]["changes"]] == ["--set model.dtype=bfloat16"]
+
+
 def test_json_adds_up(plan):
     document = json.loads(plan("quickstart", "--gpus", "1", "--gpu-memory", "24GB", "--json")[1])
     assert document["fits"] and document["devices"] == 1

@@ -257,3 +257,15 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
     assert len(steps) == SECTIONS["ppo"].steps
     assert steps[0]["ppo/policy_grad_norm"] > 0
     assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4  # after the sync too: both halves are new
+
+
+@pytest.mark.slow
+def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_own(inputs, tmp_path):
+    process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
+    process.run_stage(spec_of("ppo", given, ranks=1), tmp_path / "one")
+    served = SECTIONS["ppo"].sampling.model_copy(update={"own_devices": 1})
+    process.run_stage(spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served), tmp_path / "two", distributed=TWO)
+    assert_same_losses(tmp_path / "two", tmp_path / "one", "ppo")
+    steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
+    assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4
