@@ -7,6 +7,7 @@ from rank 0's. All ranks see one folder: on several hosts a shared file system.
 import json
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from rlhf_core.collective import barrier, gathered
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import leads, rank, ranks
+
+CHECKSUM = ".crc32"  # suffix of the file beside each state file
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     barrier()
     tensors = {name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {"rng": torch.get_rng_state()}
-    save_file(_unshared(tensors), temporary / _file(rank()))
+    file = temporary / _file(rank())
+    save_file(_unshared(tensors), file)
+    file.with_suffix(CHECKSUM).write_text(_checksum(file))
     barrier()
     if leads():
         _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
@@ -100,14 +105,29 @@ def _read(path: Path) -> Checkpoint | None:
                 f"{path} was written by {record['ranks']} ranks, this run has {ranks()}; "
                 "start as many again, or remove the folder to begin anew"
             )
-        tensors = load_file(path / _file(0))
+        tensors = _load(path / _file(0))
         if not leads():
             common = {name: value for name, value in tensors.items() if not _is_own(name)}
-            tensors = common | load_file(path / _file(rank()))
+            tensors = common | _load(path / _file(rank()))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         print(f"checkpoint {path.name} cannot be read ({error}); trying the one before it")
         return None
     return Checkpoint(record["step"], tensors, record["extra"])
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    if file.with_suffix(CHECKSUM).read_text() != _checksum(file):
+        raise ValueError(f"{file.name} holds other bytes than were written")
+    return load_file(file)
+
+
+def _checksum(file: Path) -> str:
+    """CRC-32, hexadecimal: safetensors itself does not notice a changed weight."""
+    found = 0
+    with file.open("rb") as data:
+        while chunk := data.read(1 << 20):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
 
 
 def _newest_first(folder: Path) -> list[Path]:

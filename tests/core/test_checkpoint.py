@@ -29,12 +29,17 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000010"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
-def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["truncate", "remove", "one bit"])
+def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage, capsys):
     save(tmp_path, 1, 2)
     file = tmp_path / "step-000002" / "state.safetensors"
-    file.write_bytes(file.read_bytes()[:20]) if damage == "truncate" else file.unlink()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes(data[:20] if damage == "truncate" else data)
     assert load_checkpoint(tmp_path).step == 1
+    assert "checkpoint step-000002 cannot be read" in capsys.readouterr().out
 
 
 def test_half_written_checkpoint_does_not_count(tmp_path):
