@@ -171,7 +171,7 @@ def frontier_figure(rows: list) -> Figure | None:
     best = [row for row in sorted(known, key=lambda row: row.kl) if row.on_frontier]
     axes.plot([row.kl for row in best], [row.gain.value for row in best], "--", color="gray", zorder=2, label="frontier")
     axes.set(xlabel="KL from the SFT model (nats per response)", ylabel="reward-model score gain", title=_frontier_title(known))
-    axes.margins(x=0.15)  # room for the labels
+    axes.margins(x=0.2)  # room for the labels
     axes.grid(alpha=0.3)
     axes.legend(title="hollow: refused by a gate" if any(row.state != "finished" for row in known) else None)
     return figure
