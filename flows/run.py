@@ -19,7 +19,7 @@ from rich.text import Text
 
 from flows.live import LiveDisplay
 from flows.stage_view import StageView, key_metric_of, results_table, verdict_of
-from flows.ui import answers
+from flows.ui import NO_ACCOUNT, answers, refuses_account
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import GateRefused, RLHFError
 from tasks import events
@@ -138,6 +138,8 @@ def _pipeline() -> Callable:
 
 def _blame_prefect_server(error: Exception) -> None:
     url = os.environ.get("PREFECT_API_URL")
+    if refuses_account(error):
+        raise RLHFError(NO_ACCOUNT.format(url=url)) from error
     if url and not answers(url.rstrip("/") + "/health"):
         raise RLHFError(
             f"the Prefect server at PREFECT_API_URL={url} does not answer ({type(error).__name__}); "

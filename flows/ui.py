@@ -22,6 +22,7 @@ MLFLOW_PORT = 5000
 PREFECT_PORT = 4200
 START_SECONDS = 120.0
 STOP_SECONDS = guard.GRACE_SECONDS
+NO_ACCOUNT = "the Prefect server at {url} wants another account; set PREFECT_API_AUTH_STRING=NAME:PASSWORD"
 QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a second process of 240 MB that these pages do not need
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -97,6 +98,11 @@ def answers(url: str, timeout: float = 2.0) -> bool:
             return reply.status < 400
     except (urllib.error.URLError, OSError, ValueError):
         return False
+
+
+def refuses_account(error: Exception) -> bool:
+    """Whether Prefect's server has answered that it wants another account."""
+    return getattr(getattr(error, "response", None), "status_code", None) == 401
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from flows.pipeline import pipeline
 from flows.schedule.watch import baseline, watch
+from flows.ui import NO_ACCOUNT, refuses_account
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks import bulletin, limits
@@ -40,14 +41,18 @@ class Wanted:
 
 
 def require_server() -> None:
-    """Raise BadInput unless a Prefect server is configured and answers."""
+    """Raise BadInput unless a Prefect server is configured, answers and takes the account."""
     url = PREFECT_API_URL.value()
     if not url:
         raise BadInput("there is no Prefect server: start one with rlhf up, or set PREFECT_API_URL.")
     try:
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
+            if not problem:
+                client.read_flows(limit=1)  # the health check asks for no account
     except Exception as error:
+        if refuses_account(error):
+            raise BadInput(NO_ACCOUNT.format(url=url)) from error
         problem = error
     if problem:
         raise BadInput(f"the Prefect server at {url} does not answer; start it (rlhf up), or set PREFECT_API_URL.")
