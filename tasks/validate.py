@@ -24,12 +24,12 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
 
     Raises BadInput for what cannot be read, and for rows that may be longer than the model's context.
     """
-    require_context(recipe, have["base"].path)
     inputs = {"model": have["base"]}
     for field in SOURCES:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
+    require_context(recipe, have["base"].path)
     return make_spec(recipe, "validate", {"data": recipe.data.model_dump(mode="json")}, inputs)
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_core.batch import Sequence, collate
@@ -59,7 +60,8 @@ def test_new_reward_head_depends_on_the_seed_alone(tiny_model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(dtype):
+def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(dtype, monkeypatch):
+    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)  # DeepSpeed puts its own in its place, and leaves it
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 500}
     torch.manual_seed(0)
     whole = PolicyModel(LlamaForCausalLM(LlamaConfig(**sizes)))

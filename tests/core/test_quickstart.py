@@ -195,6 +195,7 @@ def test_the_chat_template_puts_one_token_before_each_turn_and_ends_a_reply_with
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
 
 
+@pytest.mark.slow
 def test_the_base_model_learns_and_learns_the_same_twice():
     tokenizer, runs = base_model.make_tokenizer(), []
     for _ in range(2):

@@ -73,6 +73,7 @@ def test_reward_model_saves_a_one_label_classifier(reward):
     assert reward.counts["reward/accuracy"] == 64
 
 
+@pytest.mark.slow
 def test_given_models_are_measured_not_trained(sft, reward, tiny_model, tiny_splits, tmp_path):
     """A given SFT or reward model gets the numbers that its gate needs, equal to those of the stage that made it."""
     folder = {"sft": sft.outputs["model"].path, "reward": reward.outputs["model"].path}

@@ -264,6 +264,7 @@ def _two_ranks(rank: int, store: str, report: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_bytes_between_two_ranks_are_those_of_the_ring_algorithm(tmp_path):
     mp.spawn(_two_ranks, args=(str(tmp_path / "store"), str(tmp_path / "report")), nprocs=2)
     assert json.loads((tmp_path / "report").read_text()) == [5, 4000 + 2000 + 4000 + 2000 + 4000]

@@ -175,12 +175,12 @@ def test_the_folders_own_generation_settings_change_nothing(tiny_model, policy, 
 @pytest.mark.parametrize(
     ("kind", "rows", "message"),
     [
-        ("policy", {"messages": [{"role": "user", "content": "w1 " * 200}]}, "the model reads 128"),
+        ("policy", {"messages": [{"role": "user", "content": "w1 " * 1100}]}, "the model reads 1024"),
         ("policy", [{"role": "user", "content": "w1"}], "missing inputs \\['messages'\\]"),
         ("reward", {"messages": [{"role": "user", "content": "w1"}]}, "end with the assistant's turn"),
         ("reward", {"prompt": "w1", "chosen": "w2"}, "expected only 'messages', or 'prompt', 'chosen' and 'rejected'"),
         ("reward", {"prompt": 7, "chosen": "w2", "rejected": "w3"}, "expected a prompt \\(text or messages\\)"),
-        ("reward", {"prompt": "w1 " * 200, "chosen": "w2", "rejected": "w3"}, "the model reads 128"),
+        ("reward", {"prompt": "w1 " * 1100, "chosen": "w2", "rejected": "w3"}, "the model reads 1024"),
     ],
 )
 def test_input_that_cannot_be_answered_is_refused_in_words(kind, rows, message, policy, reward):
