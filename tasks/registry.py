@@ -96,7 +96,7 @@ def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, ta
 def _created(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> ModelVersion:
     """A new version, unless another pipeline made one of the same bytes a moment before: the lower number stays."""
     version = client.create_model_version(
-        wanted.model, source=logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id, tags=tags
+        wanted.model, source=logged.artifact_location, run_id=logged.source_run_id or None, model_id=logged.model_id, tags=tags
     )
     first = version_of(client, wanted.model, tags["digest"])
     if int(first.version) < int(version.version):

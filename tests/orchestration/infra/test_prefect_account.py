@@ -7,11 +7,11 @@ import time
 
 import httpx
 import pytest
-from local_platform import RLHF
 
 from flows.ui import free_port
 
 pytestmark = pytest.mark.slow
+RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
 ACCOUNT = ("admin", "a-password-of-this-test")
 
 

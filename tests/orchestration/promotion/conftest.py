@@ -179,15 +179,18 @@ def promoters():
 
 @pytest.fixture(scope="session")
 def mlflow_server():
-    """Start a real MLflow server: a context manager of (folder, port) that gives a function to signal its process group."""
+    """Start a real MLflow server: a context manager of (folder, port) that gives a function to signal its process group.
+
+    words, environment: further ones for the server.
+    """
 
     @contextlib.contextmanager
-    def serve(folder: Path, port: int):
+    def serve(folder: Path, port: int, *words: str, **environment: str):
         arguments = ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "artifacts")]
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1"],
+            [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1", *words],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment,
         )  # fmt: skip
         try:
             end = time.monotonic() + 120

@@ -1,0 +1,143 @@
+"""An MLflow server that asks for accounts, with the settings of infra/compose: who may read, write and promote."""
+
+import base64
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient, MlflowException
+from mlflow.server import get_app_client
+
+from flows.cli import main
+from tasks.desk import Desk
+from tasks.promotion import Request, promote
+from tasks.tracking import client_for
+from tasks.workspace import Workspace
+
+pytestmark = pytest.mark.slow  # a password is hashed with every request
+SETTINGS = Path(__file__).resolve().parents[3] / "infra" / "compose" / "basic_auth.ini"
+PASSWORDS = {"admin": "admin-password-1", "pipeline": "pipeline-password-1", "ann": "ann-password-123"}
+
+
+@pytest.fixture(scope="module")
+def guarded(mlflow_server, empty_store, tmp_path_factory):
+    """The address of a server with the accounts of the workers and of a viewer."""
+    folder = tmp_path_factory.mktemp("accounts")
+    shutil.copy(empty_store, folder / "db")
+    text = SETTINGS.read_text().replace("postgresql://mlflow@postgres/mlflow", f"sqlite:///{folder}/accounts.db")
+    (folder / "auth.ini").write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-this-test",
+    }  # fmt: skip
+    with mlflow_server(folder, port, "--app-name", "basic-auth", **environment), pytest.MonkeyPatch.context() as patch:
+        become(patch, "admin")
+        accounts = get_app_client("basic-auth", tracking_uri=f"http://127.0.0.1:{port}")
+        for name in ("pipeline", "ann"):
+            accounts.create_user(name, PASSWORDS[name])
+        yield f"http://127.0.0.1:{port}"
+
+
+def become(patch: pytest.MonkeyPatch, name: str) -> None:
+    patch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    patch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS[name])
+
+
+@pytest.fixture(scope="module")
+def stocked(guarded, tiny_models, shelf_type, tmp_path_factory):
+    """The workers have registered two policies, and the first is champion."""
+    home = tmp_path_factory.mktemp("workers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", guarded)
+        patch.setenv("RLHF_HOME", str(home))
+        become(patch, "pipeline")
+        desk = Desk(client_for(guarded), Workspace(home), "tiny")
+        shelf = shelf_type(desk, tiny_models)
+        shelf.add("reward", 1)
+        shelf.policy(1)
+        shelf.policy(2, beats="1")
+        assert promote(desk, Request(version="1")).promoted
+        yield desk
+
+
+@pytest.fixture
+def viewer(stocked, guarded, tmp_path, monkeypatch) -> MlflowClient:
+    """Ann, whose account was made and given nothing."""
+    monkeypatch.setenv("RLHF_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded)
+    become(monkeypatch, "ann")
+    return client_for(guarded)
+
+
+def status(address: str, name: str | None, data: bytes | None = None) -> int:
+    """What the server answers to a GET, or with data to a PUT."""
+    request = urllib.request.Request(address, data, method="PUT" if data else "GET")
+    if name:
+        words = base64.b64encode(f"{name}:{PASSWORDS[name]}".encode()).decode()
+        request.add_header("Authorization", f"Basic {words}")
+    try:
+        return urllib.request.urlopen(request, timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_viewer_sees_the_champion_and_loads_it(viewer, tmp_path):
+    version = viewer.get_model_version_by_alias("tiny-policy", "champion")
+    assert int(version.version) == 1
+    import mlflow
+
+    folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion", dst_path=str(tmp_path / "model"))
+    assert (Path(folder) / "artifacts" / "model" / "model.safetensors").exists()
+
+
+def test_a_viewer_cannot_promote_with_the_command(viewer, stocked, capsys):
+    before = [entry.number for entry in stocked.ledger.entries()]
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(["promote", "tiny", "2", "--reason", "I like it"]))
+    assert ended.value.code == 1
+    assert "Permission denied" in capsys.readouterr().err
+    assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
+    assert [entry.number for entry in stocked.ledger.entries()] == before
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda client: client.set_registered_model_alias("tiny-policy", "champion", "2"),
+        lambda client: client.delete_registered_model_alias("tiny-policy", "champion"),
+        lambda client: client.create_model_version("tiny-policy", "models:/tiny-policy/2"),
+        lambda client: client.create_model_version("tiny-ledger", "models:/tiny-policy/2"),
+        lambda client: client.set_model_version_tag("tiny-policy", "2", "verdicts", "{}"),
+        lambda client: client.delete_model_version("tiny-policy", "1"),
+        lambda client: client.rename_registered_model("tiny-policy", "mine"),
+        lambda client: client.create_run(client.get_experiment_by_name("tiny").experiment_id),
+    ],
+    ids=["move", "remove", "add a version", "add to the ledger", "change a record", "delete", "rename", "run"],
+)
+def test_a_viewer_cannot_go_around_the_command(viewer, act):
+    with pytest.raises(MlflowException, match=r"Permission denied|403"):
+        act(viewer)
+    assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
+
+
+def test_without_an_account_nothing_is_shown(stocked, guarded):
+    assert status(f"{guarded}/api/2.0/mlflow/registered-models/search", None) == 401
+    assert status(f"{guarded}/api/2.0/mlflow/registered-models/search", "ann") == 200
+
+
+def test_artifacts_go_through_the_proxy_which_asks_for_the_account(viewer, guarded):
+    source = viewer.get_model_version("tiny-policy", "1").source
+    assert source.startswith("mlflow-artifacts:/")
+    file = (
+        f"{guarded}/api/2.0/mlflow-artifacts/artifacts/{source.removeprefix('mlflow-artifacts:/')}/artifacts/model/config.json"
+    )
+    assert status(file, "ann") == 200
+    assert status(file, None) == 401
+    assert status(file, "ann", b"{}") == 403
+    assert status(file, None, b"{}") == 401
