@@ -90,5 +90,8 @@ def devices_reserved() -> Iterator[None]:
     if not PREFECT_API_URL.value() or MEMBERSHIP.get():
         yield
         return
-    with reserved(device_limits()):
+    names = device_limits()
+    if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):
+        make(names)  # a run by hand needs nothing but a server; limits that somebody has named exist already, or are a mistake
+    with reserved(names):
         yield

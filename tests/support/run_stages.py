@@ -10,6 +10,7 @@ from rlhf_core.__main__ import run_stage
 from rlhf_core.collective import barrier
 from rlhf_core.rundir import RunDir, StageSpec
 
-for folder in map(Path, sys.argv[1:]):
+for number, folder in enumerate(map(Path, sys.argv[1:])):
+    if number:
+        barrier()
     run_stage(StageSpec.model_validate_json((folder / "spec.json").read_text()), RunDir(folder))
-    barrier()

@@ -106,8 +106,8 @@ def test_mlflow_serves_the_policy(registry, tmp_path):
         first, again, other = (post(url, sampled | {"seed": seed})[1] for seed in (1, 1, 2))
         assert first == again != other
         assert post(url, (root / "serving_input_example.json").read_bytes())[0] == 200
-        status, problem = post(url, {"messages": [{"role": "user", "content": "w1 " * 200}]})
-        assert status == 400 and "the model reads 128" in problem["message"]
+        status, problem = post(url, {"messages": [{"role": "user", "content": "w1 " * 1100}]})
+        assert status == 400 and "the model reads 1024" in problem["message"]
 
 
 def test_mlflow_serves_the_reward_model(registry, tmp_path):
