@@ -193,6 +193,7 @@ def platform(tmp_path_factory, tiny_model):
         it.rlhf("down")
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
     slot = {"names": [limits.model_limit("twice")], "slots": 1}
