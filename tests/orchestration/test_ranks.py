@@ -175,7 +175,8 @@ def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_pa
     if stage == "ppo":
         process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
         inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
-    spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero)
+    longer = {"epochs": 10} if stage == "sft" else {}  # it is to be killed, not to end before anybody has looked
+    spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
     process.run_stage(spec, tmp_path / "whole", distributed=TWO)
     killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
     assert not alive(str(tmp_path / "killed" / "spec.json"))
