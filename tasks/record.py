@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import platform
@@ -172,10 +173,18 @@ class Record(BaseModel):
 
 
 def next_name(workspace: Workspace, recipe: Recipe) -> str:
-    """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace."""
+    """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace.
+
+    The name is taken at once: a run that waits for its turn has no record yet, and the next one must not be named like it.
+    """
     stem = f"{recipe.name}-{git_state()[0][:7]}"
-    count = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
-    return f"{stem}-{count + 1}"
+    names = workspace.outbox / "names"
+    names.mkdir(parents=True, exist_ok=True)
+    known = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
+    for number in itertools.count(known + 1):
+        with contextlib.suppress(FileExistsError):
+            (names / f"{stem}-{number}").touch(exist_ok=False)
+            return f"{stem}-{number}"
 
 
 def pending(workspace: Workspace) -> list[Path]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -17,7 +18,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
 from tasks import events, process, retention
 from tasks.ledger import Ledger
-from tasks.record import records
+from tasks.record import next_name, records
 from tasks.workspace import Workspace
 
 STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
@@ -223,3 +224,10 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
     with pytest.raises(GateRefused, match=r"dpo/accuracy_lower is 0\.49, required more than 0\.5"):
         run(make(dpo={"beta": 0.3}, **aligned))
     assert started(home) == ["dpo"]
+
+
+def test_runs_that_wait_for_their_turn_have_names_of_their_own(make, home):
+    recipe, workspace = make(), Workspace(home)
+    with ThreadPoolExecutor(8) as threads:
+        names = list(threads.map(lambda _: next_name(workspace, recipe), range(8)))
+    assert {name.rsplit("-", 1)[1] for name in names} == set("12345678"), "none of them has a record yet"
