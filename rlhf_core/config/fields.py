@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Config(BaseModel):
     """Base of every recipe section."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Positive = Annotated[int, Field(gt=0)]

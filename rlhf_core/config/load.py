@@ -1,8 +1,10 @@
 """Reading a recipe: a TOML file, settings on top, and one clear sentence for what is wrong."""
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -35,10 +37,31 @@ def _explain(error: dict) -> str:
     if error["type"] == "value_error":
         return (f"{key}: " if key else "") + error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']} (found {error['input']!r:.80})"
+        return f"{key}: {error['msg']} (found {error['input']!r:.80}){_meaning(error['loc'])}"
     known = {name for section in _sections(Config) for name in section.model_fields}
     close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=3)
     return f"{key}: there is no such key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+
+
+def _meaning(location: tuple[str | int, ...]) -> str:
+    """What a key is, in the words of its field, and its default: what to go by when its value was refused; '' if unknown."""
+    section, field = Recipe, None
+    for name in (part for part in location if isinstance(part, str)):  # the others are places in a list
+        field = section.model_fields.get(name) if section else None
+        section = _section_in(field.annotation) if field else None
+    if field is None:
+        return ""
+    known = [field.description] if field.description else []
+    if field.default is None or isinstance(field.default, str | int | float):
+        known.append(f"default {'none' if field.default is None else json.dumps(field.default)}")
+    return f". It is: {'; '.join(known)}" if known else ""
+
+
+def _section_in(annotation: object) -> type[Config] | None:
+    """The recipe section that an annotation names, also inside a union, a list or Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
 def _sections(kind: type[Config]) -> list[type[Config]]:

@@ -136,13 +136,35 @@ class PPO(Training):
     @model_validator(mode="after")
     def _fits_together(self) -> "PPO":
         if self.rollout_batch % self.group_size:
-            raise ValueError(f"rollout_batch {self.rollout_batch} is not a multiple of group_size {self.group_size}")
+            raise ValueError(
+                f"rollout_batch {self.rollout_batch} is not a multiple of group_size {self.group_size}; set rollout_batch to "
+                f"one, e.g. {self.group_size * -(-self.rollout_batch // self.group_size)}"
+            )
         if self.advantage in GROUPED and self.group_size < 2:
-            raise ValueError(f"advantage {self.advantage!r} compares responses to one prompt; expected group_size of 2 or more")
+            raise ValueError(
+                f"advantage {self.advantage!r} compares responses to one prompt, of which there is {self.group_size}; expected "
+                "group_size of 2 or more"
+            )
         if self.critic_warmup_steps and not self.has_critic:
             raise ValueError(f"critic_warmup_steps {self.critic_warmup_steps}, but advantage {self.advantage!r} has no critic")
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in 'loss' with kl_estimator 'k1' has an expected gradient of 0; expected k2 or k3")
+        if self.kl_controller == "adaptive" and self.beta == 0:
+            raise ValueError("kl_controller 'adaptive' multiplies beta, and 0 stays 0; set beta above 0, or 'fixed'")
+        return self
+
+    @model_validator(mode="after")
+    def _the_actor_learns(self) -> "PPO":
+        if self.critic_warmup_steps >= self.steps:
+            raise ValueError(
+                f"critic_warmup_steps {self.critic_warmup_steps} of {self.steps} steps: the actor would learn nothing; set "
+                f"critic_warmup_steps to at most {self.steps - 1}, or steps to at least {self.critic_warmup_steps + 1}"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} of {self.steps} steps: policy_lr would never be reached; set warmup_steps "
+                f"to at most {self.steps}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -164,6 +186,11 @@ class PPO(Training):
             raise ValueError(
                 f"reward.model_weight 0 loads no reward model, but reward_trunk is {self.reward_trunk!r} and "
                 f"uncertainty_penalty {self.uncertainty_penalty:g}; expected 'own' and 0"
+            )
+        if self.uncertainty_penalty and self.reward.model_at != "last":
+            raise ValueError(
+                f"uncertainty_penalty {self.uncertainty_penalty:g} with reward.model_at {self.reward.model_at!r}: it is about "
+                "the score of a whole response, and process rewards have none; set model_at to 'last', or the penalty to 0"
             )
         if not self.reward.model_weight and self.reward_check:
             raise ValueError("reward_check watches a reward model, but reward.model_weight 0 loads none; remove one of them")

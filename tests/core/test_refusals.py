@@ -13,11 +13,28 @@ REFUSED = {
     "a discount above 1": (["ppo.gamma=1.5"], r"ppo\.gamma: .*less than or equal to 1 \(found 1\.5\)"),
     "a rate of 0": (["sft.lr=0"], r"sft\.lr: .*greater than 0 \(found 0\)"),
     "a temperature of 0": (["ppo.sampling.temperature=0"], r"ppo\.sampling\.temperature: .*greater than 0 \(found 0\)"),
+    "an infinite KL coefficient": (["ppo.beta=inf"], r"ppo\.beta: .*finite number \(found inf\)"),
+    "an infinite limit": (["ppo.gate.max_kl_per_response=inf"], r"max_kl_per_response: .*finite number \(found inf\)"),
+    "a controller that multiplies nothing": (
+        ["ppo.beta=0", 'ppo.kl_controller="adaptive"'], "'adaptive' multiplies beta, and 0 stays 0; set beta above 0",
+    ),
+    "an actor that never learns": (
+        ["ppo.steps=3", "ppo.critic_warmup_steps=3"],
+        "critic_warmup_steps 3 of 3 steps.* set critic_warmup_steps to at most 2, or steps to at least 4",
+    ),
+    "a rate that is never reached": (
+        ["ppo.steps=3", "ppo.warmup_steps=4"], "warmup_steps 4 of 3 steps: policy_lr would never be reached.* at most 3",
+    ),
+    "a penalty on a score that process rewards do not have": (
+        ["reward.ensemble=2", "ppo.uncertainty_penalty=0.1", 'ppo.reward.model_at="every"'],
+        r"uncertainty_penalty 0\.1 with reward\.model_at 'every'.* set model_at to 'last', or the penalty to 0",
+    ),
+    "an advantage over nobody": (['ppo.advantage="rloo"'], "'rloo' compares .* there is 1; expected group_size of 2 or more"),
     "minibatches that do not divide the batch": (
         ["ppo.rollout_batch=64", "ppo.minibatches=5"],
         "rollout_batch 64 cannot be split into 5 equal minibatches; set one of them so that the second divides the first",
     ),
-    "groups that do not divide the batch": (["ppo.group_size=5"], "rollout_batch 64 is not a multiple of group_size 5"),
+    "groups that do not divide the batch": (["ppo.group_size=5"], "64 is not a multiple of group_size 5.* e.g. 65"),
     "ZeRO 3 with adapters": (
         ["ppo.zero_stage=3", "ppo.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
     ),
@@ -47,7 +64,24 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
         recipe(*settings)
 
 
+@pytest.mark.parametrize(
+    ("setting", "meaning"),
+    [
+        ("ppo.beta=-0.1", "It is: KL coefficient, score per nat; default 0.05"),
+        ("ppo.lora={rank=0}", "It is: Columns of B and rows of A; default 8"),
+        ("ppo.importance_cap=0.5", "the sampler counts as exact; default none"),
+        ('ppo.critic="both"', 'value head on the actor\'s trunk; default "separate"'),
+        ("ppo.reward.functions=['rules']", "'module:function' with .prompts, replies. in"),
+        ("data.max_prompt_tokens=0", "Longer prompts are quarantined, tokens, template included; default 256"),
+    ],
+)
+def test_a_value_out_of_bounds_is_answered_with_what_the_key_is_and_its_default(recipe, setting, meaning):
+    with pytest.raises(ConfigError, match=meaning):
+        recipe(setting)
+
+
 def test_the_values_at_the_edge_are_taken(recipe):
     assert recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta == 0
+    assert recipe("ppo.steps=3", "ppo.critic_warmup_steps=2", "ppo.warmup_steps=3").ppo.steps == 3
     sharded = recipe('ppo.frozen="sharded"', "ppo.zero_stage=3", 'evaluate.frozen="sharded"', "distributed.ranks=2")
     assert sharded.evaluate.frozen == "sharded"
