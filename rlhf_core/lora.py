@@ -33,7 +33,7 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
 
     scalar = hasattr(model, HEAD)
     if lora.target_modules != "all-linear":
-        _require_linear(model, lora.target_modules)
+        require_linear(model, lora.target_modules)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -57,7 +57,7 @@ def with_adapter(module: Wrapped, lora: LoRA | None, *, seed: int) -> Wrapped:
     return module
 
 
-def _require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+def require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     inside = dict(model.base_model.named_modules())
     linear = {name for name, module in inside.items() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}
     for name in names:

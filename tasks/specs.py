@@ -1,5 +1,6 @@
 """What stage files share: the names under which artifacts are known between stages, and how a spec is made of them."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -18,6 +19,7 @@ ROOTS = "RLHF_ALLOWED_ROOTS"  # folders, ':' between them; set where recipes of 
 _PROJECT = Path(__file__).resolve().parent.parent
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
+_ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}  # what these bind is known only when the module runs
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
@@ -85,7 +87,8 @@ def model_folder(field: str, text: str) -> Path:
 def source_of(field: str, name: str) -> Artifact:
     """The file of the module in 'module:function', found as a stage process finds it: in the current folder first.
 
-    It makes what the function said part of a run's identity: an edited scorer is asked again. Raises BadInput.
+    It makes what the function said part of a run's identity: an edited scorer is asked again. Nothing of it runs here. Raises
+    BadInput for a module that is not there, cannot be read, or has no such name.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -95,6 +98,26 @@ def source_of(field: str, name: str) -> Artifact:
         found = None
     finally:
         sys.path.remove(here)
-    if found is None or not found.origin:
+    if found is None or not found.has_location:
         raise BadInput(f"{field} is {name!r}: no such module in {here} nor installed; expected 'module:function'.")
-    return Artifact.of(permitted(field, Path(found.origin), _PROJECT))
+    file = permitted(field, Path(found.origin), _PROJECT)
+    _require_name(field, name, file)
+    return Artifact.of(file)
+
+
+def _require_name(field: str, name: str, file: Path) -> None:
+    """Raise BadInput when the source of a module binds no such name, as far as that can be told without running it."""
+    if file.suffix != ".py":
+        return
+    attribute = name.partition(":")[2]
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError) as error:
+        raise BadInput(f"{field} is {name!r}, and {file} is no Python: {error}. Mend it.") from None
+    known = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    known |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    if (known | defined).isdisjoint(_ANY_NAME | {attribute}):
+        raise BadInput(
+            f"{field} is {name!r}, but {file} has no {attribute!r}; it defines {', '.join(sorted(defined)) or 'no function'}."
+        )

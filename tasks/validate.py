@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Source
+from rlhf_core.data.needs import needs_of
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks.context import require_context
@@ -30,7 +31,10 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
     require_context(recipe, have["base"].path)
-    return make_spec(recipe, "validate", {"data": recipe.data.model_dump(mode="json")}, inputs)
+    config = {"data": recipe.data.model_dump(mode="json")}
+    if needs := needs_of(recipe).model_dump(mode="json", exclude_defaults=True):
+        config["needs"] = needs
+    return make_spec(recipe, "validate", config, inputs)
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_core.config import Data
 from rlhf_core.data.checks import failure_message
+from rlhf_core.data.needs import Needs, require
 from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.data.report import make_report, measured, write_report
@@ -22,7 +23,10 @@ SOURCES = (
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Check every source and write the six splits. Raises BadInput when a source is unreadable or an error rule fails."""
+    """Check every source and write the six splits.
+
+    Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss something.
+    """
     data = Data.model_validate(spec.config["data"])
     tokenizer = _tokenizer(spec.inputs["model"].path)
     tables = {name: _judge(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)}
@@ -36,6 +40,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     run.log(1, 1, metrics)
     if failed := [item for item in report["rules"] if item["severity"] == "error" and not item["passed"]]:
         raise BadInput(failure_message(failed, str(run.path / "report.json")))
+    require(Needs.model_validate(spec.config.get("needs", {})), splits, spec.inputs["model"].path)
     return Output(
         outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
         metrics=metrics,

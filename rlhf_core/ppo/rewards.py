@@ -46,7 +46,7 @@ def load_functions(functions: list[RewardFunction], records: list[dict], tokeniz
     """
     loaded = [load_function(one.function, "reward function") for one in functions]
     for one in functions:
-        _require_columns(one, records)
+        require_columns(one, records)
 
     def ask(rollout: Rollout) -> list[Scores]:
         prompts = [last_user_turn(record["prompt"]) for record in rollout.records]
@@ -65,7 +65,7 @@ def load_functions(functions: list[RewardFunction], records: list[dict], tokeniz
     return lambda rollout: gathered(ask(rollout) if leads() else [])[0]  # one rank asks: a function may be slow, or random
 
 
-def _require_columns(function: RewardFunction, records: list[dict]) -> None:
+def require_columns(function: RewardFunction, records: list[dict]) -> None:
     for column in function.columns:
         if missing := sum(column not in record.get("meta", {}) for record in records):
             raise BadInput(

@@ -225,6 +225,13 @@ def test_too_few_rows_of_any_split_are_refused(model, tmp_path):
     assert failed_rules(report) == {("min_rows", f"split_{name}") for name in names}
 
 
+def test_what_a_later_stage_would_miss_is_refused_while_nothing_has_been_trained(model, tmp_path):
+    spec = make_spec(tmp_path, model, {})
+    asked = spec.model_copy(update={"config": spec.config | {"needs": {"strength": True}}})
+    message, report = refused(asked, tmp_path)
+    assert "reward.margin_scale is set, but" in message and not failed_rules(report)
+
+
 def test_every_severity_can_be_raised_to_an_error(model, tmp_path):
     rows = [{"prompt": WORDS[i], "chosen": "w1 w2", "rejected": "w1", "votes_for": 1, "votes_against": 1} for i in range(40)]
     same, pair = {"prompt": "w50", "chosen": "w1", "rejected": "w1"}, {"prompt": "w51", "chosen": "w1", "rejected": "w2"}

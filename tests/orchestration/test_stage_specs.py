@@ -87,9 +87,32 @@ def test_a_reward_function_is_part_of_ppo_by_its_source_and_makes_the_reward_mod
     assert set(ppo.spec(alone, have).inputs) == {"policy", "prompts_train", "function_1"}
     (tmp_path / "spec_rules.py").write_text("def score(prompts, replies):\n    return [1.0] * len(replies)\n")
     assert ppo.spec(both, have).digest != before.digest
-    missing = recipe(ppo={"reward": {"functions": ["no_such_rules:score"]}}, model={"base": str(tmp_path / "base")})
-    with pytest.raises(BadInput, match=r"ppo\.reward\.functions is 'no_such_rules:score'"):
-        check_paths(missing)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("no_such_rules:score", None, "functions is 'no_such_rules:score': no such module"),
+        ("sys:exit", None, "functions is 'sys:exit': no such module"),
+        ("rules_a:scroe", "def score(p, r): ...\nclass Rule: ...\n", "rules_a.py has no 'scroe'; it defines Rule, score"),
+        ("rules_b:score", "def score(p, r):\nreturn", "rules_b.py is no Python: expected an indented block"),
+        ("rules_c:score", "from math import *\n", None),
+        ("rules_d:score", "if True:\n    from json import dumps as score\n", None),
+        ("rules_e:score", "score = len\n", None),
+    ],
+)
+def test_a_reward_function_that_is_not_there_is_refused_before_anything_runs(
+    have, tmp_path, monkeypatch, name, source, message
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if source is not None:
+        (tmp_path / f"{name.partition(':')[0]}.py").write_text(source)
+    asked = recipe(ppo={"reward": {"functions": [name]}}, model={"base": str(tmp_path / "base")})
+    if message is None:
+        assert ppo.sources(asked.ppo.reward)
+        return
+    with pytest.raises(BadInput, match=rf"ppo\.reward\..*{message}"):
+        check_paths(asked)
 
 
 def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
@@ -102,6 +125,11 @@ def test_a_local_base_model_needs_no_preparation(tmp_path, have):
     assert prepare.spec(local, {}) is None and prepare.gives(local, {}, None)["base"].digest == have["base"].digest
     with pytest.raises(BadInput, match=r"model.base is './missing'"):
         prepare.spec(recipe(model={"base": "./missing"}), {})
+
+
+def test_what_options_need_of_the_data_is_asked_of_validate_and_of_no_other_recipe(have):
+    assert "needs" not in validate.spec(recipe(), have).config
+    assert validate.spec(recipe(reward={"margin_scale": 0.5}), have).config["needs"] == {"strength": True}
 
 
 @pytest.mark.parametrize("missing", MODEL_FILES)
