@@ -33,6 +33,9 @@ def deploy(
     on_promotion: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="Run when this registered model is promoted; repeatable")
     ] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Folder on the worker's machine in which runs start [default: this one]")
+    ] = None,
     notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,9 +47,8 @@ def deploy(
     from flows.schedule.deploy import Wanted, deploy
 
     paths = tuple(watch or ()) if on_data or watch else None
-    made = deploy(
-        recipe, settings or [], Wanted(name, pool, cron, timezone, paused, paths, every, tuple(on_promotion or ()))
-    )  # fmt: skip
+    wanted = Wanted(name, pool, cron, timezone, paused, paths, every, tuple(on_promotion or ()), directory)
+    made = deploy(recipe, settings or [], wanted)
     automations.detect_crashes()
     if notify:
         automations.notify(notify)

@@ -23,14 +23,15 @@ from tasks.process import has_cuda
 from tasks.record import MEMBERSHIP
 
 LEASE_SECONDS = 300.0
+NONE = "none"
 
 
 def device_limits() -> list[str]:
-    """Names of the limits that a stage of this process holds, a device each: RLHF_DEVICE_LIMITS (comma-separated), else the
-    visible GPUs of this machine, else its CPU.
+    """Names of the limits that a stage of this process holds, a device each: RLHF_DEVICE_LIMITS (comma-separated; 'none' where
+    a cluster's scheduler gives each run devices of its own), else the visible GPUs of this machine, else its CPU.
     """
     if given := os.environ.get("RLHF_DEVICE_LIMITS"):
-        return [name.strip() for name in given.split(",") if name.strip()]
+        return [] if given == NONE else [name.strip() for name in given.split(",") if name.strip()]
     return [f"rlhf-{socket.gethostname()}-{device}" for device in (_gpus() or ["cpu"])]
 
 
@@ -68,7 +69,8 @@ def reserved(names: list[str]) -> Iterator[None]:
         missing = " ".join(names)
         raise StageFailed(
             f"Prefect has no concurrency limit for {missing} ({error}), so that another run could share it. "
-            "Make it: rlhf up on this machine, or prefect global-concurrency-limit create NAME --limit 1"
+            "Make it: rlhf up on this machine, or prefect global-concurrency-limit create NAME --limit 1; "
+            "or have the worker's RLHF_DEVICE_LIMITS name another one"
         ) from error
 
 
@@ -87,10 +89,10 @@ def model_reserved(registry_name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def devices_reserved() -> Iterator[None]:
     """Hold this process's devices where a Prefect server keeps the limits. A sweep's runs share them on purpose (--jobs)."""
-    if not PREFECT_API_URL.value() or MEMBERSHIP.get():
+    names = [] if not PREFECT_API_URL.value() or MEMBERSHIP.get() else device_limits()
+    if not names:
         yield
         return
-    names = device_limits()
     if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):
         make(names)  # a run by hand needs nothing but a server; limits that somebody has named exist already, or are a mistake
     with reserved(names):

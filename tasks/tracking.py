@@ -10,6 +10,7 @@ from tasks.record import Membership, Record, Registration, now
 from tasks.workspace import UI_URL, Workspace
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 
@@ -42,7 +43,9 @@ def page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def _base(tracking_uri: str) -> str:
-    return (tracking_uri if tracking_uri.startswith("http") else UI_URL).rstrip("/")
+    """RLHF_MLFLOW_PAGE is what browsers call a server that workers reach by another name, as in a container's network."""
+    served = os.environ.get(PAGE_VARIABLE) or tracking_uri
+    return (served if tracking_uri.startswith("http") else UI_URL).rstrip("/")
 
 
 def version_page(record: Record, registration: Registration) -> str:

@@ -36,7 +36,8 @@ def environment(workspace: Workspace) -> dict[str, str]:
 def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
     """Prefect's server with its services: scheduler, late runs, events, automations."""
     values = environment(workspace) | {
-        "PREFECT_UI_API_URL": platform.prefect_api, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+        "PREFECT_UI_API_URL": platform.prefect_api, "PREFECT_UI_URL": platform.prefect_url,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
     }  # fmt: skip
     if database:
         values["PREFECT_API_DATABASE_CONNECTION_URL"] = database

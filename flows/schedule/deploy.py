@@ -2,12 +2,12 @@
 checks what is put in against the schema of the very models that read a recipe file."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 from prefect import Flow, get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.events import DeploymentEventTrigger
@@ -23,12 +23,15 @@ from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks import bulletin, limits
 
+WORKING_DIR = "working_dir"  # the job variable of process pools
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for. pool None: served by this process (`rlhf serve`)."""
+    """What the user asked for. pool None: served by this process (`rlhf serve`). directory: on the worker's machine, in which
+    runs start and relative paths begin; None: where the pool has them start.
+    """
 
     name: str
     pool: str | None
@@ -38,6 +41,7 @@ class Wanted:
     on_data: tuple[str, ...] | None = None  # paths to watch; empty: the recipe's data files
     every: int = 300  # seconds between looks at the data
     on_promotion: tuple[str, ...] = ()  # registered models
+    directory: str | None = None
 
 
 def require_server() -> None:
@@ -66,7 +70,7 @@ def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeploym
     require_server()
     recipe = load_recipe(name, settings)
     if wanted.pool:
-        _require_pool(wanted.pool)
+        wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
     made = built(recipe, wanted)
     limits.make([limits.model_limit(recipe.registry.name), *limits.device_limits()])
     try:
@@ -94,7 +98,9 @@ def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
 
 
 def _deployment(flow: Flow, wanted: Wanted, name: str, parameters: dict, **when) -> RunnerDeployment:
-    on_pool = {"work_pool_name": wanted.pool, "job_variables": {"working_dir": os.getcwd()}} if wanted.pool else {}
+    on_pool = {"work_pool_name": wanted.pool} if wanted.pool else {}
+    if wanted.directory:
+        on_pool["job_variables"] = {WORKING_DIR: wanted.directory}
     return flow.to_deployment(
         name, parameters=parameters, paused=wanted.paused, concurrency_limit=ONE_AT_A_TIME, tags=["rlhf"],
         entrypoint_type=EntrypointType.MODULE_PATH, **on_pool, **when,
@@ -125,10 +131,19 @@ def _trigger(wanted: Wanted, name: str, event: str, resource: str) -> Deployment
     )
 
 
-def _require_pool(pool: str) -> None:
+def _directory(pool: WorkPool, asked: str | None) -> str | None:
+    """Where runs of this pool start: as asked, else here. Jobs in images of their own start where their image says."""
+    if WORKING_DIR in pool.base_job_template.get("variables", {}).get("properties", {}):
+        return asked or os.getcwd()
+    if asked:
+        raise BadInput(f"runs of the {pool.type} pool {pool.name} start where their image says; leave out --directory.")
+    return None
+
+
+def _pool(pool: str) -> WorkPool:
     with get_client(sync_client=True) as client:
         try:
-            client.read_work_pool(pool)
+            return client.read_work_pool(pool)
         except ObjectNotFound:
             known = ", ".join(item.name for item in client.read_work_pools()) or "none"
             raise BadInput(

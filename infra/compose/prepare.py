@@ -1,4 +1,4 @@
-"""Make what a new platform lacks: the object store's bucket, the workers' MLflow account, the work pools. Again: no change."""
+"""Make what a new platform lacks: bucket, the workers' MLflow account, work pools, device limits. Again: no change."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ from botocore.exceptions import ClientError
 from mlflow import MlflowException
 from mlflow.server import get_app_client
 from prefect import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-BUCKET, ACCOUNT, POOLS = "mlflow", "pipeline", ("rlhf", "rlhf-gpu")
+BUCKET, ACCOUNT, POOLS, DEVICES = "mlflow", "pipeline", ("rlhf", "rlhf-gpu"), ("rlhf-cpu", "rlhf-gpu")
 
 
 def bucket() -> None:
@@ -37,15 +37,26 @@ def account() -> None:
 
 
 async def pools() -> None:
-    """A work pool for CPU machines, one for GPU machines; one run of a worker at a time (`--limit`) holds a device."""
+    """A work pool for CPU machines, one for GPU machines."""
     async with get_client() as client:
         for name in POOLS:
             with suppress(ObjectAlreadyExists):
                 await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
+async def devices() -> None:
+    """A limit for each kind of device, that a stage holds while it runs (RLHF_DEVICE_LIMITS of the workers)."""
+    async with get_client() as client:
+        for name in DEVICES:
+            try:
+                await client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound:
+                await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+
+
 if __name__ == "__main__":
     bucket()
     account()
     asyncio.run(pools())
-    print("bucket, account and work pools are there")
+    asyncio.run(devices())
+    print("bucket, account, work pools and device limits are there")

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
-from flows.schedule import watch
+from flows.schedule import deploy, watch
 from flows.schedule.deploy import Wanted, built
 from flows.ui import free_port
 from rlhf_core.config import load_recipe
@@ -94,7 +95,7 @@ def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "visible", "expected"),
-    [("a, b", "", ["a", "b"]), ("", "", ["cpu"]), ("", "2,5", ["gpu-2", "gpu-5"])],
+    [("a, b", "", ["a", "b"]), ("", "", ["cpu"]), ("", "2,5", ["gpu-2", "gpu-5"]), ("none", "2,5", [])],
 )
 def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, expected):
     monkeypatch.setenv("RLHF_DEVICE_LIMITS", given)
@@ -102,6 +103,40 @@ def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, exp
     monkeypatch.setattr(limits, "has_cuda", lambda: bool(visible))
     host = f"rlhf-{socket.gethostname()}-"
     assert [name.removeprefix(host) for name in limits.device_limits()] == expected
+
+
+def test_where_a_cluster_gives_out_devices_no_limit_is_asked_for(monkeypatch):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("RLHF_DEVICE_LIMITS", "none")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), limits.devices_reserved():
+        pass  # no server was asked
+
+
+def pool(kind: str, template: dict):
+    from prefect.client.schemas.objects import WorkPool
+
+    return WorkPool(name="rlhf", type=kind, base_job_template=template)
+
+
+def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = pool("process", {"variables": {"properties": {"working_dir": {"type": "string"}}}})
+    assert [deploy._directory(found, asked) for asked in (None, "/opt/rlhf")] == [str(tmp_path), "/opt/rlhf"]
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", directory="/opt/rlhf"))
+    assert made.job_variables == {"working_dir": "/opt/rlhf"}
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "8gpu"])
+def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name):
+    template = json.loads((Path(__file__).resolve().parents[2] / "infra" / "k8s" / "pools" / f"{name}.json").read_text())
+    assert "working_dir" not in template["variables"]["properties"] and not template["variables"]["additionalProperties"]
+    found = pool("kubernetes", template)
+    assert deploy._directory(found, None) is None
+    with pytest.raises(BadInput, match="leave out --directory"):
+        deploy._directory(found, "/data")
+    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool"))
+    assert made.job_variables == {}
 
 
 def test_without_a_server_it_says_so(tmp_path):

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from rlhf_core.config import Recipe
 from rlhf_core.gates import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
-from tasks import packaging, registry
+from tasks import packaging, registry, tracking
 from tasks.forwarder import Forwarder
 from tasks.process import run_stage
 from tasks.record import Record, Registration, pending
@@ -129,6 +129,21 @@ def test_a_run_that_breaks_off_between_a_stage_and_its_gate_leaves_no_stage_runn
     assert [(stage.status, stage.error) for stage in tracker.record.stages] == [(status, "the log could not be written")]
     runs = tracker.client.search_runs([tracker.record.experiment_id])
     assert [run.info.status for run in runs] == [status, status]
+
+
+@pytest.mark.parametrize(
+    ("server", "page", "expected"),
+    [
+        ("http://mlflow:5000", None, "http://mlflow:5000"),
+        ("http://mlflow:5000", "https://mlflow.example.org/", "https://mlflow.example.org"),
+        ("sqlite:///x.db", "https://mlflow.example.org", "http://127.0.0.1:5000"),
+    ],
+)
+def test_links_lead_where_people_find_mlflow(monkeypatch, server, page, expected):
+    monkeypatch.delenv("RLHF_MLFLOW_PAGE", raising=False)
+    if page:
+        monkeypatch.setenv("RLHF_MLFLOW_PAGE", page)
+    assert tracking.page(server, "1", "a") == f"{expected}/#/experiments/1/runs/a"
 
 
 def test_registered_weights_are_hard_links(home, tmp_path, command):

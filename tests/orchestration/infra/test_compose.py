@@ -1,5 +1,6 @@
 """The platform in infra/compose.yaml: valid by the Compose specification, closed but for one port, without a password."""
 
+import ast
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import yaml
 from compose_spec import PyCompose
 
 from tasks.specs import ROOTS
+from tasks.tracking import PAGE_VARIABLE
 
 INFRA = Path(__file__).resolve().parents[3] / "infra"
 FILE = INFRA / "compose.yaml"
@@ -120,8 +122,10 @@ def test_whoever_keeps_data_keeps_it_in_a_named_volume():
     assert DATABASES | {"worker", "worker-gpu", "proxy"} == set(kept)
 
 
-def test_mounted_files_exist():
+def test_mounted_files_exist_and_the_one_that_postgresql_runs_is_a_program():
     assert all((INFRA / config["file"]).exists() for config in PLATFORM["configs"].values())
+    assert os.access(INFRA / "compose" / "databases.sh", os.X_OK)  # Compose mounts a file as it is, without a mode of its own
+    assert all(set(config) == {"source", "target"} for service in SERVICES.values() for config in service.get("configs", []))
     assert (FILE.parent / SERVICES["mlflow"]["build"]["context"] / SERVICES["mlflow"]["build"]["dockerfile"]).exists()
 
 
@@ -135,6 +139,38 @@ def test_a_secret_is_named_by_its_file_and_mounted_where_it_is_named(name):
             assert value.removeprefix("/run/secrets/") in service["secrets"], key
     for mention in re.findall(r"/run/secrets/(\w+)", json.dumps([service.get("command"), service.get("healthcheck")])):
         assert mention in service["secrets"]
+
+
+def test_the_broker_takes_its_password_from_standard_input_under_the_images_entrypoint_in_the_shells_place(tmp_path):
+    (tmp_path / "redis_password").write_text("it's secret")
+    (tmp_path / "docker-entrypoint.sh").write_text('#!/bin/sh\necho "$$ $*"\ncat\n')
+    (tmp_path / "docker-entrypoint.sh").chmod(0o755)
+    words = [word.replace("$$", "$").replace("/run/secrets", str(tmp_path)) for word in SERVICES["redis"]["command"]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        said = process.communicate()[0]
+    assert said.startswith(f"{process.pid} redis-server -\nrequirepass it's secret\n")  # no shell stands before it
+    assert "secret" not in json.dumps(words).replace("/run/secrets", "").replace("redis_password", "")
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_of_missed_runs_of_a_schedule_a_worker_takes_all_so_that_one_runs(name):
+    assert "--limit" not in SERVICES[name]["command"]
+
+
+def test_the_pools_and_device_limits_that_workers_name_are_made():
+    text = (INFRA / "compose" / "prepare.py").read_text()
+    _, _, pools, devices = ast.literal_eval(re.search(r"^BUCKET, .* = (.*)$", text, re.M)[1])
+    workers = [SERVICES[name] for name in ("worker", "worker-gpu")]
+    assert {worker["command"][2] for worker in workers} == set(pools)
+    assert {worker["environment"]["RLHF_DEVICE_LIMITS"] for worker in workers} == set(devices)
+
+
+def test_links_lead_to_the_names_that_the_proxy_serves():
+    for name in ("worker", "worker-gpu"):
+        assert SERVICES[name]["environment"][PAGE_VARIABLE] == "https://mlflow.example.org"
+    for name in ("worker", "worker-gpu", "prefect-server", "prefect-services"):
+        assert SERVICES[name]["environment"]["PREFECT_UI_URL"] == "https://prefect.example.org"
 
 
 def test_no_address_holds_a_password():
@@ -173,7 +209,7 @@ print(json.dumps(sorted(names)))
 @pytest.fixture(scope="module")
 def read() -> set[str]:
     """Every variable that MLflow and Prefect read."""
-    return COMMON | {ROOTS} | mlflow_names() | prefect_names()
+    return COMMON | {ROOTS, PAGE_VARIABLE, "RLHF_DEVICE_LIMITS"} | mlflow_names() | prefect_names()
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tasks.tracking import PAGE_VARIABLE
+
 K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
 POOLS = {path.stem: json.loads(path.read_text()) for path in sorted((K8S / "pools").glob("*.json"))}
 GPUS = {"cpu": 0, "gpu": 1, "8gpu": 8}
@@ -157,6 +159,25 @@ def test_a_deployment_may_change_what_the_form_shows(rendered, pool):
     assert container["image"] == "rlhf:0123abc" and container["resources"]["requests"] == {"cpu": "2", "memory": "4Gi"}
     assert {"name": "RLHF_DEBUG", "value": "1"} in container["env"]
     assert container["resources"]["limits"].get("nvidia.com/gpu", "0") == str(GPUS[pool])
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_run_has_the_devices_of_its_pod_and_links_that_people_can_follow(rendered, pool):
+    (container,) = job_of(rendered, pool)["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "run"}}]
+    settings = {item["metadata"]["name"]: item["data"] for item in kind("ConfigMap")}
+    (ingress,) = kind("Ingress")
+    assert {settings["run"][name] for name in (PAGE_VARIABLE, "PREFECT_UI_URL")} == {
+        f"https://{host}" for host in ingress["spec"]["tls"][0]["hosts"]
+    }
+    assert settings["prefect-server"]["PREFECT_UI_URL"] == settings["run"]["PREFECT_UI_URL"]
+    assert settings["run"]["RLHF_DEVICE_LIMITS"] == "none"  # a limit by host name would be that of one pod
+
+
+def test_the_multi_node_launcher_holds_a_limit_of_its_own_and_takes_all_missed_runs_at_once():
+    (launcher,) = MPI_JOB["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
+    assert {"name": "RLHF_DEVICE_LIMITS", "value": "rlhf-multi-node"} in launcher["env"] and "--limit" not in launcher["args"]
+    assert "global-concurrency-limit create rlhf-multi-node --limit 1" in (K8S.parent / "docs" / "kubernetes.md").read_text()
 
 
 @pytest.mark.parametrize("pool", POOLS)
