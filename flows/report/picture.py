@@ -83,7 +83,7 @@ def _edge(edge: Edge, places: Places) -> Markup:
 def _box(node: Node, place: tuple[float, float], root: bool) -> Markup:
     x, y = place
     kind = f"{node.kind} root" if root else node.kind
-    last = "; ".join(node.versions) or (f"by {node.stage}" if node.stage else "made elsewhere")
+    last = "; ".join(node.versions) or (f"by {node.stage}" if node.stage else "given, or made by another run")
     hint = f"{node.name}\n{node.digest}\n{last}\nin {', '.join(node.runs)}"
     return Markup(
         '<g><rect class="box {}" x="{x:.0f}" y="{:.0f}" width={} height={} rx=8><title>{}</title></rect>'

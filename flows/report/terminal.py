@@ -136,7 +136,7 @@ def _node(node: Node) -> Text:
     parts = [(node.name, f"bold {color}"), f"  {node.digest[:12]}"]
     if node.versions:
         parts.append(("  " + ", ".join(node.versions), "yellow"))
-    made = f"  by {node.stage} in {', '.join(node.runs)}" if node.stage else "  made elsewhere"
+    made = f"  by {node.stage} in {', '.join(node.runs)}" if node.stage else "  given, or made by another run"
     return Text.assemble(*parts, (made, "dim"))
 
 
