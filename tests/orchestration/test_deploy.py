@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from local_platform import RLHF, Platform
 
 from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
 from flows.schedule import deploy, watch
@@ -22,9 +22,6 @@ from flows.ui import free_port
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks import limits
-
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
-FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
 def problems(parameters: dict, schema: dict, **options) -> list:
@@ -147,46 +144,6 @@ def test_without_a_server_it_says_so(tmp_path):
 
 
 # one platform for the rest
-
-
-class Platform:
-    """A platform of a workspace, a recipe file that needs no training, and a place that takes webhooks."""
-
-    def __init__(self, folder, recipe):
-        self.home, self.recipe, self.told = folder, recipe, []
-        self.environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"} | {"RLHF_HOME": str(folder)}
-        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-            self.environment.pop(name, None)
-        self.api = ""
-
-    def rlhf(self, *words: str) -> str:
-        done = subprocess.run([*RLHF, *words], capture_output=True, text=True, env=self.environment, cwd=self.home)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def post(self, path: str, **values):
-        return httpx.post(f"{self.api}/{path}", json=values, timeout=60).raise_for_status().json()
-
-    def start(self, name: str, **parameters) -> str:
-        deployment = httpx.get(f"{self.api}/deployments/name/{name}", timeout=60).raise_for_status().json()
-        return self.post(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)["id"]
-
-    def runs(self, name: str) -> list[dict]:
-        return self.post("flow_runs/filter", deployments={"name": {"any_": [name]}})
-
-    def wait(self, condition, seconds: float = 120):
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, (self.home / "platform" / "worker.log").read_text()[-3000:]
-            time.sleep(1)
-        return found
-
-    def ended(self, name: str, count: int) -> list[str]:
-        """Names of the states that `count` runs of a deployment have ended in."""
-        done = self.wait(
-            lambda: [run for run in self.runs(name) if run["state"]["type"] in FINAL][count - 1 :] and self.runs(name)
-        )
-        return sorted(run["state"]["name"] for run in done if run["state"]["type"] in FINAL)
 
 
 @contextlib.contextmanager

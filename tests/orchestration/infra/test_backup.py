@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -12,9 +10,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from postgres import postgres
 
 INFRA = Path(__file__).resolve().parents[3] / "infra"
-POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None) or Path(shutil.which("initdb") or "/").parent
 
 
 def call(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -103,38 +101,11 @@ def test_a_backup_that_was_cut_off_is_refused(laptop, tmp_path):
 # a server
 
 
-@contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[dict[str, str]]:
-    """A PostgreSQL of our own; the variables under which its programs find it. It refuses to run as root."""
-    port = free_port()
-    become = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if become:
-        shutil.chown(folder, "postgres")
-    data = folder / "data"
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-
-    def control(*words: str) -> None:
-        subprocess.run([*become, str(POSTGRES / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL, cwd="/")
-
-    control("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync")
-    control("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    try:
-        yield {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PATH": f"{POSTGRES}:{os.environ['PATH']}"}
-    finally:
-        control("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     # not below pytest's folder: the account postgres cannot reach it
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgres(Path(folder)) as variables:
-        yield variables
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, postgres(Path(folder)) as server:
+        yield server.variables
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""A stage as a program: reads its spec, logs three steps, leaves outputs that depend on spec and inputs only.
+
+`plan.json` beside it says how each stage is to behave: {"sft": {"crash": true, "seconds": 3, "metrics": {...}}}. One that is to
+"hold" stays in its first step until a file `go` lies beside it.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, write_atomically
+
+stage, spec_path, run_path = sys.argv[1:]
+spec, run = StageSpec.model_validate_json(Path(spec_path).read_text()), RunDir(Path(run_path))
+plan = json.loads((Path(__file__).parent / "plan.json").read_text()).get(stage, {})
+with (run.path.parent / "started.log").open("a") as file:
+    file.write(stage + "\n")
+for item in spec.inputs.values():
+    item.verified()
+OUTPUTS = {
+    "validate": [f"{kind}_{part}" for kind in ("demonstrations", "comparisons", "prompts") for part in ("train", "heldout")],
+    "sft": ["model"],
+    "reward": ["model"],
+    "ppo": ["model"],
+    "dpo": ["model"],
+    "evaluate": [],
+}
+STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response", "dpo": "dpo/loss"}
+METRICS = {
+    "validate": {"data/rows_kept": 30.0},
+    "sft": {"sft/heldout_loss": 2.0, "sft/heldout_improvement": 1.0},
+    "reward": {
+        "reward/heldout_pairs": 400.0,
+        "reward/accuracy": 0.8,
+        "reward/accuracy_lower": 0.76,
+        "reward/accuracy_over_length": 0.2,
+    },
+    "ppo": {"ppo/score_mean": 1.5, "ppo/kl_per_response": 3.0},
+    "dpo": {"dpo/heldout_pairs": 400.0, "dpo/accuracy": 0.7, "dpo/accuracy_lower": 0.65},
+    "evaluate": {
+        "eval/prompts": 100.0,
+        "eval/win_rate": 0.8,
+        "eval/win_rate_lower": 0.7,
+        "eval/kl_per_response": 3.0,
+        "eval/length_ratio": 1.0,
+        "eval/repetition_increase": 0.0,
+        "eval/alignment_tax": 0.1,
+        "eval/length_correlation": 0.2,
+        "eval/length_correlation_sft": 0.1,
+        "eval/distinct_2_ratio": 0.9,
+    },
+}
+if plan.get("crash") and not (run.path / "crashed").exists():
+    (run.path / "crashed").touch()
+    print("a crash before anything was done")
+    sys.exit(1)
+for step in (1, 2, 3):
+    run.log(step, 3, {STEPS.get(stage, "tokens_per_second"): 1.0 / step})
+    time.sleep(plan.get("seconds", 0.0) / 3)
+    while plan.get("hold") and not (Path(__file__).parent / "go").exists():
+        time.sleep(0.1)
+outputs = {}
+for name in OUTPUTS[stage]:
+    target = run.path / name
+    ready = Path(__file__).parent / "models" / stage  # one that loads, for what is to be promoted
+    if ready.exists():
+        shutil.copytree(ready, target, dirs_exist_ok=True)
+    elif "policy" in spec.inputs or ("model" in spec.inputs and stage != "validate"):
+        shutil.copytree(spec.inputs.get("policy", spec.inputs.get("model")).path, target, dirs_exist_ok=True)
+    target.mkdir(exist_ok=True)
+    (target / f"made_by_{stage}").write_text(spec.digest)
+    outputs[name] = Artifact(path=Path(name), digest=Artifact.of(target).digest)
+metrics = METRICS[stage] | plan.get("metrics", {})
+if "champion" in spec.inputs:
+    metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
+(run.path / "samples.table.json").write_text(json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]}))
+(run.path / "docs").mkdir(exist_ok=True)
+(run.path / "docs" / "index.html").write_text("<p>docs</p>")
+result = StageResult(
+    stage=stage,
+    digest=spec.digest,
+    outputs=outputs,
+    metrics=metrics,
+    counts={next(iter(metrics)): 400},
+    intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},
+    seconds=0.5,
+    files={"samples": "samples.table.json", "docs": "docs"},
+    environment={"python": "3.11"},
+)
+write_atomically(run.path / "result.json", result.model_dump_json())
