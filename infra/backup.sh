@@ -4,7 +4,8 @@
 #
 # A laptop:  RLHF_HOME (default .rlhf): MLflow's and Prefect's SQLite files, artifacts and records.
 # A server:  RLHF_PG, what stands before pg_dump (may be empty), e.g. 'docker compose -f infra/compose.yaml exec -T postgres';
-#            RLHF_PG_USER (default postgres); and the artifacts: RLHF_ARTIFACTS, a folder, or RLHF_OBJECTS, a command that takes
+#            RLHF_PG_USER (default postgres); RLHF_PG_DATABASES (default 'mlflow prefect'; of rlhf up --database 'rlhf_mlflow
+#            rlhf_prefect'); and the artifacts: RLHF_ARTIFACTS, a folder, or RLHF_OBJECTS, a command that takes
 #            'save' and writes a tar file to standard output (infra/objects.py for S3).
 set -euo pipefail
 umask 077
@@ -24,7 +25,7 @@ target.close()' "$1" "$2"
 }
 
 if [ -n "${RLHF_PG+server}" ]; then
-    for database in mlflow prefect; do
+    for database in ${RLHF_PG_DATABASES:-mlflow prefect}; do
         # shellcheck disable=SC2086 # a command and its words
         $RLHF_PG pg_dump --username="${RLHF_PG_USER:-postgres}" --format=custom "$database" >"$partial/$database.dump"
     done

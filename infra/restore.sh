@@ -19,7 +19,7 @@ pg() { # PROGRAM ARGS, as the database's administrator
 }
 
 if [ -n "${RLHF_PG+server}" ]; then
-    for database in mlflow prefect; do
+    for database in ${RLHF_PG_DATABASES:-mlflow prefect}; do
         [ -e "$source/$database.dump" ] || refuse "$source holds no $database.dump"
         tables=$(pg psql --dbname="$database" --no-psqlrc --tuples-only --no-align \
             --command="SELECT count(*) FROM pg_tables WHERE schemaname = 'public'" </dev/null)
@@ -33,7 +33,7 @@ if [ -n "${RLHF_PG+server}" ]; then
         mkdir -p "$folder"
         tar --extract --file="$source/artifacts.tar" --directory="$folder"
     fi
-    for database in mlflow prefect; do
+    for database in ${RLHF_PG_DATABASES:-mlflow prefect}; do
         pg pg_restore --dbname="$database" --exit-on-error --single-transaction <"$source/$database.dump"
     done
 else

@@ -161,6 +161,26 @@ def test_a_servers_databases_and_artifacts_come_back_as_they_were(server, tmp_pa
     assert (artifacts / "1" / "a" / "model.safetensors").read_bytes() == bytes(range(256))
 
 
+def test_the_databases_of_a_local_platform_are_saved_under_their_names(server, tmp_path):
+    names = ("rlhf_mlflow", "rlhf_prefect")
+    for name in names:
+        query(server, "postgres", f"drop database if exists {name}")
+        query(server, "postgres", f"create database {name}")
+        query(server, name, f"create table t (x text); insert into t values ('{name}')")
+    (tmp_path / "mlartifacts").mkdir()
+    (tmp_path / "mlartifacts" / "a").write_text("a")
+    variables = server | {
+        "RLHF_PG": "", "RLHF_PG_DATABASES": " ".join(names), "RLHF_ARTIFACTS": str(tmp_path / "mlartifacts")
+    }  # fmt: skip
+    backup = saved(tmp_path / "backups", **variables)
+    for name in names:
+        query(server, name, "drop table t")
+    (tmp_path / "mlartifacts" / "a").unlink()
+    assert call("restore.sh", str(backup), **variables).returncode == 0
+    assert [query(server, name, "select x from t") for name in names] == [[(name,)] for name in names]
+    assert (tmp_path / "mlartifacts" / "a").read_text() == "a"
+
+
 def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_path):
     query(server, "postgres", "drop database prefect")
     done = call("backup.sh", str(tmp_path / "backups"), **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)})

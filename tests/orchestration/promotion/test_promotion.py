@@ -17,7 +17,7 @@ from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact
-from tasks import attempt, registry, signoff
+from tasks import attempt, bulletin, registry, signoff
 from tasks import desk as module
 from tasks.desk import Desk
 from tasks.eligibility import ApprovalMissing, ContestLost
@@ -136,6 +136,20 @@ def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
     promote(shelf.desk, Request(version="2"))
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-policy@champion"))
     assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
+
+
+def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(desk, monkeypatch):
+    told = []
+    monkeypatch.setattr(bulletin, "publish", lambda event, about, what: told.append((event, about, what["version"])))
+    promote(desk, Request(version="2"))  # its reward model is champion already
+    with refused(desk, "was not compared", ContestLost):
+        promote(desk, Request(version="5"))
+    assert told == [("rlhf.promoted", "rlhf.model.tiny-policy", "2")]
+    promote(desk, Request(kind="reward", version="2"))
+    promote(desk, Request(kind="reward", version="2"))  # it is champion already
+    assert told[1:] == [("rlhf.promoted", "rlhf.model.tiny-reward", "2")]
+    rollback(desk, Request())
+    assert {resource for _, resource, _ in told[2:]} == {"rlhf.model.tiny-policy", "rlhf.model.tiny-reward"}
 
 
 # who may not
