@@ -237,11 +237,21 @@ ADAPTIVE = PPO(
     importance_cap=2.0, importance_level="sequence", sampling=Sampling(max_new_tokens=8),
     reward={"model_weight": 0, "functions": FUNCTIONS, "centre": True, "scale": True, "clip": 2.0, "length_penalty": 0.1},
 )  # fmt: skip
+SHORT = {
+    "steps": 3, "rollout_batch": 8, "minibatches": 2, "epochs": 2, "policy_lr": 1e-2, "critic_lr": 1e-3, "checkpoint_every": 1,
+    "beta": 0.2, "sampling": Sampling(max_new_tokens=6, temperature=0.7),
+}  # fmt: skip
+PROCESS = PPO(
+    **SHORT, reward={"model_at": "difference"}, kl_in="loss", kl_estimator="k3", clip_high=0.28, dual_clip=3.0, gamma=0.9,
+    entropy_coef=0.01, whiten_advantages=False,
+)  # fmt: skip
+UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline", group_size=2)
 
 
 @pytest.fixture
 def looped(models, tiny_model, tmp_path, monkeypatch):
-    """looped(folder, killed_after=None): the stage's own loop in this process, to its end or to a kill; the actor's weights."""
+    """looped(folder, config=ADAPTIVE, killed_after=None): the stage's own loop in this process, to its end or to a kill; the
+    actor's weights."""
     (tmp_path / "loop_rules.py").write_text(RULES)
     monkeypatch.syspath_prepend(tmp_path)
     tokenizer = load_tokenizer(tiny_model)
@@ -249,13 +259,18 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
     records = [{"prompt": [{"role": "user", "content": text}], "meta": {}} for text in texts]
 
     def built(spec: StageSpec) -> stage.Trainer:
+        config = PPO.model_validate(spec.config["ppo"])
         policy, critic = (copy.deepcopy(model) for model in models[:2])
+        scalars = [load_scalar(tiny_model, new_head=True, seed=seed) for seed in (5, 6)]
+        reward, *further = (inference(model, dtype="float32") for model in scalars)
         return stage.Trainer(
-            actor=Plain(policy), critic=Plain(critic), reward=None, further_rewards=(), tokenizer=tokenizer,
-            records=records, config=ADAPTIVE, seed=1,
-            functions=load_functions(ADAPTIVE.reward.functions, records, tokenizer),
+            actor=Plain(policy), critic=Plain(critic) if config.has_critic else None, tokenizer=tokenizer,
+            reward=reward if config.reward.model_weight else None,
+            further_rewards=tuple(further) if config.uncertainty_penalty else (),
+            records=records, config=config, seed=1,
+            functions=load_functions(config.reward.functions, records, tokenizer),
             reference=inference(copy.deepcopy(models[0]), dtype="float32"),
-            sampler=PlainSampler(copy.deepcopy(models[0]), ADAPTIVE.sampling),
+            sampler=PlainSampler(copy.deepcopy(models[0]), config.sampling),
             prompts=[tokenizer(text)["input_ids"] for text in texts],
         )  # fmt: skip
 
@@ -267,12 +282,12 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
             if step == self.limit:
                 raise KeyboardInterrupt
 
-    def run(name: str, killed_after: int | None = None) -> dict[str, Tensor]:
+    def run(name: str, config: PPO = ADAPTIVE, killed_after: int | None = None) -> dict[str, Tensor]:
         directory = Killed(tmp_path / name)
         directory.limit = killed_after
         monkeypatch.setattr(stage, "build", built)
         stage.run(
-            StageSpec(stage="ppo", seed=1, config={"ppo": ADAPTIVE.model_dump(mode="json")}, inputs={}, code=""), directory
+            StageSpec(stage="ppo", seed=1, config={"ppo": config.model_dump(mode="json")}, inputs={}, code=""), directory
         )
         return load_policy(tmp_path / name / "model").state_dict()
 
@@ -294,6 +309,24 @@ def test_a_resumed_loop_is_the_uninterrupted_one_bit_for_bit(looped, tmp_path):
     assert timeless[0] == timeless[1] == timeless[2] and len(timeless[0]) == 6
     first, *_, last = timeless[0]
     assert first["ppo/beta"] != last["ppo/beta"] and first["ppo/score_running_mean"] != last["ppo/score_running_mean"]
+
+
+@pytest.mark.parametrize("config", [PROCESS, UNSURE], ids=("process rewards, KL in the loss", "a wary ensemble"))
+def test_other_options_are_paid_in_the_loop_as_they_say_and_resume_bit_for_bit(looped, tmp_path, config):
+    whole = looped("whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        looped("killed", config, killed_after=2)
+    resumed = looped("killed", config)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    for line in read_metrics(tmp_path / "whole" / "metrics.jsonl"):
+        step = {name.removeprefix("ppo/"): value for name, value in line["metrics"].items()}
+        paid = step["score_mean"] - config.missing_eos_penalty * (1 - step["eos_share"])
+        if config.kl_in == "loss":
+            assert step["reward_mean"] == pytest.approx(paid, abs=1e-5) and "score_spread" not in step
+        else:  # the mean of squares is no less than the square of the mean
+            most = paid - config.beta * step["kl_per_response"] - config.uncertainty_penalty * step["score_spread"] ** 2
+            assert step["score_spread"] > 0 and step["reward_mean"] <= most + 1e-5
+        assert step["sampler_logprob_diff_max"] < 1e-4  # at temperature 0.7
 
 
 def test_responses_of_older_weights_show_in_age_and_mismatch(looped, tmp_path):
