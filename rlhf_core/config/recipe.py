@@ -17,6 +17,7 @@ from rlhf_core.config.training import DPO, SFT, Reward
 
 Alignment = Literal["ppo", "dpo"]
 ALIGNMENTS = get_args(Alignment)  # stages of which a recipe has one: they make the policy
+SAMPLES = {"reward": ("max_heldout", "pairs"), "dpo": ("max_heldout", "pairs"), "evaluate": ("max_prompts", "prompts")}
 
 
 class Model(Config):
@@ -89,6 +90,19 @@ class Recipe(Config):
         for name, rule in self.gates.items():
             if not self.runs(rule.stage):
                 raise ValueError(f"gates.{name} is of the stage {rule.stage}, which does not run with align = {self.align!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_see_enough(self) -> "Recipe":
+        for stage, (key, samples) in SAMPLES.items():
+            section = getattr(self, stage)
+            most, override = getattr(section, key), section.gate.overrides.get(samples)
+            least = override.threshold if override else getattr(section.gate, f"min_{samples}")
+            if self.runs(stage) and most < least:
+                raise ValueError(
+                    f"{stage}.{key} {most} is less than {stage}.gate.min_{samples} {least:g}: the gate would refuse whatever "
+                    "comes; raise the first, or lower the second"
+                )
         return self
 
     @model_validator(mode="after")

@@ -112,7 +112,7 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = N
         "sft": learning | {"batch_size": 12, "epochs": 1, "max_train": 24, "lora": (layout or {}).get("lora", False)},
         "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
         "ppo": learning | once | {"sampling": sampling} | (layout or {}),
-        "evaluate": {"micro_batch_tokens": 512, "max_prompts": 8, "sampling": sampling},
+        "evaluate": {"micro_batch_tokens": 512, "max_prompts": 8, "gate": {"min_prompts": 8}, "sampling": sampling},
         "registry": {"name": "measured"},
     })  # fmt: skip
 

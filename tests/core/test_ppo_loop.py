@@ -286,9 +286,7 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
         directory = Killed(tmp_path / name)
         directory.limit = killed_after
         monkeypatch.setattr(stage, "build", built)
-        stage.run(
-            StageSpec(stage="ppo", seed=1, config={"ppo": config.model_dump(mode="json")}, inputs={}, code=""), directory
-        )
+        stage.run(StageSpec(stage="ppo", seed=1, config={"ppo": config.model_dump(mode="json")}, inputs={}, code=""), directory)
         return load_policy(tmp_path / name / "model").state_dict()
 
     return run

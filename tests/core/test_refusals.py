@@ -29,6 +29,11 @@ REFUSED = {
         ["reward.ensemble=2", "ppo.uncertainty_penalty=0.1", 'ppo.reward.model_at="every"'],
         r"uncertainty_penalty 0\.1 with reward\.model_at 'every'.* set model_at to 'last', or the penalty to 0",
     ),
+    "fewer prompts than the gate wants": (
+        ["evaluate.max_prompts=49"],
+        r"evaluate\.max_prompts 49 is less than evaluate\.gate\.min_prompts 50.* raise the first, or lower the second",
+    ),
+    "fewer pairs than the gate wants": (["reward.max_heldout=99"], r"max_heldout 99 is less than reward\.gate\.min_pairs 100"),
     "an advantage over nobody": (['ppo.advantage="rloo"'], "'rloo' compares .* there is 1; expected group_size of 2 or more"),
     "minibatches that do not divide the batch": (
         ["ppo.rollout_batch=64", "ppo.minibatches=5"],
@@ -83,5 +88,8 @@ def test_a_value_out_of_bounds_is_answered_with_what_the_key_is_and_its_default(
 def test_the_values_at_the_edge_are_taken(recipe):
     assert recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta == 0
     assert recipe("ppo.steps=3", "ppo.critic_warmup_steps=2", "ppo.warmup_steps=3").ppo.steps == 3
+    assert recipe("evaluate.max_prompts=20", "evaluate.gate.min_prompts=20", "dpo.max_heldout=1").evaluate.max_prompts == 20
+    override = '{threshold=9, reason="a trial of nine pairs"}'
+    assert recipe("reward.max_heldout=9", f"reward.gate.overrides.pairs={override}").reward.max_heldout == 9
     sharded = recipe('ppo.frozen="sharded"', "ppo.zero_stage=3", 'evaluate.frozen="sharded"', "distributed.ranks=2")
     assert sharded.evaluate.frozen == "sharded"
