@@ -11,6 +11,7 @@ from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.gates import Decision
 from rlhf_core.rundir import StageResult
 from tasks import dpo, evaluate, ppo, prepare, reward, sft, validate
+from tasks.context import require_samplers
 from tasks.record import ApprovalRecord, Record, held
 from tasks.registry import PromotionResult
 from tasks.specs import Artifacts, local, model_folder
@@ -130,6 +131,7 @@ def opened(
     if first > last:
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
     check_paths(recipe)
+    require_samplers(recipe, [name for name in ALL[first : last + 1] if recipe.runs(name)])
     record = Record.new(workspace, recipe, name).model_copy(update={"flow_run_id": runtime.flow_run.id})
     with held(workspace, record.id):
         record.save(workspace)

@@ -1,11 +1,14 @@
 """What a stage's identity depends on, and what it does not."""
 
+import json
+
 import pytest
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import evaluate, ppo, prepare, reward, sft, validate
+from tasks import context, evaluate, ppo, prepare, reward, sft, validate
+from tasks.context import require_samplers
 from tasks.session import check_paths
 
 MODEL_FILES = ("config.json", "tokenizer_config.json", "model.safetensors")
@@ -206,6 +209,44 @@ def test_a_response_longer_than_the_models_context_is_refused_before_anything_is
     )
     with pytest.raises(BadInput, match=message):
         validate.spec(recipe(**changes), have)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # 2 layers * 2 * 32 numbers a token: 512 bytes in float32
+CACHE = {"max_new_tokens": 5888, "kv_cache_mib": 3}  # with 256 tokens of prompt 6,144, and 3 MiB hold as many
+
+
+@pytest.mark.parametrize("stage", ["ppo", "evaluate"])
+def test_a_cache_that_cannot_hold_one_row_is_refused_before_anything_is_trained(have, stage):
+    (have["base"].path / "config.json").write_text(json.dumps(LLAMA))
+    assert validate.spec(recipe(**{stage: {"sampling": CACHE}}), have)
+    longer = CACHE | {"max_new_tokens": 5889}
+    message = (
+        rf"{stage}.sampling.kv_cache_mib 3 holds 6144 tokens, but data.max_prompt_tokens 256 and "
+        rf"{stage}.sampling.max_new_tokens 5889 are 6145; set it to at least 4"
+    )
+    with pytest.raises(BadInput, match=message):
+        validate.spec(recipe(**{stage: {"sampling": longer}}), have)
+    assert validate.spec(recipe(model={"base": "b", "dtype": "bfloat16"}, **{stage: {"sampling": longer}}), have)
+    (have["base"].path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "of another make"}))
+    assert validate.spec(recipe(**{stage: {"sampling": longer}}), have)
+
+
+def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypatch):
+    require_samplers(recipe(), ["ppo", "evaluate"])
+    monkeypatch.setattr(context, "find_spec", lambda name: None)
+    require_samplers(recipe(), ["prepare", "validate", "sft", "reward"])
+    plain = {"sampling": {"engine": "transformers"}}
+    require_samplers(recipe(ppo=plain, evaluate=plain), ["ppo", "evaluate"])
+    with pytest.raises(BadInput, match=r"evaluate\.sampling\.engine is 'vllm', which is not installed here.* 'transformers'"):
+        require_samplers(recipe(ppo=plain), ["ppo", "evaluate"])
 
 
 def test_an_evaluation_of_sharded_models_runs_on_all_ranks(have):
