@@ -4,6 +4,7 @@ Reads MLFLOW_S3_ENDPOINT_URL and the AWS_... variables. Objects pass through a f
 """
 
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -21,7 +22,10 @@ def save(store) -> None:
                 with tempfile.TemporaryFile() as file:
                     store.download_fileobj(BUCKET, item["Key"], file)
                     entry = tarfile.TarInfo(item["Key"])
-                    entry.size, entry.mtime = file.tell(), item["LastModified"].timestamp()
+                    # the end of the file, not where the last write left off: parts of a large object come in any order
+                    entry.size, entry.mtime = file.seek(0, os.SEEK_END), item["LastModified"].timestamp()
+                    if entry.size != item["Size"]:
+                        sys.exit(f"{item['Key']} has {entry.size} bytes, the store listed {item['Size']}; try again")
                     file.seek(0)
                     tar.addfile(entry, file)
 
@@ -33,7 +37,10 @@ def restore(store) -> None:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
         for entry in tar:
             if entry.isfile():
-                store.upload_fileobj(tar.extractfile(entry), BUCKET, entry.name)
+                with tempfile.TemporaryFile() as file:
+                    shutil.copyfileobj(tar.extractfile(entry), file)
+                    file.seek(0)
+                    store.upload_fileobj(file, BUCKET, entry.name)
 
 
 if __name__ == "__main__":

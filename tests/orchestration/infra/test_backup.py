@@ -4,12 +4,14 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
+from object_store import object_store
 from postgres import postgres
 
 INFRA = Path(__file__).resolve().parents[3] / "infra"
@@ -185,3 +187,44 @@ def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_
     query(server, "postgres", "drop database prefect")
     done = call("backup.sh", str(tmp_path / "backups"), **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)})
     assert done.returncode != 0 and all(path.name.endswith(".partial") for path in (tmp_path / "backups").iterdir())
+
+
+# an object store
+
+
+@pytest.fixture
+def store():
+    """A bucket with an object of several parts, one of a strange name and an empty one; and an empty bucket."""
+    large = bytes(range(256)) * 100_000
+    buckets = {"mlflow": {"1/a/model.safetensors": large, "1/é b": b"x", "2/empty": b""}, "new": {}}
+    with object_store(buckets) as variables:
+        yield buckets, variables
+
+
+def objects(what: str, tar: Path, **variables: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")} | variables
+    command = [sys.executable, str(INFRA / "objects.py"), what]
+    with tar.open("rb" if what == "restore" else "wb") as file:
+        given = {"stdin": file, "stdout": subprocess.PIPE} if what == "restore" else {"stdout": file}
+        return subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, **given)
+
+
+def test_a_buckets_objects_come_back_byte_for_byte_and_only_into_an_empty_bucket(store, tmp_path):
+    buckets, variables = store
+    tar = tmp_path / "objects.tar"
+    assert objects("save", tar, **variables).returncode == 0
+    done = objects("restore", tar, **variables, RLHF_BUCKET="new")
+    assert done.returncode == 0 and buckets["new"] == buckets["mlflow"], done.stderr
+    again = objects("restore", tar, **variables, RLHF_BUCKET="new")
+    assert again.returncode != 0 and "bucket new is not empty; nothing was changed" in again.stderr
+
+
+def test_backup_and_restore_take_the_artifacts_from_an_object_store(server, store, tmp_path):
+    buckets, variables = store
+    program = f"env PYTHONPATH={Path(sys.prefix) / 'platform'} {sys.executable} {INFRA / 'objects.py'}"
+    environment = server | variables | {"RLHF_PG": "", "RLHF_OBJECTS": program}
+    backup = saved(tmp_path / "backups", **environment)
+    kept = buckets["mlflow"].copy()
+    buckets["mlflow"].clear()
+    done = call("restore.sh", str(backup), **environment)
+    assert done.returncode == 0 and buckets["mlflow"] == kept, done.stderr

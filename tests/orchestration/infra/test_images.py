@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.record import git_state
 
@@ -72,6 +73,19 @@ def test_every_package_is_installed_from_a_lock_file_without_a_resolver():
     assert all("--no-deps" in part for part in installs)
     locks = set(re.findall(r"--requirement (\S+)", TEXT))
     assert locks == {f"infra/requirements/{name}.txt" for name in ("cpu", "gpu", "platform")}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_whose_torch_cannot_be_imported_is_not_made(target):
+    install = next(rest for word, rest in stages()[target] if word == "RUN" and f"{target}.txt" in rest)
+    assert install.split("&&")[-1].strip() == "python -c 'import torch'"
+
+
+def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_image():
+    words = [(word, rest) for word, rest in stages()["cpu"] if "PIP_EXTRA_INDEX_URL" in rest or "cpu.txt" in rest]
+    assert words[1] == ("ARG", "PIP_EXTRA_INDEX_URL") and words[2][0] == "RUN"  # pip reads the variable
+    compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
+    assert compose["x-ours"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] is None  # of whoever builds
 
 
 @pytest.mark.parametrize("lock", ["cpu", "gpu", "platform"])
