@@ -90,6 +90,8 @@ def _apply(values: dict, setting: str) -> None:
         child = values.get(parent)
         if isinstance(child, str):  # a source given as a plain string
             child = {"path": child}
+        if child and not isinstance(child, dict):
+            raise ConfigError(f"--set {setting!r}: {parent} is {child!r} in the recipe, a value and no section; mend the key.")
         child = dict(child) if child else {}
         values[parent] = child
         values = child

@@ -13,6 +13,7 @@ REFUSED = {
     "a discount above 1": (["ppo.gamma=1.5"], r"ppo\.gamma: .*less than or equal to 1 \(found 1\.5\)"),
     "a rate of 0": (["sft.lr=0"], r"sft\.lr: .*greater than 0 \(found 0\)"),
     "a temperature of 0": (["ppo.sampling.temperature=0"], r"ppo\.sampling\.temperature: .*greater than 0 \(found 0\)"),
+    "a key below a value": (["ppo.beta=0.1", "ppo.beta.x=1"], r"'ppo\.beta\.x=1': beta is 0\.1 .* a value and no section"),
     "an infinite KL coefficient": (["ppo.beta=inf"], r"ppo\.beta: .*finite number \(found inf\)"),
     "an infinite limit": (["ppo.gate.max_kl_per_response=inf"], r"max_kl_per_response: .*finite number \(found inf\)"),
     "a controller that multiplies nothing": (
