@@ -6,12 +6,13 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import rlhf_core.dpo as stage
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batch import Sequence
-from rlhf_core.config import DPO
+from rlhf_core.config import DPO, LoRA
 from rlhf_core.config.gates import GateRule
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
@@ -78,6 +79,16 @@ def test_gates_can_use_what_dpo_says_of_each_heldout_pair(finished):
         rule = GateRule(stage="dpo", metric=metric, bound="at least", threshold=0.0, confidence=0.9)
         found = measure(rule, result, run.path)
         assert found.problem is None and found.n == result.counts[metric], (metric, found)
+
+
+def test_adapters_alone_learn_and_are_merged_into_a_plain_model(spec, tiny_model, tmp_path):
+    run = RunDir(tmp_path / "run")
+    result = run_stage(spec(DPO(**TINY.model_dump() | {"lora": LoRA(rank=4), "lr": 1e-2})), run)
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, run.path / "model"))
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert before.keys() == after.keys() and len(moved) == 2 * 7 and all("_proj" in name for name in moved)
+    first, *_, last = steps_of(run)
+    assert first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-5) and last["dpo/loss"] < first["dpo/loss"] - 0.02
 
 
 @pytest.mark.parametrize("config", [TINY, DPO(**TINY.model_dump() | {"loss": "ipo"})], ids=["sigmoid", "ipo"])
