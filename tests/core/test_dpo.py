@@ -83,7 +83,7 @@ def test_gates_can_use_what_dpo_says_of_each_heldout_pair(finished):
 
 def test_adapters_alone_learn_and_are_merged_into_a_plain_model(spec, tiny_model, tmp_path):
     run = RunDir(tmp_path / "run")
-    result = run_stage(spec(DPO(**TINY.model_dump() | {"lora": LoRA(rank=4), "lr": 1e-2})), run)
+    run_stage(spec(DPO(**TINY.model_dump() | {"lora": LoRA(rank=4), "lr": 1e-2})), run)
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, run.path / "model"))
     moved = {name for name in before if not before[name].equal(after[name])}
     assert before.keys() == after.keys() and len(moved) == 2 * 7 and all("_proj" in name for name in moved)
