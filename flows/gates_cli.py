@@ -115,6 +115,7 @@ def _lines(decision: dict, evidence: dict) -> list[tuple[str, str]]:
         "code": f"{code}, commit {decision['commit']}" if code else "",
         "decided at": decision["decided_at"],
         "evidence": evidence["items"] or evidence["result"],
+        "figure": evidence["figure"] or "",
         "run directory": evidence["run_dir"],
     }
     return [(name, text) for name, text in lines.items() if text]

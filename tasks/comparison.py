@@ -43,7 +43,7 @@ class Duel:
 
     run: str
     over: str
-    judge: str  # 'reward model' or 'independent scorer'
+    judge: str  # 'reward model', 'independent scorer' or 'judge'
     finding: Finding
 
 

@@ -3,7 +3,7 @@
 from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.gates import Decision
-from rlhf_core.item_metrics import base_metric
+from rlhf_core.item_metrics import base_metric, detector_of
 from tasks.record import Record, StageRecord, matching, records
 from tasks.workspace import Workspace
 
@@ -45,16 +45,23 @@ def explain(record: Record, name: str) -> dict:
     inputs = spec.inputs if spec else {}
     model = (result.outputs.get("model") if result else None) or inputs.get("given") or inputs.get("policy")
     places = {name: str(inputs[name].path) for name in decision.data_digests if name in inputs}
-    items = stage.run_dir / result.files["items"] if result and "items" in result.files else None
+    named = result.files if result else {}
+    files = {kind: str(stage.run_dir / named[name]) for kind, name in _files(decision).items() if name in named}
     return {
         "decision": _row(decision),
         "run": record.name,
         "evidence": {
-            "run_dir": str(stage.run_dir), "result": str(stage.run_dir / "result.json"), "items": str(items) if items else None,
+            "run_dir": str(stage.run_dir), "result": str(stage.run_dir / "result.json"),
+            "items": files.get("items"), "figure": files.get("figure"),
             "model": str(model.path) if model else None, "data": places,
         },
         "worst": _worst(stage, decision),
     }  # fmt: skip
+
+
+def _files(decision: Decision) -> dict[str, str]:
+    """Names among a stage's files: what the decision rests on, and its detector's figure."""
+    return {"items": "items", "figure": f"detector_{detector_of(base_metric(decision.metric))}"}
 
 
 def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:

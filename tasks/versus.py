@@ -49,7 +49,7 @@ def versus(run: RunEvidence, model: str) -> Versus | None:
     columns = [column for column in MEASURES if not (scorer_only and column == "score")]
     rows = [row for column in columns if (row := _row(items, model, column))]
     duels = [_duel(items, model, column) for column in JUDGES if column in columns and _has(items, model, column)]
-    return Versus(model, rows, duels, _samples(items, model))
+    return Versus(model, rows, [*duels, *_judged(items, model)], _samples(items, model))
 
 
 def _took_part(stage: StageEvidence, model: str) -> bool:
@@ -77,6 +77,14 @@ def _row(items: Columns, model: str, column: str) -> MetricRow | None:
 def _duel(items: Columns, model: str, column: str) -> Duel:
     found = noise.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"])
     return Duel(NAMES["policy"], NAMES[model], JUDGES[column], found)
+
+
+def _judged(items: Columns, model: str) -> list[Duel]:
+    """What the configured judge said (rlhf_core/judge.py), where it was asked about this model."""
+    outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
+    if not outcomes:
+        return []
+    return [Duel(NAMES["policy"], NAMES[model], "judge", noise.win_rate(outcomes, [0.5] * len(outcomes)))]
 
 
 def _recorded(run: RunEvidence, model: str) -> list[MetricRow]:

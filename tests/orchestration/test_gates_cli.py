@@ -139,6 +139,17 @@ def test_the_sign_test_and_the_override_are_explained(rlhf, recorded):
     assert "to 0.3 by Ada: ten pairs must do here" in rlhf("gates", "latest", "--explain", "lower_bound")[1]
 
 
+def test_a_detectors_gate_names_its_figure(rlhf, recorded, home):
+    stage = recorded.stages[0]
+    stage.decisions[0] = stage.decisions[0].model_copy(update={"gate": "long", "metric": "eval/length_correlation"})
+    recorded.save(Workspace(home))
+    file = stage.run_dir / "result.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"files": result["files"] | {"detector_length": "detector_length.png"}}))
+    assert f"{stage.run_dir}/detector_length.png" in rlhf("gates", "latest", "--explain", "long")[1]
+    assert "figure" not in rlhf("gates", "latest", "--explain", "accuracy")[1]
+
+
 def test_evidence_that_is_gone_is_said_to_be(rlhf, recorded):
     (recorded.stages[0].run_dir / "items.parquet").unlink()
     code, out, _ = rlhf("gates", "latest", "--explain", "accuracy")

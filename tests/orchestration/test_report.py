@@ -116,6 +116,17 @@ def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(ma
     assert "Policy against the SFT model" in seen.text and "Policy against the champion" in seen.text
 
 
+def test_a_judge_has_its_say_beside_the_reward_model(made):
+    (run,) = evidence(made, Story("a", champion="policy-0"))
+    assert [duel.judge for duel in versus(run, "sft").duels] == ["reward model", "independent scorer"]
+    run.stages["evaluate"].items["judge_vs_sft"] = [1.0] * 40 + [0.5] * 8 + [0.0] * 12 + [None] * 4
+    *_, judge = versus(run, "sft").duels
+    assert (judge.judge, judge.over, judge.finding.n) == ("judge", "SFT model", 60)  # four were not judged
+    assert judge.finding.difference == pytest.approx(44 / 60) and judge.finding.better
+    assert "by the judge" in Page(run_page(run)).text
+    assert [duel.judge for duel in versus(run, "champion").duels] == ["reward model", "independent scorer"]
+
+
 def test_without_items_the_report_rests_on_what_was_recorded(made):
     (run,) = evidence(made, Story("a", with_items=False))
     found = versus(run, "sft")
