@@ -8,6 +8,7 @@ import pytest
 import torch
 
 WORDS = [f"w{i}" for i in range(56)]
+torch.set_num_threads(1)  # of this process, not of stages: tests run beside each other, and on tiny models threads only wait
 
 
 @pytest.fixture(scope="session")
