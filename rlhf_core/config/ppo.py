@@ -205,6 +205,11 @@ class PPO(Training):
                 f"frozen 'sharded' with zero_stage {self.zero_stage}: weights are shared out by ZeRO 3; set zero_stage to 3, "
                 "or frozen to 'whole'"
             )
+        if self.frozen == "sharded" and self.reward_trunk == "reference":
+            raise ValueError(
+                "frozen 'sharded' with reward_trunk 'reference': the trunk that both share is whole on each rank; set frozen "
+                "to 'whole', or reward_trunk to 'own'"
+            )
         return self
 
     @property

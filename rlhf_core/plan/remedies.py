@@ -1,8 +1,11 @@
 """The smallest change that makes a stage fit: cheap changes first, those that training does not offer yet after them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
+
+from pydantic import ValidationError
 
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
@@ -65,9 +68,10 @@ def find_remedy(recipe: Recipe, models: Models, plan: StagePlan, *, doubling: in
     def build(strategy: Strategy) -> StagePlan:
         return plan_stage(recipe, plan.stage, models, strategy, plan.hardware)
 
-    tokens, caches = _token_levels(recipe, plan), _cache_levels(recipe, plan, models)
+    tokens, caches, loads = _token_levels(recipe, plan), _cache_levels(recipe, plan, models), _loading(recipe, plan.stage)
     for strategy in _by_cost(plan, doubling):
-        if not build(replace(strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1])).fits:
+        smallest = replace(strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1])
+        if not (loads(strategy) and build(smallest).fits):
             continue
         sizes = sorted(product(range(len(tokens)), range(len(caches(strategy)))), key=lambda pair: (sum(pair), pair))
         for i, j in sizes:
@@ -75,6 +79,28 @@ def find_remedy(recipe: Recipe, models: Models, plan: StagePlan, *, doubling: in
             if found.fits:
                 return Remedy(tuple(_changes(plan, found.strategy)), found)
     return None
+
+
+def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
+    """Whether a recipe with what a strategy says of the stage would be loaded: ZeRO 3 takes no adapters, and so on."""
+    if stage == OWN_SAMPLER:
+        return lambda strategy: True
+    section = getattr(recipe, stage)
+    values = section.model_dump()
+
+    @cache
+    def loads(**changes: object) -> bool:
+        try:
+            type(section).model_validate(values | {name: value for name, value in changes.items() if name in values})
+        except ValidationError:
+            return False
+        return True
+
+    def loading(strategy: Strategy) -> bool:
+        frozen = "sharded" if strategy.frozen == "sharded" else "whole"
+        return loads(zero_stage=strategy.zero_stage, offload_optimizer=strategy.offload_optimizer, frozen=frozen)
+
+    return loading
 
 
 def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:

@@ -53,6 +53,10 @@ REFUSED = {
     "weights shared out without ZeRO 3": (
         ['ppo.frozen="sharded"', "ppo.zero_stage=2"], "frozen 'sharded' with zero_stage 2.* set zero_stage to 3",
     ),
+    "a trunk shared by reward and reference, and shared out": (
+        ['ppo.frozen="sharded"', "ppo.zero_stage=3", "reward.lora=true", 'ppo.reward_trunk="reference"'],
+        "frozen 'sharded' with reward_trunk 'reference'.* set frozen to 'whole', or reward_trunk to 'own'",
+    ),
     "a sampler of several devices in an evaluation of one": (
         ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"], "tensor_parallel 2, but one rank evaluates; set frozen",
     ),

@@ -49,6 +49,26 @@ def test_the_printed_options_make_it_fit(plan):
     assert not found["sft"]["fits"] and next(stage for stage in again if stage["stage"] == "sft")["fits"]
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ["ppo.lora=true", "sft.lora=true", "reward.lora=true"],
+        ["ppo.critic=shared"],
+        ["reward.lora=true", "ppo.reward_trunk=reference"],
+    ],
+)
+def test_what_makes_it_fit_is_no_combination_that_is_refused(plan, layout):
+    """ZeRO 3 takes neither adapters nor a shared critic; what is left is more devices, or nothing."""
+    words = ("smollm2", "--model", "llama-2-13b", "--gpus", "8", "--gpu-memory", "40GiB", "--json")
+    settings = [*layout, "distributed.ranks=8", "ppo.sampling.kv_cache_mib=8192"]
+    found = json.loads(plan(*words, *(f"--set={setting}" for setting in settings))[1])["stages"]
+    remedies = [remedy["changes"] for stage in found for remedy in stage["remedies"]]
+    assert any(not stage["fits"] for stage in found) and remedies
+    for changes in remedies:
+        options = [found[1] for change in changes if (found := re.fullmatch("--set (.+)", change["option"] or ""))]
+        load_recipe("smollm2", [*settings, *options])
+
+
 def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "200GB", "--json")
     own = ("--set", "ppo.sampling.own_devices=2", "--set", "ppo.sampling.tensor_parallel=2")
