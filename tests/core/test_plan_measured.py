@@ -174,7 +174,10 @@ ALONE = [(dtype, stage, 1) for dtype in ("float32", "bfloat16") for stage in (0,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "zero_stage", "devices"), [*ALONE, ("float32", 1, 2), ("float32", 2, 2)])
+@pytest.mark.parametrize(
+    ("dtype", "zero_stage", "devices"),
+    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1)],
+)
 def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(tmp_path, dtype, zero_stage, devices):
     """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a CPU's resident memory."""
     write_model(tmp_path, MIDDLE)

@@ -133,6 +133,72 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
 
 
 @pytest.mark.slow
+def test_an_offloaded_optimizer_changes_no_loss(inputs, tmp_path):
+    """With DeepSpeed's own moves between where the gradients are and where the optimizer is: on a CPU the same memory."""
+    together({tmp_path / "one": spec_of("sft", inputs["sft"], ranks=1)}, ranks=1)
+    off = {
+        tmp_path / f"zero{zero}": spec_of("sft", inputs["sft"], ranks=2, zero_stage=zero, offload_optimizer=True)
+        for zero in (1, 2, 3)
+    }
+    together(off, ranks=2)
+    for folder in off:
+        assert json.loads((folder / "deepspeed.json").read_text())["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+        assert_same_losses(folder, tmp_path / "one", "sft")
+
+
+@pytest.mark.slow
+def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
+    """Weights stay float32, so that one rank and two differ by no more than bfloat16's 8 bits of a logit."""
+    specs = {
+        (stage, dtype): spec_of(stage, inputs[stage], ranks=1)
+        for stage in ("sft", "reward")
+        for dtype in ("float32", "bfloat16")
+    }
+    specs = {key: spec.model_copy(update={"config": spec.config | {"dtype": key[1]}}) for key, spec in specs.items()}
+    folders = {key: tmp_path / "-".join(key) for key in specs}
+    together({folders[key]: spec for key, spec in specs.items()}, ranks=1)
+    two = specs["sft", "bfloat16"]
+    two = two.model_copy(update={"config": two.config | {"ranks": 2, "sft": two.config["sft"] | {"zero_stage": 2}}})
+    together({tmp_path / "two": two}, ranks=2)
+    for stage in ("sft", "reward"):
+        half, full = (
+            [line["metrics"][f"{stage}/loss"] for line in read_metrics(folders[stage, dtype] / "metrics.jsonl")]
+            for dtype in ("bfloat16", "float32")
+        )
+        assert half != full and half == pytest.approx(full, rel=0.02)
+    pair = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "two", folders["sft", "bfloat16"]))
+    ours, theirs = ([line["metrics"]["sft/loss"] for line in lines] for lines in pair)
+    assert ours == pytest.approx(theirs, rel=0.005)
+    assert {tensor.dtype for tensor in weights(tmp_path / "two").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
+    """Ring all-reduce of float32 gradients at ZeRO 0: 2 (n - 1) / n times 4 bytes a weight and optimizer step, with n = 2.
+
+    At ZeRO 3 gradients are scattered and weights gathered, in the passes without gradients too. DeepSpeed keeps weights of less
+    than 100,000 numbers, as all are here, whole until the next step, so that the sampler's come without traffic.
+    """
+    process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
+    sampling = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)
+    spec = spec_of("ppo", given, ranks=2, zero_stage=zero, sampling=sampling)
+    spec = spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}})
+    process.run_stage(spec, tmp_path / "two", distributed=TWO)
+    flow = json.loads((tmp_path / "two" / "trace.json").read_text())
+    sent = {step["name"]: step["bytes_between_ranks"] for step in flow["steps"]}
+    actor, critic = (sum(t.numel() for t in load_file(path / "model.safetensors").values()) for path in
+                     (given["policy"], given["reward"]))  # fmt: skip
+    steps = SECTIONS["ppo"].epochs * SECTIONS["ppo"].minibatches
+    gradients = 4 * (actor + critic) * steps
+    assert flow["ranks"] == 2 and flow["bytes_between_ranks"] == sum(sent.values())
+    gathered = 4 * (actor + critic) // 2
+    assert sent["sync"] == 0 and (sent["experience"] >= gathered) == (zero == 3)
+    assert gradients <= sent["update"] <= (1.01 if zero == 0 else 1.2) * gradients
+
+
+@pytest.mark.slow
 def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(inputs, tmp_path, monkeypatch):
     """The reference, the reward model and what is evaluated lie on no rank as a whole."""
     trained = {tmp_path / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")}
