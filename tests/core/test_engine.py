@@ -1,0 +1,64 @@
+"""What a recipe may say of how a stage steps changes memory and speed, not the numbers. DeepSpeed in this process, one rank."""
+
+import random
+
+import pytest
+
+from rlhf_core.batch import Sequence, collate
+from rlhf_core.config import SFT
+from rlhf_core.engine import Engine
+from rlhf_core.losses import cross_entropy, token_logprobs
+from rlhf_core.models import load_policy
+
+STEPS = 3
+
+
+def steps(folder, dtype: str = "float32", **options) -> list[float]:
+    """Loss and gradient norm of each step, two microbatches of unequal length each."""
+    engine, rng, found = Engine(load_policy(folder), SFT(**options), dtype=dtype), random.Random(1), []
+    sequences = [Sequence(rng.choices(range(6, 60), k=3), rng.choices(range(6, 60), k=length)) for length in (2, 9, 4, 7)]
+    tokens = sum(len(sequence.response) for sequence in sequences)
+    for _ in range(STEPS):
+        total = 0.0
+        for part in (sequences[:3], sequences[3:]):
+            batch = collate(part, 0)
+            loss = cross_entropy(token_logprobs(engine(batch), batch.response_ids_BR), batch.response_mask_BR, tokens)
+            engine.backward(loss)
+            total += loss.item()
+        found += [total, engine.step(1e-2)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model) -> list[float]:
+    found = steps(tiny_model)
+    assert found[-2] < found[0] - 0.1  # it learns
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "zero_stage": 2},
+        {"zero_stage": 1, "offload_optimizer": True},
+        {"zero_stage": 2, "offload_optimizer": True},
+    ],
+)
+def test_checkpointing_and_offloading_change_neither_loss_nor_gradient(tiny_model, plain, options):
+    assert steps(tiny_model, **options) == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize(("on", "passes"), [(False, 1), (True, 2)])
+def test_checkpointing_runs_a_layer_again_in_the_backward_pass(tiny_model, on, passes):
+    model, calls = load_policy(tiny_model), []
+    engine = Engine(model, SFT(activation_checkpointing=on), dtype="float32")
+    model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    batch = collate([Sequence([7], [8, 9])], 0)
+    engine.backward(token_logprobs(engine(batch), batch.response_ids_BR).sum())
+    assert len(calls) == passes
+
+
+def test_bfloat16_products_move_the_loss_by_their_rounding_only(tiny_model, plain):
+    found = steps(tiny_model, dtype="bfloat16")
+    assert found != plain and found == pytest.approx(plain, rel=0.05)
