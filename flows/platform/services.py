@@ -42,7 +42,8 @@ def prefect(workspace: Workspace, platform: Platform, database: str | None) -> P
     if database:
         values["PREFECT_API_DATABASE_CONNECTION_URL"] = database
     words = ("server", "start", "--host", HOST, "--port", str(platform.prefect_port))
-    return Program("prefect", (sys.executable, "-m", "prefect", *words), values, f"{platform.prefect_api}/health")
+    program = (sys.executable, "-m", "flows.platform.prefect_server", *words)
+    return Program("prefect", program, values, f"{platform.prefect_api}/health")
 
 
 def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Program:

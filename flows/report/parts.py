@@ -110,8 +110,9 @@ def _gate_cells(decision: dict) -> list[Markup]:
     count = "" if decision.get("n") is None else f"{decision['n']:,}"
     required = f"{decision.get('of', 'estimate')} {decision['bound']} {decision['threshold']:g}".removeprefix("estimate ")
     return [
-        cell(decision["stage"]), cell(decision["gate"]), cell(code(decision["metric"]), small=_baseline(decision)),
-        cell(value, kind="num", small=interval(low, high)), cell(required), cell(count, kind="num"), cell(mark, small=note),
+        cell(decision["stage"]), cell(decision["gate"]), cell(code(decision["metric"]), kind="key", small=_baseline(decision)),
+        cell(value, kind="num", small=interval(low, high)), cell(required, kind="key"), cell(count, kind="num"),
+        cell(mark, small=note),
     ]  # fmt: skip
 
 

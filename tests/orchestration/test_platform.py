@@ -124,6 +124,49 @@ def test_a_taken_port_is_bad_input(tmp_path):
     assert done.returncode == 2 and "is taken" in done.stderr and not marked(tmp_path)
 
 
+AUTOMATION = """
+import asyncio, sys, httpx
+from flows.platform import prefect_server
+from prefect.server.api.server import create_app
+from prefect.server.events import triggers
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server/api") as client:
+            async def looks_at_triggers():
+                async with triggers._automations_lock():
+                    await asyncio.sleep(2)
+            busy = asyncio.create_task(looks_at_triggers())
+            await asyncio.sleep(0)
+            trigger = {"type": "event", "expect": ["x"], "posture": "Reactive", "threshold": 1, "within": 0}
+            automation = {"name": "a", "trigger": trigger, "actions": [{"type": "do-nothing"}]}
+            made = await client.post("/automations/", json=automation)
+            await busy
+            await asyncio.sleep(1)
+            print(made.status_code, [item.name for item in triggers.automations_by_id.values()])
+
+if "mended" in sys.argv:
+    prefect_server.mend()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_prefects_server_does_not_stop_when_an_automation_is_made_while_it_looks_at_triggers(tmp_path):
+    off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")}
+    environment = os.environ | off | {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+    def run(*words: str, seconds: int) -> str:
+        command = [sys.executable, "-c", AUTOMATION, *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds).stdout
+
+    assert run("mended", seconds=200).strip() == "201 ['a']"
+    with pytest.raises(subprocess.TimeoutExpired):  # else Prefect has mended it: flows/platform/prefect_server.py can go
+        run(seconds=40)
+
+
 def test_prefects_server_knows_after_a_kill_who_holds_a_device(tmp_path):
     program = services.prefect(Workspace(tmp_path), state.Platform(prefect_port=1, mlflow_port=2, pool="p"), None)
     module = importlib.import_module(program.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
