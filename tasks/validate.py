@@ -7,7 +7,7 @@ from rlhf_core.data.needs import needs_of
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks.context import require_context
-from tasks.specs import Artifacts, local, make_spec, permitted
+from tasks.specs import Artifacts, local, make_spec, model_folder, permitted
 
 METRIC = "data/rows_kept"
 PREPARED = "{prepared}"
@@ -30,7 +30,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
-    require_context(recipe, have["base"].path)
+    require_context(recipe, model_folder("model.sft", recipe.model.sft) if recipe.model.sft else have["base"].path)
     config = {"data": recipe.data.model_dump(mode="json")}
     if needs := needs_of(recipe).model_dump(mode="json", exclude_defaults=True):
         config["needs"] = needs

@@ -20,11 +20,12 @@ class Needs(BaseModel):
 
 
 def needs_of(recipe: Recipe) -> Needs:
-    """What the stages that the recipe runs, and trains, will ask for."""
+    """What the stages that the recipe runs, and trains, will ask for; of the base model nothing where model.sft is given."""
     trains = {"sft": recipe.model.sft is None, "reward": recipe.model.reward is None}
     running = [stage for stage in ("sft", "reward", "ppo", "dpo") if recipe.runs(stage) and trains.get(stage, True)]
-    adapters = [section.lora for section in (getattr(recipe, stage) for stage in running) if section.lora]
-    samplers = [getattr(recipe, stage).sampling for stage in ("ppo", "evaluate") if recipe.runs(stage)]
+    on_base = recipe.model.sft is None
+    adapters = [section.lora for section in (getattr(recipe, stage) for stage in running) if section.lora and on_base]
+    samplers = [getattr(recipe, stage).sampling for stage in ("ppo", "evaluate") if recipe.runs(stage) and on_base]
     reward = recipe.reward if "reward" in running else Reward()
     return Needs(
         strength=reward.margin_scale > 0,

@@ -29,6 +29,7 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
         (["ppo.reward.functions=['a:b', {function='rules:exact', columns=['answer']}]"], {"functions": [EXACT]}),
         (["sft.lora={target_modules=['q_proj']}", "ppo.lora=true"], {"adapters": [LoRA(target_modules=("q_proj",))]}),
         (["sft.lora={target_modules=['q_proj']}", "model.sft='given'"], {}),
+        (["ppo.lora={target_modules=['query']}", "model.sft='of another make'"], {}),
         (["ppo.sampling.tensor_parallel=2", "distributed.ranks=2"], {"tensor_parallel": [2]}),
     ],
 )

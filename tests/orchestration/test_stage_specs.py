@@ -211,6 +211,13 @@ def test_a_response_longer_than_the_models_context_is_refused_before_anything_is
         validate.spec(recipe(**changes), have)
 
 
+def test_a_given_sft_models_context_counts_in_place_of_the_base_models(have):
+    (have["base"].path / "config.json").write_text('{"max_position_embeddings": 512}')
+    (have["sft"].path / "config.json").write_text('{"max_position_embeddings": 300}')
+    with pytest.raises(BadInput, match=r"the context of .*sft is 300"):
+        validate.spec(recipe(model={"base": "quickstart", "sft": str(have["sft"].path)}), have)
+
+
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 64,
