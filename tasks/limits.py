@@ -63,7 +63,8 @@ def make(names: list[str]) -> None:
 def reserved(names: list[str]) -> Iterator[None]:
     """Hold a slot of each limit, waiting until all are free. Raises StageFailed when a limit does not exist."""
     try:
-        with concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False):
+        slots = concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+        with slots, _outlasting_outages():
             yield
     except ConcurrencySlotAcquisitionError as error:
         missing = " ".join(names)
@@ -72,6 +73,22 @@ def reserved(names: list[str]) -> Iterator[None]:
             "Make it: rlhf up on this machine, or prefect global-concurrency-limit create NAME --limit 1; "
             "or have the worker's RLHF_DEVICE_LIMITS name another one"
         ) from error
+
+
+@contextlib.contextmanager
+def _outlasting_outages() -> Iterator[None]:
+    """Wait at the end for a server that is away, as long as every request of a run does (PREFECT_CLIENT_MAX_RETRIES).
+
+    Slots are given back through a new client, and a new one gives up at once, which would end the run as crashed.
+    """
+    with get_client(sync_client=True) as client:
+        client.hello()  # only a client that has reached the server waits for it
+        try:
+            yield
+        except Exception:
+            client.hello()
+            raise
+        client.hello()
 
 
 @contextlib.contextmanager

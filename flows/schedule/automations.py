@@ -55,7 +55,10 @@ def detect_crashes() -> None:
         after={beat}, expect={beat, *ENDED}, match=RUN, match_related=OURS, for_each={"prefect.resource.id"},
         posture=Posture.Proactive, threshold=1, within=timedelta(seconds=MISSED_HEARTBEATS * HEARTBEAT_SECONDS),
     )  # fmt: skip
-    message = "The process of this run has stopped sending heartbeats: it was killed. Run it again and it resumes."
+    message = (
+        f"No heartbeat of this run has arrived for {MISSED_HEARTBEATS * HEARTBEAT_SECONDS} s: its process was killed (run it "
+        "again and it resumes), or Prefect's server was away (it goes on, and ends in another state); rlhf status tells which."
+    )
     action = ChangeFlowRunState(state=StateType.CRASHED, message=message)
     with get_client(sync_client=True) as client:
         if client.read_automations_by_name(CRASHED):  # a new one would have seen no heartbeat of the runs that go on
