@@ -58,8 +58,8 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
         with contextlib.nullcontext() if recorded else devices_reserved():
             return run_stage(spec, run_dir, watch=tracker.tick, distributed=session.recipe.distributed)
     except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        tracker.stage_ended(spec.stage, status=status, error=str(error) or brief(error))
+        status, said = ("FAILED", str(error)) if isinstance(error, Exception) else ("KILLED", "")
+        tracker.stage_ended(spec.stage, status=status, error=said or brief(error))
         raise
 
 

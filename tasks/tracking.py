@@ -59,8 +59,10 @@ def report_link(record: Record) -> str | None:
     return f"{base}/artifacts/{record.report.name}" if base and record.report else None
 
 
-def brief(error: Exception) -> str:
-    """The first line of an error, and its kind."""
+def brief(error: BaseException) -> str:
+    """The first line of an error, and its kind; that the process was told to end, where it is no error."""
+    if not isinstance(error, Exception):
+        return f"The process was told to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it again and it resumes."
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
 
 
