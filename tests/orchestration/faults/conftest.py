@@ -1,5 +1,6 @@
 """A platform on a PostgreSQL of its own whose stages are the small program, and what must hold after every fault."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -53,8 +54,7 @@ class Site(Platform):
 
     def plan(self, **stages: dict) -> None:
         """How the stages behave from now on; what was started before is forgotten, and ended where a test has failed."""
-        for process in self.of_runs():
-            process.kill()
+        self.tell_runs(signal.SIGKILL)
         (self.home / "program" / "plan.json").write_text(json.dumps(stages))
         (self.home / "program" / "go").unlink(missing_ok=True)
         (self.home / "runs" / "started.log").unlink(missing_ok=True)
@@ -113,6 +113,12 @@ class Site(Platform):
             except psutil.Error:
                 continue
         return found
+
+    def tell_runs(self, number: signal.Signals) -> None:
+        """Send a signal to every process of runs."""
+        for process in self.of_runs():
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended because of those before it
+                process.send_signal(number)
 
     def kill(self, service: str) -> None:
         """Kill a server with all its processes, the worker without the runs that it has started."""
