@@ -176,7 +176,7 @@ ALONE = [(dtype, stage, 1) for dtype in ("float32", "bfloat16") for stage in (0,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "zero_stage", "devices"),
-    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1)],
+    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1), ("float32", 3, 2)],
 )
 def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(tmp_path, dtype, zero_stage, devices):
     """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a CPU's resident memory."""
@@ -188,7 +188,7 @@ def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(tmp_path,
     held = max(held_by_ranks(arguments, devices))
     case, difference = f"steps {dtype} zero {zero_stage} x{devices}", f"{predicted / held - 1:+.1%}"
     print(f"{case}: {held / MIB:.0f} MiB, predicted {predicted / MIB:.0f} MiB, {difference}")
-    assert predicted == pytest.approx(held, rel=0.05)
+    assert predicted == pytest.approx(held, rel=0.1 if zero_stage == 3 and devices > 1 else 0.05)
 
 
 def held_by_ranks(arguments: str, ranks: int) -> list[int]:
