@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Iterator
 
+import httpx
 from prefect import get_client, runtime
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
@@ -86,7 +87,8 @@ def _outlasting_outages() -> Iterator[None]:
         try:
             yield
         except Exception:
-            client.hello()
+            with contextlib.suppress(httpx.HTTPError):  # what went wrong first is what its user needs to know
+                client.hello()
             raise
         client.hello()
 
