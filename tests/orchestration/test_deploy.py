@@ -217,6 +217,114 @@ def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
 
 
 @pytest.mark.slow
+def test_every_occasion_is_told_with_a_link_to_the_page(platform):
+    told: list = []
+    with hook(told) as url:
+        platform.rlhf("deploy", platform.recipe, "--name", "told", "--set", "registry.name=told", "--notify", url)
+        flow = platform.post("flows/filter", flows={"name": {"any_": ["rlhf"]}})[0]["id"]
+        occasions = {"refused by a gate": ("FAILED", "Refused"), "crashed": ("CRASHED", "Crashed")} | {
+            "failed": ("FAILED", "Failed"), "waiting for approval": ("PAUSED", "Paused")
+        }  # fmt: skip
+        for kind, name in occasions.values():
+            run = platform.post("flow_runs/", flow_id=flow, name=f"a-{name}", tags=["rlhf"])["id"]
+            for state in ({"type": "RUNNING"}, {"type": kind, "name": name, "message": f"because {name}"}):
+                platform.post(f"flow_runs/{run}/set_state", state=state, force=True)
+        code = (
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import bulletin\n"
+            "bulletin.publish(bulletin.PROMOTED, bulletin.model_resource('x-policy'), {'model': 'x', 'reason': 'better'})"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
+        platform.wait(lambda: len(told) >= len(occasions) + 1)
+    by_occasion = {item["occasion"]: item for item in told}
+    assert len(told) == len(by_occasion) == 5 and by_occasion["promoted"]["text"] == "better"
+    for occasion, (_, name) in occasions.items():
+        item = by_occasion[occasion]
+        assert item["subject"] == f"a-{name}" and f"because {name}" in item["text"]
+        assert f"{platform.api.removesuffix('/api')}/runs/flow-run/" in item["text"]
+
+
+@pytest.mark.slow
+def test_the_declarative_deployments_are_those_of_the_command(platform):
+    root = Path(__file__).resolve().parents[2]
+    environment = platform.environment | {"PREFECT_API_URL": platform.api}
+    words = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (expected,) = built(load_recipe("quickstart"), Wanted("x", "rlhf", "0 2 * * 0"))
+    found = platform.ask("GET", "deployments/name/rlhf/weekly-quickstart").json()
+    assert found["parameters"] == expected.parameters and found["tags"] == ["rlhf"]
+    limit, options = found["global_concurrency_limit"], found["concurrency_options"]
+    assert (limit["limit"], options["collision_strategy"]) == (1, "CANCEL_NEW")
+    assert [(item["schedule"]["cron"], item["active"]) for item in found["schedules"]] == [("0 2 * * 0", True)]
+    watching = platform.ask("GET", "deployments/name/rlhf-watch/weekly-quickstart-data").json()
+    assert watching["parameters"]["recipe"] == expected.parameters["recipe"]
+    automations = {item["name"]: item for item in platform.post("automations/filter")}
+    for name, event in (("promotion", "rlhf.promoted"), ("data", "rlhf.data-changed")):
+        automation = automations[f"weekly-quickstart: {name}"]
+        assert not automation["enabled"] and automation["trigger"]["expect"] == [event]
+    recipe = load_recipe(platform.recipe, ["registry.name=declared"]).model_dump(mode="json")
+    for name in ("demonstrations", "comparisons"):
+        recipe["data"][name]["path"] = str(platform.home / f"{name[0]}.jsonl")
+    platform.start("rlhf/weekly-quickstart", recipe=recipe, until="prepare")
+    assert platform.ended("weekly-quickstart", 1) == ["Completed"]
+
+
+@pytest.mark.slow
+def test_of_five_missed_runs_of_a_schedule_one_runs(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "late", "--set", "registry.name=late")
+    platform.ask("PATCH", "work_pools/rlhf", json={"is_paused": True})  # as when the worker is away
+    try:
+        for hours in range(5):
+            due = f"2026-01-01T{hours:02}:00:00Z"
+            platform.start("rlhf/late", until="prepare", state={"type": "SCHEDULED", "state_details": {"scheduled_time": due}})
+    finally:
+        platform.ask("PATCH", "work_pools/rlhf", json={"is_paused": False})
+    assert platform.ended("late", 5) == ["Cancelled"] * 4 + ["Completed"]
+
+
+@pytest.mark.slow
+def test_recipes_are_served_without_a_work_pool_until_sigterm(platform):
+    words = ["serve", platform.recipe, "--set", "registry.name=served"]
+    environment = platform.environment | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([*RLHF, *words], stdout=subprocess.PIPE, text=True, env=environment, cwd=platform.home)
+    try:
+        assert "serving rlhf/tiny; run it now: prefect deployment run 'rlhf/tiny'" in process.stdout.readline()
+        platform.wait(lambda: httpx.get(f"{platform.api}/deployments/name/rlhf/tiny", timeout=60).is_success)
+        platform.start("rlhf/tiny", until="prepare")
+        assert platform.ended("tiny", 1) == ["Completed"]
+        deployment = httpx.get(f"{platform.api}/deployments/name/rlhf/tiny", timeout=60).json()
+        assert deployment["work_pool_name"] is None and deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    twice = subprocess.run(
+        [*RLHF, "serve", platform.recipe, platform.recipe], capture_output=True, text=True, env=environment, cwd=platform.home
+    )
+    assert twice.returncode == 2 and "have the same name" in twice.stderr
+
+
+@pytest.mark.slow
+def test_a_notification_block_of_prefects_is_told(platform):
+    told: list = []
+    with hook(told) as url:
+        code = (
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
+            "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block\n"
+            f"Block(name='team', url={url!r}, json_data={{'about': '{{{{subject}}}}', 'text': '{{{{body}}}}'}}).save('team')"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
+        words = ("deploy", platform.recipe, "--name", "block", "--set", "registry.name=block", "--set", "model.base=/nowhere")
+        platform.rlhf(*words, "--notify", "custom-webhook/team")
+        platform.start("rlhf/block")
+        item = platform.wait(lambda: told[:1])[0]
+    assert item["about"] == "RLHF: failed" and "/nowhere" in item["text"]
+    refused = subprocess.run(
+        [*RLHF, *words, "--notify", "slack-webhook/nobody"], capture_output=True, text=True, env=platform.environment
+    )
+    assert refused.returncode == 2 and "no Prefect block 'slack-webhook/nobody'" in refused.stderr
+
+
+@pytest.mark.slow
 def test_new_data_start_a_run_and_old_ones_do_not(platform):
     words = ("--name", "ondata", "--on-data", "--every", "3600", "--set", "registry.name=ondata")
     platform.rlhf("deploy", platform.recipe, *words)

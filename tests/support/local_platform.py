@@ -28,11 +28,20 @@ class Platform:
         return done.stdout
 
     def post(self, path: str, **values):
-        return httpx.post(f"{self.api}/{path}", json=values, timeout=60).raise_for_status().json()
+        return self.ask("POST", path, json=values).json()
+
+    def ask(self, method: str, path: str, **more) -> httpx.Response:
+        """A request to Prefect's server; again while SQLite is locked (503), as Prefect's own client does."""
+        end = time.monotonic() + 60
+        while True:
+            reply = httpx.request(method, f"{self.api}/{path}", timeout=60, **more)
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                return reply.raise_for_status()
+            time.sleep(1)
 
     def start(self, name: str, state: dict | None = None, **parameters) -> str:
         """Create a run of a deployment, due now unless `state` says otherwise; its id."""
-        deployment = httpx.get(f"{self.api}/deployments/name/{name}", timeout=60).raise_for_status().json()
+        deployment = self.ask("GET", f"deployments/name/{name}").json()
         more = {"state": state} if state else {}
         return self.post(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters, **more)["id"]
 
