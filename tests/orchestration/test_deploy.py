@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from local_platform import RLHF, Platform
 
@@ -322,6 +323,35 @@ def test_a_notification_block_of_prefects_is_told(platform):
         [*RLHF, *words, "--notify", "slack-webhook/nobody"], capture_output=True, text=True, env=platform.environment
     )
     assert refused.returncode == 2 and "no Prefect block 'slack-webhook/nobody'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "again", "--set", "registry.name=again")
+    device = {"names": limits.device_limits(), "slots": 1, "mode": "concurrency"}
+    platform.post("v2/concurrency_limits/increment", **device)  # somebody else's stage: the run waits inside its own
+    run = platform.start("rlhf/again", until="validate")
+    process = platform.wait(lambda: [p for p in processes_of(run) if "prefect.engine" in p.cmdline()])[0]
+    platform.wait(lambda: any(run in file.read_text() for file in (platform.home / "outbox").glob("*.json")))
+    process.kill()
+    done = platform.wait(lambda: (out := platform.rlhf("reap", "--again")) and "to run again: tiny-" in out and out)
+    assert "crashed: none" in done
+    platform.post("v2/concurrency_limits/decrement", **device)
+    platform.post(
+        "v2/concurrency_limits/decrement", names=[limits.model_limit("again")], slots=1, mode="concurrency"
+    )  # its lease
+    assert platform.ended("again", 1) == ["Failed"]  # one row is not enough data: it did run
+    (found,) = platform.runs("again")
+    assert found["id"] == run and found["run_count"] == 2 and "validate" in found["state"]["message"]
+
+
+def processes_of(run: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                found.append(process)
+    return found
 
 
 @pytest.mark.slow
