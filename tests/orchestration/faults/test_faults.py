@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.rundir import read_metrics
+from tasks.record import records
+from tasks.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
@@ -189,3 +191,23 @@ def test_prefects_server_may_be_down_for_minutes(site):
     site.wait(lambda: "Completed" in dict(site.states("prefect")))
     assert [item["id"] for item in site.runs("prefect")] == [run]
     site.sound(ALL)
+
+
+def test_a_machine_that_goes_away_in_ppo_resumes_where_it_was(site):
+    """The worker, the flow run and the stage die at once; nobody can say goodbye."""
+    site.plan(ppo=HOLD)
+    site.deployed("machine", "seed=102")
+    site.in_stage("ppo")
+    site.kill("worker")
+    site.tell_runs(signal.SIGKILL)
+    site.wait(lambda: not site.of_runs(), 30)
+    (left,) = site.runs("machine")
+    assert left["state"]["type"] == "RUNNING"  # nobody has told
+    site.up()
+    site.go()
+    _, again, _ = site.rlhf("reap", "--again").splitlines()
+    assert again.startswith("to run again: ") and left["name"] in again
+    assert site.ended("machine", 1) == ["Completed"], site.states("machine")
+    site.sound([*ALL, "ppo"])
+    first = next(record for record in records(Workspace(site.home)) if record["flow_run_id"] == left["id"])
+    assert first["status"] == "KILLED" and "The process that ran this pipeline was killed" in first["error"]
