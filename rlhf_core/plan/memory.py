@@ -54,11 +54,12 @@ def training_state(
     learning = parameters if adapters is None else adapters
     parameters, matrices = parameters + (adapters or 0), matrices + (adapters or 0)
     w, stage, share = strategy.weight_bytes, strategy.zero_stage, learning / strategy.devices
-    sharded, kinds = stage >= 1, 2 if strategy.autocast else 1  # a bucket for each type that is sent
+    sharded = stage >= 1
     weights = w * parameters if stage < 3 else w * (parameters / strategy.devices + min(parameters, LIVE_PARAMETERS))
     gradients = w * (share if stage >= 2 else learning)
     optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * learning
-    bucket = w * (min(BUCKET, learning) if touched_only else BUCKET * kinds)
+    of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0  # autocast's gradients have a bucket of their own
+    bucket = w * min(BUCKET, learning) if touched_only else (w + of_casts) * BUCKET
     offloaded = strategy.offload_optimizer and sharded
     return TrainingState(
         weights=weights,

@@ -176,7 +176,7 @@ ALONE = [(dtype, stage, 1) for dtype in ("float32", "bfloat16") for stage in (0,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "zero_stage", "devices"),
-    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1), ("float32", 3, 2)],
+    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1), ("float32", 3, 2), ("bfloat16", 3, 2)],
 )
 def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(tmp_path, dtype, zero_stage, devices):
     """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a CPU's resident memory."""
