@@ -15,7 +15,7 @@ from rlhf_core.rundir import Artifact, StageSpec
 # Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy, champion.
 Artifacts = dict[str, Artifact]
 
-ROOTS = "RLHF_ALLOWED_ROOTS"  # folders, ':' between them; set where recipes of several people run, not on a laptop
+ROOTS = "RLHF_ALLOWED_ROOTS"  # folders, ':' between them; set for workers, whose recipes come from a page or a schedule
 _PROJECT = Path(__file__).resolve().parent.parent
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
@@ -57,8 +57,8 @@ def permitted(field: str, path: Path, *further: Path) -> Path:
     roots = [Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(":") if root]
     if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in [*roots, *further]):
         raise BadInput(
-            f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))} ({ROOTS}, set by whoever runs this "
-            "machine). Put the files below one of them, or have it extended."
+            f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))}. Put the files below one of them, or "
+            f"have whoever runs the worker allow more: {ROOTS}=FOLDER:FOLDER (rlhf down, then rlhf up with it)."
         )
     return path
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flows.platform.state import HOST, Platform
 from flows.ui import QUIET
+from tasks.specs import ROOTS
 from tasks.workspace import Workspace
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
@@ -56,8 +57,13 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
 
 
 def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | None) -> Program:
-    """A process worker of the pool; `port`: of its health page."""
-    values = environment(workspace) | {
+    """A process worker of the pool; `port`: of its health page.
+
+    Its runs are whatever someone types into a form of Prefect's page: unless RLHF_ALLOWED_ROOTS says otherwise, their recipes
+    read the folder in which the platform was started, and the workspace.
+    """
+    allowed = {ROOTS: f"{os.getcwd()}:{workspace.home}"}
+    values = allowed | environment(workspace) | {
         "PREFECT_API_URL": platform.prefect_api,
         "MLFLOW_TRACKING_URI": platform.mlflow_url,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from local_platform import RLHF, Platform
+from local_platform import FINAL, RLHF, Platform
 
 from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
 from flows.schedule import deploy, watch
@@ -215,6 +215,14 @@ def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
     assert "/nowhere" in told[0]["text"] and told[0]["subject"].startswith("tiny-")
     blocks = platform.post("block_documents/filter", include_secrets=False)
     assert "secret-token" not in json.dumps(blocks) + json.dumps(platform.post("automations/filter"))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_worker_reads_no_file_outside_the_allowed_folders(platform):
+    platform.rlhf("deploy", platform.recipe, "--name", "outside", "--set", "data.comparisons=/etc/hostname")
+    platform.start("rlhf/outside")
+    (run,) = platform.wait(lambda: [run for run in platform.runs("outside") if run["state"]["type"] in FINAL])
+    assert run["state"]["type"] == "FAILED" and "data.comparisons leads to /etc/hostname, outside" in run["state"]["message"]
 
 
 @pytest.mark.slow

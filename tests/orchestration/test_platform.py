@@ -175,6 +175,17 @@ def test_prefects_server_knows_after_a_kill_who_holds_a_device(tmp_path):
     assert asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).read_lease(lease.id)).resource_ids == lease.resource_ids
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "{here}:{home}"), ("/data", "/data")])
+def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_allowed(tmp_path, monkeypatch, given, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLHF_ALLOWED_ROOTS", raising=False)
+    if given:
+        monkeypatch.setenv("RLHF_ALLOWED_ROOTS", given)
+    workspace = Workspace(tmp_path / "home")
+    program = services.worker(workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p"), port=3, limit=None)
+    assert program.environment["RLHF_ALLOWED_ROOTS"] == expected.format(here=tmp_path, home=workspace.home)
+
+
 LOGS = """
 import sys, time
 from rich.console import Console

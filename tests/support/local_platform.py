@@ -18,6 +18,7 @@ class Platform:
     def __init__(self, folder: Path, recipe: str):
         self.home, self.recipe, self.told = folder, recipe, []
         self.environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"} | {"RLHF_HOME": str(folder)}
+        self.environment["RLHF_ALLOWED_ROOTS"] = str(folder.parent)  # the models of all tests lie there
         for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
             self.environment.pop(name, None)
         self.api = ""
