@@ -62,19 +62,15 @@ def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | 
     Its runs are whatever someone types into a form of Prefect's page: unless RLHF_ALLOWED_ROOTS says otherwise, their recipes
     read the folder in which the platform was started, and the workspace.
     """
-    allowed = {ROOTS: f"{os.getcwd()}:{workspace.home}"}
-    values = (
-        allowed
-        | environment(workspace)
-        | {
-            "PREFECT_API_URL": platform.prefect_api,
-            "MLFLOW_TRACKING_URI": platform.mlflow_url,
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-            "PREFECT_CLIENT_MAX_RETRIES": RETRIES,
-            "PREFECT_WORKER_WEBSERVER_HOST": HOST,
-            "PREFECT_WORKER_WEBSERVER_PORT": str(port),
-        }
-    )
+    values = {ROOTS: f"{os.getcwd()}:{workspace.home}"} | environment(workspace)
+    values |= {
+        "PREFECT_API_URL": platform.prefect_api,
+        "MLFLOW_TRACKING_URI": platform.mlflow_url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_CLIENT_MAX_RETRIES": RETRIES,
+        "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+    }
     words = ("worker", "start", "--pool", platform.pool, "--type", "process", "--with-healthcheck")
     command = (sys.executable, "-m", "prefect", *words, *(("--limit", str(limit)) if limit else ()))
     return Program("worker", command, values, f"http://{HOST}:{port}/health", after=("prefect", "mlflow"))
