@@ -47,6 +47,7 @@ class Server:
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[Server]:
     """A running server with its data in `folder`, which the account postgres must be able to reach."""
+    assert (PROGRAMS / "initdb").exists(), "this test needs PostgreSQL's programs (Debian's package postgresql)"
     if os.getuid() == 0:
         shutil.chown(folder, "postgres")
     with socket.socket() as probe:

@@ -133,6 +133,7 @@ def query(server: dict[str, str], database: str, text: str, user: str = "postgre
             return cursor.fetchall() if cursor.description else []
 
 
+@pytest.mark.slow
 def test_each_service_owns_its_database_and_cannot_enter_the_others(server):
     query(server, "mlflow", "create table t (x int)", user="mlflow")
     with pytest.raises(psycopg2.OperationalError, match="permission denied"):
@@ -141,6 +142,7 @@ def test_each_service_owns_its_database_and_cannot_enter_the_others(server):
         query(server, "prefect", "select 1", user="mlflow")
 
 
+@pytest.mark.slow
 def test_a_servers_databases_and_artifacts_come_back_as_they_were(server, tmp_path):
     artifacts = tmp_path / "artifacts"
     (artifacts / "1" / "a").mkdir(parents=True)
@@ -163,6 +165,7 @@ def test_a_servers_databases_and_artifacts_come_back_as_they_were(server, tmp_pa
     assert (artifacts / "1" / "a" / "model.safetensors").read_bytes() == bytes(range(256))
 
 
+@pytest.mark.slow
 def test_the_databases_of_a_local_platform_are_saved_under_their_names(server, tmp_path):
     names = ("rlhf_mlflow", "rlhf_prefect")
     for name in names:
@@ -183,6 +186,7 @@ def test_the_databases_of_a_local_platform_are_saved_under_their_names(server, t
     assert (tmp_path / "mlartifacts" / "a").read_text() == "a"
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_path):
     query(server, "postgres", "drop database prefect")
     done = call("backup.sh", str(tmp_path / "backups"), **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)})
@@ -219,6 +223,7 @@ def test_a_buckets_objects_come_back_byte_for_byte_and_only_into_an_empty_bucket
     assert again.returncode != 0 and "bucket new is not empty; nothing was changed" in again.stderr
 
 
+@pytest.mark.slow
 def test_backup_and_restore_take_the_artifacts_from_an_object_store(server, store, tmp_path):
     buckets, variables = store
     program = f"env PYTHONPATH={Path(sys.prefix) / 'platform'} {sys.executable} {INFRA / 'objects.py'}"
