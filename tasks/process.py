@@ -18,7 +18,7 @@ from rlhf_core import errors
 from rlhf_core.config import Distributed
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
-from tasks import events, guard, launch, machine
+from tasks import events, guard, launch, machine, unheard
 from tasks.launch import has_cuda
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
@@ -175,6 +175,7 @@ def _end(process: subprocess.Popen) -> None:
 
 def _follow(process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
     metrics, sample = run_dir / "metrics.jsonl", machine.Sampler(process.pid, run_dir)
+    unheard.listen()
     offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
     while True:
         running = process.poll() is None
@@ -183,6 +184,7 @@ def _follow(process: subprocess.Popen, stage: str, run_dir: Path, watch: Callabl
             events.emit(events.StageProgress(stage, line["step"], line["steps"], line["metrics"]))
         sample()
         watch()
+        unheard.raise_dropped()
         if not running:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_an_exception_in_the_parent_ends_the_whole_group(tmp_path):
         if (run / "pids").exists():
             raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(SPEC, run, command=script(tmp_path, SLEEPERS), watch=watch)
+    assert not any(alive(int(pid)) for pid in (run / "pids").read_text().split())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_ends_the_stage_also_where_python_drops_it(tmp_path):
+    """In the callback of a weak reference an exception, also that of a signal handler, is only printed."""
+    run = tmp_path / "run"
+
+    class Short:
+        pass
+
+    def watch():
+        if (run / "pids").exists() and not signalled:
+            short = Short()
+            signalled.append(weakref.ref(short, lambda _: signal.raise_signal(signal.SIGINT)))
+            del short
+
+    signalled = []
     with pytest.raises(KeyboardInterrupt):
         run_stage(SPEC, run, command=script(tmp_path, SLEEPERS), watch=watch)
     assert not any(alive(int(pid)) for pid in (run / "pids").read_text().split())
