@@ -17,7 +17,7 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# What takes too long for every change, or needs PostgreSQL: three seeds of the quickstart, serving, faults, ...: up to two hours.
+# What takes too long for every change, or needs PostgreSQL: three seeds of the quickstart, serving, faults, ...: about two hours.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
