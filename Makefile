@@ -32,7 +32,7 @@ $(READY): infra/requirements/cpu.txt infra/requirements/platform.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r infra/requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/platform -r infra/requirements/platform.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m rlhf_core.warmup
+	$(BIN)/python -m rlhf_core.engine.warmup
 	touch $@
 
 lint: $(READY)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.stage_view import StageView, duration, ended_parts, failure_lines, how_to_approve, running_parts
-from rlhf_core.gates import refused
+from rlhf_core.gates.decide import refused
 from tasks.events import (
     ApprovalAsked,
     ApprovalDecided,

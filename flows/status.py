@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.stage_view import duration
-from rlhf_core.gates import refused
+from rlhf_core.gates.decide import refused
 from tasks.record import Record, StageRecord, held, now, records
 from tasks.workspace import Workspace
 

@@ -16,13 +16,13 @@ from rlhf_core.rundir import Artifact, Output, RunDir, StageResult, StageSpec, f
 
 STAGES = {
     "prepare": "rlhf_core.prepare",
-    "validate": "rlhf_core.data.validate",
+    "validate": "rlhf_core.validate",
     "sft": "rlhf_core.sft",
-    "reward": "rlhf_core.reward",
+    "reward": "rlhf_core.reward.stage",
     "ppo": "rlhf_core.ppo.stage",
     "dpo": "rlhf_core.dpo",
-    "trace": "rlhf_core.ppo.trace",
-    "evaluate": "rlhf_core.evaluate",
+    "trace": "rlhf_core.ppo.trace.stage",
+    "evaluate": "rlhf_core.evaluation.stage",
 }
 REFUSED = 2
 

@@ -12,21 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf_core.batch import Batch, Sequence, collate, own_microbatches, subset
-from rlhf_core.collective import barrier, gathered, summed, total
+from rlhf_core.batching.batch import Batch, Sequence, collate, own_microbatches, subset
+from rlhf_core.batching.collective import barrier, gathered, summed, total
 from rlhf_core.config import DPO
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine import Engine, write_config
-from rlhf_core.figures import reward_figures
-from rlhf_core.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
-from rlhf_core.items import Columns, write_items
-from rlhf_core.lora import with_adapter
-from rlhf_core.losses import dpo, ipo, sequence_sum, token_logprobs
-from rlhf_core.models import load_policy, load_tokenizer, save_model
+from rlhf_core.engine.deepspeed import Engine, write_config
+from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.evidence.figures import reward_figures
+from rlhf_core.evidence.items import Columns, write_items
+from rlhf_core.modeling.lora import with_adapter
+from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
+from rlhf_core.objectives.losses import dpo, ipo, sequence_sum, token_logprobs
 from rlhf_core.ranks import leads
-from rlhf_core.reward import pair_sequences
+from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
+from rlhf_core.reward.stage import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
-from rlhf_core.training import StepOutcome, fit
 
 REFERENCE = "reference.safetensors"
 AS_REWARD = (  # what the implicit reward is measured by, as a reward model is

@@ -2,7 +2,7 @@
 
 spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line a step, appended as the stage goes; also the spool for MLflow
-checkpoints/   complete checkpoints only (see rlhf_core.checkpoint)
+checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
 result.json    what it made; written last, by rename: its presence means finished
@@ -21,7 +21,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
 from rlhf_core.ranks import leads
 
-ENSEMBLE = "ensemble.json"  # in a model's folder: it holds several reward models, see rlhf_core/ensemble.py
+ENSEMBLE = "ensemble.json"  # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 
 
 class Frozen(BaseModel):

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlhf_core.batch import Batch, Sequence, collate, encode, own_microbatches, subset
-from rlhf_core.collective import gathered, total
+from rlhf_core.batching.batch import Batch, Sequence, collate, encode, own_microbatches, subset
+from rlhf_core.batching.collective import gathered, total
+from rlhf_core.batching.packing import noise, pack, require_separation, step_seed
 from rlhf_core.config import SFT
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine import Engine, write_config
-from rlhf_core.lora import merge_adapter, with_adapter
-from rlhf_core.losses import cross_entropy, masked_sum, token_logprobs
-from rlhf_core.models import inference, load_policy, load_tokenizer, save_model
-from rlhf_core.packing import noise, pack, require_separation, step_seed
+from rlhf_core.engine.deepspeed import Engine, write_config
+from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.modeling.lora import merge_adapter, with_adapter
+from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, save_model
+from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.rundir import Output, RunDir, StageSpec
-from rlhf_core.training import StepOutcome, fit
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from tasks import registry
 from tasks.desk import Desk, Evidence, check, drift, move, named, put_back, smoke_by_alias
 from tasks.eligibility import ApprovalMissing, ContestLost, require_approval, require_victory

@@ -5,8 +5,8 @@ import json
 import re
 
 from rlhf_core.config import ALIGNMENTS
-from rlhf_core.gates import Decision
-from rlhf_core.items import read_items
+from rlhf_core.evidence.items import read_items
+from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
 from tasks import describe

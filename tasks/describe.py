@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
 from tasks.record import Record, StageRecord

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from tasks import packaging, registry
 from tasks.eligibility import require_evidence
 from tasks.ledger import KINDS, Aliases, Champion, Entry, Kind, Ledger, Plan, State
@@ -129,7 +129,7 @@ def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:
 
     Raises PromotionRefused when that fails.
     """
-    from rlhf_core.smoke import smoke  # torch, which a pipeline without a promotion never needs in this process
+    from rlhf_core.modeling.smoke import smoke  # torch, which a pipeline without a promotion never needs in this process
 
     for kind in KINDS:
         champion = plan.state.policy if kind == "policy" else plan.state.reward

@@ -4,7 +4,7 @@ import json
 import math
 
 from rlhf_core.errors import GateRefused, PromotionRefused
-from rlhf_core.gates import Decision, refused
+from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageResult
 from tasks import signoff
 from tasks.ledger import Champion, Kind

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rlhf_core.config import Evaluate, Recipe
-from rlhf_core.judge_endpoint import read_key
+from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, model_folder, source_of, without_gate

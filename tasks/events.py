@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_core.config import ALIGNMENTS
-from rlhf_core.items import Columns, read_items
+from rlhf_core.evidence.items import Columns, read_items
 from tasks import machine
 from tasks.describe import CURVES, flatten
 from tasks.process import new_lines

@@ -5,7 +5,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import GateRefused
-from rlhf_core.gates import Decision, Subject, decide_all, refused
+from rlhf_core.gates.decide import Decision, Subject, decide_all, refused
 from tasks import card, describe, stage
 from tasks.card import PARENTS
 from tasks.process import StageRun

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from rlhf_core.intervals import Term, bootstrap, sign_test, statistic, wilson
-from rlhf_core.measure import item_values
+from rlhf_core.gates.measure import item_values
+from rlhf_core.statistics.intervals import Term, bootstrap, sign_test, statistic, wilson
 from tasks.evidence import Estimate
 
 MIN_ITEMS = 20  # below it the percentile bootstrap is too narrow to call anything

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import write_atomically
 from tasks.record import ROOT, Registration, SignOff
 from tasks.specs import PICKLES

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_core.intervals import Term, bootstrap
-from rlhf_core.item_metrics import ITEM_METRICS, columns_of, is_proportion
-from rlhf_core.items import Columns
-from rlhf_core.measure import metric_terms
+from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, is_proportion
+from rlhf_core.evidence.items import Columns
+from rlhf_core.gates.measure import metric_terms
+from rlhf_core.statistics.intervals import Term, bootstrap
 from tasks import noise
 from tasks.evidence import Estimate, RunEvidence
 from tasks.noise import Finding

@@ -1,7 +1,7 @@
 """ppo: the policy, from the SFT model, the reward model and rollout prompts."""
 
 from rlhf_core.config import Recipe, Rewards
-from rlhf_core.judge_endpoint import read_key
+from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.launch import ranked
 from tasks.specs import Artifacts, make_spec, source_of, without_gate

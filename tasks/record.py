@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from rlhf_core.config import Recipe
-from rlhf_core.gates import Decision, worst_verdict
+from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.workspace import Workspace
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_core import onpolicy_pairs
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.intervals import bootstrap
-from rlhf_core.items import Columns, read_items
+from rlhf_core.evidence.items import Columns, read_items
+from rlhf_core.judging import onpolicy_pairs
+from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec
-from rlhf_core.slices import Bin, Slice, calibration, margins, mistakes, slices
+from rlhf_core.statistics.intervals import bootstrap
 from tasks.evidence import Curve, estimates
 from tasks.process import new_lines, run_stage
 from tasks.record import Record, StageRecord

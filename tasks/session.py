@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import StageResult
 from tasks import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.context import require_samplers

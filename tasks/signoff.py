@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput, RLHFError
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import write_atomically
 from tasks.record import ApprovalRecord, Record, held, matching, records
 from tasks.workspace import Workspace

@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.gates import refused, worst_verdict
+from rlhf_core.gates.decide import refused, worst_verdict
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events, registry
 from tasks.limits import devices_reserved

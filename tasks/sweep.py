@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
-from rlhf_core.gates import refused, worst_verdict
+from rlhf_core.gates.decide import refused, worst_verdict
 from tasks import sweep_figures, tracking
 from tasks.process import new_lines
 from tasks.record import Membership, Record, records

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Source
-from rlhf_core.data.needs import needs_of
 from rlhf_core.errors import BadInput
+from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks.context import require_context
 from tasks.specs import Artifacts, local, make_spec, model_folder, permitted

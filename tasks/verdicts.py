@@ -2,8 +2,8 @@
 
 from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.gates import Decision
-from rlhf_core.item_metrics import base_metric, detector_of
+from rlhf_core.evidence.item_metrics import base_metric, detector_of
+from rlhf_core.gates.decide import Decision
 from tasks.record import Record, StageRecord, matching, records
 from tasks.workspace import Workspace
 
@@ -76,7 +76,7 @@ def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
 
 def _worst(stage: StageRecord, decision: Decision) -> dict:
     """{"columns", "data"}, or {"problem"} when nothing is known item by item."""
-    from rlhf_core.worst import worst_items  # numpy and arrow: only to explain
+    from rlhf_core.gates.worst_items import worst_items  # numpy and arrow: only to explain
 
     if stage.result is None:
         return {"problem": f"{stage.run_dir} is gone, and the evidence with it"}

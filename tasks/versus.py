@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlhf_core.items import Columns
+from rlhf_core.evidence.items import Columns
 from tasks import noise
 from tasks.comparison import Duel, MetricRow, Sample, judged
 from tasks.evidence import Estimate, RunEvidence, StageEvidence
@@ -80,7 +80,7 @@ def _duel(items: Columns, model: str, column: str) -> Duel:
 
 
 def _judged(items: Columns, model: str) -> list[Duel]:
-    """What the configured judge said (rlhf_core/judge.py), where it was asked about this model."""
+    """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this model."""
     outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
     if not outcomes:
         return []

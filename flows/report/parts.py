@@ -7,7 +7,7 @@ from markupsafe import Markup
 from flows.report.charts import LARGEST, thinned
 from flows.report.page import badge, cell, code, folded, join, table
 from flows.stage_view import duration, key_metric
-from rlhf_core.item_metrics import is_against_champion
+from rlhf_core.evidence.item_metrics import is_against_champion
 from tasks.comparison import Duel, MetricRow, Sample
 from tasks.differences import Difference
 from tasks.evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence

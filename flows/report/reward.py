@@ -7,9 +7,9 @@ from markupsafe import Markup
 from flows.report.charts import Chart, Series, figure
 from flows.report.page import Section, badge, cell, code, join, page, table
 from flows.report.parts import MARKS, REPLY_LENGTH, interval, shortened, text_of
-from rlhf_core.items import OF_DATA
+from rlhf_core.evidence.items import OF_DATA
 from rlhf_core.metrics import METRICS
-from rlhf_core.slices import Slice
+from rlhf_core.reward.slices import Slice
 from tasks.reward_report import Point, RewardReport
 
 SHOWN = (

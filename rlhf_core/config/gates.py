@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from rlhf_core.config.fields import Config, CorrelationBound, Finite, NonNegative, Positive, Share
-from rlhf_core.item_metrics import (
+from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
     has_champions_value,

@@ -1,0 +1,1 @@
+"""Data: read, normalise, check, split."""

@@ -1,0 +1,1 @@
+"""Proximal policy optimization: rollout, experience, update, and the loop."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlhf_core.advantages import (
+from rlhf_core.batching.batch import Batch, collate, own_microbatches, select
+from rlhf_core.batching.collective import summed
+from rlhf_core.config import PPO
+from rlhf_core.objectives.advantages import (
     Moments,
     at_tokens,
     gae,
@@ -17,12 +20,9 @@ from rlhf_core.advantages import (
     token_rewards,
     whiten,
 )
-from rlhf_core.batch import Batch, collate, own_microbatches, select
-from rlhf_core.collective import summed
-from rlhf_core.config import PPO
-from rlhf_core.importance import mismatch, truncated_weights
-from rlhf_core.kl import exact_kl, token_kl
-from rlhf_core.losses import masked_sum, tempered, token_entropy, token_logprobs
+from rlhf_core.objectives.importance import mismatch, truncated_weights
+from rlhf_core.objectives.kl import exact_kl, token_kl
+from rlhf_core.objectives.losses import masked_sum, tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.rewards import NO_SCORES, Ask, model_rewards, weigh
 from rlhf_core.ppo.rollout import Rollout
 

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from rlhf_core.batch import Batch
+from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
-from rlhf_core.engine import Engine
-from rlhf_core.ensemble import load_members
+from rlhf_core.engine.deepspeed import Engine
 from rlhf_core.errors import BadInput
-from rlhf_core.lora import require_origin, with_adapter
-from rlhf_core.models import inference, load_policy, load_scalar
+from rlhf_core.modeling.ensemble import load_members
+from rlhf_core.modeling.lora import require_origin, with_adapter
+from rlhf_core.modeling.models import inference, load_policy, load_scalar
+from rlhf_core.modeling.trunk import Trunk, load_trunk
 from rlhf_core.ppo.experience import Forward
 from rlhf_core.rundir import Artifact, StageSpec
-from rlhf_core.trunk import Trunk, load_trunk
 
 
 @dataclass(frozen=True)

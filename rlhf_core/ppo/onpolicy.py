@@ -2,7 +2,7 @@
 them, held against the labels. PPO moves the policy to where the reward model has seen no comparison; how far its accuracy has
 fallen there says when to collect new ones (Gao et al. 2023, arXiv:2210.10760).
 
-One file a check in the run directory's onpolicy/ (rlhf_core/onpolicy_pairs.py); one that is there is not made again.
+One file a check in the run directory's onpolicy/ (rlhf_core/judging/onpolicy_pairs.py); one that is there is not made again.
 """
 
 import json
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core import judge as judging
-from rlhf_core.batch import Sequence, subset
-from rlhf_core.collective import gathered
+from rlhf_core.batching.batch import Sequence, subset
+from rlhf_core.batching.collective import gathered
 from rlhf_core.config import RewardCheck
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
-from rlhf_core.items import item_id
-from rlhf_core.onpolicy_pairs import FOLDER, Pair, checks, measured
+from rlhf_core.evidence.items import item_id
+from rlhf_core.judging import judge as judging
+from rlhf_core.judging.functions import Ask
+from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, checks, measured
 from rlhf_core.ppo.rollout import draw
 from rlhf_core.ranks import leads
-from rlhf_core.reward import score
+from rlhf_core.reward.stage import score
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
-from rlhf_core.scorers import Ask
 
 if TYPE_CHECKING:
     from rlhf_core.ppo.stage import Trainer

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.advantages import Moments, masked_moments, merge_moments
-from rlhf_core.collective import gathered
+from rlhf_core.batching.collective import gathered
 from rlhf_core.config import PPO, RewardFunction, Rewards
 from rlhf_core.data.render import token_text
 from rlhf_core.errors import BadInput
-from rlhf_core.items import last_user_turn
-from rlhf_core.models import final_scores
+from rlhf_core.evidence.items import last_user_turn
+from rlhf_core.judging.functions import call, call_per_token, load_function
+from rlhf_core.modeling.models import final_scores
+from rlhf_core.objectives.advantages import Moments, masked_moments, merge_moments
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ranks import leads
-from rlhf_core.scorers import call, call_per_token, load_function
 
 Scores = list[float] | list[list[float]]  # one a response, or one a token of each
 Ask = Callable[[Rollout], list[Scores]]

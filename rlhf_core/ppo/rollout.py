@@ -5,11 +5,11 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rlhf_core.batch import Sequence, order
-from rlhf_core.collective import gathered
+from rlhf_core.batching.batch import Sequence, order
+from rlhf_core.batching.collective import gathered
 from rlhf_core.ranks import share
-from rlhf_core.sampler import Sample
-from rlhf_core.sampling import AnySampler
+from rlhf_core.sampling.factory import AnySampler
+from rlhf_core.sampling.vllm import Sample
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,25 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhf_core.config import PPO
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine import Engine, write_config
+from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhf_core.engine.deepspeed import Engine, write_config
 from rlhf_core.errors import Diverged
-from rlhf_core.lora import plain_tensors
-from rlhf_core.models import load_tokenizer, require_same_tokenizer, save_model
+from rlhf_core.modeling.lora import plain_tensors
+from rlhf_core.modeling.models import load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo import onpolicy
 from rlhf_core.ppo.experience import Experience, Forward, Models, make_experience
 from rlhf_core.ppo.layout import load_models
+from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import Ask, load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
 from rlhf_core.ppo.state import LoopState
-from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import leads
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
-from rlhf_core.sampling import AnySampler, open_sampler
+from rlhf_core.sampling.factory import AnySampler, open_sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
 SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "response_tokens", "eos_share", "entropy")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rlhf_core.advantages import Moments
 from rlhf_core.config import PPO
-from rlhf_core.kl import adapt_beta
+from rlhf_core.objectives.advantages import Moments
+from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
 
 

@@ -6,13 +6,13 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from rlhf_core.advantages import explained_variance
-from rlhf_core.batch import order, own_microbatches
-from rlhf_core.collective import gathered, total
+from rlhf_core.batching.batch import order, own_microbatches
+from rlhf_core.batching.collective import gathered, total
 from rlhf_core.config import PPO
-from rlhf_core.engine import Engine
-from rlhf_core.kl import token_kl
-from rlhf_core.losses import (
+from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.objectives.advantages import explained_variance
+from rlhf_core.objectives.kl import token_kl
+from rlhf_core.objectives.losses import (
     clipped_surrogate,
     clipped_value_error,
     masked_sum,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_core.config import Recipe, load_recipe
-from rlhf_core.gates import Subject
+from rlhf_core.gates.decide import Subject
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 
 DATA = {

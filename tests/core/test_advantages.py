@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
-from rlhf_core.advantages import (
+from rlhf_core.objectives.advantages import (
     at_tokens,
     discounted_returns,
     explained_variance,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.batch import Sequence, collate, microbatches, order, select, subset
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import final_scores, load_policy, load_scalar
+from rlhf_core.batching.batch import Sequence, collate, microbatches, order, select, subset
+from rlhf_core.modeling.models import final_scores, load_policy, load_scalar
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
 SEQUENCES = [Sequence([9, 10], [11, 12, 1]), Sequence([13, 14, 15, 16], [17, 1]), Sequence([18], [19, 20, 21, 22, 1])]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from rlhf_core.config import LoRA, RewardFunction
-from rlhf_core.data.needs import Needs, needs_of, require
 from rlhf_core.errors import BadInput
+from rlhf_core.preflight import Needs, needs_of, require
 
 PROMPT = [{"role": "user", "content": "w1"}]
 PLAIN = {

@@ -9,8 +9,8 @@ from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, ensure_chat_template, r
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import is_heldout, load_split, save_split, unique_prompts
 from rlhf_core.data.table import Entry, Table
-from rlhf_core.data.validate import assert_nothing_vanished, make_splits
 from rlhf_core.errors import BadInput
+from rlhf_core.validate import assert_nothing_vanished, make_splits
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from rlhf_core.config.gates import EvaluateGate
-from rlhf_core.detector_report import WORST, report
-from rlhf_core.detectors import (
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+from rlhf_core.evaluation.detector_report import WORST, report
+from rlhf_core.evaluation.detectors import (
     detect,
     disagreement,
     distinct,
@@ -23,9 +25,7 @@ from rlhf_core.detectors import (
     spending,
     words,
 )
-from rlhf_core.digest import digest_json
-from rlhf_core.errors import BadInput
-from rlhf_core.gates import Gate, Subject, decide
+from rlhf_core.gates.decide import Gate, Subject, decide
 from rlhf_core.metrics import require_declared
 from rlhf_core.rundir import StageResult, StageSpec
 

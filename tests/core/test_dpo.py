@@ -11,15 +11,15 @@ from transformers import AutoModelForCausalLM
 
 import rlhf_core.dpo as stage
 from rlhf_core.__main__ import run_stage
-from rlhf_core.batch import Sequence
+from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import DPO, LoRA
 from rlhf_core.config.gates import GateRule
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
-from rlhf_core.gates import gates_of
-from rlhf_core.item_metrics import ITEM_METRICS
-from rlhf_core.measure import measure
-from rlhf_core.models import inference, load_policy
+from rlhf_core.evidence.item_metrics import ITEM_METRICS
+from rlhf_core.gates.decide import gates_of
+from rlhf_core.gates.measure import measure
+from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics
 
 TINY = DPO(lr=1e-3, epochs=2, batch_size=16, checkpoint_every=2, micro_batch_tokens=400)

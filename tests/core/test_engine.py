@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT
-from rlhf_core.engine import Engine
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import load_policy
+from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.modeling.models import load_policy
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
 STEPS = 3
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Reward, load_recipe
-from rlhf_core.detectors import disagreement
 from rlhf_core.digest import code_digest, digest_path
-from rlhf_core.ensemble import close_ensemble, load_members, member_folder, member_seed, offsets_of
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.items import data_columns, read_items
-from rlhf_core.models import final_scores, load_scalar, load_tokenizer, save_model
+from rlhf_core.evaluation.detectors import disagreement
+from rlhf_core.evaluation.replies import Replies, Setup, reward_scores
+from rlhf_core.evidence.items import data_columns, read_items
+from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, member_seed, offsets_of
+from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.replies import Replies, Setup, reward_scores
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, read_metrics, read_result
-from rlhf_core.smoke import smoke
 
 MEMBERS = 3
 TINY = Reward(lr=3e-3, epochs=1, batch_size=32, checkpoint_every=1, ensemble=MEMBERS)
@@ -92,7 +92,7 @@ def test_the_first_member_is_what_one_reward_model_would_be(stage, trained, tiny
 
 
 def test_an_interrupted_ensemble_ends_with_the_same_bytes(stage, spec, trained, tmp_path, monkeypatch):
-    import rlhf_core.training as training
+    import rlhf_core.engine.supervised_loop as training
 
     logged, original = [], training.save_checkpoint
 

@@ -6,8 +6,8 @@ import pytest
 
 from rlhf_core.config.gates import GATED
 from rlhf_core.errors import ConfigError
-from rlhf_core.gates import gates_of
-from rlhf_core.item_metrics import ITEM_METRICS, columns_of, detector_of, has_champions_value, is_against_champion
+from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, detector_of, has_champions_value, is_against_champion
+from rlhf_core.gates.decide import gates_of
 from rlhf_core.metrics import METRICS, domain
 
 REASON = "labels of a judge, not of people"

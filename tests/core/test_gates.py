@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.config.gates import Override
-from rlhf_core.gates import Decision, Gate, decide, decide_all, refused, worst_verdict
+from rlhf_core.gates.decide import Decision, Gate, decide, decide_all, refused, worst_verdict
 
 REASON = "labels of a judge, not of people"
 BOUNDS = {  # does it hold just below, at, just above the threshold

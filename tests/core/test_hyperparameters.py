@@ -6,12 +6,12 @@ from itertools import product
 from pathlib import Path
 
 from rlhf_core.config import Recipe
-from rlhf_core.engine import ADAM_BETAS, ADAM_EPS
+from rlhf_core.engine.deepspeed import ADAM_BETAS, ADAM_EPS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "infra" / "docs" / "hyperparameters.md"
 NEITHER_LEARNS_NOR_DECIDES = ("Source", "Distributed")  # sections: where rows come from, which processes run
-FIXED = {"rlhf_core/engine.py ADAM_BETAS": str(ADAM_BETAS), "rlhf_core/engine.py ADAM_EPS": f"{ADAM_EPS:g}"}
+FIXED = {"rlhf_core/engine/deepspeed.py ADAM_BETAS": str(ADAM_BETAS), "rlhf_core/engine/deepspeed.py ADAM_EPS": f"{ADAM_EPS:g}"}
 SOURCE = re.compile(r"ours: .|arXiv:\d{4}\.\d{5}|\b(verl|openrlhf|trl|deepspeed|peft|transformers|vllm) \d")
 SCHEMA = Recipe.model_json_schema()
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.intervals import MIN_BOOTSTRAP, bootstrap, clopper_pearson, sign_test, statistic, wilson
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, bootstrap, clopper_pearson, sign_test, statistic, wilson
 
 
 @pytest.mark.parametrize(

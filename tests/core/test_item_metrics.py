@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_core.config.gates import GateRule
-from rlhf_core.heldout_pairs import PairScores, heldout_metrics
-from rlhf_core.intervals import statistic
-from rlhf_core.item_metrics import ITEM_METRICS, columns_of
-from rlhf_core.measure import in_words, metric_terms, rule_terms
+from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of
+from rlhf_core.gates.measure import in_words, metric_terms, rule_terms
+from rlhf_core.gates.worst_items import worst_items
+from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics
 from rlhf_core.rundir import StageResult
-from rlhf_core.worst import worst_items
+from rlhf_core.statistics.intervals import statistic
 
 ITEMS = {
     "prompt_id": ["a", "b", "c", "d"], "prompt": ["A?", "B?", "C?", "D?"],

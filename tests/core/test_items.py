@@ -5,7 +5,7 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from rlhf_core.items import ITEMS, item_id, last_user_turn, read_items, write_items
+from rlhf_core.evidence.items import ITEMS, item_id, last_user_turn, read_items, write_items
 
 
 def test_item_id_is_the_start_of_sha256_over_the_texts_bytes():

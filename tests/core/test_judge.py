@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rlhf_core.config import Judge, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError, StageFailed
-from rlhf_core.judge import Verdict, compare, conversation, judge_output, judged_rows, load_judge
+from rlhf_core.judging.judge import Verdict, compare, conversation, judge_output, judged_rows, load_judge
 from rlhf_core.metrics import require_declared
 
 CANARY = "canary-7f3a91c2-not-to-be-seen"

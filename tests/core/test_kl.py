@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_core.importance import mismatch, truncated_weights
-from rlhf_core.kl import adapt_beta, exact_kl, token_kl
+from rlhf_core.objectives.importance import mismatch, truncated_weights
+from rlhf_core.objectives.kl import adapt_beta, exact_kl, token_kl
 
 T, F = True, False
 NAN = float("nan")

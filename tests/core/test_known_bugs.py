@@ -9,18 +9,18 @@ import torch
 from plain import PlainEngine
 from torch import Tensor, nn, tensor
 
-from rlhf_core.advantages import token_rewards
-from rlhf_core.batch import Sequence, collate, microbatches, select
+from rlhf_core.batching.batch import Sequence, collate, microbatches, select
 from rlhf_core.config import PPO, SFT, Sampling
-from rlhf_core.engine import linear_schedule
-from rlhf_core.losses import clipped_value_error, cross_entropy, token_logprobs, token_mean
-from rlhf_core.models import PolicyModel, final_scores, inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.engine.deepspeed import linear_schedule
+from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.modeling.models import PolicyModel, final_scores, inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.objectives.advantages import token_rewards
+from rlhf_core.objectives.losses import clipped_value_error, cross_entropy, token_logprobs, token_mean
 from rlhf_core.ppo.experience import Experience, Models, experience_metrics, make_experience
+from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import policy_objective, update
 from rlhf_core.rundir import RunDir, read_metrics
-from rlhf_core.training import StepOutcome, fit
 
 T, F = True, False
 NAN = float("nan")

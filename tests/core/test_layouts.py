@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_core.batch import Sequence
+from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import PPO, LoRA, load_recipe
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.lora import add_adapter, merge_adapter, save_adapter, write_origin
-from rlhf_core.losses import clipped_value_error, token_mean
-from rlhf_core.models import PolicyModel, ScalarModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.lora import add_adapter, merge_adapter, save_adapter, write_origin
+from rlhf_core.modeling.models import PolicyModel, ScalarModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.objectives.losses import clipped_value_error, token_mean
 from rlhf_core.ppo.experience import Experience, Models, make_experience, with_values
 from rlhf_core.ppo.layout import FourModels, load_models
-from rlhf_core.ppo.observe import observed
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.ppo.trace import _layout_notes
+from rlhf_core.ppo.trace.observe import observed
+from rlhf_core.ppo.trace.stage import _layout_notes
 from rlhf_core.ppo.update import _actor_backward, policy_objective, update
 from rlhf_core.rundir import Artifact, StageSpec
 

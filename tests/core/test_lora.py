@@ -8,13 +8,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, SFT, LoRA, Reward
-from rlhf_core.engine import Engine
+from rlhf_core.engine.deepspeed import Engine
 from rlhf_core.errors import BadInput
-from rlhf_core.lora import add_adapter, has_adapter, merge_adapter, plain_tensors, save_adapter
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import PolicyModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.lora import add_adapter, has_adapter, merge_adapter, plain_tensors, save_adapter
+from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
 BATCH = collate([Sequence([5, 6, 7], [8, 9, 1]), Sequence([5], [10, 1]), Sequence([11, 12], [13, 14, 15, 16, 1])], 0)
 

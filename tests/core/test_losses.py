@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_core.losses import (
+from rlhf_core.objectives.losses import (
     bradley_terry,
     clipped_surrogate,
     clipped_value_error,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.errors import BadInput
-from rlhf_core.models import PolicyModel, inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer
+from rlhf_core.modeling.models import PolicyModel, inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer
 
 
 @pytest.fixture

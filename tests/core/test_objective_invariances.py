@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared_out import microbatches_of_ranks
 from torch import Tensor
 
-from rlhf_core.advantages import (
+from rlhf_core.objectives.advantages import (
     at_tokens,
     gae,
     grpo_advantages,
@@ -20,9 +20,9 @@ from rlhf_core.advantages import (
     token_rewards,
     whiten,
 )
-from rlhf_core.importance import mismatch, truncated_weights
-from rlhf_core.kl import token_kl
-from rlhf_core.losses import (
+from rlhf_core.objectives.importance import mismatch, truncated_weights
+from rlhf_core.objectives.kl import token_kl
+from rlhf_core.objectives.losses import (
     bradley_terry,
     clipped_surrogate,
     clipped_value_error,

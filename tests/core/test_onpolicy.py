@@ -9,14 +9,14 @@ import torch
 
 from rlhf_core.config import PPO, RewardCheck, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.intervals import newcombe, wilson
+from rlhf_core.judging.onpolicy_pairs import checks, counts, measured, with_labels
 from rlhf_core.metrics import require_declared
-from rlhf_core.models import ScalarModel, inference, load_policy, load_scalar, load_tokenizer
-from rlhf_core.onpolicy_pairs import checks, counts, measured, with_labels
+from rlhf_core.modeling.models import ScalarModel, inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.ppo.onpolicy import Checker
 from rlhf_core.quickstart.annotators import label
 from rlhf_core.quickstart.utility import score as true_utility
-from rlhf_core.sampler import Sample
+from rlhf_core.sampling.vllm import Sample
+from rlhf_core.statistics.intervals import newcombe, wilson
 
 
 class TinySampler:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.batching.packing import noise, pack, require_separation
 from rlhf_core.config import SFT
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import PolicyModel, load_policy
-from rlhf_core.packing import noise, pack, require_separation
+from rlhf_core.modeling.models import PolicyModel, load_policy
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics, read_result
 
 SEQUENCES = [
@@ -135,7 +135,7 @@ def test_the_stage_learns_the_same_packed_or_not(tiny_model, tiny_splits, tmp_pa
 
 
 def test_interrupted_training_with_noise_ends_with_the_same_bytes(tiny_model, tiny_splits, tmp_path, monkeypatch):
-    import rlhf_core.training as training
+    import rlhf_core.engine.supervised_loop as training
 
     spec = spec_of(tiny_model, tiny_splits, packing=True, neftune_alpha=5.0)
     whole = run(spec, tmp_path / "whole")

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rlhf_core.advantages import (
+from rlhf_core.objectives.advantages import (
     at_tokens,
     discounted_returns,
     gae,
@@ -23,9 +23,9 @@ from rlhf_core.advantages import (
     token_rewards,
     whiten,
 )
-from rlhf_core.importance import mismatch, truncated_weights
-from rlhf_core.kl import adapt_beta, exact_kl, token_kl
-from rlhf_core.losses import (
+from rlhf_core.objectives.importance import mismatch, truncated_weights
+from rlhf_core.objectives.kl import adapt_beta, exact_kl, token_kl
+from rlhf_core.objectives.losses import (
     bradley_terry,
     clipped_surrogate,
     clipped_value_error,

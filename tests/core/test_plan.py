@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import ConfigError
-from rlhf_core.losses import cross_entropy, token_entropy, token_logprobs
-from rlhf_core.models import PolicyModel
+from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.memory import Batch
 from rlhf_core.plan.picture import draw

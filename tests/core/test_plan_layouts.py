@@ -5,11 +5,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import LoRA, Recipe
-from rlhf_core.lora import add_adapter
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import PolicyModel
+from rlhf_core.modeling.lora import add_adapter
+from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.adapters import activations_change, adapter_parameters
 from rlhf_core.plan.memory import Batch

@@ -40,11 +40,11 @@ STEPS = """
 import json, sys
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT
-from rlhf_core.engine import Engine
-from rlhf_core.losses import cross_entropy, token_logprobs
-from rlhf_core.models import PolicyModel
+from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.objectives.losses import cross_entropy, token_logprobs
+from rlhf_core.modeling.models import PolicyModel
 
 sizes, dtype, zero_stage, prompt, response, rows = json.loads(sys.argv[1])
 batch = collate([Sequence([5] * prompt, [6] * response)] * rows, 0)

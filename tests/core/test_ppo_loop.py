@@ -10,20 +10,20 @@ from plain import PlainEngine as Plain
 from plain import PlainSampler
 from torch import Tensor, nn
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
-from rlhf_core.losses import tempered, token_logprobs
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.evaluation.replies import Setup, response_kl
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.ppo import stage
 from rlhf_core.ppo.experience import Experience, Models, make_experience
+from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
-from rlhf_core.ppo.step_metrics import step_metrics
 from rlhf_core.ppo.update import update
-from rlhf_core.replies import Setup, response_kl
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics
-from rlhf_core.sampler import Sample
+from rlhf_core.sampling.vllm import Sample
 
 CONFIG = PPO(rollout_batch=8, minibatches=2, epochs=3, policy_lr=3e-3, critic_lr=1e-3)
 

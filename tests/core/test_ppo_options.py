@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from rlhf_core.advantages import grpo_advantages, rloo_advantages, whiten
-from rlhf_core.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
-from rlhf_core.losses import tempered, token_entropy, token_logprobs
+from rlhf_core.objectives.advantages import grpo_advantages, rloo_advantages, whiten
+from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.experience import Experience, Models, Part, estimate_advantages, make_experience
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.update import policy_objective

@@ -9,9 +9,9 @@ from torch import tensor
 from rlhf_core.config import Reward, load_recipe
 from rlhf_core.data.normalise import CANONICAL, normalise
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.labels import Labels, labels_of
-from rlhf_core.losses import bradley_terry
-from rlhf_core.reward import pair_objective
+from rlhf_core.objectives.losses import bradley_terry
+from rlhf_core.reward.labels import Labels, labels_of
+from rlhf_core.reward.stage import pair_objective
 
 SCORES = tensor([1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64)  # pairs (1, .5), (-.25, 2), (0, 0)
 ROWS = [
@@ -64,10 +64,10 @@ def test_microbatches_of_pairs_add_up_to_the_step():
 def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     """Microbatches go by length, so that pairs change their order: each must keep its label."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    from rlhf_core.batch import Sequence, collate
-    from rlhf_core.engine import Engine
-    from rlhf_core.models import final_scores, load_scalar
-    from rlhf_core.reward import Comparisons, _accumulator
+    from rlhf_core.batching.batch import Sequence, collate
+    from rlhf_core.engine.deepspeed import Engine
+    from rlhf_core.modeling.models import final_scores, load_scalar
+    from rlhf_core.reward.stage import Comparisons, _accumulator
 
     sequences = [Sequence([2, 3], [6 + i] * (7 - i) + [1]) for i in range(6)]
     config = Reward(margin_scale=1.0, smoothing_from_votes=True, centring=0.5, micro_batch_tokens=20)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from transformers import AutoConfig, LlamaForTokenClassification
 
-from rlhf_core.advantages import merge_moments, token_rewards
-from rlhf_core.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.config import PPO, RewardFunction, Rewards, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.models import load_scalar, load_tokenizer
+from rlhf_core.modeling.models import load_scalar, load_tokenizer
+from rlhf_core.objectives.advantages import merge_moments, token_rewards
 from rlhf_core.ppo.experience import Experience, Models, make_experience
+from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import NO_SCORES, Worth, load_functions, model_rewards, score_moments, shaped, weigh
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.state import LoopState
-from rlhf_core.ppo.step_metrics import step_metrics
 
 PROMPTS = ("w1", "w3 w2")
 REPLIES = (("w4 w5", True), ("w6 w7 w8", False))

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.scorers import call, load_function
+from rlhf_core.judging.functions import call, load_function
 
 REPLIES = ["a", "b"]
 

@@ -12,11 +12,11 @@ from stages import finish, spec_of, start
 
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.models import load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
 from rlhf_core.rundir import read_metrics
-from rlhf_core.sampler_server import SamplerServer
-from rlhf_core.sampling import open_sampler
-from rlhf_core.served_sampler import ServedSampler, devices_left
+from rlhf_core.sampling.factory import open_sampler
+from rlhf_core.sampling.server_process import SamplerServer
+from rlhf_core.sampling.vllm_server import ServedSampler, devices_left
 
 EOS = 1
 PROMPTS = [[7, 8, 9, 10], [11], [12, 13, 14, 15, 16, 17, 18], [9, 9], [20, 21, 22], [7, 8, 9, 10]]

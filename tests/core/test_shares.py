@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared_out import microbatches_of_ranks
 
-from rlhf_core.batch import microbatches, shares
+from rlhf_core.batching.batch import microbatches, shares
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=24)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from rlhf_core.intervals import newcombe, wilson
-from rlhf_core.slices import NOTHING, OTHERS, calibration, labelled, mistakes, quarters, slices
+from rlhf_core.reward.slices import NOTHING, OTHERS, calibration, labelled, mistakes, quarters, slices
+from rlhf_core.statistics.intervals import newcombe, wilson
 
 N = 12
 ITEMS = {

@@ -19,9 +19,9 @@ from transformers import (
 
 from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, RewardCheck, Sampling
 from rlhf_core.config.gates import GateRule
-from rlhf_core.item_metrics import ITEM_METRICS
-from rlhf_core.measure import measure
-from rlhf_core.onpolicy_pairs import checks, counts
+from rlhf_core.evidence.item_metrics import ITEM_METRICS
+from rlhf_core.gates.measure import measure
+from rlhf_core.judging.onpolicy_pairs import checks, counts
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
 SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rlhf_core.batch import Sequence
-from rlhf_core.detectors import repetition
-from rlhf_core.heldout_pairs import heldout_metrics, pair_scores
-from rlhf_core.stats import bootstrap_mean, calibration_error, wilson, win_rate
+from rlhf_core.batching.batch import Sequence
+from rlhf_core.evaluation.detectors import repetition
+from rlhf_core.reward.heldout_pairs import heldout_metrics, pair_scores
+from rlhf_core.statistics.summaries import bootstrap_mean, calibration_error, wilson, win_rate
 
 BOOTSTRAP_95 = (44.06975, 55.2005)  # of 0..99 with seed 1, as first released
 

@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from rlhf_core.batch import Batch, microbatches, order
+from rlhf_core.batching.batch import Batch, microbatches, order
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.digest import code_digest
-from rlhf_core.models import load_policy, load_scalar, load_tokenizer, save_model
-from rlhf_core.ppo import trace
+from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
 from rlhf_core.ppo.experience import Experience, Part
-from rlhf_core.ppo.meanings import AXES, QUANTITIES, TENSORS
-from rlhf_core.ppo.observe import observed
-from rlhf_core.ppo.tensor_rows import axes
+from rlhf_core.ppo.trace import stage as trace
+from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES, TENSORS
+from rlhf_core.ppo.trace.observe import observed
+from rlhf_core.ppo.trace.tensor_rows import axes
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
 
 SEED = 1

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_core import sampling
 from rlhf_core.__main__ import run_stage
-from rlhf_core.batch import Sequence, collate, device
+from rlhf_core.batching.batch import Sequence, collate, device
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
-from rlhf_core.losses import tempered, token_logprobs
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics
-from rlhf_core.transformers_sampler import SeededDraw, TransformersSampler
+from rlhf_core.sampling import factory
+from rlhf_core.sampling.transformers import SeededDraw, TransformersSampler
 
 EOS = 1
 PROMPTS = [[7, 8, 9, 10], [11], [12, 13, 14, 15, 16, 17, 18], [9, 9], [20, 21, 22]]
@@ -28,7 +28,7 @@ PLAIN = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=8)
 
 def sampler_of(model, **changes) -> TransformersSampler:
     config = PLAIN.model_copy(update=changes)
-    return sampling.open_sampler(model, config, max_prompt_tokens=7, dtype="float32")
+    return factory.open_sampler(model, config, max_prompt_tokens=7, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused(tiny_model, changes, message):
 
 
 def test_without_vllm_nothing_takes_its_place_unasked(tiny_model, monkeypatch):
-    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
+    monkeypatch.setattr(factory, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"'vllm', which is not installed.*ppo\.sampling\.engine.*'transformers'"):
         sampler_of(tiny_model, engine="vllm")
 
@@ -140,7 +140,7 @@ def test_its_greedy_replies_are_those_of_vllm(loud_model):
         import json
         from pathlib import Path
         from rlhf_core.config import Sampling
-        from rlhf_core.sampling import open_sampler
+        from rlhf_core.sampling.factory import open_sampler
         found = {{}}
         for engine in ("transformers", "vllm"):
             config = Sampling(engine=engine, temperature=0.01, max_new_tokens=12, kv_cache_mib=32)

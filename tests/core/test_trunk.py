@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, LoRA
-from rlhf_core.engine import Engine
+from rlhf_core.engine.deepspeed import Engine
 from rlhf_core.errors import BadInput
-from rlhf_core.lora import add_adapter, merge_adapter, plain_tensors, require_origin, save_adapter, write_origin
-from rlhf_core.models import inference, load_policy, load_scalar, load_tokenizer, save_model
-from rlhf_core.trunk import Trunk, load_trunk
+from rlhf_core.modeling.lora import add_adapter, merge_adapter, plain_tensors, require_origin, save_adapter, write_origin
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.trunk import Trunk, load_trunk
 
 BATCH = collate([Sequence([5, 6, 7], [8, 9, 1]), Sequence([5], [10, 1]), Sequence([11, 12], [13, 14, 15, 16, 1])], 0)
 LORA = LoRA(rank=4)

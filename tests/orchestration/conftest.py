@@ -37,7 +37,7 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
 @pytest.fixture(scope="session")
 def ready_models(tiny_model, tmp_path_factory) -> Path:
     """Language models `ppo` and `dpo` and a reward model `reward`: real ones, for promotion loads and runs them."""
-    from rlhf_core.models import load_scalar, load_tokenizer, save_model
+    from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
 
     folder = tmp_path_factory.mktemp("ready")
     shutil.copytree(tiny_model, folder / "ppo")

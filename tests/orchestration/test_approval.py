@@ -23,7 +23,7 @@ from flows.pipeline import (  # before anything else of Prefect: it sets what Pr
 )
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import events, signoff
 from tasks.approval import approval

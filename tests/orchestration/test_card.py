@@ -7,8 +7,8 @@ from markdown_it import MarkdownIt
 
 from rlhf_core.config import Recipe
 from rlhf_core.config.gates import Override
-from rlhf_core.gates import Decision
-from rlhf_core.items import write_items
+from rlhf_core.evidence.items import write_items
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import card
 from tasks.describe import spaced

@@ -10,7 +10,7 @@ import pytest
 from flows import cli
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
-from rlhf_core.gates import Subject, decide_all
+from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 from tasks import events, process
 from tasks.record import Record, StageRecord, records

@@ -18,9 +18,9 @@ OWNERS = {
         "tasks/ledger.py",
         "tasks/runs.py",
     },
-    "deepspeed": {"rlhf_core/engine.py"},
-    "vllm": {"rlhf_core/sampler.py", "rlhf_core/weight_transfer.py"},
-    "peft": {"rlhf_core/lora.py"},
+    "deepspeed": {"rlhf_core/engine/deepspeed.py"},
+    "vllm": {"rlhf_core/sampling/vllm.py", "rlhf_core/sampling/weight_transfer.py"},
+    "peft": {"rlhf_core/modeling/lora.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},
 }
 

@@ -11,7 +11,7 @@ from flows import live
 from flows.live import LiveDisplay
 from flows.stage_view import StageView, duration, key_metric, results_table, verdict_of
 from rlhf_core.config.gates import Override, RewardGate
-from rlhf_core.gates import Subject, decide, gates_of
+from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks import events
 from tasks.events import StageFailed, StageFinished, StageProgress, StageStarted

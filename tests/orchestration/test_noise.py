@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from rlhf_core.intervals import wilson
+from rlhf_core.statistics.intervals import wilson
 from tasks import noise
 from tasks.evidence import Estimate
 

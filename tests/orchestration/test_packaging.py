@@ -16,16 +16,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_core.batch import encode
+from rlhf_core.batching.batch import encode
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.digest import digest_path
-from rlhf_core.ensemble import close_ensemble, member_folder
 from rlhf_core.errors import BadInput
-from rlhf_core.gates import Decision
-from rlhf_core.models import inference, load_scalar, load_tokenizer, save_model
-from rlhf_core.reward import score
+from rlhf_core.gates.decide import Decision
+from rlhf_core.modeling.ensemble import close_ensemble, member_folder
+from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.reward.stage import score
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import packaging
 from tasks.packaging import build, model_folder, read_decisions

@@ -12,10 +12,10 @@ from synthetic import Story, Synthetic
 
 from flows import cli
 from flows.report.reward import advice, reward_page
-from rlhf_core.batch import subset
+from rlhf_core.batching.batch import subset
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
-from rlhf_core.items import write_items
+from rlhf_core.evidence.items import write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks.record import Record
 from tasks.reward_report import Point, counts, learning_curve, report

@@ -14,7 +14,7 @@ from rich.console import Console
 from flows import cli
 from flows.report.heatmap import scale, strength, trace_page
 from flows.report.trace_text import shape, size, trace_lines, visible
-from rlhf_core.ppo.meanings import AXES, QUANTITIES
+from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES
 from tasks import process
 
 RECIPE = """

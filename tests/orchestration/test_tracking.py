@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from rlhf_core.config import Recipe
-from rlhf_core.gates import Subject, decide_all
+from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks import packaging, registry, tracking
 from tasks.forwarder import Forwarder

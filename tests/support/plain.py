@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from rlhf_core.batch import Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import Sampling
-from rlhf_core.models import PolicyModel
-from rlhf_core.sampler import Sample
+from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.sampling.vllm import Sample
 
 
 class PlainEngine:

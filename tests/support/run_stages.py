@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rlhf_core.__main__ import run_stage
-from rlhf_core.collective import barrier
+from rlhf_core.batching.collective import barrier
 from rlhf_core.rundir import RunDir, StageSpec
 
 for number, folder in enumerate(map(Path, sys.argv[1:])):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_core.batch import own_microbatches
+from rlhf_core.batching.batch import own_microbatches
 
 
 def microbatches_of_ranks(sizes, budget: int, count: int, *, group: int = 1) -> list[list[tuple[list[int], bool]]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_core.config import Recipe
-from rlhf_core.intervals import wilson
-from rlhf_core.items import item_id, write_items
+from rlhf_core.evidence.items import item_id, write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
+from rlhf_core.statistics.intervals import wilson
 from tasks.machine import FILE
 from tasks.record import Record, StageRecord, now
 from tasks.tracker import Tracker

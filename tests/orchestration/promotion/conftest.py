@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_core.gates import Decision
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import registry
 from tasks.desk import Desk

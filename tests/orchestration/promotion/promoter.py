@@ -19,7 +19,7 @@ from rlhf_core.errors import RLHFError
 from tasks import desk, promotion
 
 for _name in (  # what a promotion imports on its way: once here, not in every child
-    "rlhf_core.smoke", "transformers.models.llama.modeling_llama", "mlflow.pyfunc.model", "alembic.command",
+    "rlhf_core.modeling.smoke", "transformers.models.llama.modeling_llama", "mlflow.pyfunc.model", "alembic.command",
     "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.store.model_registry.sqlalchemy_workspace_store",
 ):  # fmt: skip
     importlib.import_module(_name)

@@ -1,0 +1,1 @@
+"""Batches: padding, packing, microbatches, and sums over ranks."""

@@ -1,0 +1,1 @@
+"""The training engine: DeepSpeed, checkpoints, the loop that supervised stages share."""

@@ -1,0 +1,134 @@
+"""Checkpoints: safetensors and JSON, complete or absent, the last few kept.
+
+Rank 0 writes `state.safetensors`; every other rank writes `state-N.safetensors` with what is its alone, and reads the rest
+from rank 0's. All ranks see one folder: on several hosts a shared file system.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlhf_core.batching.collective import barrier, gathered
+from rlhf_core.errors import BadInput
+from rlhf_core.ranks import leads, rank, ranks
+
+CHECKSUM = ".crc32"  # suffix of the file beside each state file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a stage needs to go on after `step`."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    extra: dict
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
+    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept too.
+
+    Every rank calls it; tensors named `.../shard/...` or `shard/...` are the rank's own, the others are equal on all ranks.
+    """
+    temporary = folder / f".step-{checkpoint.step}.tmp"
+    if leads():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
+        (temporary / "extra.json").write_text(json.dumps(record))
+    barrier()
+    tensors = {name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {"rng": torch.get_rng_state()}
+    file = temporary / _file(rank())
+    save_file(_unshared(tensors), file)
+    file.with_suffix(CHECKSUM).write_text(_checksum(file))
+    barrier()
+    if leads():
+        _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
+        for old in _newest_first(folder)[keep:]:
+            shutil.rmtree(old)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+
+
+def _file(number: int) -> str:
+    return f"state-{number}.safetensors" if number else "state.safetensors"
+
+
+def _is_own(name: str) -> bool:
+    return "shard" in name.split("/")
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tied weights are written twice: safetensors refuses shared memory, and loading ties them again."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        result[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return result
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that every rank can read (a damaged one is passed over, with a line on stdout), or None.
+
+    Raises BadInput for one that another number of ranks wrote.
+    """
+    names = gathered([path.name for path in _newest_first(folder)])[0]
+    for name in names:
+        found = _read(folder / name)
+        if all(gathered(found is not None)):
+            torch.set_rng_state(found.tensors.pop("rng"))
+            return found
+    return None
+
+
+def _read(path: Path) -> Checkpoint | None:
+    try:
+        record = json.loads((path / "extra.json").read_text())
+        if record["ranks"] != ranks():
+            raise BadInput(
+                f"{path} was written by {record['ranks']} ranks, this run has {ranks()}; "
+                "start as many again, or remove the folder to begin anew"
+            )
+        tensors = _load(path / _file(0))
+        if not leads():
+            common = {name: value for name, value in tensors.items() if not _is_own(name)}
+            tensors = common | _load(path / _file(rank()))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        print(f"checkpoint {path.name} cannot be read ({error}); trying the one before it")
+        return None
+    return Checkpoint(record["step"], tensors, record["extra"])
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    if file.with_suffix(CHECKSUM).read_text() != _checksum(file):
+        raise ValueError(f"{file.name} holds other bytes than were written")
+    return load_file(file)
+
+
+def _checksum(file: Path) -> str:
+    """CRC-32, hexadecimal: safetensors itself does not notice a changed weight."""
+    found = 0
+    with file.open("rb") as data:
+        while chunk := data.read(1 << 20):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)

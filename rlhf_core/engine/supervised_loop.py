@@ -1,0 +1,52 @@
+"""The loop that supervised stages share: epochs over a seeded order, steps, checkpoints, resume."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rlhf_core.batching.batch import order
+from rlhf_core.config import DPO, SFT, Reward
+from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhf_core.engine.deepspeed import Engine, linear_schedule
+from rlhf_core.errors import Diverged
+from rlhf_core.rundir import RunDir, finite
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one optimizer step's forward and backward passes gave: metrics without stage prefix, and tokens seen."""
+
+    metrics: dict[str, float]
+    tokens: int
+
+
+def fit(
+    engine: Engine, run: RunDir, config: SFT | Reward | DPO, accumulate: Callable[[list[int]], StepOutcome], *,
+    stage: str, examples: int, seed: int,
+) -> None:  # fmt: skip
+    """Train for `config.epochs` over `examples`, from the newest checkpoint if there is one.
+
+    accumulate: gets the indices of a step's examples, runs the backward passes, returns what to log.
+    Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
+    """
+    per_epoch = -(-examples // config.batch_size)
+    steps = per_epoch * config.epochs
+    checkpoint = load_checkpoint(run.checkpoints)
+    if checkpoint:
+        engine.load_state(checkpoint.tensors)
+    for step in range((checkpoint.step if checkpoint else 0) + 1, steps + 1):
+        started = time.monotonic()
+        epoch, position = divmod(step - 1, per_epoch)
+        begin = position * config.batch_size
+        indices = order(examples, seed=seed, epoch=epoch)[begin : begin + config.batch_size]
+        outcome = accumulate(indices)
+        lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
+        norm = engine.step(lr)
+        metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}
+        metrics |= {f"{stage}/lr": lr, f"{stage}/grad_norm": norm}
+        if not finite(metrics):
+            raise Diverged(f"{stage} step {step} gave {metrics}; expected finite numbers. Lower {stage}.lr.")
+        speed = outcome.tokens / (time.monotonic() - started)
+        run.log(step, steps, metrics | {"tokens_per_second": speed})
+        if step % config.checkpoint_every == 0 and step < steps:
+            save_checkpoint(run.checkpoints, Checkpoint(step, engine.state(), {}), keep=config.keep_checkpoints)

@@ -1,0 +1,75 @@
+"""`python -m rlhf_core.engine.warmup`: compile once what DeepSpeed compiles at its first start, so that the first run does not.
+
+Exit codes: 0 done, 2 something is missing (the message says how to install it).
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+
+from rlhf_core.errors import BadInput, StageFailed
+
+LAST_LINES = 15
+
+
+def require_compiler() -> str:
+    """The C++ compiler that extensions are built with. Raises BadInput when there is none."""
+    compiler = os.environ.get("CXX") or "g++"
+    if found := shutil.which(compiler):
+        return found
+    raise BadInput(
+        f"no C++ compiler: {compiler!r} is not on PATH. DeepSpeed's CPU communication op is compiled on this machine. "
+        "Install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++) and run `make setup` again."
+    )
+
+
+def require_torch() -> None:
+    """Import torch. Raises BadInput with the way to mend it when its libraries are missing."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise BadInput(torch_message(str(error))) from error
+    except OSError as error:  # a shared library that the build links to
+        raise BadInput(torch_message(str(error))) from error
+
+
+def torch_message(error: str) -> str:
+    """What to say when torch does not import."""
+    return (
+        f"torch cannot be imported: {error.splitlines()[0] if error else 'unknown reason'}\n"
+        "A CUDA build of torch needs its nvidia-* packages, which infra/requirements/cpu.txt leaves out. "
+        "On a CPU machine give pip the index of the CPU builds (--extra-index-url, or PIP_EXTRA_INDEX_URL; the version then "
+        "ends in +cpu), remove .venv and run `make setup` again. On a CUDA machine install infra/requirements/gpu.txt."
+    )
+
+
+def warm_up() -> float:
+    """Compile DeepSpeed's ops; returns the seconds it took. Raises BadInput, StageFailed."""
+    require_compiler()
+    require_torch()
+    from rlhf_core.engine.deepspeed import build_ops
+
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(chatter):
+            return build_ops()
+    except (RuntimeError, OSError, ImportError) as error:
+        lines = "\n  ".join((chatter.getvalue() + str(error)).splitlines()[-LAST_LINES:])
+        raise StageFailed(f"DeepSpeed's CPU communication op did not compile:\n  {lines}") from error
+
+
+def main() -> int:
+    """Entry point."""
+    try:
+        seconds = warm_up()
+    except (BadInput, StageFailed) as error:
+        print(f"warm-up: {error}", file=sys.stderr)
+        return BadInput.exit_code if isinstance(error, BadInput) else error.exit_code
+    print(f"DeepSpeed's ops are compiled for this machine ({seconds:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Evidence: per-item results, the metrics computed from them, figures."""

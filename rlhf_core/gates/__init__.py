@@ -1,0 +1,1 @@
+"""Gates: read a metric with its interval, decide, show the items that speak against it."""

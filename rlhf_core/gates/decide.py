@@ -1,0 +1,209 @@
+"""Gates: whether a stage may follow. Fails closed: what is missing, not finite, too little or not these bytes is refused.
+
+A gate is decided from a finished stage's result each time it is needed, never cached, so that a changed threshold
+repeats no training and a stale verdict is never read.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rlhf_core.config import Recipe
+from rlhf_core.config.gates import GATED, Bound, GateRule, Of, Override
+from rlhf_core.errors import BadInput
+from rlhf_core.evidence.item_metrics import is_against_champion
+from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
+
+if TYPE_CHECKING:
+    from rlhf_core.gates.measure import Measured
+
+VERDICTS = ("refused", "overridden", "warning", "passed")  # the worst first
+
+
+class Gate(GateRule):
+    """A rule by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What gates speak of: a finished stage, the spec it was run for, where it lies, and the commit that decides."""
+
+    result: StageResult
+    spec: StageSpec
+    run_dir: Path
+    commit: str = ""
+
+    @property
+    def model(self) -> Artifact | None:
+        """The model that passes or does not: the stage's output, or the given one that it measured."""
+        given = self.spec.inputs.get("policy" if self.spec.stage == "evaluate" else "given")
+        return self.result.outputs.get("model") or given
+
+    @property
+    def data(self) -> dict[str, Artifact]:
+        """The data measured on: held-out splits, or the training split of a stage that has no other."""
+        splits = {name: item for name, item in self.spec.inputs.items() if name.endswith(("_heldout", "_train"))}
+        return {name: item for name, item in splits.items() if name.endswith("_heldout")} or splits
+
+    def mismatch(self) -> str | None:
+        """Why the result does not speak of these bytes, after reading them again; None when it does."""
+        if self.result.digest != self.spec.digest:
+            return f"the result is of another spec: digest {self.result.digest[:12]}, expected {self.spec.digest[:12]}"
+        if self.model is None or not self.data:
+            return "the stage names no model or no data, so nothing says what was measured"
+        try:
+            for item in (self.model, *self.data.values()):
+                item.verified()
+        except BadInput as error:
+            return str(error).rstrip(".")
+        return None
+
+
+class Decision(Frozen):
+    """What a gate said, and on what evidence. value: the estimate; of: what of it was compared with the threshold."""
+
+    stage: str
+    gate: str
+    metric: str
+    value: float | None
+    n: int | None
+    interval: tuple[float, float] | None
+    bound: Bound
+    threshold: float
+    passed: bool
+    reason: str
+    override: Override | None = None
+    of: Of = "estimate"
+    minus: str | None = None
+    versus: str | None = None
+    method: str = "auto"
+    how: str = ""  # the interval, in words
+    confidence: float | None = None  # of the interval
+    min_n: int | None = None
+    severity: Literal["error", "warning"] = "error"
+    model_digest: str | None = None
+    data_digests: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    champion_digest: str | None = None
+    code: str = ""
+    commit: str = ""
+    decided_at: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """'passed', 'overridden' (passed only because of a recorded override), 'warning' (failed, stops nothing), 'refused'."""
+        if not self.passed:
+            return "refused" if self.severity == "error" else "warning"
+        return "overridden" if self.override else "passed"
+
+    @property
+    def rule(self) -> str:
+        """What was required, e.g. 'lower 95% bound more than 0.5'."""
+        return f"{_end(self.of, self.confidence)}{self.bound} {self.threshold:g}"
+
+    @property
+    def quantity(self) -> str:
+        """What was looked at, e.g. 'eval/score_policy - champion'."""
+        return _quantity(self.metric, self.minus, self.versus, self.method)
+
+
+def refused(decisions: Iterable[Decision]) -> list[Decision]:
+    """Those that stop the flow and a promotion: failed, and not of severity 'warning'."""
+    return [decision for decision in decisions if decision.verdict == "refused"]
+
+
+def worst_verdict(decisions: Iterable[Decision]) -> str:
+    """The worst verdict among decisions, '' without any."""
+    found = {decision.verdict for decision in decisions}
+    return next((verdict for verdict in VERDICTS if verdict in found), "")
+
+
+def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
+    """The gates of a stage: its own thresholds, then the recipe's further gates; none for stages without a gate."""
+    if stage not in GATED:
+        return []
+    own = {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
+    return [Gate(name=name, **dict(rule)) for name, rule in (getattr(recipe, stage).gate.rules() | own).items()]
+
+
+def decide_all(recipe: Recipe, subject: Subject) -> list[Decision]:
+    """Every gate of the subject's stage, after reading the bytes of model and data again."""
+    gates = gates_of(recipe, subject.result.stage)
+    mismatch = subject.mismatch() if gates else None
+    return [decide(gate, subject, mismatch) for gate in gates]
+
+
+def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision:
+    """Compare what the gate looks at with its threshold; the override's threshold counts when the gate's own fails.
+
+    problem: why nothing may pass, whatever the numbers say; no override helps then, nor against missing evidence.
+    """
+    from rlhf_core.gates.measure import (  # numpy, scipy and arrow: only for deciding, not for reading decisions
+        Measured,
+        measure,
+    )
+
+    champion = subject.spec.inputs.get("champion")
+    if not problem and gate.versus and champion is None:
+        reason = f"no champion took part, so there is nothing to compare {gate.metric} with"
+        return _decision(gate, subject, Measured(), passed=True, reason=reason)
+    found = measure(gate, subject.result, subject.run_dir)
+    if problem := problem or found.problem or _too_few(gate, found.n):
+        required = f"required {_end(gate.of, gate.confidence)}{gate.bound} {gate.threshold:g}"
+        return _decision(gate, subject, found, passed=False, reason=f"{problem} ({required})")
+    passed = _holds(gate, found, gate.threshold)
+    used = gate.override if gate.override and not passed and _holds(gate, found, gate.override.threshold) else None
+    reason = _reason(gate, found) + (f"; allowed to {used.threshold:g} by {used.by}: {used.reason}" if used else "")
+    return _decision(gate, subject, found, passed=passed or used is not None, reason=reason, override=used)
+
+
+def _decision(gate: Gate, subject: Subject, found: "Measured", **outcome: object) -> Decision:
+    champion = subject.spec.inputs.get("champion")
+    return Decision(
+        stage=subject.result.stage, gate=gate.name, value=found.value, n=found.n, interval=found.interval,
+        confidence=found.confidence, how=found.how, model_digest=subject.model.digest if subject.model else None,
+        data_digests={name: item.digest for name, item in subject.data.items()},
+        champion_digest=champion.digest if champion and gate.versus else None, code=subject.spec.code, commit=subject.commit,
+        decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        **gate.model_dump(include={"metric", "bound", "threshold", "of", "minus", "versus", "method", "min_n", "severity"}),
+        **outcome,
+    )  # fmt: skip
+
+
+def _too_few(gate: Gate, n: int | None) -> str | None:
+    if n is None and gate.min_n > 1:  # a finite metric rests on one sample at least
+        return f"{gate.metric} states no sample size; expected at least {gate.min_n}"
+    if n is not None and n < gate.min_n:
+        return f"{gate.metric} rests on {n} samples; expected at least {gate.min_n}"
+    return None
+
+
+def _number(gate: Gate, found: "Measured") -> float:
+    return found.value if gate.of == "estimate" else found.interval[gate.of == "upper"]
+
+
+def _holds(gate: Gate, found: "Measured", threshold: float) -> bool:
+    number = _number(gate, found)
+    return {
+        "at least": number >= threshold, "more than": number > threshold,
+        "at most": number <= threshold, "less than": number < threshold,
+    }[gate.bound]  # fmt: skip
+
+
+def _reason(gate: Gate, found: "Measured") -> str:
+    quantity = _quantity(gate.metric, gate.minus, gate.versus, gate.method)
+    of = "" if gate.of == "estimate" else f"the {_end(gate.of, found.confidence)}of "
+    evidence = "" if gate.of == "estimate" else f" (estimate {found.value:.4g}, n = {found.n})"
+    return f"{of}{quantity} is {_number(gate, found):.4g}{evidence}, required {gate.bound} {gate.threshold:g}"
+
+
+def _end(of: Of, confidence: float | None) -> str:
+    return "" if of == "estimate" else f"{of} {100 * (confidence or 0.95):g}% bound "
+
+
+def _quantity(metric: str, minus: str | None, versus: str | None, method: str) -> str:
+    baseline = f" - {minus}" if minus else " - champion" if versus and not is_against_champion(metric) else ""
+    return f"{metric}{baseline}" + (", share of decided items won," if method == "sign" else "")

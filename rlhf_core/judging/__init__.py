@@ -1,0 +1,1 @@
+"""Judges and scorers from outside the reward model: functions, endpoints, labels of fresh pairs."""

@@ -1,0 +1,1 @@
+"""Models: loading, scalar heads, shared trunks, LoRA, reward-model ensembles."""

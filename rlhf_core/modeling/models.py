@@ -1,0 +1,182 @@
+"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_core.batching.batch import Batch, device
+from rlhf_core.batching.packing import PackedBatch
+from rlhf_core.config import Frozen
+from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.engine.deepspeed import shared_out
+from rlhf_core.errors import BadInput
+from rlhf_core.modeling.lora import merge_adapter
+from rlhf_core.ranks import leads
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+class PolicyModel(nn.Module):
+    """A causal language model that gives logits at response tokens only."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
+        """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the embedding gives."""
+        if isinstance(batch, PackedBatch):
+            return self._packed(batch, noise_BLD)
+        R = batch.response_mask_BR.shape[1]
+        output = self.model(
+            **self._read(batch.ids_BL, noise_BLD),
+            attention_mask=batch.mask_BL.long(),
+            position_ids=batch.position_ids_BL,
+            logits_to_keep=R + 1,
+            use_cache=False,
+        )
+        return output.logits[:, :-1]
+
+    def _packed(self, batch: PackedBatch, noise_BLD: Tensor | None) -> Tensor:
+        read = self._read(batch.ids_BL, noise_BLD)
+        keep = batch.places_T - 1  # a response token is predicted from the place before it
+        return self.model(**read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False).logits
+
+    def _read(self, ids_BL: Tensor, noise_BLD: Tensor | None) -> dict[str, Tensor]:
+        if noise_BLD is None:
+            return {"input_ids": ids_BL}
+        return {"inputs_embeds": self.model.get_input_embeddings()(ids_BL) + noise_BLD}
+
+
+class ScalarModel(nn.Module):
+    """A backbone with a scalar head at every token: the reward model, and the critic made from it."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after the prompt."""
+        hidden_BLD = self.model.base_model(
+            input_ids=batch.ids_BL,
+            attention_mask=batch.mask_BL.long(),
+            position_ids=batch.position_ids_BL,
+            use_cache=False,
+        ).last_hidden_state
+        R = batch.response_mask_BR.shape[1]
+        return self.model.score(hidden_BLD[:, -(R + 1) :]).squeeze(-1).float()
+
+
+def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
+    """The score after the last real response token, (B,)."""
+    return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
+
+
+def inference(module: nn.Module, *, dtype: str, frozen: Frozen = "whole") -> Callable[..., Tensor]:
+    """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
+
+    frozen: 'sharded' shares its weights out among the ranks, all of which then make the same passes.
+    """
+    module.requires_grad_(False)
+    module = shared_out(module) if frozen == "sharded" else module.to(device())
+
+    def forward(*inputs) -> Tensor:
+        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            return module(*inputs)
+
+    return forward
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a chat template. Raises BadInput without EOS token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} has no usable tokenizer ({error}); expected tokenizer files beside the model") from None
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"the tokenizer of {path} has no EOS token; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    ensure_chat_template(tokenizer)
+    return tokenizer
+
+
+def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
+    """Raise BadInput when two models map text to different token ids; `role` says what the other one is."""
+    if load_tokenizer(path).get_vocab() != load_tokenizer(other).get_vocab():
+        raise BadInput(
+            f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the same token ids. "
+            "Train it from this base model; a champion of another base model belongs under another registry.name."
+        )
+
+
+def load_policy(path: Path) -> PolicyModel:
+    """A causal language model in float32, dropout off. Raises BadInput for a folder without safetensors."""
+    return PolicyModel(_load(AutoModelForCausalLM, path))
+
+
+def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
+    """A one-label sequence classifier, or token classifier (a token-level reward model), in float32, dropout off.
+
+    new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D + 1)) with `seed`
+    (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must hold a one-label classifier (BadInput).
+    """
+    if not new_head:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if config.num_labels != 1:
+            raise BadInput(f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)")
+        by_token = any(name.endswith("ForTokenClassification") for name in config.architectures or [])
+        return ScalarModel(_load(AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification, path))
+    model = _load(AutoModelForSequenceClassification, path, num_labels=1)
+    width = model.score.weight.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    model.score.weight.data = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
+    return ScalarModel(model)
+
+
+def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
+    if not list(path.glob("*.safetensors")):
+        pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
+        found = f"only {pickles}, which can run code when loaded" if pickles else "none"
+        raise BadInput(f"{path} holds no *.safetensors ({found}); save the model with save_pretrained")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    for name in list(vars(config)):
+        if name.endswith(("dropout", "dropout_rate")) or name.endswith("pdrop"):
+            setattr(config, name, 0.0)
+    for name, value in config_changes.items():
+        setattr(config, name, value)
+    try:
+        return kind.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
+
+
+def save_model(
+    model: PolicyModel | ScalarModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write model, tokenizer and chat template in transformers' format, safetensors only; an adapter is merged, in place.
+
+    Rank 0 writes for all. weights: those of a model that does not hold its own, by name.
+    """
+    merge_adapter(model.model)
+    if not leads():
+        return
+    model.model.config.pad_token_id = tokenizer.pad_token_id
+    model.model.save_pretrained(path, state_dict=weights)
+    tokenizer.save_pretrained(path)

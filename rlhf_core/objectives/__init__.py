@@ -1,0 +1,1 @@
+"""Objectives: losses, advantages, KL estimators, importance weights. Tensors and floats only."""

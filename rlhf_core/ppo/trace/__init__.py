@@ -1,0 +1,1 @@
+"""The trace of one PPO batch: every tensor, forward pass and token."""

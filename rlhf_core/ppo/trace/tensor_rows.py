@@ -1,0 +1,87 @@
+"""Tensors as rows of the trace's table: name, axes, shape, type, bytes, meaning."""
+
+import dataclasses
+import re
+
+import torch
+from torch import Tensor
+
+from rlhf_core.batching.batch import Batch
+from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.modeling.lora import plain_tensors
+from rlhf_core.ppo.experience import Experience, Part
+from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.trace.meanings import TENSORS
+from rlhf_core.ppo.trace.observe import Pass
+
+
+def tensor_row(name: str, tensor: Tensor, *, by: str | None = None, of: int = 1) -> dict:
+    """by: the model that gave it; of: how many like it there are, of which this is the largest."""
+    return {
+        "name": name, "by": by, "axes": axes(name), "shape": list(tensor.shape), "dtype": str(tensor.dtype).split(".")[-1],
+        "bytes": tensor.nbytes, "count": of, "meaning": TENSORS[name],
+    }  # fmt: skip
+
+
+def axes(name: str) -> list[str]:
+    """The axes that a tensor's name ends in: old_logprobs_BR -> B, R; scores_BR1 -> B, R1."""
+    letters = name.rpartition("_")[2] if "_" in name else ""
+    if not letters.isupper():
+        return []
+    return re.findall("[A-Z]1?", letters)
+
+
+def field_rows(record: Batch | Experience) -> list[dict]:
+    names = [field.name for field in dataclasses.fields(record)]
+    return [tensor_row(name, getattr(record, name)) for name in names if isinstance(getattr(record, name), Tensor)]
+
+
+def output_rows(passes: list[Pass]) -> list[dict]:
+    """The largest output of each model."""
+    names = {"sampler": "hidden_TD", "actor": "logits_BRV", "reference": "logits_BRV"}
+    rows = []
+    for model in dict.fromkeys(one.model for one in passes):
+        own = [one.output for one in passes if one.model == model]
+        rows.append(tensor_row(names.get(model, "scores_BR1"), max(own, key=lambda x: x.nbytes), by=model, of=len(own)))
+        if values := [one.values for one in passes if one.model == model and one.values is not None]:
+            rows.append(tensor_row("values_BR1", max(values, key=lambda x: x.nbytes), by=model, of=len(values)))
+    return rows
+
+
+def part_rows(passes: list[Pass]) -> list[dict]:
+    """What the update takes of the largest microbatch: the columns of Part, shaped as the batch that went in."""
+    shapes = [one.batch for one in passes if one.batch]
+    B, L, R = max(shapes, key=lambda shape: shape[0] * shape[1])
+    part = [field.name for field in dataclasses.fields(Part) if field.name.endswith("_BR")]
+    kinds = {"ids_BL": (L, torch.int64), "mask_BL": (L, torch.bool), "response_mask_BR": (R, torch.bool)}
+    kinds |= {name: (R, torch.float32) for name in part}
+    count = sum(one.model == passes[0].model for one in passes)
+    return [tensor_row(name, torch.empty(B, wide, dtype=kind, device="meta"), of=count) for name, (wide, kind) in kinds.items()]
+
+
+def list_rows(rollout: Rollout) -> list[dict]:
+    """The rollout's ragged lists; bytes as 64-bit values."""
+    columns = {
+        "prompt_ids": ([s.prompt for s in rollout.sequences], "BP", "int"),
+        "response_ids": ([s.response for s in rollout.sequences], "BR", "int"),
+        "sampler_logprobs": (rollout.sampler_logprobs, "BR", "float"),
+    }
+    rows = []
+    for name, (lists, letters, kind) in columns.items():
+        lengths = [len(one) for one in lists]
+        span = f"{min(lengths)} to {max(lengths)}"
+        rows.append({
+            "name": name, "by": None, "axes": list(letters), "shape": [len(lists), span], "dtype": f"lists of {kind}",
+            "bytes": 8 * sum(lengths), "count": 1, "meaning": TENSORS[name],
+        })  # fmt: skip
+    return rows
+
+
+def weights_row(actor: Engine) -> dict:
+    tensors = [tensor for _, tensor in plain_tensors(actor.module.model)]
+    kinds = sorted({str(tensor.dtype).split(".")[-1] for tensor in tensors})
+    return {
+        "name": "actor weights", "by": "actor", "axes": [], "shape": [f"{sum(t.numel() for t in tensors):,} numbers"],
+        "dtype": ", ".join(kinds), "bytes": sum(tensor.nbytes for tensor in tensors), "count": len(tensors),
+        "meaning": TENSORS["actor weights"],
+    }  # fmt: skip

@@ -1,0 +1,70 @@
+"""What later stages will ask of the data and of the model, looked for while nothing has been trained yet."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from rlhf_core.config import LoRA, Recipe, Reward, RewardFunction
+
+
+class Needs(BaseModel):
+    """Of options that are switched on; empty for a recipe that uses none of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strength: bool = False  # reward.margin_scale
+    votes: bool = False  # reward.smoothing_from_votes
+    functions: tuple[RewardFunction, ...] = ()  # those that want columns of the prompts
+    adapters: tuple[LoRA, ...] = ()  # those that name their target modules
+    tensor_parallel: tuple[int, ...] = ()  # above 1
+
+
+def needs_of(recipe: Recipe) -> Needs:
+    """What the stages that the recipe runs, and trains, will ask for; of the base model nothing where model.sft is given."""
+    trains = {"sft": recipe.model.sft is None, "reward": recipe.model.reward is None}
+    running = [stage for stage in ("sft", "reward", "ppo", "dpo") if recipe.runs(stage) and trains.get(stage, True)]
+    on_base = recipe.model.sft is None
+    adapters = [section.lora for section in (getattr(recipe, stage) for stage in running) if section.lora and on_base]
+    samplers = [getattr(recipe, stage).sampling for stage in ("ppo", "evaluate") if recipe.runs(stage) and on_base]
+    reward = recipe.reward if "reward" in running else Reward()
+    return Needs(
+        strength=reward.margin_scale > 0,
+        votes=reward.smoothing_from_votes,
+        functions=tuple(one for one in recipe.ppo.reward.functions if one.columns and "ppo" in running),
+        adapters=tuple(lora for lora in adapters if lora.target_modules != "all-linear"),
+        tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
+    )
+
+
+def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
+    """Raise BadInput for the first that is missing, in the words of the stage that would have missed it.
+
+    splits: records by split; model: folder of the base model.
+    """
+    if needs.strength or needs.votes:
+        from rlhf_core.reward.labels import labels_of
+
+        labels_of(splits["comparisons_train"], Reward(margin_scale=float(needs.strength), smoothing_from_votes=needs.votes))
+    if needs.functions:
+        from rlhf_core.ppo.rewards import require_columns
+
+        for function in needs.functions:
+            require_columns(function, splits["prompts_train"])
+    if needs.adapters:
+        _require_modules(needs.adapters, model)
+    for size in needs.tensor_parallel:
+        from rlhf_core.sampling.vllm import require_heads
+
+        require_heads(model, size)
+
+
+def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlhf_core.modeling.lora import require_linear
+
+    with torch.device("meta"):  # shapes alone, no memory
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    for adapter in adapters:
+        require_linear(model, adapter.target_modules)

@@ -1,0 +1,1 @@
+"""Samplers: vLLM in process, vLLM as a server, transformers."""

@@ -1,0 +1,135 @@
+"""transformers' own generation as a sampler, for machines without vLLM: the same interface and the same statistics."""
+
+import gc
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PretrainedConfig
+
+from rlhf_core.batching.batch import device
+from rlhf_core.config import Sampling
+from rlhf_core.errors import BadInput
+from rlhf_core.modeling.models import load_policy
+from rlhf_core.sampling.vllm import Sample
+
+
+class TransformersSampler:
+    """A transformers model in this process, with weights of its own, that answers prompts."""
+
+    ranks_each = 1  # every rank has one
+
+    def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+        self._sampling = sampling
+        self._model = load_policy(model).model.to(device(), getattr(torch, dtype)).requires_grad_(False).eval()
+        self._model.generation_config = GenerationConfig()  # the model's own would change temperature and penalties unseen
+        self._rows = rows_at_once(self._model.config, sampling, max_prompt_tokens, self._model.dtype.itemsize)
+
+    def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
+        """One response a prompt; each is a function of weights, prompt and its own seed, not of its neighbours."""
+        samples = []
+        for start in range(0, len(prompts), self._rows):
+            part = slice(start, start + self._rows)
+            samples += self._answer(prompts[part], seeds[part], eos_id)
+        return samples
+
+    def _answer(self, prompts: list[list[int]], seeds: list[int], eos_id: int) -> list[Sample]:
+        P, count = max(map(len, prompts)), self._sampling.max_new_tokens
+        ids_BP = torch.full((len(prompts), P), eos_id)
+        mask_BP = torch.zeros_like(ids_BP)
+        for row, prompt in enumerate(prompts):
+            ids_BP[row, P - len(prompt) :] = torch.tensor(prompt)
+            mask_BP[row, P - len(prompt) :] = 1
+        draw = SeededDraw(seeds, count, temperature=self._sampling.temperature)
+        config = GenerationConfig(
+            max_new_tokens=count, do_sample=False, use_cache=True, eos_token_id=eos_id, pad_token_id=eos_id
+        )  # not do_sample: `draw` leaves one token, and greedy search takes it
+        ids_BL = self._model.generate(
+            input_ids=ids_BP.to(device()), attention_mask=mask_BP.to(device()), generation_config=config,
+            logits_processor=LogitsProcessorList([draw]),
+        )  # fmt: skip
+        logprobs_BR = torch.stack(draw.logprobs, dim=1).tolist()
+        return [_sample(ids, logprobs, eos_id) for ids, logprobs in zip(ids_BL[:, P:].tolist(), logprobs_BR, strict=True)]
+
+    def sleep(self) -> None:
+        """Nothing: the model stays where it is."""
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
+        """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds.
+
+        Raises KeyError for a name that the model does not have, ValueError when a weight is left as it was.
+        """
+        started = time.monotonic()
+        own, written = self._model.state_dict(), set()
+        for name, tensor in weights:
+            own[name].copy_(tensor.detach())
+            written.add(own[name].data_ptr())  # tied weights have two names and one place
+        if left := [name for name, tensor in own.items() if tensor.data_ptr() not in written]:
+            raise ValueError(f"no new weights came for {left[:3]}; expected every one")
+        return time.monotonic() - started
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone of the model that samples."""
+        return self._model.base_model
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self._model
+        gc.collect()
+
+
+class SeededDraw(LogitsProcessor):
+    """Leaves one token a row, drawn from softmax(logits / temperature) by the row's own numbers, and keeps its log-probability.
+
+    Inverse transform sampling: the first token at which the cumulative probability exceeds a uniform number of the row.
+    """
+
+    def __init__(self, seeds: list[int], tokens: int, *, temperature: float):
+        self._uniform_BR = torch.stack([_uniform(seed, tokens) for seed in seeds]).to(device())
+        self._temperature = temperature
+        self.logprobs: list[Tensor] = []  # (B,) a step, nats
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, V) of which only the drawn token's is finite."""
+        logprobs_BV = (scores.double() / self._temperature).log_softmax(-1)
+        cumulative_BV = logprobs_BV.exp().cumsum(-1)
+        below_B1 = self._uniform_BR[:, len(self.logprobs), None] * cumulative_BV[:, -1:]
+        drawn_B1 = torch.searchsorted(cumulative_BV, below_B1, right=True)
+        self.logprobs.append(logprobs_BV.gather(-1, drawn_B1).squeeze(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn_B1, 0.0)
+
+
+def _uniform(seed: int, count: int) -> Tensor:
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rows_at_once(config: PretrainedConfig, sampling: Sampling, prompt_tokens: int, itemsize: int) -> int:
+    """Responses whose keys and values fit into kv_cache_mib; itemsize: bytes of a number.
+
+    Raises BadInput when none does, or prompt and response exceed the model's context.
+    """
+    length, context = prompt_tokens + sampling.max_new_tokens, getattr(config, "max_position_embeddings", None)
+    if context and length > context:
+        raise BadInput(
+            f"the longest prompt has {prompt_tokens} tokens and sampling.max_new_tokens is {sampling.max_new_tokens}: {length} "
+            f"together, the model's context is {context}. Lower sampling.max_new_tokens or data.max_prompt_tokens."
+        )
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * width * itemsize * length
+    rows = (sampling.kv_cache_mib << 20) // row
+    if not rows:
+        raise BadInput(
+            f"sampling.kv_cache_mib {sampling.kv_cache_mib} holds no response of {length} tokens; expected at least "
+            f"{-(-row // 2**20)}"
+        )
+    return rows
+
+
+def _sample(ids: list[int], logprobs: list[float], eos_id: int) -> Sample:
+    ended = eos_id in ids
+    count = ids.index(eos_id) + 1 if ended else len(ids)
+    return Sample(ids[:count], logprobs[:count], ended)

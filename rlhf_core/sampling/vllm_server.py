@@ -1,0 +1,147 @@
+"""A sampler on devices of its own: vLLM's server, which gets the actor's weights by vLLM's own weight transfer.
+
+Rank 0 starts it, asks it and sends it weights. The other ranks get the responses from rank 0, and go along when weights are
+gathered.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_core.config import Sampling
+from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.ranks import DEVICES, leads, ranks
+from rlhf_core.sampling.server_process import SamplerServer
+from rlhf_core.sampling.vllm import QUIET, Sample, require_heads
+
+TRANSFER = {  # what the server's workers are to know of the weight transfer, by backend
+    "nccl": ["--weight-transfer-config", '{"backend": "nccl"}'],
+    "gloo": [
+        "--weight-transfer-config", '{"backend": "gloo"}',
+        "--worker-extension-cls", "rlhf_core.sampling.weight_transfer.Registration",
+    ],
+}  # fmt: skip
+
+
+class ServedSampler:
+    """A vLLM server as a child process of rank 0."""
+
+    model = None  # it is in another process
+
+    def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+        require_heads(model, sampling.tensor_parallel)
+        self._sampling, self.ranks_each = sampling, ranks()
+        self._server = None
+        if leads():
+            flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
+            self._server = SamplerServer([*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices))
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        from rlhf_core.sampling import weight_transfer
+
+        self._weights = weight_transfer.Weights()
+        with self._ended_on_error("the meeting with its workers"):
+            if self._server is not None:
+                self._server.wait_until_ready()
+            self._transfer = weight_transfer.open_transfer(self._weights, self._server, workers=sampling.own_devices)
+
+    def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
+        """One response a prompt; each is a function of weights, prompt and its own seed. Rank 0 has them, the others none."""
+        if self._server is None:
+            return []
+        same = {
+            "temperature": self._sampling.temperature,
+            "max_tokens": self._sampling.max_new_tokens,
+            "logprobs": 0,
+            "stop_token_ids": [eos_id],
+            "detokenize": False,
+        }
+        asked = [
+            {"token_ids": prompt, "sampling_params": same | {"seed": seed}} for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        answers = self._server.post_all("/inference/v1/generate", asked)
+        return [_sample(answer["choices"][0], eos_id) for answer in answers]
+
+    def sleep(self) -> None:
+        """Nothing: its devices are its own."""
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
+        """Replace the server's weights by named tensors of the model's checkpoint format; returns seconds.
+
+        weights: may be iterated more than once. Raises StageFailed when the server does not take them.
+        """
+        started = time.monotonic()
+        self._weights.tensors = weights
+        with self._ended_on_error("the transfer of new weights"):
+            if self._server is not None:
+                self._server.post("/pause?mode=wait")  # it forgets its prefix cache too
+            self._transfer.send_weights()
+            if self._server is not None:
+                self._server.post("/resume")
+        return time.monotonic() - started
+
+    @contextlib.contextmanager
+    def _ended_on_error(self, doing: str) -> Iterator[None]:
+        """End the server when the block fails: a request may wait in it for ever, and this process for the request's thread."""
+        try:
+            yield
+        except RuntimeError as error:  # what gloo and NCCL raise when the other side is gone
+            if self._server is None:
+                raise
+            raise self._server.failure(doing) from error
+        except BaseException:
+            if self._server is not None:
+                self._server.close()
+            raise
+
+    def close(self) -> None:
+        """End the server."""
+        if self._server is not None:
+            self._server.close()
+            self._transfer.shutdown()
+
+
+def _flags(model: Path, sampling: Sampling, length: int, dtype: str) -> list[str]:
+    """The same engine as Sampler's."""
+    return [
+        "--model", str(model), "--dtype", dtype, "--max-model-len", str(length), "--seed", "0", "--enforce-eager",
+        "--kv-cache-memory-bytes", str(sampling.kv_cache_mib << 20), "--generation-config", "vllm",
+        "--logprobs-mode", "processed_logprobs", "--tensor-parallel-size", str(sampling.tensor_parallel),
+        "--data-parallel-size", str(sampling.own_devices // sampling.tensor_parallel),
+        "--tokens-only", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
+    ]  # fmt: skip
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _devices(count: int) -> dict[str, str]:
+    """What shows the server its devices and no others."""
+    if not torch.cuda.is_available():
+        return {}
+    named = os.environ.get(DEVICES) or os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
+    return {"CUDA_VISIBLE_DEVICES": devices_left(visible, ranks(), count)}
+
+
+def devices_left(visible: list[str], training: int, count: int) -> str:
+    """The last `count` devices, comma-separated. Raises BadInput when the `training` ranks leave fewer."""
+    if training + count > len(visible):
+        raise BadInput(
+            f"ppo.sampling.own_devices {count} beside {training} training ranks need {training + count} GPUs, this machine "
+            f"shows {len(visible)}; lower one of them, or set ppo.sampling.own_devices to 0"
+        )
+    return ",".join(visible[-count:])
+
+
+def _sample(choice: dict, eos_id: int) -> Sample:
+    tokens, entries = choice["token_ids"], choice["logprobs"]["content"]
+    if [entry["token_id"] for entry in entries] != tokens:
+        raise StageFailed(f"the sampler's server sent log-probabilities of other tokens than the {len(tokens)} of its response")
+    return Sample(tokens, [entry["logprob"] for entry in entries], tokens[-1] == eos_id)

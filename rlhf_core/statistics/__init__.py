@@ -1,0 +1,1 @@
+"""Statistics in plain numbers: intervals, tests, summaries."""

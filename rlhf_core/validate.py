@@ -1,0 +1,103 @@
+"""The validate stage: the user's files in; digested, cleaned splits and a report out."""
+
+from collections import Counter
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf_core.config import Data
+from rlhf_core.data.checks import failure_message
+from rlhf_core.data.read import read_source
+from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.data.report import make_report, measured, write_report
+from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
+from rlhf_core.data.splits import SPLITS, prompt_key, save_split, unique_prompts
+from rlhf_core.data.table import Table, table_of
+from rlhf_core.errors import BadInput
+from rlhf_core.preflight import Needs, require
+from rlhf_core.rundir import Output, RunDir, StageSpec
+
+SOURCES = (
+    "demonstrations", "demonstrations_heldout", "comparisons", "comparisons_heldout", "prompts", "prompts_heldout",
+)  # fmt: skip
+
+
+def run(spec: StageSpec, run: RunDir) -> Output:
+    """Check every source and write the six splits.
+
+    Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss something.
+    """
+    data = Data.model_validate(spec.config["data"])
+    tokenizer = _tokenizer(spec.inputs["model"].path)
+    tables = {name: _judge(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)}
+    tables = quarantine_leaks(assign_splits(tables, data, spec.seed), data.rules)
+    splits = make_splits(tables)
+    assert_nothing_vanished(tables, splits)
+    _write_rows(run.path, tables, splits)
+    report = make_report(run.path, tables, splits, data.rules)
+    write_report(run.path, report)
+    metrics = measured(tables, splits, report)
+    run.log(1, 1, metrics)
+    if failed := [item for item in report["rules"] if item["severity"] == "error" and not item["passed"]]:
+        raise BadInput(failure_message(failed, str(run.path / "report.json")))
+    require(Needs.model_validate(spec.config.get("needs", {})), splits, spec.inputs["model"].path)
+    return Output(
+        outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
+        metrics=metrics,
+        counts={"data/longer_wins": len(splits["comparisons_train"])},
+        files={
+            "report": "report.json", "report_table": "report.table.json", "quarantine": "quarantine.jsonl",
+            "data_docs": "data_docs",
+        },
+    )  # fmt: skip
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises a dozen kinds on a folder without a tokenizer
+        raise BadInput(
+            f"no tokenizer loads from {path} ({type(error).__name__}: {error}); expected a model folder with "
+            "tokenizer.json or its like. Save the tokenizer into it with tokenizer.save_pretrained()."
+        ) from error
+    ensure_chat_template(tokenizer)
+    return tokenizer
+
+
+def _judge(name: str, data: Data, spec: StageSpec, tokenizer: PreTrainedTokenizerBase) -> Table:
+    source = getattr(data, name)
+    rows = read_source(name, source, spec.inputs[name].path if name in spec.inputs else None)
+    table = table_of(rows, name.removesuffix("_heldout"), source.columns)
+    return apply_row_rules(table, data, tokenizer)
+
+
+def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
+    """Records by split. Without a file of prompts for a side, the prompts of the comparisons on that side join it."""
+    splits = {split: records_of(tables, split) for split in SPLITS}
+    if "prompts" not in tables:
+        splits["prompts_train"] = unique_prompts(splits["comparisons_train"])
+    if "prompts_heldout" not in tables:
+        own = splits["prompts_heldout"]  # split off by hash from a file of prompts, if there is one
+        known = {prompt_key(record["prompt"]) for record in own}
+        others = [r for r in splits["comparisons_heldout"] if prompt_key(r["prompt"]) not in known]
+        splits["prompts_heldout"] = [*own, *unique_prompts(others)]
+    return splits
+
+
+def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
+    """Rows read = rows kept + rows quarantined, for every source, and every kept row is in its split's records."""
+    for table in tables.values():
+        read, kept, quarantined = len(table.entries), len(table.kept), len(table.quarantined())
+        assert read == kept + quarantined, f"{table.name}: read {read}, kept {kept}, quarantined {quarantined}"
+        for entry in table.kept:
+            assert entry.split in splits, f"{table.name} line {entry.line} is in no split"
+    for split, records in splits.items():
+        missing = Counter(record["id"] for record in records_of(tables, split))
+        missing.subtract(record["id"] for record in records)
+        assert max(missing.values(), default=0) <= 0, f"{split}: {(+missing).total()} kept rows are missing"
+
+
+def _write_rows(path: Path, tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
+    for split, records in splits.items():
+        save_split(path / "splits" / f"{split}.jsonl", records)
+    save_split(path / "quarantine.jsonl", [row for table in tables.values() for row in table.quarantined()])
