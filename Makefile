@@ -23,7 +23,7 @@ test-slow: $(READY)
 
 # PPO, GRPO, RLOO and DPO over seeds 1 to 5 of the quickstart: a figure in .rlhf; about an hour on two cores.
 learning-curves: $(READY)
-	$(BIN)/python -m flows.learning_curves
+	$(BIN)/python -m flows.sweeps.learning_curves
 
 setup: $(READY)
 

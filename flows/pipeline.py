@@ -2,7 +2,7 @@
 
 import os
 
-from tasks.workspace import Workspace
+from tasks.records.workspace import Workspace
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -17,17 +17,17 @@ for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
 from prefect import Flow, State, flow, runtime  # noqa: E402
 from prefect.states import Failed  # noqa: E402
 
-from flows.pipes import outlive_reader  # noqa: E402
 from flows.report.at_end import write_page, write_report  # noqa: E402
+from flows.schedule.broken_pipe import outlive_reader  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
 from rlhf_core.errors import GateRefused  # noqa: E402
-from tasks.approval import approval  # noqa: E402
-from tasks.gates import gate  # noqa: E402
-from tasks.limits import model_reserved  # noqa: E402
+from tasks.approval.request import approval  # noqa: E402
+from tasks.execution.concurrency import model_reserved  # noqa: E402
+from tasks.gate import gate  # noqa: E402
 from tasks.promote import promote  # noqa: E402
-from tasks.record import next_name  # noqa: E402
-from tasks.session import ALL, PipelineResult, opened  # noqa: E402
-from tasks.stage import stage  # noqa: E402
+from tasks.records.run_record import next_name  # noqa: E402
+from tasks.run_context import ALL, PipelineResult, opened  # noqa: E402
+from tasks.run_stage import stage  # noqa: E402
 
 
 def _run_name() -> str:

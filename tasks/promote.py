@@ -8,14 +8,16 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import RLHFError, StageFailed
-from tasks import candidate, events, promotion
-from tasks.desk import Desk
-from tasks.eligibility import ContestLost
-from tasks.promotion import Request
-from tasks.registry import PromotionResult
-from tasks.session import Row, Session
-from tasks.stage import is_infrastructure
-from tasks.tracking import brief
+from tasks import registration
+from tasks.promotion import promotion
+from tasks.promotion.aliases import Desk
+from tasks.promotion.eligibility import ContestLost
+from tasks.promotion.promotion import Request
+from tasks.records import events
+from tasks.registry.versions import PromotionResult
+from tasks.run_context import Row, Session
+from tasks.run_stage import is_infrastructure
+from tasks.tracking.client import brief
 
 
 @task(
@@ -26,7 +28,7 @@ def promote(session: Session) -> PromotionResult:
     """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached, PromotionRefused."""
     started = time.monotonic()
     tracker, record = session.tracker, session.tracker.record
-    model = candidate.register(session)
+    model = registration.register(session)
     if not tracker.retry():
         raise StageFailed(
             f"MLflow at {record.tracking_uri} is not up to date ({tracker.problem}), so nothing was promoted. "

@@ -4,10 +4,10 @@ import os
 import sys
 from dataclasses import dataclass
 
+from flows.platform.pages import QUIET
 from flows.platform.state import HOST, Platform
-from flows.ui import QUIET
-from tasks.specs import ROOTS
-from tasks.workspace import Workspace
+from tasks.records.workspace import Workspace
+from tasks.stages.spec import ROOTS
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server's slots would be held for ever

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import psutil
 
 from flows.platform import database, services
+from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, choose_port, free_port
 from flows.platform.services import MARKER, Program
 from flows.platform.state import Platform, Service, folder, locked, read, write
-from flows.ui import MLFLOW_PORT, PREFECT_PORT, answers, choose_port, free_port
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.owner import Owner
-from tasks.workspace import Workspace
+from tasks.records.process_identity import Owner
+from tasks.records.workspace import Workspace
 
 NAMES = ("prefect", "mlflow", "worker")  # in the order in which they start
 START_SECONDS = 180.0

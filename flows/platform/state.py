@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError
 
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import Frozen, write_atomically
-from tasks.owner import Owner
-from tasks.workspace import Workspace
+from tasks.records.process_identity import Owner
+from tasks.records.workspace import Workspace
 
 HOST = "127.0.0.1"
 

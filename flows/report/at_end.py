@@ -8,10 +8,13 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.report.run import run_page
 from rlhf_core.rundir import write_atomically
-from tasks import describe, events, registry, runs
-from tasks.evidence import RunEvidence, of_record
-from tasks.session import Session
-from tasks.tracking import brief, link, report_link
+from tasks.analysis import mlflow_runs
+from tasks.analysis.run_evidence import RunEvidence, of_record
+from tasks.records import events
+from tasks.registry import versions
+from tasks.run_context import Session
+from tasks.tracking import rendering
+from tasks.tracking.client import brief, link, report_link
 
 log = logging.getLogger("rlhf.report")
 FOLDER, FILE = "reports", "report.html"
@@ -46,8 +49,8 @@ def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
         return None
     try:
         client = session.tracker.client
-        version = registry.version_of(client, f"{session.recipe.registry.name}-policy", digest)
-        return runs.read(client, runs.resolve(client, f"{version.name}/{version.version}")) if version else None
+        version = versions.version_of(client, f"{session.recipe.registry.name}-policy", digest)
+        return mlflow_runs.read(client, mlflow_runs.resolve(client, f"{version.name}/{version.version}")) if version else None
     except Exception as error:  # the report must be written whatever becomes of MLflow
         log.warning("the champion's run is left out of the report (%s)", brief(error))
         return None
@@ -62,7 +65,7 @@ def _versions(session: Session) -> dict[str, list[str]]:
 def _tell_prefect(session: Session, path: Path) -> None:
     record = session.tracker.record
     url = report_link(record) or path.as_uri()
-    note = f"[Report of {record.name}]({url}), also at `{path}`.\n\n{describe.pipeline_note(record)}"
+    note = f"[Report of {record.name}]({url}), also at `{path}`.\n\n{rendering.pipeline_note(record)}"
     try:
         create_link_artifact(url, key="report", link_text=f"Report of {record.name}")
         create_markdown_artifact(note, key="report-summary", description=f"How {record.name} ended")

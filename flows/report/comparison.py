@@ -9,9 +9,9 @@ from flows.report.page import cell as td
 from flows.report.parts import difference_tables, gate_table, metric_table, sample_table, stage_table, tiles
 from flows.report.picture import picture
 from flows.report.plots import plots
-from tasks.comparison import Comparison, MetricRow
-from tasks.evidence import RunEvidence
-from tasks.graph import build
+from tasks.analysis.comparison import Comparison, MetricRow
+from tasks.analysis.lineage_graph import build
+from tasks.analysis.run_evidence import RunEvidence
 
 KEY = {
     "reward/accuracy", "reward/heldout_loss", "sft/heldout_loss", "ppo/score_mean", "ppo/kl_per_response", "dpo/accuracy",

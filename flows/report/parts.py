@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
+from flows.display.stage_view import duration, key_metric
 from flows.report.charts import LARGEST, thinned
 from flows.report.page import badge, cell, code, folded, join, table
-from flows.stage_view import duration, key_metric
 from rlhf_core.evidence.item_metrics import is_against_champion
-from tasks.comparison import Duel, MetricRow, Sample
-from tasks.differences import Difference
-from tasks.evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
-from tasks.noise import Finding
+from tasks.analysis.comparison import Duel, MetricRow, Sample
+from tasks.analysis.differences import Difference
+from tasks.analysis.run_evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
+from tasks.analysis.significance import Finding
 
 REPLY_LENGTH = 1500  # characters of a reply or prompt that are shown
 VALUE_LENGTH = 300

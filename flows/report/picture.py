@@ -5,7 +5,7 @@ from markupsafe import Markup
 from flows.report.charts import framed
 from flows.report.page import join
 from flows.report.parts import shortened
-from tasks.graph import MEASURING, Edge, Graph, Node
+from tasks.analysis.lineage_graph import MEASURING, Edge, Graph, Node
 
 BOX, TALL = 216, 58
 COLUMN, ROW = 258, 72

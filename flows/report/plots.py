@@ -4,12 +4,12 @@ import math
 
 from markupsafe import Markup
 
+from flows.display.stage_view import duration
 from flows.report.charts import Chart, Series, bars, figure
 from flows.report.page import join, legend
 from flows.report.parts import memory
-from flows.stage_view import duration
 from rlhf_core.metrics import METRICS
-from tasks.evidence import STAGE_ORDER, RunEvidence
+from tasks.analysis.run_evidence import STAGE_ORDER, RunEvidence
 
 LEARNING = {
     "ppo/score_mean": "Reward over steps", "ppo/kl_per_response": "KL from the SFT model over steps",

@@ -10,7 +10,7 @@ from flows.report.parts import MARKS, REPLY_LENGTH, interval, shortened, text_of
 from rlhf_core.evidence.items import OF_DATA
 from rlhf_core.metrics import METRICS
 from rlhf_core.reward.slices import Slice
-from tasks.reward_report import Point, RewardReport
+from tasks.analysis.reward_report import Point, RewardReport
 
 SHOWN = (
     "reward/accuracy", "reward/accuracy_when_shorter", "reward/accuracy_over_length", "reward/length_correlation",

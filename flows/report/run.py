@@ -10,12 +10,12 @@ from flows.report.parts import difference_tables, gate_table, metric_table, one_
 from flows.report.picture import picture
 from flows.report.plots import plots
 from rlhf_core.metrics import METRICS
-from tasks.comparison import BOUNDS, MetricRow
-from tasks.differences import differences
-from tasks.evidence import RunEvidence
-from tasks.graph import Graph, build
-from tasks.pairing import estimate
-from tasks.versus import NAMES, Versus, versus
+from tasks.analysis.comparison import BOUNDS, MetricRow
+from tasks.analysis.differences import differences
+from tasks.analysis.head_to_head import NAMES, Versus, versus
+from tasks.analysis.lineage_graph import Graph, build
+from tasks.analysis.pairing import estimate
+from tasks.analysis.run_evidence import RunEvidence
 
 
 def run_page(run: RunEvidence, champion: RunEvidence | None = None, versions: dict[str, list[str]] | None = None) -> str:

@@ -11,11 +11,11 @@ from rich.tree import Tree
 
 from flows.report.comparison import is_key
 from flows.report.parts import PINNED, interval, shortened, text_of
-from tasks.comparison import Comparison, Duel, MetricRow, Sample
-from tasks.differences import Difference
-from tasks.graph import MEASURING, Graph, Node
-from tasks.lineage import Lineage
-from tasks.noise import Finding
+from tasks.analysis.comparison import Comparison, Duel, MetricRow, Sample
+from tasks.analysis.differences import Difference
+from tasks.analysis.lineage import Lineage
+from tasks.analysis.lineage_graph import MEASURING, Graph, Node
+from tasks.analysis.significance import Finding
 
 VALUE = 70  # characters of a value that differs
 REPLY = 240

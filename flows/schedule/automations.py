@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from flows.platform.services import HEARTBEAT_SECONDS
 from flows.schedule.deploy import require_server
 from rlhf_core.errors import BadInput
-from tasks import bulletin
+from tasks.promotion import announce
 
 MISSED_HEARTBEATS = 3
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -24,7 +24,7 @@ OCCASIONS = {
     "failed": "prefect.flow-run.Failed",
     "crashed": "prefect.flow-run.Crashed",
     "waiting for approval": "prefect.flow-run.Paused",
-    "promoted": bulletin.PROMOTED,
+    "promoted": announce.PROMOTED,
 }
 CRASHED = "rlhf: crashed when heartbeats stop"
 ABOUT_RUN = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
@@ -41,7 +41,7 @@ def notify(target: str) -> list[str]:
     require_server()
     block, is_hook = (_webhook(target), True) if "://" in target else (_block(target), False)
     for occasion, event in OCCASIONS.items():
-        about_model = event == bulletin.PROMOTED
+        about_model = event == announce.PROMOTED
         match = {"prefect.resource.id": "rlhf.model.*"} if about_model else RUN
         trigger = EventTrigger(expect={event}, match=match, match_related={} if about_model else OURS, posture=Posture.Reactive)
         _put(AutomationCore(name=_name(occasion), trigger=trigger, actions=[_action(block, is_hook, occasion, about_model)]))

@@ -17,11 +17,12 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.pipeline import pipeline
+from flows.platform.pages import NO_ACCOUNT, refuses_account
 from flows.schedule.watch import baseline, watch
-from flows.ui import NO_ACCOUNT, refuses_account
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
-from tasks import bulletin, limits
+from tasks.execution import concurrency
+from tasks.promotion import announce
 
 WORKING_DIR = "working_dir"  # the job variable of process pools
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -72,7 +73,7 @@ def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeploym
     if wanted.pool:
         wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
     made = built(recipe, wanted)
-    limits.make([limits.model_limit(recipe.registry.name), *limits.device_limits()])
+    concurrency.make([concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()])
     try:
         for deployment in made:
             deployment.apply()
@@ -86,7 +87,7 @@ def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
     schedule = _schedule(wanted)
     triggers = [_on_promotion(recipe, wanted, model) for model in wanted.on_promotion]
     if wanted.on_data is not None:
-        triggers.append(_trigger(wanted, f"{wanted.name}: data", bulletin.DATA_CHANGED, bulletin.data_resource(wanted.name)))
+        triggers.append(_trigger(wanted, f"{wanted.name}: data", announce.DATA_CHANGED, announce.data_resource(wanted.name)))
     parameters = {"recipe": recipe.model_dump(mode="json")}
     made = [_deployment(pipeline, wanted, wanted.name, parameters, schedules=[schedule] if schedule else [], triggers=triggers)]
     if wanted.on_data is not None:
@@ -122,7 +123,7 @@ def _schedule(wanted: Wanted) -> CronSchedule | None:
 def _on_promotion(recipe: Recipe, wanted: Wanted, model: str) -> DeploymentEventTrigger:
     if model in (f"{recipe.registry.name}-policy", f"{recipe.registry.name}-reward"):
         raise ConfigError(f"--on-promotion {model}: this recipe promotes {model} itself, and would start itself again.")
-    return _trigger(wanted, f"promotion of {model}", bulletin.PROMOTED, bulletin.model_resource(model))
+    return _trigger(wanted, f"promotion of {model}", announce.PROMOTED, announce.model_resource(model))
 
 
 def _trigger(wanted: Wanted, name: str, event: str, resource: str) -> DeploymentEventTrigger:

@@ -15,9 +15,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed, Scheduled
 
-from tasks.record import Record, held, records
-from tasks.sync import SyncReport, sync
-from tasks.workspace import Workspace
+from tasks.records.run_record import Record, held, records
+from tasks.records.workspace import Workspace
+from tasks.tracking.sync import SyncReport, sync
 
 KILLED = "The process of this run was killed. Run it again and it resumes where it was."
 

@@ -7,7 +7,7 @@ from prefect import serve as prefect_serve
 from flows.schedule.deploy import Wanted, built, require_server
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
-from tasks import limits
+from tasks.execution import concurrency
 
 
 def serve(names: list[str], settings: list[str], when: tuple[str | None, str], tell: Callable[[str], None]) -> None:
@@ -17,7 +17,9 @@ def serve(names: list[str], settings: list[str], when: tuple[str | None, str], t
     if len({recipe.name for recipe in recipes}) < len(recipes):
         raise BadInput("two of these recipes have the same name; a served deployment is named as its recipe.")
     made = [built(recipe, Wanted(recipe.name, None, *when))[0] for recipe in recipes]
-    limits.make([*map(limits.model_limit, {recipe.registry.name for recipe in recipes}), *limits.device_limits()])
+    concurrency.make(
+        [*map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}), *concurrency.device_limits()]
+    )
     for deployment in made:
         tell(f"serving {deployment.full_name}; run it now: prefect deployment run '{deployment.full_name}'")
     prefect_serve(*made, print_starting_message=False)

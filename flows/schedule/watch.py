@@ -10,8 +10,9 @@ from rlhf_core.config import Recipe
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from tasks import bulletin, validate
-from tasks.specs import local
+from tasks.promotion import announce
+from tasks.stages import validate
+from tasks.stages.spec import local
 
 SETTLED_SECONDS = 30  # a file that was written to since may not be complete
 
@@ -28,7 +29,7 @@ def watch(recipe: Recipe, deployment: str, paths: list[str] | None = None, settl
     found, name = digest(places), _variable(deployment)
     if found != Variable.get(name):
         Variable.set(name, found, overwrite=True)
-        bulletin.publish(bulletin.DATA_CHANGED, bulletin.data_resource(deployment), {"digest": found})
+        announce.publish(announce.DATA_CHANGED, announce.data_resource(deployment), {"digest": found})
     return found
 
 

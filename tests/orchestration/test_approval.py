@@ -25,16 +25,17 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import events, signoff
-from tasks.approval import approval
-from tasks.packaging import local_folder, read_sign_off
-from tasks.record import Record, SignOff, held, records
-from tasks.session import Session
-from tasks.signoff import Answer
-from tasks.tracker import Tracker
-from tasks.workspace import Workspace
+from tasks.approval import decisions as signoff
+from tasks.approval.decisions import Answer
+from tasks.approval.request import approval
+from tasks.records import events
+from tasks.records.run_record import Record, SignOff, held, records
+from tasks.records.workspace import Workspace
+from tasks.registry.packaging import local_folder, read_sign_off
+from tasks.run_context import Session
+from tasks.tracking.tracker import Tracker
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 YES = {"approve": True, "name": "Pat Page", "comment": "reads well"}
 EVALUATED = StageResult(
     stage="evaluate", digest="e", seconds=1.0, metrics={"eval/win_rate": 0.8, "eval/prompts": 100.0},
@@ -368,7 +369,7 @@ def pipeline_recipe(tiny_model, tmp_path) -> Path:
 @pytest.fixture
 def started(pipeline_recipe, command, prefect_server, tmp_path):
     """started(): `rlhf run` as a process on a Prefect server, once it waits for approval; and the file of what it says."""
-    code = f"import sys; from tasks import process; process.COMMAND = {command!r}; from flows.cli import main; sys.exit(main())"
+    code = f"import sys; from tasks import process; process.COMMAND = {command!r}; from flows.cli.app import main; sys.exit(main())"
     running: list[subprocess.Popen] = []
 
     def start() -> tuple[subprocess.Popen, Path]:
@@ -385,10 +386,10 @@ def started(pipeline_recipe, command, prefect_server, tmp_path):
         raise AssertionError(said.read_text())
 
     yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    for stage_process in running:
+        if stage_process.poll() is None:
+            stage_process.kill()
+            stage_process.wait()
 
 
 def children(pid: int) -> list[str]:
@@ -400,16 +401,16 @@ def children(pid: int) -> list[str]:
 def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_its_approval(started, home, prefect_server):
     api = prefect_server.api
     for stop in (signal.SIGINT, signal.SIGTERM):
-        process, _ = started()
-        assert children(process.pid) == []  # no stage process waits with it
+        stage_process, _ = started()
+        assert children(stage_process.pid) == []  # no stage process waits with it
         assert paused_run(api)["state"]["name"] == "Paused"
-        process.send_signal(stop)
-        assert process.wait(60) != 0
+        stage_process.send_signal(stop)
+        assert stage_process.wait(60) != 0
         assert latest(home).status == "KILLED"
         refused = approve("latest")
         assert refused.returncode == 2 and "not waiting for approval any more: it was stopped" in refused.stderr
 
-    process, said = started()
+    stage_process, said = started()
     run = paused_run(api)
     assert f"{api.removesuffix('/api')}/runs/flow-run/{run['id']}" in said.read_text()
     assert "ppo: already done" in said.read_text() and f"rlhf approve {run['name']}" in said.read_text()
@@ -418,7 +419,7 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
     time.sleep(8)
     prefect_server.start()
     assert resume(api, run["id"], YES)["status"] == "ACCEPT"
-    process.wait(120)
+    stage_process.wait(120)
     record = latest(home)
     (policy,) = MlflowClient(tracking_uri=record.tracking_uri).search_model_versions("name = 'tiny-policy'")
     assert json.loads(policy.tags["approval"])["by"] == "Pat Page"
@@ -427,11 +428,11 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
 
 @pytest.fixture
 def rlhf(home, capfd):
-    from flows import cli
+    from flows.cli import app
 
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(list(words))
+            code = app.main(list(words))
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -440,9 +441,9 @@ def rlhf(home, capfd):
 
 
 def test_a_refused_gate_asks_nobody(pipeline_recipe, command, home, monkeypatch, rlhf, when_asked):
-    from tasks import process
+    from tasks.execution import stage_process
 
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     plan = {"evaluate": {"metrics": {"eval/kl_per_response": 900.0}}}
     (Path(command[1]).parent / "plan.json").write_text(json.dumps(plan))
     asked = when_asked(lambda: None)

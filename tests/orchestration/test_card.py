@@ -10,12 +10,12 @@ from rlhf_core.config.gates import Override
 from rlhf_core.evidence.items import write_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import card
-from tasks.describe import spaced
-from tasks.record import ApprovalRecord, Record, Registration, StageRecord
-from tasks.session import Session
-from tasks.tracker import Tracker
-from tasks.workspace import Workspace
+from tasks import model_card
+from tasks.records.run_record import ApprovalRecord, Record, Registration, StageRecord
+from tasks.records.workspace import Workspace
+from tasks.run_context import Session
+from tasks.tracking.rendering import spaced
+from tasks.tracking.tracker import Tracker
 
 HOSTILE = "a | b\n# head <script>alert(1)</script> ![x](https://example.org/x.png) `code` *bold* [l](javascript:1)"
 OVERRIDE = Override(threshold=0.55, reason="shown for the record | not for use", by="someone")
@@ -78,7 +78,7 @@ def replies(count: int) -> dict[str, list]:
 
 def test_a_policys_card_says_what_it_rests_on(session):
     with_items(session, "evaluate", replies(5))
-    text = card.card(session, "policy", "ppo", [decision("evaluate", "win_rate")])
+    text = model_card.card(session, "policy", "ppo", [decision("evaluate", "win_rate")])
     assert "| eval/win_rate | 0.8 | 0.7 to 0.9 |  | share |" in text and "eval/win_rate_lower" not in text
     assert "| evaluate | win_rate | evaluate/win_rate | 0.8 |" in text
     digest = session.have["comparisons_train"].digest[:16]
@@ -93,7 +93,7 @@ def test_a_policys_card_says_what_it_rests_on(session):
 def test_a_reward_models_card_shows_pairs_and_intervals(session):
     columns = {"prompt": ["p"], "chosen": ["good"], "chosen_score": [2.0], "rejected": ["bad"], "rejected_score": [-1.25]}
     with_items(session, "reward", columns)
-    text = card.card(session, "reward", "reward", [decision("reward", "accuracy")])
+    text = model_card.card(session, "reward", "reward", [decision("reward", "accuracy")])
     assert "| reward/accuracy | 0.755 | 0.719 to 0.788 | 600 | share |" in text
     assert "| p | good | 2.00 | bad | -1.25 |" in text
     assert "AutoModelForSequenceClassification" in text and "win_rate" not in text
@@ -104,7 +104,7 @@ def test_overrides_and_the_sign_off_stand_on_top(session):
         {"evidence": "e", "run": "r", "asked_at": "2026-01-01T00:00Z", "until": "2026-01-02T00:00Z", "state": "approved",
          "by": "Pat", "comment": "reads well"}
     )  # fmt: skip
-    text = card.card(session, "policy", "ppo", [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")])
+    text = model_card.card(session, "policy", "ppo", [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")])
     top = text.partition("\n## ")[0]
     assert "Sign-off: approved by Pat: reads well." in top
     assert "- reward.accuracy to 0.55 by someone: shown for the record \\| not for use" in top and "ppo.kl" not in top
@@ -113,12 +113,12 @@ def test_overrides_and_the_sign_off_stand_on_top(session):
 def test_a_parent_that_is_registered_is_named_by_its_version(session):
     wanted = Registration(model="tiny-reward", stage="reward", artifact=session.have["reward"], tags={}, version="4")
     session.tracker.record.registrations.append(wanted)
-    assert "| reward model | tiny-reward version 4, `" in card.card(session, "policy", "ppo", [])
+    assert "| reward model | tiny-reward version 4, `" in model_card.card(session, "policy", "ppo", [])
 
 
 def test_model_output_is_shown_as_text(session):
     with_items(session, "evaluate", replies(1))
-    tokens = MarkdownIt("commonmark").enable("table").parse(card.card(session, "policy", "ppo", []))
+    tokens = MarkdownIt("commonmark").enable("table").parse(model_card.card(session, "policy", "ppo", []))
     cells = [token for token in tokens if token.type == "inline" and "javascript" in token.content]
     assert len(cells) == 2  # the SFT model's and the policy's
     for token in cells:
@@ -130,14 +130,14 @@ def test_model_output_is_shown_as_text(session):
 def test_a_description_fits_and_says_what_is_left_out(session):
     with_items(session, "evaluate", replies(3))
     gates = [decision("evaluate", f"a_gate_with_a_long_name_{i}") for i in range(25)]
-    whole = card.card(session, "policy", "ppo", gates)
-    short = card.description(whole)
-    assert len(whole) > card.DESCRIPTION_LENGTH >= len(short)
+    whole = model_card.card(session, "policy", "ppo", gates)
+    short = model_card.description(whole)
+    assert len(whole) > model_card.DESCRIPTION_LENGTH >= len(short)
     assert "## Training" not in short and "Training" in short and "README.md" in short
     assert "## Gates" in short and "a_gate_with_a_long_name_24" in short and "## Metrics" in short
-    assert card.description(whole, limit=10**6) == whole
-    assert len(card.description("# m\n\n## Gates\n\n" + "x" * 9000)) <= card.DESCRIPTION_LENGTH
-    assert len(card.description("x" * 9000)) <= card.DESCRIPTION_LENGTH
+    assert model_card.description(whole, limit=10**6) == whole
+    assert len(model_card.description("# m\n\n## Gates\n\n" + "x" * 9000)) <= model_card.DESCRIPTION_LENGTH
+    assert len(model_card.description("x" * 9000)) <= model_card.DESCRIPTION_LENGTH
 
 
 def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_to_load(session):
@@ -145,7 +145,7 @@ def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_
     metrics = {f"eval/{name}": 0.8 for name in ("score_gain", "kl_per_response", "length_ratio", "repetition_increase")}
     session.results["evaluate"] = session.results["evaluate"].model_copy(update={"metrics": metrics})
     gates = [decision("evaluate", name.removeprefix("eval/"), metric=name) for name in metrics] * 4
-    short = card.description(spaced(card.card(session, "policy", "ppo", gates, brief=True)))
+    short = model_card.description(spaced(model_card.card(session, "policy", "ppo", gates, brief=True)))
     assert all(f"## {title}\n" in short for title in ("Metrics", "Gates", "Samples", "Data", "How to load"))
     assert short.count("| prompt ") == 1 + 3 and "reward\\_model" not in short
 
@@ -159,7 +159,7 @@ def test_tables_and_their_columns_have_a_gap_on_mlflows_page():
 
 
 def test_the_registered_version_shows_the_card(session):
-    from tasks.gates import registration
+    from tasks.gate import registration
 
     wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
     assert wanted.card.startswith("# tiny-reward\n") and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import app
 from rlhf_core.engine import deepspeed as engine
-from tasks import events, process
-from tasks.record import Record, held
-from tasks.workspace import Workspace
+from tasks.execution import stage_process
+from tasks.records import events
+from tasks.records.run_record import Record, held
+from tasks.records.workspace import Workspace
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 HEAVY = ("torch", "prefect", "mlflow", "transformers", "vllm", "deepspeed", "datasets", "matplotlib", "pandas")
 RECIPE = """
 name = "tiny"
@@ -36,7 +37,7 @@ def rlhf(home, capfd):
 
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main([str(word) for word in words])
+            code = app.main([str(word) for word in words])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -47,7 +48,7 @@ def rlhf(home, capfd):
 @pytest.fixture
 def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
     """A recipe on files of its own, run by the stage program."""
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     folder = tmp_path / "inputs"
     folder.mkdir()
     for name in ("d", "c"):
@@ -67,9 +68,9 @@ def plan(command):
 
 def test_help_imports_nothing_heavy_and_is_quick():
     code = f"""
-import sys, flows.cli
+import sys, flows.cli.app
 try:
-    flows.cli.main(["--help"])
+    flows.cli.app.main(["--help"])
 except SystemExit:
     print([name for name in {HEAVY} if name in sys.modules])
 """
@@ -93,8 +94,8 @@ def test_recipes_are_listed_with_what_they_do(rlhf):
 
 
 def test_completion_offers_recipe_names():
-    assert cli._recipes("quickstart") == ["quickstart", "quickstart-dpo"]
-    assert cli._recipes("smo") == ["smollm2"]
+    assert app._recipes("quickstart") == ["quickstart", "quickstart-dpo"]
+    assert app._recipes("smo") == ["smollm2"]
 
 
 # bad input
@@ -269,7 +270,7 @@ def test_ui_refuses_a_taken_port(rlhf):
 
 
 def test_ui_serves_both_pages_and_leaves_nothing_behind(home):
-    from flows.ui import answers
+    from flows.platform.pages import answers
 
     ports = (free_port(), free_port())
     command = [*RLHF, "ui", "--no-browser", "--port", str(ports[0]), "--prefect-port", str(ports[1])]

@@ -5,13 +5,13 @@ import json
 import pytest
 from synthetic import Story, Synthetic
 
-from flows.cli import main
+from flows.cli.app import main
 from rlhf_core.errors import ConfigError
-from tasks import runs
-from tasks.comparison import Comparison, compare
-from tasks.evidence import of_record
-from tasks.noise import Finding
-from tasks.workspace import Workspace
+from tasks.analysis import mlflow_runs
+from tasks.analysis.comparison import Comparison, compare
+from tasks.analysis.run_evidence import of_record
+from tasks.analysis.significance import Finding
+from tasks.records.workspace import Workspace
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_references_name_runs_by_name_age_id_and_model_version(made):
         first.record.run_id[:12]: first, "tiny-policy@champion": second, "tiny-policy/1": first,
         "models:/tiny-policy/1": first, "models:/tiny-policy@champion": second,
     }.items():  # fmt: skip
-        assert runs.resolve(client, reference).info.run_id == tracker.record.run_id, reference
+        assert mlflow_runs.resolve(client, reference).info.run_id == tracker.record.run_id, reference
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_an_unknown_reference_is_refused_with_what_there_is(made, reference, sai
     client.create_model_version("tiny-policy", source="file:///nowhere")
     client.set_registered_model_alias("tiny-policy", "candidate", "1")
     with pytest.raises(ConfigError, match=said):
-        runs.resolve(client, reference)
+        mlflow_runs.resolve(client, reference)
 
 
 def test_an_ambiguous_name_lists_the_runs_that_it_could_mean(made):
     trackers = [made.tell(Story("tiny-aaaaaaa-1", seed=seed, until="validate")) for seed in (1, 2)]
     with pytest.raises(ConfigError, match="means 2 runs") as refused:
-        runs.resolve(trackers[0].client, "tiny-aaaaaaa-1")
+        mlflow_runs.resolve(trackers[0].client, "tiny-aaaaaaa-1")
     assert all(tracker.record.run_id in str(refused.value) for tracker in trackers)
 
 
@@ -177,7 +177,7 @@ def test_runs_of_one_name_are_told_apart(made):
 def test_mlflow_tells_the_same_as_the_folders_of_a_run(made):
     tracker = made.tell(Story("a", champion="policy-0"))
     local = of_record(tracker.record)
-    remote = runs.read(tracker.client, runs.resolve(tracker.client, "latest"))
+    remote = mlflow_runs.read(tracker.client, mlflow_runs.resolve(tracker.client, "latest"))
     for name, stage in remote.stages.items():
         mine = local.stages[name]
         assert (mine.spec, mine.result, mine.items, mine.costs) == (stage.spec, stage.result, stage.items, stage.costs)

@@ -17,12 +17,12 @@ import pytest
 from local_platform import FINAL, RLHF, Platform
 
 from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
 from flows.schedule.deploy import Wanted, built
-from flows.ui import free_port
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
-from tasks import limits
+from tasks.execution import concurrency
 
 
 def problems(parameters: dict, schema: dict, **options) -> list:
@@ -98,16 +98,16 @@ def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
 def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, expected):
     monkeypatch.setenv("RLHF_DEVICE_LIMITS", given)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(limits, "has_cuda", lambda: bool(visible))
+    monkeypatch.setattr(concurrency, "has_cuda", lambda: bool(visible))
     host = f"rlhf-{socket.gethostname()}-"
-    assert [name.removeprefix(host) for name in limits.device_limits()] == expected
+    assert [name.removeprefix(host) for name in concurrency.device_limits()] == expected
 
 
 def test_where_a_cluster_gives_out_devices_no_limit_is_asked_for(monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setenv("RLHF_DEVICE_LIMITS", "none")
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), limits.devices_reserved():
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), concurrency.devices_reserved():
         pass  # no server was asked
 
 
@@ -189,7 +189,7 @@ def platform(tmp_path_factory, tiny_model):
 @pytest.mark.slow
 def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
-    slot = {"names": [limits.model_limit("twice")], "slots": 1}
+    slot = {"names": [concurrency.model_limit("twice")], "slots": 1}
     platform.post("v2/concurrency_limits/increment", mode="concurrency", **slot)  # another deployment of this model runs
     for _ in range(2):
         platform.start("rlhf/twice", until="prepare")  # a local base model: nothing to prepare
@@ -336,7 +336,7 @@ def test_a_notification_block_of_prefects_is_told(platform):
 @pytest.mark.slow
 def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "again", "--set", "registry.name=again")
-    device = {"names": limits.device_limits(), "slots": 1, "mode": "concurrency"}
+    device = {"names": concurrency.device_limits(), "slots": 1, "mode": "concurrency"}
     platform.post("v2/concurrency_limits/increment", **device)  # somebody else's stage: the run waits inside its own
     run = platform.start("rlhf/again", until="validate")
     process = platform.wait(lambda: [p for p in processes_of(run) if "prefect.engine" in p.cmdline()])[0]
@@ -346,7 +346,7 @@ def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platfor
     assert "crashed: none" in done
     platform.post("v2/concurrency_limits/decrement", **device)
     platform.post(
-        "v2/concurrency_limits/decrement", names=[limits.model_limit("again")], slots=1, mode="concurrency"
+        "v2/concurrency_limits/decrement", names=[concurrency.model_limit("again")], slots=1, mode="concurrency"
     )  # its lease
     assert platform.ended("again", 1) == ["Failed"]  # one row is not enough data: it did run
     (found,) = platform.runs("again")
@@ -417,7 +417,7 @@ def test_a_device_without_a_limit_is_refused(platform):
 def test_reap_ends_a_killed_run_in_prefect_and_mlflow(platform):
     code = (
         "import os, sys, time\nfrom flows.pipeline import flow, runtime\nfrom rlhf_core.config import load_recipe\n"
-        "from tasks.session import opened\n"
+        "from tasks.run_context import opened\n"
         "@flow(name='rlhf', flow_run_name='victim', persist_result=False)\n"
         "def victim():\n"
         f"  with opened(load_recipe({platform.recipe!r}), 'victim', from_stage=None, until=None, report=lambda s: None) as s:\n"

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows import doctor, doctor_packages
-from flows.ui import port_is_free
+from flows.platform import doctor, doctor_packages
+from flows.platform.pages import port_is_free
 
 
 @pytest.fixture

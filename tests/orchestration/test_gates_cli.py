@@ -7,14 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
+from flows.cli import app
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks import events, process
-from tasks.record import Record, StageRecord, records
-from tasks.workspace import Workspace
+from tasks.execution import stage_process
+from tasks.records import events
+from tasks.records.run_record import Record, StageRecord, records
+from tasks.records.workspace import Workspace
 
 ITEMS = {
     "pair_id": [f"pair{i}" for i in range(10)], "prompt": [f"question {i} [red]?[/red]" for i in range(10)],
@@ -36,7 +37,7 @@ def rlhf(home, capfd):
 
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main([*words])
+            code = app.main([*words])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -196,7 +197,7 @@ def test_without_a_run_or_a_gate_a_sentence_says_so(rlhf, home, tmp_path):
 
 
 def test_names_of_runs_are_completed(recorded):
-    from flows.gates_cli import run_names
+    from flows.cli.gates import run_names
 
     assert run_names("tiny") == ["tiny-1a2b3c4-1"] and run_names("la") == ["latest"]
 
@@ -206,7 +207,7 @@ def pipeline(home, tmp_path, command, monkeypatch, tiny_model):
     """Run a recipe's stages up to the reward model, each the small program."""
     from flows.pipeline import run_pipeline
 
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     for name in ("d.jsonl", "c.jsonl"):
         (tmp_path / name).write_text('{"prompt": "p"}\n')
     return lambda **changes: run_pipeline(recipe(tmp_path, model={"base": str(tiny_model)}, **changes), until="reward")

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows.cli import main
+from flows.cli.app import main
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks import process, retention
-from tasks.record import Record, Registration, StageRecord
-from tasks.sweep import Membership, Point, Row, Sweep
-from tasks.workspace import Workspace
+from tasks.cleanup import retention
+from tasks.execution import stage_process
+from tasks.records.run_record import Record, Registration, StageRecord
+from tasks.records.workspace import Workspace
+from tasks.sweeps.sweep import Membership, Point, Row, Sweep
 
 OLD = 100.0  # days
 LIMIT = 30.0
@@ -377,13 +378,13 @@ def test_a_stage_that_waited_for_a_directory_that_was_removed_makes_it_anew(work
     (path / "result.json").write_text(StageResult(stage="sft", digest="d", seconds=1.0).model_dump_json())
     with (path / ".lock").open("w") as lock, ThreadPoolExecutor() as threads:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = threads.submit(process.run_stage, spec, path, command=(sys.executable, "-c", STAGE))
+        waiting = threads.submit(stage_process.run_stage, spec, path, command=(sys.executable, "-c", STAGE))
         while sum(os.path.realpath(name) == str(path / ".lock") for name in Path("/proc/self/fd").iterdir()) < 2:
             time.sleep(0.05)
         path.rename(workspace.home / "gone")
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert waiting.result(timeout=60).cached is False
-    assert process.finished(path) is not None
+    assert stage_process.finished(path) is not None
 
 
 # any workspace

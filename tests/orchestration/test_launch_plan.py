@@ -4,10 +4,10 @@ import json
 import shlex
 import sys
 
-from flows.cli import main
+from flows.cli.app import main
 from rlhf_core.config import Recipe
-from tasks.launch_plan import UNKNOWN, launches
-from tasks.workspace import Workspace
+from tasks.records.workspace import Workspace
+from tasks.stages.launch_plan import UNKNOWN, launches
 
 TRAINED = ("sft", "reward", "ppo")
 

@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
     "mlflow": {
-        "tasks/packaging.py",
-        "tasks/tracking.py",
-        "tasks/forwarder.py",
-        "tasks/registry.py",
-        "tasks/ledger.py",
-        "tasks/runs.py",
+        "tasks/registry/packaging.py",
+        "tasks/tracking/client.py",
+        "tasks/tracking/forwarder.py",
+        "tasks/registry/versions.py",
+        "tasks/promotion/ledger.py",
+        "tasks/analysis/mlflow_runs.py",
     },
     "deepspeed": {"rlhf_core/engine/deepspeed.py"},
     "vllm": {"rlhf_core/sampling/vllm.py", "rlhf_core/sampling/weight_transfer.py"},

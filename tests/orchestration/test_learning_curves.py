@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from flows import learning_curves
-from flows.sweep_plan import make_plan
-from tasks.learning_figure import learning_figure, summary
-from tasks.sweep import DEFAULT_METRICS, Measured, Row
-from tasks.sweep_figures import Spread, metrics_figure, over_seeds
+from flows.sweeps import learning_curves
+from flows.sweeps.grid import make_plan
+from tasks.sweeps.figures import Spread, metrics_figure, over_seeds
+from tasks.sweeps.learning_curves import learning_figure, summary
+from tasks.sweeps.sweep import DEFAULT_METRICS, Measured, Row
 
 BETAS = [0, 0.01, 0.05, 0.1, 0.5, 1.0]
 

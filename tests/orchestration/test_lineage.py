@@ -6,13 +6,13 @@ import json
 import pytest
 from synthetic import Story, Synthetic
 
-from flows.cli import main
+from flows.cli.app import main
 from flows.report.picture import layout, picture
 from rlhf_core.errors import ConfigError
-from tasks.evidence import of_record
-from tasks.graph import Edge, Graph, Node, build
-from tasks.lineage import lineage
-from tasks.workspace import Workspace
+from tasks.analysis.lineage import lineage
+from tasks.analysis.lineage_graph import Edge, Graph, Node, build
+from tasks.analysis.run_evidence import of_record
+from tasks.records.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows import live
-from flows.live import LiveDisplay
-from flows.stage_view import StageView, duration, key_metric, results_table, verdict_of
+from flows.display import live
+from flows.display.live import LiveDisplay
+from flows.display.stage_view import StageView, duration, key_metric, results_table, verdict_of
 from rlhf_core.config.gates import Override, RewardGate
 from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
-from tasks import events
-from tasks.events import StageFailed, StageFinished, StageProgress, StageStarted
+from tasks.records import events
+from tasks.records.events import StageFailed, StageFinished, StageProgress, StageStarted
 
 RUN = Path("runs/reward-0123")
 LINK = "http://127.0.0.1:5000/#/experiments/1/runs/0123456789abcdef"

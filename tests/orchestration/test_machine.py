@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tasks import machine
-from tasks.machine import STAGE_GPU_MEMORY, STAGE_MEMORY, Sampler, costs, read
+from tasks.execution import resource_usage
+from tasks.execution.resource_usage import STAGE_GPU_MEMORY, STAGE_MEMORY, Sampler, costs, read
 
 HUNGRY = """
 import subprocess, sys
@@ -42,7 +42,7 @@ def test_a_sample_counts_the_memory_of_every_descendant(hungry, tmp_path):
 
 def test_a_resumed_stage_counts_on_and_the_largest_sample_is_the_peak(hungry, tmp_path):
     earlier = {"step": 1, "time": 1.0, "metrics": {STAGE_MEMORY: 9000.0, STAGE_GPU_MEMORY: 5.0}}
-    (tmp_path / machine.FILE).write_text(json.dumps(earlier) + "\n")
+    (tmp_path / resource_usage.FILE).write_text(json.dumps(earlier) + "\n")
     Sampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
     (tmp_path / "result.json").write_text('{"seconds": 3.5}')
@@ -58,7 +58,7 @@ def test_a_process_that_has_ended_leaves_no_sample(tmp_path):
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out_and_written_anew(hungry, tmp_path):
-    (tmp_path / machine.FILE).write_text('{"step": 1, "time": 1.0, "metrics": {}}\n{"step": 2, "ti')
+    (tmp_path / resource_usage.FILE).write_text('{"step": 1, "time": 1.0, "metrics": {}}\n{"step": 2, "ti')
     assert [line["step"] for line in read(tmp_path)] == [1]
     Sampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]

@@ -5,18 +5,18 @@ import random
 import pytest
 
 from rlhf_core.statistics.intervals import wilson
-from tasks import noise
-from tasks.evidence import Estimate
+from tasks.analysis import significance
+from tasks.analysis.run_evidence import Estimate
 
 
 def test_a_clear_difference_is_beyond_noise_and_its_interval_holds_it():
     rng = random.Random(0)
     first = [rng.gauss(0, 1) for _ in range(200)]
     second = [value + 0.5 + rng.gauss(0, 0.2) for value in first]
-    finding = noise.paired(noise.terms(first), noise.terms(second))
+    finding = significance.paired(significance.terms(first), significance.terms(second))
     assert finding.verdict == "beyond noise" and finding.n == 200
     assert 0.45 < finding.low < finding.difference < finding.high < 0.55
-    swapped = noise.paired(noise.terms(second), noise.terms(first))
+    swapped = significance.paired(significance.terms(second), significance.terms(first))
     assert (swapped.difference, swapped.low, swapped.high) == pytest.approx((-finding.difference, -finding.high, -finding.low))
 
 
@@ -24,47 +24,49 @@ def test_pairing_sees_what_two_separate_intervals_cannot():
     rng = random.Random(1)
     first = [rng.gauss(0, 5) for _ in range(100)]
     second = [value + 0.3 + rng.gauss(0, 0.1) for value in first]
-    assert noise.paired(noise.terms(first), noise.terms(second)).verdict == "beyond noise"
-    assert noise.unpaired(noise.mean(first), noise.mean(second)).verdict == "within noise"
+    assert significance.paired(significance.terms(first), significance.terms(second)).verdict == "beyond noise"
+    assert significance.unpaired(significance.mean(first), significance.mean(second)).verdict == "within noise"
 
 
 def test_no_difference_is_not_called_one():
     rng = random.Random(2)
     first = [rng.gauss(0, 1) for _ in range(300)]
     second = [value + rng.gauss(0, 1) for value in first]
-    assert noise.paired(noise.terms(first), noise.terms(second)).verdict == "within noise"
-    same = noise.paired(noise.terms(first), noise.terms(first))
+    assert significance.paired(significance.terms(first), significance.terms(second)).verdict == "within noise"
+    same = significance.paired(significance.terms(first), significance.terms(first))
     assert same.verdict == "identical" and same.difference == same.low == same.high == 0.0
 
 
 def test_few_items_get_no_verdict_however_large_the_difference():
-    finding = noise.paired(noise.terms([0.0] * 19), noise.terms([1.0] * 19))
+    finding = significance.paired(significance.terms([0.0] * 19), significance.terms([1.0] * 19))
     assert finding.verdict == "too few items" and finding.low is None and finding.difference == 1.0
-    assert noise.win_rate([1.0] * 19, [0.0] * 19).verdict == "too few items"
-    assert noise.paired(noise.terms([]), noise.terms([])).verdict == "missing"
+    assert significance.win_rate([1.0] * 19, [0.0] * 19).verdict == "too few items"
+    assert significance.paired(significance.terms([]), significance.terms([])).verdict == "missing"
 
 
 def test_a_share_needs_the_exact_test_too():
     """10 of 15 that changed sides: p = 0.30; 14 of 15: p = 0.00098 (2 * (1 + 15) / 2^15)."""
     agree = [1.0] * 85
-    first = noise.terms([*agree, *[0.0] * 10, *[1.0] * 5])
-    weak = noise.paired(first, noise.terms([*agree, *[1.0] * 10, *[0.0] * 5]), share=True)
+    first = significance.terms([*agree, *[0.0] * 10, *[1.0] * 5])
+    weak = significance.paired(first, significance.terms([*agree, *[1.0] * 10, *[0.0] * 5]), share=True)
     assert weak.verdict == "within noise" and "McNemar p = 0.3" in weak.method
-    strong = noise.paired(first, noise.terms([*agree, *[1.0] * 15]), share=True)
+    strong = significance.paired(first, significance.terms([*agree, *[1.0] * 15]), share=True)
     assert strong.difference == pytest.approx(0.10) and strong.verdict == "beyond noise"
-    once = noise.paired(noise.terms([*agree, *[0.0] * 14, 1.0]), noise.terms([*agree, *[1.0] * 14, 0.0]), share=True)
+    once = significance.paired(
+        significance.terms([*agree, *[0.0] * 14, 1.0]), significance.terms([*agree, *[1.0] * 14, 0.0]), share=True
+    )
     assert "p = 0.00098" in once.method
 
 
 def test_unpaired_shares_have_newcombes_interval():
     """Newcombe 1998, table II, method 10: 56/70 - 48/80 is 0.2 [0.0524, 0.3339]."""
     first, second = (Estimate(k / n, *wilson(k, n), n) for k, n in ((48, 80), (56, 70)))
-    finding = noise.unpaired(first, second)
+    finding = significance.unpaired(first, second)
     assert (finding.low, finding.high) == pytest.approx((0.0524, 0.3339), abs=1e-4) and finding.verdict == "beyond noise"
-    assert noise.unpaired(Estimate(1.0), second).verdict == "no interval"
+    assert significance.unpaired(Estimate(1.0), second).verdict == "no interval"
 
 
 def test_a_win_rate_is_held_against_a_half_and_ties_count_half():
-    assert noise.win_rate([1.0] * 30, [1.0] * 30).difference == 0.5
-    lost = noise.win_rate([0.0] * 40, [1.0] * 40)
+    assert significance.win_rate([1.0] * 30, [1.0] * 30).difference == 0.5
+    lost = significance.win_rate([0.0] * 40, [1.0] * 40)
     assert lost.verdict == "beyond noise" and lost.better is False and lost.high < 0.1

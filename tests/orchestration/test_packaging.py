@@ -27,11 +27,11 @@ from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
 from rlhf_core.reward.stage import score
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import packaging
-from tasks.packaging import build, model_folder, read_decisions
-from tasks.record import Record, Registration
-from tasks.tracker import Tracker
-from tasks.workspace import Workspace
+from tasks.records.run_record import Record, Registration
+from tasks.records.workspace import Workspace
+from tasks.registry import packaging
+from tasks.registry.packaging import build, model_folder, read_decisions
+from tasks.tracking.tracker import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 DECISION = Decision(
@@ -290,7 +290,7 @@ def test_a_flat_version_of_before_is_read_and_then_made_anew(tiny_model, tmp_pat
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.packaging import build
+from tasks.registry.packaging import build
 build("policy", Path(sys.argv[1]), Path(sys.argv[2]), [], "", place=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 """
 

@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
-from tasks import events, process, retention
-from tasks.ledger import Ledger
-from tasks.record import next_name, records
-from tasks.workspace import Workspace
+from tasks.cleanup import retention
+from tasks.execution import stage_process
+from tasks.promotion.ledger import Ledger
+from tasks.records import events
+from tasks.records.run_record import next_name, records
+from tasks.records.workspace import Workspace
 
 STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
@@ -27,7 +29,7 @@ STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 @pytest.fixture
 def make(home, tiny_model, tmp_path, command, monkeypatch):
     """recipe(**changes) on real files, run by the stage program."""
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     for name in ("d", "c"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
 

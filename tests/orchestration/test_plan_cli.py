@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
-from flows.plan_cli import CPU_OVERHEAD_VLLM, parse_memory
+from flows.cli import app
+from flows.cli.plan import CPU_OVERHEAD_VLLM, parse_memory
 from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.source import find_models
@@ -23,7 +23,7 @@ def plan(capfd):
 
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(["plan", *words])
+            code = app.main(["plan", *words])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()

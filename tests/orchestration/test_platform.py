@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from flows.platform import database, services, start, state
+from flows.platform.pages import answers, free_port
 from flows.platform.services import MARKER
 from flows.platform.start import Wanted
-from flows.ui import answers, free_port
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.owner import Owner
-from tasks.workspace import Workspace
+from tasks.records.process_identity import Owner
+from tasks.records.workspace import Workspace
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 
 
 def rlhf(home, *words: str) -> subprocess.CompletedProcess:
@@ -189,7 +189,7 @@ def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_al
 LOGS = """
 import sys, time
 from rich.console import Console
-from flows.pipes import outlive_reader
+from flows.schedule.broken_pipe import outlive_reader
 outlive_reader()
 print("ready", flush=True)
 sys.stdin.readline()

@@ -18,7 +18,7 @@ from rlhf_core.config import DPO, PPO, SFT, Distributed, Evaluate, Reward, Sampl
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
-from tasks import launch, process
+from tasks.execution import launcher, stage_process
 
 WORKER = Path(__file__).parents[1] / "support" / "run_stages.py"
 TWO = Distributed(ranks=2)
@@ -73,9 +73,9 @@ def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
         (folder / "spec.json").write_text(spec.model_dump_json())
     start = [sys.executable]
     if ranks > 1:
-        start = [part for part in launch.command(next(iter(specs.values())), TWO)[:-1] if part != "--module"]
+        start = [part for part in launcher.command(next(iter(specs.values())), TWO)[:-1] if part != "--module"]
     command = [*start, str(WORKER), *map(str, specs)]
-    done = subprocess.run(command, env=process.environment(ranks), capture_output=True, text=True)
+    done = subprocess.run(command, env=stage_process.environment(ranks), capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
@@ -104,9 +104,9 @@ def alive(marker: str) -> list[int]:
 
 
 def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_path):
-    process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
     options = {"zero_stage": 3, "activation_checkpointing": True}
-    process.run_stage(spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO)
     assert_same_losses(tmp_path / "two", tmp_path / "one", "sft")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert {name: tensor.shape for name, tensor in two.items()} == {name: tensor.shape for name, tensor in one.items()}
@@ -180,12 +180,12 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
     At ZeRO 3 gradients are scattered and weights gathered, in the passes without gradients too. DeepSpeed keeps weights of less
     than 100,000 numbers, as all are here, whole until the next step, so that the sampler's come without traffic.
     """
-    process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
     sampling = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)
     spec = spec_of("ppo", given, ranks=2, zero_stage=zero, sampling=sampling)
     spec = spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}})
-    process.run_stage(spec, tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(spec, tmp_path / "two", distributed=TWO)
     flow = json.loads((tmp_path / "two" / "trace.json").read_text())
     sent = {step["name"]: step["bytes_between_ranks"] for step in flow["steps"]}
     actor, critic = (sum(t.numel() for t in load_file(path / "model.safetensors").values()) for path in
@@ -232,22 +232,22 @@ def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(StageFailed):
-        process.run_stage(spec, folder, distributed=TWO, watch=watch)
+        stage_process.run_stage(spec, folder, distributed=TWO, watch=watch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "zero"), [("sft", 3), ("sft", 2), ("ppo", 3)])
 def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_path, stage, zero):
     if stage == "ppo":
-        process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+        stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
         inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
     longer = {"epochs": 10} if stage == "sft" else {}  # it is to be killed, not to end before anybody has looked
     spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
-    process.run_stage(spec, tmp_path / "whole", distributed=TWO)
+    stage_process.run_stage(spec, tmp_path / "whole", distributed=TWO)
     killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
     assert not alive(str(tmp_path / "killed" / "spec.json"))
     assert list((tmp_path / "killed" / "checkpoints").glob("step-*/state-1.safetensors"))
-    process.run_stage(spec, tmp_path / "killed", distributed=TWO)
+    stage_process.run_stage(spec, tmp_path / "killed", distributed=TWO)
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(one[name].equal(two[name]) for name in one)
     steps = [line["step"] for line in read_metrics(tmp_path / "killed" / "metrics.jsonl")]
@@ -258,7 +258,7 @@ def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_pa
 def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
     """Two hosts of one slot each; both are this machine."""
     (tmp_path / "hosts").write_text("host-a slots=1\nhost-b slots=1\n")
-    port = launch._free_port()
+    port = launcher._free_port()
     hosts = Distributed(hostfile=str(tmp_path / "hosts"), launcher="by_hand", master_addr="127.0.0.1", master_port=port)
     spec, folder = spec_of("sft", inputs["sft"], ranks=2, zero_stage=2), tmp_path / "two"
     other = None
@@ -267,40 +267,42 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
         nonlocal other
         if other is None:
             rest = [spec.stage, str(folder / "spec.json"), str(folder)]
-            command = [*launch.elsewhere(spec, hosts)["host-b"], *rest]
-            other = subprocess.Popen(command, env=process.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = [*launcher.elsewhere(spec, hosts)["host-b"], *rest]
+            other = subprocess.Popen(
+                command, env=stage_process.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
-    process.run_stage(spec, folder, distributed=hosts, watch=watch)
+    stage_process.run_stage(spec, folder, distributed=hosts, watch=watch)
     assert other.wait(60) == 0
-    process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
     assert_same_losses(folder, tmp_path / "one", "sft")
 
 
 def test_a_spec_of_several_ranks_is_not_run_by_one(inputs, tmp_path):
     spec = spec_of("sft", inputs["sft"], ranks=2)
     with pytest.raises(StageFailed, match=r"runs as one of 1 ranks .* its spec says 2"):
-        process.run_stage(spec, tmp_path / "run", command=process.COMMAND)
+        stage_process.run_stage(spec, tmp_path / "run", command=stage_process.COMMAND)
 
 
 def test_a_launchers_variables_do_not_reach_a_stage_that_is_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("RANK", "3")
-    assert not {"WORLD_SIZE", "RANK"} & process.environment().keys()
+    assert not {"WORLD_SIZE", "RANK"} & stage_process.environment().keys()
 
 
 def test_no_password_reaches_the_runner_that_writes_variables_into_command_lines(monkeypatch):
     from deepspeed.launcher.runner import EXPORT_ENVS
 
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary")
-    assert "MLFLOW" in EXPORT_ENVS and "MLFLOW_TRACKING_PASSWORD" not in process.environment()
+    assert "MLFLOW" in EXPORT_ENVS and "MLFLOW_TRACKING_PASSWORD" not in stage_process.environment()
 
 
 def test_the_launch_command_names_ranks_or_hosts(tmp_path):
     (tmp_path / "hosts").write_text("a slots=2\nb slots=2\n")
     spec = StageSpec(stage="sft", seed=1, config={"ranks": 2}, inputs={}, code="")
-    alone = launch.command(spec, TWO)
+    alone = launcher.command(spec, TWO)
     assert alone[2:4] == ("-m", "deepspeed.launcher.launch") and alone[-1] == "rlhf_core"
-    over_ssh = launch.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="pdsh"))
+    over_ssh = launcher.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="pdsh"))
     expected = (
         "-m",
         "deepspeed.launcher.runner",
@@ -318,10 +320,10 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(tiny_model, hidden_size=128, num_attention_heads=2, num_key_value_heads=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(wide)
-    process.run_stage(spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward")
+    stage_process.run_stage(spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"policy": wide, "reward": tmp_path / "reward" / "model"}
     shared = SECTIONS["ppo"].sampling.model_copy(update={"tensor_parallel": 2})
-    process.run_stage(spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO)
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert len(steps) == SECTIONS["ppo"].steps
     assert steps[0]["ppo/policy_grad_norm"] > 0
@@ -330,11 +332,11 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
 
 @pytest.mark.slow
 def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_own(inputs, tmp_path):
-    process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
-    process.run_stage(spec_of("ppo", given, ranks=1), tmp_path / "one")
+    stage_process.run_stage(spec_of("ppo", given, ranks=1), tmp_path / "one")
     served = SECTIONS["ppo"].sampling.model_copy(update={"own_devices": 1})
-    process.run_stage(spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served), tmp_path / "two", distributed=TWO)
     assert_same_losses(tmp_path / "two", tmp_path / "one", "ppo")
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4

@@ -15,16 +15,17 @@ from flows.report.parts import gate_table, tiles
 from flows.report.run import run_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
-from tasks import events, process
-from tasks.comparison import Duel, compare
-from tasks.evidence import of_record
-from tasks.noise import Finding
-from tasks.record import pending, records
-from tasks.session import Session, opened
-from tasks.sync import sync
-from tasks.tracker import Tracker
-from tasks.versus import versus
-from tasks.workspace import Workspace
+from tasks.analysis.comparison import Duel, compare
+from tasks.analysis.head_to_head import versus
+from tasks.analysis.run_evidence import of_record
+from tasks.analysis.significance import Finding
+from tasks.execution import stage_process
+from tasks.records import events
+from tasks.records.run_record import pending, records
+from tasks.records.workspace import Workspace
+from tasks.run_context import Session, opened
+from tasks.tracking.sync import sync
+from tasks.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(
 @pytest.fixture
 def recipe(home, tiny_model, tmp_path, command, monkeypatch) -> Recipe:
     """A recipe on real files, run by the stage program."""
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     for name in ("d", "c"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
     return Recipe.model_validate(

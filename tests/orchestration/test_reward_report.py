@@ -10,16 +10,16 @@ import pytest
 from pages import EVIL, assert_self_contained
 from synthetic import Story, Synthetic
 
-from flows import cli
+from flows.cli import app
 from flows.report.reward import advice, reward_page
 from rlhf_core.batching.batch import subset
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.items import write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
-from tasks.record import Record
-from tasks.reward_report import Point, counts, learning_curve, report
-from tasks.workspace import Workspace
+from tasks.analysis.reward_report import Point, counts, learning_curve, report
+from tasks.records.run_record import Record
+from tasks.records.workspace import Workspace
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def rlhf(home, capfd):
 
     def call(*words: object) -> tuple[int, str, str]:
         try:
-            code = cli.main([*map(str, words)])
+            code = app.main([*map(str, words)])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()

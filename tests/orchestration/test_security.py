@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from flows.cli import main
+from flows.cli.app import main
 from rlhf_core.config import Recipe
 from rlhf_core.config.load import load_recipe
 from rlhf_core.errors import BadInput, ConfigError, GateRefused
 from rlhf_core.rundir import Artifact
-from tasks import process, validate
-from tasks.session import check_paths
-from tasks.specs import local, model_folder, source_of
+from tasks.execution import stage_process
+from tasks.run_context import check_paths
+from tasks.stages import validate
+from tasks.stages.spec import local, model_folder, source_of
 
 SECRETS = {
     "JUDGE_API_KEY": "canary-judge-4be1", "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-90ac", "HF_TOKEN": "canary-hub-5d5e",
@@ -28,7 +29,7 @@ CANARY = b"canary-"
 @pytest.fixture
 def recipe(home, tiny_model, tmp_path, command, monkeypatch):
     """recipe(**changes) on real files, run by the stage program, with every secret in the environment."""
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     for name in ("d", "c"):

@@ -10,16 +10,17 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
-from flows import cli
-from flows.approve_cli import _waiting
-from flows.live import LiveDisplay
-from flows.stage_view import results_table
+from flows.cli import app
+from flows.cli.approve import _waiting
+from flows.display.live import LiveDisplay
+from flows.display.stage_view import results_table
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
-from tasks import events, signoff
-from tasks.record import ApprovalRecord, Record, held
-from tasks.signoff import Answer
-from tasks.workspace import Workspace
+from tasks.approval import decisions
+from tasks.approval.decisions import Answer
+from tasks.records import events
+from tasks.records.run_record import ApprovalRecord, Record, held
+from tasks.records.workspace import Workspace
 
 RECIPE = Recipe.model_validate(
     {"name": "tiny", "model": {"base": "b"}, "data": {"demonstrations": "d", "comparisons": "c"}, "registry": {"name": "tiny"}}
@@ -32,7 +33,7 @@ def waiting(home):
     workspace, locks = Workspace(home), contextlib.ExitStack()
 
     def make(name: str, *, alive: bool = True) -> Record:
-        asked = signoff.now()
+        asked = decisions.now()
         record = Record.new(workspace, RECIPE, name)
         until = asked + timedelta(hours=1)
         record.approval = ApprovalRecord(evidence=f"of-{name}", run=name, asked_at=asked, until=until)
@@ -50,7 +51,7 @@ def waiting(home):
 def rlhf(home, capfd):
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(list(words))
+            code = app.main(list(words))
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -75,7 +76,7 @@ def test_only_a_run_that_waits_can_be_approved(rlhf, home, waiting):
     for name, says in cases.items():
         code, out, err = rlhf("approve", name)
         assert code == 2 and says in err and out == "", (name, err)
-    assert signoff.find(Workspace(home), running.id[:-1]).name == "tiny-a-2"
+    assert decisions.find(Workspace(home), running.id[:-1]).name == "tiny-a-2"
     running.approval.state = "expired"
     running.save(Workspace(home))
     assert "no decision within 1 hours" in rlhf("approve", "tiny-a-2")[2]
@@ -87,7 +88,7 @@ def test_a_run_that_ends_before_it_takes_the_answer_leaves_nothing_decided(home,
     record = waiting("tiny-a-1")
     threading.Timer(0.5, waiting.end_all).start()
     with pytest.raises(BadInput, match="ended before it took the answer"):
-        signoff.submit(Workspace(home), record, Answer(approve=True, by="Ann"))
+        decisions.submit(Workspace(home), record, Answer(approve=True, by="Ann"))
     assert not list((home / "approvals").glob("[!.]*"))
 
 
@@ -113,7 +114,7 @@ def test_completion_offers_the_runs_that_wait(home, waiting):
 def test_the_display_says_how_to_approve_and_what_was_said(terminal):
     display = LiveDisplay(Console(force_terminal=terminal, record=True, width=400, color_system=None, file=io.StringIO()))
     with display:
-        display(events.ApprovalAsked("tiny-a-1", signoff.now(), None, "http://mlflow/run"))
+        display(events.ApprovalAsked("tiny-a-1", decisions.now(), None, "http://mlflow/run"))
         time.sleep(0.3)
         display(events.ApprovalDecided(False, "not approved by Ann: no", 60.0))
     said = display.console.export_text()

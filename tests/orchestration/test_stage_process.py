@@ -15,8 +15,8 @@ import pytest
 
 from rlhf_core.errors import BadInput, Diverged, GateRefused, StageFailed
 from rlhf_core.rundir import StageSpec
-from tasks import events
-from tasks.process import run_stage
+from tasks.execution.stage_process import run_stage
+from tasks.records import events
 
 SPEC = StageSpec(stage="sft", seed=1, config={}, inputs={}, code="c")
 STEPS = """
@@ -159,7 +159,7 @@ def test_a_dead_parent_ends_the_whole_group(tmp_path, how):
     code = f"""
     from pathlib import Path
     from rlhf_core.rundir import StageSpec
-    from tasks.process import run_stage
+    from tasks.execution.stage_process import run_stage
     run_stage(StageSpec(stage="sft", seed=1, config={{}}, inputs={{}}, code="c"), Path({str(tmp_path / "run")!r}),
               command={command!r})
     """

@@ -7,9 +7,9 @@ import pytest
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import context, evaluate, ppo, prepare, reward, sft, validate
-from tasks.context import require_samplers
-from tasks.session import check_paths
+from tasks.run_context import check_paths
+from tasks.stages import capacity, evaluate, ppo, prepare, reward, sft, validate
+from tasks.stages.capacity import require_samplers
 
 MODEL_FILES = ("config.json", "tokenizer_config.json", "model.safetensors")
 
@@ -248,7 +248,7 @@ def test_a_cache_that_cannot_hold_one_row_is_refused_before_anything_is_trained(
 
 def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypatch):
     require_samplers(recipe(), ["ppo", "evaluate"])
-    monkeypatch.setattr(context, "find_spec", lambda name: None)
+    monkeypatch.setattr(capacity, "find_spec", lambda name: None)
     require_samplers(recipe(), ["prepare", "validate", "sft", "reward"])
     plain = {"sampling": {"engine": "transformers"}}
     require_samplers(recipe(ppo=plain, evaluate=plain), ["ppo", "evaluate"])

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows import cli
-from flows.sweep_plan import split_values
+from flows.cli import app
+from flows.sweeps.grid import split_values
 from rlhf_core.errors import ConfigError
-from tasks import events, process, runs, sweep_figures
-from tasks.record import records
-from tasks.sweep import Measured, Row
-from tasks.workspace import Workspace
+from tasks.analysis import mlflow_runs
+from tasks.execution import stage_process
+from tasks.records import events
+from tasks.records.run_record import records
+from tasks.records.workspace import Workspace
+from tasks.sweeps import figures
+from tasks.sweeps.sweep import Measured, Row
 
 RECIPE = """
 name = "tiny"
@@ -48,7 +51,7 @@ def rlhf(home, capfd):
 
     def call(*words: object) -> tuple[int, str, str]:
         try:
-            code = cli.main([str(word) for word in words])
+            code = app.main([str(word) for word in words])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -64,7 +67,7 @@ def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
     before = 'intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},'
     assert before in text
     program.write_text(text.replace(before, INTERVALS))
-    monkeypatch.setattr(process, "COMMAND", command)
+    monkeypatch.setattr(stage_process, "COMMAND", command)
     folder = tmp_path / "inputs"
     folder.mkdir()
     for name in ("d", "c"):
@@ -127,8 +130,8 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, 
     assert {run.info.run_id for run in nested} == {row["run_id"] for row in values["rows"]}
     assert {run.data.tags["sweep.values"] for run in nested} == {"ppo.beta=0.02", "ppo.beta=0.05", "ppo.beta=0.5"}
     one = values["rows"][0]["run_id"]
-    assert runs.resolve(client(home), one[:8]).info.run_id == one  # the sweep above it is no pipeline run
-    assert runs.resolve(client(home), "latest").info.run_id in {row["run_id"] for row in values["rows"]}
+    assert mlflow_runs.resolve(client(home), one[:8]).info.run_id == one  # the sweep above it is no pipeline run
+    assert mlflow_runs.resolve(client(home), "latest").info.run_id in {row["run_id"] for row in values["rows"]}
     assert [model.name for model in client(home).search_registered_models()] == ["tiny-reward"]
     assert "champion" not in client(home).get_registered_model("tiny-reward").aliases
 
@@ -280,7 +283,7 @@ def test_promote_is_no_stage_of_a_sweep(rlhf, recipe):
 
 
 def test_help_of_the_command_line_stays_light():
-    code = "import sys, flows.sweep_cli; print([n for n in ('matplotlib', 'prefect', 'mlflow', 'torch') if n in sys.modules])"
+    code = "import sys, flows.cli.sweep; print([n for n in ('matplotlib', 'prefect', 'mlflow', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -298,14 +301,14 @@ def row(beta: object, gain: float, kl: float, **changes) -> Row:
 
 
 def test_the_frontier_is_what_nothing_beats_in_both():
-    assert sweep_figures.frontier([(1, 1.0), (2, 0.5), None, (3, 2.0), (3, 1.9), (4, 2.0), (0.5, float("nan"))]) == [0, 3]
+    assert figures.frontier([(1, 1.0), (2, 0.5), None, (3, 2.0), (3, 1.9), (4, 2.0), (0.5, float("nan"))]) == [0, 3]
 
 
 @pytest.mark.parametrize(
     ("values", "logarithmic"), [([0.01, 0.1, 1.0], True), ([0.1, 2.0], False), ([0.0, 5.0], False), (["a", "b"], False)]
 )
 def test_a_key_that_spans_more_than_twentyfold_has_a_logarithmic_axis(values, logarithmic):
-    figure = sweep_figures.metrics_figure([row(value, 1.0, 2.0) for value in values], ["b"], ["eval/score_gain"])
+    figure = figures.metrics_figure([row(value, 1.0, 2.0) for value in values], ["b"], ["eval/score_gain"])
     assert (figure.axes[0].get_xscale() == "log") is logarithmic
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == [
         f"{v:g}" if type(v) is float else v for v in values
@@ -316,7 +319,7 @@ def test_the_metrics_figure_has_a_panel_a_metric_intervals_and_a_line_a_second_k
     rows = [row(beta, beta * 2, 1.0) for beta in (0.1, 0.2, 0.3)]
     rows += [item.model_copy(update={"values": item.values | {"s": 2}}) for item in rows]
     rows[:3] = [item.model_copy(update={"values": item.values | {"s": 1}}) for item in rows[:3]]
-    figure = sweep_figures.metrics_figure(rows, ["b", "s"], ["eval/score_gain", "eval/kl_per_response", "eval/win_rate"])
+    figure = figures.metrics_figure(rows, ["b", "s"], ["eval/score_gain", "eval/kl_per_response", "eval/win_rate"])
     assert [axes.get_title() for axes in figure.axes] == ["eval/score_gain", "eval/kl_per_response"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["s=1", "s=2"]
     bars = figure.axes[0].containers[0].lines[2][0].get_segments()
@@ -329,11 +332,11 @@ def test_the_metrics_figure_has_a_panel_a_metric_intervals_and_a_line_a_second_k
 
 def test_the_frontier_figure_shows_points_curves_and_when_gains_do_not_compare():
     rows = [row(0.1, 2.0, 5.0, on_frontier=True, curve=[(0.0, 0.0), (5.0, 1.9)]), row(0.2, 1.0, 6.0, state="refused")]
-    axes = sweep_figures.frontier_figure(rows).axes[0]
+    axes = figures.frontier_figure(rows).axes[0]
     assert {text.get_text() for text in axes.texts} == {"b=0.1", "b=0.2"}
     thin = [line for line in axes.lines if line.get_linewidth() == 0.8]
     assert len(thin) == 1 and list(thin[0].get_ydata()) == [0.0, 1.9]
     assert axes.get_title() == "Reward against KL" and "refused" in axes.get_legend().get_title().get_text()
     rows[1].reward_model = "other"
-    assert "do not compare" in sweep_figures.frontier_figure(rows).axes[0].get_title()
-    assert sweep_figures.frontier_figure([row(1, 1.0, 1.0).model_copy(update={"gain": None})]) is None
+    assert "do not compare" in figures.frontier_figure(rows).axes[0].get_title()
+    assert figures.frontier_figure([row(1, 1.0, 1.0).model_copy(update={"gain": None})]) is None

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows import cli
+from flows.cli import app
 from flows.report.heatmap import scale, strength, trace_page
 from flows.report.trace_text import shape, size, trace_lines, visible
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES
-from tasks import process
+from tasks.execution import stage_process
 
 RECIPE = """
 name = "tiny"
@@ -90,7 +90,7 @@ def recipe(home, tmp_path, command, tiny_model, monkeypatch, flow, tokens) -> Pa
     program.write_text(textwrap.dedent(PROGRAM).replace("{other!r}", repr(command[1])))
     for name, content in (("trace", flow), ("tokens", tokens)):
         (program.parent / f"{name}.json").write_text(json.dumps(content))
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, str(program)))
+    monkeypatch.setattr(stage_process, "COMMAND", (sys.executable, str(program)))
     folder = tmp_path / "inputs"
     folder.mkdir()
     for name in ("d", "c"):
@@ -106,7 +106,7 @@ def rlhf(home, capfd):
 
     def call(*words: object) -> tuple[int, str, str]:
         try:
-            code = cli.main([str(word) for word in words])
+            code = app.main([str(word) for word in words])
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()
@@ -161,7 +161,7 @@ def test_trained_needs_a_policy_and_keeps_the_sft_model_as_reference(rlhf, recip
 
 def test_help_names_the_options_and_imports_nothing_heavy():
     code = (
-        "import sys, flows.cli\ntry: flows.cli.main(['trace', '--help'])\n"
+        "import sys, flows.cli.app\ntry: flows.cli.app.main(['trace', '--help'])\n"
         "except SystemExit: print([name for name in ('torch', 'prefect', 'mlflow', 'vllm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,14 +19,15 @@ from mlflow import MlflowClient
 from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
-from tasks import packaging, registry, tracking
-from tasks.forwarder import Forwarder
-from tasks.process import run_stage
-from tasks.record import Record, Registration, pending
-from tasks.sync import sync
-from tasks.tracker import Tracker
-from tasks.tracking import client_for
-from tasks.workspace import Workspace
+from tasks.execution.stage_process import run_stage
+from tasks.records.run_record import Record, Registration, pending
+from tasks.records.workspace import Workspace
+from tasks.registry import packaging, versions
+from tasks.tracking import client as tracking
+from tasks.tracking.client import client_for
+from tasks.tracking.forwarder import Forwarder
+from tasks.tracking.sync import sync
+from tasks.tracking.tracker import Tracker
 
 RECIPE = Recipe.model_validate(
     {
@@ -154,7 +155,7 @@ def test_registered_weights_are_hard_links(home, tmp_path, command):
     tracker.register(Registration(model="tiny-reward", stage="sft", artifact=artifact, tags={"verdicts": "{}"}))
     assert tracker.retry(), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
-    stored = registry.local_folder(version.source) / "artifacts" / "model"
+    stored = versions.local_folder(version.source) / "artifacts" / "model"
     assert (stored / "weights").stat().st_ino == (artifact.path / "weights").stat().st_ino
     assert version.tags["digest"] == artifact.digest and version.tags["pipeline_run_id"] == tracker.record.run_id
 
@@ -246,7 +247,7 @@ def register_on_server(workspace: Workspace, folder: Path) -> None:
     tracker.end("FINISHED")
     assert wait_for(tracker.retry), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
-    assert registry.fetch(workspace, version).digest == artifact.digest
+    assert versions.fetch(workspace, version).digest == artifact.digest
     (uploaded,) = (folder / "server" / "art").rglob("artifacts/model/weights")
     before = uploaded.stat()
     renewed = Registration(model="tiny-reward", stage="reward", artifact=artifact, tags={}, card="renewed")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 

@@ -10,10 +10,10 @@ from rlhf_core.config import Recipe
 from rlhf_core.evidence.items import item_id, write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from rlhf_core.statistics.intervals import wilson
-from tasks.machine import FILE
-from tasks.record import Record, StageRecord, now
-from tasks.tracker import Tracker
-from tasks.workspace import Workspace
+from tasks.execution.resource_usage import FILE
+from tasks.records.run_record import Record, StageRecord, now
+from tasks.records.workspace import Workspace
+from tasks.tracking.tracker import Tracker
 
 SPLITS = [f"{kind}_{side}" for kind in ("demonstrations", "comparisons", "prompts") for side in ("train", "heldout")]
 TOPICS = ["a kettle", "two trains", "the tides", "a bicycle", "fresh bread", "the moon"]

@@ -17,7 +17,7 @@ class Workspace:
         self.home = home
 
     def start(self, *words: str) -> subprocess.Popen:
-        program = "import sys; from flows.cli import main; sys.exit(main())"
+        program = "import sys; from flows.cli.app import main; sys.exit(main())"
         unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
         environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(self.home)}
         command = [sys.executable, "-c", program, *words]

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
-from tasks.packaging import build, model_folder
+from tasks.registry.packaging import build, model_folder
 
 pytestmark = pytest.mark.slow
 

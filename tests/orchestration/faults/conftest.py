@@ -16,9 +16,9 @@ from local_platform import RLHF, Platform
 from mlflow import MlflowClient
 from postgres import Server, postgres
 
-from flows.ui import free_port
-from tasks import registry
-from tasks.workspace import Workspace
+from flows.platform.pages import free_port
+from tasks.records.workspace import Workspace
+from tasks.registry import versions
 
 PROGRAM = Path(__file__).resolve().parents[2] / "support" / "stage_program.py"
 STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response"}
@@ -158,7 +158,7 @@ class Site(Platform):
                 assert of_steps == [1, 2, 3], (run.info.run_name, stage)
         for version in client.search_model_versions():
             if not version.source.startswith("ledger:"):  # an entry of the ledger has no bytes
-                assert registry.fetch(Workspace(self.home), version).digest == version.tags["digest"]
+                assert versions.fetch(Workspace(self.home), version).digest == version.tags["digest"]
 
 
 @pytest.fixture(scope="package")

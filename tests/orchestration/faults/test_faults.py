@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.rundir import read_metrics
-from tasks.record import records
-from tasks.workspace import Workspace
+from tasks.records.run_record import records
+from tasks.records.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SUPPORT = Path(__file__).resolve().parents[2] / "support"

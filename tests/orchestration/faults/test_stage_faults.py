@@ -35,7 +35,7 @@ import json, shutil, subprocess, sys
 from pathlib import Path
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import StageSpec
-from tasks.process import run_stage
+from tasks.execution.stage_process import run_stage
 
 runs, keep = Path(sys.argv[1]), Path(sys.argv[2])
 run = runs / "sft"

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from tasks.specs import ROOTS
-from tasks.tracking import PAGE_VARIABLE
+from tasks.stages.spec import ROOTS
+from tasks.tracking.client import PAGE_VARIABLE
 
 INFRA = Path(__file__).resolve().parents[3] / "infra"
 FILE = INFRA / "compose.yaml"

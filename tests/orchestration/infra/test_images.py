@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.record import git_state
+from tasks.records.run_record import git_state
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "infra" / "Dockerfile").read_text()

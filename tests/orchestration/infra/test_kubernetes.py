@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tasks.tracking import PAGE_VARIABLE
+from tasks.tracking.client import PAGE_VARIABLE
 
 K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
 POOLS = {path.stem: json.loads(path.read_text()) for path in sorted((K8S / "pools").glob("*.json"))}

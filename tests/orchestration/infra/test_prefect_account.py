@@ -8,10 +8,10 @@ import time
 import httpx
 import pytest
 
-from flows.ui import free_port
+from flows.platform.pages import free_port
 
 pytestmark = pytest.mark.slow
-RLHF = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 ACCOUNT = ("admin", "a-password-of-this-test")
 
 

@@ -23,7 +23,9 @@ def job(tmp_path):
     says = f'#!/bin/sh\necho "$@" >>{tmp_path}/scontrol.log\nif [ "$1" = show ]; then printf "n1\\nn2\\n"; fi\n'
     (tmp_path / "scontrol").write_text(says)
     (tmp_path / "scontrol").chmod(0o755)
-    real = f'#!/bin/sh\ncd {ROOT}; exec {sys.executable} -c "import sys; from flows.cli import main; sys.exit(main())" "$@"\n'
+    real = (
+        f'#!/bin/sh\ncd {ROOT}; exec {sys.executable} -c "import sys; from flows.cli.app import main; sys.exit(main())" "$@"\n'
+    )
 
     def start(*words: str, nodes: int, rlhf: str | None = None) -> subprocess.Popen:
         program = tmp_path / ".venv" / "bin" / "rlhf"

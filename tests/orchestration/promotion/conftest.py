@@ -17,13 +17,13 @@ import pytest
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
-from tasks import registry
-from tasks.desk import Desk
-from tasks.eligibility import WIN_RATE, contest_record
-from tasks.promotion import Request, promote
-from tasks.record import Registration, SignOff
-from tasks.tracking import client_for
-from tasks.workspace import Workspace
+from tasks.promotion.aliases import Desk
+from tasks.promotion.eligibility import WIN_RATE, contest_record
+from tasks.promotion.promotion import Request, promote
+from tasks.records.run_record import Registration, SignOff
+from tasks.records.workspace import Workspace
+from tasks.registry import versions
+from tasks.tracking.client import client_for
 
 STAGES = ("sft", "reward", "ppo", "evaluate")
 PLACES = (  # where MLflow's database says where files lie
@@ -62,8 +62,8 @@ class Shelf:
             model=self.desk.model(kind), stage=kind, artifact=artifact, tags={}, card="# a card\n",
             decisions=self.records(kind, artifact.digest) if decisions is None else decisions, sign_off=self.sign_off,
         )  # fmt: skip
-        registry.store_model(client, logged, wanted)
-        version = registry.register(client, wanted, logged, {"digest": artifact.digest} | tags)
+        versions.store_model(client, logged, wanted)
+        version = versions.register(client, wanted, logged, {"digest": artifact.digest} | tags)
         self.digests[kind, version] = artifact.digest
         return version
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from rlhf_core.errors import RLHFError
-from tasks import desk, promotion
+from tasks.promotion import aliases, promotion
 
 for _name in (  # what a promotion imports on its way: once here, not in every child
     "rlhf_core.modeling.smoke", "transformers.models.llama.modeling_llama", "mlflow.pyfunc.model", "alembic.command",
@@ -59,7 +59,7 @@ def work(name: str, job: dict) -> dict:
         die_after(job.pop("kill_after"))
     action = job.pop("action")
     try:
-        where, kind = desk.at(name, known=action != "history")
+        where, kind = aliases.at(name, known=action != "history")
         if action == "history":
             return {"problems": promotion.history(where).problems}
         return vars(ACTIONS[action](where, promotion.Request(kind=kind, **job)))

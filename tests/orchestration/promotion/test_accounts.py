@@ -11,11 +11,11 @@ import pytest
 from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
 
-from flows.cli import main
-from tasks.desk import Desk
-from tasks.promotion import Request, promote
-from tasks.tracking import client_for
-from tasks.workspace import Workspace
+from flows.cli.app import main
+from tasks.promotion.aliases import Desk
+from tasks.promotion.promotion import Request, promote
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import client_for
 
 pytestmark = pytest.mark.slow  # a password is hashed with every request
 SETTINGS = Path(__file__).resolve().parents[3] / "infra" / "compose" / "basic_auth.ini"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.desk import Desk, drift
-from tasks.ledger import stack
-from tasks.promotion import Request, history, promote
-from tasks.tracking import client_for
-from tasks.workspace import Workspace
+from tasks.promotion.aliases import Desk, drift
+from tasks.promotion.ledger import stack
+from tasks.promotion.promotion import Request, history, promote
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import client_for
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rlhf_core.errors import BadInput, PromotionRefused
-from tasks.ledger import LEASE_SECONDS, Champion, Entry, Ledger, Plan, State, earlier, gaps, stack
-from tasks.owner import Owner
+from tasks.promotion.ledger import LEASE_SECONDS, Champion, Entry, Ledger, Plan, State, earlier, gaps, stack
+from tasks.records.process_identity import Owner
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_deleted_entries_leave_a_gap(ledger):
 
 def sleeper() -> tuple[subprocess.Popen, Owner]:
     """A process and what it says of itself."""
-    code = "from tasks.owner import Owner; print(Owner.me().model_dump_json(), flush=True); input()"
+    code = "from tasks.records.process_identity import Owner; print(Owner.me().model_dump_json(), flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return process, Owner.model_validate(json.loads(process.stdout.readline()))
 

@@ -17,13 +17,15 @@ from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact
-from tasks import attempt, bulletin, registry, signoff
-from tasks import desk as module
-from tasks.desk import Desk
-from tasks.eligibility import ApprovalMissing, ContestLost
-from tasks.packaging import local_folder
-from tasks.promotion import Request, history, promote, rollback
-from tasks.record import ApprovalRecord, SignOff
+from tasks.approval import decisions
+from tasks.promotion import aliases as module
+from tasks.promotion import announce, transaction
+from tasks.promotion.aliases import Desk
+from tasks.promotion.eligibility import ApprovalMissing, ContestLost
+from tasks.promotion.promotion import Request, history, promote, rollback
+from tasks.records.run_record import ApprovalRecord, SignOff
+from tasks.registry import versions as registry
+from tasks.registry.packaging import local_folder
 
 
 def champions(desk: Desk) -> tuple[str | None, ...]:
@@ -140,7 +142,7 @@ def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
 
 def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(desk, monkeypatch):
     told = []
-    monkeypatch.setattr(bulletin, "publish", lambda event, about, what: told.append((event, about, what["version"])))
+    monkeypatch.setattr(announce, "publish", lambda event, about, what: told.append((event, about, what["version"])))
     promote(desk, Request(version="2"))  # its reward model is champion already
     with refused(desk, "was not compared", ContestLost):
         promote(desk, Request(version="5"))
@@ -215,7 +217,7 @@ def test_only_an_sft_model_may_be_given_without_a_record(shelf):
 def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
     """What a person approved of: this version's bytes and records, against this rival."""
     digest = shelf.digests["policy", version]
-    shown = signoff.evidence(digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest))
+    shown = decisions.evidence(digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest))
     when = datetime(2026, 1, 2, tzinfo=UTC)
     values = {"evidence": shown, "run": "tiny-1", "asked_at": when, "until": when, "state": "approved", "by": "Ann"}
     return SignOff(required=True, record=ApprovalRecord.model_validate(values | {"comment": "reads well"} | changes))
@@ -379,26 +381,26 @@ def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
 
 def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch):
     """As a process that slept longer than its lease, while another machine ended its attempt."""
-    examine = attempt.check
+    examine = transaction.check
 
     def slept(*args):
         desk.ledger.close(desk.ledger.entries()[-1], "undone", "taken for dead")
         return examine(*args)
 
-    monkeypatch.setattr(attempt, "check", slept)
+    monkeypatch.setattr(transaction, "check", slept)
     with pytest.raises(PromotionRefused, match="taken for dead"):
         promote(desk, Request(version="2"))
     assert champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
 
 
 def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, monkeypatch):
-    smoke = attempt.smoke_by_alias
+    smoke = transaction.smoke_by_alias
 
     def meddled(*args):
         desk.client.set_registered_model_alias("tiny-policy", "champion", "4")
         smoke(*args)
 
-    monkeypatch.setattr(attempt, "smoke_by_alias", meddled)
+    monkeypatch.setattr(transaction, "smoke_by_alias", meddled)
     with pytest.raises(PromotionRefused, match="serves version 4, expected version 2"):
         promote(desk, Request(version="2"))
     last = desk.ledger.entries()[-1]
@@ -409,8 +411,8 @@ def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, mon
 def killed_after_the_switch(desk: Desk) -> None:
     """What a promotion of version 2 leaves that is killed when the alias has moved."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt, "smoke_by_alias", lambda *args: 1 / 0)
-        patch.setattr(attempt, "_give_up", lambda *args: None)
+        patch.setattr(transaction, "smoke_by_alias", lambda *args: 1 / 0)
+        patch.setattr(transaction, "_give_up", lambda *args: None)
         with pytest.raises(ZeroDivisionError):
             promote(desk, Request(version="2"))
     assert champions(desk) == ("2", None, "1", None) and not desk.ledger.entries()[-1].outcome

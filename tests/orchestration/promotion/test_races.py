@@ -9,13 +9,14 @@ from collections import Counter
 import pytest
 
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
-from tasks import attempt, registry
-from tasks import desk as module
-from tasks.desk import Desk, drift
-from tasks.ledger import stack
-from tasks.promotion import Request, history, promote, rollback
-from tasks.tracking import client_for
-from tasks.workspace import Workspace
+from tasks.promotion import aliases as module
+from tasks.promotion import transaction
+from tasks.promotion.aliases import Desk, drift
+from tasks.promotion.ledger import stack
+from tasks.promotion.promotion import Request, history, promote, rollback
+from tasks.records.workspace import Workspace
+from tasks.registry import versions
+from tasks.tracking.client import client_for
 
 COUNT = 20
 
@@ -109,7 +110,7 @@ def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
 def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(server, stocked):
     desk = stocked(server[0], "files")
     version = desk.version("policy", "2")
-    registry.fetch(desk.workspace, version)
+    versions.fetch(desk.workspace, version)
     logged = version.source.rpartition("/models/")[2].split("/")[0]
     (stored,) = (path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts)
     good = stored.read_bytes()
@@ -126,7 +127,7 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
 def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
     mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
 ):  # fmt: skip
-    smoke, folder, port = attempt.smoke_by_alias, tmp_path / "server", free_port()
+    smoke, folder, port = transaction.smoke_by_alias, tmp_path / "server", free_port()
     folder.mkdir()
     shutil.copy(empty_store, folder / "db")
     with mlflow_server(folder, port) as send:
@@ -136,12 +137,12 @@ def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_comman
             send(signal.SIGKILL)
             smoke(*args)
 
-        monkeypatch.setattr(attempt, "smoke_by_alias", die)
+        monkeypatch.setattr(transaction, "smoke_by_alias", die)
         began = time.monotonic()
         with pytest.raises(StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"):
             promote(desk, Request(version="2"))
         assert time.monotonic() - began < 60
-        monkeypatch.setattr(attempt, "smoke_by_alias", smoke)
+        monkeypatch.setattr(transaction, "smoke_by_alias", smoke)
     with mlflow_server(folder, port) as send:
         assert desk.aliases()["policy@champion"] == "2" and not desk.ledger.entries()[-1].outcome
         assert history(desk).problems == ["Entry 2 was completed."]

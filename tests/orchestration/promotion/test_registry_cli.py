@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flows import cli
+from flows.cli import app
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def rlhf(desk, capfd):
 
     def call(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(list(words))
+            code = app.main(list(words))
         except SystemExit as end:
             code = end.code or 0
         return code, *capfd.readouterr()

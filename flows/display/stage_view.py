@@ -1,0 +1,178 @@
+"""What is known of each stage of a pipeline, and how it is said: in a line, in the table at the end."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_core.gates.decide import Decision
+from rlhf_core.metrics import METRICS
+from tasks.records.events import ApprovalAsked, StageFailed, StageProgress
+
+CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
+SHOWN = {  # metrics of the live line, by stage
+    "prepare": ["prepare/loss"],
+    "sft": ["sft/loss"],
+    "reward": ["reward/loss", "reward/train_accuracy"],
+    "ppo": ["ppo/score_mean", "ppo/kl_per_response"],
+    "dpo": ["dpo/loss", "dpo/train_accuracy"],
+}
+KEY_METRICS = {  # metrics of the final table, best first, by stage
+    "prepare": ["prepare/loss"],
+    "validate": ["data/rows_kept", "data/rows"],
+    "sft": ["sft/heldout_loss", "sft/loss"],
+    "reward": ["reward/accuracy", "reward/train_accuracy"],
+    "ppo": ["ppo/score_mean"],
+    "dpo": ["dpo/accuracy", "dpo/train_accuracy"],
+    "evaluate": ["eval/win_rate", "eval/score_gain"],
+}
+SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
+
+
+@dataclass
+class StageView:
+    """What is known of one stage so far. Times are of the monotonic clock."""
+
+    stage: str
+    run_dir: Path | None  # approval and promote have none
+    began: float
+    step: int = 0
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    state: str = "running"  # running, waiting (for a person), done, cached, refused, failed
+    seconds: float = 0.0
+    decisions: list[Decision] = field(default_factory=list)
+    link: str | None = None
+    failure: str = ""
+    note: str = ""  # what a person is to do, or has said
+    first_seen: float | None = None
+    latest: float = 0.0
+    pace_from: tuple[float, int] = (0.0, 0)
+
+    def progress(self, event: StageProgress, now: float) -> None:
+        """Take a step's numbers."""
+        if self.first_seen is None:
+            self.first_seen = now
+        if now - self.first_seen <= CATCH_UP_S:
+            self.pace_from = (now, event.step)
+        self.step, self.steps = event.step, event.steps
+        self.metrics |= event.metrics
+        self.latest = now
+
+    def seconds_left(self, now: float) -> float | None:
+        """Steps to go at the pace so far, or what the stage itself said; None when neither is known."""
+        if not self.steps:
+            return None
+        then, step = self.pace_from
+        if self.step > step:
+            pace = (self.latest - then) / (self.step - step)
+            return max(0.0, pace * (self.steps - self.step) - (now - self.latest))
+        return self.metrics.get("seconds_left")
+
+
+def running_parts(view: StageView, now: float) -> list[str]:
+    """What a running stage's line says: step, metrics, speed, time left, time so far."""
+    parts = [f"step {view.step}/{view.steps}"] if view.steps else []
+    parts += [f"{_short(name)} {view.metrics[name]:.4g}" for name in SHOWN.get(view.stage, []) if name in view.metrics]
+    if speed := next((view.metrics[name] for name in SPEED if name in view.metrics), None):
+        parts.append(f"{speed:,.0f} tokens/s")
+    if (left := view.seconds_left(now)) is not None:
+        parts.append(f"{duration(left)} left")
+    return [*parts, f"{duration(now - view.began)} so far"]
+
+
+def ended_parts(view: StageView) -> list[str]:
+    """What an ended stage's line says; the first part is how it ended."""
+    took = f"in {duration(view.seconds)}"
+    parts = [{"cached": f"already done (took {duration(view.seconds)})"}.get(view.state, f"{view.state} {took}")]
+    if text := key_metric(view.stage, view.metrics):
+        parts.append(text)
+    if verdict := verdict_of(view.decisions):
+        parts.append(verdict)
+    if view.state == "cached":
+        parts.append("nothing to repeat")
+    if view.note:
+        parts.append(view.note)
+    if view.failure:
+        parts.append(view.failure.splitlines()[0])
+    return parts
+
+
+def how_to_approve(event: ApprovalAsked) -> str:
+    """What the display says while a run waits for a person."""
+    page = f"on Prefect's page {event.page}" if event.page else "on Prefect's page (rlhf ui)"
+    evidence = f"; evidence: {event.link}" if event.link else ""
+    return (
+        f"waiting for a person until {event.until.astimezone():%Y-%m-%d %H:%M}: rlhf approve {event.run}, "
+        f"or rlhf approve {event.run} --reject --comment WHY, or {page}{evidence}"
+    )
+
+
+def failure_lines(event: StageFailed) -> list[str]:
+    """The message, where the log is and how it ends; nothing said twice."""
+    lines = [f"{event.stage}: failed: {event.message}"]
+    if str(event.log) not in event.message:
+        lines.append(f"  its log is {event.log}")
+        if event.message not in "\n".join(event.last_lines):
+            lines += [f"  | {line}" for line in event.last_lines]
+    return lines
+
+
+def _short(name: str) -> str:
+    return name.split("/", 1)[-1].replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: '3.2 s', '2m 05s', '1h 02m'."""
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def key_metric_of(stage: str, metrics: dict[str, float]) -> str | None:
+    """The name of the one metric that says how a stage went, None when it has none."""
+    return next((name for name in KEY_METRICS.get(stage, []) if name in metrics), None)
+
+
+def key_metric(stage: str, metrics: dict[str, float]) -> str:
+    """The one number that says how a stage went, with its unit; '' when it has none."""
+    name = key_metric_of(stage, metrics)
+    if name is None:
+        return ""
+    unit = METRICS[name].unit
+    value = f"{metrics[name]:,.0f}" if unit == "rows" else f"{metrics[name]:.4g}"
+    return f"{_short(name)} {value}" + ("" if unit in ("share", "score", "rows") else f" {unit}")
+
+
+def verdict_of(decisions: Iterable[Decision]) -> str:
+    """'gate passed', or every gate that did not simply pass with its sentence; '' without a gate."""
+    decisions = list(decisions)
+    notable = [f"{d.verdict} ({d.gate}): {d.reason}" for d in decisions if d.verdict != "passed"]
+    return "; ".join(notable) if notable else ("gate passed" if decisions else "")
+
+
+def results_table(views: Iterable[StageView], *, full_links: bool) -> Table:
+    """The stages of a run: duration, key metric, gate verdict, MLflow link (written out, or behind the run's short id)."""
+    table = Table(title="Stages", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("gate", overflow="fold")
+    table.add_column("MLflow", no_wrap=True)
+    styles = {"refused": "red", "failed": "red"}
+    for view in views:
+        took = duration(view.seconds) + (" (earlier)" if view.state == "cached" else "")
+        gate = Text(verdict_of(view.decisions) or view.note or view.failure.split("\n")[0])
+        result = Text(key_metric(view.stage, view.metrics))
+        table.add_row(view.stage, took, result, gate, _link(view.link, full_links), style=styles.get(view.state))
+    return table
+
+
+def _link(link: str | None, full: bool) -> Text:
+    if not link:
+        return Text("-")
+    return Text(link) if full else Text(link.rsplit("/", 1)[-1][:8], style=f"link {link}")

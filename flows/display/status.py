@@ -1,0 +1,110 @@
+"""`rlhf status`: the latest pipeline runs of this workspace, from their records; needs no MLflow."""
+
+import json
+from datetime import datetime
+
+from rich.table import Table
+from rich.text import Text
+
+from flows.display.stage_view import duration
+from rlhf_core.gates.decide import refused
+from tasks.records.run_record import Record, StageRecord, held, now, records
+from tasks.records.workspace import Workspace
+
+WAITING = "waiting for approval"
+COLORS = {
+    "refused": "red", "failed": "red", "interrupted": "yellow", WAITING: "yellow", "running": "cyan", "finished": "green",
+}  # fmt: skip
+
+
+def recent(limit: int) -> list[dict]:
+    """The latest `limit` runs, newest first, as JSON values."""
+    workspace = Workspace.here()
+    return [_run(workspace, Record.model_validate(record)) for record in reversed(records(workspace)[-limit:])]
+
+
+def _run(workspace: Workspace, record: Record) -> dict:
+    alive = record.status == "RUNNING" and _is_running(workspace, record.id)
+    approval = record.approval
+    is_refused = bool(_refusal(record)) or (approval is not None and approval.state in ("rejected", "expired"))
+    return {
+        "name": record.name,
+        "state": WAITING if alive and record.waits else _state(record.status, alive, is_refused),
+        "started": datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds"),
+        "seconds": ((record.ended or now()) - record.started) / 1000 if record.ended or alive else None,
+        "reason": _refusal(record) or record.error,
+        "approval": approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None,
+        "promotion": record.promotion,
+        "in_mlflow": record.closed,
+        "mlflow_run": record.run_id,
+        "stages": [_stage(stage, alive) for stage in record.stages],
+    }
+
+
+def _is_running(workspace: Workspace, record_id: str) -> bool:
+    with held(workspace, record_id) as free:
+        return not free
+
+
+def _state(status: str, alive: bool, refused: bool) -> str:
+    """finished, running, interrupted (nobody holds the run any more), refused, failed or killed."""
+    if status == "RUNNING":
+        return "running" if alive else "interrupted"
+    return "refused" if refused else status.lower()
+
+
+def _refusal(record: Record) -> str | None:
+    reasons = [decision.reason for stage in record.stages for decision in refused(stage.decisions)]
+    return reasons[0] if reasons else None
+
+
+def _stage(stage: StageRecord, alive: bool) -> dict:
+    progress = None
+    if stage.status == "RUNNING" and (lines := read_steps(stage)):
+        progress = f"{lines['step']}/{lines['steps']}"
+    return {
+        "stage": stage.stage,
+        "state": _state(stage.status, alive, bool(refused(stage.decisions))),
+        "cached": stage.cached,
+        "progress": progress,
+        "verdict": stage.verdict,
+        "error": stage.error,
+        "run_dir": str(stage.run_dir),
+    }
+
+
+def read_steps(stage: StageRecord) -> dict | None:
+    """The last complete line of a stage's metrics; the file is not touched, for its stage may be writing it."""
+    file = stage.run_dir / "metrics.jsonl"
+    data = file.read_bytes() if file.exists() else b""
+    complete = data[: data.rfind(b"\n")].splitlines() if b"\n" in data else []
+    return json.loads(complete[-1]) if complete else None
+
+
+def status_table(runs: list[dict]) -> Table:
+    """One row a run: its stages in order, each in the colour of its state."""
+    table = Table(title="Latest runs", title_justify="left")
+    for column in ("run", "started", "took", "state", "stages"):
+        table.add_column(column, no_wrap=column in ("run", "took", "state"))
+    for run in runs:
+        took = duration(run["seconds"]) if run["seconds"] is not None else "-"
+        state = Text(run["state"], style=COLORS.get(run["state"], ""))
+        table.add_row(run["name"], run["started"][:16].replace("T", " "), took, state, _stages(run))
+    return table
+
+
+def _stages(run: dict) -> Text:
+    text = Text()
+    for stage in run["stages"]:
+        note = stage["progress"] or (stage["verdict"] if stage["verdict"] in ("refused", "overridden", "warning") else "")
+        text.append(stage["stage"], style=COLORS.get(stage["state"], ""))
+        text.append(f" ({note}) " if note else " ")
+    if run["reason"]:
+        text.append("\n" + run["reason"].splitlines()[0], style="red")
+    elif run["state"] == WAITING:
+        text.append(f"\n{run['approval']['sentence']}: rlhf approve {run['name']} [--reject --comment WHY]", style="yellow")
+    elif run["promotion"]:
+        text.append("\n" + str(run["promotion"]["reason"]))
+    if not run["in_mlflow"] and run["state"] not in ("running", WAITING):
+        text.append("\nnot all in MLflow yet: rlhf sync", style="yellow")
+    return text

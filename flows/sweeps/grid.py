@@ -1,0 +1,146 @@
+"""What a sweep is to run: the values of each key, the grid of recipes, all of them checked before anything starts."""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.digest import code_digest, digest_json
+from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.metrics import METRICS
+from tasks.records.workspace import Workspace
+from tasks.run_context import check_paths
+from tasks.sweeps.sweep import Point, Sweep
+
+OPENING, CLOSING = "[{", "]}"
+IDENTITY = ("name", "description", "registry")  # they say where a run is filed, not how it learns
+
+
+@dataclass(frozen=True)
+class Plan:
+    """recipe: name or file as given; settings: those of each label, in the grid's order."""
+
+    recipe: str
+    settings: dict[str, list[str]]
+    sweep: Sweep
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asked for."""
+
+    over: list[str]
+    settings: list[str]
+    until: str
+    metrics: list[str]
+    max_runs: int
+
+
+def make_plan(recipe: str, wish: Wish) -> Plan:
+    """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming the value."""
+    _check_metrics(wish.metrics)
+    axes = _axes(wish)
+    count = 1
+    for texts in axes.values():
+        count *= len(texts)
+    if count > wish.max_runs:
+        sizes = " x ".join(f"{len(texts)} of {key}" for key, texts in axes.items())
+        raise ConfigError(f"that is {count} runs ({sizes}), more than --max-runs {wish.max_runs}; drop values or raise it.")
+    settings, recipes = {}, {}
+    for texts in itertools.product(*axes.values()):
+        over = [f"{key}={text}" for key, text in zip(axes, texts, strict=True)]
+        label = ", ".join(over)
+        if label in recipes:
+            raise ConfigError(f"{label} is given twice; give each value once.")
+        settings[label] = [*wish.settings, *over]
+        with _naming(label):
+            recipes[label] = load_recipe(recipe, settings[label])
+    _require_different(recipes)
+    for label, found in recipes.items():
+        with _naming(label):
+            check_paths(found)
+    points = [Point(label=label, values={key: _value(found, key) for key in axes}) for label, found in recipes.items()]
+    return Plan(recipe, settings, _sweep(list(recipes.values()), points, wish))
+
+
+def _check_metrics(names: list[str]) -> None:
+    for name in names:
+        if name not in METRICS:
+            close = [known for known in METRICS if name.rpartition("/")[2] in known][:4]
+            hint = f"; did you mean {', '.join(close)}?" if close else "; rlhf_core/metrics.py lists them."
+            raise ConfigError(f"--metric {name}: there is no such metric{hint}")
+
+
+def _axes(wish: Wish) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    fixed = {setting.partition("=")[0].strip() for setting in wish.settings}
+    for text in wish.over:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"--over {text!r}: expected key=value,value,... e.g. ppo.beta=0.02,0.05,0.1")
+        if key.partition(".")[0] in IDENTITY:
+            raise ConfigError(f"--over {key}: it says where runs are filed; expected a key that changes a result.")
+        if key in axes or key in fixed:
+            raise ConfigError(f"{key} is given twice; expected it once, in --over or in --set.")
+        axes[key] = split_values(key, values)
+    return axes
+
+
+def split_values(key: str, text: str) -> list[str]:
+    """'0.1,[1,2],"a,b"' -> three TOML values; a comma inside brackets or quotes does not split. Raises ConfigError."""
+    parts, depth, quote, start = [], 0, "", 0
+    for place, letter in enumerate(text):
+        if quote:
+            escaped = quote == '"' and re.search(r"\\+$", text[start:place])
+            quote = quote if letter != quote or (escaped and len(escaped[0]) % 2) else ""
+        elif letter in "\"'":
+            quote = letter
+        elif letter in OPENING + CLOSING:
+            depth += 1 if letter in OPENING else -1
+        elif letter == "," and not depth:
+            parts.append(text[start:place])
+            start = place + 1
+    parts = [part.strip() for part in [*parts, text[start:]]]
+    if quote or depth:
+        raise ConfigError(f"--over {key}={text}: a {'quote' if quote else 'bracket'} is left open.")
+    if not all(parts):
+        raise ConfigError(f"--over {key}={text}: an empty value; expected values with one comma between them.")
+    return parts
+
+
+@contextlib.contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """An error inside begins with the values that it is of."""
+    try:
+        yield
+    except BadInput as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+def _require_different(recipes: dict[str, Recipe]) -> None:
+    seen: dict[str, str] = {}
+    for label, recipe in recipes.items():
+        before = seen.setdefault(digest_json(recipe.model_dump(mode="json")), label)
+        if before != label:
+            raise ConfigError(f"{before} and {label} are the same recipe; give each value once.")
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """A key's value as validation left it; a value that is no scalar as JSON text."""
+    value: Any = recipe.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part] if isinstance(value, dict) and part in value else None
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value)
+
+
+def _sweep(recipes: list[Recipe], points: list[Point], wish: Wish) -> Sweep:
+    bodies = sorted(digest_json(recipe.model_dump(mode="json")) for recipe in recipes)
+    identity = digest_json([bodies, wish.until, code_digest()])[:12]
+    return Sweep(
+        id=identity, name=f"{recipes[0].name}-sweep-{identity[:7]}", recipe=recipes[0].name, keys=list(points[0].values),
+        until=wish.until, wanted=wish.metrics, tracking_uri=Workspace.here().tracking_uri, points=points,
+    )  # fmt: skip

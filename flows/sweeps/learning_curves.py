@@ -1,0 +1,86 @@
+"""`python -m flows.sweeps.learning_curves`: PPO, GRPO, RLOO and DPO over several seeds of the quickstart, and one figure of it.
+
+Each is a sweep over the seed: what is finished is not repeated, a killed one goes on where it was.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_core.errors import RLHFError
+
+WITHOUT_CRITIC = ["ppo.critic_warmup_steps=0", "ppo.group_size=4"]
+ALGORITHMS = {  # recipe and settings by name
+    "PPO": ("quickstart", []),
+    "GRPO": ("quickstart", ["ppo.advantage=grpo", *WITHOUT_CRITIC]),
+    "RLOO": ("quickstart", ["ppo.advantage=rloo", *WITHOUT_CRITIC]),
+    "DPO": ("quickstart-dpo", []),
+}
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to this one")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="One of PPO, GRPO, RLOO, DPO; repeatable")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every run")] = None,
+) -> None:
+    """Run what is not done yet, then write learning-curves.png and learning-curves.json into the workspace."""
+    from flows.display.run import quiet_libraries
+
+    quiet_libraries()
+    from flows.sweeps.grid import make_plan
+    from flows.sweeps.sweep import run_sweep
+    from tasks.records.workspace import Workspace
+
+    plans = {name: make_plan(recipe, _wish(own + (settings or []), seeds)) for name, (recipe, own) in _chosen(only).items()}
+    found, error = {}, None
+    for name, plan in plans.items():
+        result = run_sweep(plan, jobs, lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True))
+        found[name], error = result.sweep.rows, error or result.error
+        write(found, Workspace.here().home)
+    if error:
+        raise error
+
+
+def _chosen(only: list[str] | None) -> dict[str, tuple[str, list[str]]]:
+    if unknown := sorted(set(only or []) - set(ALGORITHMS)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(ALGORITHMS)}")
+    return {name: value for name, value in ALGORITHMS.items() if not only or name in only}
+
+
+def _wish(settings: list[str], seeds: int):
+    from flows.sweeps.grid import Wish
+
+    over = [f"seed={','.join(map(str, range(1, seeds + 1)))}"]
+    return Wish(over=over, settings=settings, until="evaluate", metrics=[], max_runs=seeds)
+
+
+def write(found: dict, folder: Path) -> list[Path]:
+    """The figure and its numbers, of the algorithms that are there so far; and a line for each on standard output."""
+    from tasks.sweeps.learning_curves import learning_figure, summary
+
+    files = [folder / "learning-curves.png", folder / "learning-curves.json"]
+    learning_figure(found).savefig(files[0], dpi=120)
+    rows = summary(found)
+    values = [row | {key: row[key] and asdict(row[key]) for key in ("gain", "kl")} for row in rows]
+    files[1].write_text(json.dumps(values, indent=2))
+    last = rows[-1]
+    gain = "none was evaluated" if last["gain"] is None else f"true gain {_text(last['gain'])} at {_text(last['kl'])} nats"
+    print(f"{last['algorithm']}: {gain}; raised in {last['raised']} of {last['seeds']} seeds. Figure: {files[0]}")
+    return files
+
+
+def _text(spread) -> str:
+    return f"{spread.value:.3g}" + ("" if spread.high is None else f" (sd {spread.high - spread.value:.2g})")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except RLHFError as ended:
+        print(f"learning curves: {ended}", file=sys.stderr)
+        sys.exit(ended.exit_code)

@@ -1,0 +1,158 @@
+"""The runs of a sweep: in this process one after the other, or several at once in processes of their own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from flows.display.run import run_recipe
+from flows.platform.pages import stop
+from flows.sweeps.grid import Plan
+from rlhf_core.errors import RLHFError
+from tasks.execution import group_guard
+from tasks.execution.stage_process import has_cuda
+from tasks.records.run_record import MEMBERSHIP, Membership
+from tasks.tracking.client import brief
+
+POLL_SECONDS = 0.2
+BAD_INPUT = 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one run ended; exit_code as `rlhf run` would have it."""
+
+    exit_code: int
+    error: str | None = None
+
+
+class Prefixed:
+    """A text stream whose every line begins with the run it tells of."""
+
+    def __init__(self, stream: TextIO, prefix: str):
+        self.stream, self.prefix, self._rest = stream, prefix, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self.stream.write(f"[{self.prefix}] {line}\n" if line else "")  # one write a line: processes share the stream
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+
+# one after the other, here
+
+
+def one_by_one(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+    """The runs in turn, each with how it ended; bad input ends them. jobs: 1."""
+    for label in todo:
+        end = make_run(plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label))
+        yield label, end
+        if end.exit_code == BAD_INPUT:
+            return
+
+
+def make_run(recipe: str, settings: list[str], until: str, member: Membership) -> Ended:
+    """One pipeline run of a sweep in this process, its lines on standard error prefixed by its values."""
+    token = MEMBERSHIP.set(member)
+    try:
+        with contextlib.redirect_stderr(Prefixed(sys.stderr, member.label)):
+            error = run_recipe(recipe, settings, (None, until)).error
+            if error:
+                print(f"ended: {error}", file=sys.stderr)
+    except RLHFError as raised:
+        error = raised
+    except Exception as raised:
+        return Ended(1, f"unexpected {brief(raised)}")
+    finally:
+        MEMBERSHIP.reset(token)
+    return Ended(error.exit_code, str(error)) if error else Ended(0)
+
+
+# several at once, each in a process of its own
+
+
+def default_jobs() -> int:
+    """As many runs at once as there are GPUs; one on a CPU, where each stage takes all cores."""
+    return max(1, len(_gpus()))
+
+
+def _gpus() -> list[str]:
+    if not has_cuda():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def at_once(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+    """Up to `jobs` runs at a time; after bad input none is started any more. All end with this process."""
+    waiting, running, go_on = list(todo), {}, True
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while running or (waiting and go_on):
+            while go_on and waiting and len(running) < jobs:
+                label, slot = waiting.pop(0), min(set(range(jobs)) - {slot for _, slot in running.values()})
+                running[label] = (_start(plan, label, slot, jobs), slot)
+            time.sleep(POLL_SECONDS)
+            for label in [label for label, (child, _) in running.items() if child.poll() is not None]:
+                end = _end_of(running.pop(label)[0])
+                go_on = go_on and end.exit_code != BAD_INPUT
+                yield label, end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for child, _ in running.values():
+            stop(child)
+
+
+def _start(plan: Plan, label: str, slot: int, jobs: int) -> subprocess.Popen:
+    task = [plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label).model_dump()]
+    command = [sys.executable, group_guard.__file__, sys.executable, "-m", "flows.sweeps.runs", json.dumps(task)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_share(slot, jobs), start_new_session=True
+    )
+
+
+def _share(slot: int, jobs: int) -> dict[str, str]:
+    """The part of the machine that one of `jobs` runs has: a GPU of its own where there are enough, else some cores."""
+    gpus = _gpus()
+    if len(gpus) >= jobs:
+        return os.environ | {"CUDA_VISIBLE_DEVICES": gpus[slot]}
+    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))} | os.environ
+
+
+def _end_of(child: subprocess.Popen) -> Ended:
+    said = child.stdout.read().strip().splitlines()
+    stop(child)
+    try:
+        return Ended(**json.loads(said[-1]))
+    except (IndexError, ValueError, TypeError):
+        return Ended(1, f"its process ended with exit code {child.returncode} and said nothing")
+
+
+def main(text: str) -> int:
+    """`python -m flows.sweeps.runs TASK`: one run; prints how it ended as JSON on standard output."""
+    recipe, settings, until, member = json.loads(text)
+    end = make_run(recipe, settings, until, Membership(**member))
+    print(json.dumps(vars(end)), flush=True)
+    return end.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

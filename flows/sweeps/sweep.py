@@ -1,0 +1,149 @@
+"""A sweep as the command line runs it: what is left to do, the runs, then table, figures and MLflow."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from flows.display.run import quiet_libraries
+from flows.sweeps.grid import Plan
+from flows.sweeps.runs import BAD_INPUT, Ended, at_once, one_by_one
+from rlhf_core.errors import BadInput, RLHFError
+from tasks.records.run_record import held
+from tasks.records.workspace import Workspace
+from tasks.sweeps import figures as sweep_figures
+from tasks.sweeps import sweep as sweeps
+from tasks.sweeps import tracking as sweep_tracking
+from tasks.tracking.client import brief
+
+REFUSED = 3
+
+
+@dataclass
+class Result:
+    """A sweep when it is over. problem: why MLflow has not all of it."""
+
+    sweep: sweeps.Sweep
+    figures: list[Path]
+    folder: Path
+    repeated: list[str]  # labels that earlier commands had settled
+    ended: dict[str, Ended] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def error(self) -> RLHFError | None:
+        """Why the sweep is not complete: bad input, or runs that failed; None when each finished or was refused."""
+        bad = {label: end for label, end in self.ended.items() if end.exit_code not in (0, REFUSED)}
+        for label, end in bad.items():
+            if end.exit_code == BAD_INPUT:
+                return BadInput(f"{label}: {end.error}")
+        lines = [f"  {label}: {end.error}" for label, end in bad.items()]
+        head = f"{len(bad)} of {len(self.sweep.points)} runs failed; the same command tries them again:"
+        return RLHFError("\n".join([head, *lines])) if bad else None
+
+    def as_json(self) -> dict:
+        """What `--json` prints."""
+        values = self.sweep.model_dump(mode="json")
+        for row in values["rows"]:
+            row["metrics"] = {name: row["metrics"].get(name) for name in self.sweep.metrics}
+            row["already_done"] = row["label"] in self.repeated
+        values |= {"metrics": self.sweep.metrics, "figures": list(map(str, self.figures)), "folder": str(self.folder)}
+        return values | {"mlflow_problem": self.problem, "error": str(self.error) if self.error else None}
+
+
+def run_sweep(plan: Plan, jobs: int, say: Callable[[str], None]) -> Result:
+    """Make the runs that are not settled yet, then table, figures and MLflow. Raises BadInput when it runs elsewhere."""
+    quiet_libraries()
+    workspace, sweep = Workspace.here(), plan.sweep
+    with held(workspace, f"sweep-{sweep.id}") as free:
+        if not free:
+            raise BadInput(f"this very sweep, {sweep.name}, is running in another process; wait for it, or end it first.")
+        repeated, ended = _done_before(workspace, sweep), {}
+        say(_announcement(sweep, repeated, jobs))
+        todo = [label for label in plan.settings if label not in repeated]
+        problem = sweep_tracking.begin(workspace, sweep)
+        try:
+            for label, end in (one_by_one if jobs == 1 else at_once)(plan, todo, jobs):
+                ended[label] = end
+                sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
+        except BaseException:
+            sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
+            raise
+        return _conclude(workspace, sweep, Result(sweep, [], sweep.folder(workspace), repeated, ended, problem))
+
+
+def _done_before(workspace: Workspace, sweep: sweeps.Sweep) -> list[str]:
+    records, seen = sweeps.records_of(workspace, sweep), {}
+    return [point.label for point in sweep.points if sweeps.settled(records.get(point.label), seen)]
+
+
+def _announcement(sweep: sweeps.Sweep, repeated: list[str], jobs: int) -> str:
+    sizes = " x ".join(f"{len({str(point.values[key]) for point in sweep.points})} of {key}" for key in sweep.keys)
+    text = f"{sweep.name}: {len(sweep.points)} runs ({sizes}), until {sweep.until}, {jobs} at a time"
+    return text + (f"; {len(repeated)} of them done earlier" if repeated else "")
+
+
+def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: Result) -> Result:
+    result.sweep = sweeps.gather(workspace, sweep)
+    try:
+        sweep_tracking.sync(workspace)  # runs that began while MLflow was away
+        result.sweep = sweep_tracking.forward(workspace, sweep)
+        result.problem = None
+    except Exception as error:
+        result.problem = brief(error)
+        sweep_tracking.write(workspace, result.sweep)
+    result.figures = [file for name in ("metrics.png", "frontier.png") if (file := result.folder / name).exists()]
+    return result
+
+
+# at the end
+
+
+def results(result: Result, *, full_links: bool) -> Iterator[Table | Text]:
+    """What is printed: a row a run, where the figures lie, how to promote one."""
+    sweep = result.sweep
+    yield _table(sweep, full_links)
+    for file in result.figures:
+        yield Text(f"Figure: {file}")
+    if sweep.link:
+        yield Text(f"MLflow: {sweep.link}")
+    if sweep.until == "evaluate" and any(row.state == "finished" for row in sweep.rows):
+        yield Text("A sweep promotes nothing. rlhf run with --set KEY=VALUE promotes one of them and repeats nothing else.")
+    absent = [name for name in sweep.wanted if not any(name in row.metrics for row in sweep.rows)]
+    if absent:
+        yield Text(f"No run has {', '.join(absent)}.", style="yellow")
+    if result.problem:
+        yield Text(f"MLflow has not all of it yet ({result.problem}); rlhf sync forwards the rest.", style="yellow")
+
+
+def _table(sweep: sweeps.Sweep, full_links: bool) -> Table:
+    table = Table(title=sweep.name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in sweep.keys:
+        table.add_column(name, no_wrap=True)
+    for name in sweep.metrics:
+        table.add_column(name.partition("/")[2].replace("_", " "), justify="right", no_wrap=True)
+    table.add_column("frontier", justify="center")
+    table.add_column("verdict", overflow="fold")
+    table.add_column("MLflow", no_wrap=True)
+    for row in sweep.rows:
+        values = [sweep_figures.value_text(row.values[key]) for key in sweep.keys]
+        shown = [sweep_figures.measured_text(row.metrics.get(name)) for name in sweep.metrics]
+        style = {"refused": "yellow", "failed": "red"}.get(row.state)
+        cells = [*values, *shown, "*" if row.on_frontier else "", _verdict(row)]
+        table.add_row(*map(Text, cells), _link(row.link, full_links), style=style)
+    return table
+
+
+def _verdict(row: sweeps.Row) -> str:
+    if row.error and row.state in ("refused", "failed"):
+        return f"{row.state}: {row.error.splitlines()[0]}"
+    return row.verdict or row.state
+
+
+def _link(link: str | None, full: bool) -> Text:
+    if not link:
+        return Text("-")
+    return Text(link) if full else Text(link.rsplit("/", 1)[-1][:8], style=f"link {link}")

@@ -1,0 +1,1 @@
+"""Analysis of finished runs: comparison, significance, lineage, gate and reward reports."""

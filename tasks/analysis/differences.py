@@ -1,0 +1,67 @@
+"""What differs between pipeline runs besides their results: configuration, data, models, code, environment."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.analysis.run_evidence import RunEvidence, config_of
+from tasks.stages.validate import SOURCES, SPLITS
+
+SHOWN = 12  # digits of a digest
+MODELS = ("base", "sft", "reward", "policy", "champion")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key whose values are not the same in every run; None: that run has none."""
+
+    key: str
+    values: list[str | None]
+
+
+def differences(runs: list[RunEvidence]) -> dict[str, list[Difference]]:
+    """What differs, by group. A group without an entry is the same in all runs, as far as it is recorded."""
+    groups = {"config": config_of, "data": _data, "models": _models, "code": _code, "environment": _environment}
+    return {name: _differing(runs, values) for name, values in groups.items()}
+
+
+def _differing(runs: list[RunEvidence], values: Callable[[RunEvidence], dict[str, str]]) -> list[Difference]:
+    tables = [values(run) for run in runs]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    rows = [Difference(key, [table.get(key) for table in tables]) for key in keys]
+    return [row for row in rows if len(set(row.values)) > 1]
+
+
+def _data(run: RunEvidence) -> dict[str, str]:
+    """Digest of each source and split, with its rows where they were counted."""
+    metrics, found = run.metrics, {}
+    for stage in run.stages.values():
+        inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
+        if stage.stage == "validate":
+            found |= {f"source {name}": inputs[name] for name in SOURCES if name in inputs}
+            inputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
+        found |= {name: inputs[name] for name in SPLITS if name in inputs}
+    rows = {name: f" ({metrics[f'data/{name}'].value:,.0f} rows)" for name in SPLITS if f"data/{name}" in metrics}
+    return {name: digest[:SHOWN] + rows.get(name, "") for name, digest in found.items()}
+
+
+def _models(run: RunEvidence) -> dict[str, str]:
+    return {name: digest[:SHOWN] for name in MODELS if (digest := run.model(name))}
+
+
+def _code(run: RunEvidence) -> dict[str, str]:
+    """The commit, whether the tree was changed, and the digest of the core's source by stage."""
+    values = {"commit": run.commit, "uncommitted changes": "yes" if run.dirty else "no"}
+    digests = {stage.stage: stage.spec["code"][:SHOWN] for stage in run.stages.values() if stage.spec.get("code")}
+    if len(set(digests.values())) == 1:
+        return values | {"rlhf_core": next(iter(digests.values()))}
+    return values | {f"rlhf_core in {stage}": digest for stage, digest in digests.items()}
+
+
+def _environment(run: RunEvidence) -> dict[str, str]:
+    """Hardware, the versions that each stage saw, and the packages that the requirement files pin."""
+    seen: dict[str, list[str]] = {}
+    for stage in run.stages.values():
+        for name, version in stage.result.get("environment", {}).items():
+            seen.setdefault(name, []).append(version)
+    versions = {name: " and ".join(dict.fromkeys(values)) for name, values in seen.items()}
+    return {f"machine: {key}": value for key, value in run.hardware.items()} | versions | run.packages

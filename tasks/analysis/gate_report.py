@@ -1,0 +1,88 @@
+"""The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no MLflow."""
+
+from rlhf_core.config.gates import GateRule
+from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.evidence.item_metrics import base_metric, detector_of
+from rlhf_core.gates.decide import Decision
+from tasks.records.run_record import Record, StageRecord, matching, records
+from tasks.records.workspace import Workspace
+
+
+def run_names(workspace: Workspace) -> list[str]:
+    """Names of the runs of this workspace, the latest first."""
+    return [record["name"] for record in reversed(records(workspace))]
+
+
+def find_run(workspace: Workspace, run: str) -> Record:
+    """The run that `run` names (see record.matching). Raises ConfigError naming the known ones."""
+    found = matching(workspace, run)
+    if len(found) != 1:
+        what = "no run" if not found else f"{len(found)} runs"
+        names = ", ".join(run_names(workspace)) or "none yet"
+        raise ConfigError(
+            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id, latest or latest~1 ({names})"
+        )
+    return found[0]
+
+
+def rows(record: Record) -> list[dict]:
+    """Every decision of a run as JSON values, with verdict, rule and quantity in words."""
+    return [_row(decision) for stage in record.stages for decision in stage.decisions]
+
+
+def _row(decision: Decision) -> dict:
+    words = {"verdict": decision.verdict, "rule": decision.rule, "quantity": decision.quantity}
+    return decision.model_dump(mode="json") | words
+
+
+def explain(record: Record, name: str) -> dict:
+    """One decision with where its evidence lies and the items that count most against it.
+
+    name: a gate's, or 'stage.gate'. Raises ConfigError naming the known gates.
+    """
+    stage, decision = _find_gate(record, name)
+    result, spec = stage.result, stage.spec
+    inputs = spec.inputs if spec else {}
+    model = (result.outputs.get("model") if result else None) or inputs.get("given") or inputs.get("policy")
+    places = {name: str(inputs[name].path) for name in decision.data_digests if name in inputs}
+    named = result.files if result else {}
+    files = {kind: str(stage.run_dir / named[name]) for kind, name in _files(decision).items() if name in named}
+    return {
+        "decision": _row(decision),
+        "run": record.name,
+        "evidence": {
+            "run_dir": str(stage.run_dir), "result": str(stage.run_dir / "result.json"),
+            "items": files.get("items"), "figure": files.get("figure"),
+            "model": str(model.path) if model else None, "data": places,
+        },
+        "worst": _worst(stage, decision),
+    }  # fmt: skip
+
+
+def _files(decision: Decision) -> dict[str, str]:
+    """Names among a stage's files: what the decision rests on, and its detector's figure."""
+    return {"items": "items", "figure": f"detector_{detector_of(base_metric(decision.metric))}"}
+
+
+def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
+    known = {f"{stage.stage}.{decision.gate}": (stage, decision) for stage in record.stages for decision in stage.decisions}
+    found = [key for key in known if name in (key, key.partition(".")[2])]
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        raise ConfigError(f"{name} is a gate of several stages; expected one of {', '.join(found)}")
+    raise ConfigError(f"{record.name} has no gate {name!r}; expected one of {', '.join(known) or 'none: no gate was decided'}")
+
+
+def _worst(stage: StageRecord, decision: Decision) -> dict:
+    """{"columns", "data"}, or {"problem"} when nothing is known item by item."""
+    from rlhf_core.gates.worst_items import worst_items  # numpy and arrow: only to explain
+
+    if stage.result is None:
+        return {"problem": f"{stage.run_dir} is gone, and the evidence with it"}
+    words = decision.model_dump(include={"bound", "minus", "versus", "method"})
+    rule = GateRule.model_construct(metric=base_metric(decision.metric), **words)
+    try:
+        return worst_items(rule, stage.result, stage.run_dir)
+    except (ValueError, BadInput) as error:
+        return {"problem": str(error)}

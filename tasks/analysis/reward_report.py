@@ -1,0 +1,170 @@
+"""What is known of a run's reward model: slices, calibration, curves, mistakes, and what more labels would bring."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_core.digest import code_digest
+from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.evidence.items import Columns, read_items
+from rlhf_core.judging import onpolicy_pairs
+from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
+from rlhf_core.rundir import StageResult, StageSpec
+from rlhf_core.statistics.intervals import bootstrap
+from tasks.analysis.run_evidence import Curve, estimates
+from tasks.execution.stage_process import new_lines, run_stage
+from tasks.records.run_record import Record, StageRecord
+from tasks.records.workspace import Workspace
+
+CURVES = ("reward/loss", "reward/train_accuracy")
+MISTAKES = 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """The reward model trained on `pairs` pairs. gain: accuracy over the point before it, paired, with its 95% interval."""
+
+    pairs: int
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    gain: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its 95% interval."""
+
+    step: int
+    pairs: int
+    labelled: int
+    margin: float
+    accuracy: tuple[float, float, float] | None
+    fall: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """Everything that `rlhf reward-report` shows."""
+
+    run: str
+    metrics: dict[str, dict]  # name -> value, low, high, n
+    verdict: str
+    curves: dict[str, Curve]
+    slices: list[Slice]
+    calibration: list[Bin]
+    mistakes: list[dict]
+    learning_curve: list[Point]
+    pairs: int  # held-out
+    checks: list[Check] = field(default_factory=list)
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+
+def report(record: Record, *, shares: list[float], workspace: Workspace, labels: Path | None = None) -> RewardReport:
+    """The report of a recorded run; shares: of the training pairs, at which further models are trained (none: no curve).
+
+    labels: a person's, of pairs of the policy's replies. Raises ConfigError when the run has no finished reward stage, BadInput
+    when its evidence is gone.
+    """
+    stage = record.stage("reward")
+    result = stage.result if stage else None
+    if result is None:
+        raise ConfigError(f"{record.name} has no finished reward stage; expected a run that came past it (see rlhf status).")
+    items = _items(stage.run_dir, result)
+    return RewardReport(
+        run=record.name,
+        metrics={name: asdict(value) for name, value in estimates(result.model_dump()).items()},
+        verdict=stage.verdict,
+        curves={name: curve for name in CURVES if (curve := _curve(stage, name))},
+        slices=slices(items),
+        calibration=calibration(items),
+        mistakes=mistakes(items, MISTAKES),
+        learning_curve=learning_curve(stage, shares, workspace) if shares else [],
+        pairs=len(items["pair_id"]),
+        checks=checks(record, labels),
+    )
+
+
+def checks(record: Record, labels: Path | None) -> list[Check]:
+    """The checks that the run's PPO has made. Raises ConfigError for labels without checks, BadInput for bad labels."""
+    stage = record.stage("ppo")
+    found = onpolicy_pairs.checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
+    if labels:
+        if not found:
+            raise ConfigError(f"{record.name} has no pairs to label; expected a run with ppo.reward_check set.")
+        found = onpolicy_pairs.with_labels(found, labels)
+    return [_check(found, step) for step in found]
+
+
+def _check(found: dict[int, list[dict]], step: int) -> Check:
+    output = onpolicy_pairs.measured(found, step)
+
+    def estimate(name: str) -> tuple[float, float, float] | None:
+        return (output.metrics[name], *output.intervals[name]) if name in output.metrics else None
+
+    labelled, margin = int(output.metrics.get("ppo/onpolicy_pairs", 0)), output.metrics.get("ppo/onpolicy_margin", 0.0)
+    fall = estimate("ppo/onpolicy_fall") if step else None
+    return Check(step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall)
+
+
+def _items(run_dir: Path, result: StageResult) -> Columns:
+    path = run_dir / result.files.get("items", "")
+    if not path.is_file():
+        raise BadInput(f"{run_dir} has no items.parquet, the scores of each pair; delete the folder and run the recipe again.")
+    return read_items(path)
+
+
+def _curve(stage: StageRecord, name: str) -> Curve:
+    lines, _ = new_lines(stage.run_dir / "metrics.jsonl", 0)
+    return [(line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]]
+
+
+def learning_curve(stage: StageRecord, shares: list[float], workspace: Workspace) -> list[Point]:
+    """Held-out accuracy against training pairs: one stage a share, on nested subsets (the first pairs of one seeded order).
+
+    The stages lie beside the others and are not repeated. Raises ConfigError when the run measured a given model.
+    """
+    if not stage.spec.config["train"]:
+        raise ConfigError("this reward model was given, not trained, so there is no learning curve; drop --learning-curve.")
+    specs = {count: _with_pairs(stage.spec, count) for count in counts(stage.spec, shares)}
+    runs = {count: run_stage(spec, workspace.run_dir(spec)) for count, spec in specs.items()}
+    found = {count: (run.result, _items(run.run_dir, run.result)) for count, run in runs.items()}
+    found[training_pairs(stage.spec)] = (stage.result, _items(stage.run_dir, stage.result))
+    points, before = [], None
+    for count, (result, items) in sorted(found.items()):
+        right_N = (margins(items) > 0).astype(float)
+        points.append(_point(count, result, None if before is None else right_N - before))
+        before = right_N
+    return points
+
+
+def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> Point:
+    gain = None
+    if gained_N is not None:
+        gain = (float(gained_N.mean()), *bootstrap([(1, gained_N, np.ones(len(gained_N)))]))
+    metrics = [result.metrics[f"reward/{name}"] for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")]
+    return Point(pairs, *metrics, gain)
+
+
+def counts(spec: StageSpec, shares: list[float]) -> list[int]:
+    """Numbers of training pairs for shares of them, the whole left out. Raises ConfigError for a share outside (0, 1)."""
+    if wrong := [share for share in shares if not 0 < share < 1]:
+        raise ConfigError(f"--learning-curve has {wrong[0]:g}; expected shares of the training pairs between 0 and 1.")
+    whole = training_pairs(spec)
+    return sorted({max(1, round(share * whole)) for share in shares} - {whole})
+
+
+def training_pairs(spec: StageSpec) -> int:
+    """Pairs that the stage trained on."""
+    with spec.inputs["comparisons_train"].verified().path.open() as file:
+        there = sum(1 for _ in file)
+    return min(there, spec.config["reward"].get("max_train") or there)
+
+
+def _with_pairs(spec: StageSpec, count: int) -> StageSpec:
+    config = spec.config | {"reward": spec.config["reward"] | {"max_train": count}}
+    return spec.model_copy(update={"config": config, "code": code_digest()})

@@ -1,0 +1,1 @@
+"""Approval by a person: the request, the decisions, the paused Prefect run."""

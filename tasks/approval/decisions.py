@@ -1,0 +1,175 @@
+"""Sign-off: the files by which a person's answer about a policy reaches the run that waits for it, and stays on record.
+
+approvals/<evidence>.json  the decision on this very evidence: written once, and taken by every later run that shows the same
+approvals/<record>.answer  what `rlhf approve` asks the waiting run to take; the run's reply is the decision
+"""
+
+import fcntl
+import secrets
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput, RLHFError
+from rlhf_core.gates.decide import Decision
+from rlhf_core.rundir import write_atomically
+from tasks.records.run_record import ApprovalRecord, Record, held, matching, records
+from tasks.records.workspace import Workspace
+
+CONFIRM_SECONDS = 60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
+POLL_SECONDS = 0.2
+VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
+NAME_LENGTH, COMMENT_LENGTH = 200, 2000  # characters; MLflow's tags hold 8000
+
+
+def evidence(policy: str, rival: str | None, decisions: Iterable[Decision]) -> str:
+    """The digest of what a person is shown: the policy's bytes, its rival's, and the gate records."""
+    gates = [decision.model_dump(mode="json", exclude=VOLATILE) for decision in decisions]
+    return digest_json({"policy": policy, "rival": rival, "gates": gates})
+
+
+class Answer(BaseModel):
+    """What somebody says through `rlhf approve`."""
+
+    approve: bool
+    by: str
+    comment: str = ""
+    id: str = Field(default_factory=lambda: secrets.token_hex(8))  # tells this answer from another's
+
+
+def decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
+    """What was decided on this evidence, None when nobody has."""
+    file = _decision_file(workspace, evidence)
+    return ApprovalRecord.model_validate_json(file.read_text()) if file.exists() else None
+
+
+def decide(workspace: Workspace, decided: ApprovalRecord) -> ApprovalRecord:
+    """Record a decision; the one that counts, which is another's where that came first."""
+    _write_once(_decision_file(workspace, decided.evidence), decided.model_dump_json(indent=2))
+    return decision(workspace, decided.evidence)
+
+
+def handed_in(workspace: Workspace, record_id: str) -> Answer | None:
+    """The answer that `rlhf approve` has left for a waiting run."""
+    file = _answer_file(workspace, record_id)
+    try:
+        return Answer.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def take_away(workspace: Workspace, record_id: str) -> None:
+    """Remove an answer that was taken, or that nobody will take."""
+    _answer_file(workspace, record_id).unlink(missing_ok=True)
+
+
+def find(workspace: Workspace, run: str) -> Record:
+    """The run that `run` names (see record.matching). Raises BadInput."""
+    found = matching(workspace, run)
+    if len(found) != 1:
+        what = "no run" if not found else f"{len(found)} runs"
+        known = [Record.model_validate(record) for record in records(workspace)]
+        raise BadInput(
+            f"{run!r} names {what} in {workspace.home}; expected a run's name, the beginning of its id, or 'latest' "
+            f"({_who_waits(workspace, known)}; rlhf status lists the runs)."
+        )
+    return found[0]
+
+
+def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalRecord:
+    """Give an answer to a waiting run; the decision it made of it.
+
+    Raises BadInput when the run does not wait, when somebody else was first, or for a rejection without a comment;
+    RLHFError when the run does not confirm.
+    """
+    _check(answer)
+    _check_waiting(workspace, record)
+    mine = _write_once(_answer_file(workspace, record.id), answer.model_dump_json())
+    until = time.monotonic() + CONFIRM_SECONDS
+    while time.monotonic() < until:
+        alive = is_alive(workspace, record)  # asked before the decision, so that a last-moment decision is seen
+        if decided := decision(workspace, record.approval.evidence):
+            if decided.answer_id != answer.id:
+                _withdraw(workspace, record, answer)
+                raise BadInput(f"{record.name} is decided already: {decided.sentence}. Your answer does not count.")
+            return decided
+        if not alive:
+            _withdraw(workspace, record, answer)
+            raise BadInput(f"{record.name} ended before it took the answer, so nothing is decided. Run its recipe again.")
+        time.sleep(POLL_SECONDS)
+    whose = "the answer" if mine else "an answer that somebody gave before"
+    raise RLHFError(
+        f"{record.name} has not confirmed {whose} within {CONFIRM_SECONDS:.0f} s; it takes it as soon as its Prefect "
+        "server answers. See rlhf status."
+    )
+
+
+def _check(answer: Answer) -> None:
+    if not answer.by or len(answer.by) > NAME_LENGTH:
+        raise BadInput(f"who decides is {answer.by[:40]!r}; expected a name of at most {NAME_LENGTH} characters: --by NAME.")
+    if len(answer.comment) > COMMENT_LENGTH:
+        raise BadInput(f"the comment has {len(answer.comment)} characters; expected at most {COMMENT_LENGTH}.")
+    if not answer.approve and not answer.comment:
+        raise BadInput("a rejection needs its reason: add --comment TEXT.")
+
+
+def _check_waiting(workspace: Workspace, record: Record) -> None:
+    approval = record.approval
+    if approval is None:
+        raise BadInput(
+            f"{record.name} is not waiting for approval: it has asked nobody "
+            f"({_who_waits(workspace, [Record.model_validate(item) for item in records(workspace)])})."
+        )
+    if decided := decision(workspace, approval.evidence):
+        raise BadInput(f"{record.name} is decided already: {decided.sentence}.")
+    if approval.state != "waiting":
+        raise BadInput(f"{record.name} is not waiting for approval any more: {approval.sentence}. Run its recipe again.")
+    if not is_alive(workspace, record):
+        raise BadInput(f"{record.name} is not waiting for approval any more: it was stopped. Run its recipe again.")
+
+
+def is_alive(workspace: Workspace, record: Record) -> bool:
+    """Whether the run's process is there."""
+    if record.status != "RUNNING":
+        return False
+    with held(workspace, record.id) as free:
+        return not free
+
+
+def _who_waits(workspace: Workspace, known: list[Record]) -> str:
+    waiting = [record.name for record in known if record.waits and is_alive(workspace, record)]
+    return f"waiting for approval: {', '.join(waiting)}" if waiting else "no run is waiting for approval"
+
+
+def _withdraw(workspace: Workspace, record: Record, answer: Answer) -> None:
+    left = handed_in(workspace, record.id)
+    if left and left.id == answer.id:
+        take_away(workspace, record.id)
+
+
+def _decision_file(workspace: Workspace, evidence: str) -> Path:
+    return workspace.home / "approvals" / f"{evidence}.json"
+
+
+def _answer_file(workspace: Workspace, record_id: str) -> Path:
+    return workspace.home / "approvals" / f"{record_id}.answer"
+
+
+def _write_once(path: Path, text: str) -> bool:
+    """Write a file unless it is there; whether it was written. One of several processes wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return False
+        write_atomically(path, text)
+        return True
+
+
+def now() -> datetime:
+    """The present, UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""Cleanup: what may be removed, and what still refers to it."""

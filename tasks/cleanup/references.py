@@ -1,0 +1,167 @@
+"""What a run directory is still needed for: versions, aliases, ledger entries, runs that go on, records not yet forwarded.
+
+Whatever cannot be asked is taken to refer to everything it might.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rlhf_core.errors import RLHFError
+from rlhf_core.rundir import StageSpec
+from tasks.records.run_record import Record, pending, records
+from tasks.records.workspace import Workspace
+from tasks.sweeps.sweep import Sweep
+from tasks.tracking.client import brief, client_for
+
+RUN_DIR = re.compile(r"[a-z]+-[0-9a-f]{12}")
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+_RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
+_IN_PATH = re.compile(rf"/runs/({RUN_DIR.pattern})(?:/|$)")
+
+
+@dataclass
+class References:
+    """Run directories that are needed, by name, with the first reason found; the records that are, by id."""
+
+    runs: dict[str, str] = field(default_factory=dict)
+    records: set[str] = field(default_factory=set)
+    digests: set[str] = field(default_factory=set)  # of every version and ledger entry
+
+    def add(self, names: Iterable[str], reason: str) -> None:
+        for name in names:
+            self.runs.setdefault(name, reason)
+
+
+@dataclass
+class Registry:
+    """What one MLflow store holds. models: registered; the rest: everything that a tag or source of a version mentions."""
+
+    models: set[str] = field(default_factory=set)
+    digests: set[str] = field(default_factory=set)
+    run_ids: set[str] = field(default_factory=set)
+    run_dirs: set[str] = field(default_factory=set)
+
+
+def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
+    """Everything that is needed. Raises RLHFError when the workspace's own MLflow store does not answer.
+
+    say: told what could not be asked and is therefore kept whole.
+    """
+    found = References()
+    known = [Record.model_validate(values) for values in records(workspace)]
+    stores = {workspace.tracking_uri: _asked(workspace.tracking_uri)}
+    for record in known:
+        if record.tracking_uri not in stores:
+            stores[record.tracking_uri] = _ask_another(record.tracking_uri, say)
+    for store in filter(None, stores.values()):
+        found.digests |= store.digests
+        found.add(store.run_dirs, "a registered version")
+    waiting = {file.stem for file in pending(workspace)}
+    sweeps = _unfinished_sweeps(workspace)
+    for record in known:
+        if reason := _needed(record, stores[record.tracking_uri], waiting, sweeps):
+            found.records.add(record.id)
+            found.add((stage.run_dir.name for stage in record.stages), reason)
+            found.add(_mentioned(record), reason)
+    return found
+
+
+def inputs_of(run_dir: Path) -> set[str]:
+    """Names of the run directories whose outputs a run directory was made from."""
+    file = run_dir / "spec.json"
+    if not file.exists():
+        return set()
+    try:
+        spec = StageSpec.model_validate_json(file.read_text())
+    except ValidationError:  # of another version: what it mentions
+        return set(_IN_PATH.findall(file.read_text()))
+    return {name for item in spec.inputs.values() for name in _IN_PATH.findall(str(item.path))}
+
+
+def open_runs(workspace: Workspace) -> set[str]:
+    """Names of the run directories of pipelines that run now, or that MLflow has not in full."""
+    found = set()
+    for file in pending(workspace):
+        with contextlib.suppress(FileNotFoundError):  # forwarded meanwhile
+            found |= {stage.run_dir.name for stage in Record.model_validate_json(file.read_text()).stages}
+    return found
+
+
+def _needed(record: Record, store: Registry | None, waiting: set[str], sweeps: set[str]) -> str | None:
+    if record.id in waiting or record.status == "RUNNING":
+        return "a run that goes on, or that MLflow has not in full"
+    if record.sweep and record.sweep.id in sweeps:
+        return "a sweep that is not complete"
+    if store is None:
+        return f"a run recorded at {record.tracking_uri}, which does not answer"
+    lost = [item.model for item in record.registrations if item.version and item.model not in store.models]
+    if lost:
+        return f"a registered version of {lost[0]}, which MLflow does not hold any more"
+    ids = {record.run_id, *(stage.run_id for stage in record.stages)}
+    digests = {item.artifact.digest for item in record.registrations}
+    return "a registered version" if ids & store.run_ids or digests & store.digests else None
+
+
+def _mentioned(record: Record) -> set[str]:
+    return {name for item in record.registrations for name in _IN_PATH.findall(str(item.artifact.path))}
+
+
+def _unfinished_sweeps(workspace: Workspace) -> set[str]:
+    found = set()
+    for file in (workspace.home / "sweeps").glob("*/sweep.json"):
+        try:
+            sweep = Sweep.model_validate_json(file.read_text())
+        except ValidationError:
+            found.add(file.parent.name)
+            continue
+        if len(sweep.rows) < len(sweep.points) or any(row.state not in ("finished", "refused") for row in sweep.rows):
+            found.add(sweep.id)
+    return found
+
+
+def _asked(uri: str) -> Registry:
+    """What the store at `uri` holds. Raises RLHFError when it does not answer."""
+    try:
+        return _registry(uri)
+    except Exception as error:
+        raise RLHFError(
+            f"MLflow at {uri} does not answer ({brief(error)}), so nobody can say which runs its registered versions need. "
+            "Nothing was removed. Start it, or set MLFLOW_TRACKING_URI, and try again."
+        ) from error
+
+
+def _ask_another(uri: str, say: Callable[[str], None]) -> Registry | None:
+    try:
+        return _registry(uri)
+    except Exception as error:
+        say(f"MLflow at {uri} does not answer ({brief(error)}): the runs recorded there are kept")
+        return None
+
+
+def _registry(uri: str) -> Registry:
+    client, found = client_for(uri), Registry()
+    for model in _pages(lambda token: client.search_registered_models(max_results=100, page_token=token)):
+        found.models.add(model.name)
+        condition = f"name = '{model.name}'"
+        for version in _pages(lambda token, c=condition: client.search_model_versions(c, max_results=1000, page_token=token)):
+            text = json.dumps([version.source, version.run_id, dict(version.tags)])
+            found.digests |= set(_DIGEST.findall(text))
+            found.run_ids |= set(_RUN_ID.findall(text))
+            found.run_dirs |= set(_IN_PATH.findall(version.source or ""))
+    return found
+
+
+def _pages(ask: Callable) -> Iterable:
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return

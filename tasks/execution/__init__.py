@@ -1,0 +1,1 @@
+"""Execution of one stage: process group, launcher, device limits, resource usage."""

@@ -1,0 +1,226 @@
+"""Run one stage as a process group of its own, follow its metrics, and say how it ended."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from rlhf_core import errors
+from rlhf_core.config import Distributed
+from rlhf_core.errors import BadInput, RLHFError, StageFailed
+from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
+from tasks.execution import dropped_signals, group_guard, launcher, resource_usage
+from tasks.execution.launcher import has_cuda
+from tasks.records import events
+
+COMMAND = (sys.executable, "-m", "rlhf_core")
+REFUSED = 2
+POLL_SECONDS = 0.2
+LAST_LINES = 15
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "GX_ANALYTICS_ENABLED": "false",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A finished stage. cached: nothing ran, a finished run directory was found."""
+
+    run_dir: Path
+    result: StageResult
+    cached: bool
+
+
+def run_stage(
+    spec: StageSpec,
+    run_dir: Path,
+    *,
+    watch: Callable[[], None] = lambda: None,
+    command: tuple[str, ...] | None = None,
+    distributed: Distributed | None = None,
+) -> StageRun:
+    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times a second.
+
+    distributed: how the ranks of a spec with several are started.
+    The same stage started twice at once runs once: the second waits and takes its result. Raises BadInput, GateRefused
+    or Diverged as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
+    """
+    with _lock(run_dir) as lock:
+        try:
+            if result := finished(run_dir):
+                events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
+                return StageRun(run_dir, result, cached=True)
+            events.emit(events.StageStarted(spec.stage, run_dir))
+            given = environment(ranks_here(spec, distributed)) | launcher.env_file(distributed, run_dir, QUIET)
+            start = _Start([*(command or command_of(spec, distributed))], given, lock.fileno())
+            return StageRun(run_dir, _run(spec, run_dir, start, watch), cached=False)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
+    """What starts the stage on this host, before STAGE SPEC RUN_DIR."""
+    return launcher.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
+
+
+def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
+    """Ranks that share this host's cores, as far as it is known here."""
+    return distributed.ranks if distributed and "ranks" in spec.config else 1
+
+
+def finished(run_dir: Path) -> StageResult | None:
+    """The result of a finished run directory, its outputs' bytes checked. Raises BadInput when they are damaged."""
+    result = read_result(run_dir)
+    for name, output in (result.outputs if result else {}).items():
+        try:
+            output.verified()
+        except BadInput as error:
+            raise BadInput(f"output {name!r} of {run_dir} is damaged ({error}). Delete {run_dir} and run again.") from None
+    return result
+
+
+def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
+    """The end of a log file; empty when there is none."""
+    if not log.exists():
+        return []
+    with log.open(errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+
+
+def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
+    """The complete lines of a metrics.jsonl after byte `offset`, and the offset after them."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return [json.loads(line) for line in data[:end].splitlines()], offset + end
+
+
+def _lock(run_dir: Path) -> TextIO:
+    """The run directory's lock, held; both are made anew when `rlhf gc` has removed them while this process waited."""
+    while True:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            lock = (run_dir / ".lock").open("w")
+            _wait_for(lock.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), (run_dir / ".lock").stat()):
+                    return lock
+            lock.close()
+
+
+def _wait_for(lock: int) -> None:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a stage's process is started. lock: a file descriptor that it holds as long as it lives."""
+
+    command: list[str]
+    environment: dict[str, str]
+    lock: int
+
+
+def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None]) -> StageResult:
+    write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
+    (run_dir / "failure.json").unlink(missing_ok=True)
+    arguments = [spec.stage, str(run_dir / "spec.json"), str(run_dir)]
+    with _group(start, arguments, run_dir / "stage.log") as process:
+        _follow(process, spec.stage, run_dir, watch)
+    return _outcome(spec.stage, run_dir, process.returncode)
+
+
+@contextlib.contextmanager
+def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
+    """A process group that does not outlive the block, nor this process. It holds the lock as long as it lives."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, group_guard.__file__, *start.command, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=output,
+            env=start.environment, start_new_session=True, pass_fds=(start.lock,),
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(group_guard.GRACE_SECONDS)
+    finally:  # what is left of the group: a straggler of a finished stage, or one that ignores TERM
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdin.close()
+        process.wait()
+
+
+def _follow(process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
+    metrics, sample = run_dir / "metrics.jsonl", resource_usage.Sampler(process.pid, run_dir)
+    dropped_signals.listen()
+    offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
+    while True:
+        running = process.poll() is None
+        lines, offset = new_lines(metrics, offset)
+        for line in lines:
+            events.emit(events.StageProgress(stage, line["step"], line["steps"], line["metrics"]))
+        sample()
+        watch()
+        dropped_signals.raise_dropped()
+        if not running:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+
+
+def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
+    if code == 0 and (result := read_result(run_dir)):
+        return result
+    if code == REFUSED and (run_dir / "failure.json").exists():
+        error = _named(json.loads((run_dir / "failure.json").read_text()))
+    else:
+        error = StageFailed(_failure(stage, run_dir, code))
+    log = run_dir / "stage.log"
+    events.emit(events.StageFailed(stage, str(error).split("; its log is")[0], log, last_lines(log)))
+    raise error
+
+
+def _named(failure: dict) -> RLHFError:
+    kind = getattr(errors, failure["error"], None)
+    known = isinstance(kind, type) and issubclass(kind, RLHFError)
+    return (kind if known else BadInput)(failure["message"])
+
+
+def _failure(stage: str, run_dir: Path, code: int) -> str:
+    how = f"was ended by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+    if code == 0:
+        how = "ended without writing result.json"
+    log = run_dir / "stage.log"
+    return "\n  ".join([f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)])
+
+
+def environment(ranks: int = 1) -> dict[str, str]:
+    """The environment of a stage process: this one's, no usage reports, and the CPU named where there is no GPU."""
+    # Threads that spin long at barriers slow two stages on one machine down twentyfold and more; ones that sleep at once cost
+    # a stage that is alone a tenth. libgomp takes this count itself when it knows of more threads than cores.
+    cpu = {} if has_cuda() else {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    return launcher.variables(ranks, cpu | QUIET | os.environ)

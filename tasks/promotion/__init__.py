@@ -1,0 +1,1 @@
+"""Promotion: the transaction that moves an alias, its ledger, eligibility, recovery."""

@@ -1,0 +1,1 @@
+"""What a run writes down in its workspace: records, events, approvals, provenance."""

@@ -1,0 +1,265 @@
+"""The record of one pipeline run: a file in the outbox, from which MLflow is told everything, now or later."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import platform
+import re
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from rlhf_core.config import Recipe
+from rlhf_core.gates.decide import Decision, worst_verdict
+from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
+from tasks.records.workspace import Workspace
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
+LATEST = re.compile(r"latest(?:~(\d+))?")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StageRecord(BaseModel):
+    """One stage of one pipeline run, and how much of it MLflow has."""
+
+    stage: str
+    run_dir: Path
+    cached: bool = False
+    status: Status = "RUNNING"
+    started: int
+    ended: int | None = None
+    decisions: list[Decision] = []
+    error: str | None = None
+    run_id: str | None = None
+    offset: int = 0  # bytes of metrics.jsonl that MLflow has
+    system_offset: int = 0  # bytes of system.jsonl that MLflow has
+    closed: bool = False  # its end, too, is in MLflow
+
+    @property
+    def result(self) -> StageResult | None:
+        return read_result(self.run_dir)
+
+    @property
+    def spec(self) -> StageSpec | None:
+        file = self.run_dir / "spec.json"
+        return StageSpec.model_validate_json(file.read_text()) if file.exists() else None
+
+    @property
+    def verdict(self) -> str:
+        """The worst of its gates' verdicts; 'no gate', or the status while it has not finished."""
+        if self.status != "FINISHED" and not self.decisions:
+            return self.status.lower()
+        return worst_verdict(self.decisions) or "no gate"
+
+
+class ApprovalRecord(BaseModel):
+    """What a person was asked about a policy, and what came of it. Times are UTC."""
+
+    evidence: str  # digest of what was shown: the policy's bytes, its rival's, the gate records
+    run: str  # the pipeline run that asked
+    asked_at: datetime
+    until: datetime
+    state: Literal["waiting", "approved", "rejected", "expired"] = "waiting"
+    by: str | None = None
+    comment: str = ""
+    door: Literal["rlhf approve", "Prefect"] | None = None
+    decided_at: datetime | None = None
+    answer_id: str | None = None  # of the answer through `rlhf approve` that became this decision
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say about it, without a full stop."""
+        if self.state == "waiting":
+            return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
+        if self.state == "expired":
+            return f"not approved: no decision within {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
+        word = "approved" if self.state == "approved" else "not approved"
+        return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
+
+
+class SignOff(BaseModel):
+    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so far."""
+
+    required: bool = False
+    record: ApprovalRecord | None = None
+
+
+class Registration(BaseModel):
+    """A model to register once MLflow is there; `version` says it is."""
+
+    model: str
+    stage: str
+    artifact: Artifact
+    tags: dict[str, str]
+    decisions: list[Decision] = []  # every gate that speaks for these bytes
+    note: str = ""  # Markdown, the description of the version
+    card: str = ""  # Markdown, README.md beside the weights
+    sign_off: SignOff = SignOff()
+    version: str | None = None
+
+    @property
+    def kind(self) -> Literal["policy", "reward"]:
+        return "reward" if self.model.endswith("-reward") else "policy"
+
+
+class Membership(BaseModel):
+    """The sweep that a pipeline run belongs to, and which of its runs it is."""
+
+    id: str
+    name: str
+    keys: list[str]  # what the sweep varies
+    label: str  # this run's values, e.g. 'ppo.beta=0.1'
+
+
+MEMBERSHIP: ContextVar[Membership | None] = ContextVar("membership", default=None)  # of the runs that start in this context
+
+
+class Record(BaseModel):
+    """One pipeline run."""
+
+    id: str
+    name: str
+    recipe: dict
+    commit: str
+    dirty: bool
+    hardware: dict[str, str] = {}
+    tracking_uri: str
+    status: Status = "RUNNING"
+    started: int
+    ended: int | None = None
+    error: str | None = None
+    sweep: Membership | None = None
+    approval: ApprovalRecord | None = None
+    promotion: dict | None = None
+    flow_run_id: str | None = None  # in Prefect
+    stages: list[StageRecord] = []
+    registrations: list[Registration] = []
+    report: Path | None = None  # report.html, written when the run ended
+    experiment_id: str | None = None
+    run_id: str | None = None
+    opened: bool = False
+    closed: bool = False
+
+    @classmethod
+    def new(cls, workspace: Workspace, recipe: Recipe, name: str | None = None) -> "Record":
+        """A record of a run that starts now; `name`: see next_name."""
+        commit, dirty = git_state()
+        return cls(
+            id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}", name=name or next_name(workspace, recipe),
+            recipe=recipe.model_dump(mode="json"), commit=commit, dirty=dirty, hardware=hardware(),
+            tracking_uri=workspace.tracking_uri, started=now(), sweep=MEMBERSHIP.get(),
+        )  # fmt: skip
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person has been asked and has not answered (its process may be gone all the same)."""
+        return self.status == "RUNNING" and self.approval is not None and self.approval.state == "waiting"
+
+    def stage(self, name: str) -> StageRecord | None:
+        return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def save(self, workspace: Workspace) -> None:
+        workspace.outbox.mkdir(parents=True, exist_ok=True)
+        write_atomically(workspace.outbox / f"{self.id}.json", self.model_dump_json())
+
+
+def next_name(workspace: Workspace, recipe: Recipe) -> str:
+    """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace.
+
+    The name is taken at once: a run that waits for its turn has no record yet, and the next one must not be named like it.
+    """
+    stem = f"{recipe.name}-{git_state()[0][:7]}"
+    names = workspace.outbox / "names"
+    names.mkdir(parents=True, exist_ok=True)
+    known = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
+    for number in itertools.count(known + 1):
+        with contextlib.suppress(FileExistsError):
+            (names / f"{stem}-{number}").touch(exist_ok=False)
+            return f"{stem}-{number}"
+
+
+def pending(workspace: Workspace) -> list[Path]:
+    """Records that MLflow has not fully seen, oldest first."""
+    return sorted(workspace.outbox.glob("*.json"))
+
+
+def archive(workspace: Workspace, record: Record) -> None:
+    """Move a record that MLflow has in full out of the outbox."""
+    sent = workspace.outbox / "sent"
+    sent.mkdir(exist_ok=True)
+    (workspace.outbox / f"{record.id}.json").replace(sent / f"{record.id}.json")
+    (workspace.outbox / f"{record.id}.lock").unlink(missing_ok=True)
+
+
+def records(workspace: Workspace) -> list[dict]:
+    """Every pipeline run of this workspace as JSON values, oldest first."""
+    files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
+    return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
+
+
+def matching(workspace: Workspace, run: str) -> list[Record]:
+    """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count back from the newest."""
+    known = records(workspace)
+    if back := LATEST.fullmatch(run):
+        found = known[::-1][int(back[1] or 0) :][:1]
+    else:
+        found = [record for record in known if record["name"] == run] or [
+            record for record in known if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
+        ]
+    return [Record.model_validate(record) for record in found]
+
+
+@contextlib.contextmanager
+def held(workspace: Workspace, record_id: str) -> Iterator[bool]:
+    """Hold a record's lock; False when another process does (its pipeline is still running)."""
+    workspace.outbox.mkdir(parents=True, exist_ok=True)
+    with (workspace.outbox / f"{record_id}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return int(time.time() * 1000)
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside git.
+
+    An image has no git: RLHF_COMMIT names the commit that it was built from.
+    """
+    built_from = os.environ.get("RLHF_COMMIT", "")
+    if re.fullmatch("[0-9a-f]{40}", built_from):
+        return built_from, False
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def hardware() -> dict[str, str]:
+    """What this machine is: processor, cores, memory, GPUs."""
+    gpus = [file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    models = [line.partition(":")[2].strip() for text in gpus for line in text.splitlines() if line.startswith("Model")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(), "cores": str(os.cpu_count()), "memory_gib": f"{memory:.1f}",
+        "gpus": ", ".join(models) or "none",
+    }  # fmt: skip

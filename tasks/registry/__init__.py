@@ -1,0 +1,1 @@
+"""The model registry: versions and their packaging, bytes in and bytes out."""

@@ -1,0 +1,201 @@
+"""A registered model is a standard MLflow model: the Hugging Face folder inside, its verdicts and its card beside it.
+
+MLmodel, <kind>_model.py, requirements.txt, ...   what mlflow.pyfunc.save_model writes (models from code, no pickles)
+artifacts/model/                                  the Hugging Face folder, hard links into the run directory
+gates.json                                        every decision that speaks for these bytes
+approval.json                                     whether their recipe asks for a person's yes, and what came of it
+README.md                                         the model card
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlparse
+
+import mlflow
+from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType, Array, Object, Property
+from pydantic import TypeAdapter, ValidationError
+
+from rlhf_core.digest import digest_path
+from rlhf_core.errors import BadInput
+from rlhf_core.gates.decide import Decision
+from rlhf_core.rundir import write_atomically
+from tasks.records.run_record import ROOT, Registration, SignOff
+from tasks.stages.spec import PICKLES
+
+Kind = Literal["policy", "reward"]
+CODE = ROOT / "mlflow"
+WEIGHTS = Path("artifacts", "model")
+GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
+REQUIREMENTS = ("mlflow", "torch", "transformers")
+
+_MESSAGES = Array(Object([Property("role", DataType.string), Property("content", DataType.string)]))
+_QUESTION = {"role": "user", "content": "How do I boil an egg?"}
+_ANSWER = "Put it into boiling water for eight minutes."
+
+SIGNATURES = {
+    "policy": ModelSignature(
+        inputs=Schema([ColSpec(_MESSAGES, "messages")]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec("temperature", DataType.double, 0.0),
+                ParamSpec("max_tokens", DataType.long, 128),
+                ParamSpec("seed", DataType.long, 0),
+            ]
+        ),
+    ),
+    "reward": ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(_MESSAGES, "messages", required=False),
+                ColSpec(AnyType(), "prompt", required=False),
+                ColSpec(DataType.string, "chosen", required=False),
+                ColSpec(DataType.string, "rejected", required=False),
+            ]
+        ),
+        outputs=Schema(
+            [
+                ColSpec(DataType.double, name, required=False)
+                for name in ("score", "chosen_score", "rejected_score", "margin", "probability")
+            ]
+        ),
+    ),
+}
+EXAMPLES = {
+    "policy": {"messages": [_QUESTION]},
+    "reward": {"messages": [_QUESTION, {"role": "assistant", "content": _ANSWER}]},
+}
+
+
+def build(
+    kind: Kind, model: Path, target: Path, decisions: list[Decision], card: str, *, place: Callable | None = None
+) -> None:
+    """Make `target` a version of the Hugging Face folder `model`, complete when it appears; weights that are there are left.
+
+    place(source, target): how a weight file gets there; default: a hard link, or a copy where links cannot be made.
+    Raises BadInput when `model` holds pickle files.
+    """
+    _refuse_pickles(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+        folder = Path(temporary) / "new"
+        _save_frame(kind, folder)
+        hidden = shutil.ignore_patterns(".*")  # not part of the digest either
+        shutil.copytree(model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden)
+        _name_weights(folder)
+        write_evidence(folder, decisions, card)
+        if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
+            for file in [file for file in folder.iterdir() if file.is_file()]:
+                file.replace(target / file.name)
+            return
+        if target.exists():
+            target.rename(Path(temporary) / "old")
+        folder.rename(target)
+
+
+def store(wanted: Registration, location: str, *, registered: bool) -> None:
+    """Bring what `wanted` asks for to an artifact location; registered: a version with these weights points there.
+
+    A local store gets hard links, a remote one an upload, in which weights that are there are left out.
+    """
+    build_at = partial(build, wanted.kind, wanted.artifact.verified().path, decisions=wanted.decisions, card=wanted.card)
+    if (folder := local_folder(location)) is not None:
+        build_at(folder)
+        write_sign_off(folder, wanted.sign_off)
+        return
+    remote = get_artifact_repository(location)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "version"
+        build_at(folder, place=os.symlink)  # no copy: the upload reads through the links
+        write_sign_off(folder, wanted.sign_off)
+        if registered and any(item.path == "MLmodel" for item in remote.list_artifacts()):
+            shutil.rmtree(folder / WEIGHTS)
+        remote.log_artifacts(str(folder))
+
+
+def write_evidence(root: Path, decisions: list[Decision], card: str) -> None:
+    """Write gates.json and README.md."""
+    values = {"decisions": [decision.model_dump(mode="json") for decision in decisions]}
+    write_atomically(root / GATES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(root / CARD, card)
+
+
+def write_sign_off(root: Path, sign_off: SignOff) -> None:
+    """Write approval.json."""
+    write_atomically(root / APPROVAL, sign_off.model_dump_json(indent=1) + "\n")
+
+
+def read_sign_off(root: Path) -> SignOff | None:
+    """What a version's files say of a person's approval; None from an earlier release. Raises BadInput when unreadable."""
+    file = root / APPROVAL
+    if not file.exists():
+        return None
+    try:
+        return SignOff.model_validate_json(file.read_text())
+    except ValueError as error:
+        raise BadInput(f"{file} does not say whether approval is required ({error}); register the model again.") from None
+
+
+def model_folder(root: Path) -> Path:
+    """The Hugging Face folder of a version's files; the files themselves in the older, flat layout."""
+    return root / WEIGHTS if (root / WEIGHTS).is_dir() else root
+
+
+def read_decisions(root: Path) -> list[Decision]:
+    """The decisions that a version's files hold; none in the older layout. Raises BadInput when they cannot be read."""
+    file = root / GATES
+    if not file.exists():
+        return []
+    try:
+        return TypeAdapter(list[Decision]).validate_python(json.loads(file.read_text())["decisions"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise BadInput(f"{file} does not hold gate decisions ({error}); register the model again.") from None
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder of a file URI or a plain path; None for a remote store."""
+    parsed = urlparse(location)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+def _refuse_pickles(model: Path) -> None:
+    if found := sorted(file.name for file in model.rglob("*") if file.suffix in PICKLES):
+        raise BadInput(
+            f"{model} holds {found}, which may run code when they are loaded; expected safetensors only. "
+            "Save the model with save_pretrained, or delete these files."
+        )
+
+
+def _save_frame(kind: Kind, folder: Path) -> None:
+    """A pyfunc model without its weights, which MLflow would copy."""
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    mlflow.pyfunc.save_model(
+        str(folder), python_model=str(CODE / f"{kind}_model.py"), signature=SIGNATURES[kind], input_example=EXAMPLES[kind],
+        pip_requirements=pins, uv_project_path=str(CODE),  # else a uv project in the current folder is copied in
+    )  # fmt: skip
+
+
+def _name_weights(folder: Path) -> None:
+    """Have MLmodel say what it would if MLflow had copied the weights."""
+    meta = Model.load(str(folder))
+    meta.flavors["python_function"]["artifacts"] = {"model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}}
+    meta.metadata = {"digest": digest_path(folder / WEIGHTS)}  # which the model's code asks for when it is loaded
+    meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    meta.save(str(folder / "MLmodel"))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)  # a hub's cache holds symbolic links
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

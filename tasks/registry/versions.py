@@ -1,0 +1,243 @@
+"""The model registry: one version for the same bytes, its files read as they are served, its aliases."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from rlhf_core.digest import digest_file, digest_json, digest_path
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks.promotion.ledger import Kind, Ledger, stack
+from tasks.records.run_record import Registration
+from tasks.records.workspace import Workspace
+from tasks.registry import packaging
+from tasks.registry.packaging import local_folder
+
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for what is not there
+PATIENT_SECONDS = "600"
+_ABOUT = (
+    "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in use), `previous`, `candidate` "
+    "(registered last). Move them with `rlhf promote {name} VERSION` and `rlhf rollback {name}`, which check and record it."
+)
+RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")  # the last one MLflow writes when it reads
+
+
+@dataclass(frozen=True)
+class PromotionResult:
+    """What became of a candidate. promoted: it is the champion now; reason: one sentence."""
+
+    model: str
+    version: str
+    promoted: bool
+    reason: str
+    replaced: str | None = None  # version that was champion before
+    entry: int | None = None  # of the ledger
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Models may take longer than a request for a run, which is given up within seconds."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = PATIENT_SECONDS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+# versions
+
+
+def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) -> None:
+    """Put a model's files, verdicts and card where its version points, or will point: the logged model's artifacts."""
+    version = version_of(client, wanted.model, wanted.artifact.digest)
+    packaging.store(wanted, version.source if version else model.artifact_location, registered=version is not None)
+
+
+def version_of(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
+    """The version that holds these bytes."""
+    found = client.search_model_versions(f"name = '{model}' and tags.digest = '{digest}'")
+    return min(found, key=lambda version: int(version.version)) if found else None
+
+
+def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> str:
+    """The version for the bytes tagged 'digest', made when absent, tagged anew, alias 'candidate' on it."""
+    model = wanted.model
+    try:
+        client.create_registered_model(model, description=_ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0]))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = version_of(client, model, tags["digest"]) or _created(client, wanted, logged, tags)
+    for key, value in (tags | _digests_beside_weights(version.source)).items():
+        client.set_model_version_tag(model, version.version, key, value)
+    if wanted.note:
+        client.update_model_version(model, version.version, description=wanted.note)
+    client.set_registered_model_alias(model, CANDIDATE, version.version)
+    return str(version.version)
+
+
+def _created(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> ModelVersion:
+    """A new version, unless another pipeline made one of the same bytes a moment before: the lower number stays."""
+    version = client.create_model_version(
+        wanted.model, source=logged.artifact_location, run_id=logged.source_run_id or None, model_id=logged.model_id, tags=tags
+    )
+    first = version_of(client, wanted.model, tags["digest"])
+    if int(first.version) < int(version.version):
+        client.delete_model_version(wanted.model, version.version)
+    return first
+
+
+def _digests_beside_weights(location: str) -> dict[str, str]:
+    """Digests of what lies beside the weights, read back from the store."""
+    folder = local_folder(location)
+    if folder is not None:
+        return _frame_digests(folder)
+    remote = get_artifact_repository(location)
+    with tempfile.TemporaryDirectory() as temporary:
+        for item in remote.list_artifacts():
+            if not item.is_dir:
+                remote.download_artifacts(item.path, temporary)
+        return _frame_digests(Path(temporary))
+
+
+def _frame_digests(folder: Path) -> dict[str, str]:
+    """gates_digest: the gate records; frame_digest: the rest (MLmodel, code, requirements, approval)."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
+    return {
+        name: digest
+        for name, digest in {
+            "gates_digest": digest_path(folder / packaging.GATES) if packaging.GATES in names else "",
+            "frame_digest": digest_json(frame) if "MLmodel" in names else "",
+        }.items()
+        if digest
+    }
+
+
+# files
+
+
+@contextlib.contextmanager
+def served(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
+    """A version's files as the registry serves them now: in place on a local store, else a fresh copy for a while.
+
+    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate records, code, approval.
+    uri: how to ask for them; by default the version's own number.
+    """
+    with _opened(workspace, version, uri) as folder:
+        require_bytes(folder, version)
+        yield folder
+
+
+@contextlib.contextmanager
+def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
+    folder = local_folder(version.source)
+    if folder is not None:
+        yield folder
+        return
+    scratch = workspace.home / "versions"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as temporary:
+        target = Path(temporary) / "files"
+        target.mkdir()
+        with patient():
+            mlflow.artifacts.download_artifacts(uri or f"models:/{version.name}/{version.version}", dst_path=str(target))
+        yield target
+
+
+def require_bytes(folder: Path, version: ModelVersion) -> None:
+    """Raise BadInput unless weights, gate records, code and approval in `folder` have the digests of the version's tags."""
+    if not folder.is_dir():
+        raise BadInput(f"version {version.version} of {version.name} has no files: {folder} does not exist.")
+    found = {"digest": digest_path(packaging.model_folder(folder))} | _frame_digests(folder)
+    for tag, what in {"digest": "weights", "gates_digest": "gate records", "frame_digest": "code, MLmodel or approval"}.items():
+        expected = version.tags.get(tag)
+        if found.get(tag) != expected:
+            raise BadInput(
+                f"version {version.version} of {version.name} has other {what} than when it was registered ({folder}): digest "
+                f"{(found.get(tag) or 'none')[:12]}, its tag says {(expected or 'none')[:12]}. Do not use it; "
+                "run its recipe again, which stores the same version anew, or delete it."
+            )
+
+
+def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
+    """A version's weights on this machine, in place where the store is local. Raises BadInput when the bytes differ."""
+    digest = version.tags.get("digest", "")
+    folder = local_folder(version.source) or workspace.home / "versions" / digest[:12]
+    if local_folder(version.source) is None and not _holds(folder, digest):
+        with _opened(workspace, version) as copy:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process was faster
+                copy.rename(folder)
+    if not _holds(folder, digest):
+        raise BadInput(
+            f"version {version.version} of {version.name} has other bytes than its tag says ({folder}). Run its recipe again, "
+            "which stores the same version anew; or, if it is the champion, go back with rlhf rollback."
+        )
+    return Artifact(path=packaging.model_folder(folder), digest=digest)
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    return folder.is_dir() and digest_path(packaging.model_folder(folder)) == digest
+
+
+def predict_once(kind: Kind, folder: Path) -> None:
+    """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises what MLflow raises."""
+    if (folder / "MLmodel").exists():
+        model = mlflow.pyfunc.load_model(str(folder))
+        model.predict(packaging.EXAMPLES[kind], params={"max_tokens": 1} if kind == "policy" else None)
+
+
+# aliases
+
+
+def aliases(client: MlflowClient, model: str) -> dict[str, str]:
+    """Alias -> version of a registered model; empty when there is none of that name."""
+    try:
+        return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return {}
+        raise
+
+
+def find(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
+    """A version; None when there is none, or it was deleted."""
+    try:
+        return client.get_model_version(model, version)
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
+
+
+def rival(client: MlflowClient, workspace: Workspace, model: str, policy_digest: str) -> Artifact | None:
+    """The model that a policy must beat: the champion; for the champion itself the one it once beat; None if none.
+
+    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The second case keeps a
+    finished pipeline's evaluation the same when it is run again after its own promotion.
+    """
+    states = stack(Ledger(client, model.removesuffix("-policy")).entries())
+    number = states[-1].version("policy") if states else aliases(client, model).get(CHAMPION)
+    version = find(client, model, number) if number else None
+    if version and version.tags.get("digest") == policy_digest:
+        beaten = version.tags.get("compared_with")
+        version = version_of(client, model, beaten) if beaten else None
+    return fetch(workspace, version) if version else None

@@ -1,0 +1,53 @@
+"""evaluate: the policy beside the SFT model and the present champion, on held-out prompts."""
+
+from pathlib import Path
+
+from rlhf_core.config import Evaluate, Recipe
+from rlhf_core.judging.judge_endpoint import read_key
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.execution.launcher import ranked
+from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, without_gate
+
+METRIC = "eval/win_rate"
+INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
+
+
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
+    """Inputs: INPUTS, the reward model if any, further opinions that the recipe names, a champion other than the policy."""
+    names = (*INPUTS, "reward") if recipe.has_reward else INPUTS
+    inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
+    if "champion" in have and have["champion"].digest != have["policy"].digest:
+        inputs["champion"] = have["champion"]
+    section = without_gate(recipe.evaluate) | {"reward_models": []}  # they are inputs: content, not where they lie
+    config = {"evaluate": section, "dtype": recipe.model.dtype}
+    config |= ranked(recipe) if recipe.evaluate.frozen == "sharded" else {}
+    return make_spec(recipe, "evaluate", config, inputs)
+
+
+def check(config: Evaluate) -> None:
+    """Look for every further opinion that the recipe names. Raises BadInput, naming the key."""
+    _folders(config)
+    _sources(config)
+    if config.judge and config.judge.api_key_env:
+        read_key(config.judge.api_key_env)
+
+
+def _opinions(config: Evaluate) -> Artifacts:
+    """The further reward models as 'reward_2' and on, and the source of the scorer and the judge that are functions."""
+    folders = enumerate(_folders(config), start=2)
+    return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(config)
+
+
+def _folders(config: Evaluate) -> list[Path]:
+    return [model_folder("evaluate.reward_models", folder) for folder in config.reward_models]
+
+
+def _sources(config: Evaluate) -> Artifacts:
+    judge = config.judge.function if config.judge else None
+    named = {"independent_scorer": ("independent_scorer", config.independent_scorer), "judge": ("judge.function", judge)}
+    return {name: source_of(f"evaluate.{key}", function) for name, (key, function) in named.items() if function}
+
+
+def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
+    """Nothing that a later stage reads."""
+    return {}

@@ -1,0 +1,75 @@
+"""What would be started for a recipe, stage by stage, without starting anything."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rlhf_core.config import Recipe, Training
+from rlhf_core.rundir import StageSpec, read_result
+from tasks.execution import launcher, stage_process
+from tasks.records.workspace import Workspace
+from tasks.run_context import STAGES, check_paths
+from tasks.stages.spec import Artifacts
+
+UNKNOWN = "RUN_DIR"  # in place of a folder whose name the results of earlier stages decide
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one stage is started: on this host, and by hand on others. environment: what it gets besides this one."""
+
+    stage: str
+    command: list[str]
+    run_dir: str
+    finished: bool
+    environment: dict[str, str]
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """As comments and commands for a shell."""
+        if self.finished:
+            yield f"# {self.stage}: finished in {self.run_dir}, would not be started"
+        elif self.run_dir == UNKNOWN:
+            yield f"# {self.stage}: {UNKNOWN} is the folder that what earlier stages make gives its name"
+        else:
+            yield f"# {self.stage}"
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        yield shlex.join([*(["env", *settings] if settings else []), *self.command])
+        for host, command in self.elsewhere.items():
+            yield f"# {self.stage}, on {host}, once {self.run_dir}/spec.json is there"
+            yield shlex.join([*(["env", *settings] if settings else []), *command])
+
+
+def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
+    """Every stage that the recipe has, in order. Raises BadInput as a run would before its first stage."""
+    check_paths(recipe)
+    have: Artifacts | None = {}  # None: an earlier stage has not been run, its results are not known
+    for name, module in STAGES.items():
+        if not recipe.runs(name):
+            continue
+        spec = _unknown(recipe, name) if have is None else module.spec(recipe, have)
+        if spec is None:
+            have |= module.gives(recipe, have, None)
+            continue
+        result = None if have is None else read_result(workspace.run_dir(spec))
+        yield _launch(recipe, spec, UNKNOWN if have is None else str(workspace.run_dir(spec)), finished=result is not None)
+        have = None if result is None else have | module.gives(recipe, have, result)
+
+
+def _unknown(recipe: Recipe, name: str) -> StageSpec:
+    trains = isinstance(getattr(recipe, name, None), Training)
+    return StageSpec(stage=name, seed=recipe.seed, config=launcher.ranked(recipe) if trains else {}, inputs={}, code="")
+
+
+def _launch(recipe: Recipe, spec: StageSpec, run_dir: str, *, finished: bool) -> Launch:
+    rest = [spec.stage, f"{run_dir}/spec.json", run_dir]
+    given = stage_process.environment(stage_process.ranks_here(spec, recipe.distributed))
+    if recipe.distributed.hostfile and "ranks" in spec.config:
+        given["DS_ENV_FILE"] = f"{run_dir}/launch.env"
+    others = launcher.elsewhere(spec, recipe.distributed)
+    return Launch(
+        spec.stage, [*stage_process.command_of(spec, recipe.distributed), *rest], run_dir, finished,
+        {name: value for name, value in sorted(given.items()) if os.environ.get(name) != value},
+        {host: [*command, *rest] for host, command in others.items()},
+    )  # fmt: skip

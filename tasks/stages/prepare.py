@@ -1,0 +1,36 @@
+"""prepare: the base model, and for the quickstart the data files, from what the recipe names."""
+
+from pathlib import Path
+
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.stages.spec import Artifacts, looks_like_hub, make_spec, model_folder
+
+METRIC = None
+
+
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec | None:
+    """None when the recipe names a local folder: then there is nothing to prepare."""
+    if _is_folder(recipe):
+        return None
+    return make_spec(recipe, "prepare", {"base": recipe.model.base}, {})
+
+
+def gives(recipe: Recipe, have: Artifacts, result: StageResult | None) -> Artifacts:
+    """base: the model folder; files: the generated data, of the quickstart only."""
+    if result is None:
+        return {"base": Artifact.of(model_folder("model.base", recipe.model.base))}
+    names = {"model": "base", "files": "files"}
+    return {names[name]: item for name, item in result.outputs.items() if name in names}
+
+
+def _is_folder(recipe: Recipe) -> bool:
+    base = recipe.model.base
+    if base == "quickstart" or base.startswith("package:"):
+        return False
+    if Path(base).expanduser().is_dir():
+        return True
+    if not looks_like_hub(base) and ("/" in base or base.startswith((".", "~"))):
+        raise BadInput(f"model.base is {base!r}: no such folder in {Path.cwd()}, and not a hub name (org/name).")
+    return False

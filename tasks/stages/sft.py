@@ -1,0 +1,22 @@
+"""sft: supervised fine-tuning of the base model, or the measurement of a given SFT model."""
+
+from rlhf_core.config import Recipe
+from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from tasks.execution.launcher import ranked
+from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
+
+METRIC = "sft/heldout_loss"
+
+
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
+    """Inputs: model, demonstrations_train, demonstrations_heldout; 'given' when the recipe names an SFT model."""
+    inputs = {"model": have["base"]} | {name: have[name] for name in ("demonstrations_train", "demonstrations_heldout")}
+    if recipe.model.sft:
+        inputs["given"] = Artifact.of(model_folder("model.sft", recipe.model.sft))
+    config = {"sft": without_gate(recipe.sft), "dtype": recipe.model.dtype, "train": recipe.model.sft is None}
+    return make_spec(recipe, "sft", config | ranked(recipe), inputs)
+
+
+def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
+    """sft: the model trained, or the one given."""
+    return {"sft": result.outputs.get("model") or Artifact.of(model_folder("model.sft", recipe.model.sft))}

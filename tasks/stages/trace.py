@@ -1,0 +1,57 @@
+"""trace: one PPO batch looked at closely, on what prepare to reward have left in the workspace."""
+
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result
+from tasks.execution.stage_process import StageRun, run_stage
+from tasks.records.workspace import Workspace
+from tasks.run_context import STAGES
+from tasks.stages import ppo
+from tasks.stages.spec import Artifacts
+
+BEFORE = tuple(STAGES)[: tuple(STAGES).index("ppo")]
+
+
+def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
+    """Trace a batch of the recipe's PPO, or find it traced; `trained`: by the policy that ppo made, not the SFT model.
+
+    Raises BadInput for a recipe without PPO, or when an earlier stage has not been run, and what the stage raises.
+    """
+    if not recipe.runs("ppo"):
+        raise BadInput(f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace.")
+    have = inputs(recipe, workspace)
+    given = spec(recipe, have, rows=rows)
+    if trained:
+        given = with_actor(given, _of(recipe, workspace, ppo.spec(recipe, have)).outputs["model"])
+    return run_stage(given, workspace.run_dir(given), distributed=recipe.distributed)
+
+
+def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec:
+    """Inputs and configuration of ppo, and how many responses to show token by token."""
+    same = ppo.spec(recipe, have)
+    return same.model_copy(update={"stage": "trace", "config": same.config | {"rows": rows}})
+
+
+def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
+    """The spec with another actor; what was the actor stays the reference."""
+    return given.model_copy(update={"inputs": given.inputs | {"policy": actor, "reference": given.inputs["policy"]}})
+
+
+def inputs(recipe: Recipe, workspace: Workspace) -> Artifacts:
+    """What the stages before ppo have left. Raises BadInput when one of them is missing."""
+    have: Artifacts = {}
+    for name in BEFORE:
+        given = STAGES[name].spec(recipe, have)
+        result = _of(recipe, workspace, given) if given else None
+        have |= STAGES[name].gives(recipe, have, result)
+    return have
+
+
+def _of(recipe: Recipe, workspace: Workspace, given: StageSpec) -> StageResult:
+    result = read_result(workspace.run_dir(given))
+    if result is None:
+        raise BadInput(
+            f"stage {given.stage} of recipe {recipe.name} has not been run with these settings: nothing is in "
+            f"{workspace.run_dir(given)}. Run: rlhf run with the same recipe and settings --until {given.stage}."
+        )
+    return result

@@ -1,0 +1,1 @@
+"""Sweeps: records, figures and MLflow runs of a recipe over several values."""

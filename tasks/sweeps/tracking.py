@@ -1,0 +1,108 @@
+"""A sweep written down: its folder in the workspace, and its run in MLflow, parent of its pipelines' runs.
+
+MLflow may be away: the folder is written all the same, and `rlhf sync` forwards it.
+"""
+
+import contextlib
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from rlhf_core.rundir import write_atomically
+from tasks.records.run_record import held, now
+from tasks.records.workspace import Workspace
+from tasks.sweeps import figures as sweep_figures
+from tasks.sweeps.sweep import Sweep, gather
+from tasks.tracking import client as tracking
+from tasks.tracking.client import brief, client_for
+from tasks.tracking.sync import SyncReport
+from tasks.tracking.sync import sync as sync_runs
+
+UNSENT = "unsent"  # in a sweep's folder while MLflow has not the latest of it
+
+
+def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
+    """sweep.json and the figures, in the sweep's folder; returns the figures. MLflow has them when `forward` was called."""
+    folder = sweep.folder(workspace)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNSENT).touch()
+    write_atomically(folder / "sweep.json", sweep.model_dump_json(indent=1))
+    figures: dict[str, Figure | None] = {
+        "metrics.png": sweep_figures.metrics_figure(sweep.rows, sweep.keys, sweep.metrics),
+        "frontier.png": sweep_figures.frontier_figure(sweep.rows),
+    }
+    for name, figure in figures.items():
+        if figure:
+            figure.savefig(folder / name, dpi=120)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return [folder / name for name, figure in figures.items() if figure]
+
+
+def begin(workspace: Workspace, sweep: Sweep) -> str | None:
+    """Open the sweep's run in MLflow before its pipelines' runs; why that failed (they open it later), else None."""
+    try:
+        client = client_for(sweep.tracking_uri)
+        run_id = tracking.sweep_run(
+            client, tracking.experiment(client, workspace, sweep.recipe), sweep.membership(), sweep.recipe
+        )
+        client.update_run(run_id, status="RUNNING")
+    except Exception as error:
+        return brief(error)
+    return None
+
+
+def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
+    """Write the sweep as it stands and tell MLflow: figures, table, note, status. Raises what MLflow raises."""
+    client = client_for(sweep.tracking_uri)
+    experiment_id = tracking.experiment(client, workspace, sweep.recipe)
+    run_id = tracking.sweep_run(client, experiment_id, sweep.membership(), sweep.recipe)
+    page = tracking.page(sweep.tracking_uri, experiment_id, run_id)
+    sweep = gather(workspace, sweep).model_copy(update={"run_id": run_id, "link": page})
+    figures = write(workspace, sweep)
+    for file in [sweep.folder(workspace) / "sweep.json", *figures]:
+        client.log_artifact(run_id, str(file))
+    tags = {"mlflow.note.content": note(sweep), "sweep.runs": str(len(sweep.rows))}
+    for name, value in (tags | {f"sweep.{key}": ", ".join(_texts(sweep, key)) for key in sweep.keys}).items():
+        client.set_tag(run_id, name, value[:4900])
+    states = {row.state for row in sweep.rows}
+    status = "KILLED" if "not run" in states else "FAILED" if "failed" in states else "FINISHED"
+    client.set_terminated(run_id, status, now())
+    (sweep.folder(workspace) / UNSENT).unlink()
+    return sweep
+
+
+def _texts(sweep: Sweep, key: str) -> list[str]:
+    return list(dict.fromkeys(sweep_figures.value_text(point.values[key]) for point in sweep.points))
+
+
+def note(sweep: Sweep) -> str:
+    """The table as Markdown, the description of the sweep's run."""
+    head = "| " + " | ".join([*sweep.keys, *sweep.metrics, "state", "run"]) + " |"
+    lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
+    for row in sweep.rows:
+        shown = [sweep_figures.measured_text(row.metrics.get(name)) for name in sweep.metrics]
+        values = [sweep_figures.value_text(row.values[key]) for key in sweep.keys]
+        run = f"[{row.run}]({row.link})" if row.link else row.run or "-"
+        lines.append("| " + " | ".join([*values, *shown, row.state, run]) + " |")
+    return f"**{sweep.name}**\n\n" + "\n".join(lines)
+
+
+def sync(workspace: Workspace | None = None) -> SyncReport:
+    """Forward what MLflow has missed: pipeline runs first, then the sweeps above them. Never raises for MLflow's sake."""
+    workspace = workspace or Workspace.here()
+    report = sync_runs(workspace)
+    forwarded, waiting, problem = list(report.forwarded), list(report.waiting), report.problem
+    for folder in sorted((workspace.home / "sweeps").glob(f"*/{UNSENT}")):
+        with held(workspace, f"sweep-{folder.parent.name}") as free, contextlib.suppress(ValidationError, FileNotFoundError):
+            if not free:
+                continue
+            sweep = Sweep.model_validate_json((folder.parent / "sweep.json").read_text())
+            try:
+                forward(workspace, sweep)
+                forwarded.append(sweep.name)
+            except Exception as error:
+                waiting.append(sweep.name)
+                problem = problem or brief(error)
+    return SyncReport(forwarded, waiting, problem)

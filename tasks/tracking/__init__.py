@@ -1,0 +1,1 @@
+"""MLflow tracking: the client, forwarding of records, rendering of what its pages show."""

@@ -1,0 +1,58 @@
+"""sync: what MLflow missed while it was away, of every pipeline run that does not run any more."""
+
+from dataclasses import dataclass
+
+from tasks.records.run_record import Record, held, now, pending
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import brief, client_for
+from tasks.tracking.forwarder import Forwarder
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """Names of the pipeline runs that MLflow has in full now, and of those that wait; problem: why they do."""
+
+    forwarded: list[str]
+    waiting: list[str]
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        done = ", ".join(self.forwarded) or "nothing was waiting"
+        return f"{done}; still waiting: {', '.join(self.waiting)} ({self.problem})" if self.waiting else done
+
+
+def sync(workspace: Workspace | None = None) -> SyncReport:
+    """Forward every record of the outbox whose pipeline does not run any more. Never raises for MLflow's sake."""
+    workspace = workspace or Workspace.here()
+    forwarded, waiting, problem, dead = [], [], None, set()
+    for file in pending(workspace):
+        with held(workspace, file.stem) as free:
+            if not free or not file.exists():
+                continue
+            record = _ended(Record.model_validate_json(file.read_text()))
+            try:
+                if record.tracking_uri in dead:
+                    raise ConnectionError(f"{record.tracking_uri} does not answer")
+                Forwarder(workspace, record).forward()
+                forwarded.append(record.name)
+            except Exception as error:
+                waiting.append(record.name)
+                problem = problem or brief(error)
+                dead |= set() if _answers(record.tracking_uri) else {record.tracking_uri}
+    return SyncReport(forwarded, waiting, problem)
+
+
+def _answers(uri: str) -> bool:
+    try:
+        client_for(uri).search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
+
+
+def _ended(record: Record) -> Record:
+    """A record whose process is gone cannot be running: it was killed."""
+    for part in (record, *record.stages):
+        if part.status == "RUNNING":
+            part.status, part.ended, part.error = "KILLED", now(), "The process that ran this pipeline was killed."
+    return record

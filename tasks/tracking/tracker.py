@@ -1,0 +1,108 @@
+"""The record of the pipeline that runs here, forwarded to MLflow as it grows."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.records.run_record import Record, Registration, StageRecord, now
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import brief, client_for, link
+from tasks.tracking.forwarder import Forwarder
+
+log = logging.getLogger("rlhf.tracking")
+
+
+class Tracker:
+    """The record of the running pipeline, forwarded every few seconds; an unreachable MLflow is asked again later."""
+
+    EVERY_SECONDS = 2.0
+    AFTER_FAILURE_SECONDS = 30.0
+
+    def __init__(self, workspace: Workspace, record: Record):
+        self.workspace, self.record = workspace, record
+        self.problem: str | None = None  # why MLflow is behind
+        self._forwarder: Forwarder | None = None
+        self._next_tick = self._next_try = 0.0
+
+    def stage_started(self, stage: str, run_dir: Path, *, cached: bool) -> None:
+        """A stage begins, or begins again after a failure; cached: it is finished already."""
+        entry = self.record.stage(stage)
+        if entry is None:
+            entry = StageRecord(stage=stage, run_dir=run_dir, started=now())
+            self.record.stages.append(entry)
+        entry.status, entry.ended, entry.error, entry.closed, entry.cached = "RUNNING", None, None, False, cached
+        self._changed()
+
+    def stage_ended(self, stage: str, *, status: str, decisions: list = (), error: str | None = None) -> None:
+        """A stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED."""
+        entry = self.record.stage(stage)
+        entry.status, entry.decisions, entry.error, entry.ended = status, list(decisions), error, now()
+        self._changed()
+        self.flush()
+
+    def register(self, registration: Registration) -> None:
+        """Have a model registered as soon as MLflow is there; again, when its records have changed."""
+        others = [item for item in self.record.registrations if item.model != registration.model]
+        self.record.registrations = [*others, registration]
+        self._changed()
+
+    def show_report(self, path: Path | None) -> None:
+        """Have a report of the run, as it stands, in MLflow if that answers; the one of its end replaces it."""
+        self.record.report = path
+        self._changed()
+        if path and self.retry():
+            self._forwarder.show_report()
+
+    def end(self, status: str, error: str | None = None, report: Callable[[], Path | None] = lambda: None) -> None:
+        """The pipeline ended. report: writes its report; when it cannot, that is logged and the status stays."""
+        self.record.status, self.record.error, self.record.ended = status, error, now()
+        for stage in self.record.stages:
+            if stage.status == "RUNNING":  # it had ended, and what came after it broke off before its gate had spoken
+                stage.status, stage.error, stage.ended = status, error, now()
+        self._changed()
+        try:
+            self.record.report = report()
+        except Exception as problem:
+            log.warning("the report of %s could not be written (%s)", self.record.name, brief(problem))
+        self._changed()
+        self.retry()
+
+    def tick(self) -> None:
+        """Forward what is new, at most every few seconds."""
+        if time.monotonic() >= self._next_tick:
+            self.flush()
+            self._next_tick = time.monotonic() + self.EVERY_SECONDS
+
+    def flush(self) -> bool:
+        """Forward now, unless MLflow was found unreachable a moment ago; whether it has everything."""
+        if time.monotonic() < self._next_try:
+            return False
+        try:
+            self._forwarder = self._forwarder or Forwarder(self.workspace, self.record)
+            self._forwarder.forward()
+            self.problem = None
+        except Exception as error:
+            if not self.problem:
+                log.warning("MLflow at %s is behind (%s); training goes on.", self.record.tracking_uri, brief(error))
+            self.problem = brief(error)
+            self._next_try = time.monotonic() + self.AFTER_FAILURE_SECONDS
+        return self.problem is None
+
+    def retry(self) -> bool:
+        """Forward now in any case; whether MLflow has everything."""
+        self._next_try = 0.0
+        return self.flush()
+
+    @property
+    def client(self) -> Any:
+        return client_for(self.record.tracking_uri)
+
+    def link(self, stage: str | None = None) -> str | None:
+        """The page of a stage's run, or of the parent."""
+        entry = self.record.stage(stage) if stage else self.record
+        return link(self.record, entry.run_id if entry else None)
+
+    def _changed(self) -> None:
+        self.record.save(self.workspace)
