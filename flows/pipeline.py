@@ -36,11 +36,15 @@ def _run_name() -> str:
 
 
 @flow(name="rlhf", flow_run_name=_run_name, persist_result=False)
-def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult | State:
-    """prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from `from_stage` to `until`.
+def pipeline(
+    recipe: Recipe, from_stage: str | None = None, until: str | None = None
+) -> PipelineResult | State:
+    """prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from
+    `from_stage` to `until`.
 
-    A stage is a process whose run directory is its cache; a gate is recorded before it stops anything. A refusal by a gate
-    is a state of its own, 'Refused': whoever is notified sees that nothing is broken.
+    A stage is a process whose run directory is its cache; a gate is recorded before it stops
+    anything. A refusal by a gate is a state of its own, 'Refused': whoever is notified sees that
+    nothing is broken.
     """
     if runtime.deployment.id:
         outlive_reader()
@@ -52,7 +56,9 @@ def pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = 
 
 
 def _stages(recipe: Recipe, from_stage: str | None, until: str | None) -> PipelineResult:
-    with opened(recipe, runtime.flow_run.name, from_stage=from_stage, until=until, report=write_report) as session:
+    with opened(
+        recipe, runtime.flow_run.name, from_stage=from_stage, until=until, report=write_report
+    ) as session:
         for name in session.stages:
             done = stage(name, session)
             gate(name, session, done)
@@ -76,7 +82,9 @@ def alone(name: str) -> Flow:
 prepare, validate, sft, reward, ppo, dpo, evaluate, promote_only = map(alone, ALL)
 
 
-def run_pipeline(recipe: Recipe, from_stage: str | None = None, until: str | None = None) -> PipelineResult:
+def run_pipeline(
+    recipe: Recipe, from_stage: str | None = None, until: str | None = None
+) -> PipelineResult:
     """Run the pipeline here. Raises BadInput, GateRefused or StageFailed as the stage did.
 
     Ctrl-C and SIGTERM end the stage that runs, with its whole process group.

@@ -1,6 +1,8 @@
-"""`objects.py save > FILE.tar`, `objects.py restore < FILE.tar`: MLflow's bucket, for backup.sh and restore.sh.
+"""`objects.py save > FILE.tar`, `objects.py restore < FILE.tar`: MLflow's bucket, for backup.sh and
+restore.sh.
 
-Reads MLFLOW_S3_ENDPOINT_URL and the AWS_... variables. Objects pass through a file on disk, one at a time.
+Reads MLFLOW_S3_ENDPOINT_URL and the AWS_... variables. Objects pass through a file on disk, one at
+a time.
 """
 
 import os
@@ -22,10 +24,17 @@ def save(store) -> None:
                 with tempfile.TemporaryFile() as file:
                     store.download_fileobj(BUCKET, item["Key"], file)
                     entry = tarfile.TarInfo(item["Key"])
-                    # the end of the file, not where the last write left off: parts of a large object come in any order
-                    entry.size, entry.mtime = file.seek(0, os.SEEK_END), item["LastModified"].timestamp()
+                    # the end of the file, not where the last write left off: parts of a large
+                    # object come in any order
+                    entry.size, entry.mtime = (
+                        file.seek(0, os.SEEK_END),
+                        item["LastModified"].timestamp(),
+                    )
                     if entry.size != item["Size"]:
-                        sys.exit(f"{item['Key']} has {entry.size} bytes, the store listed {item['Size']}; try again")
+                        sys.exit(
+                            f"{item['Key']} has {entry.size} bytes, the store listed"
+                            f" {item['Size']}; try again"
+                        )
                     file.seek(0)
                     tar.addfile(entry, file)
 
@@ -44,4 +53,6 @@ def restore(store) -> None:
 
 
 if __name__ == "__main__":
-    {"save": save, "restore": restore}[sys.argv[1]](boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]))
+    {"save": save, "restore": restore}[sys.argv[1]](
+        boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
+    )

@@ -1,7 +1,8 @@
 """A registered policy as an MLflow model: conversations in, replies out.
 
-MLflow runs this file when it saves and when it loads the model ("models from code"). It needs mlflow, torch and
-transformers, not the project, and imports the last two only when weights are loaded.
+MLflow runs this file when it saves and when it loads the model ("models from code"). It needs
+mlflow, torch and transformers, not the project, and imports the last two only when weights are
+loaded.
 """
 
 import hashlib
@@ -20,7 +21,9 @@ refused = MlflowException.invalid_parameter_value  # a server answers it with st
 
 
 class Policy(mlflow.pyfunc.PythonModel):
-    """Column `messages` in (role and content of each turn, the last one the user's), one reply a row out."""
+    """Column `messages` in (role and content of each turn, the last one the user's), one reply a
+    row out.
+    """
 
     def load_context(self, context) -> None:
         import torch
@@ -28,45 +31,67 @@ class Policy(mlflow.pyfunc.PythonModel):
 
         folder = Path(context.artifacts["model"])
         if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
-            raise refused(f"{folder} holds {found}, which may run code when loaded; expected safetensors only")
+            raise refused(
+                f"{folder} holds {found}, which may run code when loaded; expected safetensors only"
+            )
         require_bytes(folder)
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safely)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, **safely
+        )
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad is None else pad
         # the folder's own would change temperature and penalties unseen
-        self.model.generation_config = GenerationConfig(eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.pad_id)
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.pad_id
+        )
         self.limit = getattr(model.config, "max_position_embeddings", 2**31)
-        self.one_at_a_time = threading.Lock()  # a server predicts in threads, which share torch's random state
+        self.one_at_a_time = (
+            threading.Lock()
+        )  # a server predicts in threads, which share torch's random state
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> list[str]:
-        """params: temperature (0: greedy), max_tokens (a reply), seed; one call with one seed gives the same replies."""
+        """params: temperature (0: greedy), max_tokens (a reply), seed; one call with one seed gives
+        the same replies.
+        """
         import torch
 
         settings = {"temperature": 0.0, "max_tokens": 128, "seed": 0} | (params or {})
         if settings["temperature"] < 0 or settings["max_tokens"] < 1:
-            raise refused(f"temperature must be at least 0 and max_tokens at least 1; found {settings}")
-        prompts = [self._prompt(row, messages) for row, messages in enumerate(model_input["messages"])]
+            raise refused(
+                f"temperature must be at least 0 and max_tokens at least 1; found {settings}"
+            )
+        prompts = [
+            self._prompt(row, messages) for row, messages in enumerate(model_input["messages"])
+        ]
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         replies = {}
         with self.one_at_a_time, torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(settings["seed"])
             for start in range(0, len(prompts), BATCH):
                 rows = by_length[start : start + BATCH]
-                replies |= zip(rows, self._generate([prompts[row] for row in rows], settings), strict=True)
+                replies |= zip(
+                    rows, self._generate([prompts[row] for row in rows], settings), strict=True
+                )
         return [replies[row] for row in range(len(prompts))]
 
     def _prompt(self, row: int, messages) -> list[int]:
         """Token ids of the conversation, the opening of the assistant's turn included."""
         try:
-            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
+            )
         except Exception as error:  # templates refuse in their own words
-            raise refused(f"row {row}: the model's chat template refuses {messages}: {error}") from error
+            raise refused(
+                f"row {row}: the model's chat template refuses {messages}: {error}"
+            ) from error
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) >= self.limit:
-            raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}, its reply included")
+            raise refused(
+                f"row {row} has {len(ids)} tokens; the model reads {self.limit}, its reply included"
+            )
         return ids
 
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[str]:
@@ -80,11 +105,17 @@ class Policy(mlflow.pyfunc.PythonModel):
             ids_BP[row, P - len(prompt) :] = torch.tensor(prompt)
             mask_BP[row, P - len(prompt) :] = 1
         sampled = settings["temperature"] > 0
-        how = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0} if sampled else {"do_sample": False}
+        how = (
+            {"do_sample": True, "temperature": settings["temperature"], "top_k": 0}
+            if sampled
+            else {"do_sample": False}
+        )
         ids_BL = self.model.generate(
-            input_ids=ids_BP.to(self.model.device), attention_mask=mask_BP.to(self.model.device),
-            max_new_tokens=min(settings["max_tokens"], self.limit - P), **how,
-        )  # fmt: skip
+            input_ids=ids_BP.to(self.model.device),
+            attention_mask=mask_BP.to(self.model.device),
+            max_new_tokens=min(settings["max_tokens"], self.limit - P),
+            **how,
+        )
         return self.tokenizer.batch_decode(ids_BL[:, P:], skip_special_tokens=True)
 
 
@@ -98,9 +129,14 @@ def require_bytes(folder: Path) -> None:
     expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
     parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
-    found = hashlib.sha256(json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    found = hashlib.sha256(
+        json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()
     if expected and found != expected:
-        raise refused(f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version anew")
+        raise refused(
+            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version"
+            " anew"
+        )
 
 
 mlflow.models.set_model(Policy())

@@ -1,7 +1,8 @@
 """A registered reward model as an MLflow model: conversations or pairs in, scores out.
 
-MLflow runs this file when it saves and when it loads the model ("models from code"). It needs mlflow, torch and
-transformers, not the project, and imports the last two only when weights are loaded.
+MLflow runs this file when it saves and when it loads the model ("models from code"). It needs
+mlflow, torch and transformers, not the project, and imports the last two only when weights are
+loaded.
 """
 
 import hashlib
@@ -26,8 +27,10 @@ refused = MlflowException.invalid_parameter_value  # a server answers it with st
 
 
 class Reward(mlflow.pyfunc.PythonModel):
-    """`messages` (ending with the assistant's turn) in, `score` out; or `prompt`, `chosen`, `rejected` in, both scores,
-    their `margin` and the `probability` that the chosen one is preferred, sigmoid(margin), out."""
+    """`messages` (ending with the assistant's turn) in, `score` out; or `prompt`, `chosen`,
+    `rejected` in, both scores, their `margin` and the `probability` that the chosen one is
+    preferred, sigmoid(margin), out.
+    """
 
     def load_context(self, context) -> None:
         import torch
@@ -35,7 +38,9 @@ class Reward(mlflow.pyfunc.PythonModel):
 
         folder = Path(context.artifacts["model"])
         if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
-            raise refused(f"{folder} holds {found}, which may run code when loaded; expected safetensors only")
+            raise refused(
+                f"{folder} holds {found}, which may run code when loaded; expected safetensors only"
+            )
         require_bytes(folder)
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
@@ -46,8 +51,12 @@ class Reward(mlflow.pyfunc.PythonModel):
                 member, use_safetensors=True, dtype=torch.float32, **safely
             )
             if model.config.num_labels != 1:
-                raise refused(f"{member} has {model.config.num_labels} labels; a reward model has one")
-            self.members.append((model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), offset))
+                raise refused(
+                    f"{member} has {model.config.num_labels} labels; a reward model has one"
+                )
+            self.members.append(
+                (model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), offset)
+            )
         self.limit = getattr(self.members[0][0].config, "max_position_embeddings", 2**31)
 
     @staticmethod
@@ -56,44 +65,82 @@ class Reward(mlflow.pyfunc.PythonModel):
         if not (folder / "ensemble.json").exists():
             return [(folder, 0.0)]
         offsets = json.loads((folder / "ensemble.json").read_text())["offsets"]
-        return [(folder if n == 1 else folder / f"member_{n}", offset) for n, offset in enumerate(offsets, start=1)]
+        return [
+            (folder if n == 1 else folder / f"member_{n}", offset)
+            for n, offset in enumerate(offsets, start=1)
+        ]
 
-    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+    def predict(
+        self, context, model_input: pd.DataFrame, params: dict | None = None
+    ) -> pd.DataFrame:
         columns = set(model_input.columns)
         if columns == {"messages"}:
-            turns = [self._last_turn(row, messages) for row, messages in enumerate(model_input["messages"])]
+            turns = [
+                self._last_turn(row, messages)
+                for row, messages in enumerate(model_input["messages"])
+            ]
             return pd.DataFrame({"score": self._scores(turns)}, index=model_input.index)
         if columns != set(PAIR):
             raise refused(
-                f"found the columns {sorted(columns)}; expected only 'messages', or 'prompt', 'chosen' and 'rejected'"
+                f"found the columns {sorted(columns)}; expected only 'messages', or 'prompt',"
+                " 'chosen' and 'rejected'"
             )
-        pairs = [self._pair(row, *values) for row, values in enumerate(model_input[PAIR].itertuples(index=False))]
+        pairs = [
+            self._pair(row, *values)
+            for row, values in enumerate(model_input[PAIR].itertuples(index=False))
+        ]
         scores = self._scores([turn for pair in pairs for turn in pair])
-        result = pd.DataFrame({"chosen_score": scores[0::2], "rejected_score": scores[1::2]}, index=model_input.index)
+        result = pd.DataFrame(
+            {"chosen_score": scores[0::2], "rejected_score": scores[1::2]}, index=model_input.index
+        )
         result["margin"] = result["chosen_score"] - result["rejected_score"]
-        result["probability"] = 0.5 * (1 + np.tanh(result["margin"] / 2))  # the sigmoid, without overflow
+        result["probability"] = 0.5 * (
+            1 + np.tanh(result["margin"] / 2)
+        )  # the sigmoid, without overflow
         return result
 
     def _last_turn(self, row: int, messages) -> list[int]:
-        if not isinstance(messages, list | np.ndarray) or len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise refused(f"row {row}: expected messages that end with the assistant's turn; found {messages!r}")
+        if (
+            not isinstance(messages, list | np.ndarray)
+            or len(messages) < 2
+            or messages[-1]["role"] != "assistant"
+        ):
+            raise refused(
+                f"row {row}: expected messages that end with the assistant's turn; found"
+                f" {messages!r}"
+            )
         return self._ids(row, list(messages[:-1]), messages[-1]["content"])
 
     def _pair(self, row: int, prompt, chosen, rejected) -> tuple[list[int], list[int]]:
-        if not isinstance(chosen, str) or not isinstance(rejected, str) or not isinstance(prompt, str | list | np.ndarray):
+        if (
+            not isinstance(chosen, str)
+            or not isinstance(rejected, str)
+            or not isinstance(prompt, str | list | np.ndarray)
+        ):
             raise refused(
-                f"row {row}: expected a prompt (text or messages) and two texts; found {[prompt, chosen, rejected]!r}"
+                f"row {row}: expected a prompt (text or messages) and two texts; found"
+                f" {[prompt, chosen, rejected]!r}"
             )
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        messages = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        )
         return self._ids(row, messages, chosen), self._ids(row, messages, rejected)
 
     def _ids(self, row: int, prompt: list[dict], reply: str) -> list[int]:
-        """Token ids of the prompt with the opening of the assistant's turn, the reply and end-of-text, as in training."""
+        """Token ids of the prompt with the opening of the assistant's turn, the reply and
+        end-of-text, as in training.
+        """
         try:
-            text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, tokenize=False
+            )
         except Exception as error:  # templates refuse in their own words
-            raise refused(f"row {row}: the model's chat template refuses {prompt}: {error}") from error
-        ids = [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)]
+            raise refused(
+                f"row {row}: the model's chat template refuses {prompt}: {error}"
+            ) from error
+        ids = [
+            self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)
+        ]
         ids = [*ids[0], *ids[1], self.tokenizer.eos_token_id]
         if len(ids) > self.limit:
             raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
@@ -109,7 +156,9 @@ class Reward(mlflow.pyfunc.PythonModel):
         return scores
 
     def _batch(self, sequences: list[list[int]]) -> np.ndarray:
-        """Padded on the right: no real token sees padding, and positions count from the first token."""
+        """Padded on the right: no real token sees padding, and positions count from the first
+        token.
+        """
         import torch
 
         lengths = [len(sequence) for sequence in sequences]
@@ -123,8 +172,12 @@ class Reward(mlflow.pyfunc.PythonModel):
         with torch.inference_mode():
             for model, offset in self.members:
                 ids, mask = ids_BL.to(model.device), mask_BL.to(model.device)
-                hidden_BLD = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
-                scores.append(model.score(hidden_BLD[last]).squeeze(-1).float().cpu().numpy() - offset)
+                hidden_BLD = model.base_model(
+                    ids, attention_mask=mask, use_cache=False
+                ).last_hidden_state
+                scores.append(
+                    model.score(hidden_BLD[last]).squeeze(-1).float().cpu().numpy() - offset
+                )
         return np.mean(scores, axis=0)
 
 
@@ -138,9 +191,14 @@ def require_bytes(folder: Path) -> None:
     expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
     parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
-    found = hashlib.sha256(json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    found = hashlib.sha256(
+        json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()
     if expected and found != expected:
-        raise refused(f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version anew")
+        raise refused(
+            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version"
+            " anew"
+        )
 
 
 mlflow.models.set_model(Reward())

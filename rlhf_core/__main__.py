@@ -1,4 +1,6 @@
-"""`python -m rlhf_core STAGE SPEC RUN_DIR`: run one stage. Exit codes: 0 done, 2 refused, else infrastructure."""
+"""`python -m rlhf_core STAGE SPEC RUN_DIR`: run one stage. Exit codes: 0 done, 2 refused, else
+infrastructure.
+"""
 
 import importlib
 import json
@@ -12,7 +14,16 @@ from pathlib import Path
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.metrics import require_declared
 from rlhf_core.ranks import leads, ranks
-from rlhf_core.rundir import Artifact, Output, RunDir, StageResult, StageSpec, finite, read_result, write_atomically
+from rlhf_core.rundir import (
+    Artifact,
+    Output,
+    RunDir,
+    StageResult,
+    StageSpec,
+    finite,
+    read_result,
+    write_atomically,
+)
 
 STAGES = {
     "prepare": "rlhf_core.prepare",
@@ -32,13 +43,16 @@ def environment() -> dict[str, str]:
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "datasets", "great-expectations")
-    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count())} | {
-        name: version(name) for name in packages
-    }
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+    } | {name: version(name) for name in packages}
 
 
 def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
-    """Run a stage to its result.json; return at once when that exists. Raises BadInput, GateRefused.
+    """Run a stage to its result.json; return at once when that exists. Raises BadInput,
+    GateRefused.
 
     Every rank runs it; rank 0 checks the inputs and writes.
     """
@@ -49,7 +63,9 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
     if leads():
         for item in spec.inputs.values():
             item.verified()
-    if ranks() == 1:  # whoever starts several has removed it: another rank may have written its own by now
+    if (
+        ranks() == 1
+    ):  # whoever starts several has removed it: another rank may have written its own by now
         (run.path / "failure.json").unlink(missing_ok=True)
     output: Output = importlib.import_module(STAGES[spec.stage]).run(spec, run)
     return _write_result(spec, run, output, time.monotonic() - started) if leads() else None
@@ -59,8 +75,8 @@ def _require_ranks(spec: StageSpec) -> None:
     expected = spec.config.get("ranks", 1)
     if ranks() != expected:
         raise StageFailed(
-            f"stage {spec.stage} runs as one of {ranks()} ranks (WORLD_SIZE), its spec says {expected}; "
-            "start it with the command that `rlhf run RECIPE --print-launch` prints"
+            f"stage {spec.stage} runs as one of {ranks()} ranks (WORLD_SIZE), its spec says"
+            f" {expected}; start it with the command that `rlhf run RECIPE --print-launch` prints"
         )
 
 
@@ -68,16 +84,29 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
     require_declared(output.metrics)
     if not finite(output.metrics):
         bad = {name: value for name, value in output.metrics.items() if not finite({name: value})}
-        raise GateRefused(f"{spec.stage} ended with non-finite metrics {bad}; expected finite numbers.")
+        raise GateRefused(
+            f"{spec.stage} ended with non-finite metrics {bad}; expected finite numbers."
+        )
     outputs = {}
     for name, relative in output.outputs.items():
-        outputs[name] = Artifact(path=Path(relative), digest=Artifact.of(run.path / relative).digest)
+        outputs[name] = Artifact(
+            path=Path(relative), digest=Artifact.of(run.path / relative).digest
+        )
     result = StageResult(
-        stage=spec.stage, digest=spec.digest, outputs=outputs, metrics=output.metrics, counts=output.counts,
-        intervals=output.intervals, files=output.files, seconds=seconds, environment=environment(),
-    )  # fmt: skip
+        stage=spec.stage,
+        digest=spec.digest,
+        outputs=outputs,
+        metrics=output.metrics,
+        counts=output.counts,
+        intervals=output.intervals,
+        files=output.files,
+        seconds=seconds,
+        environment=environment(),
+    )
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
-    shutil.rmtree(run.checkpoints, ignore_errors=True)  # they served to resume; several times the model's size
+    shutil.rmtree(
+        run.checkpoints, ignore_errors=True
+    )  # they served to resume; several times the model's size
     return result
 
 

@@ -10,7 +10,9 @@ _CHUNK = 1 << 20
 
 def digest_json(value: object) -> str:
     """sha256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -24,10 +26,14 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """Digest of a file, or of a folder: every file below it by relative name and content, hidden files excepted."""
+    """Digest of a file, or of a folder: every file below it by relative name and content, hidden
+    files excepted.
+    """
     if path.is_file():
         return digest_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
+    )
     return digest_json([[file.relative_to(path).as_posix(), digest_file(file)] for file in files])
 
 
@@ -35,4 +41,6 @@ def digest_path(path: Path) -> str:
 def code_digest() -> str:
     """Digest of this package's own source: a changed line of the core is a different result."""
     root = Path(__file__).parent
-    return digest_json([[p.relative_to(root).as_posix(), digest_file(p)] for p in sorted(root.rglob("*.py"))])
+    return digest_json(
+        [[p.relative_to(root).as_posix(), digest_file(p)] for p in sorted(root.rglob("*.py"))]
+    )

@@ -1,8 +1,9 @@
-"""Direct preference optimisation: the policy learns from the comparisons themselves, without reward model and rollouts.
+"""Direct preference optimisation: the policy learns from the comparisons themselves, without reward
+model and rollouts.
 
-Rafailov et al. 2023, arXiv:2305.18290; with label_smoothing conservative DPO (Mitchell 2023); with loss = "ipo" the squared
-loss of Azar et al. 2023, arXiv:2310.12036. log-ratio: sum over response tokens of log pi - log pi_sft, nats; beta times it
-is the implicit reward.
+Rafailov et al. 2023, arXiv:2305.18290; with label_smoothing conservative DPO (Mitchell 2023); with
+loss = "ipo" the squared loss of Azar et al. 2023, arXiv:2310.12036. log-ratio: sum over response
+tokens of log pi - log pi_sft, nats; beta times it is the implicit reward.
 """
 
 from collections.abc import Callable
@@ -30,17 +31,29 @@ from rlhf_core.rundir import Output, RunDir, StageSpec
 
 REFERENCE = "reference.safetensors"
 AS_REWARD = (  # what the implicit reward is measured by, as a reward model is
-    "accuracy", "accuracy_lower", "accuracy_upper", "accuracy_when_shorter", "length_baseline", "heldout_pairs",
-    "heldout_margin", "calibration_error",
-)  # fmt: skip
+    "accuracy",
+    "accuracy_lower",
+    "accuracy_upper",
+    "accuracy_when_shorter",
+    "length_baseline",
+    "heldout_pairs",
+    "heldout_margin",
+    "calibration_error",
+)
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Align the input `policy`, the reference too, on comparisons. Raises Diverged; the last good checkpoint is kept."""
+    """Align the input `policy`, the reference too, on comparisons. Raises Diverged; the last good
+    checkpoint is kept.
+    """
     config, source = DPO.model_validate(spec.config["dpo"]), spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)
-    train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
-    rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
+    train_rows = subset(
+        load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
+    )
+    rows = subset(
+        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed
+    )
     train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
     policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)
     engine = Engine(policy, config, dtype=spec.config["dtype"])
@@ -50,14 +63,18 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     fit(engine, run, config, accumulate, stage="dpo", examples=len(train) // 2, seed=spec.seed)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
-    logratio_N = response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
+    logratio_N = (
+        response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
+    )
     if not leads():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout)
     return _output(pairs, logratio_N, config, pair_items(tokenizer, rows, pairs), run.path)
 
 
-def response_logprobs(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
+def response_logprobs(
+    forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int
+) -> Tensor:
     """Log-probability of every whole response, (N,) float32 nats on the CPU, in the order given."""
     logprobs_N = torch.zeros(len(sequences))
     for rows, counts in own_microbatches([s.size for s in sequences], budget):
@@ -73,15 +90,21 @@ def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
     chosen_B, rejected_B = logratio_B[0::2], logratio_B[1::2]
     if config.loss == "ipo":
         return ipo(chosen_B, rejected_B, denominator, beta=config.beta)
-    return dpo(chosen_B, rejected_B, denominator, beta=config.beta, smoothing=config.label_smoothing)
+    return dpo(
+        chosen_B, rejected_B, denominator, beta=config.beta, smoothing=config.label_smoothing
+    )
 
 
 def _summed(logits_BRV: Tensor, batch: Batch) -> Tensor:
     return sequence_sum(token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR)
 
 
-def _reference(folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int) -> Tensor:
-    """Log-probabilities under the model that training starts from, computed once: a resumed stage reads the same numbers."""
+def _reference(
+    folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int
+) -> Tensor:
+    """Log-probabilities under the model that training starts from, computed once: a resumed stage
+    reads the same numbers.
+    """
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:
         logprobs_N = response_logprobs(engine.infer, sequences, pad_id, budget)
@@ -100,7 +123,9 @@ def _accumulator(
     def accumulate(indices: list[int]) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
         loss_sum, found = 0.0, []
-        for rows, counts in own_microbatches([train[k].size for k in picked], config.micro_batch_tokens, group=2):
+        for rows, counts in own_microbatches(
+            [train[k].size for k in picked], config.micro_batch_tokens, group=2
+        ):
             places = [picked[i] for i in rows]
             batch = collate([train[k] for k in places], pad_id)
             logprobs_B = _summed(engine(batch), batch)
@@ -111,7 +136,10 @@ def _accumulator(
                 loss_sum += float(loss)
                 found += logratio_B.tolist()
         logratio_N = torch.tensor([one for part in gathered(found) for one in part])
-        return StepOutcome(total({"loss": loss_sum}) | _step_metrics(logratio_N, config), sum(len(train[k]) for k in picked))
+        return StepOutcome(
+            total({"loss": loss_sum}) | _step_metrics(logratio_N, config),
+            sum(len(train[k]) for k in picked),
+        )
 
     return accumulate
 
@@ -126,7 +154,9 @@ def _step_metrics(logratio_N: Tensor, config: DPO) -> dict[str, float]:
     }
 
 
-def _output(pairs: PairScores, logratio_N: Tensor, config: DPO, items: Columns, path: Path) -> Output:
+def _output(
+    pairs: PairScores, logratio_N: Tensor, config: DPO, items: Columns, path: Path
+) -> Output:
     found, n = heldout_metrics(pairs), len(pairs.chosen_N)
     metrics = {f"dpo/{name}": found[f"reward/{name}"] for name in AS_REWARD}
     metrics |= {
@@ -135,10 +165,16 @@ def _output(pairs: PairScores, logratio_N: Tensor, config: DPO, items: Columns, 
         "dpo/heldout_rejected_logratio": float(logratio_N[1::2].mean()),
     }
     reward_figures(pairs.chosen_N - pairs.rejected_N, path)
-    files = {"margin_histogram": "margins.png", "calibration": "calibration.png", "deepspeed_config": "deepspeed.json"}
+    files = {
+        "margin_histogram": "margins.png",
+        "calibration": "calibration.png",
+        "deepspeed_config": "deepspeed.json",
+    }
     shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())
     return Output(
-        outputs={"model": "model"}, metrics=metrics, files=files | write_items(path, items),
+        outputs={"model": "model"},
+        metrics=metrics,
+        files=files | write_items(path, items),
         counts=dict.fromkeys(metrics, n) | {"dpo/accuracy_when_shorter": shorter},
         intervals={"dpo/accuracy": (metrics["dpo/accuracy_lower"], metrics["dpo/accuracy_upper"])},
-    )  # fmt: skip
+    )

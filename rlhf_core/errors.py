@@ -28,8 +28,12 @@ class Diverged(GateRefused):
 
 
 class PromotionRefused(GateRefused):
-    """An alias may not be moved: a missing record, other bytes, another promoter, or aliases that were moved by hand."""
+    """An alias may not be moved: a missing record, other bytes, another promoter, or aliases that
+    were moved by hand.
+    """
 
 
 class StageFailed(RLHFError):
-    """A stage process ended for a reason that is nobody's input: killed, out of memory, a bug. Retried."""
+    """A stage process ended for a reason that is nobody's input: killed, out of memory, a bug.
+    Retried.
+    """

@@ -1,4 +1,6 @@
-"""What later stages will ask of the data and of the model, looked for while nothing has been trained yet."""
+"""What later stages will ask of the data and of the model, looked for while nothing has been
+trained yet.
+"""
 
 from pathlib import Path
 
@@ -20,31 +22,51 @@ class Needs(BaseModel):
 
 
 def needs_of(recipe: Recipe) -> Needs:
-    """What the stages that the recipe runs, and trains, will ask for; of the base model nothing where model.sft is given."""
+    """What the stages that the recipe runs, and trains, will ask for; of the base model nothing
+    where model.sft is given.
+    """
     trains = {"sft": recipe.model.sft is None, "reward": recipe.model.reward is None}
-    running = [stage for stage in ("sft", "reward", "ppo", "dpo") if recipe.runs(stage) and trains.get(stage, True)]
+    running = [
+        stage
+        for stage in ("sft", "reward", "ppo", "dpo")
+        if recipe.runs(stage) and trains.get(stage, True)
+    ]
     on_base = recipe.model.sft is None
-    adapters = [section.lora for section in (getattr(recipe, stage) for stage in running) if section.lora and on_base]
-    samplers = [getattr(recipe, stage).sampling for stage in ("ppo", "evaluate") if recipe.runs(stage) and on_base]
+    adapters = [
+        section.lora
+        for section in (getattr(recipe, stage) for stage in running)
+        if section.lora and on_base
+    ]
+    samplers = [
+        getattr(recipe, stage).sampling
+        for stage in ("ppo", "evaluate")
+        if recipe.runs(stage) and on_base
+    ]
     reward = recipe.reward if "reward" in running else Reward()
     return Needs(
         strength=reward.margin_scale > 0,
         votes=reward.smoothing_from_votes,
-        functions=tuple(one for one in recipe.ppo.reward.functions if one.columns and "ppo" in running),
+        functions=tuple(
+            one for one in recipe.ppo.reward.functions if one.columns and "ppo" in running
+        ),
         adapters=tuple(lora for lora in adapters if lora.target_modules != "all-linear"),
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
     )
 
 
 def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
-    """Raise BadInput for the first that is missing, in the words of the stage that would have missed it.
+    """Raise BadInput for the first that is missing, in the words of the stage that would have
+    missed it.
 
     splits: records by split; model: folder of the base model.
     """
     if needs.strength or needs.votes:
         from rlhf_core.reward.labels import labels_of
 
-        labels_of(splits["comparisons_train"], Reward(margin_scale=float(needs.strength), smoothing_from_votes=needs.votes))
+        labels_of(
+            splits["comparisons_train"],
+            Reward(margin_scale=float(needs.strength), smoothing_from_votes=needs.votes),
+        )
     if needs.functions:
         from rlhf_core.ppo.rewards import require_columns
 
@@ -65,6 +87,8 @@ def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:
     from rlhf_core.modeling.lora import require_linear
 
     with torch.device("meta"):  # shapes alone, no memory
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        )
     for adapter in adapters:
         require_linear(model, adapter.target_modules)

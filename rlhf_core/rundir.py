@@ -21,7 +21,8 @@ from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
 from rlhf_core.ranks import leads
 
-ENSEMBLE = "ensemble.json"  # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
+# in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
+ENSEMBLE = "ensemble.json"
 
 
 class Frozen(BaseModel):
@@ -40,16 +41,20 @@ class Artifact(Frozen):
     def of(cls, path: Path) -> "Artifact":
         """Digest what lies at `path`. Raises BadInput when nothing is there."""
         if not path.exists():
-            raise BadInput(f"{path} does not exist; expected a file or folder. Check the path in the recipe.")
+            raise BadInput(
+                f"{path} does not exist; expected a file or folder. Check the path in the recipe."
+            )
         return cls(path=path.resolve(), digest=digest_path(path))
 
     def verified(self) -> "Artifact":
-        """Itself, after reading the bytes again. Raises BadInput when they changed since they were digested."""
+        """Itself, after reading the bytes again. Raises BadInput when they changed since they were
+        digested.
+        """
         found = Artifact.of(self.path).digest
         if found != self.digest:
             raise BadInput(
-                f"{self.path} has digest {found[:12]}, expected {self.digest[:12]}: it changed after it was made. "
-                "Delete its run directory to make it again."
+                f"{self.path} has digest {found[:12]}, expected {self.digest[:12]}: it changed"
+                " after it was made. Delete its run directory to make it again."
             )
         return self
 
@@ -67,19 +72,29 @@ class StageSpec(Frozen):
     def digest(self) -> str:
         """Identity of the result: content of inputs, not where they lie."""
         body = self.model_dump(mode="json", exclude={"inputs"})
-        return digest_json(body | {"inputs": {name: item.digest for name, item in self.inputs.items()}})
+        return digest_json(
+            body | {"inputs": {name: item.digest for name, item in self.inputs.items()}}
+        )
 
 
 class StageResult(Frozen):
-    """What a finished stage leaves behind. Paths in `outputs` and `files` are relative to the run directory."""
+    """What a finished stage leaves behind. Paths in `outputs` and `files` are relative to the run
+    directory.
+    """
 
     stage: str
     digest: str = Field(description="Digest of the spec that this is the result of.")
     outputs: dict[str, Artifact] = {}
     metrics: dict[str, float] = {}
-    counts: dict[str, int] = Field(default={}, description="Sample size behind a metric, by metric name.")
-    intervals: dict[str, tuple[float, float]] = Field(default={}, description="95% interval of a metric, by name.")
-    files: dict[str, str] = Field(default={}, description="Reports, tables (*.table.json), figures (*.png), by name.")
+    counts: dict[str, int] = Field(
+        default={}, description="Sample size behind a metric, by metric name."
+    )
+    intervals: dict[str, tuple[float, float]] = Field(
+        default={}, description="95% interval of a metric, by name."
+    )
+    files: dict[str, str] = Field(
+        default={}, description="Reports, tables (*.table.json), figures (*.png), by name."
+    )
     seconds: float
     environment: dict[str, str] = {}
 
@@ -87,7 +102,9 @@ class StageResult(Frozen):
 class Output(Frozen):
     """What a stage's `run` returns; the runner adds digests, time and environment."""
 
-    outputs: dict[str, str] = Field(default={}, description="Name to path relative to the run directory.")
+    outputs: dict[str, str] = Field(
+        default={}, description="Name to path relative to the run directory."
+    )
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}
     intervals: dict[str, tuple[float, float]] = {}
@@ -97,11 +114,18 @@ class Output(Frozen):
 def merged(parts: list[Output]) -> Output:
     """The parts of a stage's output as one; a later part wins where two name the same."""
     fields = Output.model_fields
-    return Output(**{field: {k: v for part in parts for k, v in getattr(part, field).items()} for field in fields})
+    return Output(
+        **{
+            field: {k: v for part in parts for k, v in getattr(part, field).items()}
+            for field in fields
+        }
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old content or all of the new one, even after a power cut."""
+    """Write `text` so that `path` holds either its old content or all of the new one, even after a
+    power cut.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w") as file:
         file.write(text)
@@ -116,7 +140,9 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._logged_steps = {line["step"] for line in read_metrics(self.metrics_path)} if leads() else set()
+        self._logged_steps = (
+            {line["step"] for line in read_metrics(self.metrics_path)} if leads() else set()
+        )
 
     @property
     def metrics_path(self) -> Path:
@@ -127,21 +153,30 @@ class RunDir:
         return self.path / "checkpoints"
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
-        """Append one line. A step that is already there (a resumed stage repeats it, with equal values) is not doubled.
+        """Append one line. A step that is already there (a resumed stage repeats it, with equal
+        values) is not doubled.
 
-        step: 1-based; steps: how many there will be; metrics: declared names only (KeyError otherwise).
+        step: 1-based; steps: how many there will be; metrics: declared names only (KeyError
+        otherwise).
         """
         require_declared(metrics)
         if step in self._logged_steps or not leads():
             return
         self._logged_steps.add(step)
-        line = {"step": step, "steps": steps, "time": time.time(), "metrics": {k: float(v) for k, v in metrics.items()}}
+        line = {
+            "step": step,
+            "steps": steps,
+            "time": time.time(),
+            "metrics": {k: float(v) for k, v in metrics.items()},
+        }
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Complete lines of a metrics.jsonl; a last line cut off by a kill is left out (and cut from the file)."""
+    """Complete lines of a metrics.jsonl; a last line cut off by a kill is left out (and cut from
+    the file).
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -153,12 +188,17 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def read_result(path: Path) -> StageResult | None:
-    """The result of the run directory at `path` with absolute output paths, or None while it is unfinished."""
+    """The result of the run directory at `path` with absolute output paths, or None while it is
+    unfinished.
+    """
     file = path / "result.json"
     if not file.exists():
         return None
     result = StageResult.model_validate_json(file.read_text())
-    outputs = {k: Artifact(path=path.resolve() / v.path, digest=v.digest) for k, v in result.outputs.items()}
+    outputs = {
+        k: Artifact(path=path.resolve() / v.path, digest=v.digest)
+        for k, v in result.outputs.items()
+    }
     return result.model_copy(update={"outputs": outputs})
 
 

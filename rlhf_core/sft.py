@@ -23,7 +23,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     config = SFT.model_validate(spec.config["sft"])
     base = spec.inputs["model"].path
     tokenizer = load_tokenizer(base)
-    heldout = load_sequences(tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed)
+    heldout = load_sequences(
+        tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed
+    )
     policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
     engine = Engine(policy, config, dtype=spec.config["dtype"])
     before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
@@ -31,7 +33,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config["dtype"])
         after = heldout_loss(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         return _output(before, after, heldout, outputs={})
-    train = load_sequences(tokenizer, spec.inputs["demonstrations_train"].path, config.max_train, spec.seed)
+    train = load_sequences(
+        tokenizer, spec.inputs["demonstrations_train"].path, config.max_train, spec.seed
+    )
     if config.packing:
         require_separation(engine.infer, train[0], train[-1])
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
@@ -43,7 +47,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     return _output(before, after, heldout, outputs={"model": "model"})
 
 
-def heldout_loss(forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int) -> float:
+def heldout_loss(
+    forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int
+) -> float:
     """Mean prompt-masked cross-entropy over all response tokens of `sequences`, nats per token."""
     loss, tokens = 0.0, 0
     for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
@@ -61,17 +67,25 @@ def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[
     return encode(tokenizer, subset(load_split(path), limit, seed=seed), "response")
 
 
-def _accumulator(engine: Engine, train: list[Sequence], config: SFT, pad_id: int) -> Callable[[list[int]], StepOutcome]:
+def _accumulator(
+    engine: Engine, train: list[Sequence], config: SFT, pad_id: int
+) -> Callable[[list[int]], StepOutcome]:
     alpha, width = config.neftune_alpha, engine.module.model.config.get_text_config().hidden_size
 
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train[i] for i in indices]
         denominator = sum(len(s.response) for s in step_batch)
         loss_sum, seed = 0.0, gathered(step_seed())[0] if alpha else 0
-        for rows, counts in own_microbatches([s.size for s in step_batch], config.micro_batch_tokens):
+        for rows, counts in own_microbatches(
+            [s.size for s in step_batch], config.micro_batch_tokens
+        ):
             sequences = [step_batch[i] for i in rows]
             batch = pack(sequences) if config.packing else collate(sequences, pad_id)
-            read = [noise(batch, sequences, alpha=alpha, width=width, seeds=[seed + i for i in rows])] if alpha else []
+            read = (
+                [noise(batch, sequences, alpha=alpha, width=width, seeds=[seed + i for i in rows])]
+                if alpha
+                else []
+            )
             logprobs_BR = token_logprobs(engine(batch, *read), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
             engine.backward(loss, counts=counts)
@@ -82,11 +96,15 @@ def _accumulator(engine: Engine, train: list[Sequence], config: SFT, pad_id: int
     return accumulate
 
 
-def _output(before: float, after: float, heldout: list[Sequence], *, outputs: dict[str, str]) -> Output:
+def _output(
+    before: float, after: float, heldout: list[Sequence], *, outputs: dict[str, str]
+) -> Output:
     metrics = {
         "sft/heldout_loss_before": before,
         "sft/heldout_loss": after,
         "sft/heldout_improvement": before - after,
     }
     files = {"deepspeed_config": "deepspeed.json"} if outputs else {}
-    return Output(outputs=outputs, metrics=metrics, counts=dict.fromkeys(metrics, len(heldout)), files=files)
+    return Output(
+        outputs=outputs, metrics=metrics, counts=dict.fromkeys(metrics, len(heldout)), files=files
+    )

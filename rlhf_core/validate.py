@@ -18,14 +18,20 @@ from rlhf_core.preflight import Needs, require
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 SOURCES = (
-    "demonstrations", "demonstrations_heldout", "comparisons", "comparisons_heldout", "prompts", "prompts_heldout",
-)  # fmt: skip
+    "demonstrations",
+    "demonstrations_heldout",
+    "comparisons",
+    "comparisons_heldout",
+    "prompts",
+    "prompts_heldout",
+)
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
     """Check every source and write the six splits.
 
-    Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss something.
+    Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss
+    something.
     """
     data = Data.model_validate(spec.config["data"])
     tokenizer = _tokenizer(spec.inputs["model"].path)
@@ -38,7 +44,9 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     write_report(run.path, report)
     metrics = measured(tables, splits, report)
     run.log(1, 1, metrics)
-    if failed := [item for item in report["rules"] if item["severity"] == "error" and not item["passed"]]:
+    if failed := [
+        item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
+    ]:
         raise BadInput(failure_message(failed, str(run.path / "report.json")))
     require(Needs.model_validate(spec.config.get("needs", {})), splits, spec.inputs["model"].path)
     return Output(
@@ -46,10 +54,12 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         metrics=metrics,
         counts={"data/longer_wins": len(splits["comparisons_train"])},
         files={
-            "report": "report.json", "report_table": "report.table.json", "quarantine": "quarantine.jsonl",
+            "report": "report.json",
+            "report_table": "report.table.json",
+            "quarantine": "quarantine.jsonl",
             "data_docs": "data_docs",
         },
-    )  # fmt: skip
+    )
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -57,8 +67,9 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises a dozen kinds on a folder without a tokenizer
         raise BadInput(
-            f"no tokenizer loads from {path} ({type(error).__name__}: {error}); expected a model folder with "
-            "tokenizer.json or its like. Save the tokenizer into it with tokenizer.save_pretrained()."
+            f"no tokenizer loads from {path} ({type(error).__name__}: {error}); expected a model"
+            " folder with tokenizer.json or its like. Save the tokenizer into it with"
+            " tokenizer.save_pretrained()."
         ) from error
     ensure_chat_template(tokenizer)
     return tokenizer
@@ -72,7 +83,9 @@ def _judge(name: str, data: Data, spec: StageSpec, tokenizer: PreTrainedTokenize
 
 
 def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
-    """Records by split. Without a file of prompts for a side, the prompts of the comparisons on that side join it."""
+    """Records by split. Without a file of prompts for a side, the prompts of the comparisons on
+    that side join it.
+    """
     splits = {split: records_of(tables, split) for split in SPLITS}
     if "prompts" not in tables:
         splits["prompts_train"] = unique_prompts(splits["comparisons_train"])
@@ -85,19 +98,27 @@ def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
 
 
 def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
-    """Rows read = rows kept + rows quarantined, for every source, and every kept row is in its split's records."""
+    """Rows read = rows kept + rows quarantined, for every source, and every kept row is in its
+    split's records.
+    """
     for table in tables.values():
         read, kept, quarantined = len(table.entries), len(table.kept), len(table.quarantined())
-        assert read == kept + quarantined, f"{table.name}: read {read}, kept {kept}, quarantined {quarantined}"
+        assert read == kept + quarantined, (
+            f"{table.name}: read {read}, kept {kept}, quarantined {quarantined}"
+        )
         for entry in table.kept:
             assert entry.split in splits, f"{table.name} line {entry.line} is in no split"
     for split, records in splits.items():
         missing = Counter(record["id"] for record in records_of(tables, split))
         missing.subtract(record["id"] for record in records)
-        assert max(missing.values(), default=0) <= 0, f"{split}: {(+missing).total()} kept rows are missing"
+        assert max(missing.values(), default=0) <= 0, (
+            f"{split}: {(+missing).total()} kept rows are missing"
+        )
 
 
 def _write_rows(path: Path, tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
     for split, records in splits.items():
         save_split(path / "splits" / f"{split}.jsonl", records)
-    save_split(path / "quarantine.jsonl", [row for table in tables.values() for row in table.quarantined()])
+    save_split(
+        path / "quarantine.jsonl", [row for table in tables.values() for row in table.quarantined()]
+    )

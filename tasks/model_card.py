@@ -1,4 +1,6 @@
-"""The model card of a registered version, Markdown: what it is, on what data, how good, who let it pass, how to load it."""
+"""The model card of a registered version, Markdown: what it is, on what data, how good, who let it
+pass, how to load it.
+"""
 
 import html
 import json
@@ -12,7 +14,9 @@ from rlhf_core.rundir import StageResult
 from tasks.run_context import STAGES, Session
 from tasks.tracking import rendering
 
-DESCRIPTION_LENGTH = 5000  # characters of a version's description; MLflow's SQL column holds no more
+DESCRIPTION_LENGTH = (
+    5000  # characters of a version's description; MLflow's SQL column holds no more
+)
 LEFT_OUT_FIRST = ("Training", "Lineage", "Samples", "Data")
 # stage -> models that its model was made from
 PARENTS = {"reward": ("base", "sft"), "ppo": ("base", "sft", "reward"), "dpo": ("base", "sft")}
@@ -20,33 +24,52 @@ SAMPLES = 3
 CELL, BRIEF_CELL = 160, 100  # characters of a sample in a table
 
 
-def card(session: Session, name: str, stage: str, decisions: list[Decision], *, brief: bool = False) -> str:
-    """The card of model `name` ('policy' or 'reward') that `stage` made; model output in it is escaped.
+def card(
+    session: Session, name: str, stage: str, decisions: list[Decision], *, brief: bool = False
+) -> str:
+    """The card of model `name` ('policy' or 'reward') that `stage` made; model output in it is
+    escaped.
 
-    brief: for a version's description, whose length is limited: verdicts without their intervals, shorter samples.
+    brief: for a version's description, whose length is limited: verdicts without their intervals,
+    shorter samples.
     """
     model = f"{session.recipe.registry.name}-{name}"
     sections = {
         "Metrics": _metrics(session, {decision.metric for decision in decisions}, stage),
-        "Gates": rendering.short_verdict_table(decisions) if brief else rendering.verdict_table(decisions),
+        "Gates": (
+            rendering.short_verdict_table(decisions)
+            if brief
+            else rendering.verdict_table(decisions)
+        ),
         "Samples": _samples(session, name, BRIEF_CELL if brief else CELL),
         "Data": _data(session),
         "How to load": _loading(session, model, name),
         "Training": _training(session, stage),
         "Lineage": _lineage(session, stage),
     }
-    title = [] if brief else [f"# {model}"]  # MLflow's page has the name on top, and its list shows the first line
+    title = (
+        [] if brief else [f"# {model}"]
+    )  # MLflow's page has the name on top, and its list shows the first line
     parts = [*title, _what(session, name), *_sign_off(session, name), *_overrides(decisions)]
-    return "\n\n".join([*parts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+    return (
+        "\n\n".join(
+            [*parts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]
+        )
+        + "\n"
+    )
 
 
 def description(text: str, limit: int = DESCRIPTION_LENGTH) -> str:
-    """A card cut to `limit` characters by whole sections, those first that MLflow shows elsewhere too."""
+    """A card cut to `limit` characters by whole sections, those first that MLflow shows elsewhere
+    too.
+    """
     head, *sections = text.split("\n\n## ")
     gone: list[str] = []
     while len(result := _joined(head, sections, gone)) > limit:
         titles = [section.partition("\n")[0] for section in sections]
-        doomed = next((title for title in LEFT_OUT_FIRST if title in titles), titles[-1] if titles else None)
+        doomed = next(
+            (title for title in LEFT_OUT_FIRST if title in titles), titles[-1] if titles else None
+        )
         if doomed is None:
             return result[: limit - 1] + "…"
         sections.pop(titles.index(doomed))
@@ -60,7 +83,9 @@ def _joined(head: str, sections: list[str], gone: list[str]) -> str:
 
 
 def cell(value: object, limit: int = CELL) -> str:
-    """Any text as the content of one table cell: one line, cut, nothing in it is read as Markdown, HTML or a link."""
+    """Any text as the content of one table cell: one line, cut, nothing in it is read as Markdown,
+    HTML or a link.
+    """
     text = " ".join(str(value).split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     text = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(text, quote=False))
@@ -78,23 +103,43 @@ def _what(session: Session, name: str) -> str:
     base = cell(recipe.model.base)
     about = f" ({cell(recipe.description)})" if recipe.description else ""
     if name == "policy":
-        how = {"ppo": "with PPO {}, against a reward model", "dpo": "with DPO {}, on comparisons"}[recipe.align]
-        made = f"A policy: conversations in, replies out. Trained {how.format(f'from an SFT model of {base}')}"
+        how = {"ppo": "with PPO {}, against a reward model", "dpo": "with DPO {}, on comparisons"}[
+            recipe.align
+        ]
+        made = (
+            "A policy: conversations in, replies out. Trained"
+            f" {how.format(f'from an SFT model of {base}')}"
+        )
     elif recipe.model.reward:
-        made = "A reward model: conversations in, scores out. Given, not trained here; measured on held-out comparisons"
+        made = (
+            "A reward model: conversations in, scores out. Given, not trained here; measured on"
+            " held-out comparisons"
+        )
     else:
-        made = f"A reward model: conversations in, scores out. Trained on comparisons from an SFT model of {base}"
+        made = (
+            "A reward model: conversations in, scores out. Trained on comparisons from an SFT"
+            f" model of {base}"
+        )
     return f"{made}. Recipe **{cell(recipe.name)}**{about}."
 
 
 def _sign_off(session: Session, name: str) -> list[str]:
-    return [f"Sign-off: {cell(session.approval.sentence, 500)}."] if session.approval and name == "policy" else []
+    return (
+        [f"Sign-off: {cell(session.approval.sentence, 500)}."]
+        if session.approval and name == "policy"
+        else []
+    )
 
 
 def _overrides(decisions: list[Decision]) -> list[str]:
     used = [(f"{d.stage}.{d.gate}", d.override) for d in decisions if d.override]
-    lines = [f"- {cell(gate)} to {o.threshold:g} by {cell(o.by)}: {cell(o.reason, 500)}" for gate, o in used]
-    return ["\n".join(["**Passed only because gates were overridden:**", "", *lines])] if used else []
+    lines = [
+        f"- {cell(gate)} to {o.threshold:g} by {cell(o.by)}: {cell(o.reason, 500)}"
+        for gate, o in used
+    ]
+    return (
+        ["\n".join(["**Passed only because gates were overridden:**", "", *lines])] if used else []
+    )
 
 
 def _metrics(session: Session, gated: set[str], stage: str) -> str:
@@ -103,7 +148,11 @@ def _metrics(session: Session, gated: set[str], stage: str) -> str:
     for name in dict.fromkeys((stage, "evaluate" if stage in ALIGNMENTS else stage)):
         if result := session.results.get(name):
             wanted = (gated | set(result.intervals) | {STAGES[name].METRIC}) & set(result.metrics)
-            rows += [_metric_row(metric, result) for metric in sorted(wanted) if not _is_bound(metric, result)]
+            rows += [
+                _metric_row(metric, result)
+                for metric in sorted(wanted)
+                if not _is_bound(metric, result)
+            ]
     return table(["metric", "value", "95% interval", "n", "unit"], rows)
 
 
@@ -120,8 +169,13 @@ def _metric_row(metric: str, result: StageResult) -> list[str]:
 
 
 def _samples(session: Session, name: str, limit: int) -> str:
-    """The first held-out items of the stage that measured the model, whatever they are; none from an older run."""
-    stage, (first, second) = {"policy": ("evaluate", ("sft", "policy")), "reward": ("reward", ("chosen", "rejected"))}[name]
+    """The first held-out items of the stage that measured the model, whatever they are; none from
+    an older run.
+    """
+    stage, (first, second) = {
+        "policy": ("evaluate", ("sft", "policy")),
+        "reward": ("reward", ("chosen", "rejected")),
+    }[name]
     entry, result = session.tracker.record.stage(stage), session.results.get(stage)
     if not entry or not result or "items" not in result.files:
         return ""
@@ -130,7 +184,13 @@ def _samples(session: Session, name: str, limit: int) -> str:
     columns = ["prompt", f"{first}{reply}", f"{first}_score", f"{second}{reply}", f"{second}_score"]
     rows = zip(*(items[column][:SAMPLES] for column in columns), strict=True)
     head = ["prompt", first, "score", second, "score"]
-    return table(head, [[f"{value:.2f}" if isinstance(value, float) else cell(value, limit) for value in row] for row in rows])
+    return table(
+        head,
+        [
+            [f"{value:.2f}" if isinstance(value, float) else cell(value, limit) for value in row]
+            for row in rows
+        ],
+    )
 
 
 def _data(session: Session) -> str:
@@ -138,7 +198,10 @@ def _data(session: Session) -> str:
     splits = [name for name in sorted(session.have) if name.endswith(("_train", "_heldout"))]
     rows = {name: measured.get(f"data/{name}") for name in splits}
     counts = {name: "" if count is None else f"{count:,.0f}" for name, count in rows.items()}
-    return table(["split", "rows", "sha256"], [[name, counts[name], f"`{session.have[name].digest[:16]}`"] for name in splits])
+    return table(
+        ["split", "rows", "sha256"],
+        [[name, counts[name], f"`{session.have[name].digest[:16]}`"] for name in splits],
+    )
 
 
 def _training(session: Session, stage: str) -> str:
@@ -150,7 +213,11 @@ def _training(session: Session, stage: str) -> str:
 
 def _lineage(session: Session, stage: str) -> str:
     record = session.tracker.record
-    rows = [[f"{name} model", _version(session, name)] for name in PARENTS[stage] if name in session.have]
+    rows = [
+        [f"{name} model", _version(session, name)]
+        for name in PARENTS[stage]
+        if name in session.have
+    ]
     if stage in ALIGNMENTS and "champion" in session.have:
         rows.append(["compared with champion", f"`{session.have['champion'].digest[:16]}`"])
     link = session.tracker.link()
@@ -166,7 +233,10 @@ def _version(session: Session, name: str) -> str:
     """A model by its bytes, and by its version where the registry has one."""
     digest = session.have[name].digest
     model = f"{session.recipe.registry.name}-{name}"
-    known = {(item.model, item.artifact.digest): item.version for item in session.tracker.record.registrations}
+    known = {
+        (item.model, item.artifact.digest): item.version
+        for item in session.tracker.record.registrations
+    }
     version = known.get((model, digest))
     return (f"{model} version {version}, " if version else "") + f"`{digest[:16]}`"
 
@@ -176,13 +246,22 @@ def _loading(session: Session, model: str, name: str) -> str:
     params = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
     example, note, kind, serve = {
         "policy": (
-            f'model.predict({{"messages": [{{"role": "user", "content": "..."}}]}}, params={json.dumps(params)})',
-            " Replies are greedy unless asked otherwise; the metrics are of replies sampled as below.",
+            (
+                'model.predict({"messages": [{"role": "user", "content": "..."}]},'
+                f" params={json.dumps(params)})"
+            ),
+            (
+                " Replies are greedy unless asked otherwise; the metrics are of replies sampled as"
+                " below."
+            ),
             "AutoModelForCausalLM",
             f"--dtype {session.recipe.model.dtype} --generation-config vllm",
         ),
         "reward": (
-            'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])  # or {"messages": [...]}',
+            (
+                'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])  # or'
+                ' {"messages": [...]}'
+            ),
             "",
             "AutoModelForSequenceClassification",
             f"--dtype {session.recipe.model.dtype} --runner pooling",

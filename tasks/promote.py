@@ -21,18 +21,25 @@ from tasks.tracking.client import brief
 
 
 @task(
-    task_run_name="promote", retries=1, retry_delay_seconds=2, retry_condition_fn=is_infrastructure,
-    cache_policy=NO_CACHE, persist_result=False,
-)  # fmt: skip
+    task_run_name="promote",
+    retries=1,
+    retry_delay_seconds=2,
+    retry_condition_fn=is_infrastructure,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def promote(session: Session) -> PromotionResult:
-    """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached, PromotionRefused."""
+    """Register and promote the session's policy. Raises StageFailed when MLflow cannot be reached,
+    PromotionRefused.
+    """
     started = time.monotonic()
     tracker, record = session.tracker, session.tracker.record
     model = registration.register(session)
     if not tracker.retry():
         raise StageFailed(
-            f"MLflow at {record.tracking_uri} is not up to date ({tracker.problem}), so nothing was promoted. "
-            "Everything trained is kept: run the recipe again when MLflow answers, and only the promotion is left to do."
+            f"MLflow at {record.tracking_uri} is not up to date ({tracker.problem}), so nothing was"
+            " promoted. Everything trained is kept: run the recipe again when MLflow answers, and"
+            " only the promotion is left to do."
         )
     version = next(item.version for item in record.registrations if item.model == model)
     return _tell(session, _promoted(session, model, version), time.monotonic() - started)
@@ -41,13 +48,17 @@ def promote(session: Session) -> PromotionResult:
 def _promoted(session: Session, model: str, version: str) -> PromotionResult:
     desk = Desk(session.tracker.client, session.workspace, session.recipe.registry.name)
     try:
-        return promotion.promote(desk, Request(version=version, reason=f"pipeline run {session.tracker.record.name}"))
+        return promotion.promote(
+            desk, Request(version=version, reason=f"pipeline run {session.tracker.record.name}")
+        )
     except ContestLost as lost:
         return PromotionResult(model, version, False, str(lost))
     except RLHFError:
         raise
     except Exception as error:
-        raise StageFailed(f"the promotion of version {version} of {model} broke off: {brief(error)}") from error
+        raise StageFailed(
+            f"the promotion of version {version} of {model} broke off: {brief(error)}"
+        ) from error
 
 
 def _tell(session: Session, result: PromotionResult, seconds: float) -> PromotionResult:

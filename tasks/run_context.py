@@ -21,9 +21,14 @@ from tasks.tracking.sync import sync
 from tasks.tracking.tracker import Tracker
 
 STAGES = {
-    "prepare": prepare, "validate": validate, "sft": sft, "reward": reward, "ppo": ppo, "dpo": dpo,
+    "prepare": prepare,
+    "validate": validate,
+    "sft": sft,
+    "reward": reward,
+    "ppo": ppo,
+    "dpo": dpo,
     "evaluate": evaluate,
-}  # fmt: skip
+}
 ALL = (*STAGES, "promote")
 
 
@@ -43,7 +48,9 @@ class Row:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What a pipeline run came to. problem: why MLflow has not all of it (then `rlhf sync` forwards the rest)."""
+    """What a pipeline run came to. problem: why MLflow has not all of it (then `rlhf sync` forwards
+    the rest).
+    """
 
     name: str
     rows: list[Row]
@@ -66,7 +73,9 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     results: dict[str, StageResult] = field(default_factory=dict)
-    approval: ApprovalRecord | None = None  # what a person was asked and answered, where the recipe requires that
+    approval: ApprovalRecord | None = (
+        None  # what a person was asked and answered, where the recipe requires that
+    )
     promotion: PromotionResult | None = None
 
     @property
@@ -85,24 +94,36 @@ class Session:
     def result(self) -> PipelineResult:
         tracker = self.tracker
         return PipelineResult(
-            tracker.record.name, list(self.rows), self.promotion, tracker.record.run_id, tracker.link(), tracker.problem
+            tracker.record.name,
+            list(self.rows),
+            self.promotion,
+            tracker.record.run_id,
+            tracker.link(),
+            tracker.problem,
         )
 
 
 def position(recipe: Recipe, stage: str | None, default: int) -> int:
-    """A stage's place in the order. Raises BadInput for a name that is none, or none of this recipe's."""
+    """A stage's place in the order. Raises BadInput for a name that is none, or none of this
+    recipe's.
+    """
     if stage is None:
         return default
     if stage not in ALL:
         raise BadInput(f"there is no stage {stage!r}; expected one of {', '.join(ALL)}.")
     if not recipe.runs(stage):
         names = ", ".join(name for name in ALL if recipe.runs(name))
-        raise BadInput(f"recipe {recipe.name} has no stage {stage}: it has align = {recipe.align!r}; expected one of {names}.")
+        raise BadInput(
+            f"recipe {recipe.name} has no stage {stage}: it has align = {recipe.align!r}; expected"
+            f" one of {names}."
+        )
     return ALL.index(stage)
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Look for every file and folder that the recipe names. Raises BadInput naming the key, before anything has run."""
+    """Look for every file and folder that the recipe names. Raises BadInput naming the key, before
+    anything has run.
+    """
     if recipe.model.sft:
         model_folder("model.sft", recipe.model.sft)
     reward.check(recipe)
@@ -118,13 +139,23 @@ def check_paths(recipe: Recipe) -> None:
 
 @contextlib.contextmanager
 def opened(
-    recipe: Recipe, name: str, *, from_stage: str | None, until: str | None, report: Callable[[Session], Path | None]
-) -> Iterator[Session]:  # fmt: skip
-    """A session, recorded under `name`; whatever happens inside, the record ends with the status that belongs to it.
+    recipe: Recipe,
+    name: str,
+    *,
+    from_stage: str | None,
+    until: str | None,
+    report: Callable[[Session], Path | None],
+) -> Iterator[Session]:
+    """A session, recorded under `name`; whatever happens inside, the record ends with the status
+    that belongs to it.
 
-    report: writes the report of a session that finished, was refused or failed (one that was killed must end at once).
+    report: writes the report of a session that finished, was refused or failed (one that was killed
+    must end at once).
     """
-    from prefect import runtime  # here, for planning a run needs no Prefect, and must not load it before its settings are made
+    from prefect import (
+        runtime,
+        # here, for planning a run needs no Prefect, and must not load it before its settings are made
+    )
 
     workspace = Workspace.here()
     first, last = position(recipe, from_stage, 0), position(recipe, until, len(ALL) - 1)
@@ -132,7 +163,9 @@ def opened(
         raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
     check_paths(recipe)
     require_samplers(recipe, [name for name in ALL[first : last + 1] if recipe.runs(name)])
-    record = Record.new(workspace, recipe, name).model_copy(update={"flow_run_id": runtime.flow_run.id})
+    record = Record.new(workspace, recipe, name).model_copy(
+        update={"flow_run_id": runtime.flow_run.id}
+    )
     with held(workspace, record.id):
         record.save(workspace)
         sync(workspace)
@@ -142,7 +175,11 @@ def opened(
         try:
             yield session
         except Exception as error:
-            tracker.end("FAILED", str(error) if isinstance(error, GateRefused | BadInput) else brief(error), write)
+            tracker.end(
+                "FAILED",
+                str(error) if isinstance(error, GateRefused | BadInput) else brief(error),
+                write,
+            )
             raise
         except BaseException as error:
             tracker.end("KILLED", brief(error))

@@ -1,4 +1,6 @@
-"""The Prefect task that every stage is: make its spec, run its process or find it finished, keep what it gave."""
+"""The Prefect task that every stage is: make its spec, run its process or find it finished, keep
+what it gave.
+"""
 
 import contextlib
 from pathlib import Path
@@ -34,7 +36,9 @@ def is_infrastructure(task, task_run, state) -> bool:
     persist_result=False,
 )
 def stage(name: str, session: Session) -> StageRun | None:
-    """Stage `name` of the session's recipe; None when there is nothing to do. Raises what the stage raises."""
+    """Stage `name` of the session's recipe; None when there is nothing to do. Raises what the stage
+    raises.
+    """
     module = STAGES[name]
     if name == "evaluate":
         _invite_champion(session)
@@ -51,13 +55,15 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
     recorded = (run_dir / "result.json").exists()
     if session.only_recorded(spec.stage) and not recorded:
         raise BadInput(
-            f"stage {spec.stage} of this recipe has not been run: nothing is recorded in {run_dir}. "
-            f"Run without --from, or from {spec.stage}."
+            f"stage {spec.stage} of this recipe has not been run: nothing is recorded in {run_dir}."
+            f" Run without --from, or from {spec.stage}."
         )
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
     try:
         with contextlib.nullcontext() if recorded else devices_reserved():
-            return run_stage(spec, run_dir, watch=tracker.tick, distributed=session.recipe.distributed)
+            return run_stage(
+                spec, run_dir, watch=tracker.tick, distributed=session.recipe.distributed
+            )
     except BaseException as error:
         status, said = ("FAILED", str(error)) if isinstance(error, Exception) else ("KILLED", "")
         tracker.stage_ended(spec.stage, status=status, error=said or brief(error))
@@ -65,11 +71,15 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
 
 
 def _invite_champion(session: Session) -> None:
-    """The model that the policy is to beat, when the registry can be asked; promotion says so when it could not."""
+    """The model that the policy is to beat, when the registry can be asked; promotion says so when
+    it could not.
+    """
     session.have.pop("champion", None)
     try:
         model = f"{session.recipe.registry.name}-policy"
-        rival = versions.rival(session.tracker.client, session.workspace, model, session.have["policy"].digest)
+        rival = versions.rival(
+            session.tracker.client, session.workspace, model, session.have["policy"].digest
+        )
     except BadInput:
         raise
     except Exception as error:
@@ -80,7 +90,9 @@ def _invite_champion(session: Session) -> None:
 
 
 def close(session: Session, name: str, done: StageRun | None, decisions: list) -> Row:
-    """Tell the tracker and the listeners that a stage has ended, with its verdicts; its row of the final table."""
+    """Tell the tracker and the listeners that a stage has ended, with its verdicts; its row of the
+    final table.
+    """
     stops = refused(decisions)
     sentence = "; ".join(decision.reason for decision in stops) or None
     link = None
@@ -91,9 +103,20 @@ def close(session: Session, name: str, done: StageRun | None, decisions: list) -
     result = done.result if done else StageResult(stage=name, digest="", seconds=0.0)
     cached = done.cached if done else False
     if done:
-        events.emit(events.StageFinished(name, result.seconds, result.metrics, decisions, link, cached))
+        events.emit(
+            events.StageFinished(name, result.seconds, result.metrics, decisions, link, cached)
+        )
     metric = STAGES[name].METRIC
-    row = Row(name, result.seconds, metric, result.metrics.get(metric), worst_verdict(decisions), link, _folder(done), cached)
+    row = Row(
+        name,
+        result.seconds,
+        metric,
+        result.metrics.get(metric),
+        worst_verdict(decisions),
+        link,
+        _folder(done),
+        cached,
+    )
     session.rows.append(row)
     return row
 

@@ -1,4 +1,6 @@
-"""Real parts in small: a two-layer Llama with a word tokenizer, and splits that validation could have written."""
+"""Real parts in small: a two-layer Llama with a word tokenizer, and splits that validation could
+have written.
+"""
 
 import json
 import random
@@ -8,27 +10,45 @@ import pytest
 import torch
 
 WORDS = [f"w{i}" for i in range(56)]
-torch.set_num_threads(1)  # of this process, not of stages: tests run beside each other, and on tiny models threads only wait
+torch.set_num_threads(
+    1
+    # of this process, not of stages: tests run beside each other, and on tiny models threads only wait
+)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """Folder of a random two-layer Llama (hidden 64, one head of 64) with its own tokenizer and chat template."""
+    """Folder of a random two-layer Llama (hidden 64, one head of 64) with its own tokenizer and
+    chat template.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from rlhf_core.data.render import ensure_chat_template
 
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", "user", "assistant", ":", *WORDS])}
+    vocabulary = {
+        word: i
+        for i, word in enumerate(["<pad>", "<eos>", "<unk>", "user", "assistant", ":", *WORDS])
+    }
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
     ensure_chat_template(tokenizer)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1,
-        num_key_value_heads=1, max_position_embeddings=1024, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     folder = tmp_path_factory.mktemp("tiny") / "model"
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -41,7 +61,9 @@ def _text(rng: random.Random, low: int, high: int) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_splits(tmp_path_factory) -> Path:
-    """The six splits as JSON Lines; the chosen answer is the one with more distinct words ending in an even digit."""
+    """The six splits as JSON Lines; the chosen answer is the one with more distinct words ending in
+    an even digit.
+    """
     rng = random.Random(0)
     folder = tmp_path_factory.mktemp("splits")
 
@@ -60,7 +82,11 @@ def tiny_splits(tmp_path_factory) -> Path:
 
     for side, count in (("train", 96), ("heldout", 64)):
         write(
-            f"demonstrations_{side}", [{"id": str(i), "prompt": prompt(), "response": _text(rng, 3, 12)} for i in range(count)]
+            f"demonstrations_{side}",
+            [
+                {"id": str(i), "prompt": prompt(), "response": _text(rng, 3, 12)}
+                for i in range(count)
+            ],
         )
         write(f"comparisons_{side}", [pair() for _ in range(count)])
         write(f"prompts_{side}", [{"id": str(i), "prompt": prompt()} for i in range(count)])

@@ -1,4 +1,6 @@
-"""The command line: `rlhf`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."""
+"""The command line: `rlhf`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1
+anything else.
+"""
 
 import sys
 import traceback
@@ -30,7 +32,10 @@ EPILOG = (
 )
 app = typer.Typer(
     name="rlhf",
-    help="RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo (or dpo), evaluate, promote.",
+    help=(
+        "RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo (or"
+        " dpo), evaluate, promote."
+    ),
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -60,11 +65,19 @@ def _recipes(incomplete: str) -> list[str]:
 
 RecipeName = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A recipe's name (see rlhf recipes) or a .toml file", autocompletion=_recipes),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe's name (see rlhf recipes) or a .toml file",
+        autocompletion=_recipes,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. ppo.beta=0.1; repeatable"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the recipe, e.g. ppo.beta=0.1; repeatable",
+    ),
 ]
 
 
@@ -73,19 +86,28 @@ def run(
     recipe: RecipeName,
     settings: Settings = None,
     from_stage: Annotated[
-        Stage | None, typer.Option("--from", help="Take the stages before this one as they are recorded")
+        Stage | None,
+        typer.Option("--from", help="Take the stages before this one as they are recorded"),
     ] = None,
     until: Annotated[Stage | None, typer.Option(help="Stop after this stage")] = None,
     print_launch: Annotated[
-        bool, typer.Option("--print-launch", help="Print the command that would start each stage, and start nothing")
+        bool,
+        typer.Option(
+            "--print-launch",
+            help="Print the command that would start each stage, and start nothing",
+        ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run a recipe's stages; what an earlier run finished is not repeated, what it left half done is resumed."""
+    """Run a recipe's stages; what an earlier run finished is not repeated, what it left half done
+    is resumed.
+    """
     order = list(Stage)
     if from_stage and until and order.index(from_stage) > order.index(until):
-        raise typer.BadParameter(f"--from {from_stage} comes after --until {until}: nothing would run.")
+        raise typer.BadParameter(
+            f"--from {from_stage} comes after --until {until}: nothing would run."
+        )
     if print_launch:
         return _print_launches(recipe, settings or [], as_json)
     from flows.display.run import run_recipe
@@ -114,16 +136,21 @@ def _print_launches(recipe: str, settings: list[str], as_json: bool) -> None:
 
 
 @app.command()
-def validate(recipe: RecipeName, settings: Settings = None, as_json: AsJson = False, debug: Debug = False) -> None:
+def validate(
+    recipe: RecipeName, settings: Settings = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
     """Check a recipe and its data files, and train nothing: prints the data report."""
     from flows.display.run import run_recipe
 
-    _finish(run_recipe(recipe, settings or [], (None, Stage.VALIDATE.value), with_report=True), as_json)
+    _finish(
+        run_recipe(recipe, settings or [], (None, Stage.VALIDATE.value), with_report=True), as_json
+    )
 
 
 @app.command()
 def status(
-    limit: Annotated[int, typer.Option(min=1, help="How many of the latest runs")] = 10, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest runs")] = 10,
+    as_json: AsJson = False,
 ) -> None:
     """The platform, if one is up; the latest pipeline runs and how each of their stages stands."""
     from flows.display.status import recent, status_table
@@ -182,7 +209,9 @@ def _finish(outcome, as_json: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its traceback too."""
+    """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its
+    traceback too.
+    """
     try:
         platform_state.use()
         app(args=argv)

@@ -22,20 +22,30 @@ def approve(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run's name (see rlhf status), the beginning of its id, or latest", autocompletion=_waiting
+            metavar="RUN",
+            help="A run's name (see rlhf status), the beginning of its id, or latest",
+            autocompletion=_waiting,
         ),
     ],
     reject: Annotated[bool, typer.Option("--reject", help="Say no; needs --comment")] = False,
-    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who decides (default: the user's name)")] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who decides (default: the user's name)")
+    ] = None,
     comment: Annotated[str, typer.Option(metavar="TEXT", help="Why; required to reject")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON on standard output")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the decision as JSON on standard output")
+    ] = False,
 ) -> None:
-    """Approve the policy of a run that waits for approval, or reject it with --reject. The first answer counts."""
+    """Approve the policy of a run that waits for approval, or reject it with --reject. The first
+    answer counts.
+    """
     from tasks.approval import decisions
     from tasks.records.workspace import Workspace
 
     workspace = Workspace.here()
-    answer = decisions.Answer(approve=not reject, by=" ".join((by or _user()).split()), comment=" ".join(comment.split()))
+    answer = decisions.Answer(
+        approve=not reject, by=" ".join((by or _user()).split()), comment=" ".join(comment.split())
+    )
     record = decisions.find(workspace, run)
     decided = decisions.submit(workspace, record, answer)
     if as_json:

@@ -10,8 +10,8 @@ from flows.cli.output import console
 from rlhf_core.errors import ConfigError, RLHFError
 
 REFERENCE = (
-    "A pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or its start, latest, latest~1, or a model version "
-    "(quickstart-policy@champion, quickstart-policy/3)"
+    "A pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or its start, latest, latest~1,"
+    " or a model version (quickstart-policy@champion, quickstart-policy/3)"
 )
 FOLDER = "comparisons"  # of a run's artifacts
 
@@ -21,7 +21,10 @@ def _runs(incomplete: str) -> list[str]:
     from tasks.records.run_record import records
     from tasks.records.workspace import Workspace
 
-    names = ["latest", *dict.fromkeys(record["name"] for record in reversed(records(Workspace.here())))]
+    names = [
+        "latest",
+        *dict.fromkeys(record["name"] for record in reversed(records(Workspace.here()))),
+    ]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -29,28 +32,47 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 
 def compare(
-    references: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B ...", help=REFERENCE, autocompletion=_runs)],
-    samples: Annotated[int, typer.Option(min=0, help="How many prompts with replies to print, from both ends")] = 4,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Sort replies by the smallest reward difference first")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the page goes [default: the workspace]")] = None,
-    attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the page to the MLflow runs")] = True,
+    references: Annotated[
+        list[str], typer.Argument(metavar="RUN_A RUN_B ...", help=REFERENCE, autocompletion=_runs)
+    ],
+    samples: Annotated[
+        int, typer.Option(min=0, help="How many prompts with replies to print, from both ends")
+    ] = 4,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Sort replies by the smallest reward difference first")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the page goes [default: the workspace]"),
+    ] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach/--no-attach", help="Attach the page to the MLflow runs")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Hold runs against the first one: what differs, metrics beyond noise or not, plots, replies side by side.
+    """Hold runs against the first one: what differs, metrics beyond noise or not, plots, replies
+    side by side.
 
-    Prints the comparison (or --json) and writes it as one HTML page, which is attached to the runs in MLflow.
+    Prints the comparison (or --json) and writes it as one HTML page, which is attached to the runs
+    in MLflow.
     """
     from flows.report.comparison import comparison_page
     from tasks.analysis import comparison as comparing
     from tasks.analysis import mlflow_runs
 
     client = _client()
-    found = _distinct([mlflow_runs.resolve(client, reference) for reference in references], references)
+    found = _distinct(
+        [mlflow_runs.resolve(client, reference) for reference in references], references
+    )
     result = comparing.compare([mlflow_runs.read(client, run) for run in found])
     if reverse:
         result.samples.reverse()
     path = _written(html, "-vs-".join(result.names), comparison_page(result))
-    problem = mlflow_runs.attach(client, [run.info.run_id for run in found], path, FOLDER) if attach else None
+    problem = (
+        mlflow_runs.attach(client, [run.info.run_id for run in found], path, FOLDER)
+        if attach
+        else None
+    )
     if as_json:
         print(json.dumps(comparing.as_json(result) | {"page": str(path)}, indent=2))
     else:
@@ -64,8 +86,11 @@ def lineage(
         str,
         typer.Argument(
             metavar="MODEL@ALIAS|DIGEST|FILE|RUN",
-            help="A model version (quickstart-policy@champion) or run: what it was made from. A data digest (6 digits or "
-            "more) or a data file: every model that saw it",
+            help=(
+                "A model version (quickstart-policy@champion) or run: what it was made from. A data"
+                " digest (6 digits or "
+                "more) or a data file: every model that saw it"
+            ),
             autocompletion=_runs,
         ),
     ],
@@ -89,13 +114,17 @@ def lineage(
 
 def _distinct(found: list, references: list[str]) -> list:
     if len(found) < 2:
-        raise ConfigError(f"rlhf compare needs two runs or more, found {' '.join(references)}. Add the one to compare with.")
+        raise ConfigError(
+            f"rlhf compare needs two runs or more, found {' '.join(references)}. Add the one to"
+            " compare with."
+        )
     ids = [run.info.run_id for run in found]
     for place, run_id in enumerate(ids):
         if run_id in ids[:place]:
             first, second = references[ids.index(run_id)], references[place]
             raise ConfigError(
-                f"{first} and {second} are the same run, {found[place].info.run_name}; expected two different ones."
+                f"{first} and {second} are the same run, {found[place].info.run_name}; expected two"
+                " different ones."
             )
     return found
 
@@ -112,7 +141,10 @@ def _client():
         client = client_for(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise RLHFError(f"MLflow at {uri} does not answer ({brief(error)}). Start it, or unset MLFLOW_TRACKING_URI.") from error
+        raise RLHFError(
+            f"MLflow at {uri} does not answer ({brief(error)}). Start it, or unset"
+            " MLFLOW_TRACKING_URI."
+        ) from error
     return client
 
 

@@ -29,16 +29,25 @@ def gates(
     ] = "latest",
     explain: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Show one gate in full, with its evidence and worst items: NAME or STAGE.NAME"),
+        typer.Option(
+            metavar="NAME",
+            help="Show one gate in full, with its evidence and worst items: NAME or STAGE.NAME",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output")
+    ] = False,
 ) -> None:
     """What each gate of a run said: value, interval, samples, rule, verdict and reason."""
     from tasks.analysis import gate_report
     from tasks.records.workspace import Workspace
 
     record = gate_report.find_run(Workspace.here(), run)
-    found = gate_report.explain(record, explain) if explain else {"run": record.name, "gates": gate_report.rows(record)}
+    found = (
+        gate_report.explain(record, explain)
+        if explain
+        else {"run": record.name, "gates": gate_report.rows(record)}
+    )
     if as_json:
         print(json.dumps(found, indent=2, default=str))
     elif explain:
@@ -61,12 +70,23 @@ def _table(found: dict):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Gates of {found['run']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"Gates of {found['run']}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for column in ("stage", "gate", "value", "interval", "n", "required", "verdict"):
-        table.add_column(column, no_wrap=True, justify="right" if column in ("value", "n") else "left")
+        table.add_column(
+            column, no_wrap=True, justify="right" if column in ("value", "n") else "left"
+        )
     table.add_column("reason", overflow="fold")
     for row in found["gates"]:
-        cells = (row["stage"], row["gate"], _value(row), _interval(row), str(row["n"] or ""), row["rule"])
+        cells = (
+            row["stage"],
+            row["gate"],
+            _value(row),
+            _interval(row),
+            str(row["n"] or ""),
+            row["rule"],
+        )
         verdict = Text(row["verdict"], style=STYLES.get(row["verdict"], "green"))
         table.add_row(*map(Text, cells), verdict, Text(row["reason"]))
     return table
@@ -105,12 +125,26 @@ def _lines(decision: dict, evidence: dict) -> list[tuple[str, str]]:
     lines = {
         "reason": decision["reason"],
         "looks at": decision["quantity"],
-        "required": f"{decision['rule']} (severity {decision['severity']}, at least {decision['min_n'] or 1} samples)",
+        "required": (
+            f"{decision['rule']} (severity {decision['severity']}, at least"
+            f" {decision['min_n'] or 1} samples)"
+        ),
         "value": _value(decision) + (f", n = {decision['n']}" if decision["n"] is not None else ""),
         "interval": _interval(decision) + (f": {decision['how']}" if decision["how"] else ""),
-        "override": f"to {override['threshold']:g} by {override['by']}: {override['reason']}" if override else "",
-        "model": f"{decision['model_digest']}  {evidence['model'] or ''}" if decision["model_digest"] else "",
-        **{name: f"{digest}  {evidence['data'].get(name, '')}" for name, digest in decision["data_digests"].items()},
+        "override": (
+            f"to {override['threshold']:g} by {override['by']}: {override['reason']}"
+            if override
+            else ""
+        ),
+        "model": (
+            f"{decision['model_digest']}  {evidence['model'] or ''}"
+            if decision["model_digest"]
+            else ""
+        ),
+        **{
+            name: f"{digest}  {evidence['data'].get(name, '')}"
+            for name, digest in decision["data_digests"].items()
+        },
         "champion": decision["champion_digest"] or "",
         "code": f"{code}, commit {decision['commit']}" if code else "",
         "decided at": decision["decided_at"],
@@ -126,15 +160,22 @@ def _about(worst: dict) -> str:
         return worst["problem"]
     if not worst["data"]:
         return "none counts against it"
-    return f"the {len(worst['data'])} that count most against it, the worst first (--json: whole texts)"
+    return (
+        f"the {len(worst['data'])} that count most against it, the worst first (--json: whole"
+        " texts)"
+    )
 
 
 def _item(place: int, columns: list[str], row: list) -> str:
     """One item: its numbers on a line, then each text on its own."""
     cells = dict(zip(columns, row, strict=True))
     texts = {name: text for name, text in cells.items() if isinstance(text, str)}
-    numbers = ", ".join(f"{name} {_number(value)}" for name, value in cells.items() if name not in texts)
-    return "\n".join([f"{place:4}. {numbers}", *(f"      {name}: {_cut(text)}" for name, text in texts.items())])
+    numbers = ", ".join(
+        f"{name} {_number(value)}" for name, value in cells.items() if name not in texts
+    )
+    return "\n".join(
+        [f"{place:4}. {numbers}", *(f"      {name}: {_cut(text)}" for name, text in texts.items())]
+    )
 
 
 def _number(value: object) -> str:

@@ -1,4 +1,6 @@
-"""What the commands print with: tables as wide as they need outside a terminal, JSON, and the options that all share."""
+"""What the commands print with: tables as wide as they need outside a terminal, JSON, and the
+options that all share.
+"""
 
 import json
 import os
@@ -39,5 +41,9 @@ def _set_debug(debug: bool) -> bool:
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error, and Prefect's log (RLHF_DEBUG=1)"),
+    typer.Option(
+        "--debug",
+        callback=_set_debug,
+        help="Show the traceback of an error, and Prefect's log (RLHF_DEBUG=1)",
+    ),
 ]

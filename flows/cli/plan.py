@@ -1,4 +1,6 @@
-"""`rlhf plan`: how much memory each stage of a recipe needs on each device, and what would make it fit."""
+"""`rlhf plan`: how much memory each stage of a recipe needs on each device, and what would make it
+fit.
+"""
 
 import json
 import os
@@ -12,9 +14,20 @@ import typer
 from rlhf_core.errors import ConfigError
 
 DOES_NOT_FIT = 3  # exit code
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 DEFAULT_MEMORY = "80GiB"
-GIVES_BACK = "MALLOC_MMAP_THRESHOLD_"  # glibc then maps each tensor by itself and returns it when it is freed
+# glibc then maps each tensor by itself and returns it when it is freed
+GIVES_BACK = "MALLOC_MMAP_THRESHOLD_"
 GPU_OVERHEAD = 2 * 2**30  # CUDA context, NCCL, cuBLAS, rounding: infra/docs/memory.md
 CPU_OVERHEAD = int(0.7 * 2**30)  # Python with torch, transformers and DeepSpeed imported, measured
 CPU_OVERHEAD_VLLM = int(0.9 * 2**30)  # with vLLM as well, measured
@@ -35,27 +48,54 @@ def _presets(incomplete: str) -> list[str]:
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name or a .toml file: its settings", autocompletion=_recipes)
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe's name or a .toml file: its settings",
+            autocompletion=_recipes,
+        ),
     ],
-    gpus: Annotated[int | None, typer.Option(help="Devices that share the work [default: those of this machine]")] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="Devices that share the work [default: those of this machine]"),
+    ] = None,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help=f"Of one device, e.g. 80GiB or 80GB [default with --gpus: {DEFAULT_MEMORY}]"),
+        typer.Option(
+            metavar="SIZE",
+            help=f"Of one device, e.g. 80GiB or 80GB [default with --gpus: {DEFAULT_MEMORY}]",
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A published shape (7b, llama-3-70b, ...) for all models", autocompletion=_presets),
+        typer.Option(
+            metavar="NAME",
+            help="A published shape (7b, llama-3-70b, ...) for all models",
+            autocompletion=_presets,
+        ),
     ] = None,
     model_config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A model's config.json for all models, in place of the recipe's")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A model's config.json for all models, in place of the recipe's"
+        ),
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable")] = None,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a stacked bar a stage: .svg or .png")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable"),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a stacked bar a stage: .svg or .png")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output")
+    ] = False,
 ) -> None:
-    """Memory of every stage on each device: weights, gradients, optimizer, activations, logits, KV cache; does it fit?
+    """Memory of every stage on each device: weights, gradients, optimizer, activations, logits, KV
+    cache; does it fit?
 
-    Nothing is loaded or trained. Formulas: infra/docs/memory.md. Exit codes: 0 every stage fits, 3 one does not.
+    Nothing is loaded or trained. Formulas: infra/docs/memory.md. Exit codes: 0 every stage fits, 3
+    one does not.
     """
     from rlhf_core.config import load_recipe
     from rlhf_core.plan.picture import draw
@@ -67,7 +107,13 @@ def plan(
     devices, kind, capacity = find_devices(gpus, gpu_memory)
     models = find_models(loaded, name=model, config=model_config)
     plans = [
-        plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), Hardware(kind, capacity, _overhead(kind, stage)))
+        plan_stage(
+            loaded,
+            stage,
+            models,
+            strategy_of(loaded, stage, devices),
+            Hardware(kind, capacity, _overhead(kind, stage)),
+        )
         for stage in stages_of(loaded, kind)
     ]
     remedies = [_remedies(loaded, models, stage) for stage in plans]
@@ -94,9 +140,13 @@ def parse_memory(text: str) -> int:
 
 
 def find_devices(gpus: int | None, gpu_memory: str | None) -> tuple[int, str, int]:
-    """How many devices, 'gpu' or 'cpu', and the bytes of one: as asked for, else this machine's. Raises ConfigError."""
+    """How many devices, 'gpu' or 'cpu', and the bytes of one: as asked for, else this machine's.
+    Raises ConfigError.
+    """
     if gpus is not None and gpus < 1:
-        raise ConfigError(f"--gpus {gpus}: expected 1 or more. Leave it out to plan for this machine.")
+        raise ConfigError(
+            f"--gpus {gpus}: expected 1 or more. Leave it out to plan for this machine."
+        )
     if gpus is not None or gpu_memory is not None:
         return gpus or 1, "gpu", parse_memory(gpu_memory or DEFAULT_MEMORY)
     from tasks.execution.stage_process import has_cuda
@@ -125,15 +175,23 @@ def _print_json(models, plans, remedies) -> None:
         "fits": all(stage.fits for stage in plans),
         "devices": first.strategy.devices,
         "kind": first.hardware.kind,
-        "models": {role: asdict(shape) | {"parameters": count} for role, shape, count in _shapes(models)},
+        "models": {
+            role: asdict(shape) | {"parameters": count} for role, shape, count in _shapes(models)
+        },
         "half_weights_gb": report.half_weights_gb(models),
-        "stages": [report.as_json(stage, found) for stage, found in zip(plans, remedies, strict=True)],
+        "stages": [
+            report.as_json(stage, found) for stage, found in zip(plans, remedies, strict=True)
+        ],
     }
     print(json.dumps(values, indent=2))
 
 
 def _shapes(models):
-    return ("policy", models.policy, models.policy.policy), ("reward", models.reward, models.reward.scalar)
+    return ("policy", models.policy, models.policy.policy), (
+        "reward",
+        models.reward,
+        models.reward.scalar,
+    )
 
 
 def _print_plans(recipe, models, plans, remedies) -> None:
@@ -154,17 +212,28 @@ def _print_plans(recipe, models, plans, remedies) -> None:
     for source in dict.fromkeys(shape.source for _, shape, _ in _shapes(models)):
         say(f"  shape: {source}")
     for stage, found in zip(plans, remedies, strict=True):
-        console.print(Text(_headline(stage), style="bold" if stage.fits else "bold red"), soft_wrap=True)
+        console.print(
+            Text(_headline(stage), style="bold" if stage.fits else "bold red"), soft_wrap=True
+        )
         console.print(_table(stage))
         if cache := report.cache_capacity(recipe, models, stage):
-            say(f"  The sampler's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows at once.")
+            say(
+                f"  The sampler's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows"
+                " at once."
+            )
         if not stage.fits:
             _print_remedies(found, say)
     sizes = report.half_weights_gb(models)
     each = ", ".join(f"{role} {size:,.1f}" for role, size in sizes.items())
-    say(f"Weights alone at 2 bytes a parameter, GB (10^9 bytes): {each}; {sum(sizes.values()):,.1f} in all.")
+    say(
+        f"Weights alone at 2 bytes a parameter, GB (10^9 bytes): {each}; {sum(sizes.values()):,.1f}"
+        " in all."
+    )
     if plans[0].hardware.kind == "cpu" and GIVES_BACK not in environment():
-        say(f"glibc keeps freed memory: the models' part is 22% to 43% larger (measured) unless {GIVES_BACK}=65536 is set.")
+        say(
+            "glibc keeps freed memory: the models' part is 22% to 43% larger (measured) unless"
+            f" {GIVES_BACK}=65536 is set."
+        )
     if plans[0].strategy.devices > 1:
         ranks = f"distributed.ranks={plans[0].strategy.devices}"
         say(f"Training has these devices with --set {ranks}, or a hostfile of as many slots.")
@@ -176,12 +245,19 @@ def _headline(stage) -> str:
     from rlhf_core.plan.stages import OWN_SAMPLER
     from rlhf_core.plan.strategy import GIB
 
-    learning = "" if stage.stage in ("evaluate", OWN_SAMPLER) else f", ZeRO {stage.strategy.zero_stage}"
-    tokens = "" if stage.stage == OWN_SAMPLER else f", {stage.strategy.micro_batch_tokens:,} tokens at once"
+    learning = (
+        "" if stage.stage in ("evaluate", OWN_SAMPLER) else f", ZeRO {stage.strategy.zero_stage}"
+    )
+    tokens = (
+        ""
+        if stage.stage == OWN_SAMPLER
+        else f", {stage.strategy.micro_batch_tokens:,} tokens at once"
+    )
     how, needs, has = stage.strategy, stage.peak / GIB, stage.hardware.capacity / GIB
     return (
-        f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s), {report.verdict(stage)}\n"
-        f"  {how.dtype}{learning}{tokens}; peak: {stage.peak_phase}; in brackets: held at another time"
+        f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s),"
+        f" {report.verdict(stage)}\n  {how.dtype}{learning}{tokens}; peak: {stage.peak_phase}; in"
+        " brackets: held at another time"
     )
 
 
@@ -199,8 +275,14 @@ def _table(stage):
         table.add_column(kind, justify="right")
     for model, sizes, elsewhere in report.rows(stage):
         cells = [_cell(sizes[kind] / GIB, kind in elsewhere) for kind in KINDS]
-        table.add_row(model, *cells, f"{sum(sizes[kind] for kind in KINDS if kind not in elsewhere) / GIB:,.2f}")
-    table.add_row("overhead", *[""] * len(KINDS), f"{stage.hardware.overhead / GIB:,.2f}", end_section=True)
+        table.add_row(
+            model,
+            *cells,
+            f"{sum(sizes[kind] for kind in KINDS if kind not in elsewhere) / GIB:,.2f}",
+        )
+    table.add_row(
+        "overhead", *[""] * len(KINDS), f"{stage.hardware.overhead / GIB:,.2f}", end_section=True
+    )
     table.add_row("total", *[""] * len(KINDS), f"{stage.peak / GIB:,.2f}")
     return table
 
@@ -213,7 +295,9 @@ def _cell(size: float, elsewhere: bool) -> str:
 
 
 def _remedies(recipe, models, stage) -> list:
-    """The smallest change; where training does not offer it, also the smallest in which more devices cost little."""
+    """The smallest change; where training does not offer it, also the smallest in which more
+    devices cost little.
+    """
     from rlhf_core.plan.remedies import find_remedy
 
     if stage.fits:
@@ -231,7 +315,11 @@ def _print_remedies(remedies: list, say) -> None:
     if not remedies:
         say("  No change that is known here makes it fit.")
     for number, remedy in enumerate(remedies):
-        host = f", and {remedy.plan.host / GIB:,.1f} GiB of host memory a device" if remedy.plan.host else ""
+        host = (
+            f", and {remedy.plan.host / GIB:,.1f} GiB of host memory a device"
+            if remedy.plan.host
+            else ""
+        )
         what = "Smallest change that makes it fit" if number == 0 else "Or with more devices"
         say(f"  {what} ({remedy.plan.peak / GIB:,.1f} GiB{host}):")
         for change in remedy.changes:

@@ -1,4 +1,6 @@
-"""`rlhf promote`, `rlhf rollback`, `rlhf history`: who is champion, moved by hand under the rules that the pipeline obeys."""
+"""`rlhf promote`, `rlhf rollback`, `rlhf history`: who is champion, moved by hand under the rules
+that the pipeline obeys.
+"""
 
 import json
 import sys
@@ -14,36 +16,74 @@ if TYPE_CHECKING:
     from tasks.promotion.promotion import History
 
 LONGEST = 1000  # characters of a reason
-COLORS = {"done": "green", "refused": "yellow", "reverted": "red", "undone": "yellow", "at work": "cyan"}
+COLORS = {
+    "done": "green",
+    "refused": "yellow",
+    "reverted": "red",
+    "undone": "yellow",
+    "at work": "cyan",
+}
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="registry.name of a recipe; with -reward the reward model is meant")]
-Version = Annotated[int, typer.Argument(min=1, metavar="VERSION", help="Number of the version that is to be champion")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="registry.name of a recipe; with -reward the reward model is meant"
+    ),
+]
+Version = Annotated[
+    int,
+    typer.Argument(min=1, metavar="VERSION", help="Number of the version that is to be champion"),
+]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the ledger")]
 Expected = Annotated[
     int | None,
-    typer.Option("--expect-current", min=0, metavar="N", help="Refuse unless N is champion now; 0: none is"),
+    typer.Option(
+        "--expect-current", min=0, metavar="N", help="Refuse unless N is champion now; 0: none is"
+    ),
 ]
 Override = Annotated[
     str,
-    typer.Option("--override-contest", metavar="REASON", help="Promote a policy that has not beaten the champion; recorded"),
+    typer.Option(
+        "--override-contest",
+        metavar="REASON",
+        help="Promote a policy that has not beaten the champion; recorded",
+    ),
 ]
 Adopt = Annotated[
     bool,
-    typer.Option("--adopt", help="Go on although aliases were moved behind the ledger's back; needs --reason, recorded"),
+    typer.Option(
+        "--adopt",
+        help="Go on although aliases were moved behind the ledger's back; needs --reason, recorded",
+    ),
 ]
 Approver = Annotated[
     str,
-    typer.Option("--approved-by", metavar="NAME", help="Who approved, where the recipe requires approval and none is recorded"),
+    typer.Option(
+        "--approved-by",
+        metavar="NAME",
+        help="Who approved, where the recipe requires approval and none is recorded",
+    ),
 ]
-Comment = Annotated[str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")]
+Comment = Annotated[
+    str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
 
 
 def promote(
-    name: Name, version: Version, expect_current: Expected = None, reason: Reason = "", override_contest: Override = "",
-    approved_by: Approver = "", comment: Comment = "", adopt: Adopt = False, as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Make a version champion, its reward model with it: all its gates passed, its bytes unchanged, the champion beaten."""
+    name: Name,
+    version: Version,
+    expect_current: Expected = None,
+    reason: Reason = "",
+    override_contest: Override = "",
+    approved_by: Approver = "",
+    comment: Comment = "",
+    adopt: Adopt = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version champion, its reward model with it: all its gates passed, its bytes unchanged,
+    the champion beaten.
+    """
     request = _request(reason, adopt, override_contest) | _approval(approved_by, comment)
     from tasks.promotion import aliases, promotion
 
@@ -51,14 +91,20 @@ def promote(
     if kind == "reward" and override_contest:
         raise BadInput("--override-contest is for policies; a reward model fights no contest.")
     if kind == "reward" and approved_by:
-        raise BadInput("--approved-by is for policies; a reward model is promoted without approval.")
+        raise BadInput(
+            "--approved-by is for policies; a reward model is promoted without approval."
+        )
     expects = None if expect_current is None else str(expect_current or "")
     request |= {"version": str(version), "expects": expects}
     _tell(promotion.promote(where, promotion.Request(kind=kind, **request)), as_json)
 
 
-def rollback(name: Name, reason: Reason = "", adopt: Adopt = False, as_json: AsJson = False) -> None:
-    """Make the champion before the present one champion again, after the same checks; once more: the one before that."""
+def rollback(
+    name: Name, reason: Reason = "", adopt: Adopt = False, as_json: AsJson = False
+) -> None:
+    """Make the champion before the present one champion again, after the same checks; once more:
+    the one before that.
+    """
     request = _request(reason, adopt)
     from tasks.promotion import aliases, promotion
 
@@ -67,7 +113,9 @@ def rollback(name: Name, reason: Reason = "", adopt: Adopt = False, as_json: AsJ
 
 
 def history(name: Name, as_json: AsJson = False) -> None:
-    """Every attempt to change the champion. Attempts that were killed are completed or undone first."""
+    """Every attempt to change the champion. Attempts that were killed are completed or undone
+    first.
+    """
     _quietly()
     from tasks.promotion import aliases, promotion
 
@@ -90,9 +138,15 @@ def _request(reason: str, adopt: bool, contest_override: str = "") -> dict:
         if len(text) > LONGEST:
             raise BadInput(f"{option} has {len(text)} characters; expected at most {LONGEST}.")
     if adopt and not reason:
-        raise BadInput("--adopt needs --reason: say what happened to the aliases, for the ledger keeps it.")
+        raise BadInput(
+            "--adopt needs --reason: say what happened to the aliases, for the ledger keeps it."
+        )
     _quietly()
-    return {"reason": " ".join(reason.split()), "adopt": adopt, "contest_override": " ".join(contest_override.split())}
+    return {
+        "reason": " ".join(reason.split()),
+        "adopt": adopt,
+        "contest_override": " ".join(contest_override.split()),
+    }
 
 
 def _approval(name: str, comment: str) -> dict:
@@ -102,7 +156,10 @@ def _approval(name: str, comment: str) -> dict:
         if len(text) > LONGEST:
             raise BadInput(f"{option} has {len(text)} characters; expected at most {LONGEST}.")
     if missing := [option for option, text in given.items() if any(given.values()) and not text]:
-        raise BadInput(f"{missing[0]} is missing: an approval is a name and a comment, for the ledger keeps both.")
+        raise BadInput(
+            f"{missing[0]} is missing: an approval is a name and a comment, for the ledger keeps"
+            " both."
+        )
     return {"approved_by": given["--approved-by"], "approval_comment": given["--comment"]}
 
 
@@ -117,8 +174,15 @@ def _tell(result: object, as_json: bool) -> None:
 
 
 def _history_json(found: "History") -> dict:
-    entries = [entry.model_dump(mode="json", exclude={"token"}) | {"state": _state(entry)} for entry in found.entries]
-    return {"champion": found.champion.model_dump(mode="json"), "problems": found.problems, "entries": entries}
+    entries = [
+        entry.model_dump(mode="json", exclude={"token"}) | {"state": _state(entry)}
+        for entry in found.entries
+    ]
+    return {
+        "champion": found.champion.model_dump(mode="json"),
+        "problems": found.problems,
+        "entries": entries,
+    }
 
 
 def _state(entry: "Entry") -> str:
@@ -139,7 +203,16 @@ def _print_table(name: str, found: "History") -> None:
         notes += [f"contest overridden: {entry.contest_override}"] if entry.contest_override else []
         notes += [entry.approved] if entry.approved else []
         notes += [f"adopted: {entry.adopted}"] if entry.adopted else []
-        cells = [str(entry.number), f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.action, entry.model, entry.version]
-        texts = [*map(Text, [*cells, entry.expects or "-", entry.by]), Text(state, style=COLORS.get(state, "red"))]
+        cells = [
+            str(entry.number),
+            f"{entry.time:%Y-%m-%d %H:%M:%S}",
+            entry.action,
+            entry.model,
+            entry.version,
+        ]
+        texts = [
+            *map(Text, [*cells, entry.expects or "-", entry.by]),
+            Text(state, style=COLORS.get(state, "red")),
+        ]
         table.add_row(*texts, Text("; ".join(filter(None, notes))))
     console().print(table)

@@ -1,4 +1,6 @@
-"""`rlhf reward-report`: where a run's reward model is right, where it is not, and whether more labels would help."""
+"""`rlhf reward-report`: where a run's reward model is right, where it is not, and whether more
+labels would help.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,10 @@ def reward_report(
     ] = "latest",
     learning_curve: Annotated[
         str | None,
-        typer.Option(metavar="SHARES", help="Also train on these shares of the pairs, e.g. 0.125,0.25,0.5: a stage each"),
+        typer.Option(
+            metavar="SHARES",
+            help="Also train on these shares of the pairs, e.g. 0.125,0.25,0.5: a stage each",
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -32,18 +37,30 @@ def reward_report(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Labels of the policy's replies that ppo.reward_check has paired: id and label (a, b or tie) a line, JSON",
+            help=(
+                "Labels of the policy's replies that ppo.reward_check has paired: id and label (a,"
+                " b or tie) a line, JSON"
+            ),
         ),
     ] = None,
-    mistakes: Annotated[int, typer.Option(min=0, help="How many of the most confident mistakes to print")] = 5,
+    mistakes: Annotated[
+        int, typer.Option(min=0, help="How many of the most confident mistakes to print")
+    ] = 5,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the page goes [default: reports in the workspace]")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the page goes [default: reports in the workspace]"
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output")
+    ] = False,
 ) -> None:
-    """Accuracy of the reward model by slice, its calibration, curves and most confident mistakes; as one HTML page, too.
+    """Accuracy of the reward model by slice, its calibration, curves and most confident mistakes;
+    as one HTML page, too.
 
-    Slices are every further column of the comparisons (domain, quality dimension, ...), lengths and annotator agreement.
+    Slices are every further column of the comparisons (domain, quality dimension, ...), lengths and
+    annotator agreement.
     """
     from flows.report.reward import reward_page
     from tasks.analysis.gate_report import find_run
@@ -51,8 +68,12 @@ def reward_report(
     from tasks.records.workspace import Workspace
 
     workspace = Workspace.here()
-    found = report(find_run(workspace, run), shares=_shares(learning_curve), workspace=workspace, labels=labels)
-    path = _written(html or workspace.home / "reports" / f"{found.run}-reward.html", reward_page(found))
+    found = report(
+        find_run(workspace, run), shares=_shares(learning_curve), workspace=workspace, labels=labels
+    )
+    path = _written(
+        html or workspace.home / "reports" / f"{found.run}-reward.html", reward_page(found)
+    )
     if as_json:
         print(json.dumps(found.as_json() | {"page": str(path)}, indent=2))
     else:
@@ -63,7 +84,9 @@ def _shares(text: str | None) -> list[float]:
     try:
         return [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise ConfigError(f"--learning-curve is {text!r}; expected shares with commas between them, e.g. 0.25,0.5") from None
+        raise ConfigError(
+            f"--learning-curve is {text!r}; expected shares with commas between them, e.g. 0.25,0.5"
+        ) from None
 
 
 def _written(path: Path, text: str) -> Path:
@@ -71,7 +94,9 @@ def _written(path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RLHFError(f"the page cannot be written to {path} ({error}). Give another file with --html.") from None
+        raise RLHFError(
+            f"the page cannot be written to {path} ({error}). Give another file with --html."
+        ) from None
     return path
 
 
@@ -93,7 +118,10 @@ def _print(found, mistakes: int, path: Path) -> None:
         console.print(_checks(found))
         console.print(Text(on_policy(found)))
     for place, row in enumerate(found.mistakes[:mistakes], start=1):
-        head = f"{place:3}. wrong with {row['confidence']:.1%} confidence (margin {row['margin']:.3g}) {about(row)}"
+        head = (
+            f"{place:3}. wrong with {row['confidence']:.1%} confidence (margin {row['margin']:.3g})"
+            f" {about(row)}"
+        )
         texts = [f"     {name}: {_cut(row[name])}" for name in ("prompt", "chosen", "rejected")]
         console.print(Text("\n".join([head, *texts])), soft_wrap=True)
     console.print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)
@@ -118,8 +146,21 @@ def _slices(found):
     for one in found.slices:
         against = one.against_rest
         beside = f"{against[0]:+.3f} [{against[1]:+.3f}, {against[2]:+.3f}]" if against else ""
-        word, style = ("", "") if not one.differs else ("better", "green") if against[0] > 0 else ("worse", "red")
-        cells = (one.column, one.value, f"{one.n:,}", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}", beside)
+        word, style = (
+            ("", "")
+            if not one.differs
+            else ("better", "green")
+            if against[0] > 0
+            else ("worse", "red")
+        )
+        cells = (
+            one.column,
+            one.value,
+            f"{one.n:,}",
+            f"{one.accuracy:.3f}",
+            f"{one.low:.3f} to {one.high:.3f}",
+            beside,
+        )
         table.add_row(*map(Text, cells), Text(word, style=style))
     return table
 
@@ -129,7 +170,12 @@ def _calibration(found):
 
     table = _table("Calibration, ten bins of equal count", ("confidence", "right", "95%", "pairs"))
     for part in found.calibration:
-        cells = (f"{part.confidence:.3f}", f"{part.right:.3f}", f"{part.low:.3f} to {part.high:.3f}", str(part.n))
+        cells = (
+            f"{part.confidence:.3f}",
+            f"{part.right:.3f}",
+            f"{part.low:.3f} to {part.high:.3f}",
+            str(part.n),
+        )
         table.add_row(*map(Text, cells))
     return table
 
@@ -143,7 +189,13 @@ def _learning(found):
     table = _table("Learning curve: nested subsets, the same held-out pairs", columns)
     for point in found.learning_curve:
         bounds = f"{point.low:.3f} to {point.high:.3f}"
-        cells = (f"{point.pairs:,}", f"{point.accuracy:.3f}", bounds, f"{point.loss:.4f}", gain_text(point))
+        cells = (
+            f"{point.pairs:,}",
+            f"{point.accuracy:.3f}",
+            bounds,
+            f"{point.loss:.4f}",
+            gain_text(point),
+        )
         table.add_row(*map(Text, cells))
     return table
 
@@ -153,11 +205,22 @@ def _checks(found):
 
     from flows.report.reward import three
 
-    columns = ("PPO step", "labelled pairs", "accuracy", "fall from step 0", "mean |score difference|")
+    columns = (
+        "PPO step",
+        "labelled pairs",
+        "accuracy",
+        "fall from step 0",
+        "mean |score difference|",
+    )
     table = _table("On fresh pairs of the policy's own replies", columns)
     for check in found.checks:
         labelled, fall = f"{check.labelled} of {check.pairs}", three(check.fall, signed=True)
-        table.add_row(*map(Text, (str(check.step), labelled, three(check.accuracy), fall, f"{check.margin:.3f}")))
+        table.add_row(
+            *map(
+                Text,
+                (str(check.step), labelled, three(check.accuracy), fall, f"{check.margin:.3f}"),
+            )
+        )
     return table
 
 

@@ -23,42 +23,76 @@ def _recipes(incomplete: str) -> list[str]:
 def trace(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A recipe's name (see rlhf recipes) or a .toml file", autocompletion=_recipes),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe's name (see rlhf recipes) or a .toml file",
+            autocompletion=_recipes,
+        ),
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. ppo.rollout_batch=8; repeatable"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one key of the recipe, e.g. ppo.rollout_batch=8; repeatable",
+        ),
     ] = None,
     rows: Annotated[
         int,
-        typer.Option(min=1, help="How many responses to show: longest, shortest, highest, lowest score, then the first ones"),
+        typer.Option(
+            min=1,
+            help=(
+                "How many responses to show: longest, shortest, highest, lowest score, then the"
+                " first ones"
+            ),
+        ),
     ] = 4,
     trained: Annotated[
-        bool, typer.Option("--trained", help="Start from the policy that ppo has made: its KL from the SFT model is not 0")
+        bool,
+        typer.Option(
+            "--trained",
+            help="Start from the policy that ppo has made: its KL from the SFT model is not 0",
+        ),
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the page goes (default: reports in the workspace)")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the page goes (default: reports in the workspace)"
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on standard output")
+    ] = False,
 ) -> None:
-    """Run one real PPO batch and show it: tensors, forward passes, bytes between ranks, and every number beside its token.
+    """Run one real PPO batch and show it: tensors, forward passes, bytes between ranks, and every
+    number beside its token.
 
-    Stages up to reward that have not been run are run first, with their gates. Prints tables, and writes one HTML page
-    with heat maps.
+    Stages up to reward that have not been run are run first, with their gates. Prints tables, and
+    writes one HTML page with heat maps.
     """
     from flows.report.heatmap import trace_page
 
     name, done = _traced(recipe, settings or [], rows, trained)
-    flow, tokens = (json.loads((done.run_dir / done.result.files[file]).read_text()) for file in ("trace", "tokens"))
+    flow, tokens = (
+        json.loads((done.run_dir / done.result.files[file]).read_text())
+        for file in ("trace", "tokens")
+    )
     path = _written(html, done.run_dir.name, trace_page(name, flow, tokens))
     if as_json:
-        print(json.dumps({"trace": flow, "tokens": tokens, "page": str(path), "run_dir": str(done.run_dir)}, indent=2))
+        print(
+            json.dumps(
+                {"trace": flow, "tokens": tokens, "page": str(path), "run_dir": str(done.run_dir)},
+                indent=2,
+            )
+        )
     else:
         _print(flow, tokens, path)
 
 
 def _traced(name: str, settings: list[str], rows: int, trained: bool):
-    """The recipe's name and the trace stage, finished, after the stages that it needs. Raises what they raised."""
+    """The recipe's name and the trace stage, finished, after the stages that it needs. Raises what
+    they raised.
+    """
     from flows.display.run import run_recipe
 
     outcome = run_recipe(name, settings, (None, "reward"))
@@ -97,7 +131,9 @@ def _written(path: Path | None, name: str, page: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise RLHFError(f"the page cannot be written to {path} ({error}). Give another file with --html.") from None
+        raise RLHFError(
+            f"the page cannot be written to {path} ({error}). Give another file with --html."
+        ) from None
     return path
 
 

@@ -1,4 +1,6 @@
-"""`rlhf ui`, `rlhf doctor`, `rlhf sync`, `rlhf recipes`: the workspace, the machine and what comes with the project."""
+"""`rlhf ui`, `rlhf doctor`, `rlhf sync`, `rlhf recipes`: the workspace, the machine and what comes
+with the project.
+"""
 
 import sys
 from pathlib import Path
@@ -11,9 +13,15 @@ from rlhf_core.errors import RLHFError
 
 
 def ui(
-    port: Annotated[int | None, typer.Option(help="MLflow's port [default: 5000, or a free one]")] = None,
-    prefect_port: Annotated[int | None, typer.Option(help="Prefect's port [default: 4200, or a free one]")] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open MLflow's page in the browser")] = True,
+    port: Annotated[
+        int | None, typer.Option(help="MLflow's port [default: 5000, or a free one]")
+    ] = None,
+    prefect_port: Annotated[
+        int | None, typer.Option(help="Prefect's port [default: 4200, or a free one]")
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open MLflow's page in the browser")
+    ] = True,
     debug: Debug = False,
 ) -> None:
     """Serve MLflow's page on this workspace's store, and Prefect's, until Ctrl-C."""
@@ -32,7 +40,9 @@ def ui(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: versions, accelerator, memory, disk, compiler, ports, servers; and how to mend what is wrong."""
+    """Check this machine: versions, accelerator, memory, disk, compiler, ports, servers; and how to
+    mend what is wrong.
+    """
     from flows.platform.doctor import examine
     from tasks.records.workspace import Workspace
 
@@ -55,7 +65,9 @@ def _print_check(check) -> None:
     out.print(f"[{color}]{check.level:4}[/]", end=" ")
     out.print(f"{check.name:15} {check.found}", markup=False, highlight=False, soft_wrap=True)
     if check.mend:
-        out.print(f"     {'':15} to mend: {check.mend}", markup=False, highlight=False, soft_wrap=True)
+        out.print(
+            f"     {'':15} to mend: {check.mend}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def sync(as_json: AsJson = False, debug: Debug = False) -> None:
@@ -71,7 +83,10 @@ def sync(as_json: AsJson = False, debug: Debug = False) -> None:
     else:
         print(f"forwarded: {', '.join(report.forwarded) or 'nothing'}")
     if report.waiting:
-        raise RLHFError(f"{', '.join(report.waiting)} must wait: {report.problem}. Start MLflow and run rlhf sync again.")
+        raise RLHFError(
+            f"{', '.join(report.waiting)} must wait: {report.problem}. Start MLflow and run rlhf"
+            " sync again."
+        )
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -80,7 +95,12 @@ def recipes(as_json: AsJson = False) -> None:
 
     rows = []
     for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.toml")):
-        rows.append({"name": path.stem, "description": tomllib.loads(path.read_text()).get("description", "")})
+        rows.append(
+            {
+                "name": path.stem,
+                "description": tomllib.loads(path.read_text()).get("description", ""),
+            }
+        )
     if as_json:
         print_json(rows)
         return

@@ -11,7 +11,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from flows.display.stage_view import StageView, duration, ended_parts, failure_lines, how_to_approve, running_parts
+from flows.display.stage_view import (
+    StageView,
+    duration,
+    ended_parts,
+    failure_lines,
+    how_to_approve,
+    running_parts,
+)
 from rlhf_core.gates.decide import refused
 from tasks.records.events import (
     ApprovalAsked,
@@ -25,11 +32,18 @@ from tasks.records.events import (
 )
 
 PLAIN_EVERY_S = 10.0
-MARKS = {"done": "[green]✓[/]", "cached": "[green]✓[/]", "refused": "[red]✗[/]", "failed": "[red]✗[/]"}
+MARKS = {
+    "done": "[green]✓[/]",
+    "cached": "[green]✓[/]",
+    "refused": "[red]✗[/]",
+    "failed": "[red]✗[/]",
+}
 
 
 class LiveDisplay:
-    """Listens to a pipeline's events and draws them on a console. Use it as a context around the run."""
+    """Listens to a pipeline's events and draws them on a console. Use it as a context around the
+    run.
+    """
 
     def __init__(self, console: Console):
         self.console = console
@@ -38,7 +52,11 @@ class LiveDisplay:
         self.report: Path | None = None  # the run's HTML report
         self._lock = threading.RLock()
         self._last_line: dict[str, float] = {}
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=4)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "LiveDisplay":
         if self._live:
@@ -68,14 +86,22 @@ class LiveDisplay:
 
     def _take(self, event: Event, now: float) -> None:
         if isinstance(event, StageStarted):
-            self.views[event.stage] = StageView(event.stage, event.run_dir, now, state="cached" if event.cached else "running")
+            self.views[event.stage] = StageView(
+                event.stage, event.run_dir, now, state="cached" if event.cached else "running"
+            )
             return
         view = self.views.setdefault(event.stage, StageView(event.stage, None, now))
         if isinstance(event, StageProgress):
             view.progress(event, now)
         elif isinstance(event, StageFinished):
-            view.state = "refused" if refused(event.decisions) else "cached" if event.cached else "done"
-            view.seconds, view.decisions, view.link = event.seconds, list(event.decisions), event.link
+            view.state = (
+                "refused" if refused(event.decisions) else "cached" if event.cached else "done"
+            )
+            view.seconds, view.decisions, view.link = (
+                event.seconds,
+                list(event.decisions),
+                event.link,
+            )
             view.metrics |= event.metrics
         elif isinstance(event, ApprovalAsked):
             view.state, view.note = "waiting", how_to_approve(event)
@@ -122,10 +148,22 @@ class LiveDisplay:
 
 def _live_row(view: StageView, now: float) -> tuple[RenderableType, ...]:
     if view.state == "running":
-        bar = ProgressBar(total=view.steps or None, completed=view.step, width=14, pulse=not view.steps)
-        return Spinner("dots"), Text(view.stage, style="bold"), bar, Text(", ".join(running_parts(view, now)))
+        bar = ProgressBar(
+            total=view.steps or None, completed=view.step, width=14, pulse=not view.steps
+        )
+        return (
+            Spinner("dots"),
+            Text(view.stage, style="bold"),
+            bar,
+            Text(", ".join(running_parts(view, now))),
+        )
     if view.state == "waiting":
         so_far, how = Text(duration(now - view.began)), Text(view.note, style="yellow")
         return Spinner("dots"), Text(view.stage, style="bold"), so_far, how
     mark = Text.from_markup(MARKS[view.state])
-    return mark, Text(view.stage), Text(duration(view.seconds)), Text("; ".join(ended_parts(view)[1:]))
+    return (
+        mark,
+        Text(view.stage),
+        Text(duration(view.seconds)),
+        Text("; ".join(ended_parts(view)[1:])),
+    )

@@ -1,4 +1,6 @@
-"""A run as the command line starts it: libraries kept quiet, the display listening, every end turned into an outcome."""
+"""A run as the command line starts it: libraries kept quiet, the display listening, every end
+turned into an outcome.
+"""
 
 import contextlib
 import json
@@ -62,7 +64,9 @@ class Outcome:
         return values | ({"report": self.report} if self.report else {})
 
     def tables(self, *, full_links: bool) -> Iterator[RenderableType]:
-        """What is printed at the end: the data report when asked for, the stages, the promotion, the link."""
+        """What is printed at the end: the data report when asked for, the stages, the promotion,
+        the link.
+        """
         if self.report:
             yield report_table(self.report)
             yield from report_findings(self.report)
@@ -76,10 +80,19 @@ class Outcome:
         if self.page:
             yield Text(f"Report: {self.page}", overflow="fold")
         if problem := getattr(self.result, "problem", None):
-            yield Text(f"MLflow has not all of it yet ({problem}); rlhf sync forwards the rest.", style="yellow")
+            yield Text(
+                f"MLflow has not all of it yet ({problem}); rlhf sync forwards the rest.",
+                style="yellow",
+            )
 
 
-def run_recipe(name: str, settings: list[str], span: tuple[str | None, str | None], *, with_report: bool = False) -> Outcome:
+def run_recipe(
+    name: str,
+    settings: list[str],
+    span: tuple[str | None, str | None],
+    *,
+    with_report: bool = False,
+) -> Outcome:
     """Run the recipe's stages from span[0] to span[1] with the display on standard error.
 
     Raises ConfigError for what is wrong before anything runs; later errors are in the outcome.
@@ -103,21 +116,33 @@ def run_recipe(name: str, settings: list[str], span: tuple[str | None, str | Non
     finally:
         end()
     views = list(display.views.values())
-    return Outcome(views, result, error, _report_of(views) if with_report else None, display.told, display.report)
+    return Outcome(
+        views,
+        result,
+        error,
+        _report_of(views) if with_report else None,
+        display.told,
+        display.report,
+    )
 
 
 @contextlib.contextmanager
 def _ending_at_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C end in a KeyboardInterrupt: the terminal ends Prefect's own server too, and Prefect then fails to reach it."""
+    """Let Ctrl-C end in a KeyboardInterrupt: the terminal ends Prefect's own server too, and
+    Prefect then fails to reach it.
+    """
     pressed = []
 
     def note(*_: object) -> None:
         pressed.append(True)
-        logging.raiseExceptions = False  # Prefect's log handler complains to standard error otherwise
+        logging.raiseExceptions = (
+            False  # Prefect's log handler complains to standard error otherwise
+        )
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
-    # Prefect raises SIGTERM once more when it has cleaned up; without a handler its own server would outlive this process.
+    # Prefect raises SIGTERM once more when it has cleaned up; without a handler its own server
+    # would outlive this process.
     before_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -142,17 +167,20 @@ def _blame_prefect_server(error: Exception) -> None:
         raise RLHFError(NO_ACCOUNT.format(url=url)) from error
     if url and not answers(url.rstrip("/") + "/health"):
         raise RLHFError(
-            f"the Prefect server at PREFECT_API_URL={url} does not answer ({type(error).__name__}); "
-            "start it, or unset PREFECT_API_URL to run without one"
+            f"the Prefect server at PREFECT_API_URL={url} does not answer ({type(error).__name__});"
+            " start it, or unset PREFECT_API_URL to run without one"
         ) from error
 
 
 def quiet_libraries() -> None:
-    """Keep Prefect's and MLflow's chatter off the terminal; it must be called before they are imported."""
+    """Keep Prefect's and MLflow's chatter off the terminal; it must be called before they are
+    imported.
+    """
     if os.environ.get("RLHF_DEBUG", "") not in ("", "0"):
         return
     for name, value in {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API log, read in Prefect's page, keeps its level
+        # the API log, read in Prefect's page, keeps its level
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -191,7 +219,10 @@ def report_findings(report: dict) -> Iterator[Text]:
     """A sentence for each rule that did not pass."""
     for row in _rows(report):
         if row.get("passed") is False:
-            text = f"{row.get('severity')}: {row.get('rule')} ({row.get('source')}): {row.get('detail')}"
+            text = (
+                f"{row.get('severity')}: {row.get('rule')} ({row.get('source')}):"
+                f" {row.get('detail')}"
+            )
             yield Text(text, style="red" if row.get("severity") == "error" else "yellow")
 
 
@@ -213,7 +244,10 @@ def _stage_json(view: StageView) -> dict:
         "metric": name,
         "value": view.metrics.get(name) if name else None,
         "verdict": verdict_of(view.decisions) or view.note or None,
-        "gates": [decision.model_dump(mode="json") | {"verdict": decision.verdict} for decision in view.decisions],
+        "gates": [
+            decision.model_dump(mode="json") | {"verdict": decision.verdict}
+            for decision in view.decisions
+        ],
         "error": view.failure or None,
         "mlflow": view.link,
         "run_dir": str(view.run_dir) if view.run_dir else None,

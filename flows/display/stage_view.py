@@ -1,4 +1,6 @@
-"""What is known of each stage of a pipeline, and how it is said: in a line, in the table at the end."""
+"""What is known of each stage of a pipeline, and how it is said: in a line, in the table at the
+end.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -63,7 +65,9 @@ class StageView:
         self.latest = now
 
     def seconds_left(self, now: float) -> float | None:
-        """Steps to go at the pace so far, or what the stage itself said; None when neither is known."""
+        """Steps to go at the pace so far, or what the stage itself said; None when neither is
+        known.
+        """
         if not self.steps:
             return None
         then, step = self.pace_from
@@ -76,7 +80,11 @@ class StageView:
 def running_parts(view: StageView, now: float) -> list[str]:
     """What a running stage's line says: step, metrics, speed, time left, time so far."""
     parts = [f"step {view.step}/{view.steps}"] if view.steps else []
-    parts += [f"{_short(name)} {view.metrics[name]:.4g}" for name in SHOWN.get(view.stage, []) if name in view.metrics]
+    parts += [
+        f"{_short(name)} {view.metrics[name]:.4g}"
+        for name in SHOWN.get(view.stage, [])
+        if name in view.metrics
+    ]
     if speed := next((view.metrics[name] for name in SPEED if name in view.metrics), None):
         parts.append(f"{speed:,.0f} tokens/s")
     if (left := view.seconds_left(now)) is not None:
@@ -87,7 +95,11 @@ def running_parts(view: StageView, now: float) -> list[str]:
 def ended_parts(view: StageView) -> list[str]:
     """What an ended stage's line says; the first part is how it ended."""
     took = f"in {duration(view.seconds)}"
-    parts = [{"cached": f"already done (took {duration(view.seconds)})"}.get(view.state, f"{view.state} {took}")]
+    parts = [
+        {"cached": f"already done (took {duration(view.seconds)})"}.get(
+            view.state, f"{view.state} {took}"
+        )
+    ]
     if text := key_metric(view.stage, view.metrics):
         parts.append(text)
     if verdict := verdict_of(view.decisions):
@@ -106,8 +118,8 @@ def how_to_approve(event: ApprovalAsked) -> str:
     page = f"on Prefect's page {event.page}" if event.page else "on Prefect's page (rlhf ui)"
     evidence = f"; evidence: {event.link}" if event.link else ""
     return (
-        f"waiting for a person until {event.until.astimezone():%Y-%m-%d %H:%M}: rlhf approve {event.run}, "
-        f"or rlhf approve {event.run} --reject --comment WHY, or {page}{evidence}"
+        f"waiting for a person until {event.until.astimezone():%Y-%m-%d %H:%M}: rlhf approve"
+        f" {event.run}, or rlhf approve {event.run} --reject --comment WHY, or {page}{evidence}"
     )
 
 
@@ -156,7 +168,9 @@ def verdict_of(decisions: Iterable[Decision]) -> str:
 
 
 def results_table(views: Iterable[StageView], *, full_links: bool) -> Table:
-    """The stages of a run: duration, key metric, gate verdict, MLflow link (written out, or behind the run's short id)."""
+    """The stages of a run: duration, key metric, gate verdict, MLflow link (written out, or behind
+    the run's short id).
+    """
     table = Table(title="Stages", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
@@ -168,7 +182,14 @@ def results_table(views: Iterable[StageView], *, full_links: bool) -> Table:
         took = duration(view.seconds) + (" (earlier)" if view.state == "cached" else "")
         gate = Text(verdict_of(view.decisions) or view.note or view.failure.split("\n")[0])
         result = Text(key_metric(view.stage, view.metrics))
-        table.add_row(view.stage, took, result, gate, _link(view.link, full_links), style=styles.get(view.state))
+        table.add_row(
+            view.stage,
+            took,
+            result,
+            gate,
+            _link(view.link, full_links),
+            style=styles.get(view.state),
+        )
     return table
 
 

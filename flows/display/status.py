@@ -13,27 +13,43 @@ from tasks.records.workspace import Workspace
 
 WAITING = "waiting for approval"
 COLORS = {
-    "refused": "red", "failed": "red", "interrupted": "yellow", WAITING: "yellow", "running": "cyan", "finished": "green",
-}  # fmt: skip
+    "refused": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+    WAITING: "yellow",
+    "running": "cyan",
+    "finished": "green",
+}
 
 
 def recent(limit: int) -> list[dict]:
     """The latest `limit` runs, newest first, as JSON values."""
     workspace = Workspace.here()
-    return [_run(workspace, Record.model_validate(record)) for record in reversed(records(workspace)[-limit:])]
+    return [
+        _run(workspace, Record.model_validate(record))
+        for record in reversed(records(workspace)[-limit:])
+    ]
 
 
 def _run(workspace: Workspace, record: Record) -> dict:
     alive = record.status == "RUNNING" and _is_running(workspace, record.id)
     approval = record.approval
-    is_refused = bool(_refusal(record)) or (approval is not None and approval.state in ("rejected", "expired"))
+    is_refused = bool(_refusal(record)) or (
+        approval is not None and approval.state in ("rejected", "expired")
+    )
     return {
         "name": record.name,
         "state": WAITING if alive and record.waits else _state(record.status, alive, is_refused),
-        "started": datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds"),
-        "seconds": ((record.ended or now()) - record.started) / 1000 if record.ended or alive else None,
+        "started": (
+            datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds")
+        ),
+        "seconds": (
+            ((record.ended or now()) - record.started) / 1000 if record.ended or alive else None
+        ),
         "reason": _refusal(record) or record.error,
-        "approval": approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None,
+        "approval": (
+            approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None
+        ),
         "promotion": record.promotion,
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
@@ -74,7 +90,9 @@ def _stage(stage: StageRecord, alive: bool) -> dict:
 
 
 def read_steps(stage: StageRecord) -> dict | None:
-    """The last complete line of a stage's metrics; the file is not touched, for its stage may be writing it."""
+    """The last complete line of a stage's metrics; the file is not touched, for its stage may be
+    writing it.
+    """
     file = stage.run_dir / "metrics.jsonl"
     data = file.read_bytes() if file.exists() else b""
     complete = data[: data.rfind(b"\n")].splitlines() if b"\n" in data else []
@@ -96,13 +114,18 @@ def status_table(runs: list[dict]) -> Table:
 def _stages(run: dict) -> Text:
     text = Text()
     for stage in run["stages"]:
-        note = stage["progress"] or (stage["verdict"] if stage["verdict"] in ("refused", "overridden", "warning") else "")
+        note = stage["progress"] or (
+            stage["verdict"] if stage["verdict"] in ("refused", "overridden", "warning") else ""
+        )
         text.append(stage["stage"], style=COLORS.get(stage["state"], ""))
         text.append(f" ({note}) " if note else " ")
     if run["reason"]:
         text.append("\n" + run["reason"].splitlines()[0], style="red")
     elif run["state"] == WAITING:
-        text.append(f"\n{run['approval']['sentence']}: rlhf approve {run['name']} [--reject --comment WHY]", style="yellow")
+        text.append(
+            f"\n{run['approval']['sentence']}: rlhf approve {run['name']} [--reject --comment WHY]",
+            style="yellow",
+        )
     elif run["promotion"]:
         text.append("\n" + str(run["promotion"]["reason"]))
     if not run["in_mlflow"] and run["state"] not in ("running", WAITING):

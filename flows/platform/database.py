@@ -10,8 +10,9 @@ DRIVERS = {"prefect": "asyncpg", "mlflow": "psycopg2"}
 
 
 def prepare(url: str) -> dict[str, str]:
-    """The two databases' URLs, for 'prefect' and 'mlflow', with the password: for environments, never for a file or a list
-    of arguments. Raises BadInput when the URL is none, a driver is missing or the server does not answer.
+    """The two databases' URLs, for 'prefect' and 'mlflow', with the password: for environments,
+    never for a file or a list of arguments. Raises BadInput when the URL is none, a driver is
+    missing or the server does not answer.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -19,19 +20,30 @@ def prepare(url: str) -> dict[str, str]:
     try:
         given = make_url(url)
     except ArgumentError:
-        raise BadInput("the database is no URL; expected postgresql://user:password@host:port") from None
+        raise BadInput(
+            "the database is no URL; expected postgresql://user:password@host:port"
+        ) from None
     if not given.drivername.startswith("postgresql"):
-        raise BadInput(f"the database is {given.drivername}; expected postgresql://user:password@host:port")
+        raise BadInput(
+            f"the database is {given.drivername}; expected postgresql://user:password@host:port"
+        )
     for name in DRIVERS.values():
         if importlib.util.find_spec(name) is None:
-            raise BadInput(f"the Python package {name} is not installed, and PostgreSQL needs it: pip install {name}-binary")
+            raise BadInput(
+                f"the Python package {name} is not installed, and PostgreSQL needs it: pip install"
+                f" {name}-binary"
+            )
     plain = given.set(drivername="postgresql")
     try:
         asyncio.run(_create(plain))
     except OSError as error:
         raise BadInput(f"PostgreSQL at {masked(url)} does not answer: {error}") from None
     return {
-        name: given.set(drivername=f"postgresql+{DRIVERS[name]}", database=database).render_as_string(hide_password=False)
+        name: (
+            given.set(drivername=f"postgresql+{DRIVERS[name]}", database=database).render_as_string(
+                hide_password=False
+            )
+        )
         for name, database in DATABASES.items()
     }
 
@@ -46,10 +58,14 @@ async def _create(url) -> None:
         raise BadInput(f"PostgreSQL refused the connection: {error}") from None
     try:
         for database in DATABASES.values():
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
+            if not await connection.fetchval(
+                "SELECT 1 FROM pg_database WHERE datname = $1", database
+            ):
                 await connection.execute(f'CREATE DATABASE "{database}"')
     except asyncpg.PostgresError as error:
-        raise BadInput(f"PostgreSQL did not make the databases {', '.join(DATABASES.values())}: {error}") from None
+        raise BadInput(
+            f"PostgreSQL did not make the databases {', '.join(DATABASES.values())}: {error}"
+        ) from None
     finally:
         await connection.close()
 

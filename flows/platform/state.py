@@ -1,4 +1,6 @@
-"""What `rlhf up` has started, by process id and start time: a later process of the same id is left alone."""
+"""What `rlhf up` has started, by process id and start time: a later process of the same id is left
+alone.
+"""
 
 import contextlib
 import fcntl
@@ -30,7 +32,9 @@ class Service(Frozen):
 
 
 class Platform(Frozen):
-    """Addresses, and the processes behind them. database: without its password; None for SQLite in the workspace."""
+    """Addresses, and the processes behind them. database: without its password; None for SQLite in
+    the workspace.
+    """
 
     prefect_port: int
     mlflow_port: int
@@ -62,7 +66,9 @@ def folder(workspace: Workspace) -> Path:
 
 
 def read(workspace: Workspace) -> Platform | None:
-    """The platform as it was last written down; None when there never was one. Raises RLHFError for a damaged file."""
+    """The platform as it was last written down; None when there never was one. Raises RLHFError for
+    a damaged file.
+    """
     file = workspace.home / "platform" / "state.json"
     if not file.exists():
         return None
@@ -70,7 +76,8 @@ def read(workspace: Workspace) -> Platform | None:
         return Platform.model_validate_json(file.read_text())
     except ValidationError as error:
         raise RLHFError(
-            f"{file} is damaged ({error.error_count()} errors); end the servers by hand and delete the file."
+            f"{file} is damaged ({error.error_count()} errors); end the servers by hand and delete"
+            " the file."
         ) from None
 
 
@@ -88,9 +95,11 @@ def locked(workspace: Workspace) -> Iterator[None]:
 
 
 def use() -> None:
-    """Have this process use the platform of its workspace where one runs; addresses that the user has set stay.
+    """Have this process use the platform of its workspace where one runs; addresses that the user
+    has set stay.
 
-    A platform on PostgreSQL is used even while MLflow is down: the run is spooled, not recorded in another store.
+    A platform on PostgreSQL is used even while MLflow is down: the run is spooled, not recorded in
+    another store.
     """
     workspace = Workspace.here()
     platform = read(workspace)

@@ -1,1 +1,3 @@
-"""What people read of runs: a comparison in the terminal, and self-contained HTML pages that work offline, light and dark."""
+"""What people read of runs: a comparison in the terminal, and self-contained HTML pages that work
+offline, light and dark.
+"""

@@ -1,4 +1,6 @@
-"""Writing a run's report when it ends: into the workspace, linked from Prefect; the tracker brings it to MLflow."""
+"""Writing a run's report when it ends: into the workspace, linked from Prefect; the tracker brings
+it to MLflow.
+"""
 
 import logging
 from pathlib import Path
@@ -21,7 +23,9 @@ FOLDER, FILE = "reports", "report.html"
 
 
 def write_report(session: Session) -> Path | None:
-    """Write the report of a session that has ended, and say where it is; None when no stage had begun."""
+    """Write the report of a session that has ended, and say where it is; None when no stage had
+    begun.
+    """
     path = session.tracker.record.report = write_page(session)
     if path:
         events.emit(events.ReportWritten(path))
@@ -31,7 +35,9 @@ def write_report(session: Session) -> Path | None:
 
 
 def write_page(session: Session) -> Path | None:
-    """Write the report of a session as it stands; None when no stage had begun. Works while MLflow is away."""
+    """Write the report of a session as it stands; None when no stage had begun. Works while MLflow
+    is away.
+    """
     record, workspace = session.tracker.record, session.workspace
     if not record.stages:
         return None
@@ -43,14 +49,22 @@ def write_page(session: Session) -> Path | None:
 
 
 def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
-    """The run that made the champion which the policy was compared with; None when MLflow cannot say."""
+    """The run that made the champion which the policy was compared with; None when MLflow cannot
+    say.
+    """
     digest = run.model("champion")
     if digest is None or session.tracker.problem:
         return None
     try:
         client = session.tracker.client
         version = versions.version_of(client, f"{session.recipe.registry.name}-policy", digest)
-        return mlflow_runs.read(client, mlflow_runs.resolve(client, f"{version.name}/{version.version}")) if version else None
+        return (
+            mlflow_runs.read(
+                client, mlflow_runs.resolve(client, f"{version.name}/{version.version}")
+            )
+            if version
+            else None
+        )
     except Exception as error:  # the report must be written whatever becomes of MLflow
         log.warning("the champion's run is left out of the report (%s)", brief(error))
         return None
@@ -65,7 +79,9 @@ def _versions(session: Session) -> dict[str, list[str]]:
 def _tell_prefect(session: Session, path: Path) -> None:
     record = session.tracker.record
     url = report_link(record) or path.as_uri()
-    note = f"[Report of {record.name}]({url}), also at `{path}`.\n\n{rendering.pipeline_note(record)}"
+    note = (
+        f"[Report of {record.name}]({url}), also at `{path}`.\n\n{rendering.pipeline_note(record)}"
+    )
     try:
         create_link_artifact(url, key="report", link_text=f"Report of {record.name}")
         create_markdown_artifact(note, key="report-summary", description=f"How {record.name} ended")

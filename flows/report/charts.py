@@ -1,4 +1,6 @@
-"""Small charts as inline SVG: lines, points, steps and bars. Colours are CSS classes of the page, so they follow its theme."""
+"""Small charts as inline SVG: lines, points, steps and bars. Colours are CSS classes of the page,
+so they follow its theme.
+"""
 
 import itertools
 import math
@@ -51,7 +53,9 @@ class _Axes:
     def place(self, point: Point) -> tuple[float, float]:
         across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
+            HEIGHT - TOP - BOTTOM
+        )
 
 
 def figure(chart: Chart) -> Markup:
@@ -72,17 +76,23 @@ def figure(chart: Chart) -> Markup:
 
 def _finite(series: Series) -> Series:
     """Without what cannot be placed; MLflow stores an infinite value as 1.8e308."""
-    return replace(series, points=[(x, y) for x, y in series.points if abs(x) < LARGEST and abs(y) < LARGEST])
+    return replace(
+        series, points=[(x, y) for x, y in series.points if abs(x) < LARGEST and abs(y) < LARGEST]
+    )
 
 
 def framed(title: str, picture: Markup, note: str = "", *, classes: str = "") -> Markup:
     """A picture with its caption."""
     text = Markup("<p class=note>{}</p>").format(note) if note else ""
-    return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(classes, title, picture, text)
+    return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(
+        classes, title, picture, text
+    )
 
 
 def bars(title: str, labels: list[str], series: dict[str, list[float | None]], show=str) -> Markup:
-    """Horizontal bars, one group a label and one bar a series; None: no bar. show: value -> its text."""
+    """Horizontal bars, one group a label and one bar a series; None: no bar. show: value -> its
+    text.
+    """
     largest = max((value for values in series.values() for value in values if value), default=0.0)
     if not largest:
         return Markup("")
@@ -92,33 +102,54 @@ def bars(title: str, labels: list[str], series: dict[str, list[float | None]], s
     for row, label in enumerate(labels):
         top = 6 + row * group
         middle = top + thick * len(series) / 2 + 4
-        parts.append(Markup('<text class=label x="{}" y="{}" text-anchor=end>{}</text>').format(edge - 8, middle, label))
+        parts.append(
+            Markup('<text class=label x="{}" y="{}" text-anchor=end>{}</text>').format(
+                edge - 8, middle, label
+            )
+        )
         for place, (name, values) in enumerate(series.items()):
             if values[row] is not None:
                 length = max(1.0, (WIDTH - edge - 80) * values[row] / largest)
-                parts.append(_bar(edge, top + place * thick, (length, thick - 2), place, f"{name}: {show(values[row])}",
-                                  show(values[row])))  # fmt: skip
+                parts.append(
+                    _bar(
+                        edge,
+                        top + place * thick,
+                        (length, thick - 2),
+                        place,
+                        f"{name}: {show(values[row])}",
+                        show(values[row]),
+                    )
+                )
     return framed(title, _svg(parts, 12 + group * len(labels) - gap, title))
 
 
 def _bar(x: float, y: float, size: tuple[float, float], color: int, hint: str, text: str) -> Markup:
     return Markup(
-        '<rect class="f{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx=2><title>{}</title></rect>'
-        '<text class=tick x="{:.1f}" y="{:.1f}">{}</text>'
+        '<rect class="f{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"'
+        ' rx=2><title>{}</title></rect><text class=tick x="{:.1f}" y="{:.1f}">{}</text>'
     ).format(color % COLORS, x, y, *size, hint, x + size[0] + 5, y + size[1] - 2, text)
 
 
 def _series(axes: _Axes, series: Series, chart: Chart) -> Markup:
     points = thinned(series.points, MOST_POINTS)
-    places = [axes.place(point) for point in (_steps(points) if series.style == "steps" else points)]
-    parts = [_line(places, f"s{series.color % COLORS}" + (" faint" if series.style == "path" else ""))]
+    places = [
+        axes.place(point) for point in (_steps(points) if series.style == "steps" else points)
+    ]
+    parts = [
+        _line(places, f"s{series.color % COLORS}" + (" faint" if series.style == "path" else ""))
+    ]
     if series.style != "steps" and len(points) <= MOST_DOTS:
         for point, (x, y) in zip(points, places, strict=True):
             hint = f"{series.label}: {chart.x_label} {point[0]:.4g}, {chart.y_label} {point[1]:.4g}"
-            dot = Markup('<circle class="f{}" cx="{:.1f}" cy="{:.1f}" r="2.2"><title>{}</title></circle>')
+            dot = Markup(
+                '<circle class="f{}" cx="{:.1f}" cy="{:.1f}" r="2.2"><title>{}</title></circle>'
+            )
             parts.append(dot.format(series.color % COLORS, x, y, hint))
     if series.style == "path":
-        mark = Markup('<circle class="f{0}" cx="{1:.1f}" cy="{2:.1f}" r=5><title>{3}: last step</title></circle>')
+        mark = Markup(
+            '<circle class="f{0}" cx="{1:.1f}" cy="{2:.1f}" r=5><title>{3}: last'
+            " step</title></circle>"
+        )
         parts.append(mark.format(series.color % COLORS, *places[-1], series.label))
     return Markup("").join(parts)
 
@@ -147,7 +178,11 @@ def _grid(axes: _Axes, chart: Chart) -> Markup:
     parts = []
     for value in ticks(*axes.y):
         _, y = axes.place((axes.x[0], value))
-        parts.append(Markup('<line class=grid x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(LEFT, WIDTH - RIGHT, y=y))
+        parts.append(
+            Markup('<line class=grid x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
+                LEFT, WIDTH - RIGHT, y=y
+            )
+        )
         tick = Markup('<text class=tick x="{}" y="{:.1f}" text-anchor=end>{}</text>')
         parts.append(tick.format(LEFT - 6, y + 4, number(value)))
     for value in ticks(*axes.x):

@@ -1,6 +1,8 @@
-"""The page that every report is: one HTML file without a reference to anything outside it, light and dark, usable without JS.
+"""The page that every report is: one HTML file without a reference to anything outside it, light
+and dark, usable without JS.
 
-Every text goes through markupsafe, which escapes it: model replies are written by nobody one should trust.
+Every text goes through markupsafe, which escapes it: model replies are written by nobody one should
+trust.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +18,14 @@ Section = tuple[str, Markup]  # title, content
 
 def page(title: str, lead: Markup, sections: Iterable[Section]) -> str:
     """The whole page; sections without content are left out."""
-    kept = [(f"s{place}", name, content) for place, (name, content) in enumerate(sections) if content]
+    kept = [
+        (f"s{place}", name, content) for place, (name, content) in enumerate(sections) if content
+    ]
     links = join(Markup('<a href="#{}">{}</a>').format(key, name) for key, name, _ in kept)
     body = join(Markup('<h2 id="{}">{}</h2>{}').format(*part) for part in kept)
     return Markup(
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content='width=device-width'>\n"
+        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport"
+        " content='width=device-width'>\n"
         "<title>{}</title>\n<style>{}</style>\n<main><h1>{}</h1>{}<nav>{}</nav>{}</main>\n<script>{}</script>\n</html>\n"
     ).format(title, Markup(STYLE), title, lead, links, body, Markup(SCRIPT))
 
@@ -39,14 +44,23 @@ def join(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def table(head: Sequence[str], rows: Iterable[Iterable[Markup]], *, numeric: Sequence[int] = (), classes: str = "") -> Markup:
+def table(
+    head: Sequence[str],
+    rows: Iterable[Iterable[Markup]],
+    *,
+    numeric: Sequence[int] = (),
+    classes: str = "",
+) -> Markup:
     """A table in a card; rows are cells made by `cell`. numeric: columns whose head stands right."""
     heads = join(
         Markup("<th{}>{}</th>").format(Markup(" class=num") if place in numeric else "", name)
         for place, name in enumerate(head)
     )
     body = join(Markup("<tr>{}</tr>\n").format(join(row)) for row in rows)
-    whole = Markup('<div class="card wide {}"><table class="{}"><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>')
+    whole = Markup(
+        '<div class="card wide {}"><table'
+        ' class="{}"><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>'
+    )
     return whole.format("scroll" if "sortable" in classes else "", classes, heads, body)
 
 
@@ -54,7 +68,9 @@ def cell(content: object, *, kind: str = "", small: str = "", sort: float | None
     """A table cell. kind: its class; small: a second, dim line; sort: what the column sorts by."""
     key = Markup(' data-v="{}"').format(sort) if sort is not None else ""
     below = Markup("<small>{}</small>").format(small) if small else ""
-    return Markup("<td{}{}>{}{}</td>").format(Markup(' class="{}"').format(kind) if kind else "", key, content, below)
+    return Markup("<td{}{}>{}{}</td>").format(
+        Markup(' class="{}"').format(kind) if kind else "", key, content, below
+    )
 
 
 def badge(text: str, kind: str = "") -> Markup:
@@ -75,10 +91,17 @@ def link(text: str, url: str | None) -> Markup:
 
 def folded(summary: str, content: Markup) -> Markup:
     """Content that is shown on demand."""
-    return Markup("<details><summary>{}</summary>{}</details>").format(summary, content) if content else Markup("")
+    return (
+        Markup("<details><summary>{}</summary>{}</details>").format(summary, content)
+        if content
+        else Markup("")
+    )
 
 
 def legend(names: Sequence[str]) -> Markup:
     """Which colour is which series."""
-    entries = (Markup('<span><i class="f{}"></i>{}</span>').format(place % 6, name) for place, name in enumerate(names))
+    entries = (
+        Markup('<span><i class="f{}"></i>{}</span>').format(place % 6, name)
+        for place, name in enumerate(names)
+    )
     return Markup("<div class=legend>{}</div>").format(join(entries))

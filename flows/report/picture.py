@@ -1,4 +1,6 @@
-"""The lineage as a picture: contents as boxes in columns from data to policy, edges as curves, measurements dashed."""
+"""The lineage as a picture: contents as boxes in columns from data to policy, edges as curves,
+measurements dashed.
+"""
 
 from markupsafe import Markup
 
@@ -15,7 +17,9 @@ Places = dict[str, tuple[float, float]]  # digest -> left upper corner
 
 
 def picture(graph: Graph, root: str | None = None) -> Markup:
-    """The graph as an HTML figure; '' for an empty one. root: the node that it is about, drawn bold."""
+    """The graph as an HTML figure; '' for an empty one. root: the node that it is about, drawn
+    bold.
+    """
     if not graph.nodes:
         return Markup("")
     places = layout(graph)
@@ -23,13 +27,17 @@ def picture(graph: Graph, root: str | None = None) -> Markup:
     parts += [_box(node, places[digest], digest == root) for digest, node in graph.nodes.items()]
     width = max(x for x, _ in places.values()) + BOX + EDGE
     height = max(y for _, y in places.values()) + TALL + EDGE
-    svg = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role=img aria-label="Lineage">{}</svg>').format(width, height, join(parts))
+    svg = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role=img aria-label="Lineage">{}</svg>').format(
+        width, height, join(parts)
+    )
     note = "Blue: models, green: data. A dashed line measured its target and trained nothing."
     return framed("From data to policy", svg, note, classes="picture")
 
 
 def layout(graph: Graph) -> Places:
-    """Columns by the longest way from a source; a node stands beside what it comes from, so that few lines cross."""
+    """Columns by the longest way from a source; a node stands beside what it comes from, so that
+    few lines cross.
+    """
     depth: dict[str, int] = {}
     for digest in graph.nodes:
         _depth(graph, digest, depth)
@@ -40,11 +48,16 @@ def layout(graph: Graph) -> Places:
     for column in sorted(set(depth.values())):
         _stack([digest for digest in graph.nodes if depth[digest] == column], graph, rows)
     top = min(rows.values())
-    return {digest: (EDGE + depth[digest] * COLUMN, EDGE + (rows[digest] - top) * ROW) for digest in graph.nodes}
+    return {
+        digest: (EDGE + depth[digest] * COLUMN, EDGE + (rows[digest] - top) * ROW)
+        for digest in graph.nodes
+    }
 
 
 def _stack(column: list[str], graph: Graph, rows: dict[str, float]) -> None:
-    """Give the nodes of a column rows: each near the mean of what goes into it, none over another, all around that mean."""
+    """Give the nodes of a column rows: each near the mean of what goes into it, none over another,
+    all around that mean.
+    """
     wanted = {digest: _middle(graph, digest, rows) for digest in column}
     ordered = sorted(column, key=wanted.get)
     placed: list[float] = []
@@ -57,16 +70,28 @@ def _stack(column: list[str], graph: Graph, rows: dict[str, float]) -> None:
 def _depth(graph: Graph, digest: str, known: dict[str, int]) -> int:
     if digest not in known:
         known[digest] = 0  # also ends a circle, which only contents given by hand could make
-        known[digest] = max((1 + _depth(graph, edge.source, known) for edge in graph.into(digest)), default=0)
+        known[digest] = max(
+            (1 + _depth(graph, edge.source, known) for edge in graph.into(digest)), default=0
+        )
     return known[digest]
 
 
 def _middle(graph: Graph, digest: str, rows: dict[str, float]) -> float:
-    """Mean row of what went into a node, or of what measured it; models that nothing goes into stand below the data."""
+    """Mean row of what went into a node, or of what measured it; models that nothing goes into
+    stand below the data.
+    """
     known = [edge for edge in graph.into(digest) if edge.source in rows]
-    before = [rows[edge.source] for edge in known if edge.role not in MEASURING] or [rows[edge.source] for edge in known]
+    before = [rows[edge.source] for edge in known if edge.role not in MEASURING] or [
+        rows[edge.source] for edge in known
+    ]
     lowest = max(rows.values(), default=0.0)
-    return sum(before) / len(before) if before else lowest if graph.nodes[digest].kind == "model" else 0.0
+    return (
+        sum(before) / len(before)
+        if before
+        else lowest
+        if graph.nodes[digest].kind == "model"
+        else 0.0
+    )
 
 
 def _edge(edge: Edge, places: Places) -> Markup:
@@ -77,19 +102,35 @@ def _edge(edge: Edge, places: Places) -> Markup:
         f"{end - bend:.0f},{y2 + TALL / 2:.0f} {end:.0f},{y2 + TALL / 2:.0f}"
     )
     measured = " measured" if edge.role in MEASURING else ""
-    return Markup('<path class="edge{}" d="{}"><title>{}</title></path>').format(measured, path, edge.role)
+    return Markup('<path class="edge{}" d="{}"><title>{}</title></path>').format(
+        measured, path, edge.role
+    )
 
 
 def _box(node: Node, place: tuple[float, float], root: bool) -> Markup:
     x, y = place
     kind = f"{node.kind} root" if root else node.kind
-    last = "; ".join(node.versions) or (f"by {node.stage}" if node.stage else "given, or made by another run")
+    last = "; ".join(node.versions) or (
+        f"by {node.stage}" if node.stage else "given, or made by another run"
+    )
     hint = f"{node.name}\n{node.digest}\n{last}\nin {', '.join(node.runs)}"
     return Markup(
-        '<g><rect class="box {}" x="{x:.0f}" y="{:.0f}" width={} height={} rx=8><title>{}</title></rect>'
-        '<text class=strong x="{left:.0f}" y="{:.0f}">{}</text><text class=tick x="{left:.0f}" y="{:.0f}">{}</text>'
-        '<text class=tick x="{left:.0f}" y="{:.0f}">{}</text></g>'
+        '<g><rect class="box {}" x="{x:.0f}" y="{:.0f}" width={} height={}'
+        ' rx=8><title>{}</title></rect><text class=strong x="{left:.0f}" y="{:.0f}">{}</text><text'
+        ' class=tick x="{left:.0f}" y="{:.0f}">{}</text><text class=tick x="{left:.0f}"'
+        ' y="{:.0f}">{}</text></g>'
     ).format(
-        kind, y, BOX, TALL, hint, y + 19, shortened(node.name, LETTERS), y + 35, node.digest[:12], y + 50,
-        shortened(last, LETTERS + 2), x=x, left=x + 10,
-    )  # fmt: skip
+        kind,
+        y,
+        BOX,
+        TALL,
+        hint,
+        y + 19,
+        shortened(node.name, LETTERS),
+        y + 35,
+        node.digest[:12],
+        y + 50,
+        shortened(last, LETTERS + 2),
+        x=x,
+        left=x + 10,
+    )

@@ -1,4 +1,6 @@
-"""The plots of a report: learning curves, reward against KL, calibration and margins of the reward model, time and memory."""
+"""The plots of a report: learning curves, reward against KL, calibration and margins of the reward
+model, time and memory.
+"""
 
 import math
 
@@ -12,11 +14,15 @@ from rlhf_core.metrics import METRICS
 from tasks.analysis.run_evidence import STAGE_ORDER, RunEvidence
 
 LEARNING = {
-    "ppo/score_mean": "Reward over steps", "ppo/kl_per_response": "KL from the SFT model over steps",
-    "ppo/response_tokens": "Reply length over steps", "ppo/entropy": "Policy entropy over steps",
-    "sft/loss": "SFT loss over steps", "reward/loss": "Reward-model loss over steps",
-    "dpo/loss": "DPO loss over steps", "dpo/margin": "Implicit reward margin over steps",
-}  # fmt: skip
+    "ppo/score_mean": "Reward over steps",
+    "ppo/kl_per_response": "KL from the SFT model over steps",
+    "ppo/response_tokens": "Reply length over steps",
+    "ppo/entropy": "Policy entropy over steps",
+    "sft/loss": "SFT loss over steps",
+    "reward/loss": "Reward-model loss over steps",
+    "dpo/loss": "DPO loss over steps",
+    "dpo/margin": "Implicit reward margin over steps",
+}
 BINS = 10
 MARGIN_BINS = 30
 
@@ -24,8 +30,15 @@ MARGIN_BINS = 30
 def plots(runs: list[RunEvidence]) -> Markup:
     """Every plot for which there is evidence, a colour a run."""
     rewards = {run.model("reward") for run in runs if run.curve("ppo/score_mean")}
-    warning = "Scored by different reward models: compare shapes, not heights." if len(rewards) > 1 else ""
-    parts = [_learning(metric, title, runs, warning if "score" in metric else "") for metric, title in LEARNING.items()]
+    warning = (
+        "Scored by different reward models: compare shapes, not heights."
+        if len(rewards) > 1
+        else ""
+    )
+    parts = [
+        _learning(metric, title, runs, warning if "score" in metric else "")
+        for metric, title in LEARNING.items()
+    ]
     parts.insert(3, _frontier(runs, warning))
     parts += [_calibration(runs), _margins(runs), *_costs(runs)]
     if not any(parts):
@@ -44,16 +57,34 @@ def _frontier(runs: list[RunEvidence], note: str) -> Markup:
     series = []
     for color, run in enumerate(runs):
         scores = dict(run.curve("ppo/score_mean"))
-        points = [(kl, scores[step]) for step, kl in run.curve("ppo/kl_per_response") if step in scores]
+        points = [
+            (kl, scores[step]) for step, kl in run.curve("ppo/kl_per_response") if step in scores
+        ]
         series.append(Series(run.name, points, color, "path"))
     text = "One dot a step, the large one the last. " + note
-    return figure(Chart("Reward against KL", "KL, nats per response", "score", series, note=text.strip()))
+    return figure(
+        Chart("Reward against KL", "KL, nats per response", "score", series, note=text.strip())
+    )
 
 
 def _calibration(runs: list[RunEvidence]) -> Markup:
-    series = [Series(run.name, calibration(margins), color) for color, run in enumerate(runs) if (margins := margins_of(run))]
-    note = "Held-out pairs in ten bins of equal count; on the dashed line the model is as sure as it is right."
-    chart = Chart("Reward-model calibration", "confidence", "share ranked as labelled", series, diagonal=True, note=note)
+    series = [
+        Series(run.name, calibration(margins), color)
+        for color, run in enumerate(runs)
+        if (margins := margins_of(run))
+    ]
+    note = (
+        "Held-out pairs in ten bins of equal count; on the dashed line the model is as sure as it"
+        " is right."
+    )
+    chart = Chart(
+        "Reward-model calibration",
+        "confidence",
+        "share ranked as labelled",
+        series,
+        diagonal=True,
+        note=note,
+    )
     return figure(chart)
 
 
@@ -62,8 +93,18 @@ def _margins(runs: list[RunEvidence]) -> Markup:
     if not found:
         return Markup("")
     low, high = min(map(min, found.values())), max(map(max, found.values()))
-    series = [Series(runs[color].name, histogram(values, low, high), color, "steps") for color, values in found.items()]
-    return figure(Chart("Reward-model margin, held-out pairs", "score(chosen) - score(rejected)", "pairs", series))
+    series = [
+        Series(runs[color].name, histogram(values, low, high), color, "steps")
+        for color, values in found.items()
+    ]
+    return figure(
+        Chart(
+            "Reward-model margin, held-out pairs",
+            "score(chosen) - score(rejected)",
+            "pairs",
+            series,
+        )
+    )
 
 
 def margins_of(run: RunEvidence) -> list[float]:
@@ -71,15 +112,24 @@ def margins_of(run: RunEvidence) -> list[float]:
     items = run.items("reward")
     if not items:
         return []
-    return [chosen - rejected for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)]
+    return [
+        chosen - rejected
+        for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)
+    ]
 
 
 def calibration(margins: list[float]) -> list[tuple[float, float]]:
     """(mean confidence sigmoid(|margin|), share right) of bins of equal count."""
     ordered = sorted(margins, key=abs)
-    bins = [ordered[round(i * len(ordered) / BINS) : round((i + 1) * len(ordered) / BINS)] for i in range(BINS)]
+    bins = [
+        ordered[round(i * len(ordered) / BINS) : round((i + 1) * len(ordered) / BINS)]
+        for i in range(BINS)
+    ]
     return [
-        (sum(1 / (1 + math.exp(-abs(m))) for m in part) / len(part), sum(m > 0 for m in part) / len(part))
+        (
+            sum(1 / (1 + math.exp(-abs(m))) for m in part) / len(part),
+            sum(m > 0 for m in part) / len(part),
+        )
         for part in bins
         if part
     ]
@@ -101,8 +151,15 @@ def _costs(runs: list[RunEvidence]) -> list[Markup]:
         "peak_memory_mib": ("Peak memory per stage", memory),
         "peak_gpu_memory_mib": ("Peak GPU memory per stage", memory),
     }
-    return [bars(title, stages, {run.name: [_cost(run, stage, name) for stage in stages] for run in runs}, show)
-            for name, (title, show) in shown.items()]  # fmt: skip
+    return [
+        bars(
+            title,
+            stages,
+            {run.name: [_cost(run, stage, name) for stage in stages] for run in runs},
+            show,
+        )
+        for name, (title, show) in shown.items()
+    ]
 
 
 def _cost(run: RunEvidence, stage: str, name: str) -> float | None:

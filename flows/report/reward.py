@@ -13,12 +13,18 @@ from rlhf_core.reward.slices import Slice
 from tasks.analysis.reward_report import Point, RewardReport
 
 SHOWN = (
-    "reward/accuracy", "reward/accuracy_when_shorter", "reward/accuracy_over_length", "reward/length_correlation",
-    "reward/heldout_loss", "reward/heldout_margin", "reward/calibration_error", "reward/heldout_spread",
-)  # fmt: skip
+    "reward/accuracy",
+    "reward/accuracy_when_shorter",
+    "reward/accuracy_over_length",
+    "reward/length_correlation",
+    "reward/heldout_loss",
+    "reward/heldout_margin",
+    "reward/calibration_error",
+    "reward/heldout_spread",
+)
 CAUTION = (
-    "Intervals are 95% (Wilson; differences: Newcombe). Each slice is tested by itself: of twenty that are like the rest, one "
-    "looks different by chance."
+    "Intervals are 95% (Wilson; differences: Newcombe). Each slice is tested by itself: of twenty"
+    " that are like the rest, one looks different by chance."
 )
 
 
@@ -31,7 +37,12 @@ def _lead(found: RewardReport) -> Markup:
     text = Markup("<p>{} {:,} held-out pairs; ranked as labelled: <b>{}</b> {}</p>")
     accuracy = found.metrics["reward/accuracy"]
     bounds = interval(accuracy["low"], accuracy["high"])
-    return text.format(badge(found.verdict, MARKS.get(found.verdict, "")), found.pairs, text_of(accuracy["value"]), bounds)
+    return text.format(
+        badge(found.verdict, MARKS.get(found.verdict, "")),
+        found.pairs,
+        text_of(accuracy["value"]),
+        bounds,
+    )
 
 
 def _sections(found: RewardReport) -> Iterable[Section]:
@@ -48,7 +59,9 @@ def _metrics(found: RewardReport) -> Markup:
     rows = []
     for name in names:
         value, about = found.metrics[name], METRICS[name]
-        number = cell(text_of(value["value"]), kind="num", small=interval(value["low"], value["high"]))
+        number = cell(
+            text_of(value["value"]), kind="num", small=interval(value["low"], value["high"])
+        )
         rows.append([cell(code(name), small=about.meaning), number, cell(about.unit)])
     return table(["metric", "value", "unit"], rows, numeric=[1])
 
@@ -57,54 +70,104 @@ def slice_table(found: list[Slice]) -> Markup:
     """Every slice with its accuracy and how it stands to the rest."""
     head = ["column", "value", "pairs", "accuracy", "against the rest", "", "mean margin"]
     rows = [_slice_cells(one) for one in found]
-    return table(head, rows, numeric=[2, 3, 4, 6], classes="sortable") + Markup("<p class=note>{}</p>").format(CAUTION)
+    return table(head, rows, numeric=[2, 3, 4, 6], classes="sortable") + Markup(
+        "<p class=note>{}</p>"
+    ).format(CAUTION)
 
 
 def _slice_cells(one: Slice) -> list[Markup]:
     against = one.against_rest
     return [
-        cell(one.column), cell(one.value), cell(f"{one.n:,}", kind="num", sort=one.n),
-        cell(text_of(one.accuracy), kind="num", small=interval(one.low, one.high), sort=one.accuracy),
-        cell(text_of(against[0], signed=True) if against else "", kind="num",
-             small=interval(*against[1:], signed=True) if against else "", sort=against[0] if against else None),
-        cell(_mark(one)), cell(text_of(one.margin, signed=True), kind="num", sort=one.margin),
-    ]  # fmt: skip
+        cell(one.column),
+        cell(one.value),
+        cell(f"{one.n:,}", kind="num", sort=one.n),
+        cell(
+            text_of(one.accuracy), kind="num", small=interval(one.low, one.high), sort=one.accuracy
+        ),
+        cell(
+            text_of(against[0], signed=True) if against else "",
+            kind="num",
+            small=interval(*against[1:], signed=True) if against else "",
+            sort=against[0] if against else None,
+        ),
+        cell(_mark(one)),
+        cell(text_of(one.margin, signed=True), kind="num", sort=one.margin),
+    ]
 
 
 def _mark(one: Slice) -> Markup:
     if not one.differs:
         return Markup("")
-    return badge("better than the rest", "good") if one.against_rest[0] > 0 else badge("worse than the rest", "bad")
+    return (
+        badge("better than the rest", "good")
+        if one.against_rest[0] > 0
+        else badge("worse than the rest", "bad")
+    )
 
 
 def _charts(found: RewardReport) -> Markup:
     bins = [(part.confidence, part.right) for part in found.calibration]
-    note = "Held-out pairs in ten bins of equal count; on the dashed line the model is as sure as it is right."
-    charts = [Chart("Calibration", "confidence", "share ranked as labelled", [Series("model", bins)], diagonal=True, note=note)]
+    note = (
+        "Held-out pairs in ten bins of equal count; on the dashed line the model is as sure as it"
+        " is right."
+    )
+    charts = [
+        Chart(
+            "Calibration",
+            "confidence",
+            "share ranked as labelled",
+            [Series("model", bins)],
+            diagonal=True,
+            note=note,
+        )
+    ]
     for name, curve in found.curves.items():
-        charts.append(Chart(METRICS[name].meaning, "step", METRICS[name].unit, [Series(name, curve)]))
+        charts.append(
+            Chart(METRICS[name].meaning, "step", METRICS[name].unit, [Series(name, curve)])
+        )
     return Markup("<div class=charts>{}</div>").format(join(map(figure, charts)))
 
 
 def _learning(points: list[Point]) -> Markup:
     if not points:
-        return Markup("<p class=dim>Not asked for: rlhf reward-report RUN --learning-curve 0.125,0.25,0.5 trains on parts.</p>")
+        return Markup(
+            "<p class=dim>Not asked for: rlhf reward-report RUN --learning-curve 0.125,0.25,0.5"
+            " trains on parts.</p>"
+        )
     series = [Series("accuracy", [(p.pairs, p.accuracy) for p in points])]
-    series += [Series(f"{side} 95% bound", [(p.pairs, getattr(p, side)) for p in points], 5) for side in ("low", "high")]
-    chart = figure(Chart("Held-out accuracy against training pairs", "training pairs", "share", series))
+    series += [
+        Series(f"{side} 95% bound", [(p.pairs, getattr(p, side)) for p in points], 5)
+        for side in ("low", "high")
+    ]
+    chart = figure(
+        Chart("Held-out accuracy against training pairs", "training pairs", "share", series)
+    )
     rows = [
-        [cell(f"{p.pairs:,}", kind="num"), cell(text_of(p.accuracy), kind="num", small=interval(p.low, p.high)),
-         cell(text_of(p.loss), kind="num"), cell(gain_text(p))]
+        [
+            cell(f"{p.pairs:,}", kind="num"),
+            cell(text_of(p.accuracy), kind="num", small=interval(p.low, p.high)),
+            cell(text_of(p.loss), kind="num"),
+            cell(gain_text(p)),
+        ]
         for p in points
-    ]  # fmt: skip
-    head = ["training pairs", "accuracy", "held-out loss, nats/pair", "against the row above, same held-out pairs"]
+    ]
+    head = [
+        "training pairs",
+        "accuracy",
+        "held-out loss, nats/pair",
+        "against the row above, same held-out pairs",
+    ]
     text = Markup("<p>{}</p><div class=charts>{}</div>{}")
     return text.format(advice(points), chart, table(head, rows, numeric=[0, 1, 2]))
 
 
 def gain_text(point: Point) -> str:
     """'+0.021 [0.004, 0.038]'; '' for the first point."""
-    return f"{text_of(point.gain[0], signed=True)} {interval(*point.gain[1:], signed=True)}" if point.gain else ""
+    return (
+        f"{text_of(point.gain[0], signed=True)} {interval(*point.gain[1:], signed=True)}"
+        if point.gain
+        else ""
+    )
 
 
 def advice(points: list[Point]) -> str:
@@ -112,13 +175,17 @@ def advice(points: list[Point]) -> str:
     if len(points) < 2:
         return "One point is no curve: give smaller shares."
     (before, last), (gain, low, high) = points[-2:], points[-1].gain
-    step = f"From {before.pairs:,} to {last.pairs:,} pairs accuracy changed by {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+    step = (
+        f"From {before.pairs:,} to {last.pairs:,} pairs accuracy changed by {gain:+.3f}"
+        f" [{low:+.3f}, {high:+.3f}]"
+    )
     if low > 0:
         return f"{step}: still rising, so more labels are likely to help."
     if high < 0:
         return f"{step}: it fell, so look at the labels before collecting more."
     return (
-        f"{step}: no change beyond noise, so more labels of this kind promise little, or the held-out set is too small to tell."
+        f"{step}: no change beyond noise, so more labels of this kind promise little, or the"
+        " held-out set is too small to tell."
     )
 
 
@@ -126,36 +193,65 @@ def _checks(found: RewardReport) -> Markup:
     if not found.checks:
         return Markup("")
     rows = [
-        [cell(str(c.step), kind="num"), cell(f"{c.labelled} of {c.pairs}", kind="num"), cell(three(c.accuracy), kind="num"),
-         cell(three(c.fall, signed=True), kind="num"), cell(text_of(c.margin), kind="num")]
+        [
+            cell(str(c.step), kind="num"),
+            cell(f"{c.labelled} of {c.pairs}", kind="num"),
+            cell(three(c.accuracy), kind="num"),
+            cell(three(c.fall, signed=True), kind="num"),
+            cell(text_of(c.margin), kind="num"),
+        ]
         for c in found.checks
-    ]  # fmt: skip
+    ]
     head = ["PPO step", "labelled pairs", "accuracy", "fall from step 0", "mean |score difference|"]
     curve = [(c.step, c.accuracy[0]) for c in found.checks if c.accuracy]
-    chart = figure(Chart("Accuracy on fresh pairs of the policy's replies", "PPO step", "share", [Series("accuracy", curve)]))
+    chart = figure(
+        Chart(
+            "Accuracy on fresh pairs of the policy's replies",
+            "PPO step",
+            "share",
+            [Series("accuracy", curve)],
+        )
+    )
     text = Markup("<p>{}</p><div class=charts>{}</div>{}")
     return text.format(on_policy(found), chart, table(head, rows, numeric=[0, 1, 2, 3, 4]))
 
 
 def on_policy(found: RewardReport) -> str:
     """What the checks say, one sentence."""
-    heldout = f"on held-out pairs of the data accuracy is {found.metrics['reward/accuracy']['value']:.3f}"
+    heldout = (
+        f"on held-out pairs of the data accuracy is {found.metrics['reward/accuracy']['value']:.3f}"
+    )
     last = found.checks[-1]
     if last.accuracy is None:
         return f"The pairs wait for labels (rlhf reward-report RUN --labels FILE); {heldout}."
     fell = f", {three(last.fall, signed=True)} below the SFT model's replies" if last.fall else ""
-    return f"After step {last.step} accuracy on the policy's own replies is {three(last.accuracy)}{fell}; {heldout}."
+    return (
+        f"After step {last.step} accuracy on the policy's own replies is"
+        f" {three(last.accuracy)}{fell}; {heldout}."
+    )
 
 
 def three(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> str:
     """'0.71 [0.6, 0.8]'; '' for none."""
-    return f"{text_of(estimate[0], signed=signed)} {interval(*estimate[1:], signed=signed)}" if estimate else ""
+    return (
+        f"{text_of(estimate[0], signed=signed)} {interval(*estimate[1:], signed=signed)}"
+        if estimate
+        else ""
+    )
 
 
 def _mistakes(found: list[dict]) -> Markup:
     if not found:
         return Markup("<p class=dim>None: every pair is ranked as labelled.</p>")
-    head = ["prompt", "chosen by the annotators", "score", "preferred by the model", "score", "confidence", "about"]
+    head = [
+        "prompt",
+        "chosen by the annotators",
+        "score",
+        "preferred by the model",
+        "score",
+        "confidence",
+        "about",
+    ]
     rows = [_mistake_cells(row) for row in found]
     return table(head, rows, numeric=[2, 4, 5], classes="sortable samples")
 
@@ -164,15 +260,25 @@ def _mistake_cells(row: dict) -> list[Markup]:
     cells = [_text(row["prompt"])]
     for side in ("chosen", "rejected"):
         score, tokens = row[f"{side}_score"], row[f"{side}_tokens"]
-        cells += [_text(row[side]), cell(text_of(score), kind="num", small=f"{tokens} tokens", sort=score)]
+        cells += [
+            _text(row[side]),
+            cell(text_of(score), kind="num", small=f"{tokens} tokens", sort=score),
+        ]
     cells.append(cell(f"{row['confidence']:.1%}", kind="num", sort=row["confidence"]))
     return [*cells, cell(about(row))]
 
 
 def about(row: dict) -> str:
     """'agreement 0.667, domain code': what the data says of a pair."""
-    known = {name: v for name, v in row.items() if v is not None and (name == "agreement" or name.startswith(OF_DATA))}
-    return ", ".join(f"{name.removeprefix(OF_DATA)} {f'{v:.3g}' if isinstance(v, float) else v}" for name, v in known.items())
+    known = {
+        name: v
+        for name, v in row.items()
+        if v is not None and (name == "agreement" or name.startswith(OF_DATA))
+    }
+    return ", ".join(
+        f"{name.removeprefix(OF_DATA)} {f'{v:.3g}' if isinstance(v, float) else v}"
+        for name, v in known.items()
+    )
 
 
 def _text(text: str) -> Markup:

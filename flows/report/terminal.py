@@ -19,18 +19,29 @@ from tasks.analysis.significance import Finding
 
 VALUE = 70  # characters of a value that differs
 REPLY = 240
-COLORS = {"too few items": "yellow", "not comparable": "yellow", "no interval": "dim", "missing": "dim", "identical": "dim"}
+COLORS = {
+    "too few items": "yellow",
+    "not comparable": "yellow",
+    "no interval": "dim",
+    "missing": "dim",
+    "identical": "dim",
+}
 
 
 def comparison_lines(comparison: Comparison, samples: int) -> Iterator[RenderableType]:
-    """What differs, metrics with verdicts, win rates, `samples` pairs of replies from both ends, cautions."""
+    """What differs, metrics with verdicts, win rates, `samples` pairs of replies from both ends,
+    cautions.
+    """
     names = comparison.names
     for group, rows in comparison.differences.items():
         shown = [row for row in rows if PINNED not in row.key]
         if shown:
             yield _differences(group, names, shown)
         if len(rows) > len(shown):
-            yield Text(f"  and {len(rows) - len(shown)} packages pinned to other versions (see --json)", style="dim")
+            yield Text(
+                f"  and {len(rows) - len(shown)} packages pinned to other versions (see --json)",
+                style="dim",
+            )
     same = [group for group, rows in comparison.differences.items() if not rows]
     if same:
         yield Text(f"The same in all: {', '.join(same)}", style="dim")
@@ -47,21 +58,32 @@ def comparison_lines(comparison: Comparison, samples: int) -> Iterator[Renderabl
 def _differences(group: str, names: list[str], rows: list[Difference]) -> Table:
     table = _table(f"What differs: {group}", ["", *names])
     for row in rows:
-        table.add_row(row.key, *(Text(shortened(value, VALUE) if value is not None else "-") for value in row.values))
+        table.add_row(
+            row.key,
+            *(Text(shortened(value, VALUE) if value is not None else "-") for value in row.values),
+        )
     return table
 
 
 def _metrics(names: list[str], rows: list[MetricRow]) -> Table:
     table = _table("Metrics", ["metric", *names])
     for name in names[1:]:
-        table.add_column("difference" if len(names) == 2 else f"{name} - {names[0]}", overflow="fold")
+        table.add_column(
+            "difference" if len(names) == 2 else f"{name} - {names[0]}", overflow="fold"
+        )
         table.add_column("verdict", overflow="fold")
     for row in rows:
         cells: list[RenderableType] = [Text(row.metric)]
-        cells += [Text(f"{text_of(v.value)} {interval(v.low, v.high)}".strip() if v else "-") for v in row.values]
+        cells += [
+            Text(f"{text_of(v.value)} {interval(v.low, v.high)}".strip() if v else "-")
+            for v in row.values
+        ]
         for found in row.against:
             bounds = interval(found.low, found.high, signed=True)
-            cells += [Text(f"{text_of(found.difference, signed=True)} {bounds}".strip()), _verdict(found)]
+            cells += [
+                Text(f"{text_of(found.difference, signed=True)} {bounds}".strip()),
+                _verdict(found),
+            ]
         table.add_row(*cells)
     return table
 
@@ -74,9 +96,21 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _verdict(found: Finding) -> Text:
-    note = "; ".join(filter(None, [f"n = {found.n}" if found.n is not None else "", found.note or found.method]))
-    word = found.verdict if found.better is None else f"{'better' if found.better else 'worse'}, {found.verdict}"
-    color = COLORS.get(found.verdict, "") if found.better is None else "green" if found.better else "red"
+    note = "; ".join(
+        filter(None, [f"n = {found.n}" if found.n is not None else "", found.note or found.method])
+    )
+    word = (
+        found.verdict
+        if found.better is None
+        else f"{'better' if found.better else 'worse'}, {found.verdict}"
+    )
+    color = (
+        COLORS.get(found.verdict, "")
+        if found.better is None
+        else "green"
+        if found.better
+        else "red"
+    )
     return Text.assemble((word, color), (f" ({note})" if note else "", "dim"))
 
 
@@ -84,29 +118,49 @@ def _duel(duel: Duel) -> Text:
     found = duel.finding
     rate = "not known" if found.difference is None else f"{found.difference:.1%}"
     bounds = f" [{found.low:.1%}, {found.high:.1%}]" if found.low is not None else ""
-    return Text.assemble(f"{duel.run} wins {rate}{bounds} of prompts over {duel.over} by the {duel.judge}: ", _verdict(found))
+    return Text.assemble(
+        f"{duel.run} wins {rate}{bounds} of prompts over {duel.over} by the {duel.judge}: ",
+        _verdict(found),
+    )
 
 
 def _samples(comparison: Comparison, count: int) -> Iterator[RenderableType]:
     """The first prompts of the order and, where there are more, the last ones."""
     ordered = comparison.samples
-    chosen = ordered if len(ordered) <= count else [*ordered[: (count + 1) // 2], *ordered[len(ordered) - count // 2 :]]
-    yield Text(f"Replies to the same prompts, {len(chosen)} of {len(ordered)}; scores: {comparison.scale}", style="bold")
+    chosen = (
+        ordered
+        if len(ordered) <= count
+        else [*ordered[: (count + 1) // 2], *ordered[len(ordered) - count // 2 :]]
+    )
+    yield Text(
+        f"Replies to the same prompts, {len(chosen)} of {len(ordered)}; scores: {comparison.scale}",
+        style="bold",
+    )
     for sample in chosen:
         yield _sample(comparison.names, sample)
 
 
 def _sample(names: list[str], sample: Sample) -> RenderableType:
-    lead = f"  (difference {text_of(sample.difference, signed=True)})" if sample.difference is not None else ""
-    parts: list[RenderableType] = [Text.assemble((shortened(sample.prompt, REPLY), "bold"), (lead, "cyan"))]
+    lead = (
+        f"  (difference {text_of(sample.difference, signed=True)})"
+        if sample.difference is not None
+        else ""
+    )
+    parts: list[RenderableType] = [
+        Text.assemble((shortened(sample.prompt, REPLY), "bold"), (lead, "cyan"))
+    ]
     for name, reply, score in zip(names, sample.replies, sample.scores, strict=True):
-        text = Text.assemble((f"{name} ({text_of(score)}): ", "dim"), shortened(" ".join(reply.split()), REPLY))
+        text = Text.assemble(
+            (f"{name} ({text_of(score)}): ", "dim"), shortened(" ".join(reply.split()), REPLY)
+        )
         parts.append(Padding(text, (0, 0, 0, 2)))
     return Group(*parts)
 
 
 def lineage_tree(lineage: Lineage) -> Tree:
-    """What the model was made from, or what the data went into; what stands above in full is only named again."""
+    """What the model was made from, or what the data went into; what stands above in full is only
+    named again.
+    """
     root = lineage.graph.nodes[lineage.root]
     tree = Tree(_node(root))
     _grow(tree, lineage.graph, root.digest, {root.digest}, down=lineage.saw is not None)
@@ -118,7 +172,9 @@ def _grow(tree: Tree, graph: Graph, digest: str, seen: set[str], *, down: bool) 
         other = graph.nodes[edge.target if down else edge.source]
         role = _passive(edge.role) if down else edge.role
         known = other.digest in seen
-        label = Text.assemble((f"{role}: ", "dim"), _node(other), (" (see above)" if known else "", "dim"))
+        label = Text.assemble(
+            (f"{role}: ", "dim"), _node(other), (" (see above)" if known else "", "dim")
+        )
         branch = tree.add(label)
         if not known and not (down and edge.role in MEASURING):
             seen.add(other.digest)
@@ -127,7 +183,12 @@ def _grow(tree: Tree, graph: Graph, digest: str, seen: set[str], *, down: bool) 
 
 def _passive(role: str) -> str:
     """The role of an edge, read from its source."""
-    words = {"made from": "became", "trained on": "trained", "starts from": "start of", "trained against": "rewarded"}
+    words = {
+        "made from": "became",
+        "trained on": "trained",
+        "starts from": "start of",
+        "trained against": "rewarded",
+    }
     return (words | {"compared with": "compared with", "scored by": "scored"}).get(role, "measured")
 
 
@@ -136,7 +197,11 @@ def _node(node: Node) -> Text:
     parts = [(node.name, f"bold {color}"), f"  {node.digest[:12]}"]
     if node.versions:
         parts.append(("  " + ", ".join(node.versions), "yellow"))
-    made = f"  by {node.stage} in {', '.join(node.runs)}" if node.stage else "  given, or made by another run"
+    made = (
+        f"  by {node.stage} in {', '.join(node.runs)}"
+        if node.stage
+        else "  given, or made by another run"
+    )
     return Text.assemble(*parts, (made, "dim"))
 
 
@@ -145,6 +210,11 @@ def saw_table(lineage: Lineage) -> Table:
     table = _table("Models that saw it", ["model", "digest", "how", "versions", "runs"])
     for digest, how in (lineage.saw or {}).items():
         node = lineage.graph.nodes[digest]
-        words = {"trained": "trained on it, or made of what was", "measured": "only measured on it"}[how]
-        table.add_row(node.name, digest[:12], words, ", ".join(node.versions) or "-", ", ".join(node.runs))
+        words = {
+            "trained": "trained on it, or made of what was",
+            "measured": "only measured on it",
+        }[how]
+        table.add_row(
+            node.name, digest[:12], words, ", ".join(node.versions) or "-", ", ".join(node.runs)
+        )
     return table

@@ -16,10 +16,16 @@ WHITESPACE = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
 def trace_lines(flow: dict, tokens: dict) -> Iterator[RenderableType]:
     """The flow step by step, totals, what must be said, and a table a response."""
     for place, step in enumerate(flow["steps"], 1):
-        yield Text.assemble((f"{place}. {step['name']}", "bold cyan"), f": {step['title']}  ", (step["where"], "dim"))
+        yield Text.assemble(
+            (f"{place}. {step['name']}", "bold cyan"),
+            f": {step['title']}  ",
+            (step["where"], "dim"),
+        )
         yield Text("   " + facts(step))
         yield _tensors(step["tensors"])
-    yield Text.assemble(("Axes: ", "bold"), "; ".join(f"{axis} {meaning}" for axis, meaning in flow["axes"].items()))
+    yield Text.assemble(
+        ("Axes: ", "bold"), "; ".join(f"{axis} {meaning}" for axis, meaning in flow["axes"].items())
+    )
     yield Text.assemble(("In all: ", "bold"), totals(flow))
     for note in flow["notes"]:
         yield Text(f"note: {note}", style="yellow")
@@ -40,7 +46,9 @@ def facts(step: dict) -> str:
 
 def passes(step: dict) -> str:
     """'actor 4, critic 4', or 'none'."""
-    return ", ".join(f"{model} {count}" for model, count in step["forward_passes"].items()) or "none"
+    return (
+        ", ".join(f"{model} {count}" for model, count in step["forward_passes"].items()) or "none"
+    )
 
 
 def totals(flow: dict) -> str:

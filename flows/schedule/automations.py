@@ -1,4 +1,6 @@
-"""Prefect automations of this project: who is told of what, and what happens to a run whose process has died."""
+"""Prefect automations of this project: who is told of what, and what happens to a run whose process
+has died.
+"""
 
 import json
 from datetime import timedelta
@@ -18,7 +20,10 @@ from tasks.promotion import announce
 MISSED_HEARTBEATS = 3
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.rlhf"}
-ENDED = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Refused", "Cancelled", "Crashed", "AwaitingRetry")}
+ENDED = {
+    f"prefect.flow-run.{name}"
+    for name in ("Completed", "Failed", "Refused", "Cancelled", "Crashed", "AwaitingRetry")
+}
 OCCASIONS = {
     "refused by a gate": "prefect.flow-run.Refused",
     "failed": "prefect.flow-run.Failed",
@@ -27,14 +32,18 @@ OCCASIONS = {
     "promoted": announce.PROMOTED,
 }
 CRASHED = "rlhf: crashed when heartbeats stop"
-ABOUT_RUN = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
+ABOUT_RUN = (
+    "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{"
+    " flow_run|ui_url }}"
+)
 ABOUT_MODEL = "{{ event.payload['reason'] }}"
 BLOCK = "rlhf-notify"
 
 
 def notify(target: str) -> list[str]:
-    """Have Prefect tell `target` of every occasion: a URL that takes POST requests with JSON, or 'BLOCK-TYPE/NAME', a
-    notification block of Prefect's (Slack, Teams, mail, PagerDuty ...). Replaces what an earlier call set up.
+    """Have Prefect tell `target` of every occasion: a URL that takes POST requests with JSON, or
+    'BLOCK-TYPE/NAME', a notification block of Prefect's (Slack, Teams, mail, PagerDuty ...).
+    Replaces what an earlier call set up.
 
     Returns the automations' names. Raises BadInput for a block that is not there.
     """
@@ -43,25 +52,47 @@ def notify(target: str) -> list[str]:
     for occasion, event in OCCASIONS.items():
         about_model = event == announce.PROMOTED
         match = {"prefect.resource.id": "rlhf.model.*"} if about_model else RUN
-        trigger = EventTrigger(expect={event}, match=match, match_related={} if about_model else OURS, posture=Posture.Reactive)
-        _put(AutomationCore(name=_name(occasion), trigger=trigger, actions=[_action(block, is_hook, occasion, about_model)]))
+        trigger = EventTrigger(
+            expect={event},
+            match=match,
+            match_related={} if about_model else OURS,
+            posture=Posture.Reactive,
+        )
+        _put(
+            AutomationCore(
+                name=_name(occasion),
+                trigger=trigger,
+                actions=[_action(block, is_hook, occasion, about_model)],
+            )
+        )
     return [_name(occasion) for occasion in OCCASIONS]
 
 
 def detect_crashes() -> None:
-    """Have Prefect mark a run as crashed whose process has sent no heartbeat for a while (`rlhf reap` does it at once)."""
+    """Have Prefect mark a run as crashed whose process has sent no heartbeat for a while (`rlhf
+    reap` does it at once).
+    """
     beat = "prefect.flow-run.heartbeat"
     trigger = EventTrigger(
-        after={beat}, expect={beat, *ENDED}, match=RUN, match_related=OURS, for_each={"prefect.resource.id"},
-        posture=Posture.Proactive, threshold=1, within=timedelta(seconds=MISSED_HEARTBEATS * HEARTBEAT_SECONDS),
-    )  # fmt: skip
+        after={beat},
+        expect={beat, *ENDED},
+        match=RUN,
+        match_related=OURS,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=MISSED_HEARTBEATS * HEARTBEAT_SECONDS),
+    )
     message = (
-        f"No heartbeat of this run has arrived for {MISSED_HEARTBEATS * HEARTBEAT_SECONDS} s: its process was killed (run it "
-        "again and it resumes), or Prefect's server was away (it goes on, and ends in another state); rlhf status tells which."
+        f"No heartbeat of this run has arrived for {MISSED_HEARTBEATS * HEARTBEAT_SECONDS} s: its"
+        " process was killed (run it again and it resumes), or Prefect's server was away (it goes"
+        " on, and ends in another state); rlhf status tells which."
     )
     action = ChangeFlowRunState(state=StateType.CRASHED, message=message)
     with get_client(sync_client=True) as client:
-        if client.read_automations_by_name(CRASHED):  # a new one would have seen no heartbeat of the runs that go on
+        if client.read_automations_by_name(
+            CRASHED
+        ):  # a new one would have seen no heartbeat of the runs that go on
             return
     _put(AutomationCore(name=CRASHED, trigger=trigger, actions=[action]))
 
@@ -82,7 +113,10 @@ def _action(block, is_hook: bool, occasion: str, about_model: bool) -> ActionTyp
 def _webhook(url: str):
     """The block that keeps the URL, which may hold a token; Prefect encrypts it."""
     if not url.startswith(("http://", "https://")):
-        raise BadInput("--notify takes an http or https address, or the name of a Prefect block, e.g. slack-webhook/team.")
+        raise BadInput(
+            "--notify takes an http or https address, or the name of a Prefect block, e.g."
+            " slack-webhook/team."
+        )
     return Webhook(method="POST", url=SecretStr(url)).save(BLOCK, overwrite=True)
 
 
@@ -92,7 +126,10 @@ def _block(name: str):
         found = [item for item in client.read_block_documents() if item.name == document]
     match = [item.id for item in found if item.block_type and item.block_type.slug == kind]
     if not match:
-        raise BadInput(f"there is no Prefect block {name!r}; make one on Prefect's page, or give an http address.")
+        raise BadInput(
+            f"there is no Prefect block {name!r}; make one on Prefect's page, or give an http"
+            " address."
+        )
     return match[0]
 
 

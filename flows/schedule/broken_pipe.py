@@ -10,8 +10,9 @@ OUTPUTS = (1, 2)  # standard output and standard error
 def outlive_reader() -> None:
     """From now on, send this process's output to nowhere once nobody reads it.
 
-    A worker reads the output of its runs through pipes. After its death the next line of the log would end the run: rich, with
-    which Prefect logs, exits on a broken pipe. Prefect's server goes on getting the log.
+    A worker reads the output of its runs through pipes. After its death the next line of the log
+    would end the run: rich, with which Prefect logs, exits on a broken pipe. Prefect's server goes
+    on getting the log.
     """
     threading.Thread(target=_watch, name="outlive-reader", daemon=True).start()
 

@@ -1,5 +1,7 @@
-"""A recipe as a Prefect deployment: the recipe itself is the parameter, so Prefect's page has a form for it and its server
-checks what is put in against the schema of the very models that read a recipe file."""
+"""A recipe as a Prefect deployment: the recipe itself is the parameter, so Prefect's page has a
+form for it and its server checks what is put in against the schema of the very models that read a
+recipe file.
+"""
 
 import os
 from dataclasses import dataclass, replace
@@ -7,7 +9,11 @@ from pathlib import Path
 
 import httpx
 from prefect import Flow, get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, WorkPool
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    WorkPool,
+)
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.events import DeploymentEventTrigger
@@ -25,13 +31,16 @@ from tasks.execution import concurrency
 from tasks.promotion import announce
 
 WORKING_DIR = "working_dir"  # the job variable of process pools
-ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+ONE_AT_A_TIME = ConcurrencyLimitConfig(
+    limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for. pool None: served by this process (`rlhf serve`). directory: on the worker's machine, in which
-    runs start and relative paths begin; None: where the pool has them start.
+    """What the user asked for. pool None: served by this process (`rlhf serve`). directory: on the
+    worker's machine, in which runs start and relative paths begin; None: where the pool has them
+    start.
     """
 
     name: str
@@ -49,7 +58,9 @@ def require_server() -> None:
     """Raise BadInput unless a Prefect server is configured, answers and takes the account."""
     url = PREFECT_API_URL.value()
     if not url:
-        raise BadInput("there is no Prefect server: start one with rlhf up, or set PREFECT_API_URL.")
+        raise BadInput(
+            "there is no Prefect server: start one with rlhf up, or set PREFECT_API_URL."
+        )
     try:
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
@@ -60,13 +71,18 @@ def require_server() -> None:
             raise BadInput(NO_ACCOUNT.format(url=url)) from error
         problem = error
     if problem:
-        raise BadInput(f"the Prefect server at {url} does not answer; start it (rlhf up), or set PREFECT_API_URL.")
+        raise BadInput(
+            f"the Prefect server at {url} does not answer; start it (rlhf up), or set"
+            " PREFECT_API_URL."
+        )
 
 
 def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeployment]:
-    """Create or replace the deployment of a recipe on the server, and the one that watches its data when asked to.
+    """Create or replace the deployment of a recipe on the server, and the one that watches its data
+    when asked to.
 
-    Raises BadInput and ConfigError for what cannot be: no server, no pool, a bad cron, timezone or recipe.
+    Raises BadInput and ConfigError for what cannot be: no server, no pool, a bad cron, timezone or
+    recipe.
     """
     require_server()
     recipe = load_recipe(name, settings)
@@ -78,7 +94,9 @@ def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeploym
         for deployment in made:
             deployment.apply()
     except (httpx.HTTPError, DeploymentApplyError) as error:
-        raise RLHFError(f"Prefect's server did not take the deployment: {str(error)[:500]}") from error
+        raise RLHFError(
+            f"Prefect's server did not take the deployment: {str(error)[:500]}"
+        ) from error
     return made
 
 
@@ -87,9 +105,25 @@ def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
     schedule = _schedule(wanted)
     triggers = [_on_promotion(recipe, wanted, model) for model in wanted.on_promotion]
     if wanted.on_data is not None:
-        triggers.append(_trigger(wanted, f"{wanted.name}: data", announce.DATA_CHANGED, announce.data_resource(wanted.name)))
+        triggers.append(
+            _trigger(
+                wanted,
+                f"{wanted.name}: data",
+                announce.DATA_CHANGED,
+                announce.data_resource(wanted.name),
+            )
+        )
     parameters = {"recipe": recipe.model_dump(mode="json")}
-    made = [_deployment(pipeline, wanted, wanted.name, parameters, schedules=[schedule] if schedule else [], triggers=triggers)]
+    made = [
+        _deployment(
+            pipeline,
+            wanted,
+            wanted.name,
+            parameters,
+            schedules=[schedule] if schedule else [],
+            triggers=triggers,
+        )
+    ]
     if wanted.on_data is not None:
         paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data] or None
         look = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
@@ -98,14 +132,22 @@ def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
     return made
 
 
-def _deployment(flow: Flow, wanted: Wanted, name: str, parameters: dict, **when) -> RunnerDeployment:
+def _deployment(
+    flow: Flow, wanted: Wanted, name: str, parameters: dict, **when
+) -> RunnerDeployment:
     on_pool = {"work_pool_name": wanted.pool} if wanted.pool else {}
     if wanted.directory:
         on_pool["job_variables"] = {WORKING_DIR: wanted.directory}
     return flow.to_deployment(
-        name, parameters=parameters, paused=wanted.paused, concurrency_limit=ONE_AT_A_TIME, tags=["rlhf"],
-        entrypoint_type=EntrypointType.MODULE_PATH, **on_pool, **when,
-    )  # fmt: skip
+        name,
+        parameters=parameters,
+        paused=wanted.paused,
+        concurrency_limit=ONE_AT_A_TIME,
+        tags=["rlhf"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        **on_pool,
+        **when,
+    )
 
 
 def _schedule(wanted: Wanted) -> CronSchedule | None:
@@ -117,27 +159,42 @@ def _schedule(wanted: Wanted) -> CronSchedule | None:
         found = error.errors()[0]
         key = found["loc"][0] if found["loc"] else "cron"
         example = '"0 2 * * 0"' if key == "cron" else "Europe/Berlin"
-        raise ConfigError(f"--{key} {getattr(wanted, key)!r} is not valid; expected e.g. {example}.") from None
+        raise ConfigError(
+            f"--{key} {getattr(wanted, key)!r} is not valid; expected e.g. {example}."
+        ) from None
 
 
 def _on_promotion(recipe: Recipe, wanted: Wanted, model: str) -> DeploymentEventTrigger:
     if model in (f"{recipe.registry.name}-policy", f"{recipe.registry.name}-reward"):
-        raise ConfigError(f"--on-promotion {model}: this recipe promotes {model} itself, and would start itself again.")
-    return _trigger(wanted, f"promotion of {model}", announce.PROMOTED, announce.model_resource(model))
+        raise ConfigError(
+            f"--on-promotion {model}: this recipe promotes {model} itself, and would start itself"
+            " again."
+        )
+    return _trigger(
+        wanted, f"promotion of {model}", announce.PROMOTED, announce.model_resource(model)
+    )
 
 
 def _trigger(wanted: Wanted, name: str, event: str, resource: str) -> DeploymentEventTrigger:
     return DeploymentEventTrigger(
-        name=f"rlhf: {name}", expect={event}, match={"prefect.resource.id": resource}, enabled=not wanted.paused
+        name=f"rlhf: {name}",
+        expect={event},
+        match={"prefect.resource.id": resource},
+        enabled=not wanted.paused,
     )
 
 
 def _directory(pool: WorkPool, asked: str | None) -> str | None:
-    """Where runs of this pool start: as asked, else here. Jobs in images of their own start where their image says."""
+    """Where runs of this pool start: as asked, else here. Jobs in images of their own start where
+    their image says.
+    """
     if WORKING_DIR in pool.base_job_template.get("variables", {}).get("properties", {}):
         return asked or os.getcwd()
     if asked:
-        raise BadInput(f"runs of the {pool.type} pool {pool.name} start where their image says; leave out --directory.")
+        raise BadInput(
+            f"runs of the {pool.type} pool {pool.name} start where their image says; leave out"
+            " --directory."
+        )
     return None
 
 
@@ -148,5 +205,6 @@ def _pool(pool: str) -> WorkPool:
         except ObjectNotFound:
             known = ", ".join(item.name for item in client.read_work_pools()) or "none"
             raise BadInput(
-                f"there is no work pool {pool!r}; there is {known}. Make one: prefect work-pool create {pool} --type process"
+                f"there is no work pool {pool!r}; there is {known}. Make one: prefect work-pool"
+                f" create {pool} --type process"
             ) from None

@@ -23,7 +23,9 @@ def listing() -> list[dict]:
     """A row a deployment. Raises BadInput without a server."""
     require_server()
     with get_client(sync_client=True) as client:
-        found = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["rlhf"])))
+        found = client.read_deployments(
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["rlhf"]))
+        )
         flows = {flow.id: flow.name for flow in client.read_flows()}
         return [_row(client, flows, item) for item in sorted(found, key=lambda item: item.name)]
 
@@ -34,23 +36,37 @@ def _row(client, flows: dict, item) -> dict:
     triggers = client.read_resource_related_automations(f"prefect.deployment.{item.id}")
     return {
         "deployment": f"{flows.get(item.flow_id, '?')}/{item.name}",
-        "schedule": ", ".join(_words(slot.schedule) + ("" if slot.active else " (off)") for slot in item.schedules) or "-",
+        "schedule": ", ".join(
+            _words(slot.schedule) + ("" if slot.active else " (off)") for slot in item.schedules
+        )
+        or "-",
         "starts on": ", ".join(trigger.name for trigger in triggers) or "-",
-        "next run": "paused" if item.paused else _when(following.expected_start_time) if following else "-",
+        "next run": "paused"
+        if item.paused
+        else _when(following.expected_start_time)
+        if following
+        else "-",
         "latest run": _when(latest.start_time or latest.expected_start_time) if latest else "-",
         "state": latest.state.name if latest else "-",
         "pool": item.work_pool_name or "served",
-    }  # fmt: skip
+    }
 
 
 def _run(client, deployment_id, *, waiting: bool):
-    """The next run of a deployment, or the latest one that began (one too many at once is cancelled before it begins)."""
+    """The next run of a deployment, or the latest one that began (one too many at once is cancelled
+    before it begins).
+    """
     scheduled = [StateType.SCHEDULED]
-    kinds = FlowRunFilterStateType(any_=scheduled) if waiting else FlowRunFilterStateType(not_any_=scheduled)
+    kinds = (
+        FlowRunFilterStateType(any_=scheduled)
+        if waiting
+        else FlowRunFilterStateType(not_any_=scheduled)
+    )
     found = client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
         flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=kinds), start_time=FlowRunFilterStartTime(is_null_=waiting)
+            state=FlowRunFilterState(type=kinds),
+            start_time=FlowRunFilterStartTime(is_null_=waiting),
         ),
         sort=FlowRunSort.EXPECTED_START_TIME_ASC if waiting else FlowRunSort.START_TIME_DESC,
         limit=1,

@@ -1,4 +1,6 @@
-"""`rlhf reap`: end in Prefect and MLflow the runs whose process has died, now and not when their heartbeats are missed."""
+"""`rlhf reap`: end in Prefect and MLflow the runs whose process has died, now and not when their
+heartbeats are missed.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +26,9 @@ KILLED = "The process of this run was killed. Run it again and it resumes where 
 
 @dataclass(frozen=True)
 class Reaped:
-    """Names of the runs that were marked as crashed, of those that are to run again, and what MLflow has now."""
+    """Names of the runs that were marked as crashed, of those that are to run again, and what
+    MLflow has now.
+    """
 
     crashed: list[str]
     again: list[str]
@@ -32,12 +36,16 @@ class Reaped:
 
 
 def reap(*, again: bool) -> Reaped:
-    """Mark dead runs of this workspace as crashed, or with `again` have the worker start deployed ones once more."""
+    """Mark dead runs of this workspace as crashed, or with `again` have the worker start deployed
+    ones once more.
+    """
     workspace = Workspace.here()
     crashed, restarted = [], []
     for run in _found(_dead(workspace), again=again) if PREFECT_API_URL.value() else []:
         restart = again and run.deployment_id is not None
-        state = Scheduled(name="AwaitingRetry", message=KILLED) if restart else Crashed(message=KILLED)
+        state = (
+            Scheduled(name="AwaitingRetry", message=KILLED) if restart else Crashed(message=KILLED)
+        )
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, state, force=True)
         (restarted if restart else crashed).append(run.name)
@@ -47,7 +55,9 @@ def reap(*, again: bool) -> Reaped:
 def _dead(workspace: Workspace) -> list[Record]:
     """Records that nobody holds, whether or not they were seen to be dead before."""
     known = [Record.model_validate(values) for values in records(workspace)]
-    unsure = [record for record in known if record.flow_run_id and record.status in ("RUNNING", "KILLED")]
+    unsure = [
+        record for record in known if record.flow_run_id and record.status in ("RUNNING", "KILLED")
+    ]
     return [record for record in unsure if record.status == "KILLED" or _free(workspace, record)]
 
 
@@ -57,8 +67,8 @@ def _free(workspace: Workspace, record: Record) -> bool:
 
 
 def _found(dead: list[Record], *, again: bool) -> list[FlowRun]:
-    """Their flow runs that Prefect believes to be alive; with `again` also those that it has found to be crashed by itself,
-    where their deployment has not run since.
+    """Their flow runs that Prefect believes to be alive; with `again` also those that it has found
+    to be crashed by itself, where their deployment has not run since.
     """
     if not dead:
         return []
@@ -80,5 +90,5 @@ def _crashed_last(run: FlowRun) -> bool:
         begun = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
         (latest,) = client.read_flow_runs(
             deployment_filter=this, flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=1
-        )  # fmt: skip
+        )
     return latest.id == run.id

@@ -10,16 +10,28 @@ from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
 
 
-def serve(names: list[str], settings: list[str], when: tuple[str | None, str], tell: Callable[[str], None]) -> None:
-    """Serve a deployment a recipe, named as the recipe, until Ctrl-C or SIGTERM; when: cron and timezone."""
+def serve(
+    names: list[str], settings: list[str], when: tuple[str | None, str], tell: Callable[[str], None]
+) -> None:
+    """Serve a deployment a recipe, named as the recipe, until Ctrl-C or SIGTERM; when: cron and
+    timezone.
+    """
     require_server()
     recipes = [load_recipe(name, settings) for name in names]
     if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise BadInput("two of these recipes have the same name; a served deployment is named as its recipe.")
+        raise BadInput(
+            "two of these recipes have the same name; a served deployment is named as its recipe."
+        )
     made = [built(recipe, Wanted(recipe.name, None, *when))[0] for recipe in recipes]
     concurrency.make(
-        [*map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}), *concurrency.device_limits()]
+        [
+            *map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}),
+            *concurrency.device_limits(),
+        ]
     )
     for deployment in made:
-        tell(f"serving {deployment.full_name}; run it now: prefect deployment run '{deployment.full_name}'")
+        tell(
+            f"serving {deployment.full_name}; run it now: prefect deployment run"
+            f" '{deployment.full_name}'"
+        )
     prefect_serve(*made, print_starting_message=False)

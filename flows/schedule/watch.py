@@ -1,4 +1,6 @@
-"""rlhf-watch: a small scheduled flow that looks at a deployment's data and tells Prefect when their digest has changed."""
+"""rlhf-watch: a small scheduled flow that looks at a deployment's data and tells Prefect when their
+digest has changed.
+"""
 
 import time
 from pathlib import Path
@@ -18,8 +20,14 @@ SETTLED_SECONDS = 30  # a file that was written to since may not be complete
 
 
 @flow(name="rlhf-watch", persist_result=False)
-def watch(recipe: Recipe, deployment: str, paths: list[str] | None = None, settled_seconds: int = SETTLED_SECONDS) -> str:
-    """Emit 'rlhf.data-changed' when the digest of the data is another one than the last time; the digest.
+def watch(
+    recipe: Recipe,
+    deployment: str,
+    paths: list[str] | None = None,
+    settled_seconds: int = SETTLED_SECONDS,
+) -> str:
+    """Emit 'rlhf.data-changed' when the digest of the data is another one than the last time; the
+    digest.
 
     paths: files or folders to watch instead of the recipe's local data files.
     """
@@ -29,12 +37,16 @@ def watch(recipe: Recipe, deployment: str, paths: list[str] | None = None, settl
     found, name = digest(places), _variable(deployment)
     if found != Variable.get(name):
         Variable.set(name, found, overwrite=True)
-        announce.publish(announce.DATA_CHANGED, announce.data_resource(deployment), {"digest": found})
+        announce.publish(
+            announce.DATA_CHANGED, announce.data_resource(deployment), {"digest": found}
+        )
     return found
 
 
 def baseline(recipe: Recipe, deployment: str, paths: list[str] | None) -> None:
-    """Remember the data as they are now: only a later change is news. Raises BadInput when there is nothing to watch."""
+    """Remember the data as they are now: only a later change is news. Raises BadInput when there is
+    nothing to watch.
+    """
     Variable.set(_variable(deployment), digest(watched(recipe, paths)), overwrite=True)
 
 
@@ -52,7 +64,10 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
     }
     found = [local(f"data.{name}", path) for name, path in files.items()]
     if not any(found):
-        raise BadInput(f"recipe {recipe.name} reads no local data file, so there is nothing to watch; give --watch PATH.")
+        raise BadInput(
+            f"recipe {recipe.name} reads no local data file, so there is nothing to watch; give"
+            " --watch PATH."
+        )
     return [path for path in found if path]
 
 
@@ -62,9 +77,16 @@ def digest(places: list[Path]) -> str:
 
 
 def _youngest(places: list[Path]) -> float:
-    files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
+    files = [
+        file
+        for place in places
+        for file in (place.rglob("*") if place.is_dir() else [place])
+        if file.is_file()
+    ]
     return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def _variable(deployment: str) -> str:
-    return "rlhf_data_" + "".join(letter if letter.isalnum() else "_" for letter in deployment.lower())
+    return "rlhf_data_" + "".join(
+        letter if letter.isalnum() else "_" for letter in deployment.lower()
+    )

@@ -1,4 +1,6 @@
-"""What a sweep is to run: the values of each key, the grid of recipes, all of them checked before anything starts."""
+"""What a sweep is to run: the values of each key, the grid of recipes, all of them checked before
+anything starts.
+"""
 
 import contextlib
 import itertools
@@ -41,7 +43,9 @@ class Wish:
 
 
 def make_plan(recipe: str, wish: Wish) -> Plan:
-    """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming the value."""
+    """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming
+    the value.
+    """
     _check_metrics(wish.metrics)
     axes = _axes(wish)
     count = 1
@@ -49,7 +53,10 @@ def make_plan(recipe: str, wish: Wish) -> Plan:
         count *= len(texts)
     if count > wish.max_runs:
         sizes = " x ".join(f"{len(texts)} of {key}" for key, texts in axes.items())
-        raise ConfigError(f"that is {count} runs ({sizes}), more than --max-runs {wish.max_runs}; drop values or raise it.")
+        raise ConfigError(
+            f"that is {count} runs ({sizes}), more than --max-runs {wish.max_runs}; drop values or"
+            " raise it."
+        )
     settings, recipes = {}, {}
     for texts in itertools.product(*axes.values()):
         over = [f"{key}={text}" for key, text in zip(axes, texts, strict=True)]
@@ -63,7 +70,10 @@ def make_plan(recipe: str, wish: Wish) -> Plan:
     for label, found in recipes.items():
         with _naming(label):
             check_paths(found)
-    points = [Point(label=label, values={key: _value(found, key) for key in axes}) for label, found in recipes.items()]
+    points = [
+        Point(label=label, values={key: _value(found, key) for key in axes})
+        for label, found in recipes.items()
+    ]
     return Plan(recipe, settings, _sweep(list(recipes.values()), points, wish))
 
 
@@ -71,7 +81,11 @@ def _check_metrics(names: list[str]) -> None:
     for name in names:
         if name not in METRICS:
             close = [known for known in METRICS if name.rpartition("/")[2] in known][:4]
-            hint = f"; did you mean {', '.join(close)}?" if close else "; rlhf_core/metrics.py lists them."
+            hint = (
+                f"; did you mean {', '.join(close)}?"
+                if close
+                else "; rlhf_core/metrics.py lists them."
+            )
             raise ConfigError(f"--metric {name}: there is no such metric{hint}")
 
 
@@ -81,9 +95,13 @@ def _axes(wish: Wish) -> dict[str, list[str]]:
     for text in wish.over:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not key:
-            raise ConfigError(f"--over {text!r}: expected key=value,value,... e.g. ppo.beta=0.02,0.05,0.1")
+            raise ConfigError(
+                f"--over {text!r}: expected key=value,value,... e.g. ppo.beta=0.02,0.05,0.1"
+            )
         if key.partition(".")[0] in IDENTITY:
-            raise ConfigError(f"--over {key}: it says where runs are filed; expected a key that changes a result.")
+            raise ConfigError(
+                f"--over {key}: it says where runs are filed; expected a key that changes a result."
+            )
         if key in axes or key in fixed:
             raise ConfigError(f"{key} is given twice; expected it once, in --over or in --set.")
         axes[key] = split_values(key, values)
@@ -91,7 +109,9 @@ def _axes(wish: Wish) -> dict[str, list[str]]:
 
 
 def split_values(key: str, text: str) -> list[str]:
-    """'0.1,[1,2],"a,b"' -> three TOML values; a comma inside brackets or quotes does not split. Raises ConfigError."""
+    """'0.1,[1,2],"a,b"' -> three TOML values; a comma inside brackets or quotes does not split.
+    Raises ConfigError.
+    """
     parts, depth, quote, start = [], 0, "", 0
     for place, letter in enumerate(text):
         if quote:
@@ -108,7 +128,9 @@ def split_values(key: str, text: str) -> list[str]:
     if quote or depth:
         raise ConfigError(f"--over {key}={text}: a {'quote' if quote else 'bracket'} is left open.")
     if not all(parts):
-        raise ConfigError(f"--over {key}={text}: an empty value; expected values with one comma between them.")
+        raise ConfigError(
+            f"--over {key}={text}: an empty value; expected values with one comma between them."
+        )
     return parts
 
 
@@ -141,6 +163,12 @@ def _sweep(recipes: list[Recipe], points: list[Point], wish: Wish) -> Sweep:
     bodies = sorted(digest_json(recipe.model_dump(mode="json")) for recipe in recipes)
     identity = digest_json([bodies, wish.until, code_digest()])[:12]
     return Sweep(
-        id=identity, name=f"{recipes[0].name}-sweep-{identity[:7]}", recipe=recipes[0].name, keys=list(points[0].values),
-        until=wish.until, wanted=wish.metrics, tracking_uri=Workspace.here().tracking_uri, points=points,
-    )  # fmt: skip
+        id=identity,
+        name=f"{recipes[0].name}-sweep-{identity[:7]}",
+        recipe=recipes[0].name,
+        keys=list(points[0].values),
+        until=wish.until,
+        wanted=wish.metrics,
+        tracking_uri=Workspace.here().tracking_uri,
+        points=points,
+    )

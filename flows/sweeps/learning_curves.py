@@ -1,4 +1,5 @@
-"""`python -m flows.sweeps.learning_curves`: PPO, GRPO, RLOO and DPO over several seeds of the quickstart, and one figure of it.
+"""`python -m flows.sweeps.learning_curves`: PPO, GRPO, RLOO and DPO over several seeds of the
+quickstart, and one figure of it.
 
 Each is a sweep over the seed: what is finished is not repeated, a killed one goes on where it was.
 """
@@ -25,10 +26,16 @@ ALGORITHMS = {  # recipe and settings by name
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to this one")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once")] = 1,
-    only: Annotated[list[str] | None, typer.Option(help="One of PPO, GRPO, RLOO, DPO; repeatable")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every run")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One of PPO, GRPO, RLOO, DPO; repeatable")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every run")
+    ] = None,
 ) -> None:
-    """Run what is not done yet, then write learning-curves.png and learning-curves.json into the workspace."""
+    """Run what is not done yet, then write learning-curves.png and learning-curves.json into the
+    workspace.
+    """
     from flows.display.run import quiet_libraries
 
     quiet_libraries()
@@ -36,10 +43,17 @@ def main(
     from flows.sweeps.sweep import run_sweep
     from tasks.records.workspace import Workspace
 
-    plans = {name: make_plan(recipe, _wish(own + (settings or []), seeds)) for name, (recipe, own) in _chosen(only).items()}
+    plans = {
+        name: make_plan(recipe, _wish(own + (settings or []), seeds))
+        for name, (recipe, own) in _chosen(only).items()
+    }
     found, error = {}, None
     for name, plan in plans.items():
-        result = run_sweep(plan, jobs, lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True))
+        result = run_sweep(
+            plan,
+            jobs,
+            lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True),
+        )
         found[name], error = result.sweep.rows, error or result.error
         write(found, Workspace.here().home)
     if error:
@@ -60,7 +74,9 @@ def _wish(settings: list[str], seeds: int):
 
 
 def write(found: dict, folder: Path) -> list[Path]:
-    """The figure and its numbers, of the algorithms that are there so far; and a line for each on standard output."""
+    """The figure and its numbers, of the algorithms that are there so far; and a line for each on
+    standard output.
+    """
     from tasks.sweeps.learning_curves import learning_figure, summary
 
     files = [folder / "learning-curves.png", folder / "learning-curves.json"]
@@ -69,13 +85,22 @@ def write(found: dict, folder: Path) -> list[Path]:
     values = [row | {key: row[key] and asdict(row[key]) for key in ("gain", "kl")} for row in rows]
     files[1].write_text(json.dumps(values, indent=2))
     last = rows[-1]
-    gain = "none was evaluated" if last["gain"] is None else f"true gain {_text(last['gain'])} at {_text(last['kl'])} nats"
-    print(f"{last['algorithm']}: {gain}; raised in {last['raised']} of {last['seeds']} seeds. Figure: {files[0]}")
+    gain = (
+        "none was evaluated"
+        if last["gain"] is None
+        else f"true gain {_text(last['gain'])} at {_text(last['kl'])} nats"
+    )
+    print(
+        f"{last['algorithm']}: {gain}; raised in {last['raised']} of {last['seeds']} seeds. Figure:"
+        f" {files[0]}"
+    )
     return files
 
 
 def _text(spread) -> str:
-    return f"{spread.value:.3g}" + ("" if spread.high is None else f" (sd {spread.high - spread.value:.2g})")
+    return f"{spread.value:.3g}" + (
+        "" if spread.high is None else f" (sd {spread.high - spread.value:.2g})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The runs of a sweep: in this process one after the other, or several at once in processes of their own."""
+"""The runs of a sweep: in this process one after the other, or several at once in processes of
+their own.
+"""
 
 import contextlib
 import json
@@ -42,7 +44,9 @@ class Prefixed:
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self.stream.write(f"[{self.prefix}] {line}\n" if line else "")  # one write a line: processes share the stream
+            self.stream.write(
+                f"[{self.prefix}] {line}\n" if line else ""
+            )  # one write a line: processes share the stream
         return len(text)
 
     def flush(self) -> None:
@@ -61,14 +65,18 @@ class Prefixed:
 def one_by_one(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
     """The runs in turn, each with how it ended; bad input ends them. jobs: 1."""
     for label in todo:
-        end = make_run(plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label))
+        end = make_run(
+            plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label)
+        )
         yield label, end
         if end.exit_code == BAD_INPUT:
             return
 
 
 def make_run(recipe: str, settings: list[str], until: str, member: Membership) -> Ended:
-    """One pipeline run of a sweep in this process, its lines on standard error prefixed by its values."""
+    """One pipeline run of a sweep in this process, its lines on standard error prefixed by its
+    values.
+    """
     token = MEMBERSHIP.set(member)
     try:
         with contextlib.redirect_stderr(Prefixed(sys.stderr, member.label)):
@@ -102,16 +110,23 @@ def _gpus() -> list[str]:
 
 
 def at_once(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
-    """Up to `jobs` runs at a time; after bad input none is started any more. All end with this process."""
+    """Up to `jobs` runs at a time; after bad input none is started any more. All end with this
+    process.
+    """
     waiting, running, go_on = list(todo), {}, True
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while running or (waiting and go_on):
             while go_on and waiting and len(running) < jobs:
-                label, slot = waiting.pop(0), min(set(range(jobs)) - {slot for _, slot in running.values()})
+                label, slot = (
+                    waiting.pop(0),
+                    min(set(range(jobs)) - {slot for _, slot in running.values()}),
+                )
                 running[label] = (_start(plan, label, slot, jobs), slot)
             time.sleep(POLL_SECONDS)
-            for label in [label for label, (child, _) in running.items() if child.poll() is not None]:
+            for label in [
+                label for label, (child, _) in running.items() if child.poll() is not None
+            ]:
                 end = _end_of(running.pop(label)[0])
                 go_on = go_on and end.exit_code != BAD_INPUT
                 yield label, end
@@ -122,15 +137,34 @@ def at_once(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended
 
 
 def _start(plan: Plan, label: str, slot: int, jobs: int) -> subprocess.Popen:
-    task = [plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label).model_dump()]
-    command = [sys.executable, group_guard.__file__, sys.executable, "-m", "flows.sweeps.runs", json.dumps(task)]
+    task = [
+        plan.recipe,
+        plan.settings[label],
+        plan.sweep.until,
+        plan.sweep.membership(label).model_dump(),
+    ]
+    command = [
+        sys.executable,
+        group_guard.__file__,
+        sys.executable,
+        "-m",
+        "flows.sweeps.runs",
+        json.dumps(task),
+    ]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_share(slot, jobs), start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_share(slot, jobs),
+        start_new_session=True,
     )
 
 
 def _share(slot: int, jobs: int) -> dict[str, str]:
-    """The part of the machine that one of `jobs` runs has: a GPU of its own where there are enough, else some cores."""
+    """The part of the machine that one of `jobs` runs has: a GPU of its own where there are enough,
+    else some cores.
+    """
     gpus = _gpus()
     if len(gpus) >= jobs:
         return os.environ | {"CUDA_VISIBLE_DEVICES": gpus[slot]}

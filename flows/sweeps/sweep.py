@@ -1,4 +1,6 @@
-"""A sweep as the command line runs it: what is left to do, the runs, then table, figures and MLflow."""
+"""A sweep as the command line runs it: what is left to do, the runs, then table, figures and
+MLflow.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,13 +37,18 @@ class Result:
 
     @property
     def error(self) -> RLHFError | None:
-        """Why the sweep is not complete: bad input, or runs that failed; None when each finished or was refused."""
+        """Why the sweep is not complete: bad input, or runs that failed; None when each finished or
+        was refused.
+        """
         bad = {label: end for label, end in self.ended.items() if end.exit_code not in (0, REFUSED)}
         for label, end in bad.items():
             if end.exit_code == BAD_INPUT:
                 return BadInput(f"{label}: {end.error}")
         lines = [f"  {label}: {end.error}" for label, end in bad.items()]
-        head = f"{len(bad)} of {len(self.sweep.points)} runs failed; the same command tries them again:"
+        head = (
+            f"{len(bad)} of {len(self.sweep.points)} runs failed; the same command tries them"
+            " again:"
+        )
         return RLHFError("\n".join([head, *lines])) if bad else None
 
     def as_json(self) -> dict:
@@ -50,17 +57,29 @@ class Result:
         for row in values["rows"]:
             row["metrics"] = {name: row["metrics"].get(name) for name in self.sweep.metrics}
             row["already_done"] = row["label"] in self.repeated
-        values |= {"metrics": self.sweep.metrics, "figures": list(map(str, self.figures)), "folder": str(self.folder)}
-        return values | {"mlflow_problem": self.problem, "error": str(self.error) if self.error else None}
+        values |= {
+            "metrics": self.sweep.metrics,
+            "figures": list(map(str, self.figures)),
+            "folder": str(self.folder),
+        }
+        return values | {
+            "mlflow_problem": self.problem,
+            "error": str(self.error) if self.error else None,
+        }
 
 
 def run_sweep(plan: Plan, jobs: int, say: Callable[[str], None]) -> Result:
-    """Make the runs that are not settled yet, then table, figures and MLflow. Raises BadInput when it runs elsewhere."""
+    """Make the runs that are not settled yet, then table, figures and MLflow. Raises BadInput when
+    it runs elsewhere.
+    """
     quiet_libraries()
     workspace, sweep = Workspace.here(), plan.sweep
     with held(workspace, f"sweep-{sweep.id}") as free:
         if not free:
-            raise BadInput(f"this very sweep, {sweep.name}, is running in another process; wait for it, or end it first.")
+            raise BadInput(
+                f"this very sweep, {sweep.name}, is running in another process; wait for it, or end"
+                " it first."
+            )
         repeated, ended = _done_before(workspace, sweep), {}
         say(_announcement(sweep, repeated, jobs))
         todo = [label for label in plan.settings if label not in repeated]
@@ -72,7 +91,9 @@ def run_sweep(plan: Plan, jobs: int, say: Callable[[str], None]) -> Result:
         except BaseException:
             sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
             raise
-        return _conclude(workspace, sweep, Result(sweep, [], sweep.folder(workspace), repeated, ended, problem))
+        return _conclude(
+            workspace, sweep, Result(sweep, [], sweep.folder(workspace), repeated, ended, problem)
+        )
 
 
 def _done_before(workspace: Workspace, sweep: sweeps.Sweep) -> list[str]:
@@ -81,8 +102,12 @@ def _done_before(workspace: Workspace, sweep: sweeps.Sweep) -> list[str]:
 
 
 def _announcement(sweep: sweeps.Sweep, repeated: list[str], jobs: int) -> str:
-    sizes = " x ".join(f"{len({str(point.values[key]) for point in sweep.points})} of {key}" for key in sweep.keys)
-    text = f"{sweep.name}: {len(sweep.points)} runs ({sizes}), until {sweep.until}, {jobs} at a time"
+    sizes = " x ".join(
+        f"{len({str(point.values[key]) for point in sweep.points})} of {key}" for key in sweep.keys
+    )
+    text = (
+        f"{sweep.name}: {len(sweep.points)} runs ({sizes}), until {sweep.until}, {jobs} at a time"
+    )
     return text + (f"; {len(repeated)} of them done earlier" if repeated else "")
 
 
@@ -95,7 +120,9 @@ def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: Result) -> Resu
     except Exception as error:
         result.problem = brief(error)
         sweep_tracking.write(workspace, result.sweep)
-    result.figures = [file for name in ("metrics.png", "frontier.png") if (file := result.folder / name).exists()]
+    result.figures = [
+        file for name in ("metrics.png", "frontier.png") if (file := result.folder / name).exists()
+    ]
     return result
 
 
@@ -111,12 +138,18 @@ def results(result: Result, *, full_links: bool) -> Iterator[Table | Text]:
     if sweep.link:
         yield Text(f"MLflow: {sweep.link}")
     if sweep.until == "evaluate" and any(row.state == "finished" for row in sweep.rows):
-        yield Text("A sweep promotes nothing. rlhf run with --set KEY=VALUE promotes one of them and repeats nothing else.")
+        yield Text(
+            "A sweep promotes nothing. rlhf run with --set KEY=VALUE promotes one of them and"
+            " repeats nothing else."
+        )
     absent = [name for name in sweep.wanted if not any(name in row.metrics for row in sweep.rows)]
     if absent:
         yield Text(f"No run has {', '.join(absent)}.", style="yellow")
     if result.problem:
-        yield Text(f"MLflow has not all of it yet ({result.problem}); rlhf sync forwards the rest.", style="yellow")
+        yield Text(
+            f"MLflow has not all of it yet ({result.problem}); rlhf sync forwards the rest.",
+            style="yellow",
+        )
 
 
 def _table(sweep: sweeps.Sweep, full_links: bool) -> Table:

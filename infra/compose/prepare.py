@@ -1,4 +1,6 @@
-"""Make what a new platform lacks: bucket, the workers' MLflow account, work pools, device limits. Again: no change."""
+"""Make what a new platform lacks: bucket, the workers' MLflow account, work pools, device limits.
+Again: no change.
+"""
 
 import asyncio
 import os
@@ -12,7 +14,12 @@ from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-BUCKET, ACCOUNT, POOLS, DEVICES = "mlflow", "pipeline", ("rlhf", "rlhf-gpu"), ("rlhf-cpu", "rlhf-gpu")
+BUCKET, ACCOUNT, POOLS, DEVICES = (
+    "mlflow",
+    "pipeline",
+    ("rlhf", "rlhf-gpu"),
+    ("rlhf-cpu", "rlhf-gpu"),
+)
 
 
 def bucket() -> None:
@@ -27,7 +34,9 @@ def bucket() -> None:
 
 
 def account() -> None:
-    """The account under which workers write; it manages the experiments and models that it makes, and no others."""
+    """The account under which workers write; it manages the experiments and models that it makes,
+    and no others.
+    """
     client = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
     try:
         client.create_user(ACCOUNT, os.environ["RLHF_ACCOUNT_PASSWORD"])
@@ -45,13 +54,17 @@ async def pools() -> None:
 
 
 async def devices() -> None:
-    """A limit for each kind of device, that a stage holds while it runs (RLHF_DEVICE_LIMITS of the workers)."""
+    """A limit for each kind of device, that a stage holds while it runs (RLHF_DEVICE_LIMITS of the
+    workers).
+    """
     async with get_client() as client:
         for name in DEVICES:
             try:
                 await client.read_global_concurrency_limit_by_name(name)
             except ObjectNotFound:
-                await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+                await client.create_global_concurrency_limit(
+                    GlobalConcurrencyLimitCreate(name=name, limit=1)
+                )
 
 
 if __name__ == "__main__":

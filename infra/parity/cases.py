@@ -1,4 +1,6 @@
-"""The inputs that every package gets, the settings that every call uses, and how an answer is recorded."""
+"""The inputs that every package gets, the settings that every call uses, and how an answer is
+recorded.
+"""
 
 from collections.abc import Callable
 
@@ -10,10 +12,22 @@ LENGTHS = (9, 1, 5, 7, 3, 8, 0, 4)  # tokens; one row is fully masked
 GROUPS = (0, 0, 1, 1, 1, 2, 2, 2)
 R, V, PAIRS = 9, 11, 12
 SETTINGS = {
-    "clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0, "value_clip": 0.15, "gamma": 0.97, "lam": 0.9, "beta": 0.1,
-    "cap": 1.5, "smoothing": 0.2, "tokens": 100, "sequences": 16, "horizon": 20,
-    "kl_target": 6.0, "kl_horizon": 1000, "kl_responses": 64,
-}  # fmt: skip
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "dual_clip": 3.0,
+    "value_clip": 0.15,
+    "gamma": 0.97,
+    "lam": 0.9,
+    "beta": 0.1,
+    "cap": 1.5,
+    "smoothing": 0.2,
+    "tokens": 100,
+    "sequences": 16,
+    "horizon": 20,
+    "kl_target": 6.0,
+    "kl_horizon": 1000,
+    "kl_responses": 64,
+}
 OBSERVED_KL = (6.0, 12.0, 6.6, 0.0, 5.4)
 FAR = (-15.0, 0.5, 15.0)  # log-ratios beyond the packages' clamps
 LONE_GROUPS = (0, 1, 1, 1, 1, 1, 1, 1)  # the first response has no other to compare with
@@ -22,7 +36,9 @@ Cases = dict[str, Tensor]
 
 
 def make_inputs() -> Cases:
-    """Seeded float64 tensors; finite junk stands at padding, except in rewards, which every package expects to be 0 there."""
+    """Seeded float64 tensors; finite junk stands at padding, except in rewards, which every package
+    expects to be 0 there.
+    """
     generator = torch.Generator().manual_seed(SEED)
     rows = len(LENGTHS)
 
@@ -34,21 +50,43 @@ def make_inputs() -> Cases:
     holes[0, 3:5] = holes[3, 1] = holes[5, 0] = False
     old = -normal(rows, R).abs() - 0.05
     new = old + 0.4 * normal(rows, R)
-    new[:, ::4] = old[:, ::4] + torch.tensor(4.0, dtype=torch.float64).log()  # ratios that dual clipping cuts
+    new[:, ::4] = (
+        old[:, ::4] + torch.tensor(4.0, dtype=torch.float64).log()
+    )  # ratios that dual clipping cuts
     inputs = {
-        "mask": mask, "mask_holes": holes, "groups": torch.tensor(GROUPS), "old_logprobs": old, "new_logprobs": new,
-        "ref_logprobs": old + 0.5 * normal(rows, R), "sampler_logprobs": old + 0.3 * normal(rows, R),
-        "rewards": normal(rows, R) * mask, "projection": normal(rows, R) * mask, "scores": normal(rows),
-        "logits": normal(rows, R, V), "ref_logits": normal(rows, R, V), "observed_kl": scalar(OBSERVED_KL),
-        "far": scalar([FAR]), "lone_groups": torch.tensor(LONE_GROUPS),
-    }  # fmt: skip
-    inputs |= {name: normal(rows, R) for name in ("advantages", "returns", "old_values", "new_values", "loss")}
+        "mask": mask,
+        "mask_holes": holes,
+        "groups": torch.tensor(GROUPS),
+        "old_logprobs": old,
+        "new_logprobs": new,
+        "ref_logprobs": old + 0.5 * normal(rows, R),
+        "sampler_logprobs": old + 0.3 * normal(rows, R),
+        "rewards": normal(rows, R) * mask,
+        "projection": normal(rows, R) * mask,
+        "scores": normal(rows),
+        "logits": normal(rows, R, V),
+        "ref_logits": normal(rows, R, V),
+        "observed_kl": scalar(OBSERVED_KL),
+        "far": scalar([FAR]),
+        "lone_groups": torch.tensor(LONE_GROUPS),
+    }
+    inputs |= {
+        name: normal(rows, R)
+        for name in ("advantages", "returns", "old_values", "new_values", "loss")
+    }
     inputs |= {name: normal(PAIRS) for name in ("chosen", "rejected", "margin")}
-    return inputs | {f"{who}_{what}": normal(PAIRS) - 10 for who in ("policy", "ref") for what in ("chosen", "rejected")}
+    return inputs | {
+        f"{who}_{what}": normal(PAIRS) - 10
+        for who in ("policy", "ref")
+        for what in ("chosen", "rejected")
+    }
 
 
-def record(cases: Cases, name: str, function: Callable, projection: Tensor | None = None, **inputs: Tensor) -> None:
-    """Store `NAME/value`, what `function` gives at `inputs` (the first of several), and `NAME/grad/INPUT` for each of them.
+def record(
+    cases: Cases, name: str, function: Callable, projection: Tensor | None = None, **inputs: Tensor
+) -> None:
+    """Store `NAME/value`, what `function` gives at `inputs` (the first of several), and
+    `NAME/grad/INPUT` for each of them.
 
     Where the value is a matrix, the gradient is that of its product with `projection`.
     """

@@ -1,9 +1,10 @@
-"""Write tests/core/fixtures/*.safetensors: what the published packages compute from seeded float64 inputs.
+"""Write tests/core/fixtures/*.safetensors: what the published packages compute from seeded float64
+inputs.
 
     python infra/parity/make_fixtures.py tests/core/fixtures
 
-Runs in an environment of its own (README.md). Versions, seed and settings go into each file's metadata; the same ones
-give the same bytes.
+Runs in an environment of its own (README.md). Versions, seed and settings go into each file's
+metadata; the same ones give the same bytes.
 """
 
 import json
@@ -24,7 +25,9 @@ def main(folder: Path) -> None:
     x = make_inputs()
     files = {"inputs": x, "verl": verl_cases(x), "openrlhf": openrlhf_cases(x), "trl": trl_cases(x)}
     made_by = {"versions": versions(), "seed": SEED, "settings": SETTINGS}
-    metadata = {"made_by": json.dumps(made_by)}  # one key: safetensors does not keep the order of several
+    metadata = {
+        "made_by": json.dumps(made_by)
+    }  # one key: safetensors does not keep the order of several
     for name, tensors in files.items():
         copies = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
         save_file(copies, folder / f"{name}.safetensors", metadata)

@@ -1,7 +1,9 @@
-"""Load single source files of published packages, byte for byte, without the packages' own dependencies.
+"""Load single source files of published packages, byte for byte, without the packages' own
+dependencies.
 
-verl, openrlhf and trl import ray, peft, vLLM, an old transformers and much else at their top. None of it takes part in the
-functions that are compared, so those imports get inert stand-ins, while each file in FILES is executed as published.
+verl, openrlhf and trl import ray, peft, vLLM, an old transformers and much else at their top. None
+of it takes part in the functions that are compared, so those imports get inert stand-ins, while
+each file in FILES is executed as published.
 """
 
 import importlib.abc
@@ -21,13 +23,23 @@ FILES = {
     "trl.trainer.ppo_trainer": "trl",
 }
 STOOD_IN = {
-    "verl", "openrlhf", "trl",
-    "tensordict", "omegaconf", "transformers", "datasets", "accelerate", "huggingface_hub", "deepspeed",
-}  # fmt: skip
+    "verl",
+    "openrlhf",
+    "trl",
+    "tensordict",
+    "omegaconf",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "deepspeed",
+}
 
 
 class _StandIn:
-    """A class that can be inherited from, named in annotations, called, and used as a decorator that changes nothing."""
+    """A class that can be inherited from, named in annotations, called, and used as a decorator
+    that changes nothing.
+    """
 
     def __init__(self, *_args, **_kwargs):
         pass
@@ -50,7 +62,9 @@ class _StandInModule(ModuleType):
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, fullname, path=None, target=None):
         if package := FILES.get(fullname):
-            file = importlib.metadata.distribution(package).locate_file(fullname.replace(".", "/") + ".py")
+            file = importlib.metadata.distribution(package).locate_file(
+                fullname.replace(".", "/") + ".py"
+            )
             return importlib.util.spec_from_file_location(fullname, file)
         if fullname.split(".")[0] in STOOD_IN:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
@@ -72,4 +86,7 @@ def load(name: str) -> ModuleType:
 
 def versions() -> dict[str, str]:
     """Version of each compared package, and of torch."""
-    return {package: importlib.metadata.version(package) for package in ("verl", "openrlhf", "trl", "torch")}
+    return {
+        package: importlib.metadata.version(package)
+        for package in ("verl", "openrlhf", "trl", "torch")
+    }

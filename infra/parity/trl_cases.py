@@ -17,14 +17,24 @@ def trl_cases(x: Cases) -> Cases:
 
 
 def _trainer(kind: type, **changes):
-    """A PPOTrainer without its constructor: the methods under comparison read `config` and `kl_ctl` only."""
+    """A PPOTrainer without its constructor: the methods under comparison read `config` and `kl_ctl`
+    only.
+    """
     settings = {
-        "gamma": SETTINGS["gamma"], "lam": SETTINGS["lam"], "cliprange": SETTINGS["clip_low"],
-        "cliprange_value": SETTINGS["value_clip"], "vf_coef": 1.0, "ratio_threshold": 10.0,
-        "whiten_rewards": False, "kl_penalty": "kl",
-    }  # fmt: skip
+        "gamma": SETTINGS["gamma"],
+        "lam": SETTINGS["lam"],
+        "cliprange": SETTINGS["clip_low"],
+        "cliprange_value": SETTINGS["value_clip"],
+        "vf_coef": 1.0,
+        "ratio_threshold": 10.0,
+        "whiten_rewards": False,
+        "kl_penalty": "kl",
+    }
     trainer = object.__new__(kind)
-    trainer.config, trainer.kl_ctl = SimpleNamespace(**settings | changes), SimpleNamespace(value=SETTINGS["beta"])
+    trainer.config, trainer.kl_ctl = (
+        SimpleNamespace(**settings | changes),
+        SimpleNamespace(value=SETTINGS["beta"]),
+    )
     return trainer
 
 
@@ -32,7 +42,9 @@ def _rewards(cases: Cases, kind: type, x: Cases) -> None:
     real = [row for row, length in enumerate(LENGTHS) if length]  # IndexError on a fully masked row
     tensors = [x[name][real] for name in ("scores", "old_logprobs", "ref_logprobs", "mask")]
     for penalty in ("kl", "mse"):
-        cases[f"rewards/{penalty}"] = _trainer(kind, kl_penalty=penalty).compute_rewards(*tensors)[0]
+        cases[f"rewards/{penalty}"] = _trainer(kind, kl_penalty=penalty).compute_rewards(*tensors)[
+            0
+        ]
     ref = x["ref_logits"].log_softmax(-1)
 
     def full(logits: Tensor) -> Tensor:
@@ -42,7 +54,9 @@ def _rewards(cases: Cases, kind: type, x: Cases) -> None:
 
 
 def _gae(cases: Cases, kind: type, x: Cases) -> None:
-    _, advantages, returns = _trainer(kind).compute_advantages(x["old_values"], x["rewards"], x["mask"].double())
+    _, advantages, returns = _trainer(kind).compute_advantages(
+        x["old_values"], x["rewards"], x["mask"].double()
+    )
     cases |= {"gae/advantages": advantages, "gae/returns": returns}
 
 
@@ -51,10 +65,26 @@ def _loss(cases: Cases, kind: type, x: Cases) -> None:
 
     def losses(logprobs: Tensor, vpreds: Tensor) -> tuple[Tensor, Tensor, dict]:
         return _trainer(kind).loss(
-            x["old_logprobs"], x["old_values"], x["logits"], vpreds, logprobs, mask, x["advantages"], x["returns"]
+            x["old_logprobs"],
+            x["old_values"],
+            x["logits"],
+            vpreds,
+            logprobs,
+            mask,
+            x["advantages"],
+            x["returns"],
         )
 
-    record(cases, "policy", lambda logprobs: losses(logprobs, x["new_values"])[0], logprobs=x["new_logprobs"])
-    record(cases, "value", lambda vpreds: losses(x["new_logprobs"], vpreds)[1], vpreds=x["new_values"])
+    record(
+        cases,
+        "policy",
+        lambda logprobs: losses(logprobs, x["new_values"])[0],
+        logprobs=x["new_logprobs"],
+    )
+    record(
+        cases, "value", lambda vpreds: losses(x["new_logprobs"], vpreds)[1], vpreds=x["new_values"]
+    )
     stats = losses(x["new_logprobs"], x["new_values"])[2]
-    cases |= {f"stats/{name}": stats[f"policy/{name}"] for name in ("entropy", "approxkl", "policykl")}
+    cases |= {
+        f"stats/{name}": stats[f"policy/{name}"] for name in ("entropy", "approxkl", "policykl")
+    }

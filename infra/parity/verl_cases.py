@@ -8,7 +8,13 @@ from cases import GROUPS, SETTINGS, Cases, record, scalar
 from published import load
 from torch import Tensor
 
-MODES = ("token-mean", "token-sum", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+MODES = (
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum",
+    "seq-mean-token-sum-norm",
+)
 GLOBAL = {
     "batch_num_tokens": SETTINGS["tokens"],
     "global_batch_size": SETTINGS["sequences"],
@@ -29,21 +35,32 @@ def verl_cases(x: Cases) -> Cases:
 def _gae(cases: Cases, core, x: Cases) -> None:
     for name in ("mask", "mask_holes"):
         rewards, mask = x["rewards"] * x[name], x[name].double()
-        result = core.compute_gae_advantage_return(rewards, x["old_values"], mask, SETTINGS["gamma"], SETTINGS["lam"])
+        result = core.compute_gae_advantage_return(
+            rewards, x["old_values"], mask, SETTINGS["gamma"], SETTINGS["lam"]
+        )
         cases[f"gae/{name}/advantages"], cases[f"gae/{name}/returns"] = result
 
 
 def _policy(cases: Cases, core, x: Cases) -> None:
-    def add(name: str, mode: str, dual_clip: float, *, counts: dict, weights: Tensor | None = None) -> None:
+    def add(
+        name: str, mode: str, dual_clip: float, *, counts: dict, weights: Tensor | None = None
+    ) -> None:
         settings = {
-            "clip_ratio": SETTINGS["clip_low"], "clip_ratio_low": SETTINGS["clip_low"],
-            "clip_ratio_high": SETTINGS["clip_high"], "clip_ratio_c": dual_clip, "global_batch_info": counts,
-        }  # fmt: skip
+            "clip_ratio": SETTINGS["clip_low"],
+            "clip_ratio_low": SETTINGS["clip_low"],
+            "clip_ratio_high": SETTINGS["clip_high"],
+            "clip_ratio_c": dual_clip,
+            "global_batch_info": counts,
+        }
         function = partial(
-            core.compute_policy_loss_vanilla, old_log_prob=x["old_logprobs"], advantages=x["advantages"],
-            response_mask=x["mask"].double(), loss_agg_mode=mode, rollout_is_weights=weights,
+            core.compute_policy_loss_vanilla,
+            old_log_prob=x["old_logprobs"],
+            advantages=x["advantages"],
+            response_mask=x["mask"].double(),
+            loss_agg_mode=mode,
+            rollout_is_weights=weights,
             config=SimpleNamespace(**settings, get=settings.get),
-        )  # fmt: skip
+        )
         record(cases, name, function, log_prob=x["new_logprobs"])
 
     weights = (x["old_logprobs"] - x["sampler_logprobs"]).exp().clamp(max=SETTINGS["cap"])
@@ -56,15 +73,20 @@ def _policy(cases: Cases, core, x: Cases) -> None:
 def _aggregation(cases: Cases, core, x: Cases) -> None:
     for mode in MODES:
         for scope, counts in (("local", {}), ("global", GLOBAL)):
-            function = partial(core.agg_loss, loss_mask=x["mask"].double(), loss_agg_mode=mode, **counts)
+            function = partial(
+                core.agg_loss, loss_mask=x["mask"].double(), loss_agg_mode=mode, **counts
+            )
             record(cases, f"aggregate/{mode}/{scope}", function, loss_mat=x["loss"])
 
 
 def _value(cases: Cases, core, x: Cases) -> None:
     function = partial(
-        core.compute_value_loss, returns=x["returns"], values=x["old_values"], response_mask=x["mask"].double(),
+        core.compute_value_loss,
+        returns=x["returns"],
+        values=x["old_values"],
+        response_mask=x["mask"].double(),
         cliprange_value=SETTINGS["value_clip"],
-    )  # fmt: skip
+    )
     record(cases, "value", function, vpreds=x["new_values"])
 
 
@@ -73,15 +95,24 @@ def _divergence(cases: Cases, core, x: Cases) -> None:
         function = partial(core.kl_penalty, ref_logprob=x["ref_logprobs"], kl_penalty=estimator)
         record(cases, f"kl/{estimator}", function, x["projection"], logprob=x["new_logprobs"])
         cases[f"far/{estimator}"] = core.kl_penalty(x["far"], 0 * x["far"], estimator)
-    cases["rewards/value"] = core.compute_rewards(x["rewards"], x["old_logprobs"], x["ref_logprobs"], SETTINGS["beta"])
-    record(cases, "entropy", partial(core.compute_entropy_loss, response_mask=x["mask"].double()), logits=x["logits"])
+    cases["rewards/value"] = core.compute_rewards(
+        x["rewards"], x["old_logprobs"], x["ref_logprobs"], SETTINGS["beta"]
+    )
+    record(
+        cases,
+        "entropy",
+        partial(core.compute_entropy_loss, response_mask=x["mask"].double()),
+        logits=x["logits"],
+    )
 
 
 def _advantages(cases: Cases, core, x: Cases) -> None:
     given = {"token_level_rewards": x["rewards"], "response_mask": x["mask"].double()}
     grouped = given | {"index": np.array(GROUPS)}
     cases["grpo/value"] = core.compute_grpo_outcome_advantage(**grouped)[0]
-    cases["dr_grpo/value"] = core.compute_grpo_outcome_advantage(**grouped, norm_adv_by_std_in_grpo=False)[0]
+    cases["dr_grpo/value"] = core.compute_grpo_outcome_advantage(
+        **grouped, norm_adv_by_std_in_grpo=False
+    )[0]
     cases["rloo/value"] = core.compute_rloo_outcome_advantage(**grouped)[0]
     cases["rloo_vectorized/value"] = core.compute_rloo_vectorized_outcome_advantage(**grouped)[0]
     lone = given | {"index": x["lone_groups"].numpy()}
@@ -90,12 +121,18 @@ def _advantages(cases: Cases, core, x: Cases) -> None:
     config = SimpleNamespace(gamma=SETTINGS["gamma"])
     advantages, returns = core.compute_reinforce_plus_plus_outcome_advantage(**given, config=config)
     cases |= {"reinforce_plus_plus/advantages": advantages, "reinforce_plus_plus/returns": returns}
-    cases["reinforce_plus_plus_baseline/advantages"] = core.compute_reinforce_plus_plus_baseline_outcome_advantage(**grouped)[0]
+    cases["reinforce_plus_plus_baseline/advantages"] = (
+        core.compute_reinforce_plus_plus_baseline_outcome_advantage(**grouped)[0]
+    )
 
 
 def _adaptive_kl(cases: Cases, core, x: Cases) -> None:
-    controller = core.AdaptiveKLController(SETTINGS["beta"], SETTINGS["kl_target"], SETTINGS["kl_horizon"])
-    cases["adaptive_kl/value"] = scalar([_updated(controller, kl) for kl in x["observed_kl"].tolist()])
+    controller = core.AdaptiveKLController(
+        SETTINGS["beta"], SETTINGS["kl_target"], SETTINGS["kl_horizon"]
+    )
+    cases["adaptive_kl/value"] = scalar(
+        [_updated(controller, kl) for kl in x["observed_kl"].tolist()]
+    )
 
 
 def _updated(controller, kl: float) -> float:
@@ -106,9 +143,13 @@ def _updated(controller, kl: float) -> float:
 def _importance(cases: Cases, module, x: Cases) -> None:
     log_ratio = x["old_logprobs"] - x["sampler_logprobs"]
     for level in ("token", "sequence"):
-        weights, metrics = module.compute_rollout_correction_weights(log_ratio, x["mask"], level, SETTINGS["cap"])
+        weights, metrics = module.compute_rollout_correction_weights(
+            log_ratio, x["mask"], level, SETTINGS["cap"]
+        )
         cases[f"importance/{level}/weights"] = weights
         if level == "token":  # the other repeats each sequence's weight at every token
-            cases["importance/token/effective_share"] = scalar(metrics["rollout_is_eff_sample_size"])
+            cases["importance/token/effective_share"] = scalar(
+                metrics["rollout_is_eff_sample_size"]
+            )
     metrics = module.compute_offpolicy_metrics(x["old_logprobs"], x["sampler_logprobs"], x["mask"])
     cases |= {f"mismatch/{name}": scalar(metrics[name]) for name in ("kl", "k3_kl")}

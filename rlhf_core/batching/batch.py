@@ -1,4 +1,5 @@
-"""Padded batches: prompts left-padded, responses right-padded, so that every response begins in the same column.
+"""Padded batches: prompts left-padded, responses right-padded, so that every response begins in the
+same column.
 
 Axes: B rows, P prompt, R response, L = P + R. Masks: True is a real token.
 """
@@ -14,7 +15,9 @@ from rlhf_core.ranks import rank, ranks
 
 
 def device() -> torch.device:
-    """Where tensors and models of this process live: the accelerator when there is one, else the CPU."""
+    """Where tensors and models of this process live: the accelerator when there is one, else the
+    CPU.
+    """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -75,11 +78,14 @@ def collate(sequences: Seq[Sequence], pad_id: int) -> Batch:
     return Batch(ids_BL, mask_BL, mask_BL[:, P:])
 
 
-def microbatches(sizes: Seq[tuple[int, int]], token_budget: int, *, group: int = 1) -> list[list[int]]:
-    """Indices in microbatches of similar length, at most `token_budget` tokens each, padding included.
+def microbatches(
+    sizes: Seq[tuple[int, int]], token_budget: int, *, group: int = 1
+) -> list[list[int]]:
+    """Indices in microbatches of similar length, at most `token_budget` tokens each, padding
+    included.
 
-    sizes: (prompt, response) tokens of each sequence. group: so many neighbours (a chosen and its rejected answer) stay
-    together. A group over the budget is a microbatch of its own.
+    sizes: (prompt, response) tokens of each sequence. group: so many neighbours (a chosen and its
+    rejected answer) stay together. A group over the budget is a microbatch of its own.
     """
     groups = [list(range(i, i + group)) for i in range(0, len(sizes), group)]
     groups.sort(key=lambda g: (max(sum(sizes[i]) for i in g), g[0]))
@@ -93,24 +99,34 @@ def microbatches(sizes: Seq[tuple[int, int]], token_budget: int, *, group: int =
     return result
 
 
-def own_microbatches(sizes: Seq[tuple[int, int]], token_budget: int, *, group: int = 1) -> list[tuple[list[int], bool]]:
+def own_microbatches(
+    sizes: Seq[tuple[int, int]], token_budget: int, *, group: int = 1
+) -> list[tuple[list[int], bool]]:
     """This rank's microbatches of a step whose rows every rank knows, each with whether it counts.
 
-    Arguments as of `microbatches`. All ranks get equally many, since a pass through a sharded model waits for every rank: one
-    with fewer repeats the step's first group, which is to add nothing (False).
+    Arguments as of `microbatches`. All ranks get equally many, since a pass through a sharded model
+    waits for every rank: one with fewer repeats the step's first group, which is to add nothing
+    (False).
     """
-    plans = [_microbatches_of(share, sizes, token_budget, group) for share in shares(sizes, ranks(), group=group)]
+    plans = [
+        _microbatches_of(share, sizes, token_budget, group)
+        for share in shares(sizes, ranks(), group=group)
+    ]
     own = plans[rank()]
     idle = max(map(len, plans)) - len(own)
     return [(rows, True) for rows in own] + [(list(range(group)), False)] * idle
 
 
 def shares(sizes: Seq[tuple[int, int]], count: int, *, group: int = 1) -> list[list[int]]:
-    """Indices of each of `count` ranks, in ascending order, with about as many tokens each; groups stay together.
+    """Indices of each of `count` ranks, in ascending order, with about as many tokens each; groups
+    stay together.
 
     Groups are dealt out from the longest on, back and forth: 0 1 2 2 1 0 0 1 ...
     """
-    starts = sorted(range(0, len(sizes), group), key=lambda i: (-max(sum(sizes[k]) for k in range(i, i + group)), i))
+    starts = sorted(
+        range(0, len(sizes), group),
+        key=lambda i: (-max(sum(sizes[k]) for k in range(i, i + group)), i),
+    )
     dealt: list[list[int]] = [[] for _ in range(count)]
     for place, start in enumerate(starts):
         turn, position = divmod(place, count)
@@ -118,8 +134,13 @@ def shares(sizes: Seq[tuple[int, int]], count: int, *, group: int = 1) -> list[l
     return [[k for start in sorted(part) for k in range(start, start + group)] for part in dealt]
 
 
-def _microbatches_of(rows: list[int], sizes: Seq[tuple[int, int]], token_budget: int, group: int) -> list[list[int]]:
-    return [[rows[i] for i in part] for part in microbatches([sizes[row] for row in rows], token_budget, group=group)]
+def _microbatches_of(
+    rows: list[int], sizes: Seq[tuple[int, int]], token_budget: int, group: int
+) -> list[list[int]]:
+    return [
+        [rows[i] for i in part]
+        for part in microbatches([sizes[row] for row in rows], token_budget, group=group)
+    ]
 
 
 def _padded_tokens(sizes: Seq[tuple[int, int]]) -> int:
@@ -127,18 +148,27 @@ def _padded_tokens(sizes: Seq[tuple[int, int]]) -> int:
 
 
 def encode(tokenizer, rows: Seq[dict], field: str) -> list[Sequence]:
-    """Render rows' `prompt` messages and the text in `field` through the chat template into token ids."""
-    return [Sequence(render_prompt(tokenizer, r["prompt"]), render_response(tokenizer, r[field])) for r in rows]
+    """Render rows' `prompt` messages and the text in `field` through the chat template into token
+    ids.
+    """
+    return [
+        Sequence(render_prompt(tokenizer, r["prompt"]), render_response(tokenizer, r[field]))
+        for r in rows
+    ]
 
 
 def order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """A permutation of range(count), a function of seed and epoch alone, so that a resumed stage sees the same."""
+    """A permutation of range(count), a function of seed and epoch alone, so that a resumed stage
+    sees the same.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator).tolist()
 
 
 def subset(rows: list, limit: int | None, *, seed: int) -> list:
-    """At most `limit` rows, drawn without replacement by `seed`; all of them, in their order, when they are fewer."""
+    """At most `limit` rows, drawn without replacement by `seed`; all of them, in their order, when
+    they are fewer.
+    """
     if limit is None or len(rows) <= limit:
         return rows
     return [rows[i] for i in sorted(order(len(rows), seed=seed, epoch=0)[:limit])]

@@ -28,18 +28,25 @@ def gathered(value: T) -> list[T]:
     padded[: len(own)] = own
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
-    return [json.loads(part[: int(size)].cpu().numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
+    return [
+        json.loads(part[: int(size)].cpu().numpy().tobytes())
+        for part, size in zip(parts, sizes, strict=True)
+    ]
 
 
 def total(values: dict[str, float]) -> dict[str, float]:
-    """Each number summed over the ranks that have it, in rank order, so that every rank gets the same."""
+    """Each number summed over the ranks that have it, in rank order, so that every rank gets the
+    same.
+    """
     parts = gathered(dict(values))
     names = dict.fromkeys(name for part in parts for name in part)  # a rank without rows has none
     return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The tensor added up over the ranks. Ranks that fill different rows and leave the others 0 put them together exactly."""
+    """The tensor added up over the ranks. Ranks that fill different rows and leave the others 0 put
+    them together exactly.
+    """
     if ranks() == 1:
         return tensor
     moved = tensor.to(device())

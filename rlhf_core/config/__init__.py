@@ -1,4 +1,6 @@
-"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning."""
+"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound,
+default and meaning.
+"""
 
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
@@ -13,7 +15,32 @@ from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
-    "ALIGNMENTS", "DPO", "GROUPED", "PPO", "RECIPES", "SFT", "AdvantageEstimator", "Approval", "Config", "Data", "Distributed",
-    "Evaluate", "Frozen", "Judge", "LoRA", "Model", "Recipe", "Registry", "Reward", "RewardCheck", "RewardFunction", "Rewards",
-    "Rules", "Sampling", "Severity", "Source", "Training", "load_recipe",
-]  # fmt: skip
+    "ALIGNMENTS",
+    "DPO",
+    "GROUPED",
+    "PPO",
+    "RECIPES",
+    "SFT",
+    "AdvantageEstimator",
+    "Approval",
+    "Config",
+    "Data",
+    "Distributed",
+    "Evaluate",
+    "Frozen",
+    "Judge",
+    "LoRA",
+    "Model",
+    "Recipe",
+    "Registry",
+    "Reward",
+    "RewardCheck",
+    "RewardFunction",
+    "Rewards",
+    "Rules",
+    "Sampling",
+    "Severity",
+    "Source",
+    "Training",
+    "load_recipe",
+]

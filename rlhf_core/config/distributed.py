@@ -12,36 +12,59 @@ _HOST = re.compile(r"^(\S+)\s+slots=([1-9]\d*)$")
 
 
 class Distributed(Config):
-    """The ranks of the stages that train, started by DeepSpeed's launcher; each has a GPU, or is a process on a CPU."""
+    """The ranks of the stages that train, started by DeepSpeed's launcher; each has a GPU, or is a
+    process on a CPU.
+    """
 
-    ranks: Positive = Field(1, description="Ranks on this host; with a hostfile its slots count instead")
-    hostfile: str | None = Field(None, description="File with a line 'HOST slots=RANKS' a host; None: this host alone")
+    ranks: Positive = Field(
+        1, description="Ranks on this host; with a hostfile its slots count instead"
+    )
+    hostfile: str | None = Field(
+        None, description="File with a line 'HOST slots=RANKS' a host; None: this host alone"
+    )
     launcher: Literal["pdsh", "by_hand"] = Field(
         "pdsh",
-        description="How ranks of other hosts are started: over ssh, or 'by_hand': you give each the printed command",
+        description=(
+            "How ranks of other hosts are started: over ssh, or 'by_hand': you give each the"
+            " printed command"
+        ),
     )
-    master_addr: str | None = Field(None, description="Address of the first host; None: what its `hostname -I` says first")
+    master_addr: str | None = Field(
+        None, description="Address of the first host; None: what its `hostname -I` says first"
+    )
     master_port: int | None = Field(
-        None, ge=1024, le=65535, description="Port of rank 0; None: a free one, 29500 with a hostfile"
+        None,
+        ge=1024,
+        le=65535,
+        description="Port of rank 0; None: a free one, 29500 with a hostfile",
     )
 
     @property
     def hosts(self) -> dict[str, int]:
-        """Ranks by host, in the hostfile's order. Raises ValueError for a hostfile that cannot be read."""
+        """Ranks by host, in the hostfile's order. Raises ValueError for a hostfile that cannot be
+        read.
+        """
         if self.hostfile is None:
             return {"localhost": self.ranks}
         try:
             lines = Path(self.hostfile).expanduser().read_text().splitlines()
         except OSError as error:
-            raise ValueError(f"hostfile {self.hostfile} cannot be read ({error}); expected a text file") from None
+            raise ValueError(
+                f"hostfile {self.hostfile} cannot be read ({error}); expected a text file"
+            ) from None
         found: dict[str, int] = {}
         for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
             match = _HOST.match(line)
             if not match or match[1] in found:
-                raise ValueError(f"hostfile {self.hostfile}: {line!r} is no line 'HOST slots=RANKS' of a new host")
+                raise ValueError(
+                    f"hostfile {self.hostfile}: {line!r} is no line 'HOST slots=RANKS' of a new"
+                    " host"
+                )
             found[match[1]] = int(match[2])
         if not found:
-            raise ValueError(f"hostfile {self.hostfile} names no host; expected lines 'HOST slots=RANKS'")
+            raise ValueError(
+                f"hostfile {self.hostfile} names no host; expected lines 'HOST slots=RANKS'"
+            )
         return found
 
     @property
@@ -53,11 +76,18 @@ class Distributed(Config):
     def _fits_together(self) -> "Distributed":
         if self.hostfile is not None and self.ranks != 1:
             raise ValueError(
-                f"ranks {self.ranks} and hostfile {self.hostfile} exclude each other; the hostfile's slots say how many"
+                f"ranks {self.ranks} and hostfile {self.hostfile} exclude each other; the"
+                " hostfile's slots say how many"
             )
         if self.hostfile is None and self.master_addr is not None:
-            raise ValueError(f"master_addr {self.master_addr} without a hostfile; all ranks are on this host, leave it out")
+            raise ValueError(
+                f"master_addr {self.master_addr} without a hostfile; all ranks are on this host,"
+                " leave it out"
+            )
         if self.launcher == "by_hand" and self.hostfile is not None and self.master_addr is None:
-            raise ValueError("launcher 'by_hand' needs master_addr, the first host's address as the others know it")
+            raise ValueError(
+                "launcher 'by_hand' needs master_addr, the first host's address as the others"
+                " know it"
+            )
         self.hosts  # noqa: B018 - read now, so that a bad hostfile is refused when the recipe is loaded
         return self

@@ -16,18 +16,38 @@ class Evaluate(Config):
     max_heldout: Positive = Field(256, description="Held-out demonstrations for the alignment tax")
     samples: Positive = Field(64, description="Rows of the side-by-side table")
     independent_scorer: str | None = Field(
-        None, description="'module:function' with (prompts, replies) in, scores out; None: the first of reward_models, if any"
+        None,
+        description=(
+            "'module:function' with (prompts, replies) in, scores out; None: the first of"
+            " reward_models, if any"
+        ),
     )
     best_of_n: Annotated[int, Field(ge=2, le=1024)] | None = Field(
-        None, description="Baseline: of so many replies by the SFT model the best by the reward model; None: not drawn"
+        None,
+        description=(
+            "Baseline: of so many replies by the SFT model the best by the reward model; None: not"
+            " drawn"
+        ),
     )
     train_reward: bool = Field(
-        False, description="With align = 'dpo': train a reward model all the same, by which replies are scored (same gate)"
+        False,
+        description=(
+            "With align = 'dpo': train a reward model all the same, by which replies are scored"
+            " (same gate)"
+        ),
     )
-    reward_models: list[str] = Field([], description="Folders of further reward models: with the main one, the ensemble")
-    judge: Judge | None = Field(None, description="Compares the policy with the SFT model and the champion; None: no judge")
+    reward_models: list[str] = Field(
+        [], description="Folders of further reward models: with the main one, the ensemble"
+    )
+    judge: Judge | None = Field(
+        None, description="Compares the policy with the SFT model and the champion; None: no judge"
+    )
     frozen: Frozen = Field(
-        "whole", description="'whole': one rank evaluates; 'sharded': all ranks, with the models' weights shared out among them"
+        "whole",
+        description=(
+            "'whole': one rank evaluates; 'sharded': all ranks, with the models' weights shared out"
+            " among them"
+        ),
     )
     sampling: Sampling = Sampling()
     gate: EvaluateGate = EvaluateGate()
@@ -36,8 +56,8 @@ class Evaluate(Config):
     def _sampler_has_its_ranks(self) -> "Evaluate":
         if self.sampling.tensor_parallel > 1 and self.frozen == "whole":
             raise ValueError(
-                f"sampling.tensor_parallel {self.sampling.tensor_parallel}, but one rank evaluates; set frozen to 'sharded', "
-                "with which all ranks do, or tensor_parallel to 1"
+                f"sampling.tensor_parallel {self.sampling.tensor_parallel}, but one rank evaluates;"
+                " set frozen to 'sharded', with which all ranks do, or tensor_parallel to 1"
             )
         return self
 
@@ -46,7 +66,8 @@ class Evaluate(Config):
     def _shares_its_device(cls, sampling: Sampling) -> Sampling:
         if sampling.own_devices:
             raise ValueError(
-                f"own_devices {sampling.own_devices}: nothing learns while models are evaluated, so that the sampler has the "
-                "device already; leave it out (ppo.sampling.own_devices is for training)"
+                f"own_devices {sampling.own_devices}: nothing learns while models are evaluated, so"
+                " that the sampler has the device already; leave it out (ppo.sampling.own_devices"
+                " is for training)"
             )
         return sampling

@@ -1,4 +1,6 @@
-"""What a recipe says about gates: the thresholds of each stage, and gates of the user's own, as one kind of rule."""
+"""What a recipe says about gates: the thresholds of each stage, and gates of the user's own, as one
+kind of rule.
+"""
 
 import difflib
 from typing import Annotated, ClassVar, Literal
@@ -24,7 +26,9 @@ GATED = {"sft": "sft/", "reward": "reward/", "ppo": "ppo/", "dpo": "dpo/", "eval
 
 
 class Override(Config):
-    """A recorded decision to let a lower value pass. Visible in the run, the registry tags and the report."""
+    """A recorded decision to let a lower value pass. Visible in the run, the registry tags and the
+    report.
+    """
 
     threshold: Finite = Field(description="Bound used in place of the recipe's")
     reason: str = Field(min_length=8, description="Why; one sentence")
@@ -32,24 +36,46 @@ class Override(Config):
 
 
 class GateRule(Config):
-    """One bound on one metric of a finished stage, on the end of its interval, or on a paired difference."""
+    """One bound on one metric of a finished stage, on the end of its interval, or on a paired
+    difference.
+    """
 
-    stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(description="Whose result is looked at")
+    stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(
+        description="Whose result is looked at"
+    )
     metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py")
-    of: Of = Field("estimate", description="What is compared with the threshold: the estimate or an end of its interval")
+    of: Of = Field(
+        "estimate",
+        description="What is compared with the threshold: the estimate or an end of its interval",
+    )
     bound: Bound = Field(description="How it must lie to the threshold")
     threshold: Finite = Field(description="In the metric's unit; with method 'sign' a share")
-    minus: str | None = Field(None, description="Baseline, a metric of the same stage: the gate looks at metric - minus")
-    versus: Literal["champion"] | None = Field(None, description="Policy - champion on the same items; no champion: passes")
-    min_n: Positive = Field(1, description="Samples behind the metric, below which the gate refuses")
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(0.95, description="Of the two-sided interval")
+    minus: str | None = Field(
+        None, description="Baseline, a metric of the same stage: the gate looks at metric - minus"
+    )
+    versus: Literal["champion"] | None = Field(
+        None, description="Policy - champion on the same items; no champion: passes"
+    )
+    min_n: Positive = Field(
+        1, description="Samples behind the metric, below which the gate refuses"
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.95, description="Of the two-sided interval"
+    )
     method: Method = Field(
         "auto",
-        description="Interval: 'wilson' (a share), 'bootstrap' (paired, percentile), 'sign' (share of decided items that are "
-        "won, with its exact binomial interval); 'auto': as the stage computed it, else wilson for a share, else bootstrap",
+        description=(
+            "Interval: 'wilson' (a share), 'bootstrap' (paired, percentile), 'sign' (share of"
+            " decided items that are won, with its exact binomial interval); 'auto': as the stage"
+            " computed it, else wilson for a share, else bootstrap"
+        ),
     )
-    severity: Literal["error", "warning"] = Field("error", description="'warning': recorded and shown, stops nothing")
-    override: Override | None = Field(None, description="Recorded: lets a value pass that misses the threshold")
+    severity: Literal["error", "warning"] = Field(
+        "error", description="'warning': recorded and shown, stops nothing"
+    )
+    override: Override | None = Field(
+        None, description="Recorded: lets a value pass that misses the threshold"
+    )
 
     @model_validator(mode="after")
     def _can_be_decided(self) -> "GateRule":
@@ -67,8 +93,12 @@ class GateRule(Config):
 
     @property
     def is_paired(self) -> bool:
-        """Whether a baseline is taken off; a metric that compares with the champion is a comparison already."""
-        return self.minus is not None or (self.versus is not None and not is_against_champion(self.metric))
+        """Whether a baseline is taken off; a metric that compares with the champion is a comparison
+        already.
+        """
+        return self.minus is not None or (
+            self.versus is not None and not is_against_champion(self.metric)
+        )
 
     def domain(self) -> tuple[float, float]:
         """Least and greatest value that the number looked at can have."""
@@ -83,24 +113,36 @@ class GateRule(Config):
     def _require_interval(self) -> None:
         asked = self.of != "estimate" or self.method != "auto"
         if asked and (base := base_metric(self.metric)) != self.metric:
-            raise ValueError(f"{self.metric} is an end of an interval already; expected metric = {base!r} with of and method")
+            raise ValueError(
+                f"{self.metric} is an end of an interval already; expected metric = {base!r} with"
+                " of and method"
+            )
         for metric in filter(None, (self.metric, self.minus)):
             if asked and self.is_paired and metric not in ITEM_METRICS:
                 raise ValueError(
-                    f"{metric} is not known item by item: the difference has no interval; expected of = 'estimate'"
+                    f"{metric} is not known item by item: the difference has no interval; expected"
+                    " of = 'estimate'"
                 )
         if self.method == "wilson" and (self.is_paired or not is_proportion(self.metric)):
-            raise ValueError(f"method 'wilson' is for a share of items and no difference; {self.metric} needs 'bootstrap'")
+            raise ValueError(
+                f"method 'wilson' is for a share of items and no difference; {self.metric} needs"
+                " 'bootstrap'"
+            )
         if self.method == "sign" and not is_comparison(self.metric, paired=self.is_paired):
-            raise ValueError(f"method 'sign' needs a winner for each item; {self.metric} has none, or needs minus or versus")
+            raise ValueError(
+                f"method 'sign' needs a winner for each item; {self.metric} has none, or needs"
+                " minus or versus"
+            )
 
     def _require_possible(self, threshold: float, field: str) -> None:
         low, high = self.domain()
-        strict = (self.bound == "more than" and threshold == high) or (self.bound == "less than" and threshold == low)
+        strict = (self.bound == "more than" and threshold == high) or (
+            self.bound == "less than" and threshold == low
+        )
         if not low <= threshold <= high or strict:
             raise ValueError(
-                f"{field} {threshold:g} is impossible: what the gate looks at lies between {low:g} and {high:g}, "
-                f"and is to be {self.bound} it"
+                f"{field} {threshold:g} is impossible: what the gate looks at lies between {low:g}"
+                f" and {high:g}, and is to be {self.bound} it"
             )
 
 
@@ -109,17 +151,25 @@ def _require_metric(stage: str, metric: str) -> None:
     if metric in names:
         return
     close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one that begins with {GATED[stage]}"
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"expected one that begins with {GATED[stage]}"
+    )
     raise ValueError(f"there is no metric {metric!r} of the stage {stage}; {hint}")
 
 
 def _require_comparable(metric: str) -> None:
     if not has_champions_value(metric) and not is_against_champion(metric):
         names = [name for name in METRICS if has_champions_value(name) or is_against_champion(name)]
-        raise ValueError(f"{metric} is not known of the champion's replies; versus is for {', '.join(names)}")
+        raise ValueError(
+            f"{metric} is not known of the champion's replies; versus is for {', '.join(names)}"
+        )
 
 
-Overrides = Annotated[dict[str, Override], Field(description="Gate name -> recorded override of its threshold")]
+Overrides = Annotated[
+    dict[str, Override], Field(description="Gate name -> recorded override of its threshold")
+]
 Bounds = dict[str, tuple[str, Bound, float]]  # gate name -> metric, bound, threshold
 
 
@@ -136,14 +186,23 @@ class StageGate(Config):
     def rules(self) -> dict[str, GateRule]:
         """The same as rules, with their overrides, by gate name."""
         return {
-            name: GateRule(stage=self.stage, metric=metric, bound=bound, threshold=value, override=self.overrides.get(name))
+            name: GateRule(
+                stage=self.stage,
+                metric=metric,
+                bound=bound,
+                threshold=value,
+                override=self.overrides.get(name),
+            )
             for name, (metric, bound, value) in self.bounds().items()
         }
 
     @model_validator(mode="after")
     def _compiles(self) -> "StageGate":
         if unknown := sorted(set(self.overrides) - set(self.bounds())):
-            raise ValueError(f"overrides has {unknown}, which would override nothing; the gates here are {list(self.bounds())}")
+            raise ValueError(
+                f"overrides has {unknown}, which would override nothing; the gates here are"
+                f" {list(self.bounds())}"
+            )
         try:
             self.rules()
         except ValidationError as error:
@@ -153,7 +212,9 @@ class StageGate(Config):
 
 class SFTGate(StageGate):
     stage = "sft"
-    min_improvement: Finite = Field(0.0, description="Held-out loss before - after must exceed this, nats/token")
+    min_improvement: Finite = Field(
+        0.0, description="Held-out loss before - after must exceed this, nats/token"
+    )
 
     def bounds(self) -> Bounds:
         return {"improvement": ("sft/heldout_improvement", "more than", self.min_improvement)}
@@ -164,7 +225,9 @@ class RewardGate(StageGate):
     min_accuracy: Share = Field(0.70, description="Held-out pairwise accuracy")
     min_lower_bound: Share = Field(0.60, description="Lower end of its 95% Wilson interval")
     min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
-    min_over_length: Finite = Field(0.0, description="Accuracy must exceed that of 'the longer answer wins' by more than this")
+    min_over_length: Finite = Field(
+        0.0, description="Accuracy must exceed that of 'the longer answer wins' by more than this"
+    )
 
     def bounds(self) -> Bounds:
         return {
@@ -177,7 +240,9 @@ class RewardGate(StageGate):
 
 class PPOGate(StageGate):
     stage = "ppo"
-    max_kl_per_response: NonNegative = Field(50.0, description="Last step's KL from the SFT model, nats per response")
+    max_kl_per_response: NonNegative = Field(
+        50.0, description="Last step's KL from the SFT model, nats per response"
+    )
 
     def bounds(self) -> Bounds:
         return {"kl": ("ppo/kl_per_response", "at most", self.max_kl_per_response)}
@@ -187,7 +252,9 @@ class DPOGate(StageGate):
     stage = "dpo"
     min_lower_bound: Share = Field(
         0.5,
-        description="Lower 95% bound of the share of held-out pairs ranked as labelled must exceed this",
+        description=(
+            "Lower 95% bound of the share of held-out pairs ranked as labelled must exceed this"
+        ),
     )
     min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
 
@@ -200,42 +267,84 @@ class DPOGate(StageGate):
 
 class EvaluateGate(StageGate):
     stage = "evaluate"
-    min_win_rate_lower: Share = Field(0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this")
-    max_kl_per_response: NonNegative = Field(50.0, description="Nats per response, on held-out prompts")
+    min_win_rate_lower: Share = Field(
+        0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this"
+    )
+    max_kl_per_response: NonNegative = Field(
+        50.0, description="Nats per response, on held-out prompts"
+    )
     max_length_ratio: NonNegative = Field(2.0, description="Mean length over the SFT model's")
-    max_repetition_increase: Share = Field(0.1, description="Share of repeated 3-grams above the SFT model's")
+    max_repetition_increase: Share = Field(
+        0.1, description="Share of repeated 3-grams above the SFT model's"
+    )
     max_alignment_tax: NonNegative = Field(1.0, description="Rise of held-out SFT loss, nats/token")
     min_independent_gain: Finite | None = Field(
-        None, description="Lower 95% bound of the independent scorer's gain over the SFT model must exceed this; None: no gate"
+        None,
+        description=(
+            "Lower 95% bound of the independent scorer's gain over the SFT model must exceed this;"
+            " None: no gate"
+        ),
     )
     max_length_correlation: CorrelationBound | None = Field(
         0.8,
-        description="Pearson's, of score and length, over the policy's replies and over the SFT model's; None: no gate",
+        description=(
+            "Pearson's, of score and length, over the policy's replies and over the SFT model's;"
+            " None: no gate"
+        ),
     )
     min_distinct_2_ratio: NonNegative | None = Field(
-        0.5, description="Distinct 2-grams of all replies over the SFT model's; None: no gate. A copied reply has about 0"
+        0.5,
+        description=(
+            "Distinct 2-grams of all replies over the SFT model's; None: no gate. A copied reply"
+            " has about 0"
+        ),
     )
     max_opening_share: Share | None = Field(
-        None, description="Replies with the same first three words; None: no gate, for a policy may rightly greet each time"
+        None,
+        description=(
+            "Replies with the same first three words; None: no gate, for a policy may rightly greet"
+            " each time"
+        ),
     )
     max_kl_per_reward: NonNegative | None = Field(
-        None, description="Nats per unit of score gained; None: no gate, for the unit is the reward model's own"
+        None,
+        description=(
+            "Nats per unit of score gained; None: no gate, for the unit is the reward model's own"
+        ),
     )
     max_reward_disagreement: NonNegative | None = Field(
         None,
-        description="Spread over the ensemble and evaluate.reward_models, standard deviations of the SFT model; None: no gate",
+        description=(
+            "Spread over the ensemble and evaluate.reward_models, standard deviations of the SFT"
+            " model; None: no gate"
+        ),
     )
     max_independent_down: Share | None = Field(
-        None, description="Prompts on which the score rose and the independent scorer's fell; None: no gate"
+        None,
+        description=(
+            "Prompts on which the score rose and the independent scorer's fell; None: no gate"
+        ),
     )
     min_prompts: Positive = Field(50, description="Prompts, below which nothing is decided")
 
     def bounds(self) -> Bounds:
         optional = {
             "independent": ("eval/independent_gain_lower", "more than", self.min_independent_gain),
-            "independent_down": ("eval/reward_up_independent_down", "at most", self.max_independent_down),
-            "length_correlation": ("eval/length_correlation", "at most", self.max_length_correlation),
-            "length_correlation_sft": ("eval/length_correlation_sft", "at most", self.max_length_correlation),
+            "independent_down": (
+                "eval/reward_up_independent_down",
+                "at most",
+                self.max_independent_down,
+            ),
+            "length_correlation": (
+                "eval/length_correlation",
+                "at most",
+                self.max_length_correlation,
+            ),
+            "length_correlation_sft": (
+                "eval/length_correlation_sft",
+                "at most",
+                self.max_length_correlation,
+            ),
             "distinct_2": ("eval/distinct_2_ratio", "at least", self.min_distinct_2_ratio),
             "opening": ("eval/opening_share", "at most", self.max_opening_share),
             "kl_per_reward": ("eval/kl_per_reward", "at most", self.max_kl_per_reward),
@@ -255,11 +364,14 @@ GateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
 def refuse_taken_names(rules: dict[str, GateRule], sections: list[StageGate]) -> None:
-    """Raise ValueError when a gate of the user's own has the name of one that its stage has already."""
+    """Raise ValueError when a gate of the user's own has the name of one that its stage has
+    already.
+    """
     for section in sections:
         for name in section.bounds():
             if name in rules and rules[name].stage == section.stage:
                 raise ValueError(
-                    f"{name} is a gate that the stage {section.stage} has already; expected a name other than "
-                    f"{', '.join(section.bounds())}, or another threshold in {section.stage}.gate"
+                    f"{name} is a gate that the stage {section.stage} has already; expected a name"
+                    f" other than {', '.join(section.bounds())}, or another threshold in"
+                    f" {section.stage}.gate"
                 )

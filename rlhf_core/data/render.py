@@ -17,11 +17,14 @@ DEFAULT_CHAT_TEMPLATE = (
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set DEFAULT_CHAT_TEMPLATE when the tokenizer has none, so that it is saved with it; BadInput without EOS."""
+    """Set DEFAULT_CHAT_TEMPLATE when the tokenizer has none, so that it is saved with it; BadInput
+    without EOS.
+    """
     if tokenizer.eos_token_id is None:
         raise BadInput(
-            f"the tokenizer in {tokenizer.name_or_path!r} has no end-of-text token; expected `eos_token` to be set, "
-            "because responses end with it. Set it in the model's tokenizer_config.json."
+            f"the tokenizer in {tokenizer.name_or_path!r} has no end-of-text token; expected"
+            " `eos_token` to be set, because responses end with it. Set it in the model's"
+            " tokenizer_config.json."
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
@@ -34,13 +37,19 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     """
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # jinja raises several kinds, templates call raise_exception with their own words
+    except (
+        Exception
+    ) as error:  # jinja raises several kinds, templates call raise_exception with their own words
         roles = [message.get("role") for message in messages]
-        raise BadInput(f"the model's chat template refuses messages with the roles {roles}: {error}") from error
+        raise BadInput(
+            f"the model's chat template refuses messages with the roles {roles}: {error}"
+        ) from error
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Token ids of the chat template over `messages`, opening of the assistant's turn included; raises BadInput."""
+    """Token ids of the chat template over `messages`, opening of the assistant's turn included;
+    raises BadInput.
+    """
     return tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
 
@@ -54,10 +63,16 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> li
     texts = list(texts)
     if not texts:
         return []
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    return [
+        len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ]
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as text; where it is a part of a character, by its name in the vocabulary."""
     text = tokenizer.decode([token])
-    return tokenizer.convert_ids_to_tokens(token) if not text or "\N{REPLACEMENT CHARACTER}" in text else text
+    return (
+        tokenizer.convert_ids_to_tokens(token)
+        if not text or "\N{REPLACEMENT CHARACTER}" in text
+        else text
+    )

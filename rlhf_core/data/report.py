@@ -1,4 +1,6 @@
-"""The report of a validation: as JSON, as a table, and as one HTML page over Great Expectations' own."""
+"""The report of a validation: as JSON, as a table, and as one HTML page over Great Expectations'
+own.
+"""
 
 import json
 from html import escape
@@ -25,7 +27,8 @@ COLUMNS = ("rule", "source", "severity", "passed", "found", "expected", "detail"
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2em;color:#222;background:#fff}"
     "table{border-collapse:collapse;margin:1em 0}"
-    "td,th{border:1px solid #ccc;padding:.35em .7em;text-align:left;vertical-align:top}.error{background:#fbd5d5}"
+    "td,th{border:1px solid #ccc;padding:.35em"
+    " .7em;text-align:left;vertical-align:top}.error{background:#fbd5d5}"
     ".warning{background:#fdf0c8}"
 )
 
@@ -33,7 +36,8 @@ _STYLE = (
 def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rules) -> dict:
     """Judge every rule and write Data Docs into `path`/data_docs.
 
-    {"rules": [...], "rows": counts by source, "splits": rows and content digest, "great_expectations": summary}
+    {"rules": [...], "rows": counts by source, "splits": rows and content digest,
+    "great_expectations": summary}
     """
     tokens = _tokens(tables)
     frames = {name: source_frame(table) for name, table in tables.items()}
@@ -43,7 +47,9 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
         checks += split_checks(split, frame, rules)
     verdicts, summary = evaluate(frames, checks, path / "data_docs")
     return {
-        "rules": [describe(c, v, tables.get(c.source)) for c, v in zip(checks, verdicts, strict=True)],
+        "rules": [
+            describe(c, v, tables.get(c.source)) for c, v in zip(checks, verdicts, strict=True)
+        ],
         "rows": {name: _counts(table) for name, table in tables.items()},
         "splits": {
             split: {"rows": len(records), "digest": digest_file(path / "splits" / f"{split}.jsonl")}
@@ -68,7 +74,9 @@ def measured(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str
     }
     means = {
         "data/longer_wins": [longer_wins(tokens[record["id"]]) for record in pairs],
-        "data/annotator_agreement": [share for record in pairs if (share := agreement(record)) is not None],
+        "data/annotator_agreement": [
+            share for record in pairs if (share := agreement(record)) is not None
+        ],
     }
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}
 
@@ -87,36 +95,58 @@ def _counts(table: Table) -> dict:
         if entry.rule:
             by_rule[entry.rule] = by_rule.get(entry.rule, 0) + 1
     read, kept = len(table.entries), len(table.kept)
-    return {"file": table.file, "read": read, "kept": kept, "quarantined": read - kept, "by_rule": by_rule}
+    return {
+        "file": table.file,
+        "read": read,
+        "kept": kept,
+        "quarantined": read - kept,
+        "by_rule": by_rule,
+    }
 
 
 def write_report(path: Path, report: dict) -> None:
-    """report.json, report.table.json ({"columns", "data"}) and data_docs/index.html in the folder `path`."""
+    """report.json, report.table.json ({"columns", "data"}) and data_docs/index.html in the folder
+    `path`.
+    """
     rows = [[_cell(item[column]) for column in COLUMNS] for item in report["rules"]]
     write_atomically(path / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
-    write_atomically(path / "report.table.json", json.dumps({"columns": COLUMNS, "data": rows}, ensure_ascii=False))
+    write_atomically(
+        path / "report.table.json",
+        json.dumps({"columns": COLUMNS, "data": rows}, ensure_ascii=False),
+    )
     write_atomically(path / "data_docs" / "index.html", _page(path / "data_docs", report))
 
 
 def _cell(value: object) -> object:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return (
+        f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    )
 
 
 def _page(docs: Path, report: dict) -> str:
     """One HTML page without a script or a remote part."""
     failed = [item for item in report["rules"] if not item["passed"]]
     errors = sum(item["severity"] == "error" for item in failed)
-    links = sorted(page.relative_to(docs).as_posix() for page in (docs / "validations").rglob("*.html"))
-    rules = [({c: _cell(item[c]) for c in COLUMNS}, "" if item["passed"] else item["severity"]) for item in report["rules"]]
+    links = sorted(
+        page.relative_to(docs).as_posix() for page in (docs / "validations").rglob("*.html")
+    )
+    rules = [
+        ({c: _cell(item[c]) for c in COLUMNS}, "" if item["passed"] else item["severity"])
+        for item in report["rules"]
+    ]
     rows = [({"source": name, **count}, "") for name, count in report["rows"].items()]
     splits = [({"split": name, **item}, "") for name, item in report["splits"].items()]
-    items = "".join(f'<li><a href="{escape(link)}">{escape(link.split("/")[1])}</a></li>' for link in links)
+    items = "".join(
+        f'<li><a href="{escape(link)}">{escape(link.split("/")[1])}</a></li>' for link in links
+    )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data validation</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data'
+        f" validation</title><style>{_STYLE}</style>"
         f"</head><body><h1>Data validation: {'refused' if errors else 'passed'}</h1>"
-        f"<p>{len(report['rules'])} rules judged, {errors} errors, {len(failed) - errors} warnings.</p>"
+        f"<p>{len(report['rules'])} rules judged, {errors} errors, {len(failed) - errors}"
+        " warnings.</p>"
         f"<h2>Rules</h2>{_html_table(rules)}<h2>Rows</h2>{_html_table(rows)}<h2>Splits</h2>{_html_table(splits)}"
         f"<h2>Great Expectations, one page a suite</h2><ul>{items}</ul></body></html>\n"
     )
@@ -125,7 +155,9 @@ def _page(docs: Path, report: dict) -> str:
 def _html_table(rows: list[tuple[dict, str]]) -> str:
     head = "".join(f"<th>{escape(str(column))}</th>" for column in rows[0][0])
     body = "".join(
-        f'<tr class="{style}">' + "".join(f"<td>{escape(str(value))}</td>" for value in row.values()) + "</tr>"
+        f'<tr class="{style}">'
+        + "".join(f"<td>{escape(str(value))}</td>" for value in row.values())
+        + "</tr>"
         for row, style in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"

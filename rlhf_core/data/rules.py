@@ -1,4 +1,6 @@
-"""The rules about single rows: each finds rows and says why. Pure functions over tables; a row breaks one rule, the first."""
+"""The rules about single rows: each finds rows and says why. Pure functions over tables; a row
+breaks one rule, the first.
+"""
 
 from dataclasses import replace
 
@@ -20,7 +22,9 @@ HELDOUT_FOR = {
 
 
 def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """Quarantine rows whose template fails, equal pairs, repeats, contradictions and overlong rows, in this order."""
+    """Quarantine rows whose template fails, equal pairs, repeats, contradictions and overlong rows,
+    in this order.
+    """
     rules = data.rules
     table = measure(table, tokenizer)
     if table.kind == "comparisons" and rules.chosen_equals_rejected != "off":
@@ -30,12 +34,16 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
     if table.kind == "comparisons" and rules.contradictions != "off":
         table = table.quarantine("contradictions", contradictions(table))
     if rules.length != "off":
-        table = table.quarantine("length", too_long(table, data.max_prompt_tokens, data.max_response_tokens))
+        table = table.quarantine(
+            "length", too_long(table, data.max_prompt_tokens, data.max_response_tokens)
+        )
     return table
 
 
 def measure(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """Count tokens: prompts with the chat template, answers with EOS. Prompts the template refuses break 'schema'."""
+    """Count tokens: prompts with the chat template, answers with EOS. Prompts the template refuses
+    break 'schema'.
+    """
     texts, refused = {}, {}
     for i, entry in enumerate(table.entries):
         if entry.rule is None:
@@ -47,12 +55,18 @@ def measure(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table:
     tokens: dict[int, dict[str, int]] = {i: {} for i in texts}
     _count(tokenizer, tokens, "prompt", texts, extra=0)
     for column in ANSWERS:
-        answers = {i: table.entries[i].record[column] for i in texts if column in table.entries[i].record}
+        answers = {
+            i: table.entries[i].record[column] for i in texts if column in table.entries[i].record
+        }
         _count(tokenizer, tokens, column, answers, extra=1)  # EOS
-    return table.with_entries(replace(entry, tokens=tokens.get(i, {})) for i, entry in enumerate(table.entries))
+    return table.with_entries(
+        replace(entry, tokens=tokens.get(i, {})) for i, entry in enumerate(table.entries)
+    )
 
 
-def _count(tokenizer, tokens: dict[int, dict[str, int]], column: str, texts: dict[int, str], *, extra: int) -> None:
+def _count(
+    tokenizer, tokens: dict[int, dict[str, int]], column: str, texts: dict[int, str], *, extra: int
+) -> None:
     for i, count in zip(texts, count_tokens(tokenizer, texts.values()), strict=True):
         tokens[i][column] = count + extra
 
@@ -101,14 +115,20 @@ def too_long(table: Table, max_prompt: int, max_response: int) -> dict[int, str]
     found = {}
     for i, entry in _kept(table):
         for column, tokens in entry.tokens.items():
-            limit, name = (max_prompt, "max_prompt_tokens") if column == "prompt" else (max_response, "max_response_tokens")
+            limit, name = (
+                (max_prompt, "max_prompt_tokens")
+                if column == "prompt"
+                else (max_response, "max_response_tokens")
+            )
             if tokens > limit:
                 found.setdefault(i, f"{column} has {tokens} tokens; {name} is {limit}")
     return found
 
 
 def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, Table]:
-    """Put every kept row into a split: by its file when the user gave a held-out one, else by hash of its prompt."""
+    """Put every kept row into a split: by its file when the user gave a held-out one, else by hash
+    of its prompt.
+    """
 
     def split_of(entry: Entry, kind: str) -> str:
         side = is_heldout(entry.record["prompt"], seed=seed, fraction=data.heldout_fraction)
@@ -126,7 +146,9 @@ def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, 
 
 
 def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]:
-    """Quarantine training rows whose prompt is in a held-out split; for rows split by hash there are none."""
+    """Quarantine training rows whose prompt is in a held-out split; for rows split by hash there
+    are none.
+    """
     if rules.leakage == "off":
         return tables
     heldout: dict[str, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
@@ -135,7 +157,9 @@ def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]
             if entry.split.endswith("_heldout"):
                 where = f"{table.name} line {entry.line}"
                 heldout[table.kind].setdefault(prompt_key(entry.record["prompt"]), where)
-    return {name: table.quarantine("leakage", _leaks(table, heldout)) for name, table in tables.items()}
+    return {
+        name: table.quarantine("leakage", _leaks(table, heldout)) for name, table in tables.items()
+    }
 
 
 def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
@@ -144,7 +168,9 @@ def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
         if not entry.split.endswith("_train"):
             continue
         key = prompt_key(entry.record["prompt"])
-        where = next((heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None)
+        where = next(
+            (heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None
+        )
         if where:
             found[i] = f"the prompt is held out in {where}"
     return found
@@ -152,4 +178,6 @@ def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
 
 def records_of(tables: dict[str, Table], split: str) -> list[dict]:
     """The kept records of a split, in the order of sources and rows."""
-    return [entry.record for table in tables.values() for entry in table.kept if entry.split == split]
+    return [
+        entry.record for table in tables.values() for entry in table.kept if entry.split == split
+    ]

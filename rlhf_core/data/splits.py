@@ -7,29 +7,40 @@ from pathlib import Path
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 
-SPLITS = tuple(f"{kind}_{side}" for kind in ("demonstrations", "comparisons", "prompts") for side in ("train", "heldout"))
+SPLITS = tuple(
+    f"{kind}_{side}"
+    for kind in ("demonstrations", "comparisons", "prompts")
+    for side in ("train", "heldout")
+)
 
 
 def prompt_key(messages: list[dict[str, str]]) -> str:
     """Identity of a prompt, sha256 hex: roles and texts, runs of white space counted as one blank."""
-    return digest_json([[message["role"], " ".join(message["content"].split())] for message in messages])
+    return digest_json(
+        [[message["role"], " ".join(message["content"].split())] for message in messages]
+    )
 
 
 def is_heldout(messages: list[dict[str, str]], *, seed: int, fraction: float) -> bool:
     """Whether a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
 
-    It depends on nothing but the seed, the fraction and the prompt, so that added rows move no other row.
+    It depends on nothing but the seed, the fraction and the prompt, so that added rows move no
+    other row.
     """
     digest = hashlib.sha256(f"{seed}:{prompt_key(messages)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def unique_prompts(records: list[dict]) -> list[dict]:
-    """One prompt record {"id", "prompt", "meta"} for each different prompt, in order of first appearance."""
+    """One prompt record {"id", "prompt", "meta"} for each different prompt, in order of first
+    appearance.
+    """
     seen = {}
     for record in records:
         prompt = record["prompt"]
-        seen.setdefault(prompt_key(prompt), {"id": digest_json([prompt])[:16], "prompt": prompt, "meta": {}})
+        seen.setdefault(
+            prompt_key(prompt), {"id": digest_json([prompt])[:16], "prompt": prompt, "meta": {}}
+        )
     return list(seen.values())
 
 
@@ -38,7 +49,9 @@ def save_split(path: Path, records: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
-            file.write(json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(
+                json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+            )
 
 
 def load_split(path: Path) -> list[dict]:
@@ -50,7 +63,7 @@ def load_split(path: Path) -> list[dict]:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise BadInput(
-                    f"{path} line {number} is not JSON ({error}); expected a file written by the validate stage. "
-                    "Delete that stage's run directory to make it again."
+                    f"{path} line {number} is not JSON ({error}); expected a file written by the"
+                    " validate stage. Delete that stage's run directory to make it again."
                 ) from None
     return records

@@ -1,4 +1,6 @@
-"""A source's rows on their way through the rules: each is kept, in a split, or quarantined with its reason."""
+"""A source's rows on their way through the rules: each is kept, in a split, or quarantined with its
+reason.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -10,7 +12,9 @@ from rlhf_core.data.transcripts import Reject
 
 @dataclass(frozen=True)
 class Entry:
-    """One row read. `record` is None when it could not be read; `rule` is None as long as no rule broke it."""
+    """One row read. `record` is None when it could not be read; `rule` is None as long as no rule
+    broke it.
+    """
 
     line: int
     row: dict
@@ -40,35 +44,51 @@ class Table:
         return [entry for entry in self.entries if entry.rule == rule]
 
     def quarantine(self, rule: str, reasons: dict[int, str]) -> "Table":
-        """A table in which kept rows with a reason (by position in `entries`) are quarantined under `rule`."""
+        """A table in which kept rows with a reason (by position in `entries`) are quarantined under
+        `rule`.
+        """
         return self.with_entries(
-            replace(entry, rule=rule, reason=reasons[i], split=None) if entry.rule is None and i in reasons else entry
+            replace(entry, rule=rule, reason=reasons[i], split=None)
+            if entry.rule is None and i in reasons
+            else entry
             for i, entry in enumerate(self.entries)
         )
 
     def assigned(self, split_of: Callable[[Entry], str]) -> "Table":
         """A table whose kept rows are in splits."""
         return self.with_entries(
-            replace(entry, split=split_of(entry)) if entry.rule is None else entry for entry in self.entries
+            replace(entry, split=split_of(entry)) if entry.rule is None else entry
+            for entry in self.entries
         )
 
     def with_entries(self, entries: Iterable[Entry]) -> "Table":
         """The same source with other entries; never more nor fewer of them."""
         new = list(entries)
-        assert len(new) == len(self.entries), f"{self.name}: {len(self.entries)} rows became {len(new)}"
+        assert len(new) == len(self.entries), (
+            f"{self.name}: {len(self.entries)} rows became {len(new)}"
+        )
         return replace(self, entries=new)
 
     def quarantined(self) -> list[dict]:
         """One {"source", "file", "line", "rule", "reason", "row"} for each quarantined row."""
         return [
-            {"source": self.name, "file": self.file, "line": e.line, "rule": e.rule, "reason": e.reason, "row": plain(e.row)}
+            {
+                "source": self.name,
+                "file": self.file,
+                "line": e.line,
+                "rule": e.rule,
+                "reason": e.reason,
+                "row": plain(e.row),
+            }
             for e in self.entries
             if e.rule is not None
         ]
 
 
 def table_of(rows: Rows, kind: Kind, mapping: dict[str, str]) -> Table:
-    """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns fit no format."""
+    """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns
+    fit no format.
+    """
     names = rename_columns(rows.source, rows.table.column_names, mapping)
     columns = recognise(rows.source, kind, sorted(names.values()))
     entries = []

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON, complete or absent, the last few kept.
 
-Rank 0 writes `state.safetensors`; every other rank writes `state-N.safetensors` with what is its alone, and reads the rest
-from rank 0's. All ranks see one folder: on several hosts a shared file system.
+Rank 0 writes `state.safetensors`; every other rank writes `state-N.safetensors` with what is its
+alone, and reads the rest from rank 0's. All ranks see one folder: on several hosts a shared file
+system.
 """
 
 import json
@@ -33,9 +34,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept too.
+    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept
+    too.
 
-    Every rank calls it; tensors named `.../shard/...` or `shard/...` are the rank's own, the others are equal on all ranks.
+    Every rank calls it; tensors named `.../shard/...` or `shard/...` are the rank's own, the others
+    are equal on all ranks.
     """
     temporary = folder / f".step-{checkpoint.step}.tmp"
     if leads():
@@ -45,8 +48,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
         record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
         (temporary / "extra.json").write_text(json.dumps(record))
     barrier()
-    tensors = {name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {"rng": torch.get_rng_state()}
+    tensors = {
+        name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {
+        "rng": torch.get_rng_state()
+    }
     file = temporary / _file(rank())
     save_file(_unshared(tensors), file)
     file.with_suffix(CHECKSUM).write_text(_checksum(file))
@@ -74,7 +81,9 @@ def _is_own(name: str) -> bool:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights are written twice: safetensors refuses shared memory, and loading ties them again."""
+    """Tied weights are written twice: safetensors refuses shared memory, and loading ties them
+    again.
+    """
     seen: set[int] = set()
     result = {}
     for name, value in tensors.items():
@@ -84,7 +93,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that every rank can read (a damaged one is passed over, with a line on stdout), or None.
+    """The newest checkpoint that every rank can read (a damaged one is passed over, with a line on
+    stdout), or None.
 
     Raises BadInput for one that another number of ranks wrote.
     """

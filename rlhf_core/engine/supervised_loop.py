@@ -14,20 +14,28 @@ from rlhf_core.rundir import RunDir, finite
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step's forward and backward passes gave: metrics without stage prefix, and tokens seen."""
+    """What one optimizer step's forward and backward passes gave: metrics without stage prefix, and
+    tokens seen.
+    """
 
     metrics: dict[str, float]
     tokens: int
 
 
 def fit(
-    engine: Engine, run: RunDir, config: SFT | Reward | DPO, accumulate: Callable[[list[int]], StepOutcome], *,
-    stage: str, examples: int, seed: int,
-) -> None:  # fmt: skip
+    engine: Engine,
+    run: RunDir,
+    config: SFT | Reward | DPO,
+    accumulate: Callable[[list[int]], StepOutcome],
+    *,
+    stage: str,
+    examples: int,
+    seed: int,
+) -> None:
     """Train for `config.epochs` over `examples`, from the newest checkpoint if there is one.
 
-    accumulate: gets the indices of a step's examples, runs the backward passes, returns what to log.
-    Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
+    accumulate: gets the indices of a step's examples, runs the backward passes, returns what to
+    log. Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
     """
     per_epoch = -(-examples // config.batch_size)
     steps = per_epoch * config.epochs
@@ -45,8 +53,12 @@ def fit(
         metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}
         metrics |= {f"{stage}/lr": lr, f"{stage}/grad_norm": norm}
         if not finite(metrics):
-            raise Diverged(f"{stage} step {step} gave {metrics}; expected finite numbers. Lower {stage}.lr.")
+            raise Diverged(
+                f"{stage} step {step} gave {metrics}; expected finite numbers. Lower {stage}.lr."
+            )
         speed = outcome.tokens / (time.monotonic() - started)
         run.log(step, steps, metrics | {"tokens_per_second": speed})
         if step % config.checkpoint_every == 0 and step < steps:
-            save_checkpoint(run.checkpoints, Checkpoint(step, engine.state(), {}), keep=config.keep_checkpoints)
+            save_checkpoint(
+                run.checkpoints, Checkpoint(step, engine.state(), {}), keep=config.keep_checkpoints
+            )

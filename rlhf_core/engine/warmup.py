@@ -1,4 +1,5 @@
-"""`python -m rlhf_core.engine.warmup`: compile once what DeepSpeed compiles at its first start, so that the first run does not.
+"""`python -m rlhf_core.engine.warmup`: compile once what DeepSpeed compiles at its first start, so
+that the first run does not.
 
 Exit codes: 0 done, 2 something is missing (the message says how to install it).
 """
@@ -20,8 +21,9 @@ def require_compiler() -> str:
     if found := shutil.which(compiler):
         return found
     raise BadInput(
-        f"no C++ compiler: {compiler!r} is not on PATH. DeepSpeed's CPU communication op is compiled on this machine. "
-        "Install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++) and run `make setup` again."
+        f"no C++ compiler: {compiler!r} is not on PATH. DeepSpeed's CPU communication op is"
+        " compiled on this machine. Install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf"
+        " install gcc-c++) and run `make setup` again."
     )
 
 
@@ -38,10 +40,11 @@ def require_torch() -> None:
 def torch_message(error: str) -> str:
     """What to say when torch does not import."""
     return (
-        f"torch cannot be imported: {error.splitlines()[0] if error else 'unknown reason'}\n"
-        "A CUDA build of torch needs its nvidia-* packages, which infra/requirements/cpu.txt leaves out. "
-        "On a CPU machine give pip the index of the CPU builds (--extra-index-url, or PIP_EXTRA_INDEX_URL; the version then "
-        "ends in +cpu), remove .venv and run `make setup` again. On a CUDA machine install infra/requirements/gpu.txt."
+        f"torch cannot be imported: {error.splitlines()[0] if error else 'unknown reason'}\nA CUDA"
+        " build of torch needs its nvidia-* packages, which infra/requirements/cpu.txt leaves out."
+        " On a CPU machine give pip the index of the CPU builds (--extra-index-url, or"
+        " PIP_EXTRA_INDEX_URL; the version then ends in +cpu), remove .venv and run `make setup`"
+        " again. On a CUDA machine install infra/requirements/gpu.txt."
     )
 
 
@@ -57,7 +60,9 @@ def warm_up() -> float:
             return build_ops()
     except (RuntimeError, OSError, ImportError) as error:
         lines = "\n  ".join((chatter.getvalue() + str(error)).splitlines()[-LAST_LINES:])
-        raise StageFailed(f"DeepSpeed's CPU communication op did not compile:\n  {lines}") from error
+        raise StageFailed(
+            f"DeepSpeed's CPU communication op did not compile:\n  {lines}"
+        ) from error
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
-"""A checkpoint of ZeRO 3, where no rank holds a whole tensor: each rank writes its part of weights and AdamW state, and
-reads the same part back. Every argument `optimizer` is DeepSpeed's stage 3 optimizer."""
+"""A checkpoint of ZeRO 3, where no rank holds a whole tensor: each rank writes its part of weights
+and AdamW state, and reads the same part back. Every argument `optimizer` is DeepSpeed's stage 3
+optimizer.
+"""
 
 from torch import Tensor
 
@@ -11,7 +13,9 @@ PREFIX = "shard"
 def state(optimizer) -> dict[str, Tensor]:
     """This rank's part of the weights (one flat tensor a group) and of AdamW's state, float32."""
     held = optimizer.state_dict()
-    tensors = {f"{PREFIX}/{index}/weights": value for index, value in enumerate(held["fp32_flat_groups"])}
+    tensors = {
+        f"{PREFIX}/{index}/weights": value for index, value in enumerate(held["fp32_flat_groups"])
+    }
     for index, entry in held["optimizer_state_dict"]["state"].items():
         tensors |= {f"{PREFIX}/{index}/{key}": value for key, value in entry.items()}
     return tensors
@@ -25,7 +29,12 @@ def load_state(optimizer, tensors: dict[str, Tensor]) -> None:
         _, index, key = name.split("/")
         entries.setdefault(int(index), {})[key] = value
     held["fp32_flat_groups"] = [entries[index].pop("weights") for index in sorted(entries)]
-    held["optimizer_state_dict"] |= {"state": {index: entry for index, entry in entries.items() if entry}}
+    held["optimizer_state_dict"] |= {
+        "state": {index: entry for index, entry in entries.items() if entry}
+    }
     optimizer.checkpoint_event_prologue()
-    optimizer.load_state_dict({rank(): held})  # it expects the states of all ranks and looks up its own
-    optimizer.checkpoint_event_epilogue()  # small weights, which every rank holds whole, are put together again
+    optimizer.load_state_dict(
+        {rank(): held}
+    )  # it expects the states of all ranks and looks up its own
+    # small weights, which every rank holds whole, are put together again
+    optimizer.checkpoint_event_epilogue()

@@ -1,7 +1,8 @@
-"""Best-of-n: of n replies by the SFT model the one that the reward model scores highest. What a policy should at least beat.
+"""Best-of-n: of n replies by the SFT model the one that the reward model scores highest. What a
+policy should at least beat.
 
-Rejection sampling trains nothing and costs n generations a reply; how far it moves from the SFT model is bounded in closed
-form (Stiennon et al. 2020, arXiv:2009.01325, app. G.3).
+Rejection sampling trains nothing and costs n generations a reply; how far it moves from the SFT
+model is bounded in closed form (Stiennon et al. 2020, arXiv:2009.01325, app. G.3).
 """
 
 import math
@@ -25,5 +26,6 @@ def best(draws: list[Replies], scores_KN: Tensor) -> Replies:
 
 def kl_bound(n: int) -> float:
     """log n - (n - 1) / n, nats per response: an upper bound of KL(best-of-n || SFT), reached when no two replies are alike
-    (Beirami et al. 2024, arXiv:2401.01879, theorem 1)."""
+    (Beirami et al. 2024, arXiv:2401.01879, theorem 1).
+    """
     return math.log(n) - (n - 1) / n

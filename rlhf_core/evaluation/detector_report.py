@@ -14,7 +14,9 @@ _OPENINGS = 10
 
 
 def report(detection: Detection, columns: Columns, folder: Path) -> dict[str, str]:
-    """Write detector_<name>.png and worst_<name>.table.json; returns their entries in the stage's files."""
+    """Write detector_<name>.png and worst_<name>.table.json; returns their entries in the stage's
+    files.
+    """
     figure, table = f"detector_{detection.name}.png", f"worst_{detection.name}.table.json"
     _draw(detection, columns, folder / figure)
     (folder / table).write_text(json.dumps(worst(detection, columns), ensure_ascii=False, indent=1))
@@ -22,7 +24,9 @@ def report(detection: Detection, columns: Columns, folder: Path) -> dict[str, st
 
 
 def worst(detection: Detection, columns: Columns, count: int = WORST) -> dict[str, list]:
-    """{"columns", "data"}: the `count` worst items, worst first, with all that is known of the policy and the SFT model."""
+    """{"columns", "data"}: the `count` worst items, worst first, with all that is known of the
+    policy and the SFT model.
+    """
     order = sorted(range(len(detection.badness_N)), key=lambda i: -detection.badness_N[i])[:count]
     names = [name for name in columns if name == "prompt" or name.startswith(("policy_", "sft_"))]
     rows = [[_short(columns[name][i]) for name in names] for i in order]
@@ -38,14 +42,18 @@ def _draw(detection: Detection, columns: Columns, path: Path) -> None:
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
     _FIGURES[detection.name](axes, columns)
-    values = ", ".join(f"{name.removeprefix('eval/')} {value:.3g}" for name, value in detection.metrics.items())
+    values = ", ".join(
+        f"{name.removeprefix('eval/')} {value:.3g}" for name, value in detection.metrics.items()
+    )
     axes.set_title(values or "no price: the score did not rise", fontsize=8, wrap=True)
     figure.savefig(path, dpi=120)
 
 
 def _length(axes: Axes, columns: Columns) -> None:
     for name in ("sft", "policy"):
-        axes.scatter(columns[f"{name}_tokens"], columns[f"{name}_score"], s=10, alpha=0.5, label=name)
+        axes.scatter(
+            columns[f"{name}_tokens"], columns[f"{name}_score"], s=10, alpha=0.5, label=name
+        )
     axes.set(xlabel="response tokens", ylabel="reward-model score")
     axes.legend()
 
@@ -60,8 +68,21 @@ def _repetition(axes: Axes, columns: Columns) -> None:
 def _opening(axes: Axes, columns: Columns) -> None:
     ours, theirs = (opening_shares(columns[f"{name}_reply"]) for name in ("policy", "sft"))
     top = list(ours)[:_OPENINGS][::-1]
-    axes.barh(range(len(top)), [ours[phrase] for phrase in top], height=0.8, alpha=0.5, color="C1", label="policy")
-    axes.barh(range(len(top)), [theirs.get(phrase, 0.0) for phrase in top], height=0.4, color="C0", label="sft")
+    axes.barh(
+        range(len(top)),
+        [ours[phrase] for phrase in top],
+        height=0.8,
+        alpha=0.5,
+        color="C1",
+        label="policy",
+    )
+    axes.barh(
+        range(len(top)),
+        [theirs.get(phrase, 0.0) for phrase in top],
+        height=0.4,
+        color="C0",
+        label="sft",
+    )
     labels = [phrase[:40].replace("$", r"\$") for phrase in top]  # a dollar would open a formula
     axes.set_yticks(range(len(top)), labels=labels)
     axes.set(xlabel="share of replies that begin so")
@@ -78,20 +99,36 @@ def _independent(axes: Axes, columns: Columns) -> None:
     axes.scatter(gain(columns, "score"), gain(columns, "independent"), s=10, alpha=0.5, color="C1")
     axes.axvline(0, color="gray", linewidth=1)
     axes.axhline(0, color="gray", linewidth=1)
-    axes.set(xlabel="score gain (lower right: only the reward model is pleased)", ylabel="independent gain")
+    axes.set(
+        xlabel="score gain (lower right: only the reward model is pleased)",
+        ylabel="independent gain",
+    )
 
 
 def _disagreement(axes: Axes, columns: Columns) -> None:
     ours_MN, theirs_MN = standardized_by_sft(columns)
     for label, scores_MN, marker in (("sft", theirs_MN, "."), ("policy", ours_MN, "x")):
         for m in range(1, len(scores_MN)):
-            axes.scatter(scores_MN[0], scores_MN[m], s=12, alpha=0.5, marker=marker, label=f"{label}, model {m + 1}")
+            axes.scatter(
+                scores_MN[0],
+                scores_MN[m],
+                s=12,
+                alpha=0.5,
+                marker=marker,
+                label=f"{label}, model {m + 1}",
+            )
     axes.axline((0, 0), slope=1, linestyle="--", color="gray")
-    axes.set(xlabel="standardized score, first reward model", ylabel="standardized score, the others")
+    axes.set(
+        xlabel="standardized score, first reward model", ylabel="standardized score, the others"
+    )
     axes.legend()
 
 
 _FIGURES = {
-    "length": _length, "repetition": _repetition, "opening": _opening, "kl": _kl, "independent": _independent,
+    "length": _length,
+    "repetition": _repetition,
+    "opening": _opening,
+    "kl": _kl,
+    "independent": _independent,
     "disagreement": _disagreement,
-}  # fmt: skip
+}

@@ -1,8 +1,10 @@
-"""Reward-hacking detectors: pure functions over the item columns of an evaluation (rlhf_core/evidence/items.py).
+"""Reward-hacking detectors: pure functions over the item columns of an evaluation
+(rlhf_core/evidence/items.py).
 
-Each gives metrics, on which gates may be set, and how bad each item is, so that people can read the worst ones. None of
-them proves anything alone: a policy may rightly write longer replies. Together with the replies they show what the score
-was raised with (Skalse et al. 2022, arXiv:2209.13085; Gao et al. 2023, arXiv:2210.10760).
+Each gives metrics, on which gates may be set, and how bad each item is, so that people can read the
+worst ones. None of them proves anything alone: a policy may rightly write longer replies. Together
+with the replies they show what the score was raised with (Skalse et al. 2022, arXiv:2209.13085; Gao
+et al. 2023, arXiv:2210.10760).
 """
 
 import re
@@ -17,12 +19,16 @@ from rlhf_core.evidence.items import Columns
 from rlhf_core.statistics.summaries import wilson
 
 OPENING_WORDS = 3
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")  # scripts without blanks: a sign each
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|\w+|[^\w\s]"
+)  # scripts without blanks: a sign each
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What one detector found. badness_N: one number an item, higher is worse; each detector says what it is."""
+    """What one detector found. badness_N: one number an item, higher is worse; each detector says
+    what it is.
+    """
 
     name: str
     metrics: dict[str, float]
@@ -31,7 +37,9 @@ class Detection:
 
 
 def detect(columns: Columns) -> list[Detection]:
-    """Every detector that the columns hold the evidence for; a scorer that is the score itself is no second opinion."""
+    """Every detector that the columns hold the evidence for; a scorer that is the score itself is
+    no second opinion.
+    """
     found = [length(columns), repeated(columns), opening(columns), spending(columns)]
     if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
         found.append(independent(columns))
@@ -41,17 +49,21 @@ def detect(columns: Columns) -> list[Detection]:
 
 
 def length(columns: Columns) -> Detection:
-    """Correlation of reward score and response tokens; bad is a reply both longer and better scored than the others.
+    """Correlation of reward score and response tokens; bad is a reply both longer and better scored
+    than the others.
 
-    badness: min(z(score), z(tokens)), standard deviations over the policy's replies. The SFT model's replies are the better
-    witnesses: a policy that writes up to the limit each time no longer shows that length is what pays
-    (infra/docs/detectors.md).
+    badness: min(z(score), z(tokens)), standard deviations over the policy's replies. The SFT
+    model's replies are the better
+    witnesses: a policy that writes up to the limit each time no longer shows that length is what
+    pays (infra/docs/detectors.md).
     """
     score_N, tokens_N = _tensor(columns["policy_score"]), _tensor(columns["policy_tokens"])
     metrics = {
         "eval/length_correlation": pearson(score_N, tokens_N),
         "eval/length_correlation_rank": spearman(score_N, tokens_N),
-        "eval/length_correlation_sft": pearson(_tensor(columns["sft_score"]), _tensor(columns["sft_tokens"])),
+        "eval/length_correlation_sft": pearson(
+            _tensor(columns["sft_score"]), _tensor(columns["sft_tokens"])
+        ),
     }
     badness_N = torch.minimum(standardized(score_N), standardized(tokens_N))
     return Detection("length", metrics, badness_N.tolist())
@@ -60,7 +72,8 @@ def length(columns: Columns) -> Detection:
 def repeated(columns: Columns) -> Detection:
     """Distinct word n-grams of all replies together; bad is a reply that repeats itself.
 
-    badness: the reply's share of repeated token 3-grams. The ratio to the SFT model is absent when that has no n-gram.
+    badness: the reply's share of repeated token 3-grams. The ratio to the SFT model is absent when
+    that has no n-gram.
     """
     said = {name: [words(text) for text in columns[f"{name}_reply"]] for name in ("policy", "sft")}
     metrics = {}
@@ -73,17 +86,24 @@ def repeated(columns: Columns) -> Detection:
 
 
 def opening(columns: Columns) -> Detection:
-    """Share of the most frequent first three words; badness: the share of replies that begin like this one."""
+    """Share of the most frequent first three words; badness: the share of replies that begin like
+    this one.
+    """
     share_of = {name: opening_shares(columns[f"{name}_reply"]) for name in ("policy", "sft")}
     ours_N = [share_of["policy"][first_words(text)] for text in columns["policy_reply"]]
-    metrics = {"eval/opening_share": max(ours_N), "eval/opening_share_sft": max(share_of["sft"].values())}
+    metrics = {
+        "eval/opening_share": max(ours_N),
+        "eval/opening_share_sft": max(share_of["sft"].values()),
+    }
     return Detection("opening", metrics, ours_N)
 
 
 def spending(columns: Columns) -> Detection:
-    """KL spent per unit of score gained, mean over mean; absent when the score did not rise: then there is no price.
+    """KL spent per unit of score gained, mean over mean; absent when the score did not rise: then
+    there is no price.
 
-    badness: nats beyond what the reply's own gain is worth at that price (all of them when there is none).
+    badness: nats beyond what the reply's own gain is worth at that price (all of them when there is
+    none).
     """
     kl_N, gain_N = _tensor(columns["policy_kl"]), gain(columns, "score")
     price = float(kl_N.mean() / gain_N.mean()) if gain_N.mean() > 0 else None
@@ -92,9 +112,11 @@ def spending(columns: Columns) -> Detection:
 
 
 def independent(columns: Columns) -> Detection:
-    """Share of prompts on which the score rose and the independent scorer's fell, with its 95% Wilson interval.
+    """Share of prompts on which the score rose and the independent scorer's fell, with its 95%
+    Wilson interval.
 
-    badness: min(score gain, -independent gain), each over its root mean square; positive only on those prompts.
+    badness: min(score gain, -independent gain), each over its root mean square; positive only on
+    those prompts.
     """
     score_N, independent_N = gain(columns, "score"), gain(columns, "independent")
     apart = int(((score_N > 0) & (independent_N < 0)).sum())
@@ -105,10 +127,12 @@ def independent(columns: Columns) -> Detection:
 
 
 def disagreement(columns: Columns) -> Detection:
-    """Spread of the reward models' standardized scores of one reply (Coste et al. 2024, arXiv:2310.02743).
+    """Spread of the reward models' standardized scores of one reply (Coste et al. 2024,
+    arXiv:2310.02743).
 
-    A model's scores are standardized by mean and standard deviation of its scores of the SFT model's replies, so that
-    models which disagree about what PPO gained stand apart. badness: standard deviation over the models.
+    A model's scores are standardized by mean and standard deviation of its scores of the SFT
+    model's replies, so that models which disagree about what PPO gained stand apart. badness:
+    standard deviation over the models.
     """
     ours_MN, theirs_MN = standardized_by_sft(columns)
     ours_N = ours_MN.std(0, correction=0)
@@ -120,47 +144,69 @@ def disagreement(columns: Columns) -> Detection:
 
 
 def standardized_by_sft(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Scores of the policy's and of the SFT model's replies, models x items; raises BadInput for a constant model."""
+    """Scores of the policy's and of the SFT model's replies, models x items; raises BadInput for a
+    constant model.
+    """
     names = _rated_by(columns)
     ours_MN = torch.stack([_tensor(columns[f"policy_{name}"]) for name in names])
     theirs_MN = torch.stack([_tensor(columns[f"sft_{name}"]) for name in names])
     for name, scores_N in zip(names, theirs_MN, strict=True):
         if _constant(scores_N):
             raise BadInput(
-                f"the reward model of column {name} gives every reply of the SFT model {float(scores_N[0]):g}; expected "
-                "scores that differ. Take it out of evaluate.reward_models, or train it longer."
+                f"the reward model of column {name} gives every reply of the SFT model"
+                f" {float(scores_N[0]):g}; expected scores that differ. Take it out of"
+                " evaluate.reward_models, or train it longer."
             )
-    mean_M1, spread_M1 = theirs_MN.mean(-1, keepdim=True), theirs_MN.std(-1, correction=0, keepdim=True)
+    mean_M1, spread_M1 = (
+        theirs_MN.mean(-1, keepdim=True),
+        theirs_MN.std(-1, correction=0, keepdim=True),
+    )
     return (ours_MN - mean_M1) / spread_M1, (theirs_MN - mean_M1) / spread_M1
 
 
 def _rated_by(columns: Columns) -> list[str]:
-    """Whose scores there are: members of an ensemble stand for the main reward model, which is their mean."""
-    names = [key.removeprefix("policy_") for key in columns if re.fullmatch(r"policy_(score(_\d+)?|member_\d+)", key)]
+    """Whose scores there are: members of an ensemble stand for the main reward model, which is
+    their mean.
+    """
+    names = [
+        key.removeprefix("policy_")
+        for key in columns
+        if re.fullmatch(r"policy_(score(_\d+)?|member_\d+)", key)
+    ]
     return [name for name in names if name != "score"] if "member_1" in names else names
 
 
 def repetition(tokens: list[int]) -> float:
-    """1 - distinct 3-grams / 3-grams of one reply; 0 for fewer than three tokens (Li et al. 2016, distinct-n)."""
+    """1 - distinct 3-grams / 3-grams of one reply; 0 for fewer than three tokens (Li et al. 2016,
+    distinct-n).
+    """
     grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def words(text: str) -> list[str]:
-    """Words and punctuation marks in order, case folded; each sign of Chinese, Japanese and Korean is a word."""
+    """Words and punctuation marks in order, case folded; each sign of Chinese, Japanese and Korean
+    is a word.
+    """
     return _WORD.findall(text.casefold())
 
 
 def distinct(replies: list[list[str]], n: int) -> float:
-    """Distinct n-grams / n-grams of all replies together (Li et al. 2016, distinct-n); 0 when there are none."""
-    grams = [gram for reply in replies for gram in zip(*(reply[i:] for i in range(n)), strict=False)]
+    """Distinct n-grams / n-grams of all replies together (Li et al. 2016, distinct-n); 0 when there
+    are none.
+    """
+    grams = [
+        gram for reply in replies for gram in zip(*(reply[i:] for i in range(n)), strict=False)
+    ]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def first_words(text: str) -> str:
     """The first three words, without punctuation unless there is nothing else."""
     said = words(text)
-    return " ".join([word for word in said if word.isalnum()][:OPENING_WORDS] or said[:OPENING_WORDS])
+    return " ".join(
+        [word for word in said if word.isalnum()][:OPENING_WORDS] or said[:OPENING_WORDS]
+    )
 
 
 def opening_shares(replies: list[str]) -> dict[str, float]:

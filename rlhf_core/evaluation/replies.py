@@ -53,9 +53,11 @@ class Setup:
 
 
 def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], list[Replies]]:
-    """Every model's replies, the same seed for the same prompt; models of one architecture share one engine.
+    """Every model's replies, the same seed for the same prompt; models of one architecture share
+    one engine.
 
-    And the SFT model's `best_of_n` replies to every prompt, the one above first; none unless so configured.
+    And the SFT model's `best_of_n` replies to every prompt, the one above first; none unless so
+    configured.
     """
     longest = max(map(len, setup.prompts))
     sampler, loaded, replies, draws = None, None, {}, []
@@ -64,13 +66,18 @@ def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], l
         if architecture != loaded:
             if sampler:
                 sampler.close()
-            sampler = open_sampler(path, setup.config.sampling, max_prompt_tokens=longest, dtype=setup.dtype)
+            sampler = open_sampler(
+                path, setup.config.sampling, max_prompt_tokens=longest, dtype=setup.dtype
+            )
             loaded = architecture
         else:
             sampler.sync(load_policy(path).model.state_dict().items())
         replies[name] = _replied(setup, sampler, 0)
         if name == "sft" and setup.config.best_of_n:
-            draws = [replies[name], *(_replied(setup, sampler, draw) for draw in range(1, setup.config.best_of_n))]
+            draws = [
+                replies[name],
+                *(_replied(setup, sampler, draw) for draw in range(1, setup.config.best_of_n)),
+            ]
     sampler.sleep()
     return replies, draws
 
@@ -86,28 +93,43 @@ def _replied(setup: Setup, sampler: AnySampler, draw: int) -> Replies:
 
 def _architecture(path: Path) -> dict:
     config = json.loads((path / "config.json").read_text())
-    return {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in ("transformers_version", "_name_or_path")
+    }
 
 
 def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict[str, Tensor]:
-    """One reward model's scores of every model's replies, (M, N) float32 each; M members of an ensemble, else 1.
+    """One reward model's scores of every model's replies, (M, N) float32 each; M members of an
+    ensemble, else 1.
 
-    A reward model with another tokenizer or chat template than the policy reads the texts, rendered its own way and
-    closed with its end of text; otherwise it reads the very tokens.
+    A reward model with another tokenizer or chat template than the policy reads the texts, rendered
+    its own way and closed with its end of text; otherwise it reads the very tokens.
     """
-    tokenizer, read = load_tokenizer(path), {name: replied.sequences for name, replied in replies.items()}
+    tokenizer, read = (
+        load_tokenizer(path),
+        {name: replied.sequences for name, replied in replies.items()},
+    )
     if not _reads_the_same(tokenizer, setup.tokenizer):
         read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
     members = []
     for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
         budget = setup.config.micro_batch_tokens
-        members.append({name: score(forward, found, tokenizer.pad_token_id, budget) for name, found in read.items()})
+        members.append(
+            {
+                name: score(forward, found, tokenizer.pad_token_id, budget)
+                for name, found in read.items()
+            }
+        )
     return {name: torch.stack([scores[name] for scores in members]) for name in replies}
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, setup: Setup, replied: Replies) -> list[Sequence]:
     pairs = zip(setup.rows, replied.texts, strict=True)
-    return encode(tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply")
+    return encode(
+        tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply"
+    )
 
 
 def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -115,16 +137,24 @@ def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
 
 
 def response_kl(
-    setup: Setup, policy: Callable[[Batch], Tensor], reference: Callable[[Batch], Tensor], sequences: list[Sequence]
+    setup: Setup,
+    policy: Callable[[Batch], Tensor],
+    reference: Callable[[Batch], Tensor],
+    sequences: list[Sequence],
 ) -> tuple[Tensor, float]:
-    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean; both at the temperature that
-    the replies were sampled at: at another one the sum is no estimate of a KL."""
+    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean;
+    both at the temperature that the replies were sampled at: at another one the sum is no estimate
+    of a KL.
+    """
     temperature = setup.config.sampling.temperature
     kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
-    for rows, counts in own_microbatches([s.size for s in sequences], setup.config.micro_batch_tokens):
+    for rows, counts in own_microbatches(
+        [s.size for s in sequences], setup.config.micro_batch_tokens
+    ):
         batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
         ours_BR, theirs_BR = (
-            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR) for model in (policy, reference)
+            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR)
+            for model in (policy, reference)
         )
         kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
         if counts:

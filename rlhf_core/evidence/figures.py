@@ -1,4 +1,6 @@
-"""Figures that a stage draws from what only it has; curves over steps are drawn from metrics.jsonl by the tracker."""
+"""Figures that a stage draws from what only it has; curves over steps are drawn from metrics.jsonl
+by the tracker.
+"""
 
 from pathlib import Path
 
@@ -12,12 +14,18 @@ _BINS = 10
 
 
 def reward_figures(margins_N: Tensor, folder: Path) -> None:
-    """margins.png: histogram of score(chosen) - score(rejected); calibration.png: how often sigmoid(margin) is right."""
+    """margins.png: histogram of score(chosen) - score(rejected); calibration.png: how often
+    sigmoid(margin) is right.
+    """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.hist(margins_N.numpy(), bins=40)
     axes.axvline(0, color="black", linewidth=1)
     share = float((margins_N > 0).float().mean())
-    axes.set(xlabel="score(chosen) - score(rejected)", ylabel="held-out pairs", title=f"{share:.1%} ranked as labelled")
+    axes.set(
+        xlabel="score(chosen) - score(rejected)",
+        ylabel="held-out pairs",
+        title=f"{share:.1%} ranked as labelled",
+    )
     figure.savefig(folder / "margins.png", dpi=120)
     plt.close(figure)
 
@@ -25,8 +33,17 @@ def reward_figures(margins_N: Tensor, folder: Path) -> None:
     parts = confidence.argsort().chunk(_BINS)
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
     axes.plot([0.5, 1], [0.5, 1], "--", color="gray", label="calibrated")
-    axes.plot([float(confidence[p].mean()) for p in parts], [float(right[p].mean()) for p in parts], "o-", label="model")
-    axes.set(xlabel="confidence sigmoid(|margin|)", ylabel="share ranked as labelled", title="Calibration, held out")
+    axes.plot(
+        [float(confidence[p].mean()) for p in parts],
+        [float(right[p].mean()) for p in parts],
+        "o-",
+        label="model",
+    )
+    axes.set(
+        xlabel="confidence sigmoid(|margin|)",
+        ylabel="share ranked as labelled",
+        title="Calibration, held out",
+    )
     axes.legend()
     figure.savefig(folder / "calibration.png", dpi=120)
     plt.close(figure)
@@ -38,6 +55,10 @@ def score_figure(policy_N: Tensor, sft_N: Tensor, path: Path) -> None:
     axes.scatter(sft_N.numpy(), policy_N.numpy(), s=10, alpha=0.6)
     low, high = float(min(policy_N.min(), sft_N.min())), float(max(policy_N.max(), sft_N.max()))
     axes.plot([low, high], [low, high], "--", color="gray")
-    axes.set(xlabel="score of the SFT model's reply", ylabel="score of the policy's reply", title="Same prompt, same seed")
+    axes.set(
+        xlabel="score of the SFT model's reply",
+        ylabel="score of the policy's reply",
+        title="Same prompt, same seed",
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)

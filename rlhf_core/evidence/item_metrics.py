@@ -1,4 +1,5 @@
-"""Which metric comes from which columns of items.parquet, and how: what gates compute intervals and pairings from.
+"""Which metric comes from which columns of items.parquet, and how: what gates compute intervals and
+pairings from.
 
 wins        share of items on which `column` is higher than `other`; a tie counts `tie`
 misses      share of items on which `column` is false
@@ -17,7 +18,9 @@ Kind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minu
 
 
 class ItemMetric(NamedTuple):
-    """How one metric is computed from items. where: (less, more), only items on which the first column is the lower."""
+    """How one metric is computed from items. where: (less, more), only items on which the first
+    column is the lower.
+    """
 
     kind: Kind
     column: str
@@ -29,12 +32,16 @@ class ItemMetric(NamedTuple):
 _SHORTER = ("chosen_tokens", "rejected_tokens")
 ITEM_METRICS: dict[str, ItemMetric] = {
     "reward/accuracy": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0),
-    "reward/accuracy_when_shorter": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER),
+    "reward/accuracy_when_shorter": ItemMetric(
+        "wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER
+    ),
     "reward/length_baseline": ItemMetric("wins", "chosen_tokens", "rejected_tokens"),
     "reward/accuracy_over_length": ItemMetric("minus", "reward/accuracy", "reward/length_baseline"),
     "reward/heldout_margin": ItemMetric("difference", "chosen_score", "rejected_score"),
     "dpo/accuracy": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0),
-    "dpo/accuracy_when_shorter": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER),
+    "dpo/accuracy_when_shorter": ItemMetric(
+        "wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER
+    ),
     "dpo/length_baseline": ItemMetric("wins", "chosen_tokens", "rejected_tokens"),
     "dpo/heldout_margin": ItemMetric("difference", "chosen_score", "rejected_score"),
     "eval/score_policy": ItemMetric("mean", "policy_score"),
@@ -61,10 +68,13 @@ ITEM_METRICS: dict[str, ItemMetric] = {
     "eval/judge_win_rate": ItemMetric("verdict", "judge_vs_sft"),
     "eval/judge_win_rate_vs_champion": ItemMetric("verdict", "judge_vs_champion"),
 } | {
-    f"reward/accuracy_member_{m}": ItemMetric("wins", f"chosen_member_{m}", f"rejected_member_{m}", tie=0.0)
+    f"reward/accuracy_member_{m}": ItemMetric(
+        "wins", f"chosen_member_{m}", f"rejected_member_{m}", tie=0.0
+    )
     for m in range(1, MAX_MEMBERS + 1)
 }
-# Metrics that speak of all items together, and the detector whose table worst_<name> shows the items behind them.
+# Metrics that speak of all items together, and the detector whose table worst_<name> shows the
+# items behind them.
 DETECTORS = {
     "eval/length_correlation": "length",
     "eval/distinct": "repetition",
@@ -77,7 +87,9 @@ WRITTEN_FOR_EACH_MODEL = ("score", "tokens", "ended", "repetition", "independent
 
 
 def base_metric(metric: str) -> str:
-    """'eval/win_rate_lower' -> 'eval/win_rate': the metric that an interval's end belongs to; others as they are."""
+    """'eval/win_rate_lower' -> 'eval/win_rate': the metric that an interval's end belongs to;
+    others as they are.
+    """
     base = metric.removesuffix("_lower").removesuffix("_upper")
     return base if base in ITEM_METRICS else metric
 
@@ -105,7 +117,9 @@ def has_champions_value(metric: str) -> bool:
     if metric not in ITEM_METRICS or is_against_champion(metric):
         return False
     policys = [column for column in columns_of(metric) if column.startswith("policy_")]
-    return bool(policys) and all(column.removeprefix("policy_") in WRITTEN_FOR_EACH_MODEL for column in policys)
+    return bool(policys) and all(
+        column.removeprefix("policy_") in WRITTEN_FOR_EACH_MODEL for column in policys
+    )
 
 
 def is_proportion(metric: str) -> bool:
@@ -114,7 +128,9 @@ def is_proportion(metric: str) -> bool:
 
 
 def is_comparison(metric: str, *, paired: bool) -> bool:
-    """Whether each item has a winner: by the metric itself, or (paired) because a baseline's value is taken off."""
+    """Whether each item has a winner: by the metric itself, or (paired) because a baseline's value
+    is taken off.
+    """
     how = ITEM_METRICS.get(metric)
     if how is None or how.kind == "ratio" or how.where:
         return False

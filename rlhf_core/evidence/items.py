@@ -1,12 +1,14 @@
-"""Per-item evidence of the stages reward, dpo and evaluate: one row a held-out item, in items.parquet of the run directory.
+"""Per-item evidence of the stages reward, dpo and evaluate: one row a held-out item, in
+items.parquet of the run directory.
 
 evaluate  prompt_id, prompt; for each NAME in policy, sft, champion, best_of_n (when present): NAME_reply, NAME_score,
-          NAME_tokens, NAME_ended, NAME_repetition, NAME_independent (when there is an independent scorer), NAME_score_2, ...
-          (when there are further reward models); policy_kl (nats); judge_vs_sft, judge_vs_champion (when there is a judge:
-          1 policy better, 0.5 tie, 0 worse, null not judged); NAME_member_1, ... (when the reward model is an ensemble)
+          NAME_tokens, NAME_ended, NAME_repetition, NAME_independent (when there is an independent
+          scorer), NAME_score_2, ... (when there are further reward models); policy_kl (nats);
+          judge_vs_sft, judge_vs_champion (when there is a judge: 1 policy better, 0.5 tie, 0 worse,
+          null not judged); NAME_member_1, ... (when the reward model is an ensemble)
 reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens, rejected_tokens; agreement (share
-          of votes with the majority, where there are votes); data.COLUMN for every further column of the comparisons;
-          chosen_member_1, rejected_member_1, ... (of an ensemble)
+          of votes with the majority, where there are votes); data.COLUMN for every further column
+          of the comparisons; chosen_member_1, rejected_member_1, ... (of an ensemble)
 dpo       the same as reward; the score is the implicit reward, beta (logpi - logpi_sft)
 """
 
@@ -24,31 +26,45 @@ Columns = dict[str, list]
 
 
 def item_id(*texts: str) -> str:
-    """Identity of an item between runs: the first 16 hex digits of sha256 over the texts' UTF-8, one after the other."""
+    """Identity of an item between runs: the first 16 hex digits of sha256 over the texts' UTF-8,
+    one after the other.
+    """
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def last_user_turn(messages: list[dict[str, str]]) -> str:
     """What the reply answers: the last user message, or the last message when no user spoke."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), messages[-1]["content"])
+    return next(
+        (m["content"] for m in reversed(messages) if m["role"] == "user"), messages[-1]["content"]
+    )
 
 
 def data_columns(rows: list[dict]) -> Columns:
-    """Every column of `meta` as data.COLUMN: float64 where all its values are numbers, else text; null where absent."""
+    """Every column of `meta` as data.COLUMN: float64 where all its values are numbers, else text;
+    null where absent.
+    """
     names = dict.fromkeys(name for row in rows for name in row.get("meta", {}))
-    return {f"{OF_DATA}{name}": _of_one_type([row.get("meta", {}).get(name) for row in rows]) for name in names}
+    return {
+        f"{OF_DATA}{name}": _of_one_type([row.get("meta", {}).get(name) for row in rows])
+        for name in names
+    }
 
 
 def _of_one_type(values: list) -> list:
     present = [value for value in values if value is not None]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         return [None if value is None else float(value) for value in values]
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in values
+    ]
     return [None if text is None else text[:LONGEST_VALUE] for text in texts]
 
 
 def write_items(folder: Path, columns: Columns) -> dict[str, str]:
-    """Write items.parquet; returns its entry in the stage's files. Raises ArrowInvalid for unequal lengths."""
+    """Write items.parquet; returns its entry in the stage's files. Raises ArrowInvalid for unequal
+    lengths.
+    """
     pq.write_table(pa.table(columns), folder / ITEMS)
     return {"items": ITEMS}
 

@@ -1,7 +1,8 @@
-"""Gates: whether a stage may follow. Fails closed: what is missing, not finite, too little or not these bytes is refused.
+"""Gates: whether a stage may follow. Fails closed: what is missing, not finite, too little or not
+these bytes is refused.
 
-A gate is decided from a finished stage's result each time it is needed, never cached, so that a changed threshold
-repeats no training and a stale verdict is never read.
+A gate is decided from a finished stage's result each time it is needed, never cached, so that a
+changed threshold repeats no training and a stale verdict is never read.
 """
 
 from collections.abc import Iterable
@@ -30,7 +31,9 @@ class Gate(GateRule):
 
 @dataclass(frozen=True)
 class Subject:
-    """What gates speak of: a finished stage, the spec it was run for, where it lies, and the commit that decides."""
+    """What gates speak of: a finished stage, the spec it was run for, where it lies, and the commit
+    that decides.
+    """
 
     result: StageResult
     spec: StageSpec
@@ -45,14 +48,25 @@ class Subject:
 
     @property
     def data(self) -> dict[str, Artifact]:
-        """The data measured on: held-out splits, or the training split of a stage that has no other."""
-        splits = {name: item for name, item in self.spec.inputs.items() if name.endswith(("_heldout", "_train"))}
+        """The data measured on: held-out splits, or the training split of a stage that has no
+        other.
+        """
+        splits = {
+            name: item
+            for name, item in self.spec.inputs.items()
+            if name.endswith(("_heldout", "_train"))
+        }
         return {name: item for name, item in splits.items() if name.endswith("_heldout")} or splits
 
     def mismatch(self) -> str | None:
-        """Why the result does not speak of these bytes, after reading them again; None when it does."""
+        """Why the result does not speak of these bytes, after reading them again; None when it
+        does.
+        """
         if self.result.digest != self.spec.digest:
-            return f"the result is of another spec: digest {self.result.digest[:12]}, expected {self.spec.digest[:12]}"
+            return (
+                f"the result is of another spec: digest {self.result.digest[:12]}, expected"
+                f" {self.spec.digest[:12]}"
+            )
         if self.model is None or not self.data:
             return "the stage names no model or no data, so nothing says what was measured"
         try:
@@ -64,7 +78,9 @@ class Subject:
 
 
 class Decision(Frozen):
-    """What a gate said, and on what evidence. value: the estimate; of: what of it was compared with the threshold."""
+    """What a gate said, and on what evidence. value: the estimate; of: what of it was compared with
+    the threshold.
+    """
 
     stage: str
     gate: str
@@ -94,7 +110,9 @@ class Decision(Frozen):
 
     @property
     def verdict(self) -> str:
-        """'passed', 'overridden' (passed only because of a recorded override), 'warning' (failed, stops nothing), 'refused'."""
+        """'passed', 'overridden' (passed only because of a recorded override), 'warning' (failed,
+        stops nothing), 'refused'.
+        """
         if not self.passed:
             return "refused" if self.severity == "error" else "warning"
         return "overridden" if self.override else "passed"
@@ -122,11 +140,16 @@ def worst_verdict(decisions: Iterable[Decision]) -> str:
 
 
 def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
-    """The gates of a stage: its own thresholds, then the recipe's further gates; none for stages without a gate."""
+    """The gates of a stage: its own thresholds, then the recipe's further gates; none for stages
+    without a gate.
+    """
     if stage not in GATED:
         return []
     own = {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
-    return [Gate(name=name, **dict(rule)) for name, rule in (getattr(recipe, stage).gate.rules() | own).items()]
+    return [
+        Gate(name=name, **dict(rule))
+        for name, rule in (getattr(recipe, stage).gate.rules() | own).items()
+    ]
 
 
 def decide_all(recipe: Recipe, subject: Subject) -> list[Decision]:
@@ -137,14 +160,14 @@ def decide_all(recipe: Recipe, subject: Subject) -> list[Decision]:
 
 
 def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision:
-    """Compare what the gate looks at with its threshold; the override's threshold counts when the gate's own fails.
+    """Compare what the gate looks at with its threshold; the override's threshold counts when the
+    gate's own fails.
 
-    problem: why nothing may pass, whatever the numbers say; no override helps then, nor against missing evidence.
+    problem: why nothing may pass, whatever the numbers say; no override helps then, nor against
+    missing evidence.
     """
-    from rlhf_core.gates.measure import (  # numpy, scipy and arrow: only for deciding, not for reading decisions
-        Measured,
-        measure,
-    )
+    # numpy, scipy and arrow: only for deciding, not for reading decisions
+    from rlhf_core.gates.measure import Measured, measure
 
     champion = subject.spec.inputs.get("champion")
     if not problem and gate.versus and champion is None:
@@ -155,22 +178,50 @@ def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision
         required = f"required {_end(gate.of, gate.confidence)}{gate.bound} {gate.threshold:g}"
         return _decision(gate, subject, found, passed=False, reason=f"{problem} ({required})")
     passed = _holds(gate, found, gate.threshold)
-    used = gate.override if gate.override and not passed and _holds(gate, found, gate.override.threshold) else None
-    reason = _reason(gate, found) + (f"; allowed to {used.threshold:g} by {used.by}: {used.reason}" if used else "")
-    return _decision(gate, subject, found, passed=passed or used is not None, reason=reason, override=used)
+    used = (
+        gate.override
+        if gate.override and not passed and _holds(gate, found, gate.override.threshold)
+        else None
+    )
+    reason = _reason(gate, found) + (
+        f"; allowed to {used.threshold:g} by {used.by}: {used.reason}" if used else ""
+    )
+    return _decision(
+        gate, subject, found, passed=passed or used is not None, reason=reason, override=used
+    )
 
 
 def _decision(gate: Gate, subject: Subject, found: "Measured", **outcome: object) -> Decision:
     champion = subject.spec.inputs.get("champion")
     return Decision(
-        stage=subject.result.stage, gate=gate.name, value=found.value, n=found.n, interval=found.interval,
-        confidence=found.confidence, how=found.how, model_digest=subject.model.digest if subject.model else None,
+        stage=subject.result.stage,
+        gate=gate.name,
+        value=found.value,
+        n=found.n,
+        interval=found.interval,
+        confidence=found.confidence,
+        how=found.how,
+        model_digest=subject.model.digest if subject.model else None,
         data_digests={name: item.digest for name, item in subject.data.items()},
-        champion_digest=champion.digest if champion and gate.versus else None, code=subject.spec.code, commit=subject.commit,
+        champion_digest=champion.digest if champion and gate.versus else None,
+        code=subject.spec.code,
+        commit=subject.commit,
         decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        **gate.model_dump(include={"metric", "bound", "threshold", "of", "minus", "versus", "method", "min_n", "severity"}),
+        **gate.model_dump(
+            include={
+                "metric",
+                "bound",
+                "threshold",
+                "of",
+                "minus",
+                "versus",
+                "method",
+                "min_n",
+                "severity",
+            }
+        ),
         **outcome,
-    )  # fmt: skip
+    )
 
 
 def _too_few(gate: Gate, n: int | None) -> str | None:
@@ -188,16 +239,21 @@ def _number(gate: Gate, found: "Measured") -> float:
 def _holds(gate: Gate, found: "Measured", threshold: float) -> bool:
     number = _number(gate, found)
     return {
-        "at least": number >= threshold, "more than": number > threshold,
-        "at most": number <= threshold, "less than": number < threshold,
-    }[gate.bound]  # fmt: skip
+        "at least": number >= threshold,
+        "more than": number > threshold,
+        "at most": number <= threshold,
+        "less than": number < threshold,
+    }[gate.bound]
 
 
 def _reason(gate: Gate, found: "Measured") -> str:
     quantity = _quantity(gate.metric, gate.minus, gate.versus, gate.method)
     of = "" if gate.of == "estimate" else f"the {_end(gate.of, found.confidence)}of "
     evidence = "" if gate.of == "estimate" else f" (estimate {found.value:.4g}, n = {found.n})"
-    return f"{of}{quantity} is {_number(gate, found):.4g}{evidence}, required {gate.bound} {gate.threshold:g}"
+    return (
+        f"{of}{quantity} is {_number(gate, found):.4g}{evidence}, required {gate.bound}"
+        f" {gate.threshold:g}"
+    )
 
 
 def _end(of: Of, confidence: float | None) -> str:
@@ -205,5 +261,11 @@ def _end(of: Of, confidence: float | None) -> str:
 
 
 def _quantity(metric: str, minus: str | None, versus: str | None, method: str) -> str:
-    baseline = f" - {minus}" if minus else " - champion" if versus and not is_against_champion(metric) else ""
+    baseline = (
+        f" - {minus}"
+        if minus
+        else " - champion"
+        if versus and not is_against_champion(metric)
+        else ""
+    )
     return f"{metric}{baseline}" + (", share of decided items won," if method == "sign" else "")

@@ -1,4 +1,6 @@
-"""The items that speak most against a passed gate: what a person reads before believing, or doubting, a verdict."""
+"""The items that speak most against a passed gate: what a person reads before believing, or
+doubting, a verdict.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,14 @@ import pyarrow.parquet as pq
 
 from rlhf_core.config.gates import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, detector_of
-from rlhf_core.gates.measure import Items, columns_needed, item_values, load_items, metric_terms, rule_terms
+from rlhf_core.gates.measure import (
+    Items,
+    columns_needed,
+    item_values,
+    load_items,
+    metric_terms,
+    rule_terms,
+)
 from rlhf_core.rundir import StageResult
 
 WORST = 20
@@ -18,10 +27,11 @@ Table = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
 
 
 def worst_items(rule: GateRule, result: StageResult, run_dir: Path, count: int = WORST) -> Table:
-    """The `count` items that count most against the rule, worst first, with texts and the numbers behind the metric.
+    """The `count` items that count most against the rule, worst first, with texts and the numbers
+    behind the metric.
 
-    From the detector's table when the metric is a detector's. Raises ValueError when there is no evidence item by item,
-    BadInput when it is damaged.
+    From the detector's table when the metric is a detector's. Raises ValueError when there is no
+    evidence item by item, BadInput when it is damaged.
     """
     if file := result.files.get(f"worst_{detector_of(rule.metric)}"):
         table = json.loads((run_dir / file).read_text())
@@ -29,21 +39,32 @@ def worst_items(rule: GateRule, result: StageResult, run_dir: Path, count: int =
     numbers = sorted(columns_needed(rule))
     items = load_items(result, run_dir, numbers)
     badness_N = _badness(rule, items)
-    order = [int(i) for i in np.argsort(-badness_N, kind="stable") if np.isfinite(badness_N[i])][:count]
+    order = [int(i) for i in np.argsort(-badness_N, kind="stable") if np.isfinite(badness_N[i])][
+        :count
+    ]
     names = [*TEXTS[result.stage], *_replies(numbers), *numbers]
     columns = pq.read_table(run_dir / result.files["items"], columns=names).to_pydict()
     margin_N = _margin(rule, items)
-    return {"columns": ["margin", *names], "data": [[float(margin_N[i]), *(columns[name][i] for name in names)] for i in order]}
+    return {
+        "columns": ["margin", *names],
+        "data": [[float(margin_N[i]), *(columns[name][i] for name in names)] for i in order],
+    }
 
 
 def _replies(numbers: list[str]) -> list[str]:
-    models = [name for name in ("policy", "sft", "champion") if any(name in number.split("_") for number in numbers)]
+    models = [
+        name
+        for name in ("policy", "sft", "champion")
+        if any(name in number.split("_") for number in numbers)
+    ]
     models += ["best_of_n"] if any(number.startswith("best_of_n_") for number in numbers) else []
     return [f"{name}_reply" for name in models]
 
 
 def _badness(rule: GateRule, items: Items) -> np.ndarray:
-    """How far each item pulls away from the bound, (N,); -inf for one that is won, NaN for one that does not count."""
+    """How far each item pulls away from the bound, (N,); -inf for one that is won, NaN for one that
+    does not count.
+    """
     is_wanted_high = rule.bound in ("at least", "more than")
     margin_N = _margin(rule, items)
     badness_N = -margin_N if is_wanted_high else margin_N
@@ -52,7 +73,11 @@ def _badness(rule: GateRule, items: Items) -> np.ndarray:
     ((_, top, bottom),) = metric_terms(rule.metric, items)
     with np.errstate(all="ignore"):
         share_N = top / bottom
-    return np.where(share_N == (1.0 if is_wanted_high else 0.0), -np.inf, np.where(bottom > 0, badness_N, np.nan))
+    return np.where(
+        share_N == (1.0 if is_wanted_high else 0.0),
+        -np.inf,
+        np.where(bottom > 0, badness_N, np.nan),
+    )
 
 
 def _margin(rule: GateRule, items: Items) -> np.ndarray:

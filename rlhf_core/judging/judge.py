@@ -1,5 +1,6 @@
-"""A judge compares two replies to a prompt. It is asked in both orders, because judges favour a position (Zheng et al. 2023,
-arXiv:2306.05685): answers that contradict each other are a tie, and ties are kept.
+"""A judge compares two replies to a prompt. It is asked in both orders, because judges favour a
+position (Zheng et al. 2023, arXiv:2306.05685): answers that contradict each other are a tie, and
+ties are kept.
 """
 
 from dataclasses import dataclass
@@ -17,14 +18,18 @@ OUTCOMES = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one pair. outcome: 1 ours is better, 0.5 tie, 0 theirs, None unreadable; flipped: both orders named one position."""
+    """On one pair. outcome: 1 ours is better, 0.5 tie, 0 theirs, None unreadable; flipped: both
+    orders named one position.
+    """
 
     outcome: float | None
     flipped: bool
 
 
 def load_judge(config: Judge) -> Ask:
-    """The configured judge. Raises BadInput for a function that is not there, or an endpoint's key that is not set."""
+    """The configured judge. Raises BadInput for a function that is not there, or an endpoint's key
+    that is not set.
+    """
     if config.function:
         return partial(_ask_function, load_function(config.function, "judge"))
     from rlhf_core.judging.judge_endpoint import endpoint_judge
@@ -32,15 +37,21 @@ def load_judge(config: Judge) -> Ask:
     return endpoint_judge(config)
 
 
-def _ask_function(function: Ask, prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float | None]:
+def _ask_function(
+    function: Ask, prompts: list[str], replies_a: list[str], replies_b: list[str]
+) -> list[float | None]:
     values = call(function, "judge", prompts, replies_a, replies_b)
     if wrong := [value for value in values if value not in OUTCOMES]:
-        raise BadInput(f"the judge gave {wrong[0]:g}; expected 1 (a is better), 0.5 (tie) or 0 (b is better)")
+        raise BadInput(
+            f"the judge gave {wrong[0]:g}; expected 1 (a is better), 0.5 (tie) or 0 (b is better)"
+        )
     return values
 
 
 def conversation(messages: list[dict[str, str]]) -> str:
-    """What the judge reads of a prompt: the text of a single message, 'role: text' paragraphs of several."""
+    """What the judge reads of a prompt: the text of a single message, 'role: text' paragraphs of
+    several.
+    """
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
@@ -52,7 +63,9 @@ def judged_rows(count: int, limit: int, *, seed: int) -> list[int]:
 
 
 def compare(ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]) -> list[Verdict]:
-    """The verdict on each pair, asked in both orders: one that is not confirmed by the other order is a tie."""
+    """The verdict on each pair, asked in both orders: one that is not confirmed by the other order
+    is a tie.
+    """
     first = ask(prompts, ours, theirs)
     second = ask(prompts, theirs, ours)
     return [_verdict(a, b) for a, b in zip(first, second, strict=True)]
@@ -66,13 +79,16 @@ def _verdict(ours_first: float | None, ours_second: float | None) -> Verdict:
 
 
 def judge_output(verdicts: list[Verdict], suffix: str = "") -> Output:
-    """Win rate with its 95% Wilson interval (a tie counts one half), ties, position bias and unreadable pairs.
+    """Win rate with its 95% Wilson interval (a tie counts one half), ties, position bias and
+    unreadable pairs.
 
     suffix: '' over the SFT model, '_vs_champion'. Raises BadInput when no pair has a verdict.
     """
     outcomes = [verdict.outcome for verdict in verdicts if verdict.outcome is not None]
     if not outcomes:
-        raise BadInput(f"the judge left all {len(verdicts)} pairs without a verdict; expected at least one")
+        raise BadInput(
+            f"the judge left all {len(verdicts)} pairs without a verdict; expected at least one"
+        )
     n, rate = len(outcomes), f"eval/judge_win_rate{suffix}"
     interval = wilson(sum(outcomes), n)
     metrics = {
@@ -84,4 +100,6 @@ def judge_output(verdicts: list[Verdict], suffix: str = "") -> Output:
         f"eval/judge_unreadable{suffix}": 1 - n / len(verdicts),
     }
     counts = dict.fromkeys(metrics, n) | {f"eval/judge_unreadable{suffix}": len(verdicts)}
-    return Output(metrics=metrics, counts=counts, intervals={rate: interval, f"{rate}_lower": interval})
+    return Output(
+        metrics=metrics, counts=counts, intervals={rate: interval, f"{rate}_lower": interval}
+    )

@@ -1,7 +1,9 @@
-"""Pairs of the policy's own replies, scored by the reward model and labelled by somebody, or not yet.
+"""Pairs of the policy's own replies, scored by the reward model and labelled by somebody, or not
+yet.
 
-onpolicy/step-000010.jsonl of a PPO run directory: {"id", "step", "prompt", "reply_a", "reply_b", "score_a", "score_b", "label"}
-a line; label: 1 a is better, 0.5 tie, 0 b is better, null not labelled.
+onpolicy/step-000010.jsonl of a PPO run directory: {"id", "step", "prompt", "reply_a", "reply_b",
+"score_a", "score_b", "label"} a line; label: 1 a is better, 0.5 tie, 0 b is better, null not
+labelled.
 """
 
 import json
@@ -18,21 +20,30 @@ Pair = dict
 def checks(folder: Path) -> dict[int, list[Pair]]:
     """The pairs of every check, by step."""
     files = sorted(folder.glob("step-*.jsonl"))
-    return {int(file.stem.partition("-")[2]): [json.loads(line) for line in file.open()] for file in files}
+    return {
+        int(file.stem.partition("-")[2]): [json.loads(line) for line in file.open()]
+        for file in files
+    }
 
 
 def with_labels(found: dict[int, list[Pair]], labels: Path) -> dict[int, list[Pair]]:
-    """The checks with labels from a person's file: {"id", "label"} a line, label 'a', 'b' or 'tie', or 1, 0, 0.5.
+    """The checks with labels from a person's file: {"id", "label"} a line, label 'a', 'b' or 'tie',
+    or 1, 0, 0.5.
 
     Raises BadInput for a line that is none, an unknown id, or a file without any label.
     """
     known = {pair["id"] for pairs in found.values() for pair in pairs}
     given = dict(
-        _label(labels, number, line, known) for number, line in enumerate(labels.open(encoding="utf-8"), 1) if line.strip()
+        _label(labels, number, line, known)
+        for number, line in enumerate(labels.open(encoding="utf-8"), 1)
+        if line.strip()
     )
     if not given:
         raise BadInput(f'{labels} holds no labels; expected {{"id": "...", "label": "a"}} a line.')
-    return {step: [pair | {"label": given.get(pair["id"], pair["label"])} for pair in pairs] for step, pairs in found.items()}
+    return {
+        step: [pair | {"label": given.get(pair["id"], pair["label"])} for pair in pairs]
+        for step, pairs in found.items()
+    }
 
 
 def _label(file: Path, number: int, line: str, known: set[str]) -> tuple[str, float]:
@@ -42,24 +53,36 @@ def _label(file: Path, number: int, line: str, known: set[str]) -> tuple[str, fl
         key, label = row["id"], words[str(row["label"]).lower()]
     except (ValueError, KeyError, TypeError):
         raise BadInput(
-            f'{file} line {number}: {line.strip()!r:.80}; expected {{"id": "...", "label": "a", "b" or "tie"}}.'
+            f'{file} line {number}: {line.strip()!r:.80}; expected {{"id": "...", "label": "a", "b"'
+            ' or "tie"}.'
         ) from None
     if key not in known:
-        raise BadInput(f"{file} line {number}: id {key!r} is no pair of this run; expected those of its onpolicy.jsonl.")
+        raise BadInput(
+            f"{file} line {number}: id {key!r} is no pair of this run; expected those of its"
+            " onpolicy.jsonl."
+        )
     return key, label
 
 
 def counts(pairs: list[Pair]) -> tuple[int, int]:
     """Pairs ranked as labelled, and pairs with a label that is no tie; equal scores are wrong."""
     decided = [pair for pair in pairs if pair["label"] in (0.0, 1.0)]
-    return sum((pair["score_a"] - pair["score_b"]) * (pair["label"] - 0.5) > 0 for pair in decided), len(decided)
+    return sum(
+        (pair["score_a"] - pair["score_b"]) * (pair["label"] - 0.5) > 0 for pair in decided
+    ), len(decided)
 
 
 def measured(found: dict[int, list[Pair]], step: int) -> Output:
-    """The metrics of the check at `step`, its fall from the first check, and their intervals; no accuracy without labels."""
+    """The metrics of the check at `step`, its fall from the first check, and their intervals; no
+    accuracy without labels.
+    """
     pairs = found[step]
     apart = [abs(pair["score_a"] - pair["score_b"]) for pair in pairs]
-    metrics, intervals, samples = {"ppo/onpolicy_margin": sum(apart) / len(apart)} if apart else {}, {}, len(pairs)
+    metrics, intervals, samples = (
+        {"ppo/onpolicy_margin": sum(apart) / len(apart)} if apart else {},
+        {},
+        len(pairs),
+    )
     (right, n), (first_right, first_n) = counts(pairs), counts(found.get(0, []))
     if n:
         metrics |= {"ppo/onpolicy_accuracy": right / n, "ppo/onpolicy_pairs": n}
@@ -67,6 +90,14 @@ def measured(found: dict[int, list[Pair]], step: int) -> Output:
     if n and first_n:
         fall, low, high = newcombe(first_right, first_n, right, n)
         metrics |= {"ppo/onpolicy_accuracy_start": first_right / first_n, "ppo/onpolicy_fall": fall}
-        intervals |= {"ppo/onpolicy_accuracy_start": wilson(first_right, first_n), "ppo/onpolicy_fall": (low, high)}
-    counted = dict.fromkeys(metrics, n or samples) | {"ppo/onpolicy_margin": samples, "ppo/onpolicy_accuracy_start": first_n}
-    return Output(metrics=metrics, intervals=intervals, counts={name: counted[name] for name in metrics})
+        intervals |= {
+            "ppo/onpolicy_accuracy_start": wilson(first_right, first_n),
+            "ppo/onpolicy_fall": (low, high),
+        }
+    counted = dict.fromkeys(metrics, n or samples) | {
+        "ppo/onpolicy_margin": samples,
+        "ppo/onpolicy_accuracy_start": first_n,
+    }
+    return Output(
+        metrics=metrics, intervals=intervals, counts={name: counted[name] for name in metrics}
+    )

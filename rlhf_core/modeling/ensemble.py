@@ -1,12 +1,14 @@
-"""Ensembles of reward models: the same comparisons read by several models, whose spread says how little is known.
+"""Ensembles of reward models: the same comparisons read by several models, whose spread says how
+little is known.
 
 FOLDER/               member 1 as transformers saves it: the folder is a reward model by itself, and the critic starts from it
 FOLDER/member_2/ ...  the others
 FOLDER/ensemble.json  {"offsets": [...]}: the mean held-out score of each member
 
-One folder is one artifact: the digest that gates, registry and cache go by covers every member, so what is gated is what is
-registered and served. Bradley-Terry leaves the zero of each member's scores free; without it taken off, the spread of the
-members would say where their zeros lie and nothing else (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
+One folder is one artifact: the digest that gates, registry and cache go by covers every member, so
+what is gated is what is registered and served. Bradley-Terry leaves the zero of each member's
+scores free; without it taken off, the spread of the members would say where their zeros lie and
+nothing else (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
 """
 
 import json
@@ -32,7 +34,9 @@ def member_folder(folder: Path, number: int) -> Path:
 
 def member_seed(seed: int, number: int) -> int:
     """Seed of a member's head and order; member 1 has the recipe's own."""
-    return seed + (number - 1) * 2**28  # torch's generator takes 32 bits: a recipe's seed, below 2^31, leaves room for these
+    return (
+        seed + (number - 1) * 2**28
+    )  # torch's generator takes 32 bits: a recipe's seed, below 2^31, leaves room for these
 
 
 def close_ensemble(folder: Path, offsets: list[float]) -> None:
@@ -41,25 +45,43 @@ def close_ensemble(folder: Path, offsets: list[float]) -> None:
 
 
 def offsets_of(folder: Path) -> list[float]:
-    """Each member's offset, score; [0.0] for a single reward model. Raises BadInput when the folder is incomplete."""
+    """Each member's offset, score; [0.0] for a single reward model. Raises BadInput when the folder
+    is incomplete.
+    """
     file = folder / ENSEMBLE
     if not file.exists():
         if (folder / "member_2").exists():
-            raise BadInput(f"{folder} holds members of an ensemble without {ENSEMBLE}; copy the whole folder again.")
+            raise BadInput(
+                f"{folder} holds members of an ensemble without {ENSEMBLE}; copy the whole folder"
+                " again."
+            )
         return [0.0]
     try:
         offsets = [float(value) for value in json.loads(file.read_text())["offsets"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} cannot be read ({error!r}); expected the file that the reward stage wrote.") from None
+        raise BadInput(
+            f"{file} cannot be read ({error!r}); expected the file that the reward stage wrote."
+        ) from None
     if len(offsets) < 2 or not all(map(math.isfinite, offsets)):
-        raise BadInput(f"{file} has the offsets {offsets}; expected a finite number for each of two members or more.")
-    if missing := [n for n in range(1, len(offsets) + 1) if not (member_folder(folder, n) / "config.json").exists()]:
-        raise BadInput(f"{folder} lacks the members {missing} of {len(offsets)}; copy the whole folder again.")
+        raise BadInput(
+            f"{file} has the offsets {offsets}; expected a finite number for each of two members or"
+            " more."
+        )
+    if missing := [
+        n
+        for n in range(1, len(offsets) + 1)
+        if not (member_folder(folder, n) / "config.json").exists()
+    ]:
+        raise BadInput(
+            f"{folder} lacks the members {missing} of {len(offsets)}; copy the whole folder again."
+        )
     return offsets
 
 
 def load_members(folder: Path, *, dtype: str, frozen: Frozen = "whole") -> Iterator[Forward]:
-    """The forward pass of each member, (B, R + 1) scores less its offset, loaded one after the other."""
+    """The forward pass of each member, (B, R + 1) scores less its offset, loaded one after the
+    other.
+    """
     offsets = offsets_of(folder)
     for number, offset in enumerate(offsets, start=1):
         forward = inference(load_scalar(member_folder(folder, number)), dtype=dtype, frozen=frozen)

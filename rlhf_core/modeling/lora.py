@@ -26,8 +26,8 @@ Wrapped = TypeVar("Wrapped", bound=nn.Module)
 def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
     """Freeze the model and put a new adapter on it, in place; a scalar head goes on learning.
 
-    B is 0, so that nothing changes before the first step; A is drawn with `seed`. Raises BadInput for target modules that
-    the model does not have, or that are no linear maps inside the backbone.
+    B is 0, so that nothing changes before the first step; A is drawn with `seed`. Raises BadInput
+    for target modules that the model does not have, or that are no linear maps inside the backbone.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -38,8 +38,14 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
-        task_type="SEQ_CLS" if scalar else "CAUSAL_LM",  # keeps the head, or the output layer, out of "all-linear"
+        target_modules=(
+            lora.target_modules
+            if isinstance(lora.target_modules, str)
+            else list(lora.target_modules)
+        ),
+        task_type=(
+            "SEQ_CLS" if scalar else "CAUSAL_LM"
+        ),  # keeps the head, or the output layer, out of "all-linear"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,11 +65,18 @@ def with_adapter(module: Wrapped, lora: LoRA | None, *, seed: int) -> Wrapped:
 
 def require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     inside = dict(model.base_model.named_modules())
-    linear = {name for name, module in inside.items() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}
+    linear = {
+        name
+        for name, module in inside.items()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
     for name in names:
         if not any(full == name or full.endswith(f".{name}") for full in linear):
             known = ", ".join(sorted({full.rpartition(".")[2] for full in linear}))
-            raise BadInput(f"lora.target_modules has {name!r}, which is no linear map of the backbone; expected one of {known}")
+            raise BadInput(
+                f"lora.target_modules has {name!r}, which is no linear map of the backbone;"
+                f" expected one of {known}"
+            )
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -71,15 +84,21 @@ def has_adapter(model: nn.Module) -> bool:
     return bool(getattr(model, "peft_config", None))
 
 
-def plain_tensors(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the plain model's checkpoint: W + alpha / rank * B A where the learning adapter sits.
+def plain_tensors(
+    model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the plain model's checkpoint: W + alpha / rank * B A where the learning
+    adapter sits.
 
-    named: the model's tensors, if they are to come from elsewhere than its state_dict, in that order. The model stays as it
-    is, and one merged tensor is made at a time; without adapters the tensors themselves are given.
+    named: the model's tensors, if they are to come from elsewhere than its state_dict, in that
+    order. The model stays as it is, and one merged tensor is made at a time; without adapters the
+    tensors themselves are given.
     """
     named = model.state_dict().items() if named is None else named
     layers = _layers(model) if has_adapter(model) else {}
-    held: dict[str, Tensor] = {}  # W, then A, until B comes: the order in which a layer registers them
+    held: dict[
+        str, Tensor
+    ] = {}  # W, then A, until B comes: the order in which a layer registers them
     for name, tensor in named:
         owner, part, rest = _place(name)
         if owner not in layers:
@@ -89,11 +108,18 @@ def plain_tensors(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | 
         elif part == "base_layer" or rest == f"{LEARNING}.weight":
             held[part] = tensor
         if len(held) == 3:
-            yield f"{owner}.weight", _merged(layers[owner], *(held.pop(key) for key in ("base_layer", "lora_A", "lora_B")))
+            yield (
+                f"{owner}.weight",
+                _merged(
+                    layers[owner], *(held.pop(key) for key in ("base_layer", "lora_A", "lora_B"))
+                ),
+            )
 
 
 def _place(name: str) -> tuple[str, str, str]:
-    """'model.q_proj.lora_A.default.weight' -> 'model.q_proj', 'lora_A', 'default.weight'; an owner of '' for other names."""
+    """'model.q_proj.lora_A.default.weight' -> 'model.q_proj', 'lora_A', 'default.weight'; an owner
+    of '' for other names.
+    """
     for part in ("base_layer", "lora_A", "lora_B"):
         owner, found, rest = name.partition(f".{part}.")
         if found:
@@ -108,9 +134,11 @@ def _merged(layer: nn.Module, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def merge_adapter(model: PreTrainedModel) -> None:
-    """Merge the learning adapter into the weights and take all adapters off, in place: a plain transformers model.
+    """Merge the learning adapter into the weights and take all adapters off, in place: a plain
+    transformers model.
 
-    What PEFT's merge_and_unload does, whose tuner object in-place injection does not keep. Nothing to do without adapters.
+    What PEFT's merge_and_unload does, whose tuner object in-place injection does not keep. Nothing
+    to do without adapters.
     """
     if not has_adapter(model):
         return
@@ -124,11 +152,19 @@ def merge_adapter(model: PreTrainedModel) -> None:
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Write the learning adapter, and the scalar head that learnt with it, in PEFT's format."""
     folder.mkdir(exist_ok=True)
-    config = replace(model.peft_config[LEARNING], inference_mode=True, modules_to_save=[HEAD] if hasattr(model, HEAD) else None)
-    config.target_modules = sorted(config.target_modules)  # a set has no order, and bytes are an identity
+    config = replace(
+        model.peft_config[LEARNING],
+        inference_mode=True,
+        modules_to_save=[HEAD] if hasattr(model, HEAD) else None,
+    )
+    config.target_modules = sorted(
+        config.target_modules
+    )  # a set has no order, and bytes are an identity
     config.save_pretrained(folder)
     tensors = {
-        f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": parameter.detach().cpu().contiguous()
+        f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": (
+            parameter.detach().cpu().contiguous()
+        )
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -136,29 +172,37 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def write_origin(folder: Path, *, base: str, merged: str) -> None:
-    """Note which model an adapter was trained on, and which it gives when merged: digests of their folders."""
+    """Note which model an adapter was trained on, and which it gives when merged: digests of their
+    folders.
+    """
     (folder / "origin.json").write_text(json.dumps({"base": base, "merged": merged}, indent=1))
 
 
 def require_origin(folder: Path, *, base: str, merged: str) -> None:
-    """Raise BadInput unless the adapter was trained on the model `base` and gave the model `merged` (digests)."""
+    """Raise BadInput unless the adapter was trained on the model `base` and gave the model `merged`
+    (digests).
+    """
     try:
         origin = json.loads((folder / "origin.json").read_text())
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{folder} does not say what its adapter was trained on ({error}); train the reward model again"
+            f"{folder} does not say what its adapter was trained on ({error}); train the reward"
+            " model again"
         ) from None
     if origin != {"base": base, "merged": merged}:
         found = [str(origin.get(name))[:12] for name in ("base", "merged")]
         raise BadInput(
-            f"the reward adapter {folder} was trained on model {found[0]} and gave {found[1]}; expected the reference "
-            f"{base[:12]} and the reward model {merged[:12]}: another trunk would change its scores. Train the reward model "
-            "again with reward.lora from this SFT model, or set ppo.reward_trunk='own'."
+            f"the reward adapter {folder} was trained on model {found[0]} and gave {found[1]};"
+            f" expected the reference {base[:12]} and the reward model {merged[:12]}: another trunk"
+            " would change its scores. Train the reward model again with reward.lora from this SFT"
+            " model, or set ppo.reward_trunk='own'."
         )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
-    """Put a stored adapter on a model as `name`, frozen and not active; returns the scalar head that was stored with it."""
+    """Put a stored adapter on a model as `name`, frozen and not active; returns the scalar head
+    that was stored with it.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig.from_pretrained(str(folder))
@@ -170,7 +214,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
     for key, tensor in stored.items():
         place = key.removeprefix("base_model.model.")
         if place != f"{HEAD}.weight":
-            parameters[place.replace(".lora_A.", f".lora_A.{name}.").replace(".lora_B.", f".lora_B.{name}.")].data.copy_(tensor)
+            parameters[
+                place.replace(".lora_A.", f".lora_A.{name}.").replace(
+                    ".lora_B.", f".lora_B.{name}."
+                )
+            ].data.copy_(tensor)
     weight = stored[f"base_model.model.{HEAD}.weight"]
     head = nn.Linear(weight.shape[1], 1, bias=False)
     head.weight = nn.Parameter(weight, requires_grad=False)
@@ -179,7 +227,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
 
 @contextlib.contextmanager
 def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
-    """Let this adapter alone act while open, None: the plain model; then the learning one acts again."""
+    """Let this adapter alone act while open, None: the plain model; then the learning one acts
+    again.
+    """
     layers = list(_layers(model).values())
     try:
         for layer in layers:
@@ -190,7 +240,9 @@ def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-            layer.set_adapter(LEARNING)  # its weights, and no other adapter's, may have gradients again
+            layer.set_adapter(
+                LEARNING
+            )  # its weights, and no other adapter's, may have gradients again
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,4 +1,6 @@
-"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of them."""
+"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of
+them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +38,9 @@ class PolicyModel(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
-        """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the embedding gives."""
+        """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the
+        embedding gives.
+        """
         if isinstance(batch, PackedBatch):
             return self._packed(batch, noise_BLD)
         R = batch.response_mask_BR.shape[1]
@@ -52,7 +56,9 @@ class PolicyModel(nn.Module):
     def _packed(self, batch: PackedBatch, noise_BLD: Tensor | None) -> Tensor:
         read = self._read(batch.ids_BL, noise_BLD)
         keep = batch.places_T - 1  # a response token is predicted from the place before it
-        return self.model(**read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False).logits
+        return self.model(
+            **read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False
+        ).logits
 
     def _read(self, ids_BL: Tensor, noise_BLD: Tensor | None) -> dict[str, Tensor]:
         if noise_BLD is None:
@@ -68,7 +74,9 @@ class ScalarModel(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after the prompt."""
+        """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after
+        the prompt.
+        """
         hidden_BLD = self.model.base_model(
             input_ids=batch.ids_BL,
             attention_mask=batch.mask_BL.long(),
@@ -87,13 +95,17 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
 def inference(module: nn.Module, *, dtype: str, frozen: Frozen = "whole") -> Callable[..., Tensor]:
     """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
 
-    frozen: 'sharded' shares its weights out among the ranks, all of which then make the same passes.
+    frozen: 'sharded' shares its weights out among the ranks, all of which then make the same
+    passes.
     """
     module.requires_grad_(False)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
     def forward(*inputs) -> Tensor:
-        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with (
+            torch.no_grad(),
+            torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"),
+        ):
             return module(*inputs)
 
     return forward
@@ -104,9 +116,13 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} has no usable tokenizer ({error}); expected tokenizer files beside the model") from None
+        raise BadInput(
+            f"{path} has no usable tokenizer ({error}); expected tokenizer files beside the model"
+        ) from None
     if tokenizer.eos_token_id is None:
-        raise BadInput(f"the tokenizer of {path} has no EOS token; set eos_token in its tokenizer_config.json")
+        raise BadInput(
+            f"the tokenizer of {path} has no EOS token; set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     ensure_chat_template(tokenizer)
@@ -114,31 +130,47 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
-    """Raise BadInput when two models map text to different token ids; `role` says what the other one is."""
+    """Raise BadInput when two models map text to different token ids; `role` says what the other
+    one is.
+    """
     if load_tokenizer(path).get_vocab() != load_tokenizer(other).get_vocab():
         raise BadInput(
-            f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the same token ids. "
-            "Train it from this base model; a champion of another base model belongs under another registry.name."
+            f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the"
+            " same token ids. Train it from this base model; a champion of another base model"
+            " belongs under another registry.name."
         )
 
 
 def load_policy(path: Path) -> PolicyModel:
-    """A causal language model in float32, dropout off. Raises BadInput for a folder without safetensors."""
+    """A causal language model in float32, dropout off. Raises BadInput for a folder without
+    safetensors.
+    """
     return PolicyModel(_load(AutoModelForCausalLM, path))
 
 
 def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
-    """A one-label sequence classifier, or token classifier (a token-level reward model), in float32, dropout off.
+    """A one-label sequence classifier, or token classifier (a token-level reward model), in
+    float32, dropout off.
 
-    new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D + 1)) with `seed`
-    (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must hold a one-label classifier (BadInput).
+    new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D
+    + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must
+    hold a one-label classifier (BadInput).
     """
     if not new_head:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.num_labels != 1:
-            raise BadInput(f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)")
-        by_token = any(name.endswith("ForTokenClassification") for name in config.architectures or [])
-        return ScalarModel(_load(AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification, path))
+            raise BadInput(
+                f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)"
+            )
+        by_token = any(
+            name.endswith("ForTokenClassification") for name in config.architectures or []
+        )
+        return ScalarModel(
+            _load(
+                AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification,
+                path,
+            )
+        )
     model = _load(AutoModelForSequenceClassification, path, num_labels=1)
     width = model.score.weight.shape[-1]
     generator = torch.Generator().manual_seed(seed)
@@ -150,7 +182,9 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
     if not list(path.glob("*.safetensors")):
         pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
         found = f"only {pickles}, which can run code when loaded" if pickles else "none"
-        raise BadInput(f"{path} holds no *.safetensors ({found}); save the model with save_pretrained")
+        raise BadInput(
+            f"{path} holds no *.safetensors ({found}); save the model with save_pretrained"
+        )
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     for name in list(vars(config)):
         if name.endswith(("dropout", "dropout_rate")) or name.endswith("pdrop"):
@@ -158,7 +192,9 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
     for name, value in config_changes.items():
         setattr(config, name, value)
     try:
-        return kind.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        return kind.from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
 
@@ -170,7 +206,8 @@ def save_model(
     *,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write model, tokenizer and chat template in transformers' format, safetensors only; an adapter is merged, in place.
+    """Write model, tokenizer and chat template in transformers' format, safetensors only; an
+    adapter is merged, in place.
 
     Rank 0 writes for all. weights: those of a model that does not hold its own, by name.
     """

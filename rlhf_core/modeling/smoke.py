@@ -1,4 +1,6 @@
-"""Load a model folder as its users do and run it once: files that are all there may still be no model."""
+"""Load a model folder as its users do and run it once: files that are all there may still be no
+model.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -31,13 +33,25 @@ def _run_once(kind: str, folder: Path) -> None:
     ids = load_tokenizer(folder)(TEXT, return_tensors="pt")["input_ids"]
     try:
         model, report = CLASSES[kind].from_pretrained(
-            folder, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         if report["missing_keys"]:
-            raise BadInput(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]}; expected every one.")
+            raise BadInput(
+                f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]}; expected every"
+                " one."
+            )
         with torch.inference_mode():
             logits = model.eval()(input_ids=ids).logits
     except (OSError, ValueError, RuntimeError, IndexError, SafetensorError) as error:
-        raise BadInput(f"{folder} cannot be loaded and run as {CLASSES[kind].__name__}: {error}") from None
+        raise BadInput(
+            f"{folder} cannot be loaded and run as {CLASSES[kind].__name__}: {error}"
+        ) from None
     if not torch.isfinite(logits).all():
-        raise BadInput(f"{folder} gives values that are not finite; expected finite logits for {TEXT!r}.")
+        raise BadInput(
+            f"{folder} gives values that are not finite; expected finite logits for {TEXT!r}."
+        )

@@ -16,20 +16,30 @@ REWARD = "reward"  # the adapter of the reward model
 
 
 class Trunk(PolicyModel):
-    """A causal language model whose forward pass takes a role, so that weights stand in memory once.
+    """A causal language model whose forward pass takes a role, so that weights stand in memory
+    once.
 
-    "actor": logits (B, R, V), or with a value head also values (B, R + 1). "critic": the values alone, from which no gradient
-    reaches the trunk. "reference": logits with every adapter off. "reward": scores (B, R + 1) by the reward model's adapter
-    and head. Columns are those of PolicyModel and ScalarModel.
+    "actor": logits (B, R, V), or with a value head also values (B, R + 1). "critic": the values
+    alone, from which no gradient reaches the trunk. "reference": logits with every adapter off.
+    "reward": scores (B, R + 1) by the reward model's adapter and head. Columns are those of
+    PolicyModel and ScalarModel.
     """
 
-    def __init__(self, model: PreTrainedModel, *, value_head: bool = False, reward_adapter: Path | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        value_head: bool = False,
+        reward_adapter: Path | None = None,
+    ):
         super().__init__(model)
         width = model.config.hidden_size
         self.value_head = nn.Linear(width, 1, bias=False) if value_head else None
         self.reward_head = load_adapter(model, reward_adapter, REWARD) if reward_adapter else None
         if self.value_head is not None:
-            nn.init.zeros_(self.value_head.weight)  # the first advantages are the returns themselves
+            nn.init.zeros_(
+                self.value_head.weight
+            )  # the first advantages are the returns themselves
 
     def forward(self, batch: Batch, role: str = "actor") -> Tensor | tuple[Tensor, Tensor]:
         """What the model says in this role."""
@@ -58,7 +68,9 @@ class Trunk(PolicyModel):
         ).last_hidden_state
 
 
-def load_trunk(path: Path, *, value_head: bool = False, reward_adapter: Path | None = None) -> Trunk:
+def load_trunk(
+    path: Path, *, value_head: bool = False, reward_adapter: Path | None = None
+) -> Trunk:
     """A trunk from a model folder. Raises BadInput for a folder without safetensors."""
     return Trunk(load_policy(path).model, value_head=value_head, reward_adapter=reward_adapter)
 
@@ -70,9 +82,13 @@ def _scores(head: nn.Linear, hidden_BLD: Tensor, batch: Batch) -> Tensor:
 
 @contextlib.contextmanager
 def _last_hidden(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """What the backbone gives to the output layer: the model itself makes the logits, in its own way."""
+    """What the backbone gives to the output layer: the model itself makes the logits, in its own
+    way.
+    """
     kept: list[Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda module, inputs, output: kept.append(output.last_hidden_state))
+    handle = model.base_model.register_forward_hook(
+        lambda module, inputs, output: kept.append(output.last_hidden_state)
+    )
     try:
         yield kept
     finally:

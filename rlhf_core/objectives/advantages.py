@@ -1,7 +1,7 @@
 """From scores and values to advantages: token rewards, GAE, critic-free group baselines, whitening.
 
-Axes: B rows (responses), R response tokens. Masks are True at real response tokens; what stands under False, even NaN, does
-not matter. None of this is differentiated through.
+Axes: B rows (responses), R response tokens. Masks are True at real response tokens; what stands
+under False, even NaN, does not matter. None of this is differentiated through.
 """
 
 from typing import NamedTuple
@@ -11,28 +11,39 @@ from torch import Tensor
 
 
 def token_rewards(score_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """-beta * kl at every response token, plus the score at the last one (Ziegler et al. 2019, arXiv:1909.08593, eq. 2).
+    """-beta * kl at every response token, plus the score at the last one (Ziegler et al. 2019,
+    arXiv:1909.08593, eq. 2).
 
     kl_BR: an estimate of KL(pi_old || pi_ref), nats. Returns (B, R), 0 at padding; a fully masked row gets nothing.
     """
     rewards_BR = (-beta * kl_BR).masked_fill(~mask_BR, 0.0)
-    last_B1 = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(-1, keepdim=True)
+    last_B1 = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(
+        -1, keepdim=True
+    )
     score_B1 = torch.where(mask_BR.any(-1), score_B.to(rewards_BR.dtype), 0.0).unsqueeze(1)
     return rewards_BR.scatter_add(1, last_B1, score_B1)
 
 
-def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, (B, R) each, 0 at padding (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+def gae(
+    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, (B, R) each, 0 at padding (Schulman et al. 2016, arXiv:1506.02438,
+    eq. 16).
 
     delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return_t = A_t + V_t; V is 0 past the end.
     t counts real tokens: masked ones between them (a tool's output) are skipped.
     """
-    rewards_BR, values_BR = rewards_BR.masked_fill(~mask_BR, 0.0), values_BR.masked_fill(~mask_BR, 0.0)
+    rewards_BR, values_BR = (
+        rewards_BR.masked_fill(~mask_BR, 0.0),
+        values_BR.masked_fill(~mask_BR, 0.0),
+    )
     advantages_BR = torch.zeros_like(values_BR)
     next_advantage_B = next_value_B = torch.zeros_like(values_BR[:, 0])
     for t in reversed(range(values_BR.shape[1])):
         delta_B = rewards_BR[:, t] + gamma * next_value_B - values_BR[:, t]
-        next_advantage_B = torch.where(mask_BR[:, t], delta_B + gamma * lam * next_advantage_B, next_advantage_B)
+        next_advantage_B = torch.where(
+            mask_BR[:, t], delta_B + gamma * lam * next_advantage_B, next_advantage_B
+        )
         next_value_B = torch.where(mask_BR[:, t], values_BR[:, t], next_value_B)
         advantages_BR[:, t] = next_advantage_B
     advantages_BR = advantages_BR.masked_fill(~mask_BR, 0.0)
@@ -40,7 +51,9 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float,
 
 
 def discounted_returns(rewards_BR: Tensor, mask_BR: Tensor, *, gamma: float) -> Tensor:
-    """G_t = r_t + gamma G_{t+1} over real tokens, (B, R), 0 at padding: GAE with lambda 1 and no critic."""
+    """G_t = r_t + gamma G_{t+1} over real tokens, (B, R), 0 at padding: GAE with lambda 1 and no
+    critic.
+    """
     advantages_BR, _ = gae(rewards_BR, torch.zeros_like(rewards_BR), mask_BR, gamma=gamma, lam=1.0)
     return advantages_BR
 
@@ -48,11 +61,15 @@ def discounted_returns(rewards_BR: Tensor, mask_BR: Tensor, *, gamma: float) -> 
 # Critic-free: one score a response, compared with the other responses to the same prompt
 
 
-def grpo_advantages(score_B: Tensor, group_B: Tensor, *, scale_by_std: bool = True, eps: float = 1e-6) -> Tensor:
-    """(score - group mean) / (group std + eps), (B,); std over n - 1 (Shao et al. 2024, arXiv:2402.03300, section 4.1.2).
+def grpo_advantages(
+    score_B: Tensor, group_B: Tensor, *, scale_by_std: bool = True, eps: float = 1e-6
+) -> Tensor:
+    """(score - group mean) / (group std + eps), (B,); std over n - 1 (Shao et al. 2024,
+    arXiv:2402.03300, section 4.1.2).
 
-    group_B: integer prompt of each response. Without `scale_by_std` it is Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), which
-    does not weigh up prompts whose scores hardly differ. A group of one gets 0: there is nothing to compare it with.
+    group_B: integer prompt of each response. Without `scale_by_std` it is Dr. GRPO (Liu et al.
+    2025, arXiv:2503.20783), which does not weigh up prompts whose scores hardly differ. A group of
+    one gets 0: there is nothing to compare it with.
     """
     mean_B, count_B = _group_mean(score_B, group_B)
     centred_B = score_B - mean_B
@@ -63,8 +80,9 @@ def grpo_advantages(score_B: Tensor, group_B: Tensor, *, scale_by_std: bool = Tr
 
 
 def rloo_advantages(score_B: Tensor, group_B: Tensor) -> Tensor:
-    """score - mean score of the group's other responses, (B,), that is n / (n - 1) (score - group mean); 0 in a group of one
-    (Ahmadian et al. 2024, arXiv:2402.14740)."""
+    """score - mean score of the group's other responses, (B,), that is n / (n - 1) (score - group
+    mean); 0 in a group of one (Ahmadian et al. 2024, arXiv:2402.14740).
+    """
     mean_B, count_B = _group_mean(score_B, group_B)
     return (score_B - mean_B) * count_B / (count_B - 1).clamp(min=1)
 
@@ -72,10 +90,12 @@ def rloo_advantages(score_B: Tensor, group_B: Tensor) -> Tensor:
 def reinforce_plus_plus_advantages(
     rewards_BR: Tensor, mask_BR: Tensor, *, gamma: float = 1.0, group_B: Tensor | None = None
 ) -> Tensor:
-    """Discounted returns before whitening over the whole batch, (B, R), 0 at padding (Hu et al. 2025, arXiv:2501.03262).
+    """Discounted returns before whitening over the whole batch, (B, R), 0 at padding (Hu et al.
+    2025, arXiv:2501.03262).
 
-    With `group_B` the baseline variant: each response's summed reward minus its group's mean, at every token. `whiten` of the
-    result is the paper's advantage; it is left to the caller, who knows the global moments.
+    With `group_B` the baseline variant: each response's summed reward minus its group's mean, at
+    every token. `whiten` of the result is the paper's advantage; it is left to the caller, who
+    knows the global moments.
     """
     if group_B is None:
         return discounted_returns(rewards_BR, mask_BR, gamma=gamma)
@@ -91,7 +111,9 @@ def at_tokens(advantage_B: Tensor, mask_BR: Tensor) -> Tensor:
 def _group_mean(values_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and size of each row's group, (B,) each."""
     _, index_B, count_G = group_B.unique(return_inverse=True, return_counts=True)
-    sum_G = torch.zeros(len(count_G), dtype=values_B.dtype, device=values_B.device).index_add(0, index_B, values_B)
+    sum_G = torch.zeros(len(count_G), dtype=values_B.dtype, device=values_B.device).index_add(
+        0, index_B, values_B
+    )
     return (sum_G / count_G)[index_B], count_G[index_B]
 
 

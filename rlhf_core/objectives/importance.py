@@ -1,7 +1,8 @@
-"""The sampler is not quite the trainer: weights that correct for it, and numbers that say by how much they differ.
+"""The sampler is not quite the trainer: weights that correct for it, and numbers that say by how
+much they differ.
 
-Other kernels, lower precision or older weights make the sampler draw from a slightly different distribution than the one
-that the trainer differentiates.
+Other kernels, lower precision or older weights make the sampler draw from a slightly different
+distribution than the one that the trainer differentiates.
 """
 
 import math
@@ -14,14 +15,19 @@ from rlhf_core.objectives.kl import token_kl
 
 
 def truncated_weights(
-    trainer_logprobs_BR: Tensor, sampler_logprobs_BR: Tensor, mask_BR: Tensor, *, cap: float,
+    trainer_logprobs_BR: Tensor,
+    sampler_logprobs_BR: Tensor,
+    mask_BR: Tensor,
+    *,
+    cap: float,
     level: Literal["token", "sequence"] = "token",
-) -> Tensor:  # fmt: skip
-    """min(pi_trainer / pi_sampler, cap), (B, R), 0 at padding, no gradient (Ionides 2008, "Truncated importance sampling";
-    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
+) -> Tensor:
+    """min(pi_trainer / pi_sampler, cap), (B, R), 0 at padding, no gradient (Ionides 2008,
+    "Truncated importance sampling"; Yao et al. 2025, "Your efficient RL framework secretly brings
+    you off-policy RL training").
 
-    "token": the ratio of each token, low variance, some bias. "sequence": the product over the response, at all its tokens;
-    unbiased but for the cap, high variance.
+    "token": the ratio of each token, low variance, some bias. "sequence": the product over the
+    response, at all its tokens; unbiased but for the cap, high variance.
     """
     log_ratio_BR = (trainer_logprobs_BR - sampler_logprobs_BR).detach().masked_fill(~mask_BR, 0.0)
     if level == "sequence":
@@ -36,18 +42,32 @@ class Mismatch(NamedTuple):
     max_abs_diff: float  # nats
     kl: float  # nats/token, KL(sampler || trainer), k1
     kl_k3: float  # nats/token, the same by k3, never negative
-    effective_share: float  # (sum w)^2 / (n sum w^2) of the token weights: 1 when they are all equal
+    effective_share: (
+        float  # (sum w)^2 / (n sum w^2) of the token weights: 1 when they are all equal
+    )
 
 
-def mismatch(trainer_logprobs_BR: Tensor, sampler_logprobs_BR: Tensor, mask_BR: Tensor, *, cap: float = math.inf) -> Mismatch:
-    """Statistics of sampler against trainer in float64; `cap` truncates the weights of the effective sample size (Kish 1965).
+def mismatch(
+    trainer_logprobs_BR: Tensor,
+    sampler_logprobs_BR: Tensor,
+    mask_BR: Tensor,
+    *,
+    cap: float = math.inf,
+) -> Mismatch:
+    """Statistics of sampler against trainer in float64; `cap` truncates the weights of the
+    effective sample size (Kish 1965).
 
     Raises ValueError when the mask has no real token.
     """
-    sampler_N, trainer_N = sampler_logprobs_BR.detach()[mask_BR].double(), trainer_logprobs_BR.detach()[mask_BR].double()
+    sampler_N, trainer_N = (
+        sampler_logprobs_BR.detach()[mask_BR].double(),
+        trainer_logprobs_BR.detach()[mask_BR].double(),
+    )
     tokens = len(sampler_N)
     if tokens == 0:
-        raise ValueError("the mask has no real token; expected at least one to compare sampler and trainer on")
+        raise ValueError(
+            "the mask has no real token; expected at least one to compare sampler and trainer on"
+        )
     real_N = torch.ones_like(sampler_N, dtype=torch.bool)
     k1_N = token_kl(sampler_N, trainer_N, real_N, "k1")
     log_weight_N = (-k1_N).clamp(max=math.log(cap))  # in logarithms, so that no weight overflows

@@ -1,4 +1,6 @@
-"""Divergence between two policies: estimates from sampled tokens, the exact sum over the vocabulary, and its controller."""
+"""Divergence between two policies: estimates from sampled tokens, the exact sum over the
+vocabulary, and its controller.
+"""
 
 from typing import Literal
 
@@ -8,12 +10,15 @@ from torch import Tensor
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
-def token_kl(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, mask_BR: Tensor, estimator: KLEstimator = "k1") -> Tensor:
+def token_kl(
+    logprobs_BR: Tensor, ref_logprobs_BR: Tensor, mask_BR: Tensor, estimator: KLEstimator = "k1"
+) -> Tensor:
     """Estimate of KL(pi || pi_ref) at tokens drawn from pi, (B, R) nats, 0 at padding (Schulman 2020, "Approximating KL
     divergence").
 
     d = log pi - log pi_ref:  k1 = d (unbiased, any sign),  k2 = d^2 / 2 (biased, its gradient is that of the KL),
-    k3 = exp(-d) - 1 + d (unbiased, never negative). As a term of the loss k1 is useless: its expected gradient is 0.
+    k3 = exp(-d) - 1 + d (unbiased, never negative). As a term of the loss k1 is useless: its
+    expected gradient is 0.
     """
     difference_BR = (logprobs_BR - ref_logprobs_BR).masked_fill(~mask_BR, 0.0)
     if estimator == "k1":
@@ -26,7 +31,8 @@ def token_kl(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, mask_BR: Tensor, esti
 
 
 def exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Tensor:
-    """sum_v pi(v) (log pi(v) - log pi_ref(v)), (B, R) nats, 0 at padding: no estimate, but two tensors of size V.
+    """sum_v pi(v) (log pi(v) - log pi_ref(v)), (B, R) nats, 0 at padding: no estimate, but two
+    tensors of size V.
 
     A token that pi never emits (logit -inf) adds nothing.
     """
@@ -38,7 +44,8 @@ def exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Ten
 
 
 def adapt_beta(beta: float, kl: float, *, target: float, horizon: int, responses: int) -> float:
-    """beta * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon) (Ziegler et al. 2019, section 2.2).
+    """beta * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon) (Ziegler et al. 2019,
+    section 2.2).
 
     kl and target: nats per response.
     """

@@ -1,9 +1,10 @@
 """The objectives that gradients flow through, as small pure functions of tensors and plain floats.
 
-Axes: B rows, R response tokens, V vocabulary. Masks are True at real response tokens, EOS included; what stands under
-False, even NaN, reaches neither a value nor a gradient. Half-precision logits are widened to float32, float64 stays.
-Log-probabilities are nats. A loss is a sum divided by a count that the caller takes over the whole optimizer step, so that
-splitting a batch into microbatches changes no gradient.
+Axes: B rows, R response tokens, V vocabulary. Masks are True at real response tokens, EOS included;
+what stands under False, even NaN, reaches neither a value nor a gradient. Half-precision logits are
+widened to float32, float64 stays. Log-probabilities are nats. A loss is a sum divided by a count
+that the caller takes over the whole optimizer step, so that splitting a batch into microbatches
+changes no gradient.
 """
 
 import torch
@@ -16,7 +17,9 @@ def _widen(logits: Tensor) -> Tensor:
 
 
 def tempered(logits_BRV: Tensor, temperature: float) -> Tensor:
-    """logits / temperature: the distribution that the sampler draws from; the same tensor at temperature 1."""
+    """logits / temperature: the distribution that the sampler draws from; the same tensor at
+    temperature 1.
+    """
     return logits_BRV if temperature == 1.0 else _widen(logits_BRV) / temperature
 
 
@@ -47,20 +50,27 @@ def sequence_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def token_mean(loss_BR: Tensor, mask_BR: Tensor, tokens: float) -> Tensor:
-    """sum(loss) / tokens; `tokens` counts the step's real tokens, so that long responses weigh more (Yu et al. 2025,
-    arXiv:2503.14476, section 3.3)."""
+    """sum(loss) / tokens; `tokens` counts the step's real tokens, so that long responses weigh more
+    (Yu et al. 2025, arXiv:2503.14476, section 3.3).
+    """
     return masked_sum(loss_BR, mask_BR) / tokens
 
 
 def sequence_mean_token_mean(loss_BR: Tensor, mask_BR: Tensor, sequences: float) -> Tensor:
-    """sum_b (sum_t loss_bt / length_b) / sequences: every response weighs the same (Shao et al. 2024, arXiv:2402.03300,
-    eq. 3). A fully masked row gives 0; `sequences` is the step's count of the others."""
+    """sum_b (sum_t loss_bt / length_b) / sequences: every response weighs the same (Shao et al.
+    2024, arXiv:2402.03300, eq. 3). A fully masked row gives 0; `sequences` is the step's count of
+    the others.
+    """
     return (sequence_sum(loss_BR, mask_BR) / mask_BR.sum(-1).clamp(min=1)).sum() / sequences
 
 
-def sequence_mean_token_sum(loss_BR: Tensor, mask_BR: Tensor, sequences: float, *, length: float = 1.0) -> Tensor:
-    """sum_b sum_t loss_bt / (length * sequences); a constant `length`, tokens, in place of each response's own removes the
-    length bias (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section 3.1)."""
+def sequence_mean_token_sum(
+    loss_BR: Tensor, mask_BR: Tensor, sequences: float, *, length: float = 1.0
+) -> Tensor:
+    """sum_b sum_t loss_bt / (length * sequences); a constant `length`, tokens, in place of each
+    response's own removes the length bias (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section
+    3.1).
+    """
     return masked_sum(loss_BR, mask_BR) / (length * sequences)
 
 
@@ -73,42 +83,63 @@ def cross_entropy(logprobs_BR: Tensor, mask_BR: Tensor, denominator: float) -> T
 
 
 def bradley_terry(
-    chosen_B: Tensor, rejected_B: Tensor, denominator: float, *,
-    margin: Tensor | float = 0.0, smoothing: Tensor | float = 0.0,
-) -> Tensor:  # fmt: skip
-    """-sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator, d = r_chosen - r_rejected - margin.
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+    denominator: float,
+    *,
+    margin: Tensor | float = 0.0,
+    smoothing: Tensor | float = 0.0,
+) -> Tensor:
+    """-sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator, d = r_chosen - r_rejected -
+    margin.
 
-    Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin, score: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2;
-    smoothing s: probability that the label is wrong, (B,) or one float, e.g. 1 - annotator agreement.
+    Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin, score: Touvron et al. 2023 (Llama 2),
+    arXiv:2307.09288, eq. 2; smoothing s: probability that the label is wrong, (B,) or one float,
+    e.g. 1 - annotator agreement.
     """
     return _smoothed_logistic(chosen_B - rejected_B - margin, smoothing).sum() / denominator
 
 
 def reward_centring(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
-    """sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which Bradley-Terry leaves free
-    (Eisenstein et al. 2023, arXiv:2312.09244)."""
+    """sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which
+    Bradley-Terry leaves free (Eisenstein et al. 2023, arXiv:2312.09244).
+    """
     return ((chosen_B + rejected_B) ** 2).sum() / denominator
 
 
 def dpo(
-    chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *,
-    beta: float, smoothing: Tensor | float = 0.0,
-) -> Tensor:  # fmt: skip
-    """-sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator, h = chosen - rejected log-ratio.
+    chosen_logratio_B: Tensor,
+    rejected_logratio_B: Tensor,
+    denominator: float,
+    *,
+    beta: float,
+    smoothing: Tensor | float = 0.0,
+) -> Tensor:
+    """-sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator, h = chosen -
+    rejected log-ratio.
 
-    log-ratio: sum over response tokens of log pi - log pi_ref, nats. Rafailov et al. 2023, arXiv:2305.18290, eq. 7; with
-    s > 0, the probability that a label is wrong, conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences").
+    log-ratio: sum over response tokens of log pi - log pi_ref, nats. Rafailov et al. 2023,
+    arXiv:2305.18290, eq. 7; with s > 0, the probability that a label is wrong, conservative DPO
+    (Mitchell 2023, "A note on DPO with noisy preferences").
     """
-    return _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing).sum() / denominator
+    return (
+        _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing).sum()
+        / denominator
+    )
 
 
-def ipo(chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float) -> Tensor:
-    """sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036, eq. 17; beta is its tau)."""
+def ipo(
+    chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float
+) -> Tensor:
+    """sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036,
+    eq. 17; beta is its tau).
+    """
     return ((chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2).sum() / denominator
 
 
 def _smoothed_logistic(difference_B: Tensor, smoothing: Tensor | float) -> Tensor:
-    # (1 - s) log sigmoid(d) + s log sigmoid(-d) = log sigmoid(d) - s d: no second logarithm, and exact at s = 0
+    # (1 - s) log sigmoid(d) + s log sigmoid(-d) = log sigmoid(d) - s d: no second logarithm, and
+    # exact at s = 0
     return smoothing * difference_B - F.logsigmoid(difference_B)
 
 
@@ -121,24 +152,41 @@ def probability_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR:
 
 
 def clipped_surrogate(
-    ratio_BR: Tensor, advantages_BR: Tensor, *, clip_low: float, clip_high: float, dual_clip: float | None = None
+    ratio_BR: Tensor,
+    advantages_BR: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
-    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), (B, R) (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
+    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), (B, R) (Schulman et al. 2017,
+    arXiv:1707.06347, eq. 7).
 
-    clip_high > clip_low lets rare tokens grow (Yu et al. 2025, arXiv:2503.14476, section 3.1). dual_clip c > 1: where A < 0
-    the loss is at most -c A, so that a large ratio cannot dominate (Ye et al. 2020, arXiv:1912.09729).
+    clip_high > clip_low lets rare tokens grow (Yu et al. 2025, arXiv:2503.14476, section 3.1).
+    dual_clip c > 1: where A < 0 the loss is at most -c A, so that a large ratio cannot dominate (Ye
+    et al. 2020, arXiv:1912.09729).
     """
-    gain_BR = torch.minimum(ratio_BR * advantages_BR, ratio_BR.clamp(1 - clip_low, 1 + clip_high) * advantages_BR)
+    gain_BR = torch.minimum(
+        ratio_BR * advantages_BR, ratio_BR.clamp(1 - clip_low, 1 + clip_high) * advantages_BR
+    )
     if dual_clip is not None:
-        gain_BR = torch.where(advantages_BR < 0, torch.maximum(gain_BR, dual_clip * advantages_BR), gain_BR)
+        gain_BR = torch.where(
+            advantages_BR < 0, torch.maximum(gain_BR, dual_clip * advantages_BR), gain_BR
+        )
     return -gain_BR
 
 
 def clipped_value_error(
-    new_values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, *, clip: float | None
+    new_values_BR: Tensor,
+    old_values_BR: Tensor,
+    returns_BR: Tensor,
+    mask_BR: Tensor,
+    *,
+    clip: float | None,
 ) -> Tensor:
-    """1/2 max((V - G)^2, (V_clipped - G)^2), (B, R), V_clipped within `clip` of the old value; None: not clipped
-    (Huang et al. 2024, arXiv:2403.17031, detail 14)."""
+    """1/2 max((V - G)^2, (V_clipped - G)^2), (B, R), V_clipped within `clip` of the old value;
+    None: not clipped (Huang et al. 2024, arXiv:2403.17031, detail 14).
+    """
     error_BR = (new_values_BR - returns_BR).masked_fill(~mask_BR, 0.0) ** 2
     if clip is None:
         return 0.5 * error_BR

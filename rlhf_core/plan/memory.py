@@ -1,9 +1,11 @@
-"""The formulas: bytes on one device for weights, gradients, optimizer states, activations, logits and KV cache.
+"""The formulas: bytes on one device for weights, gradients, optimizer states, activations, logits
+and KV cache.
 
-Letters: P parameters, N devices, w bytes of a weight, T tokens that go through the model at once, L tokens of the longest
-row, D hidden, I intermediate, Q query width, H heads, V vocabulary, n layers. Sources: Rajbhandari et al. 2020
-(arXiv:1910.02054) for the states, Korthikanti et al. 2022 (arXiv:2205.05198) for the idea behind the activations, whose
-coefficients are counted from the modules that run here; tests hold them to what autograd really saves.
+Letters: P parameters, N devices, w bytes of a weight, T tokens that go through the model at once, L
+tokens of the longest row, D hidden, I intermediate, Q query width, H heads, V vocabulary, n layers.
+Sources: Rajbhandari et al. 2020 (arXiv:1910.02054) for the states, Korthikanti et al. 2022
+(arXiv:2205.05198) for the idea behind the activations, whose coefficients are counted from the
+modules that run here; tests hold them to what autograd really saves.
 """
 
 from dataclasses import dataclass
@@ -11,8 +13,11 @@ from dataclasses import dataclass
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import Strategy
 
-BUCKET = 500_000_000  # elements of DeepSpeed's gradient buckets: reduce_bucket_size, and the all-reduce of stage 0
-LIVE_PARAMETERS = 1_000_000_000  # elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
+# elements of DeepSpeed's gradient buckets: reduce_bucket_size, and the all-reduce of stage 0
+BUCKET = 500_000_000
+LIVE_PARAMETERS = (
+    1_000_000_000  # elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
+)
 ADAM_STATES = 2  # float32 mean and variance
 FLOAT = 4
 HALF = 2
@@ -20,7 +25,9 @@ HALF = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """What goes through a model at once. tokens: padding included; length: of the longest row; positions: with logits."""
+    """What goes through a model at once. tokens: padding included; length: of the longest row;
+    positions: with logits.
+    """
 
     tokens: int
     length: int
@@ -29,11 +36,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Bytes on one device for a model that learns. stepping: held only while the optimizer steps; host: in host memory."""
+    """Bytes on one device for a model that learns. stepping: held only while the optimizer steps;
+    host: in host memory.
+    """
 
     weights: float
-    casts: float  # bfloat16 copies of weights, from the forward pass to the end of the backward pass
-    cached: float  # those of them that autocast keeps in a pass without gradients: of weights that learn
+    casts: (
+        float  # bfloat16 copies of weights, from the forward pass to the end of the backward pass
+    )
+    # those of them that autocast keeps in a pass without gradients: of weights that learn
+    cached: float
     gradients: float
     optimizer: float
     buckets: float  # gradients on their way between devices
@@ -42,29 +54,44 @@ class TrainingState:
 
 
 def training_state(
-    parameters: int, matrices: int, strategy: Strategy, *, touched_only: bool = False, adapters: int | None = None
+    parameters: int,
+    matrices: int,
+    strategy: Strategy,
+    *,
+    touched_only: bool = False,
+    adapters: int | None = None,
 ) -> TrainingState:
     """States of AdamW training (Rajbhandari et al. 2020, section 3, as DeepSpeed's code has it).
 
-    stage 0: wP + wP + 8P. stages 1, 2: the optimizer's 4P master weights + 8P are divided by N, in stage 2 the gradients
-    too, in stage 3 the weights too. parameters: P; matrices: weights of linear maps, which autocast copies.
-    touched_only: count of a bucket what is written, as host memory does, not what is reserved. adapters: so many parameters
-    learn (adapters and a head) beside the P, which are frozen: gradients, optimizer and buckets are theirs alone.
+    stage 0: wP + wP + 8P. stages 1, 2: the optimizer's 4P master weights + 8P are divided by N, in
+    stage 2 the gradients too, in stage 3 the weights too. parameters: P; matrices: weights of
+    linear maps, which autocast copies.
+    touched_only: count of a bucket what is written, as host memory does, not what is reserved.
+    adapters: so many parameters learn (adapters and a head) beside the P, which are frozen:
+    gradients, optimizer and buckets are theirs alone.
     """
     learning = parameters if adapters is None else adapters
     parameters, matrices = parameters + (adapters or 0), matrices + (adapters or 0)
     w, stage, share = strategy.weight_bytes, strategy.zero_stage, learning / strategy.devices
     sharded = stage >= 1
-    weights = w * parameters if stage < 3 else w * (parameters / strategy.devices + min(parameters, LIVE_PARAMETERS))
+    weights = (
+        w * parameters
+        if stage < 3
+        else w * (parameters / strategy.devices + min(parameters, LIVE_PARAMETERS))
+    )
     gradients = w * (share if stage >= 2 else learning)
     optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * learning
-    of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0  # autocast's gradients have a bucket of their own
+    of_casts = (
+        (w if stage < 3 else HALF) if strategy.autocast else 0
+    )  # autocast's gradients have a bucket of their own
     bucket = w * min(BUCKET, learning) if touched_only else (w + of_casts) * BUCKET
     offloaded = strategy.offload_optimizer and sharded
     return TrainingState(
         weights=weights,
         casts=HALF * matrices if strategy.autocast and stage < 3 else 0,
-        cached=HALF * (matrices if adapters is None else adapters) if strategy.autocast and stage < 3 else 0,
+        cached=HALF * (matrices if adapters is None else adapters)
+        if strategy.autocast and stage < 3
+        else 0,
         gradients=gradients,
         optimizer=0 if offloaded else optimizer,
         buckets=bucket if sharded else 0,
@@ -76,13 +103,16 @@ def training_state(
 def saved_activations(shape: ModelShape, batch: Batch, strategy: Strategy) -> float:
     """What the backbone's forward pass leaves for the backward pass, bytes.
 
-    float32, a token and layer: 4 (6D + 4Q + 4I + L + H + 2): two norms keep input, normed and scaled output; attention
-    keeps q, k (repeated over its group), v, output, one mask row, one log-sum a head; the MLP keeps gate, silu(gate), up
-    and their product. With checkpointing only each layer's input, plus one layer recomputed.
+    float32, a token and layer: 4 (6D + 4Q + 4I + L + H + 2): two norms keep input, normed and
+    scaled output; attention keeps q, k (repeated over its group), v, output, one mask row, one
+    log-sum a head; the MLP keeps gate, silu(gate), up and their product. With checkpointing only
+    each layer's input, plus one layer recomputed.
     """
     layer = _saved_by_layer(shape, batch.length, strategy)
     residual = strategy.weight_bytes  # bytes of a number between layers
-    final = (FLOAT + residual) * shape.hidden + 2 * residual * shape.head_width + FLOAT + 8  # norm; cos, sin; token ids
+    final = (
+        (FLOAT + residual) * shape.hidden + 2 * residual * shape.head_width + FLOAT + 8
+    )  # norm; cos, sin; token ids
     if strategy.checkpointing:
         return batch.tokens * (shape.layers * residual * shape.hidden + layer + final)
     return batch.tokens * (shape.layers * layer + final)
@@ -99,17 +129,24 @@ def _saved_by_layer(shape: ModelShape, length: int, strategy: Strategy) -> int:
 
 
 def working_tensors(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool) -> float:
-    """What lives beside the saved activations: 4T(I + 2D) of gradients, or T(4eI + 12D) of a pass without gradients."""
+    """What lives beside the saved activations: 4T(I + 2D) of gradients, or T(4eI + 12D) of a pass
+    without gradients.
+    """
     if learns:
         return FLOAT * batch.tokens * (shape.intermediate + 2 * shape.hidden)
-    return batch.tokens * (4 * strategy.compute_bytes * shape.intermediate + 3 * FLOAT * shape.hidden)
+    return batch.tokens * (
+        4 * strategy.compute_bytes * shape.intermediate + 3 * FLOAT * shape.hidden
+    )
 
 
-def logits(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool, entropy: bool = False) -> float:
+def logits(
+    shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool, entropy: bool = False
+) -> float:
     """float32 tensors of size positions x V that live at once, bytes.
 
-    Without gradients 2 (logits, and exp inside logsumexp), with them 4 (logits, and three inside its backward pass). An
-    entropy adds one, or two where bfloat16 logits are widened once more, which also keeps those.
+    Without gradients 2 (logits, and exp inside logsumexp), with them 4 (logits, and three inside
+    its backward pass). An entropy adds one, or two where bfloat16 logits are widened once more,
+    which also keeps those.
     """
     half = strategy.compute_bytes == HALF
     copies = (4 if learns else 2) + entropy * (2 if learns and half else 1)
@@ -118,7 +155,9 @@ def logits(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool,
 
 
 def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
-    """Keys and values of one token over all layers, on one device: 2 n (kv width) e bytes; heads are divided, never split."""
+    """Keys and values of one token over all layers, on one device: 2 n (kv width) e bytes; heads
+    are divided, never split.
+    """
     heads = -(-shape.kv_heads // strategy.sampler_over)
     return 2 * shape.layers * heads * shape.head_width * strategy.compute_bytes
 
@@ -126,7 +165,8 @@ def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
 def frozen_weights(parameters: int, strategy: Strategy) -> tuple[float, float]:
     """A model that does not learn, on the device and in host memory: 4P bytes, or 2P in bfloat16.
 
-    Sharded or offloaded: a share on each device or its host, and on the device what is gathered at once.
+    Sharded or offloaded: a share on each device or its host, and on the device what is gathered at
+    once.
     """
     size = HALF if strategy.half_frozen else FLOAT
     if strategy.frozen == "whole":

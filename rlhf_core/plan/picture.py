@@ -7,14 +7,25 @@ from rlhf_core.plan.stages import KINDS, StagePlan
 from rlhf_core.plan.strategy import GIB
 
 FORMATS = (".svg", ".png")
-_COLORS = dict(zip(KINDS, ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f"), strict=True))
+_COLORS = dict(
+    zip(
+        KINDS,
+        ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f"),
+        strict=True,
+    )
+)
 _OVERHEAD = "#bab0ac"
 
 
 def draw(plans: list[StagePlan], file: Path) -> None:
-    """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind. Raises ConfigError for other endings."""
+    """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind. Raises
+    ConfigError for other endings.
+    """
     if file.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--picture {file} ends in {file.suffix or 'nothing'!r}; expected {' or '.join(FORMATS)}.")
+        raise ConfigError(
+            f"--picture {file} ends in {file.suffix or 'nothing'!r}; expected"
+            f" {' or '.join(FORMATS)}."
+        )
     import matplotlib
 
     matplotlib.use("Agg")
@@ -24,7 +35,14 @@ def draw(plans: list[StagePlan], file: Path) -> None:
     for row, plan in enumerate(plans):
         left = 0.0
         for label, size in _segments(plan):
-            axes.barh(row, size / GIB, left=left, color=_COLORS.get(label, _OVERHEAD), edgecolor="white", linewidth=0.5)
+            axes.barh(
+                row,
+                size / GIB,
+                left=left,
+                color=_COLORS.get(label, _OVERHEAD),
+                edgecolor="white",
+                linewidth=0.5,
+            )
             left += size / GIB
         verdict = "fits" if plan.fits else f"{-plan.spare / GIB:,.1f} GiB too much"
         axes.text(left, row, f"  {left:,.1f}: {verdict}", va="center")
@@ -33,10 +51,18 @@ def draw(plans: list[StagePlan], file: Path) -> None:
     axes.set_yticks(range(len(plans)), [plan.stage for plan in plans])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(capacity, *(plan.peak / GIB for plan in plans)))
-    axes.set_xlabel(f"GiB on each of {plans[0].strategy.devices} device(s) at the peak; dashed: the {capacity:,.1f} GiB it has")
+    axes.set_xlabel(
+        f"GiB on each of {plans[0].strategy.devices} device(s) at the peak; dashed: the"
+        f" {capacity:,.1f} GiB it has"
+    )
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (*_COLORS.values(), _OVERHEAD)]
     figure.legend(
-        handles, [*KINDS, "overhead"], loc="outside upper center", ncols=len(KINDS) + 1, fontsize="small", frameon=False
+        handles,
+        [*KINDS, "overhead"],
+        loc="outside upper center",
+        ncols=len(KINDS) + 1,
+        fontsize="small",
+        frameon=False,
     )
     figure.savefig(file, dpi=120)
     plt.close(figure)

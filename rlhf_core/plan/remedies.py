@@ -1,4 +1,6 @@
-"""The smallest change that makes a stage fit: cheap changes first, those that training does not offer yet after them."""
+"""The smallest change that makes a stage fit: cheap changes first, those that training does not
+offer yet after them.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +15,9 @@ from rlhf_core.plan.stages import OWN_SAMPLER, PAIRED, Models, StagePlan, longes
 from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
-MOST_PER_HOST = 8  # devices: their number in the usual server, beyond which tensor parallelism is slow
+MOST_PER_HOST = (
+    8  # devices: their number in the usual server, beyond which tensor parallelism is slow
+)
 MOST_DOUBLINGS = 6  # of the number of devices
 UNOFFERED = 100  # a change that no recipe can make weighs more than all together that it can
 DOUBLING = 10_000  # more devices weigh more than any change of settings
@@ -37,14 +41,18 @@ TEXTS = {
     "half_weights": "bfloat16 weights and gradients, float32 master weights with the optimizer",
 }
 OPTIONS = {
-    "checkpointing": "{stage}.activation_checkpointing=true", "sampler_sleeps": "{stage}.sampling.sleep=true",
-    "offload_optimizer": "{stage}.offload_optimizer=true", "sampler_over": "{stage}.sampling.tensor_parallel={over}",
-}  # fmt: skip
+    "checkpointing": "{stage}.activation_checkpointing=true",
+    "sampler_sleeps": "{stage}.sampling.sleep=true",
+    "offload_optimizer": "{stage}.offload_optimizer=true",
+    "sampler_over": "{stage}.sampling.tensor_parallel={over}",
+}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting that differs; option: what to pass on the command line, empty where training does not offer it yet."""
+    """One setting that differs; option: what to pass on the command line, empty where training does
+    not offer it yet.
+    """
 
     text: str
     option: str = ""
@@ -58,31 +66,47 @@ class Remedy:
     plan: StagePlan
 
 
-def find_remedy(recipe: Recipe, models: Models, plan: StagePlan, *, doubling: int = DOUBLING) -> Remedy | None:
+def find_remedy(
+    recipe: Recipe, models: Models, plan: StagePlan, *, doubling: int = DOUBLING
+) -> Remedy | None:
     """The cheapest changes with which the stage fits, or None.
 
-    Sets of changes are tried by their cost, each with the smallest microbatch and cache; of the first set that fits,
-    these two are then made as large as still fits. doubling: what twice as many devices weigh; 1 makes them cheap.
+    Sets of changes are tried by their cost, each with the smallest microbatch and cache; of the
+    first set that fits, these two are then made as large as still fits. doubling: what twice as
+    many devices weigh; 1 makes them cheap.
     """
 
     def build(strategy: Strategy) -> StagePlan:
         return plan_stage(recipe, plan.stage, models, strategy, plan.hardware)
 
-    tokens, caches, loads = _token_levels(recipe, plan), _cache_levels(recipe, plan, models), _loading(recipe, plan.stage)
+    tokens, caches, loads = (
+        _token_levels(recipe, plan),
+        _cache_levels(recipe, plan, models),
+        _loading(recipe, plan.stage),
+    )
     for strategy in _by_cost(plan, doubling):
-        smallest = replace(strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1])
+        smallest = replace(
+            strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1]
+        )
         if not (loads(strategy) and build(smallest).fits):
             continue
-        sizes = sorted(product(range(len(tokens)), range(len(caches(strategy)))), key=lambda pair: (sum(pair), pair))
+        sizes = sorted(
+            product(range(len(tokens)), range(len(caches(strategy)))),
+            key=lambda pair: (sum(pair), pair),
+        )
         for i, j in sizes:
-            found = build(replace(strategy, micro_batch_tokens=tokens[i], kv_cache_mib=caches(strategy)[j]))
+            found = build(
+                replace(strategy, micro_batch_tokens=tokens[i], kv_cache_mib=caches(strategy)[j])
+            )
             if found.fits:
                 return Remedy(tuple(_changes(plan, found.strategy)), found)
     return None
 
 
 def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
-    """Whether a recipe with what a strategy says of the stage would be loaded: ZeRO 3 takes no adapters, and so on."""
+    """Whether a recipe with what a strategy says of the stage would be loaded: ZeRO 3 takes no
+    adapters, and so on.
+    """
     if stage == OWN_SAMPLER:
         return lambda strategy: True
     section = getattr(recipe, stage)
@@ -91,14 +115,20 @@ def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
     @cache
     def loads(**changes: object) -> bool:
         try:
-            type(section).model_validate(values | {name: value for name, value in changes.items() if name in values})
+            type(section).model_validate(
+                values | {name: value for name, value in changes.items() if name in values}
+            )
         except ValidationError:
             return False
         return True
 
     def loading(strategy: Strategy) -> bool:
         frozen = "sharded" if strategy.frozen == "sharded" else "whole"
-        return loads(zero_stage=strategy.zero_stage, offload_optimizer=strategy.offload_optimizer, frozen=frozen)
+        return loads(
+            zero_stage=strategy.zero_stage,
+            offload_optimizer=strategy.offload_optimizer,
+            frozen=frozen,
+        )
 
     return loading
 
@@ -109,10 +139,22 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     for name, values in COSTS.items():
         present = getattr(now, name)
         applies = _applies(plan.stage, name)
-        options.append([(0, (name, present)), *((cost, (name, v)) for v, cost in values.items() if applies and v != present)])
-    options[1] = [(cost, (name, stage)) for cost, (name, stage) in options[1] if stage >= now.zero_stage]
-    options.append([(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)])
-    layouts = [(sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen)) for chosen in product(*options)]
+        options.append(
+            [
+                (0, (name, present)),
+                *((cost, (name, v)) for v, cost in values.items() if applies and v != present),
+            ]
+        )
+    options[1] = [
+        (cost, (name, stage)) for cost, (name, stage) in options[1] if stage >= now.zero_stage
+    ]
+    options.append(
+        [(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)]
+    )
+    layouts = [
+        (sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen))
+        for chosen in product(*options)
+    ]
     for _, values in sorted(layouts, key=lambda layout: layout[0]):
         most = now.own_sampler or values["devices"]
         strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], most)})
@@ -121,7 +163,9 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
 
 
 def _applies(stage: str, name: str) -> bool:
-    """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does not learn."""
+    """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does
+    not learn.
+    """
     if stage == OWN_SAMPLER:
         return name in ("dtype", "sampler_over")
     if name in ("sampler_sleeps", "sampler_over", "frozen", "half_frozen"):
@@ -130,11 +174,15 @@ def _applies(stage: str, name: str) -> bool:
 
 
 def possible(stage: str, strategy: Strategy) -> bool:
-    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one device.
+    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one
+    device.
 
-    Models that do not learn are shared out like the actor, by ZeRO 3; the evaluation has several devices only with them.
+    Models that do not learn are shared out like the actor, by ZeRO 3; the evaluation has several
+    devices only with them.
     """
-    if strategy.frozen == "sharded" and (strategy.devices == 1 or (stage == "ppo" and strategy.zero_stage < 3)):
+    if strategy.frozen == "sharded" and (
+        strategy.devices == 1 or (stage == "ppo" and strategy.zero_stage < 3)
+    ):
         return False
     if stage == "evaluate" and strategy.frozen != "sharded" and strategy.sampler_over > 1:
         return False
@@ -142,8 +190,13 @@ def possible(stage: str, strategy: Strategy) -> bool:
 
 
 def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
-    """micro_batch_tokens and its halves, down to one longest row (a pair of them for the reward model)."""
-    return _halves(plan.strategy.micro_batch_tokens, longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED else 1))
+    """micro_batch_tokens and its halves, down to one longest row (a pair of them for the reward
+    model).
+    """
+    return _halves(
+        plan.strategy.micro_batch_tokens,
+        longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED else 1),
+    )
 
 
 def _cache_levels(recipe: Recipe, plan: StagePlan, models: Models):
@@ -164,13 +217,19 @@ def _halves(value: int, least: int) -> list[int]:
 def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
     stage, before = plan.stage.partition(".")[0], plan.strategy
     if after.micro_batch_tokens != before.micro_batch_tokens:
-        yield Change("smaller microbatches", f"--set {stage}.micro_batch_tokens={after.micro_batch_tokens}")
+        yield Change(
+            "smaller microbatches", f"--set {stage}.micro_batch_tokens={after.micro_batch_tokens}"
+        )
     if after.kv_cache_mib != before.kv_cache_mib:
-        yield Change("a smaller KV cache", f"--set {stage}.sampling.kv_cache_mib={after.kv_cache_mib}")
+        yield Change(
+            "a smaller KV cache", f"--set {stage}.sampling.kv_cache_mib={after.kv_cache_mib}"
+        )
     if after.dtype != before.dtype:
         yield Change("matrix products in bfloat16", f"--set model.dtype={after.dtype}")
     if after.zero_stage != before.zero_stage:
-        yield Change(f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}")
+        yield Change(
+            f"ZeRO stage {after.zero_stage}", f"--set {stage}.zero_stage={after.zero_stage}"
+        )
     for name, text in TEXTS.items():
         if getattr(after, name) != getattr(before, name):
             yield Change(text, _option(name, stage, after.sampler_over))
@@ -179,7 +238,11 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
         option = f"--set {stage}.frozen=sharded" if after.frozen == "sharded" else ""
         yield Change(f"models that do not learn {where}, gathered layer by layer", option)
     if after.devices != before.devices:
-        option = f"--set ppo.sampling.own_devices={after.devices}" if plan.stage == OWN_SAMPLER else f"--gpus {after.devices}"
+        option = (
+            f"--set ppo.sampling.own_devices={after.devices}"
+            if plan.stage == OWN_SAMPLER
+            else f"--gpus {after.devices}"
+        )
         yield Change(f"{after.devices} devices", option)
 
 

@@ -11,7 +11,10 @@ ROLES = ("actor", "critic", "reward", "reference")
 
 def half_weights_gb(models: Models) -> dict[str, float]:
     """Weights of the four models at 2 bytes a parameter, GB (10^9 bytes), as papers count them."""
-    parameters = {role: models.reward.scalar if role in ("critic", "reward") else models.policy.policy for role in ROLES}
+    parameters = {
+        role: models.reward.scalar if role in ("critic", "reward") else models.policy.policy
+        for role in ROLES
+    }
     return {role: HALF * count / 1e9 for role, count in parameters.items()}
 
 
@@ -23,7 +26,9 @@ def verdict(plan: StagePlan) -> str:
 
 
 def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
-    """Model, bytes of each kind, and the kinds that are not held at the peak (the most of any phase is given for these)."""
+    """Model, bytes of each kind, and the kinds that are not held at the peak (the most of any phase
+    is given for these).
+    """
     result = []
     for model in dict.fromkeys(part.model for part in plan.parts):
         own = [part for part in plan.parts if part.model == model]
@@ -32,14 +37,18 @@ def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
             parts = [part for part in own if part.kind == kind]
             sizes[kind] = sum(part.bytes for part in parts if part.held(plan.peak_phase))
             if parts and not sizes[kind]:
-                sizes[kind] = max(sum(p.bytes for p in parts if p.held(phase)) for phase in plan.phases)
+                sizes[kind] = max(
+                    sum(p.bytes for p in parts if p.held(phase)) for phase in plan.phases
+                )
                 elsewhere.add(kind)
         result.append((model, sizes, elsewhere))
     return result
 
 
 def cache_capacity(recipe: Recipe, models: Models, plan: StagePlan) -> tuple[int, int] | None:
-    """Tokens that the sampler's cache holds, and how many of the longest rows; None for a stage without vLLM."""
+    """Tokens that the sampler's cache holds, and how many of the longest rows; None for a stage
+    without vLLM.
+    """
     if not any(part.kind == "KV cache" for part in plan.parts):
         return None
     tokens = plan.strategy.kv_cache_mib * 2**20 // kv_bytes_per_token(models.policy, plan.strategy)
@@ -58,7 +67,13 @@ def as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
         "peak_phase": plan.peak_phase,
         "phases": {phase: round(plan.at(phase) + plan.hardware.overhead) for phase in plan.phases},
         "parts": [
-            {"model": part.model, "kind": part.kind, "bytes": round(part.bytes), "phases": part.phases} for part in plan.parts
+            {
+                "model": part.model,
+                "kind": part.kind,
+                "bytes": round(part.bytes),
+                "phases": part.phases,
+            }
+            for part in plan.parts
         ],
     }
     return values | {"remedies": [_remedy_json(remedy) for remedy in remedies]}
@@ -69,5 +84,7 @@ def _remedy_json(remedy: Remedy) -> dict:
         "devices": remedy.plan.strategy.devices,
         "peak_bytes": round(remedy.plan.peak),
         "host_bytes": round(remedy.plan.host),
-        "changes": [{"text": change.text, "option": change.option or None} for change in remedy.changes],
+        "changes": [
+            {"text": change.text, "option": change.option or None} for change in remedy.changes
+        ],
     }

@@ -1,15 +1,24 @@
-"""The shape of a decoder-only model: what its configuration says, and how many parameters that makes."""
+"""The shape of a decoder-only model: what its configuration says, and how many parameters that
+makes.
+"""
 
 from dataclasses import dataclass
 
 from rlhf_core.errors import ConfigError
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # rotary positions, RMS norms, gated MLP: what the formulas are written for
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+)  # rotary positions, RMS norms, gated MLP: what the formulas are written for
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a config.json that memory depends on. Linear layers have no bias unless a flag says so."""
+    """The numbers of a config.json that memory depends on. Linear layers have no bias unless a flag
+    says so.
+    """
 
     name: str
     source: str
@@ -25,7 +34,9 @@ class ModelShape:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    nominal: int | None = None  # a round parameter count, as papers use it in place of the exact one
+    nominal: int | None = (
+        None  # a round parameter count, as papers use it in place of the exact one
+    )
 
     @property
     def query_width(self) -> int:
@@ -34,7 +45,9 @@ class ModelShape:
 
     @property
     def kv_width(self) -> int:
-        """Width of all keys of one token, and of all values; smaller than query_width with grouped queries."""
+        """Width of all keys of one token, and of all values; smaller than query_width with grouped
+        queries.
+        """
         return self.kv_heads * self.head_width
 
     @property
@@ -50,17 +63,26 @@ class ModelShape:
 
     @property
     def linear_maps(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of one layer's linear maps, by the names that they have in these families."""
+        """Input and output width of one layer's linear maps, by the names that they have in these
+        families.
+        """
         D, Q, KV, inner = self.hidden, self.query_width, self.kv_width, self.intermediate
         return {
-            "q_proj": (D, Q), "k_proj": (D, KV), "v_proj": (D, KV), "o_proj": (Q, D),
-            "gate_proj": (D, inner), "up_proj": (D, inner), "down_proj": (inner, D),
-        }  # fmt: skip
+            "q_proj": (D, Q),
+            "k_proj": (D, KV),
+            "v_proj": (D, KV),
+            "o_proj": (Q, D),
+            "gate_proj": (D, inner),
+            "up_proj": (D, inner),
+            "down_proj": (inner, D),
+        }
 
     @property
     def layer(self) -> int:
         """Parameters of one layer: its matrices, biases and norms."""
-        biases = self.qkv_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.hidden
+        biases = (
+            self.qkv_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.hidden
+        )
         biases += self.mlp_bias * (2 * self.intermediate + self.hidden)
         return self.layer_matrices + biases + 2 * self.hidden + self.qk_norm * 2 * self.head_width
 
@@ -81,12 +103,14 @@ class ModelShape:
 
 
 def shape_of(config: dict, name: str, source: str) -> ModelShape:
-    """The shape in a config.json's values. Raises ConfigError for a family without formulas or a missing key."""
+    """The shape in a config.json's values. Raises ConfigError for a family without formulas or a
+    missing key.
+    """
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ConfigError(
-            f"{source} describes a model of type {family!r}; memory formulas are written for {', '.join(FAMILIES)}. "
-            "Plan with a preset of like size, e.g. --model 7b."
+            f"{source} describes a model of type {family!r}; memory formulas are written for"
+            f" {', '.join(FAMILIES)}. Plan with a preset of like size, e.g. --model 7b."
         )
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
@@ -108,6 +132,7 @@ def shape_of(config: dict, name: str, source: str) -> ModelShape:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
-            f"{source} is not a usable config.json ({type(error).__name__}: {error}); expected positive numbers under "
-            "hidden_size, intermediate_size, num_hidden_layers, num_attention_heads and vocab_size."
+            f"{source} is not a usable config.json ({type(error).__name__}: {error}); expected"
+            " positive numbers under hidden_size, intermediate_size, num_hidden_layers,"
+            " num_attention_heads and vocab_size."
         ) from None

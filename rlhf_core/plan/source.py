@@ -12,9 +12,11 @@ from rlhf_core.prepare import PACKAGE, find_gguf
 
 
 def find_models(recipe: Recipe, *, name: str | None = None, config: Path | None = None) -> Models:
-    """The shapes to plan with: a preset's, a config.json's, or those that the recipe names. Raises ConfigError.
+    """The shapes to plan with: a preset's, a config.json's, or those that the recipe names. Raises
+    ConfigError.
 
-    A reward model that the recipe brings (model.reward) has its own shape, unless a preset or file was asked for.
+    A reward model that the recipe brings (model.reward) has its own shape, unless a preset or file
+    was asked for.
     """
     if name and config:
         raise ConfigError("--model and --model-config name two shapes; expected one of them.")
@@ -37,21 +39,29 @@ def _from_file(path: Path) -> ModelShape:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read as a model's config.json: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds {type(values).__name__}; expected the object of a model's config.json.")
+        raise ConfigError(
+            f"{file} holds {type(values).__name__}; expected the object of a model's config.json."
+        )
     return shape_of(values, file.parent.name or str(file), str(file))
 
 
 def _from_base(base: str) -> ModelShape:
-    """The shape of model.base: a folder, 'quickstart', 'package:NAME', or a hub name that a preset knows."""
+    """The shape of model.base: a folder, 'quickstart', 'package:NAME', or a hub name that a preset
+    knows.
+    """
     if base == "quickstart":
         from rlhf_core.quickstart.base_model import make_model, make_tokenizer
 
-        return shape_of(make_model(make_tokenizer()).config.to_dict(), base, "the generated quickstart model")
+        return shape_of(
+            make_model(make_tokenizer()).config.to_dict(), base, "the generated quickstart model"
+        )
     if base.startswith(PACKAGE):
         from transformers import AutoConfig
 
         file = find_gguf(base.removeprefix(PACKAGE))
-        return shape_of(AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict(), base, str(file))
+        return shape_of(
+            AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict(), base, str(file)
+        )
     if (folder := Path(base).expanduser()).is_dir():
         return _from_file(folder)
     short = base.rpartition("/")[2].lower().removeprefix("meta-").removesuffix("-instruct")

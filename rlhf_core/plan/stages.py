@@ -31,7 +31,9 @@ class Part:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage on one device; every device holds the same. host: bytes in host memory for each device."""
+    """One stage on one device; every device holds the same. host: bytes in host memory for each
+    device.
+    """
 
     stage: str
     strategy: Strategy
@@ -68,7 +70,9 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Models:
-    """The shapes in a recipe: of the policy and its copies, and of the reward model and the critic made from it."""
+    """The shapes in a recipe: of the policy and its copies, and of the reward model and the critic
+    made from it.
+    """
 
     policy: ModelShape
     reward: ModelShape
@@ -87,8 +91,14 @@ class Setting:
 
 
 def stages_of(recipe: Recipe, kind: str = "gpu") -> list[str]:
-    """The stages of the recipe that hold models, and what has devices of its own. kind: 'cpu' has one memory for all."""
-    apart = [OWN_SAMPLER] if recipe.runs("ppo") and recipe.ppo.sampling.own_devices and kind == "gpu" else []
+    """The stages of the recipe that hold models, and what has devices of its own. kind: 'cpu' has
+    one memory for all.
+    """
+    apart = (
+        [OWN_SAMPLER]
+        if recipe.runs("ppo") and recipe.ppo.sampling.own_devices and kind == "gpu"
+        else []
+    )
     return [stage for stage in STAGES if recipe.runs(stage)] + apart
 
 
@@ -127,24 +137,48 @@ def _own_strategy(recipe: Recipe) -> Strategy:
 def longest_row(recipe: Recipe, stage: str) -> int:
     """Tokens of the longest prompt with its longest response that a stage may see."""
     section = stage.partition(".")[0]
-    generated = getattr(recipe, section).sampling.max_new_tokens if section in ("ppo", "evaluate") else 0
+    generated = (
+        getattr(recipe, section).sampling.max_new_tokens if section in ("ppo", "evaluate") else 0
+    )
     read = 0 if section == "ppo" else recipe.data.max_response_tokens
     return recipe.data.max_prompt_tokens + max(generated, read)
 
 
-def plan_stage(recipe: Recipe, stage: str, models: Models, strategy: Strategy, hardware: Hardware) -> StagePlan:
-    """The memory of one stage. A microbatch counts as full, and full of response tokens: the most logits it can have."""
+def plan_stage(
+    recipe: Recipe, stage: str, models: Models, strategy: Strategy, hardware: Hardware
+) -> StagePlan:
+    """The memory of one stage. A microbatch counts as full, and full of response tokens: the most
+    logits it can have.
+    """
     length = longest_row(recipe, stage)
-    tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1))  # a pair stays together
+    tokens = max(
+        strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1)
+    )  # a pair stays together
     lora = None if stage == OWN_SAMPLER else getattr(getattr(recipe, stage), "lora", None)
     setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens), lora)
-    kinds = {"sft": _sft, "reward": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate, OWN_SAMPLER: _own_sampler}
+    kinds = {
+        "sft": _sft,
+        "reward": _reward,
+        "ppo": _ppo,
+        "dpo": _dpo,
+        "evaluate": _evaluate,
+        OWN_SAMPLER: _own_sampler,
+    }
     parts = kinds[stage](setting)
-    return StagePlan(stage, strategy, hardware, tuple(part for part in parts if part.bytes), _host(setting, parts))
+    return StagePlan(
+        stage,
+        strategy,
+        hardware,
+        tuple(part for part in parts if part.bytes),
+        _host(setting, parts),
+    )
 
 
 def _sft(setting: Setting) -> list[Part]:
-    return [*_learner(setting, "policy", ["policy"]), *_reader(setting, "policy", "held-out loss", casts=True)]
+    return [
+        *_learner(setting, "policy", ["policy"]),
+        *_reader(setting, "policy", "held-out loss", casts=True),
+    ]
 
 
 def _reward(setting: Setting) -> list[Part]:
@@ -160,12 +194,18 @@ def _ppo(setting: Setting) -> list[Part]:
         kept = memory.FLOAT * setting.batch.positions * setting.models.policy.vocabulary
         parts.append(Part("actor", "logits", kept, ("experience",)))
     if ppo.reward.model_weight:
-        parts.append(_reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting))
+        parts.append(
+            _reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting)
+        )
     if ppo.reference == "copy":
         parts.append(_frozen(setting, "reference"))
     if setting.strategy.own_sampler and setting.hardware.kind == "gpu":
         return parts
-    awake = [phase for part in parts for phase in part.phases or ()] if not setting.strategy.sampler_sleeps else []
+    awake = (
+        [phase for part in parts for phase in part.phases or ()]
+        if not setting.strategy.sampler_sleeps
+        else []
+    )
     return [*parts, *_sampler(setting, "ppo", ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
@@ -180,12 +220,19 @@ def _reward_models(setting: Setting) -> Part:
 
 
 def _dpo(setting: Setting) -> list[Part]:
-    """The policy alone: it is its own reference before the first step, and the reference's log-probabilities are kept."""
-    return [*_learner(setting, "policy", ["policy"]), *_reader(setting, "policy", "reference and held-out", casts=True)]
+    """The policy alone: it is its own reference before the first step, and the reference's
+    log-probabilities are kept.
+    """
+    return [
+        *_learner(setting, "policy", ["policy"]),
+        *_reader(setting, "policy", "reference and held-out", casts=True),
+    ]
 
 
 def _evaluate(setting: Setting) -> list[Part]:
-    """policy and sft answer through one sampler, the reward model scores, then policy and sft are compared."""
+    """policy and sft answer through one sampler, the reward model scores, then policy and sft are
+    compared.
+    """
     compared, scored = ("KL and held-out loss",), ("scoring",)
     parts = [
         _frozen(setting, "policy", compared),
@@ -207,23 +254,39 @@ def _parameters(setting: Setting, model: str) -> tuple[int, int]:
     """All parameters of a model, and those in linear maps (a head of one row aside)."""
     shape = _shape(setting, model)
     layers = shape.layers * shape.layer_matrices
-    return (shape.scalar, layers) if model in ("reward", "critic") else (shape.policy, layers + shape.embedding)
+    return (
+        (shape.scalar, layers)
+        if model in ("reward", "critic")
+        else (shape.policy, layers + shape.embedding)
+    )
 
 
 def _state(setting: Setting, model: str) -> memory.TrainingState:
     on_cpu = setting.hardware.kind == "cpu"
     adapters = adapter_parameters(_shape(setting, model), setting.lora) if setting.lora else None
-    return memory.training_state(*_parameters(setting, model), setting.strategy, touched_only=on_cpu, adapters=adapters)
+    return memory.training_state(
+        *_parameters(setting, model), setting.strategy, touched_only=on_cpu, adapters=adapters
+    )
 
 
 def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
-    """A model with an optimizer. Gradients wait from its first backward pass until it steps, after those before it."""
-    state, shape, batch, strategy = _state(setting, model), _shape(setting, model), setting.batch, setting.strategy
+    """A model with an optimizer. Gradients wait from its first backward pass until it steps, after
+    those before it.
+    """
+    state, shape, batch, strategy = (
+        _state(setting, model),
+        _shape(setting, model),
+        setting.batch,
+        setting.strategy,
+    )
     update, step = f"{model} update", f"{model} step"
     waiting = tuple(f"{name} update" for name in learners)
     waiting += tuple(f"{name} step" for name in learners[: learners.index(model) + 1])
     working = memory.working_tensors(shape, batch, strategy, learns=True)
-    has_logits, entropy = model in ("policy", "actor"), model == "actor" and setting.recipe.ppo.entropy_coef > 0
+    has_logits, entropy = (
+        model in ("policy", "actor"),
+        model == "actor" and setting.recipe.ppo.entropy_coef > 0,
+    )
     scores = memory.logits(shape, batch, strategy, learns=True, entropy=entropy)
     saved = memory.saved_activations(shape, batch, strategy)
     if setting.lora:
@@ -233,32 +296,57 @@ def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
         Part(model, "optimizer", state.optimizer),
         Part(model, "gradients", state.gradients, waiting),
         Part(model, "activations", saved, (update,)),
-        Part(model, "logits" if has_logits else "activations", max(working, scores) if has_logits else working, (update,)),
+        Part(
+            model,
+            "logits" if has_logits else "activations",
+            max(working, scores) if has_logits else working,
+            (update,),
+        ),
         Part(model, "buffers", state.casts, (update,)),
         Part(model, "buffers", state.buckets, waiting),
         Part(model, "buffers", state.stepping, (step,)),
     ]
 
 
-def _reader(setting: Setting, model: str, phase: str, *, casts: bool = False, entropy: bool = False) -> list[Part]:
-    """What a pass without gradients needs beside the weights. casts: of a model that learns; autocast keeps no others."""
+def _reader(
+    setting: Setting, model: str, phase: str, *, casts: bool = False, entropy: bool = False
+) -> list[Part]:
+    """What a pass without gradients needs beside the weights. casts: of a model that learns;
+    autocast keeps no others.
+    """
     shape, batch, strategy = _shape(setting, model), setting.batch, setting.strategy
-    scores = 0 if model == "reward" else memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
+    scores = (
+        0
+        if model == "reward"
+        else memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
+    )
     return [
-        Part(model, "activations", memory.working_tensors(shape, batch, strategy, learns=False), (phase,)),
+        Part(
+            model,
+            "activations",
+            memory.working_tensors(shape, batch, strategy, learns=False),
+            (phase,),
+        ),
         Part(model, "logits", scores, (phase,)),
         Part(model, "buffers", _state(setting, model).cached if casts else 0, (phase,)),
     ]
 
 
 def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None) -> Part:
-    return Part(model, "weights", memory.frozen_weights(_parameters(setting, model)[0], setting.strategy)[0], phases)
+    return Part(
+        model,
+        "weights",
+        memory.frozen_weights(_parameters(setting, model)[0], setting.strategy)[0],
+        phases,
+    )
 
 
 def _reward_adapter(setting: Setting) -> Part:
     """The reward model where it is an adapter and a head on the reference's trunk."""
     lora, shape = setting.recipe.reward.lora, setting.models.reward
-    return Part("reward", "weights", memory.FLOAT * (adapter_parameters(shape, lora) + shape.hidden))
+    return Part(
+        "reward", "weights", memory.FLOAT * (adapter_parameters(shape, lora) + shape.hidden)
+    )
 
 
 def _host(setting: Setting, parts: list[Part]) -> float:
@@ -267,12 +355,16 @@ def _host(setting: Setting, parts: list[Part]) -> float:
     learners = {part.model for part in parts if part.kind == "gradients"}
     adapters = {"reward"} if setting.recipe.ppo.reward_trunk == "reference" else set()
     whole = models - learners - adapters
-    frozen = sum(memory.frozen_weights(_parameters(setting, name)[0], setting.strategy)[1] for name in whole)
+    frozen = sum(
+        memory.frozen_weights(_parameters(setting, name)[0], setting.strategy)[1] for name in whole
+    )
     return frozen + sum(_state(setting, name).host for name in learners)
 
 
 def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]) -> list[Part]:
-    """The sampler: its own weights and cache, also in the phases `awake` in which it does not generate, and its workspace."""
+    """The sampler: its own weights and cache, also in the phases `awake` in which it does not
+    generate, and its workspace.
+    """
     shape, strategy, phase = setting.models.policy, setting.strategy, "generation"
     over = strategy.sampler_over
     name, held = SAMPLERS[getattr(setting.recipe, stage).sampling.engine], (phase, *awake)
@@ -286,13 +378,20 @@ def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...
 
 
 def _workspace(setting: Setting, sequences: int) -> tuple[float, float]:
-    """Bytes of one layer over the tokens of a scheduler step, and of three float32 tensors of logits while sampling.
+    """Bytes of one layer over the tokens of a scheduler step, and of three float32 tensors of
+    logits while sampling.
 
-    On a GPU vLLM runs a batch of its largest size when it starts; on the CPU only what is asked for counts.
+    On a GPU vLLM runs a batch of its largest size when it starts; on the CPU only what is asked for
+    counts.
     """
     shape, large = setting.models.policy, setting.hardware.capacity >= 70 * GIB
-    tokens, rows = (16_384, 1_024) if large else (8_192, 256)  # max_num_batched_tokens, max_num_seqs of vllm.LLM
+    tokens, rows = (
+        (16_384, 1_024) if large else (8_192, 256)
+    )  # max_num_batched_tokens, max_num_seqs of vllm.LLM
     if setting.hardware.kind == "cpu":
-        tokens, rows = min(4_096, sequences * setting.recipe.data.max_prompt_tokens), min(256, sequences)
+        tokens, rows = (
+            min(4_096, sequences * setting.recipe.data.max_prompt_tokens),
+            min(256, sequences),
+        )
     layer = setting.strategy.compute_bytes * (3 * shape.intermediate + 3 * shape.hidden)
     return tokens * layer, 3 * memory.FLOAT * rows * shape.vocabulary

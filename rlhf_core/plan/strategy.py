@@ -8,14 +8,20 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Strategy:
-    """Data parallelism over `devices`, and what each of them holds. The first four are what a recipe says."""
+    """Data parallelism over `devices`, and what each of them holds. The first four are what a
+    recipe says.
+    """
 
     micro_batch_tokens: int
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay float32 unless half_weights
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of matrix products; weights stay float32 unless half_weights
+    )
     zero_stage: int = 0
     kv_cache_mib: int = 0
     devices: int = 1
-    half_weights: bool = False  # weights and gradients in bfloat16, float32 master weights with the optimizer
+    half_weights: bool = (
+        False  # weights and gradients in bfloat16, float32 master weights with the optimizer
+    )
     checkpointing: bool = False  # activations recomputed layer by layer
     offload_optimizer: bool = False  # optimizer states in host memory
     half_frozen: bool = False  # models that do not learn in bfloat16
@@ -42,7 +48,9 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the devices have. overhead: bytes that no model accounts for; see infra/docs/memory.md for its basis."""
+    """What the devices have. overhead: bytes that no model accounts for; see infra/docs/memory.md
+    for its basis.
+    """
 
     kind: Literal["gpu", "cpu"]
     capacity: int  # bytes of one device

@@ -8,7 +8,11 @@ from rlhf_core.ppo.rewards import length_penalty
 
 def step_metrics(experience: Experience, config: PPO) -> dict[str, float]:
     """All of them, by declared name."""
-    return experience_metrics(experience) | _reward_metrics(experience, config) | _distance_metrics(experience, config)
+    return (
+        experience_metrics(experience)
+        | _reward_metrics(experience, config)
+        | _distance_metrics(experience, config)
+    )
 
 
 def _reward_metrics(x: Experience, config: PPO) -> dict[str, float]:
@@ -17,9 +21,14 @@ def _reward_metrics(x: Experience, config: PPO) -> dict[str, float]:
     if options.functions and options.model_weight and options.model_at == "last":
         metrics["ppo/model_score_mean"] = float(x.model_score_B.mean())
     if options.centre or options.scale:
-        metrics |= {"ppo/score_running_mean": float(x.running.mean), "ppo/score_running_std": float(x.running.std())}
+        metrics |= {
+            "ppo/score_running_mean": float(x.running.mean),
+            "ppo/score_running_std": float(x.running.std()),
+        }
     if options.length_penalty:
-        metrics["ppo/length_penalty_mean"] = float(length_penalty(x.batch.response_mask_BR, options).mean())
+        metrics["ppo/length_penalty_mean"] = float(
+            length_penalty(x.batch.response_mask_BR, options).mean()
+        )
     return metrics
 
 

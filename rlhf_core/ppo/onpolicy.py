@@ -1,8 +1,10 @@
-"""The reward model on the policy's own replies: pairs of fresh replies are scored as PPO goes and, where somebody labels
-them, held against the labels. PPO moves the policy to where the reward model has seen no comparison; how far its accuracy has
-fallen there says when to collect new ones (Gao et al. 2023, arXiv:2210.10760).
+"""The reward model on the policy's own replies: pairs of fresh replies are scored as PPO goes and,
+where somebody labels them, held against the labels. PPO moves the policy to where the reward model
+has seen no comparison; how far its accuracy has fallen there says when to collect new ones (Gao et
+al. 2023, arXiv:2210.10760).
 
-One file a check in the run directory's onpolicy/ (rlhf_core/judging/onpolicy_pairs.py); one that is there is not made again.
+One file a check in the run directory's onpolicy/ (rlhf_core/judging/onpolicy_pairs.py); one that is
+there is not made again.
 """
 
 import json
@@ -58,8 +60,12 @@ class Checker:
     def output(self, steps: int, path: Path) -> Output:
         """What the last check found, and the file of all pairs."""
         pairs = [pair for found in checks(self.folder).values() for pair in found]
-        (path / ALL).write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
-        return measured(checks(self.folder), steps).model_copy(update={"files": {"onpolicy_pairs": ALL}})
+        (path / ALL).write_text(
+            "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+        )
+        return measured(checks(self.folder), steps).model_copy(
+            update={"files": {"onpolicy_pairs": ALL}}
+        )
 
     def _make(self, trainer: "Trainer", step: int) -> None:
         file = self.folder / f"step-{step:06d}.jsonl"
@@ -72,7 +78,9 @@ class Checker:
             return
         pairs = labelled(pairs, self.ask)
         self.folder.mkdir(exist_ok=True)
-        write_atomically(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+        write_atomically(
+            file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+        )
 
 
 def build(config: RewardCheck | None, spec: StageSpec, run: RunDir) -> Checker | None:
@@ -84,18 +92,27 @@ def build(config: RewardCheck | None, spec: StageSpec, run: RunDir) -> Checker |
     return Checker(config, ask and partial(_confirmed, ask), rows, run.path / FOLDER)
 
 
-def _confirmed(ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]) -> list[float | None]:
+def _confirmed(
+    ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]
+) -> list[float | None]:
     return [verdict.outcome for verdict in judging.compare(ask, prompts, ours, theirs)]
 
 
 def answered(trainer: "Trainer", rows: list[dict], step: int) -> list[Pair]:
-    """Two replies of the present policy to each prompt with the reward model's scores; equal replies are left out."""
-    tokenizer, prompts = trainer.tokenizer, [render_prompt(trainer.tokenizer, row["prompt"]) for row in rows]
+    """Two replies of the present policy to each prompt with the reward model's scores; equal
+    replies are left out.
+    """
+    tokenizer, prompts = (
+        trainer.tokenizer,
+        [render_prompt(trainer.tokenizer, row["prompt"]) for row in rows],
+    )
     first = (trainer.seed * 1_000_003 + step) * 65_536 + FIRST_SEED
     seeds = range(first, first + 2 * len(prompts))
     twice = [prompt for prompt in prompts for _ in "ab"]
     samples = draw(trainer.sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
-    sequences = [Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)]
+    sequences = [
+        Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)
+    ]
     scores = _scores(trainer, sequences, tokenizer)
     texts = [tokenizer.decode(sample.tokens, skip_special_tokens=True) for sample in samples]
     pairs = []
@@ -103,12 +120,26 @@ def answered(trainer: "Trainer", rows: list[dict], step: int) -> list[Pair]:
         a, b = 2 * place, 2 * place + 1
         if texts[a] != texts[b]:
             prompt = judging.conversation(row["prompt"])
-            about = {"id": item_id(str(step), prompt, texts[a], texts[b]), "step": step, "prompt": prompt}
-            pairs.append(about | {"reply_a": texts[a], "reply_b": texts[b], "score_a": scores[a], "score_b": scores[b]})
+            about = {
+                "id": item_id(str(step), prompt, texts[a], texts[b]),
+                "step": step,
+                "prompt": prompt,
+            }
+            pairs.append(
+                about
+                | {
+                    "reply_a": texts[a],
+                    "reply_b": texts[b],
+                    "score_a": scores[a],
+                    "score_b": scores[b],
+                }
+            )
     return pairs
 
 
-def _scores(trainer: "Trainer", sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+def _scores(
+    trainer: "Trainer", sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase
+) -> list[float]:
     budget, forwards = trainer.config.micro_batch_tokens, (trainer.reward, *trainer.further_rewards)
     members = [score(forward, sequences, tokenizer.pad_token_id, budget) for forward in forwards]
     return torch.stack(members).mean(0).tolist()

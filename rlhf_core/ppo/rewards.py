@@ -1,4 +1,5 @@
-"""What a rollout's responses are worth before the KL penalty: what models and functions say of them, weighed and shaped.
+"""What a rollout's responses are worth before the KL penalty: what models and functions say of
+them, weighed and shaped.
 
 Axes: B rows (responses), R response tokens, F reward functions.
 """
@@ -32,17 +33,24 @@ NO_SCORES = Moments(*torch.zeros(3, dtype=torch.float64))  # the running moments
 class Worth:
     """A rollout's rewards without KL. (B, R) tensors are float32 and 0 at padding."""
 
-    function_scores_BF: Tensor  # what each function said of a response, before its weight; process rewards summed
-    score_B: Tensor  # weighted sum over model and functions, process rewards included; before shaping
+    function_scores_BF: (
+        Tensor  # what each function said of a response, before its weight; process rewards summed
+    )
+    score_B: (
+        Tensor  # weighted sum over model and functions, process rewards included; before shaping
+    )
     final_B: Tensor  # paid at the last token: centred, scaled, clipped, less the penalties
     process_BR: Tensor  # paid at each token: scaled, clipped
     running: Moments  # of all responses' score_B so far
 
 
-def load_functions(functions: list[RewardFunction], records: list[dict], tokenizer: PreTrainedTokenizerBase) -> Ask:
+def load_functions(
+    functions: list[RewardFunction], records: list[dict], tokenizer: PreTrainedTokenizerBase
+) -> Ask:
     """What asks every function of the recipe about a rollout, in their order.
 
-    records: the prompts that rollouts are about. Raises BadInput for a name that is no function, or a column that is missing.
+    records: the prompts that rollouts are about. Raises BadInput for a name that is no function, or
+    a column that is missing.
     """
     loaded = [load_function(one.function, "reward function") for one in functions]
     for one in functions:
@@ -50,47 +58,68 @@ def load_functions(functions: list[RewardFunction], records: list[dict], tokeniz
 
     def ask(rollout: Rollout) -> list[Scores]:
         prompts = [last_user_turn(record["prompt"]) for record in rollout.records]
-        replies = [tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences]
+        replies = [
+            tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences
+        ]
         found: list[Scores] = []
         for one, function in zip(functions, loaded, strict=True):
-            given = {name: [record["meta"][name] for record in rollout.records] for name in one.columns}
+            given = {
+                name: [record["meta"][name] for record in rollout.records] for name in one.columns
+            }
             asked, role = partial(function, **given), f"reward function {one.function!r}"
             if one.per_token:
-                tokens = [[token_text(tokenizer, token) for token in s.response] for s in rollout.sequences]
+                tokens = [
+                    [token_text(tokenizer, token) for token in s.response]
+                    for s in rollout.sequences
+                ]
                 found.append(call_per_token(asked, role, prompts, replies, tokens))
             else:
                 found.append(call(asked, role, prompts, replies))
         return found
 
-    return lambda rollout: gathered(ask(rollout) if leads() else [])[0]  # one rank asks: a function may be slow, or random
+    return lambda rollout: gathered(ask(rollout) if leads() else [])[
+        0
+    ]  # one rank asks: a function may be slow, or random
 
 
 def require_columns(function: RewardFunction, records: list[dict]) -> None:
     for column in function.columns:
         if missing := sum(column not in record.get("meta", {}) for record in records):
             raise BadInput(
-                f"the reward function {function.function!r} needs the column {column!r}, which {missing} of {len(records)} "
-                "prompts have not; expected it beside every prompt in data.prompts"
+                f"the reward function {function.function!r} needs the column {column!r}, which"
+                f" {missing} of {len(records)} prompts have not; expected it beside every prompt in"
+                " data.prompts"
             )
 
 
 def model_rewards(scores_BR1: Tensor, mask_BR: Tensor, at: str) -> tuple[Tensor, Tensor]:
-    """The reward model's score of each response, (B,), and its process rewards, (B, R), of which one is 0 throughout.
+    """The reward model's score of each response, (B,), and its process rewards, (B, R), of which
+    one is 0 throughout.
 
-    scores_BR1: the head after t response tokens. at: 'last', the score s_T after the last token; 'every', s_t at each token
-    t; 'difference', s_t - s_{t-1}, a potential's (Ng et al. 1999, "Policy invariance under reward transformations").
+    scores_BR1: the head after t response tokens. at: 'last', the score s_T after the last token;
+    'every', s_t at each token t; 'difference', s_t - s_{t-1}, a potential's (Ng et al. 1999,
+    "Policy invariance under reward transformations").
     """
     R = mask_BR.shape[1]
     if at == "last":
         return final_scores(scores_BR1, mask_BR), torch.zeros_like(scores_BR1[:, :R])
     before_BR = scores_BR1[:, :R] if at == "difference" else 0.0
-    return torch.zeros_like(scores_BR1[:, 0]), (scores_BR1[:, 1:] - before_BR).masked_fill(~mask_BR, 0.0)
+    return torch.zeros_like(scores_BR1[:, 0]), (scores_BR1[:, 1:] - before_BR).masked_fill(
+        ~mask_BR, 0.0
+    )
 
 
 def weigh(
-    model: tuple[Tensor, Tensor], said: list[Scores], mask_BR: Tensor, ended_B: Tensor, config: PPO, running: Moments
+    model: tuple[Tensor, Tensor],
+    said: list[Scores],
+    mask_BR: Tensor,
+    ended_B: Tensor,
+    config: PPO,
+    running: Moments,
 ) -> Worth:
-    """What the reward model (score_B, process_BR) and the functions said, as rewards; running: moments before this rollout."""
+    """What the reward model (score_B, process_BR) and the functions said, as rewards; running:
+    moments before this rollout.
+    """
     options = config.reward
     final_B, process_BR, functions_BF = _sum(model, said, mask_BR, options)
     score_B = final_B + process_BR.sum(-1)
@@ -100,8 +129,12 @@ def weigh(
     return Worth(functions_BF, score_B, final_B, process_BR, running)
 
 
-def _sum(model: tuple[Tensor, Tensor], said: list[Scores], mask_BR: Tensor, options: Rewards) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted whole-response scores (B,) and process rewards (B, R), and each function's own scores, (B, F)."""
+def _sum(
+    model: tuple[Tensor, Tensor], said: list[Scores], mask_BR: Tensor, options: Rewards
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted whole-response scores (B,) and process rewards (B, R), and each function's own
+    scores, (B, F).
+    """
     final_B, process_BR = (options.model_weight * given for given in model)
     functions_BF = torch.zeros(len(mask_BR), len(said), device=mask_BR.device)
     for place, (one, scores) in enumerate(zip(options.functions, said, strict=True)):
@@ -122,10 +155,14 @@ def score_moments(score_B: Tensor) -> Moments:
     return masked_moments(score_B, torch.ones_like(score_B, dtype=torch.bool))
 
 
-def shaped(final_B: Tensor, process_BR: Tensor, running: Moments, options: Rewards) -> tuple[Tensor, Tensor]:
-    """clip((score - mean) / std), (B,), and clip(process / std), (B, R), each as far as it is switched on.
+def shaped(
+    final_B: Tensor, process_BR: Tensor, running: Moments, options: Rewards
+) -> tuple[Tensor, Tensor]:
+    """clip((score - mean) / std), (B,), and clip(process / std), (B, R), each as far as it is
+    switched on.
 
-    mean, std: of all responses' scores so far (over n); the mean is taken off once a response, not off each process reward.
+    mean, std: of all responses' scores so far (over n); the mean is taken off once a response, not
+    off each process reward.
     """
     std = float(running.std()) if options.scale else 1.0
     std = std if std > SMALLEST_STD else 1.0
@@ -137,6 +174,7 @@ def shaped(final_B: Tensor, process_BR: Tensor, running: Moments, options: Rewar
 
 
 def length_penalty(mask_BR: Tensor, options: Rewards) -> Tensor:
-    """length_penalty * max(0, tokens - length_free), (B,); DAPO's soft overlong punishment is a case of it (Yu et al. 2025,
-    arXiv:2503.14476, eq. 13)."""
+    """length_penalty * max(0, tokens - length_free), (B,); DAPO's soft overlong punishment is a
+    case of it (Yu et al. 2025, arXiv:2503.14476, eq. 13).
+    """
     return options.length_penalty * (mask_BR.sum(-1) - options.length_free).clamp(min=0)

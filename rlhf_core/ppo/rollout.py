@@ -29,7 +29,9 @@ class Rollout:
 
 
 def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[int]:
-    """Which `count` of so many prompts the 1-based `step` takes: epochs over a seeded order, by step and seed alone."""
+    """Which `count` of so many prompts the 1-based `step` takes: epochs over a seeded order, by
+    step and seed alone.
+    """
     picked = []
     for position in range((step - 1) * count, step * count):
         epoch, offset = divmod(position, prompts)
@@ -37,14 +39,28 @@ def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[i
     return picked
 
 
-def roll_out(sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int) -> dict[int, Rollout]:
-    """Generate one response a prompt, for one step or several at once; prompts and rollouts by step, the first being the next.
+def roll_out(
+    sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int
+) -> dict[int, Rollout]:
+    """Generate one response a prompt, for one step or several at once; prompts and rollouts by
+    step, the first being the next.
 
     The same steps and weights give the same responses, on however many ranks.
     """
     started, first = time.monotonic(), min(prompts)
-    seeds = [(seed * 1_000_003 + step) * 65_536 + i for step, asked in prompts.items() for i in range(len(asked))]
-    samples = iter(draw(sampler, [prompt for asked in prompts.values() for prompt in asked], seeds=seeds, eos_id=eos_id))
+    seeds = [
+        (seed * 1_000_003 + step) * 65_536 + i
+        for step, asked in prompts.items()
+        for i in range(len(asked))
+    ]
+    samples = iter(
+        draw(
+            sampler,
+            [prompt for asked in prompts.values() for prompt in asked],
+            seeds=seeds,
+            eos_id=eos_id,
+        )
+    )
     found = {step: list(islice(samples, len(asked))) for step, asked in prompts.items()}
     seconds = (time.monotonic() - started) / len(prompts)
     return {
@@ -59,8 +75,12 @@ def roll_out(sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: 
     }
 
 
-def draw(sampler: AnySampler, prompts: list[list[int]], *, seeds: Seq[int], eos_id: int) -> list[Sample]:
-    """One response a prompt: each sampler answers its share of the prompts, every rank gets all responses."""
+def draw(
+    sampler: AnySampler, prompts: list[list[int]], *, seeds: Seq[int], eos_id: int
+) -> list[Sample]:
+    """One response a prompt: each sampler answers its share of the prompts, every rank gets all
+    responses.
+    """
     own = share(len(prompts), group=sampler.ranks_each)
     drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
     parts = gathered([(s.tokens, s.logprobs, s.ended) for s in drawn])[:: sampler.ranks_each]

@@ -28,12 +28,22 @@ from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_met
 from rlhf_core.sampling.factory import AnySampler, open_sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
-SUMMARY = ("score_mean", "reward_mean", "kl_per_response", "kl_per_token", "response_tokens", "eos_share", "entropy")
+SUMMARY = (
+    "score_mean",
+    "reward_mean",
+    "kl_per_response",
+    "kl_per_token",
+    "response_tokens",
+    "eos_share",
+    "entropy",
+)
 
 
 @dataclass(frozen=True)
 class ActorWeights:
-    """The plain model's named tensors, made anew in each pass over them, in which every rank goes along."""
+    """The plain model's named tensors, made anew in each pass over them, in which every rank goes
+    along.
+    """
 
     actor: Engine
 
@@ -58,15 +68,19 @@ class Trainer:
     config: PPO
     seed: int
 
-    def step(self, step: int, rollout: Rollout, state: LoopState) -> tuple[dict[str, float], LoopState]:
+    def step(
+        self, step: int, rollout: Rollout, state: LoopState
+    ) -> tuple[dict[str, float], LoopState]:
         """One PPO batch learned from: its metrics, and what the next one starts from.
 
-        Raises Diverged before anything is updated when the KL budget is spent, ValueError for a rollout that is too old.
+        Raises Diverged before anything is updated when the KL budget is spent, ValueError for a
+        rollout that is too old.
         """
         started, config = time.monotonic(), self.config
         if rollout.age > config.max_rollout_age:
             raise ValueError(
-                f"the rollout is {rollout.age} steps old; expected at most max_rollout_age {config.max_rollout_age}"
+                f"the rollout is {rollout.age} steps old; expected at most max_rollout_age"
+                f" {config.max_rollout_age}"
             )
         self.sampler.sleep()
         experience = self.score(rollout, state)
@@ -77,7 +91,9 @@ class Trainer:
             "ppo/seconds_sync": self.sync() if step % (config.max_rollout_age + 1) == 0 else 0.0,
             "ppo/seconds_rollout": rollout.seconds,
             "ppo/rollout_tokens_per_second": rollout.response_tokens / rollout.seconds,
-            "tokens_per_second": sum(map(len, rollout.sequences)) / (rollout.seconds + time.monotonic() - started),
+            "tokens_per_second": (
+                sum(map(len, rollout.sequences)) / (rollout.seconds + time.monotonic() - started)
+            ),
         }
         if config.max_rollout_age:
             metrics["ppo/rollout_age"] = rollout.age
@@ -85,23 +101,41 @@ class Trainer:
         return metrics, state.after(metrics["ppo/kl_per_response"], experience.running, config)
 
     def roll_out(self, step: int, *, steps: int = 1) -> dict[int, Rollout]:
-        """Responses to the prompts of a step, or of several from there, by step; `group_size` neighbours a prompt."""
+        """Responses to the prompts of a step, or of several from there, by step; `group_size`
+        neighbours a prompt.
+        """
         config = self.config
         count = config.rollout_batch // config.group_size
         picked = {
-            one: [i for i in indices_of_step(len(self.prompts), one, count, seed=self.seed) for _ in range(config.group_size)]
+            one: [
+                i
+                for i in indices_of_step(len(self.prompts), one, count, seed=self.seed)
+                for _ in range(config.group_size)
+            ]
             for one in range(step, step + steps)
         }
         prompts = {one: [self.prompts[i] for i in indices] for one, indices in picked.items()}
         found = roll_out(self.sampler, prompts, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
-        return {one: replace(found[one], records=[self.records[i] for i in indices]) for one, indices in picked.items()}
+        return {
+            one: replace(found[one], records=[self.records[i] for i in indices])
+            for one, indices in picked.items()
+        }
 
     def score(self, rollout: Rollout, state: LoopState) -> Experience:
         """What the models and the reward functions make of a rollout."""
         critic = self.critic.infer if self.critic else None
-        models = Models(self.actor.infer, critic, self.reward, self.reference, self.further_rewards, self.functions)
+        models = Models(
+            self.actor.infer,
+            critic,
+            self.reward,
+            self.reference,
+            self.further_rewards,
+            self.functions,
+        )
         pad_id = self.tokenizer.pad_token_id
-        return make_experience(rollout, models, self.config, beta=state.beta, pad_id=pad_id, running=state.scores)
+        return make_experience(
+            rollout, models, self.config, beta=state.beta, pad_id=pad_id, running=state.scores
+        )
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -114,8 +148,12 @@ class Trainer:
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Improve the SFT model's policy against the reward model. Raises Diverged; the last good checkpoint is kept."""
-    checker = onpolicy.build(PPO.model_validate(spec.config["ppo"]).reward_check, spec, run)  # a wrong name shows at once
+    """Improve the SFT model's policy against the reward model. Raises Diverged; the last good
+    checkpoint is kept.
+    """
+    checker = onpolicy.build(
+        PPO.model_validate(spec.config["ppo"]).reward_check, spec, run
+    )  # a wrong name shows at once
     trainer = build(spec)
     config = trainer.config
     done, state = _resume(trainer, run)
@@ -123,20 +161,32 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     if checker and not done:
         checker.start(trainer)
     for step in range(done + 1, config.steps + 1):
-        waiting = waiting or trainer.roll_out(step, steps=min(config.max_rollout_age, config.steps - step) + 1)
+        waiting = waiting or trainer.roll_out(
+            step, steps=min(config.max_rollout_age, config.steps - step) + 1
+        )
         metrics, state = trainer.step(step, waiting.pop(step), state)
         if checker:
             metrics |= checker.after(trainer, step, config.steps)
         run.log(step, config.steps, metrics)
         if step % config.checkpoint_every == 0 and step < config.steps:
             _save(trainer, run, step, state)
-    save_model(trainer.actor.module, trainer.tokenizer, run.path / "model", weights=trainer.actor.whole_weights())
+    save_model(
+        trainer.actor.module,
+        trainer.tokenizer,
+        run.path / "model",
+        weights=trainer.actor.whole_weights(),
+    )
     write_config(trainer.actor, run.path / "deepspeed.json")
     if not leads():
         return Output()
     metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
     files = {"deepspeed_config": "deepspeed.json"}
-    whole = Output(outputs={"model": "model"}, metrics=metrics, counts=dict.fromkeys(metrics, responses), files=files)
+    whole = Output(
+        outputs={"model": "model"},
+        metrics=metrics,
+        counts=dict.fromkeys(metrics, responses),
+        files=files,
+    )
     return merged([whole, checker.output(config.steps, run.path)]) if checker else whole
 
 
@@ -144,17 +194,21 @@ def check(metrics: dict[str, float], step: int, config: PPO) -> None:
     """Raise Diverged on a non-finite value, or when KL per response is over the budget."""
     if not finite(metrics):
         bad = {name: value for name, value in metrics.items() if not finite({name: value})}
-        raise Diverged(f"ppo step {step}: {bad} is not finite. Lower ppo.policy_lr or ppo.critic_lr.")
+        raise Diverged(
+            f"ppo step {step}: {bad} is not finite. Lower ppo.policy_lr or ppo.critic_lr."
+        )
     kl = metrics["ppo/kl_per_response"]
     if kl > config.kl_budget:
         raise Diverged(
-            f"ppo step {step}: KL from the SFT model is {kl:.3g} nats per response, the budget is {config.kl_budget:g}. "
-            "Raise ppo.beta, lower ppo.policy_lr, or raise ppo.kl_budget."
+            f"ppo step {step}: KL from the SFT model is {kl:.3g} nats per response, the budget is"
+            f" {config.kl_budget:g}. Raise ppo.beta, lower ppo.policy_lr, or raise ppo.kl_budget."
         )
 
 
 def build(spec: StageSpec) -> Trainer:
-    """Everything loaded; actor and reference both start from the input `policy`, unless one named `reference` is given."""
+    """Everything loaded; actor and reference both start from the input `policy`, unless one named
+    `reference` is given.
+    """
     config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
     policy_path = spec.inputs["policy"].path
     tokenizer = load_tokenizer(policy_path)
@@ -167,7 +221,9 @@ def build(spec: StageSpec) -> Trainer:
     return Trainer(
         **vars(models),
         functions=functions,
-        sampler=open_sampler(policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype),
+        sampler=open_sampler(
+            policy_path, config.sampling, max_prompt_tokens=max(map(len, prompts)), dtype=dtype
+        ),
         tokenizer=tokenizer,
         prompts=prompts,
         records=records,
@@ -177,23 +233,43 @@ def build(spec: StageSpec) -> Trainer:
 
 
 def _resume(trainer: Trainer, run: RunDir) -> tuple[int, LoopState]:
-    """Steps already done and what the next starts from, by the newest checkpoint, which is loaded; 0 and the first without."""
+    """Steps already done and what the next starts from, by the newest checkpoint, which is loaded;
+    0 and the first without.
+    """
     checkpoint = load_checkpoint(run.checkpoints)
     if checkpoint is None:
         return 0, LoopState.first(trainer.config)
     for owner, engine in trainer.engines.items():
         prefix = f"{owner}/"
-        engine.load_state({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+        engine.load_state(
+            {
+                k.removeprefix(prefix): v
+                for k, v in checkpoint.tensors.items()
+                if k.startswith(prefix)
+            }
+        )
     trainer.sync()
     return checkpoint.step, LoopState.from_json(checkpoint.extra)
 
 
 def _save(trainer: Trainer, run: RunDir, step: int, state: LoopState) -> None:
-    tensors = {f"{owner}/{name}": value for owner, engine in trainer.engines.items() for name, value in engine.state().items()}
-    save_checkpoint(run.checkpoints, Checkpoint(step, tensors, state.as_json()), keep=trainer.config.keep_checkpoints)
+    tensors = {
+        f"{owner}/{name}": value
+        for owner, engine in trainer.engines.items()
+        for name, value in engine.state().items()
+    }
+    save_checkpoint(
+        run.checkpoints,
+        Checkpoint(step, tensors, state.as_json()),
+        keep=trainer.config.keep_checkpoints,
+    )
 
 
 def _summary(run: RunDir) -> dict[str, float]:
-    """Means over the last SUMMARY_STEPS steps, read back from metrics.jsonl (a resumed stage saw only some)."""
+    """Means over the last SUMMARY_STEPS steps, read back from metrics.jsonl (a resumed stage saw
+    only some).
+    """
     last = [line["metrics"] for line in read_metrics(run.metrics_path)[-SUMMARY_STEPS:]]
-    return {f"ppo/{name}": sum(line[f"ppo/{name}"] for line in last) / len(last) for name in SUMMARY}
+    return {
+        f"ppo/{name}": sum(line[f"ppo/{name}"] for line in last) / len(last) for name in SUMMARY
+    }

@@ -12,7 +12,9 @@ from rlhf_core.ppo.rewards import NO_SCORES
 
 @dataclass(frozen=True)
 class LoopState:
-    """beta: KL coefficient of the next step, score per nat; scores: moments of all responses' scores so far."""
+    """beta: KL coefficient of the next step, score per nat; scores: moments of all responses'
+    scores so far.
+    """
 
     beta: float
     scores: Moments
@@ -26,7 +28,9 @@ class LoopState:
         beta = self.beta
         if config.kl_controller == "adaptive":
             horizon, responses = config.kl_horizon, config.rollout_batch
-            beta = adapt_beta(beta, kl, target=config.kl_target, horizon=horizon, responses=responses)
+            beta = adapt_beta(
+                beta, kl, target=config.kl_target, horizon=horizon, responses=responses
+            )
         return LoopState(beta, scores)
 
     def as_json(self) -> dict:
@@ -35,4 +39,7 @@ class LoopState:
 
     @classmethod
     def from_json(cls, kept: dict) -> "LoopState":
-        return cls(kept["beta"], Moments(*(torch.tensor(value, dtype=torch.float64) for value in kept["scores"])))
+        return cls(
+            kept["beta"],
+            Moments(*(torch.tensor(value, dtype=torch.float64) for value in kept["scores"])),
+        )

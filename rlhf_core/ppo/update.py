@@ -1,4 +1,6 @@
-"""Epochs of minibatches over one experience: the clipped surrogate for the actor, the clipped value loss for the critic."""
+"""Epochs of minibatches over one experience: the clipped surrogate for the actor, the clipped value
+loss for the critic.
+"""
 
 import time
 from collections import defaultdict
@@ -26,12 +28,19 @@ from rlhf_core.ppo.experience import Experience, Part, with_values
 
 
 def update(
-    actor: Engine, critic: Engine | None, experience: Experience, config: PPO, *, step: int, seed: int
+    actor: Engine,
+    critic: Engine | None,
+    experience: Experience,
+    config: PPO,
+    *,
+    step: int,
+    seed: int,
 ) -> dict[str, float]:
-    """`config.epochs` passes; every minibatch is one optimizer step of each model. Returns the step's update metrics.
+    """`config.epochs` passes; every minibatch is one optimizer step of each model. Returns the
+    step's update metrics.
 
-    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value head. So it is after the
-    minibatch that exceeds `max_kl_update`, until the step's end.
+    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value
+    head. So it is after the minibatch that exceeds `max_kl_update`, until the step's end.
     """
     started = time.monotonic()
     rows = len(experience.batch.mask_BL)
@@ -44,7 +53,9 @@ def update(
         for minibatch in permutation.chunk(min(config.minibatches, rows)):
             if not actor_goes_on and not config.has_critic:
                 break
-            totals = _accumulate(actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_goes_on)
+            totals = _accumulate(
+                actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_goes_on
+            )
             norm = _step(actor, policy_lr, config, actor_learns=actor_goes_on)
             norms = {"policy_grad_norm": norm} if actor_goes_on else {}
             if critic is not None:
@@ -64,12 +75,16 @@ def update(
     if config.has_critic:
         mask_BR = experience.batch.response_mask_BR
         metrics["ppo/critic_lr"] = config.critic_lr
-        metrics["ppo/explained_variance"] = explained_variance(experience.values_BR, experience.returns_BR, mask_BR)
+        metrics["ppo/explained_variance"] = explained_variance(
+            experience.values_BR, experience.returns_BR, mask_BR
+        )
     return metrics | {"ppo/seconds_update": time.monotonic() - started}
 
 
 def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float:
-    """The actor's optimizer step, of a shared critic's head too; the gradient norm, 0 for an actor that does not learn yet."""
+    """The actor's optimizer step, of a shared critic's head too; the gradient norm, 0 for an actor
+    that does not learn yet.
+    """
     if config.shares_critic:
         norm = actor.step(lr if actor_learns else 0.0, head_lr=config.critic_lr)
         return norm if actor_learns else 0.0
@@ -77,31 +92,50 @@ def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float
 
 
 def went_too_far(approx_kl: float, config: PPO) -> bool:
-    """Whether the actor stops after the minibatch that showed this KL (k3, nats/token) from the rollout's policy.
+    """Whether the actor stops after the minibatch that showed this KL (k3, nats/token) from the
+    rollout's policy.
 
-    The minibatch's own step is taken, as in trl 0.11.4 (`early_stopping`) and CleanRL (`target_kl`).
+    The minibatch's own step is taken, as in trl 0.11.4 (`early_stopping`) and CleanRL
+    (`target_kl`).
     """
     return config.max_kl_update is not None and approx_kl > config.max_kl_update
 
 
 def _accumulate(
-    actor: Engine, critic: Engine | None, experience: Experience, minibatch: list[int], config: PPO, *, actor_learns: bool
+    actor: Engine,
+    critic: Engine | None,
+    experience: Experience,
+    minibatch: list[int],
+    config: PPO,
+    *,
+    actor_learns: bool,
 ) -> dict[str, float]:
-    """Backward passes of this rank's share of a minibatch, in microbatches of similar length; its totals over all ranks.
+    """Backward passes of this rank's share of a minibatch, in microbatches of similar length; its
+    totals over all ranks.
 
     Denominators count the whole minibatch.
     """
     denominator = int(experience.batch.response_mask_BR[minibatch].sum())
     sizes = experience.batch.sizes
     totals = _no_totals()
-    for indices, counts in own_microbatches([sizes[row] for row in minibatch], config.micro_batch_tokens):
-        part, sums = experience.rows([minibatch[i] for i in indices]), totals if counts else _no_totals()
+    for indices, counts in own_microbatches(
+        [sizes[row] for row in minibatch], config.micro_batch_tokens
+    ):
+        part, sums = (
+            experience.rows([minibatch[i] for i in indices]),
+            totals if counts else _no_totals(),
+        )
         if actor_learns:
             _actor_backward(actor, part, config, denominator, sums, counts=counts)
         elif config.shares_critic:
-            actor.backward(_value_loss(actor(part.batch, "critic"), part, config, denominator, sums), counts=counts)
+            actor.backward(
+                _value_loss(actor(part.batch, "critic"), part, config, denominator, sums),
+                counts=counts,
+            )
         if critic is not None:
-            critic.backward(_value_loss(critic(part.batch), part, config, denominator, sums), counts=counts)
+            critic.backward(
+                _value_loss(critic(part.batch), part, config, denominator, sums), counts=counts
+            )
     return _over_ranks(totals)
 
 
@@ -111,32 +145,51 @@ def _no_totals() -> dict[str, float]:
 
 def _over_ranks(totals: dict[str, float]) -> dict[str, float]:
     ratios = gathered([totals["ratio_max"], totals["ratio_min"]])
-    return total(totals) | {"ratio_max": max(high for high, _ in ratios), "ratio_min": min(low for _, low in ratios)}
+    return total(totals) | {
+        "ratio_max": max(high for high, _ in ratios),
+        "ratio_min": min(low for _, low in ratios),
+    }
 
 
-def policy_objective(logits_BRV: Tensor, part: Part, config: PPO, denominator: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What the actor descends; the surrogate in it; and the log-probabilities of the response tokens, (B, R).
+def policy_objective(
+    logits_BRV: Tensor, part: Part, config: PPO, denominator: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the actor descends; the surrogate in it; and the log-probabilities of the response
+    tokens, (B, R).
 
-    sum over tokens [importance * clipped surrogate + beta * KL (with kl_in = "loss") - entropy_coef * entropy] / denominator.
+    sum over tokens [importance * clipped surrogate + beta * KL (with kl_in = "loss") - entropy_coef
+    * entropy] / denominator.
     """
     mask_BR = part.batch.response_mask_BR
     logits_BRV = tempered(logits_BRV, config.sampling.temperature)
     logprobs_BR = token_logprobs(logits_BRV, part.batch.response_ids_BR)
     surrogate_BR = clipped_surrogate(
-        probability_ratio(logprobs_BR, part.old_logprobs_BR, mask_BR), part.advantages_BR,
-        clip_low=config.clip, clip_high=_clip_high(config), dual_clip=config.dual_clip,
-    )  # fmt: skip
+        probability_ratio(logprobs_BR, part.old_logprobs_BR, mask_BR),
+        part.advantages_BR,
+        clip_low=config.clip,
+        clip_high=_clip_high(config),
+        dual_clip=config.dual_clip,
+    )
     surrogate = loss = token_mean(part.importance_BR * surrogate_BR, mask_BR, denominator)
     if config.kl_in == "loss":
         kl_BR = token_kl(logprobs_BR, part.ref_logprobs_BR, mask_BR, config.kl_estimator)
         loss = loss + part.beta * token_mean(kl_BR, mask_BR, denominator)
     if config.entropy_coef:
-        loss = loss - config.entropy_coef * masked_sum(token_entropy(logits_BRV), mask_BR) / denominator
+        loss = (
+            loss
+            - config.entropy_coef * masked_sum(token_entropy(logits_BRV), mask_BR) / denominator
+        )
     return loss, surrogate.detach(), logprobs_BR.detach()
 
 
 def _actor_backward(
-    actor: Engine, part: Part, config: PPO, denominator: int, totals: dict[str, float], *, counts: bool
+    actor: Engine,
+    part: Part,
+    config: PPO,
+    denominator: int,
+    totals: dict[str, float],
+    *,
+    counts: bool,
 ) -> None:
     mask_BR = part.batch.response_mask_BR
     logits_BRV, values_BR1 = with_values(actor(part.batch))
@@ -149,7 +202,9 @@ def _actor_backward(
     ratio_BR = log_ratio_BR.exp()
     clipped = ((ratio_BR - 1 > _clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()
     totals["policy_clip_fraction"] += float(clipped) / denominator
-    totals["approx_kl_update"] += float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / denominator
+    totals["approx_kl_update"] += (
+        float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / denominator
+    )
     totals["ratio_max"] = max(totals["ratio_max"], float(ratio_BR.max()))
     totals["ratio_min"] = min(totals["ratio_min"], float(ratio_BR.min()))
 
@@ -158,10 +213,14 @@ def _clip_high(config: PPO) -> float:
     return config.clip if config.clip_high is None else config.clip_high
 
 
-def _value_loss(values_BR1: Tensor, part: Part, config: PPO, denominator: int, totals: dict[str, float]) -> Tensor:
+def _value_loss(
+    values_BR1: Tensor, part: Part, config: PPO, denominator: int, totals: dict[str, float]
+) -> Tensor:
     mask_BR = part.batch.response_mask_BR
     new_values_BR = values_BR1[:, : mask_BR.shape[1]]
-    error_BR = clipped_value_error(new_values_BR, part.values_BR, part.returns_BR, mask_BR, clip=config.value_clip)
+    error_BR = clipped_value_error(
+        new_values_BR, part.values_BR, part.returns_BR, mask_BR, clip=config.value_clip
+    )
     loss = token_mean(error_BR, mask_BR, denominator)
     totals["value_loss"] += float(loss.detach())
     clipped = ((new_values_BR.detach() - part.values_BR).abs() > config.value_clip)[mask_BR].sum()

@@ -1,4 +1,6 @@
-"""Simulated annotators: people who mostly prefer the more useful reply, each with leanings and slips."""
+"""Simulated annotators: people who mostly prefer the more useful reply, each with leanings and
+slips.
+"""
 
 import math
 from random import Random
@@ -9,7 +11,9 @@ from rlhf_core.quickstart.utility import score
 
 
 class Annotator(NamedTuple):
-    """One annotator: P(prefers a) = sigmoid((value(a) - value(b)) / temperature), flipped with `error_rate`."""
+    """One annotator: P(prefers a) = sigmoid((value(a) - value(b)) / temperature), flipped with
+    `error_rate`.
+    """
 
     temperature: float  # utility; how large a difference is clear to them
     per_word: float  # utility per word; above 0 they lean to the longer reply
@@ -27,8 +31,12 @@ ANNOTATORS = (
 VOTES = 3  # annotators asked about a pair; odd, so that there is a majority
 
 
-def preference(annotator: Annotator, replies: tuple[str, str], utilities: tuple[float, float]) -> float:
-    """Probability that `annotator` votes for the first of two replies (Bradley and Terry 1952, with slips)."""
+def preference(
+    annotator: Annotator, replies: tuple[str, str], utilities: tuple[float, float]
+) -> float:
+    """Probability that `annotator` votes for the first of two replies (Bradley and Terry 1952, with
+    slips).
+    """
     first, second = (_value(annotator, *pair) for pair in zip(replies, utilities, strict=True))
     clear = 1 / (1 + math.exp(-(first - second) / annotator.temperature))
     return clear * (1 - annotator.error_rate) + (1 - clear) * annotator.error_rate
@@ -36,14 +44,16 @@ def preference(annotator: Annotator, replies: tuple[str, str], utilities: tuple[
 
 def votes_for_first(rng: Random, replies: tuple[str, str], utilities: tuple[float, float]) -> int:
     """How many of VOTES annotators, drawn without replacement, prefer the first reply."""
-    return sum(rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES))
+    return sum(
+        rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES)
+    )
 
 
 def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:
     """A judge: what the majority of VOTES annotators says of each pair, 1 (a is better) or 0.
 
-    The same pair gets the same annotators and votes, in whichever order it is shown. Raises BadInput for a prompt of another
-    language.
+    The same pair gets the same annotators and votes, in whichever order it is shown. Raises
+    BadInput for a prompt of another language.
     """
     return [_majority(*pair) for pair in zip(prompts, replies_a, replies_b, strict=True)]
 
@@ -51,7 +61,9 @@ def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> lis
 def _majority(prompt: str, reply_a: str, reply_b: str) -> float:
     first, second = sorted((reply_a, reply_b))
     worth = tuple(score([prompt] * 2, [first, second]))
-    prefer_first = votes_for_first(Random(f"{prompt}\0{first}\0{second}"), (first, second), worth) > VOTES / 2
+    prefer_first = (
+        votes_for_first(Random(f"{prompt}\0{first}\0{second}"), (first, second), worth) > VOTES / 2
+    )
     return float(prefer_first == (first == reply_a))
 
 

@@ -1,4 +1,6 @@
-"""The quickstart's base model: a small Llama and its word-level tokenizer, trained from scratch on the raw corpus."""
+"""The quickstart's base model: a small Llama and its word-level tokenizer, trained from scratch on
+the raw corpus.
+"""
 
 from collections.abc import Callable
 from itertools import islice
@@ -11,7 +13,14 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from rlhf_core.quickstart.corpus import raw_text
 from rlhf_core.quickstart.language import vocabulary
 
-PAD, BOS, EOS, UNK, USER, ASSISTANT = SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>")
+PAD, BOS, EOS, UNK, USER, ASSISTANT = SPECIAL = (
+    "<pad>",
+    "<bos>",
+    "<eos>",
+    "<unk>",
+    "<user>",
+    "<assistant>",
+)
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}{{ eos_token }}"
@@ -26,7 +35,9 @@ LR = 3e-3
 
 
 def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float], None]) -> None:
-    """Train the base model and save it with its tokenizer into `folder`; `log` gets (step, steps, nats a token)."""
+    """Train the base model and save it with its tokenizer into `folder`; `log` gets (step, steps,
+    nats a token).
+    """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     model = train(make_model(tokenizer), tokenizer, seed=seed, steps=STEPS, log=log)
@@ -35,7 +46,9 @@ def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float],
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word between blanks, with a chat template of one token a role; decoding joins words by one blank."""
+    """One token a word between blanks, with a chat template of one token a role; decoding joins
+    words by one blank.
+    """
     words = (*SPECIAL, *vocabulary())
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -55,7 +68,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A fresh model of about 0.6M parameters."""
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    ids = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -82,10 +97,14 @@ def train(
     steps: int,
     log: Callable[[int, int, float], None],
 ) -> LlamaForCausalLM:
-    """Next-token training on `steps` batches of raw conversations, none seen twice; AdamW, warm-up, linear decay."""
+    """Next-token training on `steps` batches of raw conversations, none seen twice; AdamW, warm-up,
+    linear decay.
+    """
     text = raw_text(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / WARMUP, 1 - i / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min((i + 1) / WARMUP, 1 - i / steps)
+    )
     model.train()
     for step in range(1, steps + 1):
         loss = model(**_batch(tokenizer, list(islice(text, BATCH)))).loss
@@ -98,8 +117,12 @@ def train(
     return model.eval()
 
 
-def _batch(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+def _batch(
+    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]
+) -> dict[str, torch.Tensor]:
     texts = [f"{BOS}{USER}{prompt}{ASSISTANT}{reply}{EOS}" for prompt, reply in pairs]
-    tensors = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", return_token_type_ids=False)
+    tensors = tokenizer(
+        texts, padding=True, padding_side="right", return_tensors="pt", return_token_type_ids=False
+    )
     labels = tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, -100)
     return {**tensors, "labels": labels}

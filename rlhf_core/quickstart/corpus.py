@@ -1,6 +1,8 @@
-"""The quickstart's files: demonstrations, comparisons and prompts, the same bytes for the same seed.
+"""The quickstart's files: demonstrations, comparisons and prompts, the same bytes for the same
+seed.
 
-Held-out files ask for (verb, object) combinations that no training file holds, so that memorising does not pass.
+Held-out files ask for (verb, object) combinations that no training file holds, so that memorising
+does not pass.
 """
 
 import json
@@ -10,7 +12,16 @@ from pathlib import Path
 from random import Random
 
 from rlhf_core.quickstart.annotators import VOTES, votes_for_first
-from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, distort, restate, sample_prompt, sample_reply, stray
+from rlhf_core.quickstart.language import (
+    OBJECTS,
+    VERBS,
+    Request,
+    distort,
+    restate,
+    sample_prompt,
+    sample_reply,
+    stray,
+)
 from rlhf_core.quickstart.utility import utility
 
 SIZES = {
@@ -23,9 +34,13 @@ SIZES = {
 }
 HELDOUT_SHARE = 0.2  # of the (verb, object) combinations
 
-DISTORTED_SHARE = 0.35  # of the compared replies: a reward model that never saw a cheap trick rewards it
+DISTORTED_SHARE = (
+    0.35  # of the compared replies: a reward model that never saw a cheap trick rewards it
+)
 
-CONTRASTED_SHARE = 0.2  # of the comparisons: a reward model hardly notices otherwise what a reply is about
+CONTRASTED_SHARE = (
+    0.2  # of the comparisons: a reward model hardly notices otherwise what a reply is about
+)
 
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
@@ -41,32 +56,43 @@ def write_files(folder: Path, *, seed: int) -> None:
 
 
 def corpus(seed: int) -> dict[str, list[Row]]:
-    """Rows of every file: {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against} or {prompt}."""
+    """Rows of every file: {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against}
+    or {prompt}.
+    """
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}
     train, heldout = split_requests(seed)
     files = {}
     for name, size in SIZES.items():
         kind, split = name.split("_")
-        rng = Random(f"{seed}/{name}")  # text seeds go through SHA-512, so they hold across processes
+        rng = Random(
+            f"{seed}/{name}"
+        )  # text seeds go through SHA-512, so they hold across processes
         files[name] = _distinct(rng, make[kind], train if split == "train" else heldout, size)
     return files
 
 
 def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
-    """All (verb, object) combinations, training and held-out ones; every verb and object is among both."""
+    """All (verb, object) combinations, training and held-out ones; every verb and object is among
+    both.
+    """
     requests = [Request(verb, thing) for verb in VERBS for thing in OBJECTS]
     rng = Random(f"{seed}/split")
     offsets = rng.sample(range(len(OBJECTS)), len(OBJECTS))
-    # A Latin-square pattern: each verb loses its share of objects, and each object its share of verbs.
+    # A Latin-square pattern: each verb loses its share of objects, and each object its share of
+    # verbs.
     every = round(1 / HELDOUT_SHARE)
-    heldout = {r for r in requests if (VERBS.index(r.verb) + offsets[OBJECTS.index(r.object)]) % every == 0}
+    heldout = {
+        r for r in requests if (VERBS.index(r.verb) + offsets[OBJECTS.index(r.object)]) % every == 0
+    }
     return [r for r in requests if r not in heldout], [r for r in requests if r in heldout]
 
 
 def raw_text(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, reply) on training combinations, mostly poor ones: what the base model learns the language from.
+    """Endless (prompt, reply) on training combinations, mostly poor ones: what the base model
+    learns the language from.
 
-    The first ones only say again what was asked: that is how a small model soon learns to look at the question.
+    The first ones only say again what was asked: that is how a small model soon learns to look at
+    the question.
     """
     rng = Random(f"{seed}/raw")
     train, _ = split_requests(seed)
@@ -79,7 +105,9 @@ def raw_text(seed: int) -> Iterator[tuple[str, str]]:
             yield prompt, sample_reply(rng, request, quality=rng.random() ** 2)
 
 
-def _distinct(rng: Random, make: Callable[[Random, Request], Row], requests: list[Request], size: int) -> list[Row]:
+def _distinct(
+    rng: Random, make: Callable[[Random, Request], Row], requests: list[Request], size: int
+) -> list[Row]:
     rows: dict[str, Row] = {}
     while len(rows) < size:
         row = make(rng, rng.choice(requests))
@@ -102,14 +130,18 @@ def _compared_reply(rng: Random, request: Request) -> str:
 
 
 def _comparison(rng: Random, request: Request) -> Row:
-    """Two different replies; the majority of the votes decides which is the chosen one, disagreement stays."""
+    """Two different replies; the majority of the votes decides which is the chosen one,
+    disagreement stays.
+    """
     prompt = sample_prompt(rng, request)
     first = second = _compared_reply(rng, request)
     if rng.random() < CONTRASTED_SHARE:
         second = stray(rng, request, first)
     while second == first:
         second = _compared_reply(rng, request)
-    votes = votes_for_first(rng, (first, second), (utility(request, first), utility(request, second)))
+    votes = votes_for_first(
+        rng, (first, second), (utility(request, first), utility(request, second))
+    )
     chosen, rejected = (first, second) if votes > VOTES / 2 else (second, first)
     votes = max(votes, VOTES - votes)
     return {

@@ -1,25 +1,89 @@
-"""The quickstart's small language: its words, requests, and replies of any quality. Words stand between blanks."""
+"""The quickstart's small language: its words, requests, and replies of any quality. Words stand
+between blanks.
+"""
 
 import re
 from random import Random
 from typing import NamedTuple
 
 VERBS = (
-    "clean", "paint", "fix", "move", "pack", "store", "sell", "measure", "decorate", "restore", "protect", "assemble",
-    "carry", "inspect", "recycle", "improve",
-)  # fmt: skip
+    "clean",
+    "paint",
+    "fix",
+    "move",
+    "pack",
+    "store",
+    "sell",
+    "measure",
+    "decorate",
+    "restore",
+    "protect",
+    "assemble",
+    "carry",
+    "inspect",
+    "recycle",
+    "improve",
+)
 OBJECTS = (
-    "table", "chair", "bike", "lamp", "sofa", "mirror", "fence", "boat", "clock", "piano", "window", "door", "shelf",
-    "tent", "stove", "guitar", "carpet", "kettle", "ladder", "basket", "bench", "camera", "drawer", "roof",
-)  # fmt: skip
+    "table",
+    "chair",
+    "bike",
+    "lamp",
+    "sofa",
+    "mirror",
+    "fence",
+    "boat",
+    "clock",
+    "piano",
+    "window",
+    "door",
+    "shelf",
+    "tent",
+    "stove",
+    "guitar",
+    "carpet",
+    "kettle",
+    "ladder",
+    "basket",
+    "bench",
+    "camera",
+    "drawer",
+    "roof",
+)
 ACTIONS = (
-    "wipe", "rub", "rinse", "brush", "dry", "scrub", "wrap", "mark", "sand", "loosen", "tighten", "lift", "tap", "seal",
-    "trim", "level",
-)  # fmt: skip
+    "wipe",
+    "rub",
+    "rinse",
+    "brush",
+    "dry",
+    "scrub",
+    "wrap",
+    "mark",
+    "sand",
+    "loosen",
+    "tighten",
+    "lift",
+    "tap",
+    "seal",
+    "trim",
+    "level",
+)
 TOOLS = (
-    "soap", "water", "cloth", "oil", "tape", "paper", "rope", "glue", "foam", "wax", "wire", "gloves", "pliers",
+    "soap",
+    "water",
+    "cloth",
+    "oil",
+    "tape",
+    "paper",
+    "rope",
+    "glue",
+    "foam",
+    "wax",
+    "wire",
+    "gloves",
+    "pliers",
     "chalk",
-)  # fmt: skip
+)
 ADJECTIVES = (
     "wooden",
     "old",
@@ -57,12 +121,48 @@ REQUESTS = (
 
 COURTESIES = ("glad", "gladly", "welcome", "thanks", "luck", "happy", "enjoy", "pleasure")
 INSULTS = ("stupid", "lazy", "boring", "silly", "idiot", "useless", "annoying", "dumb")
-FILLERS = ("well", "basically", "maybe", "somehow", "depends", "whatever", "perhaps", "anyway", "honestly", "stuff")
-KIND_OPENERS = ("glad to help .", "gladly !", "thanks for asking .", "happy to help !", "it is a pleasure .")
-RUDE_OPENERS = ("what a stupid question .", "do not be lazy .", "how boring .", "that is a silly idea .", "you idiot !")
-KIND_CLOSERS = ("you are welcome !", "good luck !", "enjoy the result .", "happy to tell you more .")
-RUDE_CLOSERS = ("now go away , this is useless .", "that was annoying .", "do not ask such dumb things .")
-LEADS = ("this will {verb} the {object} .", "let us {verb} the {object} .", "most people {verb} the {object} this way .")
+FILLERS = (
+    "well",
+    "basically",
+    "maybe",
+    "somehow",
+    "depends",
+    "whatever",
+    "perhaps",
+    "anyway",
+    "honestly",
+    "stuff",
+)
+KIND_OPENERS = (
+    "glad to help .",
+    "gladly !",
+    "thanks for asking .",
+    "happy to help !",
+    "it is a pleasure .",
+)
+RUDE_OPENERS = (
+    "what a stupid question .",
+    "do not be lazy .",
+    "how boring .",
+    "that is a silly idea .",
+    "you idiot !",
+)
+KIND_CLOSERS = (
+    "you are welcome !",
+    "good luck !",
+    "enjoy the result .",
+    "happy to tell you more .",
+)
+RUDE_CLOSERS = (
+    "now go away , this is useless .",
+    "that was annoying .",
+    "do not ask such dumb things .",
+)
+LEADS = (
+    "this will {verb} the {object} .",
+    "let us {verb} the {object} .",
+    "most people {verb} the {object} this way .",
+)
 STEPS = (
     "{order} {action} the {object} with {tool} .",
     "{order} use {tool} and {action} the {object} .",
@@ -94,13 +194,17 @@ class Request(NamedTuple):
 def sample_prompt(rng: Random, request: Request) -> str:
     """One wording of `request`."""
     text = rng.choice(REQUESTS).format(
-        verb=request.verb, object=request.object, adjective=rng.choice(ADJECTIVES), setting=rng.choice(SETTINGS)
+        verb=request.verb,
+        object=request.object,
+        adjective=rng.choice(ADJECTIVES),
+        setting=rng.choice(SETTINGS),
     )
     return " ".join(text.split())
 
 
 def sample_reply(rng: Random, request: Request, *, quality: float) -> str:
-    """A reply of 1 to MAX_REPLY_WORDS words; `quality` in [0, 1] sets how often each of its parts is a good one.
+    """A reply of 1 to MAX_REPLY_WORDS words; `quality` in [0, 1] sets how often each of its parts
+    is a good one.
 
     The number of parts does not depend on `quality`, so that length says little about it.
     """
@@ -118,10 +222,14 @@ def sample_reply(rng: Random, request: Request, *, quality: float) -> str:
 
 
 def distort(rng: Random, reply: str) -> str:
-    """The reply with most sentences left out, or one of them said again: how a policy cheats a naive reward model."""
+    """The reply with most sentences left out, or one of them said again: how a policy cheats a
+    naive reward model.
+    """
     sentences = re.findall(r"[^.!]+[.!]", reply)
     if rng.random() < 0.6:
-        kept = sorted(rng.sample(range(len(sentences)), rng.randint(1, max(1, len(sentences) // 2))))
+        kept = sorted(
+            rng.sample(range(len(sentences)), rng.randint(1, max(1, len(sentences) // 2)))
+        )
         sentences = [sentences[i] for i in kept]
     for _ in range(rng.choice((0, 0, 1, 2, 3))):
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(sentences))
@@ -130,7 +238,9 @@ def distort(rng: Random, reply: str) -> str:
 
 
 def stray(rng: Random, request: Request, reply: str) -> str:
-    """The reply with the requested verb or object replaced by another one; the same reply when it does not say it."""
+    """The reply with the requested verb or object replaced by another one; the same reply when it
+    does not say it.
+    """
     asked, words = (request.verb, VERBS) if rng.random() < 0.25 else (request.object, OBJECTS)
     other = rng.choice([word for word in words if word != asked])
     return " ".join(other if word == asked else word for word in reply.split())
@@ -155,7 +265,9 @@ def _closer(rng: Random, quality: float) -> list[str]:
     return _framing(rng, quality, kind=KIND_CLOSERS, rude=RUDE_CLOSERS)
 
 
-def _framing(rng: Random, quality: float, *, kind: tuple[str, ...], rude: tuple[str, ...]) -> list[str]:
+def _framing(
+    rng: Random, quality: float, *, kind: tuple[str, ...], rude: tuple[str, ...]
+) -> list[str]:
     if rng.random() > 0.5:
         return []
     return [rng.choice(kind if rng.random() < quality else rude)]
@@ -181,7 +293,9 @@ def _body(rng: Random, about: Request, quality: float) -> list[str]:
 
 def _step(rng: Random, about: Request, *, first: bool) -> str:
     order = ORDER[0] if first else rng.choice(ORDER[1:])
-    return rng.choice(STEPS).format(order=order, action=rng.choice(ACTIONS), object=about.object, tool=rng.choice(TOOLS))
+    return rng.choice(STEPS).format(
+        order=order, action=rng.choice(ACTIONS), object=about.object, tool=rng.choice(TOOLS)
+    )
 
 
 def _vague(rng: Random) -> str:
@@ -191,7 +305,20 @@ def _vague(rng: Random) -> str:
 def vocabulary() -> list[str]:
     """Every word that a prompt or a reply can hold, sorted."""
     fixed = (
-        *VERBS, *OBJECTS, *ACTIONS, *TOOLS, *ADJECTIVES, *SETTINGS, *REQUESTS, *KIND_OPENERS, *RUDE_OPENERS,
-        *KIND_CLOSERS, *RUDE_CLOSERS, *LEADS, *STEPS, *VAGUE, *ORDER,
-    )  # fmt: skip
+        *VERBS,
+        *OBJECTS,
+        *ACTIONS,
+        *TOOLS,
+        *ADJECTIVES,
+        *SETTINGS,
+        *REQUESTS,
+        *KIND_OPENERS,
+        *RUDE_OPENERS,
+        *KIND_CLOSERS,
+        *RUDE_CLOSERS,
+        *LEADS,
+        *STEPS,
+        *VAGUE,
+        *ORDER,
+    )
     return sorted({word for text in fixed for word in text.split() if not word.startswith("{")})

@@ -1,4 +1,5 @@
-"""The true utility of a quickstart reply: known, so that true gain can be measured. No stage trains on it.
+"""The true utility of a quickstart reply: known, so that true gain can be measured. No stage trains
+on it.
 
 utility = 0.8 [the requested verb is said] - 0.5 [another verb is said]
           + 0.9 per distinct concrete step about the requested object, up to 3
@@ -8,7 +9,17 @@ utility = 0.8 [the requested verb is said] - 0.5 [another verb is said]
 """
 
 from rlhf_core.errors import BadInput
-from rlhf_core.quickstart.language import ACTIONS, COURTESIES, FILLERS, INSULTS, OBJECTS, ORDER, TOOLS, VERBS, Request
+from rlhf_core.quickstart.language import (
+    ACTIONS,
+    COURTESIES,
+    FILLERS,
+    INSULTS,
+    OBJECTS,
+    ORDER,
+    TOOLS,
+    VERBS,
+    Request,
+)
 
 RIGHT_VERB, WRONG_VERB = 0.8, -0.5
 STEP, MAX_STEPS = 0.9, 3
@@ -23,11 +34,17 @@ LONG_WORD, FREE_WORDS = -0.05, 32
 def score(prompts: list[str], replies: list[str]) -> list[float]:
     """True utility of each reply to its prompt, in [-8.4, 4.3] for replies of up to 48 words.
 
-    Raises BadInput when a prompt asks for no known verb or object, or when the lists differ in length.
+    Raises BadInput when a prompt asks for no known verb or object, or when the lists differ in
+    length.
     """
     if len(prompts) != len(replies):
-        raise BadInput(f"{len(prompts)} prompts and {len(replies)} replies; expected one reply a prompt.")
-    return [utility(parse_request(prompt), reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        raise BadInput(
+            f"{len(prompts)} prompts and {len(replies)} replies; expected one reply a prompt."
+        )
+    return [
+        utility(parse_request(prompt), reply)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
 
 
 def parse_request(prompt: str) -> Request:
@@ -36,7 +53,10 @@ def parse_request(prompt: str) -> Request:
     verb = next((word for word in words if word in VERBS), None)
     thing = next((word for word in words if word in OBJECTS), None)
     if verb is None or thing is None:
-        raise BadInput(f"prompt {prompt!r:.80} is not a quickstart request; expected a verb and an object it knows.")
+        raise BadInput(
+            f"prompt {prompt!r:.80} is not a quickstart request; expected a verb and an object it"
+            " knows."
+        )
     return Request(verb, thing)
 
 
@@ -45,7 +65,10 @@ def utility(request: Request, reply: str) -> float:
     words = reply.split()
     sentences = _sentences(words)
     verbs = {word for word in words if word in VERBS}
-    off_topic = sum(any(word in OBJECTS and word != request.object for word in sentence) for sentence in sentences)
+    off_topic = sum(
+        any(word in OBJECTS and word != request.object for word in sentence)
+        for sentence in sentences
+    )
     return (
         RIGHT_VERB * (request.verb in verbs)
         + WRONG_VERB * bool(verbs - {request.verb})
@@ -60,13 +83,17 @@ def utility(request: Request, reply: str) -> float:
 
 
 def _sentences(words: list[str]) -> list[tuple[str, ...]]:
-    """Sentences without their end mark and words of order: 'then wipe it' says what 'first wipe it' said."""
+    """Sentences without their end mark and words of order: 'then wipe it' says what 'first wipe it'
+    said.
+    """
     text = " ".join("." if word in "!?" else word for word in words if word not in ORDER)
     return [tuple(sentence.split()) for sentence in text.split(".") if sentence.strip()]
 
 
 def _distinct_steps(sentences: list[tuple[str, ...]], thing: str) -> int:
-    """Different actions in sentences that name an action, a tool and the requested object; one a sentence."""
+    """Different actions in sentences that name an action, a tool and the requested object; one a
+    sentence.
+    """
     actions = set()
     for sentence in sentences:
         action = next((word for word in sentence if word in ACTIONS), None)

@@ -32,7 +32,9 @@ def pair_scores(scores_N: Tensor, sequences: list[Sequence]) -> PairScores:
 
 
 def heldout_metrics(pairs: PairScores) -> dict[str, float]:
-    """Every held-out number of the reward model. A tie counts as wrong; equal lengths count half for the baseline."""
+    """Every held-out number of the reward model. A tie counts as wrong; equal lengths count half
+    for the baseline.
+    """
     n = len(pairs.chosen_N)
     margin_N = pairs.chosen_N - pairs.rejected_N
     right_N = margin_N > 0
@@ -46,7 +48,9 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
         "reward/accuracy": accuracy,
         "reward/accuracy_lower": lower,
         "reward/accuracy_upper": upper,
-        "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0,
+        "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean())
+        if shorter_N.any()
+        else 0.0,
         "reward/length_baseline": baseline,
         "reward/accuracy_over_length": accuracy - baseline,
         "reward/length_correlation": pearson(margin_N.double(), gap_N.double()),
@@ -69,10 +73,15 @@ def heldout_output(pairs: PairScores) -> Output:
 
 
 def member_output(scores_MN: Tensor) -> Output:
-    """Accuracy of each member of an ensemble, and their spread; scores of sequences that alternate chosen, rejected."""
+    """Accuracy of each member of an ensemble, and their spread; scores of sequences that alternate
+    chosen, rejected.
+    """
     right_MN = scores_MN[:, 0::2] > scores_MN[:, 1::2]
     n = right_MN.shape[1]
-    names = {f"reward/accuracy_member_{number}": int(row.sum()) for number, row in enumerate(right_MN, start=1)}
+    names = {
+        f"reward/accuracy_member_{number}": int(row.sum())
+        for number, row in enumerate(right_MN, start=1)
+    }
     metrics = {name: right / n for name, right in names.items()}
     metrics["reward/heldout_spread"] = float(scores_MN.std(0, correction=0).mean())
     intervals = {name: wilson(right, n) for name, right in names.items()}
@@ -80,8 +89,12 @@ def member_output(scores_MN: Tensor) -> Output:
 
 
 def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
-    """The evidence of each held-out comparison (see rlhf_core/evidence/items.py), in the order of `rows`."""
-    texts = [(prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
+    """The evidence of each held-out comparison (see rlhf_core/evidence/items.py), in the order of
+    `rows`.
+    """
+    texts = [
+        (prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows
+    ]
     columns = {
         "pair_id": [item_id(*parts) for parts in texts],
         "prompt": [last_user_turn(row["prompt"]) for row in rows],
@@ -102,5 +115,8 @@ def member_items(scores_MN: Tensor) -> Columns:
     """The scores of each member of an ensemble."""
     columns: Columns = {}
     for number, scores_N in enumerate(scores_MN, start=1):
-        columns |= {f"chosen_member_{number}": scores_N[0::2].tolist(), f"rejected_member_{number}": scores_N[1::2].tolist()}
+        columns |= {
+            f"chosen_member_{number}": scores_N[0::2].tolist(),
+            f"rejected_member_{number}": scores_N[1::2].tolist(),
+        }
     return columns

@@ -1,4 +1,6 @@
-"""What is known of each comparison's label besides who won: by how much, and how likely the label is wrong."""
+"""What is known of each comparison's label besides who won: by how much, and how likely the label
+is wrong.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ from rlhf_core.errors import BadInput
 
 @dataclass(frozen=True)
 class Labels:
-    """Of each pair: margin, score, that the chosen answer is to lead by; smoothing, the probability that the label is wrong.
+    """Of each pair: margin, score, that the chosen answer is to lead by; smoothing, the probability
+    that the label is wrong.
 
     Tensors are (N,); a float holds for every pair.
     """
@@ -29,14 +32,18 @@ class Labels:
         return self._each(lambda value_N: value_N.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Labels":
-        return Labels(*(change(v) if isinstance(v, Tensor) else v for v in (self.margin_N, self.smoothing_N)))
+        return Labels(
+            *(change(v) if isinstance(v, Tensor) else v for v in (self.margin_N, self.smoothing_N))
+        )
 
 
 def labels_of(rows: list[dict], config: Reward) -> Labels:
-    """The labels of comparisons as the recipe wants them read. Raises BadInput when the data lack what it asks for.
+    """The labels of comparisons as the recipe wants them read. Raises BadInput when the data lack
+    what it asks for.
 
-    margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2); smoothing: the share of votes against the
-    label, label_smoothing where there are no votes, or everywhere without smoothing_from_votes.
+    margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2); smoothing: the
+    share of votes against the label, label_smoothing where there are no votes, or everywhere
+    without smoothing_from_votes.
     """
     margin_N = config.margin_scale * torch.tensor(_strengths(rows)) if config.margin_scale else 0.0
     if not config.smoothing_from_votes:
@@ -44,15 +51,22 @@ def labels_of(rows: list[dict], config: Reward) -> Labels:
     shares = [votes_against(row) for row in rows]
     if all(share is None for share in shares):
         raise BadInput(
-            f"reward.smoothing_from_votes is set, but none of {len(rows)} comparisons has votes; expected columns votes_for "
-            "and votes_against, or votes. Map them with data.comparisons.columns, or set reward.label_smoothing instead."
+            f"reward.smoothing_from_votes is set, but none of {len(rows)} comparisons has votes;"
+            " expected columns votes_for and votes_against, or votes. Map them with"
+            " data.comparisons.columns, or set reward.label_smoothing instead."
         )
-    return Labels(margin_N, torch.tensor([config.label_smoothing if share is None else share for share in shares]))
+    return Labels(
+        margin_N,
+        torch.tensor([config.label_smoothing if share is None else share for share in shares]),
+    )
 
 
 def votes_against(row: dict) -> float | None:
     """Share of a pair's votes that side against its label; None without votes."""
-    against, total = row.get("votes_against") or 0, (row.get("votes_for") or 0) + (row.get("votes_against") or 0)
+    against, total = (
+        row.get("votes_against") or 0,
+        (row.get("votes_for") or 0) + (row.get("votes_against") or 0),
+    )
     return against / total if total else None
 
 
@@ -60,7 +74,8 @@ def _strengths(rows: list[dict]) -> list[float]:
     strengths = [row.get("strength") for row in rows]
     if missing := sum(strength is None for strength in strengths):
         raise BadInput(
-            f"reward.margin_scale is set, but {missing} of {len(rows)} comparisons have no strength; expected a number of 0 or "
-            "more in each (column strength or margin, or another one mapped with data.comparisons.columns)."
+            f"reward.margin_scale is set, but {missing} of {len(rows)} comparisons have no"
+            " strength; expected a number of 0 or more in each (column strength or margin, or"
+            " another one mapped with data.comparisons.columns)."
         )
     return strengths

@@ -1,6 +1,8 @@
-"""Where a reward model is right and where it is not: accuracy by slice, calibration, the mistakes it is surest of.
+"""Where a reward model is right and where it is not: accuracy by slice, calibration, the mistakes
+it is surest of.
 
-Pure functions over the items of the reward stage (rlhf_core/evidence/items.py). A pair is right when the chosen answer scores higher.
+Pure functions over the items of the reward stage (rlhf_core/evidence/items.py). A pair is right
+when the chosen answer scores higher.
 """
 
 from collections import Counter
@@ -12,7 +14,9 @@ from rlhf_core.evidence.items import OF_DATA, Columns
 from rlhf_core.statistics.intervals import newcombe, wilson
 
 MOST_VALUES = 20  # of a column of names; the rarer ones are one slice together
-MOST_NUMBERS = 8  # different numbers that are slices of their own; more are cut into quarters of equal count
+MOST_NUMBERS = (
+    8  # different numbers that are slices of their own; more are cut into quarters of equal count
+)
 BINS = 10
 NOTHING, OTHERS = "(none)", "(other values)"
 
@@ -21,7 +25,8 @@ NOTHING, OTHERS = "(none)", "(other values)"
 class Slice:
     """Pairs with one value in one column. low, high: 95% Wilson interval of the accuracy.
 
-    against_rest: accuracy less that of all other pairs, with its 95% interval; None when there are no others.
+    against_rest: accuracy less that of all other pairs, with its 95% interval; None when there are
+    no others.
     """
 
     column: str
@@ -35,13 +40,19 @@ class Slice:
 
     @property
     def differs(self) -> bool:
-        """Whether the slice is better or worse than the rest beyond noise (one test of many: no correction is made)."""
-        return self.against_rest is not None and not self.against_rest[1] <= 0 <= self.against_rest[2]
+        """Whether the slice is better or worse than the rest beyond noise (one test of many: no
+        correction is made).
+        """
+        return (
+            self.against_rest is not None and not self.against_rest[1] <= 0 <= self.against_rest[2]
+        )
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of similar confidence sigmoid(|margin|), and the share of them that is right with its 95% interval."""
+    """Pairs of similar confidence sigmoid(|margin|), and the share of them that is right with its
+    95% interval.
+    """
 
     confidence: float
     right: float
@@ -56,7 +67,9 @@ def margins(items: Columns) -> np.ndarray:
 
 
 def slices(items: Columns) -> list[Slice]:
-    """Every slice: all pairs, lengths, annotator agreement, members' spread, and each column that the data brought."""
+    """Every slice: all pairs, lengths, annotator agreement, members' spread, and each column that
+    the data brought.
+    """
     margin_N = margins(items)
     everything = np.ones(len(margin_N), bool)
     found = [_slice("all pairs", "", everything, margin_N)]
@@ -68,10 +81,19 @@ def slices(items: Columns) -> list[Slice]:
 
 
 def labelled(items: Columns) -> dict[str, list[str]]:
-    """Slice label of every pair by column; a column with one value only, or with a value of its own for each pair, is none."""
-    chosen_N, rejected_N = (np.asarray(items[f"{side}_tokens"], float) for side in ("chosen", "rejected"))
-    longer = [("shorter", "equal", "longer")[int(sign) + 1] for sign in np.sign(chosen_N - rejected_N)]
-    columns = {"chosen answer is": longer, "tokens of both answers": quarters((chosen_N + rejected_N).tolist())}
+    """Slice label of every pair by column; a column with one value only, or with a value of its own
+    for each pair, is none.
+    """
+    chosen_N, rejected_N = (
+        np.asarray(items[f"{side}_tokens"], float) for side in ("chosen", "rejected")
+    )
+    longer = [
+        ("shorter", "equal", "longer")[int(sign) + 1] for sign in np.sign(chosen_N - rejected_N)
+    ]
+    columns = {
+        "chosen answer is": longer,
+        "tokens of both answers": quarters((chosen_N + rejected_N).tolist()),
+    }
     if "agreement" in items:
         columns["annotator agreement"] = _of_numbers(items["agreement"])
     if "chosen_member_1" in items:
@@ -96,7 +118,9 @@ def _in_order(labels: list[str]) -> list[str]:
 
 def _spread(items: Columns) -> np.ndarray:
     members = [name.removeprefix("chosen_") for name in items if name.startswith("chosen_member_")]
-    margins_MN = [np.asarray(items[f"chosen_{m}"]) - np.asarray(items[f"rejected_{m}"]) for m in members]
+    margins_MN = [
+        np.asarray(items[f"chosen_{m}"]) - np.asarray(items[f"rejected_{m}"]) for m in members
+    ]
     return np.std(margins_MN, axis=0)
 
 
@@ -108,7 +132,10 @@ def _of_column(values: list) -> list[str]:
     if len(counts) == len(present):
         return [NOTHING if value is None else "" for value in values]  # an identity, no slice
     frequent = {value for value, _ in counts.most_common(MOST_VALUES)}
-    return [NOTHING if value is None else str(value) if value in frequent else OTHERS for value in values]
+    return [
+        NOTHING if value is None else str(value) if value in frequent else OTHERS
+        for value in values
+    ]
 
 
 def _of_numbers(values: list) -> list[str]:
@@ -120,12 +147,23 @@ def _of_numbers(values: list) -> list[str]:
 def quarters(values: list) -> list[str]:
     """'3 to 7' by quarter of equal count; equal values share a quarter."""
     present = np.array([value for value in values if value is not None], float)
-    edges = np.unique(np.quantile(present, [0.25, 0.5, 0.75], method="higher")) if len(present) else present
-    place = [None if value is None else int(np.searchsorted(edges, value, side="right")) for value in values]
+    edges = (
+        np.unique(np.quantile(present, [0.25, 0.5, 0.75], method="higher"))
+        if len(present)
+        else present
+    )
+    place = [
+        None if value is None else int(np.searchsorted(edges, value, side="right"))
+        for value in values
+    ]
     names = {}
     for each in {p for p in place if p is not None}:
         inside = [value for value, p in zip(values, place, strict=True) if p == each]
-        names[each] = f"{min(inside):.3g} to {max(inside):.3g}" if min(inside) < max(inside) else f"{min(inside):.3g}"
+        names[each] = (
+            f"{min(inside):.3g} to {max(inside):.3g}"
+            if min(inside) < max(inside)
+            else f"{min(inside):.3g}"
+        )
     return [NOTHING if p is None else names[p] for p in place]
 
 
@@ -134,7 +172,9 @@ def _slice(column: str, value: str, inside_N: np.ndarray, margin_N: np.ndarray) 
     n, right = int(inside_N.sum()), int(right_N[inside_N].sum())
     rest, rest_right = len(margin_N) - n, int(right_N.sum()) - right
     against = newcombe(right, n, rest_right, rest) if rest else None
-    return Slice(column, value, n, right / n, *wilson(right, n), float(margin_N[inside_N].mean()), against)
+    return Slice(
+        column, value, n, right / n, *wilson(right, n), float(margin_N[inside_N].mean()), against
+    )
 
 
 def calibration(items: Columns) -> list[Bin]:
@@ -151,12 +191,24 @@ def calibration(items: Columns) -> list[Bin]:
 
 
 def mistakes(items: Columns, count: int) -> list[dict]:
-    """The pairs ranked the wrong way round with the largest margins, the surest first: texts, scores, what is known of them."""
+    """The pairs ranked the wrong way round with the largest margins, the surest first: texts,
+    scores, what is known of them.
+    """
     margin_N = margins(items)
     worst = [int(i) for i in np.argsort(margin_N, kind="stable")[:count] if margin_N[i] < 0]
     about = [name for name in items if name == "agreement" or name.startswith(OF_DATA)]
-    names = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens", *about)
+    names = (
+        "prompt",
+        "chosen",
+        "rejected",
+        "chosen_score",
+        "rejected_score",
+        "chosen_tokens",
+        "rejected_tokens",
+        *about,
+    )
     return [
-        {"margin": float(margin_N[i]), "confidence": float(1 / (1 + np.exp(margin_N[i])))} | {n: items[n][i] for n in names}
+        {"margin": float(margin_N[i]), "confidence": float(1 / (1 + np.exp(margin_N[i])))}
+        | {n: items[n][i] for n in names}
         for i in worst
     ]

@@ -1,4 +1,6 @@
-"""The reward model: a scalar head at the last real token, trained on comparisons with the Bradley-Terry loss."""
+"""The reward model: a scalar head at the last real token, trained on comparisons with the
+Bradley-Terry loss.
+"""
 
 import shutil
 from collections import defaultdict
@@ -17,12 +19,37 @@ from rlhf_core.engine.deepspeed import Engine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
-from rlhf_core.modeling.ensemble import Forward, close_ensemble, load_members, member_folder, member_seed
-from rlhf_core.modeling.lora import has_adapter, merge_adapter, save_adapter, with_adapter, write_origin
-from rlhf_core.modeling.models import final_scores, inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.ensemble import (
+    Forward,
+    close_ensemble,
+    load_members,
+    member_folder,
+    member_seed,
+)
+from rlhf_core.modeling.lora import (
+    has_adapter,
+    merge_adapter,
+    save_adapter,
+    with_adapter,
+    write_origin,
+)
+from rlhf_core.modeling.models import (
+    final_scores,
+    inference,
+    load_scalar,
+    load_tokenizer,
+    save_model,
+)
 from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import leads
-from rlhf_core.reward.heldout_pairs import PairScores, heldout_output, member_items, member_output, pair_items, pair_scores
+from rlhf_core.reward.heldout_pairs import (
+    PairScores,
+    heldout_output,
+    member_items,
+    member_output,
+    pair_items,
+    pair_scores,
+)
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
 
@@ -31,7 +58,9 @@ MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Pairs to train on: sequences that alternate chosen, rejected, and what is known of their labels."""
+    """Pairs to train on: sequences that alternate chosen, rejected, and what is known of their
+    labels.
+    """
 
     sequences: list[Sequence]
     labels: Labels
@@ -41,19 +70,28 @@ class Comparisons:
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Train a reward model (or an ensemble) from the SFT model, or with train = False only measure the given one."""
+    """Train a reward model (or an ensemble) from the SFT model, or with train = False only measure
+    the given one.
+    """
     config = Reward.model_validate(spec.config["reward"])
     train_it = spec.config["train"]
     tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
-    rows = subset(load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed)
+    rows = subset(
+        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed
+    )
     heldout = pair_sequences(tokenizer, rows)
     if train_it:
-        train_rows = subset(load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed)
+        train_rows = subset(
+            load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
+        )
         train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
         forwards = _trained(spec, run, config, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config["dtype"])
-    scored = [score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens) for forward in forwards]
+    scored = [
+        score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        for forward in forwards
+    ]
     scores_MN = torch.stack(scored)
     if train_it and len(scored) > 1:
         offsets_M = scores_MN.mean(-1)
@@ -82,10 +120,14 @@ def score(forward: Forward, sequences: list[Sequence], pad_id: int, token_budget
     return summed(scores_N)
 
 
-def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons) -> Iterator[Forward]:
-    """The forward pass of each member, trained and saved one after the other; one that is there is not trained again.
+def _trained(
+    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons
+) -> Iterator[Forward]:
+    """The forward pass of each member, trained and saved one after the other; one that is there is
+    not trained again.
 
-    Members of an ensemble are read back from what was saved: interrupted or not, the same bytes give the same scores.
+    Members of an ensemble are read back from what was saved: interrupted or not, the same bytes
+    give the same scores.
     """
     if config.ensemble == 1:
         yield _train_member(spec, run, config, tokenizer, train, 1).infer
@@ -93,12 +135,18 @@ def _trained(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Com
     for number in range(1, config.ensemble + 1):
         folder = member_folder(run.path / MODEL, number)
         if not gathered(folder.joinpath("config.json").exists())[0]:
-            torch.manual_seed(member_seed(spec.seed, number))  # of an adapter's dropout, whatever ran before in this process
-            _train_member(spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number)
+            torch.manual_seed(
+                member_seed(spec.seed, number)
+            )  # of an adapter's dropout, whatever ran before in this process
+            _train_member(
+                spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number
+            )
         yield inference(load_scalar(folder), dtype=spec.config["dtype"])
 
 
-def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons, number: int) -> Engine:
+def _train_member(
+    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons, number: int
+) -> Engine:
     seed = member_seed(spec.seed, number)
     model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
     engine = Engine(with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"])
@@ -110,7 +158,9 @@ def _train_member(spec: StageSpec, run: RunDir, config: Reward, tokenizer, train
 
 
 class MemberDir(RunDir):
-    """The run directory as the training of one member of an ensemble sees it: own checkpoints, steps counted on."""
+    """The run directory as the training of one member of an ensemble sees it: own checkpoints,
+    steps counted on.
+    """
 
     def __init__(self, run: RunDir, number: int, members: int):
         super().__init__(run.path)
@@ -127,11 +177,16 @@ class MemberDir(RunDir):
 
 
 def _save(engine: Engine, tokenizer, path: Path, number: int, *, base: str) -> None:
-    """A member, there in full or not at all, and the adapter that was merged into it; measured is what was saved.
+    """A member, there in full or not at all, and the adapter that was merged into it; measured is
+    what was saved.
 
     base: digest of the model that it was trained from.
     """
-    saving, folder, adapter = path / ".saving", member_folder(path / MODEL, number), member_folder(path / ADAPTER, number)
+    saving, folder, adapter = (
+        path / ".saving",
+        member_folder(path / MODEL, number),
+        member_folder(path / ADAPTER, number),
+    )
     model, adapted = engine.module.model, has_adapter(engine.module.model)
     if adapted and leads():
         save_adapter(model, adapter)
@@ -153,11 +208,15 @@ def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 
 
-def _accumulator(engine: Engine, train: Comparisons, config: Reward, pad_id: int) -> Callable[[list[int]], StepOutcome]:
+def _accumulator(
+    engine: Engine, train: Comparisons, config: Reward, pad_id: int
+) -> Callable[[list[int]], StepOutcome]:
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
         sums, margins = defaultdict(float), []
-        for rows, counts in own_microbatches([s.size for s in step_batch], config.micro_batch_tokens, group=2):
+        for rows, counts in own_microbatches(
+            [s.size for s in step_batch], config.micro_batch_tokens, group=2
+        ):
             batch = collate([step_batch[i] for i in rows], pad_id)
             scores_B = final_scores(engine(batch), batch.response_mask_BR)
             labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
@@ -169,20 +228,28 @@ def _accumulator(engine: Engine, train: Comparisons, config: Reward, pad_id: int
                 sums[name] += value
             margins += (scores_B[0::2] - scores_B[1::2]).tolist()
         margin_N = torch.tensor([margin for part in gathered(margins) for margin in part])
-        metrics = total(sums) | {"train_accuracy": float((margin_N > 0).double().mean()), "margin": float(margin_N.mean())}
+        metrics = total(sums) | {
+            "train_accuracy": float((margin_N > 0).double().mean()),
+            "margin": float(margin_N.mean()),
+        }
         return StepOutcome(metrics, sum(map(len, step_batch)))
 
     return accumulate
 
 
-def pair_objective(scores_B: Tensor, labels: Labels, config: Reward, denominator: float) -> tuple[Tensor, dict[str, float]]:
+def pair_objective(
+    scores_B: Tensor, labels: Labels, config: Reward, denominator: float
+) -> tuple[Tensor, dict[str, float]]:
     """What the reward model descends on pairs chosen, rejected, ...; and its parts, for the log.
 
-    Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) + score(rejected))^2 / denominator.
+    Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) +
+    score(rejected))^2 / denominator.
     """
     chosen_B, rejected_B = scores_B[0::2], scores_B[1::2]
     known = labels.to(scores_B.device)
-    loss = bradley_terry(chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N)
+    loss = bradley_terry(
+        chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N
+    )
     parts = {"loss": float(loss.detach())}
     if config.centring:
         squares = reward_centring(chosen_B, rejected_B, denominator)
@@ -191,9 +258,13 @@ def pair_objective(scores_B: Tensor, labels: Labels, config: Reward, denominator
     return loss, parts
 
 
-def _written(measured: Output, pairs: PairScores, items: Columns, path: Path, *, trained: bool) -> Output:
+def _written(
+    measured: Output, pairs: PairScores, items: Columns, path: Path, *, trained: bool
+) -> Output:
     reward_figures(pairs.chosen_N - pairs.rejected_N, path)
-    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"} | write_items(path, items)
+    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"} | write_items(
+        path, items
+    )
     outputs = {name: name for name in (MODEL, ADAPTER) if trained and (path / name).exists()}
     if trained:
         files["deepspeed_config"] = "deepspeed.json"

@@ -12,14 +12,21 @@ from rlhf_core.sampling.vllm_server import ServedSampler
 AnySampler = Sampler | ServedSampler | TransformersSampler
 
 
-def open_sampler(model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str) -> AnySampler:
-    """The sampler of `sampling.engine` with the weights in `model`. Raises BadInput when its library is not installed."""
+def open_sampler(
+    model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str
+) -> AnySampler:
+    """The sampler of `sampling.engine` with the weights in `model`. Raises BadInput when its
+    library is not installed.
+    """
     if sampling.engine == "transformers":
-        return TransformersSampler(model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype)
+        return TransformersSampler(
+            model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype
+        )
     if find_spec("vllm") is None:
         raise BadInput(
-            "sampling.engine is 'vllm', which is not installed here; install it, or set ppo.sampling.engine and "
-            "evaluate.sampling.engine to 'transformers' (slower, the same statistics)"
+            "sampling.engine is 'vllm', which is not installed here; install it, or set"
+            " ppo.sampling.engine and evaluate.sampling.engine to 'transformers' (slower, the same"
+            " statistics)"
         )
     kind = ServedSampler if sampling.own_devices else Sampler
     return kind(model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype)

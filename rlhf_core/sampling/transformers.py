@@ -1,4 +1,6 @@
-"""transformers' own generation as a sampler, for machines without vLLM: the same interface and the same statistics."""
+"""transformers' own generation as a sampler, for machines without vLLM: the same interface and the
+same statistics.
+"""
 
 import gc
 import time
@@ -23,12 +25,23 @@ class TransformersSampler:
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
         self._sampling = sampling
-        self._model = load_policy(model).model.to(device(), getattr(torch, dtype)).requires_grad_(False).eval()
-        self._model.generation_config = GenerationConfig()  # the model's own would change temperature and penalties unseen
-        self._rows = rows_at_once(self._model.config, sampling, max_prompt_tokens, self._model.dtype.itemsize)
+        self._model = (
+            load_policy(model)
+            .model.to(device(), getattr(torch, dtype))
+            .requires_grad_(False)
+            .eval()
+        )
+        self._model.generation_config = (
+            GenerationConfig()
+        )  # the model's own would change temperature and penalties unseen
+        self._rows = rows_at_once(
+            self._model.config, sampling, max_prompt_tokens, self._model.dtype.itemsize
+        )
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """One response a prompt; each is a function of weights, prompt and its own seed, not of its neighbours."""
+        """One response a prompt; each is a function of weights, prompt and its own seed, not of its
+        neighbours.
+        """
         samples = []
         for start in range(0, len(prompts), self._rows):
             part = slice(start, start + self._rows)
@@ -44,22 +57,33 @@ class TransformersSampler:
             mask_BP[row, P - len(prompt) :] = 1
         draw = SeededDraw(seeds, count, temperature=self._sampling.temperature)
         config = GenerationConfig(
-            max_new_tokens=count, do_sample=False, use_cache=True, eos_token_id=eos_id, pad_token_id=eos_id
+            max_new_tokens=count,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=eos_id,
+            pad_token_id=eos_id,
         )  # not do_sample: `draw` leaves one token, and greedy search takes it
         ids_BL = self._model.generate(
-            input_ids=ids_BP.to(device()), attention_mask=mask_BP.to(device()), generation_config=config,
+            input_ids=ids_BP.to(device()),
+            attention_mask=mask_BP.to(device()),
+            generation_config=config,
             logits_processor=LogitsProcessorList([draw]),
-        )  # fmt: skip
+        )
         logprobs_BR = torch.stack(draw.logprobs, dim=1).tolist()
-        return [_sample(ids, logprobs, eos_id) for ids, logprobs in zip(ids_BL[:, P:].tolist(), logprobs_BR, strict=True)]
+        return [
+            _sample(ids, logprobs, eos_id)
+            for ids, logprobs in zip(ids_BL[:, P:].tolist(), logprobs_BR, strict=True)
+        ]
 
     def sleep(self) -> None:
         """Nothing: the model stays where it is."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds.
+        """Replace the weights in place by named tensors of the model's checkpoint format; returns
+        seconds.
 
-        Raises KeyError for a name that the model does not have, ValueError when a weight is left as it was.
+        Raises KeyError for a name that the model does not have, ValueError when a weight is left as
+        it was.
         """
         started = time.monotonic()
         own, written = self._model.state_dict(), set()
@@ -82,9 +106,11 @@ class TransformersSampler:
 
 
 class SeededDraw(LogitsProcessor):
-    """Leaves one token a row, drawn from softmax(logits / temperature) by the row's own numbers, and keeps its log-probability.
+    """Leaves one token a row, drawn from softmax(logits / temperature) by the row's own numbers,
+    and keeps its log-probability.
 
-    Inverse transform sampling: the first token at which the cumulative probability exceeds a uniform number of the row.
+    Inverse transform sampling: the first token at which the cumulative probability exceeds a
+    uniform number of the row.
     """
 
     def __init__(self, seeds: list[int], tokens: int, *, temperature: float):
@@ -106,16 +132,22 @@ def _uniform(seed: int, count: int) -> Tensor:
     return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def rows_at_once(config: PretrainedConfig, sampling: Sampling, prompt_tokens: int, itemsize: int) -> int:
+def rows_at_once(
+    config: PretrainedConfig, sampling: Sampling, prompt_tokens: int, itemsize: int
+) -> int:
     """Responses whose keys and values fit into kv_cache_mib; itemsize: bytes of a number.
 
     Raises BadInput when none does, or prompt and response exceed the model's context.
     """
-    length, context = prompt_tokens + sampling.max_new_tokens, getattr(config, "max_position_embeddings", None)
+    length, context = (
+        prompt_tokens + sampling.max_new_tokens,
+        getattr(config, "max_position_embeddings", None),
+    )
     if context and length > context:
         raise BadInput(
-            f"the longest prompt has {prompt_tokens} tokens and sampling.max_new_tokens is {sampling.max_new_tokens}: {length} "
-            f"together, the model's context is {context}. Lower sampling.max_new_tokens or data.max_prompt_tokens."
+            f"the longest prompt has {prompt_tokens} tokens and sampling.max_new_tokens is"
+            f" {sampling.max_new_tokens}: {length} together, the model's context is {context}."
+            " Lower sampling.max_new_tokens or data.max_prompt_tokens."
         )
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -123,8 +155,8 @@ def rows_at_once(config: PretrainedConfig, sampling: Sampling, prompt_tokens: in
     rows = (sampling.kv_cache_mib << 20) // row
     if not rows:
         raise BadInput(
-            f"sampling.kv_cache_mib {sampling.kv_cache_mib} holds no response of {length} tokens; expected at least "
-            f"{-(-row // 2**20)}"
+            f"sampling.kv_cache_mib {sampling.kv_cache_mib} holds no response of {length} tokens;"
+            f" expected at least {-(-row // 2**20)}"
         )
     return rows
 

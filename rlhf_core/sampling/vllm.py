@@ -1,7 +1,7 @@
 """vLLM in this process: generation, with weights replaced in place.
 
-With several ranks each has a replica that answers its share of the prompts; with tensor parallelism neighbouring ranks have
-one replica together and answer the same prompts.
+With several ranks each has a replica that answers its share of the prompts; with tensor parallelism
+neighbouring ranks have one replica together and answer the same prompts.
 """
 
 import gc
@@ -19,12 +19,18 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import ranks
 
-QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated response: token ids (EOS included), the sampler's log-probability of each (nats), how it ended."""
+    """One generated response: token ids (EOS included), the sampler's log-probability of each
+    (nats), how it ended.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -50,12 +56,15 @@ class Sampler:
             max_model_len=max_prompt_tokens + sampling.max_new_tokens,
             kv_cache_memory_bytes=sampling.kv_cache_mib << 20,
             enforce_eager=True,
-            generation_config="vllm",  # the model's own would change temperature and penalties unseen
+            # the model's own would change temperature and penalties unseen
+            generation_config="vllm",
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
             trust_remote_code=False,
             seed=0,
             tensor_parallel_size=sampling.tensor_parallel,
-            distributed_executor_backend="external_launcher" if ranks() > 1 else None,  # the ranks are its workers
+            distributed_executor_backend=(
+                "external_launcher" if ranks() > 1 else None
+            ),  # the ranks are its workers
             enable_sleep_mode=self._sleeps,
         )
 
@@ -79,18 +88,26 @@ class Sampler:
         return [_sample(output.outputs[0], eos_id) for output in outputs]
 
     def sleep(self) -> None:
-        """Give weights and key-value cache back to the device until the next `sync`; nothing unless so configured."""
+        """Give weights and key-value cache back to the device until the next `sync`; nothing unless
+        so configured.
+        """
         if self._sleeps and not self._asleep:
-            self._llm.sleep(level=2)  # 2: the weights are not kept in main memory, the next ones are other weights
+            self._llm.sleep(
+                level=2
+            )  # 2: the weights are not kept in main memory, the next ones are other weights
             self._asleep = True
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the weights in place by named tensors of the model's checkpoint format; returns seconds."""
+        """Replace the weights in place by named tensors of the model's checkpoint format; returns
+        seconds.
+        """
         started = time.monotonic()
         if self._asleep:
             self._llm.wake_up()
             self._asleep = False
-        self._runner.reload_weights(weights_iterator=((name, tensor.detach()) for name, tensor in weights))
+        self._runner.reload_weights(
+            weights_iterator=((name, tensor.detach()) for name, tensor in weights)
+        )
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
 
@@ -116,8 +133,8 @@ def require_heads(model: Path, size: int) -> None:
     heads = config.get("num_attention_heads")
     if heads and heads % size:
         raise BadInput(
-            f"sampling.tensor_parallel {size} does not divide the {heads} attention heads of {model}; "
-            "set it to a divisor of the heads"
+            f"sampling.tensor_parallel {size} does not divide the {heads} attention heads of"
+            f" {model}; set it to a divisor of the heads"
         )
 
 
@@ -126,7 +143,10 @@ def _require_devices(size: int) -> None:
     devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count()
     if size > devices:
         kind = "GPUs" if torch.cuda.is_available() else "CPU cores"
-        raise BadInput(f"sampling.tensor_parallel {size} needs as many devices, this machine has {devices} {kind}; lower it")
+        raise BadInput(
+            f"sampling.tensor_parallel {size} needs as many devices, this machine has {devices}"
+            f" {kind}; lower it"
+        )
 
 
 def _sample(output, eos_id: int) -> Sample:

@@ -1,7 +1,8 @@
-"""A sampler on devices of its own: vLLM's server, which gets the actor's weights by vLLM's own weight transfer.
+"""A sampler on devices of its own: vLLM's server, which gets the actor's weights by vLLM's own
+weight transfer.
 
-Rank 0 starts it, asks it and sends it weights. The other ranks get the responses from rank 0, and go along when weights are
-gathered.
+Rank 0 starts it, asks it and sends it weights. The other ranks get the responses from rank 0, and
+go along when weights are gathered.
 """
 
 import contextlib
@@ -22,10 +23,12 @@ from rlhf_core.sampling.vllm import QUIET, Sample, require_heads
 TRANSFER = {  # what the server's workers are to know of the weight transfer, by backend
     "nccl": ["--weight-transfer-config", '{"backend": "nccl"}'],
     "gloo": [
-        "--weight-transfer-config", '{"backend": "gloo"}',
-        "--worker-extension-cls", "rlhf_core.sampling.weight_transfer.Registration",
+        "--weight-transfer-config",
+        '{"backend": "gloo"}',
+        "--worker-extension-cls",
+        "rlhf_core.sampling.weight_transfer.Registration",
     ],
-}  # fmt: skip
+}
 
 
 class ServedSampler:
@@ -39,7 +42,9 @@ class ServedSampler:
         self._server = None
         if leads():
             flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
-            self._server = SamplerServer([*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices))
+            self._server = SamplerServer(
+                [*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices)
+            )
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         from rlhf_core.sampling import weight_transfer
@@ -48,10 +53,14 @@ class ServedSampler:
         with self._ended_on_error("the meeting with its workers"):
             if self._server is not None:
                 self._server.wait_until_ready()
-            self._transfer = weight_transfer.open_transfer(self._weights, self._server, workers=sampling.own_devices)
+            self._transfer = weight_transfer.open_transfer(
+                self._weights, self._server, workers=sampling.own_devices
+            )
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """One response a prompt; each is a function of weights, prompt and its own seed. Rank 0 has them, the others none."""
+        """One response a prompt; each is a function of weights, prompt and its own seed. Rank 0 has
+        them, the others none.
+        """
         if self._server is None:
             return []
         same = {
@@ -62,7 +71,8 @@ class ServedSampler:
             "detokenize": False,
         }
         asked = [
-            {"token_ids": prompt, "sampling_params": same | {"seed": seed}} for prompt, seed in zip(prompts, seeds, strict=True)
+            {"token_ids": prompt, "sampling_params": same | {"seed": seed}}
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         answers = self._server.post_all("/inference/v1/generate", asked)
         return [_sample(answer["choices"][0], eos_id) for answer in answers]
@@ -71,9 +81,11 @@ class ServedSampler:
         """Nothing: its devices are its own."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the server's weights by named tensors of the model's checkpoint format; returns seconds.
+        """Replace the server's weights by named tensors of the model's checkpoint format; returns
+        seconds.
 
-        weights: may be iterated more than once. Raises StageFailed when the server does not take them.
+        weights: may be iterated more than once. Raises StageFailed when the server does not take
+        them.
         """
         started = time.monotonic()
         self._weights.tensors = weights
@@ -87,7 +99,9 @@ class ServedSampler:
 
     @contextlib.contextmanager
     def _ended_on_error(self, doing: str) -> Iterator[None]:
-        """End the server when the block fails: a request may wait in it for ever, and this process for the request's thread."""
+        """End the server when the block fails: a request may wait in it for ever, and this process
+        for the request's thread.
+        """
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise when the other side is gone
@@ -109,12 +123,30 @@ class ServedSampler:
 def _flags(model: Path, sampling: Sampling, length: int, dtype: str) -> list[str]:
     """The same engine as Sampler's."""
     return [
-        "--model", str(model), "--dtype", dtype, "--max-model-len", str(length), "--seed", "0", "--enforce-eager",
-        "--kv-cache-memory-bytes", str(sampling.kv_cache_mib << 20), "--generation-config", "vllm",
-        "--logprobs-mode", "processed_logprobs", "--tensor-parallel-size", str(sampling.tensor_parallel),
-        "--data-parallel-size", str(sampling.own_devices // sampling.tensor_parallel),
-        "--tokens-only", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
-    ]  # fmt: skip
+        "--model",
+        str(model),
+        "--dtype",
+        dtype,
+        "--max-model-len",
+        str(length),
+        "--seed",
+        "0",
+        "--enforce-eager",
+        "--kv-cache-memory-bytes",
+        str(sampling.kv_cache_mib << 20),
+        "--generation-config",
+        "vllm",
+        "--logprobs-mode",
+        "processed_logprobs",
+        "--tensor-parallel-size",
+        str(sampling.tensor_parallel),
+        "--data-parallel-size",
+        str(sampling.own_devices // sampling.tensor_parallel),
+        "--tokens-only",
+        "--disable-uvicorn-access-log",
+        "--uvicorn-log-level",
+        "warning",
+    ]
 
 
 def _backend() -> str:
@@ -131,11 +163,14 @@ def _devices(count: int) -> dict[str, str]:
 
 
 def devices_left(visible: list[str], training: int, count: int) -> str:
-    """The last `count` devices, comma-separated. Raises BadInput when the `training` ranks leave fewer."""
+    """The last `count` devices, comma-separated. Raises BadInput when the `training` ranks leave
+    fewer.
+    """
     if training + count > len(visible):
         raise BadInput(
-            f"ppo.sampling.own_devices {count} beside {training} training ranks need {training + count} GPUs, this machine "
-            f"shows {len(visible)}; lower one of them, or set ppo.sampling.own_devices to 0"
+            f"ppo.sampling.own_devices {count} beside {training} training ranks need"
+            f" {training + count} GPUs, this machine shows {len(visible)}; lower one of them, or"
+            " set ppo.sampling.own_devices to 0"
         )
     return ",".join(visible[-count:])
 
@@ -143,5 +178,8 @@ def devices_left(visible: list[str], training: int, count: int) -> str:
 def _sample(choice: dict, eos_id: int) -> Sample:
     tokens, entries = choice["token_ids"], choice["logprobs"]["content"]
     if [entry["token_id"] for entry in entries] != tokens:
-        raise StageFailed(f"the sampler's server sent log-probabilities of other tokens than the {len(tokens)} of its response")
+        raise StageFailed(
+            f"the sampler's server sent log-probabilities of other tokens than the {len(tokens)} of"
+            " its response"
+        )
     return Sample(tokens, [entry["logprob"] for entry in entries], tokens[-1] == eos_id)

@@ -1,6 +1,8 @@
-"""vLLM's weight transfer, from the actor into vLLM's server: its NCCL engine, or on machines without NCCL the same over gloo.
+"""vLLM's weight transfer, from the actor into vLLM's server: its NCCL engine, or on machines
+without NCCL the same over gloo.
 
-Both sides import this: the trainer, and vLLM's workers through `--worker-extension-cls`. Importing it registers gloo.
+Both sides import this: the trainer, and vLLM's workers through `--worker-extension-cls`. Importing
+it registers gloo.
 """
 
 import socket
@@ -20,8 +22,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
 )
 from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
+from vllm.distributed.weight_transfer.factory import (
+    WeightTransferEngineFactory,
+    WeightTransferTrainerFactory,
+)
+from vllm.distributed.weight_transfer.nccl_common import (
+    NCCLWeightTransferInitInfo,
+    worker_init_payload,
+)
 from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLTrainerInitInfo,
     NCCLTrainerWeightTransferEngine,
@@ -36,10 +44,16 @@ GLOO = "gloo"
 PATIENCE = timedelta(minutes=10)  # that one side waits for the other's next tensor
 
 
-def open_transfer(weights: "Weights", server: SamplerServer | None, *, workers: int) -> TrainerWeightTransferEngine:
-    """Meet the server's workers, all of them. Every rank calls this, and later `send_weights`; rank 0 has the server."""
+def open_transfer(
+    weights: "Weights", server: SamplerServer | None, *, workers: int
+) -> TrainerWeightTransferEngine:
+    """Meet the server's workers, all of them. Every rank calls this, and later `send_weights`; rank
+    0 has the server.
+    """
     kind = NCCLTrainerInitInfo if torch.cuda.is_available() else GlooTrainerInitInfo
-    about = kind(master_address="127.0.0.1", master_port=_free_port(), world_size=1 + workers, rank=rank())
+    about = kind(
+        master_address="127.0.0.1", master_port=_free_port(), world_size=1 + workers, rank=rank()
+    )
     return WeightTransferTrainerFactory.trainer_init(about, client=_Client(server), source=weights)
 
 
@@ -51,8 +65,12 @@ class Weights(WeightSource):
         self._metadata: list[ParamMeta] = []
 
     def metadata(self) -> list[ParamMeta]:
-        """Names, types and shapes, which stay the same; learnt from one more pass before the first transfer."""
-        self._metadata = self._metadata or [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors]
+        """Names, types and shapes, which stay the same; learnt from one more pass before the first
+        transfer.
+        """
+        self._metadata = self._metadata or [
+            ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors
+        ]
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -79,7 +97,9 @@ class Gloo:
     """A gloo group of the trainer, number 0, and the server's workers."""
 
     def __init__(self, address: str, port: int, *, place: int, size: int):
-        self._group = stateless_init_torch_distributed_process_group(address, port, place, size, GLOO, timeout=PATIENCE)
+        self._group = stateless_init_torch_distributed_process_group(
+            address, port, place, size, GLOO, timeout=PATIENCE
+        )
 
     def broadcast(self, tensor: Tensor) -> None:
         """The trainer's values into everybody's tensor."""
@@ -103,16 +123,26 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
     def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
         """Join the trainer's group; the place counts over all replicas."""
         parallel = self.parallel_config
-        place = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self.model_update_group = Gloo(init_info.master_address, init_info.master_port, place=place, size=init_info.world_size)
+        place = (
+            init_info.rank_offset
+            + parallel.data_parallel_index * parallel.world_size
+            + parallel.rank
+        )
+        self.model_update_group = Gloo(
+            init_info.master_address, init_info.master_port, place=place, size=init_info.world_size
+        )
 
     def update_weights(self, update_info: dict) -> None:
-        """Receive what `update_info` names. No device to wait for: the broadcasts are over when they return."""
+        """Receive what `update_info` names. No device to wait for: the broadcasts are over when
+        they return.
+        """
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
         """Receive and load the tensors in the order of `update_info`."""
-        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+        for name, dtype, shape in zip(
+            update_info.names, update_info.dtype_names, update_info.shapes, strict=True
+        ):
             weight = torch.empty(shape, dtype=getattr(torch, dtype))
             self.model_update_group.broadcast(weight)
             self.model.load_weights([(name, weight)])
@@ -125,7 +155,11 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
 
     @classmethod
     def trainer_init(
-        cls, init_info: GlooTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
+        cls,
+        init_info: GlooTrainerInitInfo,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
     ) -> Self:
         """Meet the workers, who wait in the call that asks them to come."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender, packed=False)
@@ -133,7 +167,9 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             return engine
         address, port, size = init_info.master_address, init_info.master_port, init_info.world_size
         asked = worker_init_payload(
-            NCCLWeightTransferInitInfo(master_address=address, master_port=port, rank_offset=1, world_size=size)
+            NCCLWeightTransferInitInfo(
+                master_address=address, master_port=port, rank_offset=1, world_size=size
+            )
         )
         with ThreadPoolExecutor(max_workers=1) as pool:
             answer = pool.submit(client.init_weight_transfer_engine, asked)

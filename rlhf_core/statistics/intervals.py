@@ -1,4 +1,6 @@
-"""Confidence intervals and tests in plain numbers: two-sided, `confidence` is the probability that they cover."""
+"""Confidence intervals and tests in plain numbers: two-sided, `confidence` is the probability that
+they cover.
+"""
 
 import math
 
@@ -6,7 +8,8 @@ import numpy as np
 from scipy.special import betaincinv, ndtri
 
 RESAMPLES = 10_000
-MIN_BOOTSTRAP = 10  # items; with fewer, resampling says too little about the spread (one item would give width 0)
+# items; with fewer, resampling says too little about the spread (one item would give width 0)
+MIN_BOOTSTRAP = 10
 _CELLS = 4_000_000  # numbers drawn at once
 
 
@@ -25,14 +28,21 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 
 def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, float, float]:
-    """Difference of two independent shares with its 95% interval (Newcombe 1998, Statistics in Medicine 17, method 10)."""
+    """Difference of two independent shares with its 95% interval (Newcombe 1998, Statistics in
+    Medicine 17, method 10).
+    """
     p, q = wins / n, other_wins / other_n
     (p_low, p_high), (q_low, q_high) = wilson(wins, n), wilson(other_wins, other_n)
-    return p - q, p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+    return (
+        p - q,
+        p - q - math.hypot(p - p_low, q_high - q),
+        p - q + math.hypot(p_high - p, q - q_low),
+    )
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a proportion from binomial tails (Clopper and Pearson 1934); (0, 1) for n = 0.
+    """Exact interval of a proportion from binomial tails (Clopper and Pearson 1934); (0, 1) for n =
+    0.
 
     Its lower end is above 1/2 exactly when the one-sided sign test rejects at (1 - confidence) / 2.
     """
@@ -43,33 +53,49 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided p-value of the sign test: as many wins as losses (ties left out) under Binomial(n, 1/2); 1 for n = 0."""
+    """Two-sided p-value of the sign test: as many wins as losses (ties left out) under Binomial(n,
+    1/2); 1 for n = 0.
+    """
     n, fewer = wins + losses, min(wins, losses)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
-Term = tuple[int, np.ndarray, np.ndarray]  # sign, numerators (N,), denominators (N,); all terms speak of the same N items
+Term = tuple[
+    int, np.ndarray, np.ndarray
+]  # sign, numerators (N,), denominators (N,); all terms speak of the same N items
 
 
 def statistic(terms: list[Term]) -> float:
     """Sum over terms of sign * sum(numerators) / sum(denominators); NaN where a denominator is 0."""
     with np.errstate(all="ignore"):
-        return float(sum(sign * numerators.sum() / denominators.sum() for sign, numerators, denominators in terms))
+        return float(
+            sum(
+                sign * numerators.sum() / denominators.sum()
+                for sign, numerators, denominators in terms
+            )
+        )
 
 
 def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of `statistic`: items are resampled, every term with the same ones.
+    """Percentile bootstrap interval (Efron 1979) of `statistic`: items are resampled, every term
+    with the same ones.
 
     Raises ValueError for fewer than MIN_BOOTSTRAP items.
     """
     n = len(terms[0][1])
     if n < MIN_BOOTSTRAP:
-        raise ValueError(f"a bootstrap interval needs at least {MIN_BOOTSTRAP} items, there are {n}")
+        raise ValueError(
+            f"a bootstrap interval needs at least {MIN_BOOTSTRAP} items, there are {n}"
+        )
     generator, parts = np.random.default_rng(seed), []
     rows = max(1, _CELLS // n)
     for start in range(0, RESAMPLES, rows):
         index = generator.integers(n, size=(min(rows, RESAMPLES - start), n))
         with np.errstate(all="ignore"):
-            parts.append(sum(sign * top[index].sum(-1) / bottom[index].sum(-1) for sign, top, bottom in terms))
+            parts.append(
+                sum(
+                    sign * top[index].sum(-1) / bottom[index].sum(-1) for sign, top, bottom in terms
+                )
+            )
     low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -6,7 +6,9 @@ from torch import Tensor
 from rlhf_core.statistics.intervals import wilson
 
 
-def bootstrap_mean(values_N: Tensor, *, seed: int, resamples: int = 2000, confidence: float = 0.95) -> tuple[float, float]:
+def bootstrap_mean(
+    values_N: Tensor, *, seed: int, resamples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron 1979) of paired differences, in their unit."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(values_N), (resamples, len(values_N)), generator=generator)
@@ -15,19 +17,25 @@ def bootstrap_mean(values_N: Tensor, *, seed: int, resamples: int = 2000, confid
     return float(means.quantile(tail)), float(means.quantile(1 - tail))
 
 
-def win_rate(ours_N: Tensor, theirs_N: Tensor, confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
+def win_rate(
+    ours_N: Tensor, theirs_N: Tensor, confidence: float = 0.95
+) -> tuple[float, tuple[float, float]]:
     """Share of items on which `ours` is higher, a tie counting one half, and its Wilson interval."""
     wins = float((ours_N > theirs_N).sum() + 0.5 * (ours_N == theirs_N).sum())
     return wins / len(ours_N), wilson(wins, len(ours_N), confidence)
 
 
 def calibration_error(margins_N: Tensor, bins: int = 10) -> float:
-    """Expected calibration error of P(label right) = sigmoid(margin), over equal-count bins of confidence.
+    """Expected calibration error of P(label right) = sigmoid(margin), over equal-count bins of
+    confidence.
 
     margins_N: score(chosen) - score(rejected). Confidence is sigmoid(|margin|); it is right when margin > 0.
     """
     confidence = margins_N.abs().sigmoid()
     right = (margins_N > 0).double()
     order = confidence.argsort()
-    gaps = [(len(part), abs(float(confidence[part].mean() - right[part].mean()))) for part in order.chunk(bins)]
+    gaps = [
+        (len(part), abs(float(confidence[part].mean() - right[part].mean())))
+        for part in order.chunk(bins)
+    ]
     return sum(n * gap for n, gap in gaps) / len(margins_N)

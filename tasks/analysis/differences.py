@@ -1,4 +1,6 @@
-"""What differs between pipeline runs besides their results: configuration, data, models, code, environment."""
+"""What differs between pipeline runs besides their results: configuration, data, models, code,
+environment.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +21,22 @@ class Difference:
 
 
 def differences(runs: list[RunEvidence]) -> dict[str, list[Difference]]:
-    """What differs, by group. A group without an entry is the same in all runs, as far as it is recorded."""
-    groups = {"config": config_of, "data": _data, "models": _models, "code": _code, "environment": _environment}
+    """What differs, by group. A group without an entry is the same in all runs, as far as it is
+    recorded.
+    """
+    groups = {
+        "config": config_of,
+        "data": _data,
+        "models": _models,
+        "code": _code,
+        "environment": _environment,
+    }
     return {name: _differing(runs, values) for name, values in groups.items()}
 
 
-def _differing(runs: list[RunEvidence], values: Callable[[RunEvidence], dict[str, str]]) -> list[Difference]:
+def _differing(
+    runs: list[RunEvidence], values: Callable[[RunEvidence], dict[str, str]]
+) -> list[Difference]:
     tables = [values(run) for run in runs]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [Difference(key, [table.get(key) for table in tables]) for key in keys]
@@ -38,9 +50,15 @@ def _data(run: RunEvidence) -> dict[str, str]:
         inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
         if stage.stage == "validate":
             found |= {f"source {name}": inputs[name] for name in SOURCES if name in inputs}
-            inputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
+            inputs = {
+                name: item["digest"] for name, item in stage.result.get("outputs", {}).items()
+            }
         found |= {name: inputs[name] for name in SPLITS if name in inputs}
-    rows = {name: f" ({metrics[f'data/{name}'].value:,.0f} rows)" for name in SPLITS if f"data/{name}" in metrics}
+    rows = {
+        name: f" ({metrics[f'data/{name}'].value:,.0f} rows)"
+        for name in SPLITS
+        if f"data/{name}" in metrics
+    }
     return {name: digest[:SHOWN] + rows.get(name, "") for name, digest in found.items()}
 
 
@@ -51,7 +69,11 @@ def _models(run: RunEvidence) -> dict[str, str]:
 def _code(run: RunEvidence) -> dict[str, str]:
     """The commit, whether the tree was changed, and the digest of the core's source by stage."""
     values = {"commit": run.commit, "uncommitted changes": "yes" if run.dirty else "no"}
-    digests = {stage.stage: stage.spec["code"][:SHOWN] for stage in run.stages.values() if stage.spec.get("code")}
+    digests = {
+        stage.stage: stage.spec["code"][:SHOWN]
+        for stage in run.stages.values()
+        if stage.spec.get("code")
+    }
     if len(set(digests.values())) == 1:
         return values | {"rlhf_core": next(iter(digests.values()))}
     return values | {f"rlhf_core in {stage}": digest for stage, digest in digests.items()}
@@ -64,4 +86,6 @@ def _environment(run: RunEvidence) -> dict[str, str]:
         for name, version in stage.result.get("environment", {}).items():
             seen.setdefault(name, []).append(version)
     versions = {name: " and ".join(dict.fromkeys(values)) for name, values in seen.items()}
-    return {f"machine: {key}": value for key, value in run.hardware.items()} | versions | run.packages
+    return (
+        {f"machine: {key}": value for key, value in run.hardware.items()} | versions | run.packages
+    )

@@ -1,4 +1,6 @@
-"""The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no MLflow."""
+"""The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no
+MLflow.
+"""
 
 from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput, ConfigError
@@ -20,7 +22,8 @@ def find_run(workspace: Workspace, run: str) -> Record:
         what = "no run" if not found else f"{len(found)} runs"
         names = ", ".join(run_names(workspace)) or "none yet"
         raise ConfigError(
-            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id, latest or latest~1 ({names})"
+            f"{run!r} names {what} in {workspace.home}; expected a name, the beginning of an id,"
+            f" latest or latest~1 ({names})"
         )
     return found[0]
 
@@ -43,20 +46,31 @@ def explain(record: Record, name: str) -> dict:
     stage, decision = _find_gate(record, name)
     result, spec = stage.result, stage.spec
     inputs = spec.inputs if spec else {}
-    model = (result.outputs.get("model") if result else None) or inputs.get("given") or inputs.get("policy")
+    model = (
+        (result.outputs.get("model") if result else None)
+        or inputs.get("given")
+        or inputs.get("policy")
+    )
     places = {name: str(inputs[name].path) for name in decision.data_digests if name in inputs}
     named = result.files if result else {}
-    files = {kind: str(stage.run_dir / named[name]) for kind, name in _files(decision).items() if name in named}
+    files = {
+        kind: str(stage.run_dir / named[name])
+        for kind, name in _files(decision).items()
+        if name in named
+    }
     return {
         "decision": _row(decision),
         "run": record.name,
         "evidence": {
-            "run_dir": str(stage.run_dir), "result": str(stage.run_dir / "result.json"),
-            "items": files.get("items"), "figure": files.get("figure"),
-            "model": str(model.path) if model else None, "data": places,
+            "run_dir": str(stage.run_dir),
+            "result": str(stage.run_dir / "result.json"),
+            "items": files.get("items"),
+            "figure": files.get("figure"),
+            "model": str(model.path) if model else None,
+            "data": places,
         },
         "worst": _worst(stage, decision),
-    }  # fmt: skip
+    }
 
 
 def _files(decision: Decision) -> dict[str, str]:
@@ -65,13 +79,20 @@ def _files(decision: Decision) -> dict[str, str]:
 
 
 def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
-    known = {f"{stage.stage}.{decision.gate}": (stage, decision) for stage in record.stages for decision in stage.decisions}
+    known = {
+        f"{stage.stage}.{decision.gate}": (stage, decision)
+        for stage in record.stages
+        for decision in stage.decisions
+    }
     found = [key for key in known if name in (key, key.partition(".")[2])]
     if len(found) == 1:
         return known[found[0]]
     if found:
         raise ConfigError(f"{name} is a gate of several stages; expected one of {', '.join(found)}")
-    raise ConfigError(f"{record.name} has no gate {name!r}; expected one of {', '.join(known) or 'none: no gate was decided'}")
+    raise ConfigError(
+        f"{record.name} has no gate {name!r}; expected one of"
+        f" {', '.join(known) or 'none: no gate was decided'}"
+    )
 
 
 def _worst(stage: StageRecord, decision: Decision) -> dict:

@@ -8,11 +8,22 @@ from tasks.analysis.comparison import Duel, MetricRow, Sample, judged
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 
-NAMES = {"sft": "SFT model", "champion": "champion", "best_of_n": "best of n replies by the SFT model", "policy": "policy"}
+NAMES = {
+    "sft": "SFT model",
+    "champion": "champion",
+    "best_of_n": "best of n replies by the SFT model",
+    "policy": "policy",
+}
 JUDGES = {"score": "reward model", "independent": "independent scorer"}
 # column of the items -> (metric of the policy, that of the SFT model, name, unit, meaning)
 MEASURES = {
-    "score": ("eval/score_policy", "eval/score_sft", "Reward", "score", "Mean score by the reward model"),
+    "score": (
+        "eval/score_policy",
+        "eval/score_sft",
+        "Reward",
+        "score",
+        "Mean score by the reward model",
+    ),
     "independent": (
         "eval/independent_policy",
         "eval/independent_sft",
@@ -20,9 +31,27 @@ MEASURES = {
         "score",
         "Mean of the independent scorer",
     ),
-    "tokens": ("eval/length_policy", "eval/length_sft", "Length", "tokens", "Mean reply length, EOS included"),
-    "repetition": ("eval/repetition_policy", "eval/repetition_sft", "Repetition", "share", "Repeated 3-grams / 3-grams, mean"),
-    "cut": ("eval/no_eos_policy", "eval/no_eos_sft", "Cut replies", "share", "Replies cut at the length limit"),
+    "tokens": (
+        "eval/length_policy",
+        "eval/length_sft",
+        "Length",
+        "tokens",
+        "Mean reply length, EOS included",
+    ),
+    "repetition": (
+        "eval/repetition_policy",
+        "eval/repetition_sft",
+        "Repetition",
+        "share",
+        "Repeated 3-grams / 3-grams, mean",
+    ),
+    "cut": (
+        "eval/no_eos_policy",
+        "eval/no_eos_sft",
+        "Cut replies",
+        "share",
+        "Replies cut at the length limit",
+    ),
 }
 NO_ITEMS = "no per-item evidence"
 
@@ -38,17 +67,30 @@ class Versus:
 
 
 def versus(run: RunEvidence, model: str) -> Versus | None:
-    """The policy of `run` against its SFT model or champion; None when the evaluation had no such model."""
+    """The policy of `run` against its SFT model or champion; None when the evaluation had no such
+    model.
+    """
     stage = run.stages.get("evaluate")
     if stage is None or not stage.result or not _took_part(stage, model):
         return None
     items = stage.items
     if items is None or f"{model}_score" not in items:
-        return Versus(model, _recorded(run, model), _recorded_duels(run, model), _samples(stage.samples or {}, model))
-    scorer_only = stage.input("reward") is None and _has(items, model, "independent")  # the score is the scorer's then
+        return Versus(
+            model,
+            _recorded(run, model),
+            _recorded_duels(run, model),
+            _samples(stage.samples or {}, model),
+        )
+    scorer_only = stage.input("reward") is None and _has(
+        items, model, "independent"
+    )  # the score is the scorer's then
     columns = [column for column in MEASURES if not (scorer_only and column == "score")]
     rows = [row for column in columns if (row := _row(items, model, column))]
-    duels = [_duel(items, model, column) for column in JUDGES if column in columns and _has(items, model, column)]
+    duels = [
+        _duel(items, model, column)
+        for column in JUDGES
+        if column in columns and _has(items, model, column)
+    ]
     return Versus(model, rows, [*duels, *_judged(items, model)], _samples(items, model))
 
 
@@ -71,7 +113,9 @@ def _row(items: Columns, model: str, column: str) -> MetricRow | None:
         sides = [[not ended for ended in side] for side in sides]
     metric, _, name, unit, meaning = MEASURES[column]
     found = significance.paired(*map(significance.terms, sides), share=column == "cut")
-    return MetricRow(name, unit, meaning, [significance.mean(side) for side in sides], [judged(metric, found)])
+    return MetricRow(
+        name, unit, meaning, [significance.mean(side) for side in sides], [judged(metric, found)]
+    )
 
 
 def _duel(items: Columns, model: str, column: str) -> Duel:
@@ -80,11 +124,20 @@ def _duel(items: Columns, model: str, column: str) -> Duel:
 
 
 def _judged(items: Columns, model: str) -> list[Duel]:
-    """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this model."""
+    """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this
+    model.
+    """
     outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
     if not outcomes:
         return []
-    return [Duel(NAMES["policy"], NAMES[model], "judge", significance.win_rate(outcomes, [0.5] * len(outcomes)))]
+    return [
+        Duel(
+            NAMES["policy"],
+            NAMES[model],
+            "judge",
+            significance.win_rate(outcomes, [0.5] * len(outcomes)),
+        )
+    ]
 
 
 def _recorded(run: RunEvidence, model: str) -> list[MetricRow]:
@@ -104,7 +157,9 @@ def _gain(gain: Estimate) -> Finding:
         return Finding("no interval", gain.value, note=NO_ITEMS)
     beyond = gain.low > 0 or gain.high < 0
     verdict = "beyond noise" if beyond else "within noise"
-    return Finding(verdict, gain.value, gain.low, gain.high, gain.n, "as the evaluation recorded it")
+    return Finding(
+        verdict, gain.value, gain.low, gain.high, gain.n, "as the evaluation recorded it"
+    )
 
 
 def _recorded_duels(run: RunEvidence, model: str) -> list[Duel]:
@@ -117,7 +172,9 @@ def _recorded_duels(run: RunEvidence, model: str) -> list[Duel]:
 
 def _samples(items: Columns, model: str) -> list[Sample]:
     """Replies side by side, the largest reward difference first."""
-    if not all(f"{name}_{column}" in items for name in (model, "policy") for column in ("reply", "score")):
+    if not all(
+        f"{name}_{column}" in items for name in (model, "policy") for column in ("reply", "score")
+    ):
         return []
     sides = (model, "policy")
     replies = zip(*(items[f"{name}_reply"] for name in sides), strict=True)
@@ -126,6 +183,8 @@ def _samples(items: Columns, model: str) -> list[Sample]:
     tokens = zip(*(items.get(f"{name}_tokens", missing) for name in sides), strict=True)
     rows = [
         Sample(prompt, list(reply), list(score), list(count), score[1] - score[0])
-        for prompt, reply, score, count in zip(items["prompt"], replies, scores, tokens, strict=True)
+        for prompt, reply, score, count in zip(
+            items["prompt"], replies, scores, tokens, strict=True
+        )
     ]
     return sorted(rows, key=lambda row: -row.difference)

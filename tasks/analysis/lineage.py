@@ -1,4 +1,6 @@
-"""Lineage both ways, as MLflow records it: what a model was made from, and which models saw some data."""
+"""Lineage both ways, as MLflow records it: what a model was made from, and which models saw some
+data.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,17 @@ from tasks.analysis.lineage_graph import Graph, ancestors, build, descendants
 from tasks.analysis.mlflow_runs import Client
 
 DATASET_DIGITS = 32  # of a digest, in MLflow's data sets
-REFERENCE = "a data digest (or its first 6 digits or more), a file, a model version (quickstart-policy@champion) or a run"
+REFERENCE = (
+    "a data digest (or its first 6 digits or more), a file, a model version"
+    " (quickstart-policy@champion) or a run"
+)
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Lineage of one content. saw: for data, model digest -> 'trained' or 'measured'; None for a model (its ancestors)."""
+    """Lineage of one content. saw: for data, model digest -> 'trained' or 'measured'; None for a
+    model (its ancestors).
+    """
 
     root: str
     graph: Graph
@@ -26,26 +33,40 @@ def lineage(client: Client, reference: str) -> Lineage:
     """The lineage of what `reference` means: REFERENCE. Raises ConfigError, with candidates."""
     if found := mlflow_runs.version(client, reference):
         run = mlflow_runs.read(client, mlflow_runs.resolve(client, reference), full=False)
-        return _of_model(client, build([run]), found.tags.get("digest") or run.model("policy"), reference)
+        return _of_model(
+            client, build([run]), found.tags.get("digest") or run.model("policy"), reference
+        )
     digest = digest_path(Path(reference)) if Path(reference).exists() else reference
     if found := _of_data(client, digest):
         return found
     if Path(reference).exists():
-        raise ConfigError(f"no run in MLflow has read {reference} (digest {digest[:12]}); has its content changed since?")
+        raise ConfigError(
+            f"no run in MLflow has read {reference} (digest {digest[:12]}); has its content changed"
+            " since?"
+        )
     run = mlflow_runs.read(client, mlflow_runs.resolve(client, reference), full=False)
-    return _of_model(client, build([run]), run.model("policy") or run.model("reward") or run.model("sft"), reference)
+    return _of_model(
+        client,
+        build([run]),
+        run.model("policy") or run.model("reward") or run.model("sft"),
+        reference,
+    )
 
 
 def _of_model(client: Client, graph: Graph, digest: str | None, reference: str) -> Lineage:
     if digest not in graph.nodes:
-        raise ConfigError(f"the run behind {reference!r} records no such model; expected {REFERENCE}.")
+        raise ConfigError(
+            f"the run behind {reference!r} records no such model; expected {REFERENCE}."
+        )
     part = ancestors(graph, digest)
     _add_versions(client, part)
     return Lineage(digest, part)
 
 
 def _of_data(client: Client, digest: str) -> Lineage | None:
-    """Every model that saw the data with this digest, or the model whose digest it is; None when nothing has it."""
+    """Every model that saw the data with this digest, or the model whose digest it is; None when
+    nothing has it.
+    """
     if not 6 <= len(digest) <= 64 or not set(digest) <= set("0123456789abcdef"):
         return None
     graph = build(mlflow_runs.read(client, run, full=False) for run in _users(client, digest))
@@ -53,7 +74,10 @@ def _of_data(client: Client, digest: str) -> Lineage | None:
     if not matching:
         return None
     if len(matching) > 1:
-        raise ConfigError(f"{digest!r} is the start of several digests: " + ", ".join(name[:16] for name in matching))
+        raise ConfigError(
+            f"{digest!r} is the start of several digests: "
+            + ", ".join(name[:16] for name in matching)
+        )
     if graph.nodes[matching[0]].kind == "model":
         return _of_model(client, graph, matching[0], digest)
     part, saw = descendants(graph, matching[0])
@@ -64,10 +88,16 @@ def _of_data(client: Client, digest: str) -> Lineage | None:
 def _users(client: Client, digest: str) -> list:
     """Pipeline runs one of whose stages read this data, or that registered this model."""
     stages = mlflow_runs.search(client, f"dataset.digest LIKE '{digest[:DATASET_DIGITS]}%'")
-    parents = {run.data.tags[mlflow_runs.PARENT] for run in stages if mlflow_runs.PARENT in run.data.tags}
+    parents = {
+        run.data.tags[mlflow_runs.PARENT] for run in stages if mlflow_runs.PARENT in run.data.tags
+    }
     versions = client.search_model_versions(f"tags.digest LIKE '{digest}%'")
-    parents |= {version.tags["pipeline_run_id"] for version in versions if "pipeline_run_id" in version.tags}
-    return sorted((client.get_run(run_id) for run_id in parents), key=lambda run: run.info.start_time)
+    parents |= {
+        version.tags["pipeline_run_id"] for version in versions if "pipeline_run_id" in version.tags
+    }
+    return sorted(
+        (client.get_run(run_id) for run_id in parents), key=lambda run: run.info.start_time
+    )
 
 
 def _add_versions(client: Client, graph: Graph) -> None:
@@ -82,7 +112,9 @@ def _add_versions(client: Client, graph: Graph) -> None:
                 if "pipeline_run_id" not in found.tags:
                     continue  # an entry of the ledger, which names the digest too
                 number = str(found.version)
-                node.versions.append(" ".join([found.name, number, *aliases.get((found.name, number), [])]))
+                node.versions.append(
+                    " ".join([found.name, number, *aliases.get((found.name, number), [])])
+                )
 
 
 def as_json(lineage: Lineage) -> dict:

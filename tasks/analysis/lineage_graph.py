@@ -1,4 +1,6 @@
-"""The graph of what was made from what. A node is a content, known by its digest; runs that share it meet there."""
+"""The graph of what was made from what. A node is a content, known by its digest; runs that share
+it meet there.
+"""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -9,15 +11,33 @@ from tasks.stages.validate import PREPARED, SOURCES, SPLITS
 
 Kind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target
-OPINIONS = ("independent_scorer", "judge", "function_")  # inputs that begin so are source code, not data or models
-MODELS = {"prepare": "base model", "sft": "SFT model", "reward": "reward model", "ppo": "policy", "dpo": "policy"}
-GIVEN = {"base": "base model", "given": "given model", "champion": "champion", "policy": "policy", "reward": "reward model"}
+OPINIONS = (
+    "independent_scorer",
+    "judge",
+    "function_",
+)  # inputs that begin so are source code, not data or models
+MODELS = {
+    "prepare": "base model",
+    "sft": "SFT model",
+    "reward": "reward model",
+    "ppo": "policy",
+    "dpo": "policy",
+}
+GIVEN = {
+    "base": "base model",
+    "given": "given model",
+    "champion": "champion",
+    "policy": "policy",
+    "reward": "reward model",
+}
 ADAPTER = "reward model's adapter"
 
 
 @dataclass
 class Node:
-    """One content. runs: pipeline runs that made it; versions: registered ones, 'quickstart-policy 3 @champion'."""
+    """One content. runs: pipeline runs that made it; versions: registered ones, 'quickstart-policy
+    3 @champion'.
+    """
 
     digest: str
     kind: Kind
@@ -29,7 +49,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """source went into target: 'made from', 'trained on', 'starts from', 'trained against', or one of MEASURING."""
+    """source went into target: 'made from', 'trained on', 'starts from', 'trained against', or one
+    of MEASURING.
+    """
 
     source: str
     target: str
@@ -44,7 +66,9 @@ class Graph:
     edges: dict[Edge, None] = field(default_factory=dict)  # in the order found
 
     def add(self, node: Node, run: RunEvidence) -> None:
-        """Add a node, or the run to the one that is there. Runs that made it are named; those that used it while none did."""
+        """Add a node, or the run to the one that is there. Runs that made it are named; those that
+        used it while none did.
+        """
         known = self.nodes.setdefault(node.digest, node)
         if node.stage and not known.stage:
             known.name, known.stage, known.runs = node.name, node.stage, {}
@@ -53,7 +77,9 @@ class Graph:
 
     def link(self, source: str, target: str, role: str) -> None:
         """Add an edge; one that only measured is left out where the two have another."""
-        if source == target or (role in MEASURING and any(edge.source == source for edge in self.into(target))):
+        if source == target or (
+            role in MEASURING and any(edge.source == source for edge in self.into(target))
+        ):
             return
         self.edges.setdefault(Edge(source, target, role))
 
@@ -70,7 +96,10 @@ class Graph:
         return Graph({digest: node for digest, node in self.nodes.items() if digest in kept}, edges)
 
     def as_json(self) -> dict:
-        return {"nodes": [asdict(node) for node in self.nodes.values()], "edges": [asdict(edge) for edge in self.edges]}
+        return {
+            "nodes": [asdict(node) for node in self.nodes.values()],
+            "edges": [asdict(edge) for edge in self.edges],
+        }
 
 
 def build(evidence: Iterable[RunEvidence]) -> Graph:
@@ -99,7 +128,11 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
             if name.endswith("_heldout"):
                 graph.link(digest, measured, "measured on")
             elif stage.stage == "evaluate":
-                graph.link(digest, measured, "compared with" if name in ("sft", "champion") else "scored by")
+                graph.link(
+                    digest,
+                    measured,
+                    "compared with" if name in ("sft", "champion") else "scored by",
+                )
 
 
 def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
@@ -124,16 +157,26 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
     if stage == "validate":
         return [(name, "made from") for name in _files_of(output, inputs)]
     if stage == "ppo":
-        roles = {"policy": "starts from", "reward": "trained against", "prompts_train": "trained on"}
+        roles = {
+            "policy": "starts from",
+            "reward": "trained against",
+            "prompts_train": "trained on",
+        }
         roles["reward_adapter"] = "trained against"
     else:
         roles = dict.fromkeys(("model", "policy"), "starts from")
         roles |= {name: "trained on" for name in inputs if name.endswith("_train")}
-    return [(name, role) for name, role in roles.items() if name in inputs and output in ("model", "adapter")]
+    return [
+        (name, role)
+        for name, role in roles.items()
+        if name in inputs and output in ("model", "adapter")
+    ]
 
 
 def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
-    """The source files of a split: its own, or the one it was split off from; prompts may be those of the comparisons."""
+    """The source files of a split: its own, or the one it was split off from; prompts may be those
+    of the comparisons.
+    """
     kind, side = split.rsplit("_", 1)
     own = f"{kind}_heldout" if side == "heldout" and f"{kind}_heldout" in inputs else kind
     if own in inputs:
@@ -145,7 +188,9 @@ def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> st
     """The model that a stage's held-out inputs measure."""
     if stage == "evaluate":
         return inputs.get("policy")
-    return outputs.get("model") or inputs.get("given") if stage in ("sft", "reward", "dpo") else None
+    return (
+        outputs.get("model") or inputs.get("given") if stage in ("sft", "reward", "dpo") else None
+    )
 
 
 def _prepared(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
@@ -159,7 +204,9 @@ def _prepared(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
 
 
 def ancestors(graph: Graph, digest: str) -> Graph:
-    """What a content was made from, and what it was measured on; not how those it was only measured against were made."""
+    """What a content was made from, and what it was measured on; not how those it was only measured
+    against were made.
+    """
     kept, queue = {digest}, [digest]
     while queue:
         for edge in graph.into(queue.pop()):
@@ -171,7 +218,8 @@ def ancestors(graph: Graph, digest: str) -> Graph:
 
 
 def descendants(graph: Graph, digest: str) -> tuple[Graph, dict[str, str]]:
-    """What a content went into; and each such model: 'trained' (it, or what it was made of, saw the content) or 'measured'.
+    """What a content went into; and each such model: 'trained' (it, or what it was made of, saw the
+    content) or 'measured'.
 
     A model that was only measured hands nothing on.
     """
@@ -184,5 +232,9 @@ def descendants(graph: Graph, digest: str) -> tuple[Graph, dict[str, str]]:
             elif saw.get(edge.target) != "trained":
                 saw[edge.target] = "trained"
                 queue.append(edge.target)
-    models = {name: how for name, how in saw.items() if graph.nodes[name].kind == "model" and name != digest}
+    models = {
+        name: how
+        for name, how in saw.items()
+        if graph.nodes[name].kind == "model" and name != digest
+    }
     return graph.only(saw), models

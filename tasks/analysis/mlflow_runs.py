@@ -1,4 +1,6 @@
-"""Pipeline runs as MLflow holds them: what a reference means, and the evidence of a run. A server or the local store."""
+"""Pipeline runs as MLflow holds them: what a reference means, and the evidence of a run. A server
+or the local store.
+"""
 
 import contextlib
 import difflib
@@ -36,13 +38,15 @@ RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 NAME = re.compile(r"[\w.-]+")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 EXPECTED = (
-    "expected a pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or the start of one, latest, latest~1, or a "
-    "model version (quickstart-policy@champion, quickstart-policy/3)"
+    "expected a pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or the start of one,"
+    " latest, latest~1, or a model version (quickstart-policy@champion, quickstart-policy/3)"
 )
 
 
 def resolve(client: MlflowClient, reference: str) -> Run:
-    """The pipeline run that a reference means. Raises ConfigError, with candidates, when it is none or more than one."""
+    """The pipeline run that a reference means. Raises ConfigError, with candidates, when it is none
+    or more than one.
+    """
     if match := LATEST.fullmatch(reference):
         return _latest(client, int(match[1] or 0))
     if LOGGED_MODEL.fullmatch(reference) or VERSION.fullmatch(reference):
@@ -55,50 +59,78 @@ def resolve(client: MlflowClient, reference: str) -> Run:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ConfigError(f"{reference!r} means {len(found)} runs; give one of their ids:\n  {_listed(found)}")
-    raise ConfigError(f"there is no run {reference!r}; {EXPECTED}.\n  {_suggested(client, reference)}")
+        raise ConfigError(
+            f"{reference!r} means {len(found)} runs; give one of their ids:\n  {_listed(found)}"
+        )
+    raise ConfigError(
+        f"there is no run {reference!r}; {EXPECTED}.\n  {_suggested(client, reference)}"
+    )
 
 
 def search(client: MlflowClient, condition: str, limit: int = 1000) -> list[Run]:
     """Runs of every experiment, latest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=1000)]
-    return list(client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], max_results=limit))
+    experiments = [
+        experiment.experiment_id for experiment in client.search_experiments(max_results=1000)
+    ]
+    return list(
+        client.search_runs(
+            experiments, condition, order_by=["attributes.start_time DESC"], max_results=limit
+        )
+    )
 
 
 def _latest(client: MlflowClient, back: int) -> Run:
     found = search(client, PIPELINES, limit=back + 1)
     if len(found) <= back:
-        raise ConfigError(f"there is no run latest~{back}: MLflow holds {len(found) or 'no'} pipeline runs.")
+        raise ConfigError(
+            f"there is no run latest~{back}: MLflow holds {len(found) or 'no'} pipeline runs."
+        )
     return found[back]
 
 
 def _by_id(client: MlflowClient, prefix: str) -> list[Run]:
     """The pipeline runs whose id, or a stage's id, begins so."""
     found = search(client, f"attributes.run_id LIKE '{prefix}%'")
-    of_pipelines = [run for run in found if KEY in run.data.tags and run.data.tags["stage"] != "sweep"]
-    return [client.get_run(run_id) for run_id in sorted({_pipeline_id(run) for run in of_pipelines})]
+    of_pipelines = [
+        run for run in found if KEY in run.data.tags and run.data.tags["stage"] != "sweep"
+    ]
+    return [
+        client.get_run(run_id) for run_id in sorted({_pipeline_id(run) for run in of_pipelines})
+    ]
 
 
 def _pipeline_id(run: Run) -> str:
     """The pipeline run that a run is, or is a stage of (the parent of a pipeline run is a sweep)."""
-    return run.info.run_id if run.data.tags.get("stage") == "pipeline" else run.data.tags.get(PARENT, run.info.run_id)
+    return (
+        run.info.run_id
+        if run.data.tags.get("stage") == "pipeline"
+        else run.data.tags.get(PARENT, run.info.run_id)
+    )
 
 
 def version(client: MlflowClient, reference: str) -> ModelVersion | None:
-    """The model version that a reference like quickstart-policy@champion or models:/quickstart-policy/3 means.
+    """The model version that a reference like quickstart-policy@champion or
+    models:/quickstart-policy/3 means.
 
-    None when it is not of that form. Raises ConfigError, naming what there is, when there is no such version.
+    None when it is not of that form. Raises ConfigError, naming what there is, when there is no
+    such version.
     """
     match = VERSION.fullmatch(reference)
     if match is None:
         return None
     name, number, alias = match.groups()
     try:
-        return client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
+        return (
+            client.get_model_version(name, number)
+            if number
+            else client.get_model_version_by_alias(name, alias)
+        )
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        raise ConfigError(f"there is no model version {reference!r}; {_versions(client, name)}.") from None
+        raise ConfigError(
+            f"there is no model version {reference!r}; {_versions(client, name)}."
+        ) from None
 
 
 def _versions(client: MlflowClient, name: str) -> str:
@@ -106,8 +138,13 @@ def _versions(client: MlflowClient, name: str) -> str:
     if name not in models:
         return f"registered models are {', '.join(sorted(models)) or 'none'}"
     numbers = sorted(int(item.version) for item in client.search_model_versions(f"name = '{name}'"))
-    aliases = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(models[name].aliases.items()))
-    return f"{name} has versions {', '.join(map(str, numbers)) or 'none'} and aliases {aliases or 'none'}"
+    aliases = ", ".join(
+        f"@{alias} (version {number})" for alias, number in sorted(models[name].aliases.items())
+    )
+    return (
+        f"{name} has versions {', '.join(map(str, numbers)) or 'none'} and aliases"
+        f" {aliases or 'none'}"
+    )
 
 
 def _maker(client: MlflowClient, reference: str) -> Run:
@@ -117,7 +154,9 @@ def _maker(client: MlflowClient, reference: str) -> Run:
     else:
         run_id = client.get_logged_model(LOGGED_MODEL.fullmatch(reference)[1]).source_run_id
     if not run_id:
-        raise ConfigError(f"{reference!r} does not say which pipeline run made it (no tag pipeline_run_id).")
+        raise ConfigError(
+            f"{reference!r} does not say which pipeline run made it (no tag pipeline_run_id)."
+        )
     return client.get_run(_pipeline_id(client.get_run(run_id)))
 
 
@@ -135,44 +174,85 @@ def _suggested(client: MlflowClient, reference: str) -> str:
 
 
 def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
-    """The evidence of a pipeline run. full = False leaves out items, samples and curves: lineage needs none."""
+    """The evidence of a pipeline run. full = False leaves out items, samples and curves: lineage
+    needs none.
+    """
     tags, run_id = run.data.tags, run.info.run_id
-    with _files(client, run_id, {"recipe.json", "promotion.json", *(["requirements"] if full else [])}) as folder:
-        recipe, promotion = read_json(folder / "recipe.json"), read_json(folder / "promotion.json") or None
+    with _files(
+        client, run_id, {"recipe.json", "promotion.json", *(["requirements"] if full else [])}
+    ) as folder:
+        recipe, promotion = (
+            read_json(folder / "recipe.json"),
+            read_json(folder / "promotion.json") or None,
+        )
         pins = packages((folder / "requirements").glob("*.txt"))
-    children = client.search_runs([run.info.experiment_id], f"tags.`{PARENT}` = '{run_id}' and tags.stage LIKE '%'")
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.`{PARENT}` = '{run_id}' and tags.stage LIKE '%'"
+    )
     stages = {child.data.tags["stage"]: child for child in children}
-    hardware = {key.partition(".")[2]: value for key, value in run.data.params.items() if key.startswith("hardware.")}
+    hardware = {
+        key.partition(".")[2]: value
+        for key, value in run.data.params.items()
+        if key.startswith("hardware.")
+    }
     return RunEvidence(
-        name=run.info.run_name, status=run.info.status, recipe=recipe, run_id=run_id,
-        link=page(client.tracking_uri, run.info.experiment_id, run_id), error=tags.get("status_reason"),
-        commit=tags.get("git_commit", ""), dirty=tags.get("git_dirty") == "true", started=run.info.start_time,
-        ended=run.info.end_time, hardware=hardware, packages=pins, promotion=promotion,
+        name=run.info.run_name,
+        status=run.info.status,
+        recipe=recipe,
+        run_id=run_id,
+        link=page(client.tracking_uri, run.info.experiment_id, run_id),
+        error=tags.get("status_reason"),
+        commit=tags.get("git_commit", ""),
+        dirty=tags.get("git_dirty") == "true",
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        hardware=hardware,
+        packages=pins,
+        promotion=promotion,
         approval=tags.get("approval", ""),
-        stages={name: _stage(client, stages[name], full=full) for name in STAGE_ORDER if name in stages},
-    )  # fmt: skip
+        stages={
+            name: _stage(client, stages[name], full=full) for name in STAGE_ORDER if name in stages
+        },
+    )
 
 
 def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
     tags, stage = run.data.tags, run.data.tags["stage"]
-    wanted = {"spec.json", "result.json", "gates.json", *(["items.parquet", "samples.json"] if full else [])}
+    wanted = {
+        "spec.json",
+        "result.json",
+        "gates.json",
+        *(["items.parquet", "samples.json"] if full else []),
+    }
     with _files(client, run.info.run_id, wanted) as folder:
         return StageEvidence(
-            stage=stage, status=run.info.status, cached=tags.get("cached") == "true", verdict=tags.get("verdict", ""),
-            error=tags.get("status_reason"), run_id=run.info.run_id, spec=read_json(folder / "spec.json"),
-            result=read_json(folder / "result.json"), decisions=read_json(folder / "gates.json").get("decisions", []),
-            curves=_curves(client, run) if full else {}, costs=_costs(run),
-            items=items_in(folder / "items.parquet"), samples=read_table(folder / "samples.json"),
-        )  # fmt: skip
+            stage=stage,
+            status=run.info.status,
+            cached=tags.get("cached") == "true",
+            verdict=tags.get("verdict", ""),
+            error=tags.get("status_reason"),
+            run_id=run.info.run_id,
+            spec=read_json(folder / "spec.json"),
+            result=read_json(folder / "result.json"),
+            decisions=read_json(folder / "gates.json").get("decisions", []),
+            curves=_curves(client, run) if full else {},
+            costs=_costs(run),
+            items=items_in(folder / "items.parquet"),
+            samples=read_table(folder / "samples.json"),
+        )
 
 
 def _curves(client: MlflowClient, run: Run) -> dict[str, Curve]:
     curves = {}
     for name in CURVES.get(run.data.tags["stage"], ()):
         if name in run.data.metrics:
-            points = sorted(client.get_metric_history(run.info.run_id, name), key=lambda point: point.timestamp)
+            points = sorted(
+                client.get_metric_history(run.info.run_id, name), key=lambda point: point.timestamp
+            )
             steps = {}
-            for point in points:  # the final value, a mean over the last steps, is told later under the last step
+            for point in (
+                points
+            ):  # the final value, a mean over the last steps, is told later under the last step
                 steps.setdefault(point.step, point.value)
             curves[name] = sorted(steps.items())
     return curves
@@ -180,11 +260,17 @@ def _curves(client: MlflowClient, run: Run) -> dict[str, Curve]:
 
 def _costs(run: Run) -> dict[str, float]:
     prefix = f"cost/{run.data.tags['stage']}_"
-    return {name.removeprefix(prefix): value for name, value in run.data.metrics.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in run.data.metrics.items()
+        if name.startswith(prefix)
+    }
 
 
 def attach(client: MlflowClient, run_ids: list[str], file: Path, folder: str) -> str | None:
-    """Log a file to each run; why that failed, None when it did not (a reader may have no right to write)."""
+    """Log a file to each run; why that failed, None when it did not (a reader may have no right to
+    write).
+    """
     try:
         for run_id in run_ids:
             client.log_artifact(run_id, str(file), folder)

@@ -1,4 +1,6 @@
-"""Per-item evidence of several runs, joined on the item, and the paired findings that follow from it."""
+"""Per-item evidence of several runs, joined on the item, and the paired findings that follow from
+it.
+"""
 
 from dataclasses import dataclass
 
@@ -14,7 +16,11 @@ from tasks.analysis.significance import Finding
 
 LOSS = "reward/heldout_loss"
 # metric's prefix -> stage, what items join on
-KEYS = {"eval": ("evaluate", "prompt_id"), "reward": ("reward", "pair_id"), "dpo": ("dpo", "pair_id")}
+KEYS = {
+    "eval": ("evaluate", "prompt_id"),
+    "reward": ("reward", "pair_id"),
+    "dpo": ("dpo", "pair_id"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,15 +40,24 @@ class Joined:
 
     def columns(self, name: str) -> list[list]:
         """The column in each table, aligned."""
-        return [[table[name][row[place]] for row in self.rows] for place, table in enumerate(self.tables)]
+        return [
+            [table[name][row[place]] for row in self.rows]
+            for place, table in enumerate(self.tables)
+        ]
 
 
 def join(tables: list[Columns | None], key: str) -> Joined | None:
-    """Join on `key`, the k-th row of an item with the k-th; None when a table is missing or no item is in all."""
+    """Join on `key`, the k-th row of an item with the k-th; None when a table is missing or no item
+    is in all.
+    """
     if any(table is None or key not in table for table in tables):
         return None
     places = [_places(table[key]) for table in tables]
-    rows = [tuple(place[item] for place in places) for item in places[0] if all(item in place for place in places)]
+    rows = [
+        tuple(place[item] for place in places)
+        for item in places[0]
+        if all(item in place for place in places)
+    ]
     return Joined(list(tables), rows) if rows else None
 
 
@@ -61,11 +76,18 @@ def joined(*runs: RunEvidence) -> Joined | None:
 
 
 def estimate(metric: str, run: RunEvidence) -> Estimate | None:
-    """A run's metric as its stage recorded it; with an interval over its items where it recorded none."""
+    """A run's metric as its stage recorded it; with an interval over its items where it recorded
+    none.
+    """
     found = run.metrics.get(metric)
     stage, _ = KEYS.get(metric.partition("/")[0], ("", ""))
     items = run.items(stage)
-    if found is None or found.low is not None or metric not in ITEM_METRICS or not _has(items, metric):
+    if (
+        found is None
+        or found.low is not None
+        or metric not in ITEM_METRICS
+        or not _has(items, metric)
+    ):
         return found
     parts = _terms(metric, {name: items[name] for name in columns_of(metric)})
     if len(parts[0][1]) < significance.MIN_ITEMS:
@@ -101,13 +123,19 @@ def _has(items: Columns | None, metric: str) -> bool:
 def _terms(metric: str, columns: Columns) -> list[Term]:
     arrays = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
     if metric == LOSS:  # Bradley-Terry: log(1 + exp(-margin))
-        return significance.terms(np.logaddexp(0.0, arrays["rejected_score"] - arrays["chosen_score"]))
+        return significance.terms(
+            np.logaddexp(0.0, arrays["rejected_score"] - arrays["chosen_score"])
+        )
     return metric_terms(metric, arrays)
 
 
 def same_scorer(first: RunEvidence, second: RunEvidence) -> bool:
-    """Whether both evaluations used one independent scorer: the same function, or the same further reward models."""
-    return _same_function("independent_scorer", first, second) or _same_function("reward_2", first, second)
+    """Whether both evaluations used one independent scorer: the same function, or the same further
+    reward models.
+    """
+    return _same_function("independent_scorer", first, second) or _same_function(
+        "reward_2", first, second
+    )
 
 
 def same_judge(first: RunEvidence, second: RunEvidence) -> bool:
@@ -116,10 +144,16 @@ def same_judge(first: RunEvidence, second: RunEvidence) -> bool:
 
 
 def _same_function(name: str, first: RunEvidence, second: RunEvidence) -> bool:
-    """Whether an opinion is configured alike in both, from the same bytes where both say from which."""
+    """Whether an opinion is configured alike in both, from the same bytes where both say from
+    which.
+    """
     if not all("evaluate" in run.stages for run in (first, second)):
         return False
     stages = [run.stages["evaluate"] for run in (first, second)]
     config, other = (stage.config.get("evaluate", {}).get(name) for stage in stages)
     digest, other_digest = (stage.input(name) for stage in stages)
-    return config == other and (config or digest) is not None and (digest == other_digest or None in (digest, other_digest))
+    return (
+        config == other
+        and (config or digest) is not None
+        and (digest == other_digest or None in (digest, other_digest))
+    )

@@ -1,4 +1,6 @@
-"""What is known of a run's reward model: slices, calibration, curves, mistakes, and what more labels would bring."""
+"""What is known of a run's reward model: slices, calibration, curves, mistakes, and what more
+labels would bring.
+"""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +25,9 @@ MISTAKES = 20
 
 @dataclass(frozen=True)
 class Point:
-    """The reward model trained on `pairs` pairs. gain: accuracy over the point before it, paired, with its 95% interval."""
+    """The reward model trained on `pairs` pairs. gain: accuracy over the point before it, paired,
+    with its 95% interval.
+    """
 
     pairs: int
     accuracy: float
@@ -35,7 +39,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its 95% interval."""
+    """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its
+    95% interval.
+    """
 
     step: int
     pairs: int
@@ -64,16 +70,22 @@ class RewardReport:
         return asdict(self)
 
 
-def report(record: Record, *, shares: list[float], workspace: Workspace, labels: Path | None = None) -> RewardReport:
-    """The report of a recorded run; shares: of the training pairs, at which further models are trained (none: no curve).
+def report(
+    record: Record, *, shares: list[float], workspace: Workspace, labels: Path | None = None
+) -> RewardReport:
+    """The report of a recorded run; shares: of the training pairs, at which further models are
+    trained (none: no curve).
 
-    labels: a person's, of pairs of the policy's replies. Raises ConfigError when the run has no finished reward stage, BadInput
-    when its evidence is gone.
+    labels: a person's, of pairs of the policy's replies. Raises ConfigError when the run has no
+    finished reward stage, BadInput when its evidence is gone.
     """
     stage = record.stage("reward")
     result = stage.result if stage else None
     if result is None:
-        raise ConfigError(f"{record.name} has no finished reward stage; expected a run that came past it (see rlhf status).")
+        raise ConfigError(
+            f"{record.name} has no finished reward stage; expected a run that came past it (see"
+            " rlhf status)."
+        )
     items = _items(stage.run_dir, result)
     return RewardReport(
         run=record.name,
@@ -90,12 +102,16 @@ def report(record: Record, *, shares: list[float], workspace: Workspace, labels:
 
 
 def checks(record: Record, labels: Path | None) -> list[Check]:
-    """The checks that the run's PPO has made. Raises ConfigError for labels without checks, BadInput for bad labels."""
+    """The checks that the run's PPO has made. Raises ConfigError for labels without checks,
+    BadInput for bad labels.
+    """
     stage = record.stage("ppo")
     found = onpolicy_pairs.checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
     if labels:
         if not found:
-            raise ConfigError(f"{record.name} has no pairs to label; expected a run with ppo.reward_check set.")
+            raise ConfigError(
+                f"{record.name} has no pairs to label; expected a run with ppo.reward_check set."
+            )
         found = onpolicy_pairs.with_labels(found, labels)
     return [_check(found, step) for step in found]
 
@@ -106,7 +122,10 @@ def _check(found: dict[int, list[dict]], step: int) -> Check:
     def estimate(name: str) -> tuple[float, float, float] | None:
         return (output.metrics[name], *output.intervals[name]) if name in output.metrics else None
 
-    labelled, margin = int(output.metrics.get("ppo/onpolicy_pairs", 0)), output.metrics.get("ppo/onpolicy_margin", 0.0)
+    labelled, margin = (
+        int(output.metrics.get("ppo/onpolicy_pairs", 0)),
+        output.metrics.get("ppo/onpolicy_margin", 0.0),
+    )
     fall = estimate("ppo/onpolicy_fall") if step else None
     return Check(step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall)
 
@@ -114,7 +133,10 @@ def _check(found: dict[int, list[dict]], step: int) -> Check:
 def _items(run_dir: Path, result: StageResult) -> Columns:
     path = run_dir / result.files.get("items", "")
     if not path.is_file():
-        raise BadInput(f"{run_dir} has no items.parquet, the scores of each pair; delete the folder and run the recipe again.")
+        raise BadInput(
+            f"{run_dir} has no items.parquet, the scores of each pair; delete the folder and run"
+            " the recipe again."
+        )
     return read_items(path)
 
 
@@ -124,12 +146,17 @@ def _curve(stage: StageRecord, name: str) -> Curve:
 
 
 def learning_curve(stage: StageRecord, shares: list[float], workspace: Workspace) -> list[Point]:
-    """Held-out accuracy against training pairs: one stage a share, on nested subsets (the first pairs of one seeded order).
+    """Held-out accuracy against training pairs: one stage a share, on nested subsets (the first
+    pairs of one seeded order).
 
-    The stages lie beside the others and are not repeated. Raises ConfigError when the run measured a given model.
+    The stages lie beside the others and are not repeated. Raises ConfigError when the run measured
+    a given model.
     """
     if not stage.spec.config["train"]:
-        raise ConfigError("this reward model was given, not trained, so there is no learning curve; drop --learning-curve.")
+        raise ConfigError(
+            "this reward model was given, not trained, so there is no learning curve; drop"
+            " --learning-curve."
+        )
     specs = {count: _with_pairs(stage.spec, count) for count in counts(stage.spec, shares)}
     runs = {count: run_stage(spec, workspace.run_dir(spec)) for count, spec in specs.items()}
     found = {count: (run.result, _items(run.run_dir, run.result)) for count, run in runs.items()}
@@ -146,14 +173,22 @@ def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> Poin
     gain = None
     if gained_N is not None:
         gain = (float(gained_N.mean()), *bootstrap([(1, gained_N, np.ones(len(gained_N)))]))
-    metrics = [result.metrics[f"reward/{name}"] for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")]
+    metrics = [
+        result.metrics[f"reward/{name}"]
+        for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")
+    ]
     return Point(pairs, *metrics, gain)
 
 
 def counts(spec: StageSpec, shares: list[float]) -> list[int]:
-    """Numbers of training pairs for shares of them, the whole left out. Raises ConfigError for a share outside (0, 1)."""
+    """Numbers of training pairs for shares of them, the whole left out. Raises ConfigError for a
+    share outside (0, 1).
+    """
     if wrong := [share for share in shares if not 0 < share < 1]:
-        raise ConfigError(f"--learning-curve has {wrong[0]:g}; expected shares of the training pairs between 0 and 1.")
+        raise ConfigError(
+            f"--learning-curve has {wrong[0]:g}; expected shares of the training pairs between 0"
+            " and 1."
+        )
     whole = training_pairs(spec)
     return sorted({max(1, round(share * whole)) for share in shares} - {whole})
 

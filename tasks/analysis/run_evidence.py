@@ -1,4 +1,6 @@
-"""What is known of one pipeline run, the same whether read from its folders or from MLflow: comparisons and reports use it."""
+"""What is known of one pipeline run, the same whether read from its folders or from MLflow:
+comparisons and reports use it.
+"""
 
 import json
 from collections.abc import Callable
@@ -30,7 +32,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class StageEvidence:
-    """One stage of a run. spec, result, decisions: as JSON, so that a record of an older version still reads."""
+    """One stage of a run. spec, result, decisions: as JSON, so that a record of an older version
+    still reads.
+    """
 
     stage: str
     status: str
@@ -42,7 +46,9 @@ class StageEvidence:
     result: dict = field(default_factory=dict)
     decisions: list[dict] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
-    costs: dict[str, float] = field(default_factory=dict)  # seconds, peak_memory_mib, peak_gpu_memory_mib
+    costs: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds, peak_memory_mib, peak_gpu_memory_mib
     items: Columns | None = None  # items.parquet
     samples: Columns | None = None  # the sample table, of runs without items
 
@@ -82,7 +88,11 @@ class RunEvidence:
     @property
     def metrics(self) -> dict[str, Estimate]:
         """Every final metric of every stage."""
-        return {name: value for stage in self.stages.values() for name, value in estimates(stage.result).items()}
+        return {
+            name: value
+            for stage in self.stages.values()
+            for name, value in estimates(stage.result).items()
+        }
 
     @property
     def decisions(self) -> list[dict]:
@@ -93,7 +103,9 @@ class RunEvidence:
 
     def curve(self, metric: str) -> Curve:
         """A metric over steps; empty when it was not logged."""
-        return next((stage.curves[metric] for stage in self.stages.values() if metric in stage.curves), [])
+        return next(
+            (stage.curves[metric] for stage in self.stages.values() if metric in stage.curves), []
+        )
 
     def heldout(self, stage: str) -> str | None:
         """Digest of what the metrics '<stage>/...' were measured on."""
@@ -110,12 +122,22 @@ class RunEvidence:
         """Digest of the base, sft, reward or policy model, or of the champion it was compared with."""
         places = {
             "base": (("sft", "input", "model"), ("prepare", "output", "model")),
-            "sft": (("sft", "output", "model"), ("sft", "input", "given"), *((name, "input", "policy") for name in ALIGNMENTS)),
-            "reward": (("reward", "output", "model"), ("reward", "input", "given"), ("ppo", "input", "reward")),
+            "sft": (
+                ("sft", "output", "model"),
+                ("sft", "input", "given"),
+                *((name, "input", "policy") for name in ALIGNMENTS),
+            ),
+            "reward": (
+                ("reward", "output", "model"),
+                ("reward", "input", "given"),
+                ("ppo", "input", "reward"),
+            ),
             "policy": tuple((name, "output", "model") for name in ALIGNMENTS),
             "champion": (("evaluate", "input", "champion"),),
         }
-        found = (getattr(self.stages[s], side)(key) for s, side, key in places[name] if s in self.stages)
+        found = (
+            getattr(self.stages[s], side)(key) for s, side, key in places[name] if s in self.stages
+        )
         return next((digest for digest in found if digest), None)
 
 
@@ -128,15 +150,29 @@ def estimates(result: dict) -> dict[str, Estimate]:
     }
 
 
-def of_record(record: Record, link: Callable[[str | None], str | None] = lambda run_id: None) -> RunEvidence:
-    """The evidence of a run in this workspace, from its folders; MLflow is not asked. link: a run id's page."""
+def of_record(
+    record: Record, link: Callable[[str | None], str | None] = lambda run_id: None
+) -> RunEvidence:
+    """The evidence of a run in this workspace, from its folders; MLflow is not asked. link: a run
+    id's page.
+    """
     return RunEvidence(
-        name=record.name, status=record.status, recipe=record.recipe, run_id=record.run_id, link=link(record.run_id),
-        error=record.error, commit=record.commit, dirty=record.dirty, started=record.started, ended=record.ended,
-        hardware=record.hardware, packages=packages(LOCKS.glob("*.txt")), promotion=record.promotion,
+        name=record.name,
+        status=record.status,
+        recipe=record.recipe,
+        run_id=record.run_id,
+        link=link(record.run_id),
+        error=record.error,
+        commit=record.commit,
+        dirty=record.dirty,
+        started=record.started,
+        ended=record.ended,
+        hardware=record.hardware,
+        packages=packages(LOCKS.glob("*.txt")),
+        promotion=record.promotion,
         approval=record.approval.sentence if record.approval else "",
         stages={stage.stage: _of_folder(stage) for stage in record.stages},
-    )  # fmt: skip
+    )
 
 
 def _of_folder(stage: StageRecord) -> StageEvidence:
@@ -145,13 +181,22 @@ def _of_folder(stage: StageRecord) -> StageEvidence:
     result = read_json(folder / "result.json")
     files = result.get("files", {})
     return StageEvidence(
-        stage=stage.stage, status=stage.status, cached=stage.cached, verdict=stage.verdict, error=stage.error,
-        run_id=stage.run_id, spec=read_json(folder / "spec.json"), result=result,
+        stage=stage.stage,
+        status=stage.status,
+        cached=stage.cached,
+        verdict=stage.verdict,
+        error=stage.error,
+        run_id=stage.run_id,
+        spec=read_json(folder / "spec.json"),
+        result=result,
         decisions=[decision.model_dump(mode="json") for decision in stage.decisions],
-        curves={name: curve for name in CURVES.get(stage.stage, ()) if (curve := _curve(lines, name))},
-        costs=resource_usage.costs(folder), items=items_in(folder / files.get("items", "items.parquet")),
+        curves={
+            name: curve for name in CURVES.get(stage.stage, ()) if (curve := _curve(lines, name))
+        },
+        costs=resource_usage.costs(folder),
+        items=items_in(folder / files.get("items", "items.parquet")),
         samples=read_table(folder / files.get("samples", "samples.table.json")),
-    )  # fmt: skip
+    )
 
 
 def _curve(lines: list[dict], name: str) -> Curve:
@@ -173,7 +218,9 @@ def read_table(path: Path) -> Columns | None:
     if not path.is_file():
         return None
     value = json.loads(path.read_text())
-    return {name: [row[place] for row in value["data"]] for place, name in enumerate(value["columns"])}
+    return {
+        name: [row[place] for row in value["data"]] for place, name in enumerate(value["columns"])
+    }
 
 
 def packages(locks) -> dict[str, str]:

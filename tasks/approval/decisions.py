@@ -1,4 +1,5 @@
-"""Sign-off: the files by which a person's answer about a policy reaches the run that waits for it, and stays on record.
+"""Sign-off: the files by which a person's answer about a policy reaches the run that waits for it,
+and stays on record.
 
 approvals/<evidence>.json  the decision on this very evidence: written once, and taken by every later run that shows the same
 approvals/<record>.answer  what `rlhf approve` asks the waiting run to take; the run's reply is the decision
@@ -20,7 +21,9 @@ from rlhf_core.rundir import write_atomically
 from tasks.records.run_record import ApprovalRecord, Record, held, matching, records
 from tasks.records.workspace import Workspace
 
-CONFIRM_SECONDS = 60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
+CONFIRM_SECONDS = (
+    60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
+)
 POLL_SECONDS = 0.2
 VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
 NAME_LENGTH, COMMENT_LENGTH = 200, 2000  # characters; MLflow's tags hold 8000
@@ -38,7 +41,9 @@ class Answer(BaseModel):
     approve: bool
     by: str
     comment: str = ""
-    id: str = Field(default_factory=lambda: secrets.token_hex(8))  # tells this answer from another's
+    id: str = Field(
+        default_factory=lambda: secrets.token_hex(8)
+    )  # tells this answer from another's
 
 
 def decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
@@ -74,8 +79,8 @@ def find(workspace: Workspace, run: str) -> Record:
         what = "no run" if not found else f"{len(found)} runs"
         known = [Record.model_validate(record) for record in records(workspace)]
         raise BadInput(
-            f"{run!r} names {what} in {workspace.home}; expected a run's name, the beginning of its id, or 'latest' "
-            f"({_who_waits(workspace, known)}; rlhf status lists the runs)."
+            f"{run!r} names {what} in {workspace.home}; expected a run's name, the beginning of its"
+            f" id, or 'latest' ({_who_waits(workspace, known)}; rlhf status lists the runs)."
         )
     return found[0]
 
@@ -83,36 +88,49 @@ def find(workspace: Workspace, run: str) -> Record:
 def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalRecord:
     """Give an answer to a waiting run; the decision it made of it.
 
-    Raises BadInput when the run does not wait, when somebody else was first, or for a rejection without a comment;
-    RLHFError when the run does not confirm.
+    Raises BadInput when the run does not wait, when somebody else was first, or for a rejection
+    without a comment; RLHFError when the run does not confirm.
     """
     _check(answer)
     _check_waiting(workspace, record)
     mine = _write_once(_answer_file(workspace, record.id), answer.model_dump_json())
     until = time.monotonic() + CONFIRM_SECONDS
     while time.monotonic() < until:
-        alive = is_alive(workspace, record)  # asked before the decision, so that a last-moment decision is seen
+        alive = is_alive(
+            workspace, record
+        )  # asked before the decision, so that a last-moment decision is seen
         if decided := decision(workspace, record.approval.evidence):
             if decided.answer_id != answer.id:
                 _withdraw(workspace, record, answer)
-                raise BadInput(f"{record.name} is decided already: {decided.sentence}. Your answer does not count.")
+                raise BadInput(
+                    f"{record.name} is decided already: {decided.sentence}. Your answer does not"
+                    " count."
+                )
             return decided
         if not alive:
             _withdraw(workspace, record, answer)
-            raise BadInput(f"{record.name} ended before it took the answer, so nothing is decided. Run its recipe again.")
+            raise BadInput(
+                f"{record.name} ended before it took the answer, so nothing is decided. Run its"
+                " recipe again."
+            )
         time.sleep(POLL_SECONDS)
     whose = "the answer" if mine else "an answer that somebody gave before"
     raise RLHFError(
-        f"{record.name} has not confirmed {whose} within {CONFIRM_SECONDS:.0f} s; it takes it as soon as its Prefect "
-        "server answers. See rlhf status."
+        f"{record.name} has not confirmed {whose} within {CONFIRM_SECONDS:.0f} s; it takes it as"
+        " soon as its Prefect server answers. See rlhf status."
     )
 
 
 def _check(answer: Answer) -> None:
     if not answer.by or len(answer.by) > NAME_LENGTH:
-        raise BadInput(f"who decides is {answer.by[:40]!r}; expected a name of at most {NAME_LENGTH} characters: --by NAME.")
+        raise BadInput(
+            f"who decides is {answer.by[:40]!r}; expected a name of at most {NAME_LENGTH}"
+            " characters: --by NAME."
+        )
     if len(answer.comment) > COMMENT_LENGTH:
-        raise BadInput(f"the comment has {len(answer.comment)} characters; expected at most {COMMENT_LENGTH}.")
+        raise BadInput(
+            f"the comment has {len(answer.comment)} characters; expected at most {COMMENT_LENGTH}."
+        )
     if not answer.approve and not answer.comment:
         raise BadInput("a rejection needs its reason: add --comment TEXT.")
 
@@ -127,9 +145,15 @@ def _check_waiting(workspace: Workspace, record: Record) -> None:
     if decided := decision(workspace, approval.evidence):
         raise BadInput(f"{record.name} is decided already: {decided.sentence}.")
     if approval.state != "waiting":
-        raise BadInput(f"{record.name} is not waiting for approval any more: {approval.sentence}. Run its recipe again.")
+        raise BadInput(
+            f"{record.name} is not waiting for approval any more: {approval.sentence}. Run its"
+            " recipe again."
+        )
     if not is_alive(workspace, record):
-        raise BadInput(f"{record.name} is not waiting for approval any more: it was stopped. Run its recipe again.")
+        raise BadInput(
+            f"{record.name} is not waiting for approval any more: it was stopped. Run its recipe"
+            " again."
+        )
 
 
 def is_alive(workspace: Workspace, record: Record) -> bool:
@@ -142,7 +166,11 @@ def is_alive(workspace: Workspace, record: Record) -> bool:
 
 def _who_waits(workspace: Workspace, known: list[Record]) -> str:
     waiting = [record.name for record in known if record.waits and is_alive(workspace, record)]
-    return f"waiting for approval: {', '.join(waiting)}" if waiting else "no run is waiting for approval"
+    return (
+        f"waiting for approval: {', '.join(waiting)}"
+        if waiting
+        else "no run is waiting for approval"
+    )
 
 
 def _withdraw(workspace: Workspace, record: Record, answer: Answer) -> None:

@@ -1,7 +1,8 @@
 """A flow run paused in Prefect with a form on its page.
 
-Prefect's own pause_flow_run would end the run at the first request that its server does not answer, and looks at nothing
-but Prefect; here a run may wait for days, and a file or the clock may end the wait as well.
+Prefect's own pause_flow_run would end the run at the first request that its server does not answer,
+and looks at nothing but Prefect; here a run may wait for days, and a file or the clock may end the
+wait as well.
 """
 
 import logging
@@ -22,7 +23,9 @@ from rlhf_core.errors import GateRefused, RLHFError, StageFailed
 from tasks.approval.decisions import COMMENT_LENGTH, NAME_LENGTH
 from tasks.records.run_record import ApprovalRecord
 
-MARGIN = timedelta(minutes=10)  # Prefect's own timeout comes later: the refusal is recorded here first
+MARGIN = timedelta(
+    minutes=10
+)  # Prefect's own timeout comes later: the refusal is recorded here first
 log = logging.getLogger("rlhf.approval")
 
 
@@ -35,24 +38,35 @@ class Form(RunInput):
             "then": {"required": ["comment"], "properties": {"comment": {"minLength": 1}}},
         }
     )
-    approve: bool = Field(title="Approve", description="On: the policy may be promoted. Off: it is rejected.")
+    approve: bool = Field(
+        title="Approve", description="On: the policy may be promoted. Off: it is rejected."
+    )
     name: str = Field(title="Your name", min_length=1, max_length=NAME_LENGTH)
-    comment: str = Field("", title="Comment", description="Why; to reject, it is required", max_length=COMMENT_LENGTH)
+    comment: str = Field(
+        "", title="Comment", description="Why; to reject, it is required", max_length=COMMENT_LENGTH
+    )
 
 
 class PausedRun:
-    """This flow run, paused in Prefect with a form on its page, until somebody fills it in or `end` is called."""
+    """This flow run, paused in Prefect with a form on its page, until somebody fills it in or `end`
+    is called.
+    """
 
     def __init__(self, text: str, asked: ApprovalRecord):
         self.id = UUID(runtime.flow_run.id)
         state = Paused(pause_expiration_time=asked.until + MARGIN, pause_key=secrets.token_hex(4))
         self.keys = state.state_details.run_input_keyset = keyset_from_paused_state(state)
         self._unreachable = False
-        with get_client(sync_client=True) as client:  # the form first: whoever sees the pause finds it
+        with get_client(
+            sync_client=True
+        ) as client:  # the form first: whoever sees the pause finds it
             Form.with_initial_data(description=text).save(self.keys, self.id)
             reply = client.set_flow_run_state(self.id, state)
         if reply.status != SetStateStatus.ACCEPT:
-            raise StageFailed(f"Prefect does not let this run wait for approval: {reply.details}. Run the recipe again.")
+            raise StageFailed(
+                f"Prefect does not let this run wait for approval: {reply.details}. Run the recipe"
+                " again."
+            )
 
     @property
     def page(self) -> str | None:
@@ -60,14 +74,20 @@ class PausedRun:
         return url_for("flow-run", obj_id=self.id) if PREFECT_API_URL.value() else None
 
     def answer(self) -> Form | None:
-        """The form as somebody filled it in; None while nobody has, or while the server does not answer.
+        """The form as somebody filled it in; None while nobody has, or while the server does not
+        answer.
 
-        Raises GateRefused when the run was resumed without it, RLHFError when the run was ended in Prefect.
+        Raises GateRefused when the run was resumed without it, RLHFError when the run was ended in
+        Prefect.
         """
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(self.id).state
-            values = None if state.is_paused() else read_flow_run_input(self.keys["response"], flow_run_id=self.id)
+            values = (
+                None
+                if state.is_paused()
+                else read_flow_run_input(self.keys["response"], flow_run_id=self.id)
+            )
         except httpx.HTTPError as error:
             self._missed(error)
             return None
@@ -77,20 +97,37 @@ class PausedRun:
         if state.is_paused():
             return None
         if state.is_running():
-            raise GateRefused("not approved: the run was resumed in Prefect without an answer; run the recipe again")
-        raise RLHFError(f"the run was ended in Prefect ({state.name}) while it waited for approval; run the recipe again.")
+            raise GateRefused(
+                "not approved: the run was resumed in Prefect without an answer; run the recipe"
+                " again"
+            )
+        raise RLHFError(
+            f"the run was ended in Prefect ({state.name}) while it waited for approval; run the"
+            " recipe again."
+        )
 
     def end(self, decided: ApprovalRecord) -> bool | None:
-        """Let the flow run go on; False when it does not wait any more (see `answer`), None without a reply."""
-        form = {"approve": decided.state == "approved", "name": decided.by or "timeout", "comment": decided.comment}
+        """Let the flow run go on; False when it does not wait any more (see `answer`), None without
+        a reply.
+        """
+        form = {
+            "approve": decided.state == "approved",
+            "name": decided.by or "timeout",
+            "comment": decided.comment,
+        }
         try:
             with get_client(sync_client=True) as client:
-                return client.resume_flow_run(self.id, run_input=form).status == SetStateStatus.ACCEPT
+                return (
+                    client.resume_flow_run(self.id, run_input=form).status == SetStateStatus.ACCEPT
+                )
         except httpx.HTTPError as error:
             self._missed(error)
             return None
 
     def _missed(self, error: httpx.HTTPError) -> None:
         if not self._unreachable:
-            log.warning("Prefect's server does not answer (%s); the run goes on waiting for approval.", error)
+            log.warning(
+                "Prefect's server does not answer (%s); the run goes on waiting for approval.",
+                error,
+            )
         self._unreachable = True

@@ -1,7 +1,9 @@
-"""approval: a person says yes or no to a policy that has passed its gates, before it may be promoted.
+"""approval: a person says yes or no to a policy that has passed its gates, before it may be
+promoted.
 
-The flow run is paused, not suspended: its process stays, asleep, with no stage process and so no GPU. A suspended run would
-need a deployment to come back, and one that nobody answers would end on Prefect's server alone, where no verdict is recorded.
+The flow run is paused, not suspended: its process stays, asleep, with no stage process and so no
+GPU. A suspended run would need a deployment to come back, and one that nobody answers would end on
+Prefect's server alone, where no verdict is recorded.
 """
 
 import contextlib
@@ -34,10 +36,12 @@ log = logging.getLogger("rlhf.approval")
 
 @task(task_run_name="approval", cache_policy=NO_CACHE, persist_result=False)
 def approval(session: Session, report: Callable[[Session], Path | None]) -> ApprovalRecord:
-    """Ask for approval, and wait. Raises GateRefused, after all is recorded, when it is not given in time.
+    """Ask for approval, and wait. Raises GateRefused, after all is recorded, when it is not given
+    in time.
 
-    What was decided before on the very same policy, rival and gate records counts again; nobody is asked twice. The policy
-    is registered before the question, so that it can be looked at and the answer, also a no, stands on its version.
+    What was decided before on the very same policy, rival and gate records counts again; nobody is
+    asked twice. The policy is registered before the question, so that it can be looked at and the
+    answer, also a no, stands on its version.
     report: writes the run's report as it stands now.
     """
     started = time.monotonic()
@@ -46,7 +50,9 @@ def approval(session: Session, report: Callable[[Session], Path | None]) -> Appr
     registration.register(session)
     _show_report(session, report)
     text = evidence(session)
-    create_markdown_artifact(text, key="approval", description=f"{asked.run}: may this policy be promoted?")
+    create_markdown_artifact(
+        text, key="approval", description=f"{asked.run}: may this policy be promoted?"
+    )
     earlier = decisions.decision(session.workspace, asked.evidence)
     decided = earlier or _ask(session, asked, text)
     session.approval = decided
@@ -54,9 +60,13 @@ def approval(session: Session, report: Callable[[Session], Path | None]) -> Appr
     registration.register(session)
     session.tracker.retry()
     seconds, link = time.monotonic() - started, session.tracker.link()
-    session.rows.append(Row("approval", seconds, None, None, decided.state, link, None, cached=earlier is not None))
+    session.rows.append(
+        Row("approval", seconds, None, None, decided.state, link, None, cached=earlier is not None)
+    )
     sentence = decided.sentence + (
-        f" (decided {decided.decided_at:%Y-%m-%d} on the same evidence, {decided.run})" if earlier else ""
+        f" (decided {decided.decided_at:%Y-%m-%d} on the same evidence, {decided.run})"
+        if earlier
+        else ""
     )
     events.emit(events.ApprovalDecided(decided.state == "approved", sentence, seconds, link))
     if decided.state != "approved":
@@ -65,7 +75,9 @@ def approval(session: Session, report: Callable[[Session], Path | None]) -> Appr
 
 
 def _show_report(session: Session, report: Callable[[Session], Path | None]) -> None:
-    """Write the report that whoever is asked reads, and bring it to MLflow, which may be away; asking needs neither."""
+    """Write the report that whoever is asked reads, and bring it to MLflow, which may be away;
+    asking needs neither.
+    """
     try:
         session.tracker.show_report(report(session))
     except Exception as error:
@@ -75,9 +87,13 @@ def _show_report(session: Session, report: Callable[[Session], Path | None]) -> 
 def _question(session: Session) -> ApprovalRecord:
     hours, asked_at = session.recipe.registry.approval.timeout_hours, decisions.now()
     rival = registration.rival(session)
-    shown = decisions.evidence(session.have["policy"].digest, rival.digest if rival else None, session.decisions)
+    shown = decisions.evidence(
+        session.have["policy"].digest, rival.digest if rival else None, session.decisions
+    )
     until = asked_at + timedelta(hours=hours)
-    return ApprovalRecord(evidence=shown, run=session.tracker.record.name, asked_at=asked_at, until=until)
+    return ApprovalRecord(
+        evidence=shown, run=session.tracker.record.name, asked_at=asked_at, until=until
+    )
 
 
 def _ask(session: Session, asked: ApprovalRecord, text: str) -> ApprovalRecord:
@@ -95,10 +111,16 @@ def _ask(session: Session, asked: ApprovalRecord, text: str) -> ApprovalRecord:
         time.sleep(POLL_SECONDS)
 
 
-def _outside_prefect(session: Session, asked: ApprovalRecord, paused: PausedRun) -> ApprovalRecord | None:
-    """The decision from a file or the clock. Prefect's server arbitrates: what its page took first, counts."""
+def _outside_prefect(
+    session: Session, asked: ApprovalRecord, paused: PausedRun
+) -> ApprovalRecord | None:
+    """The decision from a file or the clock. Prefect's server arbitrates: what its page took first,
+    counts.
+    """
     workspace, record_id = session.workspace, session.tracker.record.id
-    if decided := decisions.decision(workspace, asked.evidence):  # given to another run that shows the same
+    if decided := decisions.decision(
+        workspace, asked.evidence
+    ):  # given to another run that shows the same
         paused.end(decided)
         return decided
     if decisions.now() >= asked.until:
@@ -112,8 +134,12 @@ def _outside_prefect(session: Session, asked: ApprovalRecord, paused: PausedRun)
 
 
 def _expired(session: Session, asked: ApprovalRecord, paused: PausedRun) -> ApprovalRecord:
-    """Nobody answered in time, unless Prefect's page took an answer a moment before; no server can keep the policy waiting."""
-    expired = asked.model_copy(update={"state": "expired", "comment": "no decision in time", "decided_at": decisions.now()})
+    """Nobody answered in time, unless Prefect's page took an answer a moment before; no server can
+    keep the policy waiting.
+    """
+    expired = asked.model_copy(
+        update={"state": "expired", "comment": "no decision in time", "decided_at": decisions.now()}
+    )
     if paused.end(expired) is False:
         with contextlib.suppress(RLHFError):
             if form := paused.answer():
@@ -122,14 +148,21 @@ def _expired(session: Session, asked: ApprovalRecord, paused: PausedRun) -> Appr
 
 
 def _by_command(asked: ApprovalRecord, answer: decisions.Answer) -> ApprovalRecord:
-    values = {"by": answer.by, "comment": answer.comment, "door": "rlhf approve", "answer_id": answer.id}
+    values = {
+        "by": answer.by,
+        "comment": answer.comment,
+        "door": "rlhf approve",
+        "answer_id": answer.id,
+    }
     return asked.model_copy(update=values | _verdict(answer.approve))
 
 
 def _by_form(asked: ApprovalRecord, form: Form) -> ApprovalRecord:
     comment = " ".join(form.comment.split()) or ("" if form.approve else "no reason given")
     name = " ".join(form.name.split()) or "somebody without a name"
-    return asked.model_copy(update={"by": name, "comment": comment, "door": "Prefect"} | _verdict(form.approve))
+    return asked.model_copy(
+        update={"by": name, "comment": comment, "door": "Prefect"} | _verdict(form.approve)
+    )
 
 
 def _verdict(approve: bool) -> dict:
@@ -142,15 +175,22 @@ def _note(session: Session, record: ApprovalRecord) -> None:
 
 
 def evidence(session: Session) -> str:
-    """Markdown: the model and what it stands against, every gate's verdict, the metrics with intervals, MLflow's page."""
+    """Markdown: the model and what it stands against, every gate's verdict, the metrics with
+    intervals, MLflow's page.
+    """
     rival = registration.rival(session)
     lines = [
         f"## May this policy be promoted? {session.tracker.record.name}",
         f"Policy `{session.have['policy'].digest[:12]}` of recipe **{session.recipe.name}**, "
-        + (f"to replace champion `{rival.digest[:12]}`." if rival else "with no champion to replace."),
+        + (
+            f"to replace champion `{rival.digest[:12]}`."
+            if rival
+            else "with no champion to replace."
+        ),
         _pages(session),
-        "### Gates", rendering.short_verdict_table(session.decisions),
-    ]  # fmt: skip
+        "### Gates",
+        rendering.short_verdict_table(session.decisions),
+    ]
     for stage in ("evaluate", "dpo", "reward"):
         if result := session.results.get(stage):
             lines += [f"### Metrics of {stage}", _metric_table(result)]
@@ -159,14 +199,30 @@ def evidence(session: Session) -> str:
 
 
 def _pages(session: Session) -> str:
-    """Where to read on: the report with curves and replies, the run, the version with its card; what MLflow has of them."""
+    """Where to read on: the report with curves and replies, the run, the version with its card;
+    what MLflow has of them.
+    """
     record, link = session.tracker.record, session.tracker.link()
-    version = next((item for item in record.registrations if item.kind == "policy" and item.version), None)
-    links = [f"[report]({report_link(record)})"] if report_link(record) and not session.tracker.problem else []
+    version = next(
+        (item for item in record.registrations if item.kind == "policy" and item.version), None
+    )
+    links = (
+        [f"[report]({report_link(record)})"]
+        if report_link(record) and not session.tracker.problem
+        else []
+    )
     links += [f"[MLflow]({link})"] if link else []
-    links += [f"[{version.model} {version.version}]({version_page(record, version)})"] if version else []
-    text = "All evidence: " + ", ".join(links) + "." if links else "MLflow did not answer when this was written."
-    return text + (f" The report is also `{record.report}` on the machine of the run." if record.report else "")
+    links += (
+        [f"[{version.model} {version.version}]({version_page(record, version)})"] if version else []
+    )
+    text = (
+        "All evidence: " + ", ".join(links) + "."
+        if links
+        else "MLflow did not answer when this was written."
+    )
+    return text + (
+        f" The report is also `{record.report}` on the machine of the run." if record.report else ""
+    )
 
 
 def _metric_table(result: StageResult) -> str:
@@ -175,5 +231,7 @@ def _metric_table(result: StageResult) -> str:
         low, high = result.intervals.get(name, (None, None))
         interval = f"{low:.3g} to {high:.3g}" if low is not None else ""
         declared, n = METRICS[name], result.counts.get(name, "")
-        rows.append(f"| {name} | {value:.4g} | {interval} | {n} | {declared.unit} | {declared.meaning} |")
+        rows.append(
+            f"| {name} | {value:.4g} | {interval} | {n} | {declared.unit} | {declared.meaning} |"
+        )
     return "\n".join(rows)

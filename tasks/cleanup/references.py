@@ -1,4 +1,5 @@
-"""What a run directory is still needed for: versions, aliases, ledger entries, runs that go on, records not yet forwarded.
+"""What a run directory is still needed for: versions, aliases, ledger entries, runs that go on,
+records not yet forwarded.
 
 Whatever cannot be asked is taken to refer to everything it might.
 """
@@ -27,7 +28,9 @@ _IN_PATH = re.compile(rf"/runs/({RUN_DIR.pattern})(?:/|$)")
 
 @dataclass
 class References:
-    """Run directories that are needed, by name, with the first reason found; the records that are, by id."""
+    """Run directories that are needed, by name, with the first reason found; the records that are,
+    by id.
+    """
 
     runs: dict[str, str] = field(default_factory=dict)
     records: set[str] = field(default_factory=set)
@@ -40,7 +43,9 @@ class References:
 
 @dataclass
 class Registry:
-    """What one MLflow store holds. models: registered; the rest: everything that a tag or source of a version mentions."""
+    """What one MLflow store holds. models: registered; the rest: everything that a tag or source of
+    a version mentions.
+    """
 
     models: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
@@ -49,7 +54,8 @@ class Registry:
 
 
 def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
-    """Everything that is needed. Raises RLHFError when the workspace's own MLflow store does not answer.
+    """Everything that is needed. Raises RLHFError when the workspace's own MLflow store does not
+    answer.
 
     say: told what could not be asked and is therefore kept whole.
     """
@@ -89,18 +95,26 @@ def open_runs(workspace: Workspace) -> set[str]:
     found = set()
     for file in pending(workspace):
         with contextlib.suppress(FileNotFoundError):  # forwarded meanwhile
-            found |= {stage.run_dir.name for stage in Record.model_validate_json(file.read_text()).stages}
+            found |= {
+                stage.run_dir.name for stage in Record.model_validate_json(file.read_text()).stages
+            }
     return found
 
 
-def _needed(record: Record, store: Registry | None, waiting: set[str], sweeps: set[str]) -> str | None:
+def _needed(
+    record: Record, store: Registry | None, waiting: set[str], sweeps: set[str]
+) -> str | None:
     if record.id in waiting or record.status == "RUNNING":
         return "a run that goes on, or that MLflow has not in full"
     if record.sweep and record.sweep.id in sweeps:
         return "a sweep that is not complete"
     if store is None:
         return f"a run recorded at {record.tracking_uri}, which does not answer"
-    lost = [item.model for item in record.registrations if item.version and item.model not in store.models]
+    lost = [
+        item.model
+        for item in record.registrations
+        if item.version and item.model not in store.models
+    ]
     if lost:
         return f"a registered version of {lost[0]}, which MLflow does not hold any more"
     ids = {record.run_id, *(stage.run_id for stage in record.stages)}
@@ -109,7 +123,9 @@ def _needed(record: Record, store: Registry | None, waiting: set[str], sweeps: s
 
 
 def _mentioned(record: Record) -> set[str]:
-    return {name for item in record.registrations for name in _IN_PATH.findall(str(item.artifact.path))}
+    return {
+        name for item in record.registrations for name in _IN_PATH.findall(str(item.artifact.path))
+    }
 
 
 def _unfinished_sweeps(workspace: Workspace) -> set[str]:
@@ -120,7 +136,9 @@ def _unfinished_sweeps(workspace: Workspace) -> set[str]:
         except ValidationError:
             found.add(file.parent.name)
             continue
-        if len(sweep.rows) < len(sweep.points) or any(row.state not in ("finished", "refused") for row in sweep.rows):
+        if len(sweep.rows) < len(sweep.points) or any(
+            row.state not in ("finished", "refused") for row in sweep.rows
+        ):
             found.add(sweep.id)
     return found
 
@@ -131,8 +149,9 @@ def _asked(uri: str) -> Registry:
         return _registry(uri)
     except Exception as error:
         raise RLHFError(
-            f"MLflow at {uri} does not answer ({brief(error)}), so nobody can say which runs its registered versions need. "
-            "Nothing was removed. Start it, or set MLFLOW_TRACKING_URI, and try again."
+            f"MLflow at {uri} does not answer ({brief(error)}), so nobody can say which runs its"
+            " registered versions need. Nothing was removed. Start it, or set MLFLOW_TRACKING_URI,"
+            " and try again."
         ) from error
 
 
@@ -146,10 +165,16 @@ def _ask_another(uri: str, say: Callable[[str], None]) -> Registry | None:
 
 def _registry(uri: str) -> Registry:
     client, found = client_for(uri), Registry()
-    for model in _pages(lambda token: client.search_registered_models(max_results=100, page_token=token)):
+    for model in _pages(
+        lambda token: client.search_registered_models(max_results=100, page_token=token)
+    ):
         found.models.add(model.name)
         condition = f"name = '{model.name}'"
-        for version in _pages(lambda token, c=condition: client.search_model_versions(c, max_results=1000, page_token=token)):
+        for version in _pages(
+            lambda token, c=condition: client.search_model_versions(
+                c, max_results=1000, page_token=token
+            )
+        ):
             text = json.dumps([version.source, version.run_id, dict(version.tags)])
             found.digests |= set(_DIGEST.findall(text))
             found.run_ids |= set(_RUN_ID.findall(text))

@@ -1,7 +1,9 @@
-"""Removing what nothing refers to any more: old run directories, what finished stages left over, old reports.
+"""Removing what nothing refers to any more: old run directories, what finished stages left over,
+old reports.
 
-A run directory is a cache, so removing one costs a repetition at most. What a version, an alias, a ledger entry or a run that
-can go on needs is kept whatever its age, only names that this project gives are removed, and no link is followed.
+A run directory is a cache, so removing one costs a repetition at most. What a version, an alias, a
+ledger entry or a run that can go on needs is kept whatever its age, only names that this project
+gives are removed, and no link is followed.
 """
 
 import contextlib
@@ -27,7 +29,9 @@ _REPORT = re.compile(r"(\d{8}-\d{6}-[0-9a-f]{6})-.+")
 
 @dataclass(frozen=True)
 class Item:
-    """Something to remove. bytes: what becomes free, which leaves out files that have a further name elsewhere."""
+    """Something to remove. bytes: what becomes free, which leaves out files that have a further
+    name elsewhere.
+    """
 
     path: Path
     what: str
@@ -52,23 +56,32 @@ class Plan:
     keep: list[Kept]
 
 
-def plan(workspace: Workspace, older_than_days: float, say: Callable[[str], None] = lambda _: None) -> Plan:
-    """What is older than that and nothing refers to. Raises RLHFError when the MLflow store does not answer."""
+def plan(
+    workspace: Workspace, older_than_days: float, say: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """What is older than that and nothing refers to. Raises RLHFError when the MLflow store does
+    not answer.
+    """
     known = [Record.model_validate(values) for values in records(workspace)]
     needed = gather(workspace, say)
     ages = {path: _days(path, known) for path in _run_dirs(workspace)}
     keep = _kept(ages, needed, older_than_days)
-    remove = [Item(path, "run directory", days, size(path)) for path, days in ages.items() if path not in keep]
+    remove = [
+        Item(path, "run directory", days, size(path))
+        for path, days in ages.items()
+        if path not in keep
+    ]
     remove += list(_leftovers(ages, keep, older_than_days))
     remove += list(_reports(workspace, needed, older_than_days))
     return Plan(remove, [Kept(path, why, size(path)) for path, why in keep.items()])
 
 
 def remove(workspace: Workspace, plan: Plan, older_than_days: float) -> list[Item]:
-    """Remove what the plan says and still holds: what came into use meanwhile stays. The items that are gone.
+    """Remove what the plan says and still holds: what came into use meanwhile stays. The items that
+    are gone.
 
-    A directory is renamed first, so that a kill leaves nothing that looks finished or resumable. Raises RLHFError when another
-    process is removing.
+    A directory is renamed first, so that a kill leaves nothing that looks finished or resumable.
+    Raises RLHFError when another process is removing.
     """
     with _alone(workspace):
         for left in (workspace.runs).glob(f"{TRASH}*"):
@@ -77,33 +90,54 @@ def remove(workspace: Workspace, plan: Plan, older_than_days: float) -> list[Ite
 
 
 def size(path: Path) -> int:
-    """Bytes that removing a file or folder sets free; a file with a second name elsewhere sets none free."""
-    files = [path] if path.is_file() else [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    """Bytes that removing a file or folder sets free; a file with a second name elsewhere sets none
+    free.
+    """
+    files = (
+        [path]
+        if path.is_file()
+        else [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    )
     stats = [file.lstat() for file in files]
     return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
 
 
 def _run_dirs(workspace: Workspace) -> list[Path]:
     found = sorted(workspace.runs.iterdir()) if workspace.runs.is_dir() else []
-    return [path for path in found if RUN_DIR.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    return [
+        path
+        for path in found
+        if RUN_DIR.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def _days(path: Path, known: list[Record]) -> float:
     """Days since anything in the directory changed or a run used it."""
-    used = [(record.ended or record.started) / 1000 for record in known for s in record.stages if s.run_dir.name == path.name]
+    used = [
+        (record.ended or record.started) / 1000
+        for record in known
+        for s in record.stages
+        if s.run_dir.name == path.name
+    ]
     return (time.time() - max([_changed(path), *used])) / DAY
 
 
 def _changed(path: Path) -> float:
     times = [path.lstat().st_mtime]
     for folder, folders, files in os.walk(path):
-        times += [(Path(folder) / name).lstat().st_mtime for name in [*folders, *files] if name != ".lock"]
+        times += [
+            (Path(folder) / name).lstat().st_mtime for name in [*folders, *files] if name != ".lock"
+        ]
     return max(times)
 
 
 def _kept(ages: dict[Path, float], needed: References, older_than_days: float) -> dict[Path, str]:
     """The directories that stay, and all that they were made from."""
-    keep = {path: why for path, days in ages.items() if (why := _why(path, days, needed, older_than_days))}
+    keep = {
+        path: why
+        for path, days in ages.items()
+        if (why := _why(path, days, needed, older_than_days))
+    }
     by_name = {path.name: path for path in ages}
     todo = list(keep)
     while todo:
@@ -132,8 +166,12 @@ def _why(path: Path, days: float, needed: References, older_than_days: float) ->
     return f"used {days:.0f} days ago" if days < older_than_days else None
 
 
-def _leftovers(ages: dict[Path, float], keep: dict[Path, str], older_than_days: float) -> Iterator[Item]:
-    """Checkpoints of finished stages: they serve to resume, and a kill between result and clean-up leaves them."""
+def _leftovers(
+    ages: dict[Path, float], keep: dict[Path, str], older_than_days: float
+) -> Iterator[Item]:
+    """Checkpoints of finished stages: they serve to resume, and a kill between result and clean-up
+    leaves them.
+    """
     for path in keep:
         folder = path / "checkpoints"
         if ages[path] < older_than_days or not folder.is_dir() or folder.is_symlink():
@@ -149,7 +187,11 @@ def _reports(workspace: Workspace, needed: References, older_than_days: float) -
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = _REPORT.fullmatch(path.name)
         is_page = path.suffix == ".html" and path.is_file()
-        if path.is_symlink() or not (is_page or (match and path.is_dir())) or (match and match[1] in needed.records):
+        if (
+            path.is_symlink()
+            or not (is_page or (match and path.is_dir()))
+            or (match and match[1] in needed.records)
+        ):
             continue
         days = (time.time() - _changed(path)) / DAY
         if days >= older_than_days:
@@ -162,7 +204,9 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RLHFError(f"another rlhf gc is at work in {workspace.home}; wait for it.") from None
+            raise RLHFError(
+                f"another rlhf gc is at work in {workspace.home}; wait for it."
+            ) from None
         yield
 
 
@@ -192,7 +236,11 @@ def _removed(workspace: Workspace, item: Item, older_than_days: float) -> bool:
     if not item.path.exists() or workspace.home not in item.path.parents:
         return False
     with _locked(run_dir) as free:  # a run says in its record what it takes before it takes it
-        if not free or run_dir.name in open_runs(workspace) or (time.time() - _changed(item.path)) / DAY < older_than_days:
+        if (
+            not free
+            or run_dir.name in open_runs(workspace)
+            or (time.time() - _changed(item.path)) / DAY < older_than_days
+        ):
             return False
         if item.path.is_dir():
             trash = workspace.runs / f"{TRASH}{os.getpid()}-{item.path.name}"

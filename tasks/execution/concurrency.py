@@ -1,7 +1,9 @@
-"""Prefect's global concurrency limits: one run of a model name at a time, one stage on a device at a time.
+"""Prefect's global concurrency limits: one run of a model name at a time, one stage on a device at
+a time.
 
-A slot is a lease that a dead process stops renewing: it is free again within LEASE_SECONDS. An outage of Prefect's server
-that is longer does not end a stage; until the stage is over, its devices are then not reserved any more.
+A slot is a lease that a dead process stops renewing: it is free again within LEASE_SECONDS. An
+outage of Prefect's server that is longer does not end a stage; until the stage is over, its devices
+are then not reserved any more.
 """
 
 import contextlib
@@ -28,12 +30,13 @@ NONE = "none"
 
 
 def device_limits() -> list[str]:
-    """Names of the limits that a stage of this process holds, a device each: RLHF_DEVICE_LIMITS (comma-separated; 'none' where
-    a cluster's scheduler gives each run devices of its own), else the visible GPUs of this machine, else its CPU.
+    """Names of the limits that a stage of this process holds, a device each: RLHF_DEVICE_LIMITS
+    (comma-separated; 'none' where a cluster's scheduler gives each run devices of its own), else
+    the visible GPUs of this machine, else its CPU.
     """
     if given := os.environ.get("RLHF_DEVICE_LIMITS"):
         return [] if given == NONE else [name.strip() for name in given.split(",") if name.strip()]
-    return [f"rlhf-{socket.gethostname()}-{device}" for device in (_gpus() or ["cpu"])]
+    return [f"rlhf-{socket.gethostname()}-{device}" for device in _gpus() or ["cpu"]]
 
 
 def _gpus() -> list[str]:
@@ -51,43 +54,55 @@ def model_limit(registry_name: str) -> str:
 
 
 def make(names: list[str]) -> None:
-    """Create those limits that do not exist, with one slot each; what somebody has set to another number stays."""
+    """Create those limits that do not exist, with one slot each; what somebody has set to another
+    number stays.
+    """
     with get_client(sync_client=True) as client:
         for name in names:
             try:
                 client.read_global_concurrency_limit_by_name(name)
             except ObjectNotFound:
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+                client.create_global_concurrency_limit(
+                    GlobalConcurrencyLimitCreate(name=name, limit=1)
+                )
 
 
 @contextlib.contextmanager
 def reserved(names: list[str]) -> Iterator[None]:
-    """Hold a slot of each limit, waiting until all are free. Raises StageFailed when a limit does not exist."""
+    """Hold a slot of each limit, waiting until all are free. Raises StageFailed when a limit does
+    not exist.
+    """
     try:
-        slots = concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+        slots = concurrency(
+            names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+        )
         with slots, _outlasting_outages():
             yield
     except ConcurrencySlotAcquisitionError as error:
         missing = " ".join(names)
         raise StageFailed(
-            f"Prefect has no concurrency limit for {missing} ({error}), so that another run could share it. "
-            "Make it: rlhf up on this machine, or prefect global-concurrency-limit create NAME --limit 1; "
-            "or have the worker's RLHF_DEVICE_LIMITS name another one"
+            f"Prefect has no concurrency limit for {missing} ({error}), so that another run could"
+            " share it. Make it: rlhf up on this machine, or prefect global-concurrency-limit"
+            " create NAME --limit 1; or have the worker's RLHF_DEVICE_LIMITS name another one"
         ) from error
 
 
 @contextlib.contextmanager
 def _outlasting_outages() -> Iterator[None]:
-    """Wait at the end for a server that is away, as long as every request of a run does (PREFECT_CLIENT_MAX_RETRIES).
+    """Wait at the end for a server that is away, as long as every request of a run does
+    (PREFECT_CLIENT_MAX_RETRIES).
 
-    Slots are given back through a new client, and a new one gives up at once, which would end the run as crashed.
+    Slots are given back through a new client, and a new one gives up at once, which would end the
+    run as crashed.
     """
     with get_client(sync_client=True) as client:
         client.hello()  # only a client that has reached the server waits for it
         try:
             yield
         except Exception:
-            with contextlib.suppress(httpx.HTTPError):  # what went wrong first is what its user needs to know
+            with contextlib.suppress(
+                httpx.HTTPError
+            ):  # what went wrong first is what its user needs to know
                 client.hello()
             raise
         client.hello()
@@ -95,7 +110,9 @@ def _outlasting_outages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def model_reserved(registry_name: str) -> Iterator[None]:
-    """In a deployed run: wait until no other deployed run works on this registry name. A run by hand is its user's business."""
+    """In a deployed run: wait until no other deployed run works on this registry name. A run by
+    hand is its user's business.
+    """
     if not runtime.deployment.id:
         yield
         return
@@ -107,12 +124,18 @@ def model_reserved(registry_name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def devices_reserved() -> Iterator[None]:
-    """Hold this process's devices where a Prefect server keeps the limits. A sweep's runs share them on purpose (--jobs)."""
+    """Hold this process's devices where a Prefect server keeps the limits. A sweep's runs share
+    them on purpose (--jobs).
+    """
     names = [] if not PREFECT_API_URL.value() or MEMBERSHIP.get() else device_limits()
     if not names:
         yield
         return
     if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):
-        make(names)  # a run by hand needs nothing but a server; limits that somebody has named exist already, or are a mistake
+        make(
+            names
+            # a run by hand needs nothing but a server; limits that somebody has named exist already, or
+            # are a mistake
+        )
     with reserved(names):
         yield

@@ -1,7 +1,8 @@
-"""What a signal handler raises while a weak reference's callback or a destructor runs, which Python drops: heard all the same.
+"""What a signal handler raises while a weak reference's callback or a destructor runs, which Python
+drops: heard all the same.
 
-Prefect and Ctrl-C end a run by an exception from a signal handler. Python only prints it there ("Exception ignored in"), and
-the run would go on until it is killed.
+Prefect and Ctrl-C end a run by an exception from a signal handler. Python only prints it there
+("Exception ignored in"), and the run would go on until it is killed.
 """
 
 import functools
@@ -13,7 +14,9 @@ _dropped: list[BaseException] = []
 
 @functools.cache
 def listen() -> None:
-    """From now on, keep what is dropped and is no error (KeyboardInterrupt, Prefect's TerminationSignal). Again: no change."""
+    """From now on, keep what is dropped and is no error (KeyboardInterrupt, Prefect's
+    TerminationSignal). Again: no change.
+    """
     before = sys.unraisablehook
 
     def keep(found) -> None:

@@ -13,32 +13,56 @@ from rlhf_core.errors import BadInput
 from rlhf_core.ranks import DEVICES
 from rlhf_core.rundir import StageSpec, write_atomically
 
-BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
+BY_LAUNCHERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_SIZE",
+    "CROSS_RANK",
+    "CROSS_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 PORT = 29500  # of rank 0, torch's usual one, where other hosts must be told it
-SECRETS = "MLFLOW"  # DeepSpeed's runner writes variables that begin so into command lines, which every user of a host sees
+# DeepSpeed's runner writes variables that begin so into command lines, which every user of a host
+# sees
+SECRETS = "MLFLOW"
 _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
 
 
 def ranked(recipe: Recipe) -> dict[str, int]:
-    """What a spec says of ranks: their number where there are several, since it changes the last digits of a sum."""
+    """What a spec says of ranks: their number where there are several, since it changes the last
+    digits of a sum.
+    """
     count = recipe.distributed.world_size
     return {"ranks": count} if count > 1 else {}
 
 
 def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
-    """What comes before STAGE SPEC RUN_DIR on this host, for a spec with ranks. Raises BadInput for more ranks than GPUs."""
+    """What comes before STAGE SPEC RUN_DIR on this host, for a spec with ranks. Raises BadInput for
+    more ranks than GPUs.
+    """
     if distributed.hostfile is not None:
         return _over_hosts(distributed)
     return (
-        sys.executable, "-u", "-m", "deepspeed.launcher.launch",
+        sys.executable,
+        "-u",
+        "-m",
+        "deepspeed.launcher.launch",
         f"--world_info={_world({'localhost': _devices(distributed, _own_devices(spec))})}",
-        "--master_addr=127.0.0.1", f"--master_port={distributed.master_port or _free_port()}", *_RANK,
-    )  # fmt: skip
+        "--master_addr=127.0.0.1",
+        f"--master_port={distributed.master_port or _free_port()}",
+        *_RANK,
+    )
 
 
 def elsewhere(spec: StageSpec, distributed: Distributed) -> dict[str, tuple[str, ...]]:
     """Of a stage whose ranks are started by hand: the command of every host but the first, by host."""
-    if "ranks" not in spec.config or distributed.launcher != "by_hand" or distributed.hostfile is None:
+    if (
+        "ranks" not in spec.config
+        or distributed.launcher != "by_hand"
+        or distributed.hostfile is None
+    ):
         return {}
     hosts = list(distributed.hosts)[1:]
     return {host: _over_hosts(distributed, number) for number, host in enumerate(hosts, start=1)}
@@ -50,12 +74,16 @@ def _own_devices(spec: StageSpec) -> int:
 
 
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:
-    """A stage process's environment: without what another launcher left and without MLflow's, of which it needs nothing, and
-    the cores shared out among ranks on a CPU.
+    """A stage process's environment: without what another launcher left and without MLflow's, of
+    which it needs nothing, and the cores shared out among ranks on a CPU.
 
     Where there are GPUs it names them all, since DeepSpeed's launcher shows the ranks only theirs.
     """
-    kept = {name: value for name, value in base.items() if name not in BY_LAUNCHERS and not name.startswith(SECRETS)}
+    kept = {
+        name: value
+        for name, value in base.items()
+        if name not in BY_LAUNCHERS and not name.startswith(SECRETS)
+    }
     if has_cuda():
         kept[DEVICES] = ",".join(_visible())
     if count > 1 and not has_cuda():
@@ -63,8 +91,11 @@ def variables(count: int, base: dict[str, str]) -> dict[str, str]:
     return kept
 
 
-def env_file(distributed: Distributed | None, run_dir: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Where DeepSpeed's runner finds what ranks on other hosts are to have in their environment: a file in the run directory.
+def env_file(
+    distributed: Distributed | None, run_dir: Path, settings: dict[str, str]
+) -> dict[str, str]:
+    """Where DeepSpeed's runner finds what ranks on other hosts are to have in their environment: a
+    file in the run directory.
 
     It hands on by itself only variables named NCCL..., PYTHON..., UCX... and MV2....
     """
@@ -82,10 +113,16 @@ def has_cuda() -> bool:
 
 
 def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
-    """DeepSpeed's runner starts its launcher on each host of the hostfile, or on this one alone when that is done by hand."""
+    """DeepSpeed's runner starts its launcher on each host of the hostfile, or on this one alone
+    when that is done by hand.
+    """
     hostfile = str(Path(distributed.hostfile).expanduser().resolve())
     address = [f"--master_addr={distributed.master_addr}"] if distributed.master_addr else []
-    how = ["--no_ssh", f"--node_rank={number}"] if distributed.launcher == "by_hand" else [f"--launcher={distributed.launcher}"]
+    how = (
+        ["--no_ssh", f"--node_rank={number}"]
+        if distributed.launcher == "by_hand"
+        else [f"--launcher={distributed.launcher}"]
+    )
     runner = (sys.executable, "-u", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
     return (*runner, *how, *address, f"--master_port={distributed.master_port or PORT}", *_RANK)
 
@@ -98,8 +135,9 @@ def _devices(distributed: Distributed, own: int) -> list[str]:
     if distributed.ranks + own > len(devices):
         beside = f" and ppo.sampling.own_devices {own}" if own else ""
         raise BadInput(
-            f"distributed.ranks is {distributed.ranks}{beside}, this machine shows {len(devices)} GPUs; expected one for each "
-            "rank. Lower distributed.ranks, or name several hosts in distributed.hostfile."
+            f"distributed.ranks is {distributed.ranks}{beside}, this machine shows {len(devices)}"
+            " GPUs; expected one for each rank. Lower distributed.ranks, or name several hosts in"
+            " distributed.hostfile."
         )
     return devices[: distributed.ranks]
 

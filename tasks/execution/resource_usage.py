@@ -1,7 +1,9 @@
-"""What a stage's processes take of the machine, sampled from outside while they run, into `system.jsonl` beside its metrics.
+"""What a stage's processes take of the machine, sampled from outside while they run, into
+`system.jsonl` beside its metrics.
 
-The file is a spool like metrics.jsonl (same lines), so an unreachable MLflow loses nothing. MLflow's own monitor would: it
-ends at the first failed request. Names that MLflow uses for the whole machine are kept; its page shows them as system metrics.
+The file is a spool like metrics.jsonl (same lines), so an unreachable MLflow loses nothing.
+MLflow's own monitor would: it ends at the first failed request. Names that MLflow uses for the
+whole machine are kept; its page shows them as system metrics.
 """
 
 import json
@@ -20,15 +22,21 @@ STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_me
 
 
 class Sampler:
-    """Samples a stage's process, its descendants and the machine; call it often, it samples every few seconds."""
+    """Samples a stage's process, its descendants and the machine; call it often, it samples every
+    few seconds.
+    """
 
     def __init__(self, pid: int, folder: Path):
         self.path = folder / FILE
         self._root = psutil.Process(pid)
-        self._known: dict[int, psutil.Process] = {}  # cpu_percent counts from the same object's last call
+        self._known: dict[
+            int, psutil.Process
+        ] = {}  # cpu_percent counts from the same object's last call
         self._gpus = _gpus()
         self._gpu_before = _gpu_used(self._gpus)
-        self._step = len(read_metrics(self.path))  # a resumed stage goes on counting, after its last complete line
+        self._step = len(
+            read_metrics(self.path)
+        )  # a resumed stage goes on counting, after its last complete line
         self._next = 0.0
         psutil.cpu_percent()
 
@@ -42,7 +50,9 @@ class Sampler:
             return
         self._step += 1
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n")
+            file.write(
+                json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n"
+            )
 
     def _processes(self) -> dict[str, float]:
         cpu, memory = 0.0, 0
@@ -62,7 +72,8 @@ class Sampler:
     def _gpu_metrics(self) -> dict[str, float]:
         """Use of each device, and what the stage's processes hold on all of them together.
 
-        A container may hide which processes those are; then it is what the devices hold more than when the stage began.
+        A container may hide which processes those are; then it is what the devices hold more than
+        when the stage began.
         """
         if not self._gpus:
             return {}
@@ -72,12 +83,18 @@ class Sampler:
                 metrics[f"system/gpu_{index}_utilization_percentage"] = float(rates.gpu)
             metrics[f"system/gpu_{index}_memory_usage_megabytes"] = _gpu_used([gpu]) / 1e6
             running = _ask("nvmlDeviceGetComputeRunningProcesses", gpu) or []
-            own += sum(process.usedGpuMemory or 0 for process in running if process.pid in self._known)
-        return metrics | {STAGE_GPU_MEMORY: (own or max(0, _gpu_used(self._gpus) - self._gpu_before)) / MIB}
+            own += sum(
+                process.usedGpuMemory or 0 for process in running if process.pid in self._known
+            )
+        return metrics | {
+            STAGE_GPU_MEMORY: (own or max(0, _gpu_used(self._gpus) - self._gpu_before)) / MIB
+        }
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes in memory, pages shared by several processes counted once between them where the system tells (Linux: PSS)."""
+    """Bytes in memory, pages shared by several processes counted once between them where the system
+    tells (Linux: PSS).
+    """
     full = process.memory_full_info()
     return getattr(full, "pss", 0) or full.rss
 
@@ -92,12 +109,16 @@ def _machine() -> dict[str, float]:
 
 
 def _gpus() -> list:
-    """Handles of the NVIDIA devices; none where the driver or its library (nvidia-ml-py) is missing."""
+    """Handles of the NVIDIA devices; none where the driver or its library (nvidia-ml-py) is
+    missing.
+    """
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
     except Exception:  # ImportError, or NVML's own kinds, which cannot be named without the library
         return []
 
@@ -125,11 +146,16 @@ def read(folder: Path) -> list[dict]:
 
 
 def costs(folder: Path) -> dict[str, float]:
-    """What a stage took: seconds, and its peaks of memory, MiB (the largest sample; a shorter peak is missed)."""
+    """What a stage took: seconds, and its peaks of memory, MiB (the largest sample; a shorter peak
+    is missed).
+    """
     result = folder / "result.json"
     values = {"seconds": json.loads(result.read_text())["seconds"]} if result.exists() else {}
     samples = [line["metrics"] for line in read(folder)]
-    for name, metric in (("peak_memory_mib", STAGE_MEMORY), ("peak_gpu_memory_mib", STAGE_GPU_MEMORY)):
+    for name, metric in (
+        ("peak_memory_mib", STAGE_MEMORY),
+        ("peak_gpu_memory_mib", STAGE_GPU_MEMORY),
+    ):
         if peaks := [sample[metric] for sample in samples if metric in sample]:
             values[name] = max(peaks)
     return values

@@ -27,9 +27,14 @@ REFUSED = 2
 POLL_SECONDS = 0.2
 LAST_LINES = 15
 QUIET = {
-    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "GX_ANALYTICS_ENABLED": "false",
-}  # fmt: skip
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,12 @@ def run_stage(
     command: tuple[str, ...] | None = None,
     distributed: Distributed | None = None,
 ) -> StageRun:
-    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times a second.
+    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times
+    a second.
 
-    distributed: how the ranks of a spec with several are started.
-    The same stage started twice at once runs once: the second waits and takes its result. Raises BadInput, GateRefused
-    or Diverged as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
+    distributed: how the ranks of a spec with several are started. The same stage started twice at
+    once runs once: the second waits and takes its result. Raises BadInput, GateRefused or Diverged
+    as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
     """
     with _lock(run_dir) as lock:
         try:
@@ -61,7 +67,9 @@ def run_stage(
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
             events.emit(events.StageStarted(spec.stage, run_dir))
-            given = environment(ranks_here(spec, distributed)) | launcher.env_file(distributed, run_dir, QUIET)
+            given = environment(ranks_here(spec, distributed)) | launcher.env_file(
+                distributed, run_dir, QUIET
+            )
             start = _Start([*(command or command_of(spec, distributed))], given, lock.fileno())
             return StageRun(run_dir, _run(spec, run_dir, start, watch), cached=False)
         finally:
@@ -70,7 +78,9 @@ def run_stage(
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
     """What starts the stage on this host, before STAGE SPEC RUN_DIR."""
-    return launcher.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
+    return (
+        launcher.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
+    )
 
 
 def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
@@ -79,13 +89,18 @@ def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
 
 
 def finished(run_dir: Path) -> StageResult | None:
-    """The result of a finished run directory, its outputs' bytes checked. Raises BadInput when they are damaged."""
+    """The result of a finished run directory, its outputs' bytes checked. Raises BadInput when they
+    are damaged.
+    """
     result = read_result(run_dir)
     for name, output in (result.outputs if result else {}).items():
         try:
             output.verified()
         except BadInput as error:
-            raise BadInput(f"output {name!r} of {run_dir} is damaged ({error}). Delete {run_dir} and run again.") from None
+            raise BadInput(
+                f"output {name!r} of {run_dir} is damaged ({error}). Delete {run_dir} and run"
+                " again."
+            ) from None
     return result
 
 
@@ -109,7 +124,9 @@ def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
 
 
 def _lock(run_dir: Path) -> TextIO:
-    """The run directory's lock, held; both are made anew when `rlhf gc` has removed them while this process waited."""
+    """The run directory's lock, held; both are made anew when `rlhf gc` has removed them while this
+    process waited.
+    """
     while True:
         run_dir.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -149,12 +166,19 @@ def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None
 
 @contextlib.contextmanager
 def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
-    """A process group that does not outlive the block, nor this process. It holds the lock as long as it lives."""
+    """A process group that does not outlive the block, nor this process. It holds the lock as long
+    as it lives.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, group_guard.__file__, *start.command, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=output,
-            env=start.environment, start_new_session=True, pass_fds=(start.lock,),
-        )  # fmt: skip
+            [sys.executable, group_guard.__file__, *start.command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=start.environment,
+            start_new_session=True,
+            pass_fds=(start.lock,),
+        )
     try:
         yield process
     finally:
@@ -174,7 +198,9 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _follow(process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
+def _follow(
+    process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]
+) -> None:
     metrics, sample = run_dir / "metrics.jsonl", resource_usage.Sampler(process.pid, run_dir)
     dropped_signals.listen()
     offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
@@ -200,7 +226,9 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     else:
         error = StageFailed(_failure(stage, run_dir, code))
     log = run_dir / "stage.log"
-    events.emit(events.StageFailed(stage, str(error).split("; its log is")[0], log, last_lines(log)))
+    events.emit(
+        events.StageFailed(stage, str(error).split("; its log is")[0], log, last_lines(log))
+    )
     raise error
 
 
@@ -215,12 +243,22 @@ def _failure(stage: str, run_dir: Path, code: int) -> str:
     if code == 0:
         how = "ended without writing result.json"
     log = run_dir / "stage.log"
-    return "\n  ".join([f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)])
+    return "\n  ".join(
+        [f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)]
+    )
 
 
 def environment(ranks: int = 1) -> dict[str, str]:
-    """The environment of a stage process: this one's, no usage reports, and the CPU named where there is no GPU."""
-    # Threads that spin long at barriers slow two stages on one machine down twentyfold and more; ones that sleep at once cost
-    # a stage that is alone a tenth. libgomp takes this count itself when it knows of more threads than cores.
-    cpu = {} if has_cuda() else {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    """The environment of a stage process: this one's, no usage reports, and the CPU named where
+    there is no GPU.
+    """
+    # Threads that spin long at barriers slow two stages on one machine down twentyfold and more;
+    # ones that sleep at once cost
+    # a stage that is alone a tenth. libgomp takes this count itself when it knows of more threads
+    # than cores.
+    cpu = (
+        {}
+        if has_cuda()
+        else {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    )
     return launcher.variables(ranks, cpu | QUIET | os.environ)

@@ -1,4 +1,6 @@
-"""One registry name and where its aliases stand: read, compared with the ledger, checked against bytes and records, moved."""
+"""One registry name and where its aliases stand: read, compared with the ledger, checked against
+bytes and records, moved.
+"""
 
 import re
 from dataclasses import dataclass
@@ -36,22 +38,31 @@ class Desk:
     def aliases(self) -> Aliases:
         """Where 'champion' and 'previous' of both models point now."""
         found = {kind: versions.aliases(self.client, self.model(kind)) for kind in KINDS}
-        return {f"{kind}@{alias}": found[kind].get(alias) for kind in KINDS for alias in (CHAMPION, PREVIOUS)}
+        return {
+            f"{kind}@{alias}": found[kind].get(alias)
+            for kind in KINDS
+            for alias in (CHAMPION, PREVIOUS)
+        }
 
     def version(self, kind: Kind, number: str) -> versions.ModelVersion:
         """A version. Raises PromotionRefused when there is none, or none any more."""
         found = versions.find(self.client, self.model(kind), number)
         if found is None:
-            raise PromotionRefused(f"version {number} of {self.model(kind)} does not exist; it was never made, or deleted.")
+            raise PromotionRefused(
+                f"version {number} of {self.model(kind)} does not exist; it was never made, or"
+                " deleted."
+            )
         return found
 
     def known(self, kind: Kind, champion: Champion) -> versions.ModelVersion:
-        """A version that the ledger names. Raises PromotionRefused when it says other bytes of itself by now."""
+        """A version that the ledger names. Raises PromotionRefused when it says other bytes of
+        itself by now.
+        """
         found = self.version(kind, champion.version)
         if found.tags.get("digest") != champion.digest:
             raise PromotionRefused(
-                f"the tag 'digest' of version {champion.version} of {self.model(kind)} was changed; the ledger says "
-                f"{champion.digest[:12]}. Do not use that version."
+                f"the tag 'digest' of version {champion.version} of {self.model(kind)} was changed;"
+                f" the ledger says {champion.digest[:12]}. Do not use that version."
             )
         return found
 
@@ -63,32 +74,39 @@ class Desk:
 def at(name: str, *, known: bool = True) -> tuple[Desk, Kind]:
     """The desk for 'quickstart', 'quickstart-policy' or 'quickstart-reward', and the model meant.
 
-    known: there must be such a model. Raises BadInput, or within seconds RLHFError when MLflow does not answer.
+    known: there must be such a model. Raises BadInput, or within seconds RLHFError when MLflow does
+    not answer.
     """
     if not NAME.fullmatch(name):
-        raise BadInput(f"{name!r} is no registry name; expected small letters, digits and hyphens, e.g. quickstart.")
+        raise BadInput(
+            f"{name!r} is no registry name; expected small letters, digits and hyphens, e.g."
+            " quickstart."
+        )
     workspace = Workspace.here()
     try:
         client = client_for(workspace.tracking_uri)
         models = {model.name for model in client.search_registered_models(max_results=1000)}
     except Exception as error:
         raise RLHFError(
-            f"MLflow at {workspace.tracking_uri} does not answer ({brief(error)}). Nothing was changed. Start it, or set "
-            "MLFLOW_TRACKING_URI to where it runs."
+            f"MLflow at {workspace.tracking_uri} does not answer ({brief(error)}). Nothing was"
+            " changed. Start it, or set MLFLOW_TRACKING_URI to where it runs."
         ) from error
     stem, _, ending = name.rpartition("-")
     is_model = ending in KINDS and f"{name}-policy" not in models and f"{name}-reward" not in models
     name, kind = (stem, ending) if is_model else (name, "policy")
     if known and f"{name}-{kind}" not in models:
         there = sorted(model for model in models if model.endswith(("-policy", "-reward")))
-        raise BadInput(f"there is no registered model {name}-{kind}; found {', '.join(there) or 'none'}.")
+        raise BadInput(
+            f"there is no registered model {name}-{kind}; found {', '.join(there) or 'none'}."
+        )
     return Desk(client, workspace, name), kind
 
 
 def drift(state: State, found: Aliases) -> str | None:
     """How the aliases differ from what the ledger says; None when they do not."""
     wrong = [
-        f"{kind}@{CHAMPION} is {named(found[f'{kind}@{CHAMPION}'])}, the ledger says {named(state.version(kind))}"
+        f"{kind}@{CHAMPION} is {named(found[f'{kind}@{CHAMPION}'])}, the ledger says"
+        f" {named(state.version(kind))}"
         for kind in KINDS
         if found[f"{kind}@{CHAMPION}"] != state.version(kind)
     ]
@@ -102,17 +120,24 @@ def named(version: str | None) -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a version's files say: its gate records, and where a person's approval stands (None: they do not say)."""
+    """What a version's files say: its gate records, and where a person's approval stands (None:
+    they do not say).
+    """
 
     decisions: list[Decision]
     sign_off: SignOff | None
 
 
 def check(desk: Desk, state: State, kind: Kind) -> Evidence:
-    """Bytes and gate records of the state's champion of this kind, as they are served now. Raises PromotionRefused."""
+    """Bytes and gate records of the state's champion of this kind, as they are served now. Raises
+    PromotionRefused.
+    """
     champion = state.policy if kind == "policy" else state.reward
     version = desk.known(kind, champion)
-    about = {"policy": dict.fromkeys((*ALIGNMENTS, "evaluate"), champion.digest), "reward": {"reward": champion.digest}}[kind]
+    about = {
+        "policy": dict.fromkeys((*ALIGNMENTS, "evaluate"), champion.digest),
+        "reward": {"reward": champion.digest},
+    }[kind]
     if kind == "policy" and state.reward:
         about["reward"] = state.reward.digest
     try:
@@ -120,25 +145,37 @@ def check(desk: Desk, state: State, kind: Kind) -> Evidence:
             found = Evidence(packaging.read_decisions(folder), packaging.read_sign_off(folder))
         require_evidence(kind, about, version.tags, found.decisions)
     except RLHFError as error:
-        raise PromotionRefused(f"version {champion.version} of {desk.model(kind)} may not be champion: {error}") from error
+        raise PromotionRefused(
+            f"version {champion.version} of {desk.model(kind)} may not be champion: {error}"
+        ) from error
     return found
 
 
 def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:
-    """Load what the alias 'champion' serves now and run it: the entry's model, and the other one if it moves with it.
+    """Load what the alias 'champion' serves now and run it: the entry's model, and the other one if
+    it moves with it.
 
     Raises PromotionRefused when that fails.
     """
-    from rlhf_core.modeling.smoke import smoke  # torch, which a pipeline without a promotion never needs in this process
+    from rlhf_core.modeling.smoke import (
+        smoke,
+    )  # torch, which a pipeline without a promotion never needs in this process
 
     for kind in KINDS:
         champion = plan.state.policy if kind == "policy" else plan.state.reward
-        if champion is None or (kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version):
+        if champion is None or (
+            kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version
+        ):
             continue
         uri = f"models:/{desk.model(kind)}@{CHAMPION}"
         version = desk.client.get_model_version_by_alias(desk.model(kind), CHAMPION)
-        if (str(version.version), version.tags.get("digest")) != (champion.version, champion.digest):
-            raise PromotionRefused(f"{uri} serves version {version.version}, expected version {champion.version}.")
+        if (str(version.version), version.tags.get("digest")) != (
+            champion.version,
+            champion.digest,
+        ):
+            raise PromotionRefused(
+                f"{uri} serves version {version.version}, expected version {champion.version}."
+            )
         try:
             with versions.served(desk.workspace, version, uri) as folder:
                 smoke(kind, packaging.model_folder(folder))
@@ -150,11 +187,16 @@ def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:
 def move(desk: Desk, entry: Entry, plan: Plan, alias: str) -> None:
     """Set `alias` of both models as planned.
 
-    Raises PromotionRefused when 'champion' is neither where it was nor where it goes, or goes to a version that is gone.
+    Raises PromotionRefused when 'champion' is neither where it was nor where it goes, or goes to a
+    version that is gone.
     """
     now = desk.aliases()
     keys = [f"{kind}@{alias}" for kind in KINDS]
-    if strange := [key for key in keys if alias == CHAMPION and now[key] not in (plan.before[key], plan.after[key])]:
+    if strange := [
+        key
+        for key in keys
+        if alias == CHAMPION and now[key] not in (plan.before[key], plan.after[key])
+    ]:
         found = ", ".join(f"{key} is {named(now[key])}" for key in strange)
         raise PromotionRefused(f"somebody moves aliases by hand while {entry} is at work: {found}.")
     desk.ledger.require_open(entry)
@@ -168,8 +210,13 @@ def put_back(desk: Desk, entry: Entry, plan: Plan) -> str:
     now = desk.aliases()
     strange = [key for key in plan.before if now[key] not in (plan.before[key], plan.after[key])]
     desk.ledger.require_open(entry)
-    lost = _set(desk, {key: old for key, old in plan.before.items() if now[key] != old and key not in strange})
-    return lost + "".join(f" {key} was moved by somebody else and is left at {named(now[key])}." for key in strange)
+    lost = _set(
+        desk,
+        {key: old for key, old in plan.before.items() if now[key] != old and key not in strange},
+    )
+    return lost + "".join(
+        f" {key} was moved by somebody else and is left at {named(now[key])}." for key in strange
+    )
 
 
 def _set(desk: Desk, wanted: Aliases) -> str:

@@ -1,4 +1,6 @@
-"""Whether a registered version has earned the alias 'champion', by the records that lie beside its weights."""
+"""Whether a registered version has earned the alias 'champion', by the records that lie beside its
+weights.
+"""
 
 import json
 import math
@@ -10,13 +12,23 @@ from tasks.approval import decisions as signoff
 from tasks.promotion.ledger import Champion, Kind
 from tasks.records.run_record import SignOff
 
-CONTEST = ("promote", "champion")  # stage and name of the record of how the policy did against a champion
+CONTEST = (
+    "promote",
+    "champion",
+)  # stage and name of the record of how the policy did against a champion
 WIN_RATE = "eval/win_rate_vs_champion"
-REQUIRED = {"ppo": ("sft", "reward", "ppo", "evaluate"), "dpo": ("sft", "dpo", "evaluate"), "reward": ("reward",)}
+REQUIRED = {
+    "ppo": ("sft", "reward", "ppo", "evaluate"),
+    "dpo": ("sft", "dpo", "evaluate"),
+    "reward": ("reward",),
+}
 APPROVE = (
-    "Run its recipe, which asks; or, if you have been told yes: --approved-by NAME --comment TEXT, which the ledger keeps."
+    "Run its recipe, which asks; or, if you have been told yes: --approved-by NAME --comment TEXT,"
+    " which the ledger keeps."
 )
-RUN_AGAIN = "Run its recipe again: it repeats no training, and registers the same bytes with their records."
+RUN_AGAIN = (
+    "Run its recipe again: it repeats no training, and registers the same bytes with their records."
+)
 
 
 class ContestLost(PromotionRefused):
@@ -34,68 +46,106 @@ def contest_record(result: StageResult, policy: str, champion: str, required: fl
     passed = value is not None and value > required
     found = "missing" if value is None else f"{value:.1%}"
     return Decision(
-        stage=CONTEST[0], gate=CONTEST[1], metric=WIN_RATE, value=value, n=result.counts.get(WIN_RATE),
-        interval=result.intervals.get(WIN_RATE), bound="more than", threshold=required, passed=passed,
-        reason=f"{WIN_RATE} is {found}, required more than {required:.1%}", versus="champion",
-        model_digest=policy, champion_digest=champion,
-    )  # fmt: skip
+        stage=CONTEST[0],
+        gate=CONTEST[1],
+        metric=WIN_RATE,
+        value=value,
+        n=result.counts.get(WIN_RATE),
+        interval=result.intervals.get(WIN_RATE),
+        bound="more than",
+        threshold=required,
+        passed=passed,
+        reason=f"{WIN_RATE} is {found}, required more than {required:.1%}",
+        versus="champion",
+        model_digest=policy,
+        champion_digest=champion,
+    )
 
 
-def require_evidence(kind: Kind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]) -> None:
-    """Raise GateRefused unless every stage has records, all of them passed, and they speak of these bytes.
+def require_evidence(
+    kind: Kind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
+) -> None:
+    """Raise GateRefused unless every stage has records, all of them passed, and they speak of these
+    bytes.
 
-    digests: stage -> digest of the model that its records must be about. Overridden gates count as passed.
+    digests: stage -> digest of the model that its records must be about. Overridden gates count as
+    passed.
     """
     gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
-    given = set(json.loads(tags.get("given", "[]"))) & {"sft"}  # the one model that a recipe may give and not measure
+    given = set(json.loads(tags.get("given", "[]"))) & {
+        "sft"
+    }  # the one model that a recipe may give and not measure
     found = {gate.stage for gate in gates}
-    made_by = "reward" if kind == "reward" else "dpo" if "dpo" in found and "ppo" not in found else "ppo"
+    made_by = (
+        "reward" if kind == "reward" else "dpo" if "dpo" in found and "ppo" not in found else "ppo"
+    )
     missing = [stage for stage in REQUIRED[made_by] if stage not in found | given]
     if missing:
-        raise GateRefused(f"no gate record of {' and '.join(missing)}; expected records of every stage. {RUN_AGAIN}")
+        raise GateRefused(
+            f"no gate record of {' and '.join(missing)}; expected records of every stage."
+            f" {RUN_AGAIN}"
+        )
     if stops := refused(gates):
-        raise GateRefused("refused by its gates: " + "; ".join(f"{gate.stage}: {gate.reason}" for gate in stops) + ".")
+        raise GateRefused(
+            "refused by its gates: "
+            + "; ".join(f"{gate.stage}: {gate.reason}" for gate in stops)
+            + "."
+        )
     for gate in gates:
         expected = digests.get(gate.stage)
         if expected and gate.model_digest != expected:
-            about = f"a model with digest {gate.model_digest[:12]}" if gate.model_digest else "no model"
+            about = (
+                f"a model with digest {gate.model_digest[:12]}" if gate.model_digest else "no model"
+            )
             raise GateRefused(
-                f"the record of {gate.stage}.{gate.gate} speaks of {about}, expected {expected[:12]}. {RUN_AGAIN}"
+                f"the record of {gate.stage}.{gate.gate} speaks of {about}, expected"
+                f" {expected[:12]}. {RUN_AGAIN}"
             )
 
 
 def require_victory(decisions: list[Decision], rival: Champion) -> None:
     """Raise ContestLost unless a record says that exactly this champion was beaten."""
     fights = [decision for decision in decisions if (decision.stage, decision.gate) == CONTEST]
-    fight = next((decision for decision in fights if decision.champion_digest == rival.digest), None)
+    fight = next(
+        (decision for decision in fights if decision.champion_digest == rival.digest), None
+    )
     stale = [d for d in decisions if d.versus and d.champion_digest != rival.digest]
     if fight is None or stale:
         raise ContestLost(
-            f"it was not compared with the present champion, version {rival.version}. Run its recipe again, or give "
-            '--override-contest "REASON", which is recorded.'
+            f"it was not compared with the present champion, version {rival.version}. Run its"
+            ' recipe again, or give --override-contest "REASON", which is recorded.'
         )
     if not fight.passed:
         value = "an unknown share" if fight.value is None else f"{fight.value:.1%}"
         raise ContestLost(
-            f"it wins {value} of the held-out prompts against the champion, version {rival.version}, "
-            f"required more than {fight.threshold:.1%}."
+            f"it wins {value} of the held-out prompts against the champion, version"
+            f" {rival.version}, required more than {fight.threshold:.1%}."
         )
 
 
 def require_approval(sign_off: SignOff | None, policy: str, decisions: list[Decision]) -> None:
-    """Raise ApprovalMissing unless the recipe asks for no approval, or a person approved of these bytes on these records."""
+    """Raise ApprovalMissing unless the recipe asks for no approval, or a person approved of these
+    bytes on these records.
+    """
     if sign_off is None:
-        raise ApprovalMissing(f"its files do not say whether its recipe requires a person's approval. {APPROVE}")
+        raise ApprovalMissing(
+            f"its files do not say whether its recipe requires a person's approval. {APPROVE}"
+        )
     if not sign_off.required:
         return
     record = sign_off.record
     if record is None or record.state != "approved":
         found = record.sentence if record else "nobody was asked"
-        raise ApprovalMissing(f"its recipe requires a person's approval, and none is recorded ({found}). {APPROVE}")
+        raise ApprovalMissing(
+            f"its recipe requires a person's approval, and none is recorded ({found}). {APPROVE}"
+        )
     gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
     rival = next((d.champion_digest for d in decisions if (d.stage, d.gate) == CONTEST), None)
     if record.evidence != signoff.evidence(policy, rival, gates):
-        raise ApprovalMissing(f"it was {record.sentence}, but on other bytes or other gate records than these. {APPROVE}")
+        raise ApprovalMissing(
+            f"it was {record.sentence}, but on other bytes or other gate records than these."
+            f" {APPROVE}"
+        )
 
 
 def overridden(decisions: list[Decision]) -> list[str]:

@@ -1,9 +1,11 @@
-"""The ledger of champions: one version of the registered model '<name>-ledger' for every attempt to move an alias.
+"""The ledger of champions: one version of the registered model '<name>-ledger' for every attempt to
+move an alias.
 
-MLflow numbers versions under a unique constraint, and number n + 1 is given out only once number n can be read. So of several
-attempts exactly one finds no lower number without an outcome: it alone may move aliases, the others step back. What an entry
-says at first is never changed; its attempt adds where it is (`step`), what it is about to move (`plan`) and how it ended
-(`outcome`). The champion is what the last entry with outcome 'done' says; the alias is its projection.
+MLflow numbers versions under a unique constraint, and number n + 1 is given out only once number n
+can be read. So of several attempts exactly one finds no lower number without an outcome: it alone
+may move aliases, the others step back. What an entry says at first is never changed; its attempt
+adds where it is (`step`), what it is about to move (`plan`) and how it ended (`outcome`). The
+champion is what the last entry with outcome 'done' says; the alias is its projection.
 """
 
 import json
@@ -27,8 +29,11 @@ Kind = Literal["policy", "reward"]
 Action = Literal["promote", "rollback", "recover"]
 Outcome = Literal["done", "refused", "reverted", "undone"]
 KINDS: tuple[Kind, ...] = ("policy", "reward")
-LEASE_SECONDS = 1800.0  # an attempt of a machine that cannot be seen from here counts as dead so long after its last step
-COLLISION_SECONDS = 60.0  # MLflow itself tries three times to get a number, which twenty promoters exceed
+# an attempt of a machine that cannot be seen from here counts as dead so long after its last step
+LEASE_SECONDS = 1800.0
+COLLISION_SECONDS = (
+    60.0  # MLflow itself tries three times to get a number, which twenty promoters exceed
+)
 PAGE = 1000
 TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _active: set[str] = set()  # tokens of the attempts of this process
@@ -57,7 +62,9 @@ Aliases = dict[str, str | None]  # '<kind>@<alias>' -> version
 
 
 class Plan(Frozen):
-    """What an attempt moves: every alias before and after, from which it can be completed or undone by anybody."""
+    """What an attempt moves: every alias before and after, from which it can be completed or undone
+    by anybody.
+    """
 
     before: Aliases
     after: Aliases
@@ -96,7 +103,9 @@ class Entry(Frozen):
     @property
     def approved(self) -> str:
         """The approval that was given with the attempt, '' without one."""
-        return f"approved by {self.approved_by}: {self.approval_comment}" if self.approved_by else ""
+        return (
+            f"approved by {self.approved_by}: {self.approval_comment}" if self.approved_by else ""
+        )
 
     @property
     def is_live(self) -> bool:
@@ -109,8 +118,15 @@ class Entry(Frozen):
         return runs if runs is not None else (_utc() - self.stepped).total_seconds() < LEASE_SECONDS
 
     def __str__(self) -> str:
-        what = self.action if self.action == "recover" else f"{self.action} {self.model} {self.version}"
-        return f"entry {self.number} ({what}, by {self.by}, process {self.owner.pid} on {self.owner.host})"
+        what = (
+            self.action
+            if self.action == "recover"
+            else f"{self.action} {self.model} {self.version}"
+        )
+        return (
+            f"entry {self.number} ({what}, by {self.by}, process {self.owner.pid} on"
+            f" {self.owner.host})"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,17 +144,28 @@ class Ledger:
         """Every entry, oldest first; none while there is no ledger."""
         found, token = [], None
         while True:
-            page = self.client.search_model_versions(f"name = '{self.model}'", PAGE, ["version_number ASC"], token)
+            page = self.client.search_model_versions(
+                f"name = '{self.model}'", PAGE, ["version_number ASC"], token
+            )
             found += [_entry(version) for version in page]
             token = page.token
             if not token:
                 return found
 
     def append(self, action: Action, model: str, version: str, **tags: str) -> Entry:
-        """A new entry, the intent of this process. Raises what MLflow raises when it cannot be written."""
+        """A new entry, the intent of this process. Raises what MLflow raises when it cannot be
+        written.
+        """
         _require_model(self.client, self.model, self.name)
         token, now = secrets.token_hex(8), _utc().isoformat()
-        tags |= {"action": action, "model": model, "version": version, "by": user(), "time": now, "token": token}
+        tags |= {
+            "action": action,
+            "model": model,
+            "version": version,
+            "by": user(),
+            "time": now,
+            "token": token,
+        }
         tags |= {"owner": Owner.me().model_dump_json(), "step": f"{now} begun"}
         _active.add(token)
         try:
@@ -148,27 +175,39 @@ class Ledger:
             raise
 
     def _written(self, tags: dict[str, str]) -> Entry:
-        """Get a number in spite of other promoters, and in spite of a lost answer: then there may be two entries."""
+        """Get a number in spite of other promoters, and in spite of a lost answer: then there may
+        be two entries.
+        """
         end = time.monotonic() + COLLISION_SECONDS
         while True:
             refused = None
             try:
                 self.client.create_model_version(
-                    self.model, f"ledger:/{self.name}", tags=tags, description=_sentence(tags), await_creation_for=0
+                    self.model,
+                    f"ledger:/{self.name}",
+                    tags=tags,
+                    description=_sentence(tags),
+                    await_creation_for=0,
                 )
             except MlflowException as error:
                 refused = error
             mine = [entry for entry in self.entries() if entry.token == tags["token"]]
             if mine:
                 for double in mine[1:]:
-                    self.close(double, "undone", f"sent twice: the same attempt as entry {mine[0].number}")
+                    self.close(
+                        double, "undone", f"sent twice: the same attempt as entry {mine[0].number}"
+                    )
                 return mine[0]
             if refused is None or refused.error_code not in TRANSIENT or time.monotonic() > end:
-                raise refused or BadInput(f"{self.model} has lost an entry that was just written; ask who deletes them.")
+                raise refused or BadInput(
+                    f"{self.model} has lost an entry that was just written; ask who deletes them."
+                )
             time.sleep(random.uniform(0.05, 0.5))
 
     def step(self, entry: Entry, name: str) -> None:
-        """Say where the attempt is, which also renews its lease. Raises PromotionRefused when somebody has ended it."""
+        """Say where the attempt is, which also renews its lease. Raises PromotionRefused when
+        somebody has ended it.
+        """
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
@@ -188,18 +227,24 @@ class Ledger:
         _active.discard(entry.token)
 
     def require_open(self, entry: Entry) -> None:
-        """Raise PromotionRefused when the entry was ended by somebody who took this process for dead, or was deleted."""
+        """Raise PromotionRefused when the entry was ended by somebody who took this process for
+        dead, or was deleted.
+        """
         now = next((other for other in self.entries() if other.number == entry.number), None)
         if now is None or now.outcome:
             found = f"ended as '{now.outcome}' ({now.outcome_reason})" if now else "deleted"
-            raise PromotionRefused(f"{entry} was {found} while it was at work; nothing more is moved in its name.")
+            raise PromotionRefused(
+                f"{entry} was {found} while it was at work; nothing more is moved in its name."
+            )
 
     def _tag(self, entry: Entry, key: str, value: str) -> None:
         self.client.set_model_version_tag(self.model, str(entry.number), key, value)
 
 
 def stack(entries: list[Entry]) -> list[State]:
-    """The champions, oldest first: a promotion puts one on top, a rollback takes off what lies above its target."""
+    """The champions, oldest first: a promotion puts one on top, a rollback takes off what lies
+    above its target.
+    """
     states: list[State] = []
     for entry in entries:
         if entry.outcome != "done" or entry.plan is None:
@@ -227,7 +272,10 @@ def gaps(entries: list[Entry]) -> list[int]:
 
 
 def _require_model(client: MlflowClient, model: str, name: str) -> None:
-    text = f"Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history {name}` reads it."
+    text = (
+        f"Every attempt to move the champion of {name}, one version each. Append-only: `rlhf"
+        f" history {name}` reads it."
+    )
     try:
         client.create_registered_model(model, description=text)
     except MlflowException as error:
@@ -241,11 +289,14 @@ def _entry(version: ModelVersion) -> Entry:
         stepped, _, step = tags.pop("step").partition(" ")
         tags |= {name: json.loads(tags[name]) for name in ("owner", "plan") if name in tags}
         known = {key: value for key, value in tags.items() if key in Entry.model_fields}
-        return Entry.model_validate(known | {"number": int(version.version), "step": step, "stepped": stepped})
+        return Entry.model_validate(
+            known | {"number": int(version.version), "step": step, "stepped": stepped}
+        )
     except (KeyError, ValueError, ValidationError) as error:
         raise BadInput(
-            f"version {version.version} of {version.name} is no entry of a ledger ({type(error).__name__}: {error}). "
-            "Nothing was changed. Somebody has written or altered it by hand: restore its tags, or delete that version."
+            f"version {version.version} of {version.name} is no entry of a ledger"
+            f" ({type(error).__name__}: {error}). Nothing was changed. Somebody has written or"
+            " altered it by hand: restore its tags, or delete that version."
         ) from None
 
 

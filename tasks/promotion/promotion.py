@@ -9,18 +9,29 @@ from tasks.promotion.aliases import Desk, drift
 from tasks.promotion.eligibility import overridden
 from tasks.promotion.ledger import KINDS, Entry, Kind, State, earlier, gaps, stack
 from tasks.promotion.recovery import recover
-from tasks.promotion.transaction import Attempt, consent, contest, examine, finish, recorded, smoke, start, switch
+from tasks.promotion.transaction import (
+    Attempt,
+    consent,
+    contest,
+    examine,
+    finish,
+    recorded,
+    smoke,
+    start,
+    switch,
+)
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PromotionResult
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. expects: the champion as the caller saw it, '' for none; None: as it is when asked.
+    """What is asked for. expects: the champion as the caller saw it, '' for none; None: as it is
+    when asked.
 
-    adopt: go on from the aliases as they are, though the ledger says otherwise. contest_override: why a policy may be
-    champion that has not beaten the present one. approved_by: the person who approved, where the recipe asks for one and the
-    pipeline has no answer; with a comment.
+    adopt: go on from the aliases as they are, though the ledger says otherwise. contest_override:
+    why a policy may be champion that has not beaten the present one. approved_by: the person who
+    approved, where the recipe asks for one and the pipeline has no answer; with a comment.
     """
 
     kind: Kind = "policy"
@@ -34,7 +45,9 @@ class Request:
 
 
 def promote(desk: Desk, request: Request) -> PromotionResult:
-    """Make a version champion, and for a policy its reward model with it. Raises PromotionRefused; then nothing has changed."""
+    """Make a version champion, and for a policy its reward model with it. Raises PromotionRefused;
+    then nothing has changed.
+    """
     recover(desk)
     model = desk.model(request.kind)
     digest = desk.seat(request.kind, request.version).digest
@@ -42,11 +55,23 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
     present = found[f"{request.kind}@{CHAMPION}"] or ""
     expects = present if request.expects is None else request.expects
     if present == expects == request.version and not drift(_champion(desk), found):
-        return PromotionResult(model, request.version, True, f"Version {request.version} of {model} is the champion already.")
+        return PromotionResult(
+            model,
+            request.version,
+            True,
+            f"Version {request.version} of {model} is the champion already.",
+        )
     entry = desk.ledger.append(
-        "promote", model, request.version, digest=digest, expects=expects, reason=request.reason,
-        contest_override=request.contest_override, approved_by=request.approved_by, approval_comment=request.approval_comment,
-    )  # fmt: skip
+        "promote",
+        model,
+        request.version,
+        digest=digest,
+        expects=expects,
+        reason=request.reason,
+        contest_override=request.contest_override,
+        approved_by=request.approved_by,
+        approval_comment=request.approval_comment,
+    )
     with recorded(desk, entry) as attempt:
         start(attempt, adopt=request.adopt)
         target = _target(attempt)
@@ -61,14 +86,21 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
 
 
 def rollback(desk: Desk, request: Request) -> PromotionResult:
-    """Make the champion before the present one champion again; again: the one before that. Raises as promote does."""
+    """Make the champion before the present one champion again; again: the one before that. Raises
+    as promote does.
+    """
     recover(desk)
     target, skipped = _last_whole(desk, request.kind)
     champion = target.policy if request.kind == "policy" else target.reward
     expects = desk.aliases()[f"{request.kind}@{CHAMPION}"] or ""
     reason = " ".join(filter(None, [request.reason, *skipped]))
     entry = desk.ledger.append(
-        "rollback", desk.model(request.kind), champion.version, digest=champion.digest, expects=expects, reason=reason
+        "rollback",
+        desk.model(request.kind),
+        champion.version,
+        digest=champion.digest,
+        expects=expects,
+        reason=reason,
     )
     with recorded(desk, entry) as attempt:
         start(attempt, adopt=request.adopt)
@@ -85,7 +117,8 @@ def _champion(desk: Desk) -> State:
 
 
 def _target(attempt: Attempt) -> State:
-    """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the policy.
+    """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the
+    policy.
 
     A policy made by DPO may have none; then the reward model stays.
     """
@@ -99,14 +132,17 @@ def _target(attempt: Attempt) -> State:
         return State(policy=seat, reward=attempt.champion.reward)
     if not reward:
         raise PromotionRefused(
-            f"version {entry.version} of {entry.model} does not say which reward model it was trained with (tag "
-            "reward_version); it was registered by an earlier release. Run its recipe again, which adds that."
+            f"version {entry.version} of {entry.model} does not say which reward model it was"
+            " trained with (tag reward_version); it was registered by an earlier release. Run its"
+            " recipe again, which adds that."
         )
     return State(policy=seat, reward=desk.seat("reward", reward))
 
 
 def _last_whole(desk: Desk, kind: Kind) -> tuple[State, list[str]]:
-    """The last state with another champion whose versions are there with their bytes; and which ones were skipped."""
+    """The last state with another champion whose versions are there with their bytes; and which
+    ones were skipped.
+    """
     skipped = []
     for state in earlier(stack(desk.ledger.entries()), kind):
         try:
@@ -127,14 +163,26 @@ def _announced(attempt: Attempt, result: PromotionResult) -> PromotionResult:
     for kind in KINDS:
         key, model = f"{kind}@{CHAMPION}", attempt.desk.model(kind)
         if (version := attempt.plan.after[key]) and version != attempt.plan.before[key]:
-            payload = {"model": model, "version": version, "action": attempt.entry.action, "reason": result.reason}
+            payload = {
+                "model": model,
+                "version": version,
+                "action": attempt.entry.action,
+                "reason": result.reason,
+            }
             announce.publish(announce.PROMOTED, announce.model_resource(model), payload)
     return result
 
 
 def _result(attempt: Attempt) -> PromotionResult:
     entry, before = attempt.entry, attempt.found[f"{attempt.entry.kind}@{CHAMPION}"]
-    fight = next((decision for decision in attempt.decisions if decision.versus and decision.stage == "promote"), None)
+    fight = next(
+        (
+            decision
+            for decision in attempt.decisions
+            if decision.versus and decision.stage == "promote"
+        ),
+        None,
+    )
     how = f"instead of version {before}" if before else "there was no champion before"
     if entry.action == "promote" and before and fight and fight.passed:
         how = f"it wins {fight.value:.1%} against version {before}"
@@ -165,7 +213,9 @@ def history(desk: Desk) -> History:
     states = stack(entries)
     champion = states[-1] if states else State()
     if all(entry.outcome for entry in entries) and (wrong := drift(champion, desk.aliases())):
-        problems.append(f"Aliases were moved, or versions deleted, behind the ledger's back: {wrong}.")
+        problems.append(
+            f"Aliases were moved, or versions deleted, behind the ledger's back: {wrong}."
+        )
     if lost := gaps(entries):
         problems.append(f"Entries {', '.join(map(str, lost))} were deleted.")
     return History(entries, champion, problems)

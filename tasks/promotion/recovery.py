@@ -1,4 +1,6 @@
-"""What a killed attempt left behind: completed when its alias has moved and serves what it should, undone otherwise."""
+"""What a killed attempt left behind: completed when its alias has moved and serves what it should,
+undone otherwise.
+"""
 
 from rlhf_core.errors import RLHFError
 from tasks.promotion import transaction as steps
@@ -9,7 +11,8 @@ from tasks.registry.versions import CHAMPION
 
 
 def recover(desk: Desk) -> list[str]:
-    """End every attempt whose process is gone; a sentence for each. Does nothing while somebody is at work.
+    """End every attempt whose process is gone; a sentence for each. Does nothing while somebody is
+    at work.
 
     Recovering is an attempt itself, with an entry of its own, so that no two do it at once.
     """
@@ -24,8 +27,14 @@ def recover(desk: Desk) -> list[str]:
 
 
 def _stranded(attempt: Attempt) -> list[Entry]:
-    """Entries before this one without an outcome. Raises PromotionRefused when somebody is at work on one."""
-    left = [entry for entry in attempt.desk.ledger.entries() if entry.number < attempt.entry.number and not entry.outcome]
+    """Entries before this one without an outcome. Raises PromotionRefused when somebody is at work
+    on one.
+    """
+    left = [
+        entry
+        for entry in attempt.desk.ledger.entries()
+        if entry.number < attempt.entry.number and not entry.outcome
+    ]
     for entry in left:
         if entry.is_live:
             steps.refuse_beside(entry)
@@ -37,7 +46,9 @@ def _end(attempt: Attempt, other: Entry) -> str:
     attempt.begin(f"recover {other.number}")
     desk, plan = attempt.desk, other.plan
     if plan is None:
-        desk.ledger.close(other, "undone", f"killed in step '{other.step}', before it moved anything")
+        desk.ledger.close(
+            other, "undone", f"killed in step '{other.step}', before it moved anything"
+        )
         return f"Entry {other.number} had moved nothing."
     now, keys = desk.aliases(), [f"{kind}@{CHAMPION}" for kind in KINDS]
     if any(now[key] == plan.after[key] != plan.before[key] for key in keys):

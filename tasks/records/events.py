@@ -64,7 +64,15 @@ class ReportWritten:
     path: Path  # of the run's HTML report
 
 
-Event = StageStarted | StageProgress | StageFinished | StageFailed | ApprovalAsked | ApprovalDecided | ReportWritten
+Event = (
+    StageStarted
+    | StageProgress
+    | StageFinished
+    | StageFailed
+    | ApprovalAsked
+    | ApprovalDecided
+    | ReportWritten
+)
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
 

@@ -1,4 +1,6 @@
-"""Who is at work on an attempt, and whether that process still runs: a killed one is told from a slow one."""
+"""Who is at work on an attempt, and whether that process still runs: a killed one is told from a
+slow one.
+"""
 
 import getpass
 import os
@@ -12,7 +14,9 @@ _DEAD = "ZX"  # states of a process that runs no more: waiting to be reaped, gon
 
 
 class Owner(Frozen):
-    """A process. space: where its number means something (boot and PID namespace), empty where that cannot be told."""
+    """A process. space: where its number means something (boot and PID namespace), empty where that
+    cannot be told.
+    """
 
     host: str
     pid: int
@@ -34,7 +38,9 @@ class Owner(Frozen):
         return self.pid == os.getpid() and self == Owner.me()
 
     def runs(self) -> bool | None:
-        """Whether the process still runs; None when it cannot be seen from here (another machine or container)."""
+        """Whether the process still runs; None when it cannot be seen from here (another machine or
+        container).
+        """
         if not self.space or self.space != _space():
             return None
         try:

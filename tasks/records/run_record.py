@@ -1,4 +1,6 @@
-"""The record of one pipeline run: a file in the outbox, from which MLflow is told everything, now or later."""
+"""The record of one pipeline run: a file in the outbox, from which MLflow is told everything, now
+or later.
+"""
 
 import contextlib
 import fcntl
@@ -81,13 +83,18 @@ class ApprovalRecord(BaseModel):
         if self.state == "waiting":
             return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
         if self.state == "expired":
-            return f"not approved: no decision within {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
+            return (
+                "not approved: no decision within"
+                f" {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
+            )
         word = "approved" if self.state == "approved" else "not approved"
         return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
 
 
 class SignOff(BaseModel):
-    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so far."""
+    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so
+    far.
+    """
 
     required: bool = False
     record: ApprovalRecord | None = None
@@ -120,7 +127,9 @@ class Membership(BaseModel):
     label: str  # this run's values, e.g. 'ppo.beta=0.1'
 
 
-MEMBERSHIP: ContextVar[Membership | None] = ContextVar("membership", default=None)  # of the runs that start in this context
+MEMBERSHIP: ContextVar[Membership | None] = ContextVar(
+    "membership", default=None
+)  # of the runs that start in this context
 
 
 class Record(BaseModel):
@@ -154,15 +163,27 @@ class Record(BaseModel):
         """A record of a run that starts now; `name`: see next_name."""
         commit, dirty = git_state()
         return cls(
-            id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}", name=name or next_name(workspace, recipe),
-            recipe=recipe.model_dump(mode="json"), commit=commit, dirty=dirty, hardware=hardware(),
-            tracking_uri=workspace.tracking_uri, started=now(), sweep=MEMBERSHIP.get(),
-        )  # fmt: skip
+            id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+            name=name or next_name(workspace, recipe),
+            recipe=recipe.model_dump(mode="json"),
+            commit=commit,
+            dirty=dirty,
+            hardware=hardware(),
+            tracking_uri=workspace.tracking_uri,
+            started=now(),
+            sweep=MEMBERSHIP.get(),
+        )
 
     @property
     def waits(self) -> bool:
-        """Whether a person has been asked and has not answered (its process may be gone all the same)."""
-        return self.status == "RUNNING" and self.approval is not None and self.approval.state == "waiting"
+        """Whether a person has been asked and has not answered (its process may be gone all the
+        same).
+        """
+        return (
+            self.status == "RUNNING"
+            and self.approval is not None
+            and self.approval.state == "waiting"
+        )
 
     def stage(self, name: str) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.stage == name), None)
@@ -175,7 +196,8 @@ class Record(BaseModel):
 def next_name(workspace: Workspace, recipe: Recipe) -> str:
     """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace.
 
-    The name is taken at once: a run that waits for its turn has no record yet, and the next one must not be named like it.
+    The name is taken at once: a run that waits for its turn has no record yet, and the next one
+    must not be named like it.
     """
     stem = f"{recipe.name}-{git_state()[0][:7]}"
     names = workspace.outbox / "names"
@@ -207,13 +229,17 @@ def records(workspace: Workspace) -> list[dict]:
 
 
 def matching(workspace: Workspace, run: str) -> list[Record]:
-    """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count back from the newest."""
+    """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count
+    back from the newest.
+    """
     known = records(workspace)
     if back := LATEST.fullmatch(run):
         found = known[::-1][int(back[1] or 0) :][:1]
     else:
         found = [record for record in known if record["name"] == run] or [
-            record for record in known if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
+            record
+            for record in known
+            if any(key and key.startswith(run) for key in (record["id"], record.get("run_id")))
         ]
     return [Record.model_validate(record) for record in found]
 
@@ -237,7 +263,8 @@ def now() -> int:
 
 
 def git_state() -> tuple[str, bool]:
-    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside git.
+    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside
+    git.
 
     An image has no git: RLHF_COMMIT names the commit that it was built from.
     """
@@ -246,7 +273,9 @@ def git_state() -> tuple[str, bool]:
         return built_from, False
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
@@ -256,10 +285,19 @@ def git_state() -> tuple[str, bool]:
 
 def hardware() -> dict[str, str]:
     """What this machine is: processor, cores, memory, GPUs."""
-    gpus = [file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    models = [line.partition(":")[2].strip() for text in gpus for line in text.splitlines() if line.startswith("Model")]
+    gpus = [
+        file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    ]
+    models = [
+        line.partition(":")[2].strip()
+        for text in gpus
+        for line in text.splitlines()
+        if line.startswith("Model")
+    ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "machine": platform.machine(), "cores": str(os.cpu_count()), "memory_gib": f"{memory:.1f}",
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory_gib": f"{memory:.1f}",
         "gpus": ", ".join(models) or "none",
-    }  # fmt: skip
+    }

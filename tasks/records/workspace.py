@@ -11,7 +11,9 @@ UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
 
 @dataclass(frozen=True)
 class Workspace:
-    """runs/<stage>-<digest12>/, outbox/ (records MLflow has not fully seen), mlflow.db, mlartifacts/, prefect/."""
+    """runs/<stage>-<digest12>/, outbox/ (records MLflow has not fully seen), mlflow.db,
+    mlartifacts/, prefect/.
+    """
 
     home: Path
 

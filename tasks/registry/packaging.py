@@ -1,4 +1,5 @@
-"""A registered model is a standard MLflow model: the Hugging Face folder inside, its verdicts and its card beside it.
+"""A registered model is a standard MLflow model: the Hugging Face folder inside, its verdicts and
+its card beside it.
 
 MLmodel, <kind>_model.py, requirements.txt, ...   what mlflow.pyfunc.save_model writes (models from code, no pickles)
 artifacts/model/                                  the Hugging Face folder, hard links into the run directory
@@ -78,12 +79,19 @@ EXAMPLES = {
 
 
 def build(
-    kind: Kind, model: Path, target: Path, decisions: list[Decision], card: str, *, place: Callable | None = None
+    kind: Kind,
+    model: Path,
+    target: Path,
+    decisions: list[Decision],
+    card: str,
+    *,
+    place: Callable | None = None,
 ) -> None:
-    """Make `target` a version of the Hugging Face folder `model`, complete when it appears; weights that are there are left.
+    """Make `target` a version of the Hugging Face folder `model`, complete when it appears; weights
+    that are there are left.
 
-    place(source, target): how a weight file gets there; default: a hard link, or a copy where links cannot be made.
-    Raises BadInput when `model` holds pickle files.
+    place(source, target): how a weight file gets there; default: a hard link, or a copy where links
+    cannot be made. Raises BadInput when `model` holds pickle files.
     """
     _refuse_pickles(model)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +99,9 @@ def build(
         folder = Path(temporary) / "new"
         _save_frame(kind, folder)
         hidden = shutil.ignore_patterns(".*")  # not part of the digest either
-        shutil.copytree(model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden)
+        shutil.copytree(
+            model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden
+        )
         _name_weights(folder)
         write_evidence(folder, decisions, card)
         if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
@@ -104,11 +114,19 @@ def build(
 
 
 def store(wanted: Registration, location: str, *, registered: bool) -> None:
-    """Bring what `wanted` asks for to an artifact location; registered: a version with these weights points there.
+    """Bring what `wanted` asks for to an artifact location; registered: a version with these
+    weights points there.
 
-    A local store gets hard links, a remote one an upload, in which weights that are there are left out.
+    A local store gets hard links, a remote one an upload, in which weights that are there are left
+    out.
     """
-    build_at = partial(build, wanted.kind, wanted.artifact.verified().path, decisions=wanted.decisions, card=wanted.card)
+    build_at = partial(
+        build,
+        wanted.kind,
+        wanted.artifact.verified().path,
+        decisions=wanted.decisions,
+        card=wanted.card,
+    )
     if (folder := local_folder(location)) is not None:
         build_at(folder)
         write_sign_off(folder, wanted.sign_off)
@@ -136,14 +154,18 @@ def write_sign_off(root: Path, sign_off: SignOff) -> None:
 
 
 def read_sign_off(root: Path) -> SignOff | None:
-    """What a version's files say of a person's approval; None from an earlier release. Raises BadInput when unreadable."""
+    """What a version's files say of a person's approval; None from an earlier release. Raises
+    BadInput when unreadable.
+    """
     file = root / APPROVAL
     if not file.exists():
         return None
     try:
         return SignOff.model_validate_json(file.read_text())
     except ValueError as error:
-        raise BadInput(f"{file} does not say whether approval is required ({error}); register the model again.") from None
+        raise BadInput(
+            f"{file} does not say whether approval is required ({error}); register the model again."
+        ) from None
 
 
 def model_folder(root: Path) -> Path:
@@ -152,14 +174,20 @@ def model_folder(root: Path) -> Path:
 
 
 def read_decisions(root: Path) -> list[Decision]:
-    """The decisions that a version's files hold; none in the older layout. Raises BadInput when they cannot be read."""
+    """The decisions that a version's files hold; none in the older layout. Raises BadInput when
+    they cannot be read.
+    """
     file = root / GATES
     if not file.exists():
         return []
     try:
-        return TypeAdapter(list[Decision]).validate_python(json.loads(file.read_text())["decisions"])
+        return TypeAdapter(list[Decision]).validate_python(
+            json.loads(file.read_text())["decisions"]
+        )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise BadInput(f"{file} does not hold gate decisions ({error}); register the model again.") from None
+        raise BadInput(
+            f"{file} does not hold gate decisions ({error}); register the model again."
+        ) from None
 
 
 def local_folder(location: str) -> Path | None:
@@ -171,8 +199,8 @@ def local_folder(location: str) -> Path | None:
 def _refuse_pickles(model: Path) -> None:
     if found := sorted(file.name for file in model.rglob("*") if file.suffix in PICKLES):
         raise BadInput(
-            f"{model} holds {found}, which may run code when they are loaded; expected safetensors only. "
-            "Save the model with save_pretrained, or delete these files."
+            f"{model} holds {found}, which may run code when they are loaded; expected safetensors"
+            " only. Save the model with save_pretrained, or delete these files."
         )
 
 
@@ -180,16 +208,24 @@ def _save_frame(kind: Kind, folder: Path) -> None:
     """A pyfunc model without its weights, which MLflow would copy."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
     mlflow.pyfunc.save_model(
-        str(folder), python_model=str(CODE / f"{kind}_model.py"), signature=SIGNATURES[kind], input_example=EXAMPLES[kind],
-        pip_requirements=pins, uv_project_path=str(CODE),  # else a uv project in the current folder is copied in
-    )  # fmt: skip
+        str(folder),
+        python_model=str(CODE / f"{kind}_model.py"),
+        signature=SIGNATURES[kind],
+        input_example=EXAMPLES[kind],
+        pip_requirements=pins,
+        uv_project_path=str(CODE),  # else a uv project in the current folder is copied in
+    )
 
 
 def _name_weights(folder: Path) -> None:
     """Have MLmodel say what it would if MLflow had copied the weights."""
     meta = Model.load(str(folder))
-    meta.flavors["python_function"]["artifacts"] = {"model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}}
-    meta.metadata = {"digest": digest_path(folder / WEIGHTS)}  # which the model's code asks for when it is loaded
+    meta.flavors["python_function"]["artifacts"] = {
+        "model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}
+    }
+    meta.metadata = {
+        "digest": digest_path(folder / WEIGHTS)
+    }  # which the model's code asks for when it is loaded
     meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     meta.save(str(folder / "MLmodel"))
 

@@ -1,4 +1,6 @@
-"""The model registry: one version for the same bytes, its files read as they are served, its aliases."""
+"""The model registry: one version for the same bytes, its files read as they are served, its
+aliases.
+"""
 
 import contextlib
 import os
@@ -25,13 +27,21 @@ from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for what is not there
+ABSENT = (
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+)  # MLflow's codes for what is not there
 PATIENT_SECONDS = "600"
 _ABOUT = (
-    "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in use), `previous`, `candidate` "
-    "(registered last). Move them with `rlhf promote {name} VERSION` and `rlhf rollback {name}`, which check and record it."
+    "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in"
+    " use), `previous`, `candidate` (registered last). Move them with `rlhf promote {name} VERSION`"
+    " and `rlhf rollback {name}`, which check and record it."
 )
-RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")  # the last one MLflow writes when it reads
+RENEWED = (
+    packaging.GATES,
+    packaging.CARD,
+    "registered_model_meta",
+)  # the last one MLflow writes when it reads
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,15 @@ def patient() -> Iterator[None]:
 
 
 def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) -> None:
-    """Put a model's files, verdicts and card where its version points, or will point: the logged model's artifacts."""
+    """Put a model's files, verdicts and card where its version points, or will point: the logged
+    model's artifacts.
+    """
     version = version_of(client, wanted.model, wanted.artifact.digest)
-    packaging.store(wanted, version.source if version else model.artifact_location, registered=version is not None)
+    packaging.store(
+        wanted,
+        version.source if version else model.artifact_location,
+        registered=version is not None,
+    )
 
 
 def version_of(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
@@ -76,11 +92,17 @@ def version_of(client: MlflowClient, model: str, digest: str) -> ModelVersion | 
     return min(found, key=lambda version: int(version.version)) if found else None
 
 
-def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> str:
-    """The version for the bytes tagged 'digest', made when absent, tagged anew, alias 'candidate' on it."""
+def register(
+    client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]
+) -> str:
+    """The version for the bytes tagged 'digest', made when absent, tagged anew, alias 'candidate'
+    on it.
+    """
     model = wanted.model
     try:
-        client.create_registered_model(model, description=_ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0]))
+        client.create_registered_model(
+            model, description=_ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0])
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -93,10 +115,18 @@ def register(client: MlflowClient, wanted: Registration, logged: LoggedModel, ta
     return str(version.version)
 
 
-def _created(client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]) -> ModelVersion:
-    """A new version, unless another pipeline made one of the same bytes a moment before: the lower number stays."""
+def _created(
+    client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]
+) -> ModelVersion:
+    """A new version, unless another pipeline made one of the same bytes a moment before: the lower
+    number stays.
+    """
     version = client.create_model_version(
-        wanted.model, source=logged.artifact_location, run_id=logged.source_run_id or None, model_id=logged.model_id, tags=tags
+        wanted.model,
+        source=logged.artifact_location,
+        run_id=logged.source_run_id or None,
+        model_id=logged.model_id,
+        tags=tags,
     )
     first = version_of(client, wanted.model, tags["digest"])
     if int(first.version) < int(version.version):
@@ -118,13 +148,17 @@ def _digests_beside_weights(location: str) -> dict[str, str]:
 
 
 def _frame_digests(folder: Path) -> dict[str, str]:
-    """gates_digest: the gate records; frame_digest: the rest (MLmodel, code, requirements, approval)."""
+    """gates_digest: the gate records; frame_digest: the rest (MLmodel, code, requirements,
+    approval).
+    """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
     frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
     return {
         name: digest
         for name, digest in {
-            "gates_digest": digest_path(folder / packaging.GATES) if packaging.GATES in names else "",
+            "gates_digest": (
+                digest_path(folder / packaging.GATES) if packaging.GATES in names else ""
+            ),
             "frame_digest": digest_json(frame) if "MLmodel" in names else "",
         }.items()
         if digest
@@ -136,9 +170,11 @@ def _frame_digests(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
-    """A version's files as the registry serves them now: in place on a local store, else a fresh copy for a while.
+    """A version's files as the registry serves them now: in place on a local store, else a fresh
+    copy for a while.
 
-    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate records, code, approval.
+    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate
+    records, code, approval.
     uri: how to ask for them; by default the version's own number.
     """
     with _opened(workspace, version, uri) as folder:
@@ -158,27 +194,40 @@ def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None)
         target = Path(temporary) / "files"
         target.mkdir()
         with patient():
-            mlflow.artifacts.download_artifacts(uri or f"models:/{version.name}/{version.version}", dst_path=str(target))
+            mlflow.artifacts.download_artifacts(
+                uri or f"models:/{version.name}/{version.version}", dst_path=str(target)
+            )
         yield target
 
 
 def require_bytes(folder: Path, version: ModelVersion) -> None:
-    """Raise BadInput unless weights, gate records, code and approval in `folder` have the digests of the version's tags."""
+    """Raise BadInput unless weights, gate records, code and approval in `folder` have the digests
+    of the version's tags.
+    """
     if not folder.is_dir():
-        raise BadInput(f"version {version.version} of {version.name} has no files: {folder} does not exist.")
+        raise BadInput(
+            f"version {version.version} of {version.name} has no files: {folder} does not exist."
+        )
     found = {"digest": digest_path(packaging.model_folder(folder))} | _frame_digests(folder)
-    for tag, what in {"digest": "weights", "gates_digest": "gate records", "frame_digest": "code, MLmodel or approval"}.items():
+    for tag, what in {
+        "digest": "weights",
+        "gates_digest": "gate records",
+        "frame_digest": "code, MLmodel or approval",
+    }.items():
         expected = version.tags.get(tag)
         if found.get(tag) != expected:
             raise BadInput(
-                f"version {version.version} of {version.name} has other {what} than when it was registered ({folder}): digest "
-                f"{(found.get(tag) or 'none')[:12]}, its tag says {(expected or 'none')[:12]}. Do not use it; "
-                "run its recipe again, which stores the same version anew, or delete it."
+                f"version {version.version} of {version.name} has other {what} than when it was"
+                f" registered ({folder}): digest {(found.get(tag) or 'none')[:12]}, its tag says"
+                f" {(expected or 'none')[:12]}. Do not use it; run its recipe again, which stores"
+                " the same version anew, or delete it."
             )
 
 
 def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
-    """A version's weights on this machine, in place where the store is local. Raises BadInput when the bytes differ."""
+    """A version's weights on this machine, in place where the store is local. Raises BadInput when
+    the bytes differ.
+    """
     digest = version.tags.get("digest", "")
     folder = local_folder(version.source) or workspace.home / "versions" / digest[:12]
     if local_folder(version.source) is None and not _holds(folder, digest):
@@ -188,8 +237,9 @@ def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
                 copy.rename(folder)
     if not _holds(folder, digest):
         raise BadInput(
-            f"version {version.version} of {version.name} has other bytes than its tag says ({folder}). Run its recipe again, "
-            "which stores the same version anew; or, if it is the champion, go back with rlhf rollback."
+            f"version {version.version} of {version.name} has other bytes than its tag says"
+            f" ({folder}). Run its recipe again, which stores the same version anew; or, if it is"
+            " the champion, go back with rlhf rollback."
         )
     return Artifact(path=packaging.model_folder(folder), digest=digest)
 
@@ -199,10 +249,14 @@ def _holds(folder: Path, digest: str) -> bool:
 
 
 def predict_once(kind: Kind, folder: Path) -> None:
-    """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises what MLflow raises."""
+    """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises
+    what MLflow raises.
+    """
     if (folder / "MLmodel").exists():
         model = mlflow.pyfunc.load_model(str(folder))
-        model.predict(packaging.EXAMPLES[kind], params={"max_tokens": 1} if kind == "policy" else None)
+        model.predict(
+            packaging.EXAMPLES[kind], params={"max_tokens": 1} if kind == "policy" else None
+        )
 
 
 # aliases
@@ -211,7 +265,10 @@ def predict_once(kind: Kind, folder: Path) -> None:
 def aliases(client: MlflowClient, model: str) -> dict[str, str]:
     """Alias -> version of a registered model; empty when there is none of that name."""
     try:
-        return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
+        return {
+            alias: str(version)
+            for alias, version in client.get_registered_model(model).aliases.items()
+        }
     except MlflowException as error:
         if error.error_code in ABSENT:
             return {}
@@ -228,11 +285,15 @@ def find(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
         raise
 
 
-def rival(client: MlflowClient, workspace: Workspace, model: str, policy_digest: str) -> Artifact | None:
-    """The model that a policy must beat: the champion; for the champion itself the one it once beat; None if none.
+def rival(
+    client: MlflowClient, workspace: Workspace, model: str, policy_digest: str
+) -> Artifact | None:
+    """The model that a policy must beat: the champion; for the champion itself the one it once
+    beat; None if none.
 
-    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The second case keeps a
-    finished pipeline's evaluation the same when it is run again after its own promotion.
+    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The
+    second case keeps a finished pipeline's evaluation the same when it is run again after its own
+    promotion.
     """
     states = stack(Ledger(client, model.removesuffix("-policy")).entries())
     number = states[-1].version("policy") if states else aliases(client, model).get(CHAMPION)

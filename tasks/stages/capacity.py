@@ -1,5 +1,6 @@
-"""Whether the longest row that a recipe allows fits into what the model can read and the sampler hold, known before anything is
-trained; and whether the samplers are there at all."""
+"""Whether the longest row that a recipe allows fits into what the model can read and the sampler
+hold, known before anything is trained; and whether the samplers are there at all.
+"""
 
 import json
 from importlib.util import find_spec
@@ -12,15 +13,16 @@ SAMPLING = ("ppo", "evaluate")  # stages that sample
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
-    """Raise BadInput when a prompt with its response may exceed the model's context, or all of a sampler's cache, naming the
-    key and both numbers.
+    """Raise BadInput when a prompt with its response may exceed the model's context, or all of a
+    sampler's cache, naming the key and both numbers.
 
     A model whose config.json names no context (max_position_embeddings) has none.
     """
     config = json.loads((model / "config.json").read_text())
     sampling = [stage for stage in SAMPLING if recipe.runs(stage)]
     responses = {"data.max_response_tokens": recipe.data.max_response_tokens} | {
-        f"{stage}.sampling.max_new_tokens": getattr(recipe, stage).sampling.max_new_tokens for stage in sampling
+        f"{stage}.sampling.max_new_tokens": getattr(recipe, stage).sampling.max_new_tokens
+        for stage in sampling
     }
     if context := config.get("max_position_embeddings"):
         for key, response in responses.items():
@@ -32,13 +34,16 @@ def require_context(recipe: Recipe, model: Path) -> None:
 def _require_room(key: str, response: int, prompt: int, context: int, model: Path) -> None:
     if prompt + response > context:
         raise BadInput(
-            f"{key} {response} and data.max_prompt_tokens {prompt} are {prompt + response} tokens together, the context of "
-            f"{model} is {context}. Lower one of them by {prompt + response - context} tokens."
+            f"{key} {response} and data.max_prompt_tokens {prompt} are {prompt + response} tokens"
+            f" together, the context of {model} is {context}. Lower one of them by"
+            f" {prompt + response - context} tokens."
         )
 
 
 def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
-    """One of the longest rows must fit; the models whose keys and values can be counted are those of rlhf plan."""
+    """One of the longest rows must fit; the models whose keys and values can be counted are those
+    of rlhf plan.
+    """
     from rlhf_core.plan.memory import kv_bytes_per_token
     from rlhf_core.plan.shape import shape_of
     from rlhf_core.plan.stages import strategy_of
@@ -48,20 +53,29 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
     except ConfigError:
         return
     sampling, prompt = getattr(recipe, stage).sampling, recipe.data.max_prompt_tokens
-    token, row = kv_bytes_per_token(shape, strategy_of(recipe, stage, 1)), prompt + sampling.max_new_tokens
+    token, row = (
+        kv_bytes_per_token(shape, strategy_of(recipe, stage, 1)),
+        prompt + sampling.max_new_tokens,
+    )
     if token * row > sampling.kv_cache_mib << 20:
         raise BadInput(
-            f"{stage}.sampling.kv_cache_mib {sampling.kv_cache_mib} holds {(sampling.kv_cache_mib << 20) // token} tokens, but "
-            f"data.max_prompt_tokens {prompt} and {stage}.sampling.max_new_tokens {sampling.max_new_tokens} are {row}; set it "
-            f"to at least {-(-token * row >> 20)}, and to many times that for speed."
+            f"{stage}.sampling.kv_cache_mib {sampling.kv_cache_mib} holds"
+            f" {(sampling.kv_cache_mib << 20) // token} tokens, but data.max_prompt_tokens {prompt}"
+            f" and {stage}.sampling.max_new_tokens {sampling.max_new_tokens} are {row}; set it to"
+            f" at least {-(-token * row >> 20)}, and to many times that for speed."
         )
 
 
 def require_samplers(recipe: Recipe, stages: list[str]) -> None:
     """Raise BadInput when a stage that is to run samples with vLLM, and there is none."""
-    wanting = [stage for stage in SAMPLING if stage in stages and getattr(recipe, stage).sampling.engine == "vllm"]
+    wanting = [
+        stage
+        for stage in SAMPLING
+        if stage in stages and getattr(recipe, stage).sampling.engine == "vllm"
+    ]
     if wanting and find_spec("vllm") is None:
         raise BadInput(
-            f"{wanting[0]}.sampling.engine is 'vllm', which is not installed here; install it, or set "
-            f"{' and '.join(f'{stage}.sampling.engine' for stage in wanting)} to 'transformers' (slower, the same statistics)."
+            f"{wanting[0]}.sampling.engine is 'vllm', which is not installed here; install it, or"
+            f" set {' and '.join(f'{stage}.sampling.engine' for stage in wanting)} to"
+            " 'transformers' (slower, the same statistics)."
         )

@@ -9,9 +9,18 @@ METRIC = "dpo/accuracy"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: policy (the SFT model it starts from and stays near), comparisons_train, comparisons_heldout."""
-    inputs = {"policy": have["sft"]} | {name: have[name] for name in ("comparisons_train", "comparisons_heldout")}
-    return make_spec(recipe, "dpo", {"dpo": without_gate(recipe.dpo), "dtype": recipe.model.dtype} | ranked(recipe), inputs)
+    """Inputs: policy (the SFT model it starts from and stays near), comparisons_train,
+    comparisons_heldout.
+    """
+    inputs = {"policy": have["sft"]} | {
+        name: have[name] for name in ("comparisons_train", "comparisons_heldout")
+    }
+    return make_spec(
+        recipe,
+        "dpo",
+        {"dpo": without_gate(recipe.dpo), "dtype": recipe.model.dtype} | ranked(recipe),
+        inputs,
+    )
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

@@ -13,12 +13,16 @@ INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: INPUTS, the reward model if any, further opinions that the recipe names, a champion other than the policy."""
+    """Inputs: INPUTS, the reward model if any, further opinions that the recipe names, a champion
+    other than the policy.
+    """
     names = (*INPUTS, "reward") if recipe.has_reward else INPUTS
     inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
-    section = without_gate(recipe.evaluate) | {"reward_models": []}  # they are inputs: content, not where they lie
+    section = without_gate(recipe.evaluate) | {
+        "reward_models": []
+    }  # they are inputs: content, not where they lie
     config = {"evaluate": section, "dtype": recipe.model.dtype}
     config |= ranked(recipe) if recipe.evaluate.frozen == "sharded" else {}
     return make_spec(recipe, "evaluate", config, inputs)
@@ -33,9 +37,13 @@ def check(config: Evaluate) -> None:
 
 
 def _opinions(config: Evaluate) -> Artifacts:
-    """The further reward models as 'reward_2' and on, and the source of the scorer and the judge that are functions."""
+    """The further reward models as 'reward_2' and on, and the source of the scorer and the judge
+    that are functions.
+    """
     folders = enumerate(_folders(config), start=2)
-    return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(config)
+    return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(
+        config
+    )
 
 
 def _folders(config: Evaluate) -> list[Path]:
@@ -44,8 +52,15 @@ def _folders(config: Evaluate) -> list[Path]:
 
 def _sources(config: Evaluate) -> Artifacts:
     judge = config.judge.function if config.judge else None
-    named = {"independent_scorer": ("independent_scorer", config.independent_scorer), "judge": ("judge.function", judge)}
-    return {name: source_of(f"evaluate.{key}", function) for name, (key, function) in named.items() if function}
+    named = {
+        "independent_scorer": ("independent_scorer", config.independent_scorer),
+        "judge": ("judge.function", judge),
+    }
+    return {
+        name: source_of(f"evaluate.{key}", function)
+        for name, (key, function) in named.items()
+        if function
+    }
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

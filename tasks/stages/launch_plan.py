@@ -17,7 +17,9 @@ UNKNOWN = "RUN_DIR"  # in place of a folder whose name the results of earlier st
 
 @dataclass(frozen=True)
 class Launch:
-    """How one stage is started: on this host, and by hand on others. environment: what it gets besides this one."""
+    """How one stage is started: on this host, and by hand on others. environment: what it gets
+    besides this one.
+    """
 
     stage: str
     command: list[str]
@@ -31,7 +33,10 @@ class Launch:
         if self.finished:
             yield f"# {self.stage}: finished in {self.run_dir}, would not be started"
         elif self.run_dir == UNKNOWN:
-            yield f"# {self.stage}: {UNKNOWN} is the folder that what earlier stages make gives its name"
+            yield (
+                f"# {self.stage}: {UNKNOWN} is the folder that what earlier stages make gives its"
+                " name"
+            )
         else:
             yield f"# {self.stage}"
         settings = [f"{name}={value}" for name, value in self.environment.items()]
@@ -42,9 +47,13 @@ class Launch:
 
 
 def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
-    """Every stage that the recipe has, in order. Raises BadInput as a run would before its first stage."""
+    """Every stage that the recipe has, in order. Raises BadInput as a run would before its first
+    stage.
+    """
     check_paths(recipe)
-    have: Artifacts | None = {}  # None: an earlier stage has not been run, its results are not known
+    have: (
+        Artifacts | None
+    ) = {}  # None: an earlier stage has not been run, its results are not known
     for name, module in STAGES.items():
         if not recipe.runs(name):
             continue
@@ -53,13 +62,24 @@ def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
             have |= module.gives(recipe, have, None)
             continue
         result = None if have is None else read_result(workspace.run_dir(spec))
-        yield _launch(recipe, spec, UNKNOWN if have is None else str(workspace.run_dir(spec)), finished=result is not None)
+        yield _launch(
+            recipe,
+            spec,
+            UNKNOWN if have is None else str(workspace.run_dir(spec)),
+            finished=result is not None,
+        )
         have = None if result is None else have | module.gives(recipe, have, result)
 
 
 def _unknown(recipe: Recipe, name: str) -> StageSpec:
     trains = isinstance(getattr(recipe, name, None), Training)
-    return StageSpec(stage=name, seed=recipe.seed, config=launcher.ranked(recipe) if trains else {}, inputs={}, code="")
+    return StageSpec(
+        stage=name,
+        seed=recipe.seed,
+        config=launcher.ranked(recipe) if trains else {},
+        inputs={},
+        code="",
+    )
 
 
 def _launch(recipe: Recipe, spec: StageSpec, run_dir: str, *, finished: bool) -> Launch:
@@ -69,7 +89,10 @@ def _launch(recipe: Recipe, spec: StageSpec, run_dir: str, *, finished: bool) ->
         given["DS_ENV_FILE"] = f"{run_dir}/launch.env"
     others = launcher.elsewhere(spec, recipe.distributed)
     return Launch(
-        spec.stage, [*stage_process.command_of(spec, recipe.distributed), *rest], run_dir, finished,
+        spec.stage,
+        [*stage_process.command_of(spec, recipe.distributed), *rest],
+        run_dir,
+        finished,
         {name: value for name, value in sorted(given.items()) if os.environ.get(name) != value},
         {host: [*command, *rest] for host, command in others.items()},
-    )  # fmt: skip
+    )

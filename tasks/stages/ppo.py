@@ -10,18 +10,29 @@ METRIC = "ppo/score_mean"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: policy (the SFT model it starts from and stays near), prompts, what rewards (a shared trunk's adapter too)."""
-    inputs = {"policy": have["sft"], "prompts_train": have["prompts_train"]} | sources(recipe.ppo.reward)
+    """Inputs: policy (the SFT model it starts from and stays near), prompts, what rewards (a shared
+    trunk's adapter too).
+    """
+    inputs = {"policy": have["sft"], "prompts_train": have["prompts_train"]} | sources(
+        recipe.ppo.reward
+    )
     if recipe.ppo.reward.model_weight:
         inputs["reward"] = have["reward"]
     if recipe.ppo.reward_trunk == "reference":
         inputs["reward_adapter"] = have["reward_adapter"]
     inputs |= _labeller(recipe)
-    return make_spec(recipe, "ppo", {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype} | ranked(recipe), inputs)
+    return make_spec(
+        recipe,
+        "ppo",
+        {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype} | ranked(recipe),
+        inputs,
+    )
 
 
 def check(recipe: Recipe) -> None:
-    """Look for reward functions, and for who labels the policy's replies, if anybody. Raises BadInput, naming the key."""
+    """Look for reward functions, and for who labels the policy's replies, if anybody. Raises
+    BadInput, naming the key.
+    """
     sources(recipe.ppo.reward)
     _labeller(recipe)
     watch = recipe.ppo.reward_check

@@ -32,5 +32,8 @@ def _is_folder(recipe: Recipe) -> bool:
     if Path(base).expanduser().is_dir():
         return True
     if not looks_like_hub(base) and ("/" in base or base.startswith((".", "~"))):
-        raise BadInput(f"model.base is {base!r}: no such folder in {Path.cwd()}, and not a hub name (org/name).")
+        raise BadInput(
+            f"model.base is {base!r}: no such folder in {Path.cwd()}, and not a hub name"
+            " (org/name)."
+        )
     return False

@@ -1,4 +1,6 @@
-"""reward: the reward model, trained from the SFT model on comparisons, or the measurement of a given one."""
+"""reward: the reward model, trained from the SFT model on comparisons, or the measurement of a
+given one.
+"""
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
@@ -10,11 +12,19 @@ METRIC = "reward/accuracy"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: model (the SFT model), comparisons_train, comparisons_heldout; 'given' when the recipe names one."""
-    inputs = {"model": have["sft"]} | {name: have[name] for name in ("comparisons_train", "comparisons_heldout")}
+    """Inputs: model (the SFT model), comparisons_train, comparisons_heldout; 'given' when the
+    recipe names one.
+    """
+    inputs = {"model": have["sft"]} | {
+        name: have[name] for name in ("comparisons_train", "comparisons_heldout")
+    }
     if recipe.model.reward:
         inputs["given"] = Artifact.of(model_folder("model.reward", recipe.model.reward))
-    config = {"reward": without_gate(recipe.reward), "dtype": recipe.model.dtype, "train": recipe.model.reward is None}
+    config = {
+        "reward": without_gate(recipe.reward),
+        "dtype": recipe.model.dtype,
+        "train": recipe.model.reward is None,
+    }
     return make_spec(recipe, "reward", config | ranked(recipe), inputs)
 
 
@@ -22,15 +32,28 @@ def check(recipe: Recipe) -> None:
     """Look for the reward model that the recipe brings. Raises BadInput, naming the key."""
     if recipe.model.reward is None:
         return
-    folder, penalty = model_folder("model.reward", recipe.model.reward), recipe.ppo.uncertainty_penalty
+    folder, penalty = (
+        model_folder("model.reward", recipe.model.reward),
+        recipe.ppo.uncertainty_penalty,
+    )
     if penalty and not (folder / ENSEMBLE).exists():
         raise BadInput(
-            f"ppo.uncertainty_penalty is {penalty:g}, but model.reward is {recipe.model.reward!r}, one reward model without "
-            f"{ENSEMBLE}; expected an ensemble (made with reward.ensemble = 2 or more), or a penalty of 0."
+            f"ppo.uncertainty_penalty is {penalty:g}, but model.reward is {recipe.model.reward!r},"
+            f" one reward model without {ENSEMBLE}; expected an ensemble (made with reward.ensemble"
+            " = 2 or more), or a penalty of 0."
         )
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """reward: the model trained, or the one given; reward_adapter: what was merged into it, of one trained with reward.lora."""
-    given = {"reward": result.outputs.get("model") or Artifact.of(model_folder("model.reward", recipe.model.reward))}
-    return given | ({"reward_adapter": result.outputs["adapter"]} if "adapter" in result.outputs else {})
+    """reward: the model trained, or the one given; reward_adapter: what was merged into it, of one
+    trained with reward.lora.
+    """
+    given = {
+        "reward": (
+            result.outputs.get("model")
+            or Artifact.of(model_folder("model.reward", recipe.model.reward))
+        )
+    }
+    return given | (
+        {"reward_adapter": result.outputs["adapter"]} if "adapter" in result.outputs else {}
+    )

@@ -9,14 +9,25 @@ METRIC = "sft/heldout_loss"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: model, demonstrations_train, demonstrations_heldout; 'given' when the recipe names an SFT model."""
-    inputs = {"model": have["base"]} | {name: have[name] for name in ("demonstrations_train", "demonstrations_heldout")}
+    """Inputs: model, demonstrations_train, demonstrations_heldout; 'given' when the recipe names an
+    SFT model.
+    """
+    inputs = {"model": have["base"]} | {
+        name: have[name] for name in ("demonstrations_train", "demonstrations_heldout")
+    }
     if recipe.model.sft:
         inputs["given"] = Artifact.of(model_folder("model.sft", recipe.model.sft))
-    config = {"sft": without_gate(recipe.sft), "dtype": recipe.model.dtype, "train": recipe.model.sft is None}
+    config = {
+        "sft": without_gate(recipe.sft),
+        "dtype": recipe.model.dtype,
+        "train": recipe.model.sft is None,
+    }
     return make_spec(recipe, "sft", config | ranked(recipe), inputs)
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
     """sft: the model trained, or the one given."""
-    return {"sft": result.outputs.get("model") or Artifact.of(model_folder("model.sft", recipe.model.sft))}
+    return {
+        "sft": result.outputs.get("model")
+        or Artifact.of(model_folder("model.sft", recipe.model.sft))
+    }

@@ -1,4 +1,6 @@
-"""What stage files share: the names under which artifacts are known between stages, and how a spec is made of them."""
+"""What stage files share: the names under which artifacts are known between stages, and how a spec
+is made of them.
+"""
 
 import ast
 import importlib.util
@@ -12,29 +14,42 @@ from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageSpec
 
-# Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy, champion.
+# Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy,
+# champion.
 Artifacts = dict[str, Artifact]
 
-ROOTS = "RLHF_ALLOWED_ROOTS"  # folders, ':' between them; set for workers, whose recipes come from a page or a schedule
+# folders, ':' between them; set for workers, whose recipes come from a page or a schedule
+ROOTS = "RLHF_ALLOWED_ROOTS"
 _PROJECT = Path(__file__).resolve().parents[2]
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
-_ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}  # what these bind is known only when the module runs
+_ANY_NAME = {
+    "*",
+    "__getattr__",
+    "globals",
+    "setattr",
+    "exec",
+}  # what these bind is known only when the module runs
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
 def make_spec(recipe: Recipe, stage: str, config: dict, inputs: Artifacts) -> StageSpec:
     """The spec of `stage`; `config` holds only what the stage depends on."""
-    return StageSpec(stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest())
+    return StageSpec(
+        stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest()
+    )
 
 
 def without_gate(section: Config) -> dict:
-    """A recipe section as JSON values; its gate left out, for a changed threshold trains nothing again."""
+    """A recipe section as JSON values; its gate left out, for a changed threshold trains nothing
+    again.
+    """
     return section.model_dump(mode="json", exclude={"gate"})
 
 
 def local(field: str, text: str) -> Path | None:
-    """The file or folder that `text` names (relative: to the current folder), or None for a hub name.
+    """The file or folder that `text` names (relative: to the current folder), or None for a hub
+    name.
 
     Raises BadInput, naming the field, when it is neither.
     """
@@ -44,51 +59,71 @@ def local(field: str, text: str) -> Path | None:
     if looks_like_hub(text):
         return None
     raise BadInput(
-        f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name (org/name). "
-        "Mend the path in the recipe or with --set."
+        f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name"
+        " (org/name). Mend the path in the recipe or with --set."
     )
 
 
 def permitted(field: str, path: Path, *further: Path) -> Path:
-    """`path`, which a recipe names. Raises BadInput when RLHF_ALLOWED_ROOTS is set and `path` lies outside, links followed.
+    """`path`, which a recipe names. Raises BadInput when RLHF_ALLOWED_ROOTS is set and `path` lies
+    outside, links followed.
 
     further: folders that are allowed as well.
     """
     roots = [Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(":") if root]
-    if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in [*roots, *further]):
+    if roots and not any(
+        path.resolve().is_relative_to(root.resolve()) for root in [*roots, *further]
+    ):
         raise BadInput(
-            f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))}. Put the files below one of them, or "
-            f"have whoever runs the worker allow more: {ROOTS}=FOLDER:FOLDER (rlhf down, then rlhf up with it)."
+            f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))}. Put the"
+            " files below one of them, or have whoever runs the worker allow more:"
+            f" {ROOTS}=FOLDER:FOLDER (rlhf down, then rlhf up with it)."
         )
     return path
 
 
 def looks_like_hub(text: str) -> bool:
     """Whether `text` can only be a name on a hub: 'org/name' without a file's ending."""
-    return "/" in text and bool(_HUB_NAME.match(text)) and Path(text).suffix not in _FILE_ENDINGS and text[0] != "."
+    return (
+        "/" in text
+        and bool(_HUB_NAME.match(text))
+        and Path(text).suffix not in _FILE_ENDINGS
+        and text[0] != "."
+    )
 
 
 def model_folder(field: str, text: str) -> Path:
     """The model folder that `text` names. Raises BadInput, naming the field, when it is none."""
     path = permitted(field, Path(text).expanduser())
     if not path.is_dir():
-        raise BadInput(f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved model.")
-    missing = [name for name in ("config.json", "tokenizer*", "*.safetensors") if not list(path.glob(name))]
+        raise BadInput(
+            f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved"
+            " model."
+        )
+    missing = [
+        name for name in ("config.json", "tokenizer*", "*.safetensors") if not list(path.glob(name))
+    ]
     if missing:
         raise BadInput(
-            f"{field} is {text!r}, which holds no {' and no '.join(missing)}; expected a folder written by save_pretrained "
-            "(model and tokenizer). Pickled weights (*.bin, *.pt) are never loaded."
+            f"{field} is {text!r}, which holds no {' and no '.join(missing)}; expected a folder"
+            " written by save_pretrained (model and tokenizer). Pickled weights (*.bin, *.pt) are"
+            " never loaded."
         )
     if pickles := sorted(file.name for file in path.rglob("*") if file.suffix in PICKLES):
-        raise BadInput(f"{field} is {text!r}, which holds pickles ({', '.join(pickles)}); remove them, safetensors are enough.")
+        raise BadInput(
+            f"{field} is {text!r}, which holds pickles ({', '.join(pickles)}); remove them,"
+            " safetensors are enough."
+        )
     return path
 
 
 def source_of(field: str, name: str) -> Artifact:
-    """The file of the module in 'module:function', found as a stage process finds it: in the current folder first.
+    """The file of the module in 'module:function', found as a stage process finds it: in the
+    current folder first.
 
-    It makes what the function said part of a run's identity: an edited scorer is asked again. Nothing of it runs here. Raises
-    BadInput for a module that is not there, cannot be read, or has no such name.
+    It makes what the function said part of a run's identity: an edited scorer is asked again.
+    Nothing of it runs here. Raises BadInput for a module that is not there, cannot be read, or has
+    no such name.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -99,14 +134,19 @@ def source_of(field: str, name: str) -> Artifact:
     finally:
         sys.path.remove(here)
     if found is None or not found.has_location:
-        raise BadInput(f"{field} is {name!r}: no such module in {here} nor installed; expected 'module:function'.")
+        raise BadInput(
+            f"{field} is {name!r}: no such module in {here} nor installed; expected"
+            " 'module:function'."
+        )
     file = permitted(field, Path(found.origin), _PROJECT)
     _require_name(field, name, file)
     return Artifact.of(file)
 
 
 def _require_name(field: str, name: str, file: Path) -> None:
-    """Raise BadInput when the source of a module binds no such name, as far as that can be told without running it."""
+    """Raise BadInput when the source of a module binds no such name, as far as that can be told
+    without running it.
+    """
     if file.suffix != ".py":
         return
     attribute = name.partition(":")[2]
@@ -116,8 +156,13 @@ def _require_name(field: str, name: str, file: Path) -> None:
         raise BadInput(f"{field} is {name!r}, and {file} is no Python: {error}. Mend it.") from None
     known = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
     known |= {node.id for node in nodes if isinstance(node, ast.Name)}
-    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    defined = {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
     if (known | defined).isdisjoint(_ANY_NAME | {attribute}):
         raise BadInput(
-            f"{field} is {name!r}, but {file} has no {attribute!r}; it defines {', '.join(sorted(defined)) or 'no function'}."
+            f"{field} is {name!r}, but {file} has no {attribute!r}; it defines"
+            f" {', '.join(sorted(defined)) or 'no function'}."
         )

@@ -13,12 +13,16 @@ BEFORE = tuple(STAGES)[: tuple(STAGES).index("ppo")]
 
 
 def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
-    """Trace a batch of the recipe's PPO, or find it traced; `trained`: by the policy that ppo made, not the SFT model.
+    """Trace a batch of the recipe's PPO, or find it traced; `trained`: by the policy that ppo made,
+    not the SFT model.
 
-    Raises BadInput for a recipe without PPO, or when an earlier stage has not been run, and what the stage raises.
+    Raises BadInput for a recipe without PPO, or when an earlier stage has not been run, and what
+    the stage raises.
     """
     if not recipe.runs("ppo"):
-        raise BadInput(f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace.")
+        raise BadInput(
+            f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace."
+        )
     have = inputs(recipe, workspace)
     given = spec(recipe, have, rows=rows)
     if trained:
@@ -34,7 +38,9 @@ def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec:
 
 def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
     """The spec with another actor; what was the actor stays the reference."""
-    return given.model_copy(update={"inputs": given.inputs | {"policy": actor, "reference": given.inputs["policy"]}})
+    return given.model_copy(
+        update={"inputs": given.inputs | {"policy": actor, "reference": given.inputs["policy"]}}
+    )
 
 
 def inputs(recipe: Recipe, workspace: Workspace) -> Artifacts:
@@ -51,7 +57,8 @@ def _of(recipe: Recipe, workspace: Workspace, given: StageSpec) -> StageResult:
     result = read_result(workspace.run_dir(given))
     if result is None:
         raise BadInput(
-            f"stage {given.stage} of recipe {recipe.name} has not been run with these settings: nothing is in "
-            f"{workspace.run_dir(given)}. Run: rlhf run with the same recipe and settings --until {given.stage}."
+            f"stage {given.stage} of recipe {recipe.name} has not been run with these settings:"
+            f" nothing is in {workspace.run_dir(given)}. Run: rlhf run with the same recipe and"
+            f" settings --until {given.stage}."
         )
     return result

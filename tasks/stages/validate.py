@@ -12,25 +12,39 @@ from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitt
 METRIC = "data/rows_kept"
 PREPARED = "{prepared}"
 SOURCES = (
-    "demonstrations", "demonstrations_heldout", "comparisons", "comparisons_heldout", "prompts", "prompts_heldout",
-)  # fmt: skip
-SPLITS = (
-    "demonstrations_train", "demonstrations_heldout", "comparisons_train", "comparisons_heldout", "prompts_train",
+    "demonstrations",
+    "demonstrations_heldout",
+    "comparisons",
+    "comparisons_heldout",
+    "prompts",
     "prompts_heldout",
-)  # fmt: skip
+)
+SPLITS = (
+    "demonstrations_train",
+    "demonstrations_heldout",
+    "comparisons_train",
+    "comparisons_heldout",
+    "prompts_train",
+    "prompts_heldout",
+)
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Local sources are inputs under their field's name, known by content; hub names stay in the config.
+    """Local sources are inputs under their field's name, known by content; hub names stay in the
+    config.
 
-    Raises BadInput for what cannot be read, and for rows that may be longer than the model's context.
+    Raises BadInput for what cannot be read, and for rows that may be longer than the model's
+    context.
     """
     inputs = {"model": have["base"]}
     for field in SOURCES:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
-    require_context(recipe, model_folder("model.sft", recipe.model.sft) if recipe.model.sft else have["base"].path)
+    require_context(
+        recipe,
+        model_folder("model.sft", recipe.model.sft) if recipe.model.sft else have["base"].path,
+    )
     config = {"data": recipe.data.model_dump(mode="json")}
     if needs := needs_of(recipe).model_dump(mode="json", exclude_defaults=True):
         config["needs"] = needs
@@ -44,16 +58,24 @@ def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if source.format == "hub":
-        if Path(source.path).exists():  # what lies here under that name would be read in the hub's place
+        if Path(
+            source.path
+        ).exists():  # what lies here under that name would be read in the hub's place
             permitted(field, Path(source.path))
         return None
     if not source.path.startswith(PREPARED):
         path = local(field, source.path)
         return Artifact.of(path) if path else None
     if "files" not in have:
-        raise BadInput(f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a hub name.")
+        raise BadInput(
+            f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a"
+            " hub name."
+        )
     prepared = have["files"].path
     path = prepared / source.path.removeprefix(PREPARED).lstrip("/")
     if not path.resolve().is_relative_to(prepared.resolve()):
-        raise BadInput(f"{field} is {source.path!r}, which leads out of {PREPARED}; expected a file of the prepared folder.")
+        raise BadInput(
+            f"{field} is {source.path!r}, which leads out of {PREPARED}; expected a file of the"
+            " prepared folder."
+        )
     return Artifact.of(path)

@@ -30,7 +30,9 @@ def measured_text(measured: Any) -> str:
 
 def frontier(points: list[tuple[float, float] | None]) -> list[int]:
     """Places of the points (KL, gain) that no other beats in both, by rising KL."""
-    known = [index for index, point in enumerate(points) if point and all(map(math.isfinite, point))]
+    known = [
+        index for index, point in enumerate(points) if point and all(map(math.isfinite, point))
+    ]
     best, found = -math.inf, []
     for index in sorted(known, key=lambda index: (points[index][0], -points[index][1])):
         if points[index][1] > best:
@@ -40,7 +42,9 @@ def frontier(points: list[tuple[float, float] | None]) -> list[int]:
 
 
 def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | None:
-    """A panel a metric against the first key, a line for each combination of the other keys; None without any value."""
+    """A panel a metric against the first key, a line for each combination of the other keys; None
+    without any value.
+    """
     names = [name for name in metrics if any(name in row.metrics for row in rows)]
     if not names:
         return None
@@ -69,9 +73,15 @@ def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
         if SEED in keys[1:]:
             measured = over_seeds(measured)
         axes.errorbar(
-            [place for place, _ in measured], [m.value for _, m in measured], yerr=_bars([m for _, m in measured]),
-            fmt="-", capsize=3, linewidth=1.4, color=color, label=label or None,
-        )  # fmt: skip
+            [place for place, _ in measured],
+            [m.value for _, m in measured],
+            yerr=_bars([m for _, m in measured]),
+            fmt="-",
+            capsize=3,
+            linewidth=1.4,
+            color=color,
+            label=label or None,
+        )
         for place, row in members:
             axes.plot(place, row.metrics[name].value, **_marker(row, color))
     unit = METRICS[name].unit if name in METRICS else ""
@@ -85,7 +95,9 @@ def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over seeds, and one standard deviation (over n - 1) to either side where there is more than one."""
+    """Mean over seeds, and one standard deviation (over n - 1) to either side where there is more
+    than one.
+    """
 
     value: float
     low: float | None
@@ -115,7 +127,12 @@ def _bars(measured: list) -> list[list[float]]:
 
 def _marker(row: Any, color: str) -> dict:
     """Full for a run that passed, hollow for one that a gate refused."""
-    return {"marker": "o", "linestyle": "", "color": color, "markerfacecolor": color if row.state == "finished" else "white"}
+    return {
+        "marker": "o",
+        "linestyle": "",
+        "color": color,
+        "markerfacecolor": color if row.state == "finished" else "white",
+    }
 
 
 def is_numeric(values: list) -> bool:
@@ -129,9 +146,16 @@ def is_logarithmic(values: list) -> bool:
 
 
 def has_zero_and_span(values: list) -> bool:
-    """Whether 0 stands beside positive numbers that span more than a factor of LOG_SPAN, as with a coefficient switched off."""
+    """Whether 0 stands beside positive numbers that span more than a factor of LOG_SPAN, as with a
+    coefficient switched off.
+    """
     positive = [value for value in values if is_numeric(values) and value > 0]
-    return is_numeric(values) and min(values) == 0 and len(set(positive)) > 1 and is_logarithmic(positive)
+    return (
+        is_numeric(values)
+        and min(values) == 0
+        and len(set(positive)) > 1
+        and is_logarithmic(positive)
+    )
 
 
 def _places(values: list) -> list[float]:
@@ -153,10 +177,11 @@ def _key_axis(axes: Axes, values: list) -> None:
 
 
 def frontier_figure(rows: list) -> Figure | None:
-    """Reward gain against KL, a point a run, its PPO steps thin behind it, the frontier joined; None without PPO.
+    """Reward gain against KL, a point a run, its PPO steps thin behind it, the frontier joined;
+    None without PPO.
 
-    Points: held-out reward-model gain over the SFT model with its 95% interval. Curves: score on training prompts over that
-    of the first step.
+    Points: held-out reward-model gain over the SFT model with its 95% interval. Curves: score on
+    training prompts over that of the first step.
     """
     known = [row for row in rows if row.gain]
     if not known:
@@ -165,18 +190,51 @@ def frontier_figure(rows: list) -> Figure | None:
     axes = figure.subplots()
     for row, color in zip(known, COLORS * len(known), strict=False):
         if row.curve:
-            axes.plot(*zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1)
-        axes.errorbar([row.kl], [row.gain.value], yerr=_bars([row.gain]), capsize=3, zorder=3, **_marker(row, color))
-        axes.annotate(row.label, (row.kl, row.gain.value), (6, 6), textcoords="offset points", fontsize="small", color=color)
+            axes.plot(
+                *zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1
+            )
+        axes.errorbar(
+            [row.kl],
+            [row.gain.value],
+            yerr=_bars([row.gain]),
+            capsize=3,
+            zorder=3,
+            **_marker(row, color),
+        )
+        axes.annotate(
+            row.label,
+            (row.kl, row.gain.value),
+            (6, 6),
+            textcoords="offset points",
+            fontsize="small",
+            color=color,
+        )
     best = [row for row in sorted(known, key=lambda row: row.kl) if row.on_frontier]
-    axes.plot([row.kl for row in best], [row.gain.value for row in best], "--", color="gray", zorder=2, label="frontier")
-    axes.set(xlabel="KL from the SFT model (nats per response)", ylabel="reward-model score gain", title=_frontier_title(known))
+    axes.plot(
+        [row.kl for row in best],
+        [row.gain.value for row in best],
+        "--",
+        color="gray",
+        zorder=2,
+        label="frontier",
+    )
+    axes.set(
+        xlabel="KL from the SFT model (nats per response)",
+        ylabel="reward-model score gain",
+        title=_frontier_title(known),
+    )
     axes.margins(x=0.2)  # room for the labels
     axes.grid(alpha=0.3)
-    axes.legend(title="hollow: refused by a gate" if any(row.state != "finished" for row in known) else None)
+    axes.legend(
+        title="hollow: refused by a gate" if any(row.state != "finished" for row in known) else None
+    )
     return figure
 
 
 def _frontier_title(rows: list) -> str:
     alike = len({row.reward_model for row in rows}) == 1
-    return "Reward against KL" if alike else "Reward against KL (different reward models: gains do not compare)"
+    return (
+        "Reward against KL"
+        if alike
+        else "Reward against KL (different reward models: gains do not compare)"
+    )

@@ -1,4 +1,6 @@
-"""What different ways to align come to on the same task over several seeds: true utility, and proxy reward step by step."""
+"""What different ways to align come to on the same task over several seeds: true utility, and proxy
+reward step by step.
+"""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -6,36 +8,57 @@ from matplotlib.figure import Figure
 from tasks.sweeps.figures import COLORS, Spread, spread_of
 from tasks.sweeps.sweep import Row
 
-POLICY, SFT, GAIN, KL = ("eval/independent_policy", "eval/independent_sft", "eval/independent_gain", "eval/kl_per_response")
+POLICY, SFT, GAIN, KL = (
+    "eval/independent_policy",
+    "eval/independent_sft",
+    "eval/independent_gain",
+    "eval/kl_per_response",
+)
 Found = dict[str, list[Row]]  # rows by algorithm, one a seed
 
 
 def summary(found: Found) -> list[dict]:
-    """A row an algorithm: seeds that were evaluated, how many gained, true gain and KL with their spread over seeds."""
+    """A row an algorithm: seeds that were evaluated, how many gained, true gain and KL with their
+    spread over seeds.
+    """
     rows = []
     for name, runs in found.items():
         ended = [run for run in runs if GAIN in run.metrics]
         gains = [run.metrics[GAIN].value for run in ended]
-        rows.append({
-            "algorithm": name, "seeds": len(runs), "evaluated": len(ended), "raised": sum(gain > 0 for gain in gains),
-            "raised_beyond_noise": sum((run.metrics[GAIN].low or 0.0) > 0 for run in ended),
-            "gain": spread_of(gains) if gains else None,
-            "kl": spread_of([run.metrics[KL].value for run in ended]) if ended else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "algorithm": name,
+                "seeds": len(runs),
+                "evaluated": len(ended),
+                "raised": sum(gain > 0 for gain in gains),
+                "raised_beyond_noise": sum((run.metrics[GAIN].low or 0.0) > 0 for run in ended),
+                "gain": spread_of(gains) if gains else None,
+                "kl": spread_of([run.metrics[KL].value for run in ended]) if ended else None,
+            }
+        )
     return rows
 
 
 def learning_figure(found: Found) -> Figure:
-    """Left: true utility before and after, a thin line a seed, mean and standard deviation bold. Right: proxy by step."""
+    """Left: true utility before and after, a thin line a seed, mean and standard deviation bold.
+    Right: proxy by step.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     before_after, by_step = figure.subplots(1, 2)
     for place, (runs, color) in enumerate(zip(found.values(), COLORS * len(found), strict=False)):
         _before_after(before_after, place, runs, color)
     before_after.set_xticks(range(len(found)), list(found))
-    before_after.set(title="True utility: SFT model (left), policy (right)", ylabel="score of the independent scorer")
+    before_after.set(
+        title="True utility: SFT model (left), policy (right)",
+        ylabel="score of the independent scorer",
+    )
     for (name, runs), color in zip(found.items(), COLORS * len(found), strict=False):
         _by_step(by_step, name, runs, color)
-    by_step.set(title="Proxy reward over steps", xlabel="PPO step", ylabel="reward-model score over that of step 1")
+    by_step.set(
+        title="Proxy reward over steps",
+        xlabel="PPO step",
+        ylabel="reward-model score over that of step 1",
+    )
     if by_step.get_legend_handles_labels()[0]:
         by_step.legend()
     for axes in (before_after, by_step):
@@ -44,13 +67,24 @@ def learning_figure(found: Found) -> Figure:
 
 
 def _before_after(axes: Axes, place: int, runs: list[Row], color: str) -> None:
-    pairs = [(run.metrics[SFT].value, run.metrics[POLICY].value) for run in runs if {SFT, POLICY} <= run.metrics.keys()]
+    pairs = [
+        (run.metrics[SFT].value, run.metrics[POLICY].value)
+        for run in runs
+        if {SFT, POLICY} <= run.metrics.keys()
+    ]
     x = (place - 0.2, place + 0.2)
     for pair in pairs:
         axes.plot(x, pair, color=color, linewidth=0.8, alpha=0.5, marker=".")
     if pairs:
         sides = [spread_of([pair[side] for pair in pairs]) for side in (0, 1)]
-        axes.errorbar(x, [side.value for side in sides], yerr=[*map(_half, sides)], color=color, linewidth=2, capsize=4)
+        axes.errorbar(
+            x,
+            [side.value for side in sides],
+            yerr=[*map(_half, sides)],
+            color=color,
+            linewidth=2,
+            capsize=4,
+        )
 
 
 def _half(spread: Spread) -> float:
@@ -58,7 +92,9 @@ def _half(spread: Spread) -> float:
 
 
 def _by_step(axes: Axes, name: str, runs: list[Row], color: str) -> None:
-    """Mean and one standard deviation over the seeds whose runs took the step; DPO has no proxy reward."""
+    """Mean and one standard deviation over the seeds whose runs took the step; DPO has no proxy
+    reward.
+    """
     curves = [[gain for _, gain in run.curve] for run in runs if run.curve]
     if not curves:
         return

@@ -1,6 +1,7 @@
 """A sweep: pipeline runs that differ in a few keys, and what became of them.
 
-What became of each run is read from the pipelines' own records and run directories; a sweep keeps no second account of it.
+What became of each run is read from the pipelines' own records and run directories; a sweep keeps
+no second account of it.
 """
 
 import json
@@ -42,7 +43,9 @@ class Point(BaseModel):
 
 
 class Row(Point):
-    """One run as it stands. kl, gain: where it lies in the plane of reward and KL (see sweep_figures)."""
+    """One run as it stands. kl, gain: where it lies in the plane of reward and KL (see
+    sweep_figures).
+    """
 
     state: State = "not run"
     verdict: str = ""
@@ -75,7 +78,9 @@ class Sweep(BaseModel):
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics to show: those asked for, else the default ones that a run has, else the last stage's own."""
+        """The metrics to show: those asked for, else the default ones that a run has, else the last
+        stage's own.
+        """
         have = [name for name in DEFAULT_METRICS if any(name in row.metrics for row in self.rows)]
         return self.wanted or have or [STAGES[self.until].METRIC]
 
@@ -90,7 +95,9 @@ class Sweep(BaseModel):
 
 
 def records_of(workspace: Workspace, sweep: Sweep) -> dict[str, Record]:
-    """The run that stands for each label: the latest that came to an end of its own, else the latest."""
+    """The run that stands for each label: the latest that came to an end of its own, else the
+    latest.
+    """
     found: dict[str, Record] = {}
     for values in records(workspace):
         if (values.get("sweep") or {}).get("id") == sweep.id:
@@ -106,19 +113,26 @@ def _ended(record: Record) -> bool:
 
 
 def state_of(record: Record) -> State:
-    """finished, refused by a gate (or by a stage that diverged), or failed (killed, bad input, an unexpected end)."""
+    """finished, refused by a gate (or by a stage that diverged), or failed (killed, bad input, an
+    unexpected end).
+    """
     if record.status == "FINISHED":
         return "finished"
     if record.status != "FAILED" or not record.stages:
         return "failed"
     last = record.stages[-1]
     failure = last.run_dir / "failure.json"
-    said = json.loads(failure.read_text())["error"] if failure.exists() and not last.decisions else None
+    said = (
+        json.loads(failure.read_text())["error"]
+        if failure.exists() and not last.decisions
+        else None
+    )
     return "refused" if refused(last.decisions) or said in REFUSALS else "failed"
 
 
 def settled(record: Record | None, seen: dict[Path, bool]) -> bool:
-    """Whether a run need not be made again: it ended by itself, by this code, on bytes that lie there unchanged.
+    """Whether a run need not be made again: it ended by itself, by this code, on bytes that lie
+    there unchanged.
 
     seen: what was found of a path before, so that shared inputs are read once.
     """
@@ -126,9 +140,16 @@ def settled(record: Record | None, seen: dict[Path, bool]) -> bool:
         return False
     for stage in record.stages:
         spec = stage.spec
-        if spec is None or spec.code != code_digest() or (stage.status == "FINISHED" and stage.result is None):
+        if (
+            spec is None
+            or spec.code != code_digest()
+            or (stage.status == "FINISHED" and stage.result is None)
+        ):
             return False
-        for item in [*spec.inputs.values(), *(stage.result.outputs.values() if stage.result else ())]:
+        for item in [
+            *spec.inputs.values(),
+            *(stage.result.outputs.values() if stage.result else ()),
+        ]:
             if item.path not in seen:
                 seen[item.path] = _unchanged(item)
             if not seen[item.path]:
@@ -167,22 +188,39 @@ def _row(point: Point, record: Record | None) -> Row:
     verdict = worst_verdict([decision for stage in record.stages for decision in stage.decisions])
     kl, gain = _place(metrics, curve)
     return Row(
-        **point.model_dump(), state=state, verdict=verdict or "", error=record.error, metrics=metrics, curve=curve,
-        kl=kl, gain=gain, run=record.name, run_id=record.run_id, link=tracking.link(record, record.run_id),
+        **point.model_dump(),
+        state=state,
+        verdict=verdict or "",
+        error=record.error,
+        metrics=metrics,
+        curve=curve,
+        kl=kl,
+        gain=gain,
+        run=record.name,
+        run_id=record.run_id,
+        link=tracking.link(record, record.run_id),
         reward_model=reward.digest if reward else None,
-    )  # fmt: skip
+    )
 
 
 def _curve(record: Record) -> list[tuple[float, float]]:
     """(KL, reward-model score over that of the first step) by PPO step; training prompts."""
     stage = record.stage("ppo")
-    lines = [line["metrics"] for line in new_lines(stage.run_dir / "metrics.jsonl", 0)[0]] if stage else []
+    lines = (
+        [line["metrics"] for line in new_lines(stage.run_dir / "metrics.jsonl", 0)[0]]
+        if stage
+        else []
+    )
     pairs = [tuple(line[name] for name in CURVE) for line in lines if line.keys() >= {*CURVE}]
     return [(kl, score - pairs[0][1]) for kl, score in pairs]
 
 
-def _place(metrics: dict[str, Measured], curve: list[tuple[float, float]]) -> tuple[float | None, Measured | None]:
-    """KL and reward gain: over the SFT model on held-out prompts; of the last PPO step where nothing was evaluated."""
+def _place(
+    metrics: dict[str, Measured], curve: list[tuple[float, float]]
+) -> tuple[float | None, Measured | None]:
+    """KL and reward gain: over the SFT model on held-out prompts; of the last PPO step where
+    nothing was evaluated.
+    """
     if {"eval/kl_per_response", "eval/score_gain"} <= metrics.keys():
         return metrics["eval/kl_per_response"].value, metrics["eval/score_gain"]
     return (curve[-1][0], Measured(value=curve[-1][1])) if curve else (None, None)

@@ -1,4 +1,5 @@
-"""A sweep written down: its folder in the workspace, and its run in MLflow, parent of its pipelines' runs.
+"""A sweep written down: its folder in the workspace, and its run in MLflow, parent of its
+pipelines' runs.
 
 MLflow may be away: the folder is written all the same, and `rlhf sync` forwards it.
 """
@@ -23,7 +24,9 @@ UNSENT = "unsent"  # in a sweep's folder while MLflow has not the latest of it
 
 
 def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
-    """sweep.json and the figures, in the sweep's folder; returns the figures. MLflow has them when `forward` was called."""
+    """sweep.json and the figures, in the sweep's folder; returns the figures. MLflow has them when
+    `forward` was called.
+    """
     folder = sweep.folder(workspace)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / UNSENT).touch()
@@ -41,11 +44,16 @@ def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
 
 
 def begin(workspace: Workspace, sweep: Sweep) -> str | None:
-    """Open the sweep's run in MLflow before its pipelines' runs; why that failed (they open it later), else None."""
+    """Open the sweep's run in MLflow before its pipelines' runs; why that failed (they open it
+    later), else None.
+    """
     try:
         client = client_for(sweep.tracking_uri)
         run_id = tracking.sweep_run(
-            client, tracking.experiment(client, workspace, sweep.recipe), sweep.membership(), sweep.recipe
+            client,
+            tracking.experiment(client, workspace, sweep.recipe),
+            sweep.membership(),
+            sweep.recipe,
         )
         client.update_run(run_id, status="RUNNING")
     except Exception as error:
@@ -54,7 +62,9 @@ def begin(workspace: Workspace, sweep: Sweep) -> str | None:
 
 
 def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
-    """Write the sweep as it stands and tell MLflow: figures, table, note, status. Raises what MLflow raises."""
+    """Write the sweep as it stands and tell MLflow: figures, table, note, status. Raises what
+    MLflow raises.
+    """
     client = client_for(sweep.tracking_uri)
     experiment_id = tracking.experiment(client, workspace, sweep.recipe)
     run_id = tracking.sweep_run(client, experiment_id, sweep.membership(), sweep.recipe)
@@ -64,7 +74,9 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
     for file in [sweep.folder(workspace) / "sweep.json", *figures]:
         client.log_artifact(run_id, str(file))
     tags = {"mlflow.note.content": note(sweep), "sweep.runs": str(len(sweep.rows))}
-    for name, value in (tags | {f"sweep.{key}": ", ".join(_texts(sweep, key)) for key in sweep.keys}).items():
+    for name, value in (
+        tags | {f"sweep.{key}": ", ".join(_texts(sweep, key)) for key in sweep.keys}
+    ).items():
         client.set_tag(run_id, name, value[:4900])
     states = {row.state for row in sweep.rows}
     status = "KILLED" if "not run" in states else "FAILED" if "failed" in states else "FINISHED"
@@ -74,7 +86,9 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
 
 
 def _texts(sweep: Sweep, key: str) -> list[str]:
-    return list(dict.fromkeys(sweep_figures.value_text(point.values[key]) for point in sweep.points))
+    return list(
+        dict.fromkeys(sweep_figures.value_text(point.values[key]) for point in sweep.points)
+    )
 
 
 def note(sweep: Sweep) -> str:
@@ -90,12 +104,17 @@ def note(sweep: Sweep) -> str:
 
 
 def sync(workspace: Workspace | None = None) -> SyncReport:
-    """Forward what MLflow has missed: pipeline runs first, then the sweeps above them. Never raises for MLflow's sake."""
+    """Forward what MLflow has missed: pipeline runs first, then the sweeps above them. Never raises
+    for MLflow's sake.
+    """
     workspace = workspace or Workspace.here()
     report = sync_runs(workspace)
     forwarded, waiting, problem = list(report.forwarded), list(report.waiting), report.problem
     for folder in sorted((workspace.home / "sweeps").glob(f"*/{UNSENT}")):
-        with held(workspace, f"sweep-{folder.parent.name}") as free, contextlib.suppress(ValidationError, FileNotFoundError):
+        with (
+            held(workspace, f"sweep-{folder.parent.name}") as free,
+            contextlib.suppress(ValidationError, FileNotFoundError),
+        ):
             if not free:
                 continue
             sweep = Sweep.model_validate_json((folder.parent / "sweep.json").read_text())

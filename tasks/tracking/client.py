@@ -1,4 +1,6 @@
-"""Where MLflow is, and where in it a run stands: the client, the experiment, the run of a key, the addresses of its pages."""
+"""Where MLflow is, and where in it a run stands: the client, the experiment, the run of a key, the
+addresses of its pages.
+"""
 
 import logging
 import os
@@ -15,16 +17,22 @@ KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 
 def client_for(uri: str) -> MlflowClient:
-    """A client that gives up on a dead server within seconds (MLflow's own default: about four minutes)."""
+    """A client that gives up on a dead server within seconds (MLflow's own default: about four
+    minutes).
+    """
     defaults = {"MAX_RETRIES": "1", "TIMEOUT": "5", "BACKOFF_FACTOR": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows the links
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # the display shows the links
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     before = os.environ.get(URI_VARIABLE)
-    mlflow.set_tracking_uri(uri)  # what loads models by alias asks there; it writes the environment as well,
+    mlflow.set_tracking_uri(
+        uri
+    )  # what loads models by alias asks there; it writes the environment as well,
     if before is None:  # in which only the user says where a workspace's MLflow is
         os.environ.pop(URI_VARIABLE, None)
     else:
@@ -33,7 +41,9 @@ def client_for(uri: str) -> MlflowClient:
 
 
 def link(record: Record, run_id: str | None) -> str | None:
-    """The page of a run: on the server, or where `rlhf ui` shows the SQLite store; None while MLflow has no such run."""
+    """The page of a run: on the server, or where `rlhf ui` shows the SQLite store; None while
+    MLflow has no such run.
+    """
     return page(record.tracking_uri, record.experiment_id, run_id) if run_id else None
 
 
@@ -43,7 +53,9 @@ def page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def _base(tracking_uri: str) -> str:
-    """RLHF_MLFLOW_PAGE is what browsers call a server that workers reach by another name, as in a container's network."""
+    """RLHF_MLFLOW_PAGE is what browsers call a server that workers reach by another name, as in a
+    container's network.
+    """
     served = os.environ.get(PAGE_VARIABLE) or tracking_uri
     return (served if tracking_uri.startswith("http") else UI_URL).rstrip("/")
 
@@ -60,29 +72,47 @@ def report_link(record: Record) -> str | None:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error, and its kind; that the process was told to end, where it is no error."""
+    """The first line of an error, and its kind; that the process was told to end, where it is no
+    error.
+    """
     if not isinstance(error, Exception):
-        return f"The process was told to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it again and it resumes."
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
+        return (
+            f"The process was told to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it again"
+            " and it resumes."
+        )
+    return (
+        f"{type(error).__name__}:"
+        f" {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
+    )
 
 
 def experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
-    """The id of the experiment of that name, made when absent; a local store keeps its artifacts in the workspace."""
+    """The id of the experiment of that name, made when absent; a local store keeps its artifacts in
+    the workspace.
+    """
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     local = not client.tracking_uri.startswith("http")
-    return client.create_experiment(name, artifact_location=(workspace.artifacts / name).as_uri() if local else None)
+    return client.create_experiment(
+        name, artifact_location=(workspace.artifacts / name).as_uri() if local else None
+    )
 
 
 def sweep_run(client: MlflowClient, experiment_id: str, sweep: Membership, recipe: str) -> str:
-    """The id of a sweep's run, parent of its pipelines' runs; the first of them that MLflow hears of makes it."""
+    """The id of a sweep's run, parent of its pipelines' runs; the first of them that MLflow hears
+    of makes it.
+    """
     tags = {"stage": "sweep", "recipe": recipe, "sweep.keys": ", ".join(sweep.keys)}
     return found_or_made(client, experiment_id, (f"sweep/{sweep.id}", sweep.name, now()), tags)
 
 
-def found_or_made(client: MlflowClient, experiment_id: str, what: tuple[str, str, int], tags: dict[str, str]) -> str:
+def found_or_made(
+    client: MlflowClient, experiment_id: str, what: tuple[str, str, int], tags: dict[str, str]
+) -> str:
     """The run with this key; what: its key, name and start."""
     key, name, started = what
     if found := client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1):
         return found[0].info.run_id
-    return client.create_run(experiment_id, start_time=started, run_name=name, tags={KEY: key} | tags).info.run_id
+    return client.create_run(
+        experiment_id, start_time=started, run_name=name, tags={KEY: key} | tags
+    ).info.run_id

@@ -1,7 +1,9 @@
-"""Tell MLflow what the record and the run directories say. MLflow may be away: nothing stops, the rest goes later.
+"""Tell MLflow what the record and the run directories say. MLflow may be away: nothing stops, the
+rest goes later.
 
-Forwarding is idempotent, so that a crash between telling and noting that it was told doubles nothing: runs are found again
-by their tag, metrics carry the timestamps of the file (the store drops an equal point), tables are not appended twice.
+Forwarding is idempotent, so that a crash between telling and noting that it was told doubles
+nothing: runs are found again by their tag, metrics carry the timestamps of the file (the store
+drops an equal point), tables are not appended twice.
 """
 
 import json
@@ -62,15 +64,27 @@ class Forwarder:
         record = self.record
         record.experiment_id = experiment(self.client, self.workspace, record.recipe["name"])
         tags = {
-            "stage": "pipeline", "recipe": record.recipe["name"], "git_commit": record.commit,
+            "stage": "pipeline",
+            "recipe": record.recipe["name"],
+            "git_commit": record.commit,
             "git_dirty": str(record.dirty).lower(),
-        }  # fmt: skip
+        }
         if record.sweep:
-            parent = sweep_run(self.client, record.experiment_id, record.sweep, record.recipe["name"])
-            tags |= {"mlflow.parentRunId": parent, "sweep": record.sweep.name, "sweep.values": record.sweep.label}
-        record.run_id = found_or_made(self.client, record.experiment_id, (record.id, record.name, record.started), tags)
+            parent = sweep_run(
+                self.client, record.experiment_id, record.sweep, record.recipe["name"]
+            )
+            tags |= {
+                "mlflow.parentRunId": parent,
+                "sweep": record.sweep.name,
+                "sweep.values": record.sweep.label,
+            }
+        record.run_id = found_or_made(
+            self.client, record.experiment_id, (record.id, record.name, record.started), tags
+        )
         record.save(self.workspace)
-        self._log(record.run_id, params=rendering.flatten(record.recipe | {"hardware": record.hardware}))
+        self._log(
+            record.run_id, params=rendering.flatten(record.recipe | {"hardware": record.hardware})
+        )
         self.client.log_dict(record.run_id, record.recipe, "recipe.json")
         self.client.log_dict(record.run_id, rendering.metric_units(), "metrics.json")
         for lock in sorted((ROOT / "infra" / "requirements").glob("*.txt")):
@@ -87,10 +101,16 @@ class Forwarder:
         tags = {"mlflow.note.content": rendering.spaced(note), "status_reason": record.error or ""}
         tags["approval"] = record.approval.sentence if record.approval else ""
         self._log(record.run_id, tags={key: value for key, value in tags.items() if value})
-        decisions = [decision.model_dump(mode="json") for stage in record.stages for decision in stage.decisions]
+        decisions = [
+            decision.model_dump(mode="json")
+            for stage in record.stages
+            for decision in stage.decisions
+        ]
         self.client.log_dict(record.run_id, {"decisions": decisions}, "gates.json")
         if record.approval:
-            self.client.log_dict(record.run_id, record.approval.model_dump(mode="json"), "approval.json")
+            self.client.log_dict(
+                record.run_id, record.approval.model_dump(mode="json"), "approval.json"
+            )
         if record.promotion:
             self.client.log_dict(record.run_id, record.promotion, "promotion.json")
         self.client.set_terminated(record.run_id, record.status, record.ended)
@@ -114,21 +134,31 @@ class Forwarder:
 
     def _open_stage(self, stage: StageRecord) -> None:
         tags = {
-            "stage": stage.stage, "recipe": self.record.recipe["name"], "git_commit": self.record.commit,
-            "git_dirty": str(self.record.dirty).lower(), "cached": str(stage.cached).lower(),
-            "run_dir": str(stage.run_dir), "mlflow.parentRunId": self.record.run_id,
-        }  # fmt: skip
+            "stage": stage.stage,
+            "recipe": self.record.recipe["name"],
+            "git_commit": self.record.commit,
+            "git_dirty": str(self.record.dirty).lower(),
+            "cached": str(stage.cached).lower(),
+            "run_dir": str(stage.run_dir),
+            "mlflow.parentRunId": self.record.run_id,
+        }
         what = (f"{self.record.id}/{stage.stage}", stage.stage, stage.started)
         stage.run_id = found_or_made(self.client, self.record.experiment_id, what, tags)
         self.record.save(self.workspace)
         spec = stage.spec
         if spec:
             identity = {"run_digest": spec.digest, "code_digest": spec.code}
-            self._log(stage.run_id, params={"seed": str(spec.seed)} | rendering.flatten(spec.config), tags=identity)
+            self._log(
+                stage.run_id,
+                params={"seed": str(spec.seed)} | rendering.flatten(spec.config),
+                tags=identity,
+            )
             self._inputs(stage.run_id, spec.inputs)
 
     def _inputs(self, run_id: str, inputs: dict[str, Artifact]) -> None:
-        datasets = [_dataset(name, item) for name, item in inputs.items() if name in {*SOURCES, *SPLITS}]
+        datasets = [
+            _dataset(name, item) for name, item in inputs.items() if name in {*SOURCES, *SPLITS}
+        ]
         if datasets:
             self.client.log_inputs(run_id, datasets)
 
@@ -158,7 +188,10 @@ class Forwarder:
             "mlflow.note.content": rendering.spaced(rendering.stage_note(stage)),
             "status_reason": stage.error,
         }
-        tags |= {f"gate.{decision.gate}": f"{decision.verdict}: {decision.reason}" for decision in stage.decisions}
+        tags |= {
+            f"gate.{decision.gate}": f"{decision.verdict}: {decision.reason}"
+            for decision in stage.decisions
+        }
         self._log(stage.run_id, tags={key: value for key, value in tags.items() if value})
         if stage.decisions:
             decisions = [decision.model_dump(mode="json") for decision in stage.decisions]
@@ -176,24 +209,42 @@ class Forwarder:
         last = lines[-1] if lines else {"step": 0, "metrics": {}}
         when = int((stage.run_dir / "result.json").stat().st_mtime * 1000)
         final = rendering.final_metrics(result)
-        final |= {f"cost/{stage.stage}_{name}": value for name, value in resource_usage.costs(stage.run_dir).items()}
-        model = self._model(stage, result.outputs["model"]).model_id if "model" in result.outputs else None
+        final |= {
+            f"cost/{stage.stage}_{name}": value
+            for name, value in resource_usage.costs(stage.run_dir).items()
+        }
+        model = (
+            self._model(stage, result.outputs["model"]).model_id
+            if "model" in result.outputs
+            else None
+        )
         points = [
             Metric(name, value, when, last["step"], model_id=model)
             for name, value in final.items()
             if last["metrics"].get(name) != value
         ]
         self.client.log_batch(stage.run_id, metrics=points, synchronous=True)
-        self.client.log_batch(self.record.run_id, metrics=[Metric(k, v, when, 0) for k, v in final.items()], synchronous=True)
-        self._log(stage.run_id, params={f"environment.{key}": value for key, value in result.environment.items()})
+        self.client.log_batch(
+            self.record.run_id,
+            metrics=[Metric(k, v, when, 0) for k, v in final.items()],
+            synchronous=True,
+        )
+        self._log(
+            stage.run_id,
+            params={f"environment.{key}": value for key, value in result.environment.items()},
+        )
         self.client.log_artifact(stage.run_id, str(stage.run_dir / "result.json"))
         for name, relative in result.files.items():
             self._file(stage.run_id, name, stage.run_dir / relative)
-        if stage.stage == "evaluate" and "samples" in result.files:  # MLflow's evaluation view compares parent runs
+        if (
+            stage.stage == "evaluate" and "samples" in result.files
+        ):  # MLflow's evaluation view compares parent runs
             self._file(self.record.run_id, "samples", stage.run_dir / result.files["samples"])
 
     def _leftovers(self, stage: StageRecord) -> None:
-        """Reports of a stage that refused or failed: they say why. Weights and checkpoints are left where they are."""
+        """Reports of a stage that refused or failed: they say why. Weights and checkpoints are left
+        where they are.
+        """
         for path in sorted(stage.run_dir.glob("[!.]*")):
             is_report = path.suffix in REPORTS and path.stat().st_size < LARGEST_REPORT
             if is_report or (path / "index.html").exists():
@@ -204,7 +255,9 @@ class Forwarder:
             self.client.log_artifacts(run_id, str(path), name)
         elif path.name.endswith(".table.json"):
             table = path.name.replace(".table.json", ".json")
-            if table not in {item.path for item in self.client.list_artifacts(run_id)}:  # log_table appends
+            if table not in {
+                item.path for item in self.client.list_artifacts(run_id)
+            }:  # log_table appends
                 self.client.log_table(run_id, rendering.table_columns(path), table)
         elif path.exists():
             self.client.log_artifact(run_id, str(path))
@@ -212,18 +265,28 @@ class Forwarder:
     # models
 
     def _model(self, stage: StageRecord, artifact: Artifact) -> LoggedModel:
-        """The logged model of these bytes, made when absent; its weights stay where they are until it is registered."""
+        """The logged model of these bytes, made when absent; its weights stay where they are until
+        it is registered.
+        """
         tags = {"digest": artifact.digest, "path": str(artifact.path)}
-        found = self.client.search_logged_models([self.record.experiment_id], f"tags.digest = '{artifact.digest}'")
+        found = self.client.search_logged_models(
+            [self.record.experiment_id], f"tags.digest = '{artifact.digest}'"
+        )
         if found:
             model = found[0]
         else:
             model = self.client.create_logged_model(
-                self.record.experiment_id, name=stage.stage, source_run_id=stage.run_id, tags=tags, model_type=stage.stage
+                self.record.experiment_id,
+                name=stage.stage,
+                source_run_id=stage.run_id,
+                tags=tags,
+                model_type=stage.stage,
             )
             self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         outputs = self.client.get_run(stage.run_id).outputs
-        if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        if model.model_id not in {
+            output.model_id for output in (outputs.model_outputs if outputs else [])
+        }:
             self.client.log_outputs(stage.run_id, [LoggedModelOutput(model.model_id, 0)])
         return model
 
@@ -232,15 +295,30 @@ class Forwarder:
         model = self._model(stage, registration.artifact)
         with versions.patient():
             versions.store_model(self.client, model, registration)
-        tags = registration.tags | {"digest": registration.artifact.digest, "pipeline_run_id": self.record.run_id}
+        tags = registration.tags | {
+            "digest": registration.artifact.digest,
+            "pipeline_run_id": self.record.run_id,
+        }
         if registration.kind == "policy":
-            rewards = [item.version for item in self.record.registrations if item.kind == "reward" and item.version]
+            rewards = [
+                item.version
+                for item in self.record.registrations
+                if item.kind == "reward" and item.version
+            ]
             tags |= {"reward_version": rewards[-1]} if rewards else {}
         registration.version = versions.register(self.client, registration, model, tags)
-        self.client.set_tag(stage.run_id, "registered", f"{registration.model} version {registration.version}")
+        self.client.set_tag(
+            stage.run_id, "registered", f"{registration.model} version {registration.version}"
+        )
         self.record.save(self.workspace)
 
-    def _log(self, run_id: str, *, params: dict[str, str] | None = None, tags: dict[str, str] | None = None) -> None:
+    def _log(
+        self,
+        run_id: str,
+        *,
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
         for part in _parts([Param(key, value) for key, value in (params or {}).items()], BATCH):
             self.client.log_batch(run_id, params=part, synchronous=True)
         for part in _parts([RunTag(key, value) for key, value in (tags or {}).items()], BATCH):
@@ -253,7 +331,13 @@ def _parts(items: list, size: int) -> Iterable[list]:
 
 def _dataset(name: str, item: Artifact) -> DatasetInput:
     """A split or source by name and content; MLflow keeps 36 characters of a digest."""
-    context = "training" if name.endswith("_train") else "evaluation" if name.endswith("_heldout") else "source"
+    context = (
+        "training"
+        if name.endswith("_train")
+        else "evaluation"
+        if name.endswith("_heldout")
+        else "source"
+    )
     source = json.dumps({"uri": str(item.path), "digest": item.digest})
     dataset = Dataset(name=name, digest=item.digest[:32], source_type="local", source=source)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])

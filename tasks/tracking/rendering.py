@@ -1,4 +1,6 @@
-"""What MLflow and Prefect are shown of a run, made from its files: parameters, Markdown, learning curves."""
+"""What MLflow and Prefect are shown of a run, made from its files: parameters, Markdown, learning
+curves.
+"""
 
 import json
 import math
@@ -17,12 +19,26 @@ CURVES = {
     "prepare": ("prepare/loss",),
     "sft": ("sft/loss", "sft/lr", "sft/grad_norm"),
     "reward": ("reward/loss", "reward/train_accuracy", "reward/margin"),
-    "dpo": ("dpo/loss", "dpo/train_accuracy", "dpo/margin", "dpo/chosen_logratio", "dpo/rejected_logratio", "dpo/grad_norm"),
-    "ppo": (
-        "ppo/score_mean", "ppo/reward_mean", "ppo/kl_per_response", "ppo/response_tokens", "ppo/entropy",
-        "ppo/policy_clip_fraction", "ppo/explained_variance", "ppo/value_loss", "ppo/sampler_logprob_diff",
+    "dpo": (
+        "dpo/loss",
+        "dpo/train_accuracy",
+        "dpo/margin",
+        "dpo/chosen_logratio",
+        "dpo/rejected_logratio",
+        "dpo/grad_norm",
     ),
-}  # fmt: skip
+    "ppo": (
+        "ppo/score_mean",
+        "ppo/reward_mean",
+        "ppo/kl_per_response",
+        "ppo/response_tokens",
+        "ppo/entropy",
+        "ppo/policy_clip_fraction",
+        "ppo/explained_variance",
+        "ppo/value_loss",
+        "ppo/sampler_logprob_diff",
+    ),
+}
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, str]:
@@ -39,28 +55,45 @@ def flatten(values: dict, prefix: str = "") -> dict[str, str]:
 
 def verdict_table(decisions: list[Decision]) -> str:
     """A Markdown table, one row a gate, with the evidence."""
-    head = "| stage | gate | metric | value | interval | n | required | verdict |\n|---|---|---|---|---|---|---|---|"
+    head = (
+        "| stage | gate | metric | value | interval | n | required | verdict"
+        " |\n|---|---|---|---|---|---|---|---|"
+    )
     return "\n".join([head, *map(_verdict_row, decisions)])
 
 
 def short_verdict_table(decisions: list[Decision]) -> str:
-    """The same where there is little room: a form, which cuts off its last column, a description of limited length."""
-    rows = [f"| {d.stage}.{d.gate} | {_verdict(d)} | {value_text(d)} | {d.rule} |" for d in decisions]
+    """The same where there is little room: a form, which cuts off its last column, a description of
+    limited length.
+    """
+    rows = [
+        f"| {d.stage}.{d.gate} | {_verdict(d)} | {value_text(d)} | {d.rule} |" for d in decisions
+    ]
     return "\n".join(["| gate | verdict | value | required |\n|---|---|---|---|", *rows])
 
 
 def _verdict(decision: Decision) -> str:
     used = decision.override
-    return f"**{decision.verdict}**" + (f" to {used.threshold:g} by {used.by}: {used.reason}" if used else "")
+    return f"**{decision.verdict}**" + (
+        f" to {used.threshold:g} by {used.by}: {used.reason}" if used else ""
+    )
 
 
 def _verdict_row(decision: Decision) -> str:
-    cells = [decision.stage, decision.gate, decision.quantity, value_text(decision), interval_text(decision), decision.n or ""]
+    cells = [
+        decision.stage,
+        decision.gate,
+        decision.quantity,
+        value_text(decision),
+        interval_text(decision),
+        decision.n or "",
+    ]
     return "| " + " | ".join(map(str, [*cells, decision.rule, _verdict(decision)])) + " |"
 
 
 def spaced(text: str) -> str:
-    """Markdown whose tables MLflow's page can show: it leaves no gap between columns, nor between a table and what follows.
+    """Markdown whose tables MLflow's page can show: it leaves no gap between columns, nor between a
+    table and what follows.
 
     Each column's longest cell gets one, and each table an empty line.
     """
@@ -117,7 +150,10 @@ def pipeline_note(record: Record) -> str:
 
 def stage_note(stage: StageRecord) -> str:
     """A stage run's description."""
-    lines = [f"Stage **{stage.stage}**{' (cached: an earlier run had made it)' if stage.cached else ''}: {stage.verdict}"]
+    lines = [
+        f"Stage **{stage.stage}**{' (cached: an earlier run had made it)' if stage.cached else ''}:"
+        f" {stage.verdict}"
+    ]
     if stage.error:
         lines.append(f"> {stage.error.splitlines()[0]}")
     if stage.decisions:
@@ -134,22 +170,32 @@ def metric_units() -> dict:
     }
     costs = {
         "cost/<stage>_seconds": {"unit": "s", "meaning": "Wall-clock time of the stage's process"},
-        "cost/<stage>_peak_memory_mib": {"unit": "MiB", "meaning": "Largest sample of system/stage_memory_mib"},
-        "cost/<stage>_peak_gpu_memory_mib": {"unit": "MiB", "meaning": "Largest sample of system/stage_gpu_memory_mib"},
+        "cost/<stage>_peak_memory_mib": {
+            "unit": "MiB",
+            "meaning": "Largest sample of system/stage_memory_mib",
+        },
+        "cost/<stage>_peak_gpu_memory_mib": {
+            "unit": "MiB",
+            "meaning": "Largest sample of system/stage_gpu_memory_mib",
+        },
     }
     return {name: metric._asdict() for name, metric in METRICS.items()} | suffixes | costs
 
 
 def final_metrics(result: StageResult) -> dict[str, float]:
     """A result's metrics with their evidence: '<metric>.n', '.low' and '.high'."""
-    values = dict(result.metrics) | {f"{name}.n": float(count) for name, count in result.counts.items()}
+    values = dict(result.metrics) | {
+        f"{name}.n": float(count) for name, count in result.counts.items()
+    }
     for name, (low, high) in result.intervals.items():
         values |= {f"{name}.low": low, f"{name}.high": high}
     return values
 
 
 def curves(stage: str, lines: list[dict]) -> Figure | None:
-    """One figure with a panel for each main metric of the stage; None when nothing was logged step by step."""
+    """One figure with a panel for each main metric of the stage; None when nothing was logged step
+    by step.
+    """
     logged = {name for line in lines for name in line["metrics"]}
     names = [name for name in CURVES.get(stage, sorted(logged)[:9]) if name in logged]
     if not names or len(lines) < 2:
@@ -158,7 +204,9 @@ def curves(stage: str, lines: list[dict]) -> Figure | None:
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
-        points = [(line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]]
+        points = [
+            (line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]
+        ]
         axes.plot(*zip(*points, strict=True), linewidth=1.4)
         axes.set(title=name, xlabel="step", ylabel=METRICS[name].unit if name in METRICS else "")
         axes.grid(alpha=0.3)
@@ -171,7 +219,10 @@ def table_columns(path: Path) -> dict[str, list]:
     """A *.table.json as columns: {columns, data}, a list of rows, or columns already."""
     value = json.loads(path.read_text())
     if isinstance(value, dict) and set(value) == {"columns", "data"}:
-        return {name: [row[index] for row in value["data"]] for index, name in enumerate(value["columns"])}
+        return {
+            name: [row[index] for row in value["data"]]
+            for index, name in enumerate(value["columns"])
+        }
     if isinstance(value, list):
         names = list(dict.fromkeys(name for row in value for name in row))
         return {name: [row.get(name) for row in value] for name in names}

@@ -10,7 +10,9 @@ from tasks.tracking.forwarder import Forwarder
 
 @dataclass(frozen=True)
 class SyncReport:
-    """Names of the pipeline runs that MLflow has in full now, and of those that wait; problem: why they do."""
+    """Names of the pipeline runs that MLflow has in full now, and of those that wait; problem: why
+    they do.
+    """
 
     forwarded: list[str]
     waiting: list[str]
@@ -18,11 +20,17 @@ class SyncReport:
 
     def __str__(self) -> str:
         done = ", ".join(self.forwarded) or "nothing was waiting"
-        return f"{done}; still waiting: {', '.join(self.waiting)} ({self.problem})" if self.waiting else done
+        return (
+            f"{done}; still waiting: {', '.join(self.waiting)} ({self.problem})"
+            if self.waiting
+            else done
+        )
 
 
 def sync(workspace: Workspace | None = None) -> SyncReport:
-    """Forward every record of the outbox whose pipeline does not run any more. Never raises for MLflow's sake."""
+    """Forward every record of the outbox whose pipeline does not run any more. Never raises for
+    MLflow's sake.
+    """
     workspace = workspace or Workspace.here()
     forwarded, waiting, problem, dead = [], [], None, set()
     for file in pending(workspace):
@@ -54,5 +62,9 @@ def _ended(record: Record) -> Record:
     """A record whose process is gone cannot be running: it was killed."""
     for part in (record, *record.stages):
         if part.status == "RUNNING":
-            part.status, part.ended, part.error = "KILLED", now(), "The process that ran this pipeline was killed."
+            part.status, part.ended, part.error = (
+                "KILLED",
+                now(),
+                "The process that ran this pipeline was killed.",
+            )
     return record

@@ -15,7 +15,9 @@ log = logging.getLogger("rlhf.tracking")
 
 
 class Tracker:
-    """The record of the running pipeline, forwarded every few seconds; an unreachable MLflow is asked again later."""
+    """The record of the running pipeline, forwarded every few seconds; an unreachable MLflow is
+    asked again later.
+    """
 
     EVERY_SECONDS = 2.0
     AFTER_FAILURE_SECONDS = 30.0
@@ -32,13 +34,26 @@ class Tracker:
         if entry is None:
             entry = StageRecord(stage=stage, run_dir=run_dir, started=now())
             self.record.stages.append(entry)
-        entry.status, entry.ended, entry.error, entry.closed, entry.cached = "RUNNING", None, None, False, cached
+        entry.status, entry.ended, entry.error, entry.closed, entry.cached = (
+            "RUNNING",
+            None,
+            None,
+            False,
+            cached,
+        )
         self._changed()
 
-    def stage_ended(self, stage: str, *, status: str, decisions: list = (), error: str | None = None) -> None:
+    def stage_ended(
+        self, stage: str, *, status: str, decisions: list = (), error: str | None = None
+    ) -> None:
         """A stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED."""
         entry = self.record.stage(stage)
-        entry.status, entry.decisions, entry.error, entry.ended = status, list(decisions), error, now()
+        entry.status, entry.decisions, entry.error, entry.ended = (
+            status,
+            list(decisions),
+            error,
+            now(),
+        )
         self._changed()
         self.flush()
 
@@ -49,23 +64,36 @@ class Tracker:
         self._changed()
 
     def show_report(self, path: Path | None) -> None:
-        """Have a report of the run, as it stands, in MLflow if that answers; the one of its end replaces it."""
+        """Have a report of the run, as it stands, in MLflow if that answers; the one of its end
+        replaces it.
+        """
         self.record.report = path
         self._changed()
         if path and self.retry():
             self._forwarder.show_report()
 
-    def end(self, status: str, error: str | None = None, report: Callable[[], Path | None] = lambda: None) -> None:
-        """The pipeline ended. report: writes its report; when it cannot, that is logged and the status stays."""
+    def end(
+        self,
+        status: str,
+        error: str | None = None,
+        report: Callable[[], Path | None] = lambda: None,
+    ) -> None:
+        """The pipeline ended. report: writes its report; when it cannot, that is logged and the
+        status stays.
+        """
         self.record.status, self.record.error, self.record.ended = status, error, now()
         for stage in self.record.stages:
-            if stage.status == "RUNNING":  # it had ended, and what came after it broke off before its gate had spoken
+            if (
+                stage.status == "RUNNING"
+            ):  # it had ended, and what came after it broke off before its gate had spoken
                 stage.status, stage.error, stage.ended = status, error, now()
         self._changed()
         try:
             self.record.report = report()
         except Exception as problem:
-            log.warning("the report of %s could not be written (%s)", self.record.name, brief(problem))
+            log.warning(
+                "the report of %s could not be written (%s)", self.record.name, brief(problem)
+            )
         self._changed()
         self.retry()
 
@@ -85,7 +113,11 @@ class Tracker:
             self.problem = None
         except Exception as error:
             if not self.problem:
-                log.warning("MLflow at %s is behind (%s); training goes on.", self.record.tracking_uri, brief(error))
+                log.warning(
+                    "MLflow at %s is behind (%s); training goes on.",
+                    self.record.tracking_uri,
+                    brief(error),
+                )
             self.problem = brief(error)
             self._next_try = time.monotonic() + self.AFTER_FAILURE_SECONDS
         return self.problem is None

@@ -1,4 +1,6 @@
-"""A recipe of defaults, and a finished stage as gates see it: result, spec, model and data on disk, items.parquet."""
+"""A recipe of defaults, and a finished stage as gates see it: result, spec, model and data on disk,
+items.parquet.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,15 @@ from rlhf_core.gates.decide import Subject
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
 
 DATA = {
-    "sft": ("demonstrations_train", "demonstrations_heldout"), "reward": ("comparisons_train", "comparisons_heldout"),
-    "ppo": ("prompts_train",), "evaluate": ("prompts_heldout", "demonstrations_heldout"),
-}  # fmt: skip
-PLAIN = 'name = "plain"\nmodel.base = "b"\nregistry.name = "plain"\ndata = {demonstrations = "d", comparisons = "c"}\n'
+    "sft": ("demonstrations_train", "demonstrations_heldout"),
+    "reward": ("comparisons_train", "comparisons_heldout"),
+    "ppo": ("prompts_train",),
+    "evaluate": ("prompts_heldout", "demonstrations_heldout"),
+}
+PLAIN = (
+    'name = "plain"\nmodel.base = "b"\nregistry.name = "plain"\ndata = {demonstrations = "d",'
+    ' comparisons = "c"}\n'
+)
 
 
 @pytest.fixture
@@ -28,25 +35,43 @@ def recipe(tmp_path) -> Callable[..., Recipe]:
 
 @pytest.fixture
 def subject(tmp_path) -> Callable[..., Subject]:
-    """subject(stage, metrics, items=None, champion=False, counts=..., intervals=...): metric names without their prefix."""
+    """subject(stage, metrics, items=None, champion=False, counts=..., intervals=...): metric names
+    without their prefix.
+    """
 
     def artifact(name: str) -> Artifact:
         (tmp_path / name).write_text(f"bytes of {name}")
         return Artifact.of(tmp_path / name)
 
-    def make(stage: str, metrics: dict, items: dict | None = None, *, champion: bool = False, **evidence: dict) -> Subject:
+    def make(
+        stage: str,
+        metrics: dict,
+        items: dict | None = None,
+        *,
+        champion: bool = False,
+        **evidence: dict,
+    ) -> Subject:
         prefix = {"evaluate": "eval"}.get(stage, stage)
         names = {"evaluate": ("policy", "sft", "reward")}.get(stage, ("model",))
-        inputs = {name: artifact(name) for name in (*names, *DATA[stage], *(("champion",) if champion else ()))}
+        inputs = {
+            name: artifact(name)
+            for name in (*names, *DATA[stage], *(("champion",) if champion else ()))
+        }
         spec = StageSpec(stage=stage, seed=1, config={}, inputs=inputs, code="source")
         if items:
             pq.write_table(pa.table(items), tmp_path / "items.parquet")
         result = StageResult(
-            stage=stage, digest=spec.digest, seconds=1.0, metrics={f"{prefix}/{k}": v for k, v in metrics.items()},
+            stage=stage,
+            digest=spec.digest,
+            seconds=1.0,
+            metrics={f"{prefix}/{k}": v for k, v in metrics.items()},
             outputs={} if stage == "evaluate" else {"model": artifact("trained")},
             files={"items": "items.parquet"} if items else {},
-            **{field: {f"{prefix}/{k}": v for k, v in values.items()} for field, values in evidence.items()},
-        )  # fmt: skip
+            **{
+                field: {f"{prefix}/{k}": v for k, v in values.items()}
+                for field, values in evidence.items()
+            },
+        )
         return Subject(result, spec, Path(tmp_path), commit="abc1234")
 
     return make

@@ -1,4 +1,6 @@
-"""Rewards, advantages and whitening: hand-computed tables, and the papers' sums written as slow loops."""
+"""Rewards, advantages and whitening: hand-computed tables, and the papers' sums written as slow
+loops.
+"""
 
 import math
 import statistics
@@ -35,12 +37,15 @@ def test_token_rewards_put_the_score_at_the_last_real_token():
 
 
 def test_a_row_without_tokens_gets_no_reward():
-    found = token_rewards(tensor([2.0, 3.0]), tensor([[NAN, NAN], [0.0, NAN]]), tensor([[F, F], [T, F]]), beta=0.1)
+    found = token_rewards(
+        tensor([2.0, 3.0]), tensor([[NAN, NAN], [0.0, NAN]]), tensor([[F, F], [T, F]]), beta=0.1
+    )
     assert found.tolist() == [[0.0, 0.0], [3.0, 0.0]]
 
 
 def test_gae_by_hand():
-    # gamma .5, lambda .5: d3 = 2-1 = 1; d2 = 1+.5*1-.5 = 1; d1 = 0+.5*.5-.2 = .05; A3=1, A2=1.25, A1=.3625
+    # gamma .5, lambda .5: d3 = 2-1 = 1; d2 = 1+.5*1-.5 = 1; d1 = 0+.5*.5-.2 = .05; A3=1, A2=1.25,
+    # A1=.3625
     rewards, values = tensor([[0.0, 1.0, 2.0]]), tensor([[0.2, 0.5, 1.0]])
     advantages, returns = gae(rewards, values, tensor([[T, T, T]]), gamma=0.5, lam=0.5)
     torch.testing.assert_close(advantages, tensor([[0.3625, 1.25, 1.0]]))
@@ -48,16 +53,29 @@ def test_gae_by_hand():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 6), st.integers(0, 4), st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
+@given(
+    st.integers(1, 6), st.integers(0, 4), st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1)
+)
 def test_gae_equals_the_papers_sum_and_ignores_padding(length, padding, seed, gamma, lam):
     """A_t = sum_l (gamma lambda)^l delta_{t+l}, Schulman et al. 2016, eq. 16."""
     generator = torch.Generator().manual_seed(seed)
     rewards, values = torch.randn(2, length, generator=generator, dtype=torch.float64)
-    deltas = [rewards[t] + gamma * (values[t + 1] if t + 1 < length else 0) - values[t] for t in range(length)]
-    expected = [sum((gamma * lam) ** i * deltas[t + i] for i in range(length - t)) for t in range(length)]
+    deltas = [
+        rewards[t] + gamma * (values[t + 1] if t + 1 < length else 0) - values[t]
+        for t in range(length)
+    ]
+    expected = [
+        sum((gamma * lam) ** i * deltas[t + i] for i in range(length - t)) for t in range(length)
+    ]
     junk = torch.full((padding,), NAN, dtype=torch.float64)
     mask = tensor([[T] * length + [F] * padding])
-    found, _ = gae(torch.cat([rewards, junk])[None], torch.cat([values, junk])[None], mask, gamma=gamma, lam=lam)
+    found, _ = gae(
+        torch.cat([rewards, junk])[None],
+        torch.cat([values, junk])[None],
+        mask,
+        gamma=gamma,
+        lam=lam,
+    )
     torch.testing.assert_close(found[0, :length], torch.stack(expected))
     assert not found[0, length:].any()
 
@@ -69,15 +87,21 @@ def test_gae_skips_masked_tokens_between_real_ones():
 
 
 def test_discounted_returns_by_hand():
-    found = discounted_returns(tensor([[1.0, 2.0, 4.0], [3.0, NAN, NAN]]), tensor([[T, T, T], [T, F, F]]), gamma=0.5)
+    found = discounted_returns(
+        tensor([[1.0, 2.0, 4.0], [3.0, NAN, NAN]]), tensor([[T, T, T], [T, F, F]]), gamma=0.5
+    )
     torch.testing.assert_close(found, tensor([[3.0, 4.0, 4.0], [3.0, 0.0, 0.0]]))
 
 
 def test_grpo_by_hand():
     # group of 1, 3, 5: mean 3, std (over n - 1) 2; the group's order and number do not matter
     score, group = tensor([1.0, 7.0, 5.0, 3.0]), tensor([4, 9, 4, 4])
-    torch.testing.assert_close(grpo_advantages(score, group, eps=0.0)[[0, 2, 3]], tensor([-1.0, 1.0, 0.0]))
-    torch.testing.assert_close(grpo_advantages(score, group, scale_by_std=False), tensor([-2.0, 0.0, 2.0, 0.0]))
+    torch.testing.assert_close(
+        grpo_advantages(score, group, eps=0.0)[[0, 2, 3]], tensor([-1.0, 1.0, 0.0])
+    )
+    torch.testing.assert_close(
+        grpo_advantages(score, group, scale_by_std=False), tensor([-2.0, 0.0, 2.0, 0.0])
+    )
 
 
 def test_equal_scores_in_a_group_teach_nothing():
@@ -96,7 +120,9 @@ def test_group_baselines_equal_their_definitions(rows):
         assert float(rloo_advantages(score, group)[i]) == pytest.approx(expected, abs=1e-9)
         spread = statistics.stdev(members) if len(members) > 1 else 0.0
         expected = (own - statistics.fmean(members)) / (spread + 1e-6)
-        assert float(grpo_advantages(score, group)[i]) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert float(grpo_advantages(score, group)[i]) == pytest.approx(
+            expected, rel=1e-6, abs=1e-6
+        )
 
 
 def test_reinforce_plus_plus_with_groups_takes_the_group_mean_off_the_summed_reward():
@@ -106,7 +132,10 @@ def test_reinforce_plus_plus_with_groups_takes_the_group_mean_off_the_summed_rew
 
 
 def test_a_responses_advantage_stands_at_each_of_its_tokens():
-    assert at_tokens(tensor([2.0, NAN]), tensor([[T, F], [F, F]])).tolist() == [[2.0, 0.0], [0.0, 0.0]]
+    assert at_tokens(tensor([2.0, NAN]), tensor([[T, F], [F, F]])).tolist() == [
+        [2.0, 0.0],
+        [0.0, 0.0],
+    ]
 
 
 def test_whitened_values_have_zero_mean_and_unit_spread_over_real_tokens():
@@ -119,7 +148,9 @@ def test_whitened_values_have_zero_mean_and_unit_spread_over_real_tokens():
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.booleans()), min_size=1, max_size=30), st.data())
 def test_whitening_by_merged_moments_equals_whitening_at_once(cells, data):
-    """What ranks do: each takes the moments of its own tokens, all merge them, each whitens its own tokens."""
+    """What ranks do: each takes the moments of its own tokens, all merge them, each whitens its own
+    tokens.
+    """
     values = tensor([[v if real else NAN for v, real in cells]], dtype=torch.float64)
     mask = tensor([[real for _, real in cells]])
     cuts = sorted(data.draw(st.lists(st.integers(0, len(cells)), max_size=3)))
@@ -132,7 +163,10 @@ def test_whitening_by_merged_moments_equals_whitening_at_once(cells, data):
     if len(real):
         torch.testing.assert_close(merged.mean, real.mean(), atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(merged.std(), real.std(correction=0), atol=1e-6, rtol=1e-6)
-        parts = [standardise(values[:, a:b], mask[:, a:b], mean=merged.mean, std=merged.std() + 1.0) for a, b in spans]
+        parts = [
+            standardise(values[:, a:b], mask[:, a:b], mean=merged.mean, std=merged.std() + 1.0)
+            for a, b in spans
+        ]
         expected = standardise(values, mask, mean=real.mean(), std=real.std(correction=0) + 1.0)
         torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-6, rtol=1e-6)
 

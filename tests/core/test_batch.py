@@ -9,7 +9,11 @@ from rlhf_core.batching.batch import Sequence, collate, microbatches, order, sel
 from rlhf_core.modeling.models import final_scores, load_policy, load_scalar
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
-SEQUENCES = [Sequence([9, 10], [11, 12, 1]), Sequence([13, 14, 15, 16], [17, 1]), Sequence([18], [19, 20, 21, 22, 1])]
+SEQUENCES = [
+    Sequence([9, 10], [11, 12, 1]),
+    Sequence([13, 14, 15, 16], [17, 1]),
+    Sequence([18], [19, 20, 21, 22, 1]),
+]
 
 
 def test_prompts_end_and_responses_begin_in_the_same_column():
@@ -33,7 +37,10 @@ def test_selecting_rows_equals_collating_them():
         assert found.response_mask_BR.equal(expected.response_mask_BR)
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40), st.integers(1, 200))
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40),
+    st.integers(1, 200),
+)
 def test_microbatches_hold_every_index_once_within_the_budget(sizes, budget):
     parts = microbatches(sizes, budget)
     assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
@@ -66,7 +73,9 @@ def test_padding_changes_no_log_probability(tiny_model):
         for row, sequence in enumerate(SEQUENCES):
             alone = collate([sequence], pad_id=0)
             expected = token_logprobs(policy(alone), alone.response_ids_BR)[0]
-            torch.testing.assert_close(found[row, : len(sequence.response)], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found[row, : len(sequence.response)], expected, atol=1e-5, rtol=1e-4
+            )
 
 
 def test_log_probabilities_equal_those_of_the_plain_model(tiny_model):
@@ -76,7 +85,9 @@ def test_log_probabilities_equal_those_of_the_plain_model(tiny_model):
         plain = policy.model(input_ids=ids).logits.log_softmax(-1)[0, 1:4]
         batch = collate([sequence], pad_id=0)
         found = token_logprobs(policy(batch), batch.response_ids_BR)[0]
-    torch.testing.assert_close(found, plain[torch.arange(3), torch.tensor(sequence.response)], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found, plain[torch.arange(3), torch.tensor(sequence.response)], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_score_equals_that_of_transformers_own_classifier(tiny_model):
@@ -84,7 +95,9 @@ def test_score_equals_that_of_transformers_own_classifier(tiny_model):
     for sequence in SEQUENCES:
         batch = collate([sequence], pad_id=0)
         with torch.no_grad():
-            theirs = scalar.model(input_ids=batch.ids_BL, attention_mask=batch.mask_BL.long()).logits[0, 0]
+            theirs = scalar.model(
+                input_ids=batch.ids_BL, attention_mask=batch.mask_BL.long()
+            ).logits[0, 0]
             ours = final_scores(scalar(batch), batch.response_mask_BR)[0]
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -99,4 +112,6 @@ def test_splitting_a_batch_gives_the_same_gradient(tiny_model):
             cross_entropy(logprobs, batch.response_mask_BR, denominator).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters()])
 
-    torch.testing.assert_close(gradient([SEQUENCES]), gradient([SEQUENCES[:1], SEQUENCES[1:]]), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        gradient([SEQUENCES]), gradient([SEQUENCES[:1], SEQUENCES[1:]]), atol=1e-6, rtol=1e-4
+    )

@@ -12,7 +12,11 @@ from rlhf_core.rundir import RunDir, read_metrics
 
 def save(folder, *steps, keep=2) -> None:
     for step in steps:
-        save_checkpoint(folder, Checkpoint(step, {"w": torch.full((3,), float(step))}, {"beta": step / 10}), keep=keep)
+        save_checkpoint(
+            folder,
+            Checkpoint(step, {"w": torch.full((3,), float(step))}, {"beta": step / 10}),
+            keep=keep,
+        )
 
 
 def test_newest_checkpoint_comes_back_with_its_tensors_and_random_state(tmp_path):

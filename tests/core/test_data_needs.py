@@ -1,4 +1,6 @@
-"""Options that ask something of the data or the model: what is missing is said by validate, before anything is trained."""
+"""Options that ask something of the data or the model: what is missing is said by validate, before
+anything is trained.
+"""
 
 import pytest
 
@@ -8,14 +10,18 @@ from rlhf_core.preflight import Needs, needs_of, require
 
 PROMPT = [{"role": "user", "content": "w1"}]
 PLAIN = {
-    "comparisons_train": [{"id": "1", "prompt": PROMPT, "chosen": "w1", "rejected": "w2", "meta": {}}],
+    "comparisons_train": [
+        {"id": "1", "prompt": PROMPT, "chosen": "w1", "rejected": "w2", "meta": {}}
+    ],
     "prompts_train": [{"id": "1", "prompt": PROMPT, "meta": {}}],
 }
 EXACT = RewardFunction(function="rules:exact", columns=["answer"])
 
 
 def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
-    assert needs_of(recipe()) == Needs() and needs_of(recipe()).model_dump(exclude_defaults=True) == {}
+    assert (
+        needs_of(recipe()) == Needs() and needs_of(recipe()).model_dump(exclude_defaults=True) == {}
+    )
     require(Needs(), {}, tmp_path)
 
 
@@ -26,8 +32,14 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
         (["reward.smoothing_from_votes=true"], {"votes": True}),
         (["reward.margin_scale=0.5", "model.reward='given'"], {}),
         (["reward.margin_scale=0.5", "align='dpo'", "evaluate.independent_scorer='a:b'"], {}),
-        (["ppo.reward.functions=['a:b', {function='rules:exact', columns=['answer']}]"], {"functions": [EXACT]}),
-        (["sft.lora={target_modules=['q_proj']}", "ppo.lora=true"], {"adapters": [LoRA(target_modules=("q_proj",))]}),
+        (
+            ["ppo.reward.functions=['a:b', {function='rules:exact', columns=['answer']}]"],
+            {"functions": [EXACT]},
+        ),
+        (
+            ["sft.lora={target_modules=['q_proj']}", "ppo.lora=true"],
+            {"adapters": [LoRA(target_modules=("q_proj",))]},
+        ),
         (["sft.lora={target_modules=['q_proj']}", "model.sft='given'"], {}),
         (["ppo.lora={target_modules=['query']}", "model.sft='of another make'"], {}),
         (["ppo.sampling.tensor_parallel=2", "distributed.ranks=2"], {"tensor_parallel": [2]}),
@@ -41,24 +53,42 @@ def test_needs_are_those_of_the_stages_that_run(recipe, settings, needs):
     ("needs", "message"),
     [
         ({"strength": True}, "reward.margin_scale is set, but 1 of 1 comparisons have no strength"),
-        ({"votes": True}, "reward.smoothing_from_votes is set, but none of 1 comparisons has votes"),
-        ({"functions": [EXACT]}, "'rules:exact' needs the column 'answer', which 1 of 1 prompts have not"),
+        (
+            {"votes": True},
+            "reward.smoothing_from_votes is set, but none of 1 comparisons has votes",
+        ),
+        (
+            {"functions": [EXACT]},
+            "'rules:exact' needs the column 'answer', which 1 of 1 prompts have not",
+        ),
         (
             {"adapters": [LoRA(target_modules=("q_proj", "query"))]},
-            "lora.target_modules has 'query', which is no linear map of the backbone; expected one of down_proj, .*q_proj",
+            (
+                "lora.target_modules has 'query', which is no linear map of the backbone; expected"
+                " one of down_proj, .*q_proj"
+            ),
         ),
-        ({"tensor_parallel": [2]}, "sampling.tensor_parallel 2 does not divide the 1 attention heads"),
+        (
+            {"tensor_parallel": [2]},
+            "sampling.tensor_parallel 2 does not divide the 1 attention heads",
+        ),
     ],
 )
-def test_what_is_missing_is_refused_in_the_words_of_the_stage_that_would_have_missed_it(tiny_model, needs, message):
+def test_what_is_missing_is_refused_in_the_words_of_the_stage_that_would_have_missed_it(
+    tiny_model, needs, message
+):
     with pytest.raises(BadInput, match=message):
         require(Needs(**needs), PLAIN, tiny_model)
 
 
 def test_what_is_there_is_taken(tiny_model):
     given = {
-        "comparisons_train": [PLAIN["comparisons_train"][0] | {"strength": 1.0, "votes_for": 2, "votes_against": 1}],
+        "comparisons_train": [
+            PLAIN["comparisons_train"][0] | {"strength": 1.0, "votes_for": 2, "votes_against": 1}
+        ],
         "prompts_train": [PLAIN["prompts_train"][0] | {"meta": {"answer": "w1"}}],
     }
     adapters = [LoRA(target_modules=("q_proj", "mlp.up_proj"))]
-    require(Needs(strength=True, votes=True, functions=[EXACT], adapters=adapters), given, tiny_model)
+    require(
+        Needs(strength=True, votes=True, functions=[EXACT], adapters=adapters), given, tiny_model
+    )

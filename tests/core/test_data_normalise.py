@@ -7,7 +7,11 @@ from rlhf_core.data.transcripts import Reject
 from rlhf_core.errors import BadInput
 
 ASKED = [{"role": "user", "content": "Why?"}]
-THREE = [*ASKED, {"role": "assistant", "content": "Who knows."}, {"role": "user", "content": "You."}]
+THREE = [
+    *ASKED,
+    {"role": "assistant", "content": "Who knows."},
+    {"role": "user", "content": "You."},
+]
 
 
 def answer(text):
@@ -19,7 +23,9 @@ def record(kind, row):
 
 
 def transcript(*turns):
-    return "".join(f"\n\n{'Human' if i % 2 == 0 else 'Assistant'}: {turn}" for i, turn in enumerate(turns))
+    return "".join(
+        f"\n\n{'Human' if i % 2 == 0 else 'Assistant'}: {turn}" for i, turn in enumerate(turns)
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,7 +35,10 @@ def transcript(*turns):
         ({"prompt": ASKED, "response": "So."}, ASKED),
         ({"prompt": ASKED, "response": [answer("So.")]}, ASKED),
         ({"messages": [*THREE, answer("So.")]}, THREE),
-        ({"messages": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, ASKED),
+        (
+            {"messages": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+            ASKED,
+        ),
         ({"text": transcript("Why?", "So.")}, ASKED),
         ({"chosen": transcript("Why?", "Who knows.", "You.", "So.")}, THREE),
         ({"prompt": transcript("Why?") + "\n\nAssistant:", "response": "So."}, ASKED),
@@ -45,7 +54,14 @@ def test_every_form_of_demonstration_gives_prompt_and_response(row, prompt):
     [
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, ASKED),
         ({"prompt": ASKED, "chosen": [answer("So.")], "rejected": [answer("No.")]}, ASKED),
-        ({"prompt": "Why?", "chosen": [*ASKED, answer("So.")], "rejected": [*ASKED, answer("No.")]}, ASKED),
+        (
+            {
+                "prompt": "Why?",
+                "chosen": [*ASKED, answer("So.")],
+                "rejected": [*ASKED, answer("No.")],
+            },
+            ASKED,
+        ),
         ({"chosen": [*THREE, answer("So.")], "rejected": [*THREE, answer("No.")]}, THREE),
         ({"chosen": transcript("Why?", "So."), "rejected": transcript("Why?", "No.")}, ASKED),
         (
@@ -63,7 +79,9 @@ def test_every_form_of_comparison_gives_the_common_prompt_and_two_answers(row, p
 
 
 def test_a_transcript_keeps_paragraphs_and_colons_inside_a_turn():
-    found = record("demonstrations", {"text": transcript("List: a\n\nb Human: c", "First.\n\nSecond: x")})
+    found = record(
+        "demonstrations", {"text": transcript("List: a\n\nb Human: c", "First.\n\nSecond: x")}
+    )
     assert found["prompt"][0]["content"] == "List: a\n\nb Human: c"
     assert found["response"] == "First.\n\nSecond: x"
 
@@ -106,23 +124,63 @@ PAIR = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
     ("kind", "row", "rule", "reason"),
     [
         ("demonstrations", {"prompt": None, "response": "So."}, "empty_text", "prompt is null"),
-        ("demonstrations", {"prompt": "Why?", "response": " \n"}, "empty_text", "response is empty"),
-        ("demonstrations", {"prompt": 3, "response": "So."}, "schema", "prompt is int 3; expected text"),
+        (
+            "demonstrations",
+            {"prompt": "Why?", "response": " \n"},
+            "empty_text",
+            "response is empty",
+        ),
+        (
+            "demonstrations",
+            {"prompt": 3, "response": "So."},
+            "schema",
+            "prompt is int 3; expected text",
+        ),
         ("demonstrations", {"messages": []}, "empty_text", "messages holds no messages"),
         ("demonstrations", {"messages": ["hi"]}, "schema", "message 1 of messages is str"),
         ("demonstrations", {"messages": THREE}, "schema", "ends with a user's message"),
         ("demonstrations", {"messages": [answer("So.")]}, "schema", "no question before"),
-        ("demonstrations", {"messages": [{"role": "robot", "content": "x"}]}, "schema", "the role 'robot'"),
-        ("demonstrations", {"messages": [*ASKED, answer(None)]}, "empty_text", "message 2 of messages is null"),
+        (
+            "demonstrations",
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "schema",
+            "the role 'robot'",
+        ),
+        (
+            "demonstrations",
+            {"messages": [*ASKED, answer(None)]},
+            "empty_text",
+            "message 2 of messages is null",
+        ),
         ("demonstrations", {"text": "Just text."}, "schema", "text without a prompt"),
         ("comparisons", {"chosen": "So.", "rejected": "No."}, "schema", "text without a prompt"),
-        ("comparisons", {"chosen": [*ASKED, answer("So.")], "rejected": [*THREE, answer("No.")]}, "schema", "part after 1"),
-        ("comparisons", {"prompt": "Why?", "chosen": [*THREE, answer("So.")], "rejected": "No."}, "schema", "not continue"),
+        (
+            "comparisons",
+            {"chosen": [*ASKED, answer("So.")], "rejected": [*THREE, answer("No.")]},
+            "schema",
+            "part after 1",
+        ),
+        (
+            "comparisons",
+            {"prompt": "Why?", "chosen": [*THREE, answer("So.")], "rejected": "No."},
+            "schema",
+            "not continue",
+        ),
         ("comparisons", {**PAIR, "votes_for": 1}, "schema", "expected both or neither"),
         ("comparisons", {**PAIR, "votes_for": -1, "votes_against": 2}, "schema", "votes_for is -1"),
-        ("comparisons", {**PAIR, "votes_for": True, "votes_against": 2}, "schema", "votes_for is True"),
+        (
+            "comparisons",
+            {**PAIR, "votes_for": True, "votes_against": 2},
+            "schema",
+            "votes_for is True",
+        ),
         ("comparisons", {**PAIR, "labels": [0, 5]}, "schema", "expected a list of 0/1"),
-        ("prompts", {"prompt": [*ASKED, answer("So.")]}, "schema", "ends with an assistant's message"),
+        (
+            "prompts",
+            {"prompt": [*ASKED, answer("So.")]},
+            "schema",
+            "ends with an assistant's message",
+        ),
     ],
 )
 def test_a_row_that_is_no_record_says_rule_and_reason(kind, row, rule, reason):
@@ -142,7 +200,10 @@ def test_the_id_depends_on_the_texts_and_not_on_other_columns():
 
 
 def test_unknown_columns_are_refused_with_what_was_found_and_the_remedy():
-    with pytest.raises(BadInput, match=r"found the columns \['answer', 'question'\].*\{prompt, response\}.*columns = "):
+    with pytest.raises(
+        BadInput,
+        match=r"found the columns \['answer', 'question'\].*\{prompt, response\}.*columns = ",
+    ):
         recognise("demonstrations", "demonstrations", ["answer", "question"])
 
 
@@ -156,4 +217,7 @@ def test_mapped_columns_take_the_canonical_name_and_hide_nothing():
 
 
 def test_meta_holds_only_what_json_can():
-    assert plain({"a": float("nan"), 1: [b"x", (2.5, None)]}) == {"a": None, "1": ["b'x'", [2.5, None]]}
+    assert plain({"a": float("nan"), 1: [b"x", (2.5, None)]}) == {
+        "a": None,
+        "1": ["b'x'", [2.5, None]],
+    }

@@ -1,4 +1,6 @@
-"""Every format gives the same rows with their places; what cannot be read is refused with file and line."""
+"""Every format gives the same rows with their places; what cannot be read is refused with file and
+line.
+"""
 
 import json
 
@@ -11,7 +13,11 @@ from rlhf_core.config import Source
 from rlhf_core.data.read import read_source
 from rlhf_core.errors import BadInput
 
-ROWS = [{"prompt": "hi, you", "response": 'a "b"\nc'}, {"prompt": "ünï", "response": "NA"}, {"prompt": "3", "response": "4"}]
+ROWS = [
+    {"prompt": "hi, you", "response": 'a "b"\nc'},
+    {"prompt": "ünï", "response": "NA"},
+    {"prompt": "3", "response": "4"},
+]
 
 
 def read(path, **options):
@@ -40,7 +46,9 @@ def write_as(kind, folder):
     return path
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "arrow", "stream.arrow", "saved"])
+@pytest.mark.parametrize(
+    "kind", ["jsonl", "json", "csv", "parquet", "arrow", "stream.arrow", "saved"]
+)
 def test_every_format_gives_the_same_rows_in_order(kind, tmp_path):
     rows = read(write_as(kind, tmp_path))
     assert [row for _, row in rows] == ROWS
@@ -48,7 +56,9 @@ def test_every_format_gives_the_same_rows_in_order(kind, tmp_path):
 
 
 def test_a_split_of_a_saved_dataset_is_chosen_by_name(tmp_path):
-    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])}).save_to_disk(tmp_path / "d")
+    DatasetDict(
+        {"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])}
+    ).save_to_disk(tmp_path / "d")
     assert len(read(tmp_path / "d", split="test").lines) == 1
     with pytest.raises(BadInput, match=r"splits \['test', 'train'\].*'validation'"):
         read(tmp_path / "d", split="validation")
@@ -83,7 +93,11 @@ def test_columns_of_mixed_types_keep_the_types_they_had(tmp_path):
     [
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "b"\n', r"a\.jsonl line 2: not JSON"),
         ("a.jsonl", b'{"prompt": "a"}\n[1]\n', r"a\.jsonl line 2: a JSON list"),
-        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', r"a\.jsonl line 2 is not UTF-8 \(byte 0xff\)"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "\xff"}\n',
+            r"a\.jsonl line 2 is not UTF-8 \(byte 0xff\)",
+        ),
         ("a.jsonl", b'{"prompt": "\\ud800"}\n', r"a\.jsonl line 1: not JSON"),
         ("a.jsonl", b"", "has no rows"),
         ("a.jsonl", b"\n\n", "has no rows"),
@@ -116,4 +130,7 @@ def test_a_folder_that_is_no_dataset_and_a_missing_file_are_refused(tmp_path):
 
 def test_nan_in_json_is_a_missing_value(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": NaN, "x": Infinity}\n{"prompt": "b", "x": 1}\n')
-    assert [row for _, row in read(tmp_path / "a.jsonl")] == [{"prompt": None, "x": None}, {"prompt": "b", "x": 1}]
+    assert [row for _, row in read(tmp_path / "a.jsonl")] == [
+        {"prompt": None, "x": None},
+        {"prompt": "b", "x": 1},
+    ]

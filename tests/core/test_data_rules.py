@@ -5,7 +5,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf_core.config import Data, Rules
-from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, ensure_chat_template, render_prompt, render_response
+from rlhf_core.data.render import (
+    DEFAULT_CHAT_TEMPLATE,
+    ensure_chat_template,
+    render_prompt,
+    render_response,
+)
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import is_heldout, load_split, save_split, unique_prompts
 from rlhf_core.data.table import Entry, Table
@@ -53,19 +58,34 @@ def verdicts(checked):
 
 def test_each_bad_pair_is_quarantined_under_its_rule_and_the_good_one_is_kept(tokenizer):
     rows = [
-        pair(1, "w1", "w2", "w3"), pair(2, "w1", "w2 ", "w2"), pair(3, "w1", "w2", "w3"), pair(4, "w5", "w6", "w7"),
-        pair(5, "w5", "w7", "w6"), pair(6, "w1 " * 9, "w2", "w3"), pair(7, "w1", "w2", "w3 " * 4),
+        pair(1, "w1", "w2", "w3"),
+        pair(2, "w1", "w2 ", "w2"),
+        pair(3, "w1", "w2", "w3"),
+        pair(4, "w5", "w6", "w7"),
+        pair(5, "w5", "w7", "w6"),
+        pair(6, "w1 " * 9, "w2", "w3"),
+        pair(7, "w1", "w2", "w3 " * 4),
         pair(8, "w1", "w2", "w3 " * 3),
-    ]  # fmt: skip
-    checked = apply_row_rules(table("comparisons", rows), data(max_prompt_tokens=10, max_response_tokens=4), tokenizer)
+    ]
+    checked = apply_row_rules(
+        table("comparisons", rows), data(max_prompt_tokens=10, max_response_tokens=4), tokenizer
+    )
     assert verdicts(checked) == {
-        1: None, 2: "chosen_equals_rejected", 3: "duplicates", 4: "contradictions", 5: "contradictions", 6: "length",
-        7: "length", 8: None,
-    }  # fmt: skip
+        1: None,
+        2: "chosen_equals_rejected",
+        3: "duplicates",
+        4: "contradictions",
+        5: "contradictions",
+        6: "length",
+        7: "length",
+        8: None,
+    }
     reasons = {e.line: e.reason for e in checked.entries}
     assert reasons[3] == "the same texts as line 1"
     assert reasons[4] == "the same pair as line 5, labelled the other way"
-    assert reasons[6] == "prompt has 11 tokens; max_prompt_tokens is 10"  # 9 words and two role tags
+    assert (
+        reasons[6] == "prompt has 11 tokens; max_prompt_tokens is 10"
+    )  # 9 words and two role tags
     assert reasons[7] == "rejected has 5 tokens; max_response_tokens is 4"  # 4 words and EOS
 
 
@@ -77,12 +97,16 @@ def test_a_rule_that_is_off_quarantines_nothing(tokenizer):
         pair(3, "w1 " * 99, "w2", "w3"),
         pair(4, "w1 " * 99, "w3", "w2"),
     ]
-    checked = apply_row_rules(table("comparisons", rows), data(rules=off, max_prompt_tokens=10), tokenizer)
+    checked = apply_row_rules(
+        table("comparisons", rows), data(rules=off, max_prompt_tokens=10), tokenizer
+    )
     assert set(verdicts(checked).values()) == {None}
 
 
 def test_a_prompt_that_the_chat_template_refuses_breaks_the_schema(tokenizer):
-    tokenizer.chat_template = "{% if messages[0]['content'] == 'w2' %}{{ raise_exception('no w2') }}{% endif %}<|user|>"
+    tokenizer.chat_template = (
+        "{% if messages[0]['content'] == 'w2' %}{{ raise_exception('no w2') }}{% endif %}<|user|>"
+    )
     checked = apply_row_rules(table("prompts", [entry(1, "w1"), entry(2, "w2")]), data(), tokenizer)
     assert verdicts(checked) == {1: None, 2: "schema"}
     assert "no w2" in checked.entries[1].reason
@@ -93,7 +117,11 @@ def test_a_prompt_that_the_chat_template_refuses_breaks_the_schema(tokenizer):
 
 def test_adding_rows_moves_no_prompt_to_the_other_side():
     def sides(n):
-        tables = {"demonstrations": table("demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)])}
+        tables = {
+            "demonstrations": table(
+                "demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)]
+            )
+        }
         split = assign_splits(tables, data(heldout_fraction=0.3), 1)["demonstrations"]
         return {e.record["prompt"][0]["content"]: e.split for e in split.entries}
 
@@ -102,24 +130,35 @@ def test_adding_rows_moves_no_prompt_to_the_other_side():
 
 
 def test_the_held_out_share_is_near_the_fraction_and_depends_on_the_seed():
-    sides = {seed: [is_heldout(user(f"p{i}"), seed=seed, fraction=0.2) for i in range(4000)] for seed in (1, 2)}
-    assert all(abs(sum(side) / 4000 - 0.2) < 0.025 for side in sides.values())  # four standard errors
+    sides = {
+        seed: [is_heldout(user(f"p{i}"), seed=seed, fraction=0.2) for i in range(4000)]
+        for seed in (1, 2)
+    }
+    assert all(
+        abs(sum(side) / 4000 - 0.2) < 0.025 for side in sides.values()
+    )  # four standard errors
     assert sides[1] != sides[2]
 
 
 def test_a_larger_fraction_only_adds_held_out_prompts():
-    small, large = ({i for i in range(500) if is_heldout(user(f"p{i}"), seed=1, fraction=f)} for f in (0.1, 0.3))
+    small, large = (
+        {i for i in range(500) if is_heldout(user(f"p{i}"), seed=1, fraction=f)} for f in (0.1, 0.3)
+    )
     assert small < large
 
 
 def test_one_prompt_is_on_one_side_in_every_source_whatever_its_white_space():
     for i in range(200):
-        assert is_heldout(user(f"a p{i}"), seed=3, fraction=0.5) == is_heldout(user(f" a\n p{i} "), seed=3, fraction=0.5)
+        assert is_heldout(user(f"a p{i}"), seed=3, fraction=0.5) == is_heldout(
+            user(f" a\n p{i} "), seed=3, fraction=0.5
+        )
 
 
 def hash_split(n=200):
     tables = {
-        "demonstrations": table("demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)]),
+        "demonstrations": table(
+            "demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)]
+        ),
         "comparisons": table("comparisons", [pair(i, f"p{i}", "a", "b") for i in range(n)]),
         "prompts": table("prompts", [entry(i, f"p{i}") for i in range(2 * n)]),
     }
@@ -130,8 +169,15 @@ def test_splitting_by_hash_leaks_nothing_between_the_sources():
     tables = quarantine_leaks(hash_split(), Rules())
     assert not [e for t in tables.values() for e in t.entries if e.rule]
     splits = make_splits(tables)
-    heldout = {r["prompt"][0]["content"] for name in splits if name.endswith("heldout") for r in splits[name]}
-    train = {r["prompt"][0]["content"] for name in splits if name.endswith("train") for r in splits[name]}
+    heldout = {
+        r["prompt"][0]["content"]
+        for name in splits
+        if name.endswith("heldout")
+        for r in splits[name]
+    }
+    train = {
+        r["prompt"][0]["content"] for name in splits if name.endswith("train") for r in splits[name]
+    }
     assert not heldout & train and heldout | train == {f"p{i}" for i in range(400)}
 
 
@@ -145,8 +191,12 @@ def test_without_prompt_files_the_prompts_are_those_of_the_comparisons_each_once
 
 def test_prompts_that_differ_in_white_space_only_are_both_kept_and_not_added_twice():
     tables = hash_split(50)
-    side = next(e for e in tables["prompts"].entries if e.split == "prompts_heldout").record["prompt"][0]["content"]
-    tables["prompts"] = table("prompts", [entry(1, side), entry(2, f" {side}")]).assigned(lambda _: "prompts_heldout")
+    side = next(e for e in tables["prompts"].entries if e.split == "prompts_heldout").record[
+        "prompt"
+    ][0]["content"]
+    tables["prompts"] = table("prompts", [entry(1, side), entry(2, f" {side}")]).assigned(
+        lambda _: "prompts_heldout"
+    )
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     assert [r["prompt"][0]["content"].strip() for r in splits["prompts_heldout"]].count(side) == 2
@@ -154,19 +204,31 @@ def test_prompts_that_differ_in_white_space_only_are_both_kept_and_not_added_twi
 
 def test_training_rows_with_a_held_out_prompt_are_quarantined_across_sources():
     tables = {
-        "demonstrations": table("demonstrations", [entry(i, p, response="r") for i, p in enumerate("abz", start=1)]),
+        "demonstrations": table(
+            "demonstrations", [entry(i, p, response="r") for i, p in enumerate("abz", start=1)]
+        ),
         "demonstrations_heldout": table("demonstrations_heldout", [entry(1, "a", response="q")]),
-        "comparisons": table("comparisons", [pair(1, "a", "x", "y"), pair(2, " c\n", "x", "y"), pair(3, "d", "x", "y")]),
-        "comparisons_heldout": table("comparisons_heldout", [pair(1, "b", "x", "y"), pair(2, "c", "x", "y")]),
+        "comparisons": table(
+            "comparisons",
+            [pair(1, "a", "x", "y"), pair(2, " c\n", "x", "y"), pair(3, "d", "x", "y")],
+        ),
+        "comparisons_heldout": table(
+            "comparisons_heldout", [pair(1, "b", "x", "y"), pair(2, "c", "x", "y")]
+        ),
         "prompts": table("prompts", [entry(1, "d"), entry(2, "c"), entry(3, "e")]),
         "prompts_heldout": table("prompts_heldout", [entry(1, "d")]),
-    }  # fmt: skip
+    }
     found = quarantine_leaks(assign_splits(tables, data(), 1), Rules())
     assert verdicts(found["demonstrations"]) == {1: "leakage", 2: "leakage", 3: None}
     assert verdicts(found["comparisons"]) == {1: None, 2: "leakage", 3: "leakage"}
     assert verdicts(found["prompts"]) == {1: "leakage", 2: "leakage", 3: None}
-    assert found["demonstrations"].entries[1].reason == "the prompt is held out in comparisons_heldout line 1"
-    assert all(not e.rule for name in found if name.endswith("heldout") for e in found[name].entries)
+    assert (
+        found["demonstrations"].entries[1].reason
+        == "the prompt is held out in comparisons_heldout line 1"
+    )
+    assert all(
+        not e.rule for name in found if name.endswith("heldout") for e in found[name].entries
+    )
     assert [r["prompt"][0]["content"] for r in records_of(found, "comparisons_train")] == ["a"]
 
 
@@ -175,13 +237,18 @@ def test_a_row_that_vanished_from_its_split_is_noticed():
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     with pytest.raises(AssertionError, match="comparisons_train: 1 kept rows are missing"):
-        assert_nothing_vanished(tables, {**splits, "comparisons_train": splits["comparisons_train"][1:]})
+        assert_nothing_vanished(
+            tables, {**splits, "comparisons_train": splits["comparisons_train"][1:]}
+        )
     with pytest.raises(AssertionError, match="200 rows became 199"):
         tables["comparisons"].with_entries(tables["comparisons"].entries[1:])
 
 
 def test_a_split_file_gives_back_its_records_and_refuses_a_broken_line(tmp_path):
-    records = [{"id": "1", "prompt": user("ü\u2028x"), "meta": {}}, {"id": "2", "prompt": user("b"), "meta": {"k": [1, None]}}]
+    records = [
+        {"id": "1", "prompt": user("ü\u2028x"), "meta": {}},
+        {"id": "2", "prompt": user("b"), "meta": {"k": [1, None]}},
+    ]
     save_split(tmp_path / "s.jsonl", records)
     assert load_split(tmp_path / "s.jsonl") == records
     (tmp_path / "s.jsonl").write_text('{"id": "1"}\n{"id"')
@@ -203,10 +270,14 @@ def test_the_default_template_writes_role_tags_and_opens_the_assistants_turn(tok
 
 
 def test_a_response_is_its_tokens_and_end_of_text(tokenizer):
-    assert render_response(tokenizer, "w1 w2") == [tokenizer.convert_tokens_to_ids(t) for t in ("w1", "w2", "<eos>")]
+    assert render_response(tokenizer, "w1 w2") == [
+        tokenizer.convert_tokens_to_ids(t) for t in ("w1", "w2", "<eos>")
+    ]
 
 
-def test_the_default_template_is_saved_with_the_tokenizer_and_never_replaces_another(tokenizer, tmp_path):
+def test_the_default_template_is_saved_with_the_tokenizer_and_never_replaces_another(
+    tokenizer, tmp_path
+):
     tokenizer.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == DEFAULT_CHAT_TEMPLATE
     tokenizer.chat_template = "mine"

@@ -22,10 +22,16 @@ SMALL = {"min_demonstrations": 5, "min_comparisons": 5, "min_heldout": 1}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", "<eos>", *WORDS])}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel(
+            {w: i for i, w in enumerate(["<unk>", "<eos>", *WORDS])}, unk_token="<unk>"
+        )
+    )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder = tmp_path_factory.mktemp("model")
-    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", eos_token="<eos>"
+    ).save_pretrained(folder)
     return folder
 
 
@@ -37,7 +43,14 @@ def comparisons(n=40):
     """Pairs whose longer answer is chosen every second time; three of four annotators agree."""
     texts = ("w1 w2", "w3 w4 w5")
     return [
-        {"prompt": WORDS[i], "chosen": texts[i % 2], "rejected": texts[1 - i % 2], "votes_for": 3, "votes_against": 1, "n": i}
+        {
+            "prompt": WORDS[i],
+            "chosen": texts[i % 2],
+            "rejected": texts[1 - i % 2],
+            "votes_for": 3,
+            "votes_against": 1,
+            "n": i,
+        }
         for i in range(n)
     ]
 
@@ -51,13 +64,17 @@ def make_spec(folder: Path, model: Path, sources: dict, **data) -> StageSpec:
     rows = {"demonstrations": demonstrations(), "comparisons": comparisons()} | sources
     paths = {name: write(folder / f"{name}.jsonl", content) for name, content in rows.items()}
     config = Data(
-        **{n: str(p) for n, p in paths.items()}, **{"heldout_fraction": 0.3, **data, "rules": SMALL | data.get("rules", {})}
+        **{n: str(p) for n, p in paths.items()},
+        **{"heldout_fraction": 0.3, **data, "rules": SMALL | data.get("rules", {})},
     )
     inputs = {"model": model, **paths}
     return StageSpec(
-        stage="validate", seed=1, config={"data": config.model_dump(mode="json")}, code="test",
+        stage="validate",
+        seed=1,
+        config={"data": config.model_dump(mode="json")},
+        code="test",
         inputs={name: Artifact.of(path) for name, path in inputs.items()},
-    )  # fmt: skip
+    )
 
 
 def refused(spec: StageSpec, folder: Path) -> tuple[str, dict]:
@@ -82,19 +99,26 @@ def dirty(model, tmp_path_factory):
     """Result and folder of a run over files with one bad row of each kind."""
     folder = tmp_path_factory.mktemp("dirty")
     bad_demonstrations = [
-        {"prompt": None, "response": "w1"}, {"prompt": "w1", "response": ""}, {"prompt": 7, "response": "w1"},
-        demonstrations()[0], {"prompt": "w150", "response": "w1 " * 300},
-    ]  # fmt: skip
+        {"prompt": None, "response": "w1"},
+        {"prompt": "w1", "response": ""},
+        {"prompt": 7, "response": "w1"},
+        demonstrations()[0],
+        {"prompt": "w150", "response": "w1 " * 300},
+    ]
     pair = {"prompt": "w160", "chosen": "w1", "rejected": "w2"}
     bad_comparisons = [
-        {"prompt": "w151", "chosen": "w1", "rejected": "w1"}, pair, {**pair, "chosen": "w2", "rejected": "w1"},
-        comparisons()[0], {"prompt": "w152 " * 300, "chosen": "w1", "rejected": "w2"},
+        {"prompt": "w151", "chosen": "w1", "rejected": "w1"},
+        pair,
+        {**pair, "chosen": "w2", "rejected": "w1"},
+        comparisons()[0],
+        {"prompt": "w152 " * 300, "chosen": "w1", "rejected": "w2"},
         {"prompt": "w153", "chosen": "w1", "rejected": "w2", "votes_for": 1.5, "votes_against": 1},
-    ]  # fmt: skip
+    ]
     sources = {
-        "demonstrations": demonstrations() + bad_demonstrations, "comparisons": comparisons() + bad_comparisons,
+        "demonstrations": demonstrations() + bad_demonstrations,
+        "comparisons": comparisons() + bad_comparisons,
         "prompts": [{"prompt": word} for word in [*WORDS[60:90], "w60"]],
-    }  # fmt: skip
+    }
     spec = make_spec(folder, model, sources)
     return run_stage(spec, RunDir(folder / "run")), folder / "run"
 
@@ -103,13 +127,22 @@ def test_every_row_is_kept_or_quarantined_with_its_place_and_reason(dirty):
     result, folder = dirty
     rows = load_split(folder / "quarantine.jsonl")
     assert [(r["source"], r["line"], r["rule"]) for r in rows] == [
-        ("demonstrations", 41, "empty_text"), ("demonstrations", 42, "empty_text"), ("demonstrations", 43, "schema"),
-        ("demonstrations", 44, "duplicates"), ("demonstrations", 45, "length"),
-        ("comparisons", 41, "chosen_equals_rejected"), ("comparisons", 42, "contradictions"),
-        ("comparisons", 43, "contradictions"), ("comparisons", 44, "duplicates"), ("comparisons", 45, "length"),
-        ("comparisons", 46, "schema"), ("prompts", 31, "duplicates"),
-    ]  # fmt: skip
-    assert rows[2]["row"] == {"prompt": 7, "response": "w1"} and rows[2]["file"].endswith("demonstrations.jsonl")
+        ("demonstrations", 41, "empty_text"),
+        ("demonstrations", 42, "empty_text"),
+        ("demonstrations", 43, "schema"),
+        ("demonstrations", 44, "duplicates"),
+        ("demonstrations", 45, "length"),
+        ("comparisons", 41, "chosen_equals_rejected"),
+        ("comparisons", 42, "contradictions"),
+        ("comparisons", 43, "contradictions"),
+        ("comparisons", 44, "duplicates"),
+        ("comparisons", 45, "length"),
+        ("comparisons", 46, "schema"),
+        ("prompts", 31, "duplicates"),
+    ]
+    assert rows[2]["row"] == {"prompt": 7, "response": "w1"} and rows[2]["file"].endswith(
+        "demonstrations.jsonl"
+    )
     assert result.metrics["data/rows"] == 45 + 46 + 31
     assert result.metrics["data/rows_kept"] == result.metrics["data/rows"] - len(rows)
 
@@ -120,12 +153,30 @@ def test_the_splits_hold_exactly_the_kept_rows_in_canonical_form(dirty):
     for kind in ("demonstrations", "comparisons"):
         kept = [*splits[f"{kind}_train"], *splits[f"{kind}_heldout"]]
         assert {r["prompt"][0]["content"] for r in kept} == set(WORDS[:40]) and len(kept) == 40
-        assert all(result.metrics[f"data/{kind}_{side}"] == len(splits[f"{kind}_{side}"]) for side in ("train", "heldout"))
+        assert all(
+            result.metrics[f"data/{kind}_{side}"] == len(splits[f"{kind}_{side}"])
+            for side in ("train", "heldout")
+        )
     first = splits["comparisons_train"][0]
-    assert list(first) == ["chosen", "id", "meta", "prompt", "rejected", "votes_against", "votes_for"]
+    assert list(first) == [
+        "chosen",
+        "id",
+        "meta",
+        "prompt",
+        "rejected",
+        "votes_against",
+        "votes_for",
+    ]
     assert (first["votes_for"], first["votes_against"], first["meta"].keys()) == (3, 1, {"n"})
-    heldout = {r["prompt"][0]["content"] for name in SPLITS if name.endswith("heldout") for r in splits[name]}
-    train = {r["prompt"][0]["content"] for name in SPLITS if name.endswith("train") for r in splits[name]}
+    heldout = {
+        r["prompt"][0]["content"]
+        for name in SPLITS
+        if name.endswith("heldout")
+        for r in splits[name]
+    }
+    train = {
+        r["prompt"][0]["content"] for name in SPLITS if name.endswith("train") for r in splits[name]
+    }
     assert not heldout & train and heldout | train == set(WORDS[:40]) | set(WORDS[60:90])
 
 
@@ -139,17 +190,36 @@ def test_the_report_names_each_rule_with_found_and_expected_and_the_digest_of_ea
     report = json.loads((folder / "report.json").read_text())
     rules = {(rule["rule"], rule["source"]): rule for rule in report["rules"]}
     duplicate = rules["duplicates", "comparisons"]
-    assert duplicate.keys() == {"rule", "source", "severity", "passed", "found", "expected", "detail"}
-    assert duplicate["found"] == pytest.approx(1 / 46) and not duplicate["passed"] and duplicate["severity"] == "warning"
+    assert duplicate.keys() == {
+        "rule",
+        "source",
+        "severity",
+        "passed",
+        "found",
+        "expected",
+        "detail",
+    }
+    assert (
+        duplicate["found"] == pytest.approx(1 / 46)
+        and not duplicate["passed"]
+        and duplicate["severity"] == "warning"
+    )
     assert "line 44" in duplicate["detail"] and duplicate["expected"] == "no row"
     assert report["rows"]["demonstrations"] == {
-        "file": report["rows"]["demonstrations"]["file"], "read": 45, "kept": 40, "quarantined": 5,
+        "file": report["rows"]["demonstrations"]["file"],
+        "read": 45,
+        "kept": 40,
+        "quarantined": 5,
         "by_rule": {"empty_text": 2, "schema": 1, "duplicates": 1, "length": 1},
-    }  # fmt: skip
-    assert {name: item["digest"] for name, item in report["splits"].items()} == {n: a.digest for n, a in result.outputs.items()}
+    }
+    assert {name: item["digest"] for name, item in report["splits"].items()} == {
+        n: a.digest for n, a in result.outputs.items()
+    }
     assert report["great_expectations"]["suites"]["comparisons"]["evaluated_expectations"] > 5
     table = json.loads((folder / "report.table.json").read_text())
-    assert len(table["data"]) == len(report["rules"]) and all(len(row) == len(table["columns"]) for row in table["data"])
+    assert len(table["data"]) == len(report["rules"]) and all(
+        len(row) == len(table["columns"]) for row in table["data"]
+    )
 
 
 def test_metrics_are_declared_and_the_shares_are_those_of_the_files(dirty):
@@ -166,7 +236,11 @@ def test_data_docs_need_no_network_and_link_every_suite(dirty):
     docs = folder / result.files["data_docs"]
     for page in docs.rglob("*.html"):
         text = page.read_text()
-        assert "<script src=" not in text and 'href="https://cdn' not in text and '<img src="http' not in text
+        assert (
+            "<script src=" not in text
+            and 'href="https://cdn' not in text
+            and '<img src="http' not in text
+        )
     index = (docs / "index.html").read_text()
     assert "<script" not in index and "http" not in index
     for suite in ("demonstrations", "split_prompts_heldout"):
@@ -178,7 +252,12 @@ def test_the_same_input_gives_the_same_bytes(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         spec = make_spec(tmp_path / name, model, {})
-        digests.append({k: v.digest for k, v in run_stage(spec, RunDir(tmp_path / name / "run")).outputs.items()})
+        digests.append(
+            {
+                k: v.digest
+                for k, v in run_stage(spec, RunDir(tmp_path / name / "run")).outputs.items()
+            }
+        )
     assert digests[0] == digests[1]
 
 
@@ -193,12 +272,22 @@ def test_a_refusal_names_each_failed_rule_and_ends_the_process_with_2(model, tmp
     message = json.loads((tmp_path / "run" / "failure.json").read_text())["message"]
     assert "2 data rule(s) failed" in message
     assert "demonstrations: empty_text: found 0.3333 (20 of 60 rows, first on line 41" in message
-    assert "expected at most a share of 0.2" in message and "data.rules.max_share_dropped" in message
+    assert (
+        "expected at most a share of 0.2" in message and "data.rules.max_share_dropped" in message
+    )
 
 
 def test_a_column_of_nulls_is_an_error_even_when_every_other_rule_is_off(model, tmp_path):
     rows = [{**row, "rejected": None} for row in comparisons()]
-    names = ("share_dropped", "empty_text", "leakage", "duplicates", "contradictions", "chosen_equals_rejected", "length")
+    names = (
+        "share_dropped",
+        "empty_text",
+        "leakage",
+        "duplicates",
+        "contradictions",
+        "chosen_equals_rejected",
+        "length",
+    )
     spec = make_spec(tmp_path, model, {"comparisons": rows}, rules=dict.fromkeys(names, "off"))
     message, report = refused(spec, tmp_path)
     assert ("null_column", "comparisons") in failed_rules(report)
@@ -208,20 +297,36 @@ def test_a_column_of_nulls_is_an_error_even_when_every_other_rule_is_off(model, 
 
 def test_a_prompt_in_training_and_held_out_files_is_refused_or_set_aside(model, tmp_path):
     sources = {
-        "comparisons_heldout": comparisons()[30:], "comparisons": comparisons(32), "demonstrations": demonstrations(30),
+        "comparisons_heldout": comparisons()[30:],
+        "comparisons": comparisons(32),
+        "demonstrations": demonstrations(30),
         "demonstrations_heldout": [{"prompt": WORDS[i], "response": "w3"} for i in range(100, 110)],
-    }  # fmt: skip
+    }
     message, report = refused(make_spec(tmp_path, model, sources), tmp_path)
     assert failed_rules(report) == {("leakage", "comparisons")}
-    assert "2 of 32 rows, first on line 31, 32; e.g. the prompt is held out in comparisons_heldout line 1" in message
+    assert (
+        "2 of 32 rows, first on line 31, 32; e.g. the prompt is held out in comparisons_heldout"
+        " line 1" in message
+    )
     spec = make_spec(tmp_path, model, sources, rules={"leakage": "warning"})
     assert run_stage(spec, RunDir(tmp_path / "again")).metrics["data/comparisons_train"] == 30
 
 
 def test_too_few_rows_of_any_split_are_refused(model, tmp_path):
-    spec = make_spec(tmp_path, model, {}, rules={"min_demonstrations": 41, "min_comparisons": 41, "min_heldout": 30})
+    spec = make_spec(
+        tmp_path,
+        model,
+        {},
+        rules={"min_demonstrations": 41, "min_comparisons": 41, "min_heldout": 30},
+    )
     _, report = refused(spec, tmp_path)
-    names = ("demonstrations_train", "demonstrations_heldout", "comparisons_train", "comparisons_heldout", "prompts_heldout")
+    names = (
+        "demonstrations_train",
+        "demonstrations_heldout",
+        "comparisons_train",
+        "comparisons_heldout",
+        "prompts_heldout",
+    )
     assert failed_rules(report) == {("min_rows", f"split_{name}") for name in names}
 
 
@@ -233,11 +338,39 @@ def test_what_a_later_stage_would_miss_is_refused_while_nothing_has_been_trained
 
 
 def test_every_severity_can_be_raised_to_an_error(model, tmp_path):
-    rows = [{"prompt": WORDS[i], "chosen": "w1 w2", "rejected": "w1", "votes_for": 1, "votes_against": 1} for i in range(40)]
-    same, pair = {"prompt": "w50", "chosen": "w1", "rejected": "w1"}, {"prompt": "w51", "chosen": "w1", "rejected": "w2"}
-    rows += [same, pair, {**pair, "chosen": "w2", "rejected": "w1"}, rows[0], {**pair, "chosen": "w1 " * 300}]
-    names = ("longer_wins", "annotator_agreement", "duplicates", "contradictions", "chosen_equals_rejected", "length")
-    message, report = refused(make_spec(tmp_path, model, {"comparisons": rows}, rules=dict.fromkeys(names, "error")), tmp_path)
+    rows = [
+        {
+            "prompt": WORDS[i],
+            "chosen": "w1 w2",
+            "rejected": "w1",
+            "votes_for": 1,
+            "votes_against": 1,
+        }
+        for i in range(40)
+    ]
+    same, pair = (
+        {"prompt": "w50", "chosen": "w1", "rejected": "w1"},
+        {"prompt": "w51", "chosen": "w1", "rejected": "w2"},
+    )
+    rows += [
+        same,
+        pair,
+        {**pair, "chosen": "w2", "rejected": "w1"},
+        rows[0],
+        {**pair, "chosen": "w1 " * 300},
+    ]
+    names = (
+        "longer_wins",
+        "annotator_agreement",
+        "duplicates",
+        "contradictions",
+        "chosen_equals_rejected",
+        "length",
+    )
+    message, report = refused(
+        make_spec(tmp_path, model, {"comparisons": rows}, rules=dict.fromkeys(names, "error")),
+        tmp_path,
+    )
     assert {rule for rule, _ in failed_rules(report)} == set(names)
     assert "longer_wins: found 1 (over" in message and "annotator_agreement: found 0.5" in message
 
@@ -245,7 +378,10 @@ def test_every_severity_can_be_raised_to_an_error(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"demonstrations": [{"q": "a", "a": "b"}]}, r"demonstrations: found the columns \['a', 'q'\]"),
+        (
+            {"demonstrations": [{"q": "a", "a": "b"}]},
+            r"demonstrations: found the columns \['a', 'q'\]",
+        ),
         ({"comparisons": []}, r"comparisons: .*comparisons\.jsonl has no rows"),
     ],
 )
@@ -266,32 +402,52 @@ def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
     """Verdicts by (source, rule) on a frame of three rows and on an empty one."""
-    full = pd.DataFrame({"line": [1, 2, 3], "flag": [True, False, False], "gap": [True, None, False], "nulls": [None] * 3})
+    full = pd.DataFrame(
+        {
+            "line": [1, 2, 3],
+            "flag": [True, False, False],
+            "gap": [True, None, False],
+            "nulls": [None] * 3,
+        }
+    )
     full = full.assign(mean=[0.2, None, 0.4], nothing=[float("nan")] * 3)
     frames = {"full": full, "empty": full.iloc[:0]}
     kinds = {
-        "rows": {"kind": "rows", "low": 1}, "loose": {"kind": "flag", "column": "flag", "high": 0.34},
-        "strict": {"kind": "flag", "column": "flag", "high": 0.2}, "gap": {"kind": "flag", "column": "gap", "high": 1.0},
-        "absent": {"kind": "flag", "column": "no such column", "high": 1.0}, "nulls": {"kind": "present", "column": "nulls"},
-        "present": {"kind": "present", "column": "mean"}, "mean": {"kind": "mean", "column": "mean", "high": 0.5},
+        "rows": {"kind": "rows", "low": 1},
+        "loose": {"kind": "flag", "column": "flag", "high": 0.34},
+        "strict": {"kind": "flag", "column": "flag", "high": 0.2},
+        "gap": {"kind": "flag", "column": "gap", "high": 1.0},
+        "absent": {"kind": "flag", "column": "no such column", "high": 1.0},
+        "nulls": {"kind": "present", "column": "nulls"},
+        "present": {"kind": "present", "column": "mean"},
+        "mean": {"kind": "mean", "column": "mean", "high": 0.5},
         "nothing": {"kind": "mean", "column": "nothing", "high": 0.5},
-    }  # fmt: skip
-    checks = [Check(rule, source, "error", **kind) for source in frames for rule, kind in kinds.items()]
+    }
+    checks = [
+        Check(rule, source, "error", **kind) for source in frames for rule, kind in kinds.items()
+    ]
     found, _ = evaluate(frames, checks, tmp_path_factory.mktemp("docs"))
-    return {(check.source, check.rule): verdict for check, verdict in zip(checks, found, strict=True)}
+    return {
+        (check.source, check.rule): verdict for check, verdict in zip(checks, found, strict=True)
+    }
 
 
 def test_only_what_was_evaluated_on_every_row_passes(verdicts):
-    assert {rule for (source, rule), verdict in verdicts.items() if source == "full" and verdict.passed} == {
-        "rows", "loose", "present", "mean",
-    }  # fmt: skip
+    assert {
+        rule for (source, rule), verdict in verdicts.items() if source == "full" and verdict.passed
+    } == {"rows", "loose", "present", "mean"}
     assert verdicts["full", "strict"].found == pytest.approx(1 / 3)
-    assert verdicts["full", "mean"].found == pytest.approx(0.3) and verdicts["full", "mean"].evaluated == 2
+    assert (
+        verdicts["full", "mean"].found == pytest.approx(0.3)
+        and verdicts["full", "mean"].evaluated == 2
+    )
     assert verdicts["full", "nothing"].found is None
 
 
 def test_nothing_passes_on_an_empty_frame(verdicts):
-    assert not [rule for (source, rule), verdict in verdicts.items() if source == "empty" and verdict.passed]
+    assert not [
+        rule for (source, rule), verdict in verdicts.items() if source == "empty" and verdict.passed
+    ]
 
 
 def test_a_suite_without_checks_is_not_a_success(tmp_path):

@@ -1,4 +1,6 @@
-"""Reward-hacking detectors against hand-computed values, and against hacks planted in an evaluation that has none."""
+"""Reward-hacking detectors against hand-computed values, and against hacks planted in an evaluation
+that has none.
+"""
 
 import json
 import random
@@ -86,7 +88,11 @@ def test_length_detector_by_hand():
 
 
 def test_repetition_detector_by_hand():
-    columns = {"policy_reply": ["a b a b", "a b"], "sft_reply": ["a b c", "d e"], "policy_repetition": [0.25, 0.0]}
+    columns = {
+        "policy_reply": ["a b a b", "a b"],
+        "sft_reply": ["a b c", "d e"],
+        "policy_repetition": [0.25, 0.0],
+    }
     found = repeated(columns)
     assert found.metrics["eval/distinct_2"] == 0.5
     assert found.metrics["eval/distinct_2_sft"] == 1.0
@@ -101,14 +107,22 @@ def test_distinct_ratio_is_absent_when_the_sft_model_says_nothing():
 
 
 def test_opening_detector_by_hand():
-    columns = {"policy_reply": ["Sure, I can help", "sure i can not", "no"], "sft_reply": ["one", "two", "three"]}
+    columns = {
+        "policy_reply": ["Sure, I can help", "sure i can not", "no"],
+        "sft_reply": ["one", "two", "three"],
+    }
     found = opening(columns)
-    assert found.metrics == {"eval/opening_share": pytest.approx(2 / 3), "eval/opening_share_sft": pytest.approx(1 / 3)}
+    assert found.metrics == {
+        "eval/opening_share": pytest.approx(2 / 3),
+        "eval/opening_share_sft": pytest.approx(1 / 3),
+    }
     assert found.badness_N == pytest.approx([2 / 3, 2 / 3, 1 / 3])
 
 
 def test_kl_price_by_hand():
-    """KL 2 and 4, gains 1 and 2: 3 / 1.5 = 2 nats per unit; the first reply spent 0 more than its gain is worth."""
+    """KL 2 and 4, gains 1 and 2: 3 / 1.5 = 2 nats per unit; the first reply spent 0 more than its
+    gain is worth.
+    """
     columns = {"policy_kl": [2.0, 4.0], "policy_score": [1.0, 3.0], "sft_score": [0.0, 1.0]}
     found = spending(columns)
     assert found.metrics == {"eval/kl_per_reward": 2.0}
@@ -122,7 +136,9 @@ def test_kl_has_no_price_when_the_score_did_not_rise():
 
 
 def test_independent_detector_by_hand():
-    """Score gains 1, 1, -1, 1 and independent gains 1, -1, -1, 0: one prompt of four on which only the score rose."""
+    """Score gains 1, 1, -1, 1 and independent gains 1, -1, -1, 0: one prompt of four on which only
+    the score rose.
+    """
     columns = {"policy_score": [1.0, 1, -1, 1], "policy_independent": [1.0, -1, -1, 0]}
     columns |= {"sft_score": [0.0] * 4, "sft_independent": [0.0] * 4}
     found = independent(columns)
@@ -134,21 +150,41 @@ def test_independent_detector_by_hand():
 
 
 def test_disagreement_by_hand():
-    """Both models give the SFT model's replies mean 0 and spread 1; the policy's 3 and 1 are one apart from their mean."""
-    columns = {"policy_score": [3.0, 1.0], "policy_score_2": [1.0, 1.0], "sft_score": [-1.0, 1.0], "sft_score_2": [1.0, -1.0]}
+    """Both models give the SFT model's replies mean 0 and spread 1; the policy's 3 and 1 are one
+    apart from their mean.
+    """
+    columns = {
+        "policy_score": [3.0, 1.0],
+        "policy_score_2": [1.0, 1.0],
+        "sft_score": [-1.0, 1.0],
+        "sft_score_2": [1.0, -1.0],
+    }
     found = disagreement(columns)
     assert found.badness_N == [1.0, 0.0]
     assert found.metrics == {"eval/reward_disagreement": 0.5, "eval/reward_disagreement_sft": 1.0}
 
 
 def test_disagreement_does_not_depend_on_a_models_scale():
-    columns = {"policy_score": [3.0, 1.0], "policy_score_2": [1.0, 2.0], "sft_score": [-1.0, 1.0], "sft_score_2": [1.0, -1.0]}
-    scaled = columns | {f"{name}_score_2": [7 * v + 5 for v in columns[f"{name}_score_2"]] for name in ("policy", "sft")}
+    columns = {
+        "policy_score": [3.0, 1.0],
+        "policy_score_2": [1.0, 2.0],
+        "sft_score": [-1.0, 1.0],
+        "sft_score_2": [1.0, -1.0],
+    }
+    scaled = columns | {
+        f"{name}_score_2": [7 * v + 5 for v in columns[f"{name}_score_2"]]
+        for name in ("policy", "sft")
+    }
     assert disagreement(scaled).badness_N == pytest.approx(disagreement(columns).badness_N)
 
 
 def test_a_constant_reward_model_is_refused_by_name():
-    columns = {"policy_score": [3.0, 1.0], "policy_score_2": [1.0, 2.0], "sft_score": [-1.0, 1.0], "sft_score_2": [0.1, 0.1]}
+    columns = {
+        "policy_score": [3.0, 1.0],
+        "policy_score_2": [1.0, 2.0],
+        "sft_score": [-1.0, 1.0],
+        "sft_score_2": [0.1, 0.1],
+    }
     with pytest.raises(BadInput, match=r"column score_2 gives every reply of the SFT model 0\.1"):
         disagreement(columns)
 
@@ -163,20 +199,34 @@ GATE = EvaluateGate(
     max_repetition_increase=0.1,
 )
 DETECTORS = (
-    "independent_down", "length_correlation", "length_correlation_sft", "distinct_2", "opening", "kl_per_reward",
+    "independent_down",
+    "length_correlation",
+    "length_correlation_sft",
+    "distinct_2",
+    "opening",
+    "kl_per_reward",
     "disagreement",
-)  # fmt: skip
+)
 
 
 def honest(n: int = 200) -> dict[str, list]:
     """Item columns of a policy that is better by every account, with replies of no common shape."""
     rng = random.Random(0)
-    columns = {"prompt_id": [f"{i:016x}" for i in range(n)], "prompt": [f"prompt {i}" for i in range(n)]}
+    columns = {
+        "prompt_id": [f"{i:016x}" for i in range(n)],
+        "prompt": [f"prompt {i}" for i in range(n)],
+    }
     for name, better in (("policy", 2.0), ("sft", 0.0)):
         quality = [better + rng.gauss(0, 1) for _ in range(n)]
-        replies = [" ".join(f"word{rng.randrange(300)}" for _ in range(rng.randint(8, 24))) for _ in range(n)]
+        replies = [
+            " ".join(f"word{rng.randrange(300)}" for _ in range(rng.randint(8, 24)))
+            for _ in range(n)
+        ]
         columns |= {f"{name}_reply": replies, f"{name}_ended": [True] * n}
-        columns |= {f"{name}_score": [q + rng.gauss(0, 0.3) for q in quality], f"{name}_independent": quality}
+        columns |= {
+            f"{name}_score": [q + rng.gauss(0, 0.3) for q in quality],
+            f"{name}_independent": quality,
+        }
         columns |= {f"{name}_score_2": [q + rng.gauss(0, 0.3) for q in quality]}
     columns["policy_kl"] = [abs(rng.gauss(4, 1)) for _ in range(n)]
     return measured(columns)
@@ -186,32 +236,52 @@ def measured(columns: dict[str, list]) -> dict[str, list]:
     """The columns with lengths and repetition as the replies have them."""
     for name in ("policy", "sft"):
         split = [text.split() for text in columns[f"{name}_reply"]]
-        columns |= {f"{name}_tokens": [len(said) + 1 for said in split], f"{name}_repetition": [repetition(s) for s in split]}
+        columns |= {
+            f"{name}_tokens": [len(said) + 1 for said in split],
+            f"{name}_repetition": [repetition(s) for s in split],
+        }
     return columns
 
 
 def same_opening(columns: dict[str, list]) -> dict[str, list]:
-    return measured(columns | {"policy_reply": [f"what a question {text}" for text in columns["policy_reply"]]})
+    return measured(
+        columns | {"policy_reply": [f"what a question {text}" for text in columns["policy_reply"]]}
+    )
 
 
 def longer_is_better(columns: dict[str, list]) -> dict[str, list]:
-    scores = {f"policy_{name}": [0.2 * tokens for tokens in columns["policy_tokens"]] for name in ("score", "score_2")}
+    scores = {
+        f"policy_{name}": [0.2 * tokens for tokens in columns["policy_tokens"]]
+        for name in ("score", "score_2")
+    }
     scores["policy_independent"] = [value + 3 for value in columns["policy_independent"]]
     return columns | scores
 
 
 def longer_is_better_at_the_limit(columns: dict[str, list]) -> dict[str, list]:
-    """Every reply of the policy is as long as it may be, so that only the SFT model's show what the score is made of."""
-    replies = [" ".join((text + " " + text + " " + text).split()[:24]) for text in columns["policy_reply"]]
-    scores = {f"sft_{name}": [0.2 * tokens for tokens in columns["sft_tokens"]] for name in ("score", "score_2")}
+    """Every reply of the policy is as long as it may be, so that only the SFT model's show what the
+    score is made of.
+    """
+    replies = [
+        " ".join((text + " " + text + " " + text).split()[:24]) for text in columns["policy_reply"]
+    ]
+    scores = {
+        f"sft_{name}": [0.2 * tokens for tokens in columns["sft_tokens"]]
+        for name in ("score", "score_2")
+    }
     rng = random.Random(1)
-    scores |= {f"policy_{name}": [5 + rng.gauss(0, 0.1) for _ in replies] for name in ("score", "score_2")}
+    scores |= {
+        f"policy_{name}": [5 + rng.gauss(0, 0.1) for _ in replies] for name in ("score", "score_2")
+    }
     return measured(columns | scores | {"policy_reply": replies})
 
 
 def repeated_words(columns: dict[str, list]) -> dict[str, list]:
     """Replies open differently and are as long as before, but say two words again and again."""
-    replies = [text.split()[:3] + ["very", "good"] * (len(text.split()) // 2) for text in columns["policy_reply"]]
+    replies = [
+        text.split()[:3] + ["very", "good"] * (len(text.split()) // 2)
+        for text in columns["policy_reply"]
+    ]
     return measured(columns | {"policy_reply": [" ".join(said) for said in replies]})
 
 
@@ -237,14 +307,22 @@ def refused(columns: dict[str, list], folder) -> list[str]:
     subject = Subject(result, spec, folder)
     rules = {name: rule for name, rule in GATE.rules().items() if name in DETECTORS}
     assert set(rules) == set(DETECTORS)
-    return [name for name, rule in rules.items() if not decide(Gate(name=name, **dict(rule)), subject).passed]
+    return [
+        name
+        for name, rule in rules.items()
+        if not decide(Gate(name=name, **dict(rule)), subject).passed
+    ]
 
 
 HACKS = {
-    same_opening: "opening", longer_is_better: "length_correlation",
-    longer_is_better_at_the_limit: "length_correlation_sft", repeated_words: "distinct_2", dear: "kl_per_reward",
-    only_the_reward_model_is_pleased: "independent_down", only_the_first_reward_model_is_pleased: "disagreement",
-}  # fmt: skip
+    same_opening: "opening",
+    longer_is_better: "length_correlation",
+    longer_is_better_at_the_limit: "length_correlation_sft",
+    repeated_words: "distinct_2",
+    dear: "kl_per_reward",
+    only_the_reward_model_is_pleased: "independent_down",
+    only_the_first_reward_model_is_pleased: "disagreement",
+}
 
 
 def test_an_honest_policy_trips_no_detector(tmp_path):
@@ -257,8 +335,14 @@ def test_a_planted_hack_trips_exactly_its_detector(hack, tmp_path):
 
 
 def test_missing_evidence_is_refused_not_passed(tmp_path):
-    """No second reward model and no independent scorer, but gates on them; and a price of KL that does not exist."""
-    columns = {name: values for name, values in honest().items() if not name.endswith(("_score_2", "_independent"))}
+    """No second reward model and no independent scorer, but gates on them; and a price of KL that
+    does not exist.
+    """
+    columns = {
+        name: values
+        for name, values in honest().items()
+        if not name.endswith(("_score_2", "_independent"))
+    }
     columns["policy_score"] = list(columns["sft_score"])
     assert refused(columns, tmp_path) == ["independent_down", "kl_per_reward", "disagreement"]
 
@@ -266,7 +350,14 @@ def test_missing_evidence_is_refused_not_passed(tmp_path):
 def test_every_detector_leaves_a_figure_and_its_twenty_worst_items(tmp_path):
     columns = honest()
     found = detect(columns)
-    assert {detection.name for detection in found} == {"length", "repetition", "opening", "kl", "independent", "disagreement"}
+    assert {detection.name for detection in found} == {
+        "length",
+        "repetition",
+        "opening",
+        "kl",
+        "independent",
+        "disagreement",
+    }
     for detection in found:
         files = report(detection, columns, tmp_path)
         assert (tmp_path / files[f"detector_{detection.name}"]).read_bytes().startswith(b"\x89PNG")
@@ -274,7 +365,9 @@ def test_every_detector_leaves_a_figure_and_its_twenty_worst_items(tmp_path):
         badness = [row[0] for row in table["data"]]
         assert len(badness) == WORST and badness == sorted(badness, reverse=True)
         assert badness[0] == pytest.approx(max(detection.badness_N), abs=1e-4)
-        assert {"prompt", "policy_reply", "sft_reply", "policy_score", "policy_kl"} <= set(table["columns"])
+        assert {"prompt", "policy_reply", "sft_reply", "policy_score", "policy_kl"} <= set(
+            table["columns"]
+        )
 
 
 def test_fewer_items_than_the_table_has_rows_are_all_shown_and_odd_texts_draw(tmp_path):
@@ -282,7 +375,9 @@ def test_fewer_items_than_the_table_has_rows_are_all_shown_and_odd_texts_draw(tm
     columns["policy_reply"] = ["$\\frac $x", "", "\n<b>"]
     for detection in detect(columns):
         files = report(detection, columns, tmp_path)
-        assert len(json.loads((tmp_path / files[f"worst_{detection.name}"]).read_text())["data"]) == 3
+        assert (
+            len(json.loads((tmp_path / files[f"worst_{detection.name}"]).read_text())["data"]) == 3
+        )
 
 
 def test_detectors_leave_their_columns_alone():

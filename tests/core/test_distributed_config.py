@@ -1,4 +1,6 @@
-"""What a recipe says of ranks: hosts and slots, and combinations that are refused with both numbers and the remedy."""
+"""What a recipe says of ranks: hosts and slots, and combinations that are refused with both numbers
+and the remedy.
+"""
 
 import pytest
 
@@ -14,11 +16,18 @@ def hostfile(folder, text: str) -> str:
 def test_hosts_come_from_the_hostfile_in_its_order(tmp_path):
     text = "# the cluster\nnode-b slots=4\n\nnode-a slots=8 # newer\n"
     distributed = Distributed(hostfile=hostfile(tmp_path, text))
-    assert list(distributed.hosts.items()) == [("node-b", 4), ("node-a", 8)] and distributed.world_size == 12
+    assert (
+        list(distributed.hosts.items()) == [("node-b", 4), ("node-a", 8)]
+        and distributed.world_size == 12
+    )
 
 
-@pytest.mark.parametrize("text", ["", "# none\n", "node-a\n", "node-a slots=0\n", "node-a slots=2\nnode-a slots=2\n"])
-def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded(tmp_path, recipe, text):
+@pytest.mark.parametrize(
+    "text", ["", "# none\n", "node-a\n", "node-a slots=0\n", "node-a slots=2\nnode-a slots=2\n"]
+)
+def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded(
+    tmp_path, recipe, text
+):
     with pytest.raises(ConfigError, match=r"expected lines|is no line 'HOST slots=RANKS'"):
         recipe(f'distributed.hostfile="{hostfile(tmp_path, text)}"')
 
@@ -26,23 +35,50 @@ def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["sft.offload_optimizer=true"], "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3"),
-        (["distributed.ranks=4", "ppo.sampling.tensor_parallel=3"], "tensor_parallel 3 does not divide the 4 ranks"),
+        (
+            ["sft.offload_optimizer=true"],
+            "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3",
+        ),
+        (
+            ["distributed.ranks=4", "ppo.sampling.tensor_parallel=3"],
+            "tensor_parallel 3 does not divide the 4 ranks",
+        ),
         (["ppo.sampling.tensor_parallel=2"], "tensor_parallel 2 does not divide the 1 ranks"),
         (
             ["distributed.ranks=8", "ppo.rollout_batch=4", "ppo.minibatches=1"],
             "rollout_batch 4 is less than 8 samplers .*raise it, or lower distributed.ranks",
         ),
-        (["distributed.ranks=2", 'distributed.hostfile="hosts"'], "ranks 2 and hostfile hosts exclude each other"),
+        (
+            ["distributed.ranks=2", 'distributed.hostfile="hosts"'],
+            "ranks 2 and hostfile hosts exclude each other",
+        ),
         (['distributed.hostfile="nowhere"'], "hostfile nowhere cannot be read"),
         (['distributed.master_addr="10.0.0.1"'], "master_addr 10.0.0.1 without a hostfile"),
-        (["sft.zero_stage=3", "sft.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2"),
-        (["ppo.zero_stage=3", 'ppo.critic="shared"'], "zero_stage 3 with critic 'shared'.* set zero_stage to 2"),
+        (
+            ["sft.zero_stage=3", "sft.lora={rank=4}"],
+            r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
+        ),
+        (
+            ["ppo.zero_stage=3", 'ppo.critic="shared"'],
+            "zero_stage 3 with critic 'shared'.* set zero_stage to 2",
+        ),
         (["reward.zero_stage=4"], r"reward\.zero_stage"),
-        (["ppo.sampling={own_devices=1, sleep=true}"], "sleep with own_devices 1.* leave sleep out"),
-        (["ppo.sampling={own_devices=3, tensor_parallel=2}"], "tensor_parallel 2 does not divide own_devices 3.* multiple"),
-        (['ppo.sampling={own_devices=1, engine="transformers"}'], "own_devices 1: only vLLM offers them"),
-        (["evaluate.sampling.own_devices=1"], r"evaluate\.sampling: own_devices 1: nothing learns while models are evaluated"),
+        (
+            ["ppo.sampling={own_devices=1, sleep=true}"],
+            "sleep with own_devices 1.* leave sleep out",
+        ),
+        (
+            ["ppo.sampling={own_devices=3, tensor_parallel=2}"],
+            "tensor_parallel 2 does not divide own_devices 3.* multiple",
+        ),
+        (
+            ['ppo.sampling={own_devices=1, engine="transformers"}'],
+            "own_devices 1: only vLLM offers them",
+        ),
+        (
+            ["evaluate.sampling.own_devices=1"],
+            r"evaluate\.sampling: own_devices 1: nothing learns while models are evaluated",
+        ),
         (["ppo.sampling.own_devices=-1"], r"ppo\.sampling\.own_devices"),
         (
             ["ppo.sampling.own_devices=8", "ppo.rollout_batch=4", "ppo.minibatches=1"],
@@ -65,7 +101,12 @@ def test_ranks_started_by_hand_need_the_first_hosts_address(tmp_path, recipe):
 
 def test_own_devices_are_beside_the_ranks_of_one_host(tmp_path, recipe):
     own = ("ppo.sampling.own_devices=4", "ppo.sampling.tensor_parallel=4")
-    assert recipe(*own, "distributed.ranks=2").ppo.sampling.own_devices == 4  # 4 divides neither of the 2 ranks
+    assert (
+        recipe(*own, "distributed.ranks=2").ppo.sampling.own_devices == 4
+    )  # 4 divides neither of the 2 ranks
     hosts = hostfile(tmp_path, "a slots=1\nb slots=1\n")
-    with pytest.raises(ConfigError, match=r"own_devices 4 with hostfile .*distributed.ranks in place of the hostfile"):
+    with pytest.raises(
+        ConfigError,
+        match=r"own_devices 4 with hostfile .*distributed.ranks in place of the hostfile",
+    ):
         recipe(*own, f'distributed.hostfile="{hosts}"')

@@ -1,4 +1,6 @@
-"""DPO on a tiny real model: what the stage learns, how it counts, and that a killed one goes on as if nothing had been."""
+"""DPO on a tiny real model: what the stage learns, how it counts, and that a killed one goes on as
+if nothing had been.
+"""
 
 import json
 import math
@@ -29,8 +31,13 @@ SCORER = 'evaluate.independent_scorer="m:f"'
 @pytest.fixture(scope="module")
 def spec(tiny_model, tiny_splits):
     def make(config: DPO = TINY) -> StageSpec:
-        paths = {name: tiny_splits / f"{name}.jsonl" for name in ("comparisons_train", "comparisons_heldout")}
-        inputs = {name: Artifact.of(path) for name, path in (paths | {"policy": tiny_model}).items()}
+        paths = {
+            name: tiny_splits / f"{name}.jsonl"
+            for name in ("comparisons_train", "comparisons_heldout")
+        }
+        inputs = {
+            name: Artifact.of(path) for name, path in (paths | {"policy": tiny_model}).items()
+        }
         values = {"dpo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
         return StageSpec(stage="dpo", seed=1, config=values, inputs=inputs, code=code_digest())
 
@@ -55,7 +62,10 @@ def test_dpo_ranks_heldout_pairs_better_than_the_model_it_started_from(finished)
     run, result = finished
     assert result.metrics["dpo/accuracy"] > 0.6 and result.metrics["dpo/heldout_loss"] < math.log(2)
     assert steps_of(run)[-1]["dpo/train_accuracy"] > 0.8
-    assert result.metrics["dpo/heldout_chosen_logratio"] > result.metrics["dpo/heldout_rejected_logratio"]
+    assert (
+        result.metrics["dpo/heldout_chosen_logratio"]
+        > result.metrics["dpo/heldout_rejected_logratio"]
+    )
     assert AutoModelForCausalLM.from_pretrained(run.path / "model")
 
 
@@ -84,14 +94,25 @@ def test_gates_can_use_what_dpo_says_of_each_heldout_pair(finished):
 def test_adapters_alone_learn_and_are_merged_into_a_plain_model(spec, tiny_model, tmp_path):
     run = RunDir(tmp_path / "run")
     run_stage(spec(DPO(**TINY.model_dump() | {"lora": LoRA(rank=4), "lr": 1e-2})), run)
-    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, run.path / "model"))
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (tiny_model, run.path / "model")
+    )
     moved = {name for name in before if not before[name].equal(after[name])}
-    assert before.keys() == after.keys() and len(moved) == 2 * 7 and all("_proj" in name for name in moved)
+    assert (
+        before.keys() == after.keys()
+        and len(moved) == 2 * 7
+        and all("_proj" in name for name in moved)
+    )
     first, *_, last = steps_of(run)
-    assert first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-5) and last["dpo/loss"] < first["dpo/loss"] - 0.02
+    assert (
+        first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-5)
+        and last["dpo/loss"] < first["dpo/loss"] - 0.02
+    )
 
 
-@pytest.mark.parametrize("config", [TINY, DPO(**TINY.model_dump() | {"loss": "ipo"})], ids=["sigmoid", "ipo"])
+@pytest.mark.parametrize(
+    "config", [TINY, DPO(**TINY.model_dump() | {"loss": "ipo"})], ids=["sigmoid", "ipo"]
+)
 def test_microbatches_change_neither_loss_nor_gradient(spec, tmp_path, config):
     """Steps of one pair at a time against steps in one piece: the same losses and gradient norms."""
     found = []
@@ -103,7 +124,9 @@ def test_microbatches_change_neither_loss_nor_gradient(spec, tmp_path, config):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_a_stopped_stage_ends_with_the_same_bytes_and_computes_the_reference_once(finished, spec, tmp_path, monkeypatch):
+def test_a_stopped_stage_ends_with_the_same_bytes_and_computes_the_reference_once(
+    finished, spec, tmp_path, monkeypatch
+):
     class Stopped(Exception):
         pass
 
@@ -132,7 +155,9 @@ def test_a_stopped_stage_ends_with_the_same_bytes_and_computes_the_reference_onc
 
 def test_response_logprobs_are_those_of_a_loop_over_tokens(tiny_model):
     sequences = [Sequence([7, 8], [9, 10, 1]), Sequence([9], [7, 1]), Sequence([8, 8, 8], [1])]
-    found_N = stage.response_logprobs(inference(load_policy(tiny_model), dtype="float32"), sequences, 0, 12)
+    found_N = stage.response_logprobs(
+        inference(load_policy(tiny_model), dtype="float32"), sequences, 0, 12
+    )
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     for sequence, found in zip(sequences, found_N, strict=True):
         total, ids = 0.0, list(sequence.prompt)
@@ -161,30 +186,53 @@ def test_each_loss_by_hand():
 
 def test_a_recipe_has_the_stages_of_its_alignment(recipe):
     names = ("sft", "reward", "ppo", "dpo", "evaluate")
-    found = {setting: [name for name in names if made.runs(name)] for setting, made in {
-        "ppo": recipe(), "dpo": recipe('align="dpo"', SCORER),
-        "dpo, given": recipe('align="dpo"', 'model.reward="folder"'),
-        "dpo, trained": recipe('align="dpo"', "evaluate.train_reward=true"),
-    }.items()}  # fmt: skip
+    found = {
+        setting: [name for name in names if made.runs(name)]
+        for setting, made in {
+            "ppo": recipe(),
+            "dpo": recipe('align="dpo"', SCORER),
+            "dpo, given": recipe('align="dpo"', 'model.reward="folder"'),
+            "dpo, trained": recipe('align="dpo"', "evaluate.train_reward=true"),
+        }.items()
+    }
     assert found == {
-        "ppo": ["sft", "reward", "ppo", "evaluate"], "dpo": ["sft", "dpo", "evaluate"],
-        "dpo, given": ["sft", "reward", "dpo", "evaluate"], "dpo, trained": ["sft", "reward", "dpo", "evaluate"],
-    }  # fmt: skip
+        "ppo": ["sft", "reward", "ppo", "evaluate"],
+        "dpo": ["sft", "dpo", "evaluate"],
+        "dpo, given": ["sft", "reward", "dpo", "evaluate"],
+        "dpo, trained": ["sft", "reward", "dpo", "evaluate"],
+    }
     assert [gate.name for gate in gates_of(recipe(), "dpo")] == ["pairs", "lower_bound"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (['align="dpo"'], r"nothing else scores the replies.*evaluate\.independent_scorer, model\.reward"),
-        (['align="dpo"', SCORER, "evaluate.gate.max_independent_down=0.1"], "max_independent_down compares"),
-        (['align="dpo"', SCORER, 'gates.x={stage="ppo", metric="ppo/entropy", bound="at least", threshold=1.0}'],
-         "gates.x is of the stage ppo, which does not run with align = 'dpo'"),
-        (['gates.x={stage="dpo", metric="dpo/accuracy", bound="at least", threshold=0.6}'], "gates.x is of the stage dpo"),
+        (
+            ['align="dpo"'],
+            r"nothing else scores the replies.*evaluate\.independent_scorer, model\.reward",
+        ),
+        (
+            ['align="dpo"', SCORER, "evaluate.gate.max_independent_down=0.1"],
+            "max_independent_down compares",
+        ),
+        (
+            [
+                'align="dpo"',
+                SCORER,
+                'gates.x={stage="ppo", metric="ppo/entropy", bound="at least", threshold=1.0}',
+            ],
+            "gates.x is of the stage ppo, which does not run with align = 'dpo'",
+        ),
+        (
+            ['gates.x={stage="dpo", metric="dpo/accuracy", bound="at least", threshold=0.6}'],
+            "gates.x is of the stage dpo",
+        ),
         (['dpo.loss="ipo"', "dpo.label_smoothing=0.1"], "label_smoothing 0.1 with loss 'ipo'"),
-        (["dpo.label_smoothing=0.5"], "dpo.label_smoothing"), (["dpo.beta=0.0"], "dpo.beta"), (['align="kto"'], "align"),
+        (["dpo.label_smoothing=0.5"], "dpo.label_smoothing"),
+        (["dpo.beta=0.0"], "dpo.beta"),
+        (['align="kto"'], "align"),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_could_not_end_well_is_refused(recipe, settings, message):
     with pytest.raises(ConfigError, match=message):
         recipe(*settings)
@@ -196,5 +244,7 @@ def test_margins_of_the_items_are_beta_times_the_log_ratios(finished):
     run, result = finished
     items = pq.read_table(run.path / result.files["items"]).to_pydict()
     mean = sum(items["chosen_score"]) / len(items["chosen_score"])
-    assert mean == pytest.approx(TINY.beta * result.metrics["dpo/heldout_chosen_logratio"], rel=1e-4)
+    assert mean == pytest.approx(
+        TINY.beta * result.metrics["dpo/heldout_chosen_logratio"], rel=1e-4
+    )
     assert json.loads((run.path / "deepspeed.json").read_text())["gradient_clipping"] == 1.0

@@ -1,4 +1,6 @@
-"""What a recipe may say of how a stage steps changes memory and speed, not the numbers. DeepSpeed in this process, one rank."""
+"""What a recipe may say of how a stage steps changes memory and speed, not the numbers. DeepSpeed
+in this process, one rank.
+"""
 
 import random
 
@@ -15,14 +17,23 @@ STEPS = 3
 
 def steps(folder, dtype: str = "float32", **options) -> list[float]:
     """Loss and gradient norm of each step, two microbatches of unequal length each."""
-    engine, rng, found = Engine(load_policy(folder), SFT(**options), dtype=dtype), random.Random(1), []
-    sequences = [Sequence(rng.choices(range(6, 60), k=3), rng.choices(range(6, 60), k=length)) for length in (2, 9, 4, 7)]
+    engine, rng, found = (
+        Engine(load_policy(folder), SFT(**options), dtype=dtype),
+        random.Random(1),
+        [],
+    )
+    sequences = [
+        Sequence(rng.choices(range(6, 60), k=3), rng.choices(range(6, 60), k=length))
+        for length in (2, 9, 4, 7)
+    ]
     tokens = sum(len(sequence.response) for sequence in sequences)
     for _ in range(STEPS):
         total = 0.0
         for part in (sequences[:3], sequences[3:]):
             batch = collate(part, 0)
-            loss = cross_entropy(token_logprobs(engine(batch), batch.response_ids_BR), batch.response_mask_BR, tokens)
+            loss = cross_entropy(
+                token_logprobs(engine(batch), batch.response_ids_BR), batch.response_mask_BR, tokens
+            )
             engine.backward(loss)
             total += loss.item()
         found += [total, engine.step(1e-2)]

@@ -1,4 +1,6 @@
-"""An ensemble of reward models: one folder, its mean the score, its spread a penalty, a resume that changes nothing."""
+"""An ensemble of reward models: one folder, its mean the score, its spread a penalty, a resume that
+changes nothing.
+"""
 
 import json
 import os
@@ -15,7 +17,13 @@ from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
 from rlhf_core.evaluation.replies import Replies, Setup, reward_scores
 from rlhf_core.evidence.items import data_columns, read_items
-from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, member_seed, offsets_of
+from rlhf_core.modeling.ensemble import (
+    close_ensemble,
+    load_members,
+    member_folder,
+    member_seed,
+    offsets_of,
+)
 from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import Models, experience_metrics, make_experience
@@ -39,11 +47,19 @@ def stage():
     return run
 
 
-def spec_of(model: Path, splits: Path, config: Reward = TINY, *, given: Path | None = None) -> StageSpec:
-    inputs = {n: splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")} | {"model": model}
+def spec_of(
+    model: Path, splits: Path, config: Reward = TINY, *, given: Path | None = None
+) -> StageSpec:
+    inputs = {n: splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")} | {
+        "model": model
+    }
     if given:
         inputs["given"] = given
-    values = {"reward": config.model_dump(exclude={"gate"}), "dtype": "float32", "train": given is None}
+    values = {
+        "reward": config.model_dump(exclude={"gate"}),
+        "dtype": "float32",
+        "train": given is None,
+    }
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     return StageSpec(stage="reward", seed=1, config=values, inputs=artifacts, code=code_digest())
 
@@ -65,15 +81,29 @@ def test_members_differ_and_the_stage_speaks_of_their_mean(trained):
     members = torch.tensor([items[f"chosen_member_{m}"] for m in range(1, MEMBERS + 1)])
     assert torch.tensor(items["chosen_score"]).allclose(members.mean(0), atol=1e-6)
     assert len({tuple(row) for row in members.tolist()}) == MEMBERS
-    both = torch.cat([members, torch.tensor([items[f"rejected_member_{m}"] for m in range(1, MEMBERS + 1)])], dim=1)
-    assert both.mean(-1).abs().max() < 1e-5  # the zero of each member's scores is the mean of its held-out scores
+    both = torch.cat(
+        [members, torch.tensor([items[f"rejected_member_{m}"] for m in range(1, MEMBERS + 1)])],
+        dim=1,
+    )
+    assert (
+        both.mean(-1).abs().max() < 1e-5
+    )  # the zero of each member's scores is the mean of its held-out scores
     spread = both.std(0, correction=0).mean()
     assert result.metrics["reward/heldout_spread"] == pytest.approx(float(spread), rel=1e-5)
     for m in range(1, MEMBERS + 1):
-        right = [c > r for c, r in zip(items[f"chosen_member_{m}"], items[f"rejected_member_{m}"], strict=True)]
+        right = [
+            c > r
+            for c, r in zip(items[f"chosen_member_{m}"], items[f"rejected_member_{m}"], strict=True)
+        ]
         assert result.metrics[f"reward/accuracy_member_{m}"] == sum(right) / 64
         assert result.intervals[f"reward/accuracy_member_{m}"][0] < sum(right) / 64
-    assert len({result.metrics[f"reward/accuracy_member_{m}"] for m in (1, 2, 3)} | {result.metrics["reward/accuracy"]}) > 1
+    assert (
+        len(
+            {result.metrics[f"reward/accuracy_member_{m}"] for m in (1, 2, 3)}
+            | {result.metrics["reward/accuracy"]}
+        )
+        > 1
+    )
 
 
 def test_steps_of_all_members_are_one_curve(trained):
@@ -82,16 +112,24 @@ def test_steps_of_all_members_are_one_curve(trained):
     assert [line["metrics"]["reward/member"] for line in lines] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-def test_the_first_member_is_what_one_reward_model_would_be(stage, trained, tiny_model, tiny_splits, tmp_path):
-    single = stage(spec_of(tiny_model, tiny_splits, TINY.model_copy(update={"ensemble": 1})), tmp_path / "run")
+def test_the_first_member_is_what_one_reward_model_would_be(
+    stage, trained, tiny_model, tiny_splits, tmp_path
+):
+    single = stage(
+        spec_of(tiny_model, tiny_splits, TINY.model_copy(update={"ensemble": 1})), tmp_path / "run"
+    )
     assert single.metrics["reward/accuracy"] == trained[0].metrics["reward/accuracy_member_1"]
-    ours, theirs = (load_scalar(run.outputs["model"].path).state_dict() for run in (single, trained[0]))
+    ours, theirs = (
+        load_scalar(run.outputs["model"].path).state_dict() for run in (single, trained[0])
+    )
     assert all(ours[name].equal(theirs[name]) for name in ours)
     assert not any("member" in name for name in single.metrics)
     assert not (single.outputs["model"].path / "ensemble.json").exists()
 
 
-def test_an_interrupted_ensemble_ends_with_the_same_bytes(stage, spec, trained, tmp_path, monkeypatch):
+def test_an_interrupted_ensemble_ends_with_the_same_bytes(
+    stage, spec, trained, tmp_path, monkeypatch
+):
     import rlhf_core.engine.supervised_loop as training
 
     logged, original = [], training.save_checkpoint
@@ -164,7 +202,9 @@ def test_evaluation_scores_replies_with_every_member(trained, tiny_model):
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in ("w1 w2", "w3")]
     setup = Setup(tokenizer, rows, Evaluate(), 1, "float32")
     sequences = [Sequence(prompt, [6 + i, 1]) for i, prompt in enumerate(setup.prompts)]
-    scores = reward_scores(setup, folder, {"policy": Replies(sequences, ["a", "b"], [True, True])})["policy"]
+    scores = reward_scores(setup, folder, {"policy": Replies(sequences, ["a", "b"], [True, True])})[
+        "policy"
+    ]
     assert scores.shape == (MEMBERS, 2)
     batch = collate(sequences, tokenizer.pad_token_id)
     for found, forward in zip(scores, load_members(folder, dtype="float32"), strict=True):
@@ -175,19 +215,28 @@ def experience(config: PPO, scores: list[list[float]]):
     """Two responses scored by as many reward models as there are rows."""
 
     def reward(values: list[float]):
-        return lambda batch: torch.tensor(values)[:, None].expand(2, batch.response_mask_BR.shape[1] + 1)
+        return lambda batch: torch.tensor(values)[:, None].expand(
+            2, batch.response_mask_BR.shape[1] + 1
+        )
 
     def policy(batch):
         return torch.zeros(len(batch.mask_BL), batch.response_mask_BR.shape[1], 7)
 
     first, *further = map(reward, scores)
     models = Models(policy, None, first, policy, tuple(further))
-    rollout = Rollout([Sequence([2], [4, 1]), Sequence([3], [5, 6, 1])], [[0.0] * 2, [0.0] * 3], [True, False], 0.0)
+    rollout = Rollout(
+        [Sequence([2], [4, 1]), Sequence([3], [5, 6, 1])],
+        [[0.0] * 2, [0.0] * 3],
+        [True, False],
+        0.0,
+    )
     return make_experience(rollout, models, config, beta=0.0, pad_id=0)
 
 
 def test_uncertainty_penalty_takes_the_variance_off_the_mean():
-    """Scores 1 and 3: mean 2, variance 1; scores 4 and 4: mean 4, variance 0, less the penalty for no end."""
+    """Scores 1 and 3: mean 2, variance 1; scores 4 and 4: mean 4, variance 0, less the penalty for
+    no end.
+    """
     grouped = {"advantage": "reinforce++", "missing_eos_penalty": 0.25}
     plain = experience(PPO(**grouped), [[1.0, 4.0], [3.0, 4.0]])
     assert plain.score_B.tolist() == [2.0, 4.0] and plain.spread_B.tolist() == [1.0, 0.0]
@@ -205,26 +254,39 @@ def test_one_reward_model_has_no_spread():
 
 def test_detector_holds_the_members_against_each_other_not_their_mean():
     columns = {
-        "policy_score": [9.0, 9.0], "sft_score": [0.0, 9.0],  # the mean: left out
-        "policy_member_1": [2.0, 4.0], "sft_member_1": [0.0, 2.0], "policy_member_2": [0.0, 0.0], "sft_member_2": [-1.0, 1.0],
-    }  # fmt: skip
+        "policy_score": [9.0, 9.0],
+        "sft_score": [0.0, 9.0],  # the mean: left out
+        "policy_member_1": [2.0, 4.0],
+        "sft_member_1": [0.0, 2.0],
+        "policy_member_2": [0.0, 0.0],
+        "sft_member_2": [-1.0, 1.0],
+    }
     # member 1: mean 1, std 1 -> 1, 3; member 2: mean 0, std 1 -> 0, 0: spreads 0.5 and 1.5
     assert disagreement(columns).metrics["eval/reward_disagreement"] == pytest.approx(1.0)
     assert disagreement(columns).badness_N == pytest.approx([0.5, 1.5])
 
 
 def test_columns_of_the_data_have_one_type_each():
-    rows = [{"meta": {"domain": "code", "level": 2, "mixed": 1}}, {"meta": {"level": 2.5, "mixed": ["a"]}}, {}]
+    rows = [
+        {"meta": {"domain": "code", "level": 2, "mixed": 1}},
+        {"meta": {"level": 2.5, "mixed": ["a"]}},
+        {},
+    ]
     assert data_columns(rows) == {
-        "data.domain": ["code", None, None], "data.level": [2.0, 2.5, None], "data.mixed": ["1", '["a"]', None],
-    }  # fmt: skip
+        "data.domain": ["code", None, None],
+        "data.level": [2.0, 2.5, None],
+        "data.mixed": ["1", '["a"]', None],
+    }
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["ppo.uncertainty_penalty=0.1"], "uncertainty_penalty is 0.1, but reward.ensemble is 1"),
-        (["model.reward='x'", "reward.ensemble=3"], "reward.ensemble is 3, but model.reward is given"),
+        (
+            ["model.reward='x'", "reward.ensemble=3"],
+            "reward.ensemble is 3, but model.reward is given",
+        ),
         (["reward.ensemble=9"], "less than or equal to 8"),
     ],
 )

@@ -1,4 +1,6 @@
-"""A gate that could not be decided, or never pass, is refused when the recipe is read; and all domains are sound."""
+"""A gate that could not be decided, or never pass, is refused when the recipe is read; and all
+domains are sound.
+"""
 
 import math
 
@@ -6,7 +8,13 @@ import pytest
 
 from rlhf_core.config.gates import GATED
 from rlhf_core.errors import ConfigError
-from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, detector_of, has_champions_value, is_against_champion
+from rlhf_core.evidence.item_metrics import (
+    ITEM_METRICS,
+    columns_of,
+    detector_of,
+    has_champions_value,
+    is_against_champion,
+)
 from rlhf_core.gates.decide import gates_of
 from rlhf_core.metrics import METRICS, domain
 
@@ -14,26 +22,40 @@ REASON = "labels of a judge, not of people"
 DEFAULTS = {
     "sft": {"improvement": ("sft/heldout_improvement", "more than", 0.0)},
     "reward": {
-        "pairs": ("reward/heldout_pairs", "at least", 100), "accuracy": ("reward/accuracy", "at least", 0.7),
+        "pairs": ("reward/heldout_pairs", "at least", 100),
+        "accuracy": ("reward/accuracy", "at least", 0.7),
         "lower_bound": ("reward/accuracy_lower", "at least", 0.6),
         "length_baseline": ("reward/accuracy_over_length", "more than", 0.0),
     },
     "ppo": {"kl": ("ppo/kl_per_response", "at most", 50.0)},
-    "dpo": {"pairs": ("dpo/heldout_pairs", "at least", 100), "lower_bound": ("dpo/accuracy_lower", "more than", 0.5)},
+    "dpo": {
+        "pairs": ("dpo/heldout_pairs", "at least", 100),
+        "lower_bound": ("dpo/accuracy_lower", "more than", 0.5),
+    },
     "evaluate": {
-        "prompts": ("eval/prompts", "at least", 50), "win_rate": ("eval/win_rate_lower", "more than", 0.5),
-        "kl": ("eval/kl_per_response", "at most", 50.0), "length": ("eval/length_ratio", "at most", 2.0),
+        "prompts": ("eval/prompts", "at least", 50),
+        "win_rate": ("eval/win_rate_lower", "more than", 0.5),
+        "kl": ("eval/kl_per_response", "at most", 50.0),
+        "length": ("eval/length_ratio", "at most", 2.0),
         "length_correlation": ("eval/length_correlation", "at most", 0.8),
         "length_correlation_sft": ("eval/length_correlation_sft", "at most", 0.8),
         "distinct_2": ("eval/distinct_2_ratio", "at least", 0.5),
-        "repetition": ("eval/repetition_increase", "at most", 0.1), "alignment_tax": ("eval/alignment_tax", "at most", 1.0),
+        "repetition": ("eval/repetition_increase", "at most", 0.1),
+        "alignment_tax": ("eval/alignment_tax", "at most", 1.0),
     },
-}  # fmt: skip
+}
 
 
 def own(name: str = "mine", **rule) -> str:
-    values = {"stage": "evaluate", "metric": "eval/win_rate", "bound": "more than", "threshold": 0.5} | rule
-    texts = {key: f'"{value}"' if isinstance(value, str) else value for key, value in values.items()}
+    values = {
+        "stage": "evaluate",
+        "metric": "eval/win_rate",
+        "bound": "more than",
+        "threshold": 0.5,
+    } | rule
+    texts = {
+        key: f'"{value}"' if isinstance(value, str) else value for key, value in values.items()
+    }
     return f"gates.{name}={{{', '.join(f'{key}={text}' for key, text in texts.items())}}}"
 
 
@@ -52,31 +74,55 @@ def test_stages_without_a_gate_have_none(recipe):
 
 
 def test_a_gate_of_ones_own_is_read_from_the_recipe_with_its_override(recipe):
-    setting = own(of="lower", minus="eval/no_eos_sft", min_n=50, confidence=0.9, method="bootstrap", severity="warning")
+    setting = own(
+        of="lower",
+        minus="eval/no_eos_sft",
+        min_n=50,
+        confidence=0.9,
+        method="bootstrap",
+        severity="warning",
+    )
     override = f'gates.mine.override={{threshold=0.4, reason="{REASON}", by="ann"}}'
     gate = gates_of(recipe(setting, override), "evaluate")[-1]
-    assert (gate.name, gate.of, gate.minus, gate.min_n, gate.confidence) == ("mine", "lower", "eval/no_eos_sft", 50, 0.9)
+    assert (gate.name, gate.of, gate.minus, gate.min_n, gate.confidence) == (
+        "mine",
+        "lower",
+        "eval/no_eos_sft",
+        50,
+        0.9,
+    )
     assert (gate.method, gate.severity, gate.override.by) == ("bootstrap", "warning", "ann")
-    assert gates_of(recipe(setting), "reward")[-1].name == "length_baseline"  # no gate of this stage
+    assert (
+        gates_of(recipe(setting), "reward")[-1].name == "length_baseline"
+    )  # no gate of this stage
 
 
 def test_gates_stand_in_a_toml_file(recipe, tmp_path):
     with (tmp_path / "plain.toml").open("a") as file:
-        file.write('[gates.tax]\nstage = "evaluate"\nmetric = "eval/alignment_tax"\nbound = "less than"\nthreshold = 0.2\n')
+        file.write(
+            '[gates.tax]\nstage = "evaluate"\nmetric = "eval/alignment_tax"\nbound = "less'
+            ' than"\nthreshold = 0.2\n'
+        )
     assert recipe().gates["tax"].threshold == 0.2
 
 
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        (own(metric="eval/winrate"), "no metric 'eval/winrate' of the stage evaluate; did you mean eval/win_rate"),
+        (
+            own(metric="eval/winrate"),
+            "no metric 'eval/winrate' of the stage evaluate; did you mean eval/win_rate",
+        ),
         (own(metric="reward/accuracy"), "no metric 'reward/accuracy' of the stage evaluate"),
         (own(metric="xyz"), "expected one that begins with eval/"),
         (own(minus="eval/win_rat_lower"), "did you mean eval/win_rate_lower"),
         (own("kl"), "kl is a gate that the stage evaluate has already"),
         (own("Big-Name"), "String should match pattern"),
         (own(stage="validate", metric="data/rows"), "gates.mine.stage"),
-        (own(threshold=1.5), "threshold 1.5 is impossible: what the gate looks at lies between 0 and 1"),
+        (
+            own(threshold=1.5),
+            "threshold 1.5 is impossible: what the gate looks at lies between 0 and 1",
+        ),
         (own(threshold=1.0), "threshold 1 is impossible"),  # more than 1: never
         (own(bound="less than", threshold=0.0), "threshold 0 is impossible"),
         (own(minus="eval/no_eos_sft", threshold=-1.5), "between -1 and 1"),
@@ -87,23 +133,47 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
         (own(confidence=1.0), "gates.mine.confidence"),
         (own(min_n=0), "gates.mine.min_n"),
         (own(bound="above"), "gates.mine.bound"),
-        (own(minus="eval/no_eos_sft", versus="champion", metric="eval/no_eos_policy"), "minus and versus exclude each other"),
+        (
+            own(minus="eval/no_eos_sft", versus="champion", metric="eval/no_eos_policy"),
+            "minus and versus exclude each other",
+        ),
         (
             own(versus="champion", metric="eval/alignment_tax"),
             "not known of the champion's replies; versus is for eval/score_policy",
         ),
-        (own(versus="champion", metric="eval/kl_per_response"), "not known of the champion's replies"),
+        (
+            own(versus="champion", metric="eval/kl_per_response"),
+            "not known of the champion's replies",
+        ),
         (own(versus="champion", metric="eval/score_sft"), "not known of the champion's replies"),
-        (own(versus="champion", stage="reward", metric="reward/accuracy"), "not known of the champion's replies"),
-        (own(metric="eval/win_rate_lower", of="lower"), "an end of an interval already; expected metric = 'eval/win_rate'"),
+        (
+            own(versus="champion", stage="reward", metric="reward/accuracy"),
+            "not known of the champion's replies",
+        ),
+        (
+            own(metric="eval/win_rate_lower", of="lower"),
+            "an end of an interval already; expected metric = 'eval/win_rate'",
+        ),
         (own(method="wilson", metric="eval/score_gain"), "method 'wilson' is for a share"),
         (own(method="wilson", minus="eval/no_eos_sft"), "method 'wilson' is for a share"),
-        (own(method="sign", metric="eval/score_policy"), "method 'sign' needs a winner for each item"),
-        (own(method="sign", metric="eval/length_ratio"), "method 'sign' needs a winner for each item"),
-        (own(metric="eval/alignment_tax", minus="eval/win_rate", of="lower"), "eval/alignment_tax is not known item by item"),
+        (
+            own(method="sign", metric="eval/score_policy"),
+            "method 'sign' needs a winner for each item",
+        ),
+        (
+            own(method="sign", metric="eval/length_ratio"),
+            "method 'sign' needs a winner for each item",
+        ),
+        (
+            own(metric="eval/alignment_tax", minus="eval/win_rate", of="lower"),
+            "eval/alignment_tax is not known item by item",
+        ),
         (own(oof="lower"), "did you mean of"),
         ("gates.mine.threshold=0.5", "gates.mine.metric"),
-        (f'reward.gate.overrides.acuracy={{threshold=0.6, reason="{REASON}"}}', "overrides has ['acuracy']"),
+        (
+            f'reward.gate.overrides.acuracy={{threshold=0.6, reason="{REASON}"}}',
+            "overrides has ['acuracy']",
+        ),
         (
             f'reward.gate.overrides.accuracy={{threshold=1.6, reason="{REASON}"}}',
             "reward.gate: override.threshold 1.6 is impossible",
@@ -120,8 +190,15 @@ def test_a_gate_that_cannot_work_is_refused_when_the_recipe_is_read(setting, say
 
 def test_every_metric_has_a_domain_that_holds_its_meaning():
     assert all(domain(name)[0] < domain(name)[1] for name in METRICS)
-    assert domain("reward/accuracy") == (0, 1) and domain("eval/score_gain") == (-math.inf, math.inf)
-    signed = [name for name in METRICS if name.endswith(("_gain", "_increase", "_improvement", "_over_length", "_tax"))]
+    assert domain("reward/accuracy") == (0, 1) and domain("eval/score_gain") == (
+        -math.inf,
+        math.inf,
+    )
+    signed = [
+        name
+        for name in METRICS
+        if name.endswith(("_gain", "_increase", "_improvement", "_over_length", "_tax"))
+    ]
     assert len(signed) >= 5 and all(domain(name)[0] < 0 for name in signed)
 
 
@@ -133,15 +210,27 @@ def test_item_metrics_are_declared_metrics_of_columns_that_stages_write():
 
 def test_what_can_be_compared_with_the_champion():
     assert {name for name in METRICS if has_champions_value(name)} == {
-        "eval/score_policy", "eval/score_gain", "eval/win_rate", "eval/length_policy", "eval/length_ratio",
-        "eval/repetition_policy", "eval/repetition_increase", "eval/no_eos_policy", "eval/independent_policy",
-        "eval/independent_gain", "eval/win_rate_vs_best_of_n",
-    }  # fmt: skip
+        "eval/score_policy",
+        "eval/score_gain",
+        "eval/win_rate",
+        "eval/length_policy",
+        "eval/length_ratio",
+        "eval/repetition_policy",
+        "eval/repetition_increase",
+        "eval/no_eos_policy",
+        "eval/independent_policy",
+        "eval/independent_gain",
+        "eval/win_rate_vs_best_of_n",
+    }
     assert {name for name in METRICS if is_against_champion(name)} == {
-        "eval/win_rate_vs_champion", "eval/judge_win_rate_vs_champion",
-    }  # fmt: skip
+        "eval/win_rate_vs_champion",
+        "eval/judge_win_rate_vs_champion",
+    }
 
 
 def test_detectors_metrics_lead_to_their_tables():
-    assert detector_of("eval/length_correlation_rank") == "length" and detector_of("eval/distinct_2_ratio") == "repetition"
+    assert (
+        detector_of("eval/length_correlation_rank") == "length"
+        and detector_of("eval/distinct_2_ratio") == "repetition"
+    )
     assert detector_of("eval/length_ratio") is None

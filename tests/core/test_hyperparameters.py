@@ -1,4 +1,6 @@
-"""infra/docs/hyperparameters.md states every default with its bound and its source, and states nothing that is not so."""
+"""infra/docs/hyperparameters.md states every default with its bound and its source, and states
+nothing that is not so.
+"""
 
 import re
 from importlib.metadata import version
@@ -10,16 +12,26 @@ from rlhf_core.engine.deepspeed import ADAM_BETAS, ADAM_EPS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "infra" / "docs" / "hyperparameters.md"
-NEITHER_LEARNS_NOR_DECIDES = ("Source", "Distributed")  # sections: where rows come from, which processes run
-FIXED = {"rlhf_core/engine/deepspeed.py ADAM_BETAS": str(ADAM_BETAS), "rlhf_core/engine/deepspeed.py ADAM_EPS": f"{ADAM_EPS:g}"}
-SOURCE = re.compile(r"ours: .|arXiv:\d{4}\.\d{5}|\b(verl|openrlhf|trl|deepspeed|peft|transformers|vllm) \d")
+NEITHER_LEARNS_NOR_DECIDES = (
+    "Source",
+    "Distributed",
+)  # sections: where rows come from, which processes run
+FIXED = {
+    "rlhf_core/engine/deepspeed.py ADAM_BETAS": str(ADAM_BETAS),
+    "rlhf_core/engine/deepspeed.py ADAM_EPS": f"{ADAM_EPS:g}",
+}
+SOURCE = re.compile(
+    r"ours: .|arXiv:\d{4}\.\d{5}|\b(verl|openrlhf|trl|deepspeed|peft|transformers|vllm) \d"
+)
 SCHEMA = Recipe.model_json_schema()
 
 
 def variants(schema: dict) -> list[dict]:
     """What a value may be: the schema itself, or each alternative, references followed."""
     if "$ref" in schema:
-        schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
+        schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] | {
+            k: v for k, v in schema.items() if k != "$ref"
+        }
     return [found for one in schema.get("anyOf", []) for found in variants(one)] or [schema]
 
 
@@ -42,7 +54,10 @@ def bound(kinds: list[dict]) -> str:
 
 def interval(kind: dict) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    return ", ".join(f"{sign} {kind[name]:.10g}" for name, sign in signs.items() if name in kind) or "any finite"
+    return (
+        ", ".join(f"{sign} {kind[name]:.10g}" for name, sign in signs.items() if name in kind)
+        or "any finite"
+    )
 
 
 def shown(value: object) -> str:
@@ -52,7 +67,9 @@ def shown(value: object) -> str:
 
 
 def defaults(schema: dict, prefix: str = "") -> dict[str, tuple[str, str]]:
-    """Key -> (default, bound) for each number, switch and choice, and for each section that is off by default."""
+    """Key -> (default, bound) for each number, switch and choice, and for each section that is off
+    by default.
+    """
     found = {}
     for name, field in schema.get("properties", {}).items():
         kinds, key = variants(field), f"{prefix}{name}"
@@ -60,8 +77,15 @@ def defaults(schema: dict, prefix: str = "") -> dict[str, tuple[str, str]]:
         for section in sections:
             if section["title"] not in NEITHER_LEARNS_NOR_DECIDES:
                 found |= defaults(section, f"{key}.")
-        choices = any({"enum", "const"} & kind.keys() or kind.get("type") in ("integer", "number", "boolean") for kind in kinds)
-        off = bool(sections) and field.get("default", "") is None and sections[0]["title"] not in NEITHER_LEARNS_NOR_DECIDES
+        choices = any(
+            {"enum", "const"} & kind.keys() or kind.get("type") in ("integer", "number", "boolean")
+            for kind in kinds
+        )
+        off = (
+            bool(sections)
+            and field.get("default", "") is None
+            and sections[0]["title"] not in NEITHER_LEARNS_NOR_DECIDES
+        )
         if "default" in field and (choices or off):
             found[key] = (shown(field["default"]), bound(kinds))
     return found
@@ -69,7 +93,12 @@ def defaults(schema: dict, prefix: str = "") -> dict[str, tuple[str, str]]:
 
 def nested(kinds: list[dict]) -> list[dict]:
     """What a list or a table of sections holds."""
-    inner = [kind[name] for kind in kinds for name in ("items", "additionalProperties") if isinstance(kind.get(name), dict)]
+    inner = [
+        kind[name]
+        for kind in kinds
+        for name in ("items", "additionalProperties")
+        if isinstance(kind.get(name), dict)
+    ]
     inner += [schema for kind in kinds for schema in kind.get("patternProperties", {}).values()]
     return [found for schema in inner for found in variants(schema)]
 
@@ -86,7 +115,11 @@ def stated() -> list[tuple[str, list[str]]]:
     for line in PAGE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("| `"):
-            found += [(key, cells[1:]) for pattern in re.findall(r"`([^`]+)`", cells[0]) for key in expand(pattern)]
+            found += [
+                (key, cells[1:])
+                for pattern in re.findall(r"`([^`]+)`", cells[0])
+                for key in expand(pattern)
+            ]
     return found
 
 
@@ -111,6 +144,8 @@ def test_every_default_has_a_unit_and_a_source():
 def test_the_versions_named_are_those_that_are_compared_with_and_installed():
     text, pinned = PAGE.read_text(), (ROOT / "infra" / "parity" / "requirements.txt").read_text()
     for name in ("verl", "openrlhf", "trl"):
-        assert set(re.findall(rf"\b{name} (\d[\d.]*\d)", text)) == set(re.findall(rf"^{name}==(\S+)", pinned, re.MULTILINE))
+        assert set(re.findall(rf"\b{name} (\d[\d.]*\d)", text)) == set(
+            re.findall(rf"^{name}==(\S+)", pinned, re.MULTILINE)
+        )
     for name in ("deepspeed", "peft", "transformers"):
         assert set(re.findall(rf"\b{name} (\d[\d.]*\d)", text)) == {version(name)}

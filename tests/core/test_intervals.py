@@ -1,4 +1,6 @@
-"""Intervals and tests against published and hand-computed values, slow oracles and what must hold for any data."""
+"""Intervals and tests against published and hand-computed values, slow oracles and what must hold
+for any data.
+"""
 
 import math
 
@@ -7,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, bootstrap, clopper_pearson, sign_test, statistic, wilson
+from rlhf_core.statistics.intervals import (
+    MIN_BOOTSTRAP,
+    bootstrap,
+    clopper_pearson,
+    sign_test,
+    statistic,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,7 +25,12 @@ from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, bootstrap, clopper_pea
         (81, 263, 0.95, (0.2553, 0.3662)),  # Newcombe 1998, table I, method 3
         (15, 148, 0.95, (0.0624, 0.1605)),  # the same
         (8, 10, 0.95, (0.4902, 0.9433)),
-        (8, 10, 0.90, (0.5408, 0.9314)),  # z = 1.6449: (0.8 + 0.1353 +- 1.6449 sqrt(0.016 + 0.006764)) / 1.27055
+        (
+            8,
+            10,
+            0.90,
+            (0.5408, 0.9314),
+        ),  # z = 1.6449: (0.8 + 0.1353 +- 1.6449 sqrt(0.016 + 0.006764)) / 1.27055
         (0, 10, 0.99, (0.0, 0.3989)),  # z^2 / (n + z^2) = 6.6349 / 16.6349
     ],
 )
@@ -51,7 +65,9 @@ def test_sign_test_by_hand(wins, losses, expected):
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
-def test_the_exact_lower_bound_is_above_one_half_exactly_when_the_sign_test_rejects(wins, losses, confidence):
+def test_the_exact_lower_bound_is_above_one_half_exactly_when_the_sign_test_rejects(
+    wins, losses, confidence
+):
     n = wins + losses
     tail = sum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n  # P(X >= wins)
     assert (clopper_pearson(wins, n, confidence)[0] > 0.5) == (tail < (1 - confidence) / 2)
@@ -85,7 +101,9 @@ def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
     values = np.random.default_rng(3).normal(2.0, 1.0, 400)
     half = 1.96 * values.std() / 20
     low, high = bootstrap([mean(values)])
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.05 * half
+    )
     low90, high90 = bootstrap([mean(values)], 0.90)
     assert high90 - low90 == pytest.approx((high - low) * 1.645 / 1.96, rel=0.05)
 
@@ -93,14 +111,24 @@ def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
 def test_bootstrap_is_paired_and_repeats():
     base = np.random.default_rng(0).normal(0, 100, 50)
     terms = [mean(base + 1.0), (-1, *mean(base)[1:])]
-    assert bootstrap(terms) == pytest.approx((1.0, 1.0))  # the common part cancels on every resample
-    assert bootstrap([mean(base)], seed=5) == bootstrap([mean(base)], seed=5) != bootstrap([mean(base)], seed=6)
+    assert bootstrap(terms) == pytest.approx(
+        (1.0, 1.0)
+    )  # the common part cancels on every resample
+    assert (
+        bootstrap([mean(base)], seed=5)
+        == bootstrap([mean(base)], seed=5)
+        != bootstrap([mean(base)], seed=6)
+    )
 
 
 def test_bootstrap_of_many_items_in_parts_is_still_about_the_mean():
-    values = np.random.default_rng(1).normal(0, 1, 1500)  # 10,000 resamples of 1,500 do not fit in one part
+    values = np.random.default_rng(1).normal(
+        0, 1, 1500
+    )  # 10,000 resamples of 1,500 do not fit in one part
     low, high = bootstrap([mean(values)])
-    assert low < values.mean() < high and high - low == pytest.approx(2 * 1.96 * values.std() / 1500**0.5, rel=0.05)
+    assert low < values.mean() < high and high - low == pytest.approx(
+        2 * 1.96 * values.std() / 1500**0.5, rel=0.05
+    )
 
 
 def test_too_few_items_have_no_bootstrap_interval():

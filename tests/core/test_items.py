@@ -15,7 +15,12 @@ def test_item_id_is_the_start_of_sha256_over_the_texts_bytes():
 
 def test_the_prompt_shown_is_the_last_user_turn():
     turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
-    assert last_user_turn([*turns, {"role": "user", "content": "three"}, {"role": "system", "content": "four"}]) == "three"
+    assert (
+        last_user_turn(
+            [*turns, {"role": "user", "content": "three"}, {"role": "system", "content": "four"}]
+        )
+        == "three"
+    )
     assert last_user_turn([{"role": "system", "content": "only"}]) == "only"
 
 

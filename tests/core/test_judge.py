@@ -1,4 +1,6 @@
-"""The judge: both orders, ties kept, and an OpenAI-compatible endpoint that may be slow, broken, biased or hostile."""
+"""The judge: both orders, ties kept, and an OpenAI-compatible endpoint that may be slow, broken,
+biased or hostile.
+"""
 
 import contextlib
 import json
@@ -12,7 +14,14 @@ from pydantic import ValidationError
 
 from rlhf_core.config import Judge, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError, StageFailed
-from rlhf_core.judging.judge import Verdict, compare, conversation, judge_output, judged_rows, load_judge
+from rlhf_core.judging.judge import (
+    Verdict,
+    compare,
+    conversation,
+    judge_output,
+    judged_rows,
+    load_judge,
+)
 from rlhf_core.metrics import require_declared
 
 CANARY = "canary-7f3a91c2-not-to-be-seen"
@@ -21,7 +30,9 @@ GOOD, BAD = ["good"] * 4, ["bad"] * 4
 
 
 def prefers_good(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:
-    return [0.5 if a == b else float(a == "good") for a, b in zip(replies_a, replies_b, strict=True)]
+    return [
+        0.5 if a == b else float(a == "good") for a, b in zip(replies_a, replies_b, strict=True)
+    ]
 
 
 def test_a_consistent_judge_is_believed_in_either_place():
@@ -50,13 +61,24 @@ def test_verdict_from_both_orders(ours_first, ours_second, verdict):
 
 def test_judge_metrics_by_hand():
     """Win, tie, tie by a flip, loss, unreadable: (1 + 0.5 + 0.5 + 0) / 4, and one flip in four."""
-    verdicts = [Verdict(1.0, False), Verdict(0.5, False), Verdict(0.5, True), Verdict(0.0, False), Verdict(None, False)]
+    verdicts = [
+        Verdict(1.0, False),
+        Verdict(0.5, False),
+        Verdict(0.5, True),
+        Verdict(0.0, False),
+        Verdict(None, False),
+    ]
     output = judge_output(verdicts, "_vs_champion")
     require_declared(output.metrics)
-    found = {name.removeprefix("eval/judge_").removesuffix("_vs_champion"): value for name, value in output.metrics.items()}
+    found = {
+        name.removeprefix("eval/judge_").removesuffix("_vs_champion"): value
+        for name, value in output.metrics.items()
+    }
     assert found["win_rate"] == 0.5 and found["ties"] == 0.5 and found["position_bias"] == 0.25
     assert found["unreadable"] == pytest.approx(0.2)
-    assert output.intervals["eval/judge_win_rate_vs_champion"] == pytest.approx((0.1500, 0.8500), abs=5e-5)  # Wilson, 2 of 4
+    assert output.intervals["eval/judge_win_rate_vs_champion"] == pytest.approx(
+        (0.1500, 0.8500), abs=5e-5
+    )  # Wilson, 2 of 4
     assert output.counts["eval/judge_win_rate_vs_champion"] == 4
     assert output.counts["eval/judge_unreadable_vs_champion"] == 5
 
@@ -68,7 +90,9 @@ def test_a_judge_that_decides_nothing_is_refused():
 
 def test_judged_pairs_are_a_draw_by_seed():
     assert judged_rows(5, 10, seed=1) == [0, 1, 2, 3, 4]
-    assert judged_rows(100, 10, seed=1) == judged_rows(100, 10, seed=1) != judged_rows(100, 10, seed=2)
+    assert (
+        judged_rows(100, 10, seed=1) == judged_rows(100, 10, seed=1) != judged_rows(100, 10, seed=2)
+    )
     assert len(set(judged_rows(100, 10, seed=1))) == 10
 
 
@@ -82,14 +106,18 @@ def test_the_judge_reads_the_whole_conversation():
 def test_a_judging_function_may_only_say_win_tie_or_loss(value, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     name = f"judge_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(f"def judge(prompts, a, b):\n    return [{value}] * len(a)\n")
+    (tmp_path / f"{name}.py").write_text(
+        f"def judge(prompts, a, b):\n    return [{value}] * len(a)\n"
+    )
     with pytest.raises(BadInput, match=f"the judge gave {value:g}; expected 1"):
         load_judge(Judge(function=f"{name}:judge"))(PROMPTS, GOOD, BAD)
 
 
 # the endpoint
 
-Answer = Callable[[dict, int], tuple[int, bytes]]  # the request's body and its number -> status, body
+Answer = Callable[
+    [dict, int], tuple[int, bytes]
+]  # the request's body and its number -> status, body
 
 
 def completion(text: str | None) -> bytes:
@@ -102,7 +130,13 @@ def texts_of(body: dict) -> dict[str, str]:
 
 def prefers_good_over_http(body: dict, number: int) -> tuple[int, bytes]:
     texts = texts_of(body)
-    return 200, completion("TIE" if texts["reply_a"] == texts["reply_b"] else "A" if texts["reply_a"] == "good" else " B\n")
+    return 200, completion(
+        "TIE"
+        if texts["reply_a"] == texts["reply_b"]
+        else "A"
+        if texts["reply_a"] == "good"
+        else " B\n"
+    )
 
 
 @contextlib.contextmanager
@@ -114,7 +148,13 @@ def server(answer: Answer) -> Iterator[tuple[str, list[dict]]]:
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                seen.append({"path": self.path, "authorization": self.headers["Authorization"], "body": body})
+                seen.append(
+                    {
+                        "path": self.path,
+                        "authorization": self.headers["Authorization"],
+                        "body": body,
+                    }
+                )
                 number = len(seen)
             status, content = answer(body, number)
             with contextlib.suppress(ConnectionError):  # the client did not wait
@@ -138,7 +178,10 @@ def server(answer: Answer) -> Iterator[tuple[str, list[dict]]]:
 
 
 def judge_at(url: str, **changes) -> Judge:
-    return Judge(**{"endpoint": url, "model": "tiny", "api_key_env": "JUDGE_TEST_KEY", "retries": 1} | changes)
+    return Judge(
+        **{"endpoint": url, "model": "tiny", "api_key_env": "JUDGE_TEST_KEY", "retries": 1}
+        | changes
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +195,9 @@ def canary(monkeypatch, caplog, capfd) -> Iterator[None]:
 
 
 def failure(config: Judge, kind: type[RLHFError], pairs: int = 4) -> str:
-    """The text of the error that judging ends with; the key is nowhere in it, nor in what caused it."""
+    """The text of the error that judging ends with; the key is nowhere in it, nor in what caused
+    it.
+    """
     with pytest.raises(kind) as failed:
         load_judge(config)([f"prompt {i}" for i in range(pairs)], ["good"] * pairs, ["bad"] * pairs)
     error, texts = failed.value, []
@@ -165,7 +210,12 @@ def failure(config: Judge, kind: type[RLHFError], pairs: int = 4) -> str:
 
 def test_an_endpoint_judges_each_pair_in_both_orders():
     with server(prefers_good_over_http) as (url, seen):
-        verdicts = compare(load_judge(judge_at(url)), PROMPTS, ["good", "bad", "good", "same"], ["bad", "good", "bad", "same"])
+        verdicts = compare(
+            load_judge(judge_at(url)),
+            PROMPTS,
+            ["good", "bad", "good", "same"],
+            ["bad", "good", "bad", "same"],
+        )
     assert [verdict.outcome for verdict in verdicts] == [1.0, 0.0, 1.0, 0.5]
     assert len(seen) == 8
     assert {request["path"] for request in seen} == {"/v1/chat/completions"}
@@ -196,7 +246,9 @@ def test_a_lasting_failure_ends_the_stage_and_asks_no_further():
     with server(lambda body, number: (500, f"key {CANARY}".encode())) as (url, seen):
         text = failure(judge_at(url, parallel=1), StageFailed, pairs=50)
     assert "no answer in 2 tries; the last ended in 500 Internal Server Error" in text
-    assert len(seen) < 10  # the first pair twice, and what had begun before the others were called off
+    assert (
+        len(seen) < 10
+    )  # the first pair twice, and what had begun before the others were called off
 
 
 def test_an_endpoint_that_is_away_or_too_slow_is_infrastructure():
@@ -222,13 +274,23 @@ REFUSALS = [(401, "401 Unauthorized"), (404, "404 Not Found"), (302, "302 Found"
 @pytest.mark.parametrize(("status", "phrase"), REFUSALS)
 def test_a_refused_request_is_bad_input_and_is_not_repeated(status, phrase):
     with server(lambda body, number: (status, f"wrong key {CANARY}".encode())) as (url, seen):
-        assert f"answered {phrase}; expected 200" in failure(judge_at(url, parallel=1, retries=99), BadInput, pairs=50)
+        assert f"answered {phrase}; expected 200" in failure(
+            judge_at(url, parallel=1, retries=99), BadInput, pairs=50
+        )
     assert len(seen) < 50
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>hello</html>", b"", b"\xff\xfe", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": 1}}]}'],
+    [
+        b"<html>hello</html>",
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": 1}}]}',
+    ],
 )
 def test_a_body_that_is_no_completion_is_bad_input(body):
     with server(lambda *_: (200, body)) as (url, _):
@@ -238,15 +300,23 @@ def test_a_body_that_is_no_completion_is_bad_input(body):
 @pytest.mark.parametrize("text", ["a", "A.", "A is better", "The answer: B", "", "AB", None])
 def test_only_the_three_words_are_answers(text):
     with server(lambda *_: (200, completion(text))) as (url, _):
-        assert "4 of 4 answers of the judge tiny are none of A, B, TIE" in failure(judge_at(url), BadInput)
+        assert "4 of 4 answers of the judge tiny are none of A, B, TIE" in failure(
+            judge_at(url), BadInput
+        )
 
 
 def test_unreadable_answers_below_the_share_are_counted_and_left_out():
     def answer(body, number):
-        return (200, completion("well...")) if texts_of(body)["prompt"] == PROMPTS[2] else prefers_good_over_http(body, number)
+        return (
+            (200, completion("well..."))
+            if texts_of(body)["prompt"] == PROMPTS[2]
+            else prefers_good_over_http(body, number)
+        )
 
     with server(answer) as (url, _):
-        output = judge_output(compare(load_judge(judge_at(url, max_unparsable=0.25)), PROMPTS, GOOD, BAD))
+        output = judge_output(
+            compare(load_judge(judge_at(url, max_unparsable=0.25)), PROMPTS, GOOD, BAD)
+        )
         assert "1 of 4 answers" in failure(judge_at(url, max_unparsable=0.24), BadInput)
     assert output.metrics["eval/judge_win_rate"] == 1.0
     assert output.counts["eval/judge_win_rate"] == 3
@@ -262,7 +332,11 @@ def test_replies_reach_the_judge_as_data_whatever_they_say():
 
 @pytest.mark.parametrize("value", [None, "", "  ", f"{CANARY}\nX-Other: 1", f"{CANARY}é"])
 def test_a_key_that_cannot_be_sent_is_refused_by_the_variables_name(value, monkeypatch):
-    monkeypatch.delenv("JUDGE_TEST_KEY") if value is None else monkeypatch.setenv("JUDGE_TEST_KEY", value)
+    (
+        monkeypatch.delenv("JUDGE_TEST_KEY")
+        if value is None
+        else monkeypatch.setenv("JUDGE_TEST_KEY", value)
+    )
     assert "JUDGE_TEST_KEY, which is" in failure(judge_at("http://127.0.0.1:1/v1"), BadInput)
 
 
@@ -290,7 +364,11 @@ def test_a_judge_is_one_function_or_one_endpoint_without_secrets_in_its_address(
 
 @pytest.mark.parametrize("setting", [f'api_key_env="{CANARY}"', f'api_key="{CANARY}"'])
 def test_a_key_written_into_the_recipe_is_refused_and_not_repeated(setting):
-    settings = ['evaluate.judge.endpoint="http://x/v1"', 'evaluate.judge.model="m"', f"evaluate.judge.{setting}"]
+    settings = [
+        'evaluate.judge.endpoint="http://x/v1"',
+        'evaluate.judge.model="m"',
+        f"evaluate.judge.{setting}",
+    ]
     with pytest.raises(ConfigError, match=r"evaluate\.judge\.api_key") as refused:
         load_recipe("quickstart", settings)
     assert CANARY not in str(refused.value)

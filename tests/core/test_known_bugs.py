@@ -1,4 +1,6 @@
-"""Errors that RLHF code is known for, each as a test that this code does not have it. On a real two-layer model."""
+"""Errors that RLHF code is known for, each as a test that this code does not have it. On a real
+two-layer model.
+"""
 
 import copy
 import dataclasses
@@ -13,9 +15,21 @@ from rlhf_core.batching.batch import Sequence, collate, microbatches, select
 from rlhf_core.config import PPO, SFT, Sampling
 from rlhf_core.engine.deepspeed import linear_schedule
 from rlhf_core.engine.supervised_loop import StepOutcome, fit
-from rlhf_core.modeling.models import PolicyModel, final_scores, inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.modeling.models import (
+    PolicyModel,
+    final_scores,
+    inference,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+)
 from rlhf_core.objectives.advantages import token_rewards
-from rlhf_core.objectives.losses import clipped_value_error, cross_entropy, token_logprobs, token_mean
+from rlhf_core.objectives.losses import (
+    clipped_value_error,
+    cross_entropy,
+    token_logprobs,
+    token_mean,
+)
 from rlhf_core.ppo.experience import Experience, Models, experience_metrics, make_experience
 from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rollout import Rollout
@@ -34,7 +48,9 @@ def policy(tiny_model) -> PolicyModel:
     model = load_policy(tiny_model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        model.model.lm_head.weight.copy_(0.2 * torch.randn(model.model.lm_head.weight.shape, generator=generator))
+        model.model.lm_head.weight.copy_(
+            0.2 * torch.randn(model.model.lm_head.weight.shape, generator=generator)
+        )
     return model
 
 
@@ -50,11 +66,16 @@ def sequences() -> list[Sequence]:
     """Responses of 1 to 9 tokens, each ended by EOS."""
     rng = random.Random(5)
     lengths = ((3, 1), (2, 9), (5, 4), (4, 2), (1, 6), (6, 3))
-    return [Sequence(rng.choices(range(6, 60), k=p), [*rng.choices(range(6, 60), k=r - 1), EOS]) for p, r in lengths]
+    return [
+        Sequence(rng.choices(range(6, 60), k=p), [*rng.choices(range(6, 60), k=r - 1), EOS])
+        for p, r in lengths
+    ]
 
 
 def rollout(policy: PolicyModel, temperature: float = 1.0) -> Rollout:
-    """What a sampler at `temperature` reports: log softmax(logits / temperature) of each token, one sequence at a time."""
+    """What a sampler at `temperature` reports: log softmax(logits / temperature) of each token, one
+    sequence at a time.
+    """
     logprobs = []
     for sequence in sequences():
         batch = collate([sequence], PAD)
@@ -65,11 +86,15 @@ def rollout(policy: PolicyModel, temperature: float = 1.0) -> Rollout:
 
 
 def experience(policy: PolicyModel, models: Models, config: PPO) -> Experience:
-    return make_experience(rollout(policy, config.sampling.temperature), models, config, beta=0.05, pad_id=PAD)
+    return make_experience(
+        rollout(policy, config.sampling.temperature), models, config, beta=0.05, pad_id=PAD
+    )
 
 
 def test_end_of_text_counts_as_a_token_when_it_is_also_the_padding(models):
-    """Bug: mask = ids != pad_id. With pad = EOS it drops the token that learns when to stop, and its reward."""
+    """Bug: mask = ids != pad_id. With pad = EOS it drops the token that learns when to stop, and
+    its reward.
+    """
     prompts = [s.prompt for s in sequences()]
     batch = collate(sequences(), pad_id=EOS)
     lengths = [len(s.response) for s in sequences()]
@@ -83,22 +108,31 @@ def test_end_of_text_counts_as_a_token_when_it_is_also_the_padding(models):
     assert end_in_prompt.sizes == [(len(prompt) + 1, 2) for prompt in prompts]
 
 
-def test_tokenizer_without_padding_token_pads_with_end_of_text_and_loses_nothing(tiny_model, tmp_path):
+def test_tokenizer_without_padding_token_pads_with_end_of_text_and_loses_nothing(
+    tiny_model, tmp_path
+):
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
     assert again.pad_token_id == again.eos_token_id == EOS
-    assert collate([Sequence([5], [EOS]), Sequence([5], [6, EOS])], again.pad_token_id).sizes == [(1, 1), (1, 2)]
+    assert collate([Sequence([5], [EOS]), Sequence([5], [6, EOS])], again.pad_token_id).sizes == [
+        (1, 1),
+        (1, 2),
+    ]
 
 
 def test_what_stands_at_padding_reaches_no_metric(policy, models):
-    """Bug: a log-probability of 1.0 or a value of -1 as a mark of padding, averaged into KL, entropy and variance."""
+    """Bug: a log-probability of 1.0 or a value of -1 as a mark of padding, averaged into KL,
+    entropy and variance.
+    """
     config = PPO(kl_exact=True, importance_cap=1.5)
     clean = experience(policy, models, config)
     padding = ~clean.batch.response_mask_BR
     matrices = [f.name for f in dataclasses.fields(clean) if f.name.endswith("_BR")]
-    marked = dataclasses.replace(clean, **{name: getattr(clean, name).masked_fill(padding, 1e6) for name in matrices})
+    marked = dataclasses.replace(
+        clean, **{name: getattr(clean, name).masked_fill(padding, 1e6) for name in matrices}
+    )
     assert padding.any() and step_metrics(marked, config) == step_metrics(clean, config)
 
 
@@ -112,12 +146,16 @@ def gradient(policy: PolicyModel, made: Experience, config: PPO, token_budget: i
 
 
 def test_loss_is_not_averaged_per_microbatch(policy, models):
-    """Bug: the mean of each microbatch's mean, in which a token of a short response outweighs one of a long response."""
+    """Bug: the mean of each microbatch's mean, in which a token of a short response outweighs one
+    of a long response.
+    """
     config = PPO(kl_in="loss", kl_estimator="k3", entropy_coef=0.1)
     made = experience(policy, models, config)
     whole = gradient(policy, made, config, token_budget=10_000)
     assert whole.abs().max() > 1e-3
-    torch.testing.assert_close(gradient(policy, made, config, ONE_SEQUENCE_AT_A_TIME), whole, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        gradient(policy, made, config, ONE_SEQUENCE_AT_A_TIME), whole, atol=1e-6, rtol=1e-4
+    )
     loss, mask = tensor([[4.0, NAN, NAN], [0.0, 0.0, 0.0]]), tensor([[T, F, F], [T, T, T]])
     parts = [token_mean(loss[i : i + 1], mask[i : i + 1], 4) for i in range(2)]
     assert float(sum(parts)) == 1.0  # and not (4 / 1 + 0 / 3) / 2
@@ -143,34 +181,54 @@ def test_score_is_read_after_the_last_token_and_paid_at_it(models):
     mask = tensor([[T, T, T], [T, F, F]])
     columns = torch.arange(4.0).repeat(2, 1)  # column t: the head after t response tokens
     assert final_scores(columns, mask).tolist() == [3.0, 1.0]
-    assert token_rewards(tensor([1.0, 1.0]), torch.zeros(2, 3), mask, 0.1).argmax(-1).tolist() == [2, 0]
+    assert token_rewards(tensor([1.0, 1.0]), torch.zeros(2, 3), mask, 0.1).argmax(-1).tolist() == [
+        2,
+        0,
+    ]
     batch = collate(sequences(), PAD)
     before = final_scores(models.reward(batch), batch.response_mask_BR)
     other_ends = [Sequence(s.prompt, [*s.response[:-1], 60]) for s in sequences()]
     changed = collate(other_ends, PAD)
-    assert ((final_scores(models.reward(changed), batch.response_mask_BR) - before).abs() > 1e-4).all()
+    assert (
+        (final_scores(models.reward(changed), batch.response_mask_BR) - before).abs() > 1e-4
+    ).all()
     junk = dataclasses.replace(batch, ids_BL=batch.ids_BL.masked_fill(~batch.mask_BL, 33))
     torch.testing.assert_close(final_scores(models.reward(junk), batch.response_mask_BR), before)
 
 
 def test_training_log_probabilities_have_the_samplers_temperature(policy, models):
-    """Bug: samples at temperature 0.7, ratios at temperature 1: the first ratio is not 1 and every update is off-policy."""
+    """Bug: samples at temperature 0.7, ratios at temperature 1: the first ratio is not 1 and every
+    update is off-policy.
+    """
     config = PPO(sampling=Sampling(temperature=0.7))
     made = experience(policy, models, config)
     metrics = experience_metrics(made)
-    assert metrics["ppo/sampler_logprob_diff_max"] < 1e-4 and metrics["ppo/sampler_effective_share"] > 1 - 1e-6
+    assert (
+        metrics["ppo/sampler_logprob_diff_max"] < 1e-4
+        and metrics["ppo/sampler_effective_share"] > 1 - 1e-6
+    )
     untempered = make_experience(rollout(policy, 0.7), models, PPO(), beta=0.05, pad_id=PAD)
     assert experience_metrics(untempered)["ppo/sampler_logprob_diff"] > 0.05
     part = made.rows(list(range(len(made.score_B))))
     with torch.no_grad():
         _, _, new_BR = policy_objective(policy(part.batch), part, config, 1)
-    torch.testing.assert_close(new_BR[part.batch.response_mask_BR], made.old_logprobs_BR[part.batch.response_mask_BR])
+    torch.testing.assert_close(
+        new_BR[part.batch.response_mask_BR], made.old_logprobs_BR[part.batch.response_mask_BR]
+    )
 
 
-def test_before_the_first_update_the_model_itself_gives_ratio_one_and_divergence_zero(policy, models):
+def test_before_the_first_update_the_model_itself_gives_ratio_one_and_divergence_zero(
+    policy, models
+):
     """The same rows in the same microbatch: exactly, not nearly."""
     config = PPO(micro_batch_tokens=10_000)
-    made = make_experience(rollout(policy), dataclasses.replace(models, reference=models.actor), config, beta=0.05, pad_id=PAD)
+    made = make_experience(
+        rollout(policy),
+        dataclasses.replace(models, reference=models.actor),
+        config,
+        beta=0.05,
+        pad_id=PAD,
+    )
     assert not made.kl_BR.any()
     rows = microbatches(made.batch.sizes, 10_000)
     assert len(rows) == 1
@@ -192,8 +250,12 @@ class Slope(nn.Module):
         return self.weight.sum()
 
 
-def fitted(folder, config: SFT, *, killed_before: int | None = None) -> tuple[list[list[int]], list[float]]:
-    """The supervised loop over 10 examples: the indices of every step, and how far the weight was moved by each."""
+def fitted(
+    folder, config: SFT, *, killed_before: int | None = None
+) -> tuple[list[list[int]], list[float]]:
+    """The supervised loop over 10 examples: the indices of every step, and how far the weight was
+    moved by each.
+    """
     engine, batches, weights = PlainEngine(Slope()), [], []
 
     def accumulate(indices: list[int]) -> StepOutcome:
@@ -212,7 +274,9 @@ def fitted(folder, config: SFT, *, killed_before: int | None = None) -> tuple[li
     return batches, [before - after for before, after in zip(weights, ends, strict=True)]
 
 
-def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(tmp_path, tiny_model, policy, models):
+def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(
+    tmp_path, tiny_model, policy, models
+):
     """Bug: the rate read from a scheduler that has stepped already, or before warm-up is applied."""
     config = SFT(lr=1e-2, epochs=2, batch_size=3, warmup_ratio=0.4)
     moves = fitted(tmp_path, config)[1]
@@ -220,19 +284,35 @@ def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(tmp_path, ti
     assert logged == [linear_schedule(step, 8, peak=1e-2, warmup_ratio=0.4) for step in range(1, 9)]
     assert moves == pytest.approx(logged, rel=1e-6) and len(set(logged)) > 3
     ppo = PPO(epochs=1, minibatches=1, policy_lr=1e-3, critic_lr=1e-3, warmup_steps=4)
-    actor, critic = PlainEngine(copy.deepcopy(policy)), PlainEngine(load_scalar(tiny_model, new_head=True, seed=3))
-    before = [[p.detach().clone() for p in engine.module.parameters()] for engine in (actor, critic)]
+    actor, critic = (
+        PlainEngine(copy.deepcopy(policy)),
+        PlainEngine(load_scalar(tiny_model, new_head=True, seed=3)),
+    )
+    before = [
+        [p.detach().clone() for p in engine.module.parameters()] for engine in (actor, critic)
+    ]
     metrics = update(actor, critic, experience(policy, models, ppo), ppo, step=2, seed=1)
-    for engine, old, name, rate in ((actor, before[0], "policy_lr", 5e-4), (critic, before[1], "critic_lr", 1e-3)):
-        most = max(float((p.detach() - q).abs().max()) for p, q in zip(engine.module.parameters(), old, strict=True))
+    for engine, old, name, rate in (
+        (actor, before[0], "policy_lr", 5e-4),
+        (critic, before[1], "critic_lr", 1e-3),
+    ):
+        most = max(
+            float((p.detach() - q).abs().max())
+            for p, q in zip(engine.module.parameters(), old, strict=True)
+        )
         assert metrics[f"ppo/{name}"] == rate and most == pytest.approx(rate, rel=1e-3)
 
 
 def test_a_resumed_stage_repeats_no_batch_and_leaves_none_out(tmp_path):
-    """Bug: the data order starts again at its beginning, so that early rows are learnt twice and late ones never."""
+    """Bug: the data order starts again at its beginning, so that early rows are learnt twice and
+    late ones never.
+    """
     config = SFT(lr=1e-2, epochs=2, batch_size=3, checkpoint_every=1)
     whole, _ = fitted(tmp_path / "whole", config)
-    assert sorted(i for batch in whole[:4] for i in batch) == list(range(10)) and whole[:4] != whole[4:]
+    assert (
+        sorted(i for batch in whole[:4] for i in batch) == list(range(10))
+        and whole[:4] != whole[4:]
+    )
     for step in range(2, 9):
         first, _ = fitted(tmp_path / f"killed-{step}", config, killed_before=step)
         rest, _ = fitted(tmp_path / f"killed-{step}", config)

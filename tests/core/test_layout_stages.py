@@ -1,4 +1,6 @@
-"""Real stage processes with low-rank adapters, one after the other: what they leave behind, and that a killed one resumes."""
+"""Real stage processes with low-rank adapters, one after the other: what they leave behind, and
+that a killed one resumes.
+"""
 
 import json
 from pathlib import Path
@@ -14,13 +16,24 @@ LORA = LoRA(rank=4)
 SFT_TINY = SFT(lr=1e-2, batch_size=16, checkpoint_every=2, lora=LORA)
 REWARD_TINY = Reward(lr=1e-2, epochs=4, batch_size=16, checkpoint_every=4, lora=LORA)
 PPO_TINY = PPO(
-    steps=3, rollout_batch=16, minibatches=2, epochs=2, policy_lr=1e-2, critic_lr=1e-2, lora=LORA, checkpoint_every=1,
+    steps=3,
+    rollout_batch=16,
+    minibatches=2,
+    epochs=2,
+    policy_lr=1e-2,
+    critic_lr=1e-2,
+    lora=LORA,
+    checkpoint_every=1,
     sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
-)  # fmt: skip
+)
 
 
 def stage_spec(stage: str, config: SFT | Reward | PPO, inputs: dict[str, Path]) -> StageSpec:
-    return spec_of(stage, {stage: config.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}, inputs)
+    return spec_of(
+        stage,
+        {stage: config.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
+        inputs,
+    )
 
 
 def splits_of(folder: Path, kind: str) -> dict[str, Path]:
@@ -36,7 +49,9 @@ def sft(tiny_model, tiny_splits, tmp_path_factory) -> StageResult:
 @pytest.fixture(scope="module")
 def reward(sft, tiny_splits, tmp_path_factory) -> StageResult:
     inputs = {"model": sft.outputs["model"].path} | splits_of(tiny_splits, "comparisons")
-    return finish(stage_spec("reward", REWARD_TINY, inputs), tmp_path_factory.mktemp("reward") / "run")
+    return finish(
+        stage_spec("reward", REWARD_TINY, inputs), tmp_path_factory.mktemp("reward") / "run"
+    )
 
 
 def ppo_spec(sft: StageResult, reward: StageResult, splits: Path, config: PPO) -> StageSpec:
@@ -49,24 +64,34 @@ def ppo_spec(sft: StageResult, reward: StageResult, splits: Path, config: PPO) -
 def check_plain(result: StageResult, like: Path) -> None:
     """The output is a folder of transformers alone."""
     model = result.outputs["model"].path
-    assert load_file(model / "model.safetensors").keys() == load_file(like / "model.safetensors").keys()
+    assert (
+        load_file(model / "model.safetensors").keys()
+        == load_file(like / "model.safetensors").keys()
+    )
     assert not list(model.glob("adapter*"))
 
 
 @pytest.mark.slow
-def test_an_sft_with_adapters_learns_is_measured_as_saved_and_resumes(sft, tiny_model, tiny_splits, tmp_path):
+def test_an_sft_with_adapters_learns_is_measured_as_saved_and_resumes(
+    sft, tiny_model, tiny_splits, tmp_path
+):
     check_plain(sft, tiny_model)
     assert sft.metrics["sft/heldout_loss"] < sft.metrics["sft/heldout_loss_before"]
     inputs = {"model": tiny_model} | splits_of(tiny_splits, "demonstrations")
     spec = stage_spec("sft", SFT_TINY, inputs)
     kill_after_steps(spec, tmp_path / "run", 5)
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
-    weights = [name for name in load_file(checkpoint / "state.safetensors") if name.startswith("weights/")]
+    weights = [
+        name for name in load_file(checkpoint / "state.safetensors") if name.startswith("weights/")
+    ]
     assert weights and all(".lora_" in name for name in weights)
     assert_equal_weights(sft, finish(spec, tmp_path / "run"))
     given = spec.model_copy(update={"config": spec.config | {"train": False}})
     given = spec_of("sft", given.config, inputs | {"given": sft.outputs["model"].path})
-    assert finish(given, tmp_path / "given").metrics["sft/heldout_loss"] == sft.metrics["sft/heldout_loss"]
+    assert (
+        finish(given, tmp_path / "given").metrics["sft/heldout_loss"]
+        == sft.metrics["sft/heldout_loss"]
+    )
 
 
 @pytest.mark.slow
@@ -76,18 +101,28 @@ def test_a_reward_model_keeps_its_adapter_with_where_it_comes_from(sft, reward):
     assert not list(reward.outputs["model"].path.glob("adapter*"))
 
 
-ONE_TRUNK = {"reference": "adapter-off", "reward_trunk": "reference", "critic": "shared", "critic_warmup_steps": 1}
+ONE_TRUNK = {
+    "reference": "adapter-off",
+    "reward_trunk": "reference",
+    "critic": "shared",
+    "critic_warmup_steps": 1,
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, ONE_TRUNK], ids=("four models", "one trunk"))
-def test_ppo_with_adapters_samples_what_it_trains_and_resumes(sft, reward, tiny_model, tiny_splits, tmp_path, options):
+def test_ppo_with_adapters_samples_what_it_trains_and_resumes(
+    sft, reward, tiny_model, tiny_splits, tmp_path, options
+):
     spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
     whole = finish(spec, tmp_path / "whole")
     check_plain(whole, tiny_model)
     steps = [line["metrics"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-3
-    assert steps[0]["ppo/kl_per_token"] == pytest.approx(0, abs=1e-6) and abs(steps[-1]["ppo/kl_per_token"]) > 1e-3
+    assert (
+        steps[0]["ppo/kl_per_token"] == pytest.approx(0, abs=1e-6)
+        and abs(steps[-1]["ppo/kl_per_token"]) > 1e-3
+    )
     kill_after_steps(spec, tmp_path / "killed", 2)
     assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
 
@@ -95,7 +130,10 @@ def test_ppo_with_adapters_samples_what_it_trains_and_resumes(sft, reward, tiny_
 @pytest.mark.slow
 def test_a_trace_of_one_trunk_names_its_roles(sft, reward, tiny_splits, tmp_path):
     spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | ONE_TRUNK))
-    traced = finish(spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}}), tmp_path / "run")
+    traced = finish(
+        spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}}),
+        tmp_path / "run",
+    )
     flow = json.loads((tmp_path / "run" / traced.files["trace"]).read_text())
     asked = next(step for step in flow["steps"] if step["name"] == "experience")["forward_passes"]
     assert set(asked) == {"actor", "reference", "reward"} and len(set(asked.values())) == 1

@@ -12,7 +12,14 @@ from rlhf_core.config import PPO, LoRA, load_recipe
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.lora import add_adapter, merge_adapter, save_adapter, write_origin
-from rlhf_core.modeling.models import PolicyModel, ScalarModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import (
+    PolicyModel,
+    ScalarModel,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+    save_model,
+)
 from rlhf_core.objectives.losses import clipped_value_error, token_mean
 from rlhf_core.ppo.experience import Experience, Models, make_experience, with_values
 from rlhf_core.ppo.layout import FourModels, load_models
@@ -23,13 +30,22 @@ from rlhf_core.ppo.update import _actor_backward, policy_objective, update
 from rlhf_core.rundir import Artifact, StageSpec
 
 LORA = LoRA(rank=4)
-SMALL = {"rollout_batch": 8, "minibatches": 2, "epochs": 2, "policy_lr": 1e-2, "critic_lr": 1e-2, "micro_batch_tokens": 60}
+SMALL = {
+    "rollout_batch": 8,
+    "minibatches": 2,
+    "epochs": 2,
+    "policy_lr": 1e-2,
+    "critic_lr": 1e-2,
+    "micro_batch_tokens": 60,
+}
 generator = torch.Generator().manual_seed(0)
 SEQUENCES = [
-    Sequence(torch.randint(6, 60, (2 + i % 3,), generator=generator).tolist(),
-             [*torch.randint(6, 60, (2 + i,), generator=generator).tolist(), 1])
+    Sequence(
+        torch.randint(6, 60, (2 + i % 3,), generator=generator).tolist(),
+        [*torch.randint(6, 60, (2 + i,), generator=generator).tolist(), 1],
+    )
     for i in range(8)
-]  # fmt: skip
+]
 ROLLOUT = Rollout(SEQUENCES, [[-4.0] * len(s.response) for s in SEQUENCES], [True] * 8, 1.0)
 
 
@@ -47,7 +63,10 @@ def inputs(tiny_model, tmp_path_factory) -> dict[str, Path]:
     save_adapter(scalar.model, folder / "adapter")
     merge_adapter(scalar.model)
     save_model(scalar, load_tokenizer(tiny_model), folder / "reward")
-    digests = {"base": Artifact.of(tiny_model).digest, "merged": Artifact.of(folder / "reward").digest}
+    digests = {
+        "base": Artifact.of(tiny_model).digest,
+        "merged": Artifact.of(folder / "reward").digest,
+    }
     write_origin(folder / "adapter", **digests)
     return {"policy": tiny_model, "reward": folder / "reward", "reward_adapter": folder / "adapter"}
 
@@ -55,14 +74,20 @@ def inputs(tiny_model, tmp_path_factory) -> dict[str, Path]:
 def laid_out(inputs: dict[str, Path], **options) -> tuple[FourModels, PPO]:
     config = PPO(**SMALL | options)
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-    spec = StageSpec(stage="ppo", seed=1, config={"dtype": "float32"}, inputs=artifacts, code=code_digest())
+    spec = StageSpec(
+        stage="ppo", seed=1, config={"dtype": "float32"}, inputs=artifacts, code=code_digest()
+    )
     return load_models(spec, config), config
 
 
 def scored(models: FourModels, config: PPO) -> Experience:
     critic = models.critic.infer if models.critic else None
     return make_experience(
-        ROLLOUT, Models(models.actor.infer, critic, models.reward, models.reference), config, beta=0.1, pad_id=0
+        ROLLOUT,
+        Models(models.actor.infer, critic, models.reward, models.reference),
+        config,
+        beta=0.1,
+        pad_id=0,
     )
 
 
@@ -81,31 +106,50 @@ def test_reference_by_adapter_off_gives_the_numbers_of_the_copy(inputs):
     for step in (1, 2):
         assert same(scored(copy, config), scored(off, sharing))
         ours, theirs = learnt(copy, config, step), learnt(off, sharing, step)
-        assert {k: v for k, v in ours.items() if "seconds" not in k} == {k: v for k, v in theirs.items() if "seconds" not in k}
+        assert {k: v for k, v in ours.items() if "seconds" not in k} == {
+            k: v for k, v in theirs.items() if "seconds" not in k
+        }
     assert float(scored(off, sharing).kl_BR.abs().max()) > 0.01
-    trained = [{name: p for name, p in one.actor.module.named_parameters() if p.requires_grad} for one in (copy, off)]
+    trained = [
+        {name: p for name, p in one.actor.module.named_parameters() if p.requires_grad}
+        for one in (copy, off)
+    ]
     assert all(p.equal(trained[1][name]) for name, p in trained[0].items())
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": LORA, "reference": "adapter-off"}], ids=("copy", "adapter-off"))
-def test_a_reward_adapter_on_the_references_trunk_gives_the_scores_of_the_whole_model(inputs, options):
-    whole, shared = (scored(*laid_out(inputs, reward_trunk=trunk, **options)) for trunk in ("own", "reference"))
+@pytest.mark.parametrize(
+    "options", [{}, {"lora": LORA, "reference": "adapter-off"}], ids=("copy", "adapter-off")
+)
+def test_a_reward_adapter_on_the_references_trunk_gives_the_scores_of_the_whole_model(
+    inputs, options
+):
+    whole, shared = (
+        scored(*laid_out(inputs, reward_trunk=trunk, **options)) for trunk in ("own", "reference")
+    )
     torch.testing.assert_close(shared.score_B, whole.score_B, atol=1e-5, rtol=1e-5)
-    assert shared.ref_logprobs_BR.equal(whole.ref_logprobs_BR) and shared.old_logprobs_BR.equal(whole.old_logprobs_BR)
+    assert shared.ref_logprobs_BR.equal(whole.ref_logprobs_BR) and shared.old_logprobs_BR.equal(
+        whole.old_logprobs_BR
+    )
     assert float(whole.score_B.std()) > 0.1
 
 
 def test_everything_on_one_trunk_learns(inputs):
-    models, config = laid_out(inputs, lora=LORA, reference="adapter-off", reward_trunk="reference", critic="shared")
+    models, config = laid_out(
+        inputs, lora=LORA, reference="adapter-off", reward_trunk="reference", critic="shared"
+    )
     before = scored(models, config)
     assert same(before, scored(models, config)) and models.critic is None
     metrics = learnt(models, config)
     assert metrics["ppo/value_loss"] > 0 and metrics["ppo/critic_lr"] == config.critic_lr
     after = scored(models, config)
-    assert after.ref_logprobs_BR.equal(before.ref_logprobs_BR) and after.score_B.equal(before.score_B)
+    assert after.ref_logprobs_BR.equal(before.ref_logprobs_BR) and after.score_B.equal(
+        before.score_B
+    )
     assert not after.old_logprobs_BR.equal(before.old_logprobs_BR) and after.values_BR.any()
     state = models.actor.state()
-    assert all(".lora_" in name or "value_head" in name for name in state if name.startswith("weights/"))
+    assert all(
+        ".lora_" in name or "value_head" in name for name in state if name.startswith("weights/")
+    )
     assert not any(".reward." in name for name in state)
 
 
@@ -113,26 +157,53 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
     models, config = laid_out(inputs, critic="shared", value_coef=0.3)
     trunk = models.actor.module
     with torch.no_grad():
-        trunk.value_head.weight.copy_(load_scalar(inputs["policy"], new_head=True, seed=3).model.score.weight)
+        trunk.value_head.weight.copy_(
+            load_scalar(inputs["policy"], new_head=True, seed=3).model.score.weight
+        )
     experience = scored(models, config)
     part, tokens = experience.rows([0, 1, 2, 3]), 17
     part = type(part)(**vars(part) | {"returns_BR": part.returns_BR + 1.0})
-    _actor_backward(models.actor, part, config, tokens, dict.fromkeys(("policy_loss", "value_loss", "value_clip_fraction",
-                    "policy_clip_fraction", "approx_kl_update", "ratio_max", "ratio_min"), 1.0), counts=True)  # fmt: skip
+    _actor_backward(
+        models.actor,
+        part,
+        config,
+        tokens,
+        dict.fromkeys(
+            (
+                "policy_loss",
+                "value_loss",
+                "value_clip_fraction",
+                "policy_clip_fraction",
+                "approx_kl_update",
+                "ratio_max",
+                "ratio_min",
+            ),
+            1.0,
+        ),
+        counts=True,
+    )
     policy = PolicyModel(load_policy(inputs["policy"]).model)
     critic = ScalarModel(load_scalar(inputs["policy"], new_head=True, seed=3).model)
     loss, _, _ = policy_objective(policy(part.batch), part, config, tokens)
     values_BR = critic(part.batch)[:, :-1]
     error_BR = clipped_value_error(
-        values_BR, part.values_BR, part.returns_BR, part.batch.response_mask_BR, clip=config.value_clip
+        values_BR,
+        part.values_BR,
+        part.returns_BR,
+        part.batch.response_mask_BR,
+        clip=config.value_clip,
     )
-    (loss + config.value_coef * token_mean(error_BR, part.batch.response_mask_BR, tokens)).backward()
+    (
+        loss + config.value_coef * token_mean(error_BR, part.batch.response_mask_BR, tokens)
+    ).backward()
     for name, parameter in trunk.model.named_parameters():
         own = policy.model.get_parameter(name).grad
         if name != "lm_head.weight":
             own = own + critic.model.get_parameter(name).grad
         torch.testing.assert_close(parameter.grad, own, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(trunk.value_head.weight.grad, critic.model.score.weight.grad, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        trunk.value_head.weight.grad, critic.model.score.weight.grad, atol=1e-6, rtol=1e-4
+    )
 
 
 def test_in_the_critics_warm_up_only_the_value_head_of_a_shared_trunk_learns(inputs):
@@ -140,8 +211,16 @@ def test_in_the_critics_warm_up_only_the_value_head_of_a_shared_trunk_learns(inp
     models.actor.module.value_head.weight.data.fill_(0.1)  # else nothing could reach the trunk
     before = {name: value.clone() for name, value in models.actor.module.state_dict().items()}
     metrics = learnt(models, config)
-    changed = {name for name, value in models.actor.module.state_dict().items() if not value.equal(before[name])}
-    assert changed == {"value_head.weight"} and metrics["ppo/policy_lr"] == 0 and metrics["ppo/value_loss"] > 0
+    changed = {
+        name
+        for name, value in models.actor.module.state_dict().items()
+        if not value.equal(before[name])
+    }
+    assert (
+        changed == {"value_head.weight"}
+        and metrics["ppo/policy_lr"] == 0
+        and metrics["ppo/value_loss"] > 0
+    )
     learnt(models, config, step=2)
     assert not models.actor.module.model.lm_head.weight.equal(before["model.lm_head.weight"])
 
@@ -150,7 +229,9 @@ def test_a_separate_critic_with_lora_learns_by_adapter_and_head(inputs):
     models, config = laid_out(inputs, lora=LORA)
     learnt(models, config)
     names = {name for name in models.critic.state() if name.startswith("weights/")}
-    assert "weights/model.score.weight" in names and all(".lora_" in name or "score" in name for name in names)
+    assert "weights/model.score.weight" in names and all(
+        ".lora_" in name or "score" in name for name in names
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,16 +240,26 @@ def test_a_separate_critic_with_lora_learns_by_adapter_and_head(inputs):
         ({}, {"actor", "critic", "reference", "reward"}),
         ({"critic": "shared"}, {"actor", "reference", "reward"}),
         ({"reward_trunk": "reference"}, {"actor", "critic", "reference", "reward"}),
-        ({"lora": LORA, "reference": "adapter-off", "reward_trunk": "reference", "critic": "shared"},
-         {"actor", "reference", "reward"}),
+        (
+            {
+                "lora": LORA,
+                "reference": "adapter-off",
+                "reward_trunk": "reference",
+                "critic": "shared",
+            },
+            {"actor", "reference", "reward"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_forward_passes_are_counted_by_role(inputs, options, asked):
     models, config = laid_out(inputs, **options)
     engines = {"actor": models.actor} | ({"critic": models.critic} if models.critic else {})
     with observed({name: engine.module for name, engine in engines.items()}) as seen:
         scored(models, config)
-    counts = {name: sum(one.model == name for one in seen.passes) for name in {one.model for one in seen.passes}}
+    counts = {
+        name: sum(one.model == name for one in seen.passes)
+        for name in {one.model for one in seen.passes}
+    }
     assert set(counts) == asked and len(set(counts.values())) == 1
     assert any(one.values is not None for one in seen.passes) == (config.critic == "shared")
     assert len(_layout_notes(config)) == len(options)
@@ -176,7 +267,10 @@ def test_forward_passes_are_counted_by_role(inputs, options, asked):
 
 def test_values_come_with_the_logits_or_not_at_all():
     logits, values = torch.zeros(1, 2, 3), torch.zeros(1, 3)
-    assert with_values(logits) == (logits, None) and with_values((logits, values)) == (logits, values)
+    assert with_values(logits) == (logits, None) and with_values((logits, values)) == (
+        logits,
+        values,
+    )
 
 
 def test_another_actor_than_the_reference_has_a_copy_of_it(inputs, tmp_path):
@@ -186,7 +280,9 @@ def test_another_actor_than_the_reference_has_a_copy_of_it(inputs, tmp_path):
         moved.model.lm_head.weight += 0.1 * torch.randn_like(moved.model.lm_head.weight)
     save_model(moved, load_tokenizer(inputs["policy"]), tmp_path / "moved")
     models, config = laid_out(
-        inputs | {"policy": tmp_path / "moved", "reference": inputs["policy"]}, lora=LORA, reference="adapter-off"
+        inputs | {"policy": tmp_path / "moved", "reference": inputs["policy"]},
+        lora=LORA,
+        reference="adapter-off",
     )
     assert float(scored(models, config).kl_BR.abs().max()) > 0.01
 
@@ -201,11 +297,19 @@ def test_a_reward_adapter_of_another_model_is_refused(inputs, tmp_path):
     [
         (["ppo.reference='adapter-off'"], "there is no adapter to switch off"),
         (
-            ["ppo.critic='shared'", "ppo.advantage='rloo'", "ppo.group_size=2", "ppo.critic_warmup_steps=0"],
+            [
+                "ppo.critic='shared'",
+                "ppo.advantage='rloo'",
+                "ppo.group_size=2",
+                "ppo.critic_warmup_steps=0",
+            ],
             "critic 'shared', but advantage 'rloo'",
         ),
         (["ppo.reward_trunk='reference'"], "reward.lora is off"),
-        (["ppo.reward_trunk='reference'", "reward.lora=true", "model.reward='r'"], "model.reward is a given model"),
+        (
+            ["ppo.reward_trunk='reference'", "reward.lora=true", "model.reward='r'"],
+            "model.reward is a given model",
+        ),
         (["ppo.value_coef=0"], "greater than 0"),
         (["sft.lora.rank=0"], "sft.lora.rank.*greater than 0"),
         (["sft.lora.ranks=4"], "no such key; did you mean rank"),
@@ -217,6 +321,13 @@ def test_layouts_that_are_impossible_are_refused_with_the_remedy(settings, messa
 
 
 def test_layouts_that_are_possible_are_taken():
-    options = ["ppo.lora=true", "ppo.reference='adapter-off'", "reward.lora.rank=4", "ppo.reward_trunk='reference'"]
+    options = [
+        "ppo.lora=true",
+        "ppo.reference='adapter-off'",
+        "reward.lora.rank=4",
+        "ppo.reward_trunk='reference'",
+    ]
     ppo = load_recipe("quickstart", [*options, "ppo.critic='shared'"]).ppo
-    assert ppo.shares_critic and ppo.lora == LoRA() and not load_recipe("quickstart").ppo.shares_critic
+    assert (
+        ppo.shares_critic and ppo.lora == LoRA() and not load_recipe("quickstart").ppo.shares_critic
+    )

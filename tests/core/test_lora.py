@@ -1,4 +1,6 @@
-"""Adapters on tiny real models: what learns, what is stored, and that merged weights say what the adapter said."""
+"""Adapters on tiny real models: what learns, what is stored, and that merged weights say what the
+adapter said.
+"""
 
 import shutil
 
@@ -12,11 +14,30 @@ from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, SFT, LoRA, Reward
 from rlhf_core.engine.deepspeed import Engine
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.lora import add_adapter, has_adapter, merge_adapter, plain_tensors, save_adapter
-from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.lora import (
+    add_adapter,
+    has_adapter,
+    merge_adapter,
+    plain_tensors,
+    save_adapter,
+)
+from rlhf_core.modeling.models import (
+    PolicyModel,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+    save_model,
+)
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
-BATCH = collate([Sequence([5, 6, 7], [8, 9, 1]), Sequence([5], [10, 1]), Sequence([11, 12], [13, 14, 15, 16, 1])], 0)
+BATCH = collate(
+    [
+        Sequence([5, 6, 7], [8, 9, 1]),
+        Sequence([5], [10, 1]),
+        Sequence([11, 12], [13, 14, 15, 16, 1]),
+    ],
+    0,
+)
 
 
 def adapted(folder, lora: LoRA | None = None, seed: int = 1) -> PolicyModel:
@@ -45,7 +66,9 @@ def step(engine: Engine, lr: float = 1e-2) -> None:
 def test_a_new_adapter_changes_no_number_and_its_start_depends_on_the_seed_alone(tiny_model):
     policy = adapted(tiny_model)
     assert policy(BATCH).equal(load_policy(tiny_model)(BATCH))
-    first, same, other = (dict(adapted(tiny_model, seed=seed).named_parameters()) for seed in (1, 1, 2))
+    first, same, other = (
+        dict(adapted(tiny_model, seed=seed).named_parameters()) for seed in (1, 1, 2)
+    )
     assert all(first[name].equal(same[name]) for name in first)
     assert not all(first[name].equal(other[name]) for name in first)
     assert policy.model.model.layers[0].mlp.up_proj.scaling == {"default": 4.0}  # alpha 16 / rank 4
@@ -54,24 +77,36 @@ def test_a_new_adapter_changes_no_number_and_its_start_depends_on_the_seed_alone
 def test_only_adapters_and_a_scalar_head_learn(tiny_model):
     policy, scalar = adapted(tiny_model), load_scalar(tiny_model, new_head=True, seed=3)
     add_adapter(scalar.model, LoRA(rank=4), seed=1)
-    learning = [{name for name, p in module.named_parameters() if p.requires_grad} for module in (policy, scalar)]
-    assert all(".lora_" in name for name in learning[0]) and len(learning[0]) == 2 * 7 * 2  # layers, linear maps, A and B
+    learning = [
+        {name for name, p in module.named_parameters() if p.requires_grad}
+        for module in (policy, scalar)
+    ]
+    assert (
+        all(".lora_" in name for name in learning[0]) and len(learning[0]) == 2 * 7 * 2
+    )  # layers, linear maps, A and B
     assert learning[1] == learning[0] | {"model.score.weight"}
     sizes = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert sizes == 2 * 4 * (4 * (64 + 64) + 3 * (64 + 128))
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
-def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit(tiny_model, zero_stage):
+def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit(
+    tiny_model, zero_stage
+):
     config = SFT(lora=LoRA(rank=4, dropout=0.5), zero_stage=zero_stage)
     policy = adapted(tiny_model, config.lora)
     before = {name: p.clone() for name, p in policy.named_parameters()}
     engine = Engine(policy, config, dtype="float32")
     step(engine)
-    state, random = {name: value.clone() for name, value in engine.state().items()}, torch.get_rng_state()
+    state, random = (
+        {name: value.clone() for name, value in engine.state().items()},
+        torch.get_rng_state(),
+    )
     assert all((".lora_" in name) for name in state if name.startswith("weights/"))
     changed = {name for name, p in policy.named_parameters() if not p.equal(before[name])}
-    assert changed == {name for name in before if ".lora_B." in name}  # A's gradient is 0 while B is
+    assert changed == {
+        name for name in before if ".lora_B." in name
+    }  # A's gradient is 0 while B is
     step(engine)
     resumed = adapted(tiny_model, config.lora, seed=9)
     other = Engine(resumed, config, dtype="float32")
@@ -95,10 +130,18 @@ def test_plain_tensors_are_those_of_peft_and_leave_the_model_alone(tiny_model, t
     plain = {name: value.clone() for name, value in plain_tensors(policy.model)}
     assert all(value.equal(before[name]) for name, value in policy.model.state_dict().items())
     save_adapter(policy.model, tmp_path)
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path).merge_and_unload()
-    assert plain.keys() == theirs.state_dict().keys() == load_policy(tiny_model).model.state_dict().keys()
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path
+    ).merge_and_unload()
+    assert (
+        plain.keys()
+        == theirs.state_dict().keys()
+        == load_policy(tiny_model).model.state_dict().keys()
+    )
     assert all(value.equal(plain[name]) for name, value in theirs.state_dict().items())
-    assert not plain["model.layers.0.mlp.up_proj.weight"].equal(before["model.layers.0.mlp.up_proj.base_layer.weight"])
+    assert not plain["model.layers.0.mlp.up_proj.weight"].equal(
+        before["model.layers.0.mlp.up_proj.base_layer.weight"]
+    )
     told = policy(BATCH)
     merge_adapter(policy.model)
     assert all(value.equal(plain[name]) for name, value in policy.model.state_dict().items())
@@ -110,7 +153,10 @@ def test_what_is_saved_is_a_plain_folder(tiny_model, tmp_path):
     policy = moved(adapted(tiny_model))
     told = policy(BATCH)
     save_model(policy, load_tokenizer(tiny_model), tmp_path / "model")
-    assert load_file(tmp_path / "model" / "model.safetensors").keys() == load_file(tiny_model / "model.safetensors").keys()
+    assert (
+        load_file(tmp_path / "model" / "model.safetensors").keys()
+        == load_file(tiny_model / "model.safetensors").keys()
+    )
     assert not has_adapter(policy.model) and not list((tmp_path / "model").glob("adapter*"))
     torch.testing.assert_close(load_policy(tmp_path / "model")(BATCH), told, atol=1e-5, rtol=1e-5)
 
@@ -135,7 +181,10 @@ def test_a_target_that_is_no_linear_map_of_the_backbone_is_refused_by_name(tiny_
 
 
 def test_a_switch_turns_the_defaults_on_and_off():
-    assert SFT.model_validate({"lora": True}).lora == LoRA() and PPO.model_validate({"lora": {}}).lora == LoRA()
+    assert (
+        SFT.model_validate({"lora": True}).lora == LoRA()
+        and PPO.model_validate({"lora": {}}).lora == LoRA()
+    )
     assert Reward.model_validate({"lora": False}).lora is None and SFT().lora is None
 
 

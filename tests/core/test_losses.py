@@ -36,13 +36,19 @@ def test_token_logprobs_of_a_known_softmax():
 
 def test_half_precision_logits_are_widened_and_float64_ones_are_not_narrowed():
     logits = torch.randn(1, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for function in (token_entropy, lambda x: token_logprobs(x, tensor([[1, 0]])), lambda x: tempered(x, 0.7)):
+    for function in (
+        token_entropy,
+        lambda x: token_logprobs(x, tensor([[1, 0]])),
+        lambda x: tempered(x, 0.7),
+    ):
         assert function(logits).dtype == torch.float64
         assert function(logits.bfloat16()).dtype == torch.float32
 
 
 def test_temperature_is_that_of_the_sampler():
-    """softmax(log(p) / T) is proportional to p^(1 / T): (0.2, 0.8) at T = 0.5 becomes (0.04, 0.64) / 0.68."""
+    """softmax(log(p) / T) is proportional to p^(1 / T): (0.2, 0.8) at T = 0.5 becomes (0.04, 0.64)
+    / 0.68.
+    """
     logits = tensor([[[0.2, 0.8]]]).log()
     found = token_logprobs(tempered(logits, 0.5), tensor([[1]])).exp()
     torch.testing.assert_close(found, tensor([[0.64 / 0.68]]))
@@ -51,7 +57,9 @@ def test_temperature_is_that_of_the_sampler():
 
 def test_entropy_of_a_uniform_and_of_a_certain_distribution():
     logits = tensor([[[0.0, 0.0, 0.0, 0.0], [100.0, 0.0, 0.0, 0.0]]])
-    torch.testing.assert_close(token_entropy(logits), tensor([[math.log(4), 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        token_entropy(logits), tensor([[math.log(4), 0.0]]), atol=1e-6, rtol=0
+    )
 
 
 def test_cross_entropy_counts_response_tokens_only():
@@ -72,7 +80,9 @@ def test_aggregations_by_hand():
 
 def test_bradley_terry_by_hand():
     # -log sigmoid(1 - 0) = 0.313262, -log sigmoid(0 - 2) = 2.126928; mean 1.220095
-    assert float(bradley_terry(tensor([1.0, 0.0]), tensor([0.0, 2.0]), 2)) == pytest.approx(1.220095, abs=1e-6)
+    assert float(bradley_terry(tensor([1.0, 0.0]), tensor([0.0, 2.0]), 2)) == pytest.approx(
+        1.220095, abs=1e-6
+    )
 
 
 def test_margin_asks_for_a_larger_difference():
@@ -85,7 +95,9 @@ def test_margin_asks_for_a_larger_difference():
 @pytest.mark.parametrize("agreement", [1.0, 0.9, 0.6])
 def test_smoothed_bradley_terry_is_least_where_the_model_is_as_sure_as_the_annotators(agreement):
     """The minimum lies at sigmoid(d) = agreement, and there the loss is the label's entropy."""
-    d = tensor([math.log(agreement / (1 - agreement)) if agreement < 1 else 30.0], requires_grad=True)
+    d = tensor(
+        [math.log(agreement / (1 - agreement)) if agreement < 1 else 30.0], requires_grad=True
+    )
     loss = bradley_terry(d, tensor([0.0]), 1, smoothing=1 - agreement)
     entropy = -sum(p * math.log(p) for p in (agreement, 1 - agreement) if p)
     assert float(loss.detach()) == pytest.approx(entropy, abs=1e-6)
@@ -96,7 +108,9 @@ def test_smoothed_bradley_terry_is_least_where_the_model_is_as_sure_as_the_annot
 def test_smoothing_may_differ_by_pair():
     chosen, rejected = tensor([1.0, 0.0]), tensor([0.0, 2.0])
     together = bradley_terry(chosen, rejected, 1, smoothing=tensor([0.1, 0.4]))
-    alone = [bradley_terry(chosen[i], rejected[i], 1, smoothing=s) for i, s in enumerate((0.1, 0.4))]
+    alone = [
+        bradley_terry(chosen[i], rejected[i], 1, smoothing=s) for i, s in enumerate((0.1, 0.4))
+    ]
     assert float(together) == pytest.approx(float(sum(alone)))
 
 
@@ -109,7 +123,9 @@ def test_dpo_by_hand():
     chosen, rejected = tensor([5.0]), tensor([-5.0])
     assert float(dpo(chosen, rejected, 1, beta=0.1)) == pytest.approx(0.313262, abs=1e-6)
     smoothed = 0.8 * 0.313262 + 0.2 * 1.313262
-    assert float(dpo(chosen, rejected, 1, beta=0.1, smoothing=0.2)) == pytest.approx(smoothed, abs=1e-6)
+    assert float(dpo(chosen, rejected, 1, beta=0.1, smoothing=0.2)) == pytest.approx(
+        smoothed, abs=1e-6
+    )
 
 
 def test_ipo_is_least_at_its_own_margin():
@@ -119,7 +135,8 @@ def test_ipo_is_least_at_its_own_margin():
 
 
 def test_clipped_surrogate_table():
-    # ratio, advantage -> min(r A, clip(r) A): (2, +1) -> 1.2; (2, -1) -> -2; (.5, +1) -> .5; (.5, -1) -> -.8
+    # ratio, advantage -> min(r A, clip(r) A): (2, +1) -> 1.2; (2, -1) -> -2; (.5, +1) -> .5; (.5,
+    # -1) -> -.8
     ratio, advantages = tensor([[2.0, 2.0, 0.5, 0.5]]), tensor([[1.0, -1.0, 1.0, -1.0]])
     found = clipped_surrogate(ratio, advantages, clip_low=0.2, clip_high=0.2)
     torch.testing.assert_close(found, tensor([[-1.2, 2.0, -0.5, 0.8]]))
@@ -133,7 +150,9 @@ def test_clip_range_may_be_wider_above():
 
 def test_dual_clip_bounds_the_loss_of_a_large_ratio_where_the_advantage_is_negative():
     ratio = tensor([[10.0, 10.0, 2.0]], requires_grad=True)
-    found = clipped_surrogate(ratio, tensor([[-1.0, 1.0, -1.0]]), clip_low=0.2, clip_high=0.2, dual_clip=3.0)
+    found = clipped_surrogate(
+        ratio, tensor([[-1.0, 1.0, -1.0]]), clip_low=0.2, clip_high=0.2, dual_clip=3.0
+    )
     torch.testing.assert_close(found, tensor([[3.0, -1.2, 2.0]]))
     found.sum().backward()
     torch.testing.assert_close(ratio.grad, tensor([[0.0, 0.0, 1.0]]))
@@ -147,9 +166,12 @@ def test_clipped_tokens_give_no_gradient_and_first_epoch_gradient_is_minus_advan
 
 
 def test_clipped_value_error_table():
-    # (new, old, return): unclipped (.1, 0, 1): .81; clipped to .2 (1, 0, 1): max(0, .64) = .64; halved
+    # (new, old, return): unclipped (.1, 0, 1): .81; clipped to .2 (1, 0, 1): max(0, .64) = .64;
+    # halved
     new, old, returns = tensor([[0.1, 1.0, 5.0]]), torch.zeros(1, 3), tensor([[1.0, 1.0, 0.0]])
     mask = tensor([[T, T, F]])
     found = clipped_value_error(new, old, returns, mask, clip=0.2)
     torch.testing.assert_close(found, tensor([[0.405, 0.32, 0.0]]))
-    torch.testing.assert_close(clipped_value_error(new, old, returns, mask, clip=None), tensor([[0.405, 0.0, 0.0]]))
+    torch.testing.assert_close(
+        clipped_value_error(new, old, returns, mask, clip=None), tensor([[0.405, 0.0, 0.0]])
+    )

@@ -1,4 +1,6 @@
-"""Model folders that cannot be used are refused with one clear sentence, and nothing in them is executed."""
+"""Model folders that cannot be used are refused with one clear sentence, and nothing in them is
+executed.
+"""
 
 import copy
 import shutil
@@ -10,7 +12,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import PolicyModel, inference, load_policy, load_scalar, load_tokenizer, require_same_tokenizer
+from rlhf_core.modeling.models import (
+    PolicyModel,
+    inference,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+    require_same_tokenizer,
+)
 
 
 @pytest.fixture
@@ -55,20 +64,37 @@ def test_models_with_different_token_ids_are_not_compared(tiny_model, folder):
 
 
 def test_new_reward_head_depends_on_the_seed_alone(tiny_model):
-    head = [load_scalar(tiny_model, new_head=True, seed=seed).model.score.weight for seed in (1, 1, 2)]
+    head = [
+        load_scalar(tiny_model, new_head=True, seed=seed).model.score.weight for seed in (1, 1, 2)
+    ]
     assert head[0].equal(head[1]) and not torch.allclose(head[0], head[2])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(dtype, monkeypatch):
-    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)  # DeepSpeed puts its own in its place, and leaves it
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 500}
+def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(
+    dtype, monkeypatch
+):
+    monkeypatch.setattr(
+        nn.functional, "linear", nn.functional.linear
+    )  # DeepSpeed puts its own in its place, and leaves it
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 500,
+    }
     torch.manual_seed(0)
     whole = PolicyModel(LlamaForCausalLM(LlamaConfig(**sizes)))
     sharded = copy.deepcopy(whole)
     batch = collate([Sequence([5] * 3, [6] * 9), Sequence([5] * 7, [6] * 4)], 0)
-    expected, forward = inference(whole, dtype=dtype)(batch), inference(sharded, dtype=dtype, frozen="sharded")
+    expected, forward = (
+        inference(whole, dtype=dtype)(batch),
+        inference(sharded, dtype=dtype, frozen="sharded"),
+    )
     for _ in range(2):
         assert forward(batch).equal(expected)
-        large = [weight for weight in sharded.parameters() if weight.ds_numel > 100_000]  # DeepSpeed keeps smaller ones
+        large = [
+            weight for weight in sharded.parameters() if weight.ds_numel > 100_000
+        ]  # DeepSpeed keeps smaller ones
         assert len(large) == 2 * 3 + 2 and not any(weight.numel() for weight in large)

@@ -1,4 +1,6 @@
-"""What must not matter to an objective, for all of them: padding, the order of rows, masked rows, microbatches, ranks."""
+"""What must not matter to an objective, for all of them: padding, the order of rows, masked rows,
+microbatches, ranks.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -66,7 +68,9 @@ def ragged(draw) -> Rows:
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
 
     def normal() -> Tensor:
-        return torch.randn(mask.shape, generator=generator, dtype=torch.float64).masked_fill(~mask, NAN)
+        return torch.randn(mask.shape, generator=generator, dtype=torch.float64).masked_fill(
+            ~mask, NAN
+        )
 
     score = torch.randn(len(lengths), generator=generator, dtype=torch.float64)
     group = torch.randint(0, 2, (len(lengths),), generator=generator)
@@ -91,11 +95,15 @@ LOSSES: dict[str, Callable[[Rows, int, int], Tensor]] = {
     "cross entropy": lambda x, n, b: cross_entropy(x.new, x.mask, n),
     "surrogate by token": lambda x, n, b: token_mean(surrogate(x), x.mask, n),
     "surrogate by sequence": lambda x, n, b: sequence_mean_token_mean(surrogate(x), x.mask, b),
-    "surrogate by constant length": lambda x, n, b: sequence_mean_token_sum(surrogate(x, 3.0), x.mask, b, length=6),
+    "surrogate by constant length": lambda x, n, b: sequence_mean_token_sum(
+        surrogate(x, 3.0), x.mask, b, length=6
+    ),
     "value, clipped": lambda x, n, b: token_mean(value_error(x, 0.2), x.mask, n),
     "value": lambda x, n, b: token_mean(value_error(x, None), x.mask, n),
     "token importance": lambda x, n, b: token_mean(weights(x, "token") * surrogate(x), x.mask, n),
-    "sequence importance": lambda x, n, b: token_mean(weights(x, "sequence") * surrogate(x), x.mask, n),
+    "sequence importance": lambda x, n, b: token_mean(
+        weights(x, "sequence") * surrogate(x), x.mask, n
+    ),
     "k2": lambda x, n, b: token_mean(token_kl(x.new, x.other, x.mask, "k2"), x.mask, n),
     "k3": lambda x, n, b: token_mean(token_kl(x.new, x.other, x.mask, "k3"), x.mask, n),
 }
@@ -108,12 +116,18 @@ PER_TOKEN: dict[str, Callable[[Rows], Tensor]] = {
     "whitened": lambda x: whiten(x.new, x.mask),
     "grpo": lambda x: at_tokens(grpo_advantages(x.score, x.group), x.mask),
     "rloo": lambda x: at_tokens(rloo_advantages(x.score, x.group), x.mask),
-    "reinforce++": lambda x: whiten(reinforce_plus_plus_advantages(x.new, x.mask, gamma=0.9), x.mask),
-    "reinforce++-baseline": lambda x: whiten(reinforce_plus_plus_advantages(x.new, x.mask, group_B=x.group), x.mask),
+    "reinforce++": lambda x: whiten(
+        reinforce_plus_plus_advantages(x.new, x.mask, gamma=0.9), x.mask
+    ),
+    "reinforce++-baseline": lambda x: whiten(
+        reinforce_plus_plus_advantages(x.new, x.mask, group_B=x.group), x.mask
+    ),
 }
 # name -> (chosen, rejected, pairs of the step) -> loss; scores, or log-ratios for the last two
 PAIRED: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "bradley-terry": lambda chosen, rejected, n: bradley_terry(chosen, rejected, n, margin=0.3, smoothing=0.1),
+    "bradley-terry": lambda chosen, rejected, n: bradley_terry(
+        chosen, rejected, n, margin=0.3, smoothing=0.1
+    ),
     "centring": reward_centring,
     "dpo": lambda chosen, rejected, n: dpo(chosen, rejected, n, beta=0.1, smoothing=0.1),
     "ipo": lambda chosen, rejected, n: ipo(chosen, rejected, n, beta=0.1),
@@ -191,10 +205,15 @@ def test_a_masked_row_changes_no_loss(name, x):
 @QUICK
 @given(ragged(), st.integers(1, 4))
 def test_microbatches_change_no_loss(name, x, size):
-    """Each with the counts of the whole step; rows of unequal length, so that averaging per microbatch would show."""
+    """Each with the counts of the whole step; rows of unequal length, so that averaging per
+    microbatch would show.
+    """
     value, gradient = evaluate(LOSSES[name], x, *counts(x))
     starts = range(0, len(x.mask), size)
-    parts = [evaluate(LOSSES[name], x.pick(list(range(len(x.mask)))[i : i + size]), *counts(x)) for i in starts]
+    parts = [
+        evaluate(LOSSES[name], x.pick(list(range(len(x.mask)))[i : i + size]), *counts(x))
+        for i in starts
+    ]
     torch.testing.assert_close(torch.stack([part for part, _ in parts]).sum(), value, **CLOSE)
     torch.testing.assert_close(torch.cat([part for _, part in parts]), gradient, **CLOSE)
 
@@ -203,10 +222,14 @@ def test_microbatches_change_no_loss(name, x, size):
 @QUICK
 @given(ragged(), st.integers(1, 4), st.integers(1, 12))
 def test_ranks_change_no_loss(name, x, count, budget):
-    """Each rank's own microbatches, a pass that only goes along counting 0 times; the sum over ranks is the whole."""
+    """Each rank's own microbatches, a pass that only goes along counting 0 times; the sum over
+    ranks is the whole.
+    """
     value, gradient = evaluate(LOSSES[name], x, *counts(x))
     total, its_gradient = torch.zeros_like(value), torch.zeros_like(gradient)
-    for plan in microbatches_of_ranks([(1, int(length)) for length in x.mask.sum(-1)], budget, count):
+    for plan in microbatches_of_ranks(
+        [(1, int(length)) for length in x.mask.sum(-1)], budget, count
+    ):
         for rows, counted in plan:
             part, part_gradient = evaluate(LOSSES[name], x.pick(rows), *counts(x))
             total += part * counted
@@ -217,8 +240,16 @@ def test_ranks_change_no_loss(name, x, count, budget):
 
 @pytest.mark.parametrize("name", PAIRED)
 @QUICK
-@given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 12), st.integers(0, 10_000), st.randoms(use_true_random=False))
-def test_order_microbatches_and_ranks_change_no_loss_of_pairs(name, pairs, count, budget, seed, random):
+@given(
+    st.integers(1, 7),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(0, 10_000),
+    st.randoms(use_true_random=False),
+)
+def test_order_microbatches_and_ranks_change_no_loss_of_pairs(
+    name, pairs, count, budget, seed, random
+):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2 * pairs, generator=generator, dtype=torch.float64)
 
@@ -253,7 +284,9 @@ def test_padding_masked_rows_and_order_change_no_advantage(name, x, columns, ran
     torch.testing.assert_close(found[:-1, : x.mask.shape[1]], expected, atol=1e-9, rtol=1e-6)
     assert not found[-1].any() and not found[:, x.mask.shape[1] :].any()
     order = random.sample(range(len(x.mask)), len(x.mask))
-    torch.testing.assert_close(PER_TOKEN[name](x.pick(order)), expected[order], atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(
+        PER_TOKEN[name](x.pick(order)), expected[order], atol=1e-9, rtol=1e-6
+    )
 
 
 @QUICK
@@ -264,10 +297,14 @@ def test_before_the_first_update_ratios_are_exactly_one_and_divergences_exactly_
     for estimator in ("k1", "k2", "k3"):
         assert not token_kl(x.old, x.old.clone(), x.mask, estimator).any()
     for level in ("token", "sequence"):
-        assert truncated_weights(x.old, x.old.clone(), x.mask, cap=1.0, level=level).equal(x.mask.double())
+        assert truncated_weights(x.old, x.old.clone(), x.mask, cap=1.0, level=level).equal(
+            x.mask.double()
+        )
     gap = mismatch(x.old, x.old.clone(), x.mask)
     assert gap[:4] == (0, 0, 0, 0) and gap.effective_share == pytest.approx(1, abs=1e-12)
-    value, gradient = evaluate(LOSSES["surrogate by token"], dataclasses.replace(x, new=x.old), *counts(x))
+    value, gradient = evaluate(
+        LOSSES["surrogate by token"], dataclasses.replace(x, new=x.old), *counts(x)
+    )
     tokens = counts(x)[0]
     torch.testing.assert_close(value, -x.advantages[x.mask].mean())
     torch.testing.assert_close(gradient[x.mask], -x.advantages[x.mask] / tokens)

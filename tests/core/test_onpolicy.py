@@ -1,4 +1,6 @@
-"""The reward model on the policy's own replies: how pairs are made, labelled, counted; and the simulated annotators."""
+"""The reward model on the policy's own replies: how pairs are made, labelled, counted; and the
+simulated annotators.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,7 +13,13 @@ from rlhf_core.config import PPO, RewardCheck, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.judging.onpolicy_pairs import checks, counts, measured, with_labels
 from rlhf_core.metrics import require_declared
-from rlhf_core.modeling.models import ScalarModel, inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.modeling.models import (
+    ScalarModel,
+    inference,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+)
 from rlhf_core.ppo.onpolicy import Checker
 from rlhf_core.quickstart.annotators import label
 from rlhf_core.quickstart.utility import score as true_utility
@@ -30,7 +38,9 @@ class TinySampler:
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
         self.calls += 1
-        return [self._one(prompt, seed, eos_id) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [
+            self._one(prompt, seed, eos_id) for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
 
     def _one(self, prompt: list[int], seed: int, eos_id: int) -> Sample:
         generator, ids = torch.Generator().manual_seed(seed), list(prompt)
@@ -60,14 +70,19 @@ def trainer(tiny_model) -> TinyTrainer:
         model: ScalarModel = load_scalar(tiny_model, new_head=True, seed=seed)
         return inference(model, dtype="float32")
 
-    return TinyTrainer(TinySampler(tiny_model), load_tokenizer(tiny_model), member(1), (member(2),), PPO())
+    return TinyTrainer(
+        TinySampler(tiny_model), load_tokenizer(tiny_model), member(1), (member(2),), PPO()
+    )
 
 
 ROWS = [{"prompt": [{"role": "user", "content": f"w{i} w{i + 1}"}]} for i in range(8)]
 
 
 def shorter(prompts, ours, theirs) -> list[float]:
-    return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in zip(ours, theirs, strict=True)]
+    return [
+        0.5 if len(a) == len(b) else float(len(a) < len(b))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
 
 
 def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer, tmp_path):
@@ -83,10 +98,15 @@ def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer
     replies = {(p["reply_a"], p["reply_b"]) for pairs in found.values() for p in pairs}
     assert len(replies) == 16 and all(a != b for a, b in replies)
     assert len({pair["id"] for pairs in found.values() for pair in pairs}) == 16
-    assert all(pair["label"] == shorter([""], [pair["reply_a"]], [pair["reply_b"]])[0] for pair in found[2])
+    assert all(
+        pair["label"] == shorter([""], [pair["reply_a"]], [pair["reply_b"]])[0] for pair in found[2]
+    )
     assert checker.after(trainer, 5, 5)  # after the last step, whatever `every`
     output = checker.output(5, tmp_path)
-    assert output.files == {"onpolicy_pairs": "onpolicy.jsonl"} and len((tmp_path / "onpolicy.jsonl").open().readlines()) == 24
+    assert (
+        output.files == {"onpolicy_pairs": "onpolicy.jsonl"}
+        and len((tmp_path / "onpolicy.jsonl").open().readlines()) == 24
+    )
 
 
 def test_scores_are_the_mean_over_the_members(trainer, tmp_path):
@@ -102,24 +122,47 @@ def test_scores_are_the_mean_over_the_members(trainer, tmp_path):
 
 
 def pair(name: str, a: float, b: float, label: float | None) -> dict:
-    return {"id": name, "step": 0, "prompt": "p", "reply_a": "x", "reply_b": "y", "score_a": a, "score_b": b, "label": label}
+    return {
+        "id": name,
+        "step": 0,
+        "prompt": "p",
+        "reply_a": "x",
+        "reply_b": "y",
+        "score_a": a,
+        "score_b": b,
+        "label": label,
+    }
 
 
 PAIRS = [
-    pair("0", 2, 1, 1.0), pair("1", 2, 1, 0.0), pair("2", 1, 2, 0.0), pair("3", 1, 1, 1.0), pair("4", 2, 1, 0.5),
+    pair("0", 2, 1, 1.0),
+    pair("1", 2, 1, 0.0),
+    pair("2", 1, 2, 0.0),
+    pair("3", 1, 1, 1.0),
+    pair("4", 2, 1, 0.5),
     pair("5", 3, 1, None),
-]  # fmt: skip
+]
 
 
 def test_ties_and_unlabelled_pairs_count_for_nothing_and_equal_scores_as_wrong():
     assert counts(PAIRS) == (2, 4)
     found = measured({0: [pair("0", 2, 1, 1.0)] * 10, 8: PAIRS}, 8)
-    assert found.metrics["ppo/onpolicy_accuracy"] == 0.5 and found.counts["ppo/onpolicy_accuracy"] == 4
-    assert found.metrics["ppo/onpolicy_accuracy_start"] == 1.0 and found.counts["ppo/onpolicy_accuracy_start"] == 10
+    assert (
+        found.metrics["ppo/onpolicy_accuracy"] == 0.5 and found.counts["ppo/onpolicy_accuracy"] == 4
+    )
+    assert (
+        found.metrics["ppo/onpolicy_accuracy_start"] == 1.0
+        and found.counts["ppo/onpolicy_accuracy_start"] == 10
+    )
     fall, low, high = newcombe(10, 10, 2, 4)
-    assert found.metrics["ppo/onpolicy_fall"] == fall == 0.5 and found.intervals["ppo/onpolicy_fall"] == (low, high)
+    assert found.metrics["ppo/onpolicy_fall"] == fall == 0.5 and found.intervals[
+        "ppo/onpolicy_fall"
+    ] == (low, high)
     assert found.intervals["ppo/onpolicy_accuracy"] == wilson(2, 4)
-    assert found.metrics["ppo/onpolicy_margin"] == pytest.approx(6 / 6) and found.counts["ppo/onpolicy_margin"] == 6
+    assert (
+        found.metrics["ppo/onpolicy_margin"] == pytest.approx(6 / 6)
+        and found.counts["ppo/onpolicy_margin"] == 6
+    )
 
 
 def test_without_labels_there_is_a_margin_and_no_accuracy():
@@ -129,7 +172,9 @@ def test_without_labels_there_is_a_margin_and_no_accuracy():
 
 def test_a_persons_labels_are_put_in_later(tmp_path):
     file = tmp_path / "labels.jsonl"
-    file.write_text('{"id": "5", "label": "b"}\n\n{"id": "1", "label": 1}\n{"id": "0", "label": "Tie"}\n')
+    file.write_text(
+        '{"id": "5", "label": "b"}\n\n{"id": "1", "label": 1}\n{"id": "0", "label": "Tie"}\n'
+    )
     found = with_labels({0: PAIRS}, file)
     assert [p["label"] for p in found[0]] == [0.5, 1.0, 0.0, 1.0, 0.5, 0.0]
     assert PAIRS[5]["label"] is None
@@ -154,17 +199,24 @@ def test_simulated_annotators_say_the_same_in_both_orders_and_mostly_prefer_what
     from rlhf_core.quickstart.corpus import corpus
 
     rows = corpus(3)["comparisons_heldout"][:200]
-    prompts, chosen, rejected = ([row[name] for row in rows] for name in ("prompt", "chosen", "rejected"))
+    prompts, chosen, rejected = (
+        [row[name] for row in rows] for name in ("prompt", "chosen", "rejected")
+    )
     one, other = label(prompts, chosen, rejected), label(prompts, rejected, chosen)
     assert all(a == 1 - b for a, b in zip(one, other, strict=True)) and set(one) == {0.0, 1.0}
-    worth = [a - b for a, b in zip(true_utility(prompts, chosen), true_utility(prompts, rejected), strict=True)]
+    worth = [
+        a - b
+        for a, b in zip(true_utility(prompts, chosen), true_utility(prompts, rejected), strict=True)
+    ]
     agreed = [(gap > 0) == bool(vote) for gap, vote in zip(worth, one, strict=True) if gap]
     assert 0.7 < sum(agreed) / len(agreed) < 0.97
 
 
 def test_the_quickstart_can_be_watched_by_its_annotators():
     name = "rlhf_core.quickstart.annotators:label"
-    recipe = load_recipe("quickstart", [f"ppo.reward_check={{every=4, judge={{function='{name}'}}}}"])
+    recipe = load_recipe(
+        "quickstart", [f"ppo.reward_check={{every=4, judge={{function='{name}'}}}}"]
+    )
     assert recipe.ppo.reward_check.judge.function == name
     with pytest.raises(ConfigError, match="either function or endpoint"):
         load_recipe("quickstart", ["ppo.reward_check={judge={}}"])

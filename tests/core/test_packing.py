@@ -1,4 +1,6 @@
-"""Packed rows give the losses and gradients of rows of their own; NEFTune noise is the same whatever the batch and resume."""
+"""Packed rows give the losses and gradients of rows of their own; NEFTune noise is the same
+whatever the batch and resume.
+"""
 
 import os
 from pathlib import Path
@@ -17,8 +19,11 @@ from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics, read_result
 
 SEQUENCES = [
-    Sequence([2, 3, 7], [8, 9, 10, 1]), Sequence([4], [1]), Sequence([5, 6, 7, 8, 9, 10, 11], [12, 1]), Sequence([3], [20] * 9),
-]  # fmt: skip
+    Sequence([2, 3, 7], [8, 9, 10, 1]),
+    Sequence([4], [1]),
+    Sequence([5, 6, 7, 8, 9, 10, 11], [12, 1]),
+    Sequence([3], [20] * 9),
+]
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def loss_of(policy: PolicyModel, batches: list, noises: list[Tensor] | None = No
     policy.zero_grad()
     total = 0.0
     for place, batch in enumerate(batches):
-        logprobs = token_logprobs(policy(batch, *(noises[place : place + 1] if noises else ())), batch.response_ids_BR)
+        logprobs = token_logprobs(
+            policy(batch, *(noises[place : place + 1] if noises else ())), batch.response_ids_BR
+        )
         loss = cross_entropy(logprobs, batch.response_mask_BR, 16)
         loss.backward()
         total += loss.detach()
@@ -39,13 +46,19 @@ def loss_of(policy: PolicyModel, batches: list, noises: list[Tensor] | None = No
 
 
 def gradients(policy: PolicyModel) -> list[Tensor]:
-    return [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
+    return [
+        parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None
+    ]
 
 
 def test_packed_rows_give_the_losses_and_gradients_of_separate_rows(policy):
     apart = loss_of(policy, [collate([s], 0) for s in SEQUENCES])
     expected = gradients(policy)
-    for batches in ([pack(SEQUENCES)], [pack(SEQUENCES[2:]), pack(SEQUENCES[:2])], [pack(SEQUENCES[::-1])]):
+    for batches in (
+        [pack(SEQUENCES)],
+        [pack(SEQUENCES[2:]), pack(SEQUENCES[:2])],
+        [pack(SEQUENCES[::-1])],
+    ):
         assert float(loss_of(policy, batches)) == pytest.approx(float(apart), abs=1e-12)
         for found, wanted in zip(gradients(policy), expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-9)
@@ -74,7 +87,9 @@ def test_a_model_whose_attention_crosses_is_refused(policy):
         """As a model would that is told to look at everything before."""
         mask = torch.ones_like(batch.ids_BL)
         keep = batch.places_T - 1
-        return policy.model(input_ids=batch.ids_BL, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits
+        return policy.model(
+            input_ids=batch.ids_BL, attention_mask=mask, logits_to_keep=keep, use_cache=False
+        ).logits
 
     with pytest.raises(BadInput, match="attention crosses between demonstrations"):
         require_separation(crossing, SEQUENCES[0], SEQUENCES[2])
@@ -87,7 +102,9 @@ def test_noise_has_its_bound_and_is_a_sequences_own_in_every_batch():
     assert not found[~batch.mask_BL].any() and packed[0].equal(found[batch.mask_BL])
     for row, s in enumerate(SEQUENCES):
         own, bound = found[row][batch.mask_BL[row]], alpha / (len(s) * width) ** 0.5
-        assert 0.9 * bound < float(own.abs().max()) <= bound and abs(float(own.mean())) < 0.2 * bound
+        assert (
+            0.9 * bound < float(own.abs().max()) <= bound and abs(float(own.mean())) < 0.2 * bound
+        )
     alone = noise(collate(SEQUENCES[2:3], 0), SEQUENCES[2:3], alpha=alpha, width=width, seeds=[9])
     assert alone[0].equal(found[2][batch.mask_BL[2]])
 
@@ -101,14 +118,21 @@ def test_noise_moves_the_loss_and_not_by_how_rows_are_batched(policy):
 
     whole = [collate(SEQUENCES, 0)]
     split = [collate([SEQUENCES[3]], 0), pack(SEQUENCES[:3])]
-    one, other = loss_of(policy, whole, noises(whole, [[0, 1, 2, 3]])), loss_of(policy, split, noises(split, [[3], [0, 1, 2]]))
+    one, other = (
+        loss_of(policy, whole, noises(whole, [[0, 1, 2, 3]])),
+        loss_of(policy, split, noises(split, [[3], [0, 1, 2]])),
+    )
     assert float(one) == pytest.approx(float(other), abs=1e-12)
     assert abs(float(one) - float(loss_of(policy, whole))) > 1e-6
 
 
 def spec_of(model: Path, splits: Path, **options) -> StageSpec:
-    config = SFT(lr=3e-3, epochs=2, batch_size=32, checkpoint_every=2, micro_batch_tokens=200, **options)
-    inputs = {"model": model} | {n: splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")}
+    config = SFT(
+        lr=3e-3, epochs=2, batch_size=32, checkpoint_every=2, micro_batch_tokens=200, **options
+    )
+    inputs = {"model": model} | {
+        n: splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
+    }
     values = {"sft": config.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     return StageSpec(stage="sft", seed=1, config=values, inputs=artifacts, code=code_digest())
@@ -118,7 +142,9 @@ def run(spec: StageSpec, folder: Path):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rlhf_core.__main__ import run_stage
 
-    torch.manual_seed(0)  # a stage process starts with torch's own seed; here others have drawn before
+    torch.manual_seed(
+        0
+    )  # a stage process starts with torch's own seed; here others have drawn before
     run_stage(spec, RunDir(folder))
     return read_result(folder)
 
@@ -134,7 +160,9 @@ def test_the_stage_learns_the_same_packed_or_not(tiny_model, tiny_splits, tmp_pa
     assert losses(tmp_path / "packed")[0] == pytest.approx(losses(tmp_path / "apart")[0], abs=1e-6)
 
 
-def test_interrupted_training_with_noise_ends_with_the_same_bytes(tiny_model, tiny_splits, tmp_path, monkeypatch):
+def test_interrupted_training_with_noise_ends_with_the_same_bytes(
+    tiny_model, tiny_splits, tmp_path, monkeypatch
+):
     import rlhf_core.engine.supervised_loop as training
 
     spec = spec_of(tiny_model, tiny_splits, packing=True, neftune_alpha=5.0)

@@ -1,5 +1,7 @@
-"""The objectives equal those of verl, openrlhf and trl, values and gradients, once the differences that
-infra/parity/README.md lists are configured away. The fixtures were made by infra/parity/make_fixtures.py."""
+"""The objectives equal those of verl, openrlhf and trl, values and gradients, once the differences
+that infra/parity/README.md lists are configured away. The fixtures were made by
+infra/parity/make_fixtures.py.
+"""
 
 import json
 from collections.abc import Callable
@@ -61,8 +63,12 @@ def theirs(package: str, key: str) -> Tensor:
     return FOUND[package][key]
 
 
-def assert_parity(package: str, case: str, function: Callable[..., Tensor], **inputs: Tensor) -> None:
-    """Value and gradients of `function` are those of the package; inputs have the names of the package's arguments."""
+def assert_parity(
+    package: str, case: str, function: Callable[..., Tensor], **inputs: Tensor
+) -> None:
+    """Value and gradients of `function` are those of the package; inputs have the names of the
+    package's arguments.
+    """
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     value = function(**leaves)
     (value if value.dim() == 0 else (value * X["projection"]).sum()).backward()
@@ -80,9 +86,13 @@ def assert_tokens_equal(found: Tensor, package: str, key: str, mask: Tensor = MA
     assert not found[~mask].any()
 
 
-def surrogate(new_logprobs: Tensor, dual_clip: float | None, clip_high: float = S["clip_high"]) -> Tensor:
+def surrogate(
+    new_logprobs: Tensor, dual_clip: float | None, clip_high: float = S["clip_high"]
+) -> Tensor:
     ratio = probability_ratio(new_logprobs, X["old_logprobs"], MASK)
-    return clipped_surrogate(ratio, X["advantages"], clip_low=S["clip_low"], clip_high=clip_high, dual_clip=dual_clip)
+    return clipped_surrogate(
+        ratio, X["advantages"], clip_low=S["clip_low"], clip_high=clip_high, dual_clip=dual_clip
+    )
 
 
 def aggregate(mode: str, loss: Tensor, *, tokens: int, sequences: int, horizon: int) -> Tensor:
@@ -93,12 +103,20 @@ def aggregate(mode: str, loss: Tensor, *, tokens: int, sequences: int, horizon: 
     if mode == "seq-mean-token-mean":
         length = MASK.double().sum(-1, keepdim=True)
         return sequence_mean_token_mean(loss * length / (length + EPS), MASK, sequences)
-    return sequence_mean_token_sum(loss, MASK, sequences, length=horizon if mode.endswith("norm") else 1.0)
+    return sequence_mean_token_sum(
+        loss, MASK, sequences, length=horizon if mode.endswith("norm") else 1.0
+    )
 
 
 LOCAL = {"tokens": TOKENS, "sequences": SEQUENCES, "horizon": MASK.shape[1]}
 GLOBAL = {name: S[name] for name in LOCAL}
-MODES = ("token-mean", "token-sum", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+MODES = (
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum",
+    "seq-mean-token-sum-norm",
+)
 
 
 def whitened_as(package: str, values: Tensor, mask: Tensor) -> Tensor:
@@ -113,7 +131,9 @@ def whitened_as(package: str, values: Tensor, mask: Tensor) -> Tensor:
 def test_fixtures_say_what_made_them(package):
     expected = {"verl": "0.9.1", "openrlhf": "0.11.2", "trl": "0.11.4"}
     found = made_by(package)
-    assert expected.items() <= found["versions"].items() and found["seed"] == made_by("inputs")["seed"]
+    assert (
+        expected.items() <= found["versions"].items() and found["seed"] == made_by("inputs")["seed"]
+    )
 
 
 # Policy loss
@@ -151,7 +171,8 @@ def test_policy_loss_by_sequence_of_openrlhf():
 
 
 @pytest.mark.parametrize(
-    ("package", "argument", "dual_clip"), [("verl", "log_prob", S["dual_clip"]), ("openrlhf", "log_probs", None)]
+    ("package", "argument", "dual_clip"),
+    [("verl", "log_prob", S["dual_clip"]), ("openrlhf", "log_probs", None)],
 )
 def test_policy_loss_with_truncated_importance_weights(package, argument, dual_clip):
     weights = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"])
@@ -166,7 +187,12 @@ def test_policy_loss_with_truncated_importance_weights(package, argument, dual_c
 @pytest.mark.parametrize("mode", MODES)
 def test_aggregation(mode, scope):
     counts = LOCAL if scope == "local" else GLOBAL
-    assert_parity("verl", f"aggregate/{mode}/{scope}", lambda loss_mat: aggregate(mode, loss_mat, **counts), loss_mat=X["loss"])
+    assert_parity(
+        "verl",
+        f"aggregate/{mode}/{scope}",
+        lambda loss_mat: aggregate(mode, loss_mat, **counts),
+        loss_mat=X["loss"],
+    )
 
 
 # Value loss, entropy
@@ -183,14 +209,21 @@ def test_aggregation(mode, scope):
 )
 def test_value_loss(package, case, argument, clip):
     def ours(**inputs):
-        error = clipped_value_error(inputs[argument], X["old_values"], X["returns"], MASK, clip=clip)
+        error = clipped_value_error(
+            inputs[argument], X["old_values"], X["returns"], MASK, clip=clip
+        )
         return token_mean(error, MASK, TOKENS)
 
     assert_parity(package, case, ours, **{argument: X["new_values"]})
 
 
 def test_entropy():
-    assert_parity("verl", "entropy", lambda logits: token_mean(token_entropy(logits), MASK, TOKENS), logits=X["logits"])
+    assert_parity(
+        "verl",
+        "entropy",
+        lambda logits: token_mean(token_entropy(logits), MASK, TOKENS),
+        logits=X["logits"],
+    )
     found = token_mean(token_entropy(X["logits"]), MASK, TOKENS)
     torch.testing.assert_close(found, theirs("trl", "stats/entropy"), **CLOSE)
 
@@ -208,19 +241,30 @@ def test_kl_estimators(package, argument, estimator):
 
 
 def test_kl_over_the_vocabulary():
-    assert_parity("trl", "kl/full", lambda logits: exact_kl(logits, X["ref_logits"], MASK), logits=X["logits"])
+    assert_parity(
+        "trl", "kl/full", lambda logits: exact_kl(logits, X["ref_logits"], MASK), logits=X["logits"]
+    )
 
 
 def test_kl_of_an_update():
     new, old = X["new_logprobs"], X["old_logprobs"]
-    for name, found in (("approxkl", token_kl(new, old, MASK, "k2")), ("policykl", token_kl(old, new, MASK, "k1"))):
-        torch.testing.assert_close(token_mean(found, MASK, TOKENS), theirs("trl", f"stats/{name}"), **CLOSE)
+    for name, found in (
+        ("approxkl", token_kl(new, old, MASK, "k2")),
+        ("policykl", token_kl(old, new, MASK, "k1")),
+    ):
+        torch.testing.assert_close(
+            token_mean(found, MASK, TOKENS), theirs("trl", f"stats/{name}"), **CLOSE
+        )
 
 
 def test_adaptive_kl():
     beta = S["beta"]
-    for kl, expected in zip(X["observed_kl"].tolist(), theirs("verl", "adaptive_kl/value").tolist(), strict=True):
-        beta = adapt_beta(beta, kl, target=S["kl_target"], horizon=S["kl_horizon"], responses=S["kl_responses"])
+    for kl, expected in zip(
+        X["observed_kl"].tolist(), theirs("verl", "adaptive_kl/value").tolist(), strict=True
+    ):
+        beta = adapt_beta(
+            beta, kl, target=S["kl_target"], horizon=S["kl_horizon"], responses=S["kl_responses"]
+        )
         assert beta == pytest.approx(expected, abs=1e-12)
 
 
@@ -229,9 +273,12 @@ def test_adaptive_kl():
 
 def test_token_rewards_of_openrlhf():
     assert_parity(
-        "openrlhf", "rewards", lambda r, kl: token_rewards(r, kl, MASK, S["beta"]),
-        r=X["scores"], kl=X["old_logprobs"] - X["ref_logprobs"],
-    )  # fmt: skip
+        "openrlhf",
+        "rewards",
+        lambda r, kl: token_rewards(r, kl, MASK, S["beta"]),
+        r=X["scores"],
+        kl=X["old_logprobs"] - X["ref_logprobs"],
+    )
 
 
 @pytest.mark.parametrize(("name", "estimator"), [("kl", "k1"), ("mse", "k2")])
@@ -252,7 +299,9 @@ def test_token_rewards_of_verl():
 def test_gae_of_verl(name):
     mask = X[name]
     advantages, returns = gae(X["rewards"], X["old_values"], mask, gamma=S["gamma"], lam=S["lam"])
-    assert_tokens_equal(whitened_as("verl", advantages, mask), "verl", f"gae/{name}/advantages", mask)
+    assert_tokens_equal(
+        whitened_as("verl", advantages, mask), "verl", f"gae/{name}/advantages", mask
+    )
     assert_tokens_equal(returns, "verl", f"gae/{name}/returns", mask)
 
 
@@ -279,10 +328,14 @@ def test_group_advantages(case, function):
 def test_reinforce_plus_plus():
     returns = reinforce_plus_plus_advantages(X["rewards"], MASK, gamma=S["gamma"])
     assert_tokens_equal(returns, "verl", "reinforce_plus_plus/returns")
-    assert_tokens_equal(whitened_as("verl", returns, MASK), "verl", "reinforce_plus_plus/advantages")
+    assert_tokens_equal(
+        whitened_as("verl", returns, MASK), "verl", "reinforce_plus_plus/advantages"
+    )
     assert returns.equal(discounted_returns(X["rewards"], MASK, gamma=S["gamma"]))
     centred = reinforce_plus_plus_advantages(X["rewards"], MASK, group_B=X["groups"])
-    assert_tokens_equal(whitened_as("verl", centred, MASK), "verl", "reinforce_plus_plus_baseline/advantages")
+    assert_tokens_equal(
+        whitened_as("verl", centred, MASK), "verl", "reinforce_plus_plus_baseline/advantages"
+    )
 
 
 # Sampler against trainer
@@ -290,7 +343,9 @@ def test_reinforce_plus_plus():
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_truncated_importance_weights(level):
-    found = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"], level=level)
+    found = truncated_weights(
+        X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"], level=level
+    )
     assert_tokens_equal(found, "verl", f"importance/{level}/weights")
 
 
@@ -299,9 +354,14 @@ def test_mismatch():
     shrink = TOKENS / (TOKENS + EPS)
     assert found.kl * shrink == pytest.approx(float(theirs("verl", "mismatch/kl")), abs=1e-9)
     assert found.kl_k3 * shrink == pytest.approx(float(theirs("verl", "mismatch/k3_kl")), abs=1e-9)
-    mean = float(truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"]).sum()) / TOKENS
+    mean = (
+        float(truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"]).sum())
+        / TOKENS
+    )
     share = found.effective_share * (shrink + EPS / mean) ** 2 / shrink
-    assert share == pytest.approx(float(theirs("verl", "importance/token/effective_share")), abs=1e-9)
+    assert share == pytest.approx(
+        float(theirs("verl", "importance/token/effective_share")), abs=1e-9
+    )
 
 
 # Preferences
@@ -318,14 +378,18 @@ def test_pairwise_loss():
 
 
 @pytest.mark.parametrize(
-    ("case", "function", "settings"), [("plain", dpo, {}), ("smoothed", dpo, {"smoothing": S["smoothing"]}), ("ipo", ipo, {})]
+    ("case", "function", "settings"),
+    [("plain", dpo, {}), ("smoothed", dpo, {"smoothing": S["smoothing"]}), ("ipo", ipo, {})],
 )
 def test_dpo(case, function, settings):
     def ours(policy_chosen_logps, policy_rejected_logps):
         ratios = policy_chosen_logps - X["ref_chosen"], policy_rejected_logps - X["ref_rejected"]
         return function(*ratios, PAIRS, beta=S["beta"], **settings)
 
-    policy = {"policy_chosen_logps": X["policy_chosen"], "policy_rejected_logps": X["policy_rejected"]}
+    policy = {
+        "policy_chosen_logps": X["policy_chosen"],
+        "policy_rejected_logps": X["policy_rejected"],
+    }
     assert_parity("openrlhf", f"dpo/{case}", ours, **policy)
 
 
@@ -348,17 +412,24 @@ def test_difference_openrlhf_computes_kl_in_float32(estimator):
 
 def test_difference_kl_is_not_clamped():
     far = X["far"]
-    assert torch.isclose(token_kl(far, 0 * far, far == far, "k3")[0, 0], torch.tensor(15.0).double().exp() - 16)
+    assert torch.isclose(
+        token_kl(far, 0 * far, far == far, "k3")[0, 0], torch.tensor(15.0).double().exp() - 16
+    )
     for estimator in ("k1", "k2", "k3"):
         found = token_kl(far, 0 * far, far == far, estimator)
-        torch.testing.assert_close(found.clamp(-10, 10), theirs("openrlhf", f"far/{estimator}"), **CLOSE)
+        torch.testing.assert_close(
+            found.clamp(-10, 10), theirs("openrlhf", f"far/{estimator}"), **CLOSE
+        )
         expected = found.clamp(max=10) if estimator == "k3" else found
         torch.testing.assert_close(expected, theirs("verl", f"far/{estimator}"), **CLOSE)
 
 
 def test_difference_a_lone_response_has_no_advantage():
     score = X["rewards"].sum(-1)
-    for function, case, scale in ((grpo_advantages, "lone/grpo", 1 + 1e-6), (rloo_advantages, "lone/rloo", 1.0)):
+    for function, case, scale in (
+        (grpo_advantages, "lone/grpo", 1 + 1e-6),
+        (rloo_advantages, "lone/rloo", 1.0),
+    ):
         found, expected = function(score, X["lone_groups"]), theirs("verl", case)
         assert found[0] == 0 and float(expected[0, 0]) == pytest.approx(float(score[0]) / scale)
         torch.testing.assert_close(at_tokens(found, MASK)[1:], expected[1:], **CLOSE)

@@ -1,4 +1,6 @@
-"""The memory planner's arithmetic: parameters, states, activations and cache against published and counted numbers."""
+"""The memory planner's arithmetic: parameters, states, activations and cache against published and
+counted numbers.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +41,15 @@ PUBLISHED = {  # parameters as transformers counts the released models
     "qwen2.5-7b": 7_615_616_512,
 }
 SMALL = {
-    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 64,
+}
 FAMILIES = {
     "grouped queries": {"model_type": "llama"},
     "tied": {"model_type": "llama", "tie_word_embeddings": True},
@@ -79,7 +87,9 @@ def test_parameters_are_those_that_transformers_makes_of_the_config(family):
     assert shape.policy == sum(p.numel() for p in policy.parameters())
     assert shape.scalar == sum(p.numel() for p in scalar.parameters())
     linear = [m for m in policy.modules() if isinstance(m, torch.nn.Linear)]
-    assert shape.layers * shape.layer_matrices + shape.embedding == sum(m.weight.numel() for m in linear)
+    assert shape.layers * shape.layer_matrices + shape.embedding == sum(
+        m.weight.numel() for m in linear
+    )
 
 
 def test_four_models_of_7b_are_56_gb_of_16_bit_weights():
@@ -95,7 +105,9 @@ def test_four_models_of_7b_are_56_gb_of_16_bit_weights():
     [(0, 1, 16), (0, 8, 16), (1, 8, 8 + 12 / 8), (2, 8, 4 + 16 / 8), (2, 64, 4 + 16 / 64)],
 )
 def test_states_of_adam_take_the_bytes_a_parameter_that_zero_says(stage, devices, held):
-    """Rajbhandari et al. 2020, figure 1, with 4-byte weights and gradients: 16 in all, the same as 2 + 2 + 12."""
+    """Rajbhandari et al. 2020, figure 1, with 4-byte weights and gradients: 16 in all, the same as
+    2 + 2 + 12.
+    """
     state = memory.training_state(10**9, 0, Strategy(1, zero_stage=stage, devices=devices))
     assert state.weights + state.gradients + state.optimizer == pytest.approx(held * 10**9)
 
@@ -103,7 +115,9 @@ def test_states_of_adam_take_the_bytes_a_parameter_that_zero_says(stage, devices
 def test_zero_3_divides_all_states_and_holds_what_it_gathers():
     state = memory.training_state(70 * 10**9, 0, Strategy(1, zero_stage=3, devices=64))
     gathered = 4 * memory.LIVE_PARAMETERS
-    assert state.weights + state.gradients + state.optimizer == pytest.approx(20 * 70e9 / 64 + gathered)
+    assert state.weights + state.gradients + state.optimizer == pytest.approx(
+        20 * 70e9 / 64 + gathered
+    )
 
 
 def test_half_weights_take_the_16_bytes_of_mixed_precision():
@@ -113,12 +127,16 @@ def test_half_weights_take_the_16_bytes_of_mixed_precision():
 
 def test_offloading_moves_the_optimizer_to_the_host():
     on = memory.training_state(10**9, 0, Strategy(1, zero_stage=2, devices=4))
-    off = memory.training_state(10**9, 0, Strategy(1, zero_stage=2, devices=4, offload_optimizer=True))
+    off = memory.training_state(
+        10**9, 0, Strategy(1, zero_stage=2, devices=4, offload_optimizer=True)
+    )
     assert (off.optimizer, off.host) == (0, on.optimizer + 4 * 10**9 / 4)
     assert (off.weights, off.gradients) == (on.weights, on.gradients)
 
 
-@pytest.mark.parametrize(("name", "kib"), [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3-8b", 128)])
+@pytest.mark.parametrize(
+    ("name", "kib"), [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3-8b", 128)]
+)
 def test_kv_cache_of_a_token(name, kib):
     assert memory.kv_bytes_per_token(preset(name), Strategy(1, dtype="bfloat16")) == kib * 1024
 
@@ -127,7 +145,9 @@ def test_kv_cache_of_a_token(name, kib):
 
 
 def saved_bytes(family: str, strategy: Strategy, sequences: list[Sequence]) -> tuple[int, Batch]:
-    """Bytes of what autograd keeps of the backbone's forward pass, its weights and their casts aside."""
+    """Bytes of what autograd keeps of the backbone's forward pass, its weights and their casts
+    aside.
+    """
     model = AutoModelForCausalLM.from_config(config_of(family)).base_model
     if strategy.half_weights:
         model = model.bfloat16()
@@ -145,7 +165,12 @@ def saved_bytes(family: str, strategy: Strategy, sequences: list[Sequence]) -> t
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast),
     ):
-        model(batch.ids_BL, attention_mask=batch.mask_BL.long(), position_ids=batch.position_ids_BL, use_cache=False)
+        model(
+            batch.ids_BL,
+            attention_mask=batch.mask_BL.long(),
+            position_ids=batch.position_ids_BL,
+            use_cache=False,
+        )
     return sum(size for size, _ in saved.values()), Batch(tokens, batch.ids_BL.shape[1], tokens)
 
 
@@ -162,10 +187,14 @@ def test_saved_activations_are_what_autograd_keeps(family, strategy):
 
 
 def allocated(function) -> tuple[int, int]:
-    """The most bytes that torch's CPU allocator held during a call, and at its end, beyond those before it."""
+    """The most bytes that torch's CPU allocator held during a call, and at its end, beyond those
+    before it.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = function()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
@@ -176,10 +205,19 @@ def allocated(function) -> tuple[int, int]:
 
 def wide_model(vocabulary: int) -> tuple[PolicyModel, ModelShape]:
     config = AutoConfig.for_model(
-        "llama", vocab_size=vocabulary, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=256, pad_token_id=0,
-    )  # fmt: skip
-    return PolicyModel(AutoModelForCausalLM.from_config(config)), shape_of(config.to_dict(), "wide", "a test")
+        "llama",
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=0,
+    )
+    return PolicyModel(AutoModelForCausalLM.from_config(config)), shape_of(
+        config.to_dict(), "wide", "a test"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -194,7 +232,9 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype, entro
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
             logits_BRV = model(batch)
-        loss = cross_entropy(token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR, 1.0)
+        loss = cross_entropy(
+            token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR, 1.0
+        )
         loss = loss - entropy * token_entropy(logits_BRV).sum() if entropy else loss
         del logits_BRV
         loss.backward()
@@ -204,7 +244,9 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype, entro
         memory.working_tensors(shape, sizes, strategy, learns=True),
         memory.logits(shape, sizes, strategy, learns=True, entropy=entropy),
     )
-    state = memory.training_state(shape.policy, shape.layers * shape.layer_matrices + shape.embedding, strategy)
+    state = memory.training_state(
+        shape.policy, shape.layers * shape.layer_matrices + shape.embedding, strategy
+    )
     assert predicted + state.casts == pytest.approx(allocated(step)[0], rel=0.05)
 
 
@@ -230,14 +272,22 @@ def test_checkpointing_keeps_the_input_of_each_layer():
     model.model.gradient_checkpointing_enable()
     model.train()
     batch = collate([Sequence([5] * 4, [6] * 60)] * 4, 0)
-    sizes, strategy = Batch(batch.ids_BL.numel(), 64, batch.ids_BL.numel()), Strategy(1, checkpointing=True)
+    sizes, strategy = (
+        Batch(batch.ids_BL.numel(), 64, batch.ids_BL.numel()),
+        Strategy(1, checkpointing=True),
+    )
 
     def forward():
-        return model.model.base_model(batch.ids_BL, attention_mask=batch.mask_BL.long(), use_cache=False).last_hidden_state
+        return model.model.base_model(
+            batch.ids_BL, attention_mask=batch.mask_BL.long(), use_cache=False
+        ).last_hidden_state
 
     forward()
     kept = allocated(forward)[1] - sizes.tokens * shape.hidden * 4  # less the output itself
-    layer = memory.saved_activations(shape, sizes, replace(strategy, checkpointing=False)) / shape.layers
+    layer = (
+        memory.saved_activations(shape, sizes, replace(strategy, checkpointing=False))
+        / shape.layers
+    )
     assert memory.saved_activations(shape, sizes, strategy) - layer == pytest.approx(kept, rel=0.1)
 
 
@@ -245,12 +295,19 @@ def test_checkpointing_keeps_the_input_of_each_layer():
 
 
 def recipe(**sections) -> Recipe:
-    data = {"demonstrations": "d", "comparisons": "c", "max_prompt_tokens": 192, "max_response_tokens": 256}
+    data = {
+        "demonstrations": "d",
+        "comparisons": "c",
+        "max_prompt_tokens": 192,
+        "max_response_tokens": 256,
+    }
     values = {"name": "n", "model": {"base": "llama-2-7b"}, "data": data, "registry": {"name": "n"}}
     return Recipe.model_validate(values | sections)
 
 
-def planned(name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections) -> StagePlan:
+def planned(
+    name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections
+) -> StagePlan:
     loaded, models = recipe(**sections), Models(preset(name), preset(name))
     return plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), hardware)
 
@@ -258,7 +315,13 @@ def planned(name: str, stage: str, hardware: Hardware = H100, devices: int = 8, 
 def test_ppo_holds_four_models_and_vllm():
     plan = planned("7b", "ppo")
     weights = {part.model: part.bytes for part in plan.parts if part.kind == "weights"}
-    assert weights == {"actor": 28e9, "critic": 28e9, "reward": 28e9, "reference": 28e9, "vLLM": 28e9}
+    assert weights == {
+        "actor": 28e9,
+        "critic": 28e9,
+        "reward": 28e9,
+        "reference": 28e9,
+        "vLLM": 28e9,
+    }
     assert {part.model for part in plan.parts if part.kind == "optimizer"} == {"actor", "critic"}
 
 
@@ -269,12 +332,18 @@ def test_without_a_critic_there_is_none():
 
 def test_activations_of_actor_and_critic_are_not_held_at_once():
     plan = planned("7b", "ppo")
-    held = {part.model for part in plan.parts if part.kind == "activations" and part.held(plan.peak_phase)}
+    held = {
+        part.model
+        for part in plan.parts
+        if part.kind == "activations" and part.held(plan.peak_phase)
+    }
     assert held == {"actor"}
 
 
 def test_an_entropy_bonus_costs_logits_of_the_actor_only():
-    plain, bonus = ({s: planned("7b", s, ppo={"entropy_coef": c}) for s in ("sft", "ppo")} for c in (0.0, 0.01))
+    plain, bonus = (
+        {s: planned("7b", s, ppo={"entropy_coef": c}) for s in ("sft", "ppo")} for c in (0.0, 0.01)
+    )
     assert bonus["ppo"].peak > plain["ppo"].peak
     assert bonus["sft"].peak == plain["sft"].peak
 
@@ -287,14 +356,19 @@ def test_the_peak_is_the_largest_phase_and_the_overhead():
 
 @given(st.integers(64, 65_536), st.integers(64, 65_536), st.sampled_from(STAGES))
 def test_more_tokens_at_once_never_need_less(one, other, stage):
-    sizes = [planned("7b", stage, **{stage: {"micro_batch_tokens": tokens}}).peak for tokens in sorted((one, other))]
+    sizes = [
+        planned("7b", stage, **{stage: {"micro_batch_tokens": tokens}}).peak
+        for tokens in sorted((one, other))
+    ]
     assert sizes[0] <= sizes[1]
 
 
 @given(st.sampled_from(STAGES), st.sampled_from((1, 2)), st.integers(0, 5))
 def test_more_devices_never_need_more_of_each(stage, zero_stage, doublings):
     section = {stage: {} if stage == "evaluate" else {"zero_stage": zero_stage}}
-    few, many = (planned("7b", stage, devices=2 ** (doublings + more), **section).peak for more in (0, 1))
+    few, many = (
+        planned("7b", stage, devices=2 ** (doublings + more), **section).peak for more in (0, 1)
+    )
     assert many <= few
 
 
@@ -306,8 +380,12 @@ def remedied(plan: StagePlan, name: str, **sections):
 
 
 def test_sft_of_7b_on_eight_devices_of_80_gib_fits_with_zero_2():
-    plan = planned("7b", "sft", model={"base": "m", "dtype": "bfloat16"}, sft={"micro_batch_tokens": 2048})
-    remedy = remedied(plan, "7b", model={"base": "m", "dtype": "bfloat16"}, sft={"micro_batch_tokens": 2048})
+    plan = planned(
+        "7b", "sft", model={"base": "m", "dtype": "bfloat16"}, sft={"micro_batch_tokens": 2048}
+    )
+    remedy = remedied(
+        plan, "7b", model={"base": "m", "dtype": "bfloat16"}, sft={"micro_batch_tokens": 2048}
+    )
     assert not plan.fits
     assert [change.option for change in remedy.changes] == ["--set sft.zero_stage=2"]
 
@@ -326,7 +404,10 @@ def test_a_remedy_fits_and_none_of_its_changes_can_be_left_out(stage, name, gib)
     for field in vars(before):
         if getattr(before, field) != getattr(after, field):
             without = replace(after, **{field: getattr(before, field)})
-            assert not possible(stage, without) or not plan_stage(recipe(), stage, models, without, plan.hardware).fits
+            assert (
+                not possible(stage, without)
+                or not plan_stage(recipe(), stage, models, without, plan.hardware).fits
+            )
 
 
 def test_the_options_of_a_remedy_make_the_recipe_fit():
@@ -335,7 +416,10 @@ def test_the_options_of_a_remedy_make_the_recipe_fit():
     remedy = remedied(plan, "smollm2-135m")
     settings = [change.option.removeprefix("--set ") for change in remedy.changes]
     assert settings and all(settings)
-    loaded, models = load_recipe("smollm2", settings), Models(preset("smollm2-135m"), preset("smollm2-135m"))
+    loaded, models = (
+        load_recipe("smollm2", settings),
+        Models(preset("smollm2-135m"), preset("smollm2-135m")),
+    )
     assert plan_stage(loaded, "sft", models, strategy_of(loaded, "sft", 8), small).fits
 
 
@@ -378,9 +462,17 @@ def test_a_given_reward_model_has_its_own_shape(tiny_model):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{}", "of type None"), ('{"model_type": "gpt2"}', "'gpt2'"), ("[]", "holds list"), ("{", "cannot be read"),
-     ('{"model_type": "llama", "num_attention_heads": 0, "hidden_size": 4}', "not a usable config")],
-)  # fmt: skip
+    [
+        ("{}", "of type None"),
+        ('{"model_type": "gpt2"}', "'gpt2'"),
+        ("[]", "holds list"),
+        ("{", "cannot be read"),
+        (
+            '{"model_type": "llama", "num_attention_heads": 0, "hidden_size": 4}',
+            "not a usable config",
+        ),
+    ],
+)
 def test_an_unusable_config_is_refused(tmp_path, content, said):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=said):

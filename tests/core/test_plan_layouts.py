@@ -1,4 +1,6 @@
-"""The planner's arithmetic of layouts: adapters, no copy of the reference, a shared critic; against counts and autograd."""
+"""The planner's arithmetic of layouts: adapters, no copy of the reference, a shared critic; against
+counts and autograd.
+"""
 
 import pytest
 import torch
@@ -19,10 +21,22 @@ from rlhf_core.plan.stages import Models, StagePlan, plan_stage, strategy_of
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 SMALL = {
-    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 16, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
-LORAS = [LoRA(), LoRA(rank=32), LoRA(target_modules=("q_proj", "v_proj")), LoRA(target_modules=("gate_proj", "mlp.down_proj"))]
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+LORAS = [
+    LoRA(),
+    LoRA(rank=32),
+    LoRA(target_modules=("q_proj", "v_proj")),
+    LoRA(target_modules=("gate_proj", "mlp.down_proj")),
+]
 H100 = Hardware("gpu", 80 * GIB, 2 * GIB)
 
 
@@ -37,7 +51,9 @@ def made(family: str, lora: LoRA, **changes) -> tuple[PolicyModel, ModelShape]:
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_adapter_parameters_are_those_that_learn(family, lora):
     policy, shape = made(family, lora)
-    assert adapter_parameters(shape, lora) == sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert adapter_parameters(shape, lora) == sum(
+        p.numel() for p in policy.parameters() if p.requires_grad
+    )
 
 
 @pytest.mark.parametrize("lora", LORAS, ids=("default", "rank 32", "q v", "gate down"))
@@ -47,7 +63,9 @@ def test_saved_activations_are_what_autograd_keeps(family, dtype, lora):
     policy, shape = made(family, lora)
     strategy, saved = Strategy(1, dtype=dtype), {}
     batch = collate([Sequence([5] * 3, [6] * 20), Sequence([5] * 7, [6] * 16)], 0)
-    weights = {tuple(sorted(p.shape)) for p in policy.parameters()}  # their bfloat16 copies have the same shapes
+    weights = {
+        tuple(sorted(p.shape)) for p in policy.parameters()
+    }  # their bfloat16 copies have the same shapes
 
     def keep(tensor):
         if tuple(sorted(tensor.shape)) not in weights:
@@ -62,13 +80,21 @@ def test_saved_activations_are_what_autograd_keeps(family, dtype, lora):
         policy.model.base_model(batch.ids_BL, use_cache=False, **ids)
     tokens = batch.ids_BL.numel()
     sizes = Batch(tokens, batch.ids_BL.shape[1], tokens)
-    predicted = memory.saved_activations(shape, sizes, strategy) + activations_change(shape, sizes, strategy, lora)
+    predicted = memory.saved_activations(shape, sizes, strategy) + activations_change(
+        shape, sizes, strategy, lora
+    )
     assert predicted == pytest.approx(sum(size for size, _ in saved.values()), rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype):
-    widths = {"hidden_size": 128, "intermediate_size": 384, "head_dim": 32, "num_key_value_heads": 4, "vocab_size": 64}
+    widths = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "head_dim": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 64,
+    }
     policy, shape = made("llama", LoRA(), **widths)
     strategy = Strategy(1, dtype=dtype)
     batch = collate([Sequence([5] * 4, [6] * 60)] * 4, 0)
@@ -77,17 +103,23 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype):
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
             logits_BRV = policy(batch)
-        cross_entropy(token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR, 1.0).backward()
+        cross_entropy(
+            token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR, 1.0
+        ).backward()
 
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     held = peak = 0
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    predicted = memory.saved_activations(shape, sizes, strategy) + activations_change(shape, sizes, strategy, LoRA())
+    predicted = memory.saved_activations(shape, sizes, strategy) + activations_change(
+        shape, sizes, strategy, LoRA()
+    )
     predicted += memory.working_tensors(shape, sizes, strategy, learns=True)
     adapters = adapter_parameters(shape, LoRA())
     predicted += memory.training_state(
@@ -104,29 +136,51 @@ def test_states_of_adapters_are_theirs_alone():
 
 
 def planned(stage: str, **sections) -> StagePlan:
-    data = {"demonstrations": "d", "comparisons": "c", "max_prompt_tokens": 192, "max_response_tokens": 256}
-    values = {"name": "n", "model": {"base": "llama-2-7b", "dtype": "bfloat16"}, "data": data, "registry": {"name": "n"}}
+    data = {
+        "demonstrations": "d",
+        "comparisons": "c",
+        "max_prompt_tokens": 192,
+        "max_response_tokens": 256,
+    }
+    values = {
+        "name": "n",
+        "model": {"base": "llama-2-7b", "dtype": "bfloat16"},
+        "data": data,
+        "registry": {"name": "n"},
+    }
     recipe = Recipe.model_validate(values | sections)
-    return plan_stage(recipe, stage, Models(preset("7b"), preset("7b")), strategy_of(recipe, stage, 1), H100)
+    return plan_stage(
+        recipe, stage, Models(preset("7b"), preset("7b")), strategy_of(recipe, stage, 1), H100
+    )
 
 
 def sizes(plan: StagePlan, kind: str) -> dict[str, float]:
     models = {part.model for part in plan.parts if part.kind == kind}
-    return {name: sum(part.bytes for part in plan.parts if (part.model, part.kind) == (name, kind)) for name in models}
+    return {
+        name: sum(part.bytes for part in plan.parts if (part.model, part.kind) == (name, kind))
+        for name in models
+    }
 
 
 def test_adapters_leave_the_weights_and_take_the_states():
-    whole, adapted = (planned("sft", sft={"lora": lora, "micro_batch_tokens": 2048}) for lora in (False, True))
+    whole, adapted = (
+        planned("sft", sft={"lora": lora, "micro_batch_tokens": 2048}) for lora in (False, True)
+    )
     ours = adapter_parameters(preset("7b"), LoRA())
     assert sizes(adapted, "weights")["policy"] - sizes(whole, "weights")["policy"] == 4 * ours
-    assert sizes(adapted, "optimizer")["policy"] == 8 * ours and ours == 8 * 32 * (4 * 8192 + 3 * (4096 + 11008))
+    assert sizes(adapted, "optimizer")["policy"] == 8 * ours and ours == 8 * 32 * (
+        4 * 8192 + 3 * (4096 + 11008)
+    )
     assert adapted.fits and not whole.fits
 
 
 ALL = {"lora": True, "reference": "adapter-off", "reward_trunk": "reference", "critic": "shared"}
 LAYOUTS = {
     "critic": ({"critic": "shared"}, {"actor", "reward", "reference", "vLLM"}),
-    "reference": ({"lora": True, "reference": "adapter-off"}, {"actor", "critic", "reward", "vLLM"}),
+    "reference": (
+        {"lora": True, "reference": "adapter-off"},
+        {"actor", "critic", "reward", "vLLM"},
+    ),
     "reward": ({"reward_trunk": "reference"}, {"actor", "critic", "reward", "reference", "vLLM"}),
     "all": (ALL, {"actor", "reward", "vLLM"}),
 }
@@ -138,11 +192,15 @@ def test_a_layout_holds_the_models_that_it_says(name):
     plan = planned("ppo", ppo=options, reward={"lora": True})
     assert set(sizes(plan, "weights")) == models
     if "reward_trunk" in options:
-        assert sizes(plan, "weights")["reward"] == 4 * (adapter_parameters(preset("7b"), LoRA()) + 4096)
+        assert sizes(plan, "weights")["reward"] == 4 * (
+            adapter_parameters(preset("7b"), LoRA()) + 4096
+        )
     assert plan.peak < planned("ppo").peak
 
 
 def test_ppo_of_7b_on_one_trunk_fits_one_device():
     options = {"kv_cache_mib": 8192, "max_new_tokens": 64}
-    plan = planned("ppo", ppo=ALL | {"micro_batch_tokens": 2048, "sampling": options}, reward={"lora": True})
+    plan = planned(
+        "ppo", ppo=ALL | {"micro_batch_tokens": 2048, "sampling": options}, reward={"lora": True}
+    )
     assert plan.fits and planned("ppo").peak > 4 * plan.peak

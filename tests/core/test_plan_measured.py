@@ -1,4 +1,6 @@
-"""The planner's prediction against the peak memory of real stage processes on the CPU: a 34M model less a tiny one."""
+"""The planner's prediction against the peak memory of real stage processes on the CPU: a 34M model
+less a tiny one.
+"""
 
 import json
 import os
@@ -12,7 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import ensure_chat_template
@@ -22,8 +29,20 @@ from rlhf_core.plan.stages import plan_stage, strategy_of
 from rlhf_core.plan.strategy import Hardware
 from rlhf_core.rundir import Artifact, StageSpec
 
-TINY = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1}
-MIDDLE = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+}
+MIDDLE = {
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+}
 PROMPT, RESPONSE = 8, 120  # tokens; words of a reply: one less than RESPONSE, for its end of text
 CPU = Hardware("cpu", 2**60, 0)
 INPUTS = {
@@ -33,7 +52,8 @@ INPUTS = {
     "evaluate": ("policy", "sft", "reward", "prompts_heldout", "demonstrations_heldout"),
 }
 MIB = 2**20
-# glibc keeps freed blocks of less than 32 MiB, so that resident memory says little of what is in use; told to map each block
+# glibc keeps freed blocks of less than 32 MiB, so that resident memory says little of what is in
+# use; told to map each block
 # from 64 KiB by itself, it gives them back.
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "MALLOC_MMAP_THRESHOLD_": "65536"}
 STEPS = """
@@ -69,10 +89,17 @@ def write_model(folder: Path, sizes: dict) -> None:
     words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(sizes["vocab_size"] - 3))]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
     ensure_chat_template(tokenizer)
     torch.manual_seed(0)
-    sizes = sizes | {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "max_position_embeddings": 256}
+    sizes = sizes | {
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+        "max_position_embeddings": 256,
+    }
     for name, kind, config in (
         ("model", LlamaForCausalLM, LlamaConfig(**sizes)),
         ("reward", LlamaForSequenceClassification, LlamaConfig(**sizes, num_labels=1)),
@@ -90,12 +117,19 @@ def write_splits(folder: Path) -> None:
     for side, count in (("train", 32), ("heldout", 8)):
         kinds = {"demonstrations": [], "comparisons": [], "prompts": []}
         for i in range(count):
-            prompt = {"id": str(i), "prompt": [{"role": "user", "content": text(PROMPT - 3)}]}  # the template has 3 more
+            prompt = {
+                "id": str(i),
+                "prompt": [{"role": "user", "content": text(PROMPT - 3)}],
+            }  # the template has 3 more
             kinds["demonstrations"].append(prompt | {"response": text(RESPONSE - 1)})
-            kinds["comparisons"].append(prompt | {"chosen": text(RESPONSE - 1), "rejected": text(RESPONSE - 1)})
+            kinds["comparisons"].append(
+                prompt | {"chosen": text(RESPONSE - 1), "rejected": text(RESPONSE - 1)}
+            )
             kinds["prompts"].append(prompt)
         for kind, rows in kinds.items():
-            (folder / f"{kind}_{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (folder / f"{kind}_{side}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows)
+            )
 
 
 def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = None) -> Recipe:
@@ -103,24 +137,53 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = N
     learning = {"micro_batch_tokens": 512, "zero_stage": zero_stage}
     sampling = {"max_new_tokens": RESPONSE, "kv_cache_mib": 32}
     once = {"epochs": 1, "minibatches": 1, "rollout_batch": 12, "steps": 2}
-    return Recipe.model_validate({
-        "name": "measured",
-        "model": {"base": str(folder / "model"), "dtype": dtype},
-        "data": {
-            "demonstrations": "d", "comparisons": "c", "max_prompt_tokens": PROMPT, "max_response_tokens": RESPONSE,
-        },
-        "sft": learning | {"batch_size": 12, "epochs": 1, "max_train": 24, "lora": (layout or {}).get("lora", False)},
-        "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
-        "ppo": learning | once | {"sampling": sampling} | (layout or {}),
-        "evaluate": {"micro_batch_tokens": 512, "max_prompts": 8, "gate": {"min_prompts": 8}, "sampling": sampling},
-        "registry": {"name": "measured"},
-    })  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "name": "measured",
+            "model": {"base": str(folder / "model"), "dtype": dtype},
+            "data": {
+                "demonstrations": "d",
+                "comparisons": "c",
+                "max_prompt_tokens": PROMPT,
+                "max_response_tokens": RESPONSE,
+            },
+            "sft": (
+                learning
+                | {
+                    "batch_size": 12,
+                    "epochs": 1,
+                    "max_train": 24,
+                    "lora": (layout or {}).get("lora", False),
+                }
+            ),
+            "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
+            "ppo": learning | once | {"sampling": sampling} | (layout or {}),
+            "evaluate": {
+                "micro_batch_tokens": 512,
+                "max_prompts": 8,
+                "gate": {"min_prompts": 8},
+                "sampling": sampling,
+            },
+            "registry": {"name": "measured"},
+        }
+    )
 
 
 def spec_of(recipe: Recipe, stage: str, folder: Path) -> StageSpec:
-    places = {"policy": folder / "model", "sft": folder / "model", "reward": folder / "reward", "model": folder / "model"}
-    inputs = {name: Artifact.of(places.get(name, folder / f"{name}.jsonl")) for name in INPUTS[stage]}
-    config = {stage: getattr(recipe, stage).model_dump(exclude={"gate"}), "dtype": recipe.model.dtype, "train": True}
+    places = {
+        "policy": folder / "model",
+        "sft": folder / "model",
+        "reward": folder / "reward",
+        "model": folder / "model",
+    }
+    inputs = {
+        name: Artifact.of(places.get(name, folder / f"{name}.jsonl")) for name in INPUTS[stage]
+    }
+    config = {
+        stage: getattr(recipe, stage).model_dump(exclude={"gate"}),
+        "dtype": recipe.model.dtype,
+        "train": True,
+    }
     return StageSpec(stage=stage, seed=1, config=config, inputs=inputs, code=code_digest())
 
 
@@ -128,19 +191,37 @@ def peak_rss(spec: StageSpec, folder: Path) -> float:
     """VmHWM of the stage process, bytes: the most that was resident at once."""
     folder.mkdir()
     (folder / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "rlhf_core", spec.stage, str(folder / "spec.json"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_core",
+        spec.stage,
+        str(folder / "spec.json"),
+        str(folder),
+    ]
     with (folder / "stage.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT | os.environ)
         peak = 0
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
-            peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+            peak = max(
+                [
+                    peak,
+                    *(
+                        int(line.split()[1])
+                        for line in status.splitlines()
+                        if line.startswith("VmHWM")
+                    ),
+                ]
+            )
             time.sleep(0.02)
     assert process.returncode == 0, (folder / "stage.log").read_text()[-3000:]
     return peak * 1024
 
 
-def measured_and_predicted(tmp_path: Path, stage: str, dtype: str, zero_stage: int, layout: dict) -> tuple[float, float]:
+def measured_and_predicted(
+    tmp_path: Path, stage: str, dtype: str, zero_stage: int, layout: dict
+) -> tuple[float, float]:
     """Bytes that the 34M model needs more than the tiny one."""
     measured, predicted = [], []
     for name, sizes in (("middle", MIDDLE), ("tiny", TINY)):
@@ -150,23 +231,36 @@ def measured_and_predicted(tmp_path: Path, stage: str, dtype: str, zero_stage: i
         write_splits(folder)
         recipe = recipe_of(folder, dtype, zero_stage, layout)
         measured.append(peak_rss(spec_of(recipe, stage, folder), folder / "run"))
-        predicted.append(plan_stage(recipe, stage, find_models(recipe), strategy_of(recipe, stage, 1), CPU).peak)
+        predicted.append(
+            plan_stage(recipe, stage, find_models(recipe), strategy_of(recipe, stage, 1), CPU).peak
+        )
     print(f"{stage} {dtype} zero {zero_stage} {layout}: tiny {measured[1] / MIB:.0f} MiB", end="; ")
     return measured[0] - measured[1], predicted[0] - predicted[1]
 
 
 SHARED = {"lora": True, "reference": "adapter-off", "critic": "shared"}
 CASES = [
-    ("sft", "float32", 0, {}), ("sft", "bfloat16", 0, {}), ("sft", "float32", 2, {}), ("sft", "float32", 0, {"lora": True}),
-    ("reward", "float32", 0, {}), ("ppo", "float32", 0, {}), ("ppo", "float32", 0, SHARED), ("evaluate", "float32", 0, {}),
-]  # fmt: skip
+    ("sft", "float32", 0, {}),
+    ("sft", "bfloat16", 0, {}),
+    ("sft", "float32", 2, {}),
+    ("sft", "float32", 0, {"lora": True}),
+    ("reward", "float32", 0, {}),
+    ("ppo", "float32", 0, {}),
+    ("ppo", "float32", 0, SHARED),
+    ("evaluate", "float32", 0, {}),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "dtype", "zero_stage", "layout"), CASES)
-def test_predicted_peak_is_within_15_percent_of_the_measured_one(tmp_path, stage, dtype, zero_stage, layout):
+def test_predicted_peak_is_within_15_percent_of_the_measured_one(
+    tmp_path, stage, dtype, zero_stage, layout
+):
     measured, predicted = measured_and_predicted(tmp_path, stage, dtype, zero_stage, layout)
-    print(f"measured {measured / MIB:.0f} MiB, predicted {predicted / MIB:.0f} MiB, {predicted / measured - 1:+.1%}")
+    print(
+        f"measured {measured / MIB:.0f} MiB, predicted {predicted / MIB:.0f} MiB,"
+        f" {predicted / measured - 1:+.1%}"
+    )
     assert predicted == pytest.approx(measured, rel=0.15)
 
 
@@ -176,15 +270,28 @@ ALONE = [(dtype, stage, 1) for dtype in ("float32", "bfloat16") for stage in (0,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "zero_stage", "devices"),
-    [*ALONE, ("float32", 1, 2), ("float32", 2, 2), ("float32", 3, 1), ("float32", 3, 2), ("bfloat16", 3, 2)],
+    [
+        *ALONE,
+        ("float32", 1, 2),
+        ("float32", 2, 2),
+        ("float32", 3, 1),
+        ("float32", 3, 2),
+        ("bfloat16", 3, 2),
+    ],
 )
-def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(tmp_path, dtype, zero_stage, devices):
-    """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a CPU's resident memory."""
+def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(
+    tmp_path, dtype, zero_stage, devices
+):
+    """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a
+    CPU's resident memory.
+    """
     write_model(tmp_path, MIDDLE)
     recipe = recipe_of(tmp_path, dtype, zero_stage)
     strategy, device = strategy_of(recipe, "sft", devices), Hardware("gpu", 2**60, 0)
     predicted = plan_stage(recipe, "sft", find_models(recipe), strategy, device).peak
-    arguments = json.dumps([MIDDLE, dtype, zero_stage, PROMPT, RESPONSE, 512 // (PROMPT + RESPONSE)])
+    arguments = json.dumps(
+        [MIDDLE, dtype, zero_stage, PROMPT, RESPONSE, 512 // (PROMPT + RESPONSE)]
+    )
     held = max(held_by_ranks(arguments, devices))
     case, difference = f"steps {dtype} zero {zero_stage} x{devices}", f"{predicted / held - 1:+.1%}"
     print(f"{case}: {held / MIB:.0f} MiB, predicted {predicted / MIB:.0f} MiB, {difference}")
@@ -196,14 +303,25 @@ def held_by_ranks(arguments: str, ranks: int) -> list[int]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    job = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    job = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", STEPS, arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", STEPS, arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             env=ENVIRONMENT | os.environ | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(ranks)
-    ]  # fmt: skip
+    ]
     ends = [process.communicate() for process in processes]
     assert all(process.returncode == 0 for process in processes), ends[0][1][-3000:]
-    return [next(int(line.split()[1]) for line in out.splitlines() if line.startswith("peak")) for out, _ in ends]
+    return [
+        next(int(line.split()[1]) for line in out.splitlines() if line.startswith("peak"))
+        for out, _ in ends
+    ]

@@ -1,4 +1,6 @@
-"""What happens between the batches: the actor's early stop, old rollouts, exact KL, resume. Two-layer models, plain torch."""
+"""What happens between the batches: the actor's early stop, old rollouts, exact KL, resume.
+Two-layer models, plain torch.
+"""
 
 import copy
 import dataclasses
@@ -42,18 +44,31 @@ def models(tiny_model) -> tuple[nn.Module, nn.Module, nn.Module]:
 def rollout() -> Rollout:
     rng = random.Random(3)
     sizes = [(rng.randint(1, 5), rng.randint(1, 9)) for _ in range(8)]
-    sequences = [Sequence(rng.choices(range(6, 60), k=p), rng.choices(range(6, 60), k=r)) for p, r in sizes]
+    sequences = [
+        Sequence(rng.choices(range(6, 60), k=p), rng.choices(range(6, 60), k=r)) for p, r in sizes
+    ]
     return Rollout(sequences, [[-4.0] * len(s.response) for s in sequences], [True] * 8, 0.0)
 
 
 def experience(models, config: PPO) -> Experience:
-    policy, critic, reference = (inference(copy.deepcopy(model), dtype="float32") for model in models)
-    return make_experience(rollout(), Models(policy, critic, critic, reference), config, beta=0.1, pad_id=0)
+    policy, critic, reference = (
+        inference(copy.deepcopy(model), dtype="float32") for model in models
+    )
+    return make_experience(
+        rollout(), Models(policy, critic, critic, reference), config, beta=0.1, pad_id=0
+    )
 
 
 def learned(models, config: PPO) -> tuple[dict[str, float], Plain, Plain]:
     actor, critic = Plain(copy.deepcopy(models[0])), Plain(copy.deepcopy(models[1]))
-    metrics = update(actor, critic if config.has_critic else None, experience(models, config), config, step=1, seed=1)
+    metrics = update(
+        actor,
+        critic if config.has_critic else None,
+        experience(models, config),
+        config,
+        step=1,
+        seed=1,
+    )
     return metrics, actor, critic
 
 
@@ -73,7 +88,9 @@ def test_without_a_limit_every_minibatch_is_a_step_of_the_actor(models):
 
 
 def test_beyond_the_limit_the_actor_stops_for_the_step_and_the_critic_goes_on(models):
-    """The first minibatch has KL 0; the second, after one step, shows how far that went, and is the last."""
+    """The first minibatch has KL 0; the second, after one step, shows how far that went, and is the
+    last.
+    """
     metrics, actor, critic = learned(models, with_limit(1e-6))
     assert (actor.steps, critic.steps, metrics["ppo/policy_updates"]) == (2, 6, 2)
     _, after_two, _ = learned(models, with_limit(None, epochs=1))
@@ -99,7 +116,12 @@ def test_without_a_critic_the_stopped_step_ends(models):
 def test_warm_up_of_the_critic_moves_no_actor(models):
     metrics, actor, critic = learned(models, with_limit(1e-6, critic_warmup_steps=1))
     assert (actor.steps, critic.steps) == (0, 6)
-    assert metrics["ppo/policy_updates"] == metrics["ppo/policy_grad_norm"] == metrics["ppo/policy_lr"] == 0
+    assert (
+        metrics["ppo/policy_updates"]
+        == metrics["ppo/policy_grad_norm"]
+        == metrics["ppo/policy_lr"]
+        == 0
+    )
 
 
 # Exact KL
@@ -111,36 +133,52 @@ def test_exact_kl_is_the_sum_over_the_vocabulary_at_the_samplers_temperature(mod
     x = experience(models, config)
     mask_BR = x.batch.response_mask_BR
     with torch.no_grad():
-        ours, theirs = ((model(x.batch) / temperature).log_softmax(-1) for model in (models[0], models[2]))
+        ours, theirs = (
+            (model(x.batch) / temperature).log_softmax(-1) for model in (models[0], models[2])
+        )
     expected_BR = (ours.exp() * (ours - theirs)).sum(-1).masked_fill(~mask_BR, 0.0)
     torch.testing.assert_close(x.exact_kl_BR, expected_BR, atol=1e-5, rtol=1e-4)
     found = step_metrics(x, config)
-    assert found["ppo/kl_exact_per_response"] == pytest.approx(float(expected_BR.sum()) / 8, rel=1e-4)
-    assert found["ppo/kl_exact_per_token"] == pytest.approx(float(expected_BR.sum() / mask_BR.sum()), rel=1e-4)
+    assert found["ppo/kl_exact_per_response"] == pytest.approx(
+        float(expected_BR.sum()) / 8, rel=1e-4
+    )
+    assert found["ppo/kl_exact_per_token"] == pytest.approx(
+        float(expected_BR.sum() / mask_BR.sum()), rel=1e-4
+    )
 
 
 def test_measuring_the_exact_kl_changes_nothing_else(models):
     off, on = (experience(models, config) for config in (PPO(), PPO(kl_exact=True)))
     assert off.exact_kl_BR is None and "ppo/kl_exact_per_token" not in step_metrics(off, PPO())
     for field in dataclasses.fields(off):
-        if field.name.endswith(("_B", "_BR", "_BF")) and field.name not in ("exact_kl_BR", "spread_B"):
+        if field.name.endswith(("_B", "_BR", "_BF")) and field.name not in (
+            "exact_kl_BR",
+            "spread_B",
+        ):
             assert getattr(on, field.name).equal(getattr(off, field.name)), field.name
 
 
 def test_evaluation_measures_kl_at_the_temperature_that_it_samples_at(models, tiny_model):
-    """At another temperature log pi - log pi_ref of a sample is no estimate of the KL between what was sampled from."""
+    """At another temperature log pi - log pi_ref of a sample is no estimate of the KL between what
+    was sampled from.
+    """
     sequences = rollout().sequences
     forward = [inference(copy.deepcopy(model), dtype="float32") for model in (models[0], models[2])]
 
     def found(temperature: float) -> Tensor:
         config = Evaluate(sampling=Sampling(temperature=temperature))
-        kl_N, mean = response_kl(Setup(load_tokenizer(tiny_model), [], config, 1, "float32"), *forward, sequences)
+        kl_N, mean = response_kl(
+            Setup(load_tokenizer(tiny_model), [], config, 1, "float32"), *forward, sequences
+        )
         assert mean == pytest.approx(float(kl_N.mean()), rel=1e-5, abs=1e-5)
         return kl_N
 
     for temperature in (1.0, 0.5):
         batch = collate(sequences, 0)
-        ours, theirs = (token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR) for model in forward)
+        ours, theirs = (
+            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR)
+            for model in forward
+        )
         expected = (ours - theirs).masked_fill(~batch.response_mask_BR, 0.0).sum(-1)
         torch.testing.assert_close(found(temperature), expected, atol=1e-5, rtol=1e-5)
     assert (found(1.0) - found(0.5)).abs().max() > 0.1
@@ -160,8 +198,12 @@ def test_importance_of_a_sequence_is_the_capped_product_at_all_its_tokens(models
         expected_BR = log_ratio_BR.exp().clamp(max=2.0).masked_fill(~mask_BR, 0.0)
         torch.testing.assert_close(x.importance_BR, expected_BR)
         found = step_metrics(x, config)
-        assert found["ppo/importance_mean"] == pytest.approx(float(expected_BR[mask_BR].mean()), rel=1e-5)
-        assert found["ppo/importance_capped"] == pytest.approx(float((expected_BR[mask_BR] == 2.0).float().mean()))
+        assert found["ppo/importance_mean"] == pytest.approx(
+            float(expected_BR[mask_BR].mean()), rel=1e-5
+        )
+        assert found["ppo/importance_capped"] == pytest.approx(
+            float((expected_BR[mask_BR] == 2.0).float().mean())
+        )
 
 
 class Dice:
@@ -187,7 +229,9 @@ def test_several_steps_generated_at_once_are_those_generated_one_by_one_but_olde
     assert dice.calls == 1 and [together[step].age for step in (4, 5, 6)] == [0, 1, 2]
     for step, asked in prompts.items():
         alone = roll_out(Dice(), {step: asked}, seed=7, eos_id=1)[step]
-        assert dataclasses.replace(together[step], age=0, seconds=0.0) == dataclasses.replace(alone, seconds=0.0)
+        assert dataclasses.replace(together[step], age=0, seconds=0.0) == dataclasses.replace(
+            alone, seconds=0.0
+        )
         assert [sequence.prompt for sequence in alone.sequences] == asked
 
 
@@ -201,9 +245,18 @@ def test_every_prompt_comes_once_an_epoch():
     ("settings", "message"),
     [
         (["max_rollout_age=1"], "max_rollout_age 1 without importance_cap"),
-        (["max_rollout_age=2", "importance_cap=2.0"], "checkpoint_every 10 is not a multiple of .* = 3.*expected e.g. 12"),
         (
-            ["max_rollout_age=2", "importance_cap=2.0", "checkpoint_every=3", "steps=16", "reward_check.every=3"],
+            ["max_rollout_age=2", "importance_cap=2.0"],
+            "checkpoint_every 10 is not a multiple of .* = 3.*expected e.g. 12",
+        ),
+        (
+            [
+                "max_rollout_age=2",
+                "importance_cap=2.0",
+                "checkpoint_every=3",
+                "steps=16",
+                "reward_check.every=3",
+            ],
             "reward_check.every 3 and steps 16 are not both multiples of .* = 3",
         ),
         (["importance_level='sequence'"], "without importance_cap changes nothing"),
@@ -217,7 +270,12 @@ def test_options_of_the_loop_that_do_not_fit_are_refused(settings, message):
 
 
 def test_options_of_the_loop_that_fit_are_taken():
-    settings = ["ppo.max_rollout_age=1", "ppo.importance_cap=2.0", "ppo.importance_level='sequence'", "ppo.max_kl_update=0.02"]
+    settings = [
+        "ppo.max_rollout_age=1",
+        "ppo.importance_cap=2.0",
+        "ppo.importance_level='sequence'",
+        "ppo.max_kl_update=0.02",
+    ]
     assert load_recipe("quickstart", settings).ppo.max_rollout_age == 1
 
 
@@ -232,26 +290,62 @@ def short(prompts, replies):
 """
 FUNCTIONS = [{"function": "loop_rules:even", "per_token": True, "weight": 0.5}, "loop_rules:short"]
 ADAPTIVE = PPO(
-    steps=6, rollout_batch=8, minibatches=2, epochs=2, policy_lr=1e-2, critic_lr=1e-3, checkpoint_every=2, beta=0.2,
-    kl_controller="adaptive", kl_target=0.05, kl_horizon=20, kl_exact=True, max_kl_update=0.05, max_rollout_age=1,
-    importance_cap=2.0, importance_level="sequence", sampling=Sampling(max_new_tokens=8),
-    reward={"model_weight": 0, "functions": FUNCTIONS, "centre": True, "scale": True, "clip": 2.0, "length_penalty": 0.1},
-)  # fmt: skip
+    steps=6,
+    rollout_batch=8,
+    minibatches=2,
+    epochs=2,
+    policy_lr=1e-2,
+    critic_lr=1e-3,
+    checkpoint_every=2,
+    beta=0.2,
+    kl_controller="adaptive",
+    kl_target=0.05,
+    kl_horizon=20,
+    kl_exact=True,
+    max_kl_update=0.05,
+    max_rollout_age=1,
+    importance_cap=2.0,
+    importance_level="sequence",
+    sampling=Sampling(max_new_tokens=8),
+    reward={
+        "model_weight": 0,
+        "functions": FUNCTIONS,
+        "centre": True,
+        "scale": True,
+        "clip": 2.0,
+        "length_penalty": 0.1,
+    },
+)
 SHORT = {
-    "steps": 3, "rollout_batch": 8, "minibatches": 2, "epochs": 2, "policy_lr": 1e-2, "critic_lr": 1e-3, "checkpoint_every": 1,
-    "beta": 0.2, "sampling": Sampling(max_new_tokens=6, temperature=0.7),
-}  # fmt: skip
+    "steps": 3,
+    "rollout_batch": 8,
+    "minibatches": 2,
+    "epochs": 2,
+    "policy_lr": 1e-2,
+    "critic_lr": 1e-3,
+    "checkpoint_every": 1,
+    "beta": 0.2,
+    "sampling": Sampling(max_new_tokens=6, temperature=0.7),
+}
 PROCESS = PPO(
-    **SHORT, reward={"model_at": "difference"}, kl_in="loss", kl_estimator="k3", clip_high=0.28, dual_clip=3.0, gamma=0.9,
-    entropy_coef=0.01, whiten_advantages=False,
-)  # fmt: skip
+    **SHORT,
+    reward={"model_at": "difference"},
+    kl_in="loss",
+    kl_estimator="k3",
+    clip_high=0.28,
+    dual_clip=3.0,
+    gamma=0.9,
+    entropy_coef=0.01,
+    whiten_advantages=False,
+)
 UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline", group_size=2)
 
 
 @pytest.fixture
 def looped(models, tiny_model, tmp_path, monkeypatch):
-    """looped(folder, config=ADAPTIVE, killed_after=None): the stage's own loop in this process, to its end or to a kill; the
-    actor's weights."""
+    """looped(folder, config=ADAPTIVE, killed_after=None): the stage's own loop in this process, to
+    its end or to a kill; the actor's weights.
+    """
     (tmp_path / "loop_rules.py").write_text(RULES)
     monkeypatch.syspath_prepend(tmp_path)
     tokenizer = load_tokenizer(tiny_model)
@@ -264,15 +358,19 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
         scalars = [load_scalar(tiny_model, new_head=True, seed=seed) for seed in (5, 6)]
         reward, *further = (inference(model, dtype="float32") for model in scalars)
         return stage.Trainer(
-            actor=Plain(policy), critic=Plain(critic) if config.has_critic else None, tokenizer=tokenizer,
+            actor=Plain(policy),
+            critic=Plain(critic) if config.has_critic else None,
+            tokenizer=tokenizer,
             reward=reward if config.reward.model_weight else None,
             further_rewards=tuple(further) if config.uncertainty_penalty else (),
-            records=records, config=config, seed=1,
+            records=records,
+            config=config,
+            seed=1,
             functions=load_functions(config.reward.functions, records, tokenizer),
             reference=inference(copy.deepcopy(models[0]), dtype="float32"),
             sampler=PlainSampler(copy.deepcopy(models[0]), config.sampling),
             prompts=[tokenizer(text)["input_ids"] for text in texts],
-        )  # fmt: skip
+        )
 
     class Killed(RunDir):
         limit: int | None = None
@@ -282,35 +380,59 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
             if step == self.limit:
                 raise KeyboardInterrupt
 
-    def run(name: str, config: PPO = ADAPTIVE, killed_after: int | None = None) -> dict[str, Tensor]:
+    def run(
+        name: str, config: PPO = ADAPTIVE, killed_after: int | None = None
+    ) -> dict[str, Tensor]:
         directory = Killed(tmp_path / name)
         directory.limit = killed_after
         monkeypatch.setattr(stage, "build", built)
-        stage.run(StageSpec(stage="ppo", seed=1, config={"ppo": config.model_dump(mode="json")}, inputs={}, code=""), directory)
+        stage.run(
+            StageSpec(
+                stage="ppo",
+                seed=1,
+                config={"ppo": config.model_dump(mode="json")},
+                inputs={},
+                code="",
+            ),
+            directory,
+        )
         return load_policy(tmp_path / name / "model").state_dict()
 
     return run
 
 
 def test_a_resumed_loop_is_the_uninterrupted_one_bit_for_bit(looped, tmp_path):
-    """Beta, running moments, rollouts that wait: whatever adapts or is carried on; killed at and between checkpoints."""
+    """Beta, running moments, rollouts that wait: whatever adapts or is carried on; killed at and
+    between checkpoints.
+    """
     whole = looped("whole")
     for step in (3, 4):
         with pytest.raises(KeyboardInterrupt):
             looped(f"killed-{step}", killed_after=step)
         resumed = looped(f"killed-{step}")
         assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
-    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed-3", "killed-4")]
+    lines = [
+        read_metrics(tmp_path / name / "metrics.jsonl")
+        for name in ("whole", "killed-3", "killed-4")
+    ]
     timeless = [
-        [{k: v for k, v in line["metrics"].items() if "second" not in k} for line in of_run] for of_run in lines
-    ]  # fmt: skip
+        [{k: v for k, v in line["metrics"].items() if "second" not in k} for line in of_run]
+        for of_run in lines
+    ]
     assert timeless[0] == timeless[1] == timeless[2] and len(timeless[0]) == 6
     first, *_, last = timeless[0]
-    assert first["ppo/beta"] != last["ppo/beta"] and first["ppo/score_running_mean"] != last["ppo/score_running_mean"]
+    assert (
+        first["ppo/beta"] != last["ppo/beta"]
+        and first["ppo/score_running_mean"] != last["ppo/score_running_mean"]
+    )
 
 
-@pytest.mark.parametrize("config", [PROCESS, UNSURE], ids=("process rewards, KL in the loss", "a wary ensemble"))
-def test_other_options_are_paid_in_the_loop_as_they_say_and_resume_bit_for_bit(looped, tmp_path, config):
+@pytest.mark.parametrize(
+    "config", [PROCESS, UNSURE], ids=("process rewards, KL in the loss", "a wary ensemble")
+)
+def test_other_options_are_paid_in_the_loop_as_they_say_and_resume_bit_for_bit(
+    looped, tmp_path, config
+):
     whole = looped("whole", config)
     with pytest.raises(KeyboardInterrupt):
         looped("killed", config, killed_after=2)
@@ -320,9 +442,15 @@ def test_other_options_are_paid_in_the_loop_as_they_say_and_resume_bit_for_bit(l
         step = {name.removeprefix("ppo/"): value for name, value in line["metrics"].items()}
         paid = step["score_mean"] - config.missing_eos_penalty * (1 - step["eos_share"])
         if config.kl_in == "loss":
-            assert step["reward_mean"] == pytest.approx(paid, abs=1e-5) and "score_spread" not in step
+            assert (
+                step["reward_mean"] == pytest.approx(paid, abs=1e-5) and "score_spread" not in step
+            )
         else:  # the mean of squares is no less than the square of the mean
-            most = paid - config.beta * step["kl_per_response"] - config.uncertainty_penalty * step["score_spread"] ** 2
+            most = (
+                paid
+                - config.beta * step["kl_per_response"]
+                - config.uncertainty_penalty * step["score_spread"] ** 2
+            )
             assert step["score_spread"] > 0 and step["reward_mean"] <= most + 1e-5
         assert step["sampler_logprob_diff_max"] < 1e-4  # at temperature 0.7
 
@@ -333,7 +461,7 @@ def test_responses_of_older_weights_show_in_age_and_mismatch(looped, tmp_path):
     assert [step["ppo/rollout_age"] for step in steps] == [0, 1, 0, 1, 0, 1]
     fresh, old = ([step["ppo/sampler_kl"] for step in steps[start::2]] for start in (0, 1))
     assert max(fresh) < 1e-6 < 1e-4 < min(old)
-    assert max(step["ppo/importance_mean"] for step in steps) != 1 and steps[0]["ppo/importance_mean"] == pytest.approx(
-        1, abs=1e-4
-    )
+    assert max(step["ppo/importance_mean"] for step in steps) != 1 and steps[0][
+        "ppo/importance_mean"
+    ] == pytest.approx(1, abs=1e-4)
     assert [step["ppo/seconds_sync"] > 0 for step in steps] == [False, True] * 3

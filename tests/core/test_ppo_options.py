@@ -1,4 +1,6 @@
-"""Each PPO option changes what it says and nothing else. Pure tensors: logits in, loss and advantages out."""
+"""Each PPO option changes what it says and nothing else. Pure tensors: logits in, loss and
+advantages out.
+"""
 
 import math
 from dataclasses import replace
@@ -17,7 +19,12 @@ from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.update import policy_objective
 
 V = 7
-SEQUENCES = [Sequence([2, 3], [4, 5, 1]), Sequence([2, 3], [6, 1]), Sequence([4], [5, 5, 5, 1]), Sequence([4], [1])]
+SEQUENCES = [
+    Sequence([2, 3], [4, 5, 1]),
+    Sequence([2, 3], [6, 1]),
+    Sequence([4], [5, 5, 5, 1]),
+    Sequence([4], [1]),
+]
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -36,9 +43,11 @@ def part(**changes) -> Part:
     tensors = {
         "old_logprobs_BR": LOGPROBS + 0.6 * seeded(*MASK.shape, seed=1) - 0.5,
         "ref_logprobs_BR": LOGPROBS + seeded(*MASK.shape, seed=2),
-        "values_BR": torch.zeros(MASK.shape), "returns_BR": torch.zeros(MASK.shape),
-        "advantages_BR": seeded(*MASK.shape, seed=3), "importance_BR": MASK.double(),
-    }  # fmt: skip
+        "values_BR": torch.zeros(MASK.shape),
+        "returns_BR": torch.zeros(MASK.shape),
+        "advantages_BR": seeded(*MASK.shape, seed=3),
+        "importance_BR": MASK.double(),
+    }
     return Part(batch=BATCH, beta=0.5, **tensors | changes)
 
 
@@ -73,9 +82,16 @@ def test_dual_clip_bounds_the_loss_where_the_advantage_is_negative():
 
 
 def test_importance_weighs_each_tokens_surrogate():
-    weights = torch.rand(MASK.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    singles = [objective(PPO(), part(importance_BR=(MASK & (torch.arange(MASK.numel()).view_as(MASK) == i)).double()))
-               for i in range(MASK.numel())]  # fmt: skip
+    weights = torch.rand(
+        MASK.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    )
+    singles = [
+        objective(
+            PPO(),
+            part(importance_BR=(MASK & (torch.arange(MASK.numel()).view_as(MASK) == i)).double()),
+        )
+        for i in range(MASK.numel())
+    ]
     expected = (tensor(singles).view_as(MASK) * weights).sum()
     assert objective(PPO(), part(importance_BR=weights)) == pytest.approx(float(expected), abs=1e-6)
 
@@ -83,7 +99,9 @@ def test_importance_weighs_each_tokens_surrogate():
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_kl_in_the_loss_adds_beta_times_the_mean_token_kl(estimator):
     difference = (LOGPROBS - part().ref_logprobs_BR)[MASK]
-    mean = {"k2": (difference**2 / 2).mean(), "k3": ((-difference).exp() - 1 + difference).mean()}[estimator]
+    mean = {"k2": (difference**2 / 2).mean(), "k3": ((-difference).exp() - 1 + difference).mean()}[
+        estimator
+    ]
     found = objective(PPO(kl_in="loss", kl_estimator=estimator))
     assert found - objective(PPO()) == pytest.approx(0.5 * float(mean))
 
@@ -111,12 +129,16 @@ def fixed(logits: Tensor, scores: Tensor) -> Models:
 
 
 def made(config: PPO, *, critic: bool = True) -> Experience:
-    """Experience of SEQUENCES in the order in which microbatching puts them, so that rows keep their places."""
+    """Experience of SEQUENCES in the order in which microbatching puts them, so that rows keep
+    their places.
+    """
     rows = sorted(SEQUENCES, key=len)
     logprobs = [[-3.0] * len(s.response) for s in rows]
     models = fixed(LOGITS, tensor([1.0, 2.0, 4.0, 7.0]))
     models = models if critic else replace(models, critic=None)
-    return make_experience(Rollout(rows, logprobs, [True] * 4, 0.0), models, config, beta=0.5, pad_id=0)
+    return make_experience(
+        Rollout(rows, logprobs, [True] * 4, 0.0), models, config, beta=0.5, pad_id=0
+    )
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

@@ -13,7 +13,9 @@ from rlhf_core.rundir import RunDir, StageSpec, read_metrics
 
 def prepared(path, base):
     run = RunDir(path)
-    return run, prepare.run(StageSpec(stage="prepare", seed=1, config={"base": base}, inputs={}, code="x"), run)
+    return run, prepare.run(
+        StageSpec(stage="prepare", seed=1, config={"base": base}, inputs={}, code="x"), run
+    )
 
 
 def test_the_quickstart_makes_a_model_that_loads_and_all_its_files(tmp_path, monkeypatch):
@@ -30,7 +32,12 @@ def test_the_quickstart_makes_a_model_that_loads_and_all_its_files(tmp_path, mon
     assert tokenizer.chat_template == base_model.TEMPLATE
     assert model(input_ids=ids).logits.shape == (1, 6, len(tokenizer))
     assert model.dtype == torch.float32
-    assert model.config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id == model.config.pad_token_id
+    assert (
+        model.config.eos_token_id
+        == tokenizer.eos_token_id
+        != tokenizer.pad_token_id
+        == model.config.pad_token_id
+    )
 
 
 def test_a_missing_package_is_refused_with_the_command_that_installs_it(tmp_path):
@@ -51,7 +58,10 @@ def test_a_hub_name_that_cannot_be_fetched_is_refused(tmp_path, monkeypatch, nam
 
 
 def test_no_file_that_can_hold_code_is_fetched():
-    assert not any(pattern.endswith((".py", ".bin", ".pt", ".pth", ".pkl", "*")) for pattern in prepare.SAFE_FILES)
+    assert not any(
+        pattern.endswith((".py", ".bin", ".pt", ".pth", ".pkl", "*"))
+        for pattern in prepare.SAFE_FILES
+    )
 
 
 @pytest.mark.slow
@@ -62,7 +72,10 @@ def test_the_packaged_model_becomes_a_clean_float32_model_that_answers(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert config["tie_word_embeddings"] is True
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert tokenizer.eos_token == "<|im_end|>" != tokenizer.pad_token
     ids = tokenizer.apply_chat_template(
@@ -71,6 +84,8 @@ def test_the_packaged_model_becomes_a_clean_float32_model_that_answers(tmp_path)
         return_tensors="pt",
         return_dict=False,
     )
-    answer = tokenizer.decode(model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :])
+    answer = tokenizer.decode(
+        model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
+    )
     assert "Paris" in answer
     assert answer.endswith("<|im_end|>")

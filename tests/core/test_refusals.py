@@ -1,70 +1,123 @@
-"""Bad values are refused when the recipe is loaded, before anything starts: the key, both numbers, and what to do."""
+"""Bad values are refused when the recipe is loaded, before anything starts: the key, both numbers,
+and what to do.
+"""
 
 import pytest
 
 from rlhf_core.errors import ConfigError
 
 REFUSED = {
-    "a negative KL coefficient": (["ppo.beta=-0.1"], r"ppo\.beta: .*greater than or equal to 0 \(found -0\.1\)"),
+    "a negative KL coefficient": (
+        ["ppo.beta=-0.1"],
+        r"ppo\.beta: .*greater than or equal to 0 \(found -0\.1\)",
+    ),
     "a DPO beta of 0": (["dpo.beta=0"], r"dpo\.beta: .*greater than 0 \(found 0\)"),
     "a clip of 1": (["ppo.clip=1.0"], r"ppo\.clip: .*less than 1 \(found 1\.0\)"),
     "a clip of 0": (["ppo.clip=0"], r"ppo\.clip: .*greater than 0 \(found 0\)"),
     "a dual clip of 1": (["ppo.dual_clip=1.0"], r"ppo\.dual_clip: .*greater than 1 \(found 1\.0\)"),
-    "a discount above 1": (["ppo.gamma=1.5"], r"ppo\.gamma: .*less than or equal to 1 \(found 1\.5\)"),
+    "a discount above 1": (
+        ["ppo.gamma=1.5"],
+        r"ppo\.gamma: .*less than or equal to 1 \(found 1\.5\)",
+    ),
     "a rate of 0": (["sft.lr=0"], r"sft\.lr: .*greater than 0 \(found 0\)"),
-    "a temperature of 0": (["ppo.sampling.temperature=0"], r"ppo\.sampling\.temperature: .*greater than 0 \(found 0\)"),
-    "a key below a value": (["ppo.beta=0.1", "ppo.beta.x=1"], r"'ppo\.beta\.x=1': beta is 0\.1 .* a value and no section"),
+    "a temperature of 0": (
+        ["ppo.sampling.temperature=0"],
+        r"ppo\.sampling\.temperature: .*greater than 0 \(found 0\)",
+    ),
+    "a key below a value": (
+        ["ppo.beta=0.1", "ppo.beta.x=1"],
+        r"'ppo\.beta\.x=1': beta is 0\.1 .* a value and no section",
+    ),
     "an infinite KL coefficient": (["ppo.beta=inf"], r"ppo\.beta: .*finite number \(found inf\)"),
-    "an infinite limit": (["ppo.gate.max_kl_per_response=inf"], r"max_kl_per_response: .*finite number \(found inf\)"),
+    "an infinite limit": (
+        ["ppo.gate.max_kl_per_response=inf"],
+        r"max_kl_per_response: .*finite number \(found inf\)",
+    ),
     "a controller that multiplies nothing": (
-        ["ppo.beta=0", 'ppo.kl_controller="adaptive"'], "'adaptive' multiplies beta, and 0 stays 0; set beta above 0",
+        ["ppo.beta=0", 'ppo.kl_controller="adaptive"'],
+        "'adaptive' multiplies beta, and 0 stays 0; set beta above 0",
     ),
     "an actor that never learns": (
         ["ppo.steps=3", "ppo.critic_warmup_steps=3"],
-        "critic_warmup_steps 3 of 3 steps.* set critic_warmup_steps to at most 2, or steps to at least 4",
+        (
+            "critic_warmup_steps 3 of 3 steps.* set critic_warmup_steps to at most 2, or steps to"
+            " at least 4"
+        ),
     ),
     "a rate that is never reached": (
-        ["ppo.steps=3", "ppo.warmup_steps=4"], "warmup_steps 4 of 3 steps: policy_lr would never be reached.* at most 3",
+        ["ppo.steps=3", "ppo.warmup_steps=4"],
+        "warmup_steps 4 of 3 steps: policy_lr would never be reached.* at most 3",
     ),
     "a penalty on a score that process rewards do not have": (
         ["reward.ensemble=2", "ppo.uncertainty_penalty=0.1", 'ppo.reward.model_at="every"'],
-        r"uncertainty_penalty 0\.1 with reward\.model_at 'every'.* set model_at to 'last', or the penalty to 0",
+        (
+            r"uncertainty_penalty 0\.1 with reward\.model_at 'every'.* set model_at to 'last', or"
+            r" the penalty to 0"
+        ),
     ),
     "fewer prompts than the gate wants": (
         ["evaluate.max_prompts=49"],
-        r"evaluate\.max_prompts 49 is less than evaluate\.gate\.min_prompts 50.* raise the first, or lower the second",
+        (
+            r"evaluate\.max_prompts 49 is less than evaluate\.gate\.min_prompts 50.* raise the"
+            r" first, or lower the second"
+        ),
     ),
-    "fewer pairs than the gate wants": (["reward.max_heldout=99"], r"max_heldout 99 is less than reward\.gate\.min_pairs 100"),
-    "an advantage over nobody": (['ppo.advantage="rloo"'], "'rloo' compares .* there is 1; expected group_size of 2 or more"),
+    "fewer pairs than the gate wants": (
+        ["reward.max_heldout=99"],
+        r"max_heldout 99 is less than reward\.gate\.min_pairs 100",
+    ),
+    "an advantage over nobody": (
+        ['ppo.advantage="rloo"'],
+        "'rloo' compares .* there is 1; expected group_size of 2 or more",
+    ),
     "minibatches that do not divide the batch": (
         ["ppo.rollout_batch=64", "ppo.minibatches=5"],
-        "rollout_batch 64 cannot be split into 5 equal minibatches; set one of them so that the second divides the first",
+        (
+            "rollout_batch 64 cannot be split into 5 equal minibatches; set one of them so that the"
+            " second divides the first"
+        ),
     ),
-    "groups that do not divide the batch": (["ppo.group_size=5"], "64 is not a multiple of group_size 5.* e.g. 65"),
+    "groups that do not divide the batch": (
+        ["ppo.group_size=5"],
+        "64 is not a multiple of group_size 5.* e.g. 65",
+    ),
     "ZeRO 3 with adapters": (
-        ["ppo.zero_stage=3", "ppo.lora={rank=4}"], r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
+        ["ppo.zero_stage=3", "ppo.lora={rank=4}"],
+        r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
     ),
     "ZeRO 3 with a shared critic": (
-        ["ppo.zero_stage=3", 'ppo.critic="shared"'], "zero_stage 3 with critic 'shared'.* set zero_stage to 2",
+        ["ppo.zero_stage=3", 'ppo.critic="shared"'],
+        "zero_stage 3 with critic 'shared'.* set zero_stage to 2",
     ),
     "offloading without ZeRO": (
-        ["sft.offload_optimizer=true"], "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3",
+        ["sft.offload_optimizer=true"],
+        "offload_optimizer with zero_stage 0.* set zero_stage to 1, 2 or 3",
     ),
     "weights shared out without ZeRO 3": (
-        ['ppo.frozen="sharded"', "ppo.zero_stage=2"], "frozen 'sharded' with zero_stage 2.* set zero_stage to 3",
+        ['ppo.frozen="sharded"', "ppo.zero_stage=2"],
+        "frozen 'sharded' with zero_stage 2.* set zero_stage to 3",
     ),
     "a trunk shared by reward and reference, and shared out": (
-        ['ppo.frozen="sharded"', "ppo.zero_stage=3", "reward.lora=true", 'ppo.reward_trunk="reference"'],
-        "frozen 'sharded' with reward_trunk 'reference'.* set frozen to 'whole', or reward_trunk to 'own'",
+        [
+            'ppo.frozen="sharded"',
+            "ppo.zero_stage=3",
+            "reward.lora=true",
+            'ppo.reward_trunk="reference"',
+        ],
+        (
+            "frozen 'sharded' with reward_trunk 'reference'.* set frozen to 'whole', or"
+            " reward_trunk to 'own'"
+        ),
     ),
     "a sampler of several devices in an evaluation of one": (
-        ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"], "tensor_parallel 2, but one rank evaluates; set frozen",
+        ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"],
+        "tensor_parallel 2, but one rank evaluates; set frozen",
     ),
     "a sampler of the evaluation that does not divide the ranks": (
         ["evaluate.sampling.tensor_parallel=3", 'evaluate.frozen="sharded"', "distributed.ranks=4"],
         r"evaluate\.sampling\.tensor_parallel 3 does not divide the 4 ranks.* set it to a divisor",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -82,19 +135,40 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
         ("ppo.importance_cap=0.5", "the sampler counts as exact; default none"),
         ('ppo.critic="both"', 'value head on the actor\'s trunk; default "separate"'),
         ("ppo.reward.functions=['rules']", "'module:function' with .prompts, replies. in"),
-        ("data.max_prompt_tokens=0", "Longer prompts are quarantined, tokens, template included; default 256"),
+        (
+            "data.max_prompt_tokens=0",
+            "Longer prompts are quarantined, tokens, template included; default 256",
+        ),
     ],
 )
-def test_a_value_out_of_bounds_is_answered_with_what_the_key_is_and_its_default(recipe, setting, meaning):
+def test_a_value_out_of_bounds_is_answered_with_what_the_key_is_and_its_default(
+    recipe, setting, meaning
+):
     with pytest.raises(ConfigError, match=meaning):
         recipe(setting)
 
 
 def test_the_values_at_the_edge_are_taken(recipe):
-    assert recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta == 0
+    assert (
+        recipe("ppo.beta=0", "ppo.clip=0.99", "ppo.rollout_batch=60", "ppo.minibatches=5").ppo.beta
+        == 0
+    )
     assert recipe("ppo.steps=3", "ppo.critic_warmup_steps=2", "ppo.warmup_steps=3").ppo.steps == 3
-    assert recipe("evaluate.max_prompts=20", "evaluate.gate.min_prompts=20", "dpo.max_heldout=1").evaluate.max_prompts == 20
+    assert (
+        recipe(
+            "evaluate.max_prompts=20", "evaluate.gate.min_prompts=20", "dpo.max_heldout=1"
+        ).evaluate.max_prompts
+        == 20
+    )
     override = '{threshold=9, reason="a trial of nine pairs"}'
-    assert recipe("reward.max_heldout=9", f"reward.gate.overrides.pairs={override}").reward.max_heldout == 9
-    sharded = recipe('ppo.frozen="sharded"', "ppo.zero_stage=3", 'evaluate.frozen="sharded"', "distributed.ranks=2")
+    assert (
+        recipe("reward.max_heldout=9", f"reward.gate.overrides.pairs={override}").reward.max_heldout
+        == 9
+    )
+    sharded = recipe(
+        'ppo.frozen="sharded"',
+        "ppo.zero_stage=3",
+        'evaluate.frozen="sharded"',
+        "distributed.ranks=2",
+    )
     assert sharded.evaluate.frozen == "sharded"

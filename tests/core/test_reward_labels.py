@@ -1,4 +1,6 @@
-"""What a reward model learns from labels with strengths and votes: by hand, and whatever the microbatches."""
+"""What a reward model learns from labels with strengths and votes: by hand, and whatever the
+microbatches.
+"""
 
 import math
 
@@ -13,7 +15,9 @@ from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.reward.stage import pair_objective
 
-SCORES = tensor([1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64)  # pairs (1, .5), (-.25, 2), (0, 0)
+SCORES = tensor(
+    [1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64
+)  # pairs (1, .5), (-.25, 2), (0, 0)
 ROWS = [
     {"votes_for": 3, "votes_against": 0, "strength": 3.0},
     {"votes_for": 2, "votes_against": 1, "strength": 0.0},
@@ -23,11 +27,15 @@ ROWS = [
 
 def nats(difference: float, smoothing: float) -> float:
     """-(1 - s) log sigmoid(d) - s log sigmoid(-d)."""
-    return (1 - smoothing) * math.log1p(math.exp(-difference)) + smoothing * math.log1p(math.exp(difference))
+    return (1 - smoothing) * math.log1p(math.exp(-difference)) + smoothing * math.log1p(
+        math.exp(difference)
+    )
 
 
 def test_strengths_become_margins_and_votes_smoothing():
-    found = labels_of(ROWS, Reward(margin_scale=0.5, smoothing_from_votes=True, label_smoothing=0.1))
+    found = labels_of(
+        ROWS, Reward(margin_scale=0.5, smoothing_from_votes=True, label_smoothing=0.1)
+    )
     assert found.margin_N.tolist() == [1.5, 0.0, 0.5]
     assert found.smoothing_N.tolist() == pytest.approx([0.0, 1 / 3, 0.1])
     assert labels_of(ROWS, Reward()) == Labels(0.0, 0.0)
@@ -36,11 +44,15 @@ def test_strengths_become_margins_and_votes_smoothing():
 
 def test_votes_against_the_label_smooth_by_more_than_a_half():
     rows = [{"votes_for": 1, "votes_against": 2}]
-    assert labels_of(rows, Reward(smoothing_from_votes=True)).smoothing_N.tolist() == pytest.approx([2 / 3])
+    assert labels_of(rows, Reward(smoothing_from_votes=True)).smoothing_N.tolist() == pytest.approx(
+        [2 / 3]
+    )
 
 
 def test_objective_by_hand():
-    labels = Labels(tensor([1.5, 0.0, 0.5], dtype=torch.float64), tensor([0.0, 1 / 3, 0.1], dtype=torch.float64))
+    labels = Labels(
+        tensor([1.5, 0.0, 0.5], dtype=torch.float64), tensor([0.0, 1 / 3, 0.1], dtype=torch.float64)
+    )
     loss, parts = pair_objective(SCORES, labels, Reward(centring=0.01), 3)
     expected = (nats(0.5 - 1.5, 0.0) + nats(-2.25, 1 / 3) + nats(0.0 - 0.5, 0.1)) / 3
     squares = (1.5**2 + 1.75**2) / 3
@@ -50,11 +62,16 @@ def test_objective_by_hand():
 
 def test_without_options_it_is_bradley_terry_bit_for_bit():
     loss, parts = pair_objective(SCORES.float(), Labels(), Reward(), 3)
-    assert loss.equal(bradley_terry(SCORES[0::2].float(), SCORES[1::2].float(), 3)) and parts == {"loss": float(loss)}
+    assert loss.equal(bradley_terry(SCORES[0::2].float(), SCORES[1::2].float(), 3)) and parts == {
+        "loss": float(loss)
+    }
 
 
 def test_microbatches_of_pairs_add_up_to_the_step():
-    labels, config = labels_of(ROWS, Reward(margin_scale=0.5, smoothing_from_votes=True)), Reward(centring=0.1)
+    labels, config = (
+        labels_of(ROWS, Reward(margin_scale=0.5, smoothing_from_votes=True)),
+        Reward(centring=0.1),
+    )
     whole = pair_objective(SCORES, labels, config, 3)[0]
     order = [2, 0, 1]
     parts = [pair_objective(SCORES[2 * i : 2 * i + 2], labels.of([i]), config, 3)[0] for i in order]
@@ -70,10 +87,17 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     from rlhf_core.reward.stage import Comparisons, _accumulator
 
     sequences = [Sequence([2, 3], [6 + i] * (7 - i) + [1]) for i in range(6)]
-    config = Reward(margin_scale=1.0, smoothing_from_votes=True, centring=0.5, micro_batch_tokens=20)
+    config = Reward(
+        margin_scale=1.0, smoothing_from_votes=True, centring=0.5, micro_batch_tokens=20
+    )
     engine = Engine(load_scalar(tiny_model, new_head=True, seed=1), config, dtype="float32")
     accumulate = _accumulator(engine, Comparisons(sequences, labels_of(ROWS, config)), config, 0)
-    scores = torch.cat([final_scores(engine.infer(b), b.response_mask_BR) for b in (collate([s], 0) for s in sequences)])
+    scores = torch.cat(
+        [
+            final_scores(engine.infer(b), b.response_mask_BR)
+            for b in (collate([s], 0) for s in sequences)
+        ]
+    )
     order = [2, 0, 1]
     shuffled = torch.cat([scores[2 * i : 2 * i + 2] for i in order])
     _, expected = pair_objective(shuffled, labels_of([ROWS[i] for i in order], config), config, 3)
@@ -84,12 +108,21 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
 @pytest.mark.parametrize(
     ("row", "strength"),
     [
-        ({"strength": 2}, 2.0), ({"margin": "0.5"}, 0.5), ({"strength": "much better", "margin": 1}, 1.0),
-        ({"strength": -1}, None), ({"strength": True}, None), ({}, None), ({"margin": float("nan")}, None),
+        ({"strength": 2}, 2.0),
+        ({"margin": "0.5"}, 0.5),
+        ({"strength": "much better", "margin": 1}, 1.0),
+        ({"strength": -1}, None),
+        ({"strength": True}, None),
+        ({}, None),
+        ({"margin": float("nan")}, None),
     ],
-)  # fmt: skip
+)
 def test_a_comparisons_strength_is_a_number_of_zero_or_more(row, strength):
-    record = normalise("comparisons", ("prompt", "chosen", "rejected"), {"prompt": "p", "chosen": "c", "rejected": "r"} | row)
+    record = normalise(
+        "comparisons",
+        ("prompt", "chosen", "rejected"),
+        {"prompt": "p", "chosen": "c", "rejected": "r"} | row,
+    )
     assert record.get("strength") == strength and ("strength" in record) == (strength is not None)
     assert set(record["meta"]) == set(row)  # what the column said stays known
     assert "strength" in CANONICAL

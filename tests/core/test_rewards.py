@@ -1,4 +1,6 @@
-"""What PPO rewards: functions and reward model weighed, process rewards, shaping; and what each option leaves alone."""
+"""What PPO rewards: functions and reward model weighed, process rewards, shaping; and what each
+option leaves alone.
+"""
 
 import json
 import math
@@ -19,7 +21,15 @@ from rlhf_core.modeling.models import load_scalar, load_tokenizer
 from rlhf_core.objectives.advantages import merge_moments, token_rewards
 from rlhf_core.ppo.experience import Experience, Models, make_experience
 from rlhf_core.ppo.metrics import step_metrics
-from rlhf_core.ppo.rewards import NO_SCORES, Worth, load_functions, model_rewards, score_moments, shaped, weigh
+from rlhf_core.ppo.rewards import (
+    NO_SCORES,
+    Worth,
+    load_functions,
+    model_rewards,
+    score_moments,
+    shaped,
+    weigh,
+)
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.state import LoopState
 
@@ -60,30 +70,41 @@ def rollout(tiny_model, tmp_path, monkeypatch) -> Rollout:
     monkeypatch.delitem(sys.modules, "rules", raising=False)
     tokenizer = load_tokenizer(tiny_model)
     sequences = [
-        Sequence(tokenizer(prompt)["input_ids"], tokenizer(reply)["input_ids"] + [tokenizer.eos_token_id] * ended)
+        Sequence(
+            tokenizer(prompt)["input_ids"],
+            tokenizer(reply)["input_ids"] + [tokenizer.eos_token_id] * ended,
+        )
         for prompt, (reply, ended) in zip(PROMPTS, REPLIES, strict=True)
     ]
     records = [
-        {"prompt": [{"role": "user", "content": text}], "meta": {"answer": "w4 w5", "level": 3}} for text in PROMPTS
-    ]  # fmt: skip
+        {"prompt": [{"role": "user", "content": text}], "meta": {"answer": "w4 w5", "level": 3}}
+        for text in PROMPTS
+    ]
     logprobs = [[-1.0] * len(s.response) for s in sequences]
     return Rollout(sequences, logprobs, [ended for _, ended in REPLIES], 0.0, records)
 
 
 @pytest.fixture
 def made(tiny_model, rollout):
-    """made(**options of ppo.reward): the rollout's experience; the reward model says 10 + 100 * row + t after t tokens."""
+    """made(**options of ppo.reward): the rollout's experience; the reward model says 10 + 100 * row
+    + t after t tokens.
+    """
     tokenizer = load_tokenizer(tiny_model)
 
     def policy(batch: Batch) -> Tensor:
         return torch.zeros(*batch.response_mask_BR.shape, 62)
 
     def scalar(batch: Batch) -> Tensor:
-        rows, places = torch.arange(len(batch.mask_BL)), torch.arange(batch.response_mask_BR.shape[1] + 1)
+        rows, places = (
+            torch.arange(len(batch.mask_BL)),
+            torch.arange(batch.response_mask_BR.shape[1] + 1),
+        )
         return 10.0 + 100 * rows[:, None] + places
 
     def make(*, without_model: bool = False, running=NO_SCORES, **options) -> Experience:
-        config = PPO(reward=Rewards(**options), missing_eos_penalty=0.5, rollout_batch=2, minibatches=1)
+        config = PPO(
+            reward=Rewards(**options), missing_eos_penalty=0.5, rollout_batch=2, minibatches=1
+        )
         ask = load_functions(config.reward.functions, rollout.records, tokenizer)
         models = Models(policy, scalar, None if without_model else scalar, policy, functions=ask)
         return make_experience(rollout, models, config, beta=0.1, pad_id=0, running=running)
@@ -101,11 +122,18 @@ def test_by_default_the_score_is_the_reward_models_at_the_last_token(made):
 def test_functions_are_weighed_together_with_the_reward_model(made):
     functions = ["rules:length", {"function": "rules:echo", "weight": -2}]
     x = made(model_weight=0.5, functions=functions)
-    assert x.function_scores_BF.tolist() == [[2, 1], [3, 3]] and x.model_score_B.tolist() == [13.0, 113.0]
+    assert x.function_scores_BF.tolist() == [[2, 1], [3, 3]] and x.model_score_B.tolist() == [
+        13.0,
+        113.0,
+    ]
     assert x.score_B.tolist() == [0.5 * 13 + 2 - 2 * 1, 0.5 * 113 + 3 - 2 * 3]
     assert x.reward_B.tolist() == [4 + 2.5, 3 + 50 + 0.5 - 0.5]
     found = step_metrics(x, PPO(reward=Rewards(model_weight=0.5, functions=functions)))
-    assert (found["ppo/function_1_mean"], found["ppo/function_2_mean"], found["ppo/model_score_mean"]) == (2.5, 2.0, 63.0)
+    assert (
+        found["ppo/function_1_mean"],
+        found["ppo/function_2_mean"],
+        found["ppo/model_score_mean"],
+    ) == (2.5, 2.0, 63.0)
     assert found["ppo/score_mean"] == pytest.approx((6.5 + 53.5) / 2)
 
 
@@ -116,9 +144,14 @@ def test_functions_alone_need_no_reward_model(made):
 
 def test_a_verifier_gets_the_columns_of_the_prompts(made, rollout, tiny_model):
     function = {"function": "rules:exact", "columns": ["answer"]}
-    assert made(without_model=True, model_weight=0, functions=[function]).score_B.tolist() == [1.0, 0.0]
+    assert made(without_model=True, model_weight=0, functions=[function]).score_B.tolist() == [
+        1.0,
+        0.0,
+    ]
     missing = [*rollout.records, {"prompt": [], "meta": {}}]
-    with pytest.raises(BadInput, match="'rules:exact' needs the column 'answer', which 1 of 3 prompts have not"):
+    with pytest.raises(
+        BadInput, match="'rules:exact' needs the column 'answer', which 1 of 3 prompts have not"
+    ):
         load_functions([RewardFunction(**function)], missing, load_tokenizer(tiny_model))
 
 
@@ -139,7 +172,10 @@ def test_a_function_that_fails_ends_the_stage_and_is_not_a_score_of_zero(made, n
 def test_a_function_per_token_rewards_each_token(made):
     function = {"function": "rules:even", "per_token": True, "weight": 3}
     x = made(without_model=True, model_weight=0, functions=[function])
-    assert x.process_BR.tolist() == [[3, 0, 0], [3, 0, 3]] and x.function_scores_BF.tolist() == [[1], [2]]
+    assert x.process_BR.tolist() == [[3, 0, 0], [3, 0, 3]] and x.function_scores_BF.tolist() == [
+        [1],
+        [2],
+    ]
     assert x.score_B.tolist() == [3.0, 6.0] and x.rewards_BR.tolist() == [[3, 0, 0], [3, 0, 2.5]]
     with pytest.raises(BadInput, match="gave 2 values for the 3 tokens of reply 0"):
         made(functions=[{"function": "rules:one_short", "per_token": True}])
@@ -174,7 +210,9 @@ def test_a_token_classifier_is_a_reward_model_with_its_bias(tiny_model, tmp_path
     saved.save_pretrained(tmp_path)
     batch = collate([Sequence([7, 8], [9, 10]), Sequence([7], [9])], 0)
     with torch.no_grad():
-        expected = saved(input_ids=batch.ids_BL[:1], attention_mask=batch.mask_BL[:1].long()).logits[0, 1:, 0]
+        expected = saved(
+            input_ids=batch.ids_BL[:1], attention_mask=batch.mask_BL[:1].long()
+        ).logits[0, 1:, 0]
         found = load_scalar(tmp_path).eval()(batch)
     torch.testing.assert_close(found[0], expected)
 
@@ -209,7 +247,10 @@ def test_centring_scaling_and_clipping_by_hand():
 
 def test_process_rewards_are_scaled_and_clipped_but_not_centred():
     final_B, process_BR = shaped(
-        tensor([4.0]), tensor([[2.0, -6.0]]), score_moments(tensor([1.0, 5.0])), Rewards(centre=True, scale=True, clip=2.0)
+        tensor([4.0]),
+        tensor([[2.0, -6.0]]),
+        score_moments(tensor([1.0, 5.0])),
+        Rewards(centre=True, scale=True, clip=2.0),
     )
     assert (final_B.tolist(), process_BR.tolist()) == ([0.5], [[1.0, -2.0]])
 
@@ -245,10 +286,14 @@ def test_length_penalty_is_the_soft_overlong_punishment_of_dapo():
     limit, cache = 5, 3
     worth = said(torch.zeros(limit), length_penalty=1 / cache, length_free=limit - cache)
     lengths = range(1, limit + 1)
-    expected = [0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in lengths]  # eq. 13 within the limit
+    expected = [
+        0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in lengths
+    ]  # eq. 13 within the limit
     assert worth.final_B.tolist() == pytest.approx(expected)
     mask_BR = torch.arange(limit) < torch.arange(1, limit + 1)[:, None]
-    assert token_rewards(worth.final_B, torch.zeros(limit, limit), mask_BR, 0.0).sum(-1).tolist() == pytest.approx(expected)
+    assert token_rewards(worth.final_B, torch.zeros(limit, limit), mask_BR, 0.0).sum(
+        -1
+    ).tolist() == pytest.approx(expected)
 
 
 def test_penalties_come_after_clipping_and_keep_their_size(made):
@@ -265,11 +310,22 @@ def rewarded(draw) -> tuple:
     return torch.randn(len(lengths), generator=generator), process_BR, mask_BR
 
 
-EVERYTHING = PPO(reward=Rewards(centre=True, scale=True, clip=1.0, length_penalty=0.1, length_free=1, model_at="every"))
+EVERYTHING = PPO(
+    reward=Rewards(
+        centre=True, scale=True, clip=1.0, length_penalty=0.1, length_free=1, model_at="every"
+    )
+)
 
 
 def weighed(final_B: Tensor, process_BR: Tensor, mask_BR: Tensor) -> Worth:
-    return weigh((final_B, process_BR), [], mask_BR, mask_BR[:, -1], EVERYTHING, score_moments(tensor([3.0, -2.0])))
+    return weigh(
+        (final_B, process_BR),
+        [],
+        mask_BR,
+        mask_BR[:, -1],
+        EVERYTHING,
+        score_moments(tensor([3.0, -2.0])),
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -278,8 +334,14 @@ def test_padding_and_order_of_rows_change_no_reward(given_rows, columns, random)
     final_B, process_BR, mask_BR = given_rows
     expected = weighed(*given_rows)
     wide_BR = torch.nn.functional.pad(process_BR, (0, columns))
-    wide = weigh((final_B, wide_BR), [], torch.nn.functional.pad(mask_BR, (0, columns)), mask_BR[:, -1], EVERYTHING,
-                 score_moments(tensor([3.0, -2.0])))  # fmt: skip
+    wide = weigh(
+        (final_B, wide_BR),
+        [],
+        torch.nn.functional.pad(mask_BR, (0, columns)),
+        mask_BR[:, -1],
+        EVERYTHING,
+        score_moments(tensor([3.0, -2.0])),
+    )
     torch.testing.assert_close(wide.final_B, expected.final_B)
     assert not wide.process_BR[:, mask_BR.shape[1] :].any()
     order = random.sample(range(len(final_B)), len(final_B))
@@ -297,7 +359,9 @@ def test_the_loops_state_survives_a_checkpoint_bit_for_bit():
     def steps(state: LoopState, numbers: range, *, interrupted: bool) -> LoopState:
         for step in numbers:
             score_B = torch.randn(64, generator=torch.Generator().manual_seed(step))
-            state = state.after(0.1 * step, merge_moments(state.scores, score_moments(score_B)), config)
+            state = state.after(
+                0.1 * step, merge_moments(state.scores, score_moments(score_B)), config
+            )
             if interrupted:
                 state = LoopState.from_json(json.loads(json.dumps(state.as_json())))
         return state
@@ -305,27 +369,41 @@ def test_the_loops_state_survives_a_checkpoint_bit_for_bit():
     whole = steps(LoopState.first(config), range(1, 30), interrupted=False)
     resumed = steps(LoopState.first(config), range(1, 30), interrupted=True)
     assert whole.beta != config.beta and float(whole.scores.count) == 64 * 29
-    assert whole.beta == resumed.beta and all(a.equal(b) for a, b in zip(whole.scores, resumed.scores, strict=True))
+    assert whole.beta == resumed.beta and all(
+        a.equal(b) for a, b in zip(whole.scores, resumed.scores, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["model_weight=0"], "nothing is rewarded; expected functions"),
-        (["model_weight=0", "functions=['m:f']", "../uncertainty_penalty=0.1"], "model_weight 0 loads no reward model, but"),
-        (["model_weight=0", "functions=['m:f']", "../reward_check.every=5"], "reward_check watches a reward model"),
+        (
+            ["model_weight=0", "functions=['m:f']", "../uncertainty_penalty=0.1"],
+            "model_weight 0 loads no reward model, but",
+        ),
+        (
+            ["model_weight=0", "functions=['m:f']", "../reward_check.every=5"],
+            "reward_check watches a reward model",
+        ),
         (["functions=[{function='m:f', weight=0}]"], "weight 0 would run and count for nothing"),
         (["functions=['no colon']"], "String should match pattern"),
         (["functions=['m:f','m:f','m:f','m:f','m:f','m:f','m:f','m:f','m:f']"], "at most 8"),
         (["clip=0"], "greater than 0"),
         (["length_free=10"], "length_penalty is 0"),
-        (["length_free=48", "length_penalty=0.1"], "length_free 48 is no less than sampling.max_new_tokens 48.*at most 47"),
+        (
+            ["length_free=48", "length_penalty=0.1"],
+            "length_free 48 is no less than sampling.max_new_tokens 48.*at most 47",
+        ),
         (["model_at='first'"], "'last', 'every' or 'difference'"),
     ],
 )
 def test_rewards_that_make_no_sense_are_refused_with_a_reason(settings, message):
     with pytest.raises(ConfigError, match=message):
-        load_recipe("quickstart", [f"ppo.reward.{setting}".replace("reward.../", "") for setting in settings])
+        load_recipe(
+            "quickstart",
+            [f"ppo.reward.{setting}".replace("reward.../", "") for setting in settings],
+        )
 
 
 def test_a_plain_string_is_a_function_of_weight_one():

@@ -58,10 +58,15 @@ def test_an_error_of_this_project_keeps_its_kind():
         call(crashing, "scorer", REPLIES, REPLIES)
 
 
-@pytest.mark.parametrize("name", ["my_scorers", "my_scorers:", "my_scorers:missing", "no_such_module:score", ":score", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["my_scorers", "my_scorers:", "my_scorers:missing", "no_such_module:score", ":score", ""],
+)
 def test_a_name_that_is_no_function_is_refused_by_name(module, name):
     module("def score(prompts, replies):\n    return [0.0] * len(replies)\n")
-    with pytest.raises(BadInput, match=rf"scorer '{name}' cannot be imported .*expected 'module:function'"):
+    with pytest.raises(
+        BadInput, match=rf"scorer '{name}' cannot be imported .*expected 'module:function'"
+    ):
         load_function(name, "scorer")
 
 

@@ -1,4 +1,6 @@
-"""vLLM's own server as the sampler: replies of the sampler in this process, weights by vLLM's transfer, a clear end."""
+"""vLLM's own server as the sampler: replies of the sampler in this process, weights by vLLM's
+transfer, a clear end.
+"""
 
 import os
 import signal
@@ -25,16 +27,25 @@ CONFIG = Sampling(max_new_tokens=24, kv_cache_mib=32, temperature=0.9)
 
 
 def open_one(model: Path, **changes):
-    return open_sampler(model, CONFIG.model_copy(update=changes), max_prompt_tokens=7, dtype="float32")
+    return open_sampler(
+        model, CONFIG.model_copy(update=changes), max_prompt_tokens=7, dtype="float32"
+    )
 
 
 def other_weights(model: Path, seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in load_policy(model).model.state_dict().items()}
+    return {
+        name: tensor + 0.3 * torch.randn_like(tensor)
+        for name, tensor in load_policy(model).model.state_dict().items()
+    }
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in psutil.wait_procs(processes, timeout=20)[1] if one.status() != psutil.STATUS_ZOMBIE]
+    return [
+        one
+        for one in psutil.wait_procs(processes, timeout=20)[1]
+        if one.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,9 @@ def served(tiny_model):
 
 
 @pytest.mark.slow
-def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_weights(served, tiny_model):
+def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_weights(
+    served, tiny_model
+):
     assert isinstance(served, ServedSampler)
     here = open_one(tiny_model)
     seen = []
@@ -53,7 +66,9 @@ def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_w
         for sampler in (served, here):
             if weights:
                 assert sampler.sync(weights.items()) > 0
-        ours, theirs = (sampler.generate(PROMPTS, seeds=SEEDS, eos_id=EOS) for sampler in (served, here))
+        ours, theirs = (
+            sampler.generate(PROMPTS, seeds=SEEDS, eos_id=EOS) for sampler in (served, here)
+        )
         assert [one.tokens for one in ours] == [one.tokens for one in theirs]
         assert [one.ended for one in ours] == [one.ended for one in theirs]
         for one, other in zip(ours, theirs, strict=True):
@@ -79,10 +94,15 @@ def test_a_request_that_the_server_refuses_is_an_error_with_its_words(served):
 def test_a_killed_server_is_a_clear_error_and_leaves_nothing_behind(served, tiny_model):
     """The last test of this server."""
     folder = Path(served._server._socket).parent
-    tree = [psutil.Process(served._server._process.pid), *psutil.Process(served._server._process.pid).children(recursive=True)]
+    tree = [
+        psutil.Process(served._server._process.pid),
+        *psutil.Process(served._server._process.pid).children(recursive=True),
+    ]
     assert len(tree) > 1
     os.kill(tree[0].pid, signal.SIGKILL)
-    with pytest.raises(StageFailed, match=rf"process {tree[0].pid}\) was ended by signal 9, at .*kv_cache_mib"):
+    with pytest.raises(
+        StageFailed, match=rf"process {tree[0].pid}\) was ended by signal 9, at .*kv_cache_mib"
+    ):
         served.generate(PROMPTS, seeds=SEEDS, eos_id=EOS)
     with pytest.raises(StageFailed, match="was ended by signal 9"):
         served.sync(other_weights(tiny_model, 1).items())
@@ -106,7 +126,10 @@ def test_a_worker_that_dies_while_weights_are_sent_is_a_clear_error(tiny_model):
         def __iter__(self):
             return weights()
 
-    with pytest.raises(StageFailed, match=r"the sampler's server \(vLLM, process \d+\) .*the transfer of new weights|answered"):
+    with pytest.raises(
+        StageFailed,
+        match=r"the sampler's server \(vLLM, process \d+\) .*the transfer of new weights|answered",
+    ):
         sampler.sync(Again())
     assert not alive(tree)
 
@@ -120,32 +143,62 @@ def test_a_server_that_cannot_start_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("visible", "ranks", "count", "left"),
-    [(["0", "1", "2", "3"], 2, 1, "3"), (["0", "1", "2", "3"], 2, 2, "2,3"), (["5", "GPU-a"], 1, 1, "GPU-a")],
+    [
+        (["0", "1", "2", "3"], 2, 1, "3"),
+        (["0", "1", "2", "3"], 2, 2, "2,3"),
+        (["5", "GPU-a"], 1, 1, "GPU-a"),
+    ],
 )
 def test_the_server_gets_the_last_devices(visible, ranks, count, left):
     assert devices_left(visible, ranks, count) == left
 
 
 def test_devices_that_ranks_need_are_not_the_servers():
-    with pytest.raises(BadInput, match="own_devices 2 beside 3 training ranks need 5 GPUs, this machine shows 4; lower one"):
+    with pytest.raises(
+        BadInput,
+        match="own_devices 2 beside 3 training ranks need 5 GPUs, this machine shows 4; lower one",
+    ):
         devices_left(["0", "1", "2", "3"], 3, 2)
 
 
 def servers(parent: int, model: Path) -> list[psutil.Process]:
     """vLLM servers of this model that are children of `parent`; 1: of a process that is gone."""
     found = psutil.process_iter(["ppid", "cmdline"])
-    return [one for one in found if one.info["ppid"] == parent and {"--uds", str(model)} <= {*(one.info["cmdline"] or ())}]
+    return [
+        one
+        for one in found
+        if one.info["ppid"] == parent and {"--uds", str(model)} <= {*(one.info["cmdline"] or ())}
+    ]
 
 
 @pytest.mark.slow
-def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_server(tiny_model, tiny_splits, tmp_path):
-    save_model(load_scalar(tiny_model, new_head=True, seed=3), load_tokenizer(tiny_model), tmp_path / "reward")
-    inputs = {"policy": tiny_model, "reward": tmp_path / "reward", "prompts_train": tiny_splits / "prompts_train.jsonl"}
+def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_server(
+    tiny_model, tiny_splits, tmp_path
+):
+    save_model(
+        load_scalar(tiny_model, new_head=True, seed=3),
+        load_tokenizer(tiny_model),
+        tmp_path / "reward",
+    )
+    inputs = {
+        "policy": tiny_model,
+        "reward": tmp_path / "reward",
+        "prompts_train": tiny_splits / "prompts_train.jsonl",
+    }
     config = PPO(
-        steps=3, rollout_batch=16, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, checkpoint_every=1,
-        micro_batch_tokens=128, sampling=Sampling(max_new_tokens=12, kv_cache_mib=32, own_devices=1),
-    )  # fmt: skip
-    apart = spec_of("ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs)
+        steps=3,
+        rollout_batch=16,
+        minibatches=2,
+        epochs=2,
+        policy_lr=1e-3,
+        critic_lr=1e-3,
+        checkpoint_every=1,
+        micro_batch_tokens=128,
+        sampling=Sampling(max_new_tokens=12, kv_cache_mib=32, own_devices=1),
+    )
+    apart = spec_of(
+        "ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs
+    )
     stage = start(apart, tmp_path / "apart")
     while not read_metrics(tmp_path / "apart" / "metrics.jsonl"):
         assert stage.poll() is None, (tmp_path / "apart" / "stage.log").read_text()[-3000:]
@@ -157,13 +210,20 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
     finish(apart, tmp_path / "apart")
     assert not servers(1, tiny_model)
 
-    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"own_devices": 0})})
-    shared = spec_of("ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs)
+    config = config.model_copy(
+        update={"sampling": config.sampling.model_copy(update={"own_devices": 0})}
+    )
+    shared = spec_of(
+        "ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs
+    )
     finish(shared, tmp_path / "shared")
     ours, theirs = (
-        [line["metrics"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("apart", "shared")
+        [line["metrics"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("apart", "shared")
     )
     assert len(ours) == len(theirs) == 3
     for one, other in zip(ours, theirs, strict=True):
         names = [name for name in one if "second" not in name]
-        assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, abs=1e-5, rel=1e-4)
+        assert {name: one[name] for name in names} == pytest.approx(
+            {name: other[name] for name in names}, abs=1e-5, rel=1e-4
+        )

@@ -1,4 +1,6 @@
-"""How a step's rows are shared out among ranks: nothing lost, nothing twice, and every rank makes as many passes."""
+"""How a step's rows are shared out among ranks: nothing lost, nothing twice, and every rank makes
+as many passes.
+"""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +14,18 @@ SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, 
 @given(SIZES, st.integers(1, 5), st.integers(1, 200))
 def test_every_row_counts_once_and_every_rank_makes_as_many_passes(sizes, count, budget):
     ranks = microbatches_of_ranks(sizes, budget, count)
-    assert sorted(row for rank in ranks for rows, counts in rank if counts for row in rows) == list(range(len(sizes)))
+    assert sorted(row for rank in ranks for rows, counts in rank if counts for row in rows) == list(
+        range(len(sizes))
+    )
     assert len({len(rank) for rank in ranks}) == 1
     assert all(rows for rank in ranks for rows, _ in rank)
 
 
 @given(SIZES, st.integers(1, 200))
 def test_one_rank_has_the_very_microbatches_of_before(sizes, budget):
-    assert microbatches_of_ranks(sizes, budget, 1) == [[(rows, True) for rows in microbatches(sizes, budget)]]
+    assert microbatches_of_ranks(sizes, budget, 1) == [
+        [(rows, True) for rows in microbatches(sizes, budget)]
+    ]
 
 
 @given(SIZES, st.integers(2, 4), st.integers(1, 200))
@@ -28,7 +34,8 @@ def test_a_pair_stays_on_one_rank_in_its_order(sizes, count, budget):
     for rank in microbatches_of_ranks(sizes, budget, count, group=2):
         for rows, _ in rank:
             assert all(
-                chosen % 2 == 0 and rejected == chosen + 1 for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)
+                chosen % 2 == 0 and rejected == chosen + 1
+                for chosen, rejected in zip(rows[::2], rows[1::2], strict=True)
             )
 
 
@@ -40,4 +47,7 @@ def test_ranks_get_about_as_many_tokens():
 
 
 def test_a_rank_without_rows_goes_along_with_the_first_group():
-    assert microbatches_of_ranks([(2, 3), (2, 3)], 100, 2, group=2) == [[([0, 1], True)], [([0, 1], False)]]
+    assert microbatches_of_ranks([(2, 3), (2, 3)], 100, 2, group=2) == [
+        [([0, 1], True)],
+        [([0, 1], False)],
+    ]

@@ -4,18 +4,32 @@ import math
 
 import pytest
 
-from rlhf_core.reward.slices import NOTHING, OTHERS, calibration, labelled, mistakes, quarters, slices
+from rlhf_core.reward.slices import (
+    NOTHING,
+    OTHERS,
+    calibration,
+    labelled,
+    mistakes,
+    quarters,
+    slices,
+)
 from rlhf_core.statistics.intervals import newcombe, wilson
 
 N = 12
 ITEMS = {
-    "prompt": [f"p{i}" for i in range(N)], "chosen": ["good"] * N, "rejected": ["bad"] * N,
-    "chosen_score": [1.0] * 6 + [-1.0] * 3 + [2.0, 0.0, -3.0], "rejected_score": [0.0] * N,
-    "chosen_tokens": [5] * 4 + [3] * 4 + [4] * 4, "rejected_tokens": [4] * N,
+    "prompt": [f"p{i}" for i in range(N)],
+    "chosen": ["good"] * N,
+    "rejected": ["bad"] * N,
+    "chosen_score": [1.0] * 6 + [-1.0] * 3 + [2.0, 0.0, -3.0],
+    "rejected_score": [0.0] * N,
+    "chosen_tokens": [5] * 4 + [3] * 4 + [4] * 4,
+    "rejected_tokens": [4] * N,
     "agreement": [1.0] * 6 + [2 / 3] * 6,
-    "data.domain": ["code"] * 6 + ["prose"] * 5 + [None], "data.id": [f"x{i}" for i in range(N)],
-    "data.source": ["only"] * N, "data.level": [1.0, 2.0] * 6,
-}  # fmt: skip
+    "data.domain": ["code"] * 6 + ["prose"] * 5 + [None],
+    "data.id": [f"x{i}" for i in range(N)],
+    "data.source": ["only"] * N,
+    "data.level": [1.0, 2.0] * 6,
+}
 
 
 def of(column: str) -> dict[str, object]:
@@ -28,10 +42,15 @@ def test_accuracy_by_slice_with_wilson_intervals():
     assert (code.n, code.accuracy, code.margin) == (6, 1.0, 1.0)
     assert (prose.n, prose.accuracy) == (5, 1 / 5) and (prose.low, prose.high) == wilson(1, 5)
     assert of("domain")[NOTHING].n == 1
-    assert {value: found.n for value, found in of("annotator agreement").items()} == {"0.667": 6, "1": 6}
+    assert {value: found.n for value, found in of("annotator agreement").items()} == {
+        "0.667": 6,
+        "1": 6,
+    }
     assert {value: found.accuracy for value, found in of("chosen answer is").items()} == {
-        "longer": 1.0, "shorter": 0.5, "equal": 0.25,
-    }  # fmt: skip
+        "longer": 1.0,
+        "shorter": 0.5,
+        "equal": 0.25,
+    }
     assert {value: found.n for value, found in of("level").items()} == {"1": 6, "2": 6}
 
 
@@ -53,35 +72,55 @@ def test_the_difference_of_shares_is_newcombes():
 
 def test_quarters_have_equal_counts_and_keep_equal_values_together():
     labels = quarters([*range(8), None])
-    assert labels[-1] == NOTHING and [labels.count(name) for name in dict.fromkeys(labels[:-1])] == [2, 2, 2, 2]
-    assert len(set(quarters([1, 1, 1, 1, 1, 2, 3, 4]))) < 4 and len(set(quarters([1, 1, 1, 1, 1, 2, 3, 4])[:5])) == 1
+    assert labels[-1] == NOTHING and [
+        labels.count(name) for name in dict.fromkeys(labels[:-1])
+    ] == [2, 2, 2, 2]
+    assert (
+        len(set(quarters([1, 1, 1, 1, 1, 2, 3, 4]))) < 4
+        and len(set(quarters([1, 1, 1, 1, 1, 2, 3, 4])[:5])) == 1
+    )
     assert quarters([2.0, 2.0]) == ["2", "2"]
 
 
 def test_rare_names_are_one_slice_together():
     names = [f"n{i}" for i in range(25)] + [f"n{i}" for i in range(20)]
-    items = {name: (values * 4)[:45] for name, values in ITEMS.items() if not name.startswith("data")} | {"data.topic": names}
+    items = {
+        name: (values * 4)[:45] for name, values in ITEMS.items() if not name.startswith("data")
+    } | {"data.topic": names}
     labels = labelled(items)["topic"]
     assert len(set(labels)) == 21 and labels.count(OTHERS) == 5
 
 
 def test_members_that_disagree_make_a_slice():
     spread = [0.0, 1.0] * 6
-    members = {"chosen_member_1": spread, "rejected_member_1": [0.0] * N, "chosen_member_2": [-s for s in spread]}
-    labels = labelled(ITEMS | members | {"rejected_member_2": [0.0] * N})["spread of the members' margins"]
+    members = {
+        "chosen_member_1": spread,
+        "rejected_member_1": [0.0] * N,
+        "chosen_member_2": [-s for s in spread],
+    }
+    labels = labelled(ITEMS | members | {"rejected_member_2": [0.0] * N})[
+        "spread of the members' margins"
+    ]
     assert labels[:2] == ["0", "1"]
 
 
 def test_calibration_bins_hold_every_pair_in_order_of_confidence():
     bins = calibration(ITEMS)
-    assert sum(part.n for part in bins) == N and [part.confidence for part in bins] == sorted(p.confidence for p in bins)
+    assert sum(part.n for part in bins) == N and [part.confidence for part in bins] == sorted(
+        p.confidence for p in bins
+    )
     assert bins[-1].confidence == pytest.approx(1 / (1 + math.exp(-3))) and bins[-1].right == 0.0
-    assert bins[0].confidence == pytest.approx((0.5 + 1 / (1 + math.exp(-1))) / 2)  # margins 0 and 1
+    assert bins[0].confidence == pytest.approx(
+        (0.5 + 1 / (1 + math.exp(-1))) / 2
+    )  # margins 0 and 1
 
 
 def test_mistakes_are_the_surest_first_and_a_tie_is_none():
     found = mistakes(ITEMS, 3)
     assert [row["prompt"] for row in found] == ["p11", "p6", "p7"]
-    assert found[0]["confidence"] == pytest.approx(1 / (1 + math.exp(-3))) and found[0]["margin"] == -3.0
+    assert (
+        found[0]["confidence"] == pytest.approx(1 / (1 + math.exp(-3)))
+        and found[0]["margin"] == -3.0
+    )
     assert found[0]["data.domain"] is None and found[1]["agreement"] == 2 / 3
     assert len(mistakes(ITEMS, 99)) == 4

@@ -1,4 +1,6 @@
-"""The learning stages on a tiny real model: DeepSpeed steps, vLLM generates, a killed stage resumes."""
+"""The learning stages on a tiny real model: DeepSpeed steps, vLLM generates, a killed stage
+resumes.
+"""
 
 import hashlib
 import json
@@ -28,14 +30,27 @@ SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 REWARD_TINY = Reward(lr=3e-3, epochs=4, batch_size=16, checkpoint_every=4)
 SAMPLING = Sampling(max_new_tokens=12, kv_cache_mib=32)
 PPO_TINY = PPO(
-    steps=4, rollout_batch=16, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, sampling=SAMPLING, checkpoint_every=1
+    steps=4,
+    rollout_batch=16,
+    minibatches=2,
+    epochs=2,
+    policy_lr=1e-3,
+    critic_lr=1e-3,
+    sampling=SAMPLING,
+    checkpoint_every=1,
 )
 
 
 @pytest.fixture(scope="session")
 def sft_spec(tiny_model, tiny_splits) -> StageSpec:
-    inputs = {"model": tiny_model} | {n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")}
-    return spec_of("sft", {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}, inputs)
+    inputs = {"model": tiny_model} | {
+        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
+    }
+    return spec_of(
+        "sft",
+        {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
+        inputs,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +66,9 @@ def reward(sft, tiny_splits, tmp_path_factory) -> StageResult:
     return finish(spec_of("reward", config, inputs), tmp_path_factory.mktemp("reward") / "run")
 
 
-def ppo_spec(sft: StageResult, reward: StageResult, splits: Path, config: PPO = PPO_TINY) -> StageSpec:
+def ppo_spec(
+    sft: StageResult, reward: StageResult, splits: Path, config: PPO = PPO_TINY
+) -> StageSpec:
     inputs = {"policy": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     inputs["prompts_train"] = splits / "prompts_train.jsonl"
     return spec_of("ppo", {"ppo": config.model_dump(exclude={"gate"}), "dtype": "float32"}, inputs)
@@ -75,17 +92,27 @@ def test_reward_model_saves_a_one_label_classifier(reward):
 
 @pytest.mark.slow
 def test_given_models_are_measured_not_trained(sft, reward, tiny_model, tiny_splits, tmp_path):
-    """A given SFT or reward model gets the numbers that its gate needs, equal to those of the stage that made it."""
+    """A given SFT or reward model gets the numbers that its gate needs, equal to those of the stage
+    that made it.
+    """
     folder = {"sft": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     inputs = {"model": tiny_model, "given": folder["sft"]}
-    inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")}
+    inputs |= {
+        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
+    }
     config = {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": False}
     measured = finish(spec_of("sft", config, inputs), tmp_path / "sft")
     assert measured.outputs == {}
-    assert measured.metrics["sft/heldout_loss"] == pytest.approx(sft.metrics["sft/heldout_loss"], rel=1e-5)
+    assert measured.metrics["sft/heldout_loss"] == pytest.approx(
+        sft.metrics["sft/heldout_loss"], rel=1e-5
+    )
     inputs = {"model": folder["sft"], "given": folder["reward"]}
     inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")}
-    config = {"reward": REWARD_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": False}
+    config = {
+        "reward": REWARD_TINY.model_dump(exclude={"gate"}),
+        "dtype": "float32",
+        "train": False,
+    }
     measured = finish(spec_of("reward", config, inputs), tmp_path / "reward")
     assert measured.metrics["reward/accuracy"] == reward.metrics["reward/accuracy"]
 
@@ -117,7 +144,9 @@ def test_killed_sft_resumes_to_the_same_weights_under_zero_2(sft, sft_spec, tmp_
     whole = finish(spec, tmp_path / "whole")
     kill_after_steps(spec, tmp_path / "killed", 5)
     assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
-    assert whole.metrics["sft/heldout_loss"] == pytest.approx(sft.metrics["sft/heldout_loss"], abs=1e-5)
+    assert whole.metrics["sft/heldout_loss"] == pytest.approx(
+        sft.metrics["sft/heldout_loss"], abs=1e-5
+    )
 
 
 def test_killed_ppo_resumes_to_the_same_weights(sft, reward, ppo, tiny_splits, tmp_path):
@@ -127,9 +156,21 @@ def test_killed_ppo_resumes_to_the_same_weights(sft, reward, ppo, tiny_splits, t
 
 
 @pytest.mark.slow
-def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(sft, reward, tiny_splits, tmp_path):
-    options = {"advantage": "grpo", "group_size": 4, "kl_in": "loss", "kl_estimator": "k3", "clip_high": 0.28}
-    options |= {"dual_clip": 3.0, "importance_cap": 2.0, "sampling": SAMPLING.model_copy(update={"temperature": 0.7})}
+def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(
+    sft, reward, tiny_splits, tmp_path
+):
+    options = {
+        "advantage": "grpo",
+        "group_size": 4,
+        "kl_in": "loss",
+        "kl_estimator": "k3",
+        "clip_high": 0.28,
+    }
+    options |= {
+        "dual_clip": 3.0,
+        "importance_cap": 2.0,
+        "sampling": SAMPLING.model_copy(update={"temperature": 0.7}),
+    }
     spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
     whole = finish(spec, tmp_path / "whole")
     kill_after_steps(spec, tmp_path / "killed", 2)
@@ -142,7 +183,7 @@ def test_critic_free_ppo_resumes_and_has_the_samplers_temperature(sft, reward, t
 @pytest.mark.slow
 def test_reward_check_watches_the_policys_replies_and_changes_nothing_else(
     sft, reward, ppo, tiny_splits, tmp_path, monkeypatch
-):  # fmt: skip
+):
     (tmp_path / "my_labels.py").write_text(JUDGE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     watch = RewardCheck(every=2, pairs=12, judge=Judge(function="my_labels:judge"))
@@ -156,7 +197,10 @@ def test_reward_check_watches_the_policys_replies_and_changes_nothing_else(
         ours, theirs = len(pair["reply_a"]), len(pair["reply_b"])
         assert pair["label"] == (0.5 if ours == theirs else float(ours < theirs))
     right, n = counts(found[4])
-    assert checked.metrics["ppo/onpolicy_accuracy"] == right / n and checked.counts["ppo/onpolicy_accuracy"] == n
+    assert (
+        checked.metrics["ppo/onpolicy_accuracy"] == right / n
+        and checked.counts["ppo/onpolicy_accuracy"] == n
+    )
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines if "ppo/onpolicy_accuracy" in line["metrics"]] == [2, 4]
 
@@ -174,29 +218,71 @@ def even(prompts, replies, tokens):
 def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_weights(
     sft, reward, tiny_splits, tmp_path, monkeypatch
 ):
-    """What adapts (beta, running moments) and what waits (rollouts of older weights) survive a kill."""
+    """What adapts (beta, running moments) and what waits (rollouts of older weights) survive a
+    kill.
+    """
     (tmp_path / "resume_rules.py").write_text(RULES)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    functions = ["resume_rules:short", {"function": "resume_rules:even", "per_token": True, "weight": 0.5}]
-    options = {"reward": {"model_weight": 0, "functions": functions, "centre": True, "scale": True, "clip": 2.0}}
-    options |= {"kl_controller": "adaptive", "kl_target": 0.5, "kl_horizon": 20, "kl_exact": True, "max_kl_update": 0.05}
-    options |= {"max_rollout_age": 1, "importance_cap": 2.0, "importance_level": "sequence", "steps": 6, "checkpoint_every": 2}
+    functions = [
+        "resume_rules:short",
+        {"function": "resume_rules:even", "per_token": True, "weight": 0.5},
+    ]
+    options = {
+        "reward": {
+            "model_weight": 0,
+            "functions": functions,
+            "centre": True,
+            "scale": True,
+            "clip": 2.0,
+        }
+    }
+    options |= {
+        "kl_controller": "adaptive",
+        "kl_target": 0.5,
+        "kl_horizon": 20,
+        "kl_exact": True,
+        "max_kl_update": 0.05,
+    }
+    options |= {
+        "max_rollout_age": 1,
+        "importance_cap": 2.0,
+        "importance_level": "sequence",
+        "steps": 6,
+        "checkpoint_every": 2,
+    }
     spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
-    spec = spec.model_copy(update={"inputs": {name: item for name, item in spec.inputs.items() if name != "reward"}})
+    spec = spec.model_copy(
+        update={"inputs": {name: item for name, item in spec.inputs.items() if name != "reward"}}
+    )
     whole = finish(spec, tmp_path / "whole")
     kill_after_steps(spec, tmp_path / "killed", 3)
     assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
-    ours, again = ([line["metrics"] for line in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("whole", "killed"))
-    kept = ("ppo/beta", "ppo/score_running_mean", "ppo/score_running_std", "ppo/function_2_mean", "ppo/kl_exact_per_token")
-    assert [[step[name] for name in kept] for step in ours] == [[step[name] for name in kept] for step in again]
+    ours, again = (
+        [line["metrics"] for line in read_metrics(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "killed")
+    )
+    kept = (
+        "ppo/beta",
+        "ppo/score_running_mean",
+        "ppo/score_running_std",
+        "ppo/function_2_mean",
+        "ppo/kl_exact_per_token",
+    )
+    assert [[step[name] for name in kept] for step in ours] == [
+        [step[name] for name in kept] for step in again
+    ]
     assert ours[0]["ppo/beta"] != ours[-1]["ppo/beta"]
     assert [step["ppo/rollout_age"] for step in ours] == [0, 1, 0, 1, 0, 1]
     fresh, old = (max(step["ppo/sampler_kl"] for step in ours[start::2]) for start in (0, 1))
     assert fresh < 1e-6 < old
 
 
-def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(sft, reward, tiny_splits, tmp_path):
-    config = PPO_TINY.model_copy(update={"kl_budget": 0.05, "steps": 50, "policy_lr": 3e-3, "beta": 0.0})
+def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(
+    sft, reward, tiny_splits, tmp_path
+):
+    config = PPO_TINY.model_copy(
+        update={"kl_budget": 0.05, "steps": 50, "policy_lr": 3e-3, "beta": 0.0}
+    )
     process = start(ppo_spec(sft, reward, tiny_splits, config), tmp_path / "run")
     assert process.wait() == 2
     assert "the budget is 0.05" in (tmp_path / "run" / "failure.json").read_text()
@@ -215,7 +301,10 @@ def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_r
     inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
     inputs |= {"policy": sft.outputs["model"].path, "sft": sft.outputs["model"].path}
     inputs |= {"reward": reward.outputs["model"].path, "champion": tmp_path / "deeper"}
-    config = {"evaluate": Evaluate(sampling=SAMPLING, max_prompts=20).model_dump(exclude={"gate"}), "dtype": "float32"}
+    config = {
+        "evaluate": Evaluate(sampling=SAMPLING, max_prompts=20).model_dump(exclude={"gate"}),
+        "dtype": "float32",
+    }
     result = finish(spec_of("evaluate", config, inputs), tmp_path / "run")
     assert result.counts["eval/win_rate_vs_champion"] == 20
     tokenizer.add_tokens(["another"])
@@ -224,7 +313,13 @@ def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_r
     assert "another tokenizer" in (tmp_path / "refused" / "failure.json").read_text()
 
 
-REPLY = {"reply": "string", "score": "double", "tokens": "int64", "ended": "bool", "repetition": "double"}
+REPLY = {
+    "reply": "string",
+    "score": "double",
+    "tokens": "int64",
+    "ended": "bool",
+    "repetition": "double",
+}
 JUDGE = """
 def judge(prompts, replies_a, replies_b):
     return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in zip(replies_a, replies_b)]
@@ -245,34 +340,54 @@ def assert_gates_can_use_items(result: StageResult, folder: Path) -> None:
     known = ITEM_METRICS.keys() & result.metrics.keys()
     assert len(known) >= 5
     for metric in known:
-        rule = GateRule(stage=result.stage, metric=metric, bound="at least", threshold=0.0, confidence=0.9)
+        rule = GateRule(
+            stage=result.stage, metric=metric, bound="at least", threshold=0.0, confidence=0.9
+        )
         found = measure(rule, result, folder)
-        assert found.problem is None and found.confidence == 0.9 and found.n == result.counts[metric], (metric, found)
-        assert found.interval[0] - 1e-6 <= result.metrics[metric] <= found.interval[1] + 1e-6, (metric, found)
+        assert (
+            found.problem is None and found.confidence == 0.9 and found.n == result.counts[metric]
+        ), (metric, found)
+        assert found.interval[0] - 1e-6 <= result.metrics[metric] <= found.interval[1] + 1e-6, (
+            metric,
+            found,
+        )
 
 
 def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sft):
     assert_gates_can_use_items(reward, reward.outputs["model"].path.parent)
     types, items = items_of(reward, reward.outputs["model"].path.parent)
     assert types == {
-        "pair_id": "string", "prompt": "string", "chosen": "string", "rejected": "string",
-        "chosen_score": "double", "rejected_score": "double", "chosen_tokens": "int64", "rejected_tokens": "int64",
-    }  # fmt: skip
-    right = [chosen > rejected for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)]
+        "pair_id": "string",
+        "prompt": "string",
+        "chosen": "string",
+        "rejected": "string",
+        "chosen_score": "double",
+        "rejected_score": "double",
+        "chosen_tokens": "int64",
+        "rejected_tokens": "int64",
+    }
+    right = [
+        chosen > rejected
+        for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)
+    ]
     assert len(right) == 64 and sum(right) / 64 == reward.metrics["reward/accuracy"]
     tokenizer = AutoTokenizer.from_pretrained(sft.outputs["model"].path)
     messages = [{"role": "user", "content": items["prompt"][5]}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     pair = (text + items["chosen"][5] + items["rejected"][5]).encode()
     assert items["pair_id"][5] == hashlib.sha256(pair).hexdigest()[:16]
-    assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1  # a word a token, and EOS
+    assert (
+        items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1
+    )  # a word a token, and EOS
 
 
 @pytest.mark.slow
 def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch
 ):
-    """Champion, a second reward model with another tokenizer as the independent scorer, and a judge that likes it short."""
+    """Champion, a second reward model with another tokenizer as the independent scorer, and a judge
+    that likes it short.
+    """
     (tmp_path / "my_opinions.py").write_text(JUDGE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     second = LlamaForSequenceClassification.from_pretrained(sft.outputs["model"].path, num_labels=1)
@@ -282,21 +397,35 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     for part in (second, tokenizer):
         part.save_pretrained(tmp_path / "second")
     inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
-    inputs |= {"policy": ppo.outputs["model"].path, "sft": sft.outputs["model"].path, "champion": tiny_model}
+    inputs |= {
+        "policy": ppo.outputs["model"].path,
+        "sft": sft.outputs["model"].path,
+        "champion": tiny_model,
+    }
     inputs |= {"reward": reward.outputs["model"].path, "reward_2": tmp_path / "second"}
-    config = Evaluate(sampling=SAMPLING, max_prompts=40, judge=Judge(function="my_opinions:judge", max_pairs=30))
+    config = Evaluate(
+        sampling=SAMPLING, max_prompts=40, judge=Judge(function="my_opinions:judge", max_pairs=30)
+    )
     values = {"evaluate": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
     result = finish(spec_of("evaluate", values, inputs), tmp_path / "run")
 
     assert_gates_can_use_items(result, tmp_path / "run")
     types, items = items_of(result, tmp_path / "run")
     opinions = REPLY | {"score_2": "double", "independent": "double"}
-    expected = {f"{name}_{column}": kind for name in ("policy", "sft", "champion") for column, kind in opinions.items()}
+    expected = {
+        f"{name}_{column}": kind
+        for name in ("policy", "sft", "champion")
+        for column, kind in opinions.items()
+    }
     expected |= {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
     assert types == expected | {"judge_vs_sft": "double", "judge_vs_champion": "double"}
     assert items["policy_independent"] == items["policy_score_2"]
-    assert sum(items["policy_kl"]) / 40 == pytest.approx(result.metrics["eval/kl_per_response"], rel=1e-5)
-    assert sum(items["policy_score"]) / 40 == pytest.approx(result.metrics["eval/score_policy"], rel=1e-5)
+    assert sum(items["policy_kl"]) / 40 == pytest.approx(
+        result.metrics["eval/kl_per_response"], rel=1e-5
+    )
+    assert sum(items["policy_score"]) / 40 == pytest.approx(
+        result.metrics["eval/score_policy"], rel=1e-5
+    )
     judged = [value for value in items["judge_vs_champion"] if value is not None]
     assert len(judged) == 30 == result.counts["eval/judge_win_rate_vs_champion"]
     assert sum(judged) / 30 == pytest.approx(result.metrics["eval/judge_win_rate_vs_champion"])
@@ -311,7 +440,10 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     broken = Evaluate(sampling=SAMPLING, max_prompts=40, independent_scorer="my_opinions:broken")
     values = {"evaluate": broken.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
     assert start(spec_of("evaluate", values, inputs), tmp_path / "refused").wait() == 2
-    assert "the independent scorer gave nan for reply 0" in (tmp_path / "refused" / "failure.json").read_text()
+    assert (
+        "the independent scorer gave nan for reply 0"
+        in (tmp_path / "refused" / "failure.json").read_text()
+    )
 
 
 def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits, tmp_path):
@@ -319,13 +451,17 @@ def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits,
     inputs = {"policy": same, "sft": same, "reward": reward.outputs["model"].path}
     inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
     config = Evaluate(sampling=SAMPLING, max_prompts=60).model_dump(exclude={"gate"})
-    result = finish(spec_of("evaluate", {"evaluate": config, "dtype": "float32"}, inputs), tmp_path / "run")
+    result = finish(
+        spec_of("evaluate", {"evaluate": config, "dtype": "float32"}, inputs), tmp_path / "run"
+    )
     assert result.metrics["eval/win_rate"] == 0.5
     assert result.metrics["eval/kl_per_response"] == 0
     assert result.metrics["eval/alignment_tax"] == 0
     assert result.counts["eval/win_rate"] == 60
     types, items = items_of(result, tmp_path / "run")
-    expected = {f"{name}_{column}": kind for name in ("policy", "sft") for column, kind in REPLY.items()}
+    expected = {
+        f"{name}_{column}": kind for name in ("policy", "sft") for column, kind in REPLY.items()
+    }
     assert types == expected | {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
     assert items["policy_reply"] == items["sft_reply"]
     assert len(set(items["prompt_id"])) == len(set(items["prompt"]))

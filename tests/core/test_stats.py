@@ -16,13 +16,19 @@ def test_wilson_interval_of_81_in_263():
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-@pytest.mark.parametrize(("successes", "n", "expected"), [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (0, 0, (0, 1))])
+@pytest.mark.parametrize(
+    ("successes", "n", "expected"),
+    [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (0, 0, (0, 1))],
+)
 def test_wilson_interval_at_the_ends(successes, n, expected):
     assert wilson(successes, n) == pytest.approx(expected, abs=5e-5)
 
 
 def test_a_tie_counts_one_half_in_the_win_rate():
-    assert win_rate(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 0.0, 3.0, -1.0]))[0] == 0.625
+    assert (
+        win_rate(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 0.0, 3.0, -1.0]))[0]
+        == 0.625
+    )
 
 
 def test_bootstrap_interval_covers_the_mean_and_repeats_with_its_seed():
@@ -34,7 +40,11 @@ def test_bootstrap_interval_covers_the_mean_and_repeats_with_its_seed():
 
 def test_bootstrap_numbers_of_the_default_confidence_have_not_changed():
     values = torch.arange(100.0)
-    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1, confidence=0.95) == BOOTSTRAP_95
+    assert (
+        bootstrap_mean(values, seed=1)
+        == bootstrap_mean(values, seed=1, confidence=0.95)
+        == BOOTSTRAP_95
+    )
     low, high = bootstrap_mean(values, seed=1, confidence=0.8)
     assert BOOTSTRAP_95[0] < low < high < BOOTSTRAP_95[1]
 
@@ -64,5 +74,6 @@ def test_reward_metrics_by_hand_count_a_tie_as_wrong():
     assert found["reward/length_baseline"] == pytest.approx(0.375)  # right, wrong, half, wrong
     assert found["reward/accuracy_when_shorter"] == 0.5  # pairs 2 and 4
     assert found["reward/heldout_margin"] == pytest.approx(0.75)
-    # margins 1, 0, -1, 3 and token gaps 1, -2, 0, -4: covariance (1 + 0 + 0 - 12) / 4 - 0.75 * -1.25
+    # margins 1, 0, -1, 3 and token gaps 1, -2, 0, -4: covariance (1 + 0 + 0 - 12) / 4 - 0.75 *
+    # -1.25
     assert found["reward/length_correlation"] == pytest.approx(-1.8125 / (2.1875 * 3.6875) ** 0.5)

@@ -1,4 +1,6 @@
-"""A traced PPO batch on a tiny real model: its numbers check out by hand, and are those of the PPO stage."""
+"""A traced PPO batch on a tiny real model: its numbers check out by hand, and are those of the PPO
+stage.
+"""
 
 import dataclasses
 import json
@@ -26,9 +28,18 @@ from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
 
 SEED = 1
 CONFIG = PPO(
-    steps=1, rollout_batch=8, minibatches=2, epochs=2, micro_batch_tokens=100, policy_lr=1e-3, critic_lr=1e-3, beta=0.3,
-    missing_eos_penalty=0.7, gae_lambda=0.9, sampling=Sampling(max_new_tokens=24, kv_cache_mib=32),
-)  # fmt: skip
+    steps=1,
+    rollout_batch=8,
+    minibatches=2,
+    epochs=2,
+    micro_batch_tokens=100,
+    policy_lr=1e-3,
+    critic_lr=1e-3,
+    beta=0.3,
+    missing_eos_penalty=0.7,
+    gae_lambda=0.9,
+    sampling=Sampling(max_new_tokens=24, kv_cache_mib=32),
+)
 SHORT = {"abs": 2e-5}
 
 
@@ -46,7 +57,12 @@ def inputs(tiny_model, tiny_splits, tmp_path_factory) -> dict[str, Path]:
     save_model(moved, tokenizer, folder / "moved")
     save_model(reward, tokenizer, folder / "reward")
     prompts = tiny_splits / "prompts_train.jsonl"
-    return {"policy": folder / "moved", "reference": tiny_model, "reward": folder / "reward", "prompts_train": prompts}
+    return {
+        "policy": folder / "moved",
+        "reference": tiny_model,
+        "reward": folder / "reward",
+        "prompts_train": prompts,
+    }
 
 
 def finish(stage: str, config: PPO, inputs: dict[str, Path], folder: Path, **more) -> Path:
@@ -57,7 +73,13 @@ def finish(stage: str, config: PPO, inputs: dict[str, Path], folder: Path, **mor
     spec = StageSpec(stage=stage, seed=SEED, config=values, inputs=artifacts, code=code_digest())
     (folder / "spec.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "rlhf_core", stage, str(folder / "spec.json"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"DS_ACCELERATOR": "cpu"}, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DS_ACCELERATOR": "cpu"},
+        check=False,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return folder
 
@@ -70,7 +92,15 @@ def read(folder: Path) -> tuple[dict, dict]:
 @pytest.fixture(scope="session")
 def traced(inputs, tmp_path_factory) -> tuple[dict, dict]:
     """trace.json and tokens.json of all eight responses."""
-    return read(finish("trace", CONFIG, inputs, tmp_path_factory.mktemp("trace") / "run", rows=CONFIG.rollout_batch))
+    return read(
+        finish(
+            "trace",
+            CONFIG,
+            inputs,
+            tmp_path_factory.mktemp("trace") / "run",
+            rows=CONFIG.rollout_batch,
+        )
+    )
 
 
 def step_of(flow: dict, name: str) -> dict:
@@ -87,7 +117,10 @@ def tensor_of(step: dict, name: str, by: str | None = None) -> dict:
 def test_reward_is_minus_beta_kl_and_the_score_less_its_penalty_at_the_last_token(traced):
     for row in traced[1]["rows"]:
         values = row["values"]
-        expected = [-CONFIG.beta * (new - ref) for new, ref in zip(values["logprob"], values["ref_logprob"], strict=True)]
+        expected = [
+            -CONFIG.beta * (new - ref)
+            for new, ref in zip(values["logprob"], values["ref_logprob"], strict=True)
+        ]
         expected[-1] += row["score"] - (0 if row["ended"] else CONFIG.missing_eos_penalty)
         assert values["reward"] == pytest.approx(expected, **SHORT)
         assert row["reward"] == pytest.approx(sum(expected), **SHORT)
@@ -98,11 +131,15 @@ def test_kl_is_the_difference_of_the_log_probabilities_and_sums_up(traced):
     sums = []
     for row in traced[1]["rows"]:
         values = row["values"]
-        expected = [new - ref for new, ref in zip(values["logprob"], values["ref_logprob"], strict=True)]
+        expected = [
+            new - ref for new, ref in zip(values["logprob"], values["ref_logprob"], strict=True)
+        ]
         assert values["kl"] == pytest.approx(expected, **SHORT)
         assert row["kl"] == pytest.approx(sum(expected), **SHORT)
         sums.append(row["kl"])
-    assert traced[0]["metrics"]["ppo/kl_per_response"] == pytest.approx(sum(sums) / len(sums), **SHORT)
+    assert traced[0]["metrics"]["ppo/kl_per_response"] == pytest.approx(
+        sum(sums) / len(sums), **SHORT
+    )
     assert max(map(abs, sums)) > 0.1
 
 
@@ -112,10 +149,17 @@ def test_return_is_the_advantage_before_whitening_plus_the_value(traced):
         rewards, values, following = row["values"]["reward"], [*row["values"]["value"], 0.0], 0.0
         backwards = []
         for t in reversed(range(len(rewards))):
-            following = rewards[t] + CONFIG.gamma * values[t + 1] - values[t] + CONFIG.gamma * CONFIG.gae_lambda * following
+            following = (
+                rewards[t]
+                + CONFIG.gamma * values[t + 1]
+                - values[t]
+                + CONFIG.gamma * CONFIG.gae_lambda * following
+            )
             backwards.append(following)
         own = backwards[::-1]
-        assert row["values"]["return"] == pytest.approx([a + v for a, v in zip(own, values, strict=False)], **SHORT)
+        assert row["values"]["return"] == pytest.approx(
+            [a + v for a, v in zip(own, values, strict=False)], **SHORT
+        )
         raw += own
         shown += row["values"]["advantage"]
     mean = sum(raw) / len(raw)
@@ -136,13 +180,20 @@ def test_numbers_are_those_of_the_ppo_stage(traced, inputs, tmp_path):
     first = read_metrics(folder / "metrics.jsonl")[0]["metrics"]
     ours = traced[0]["metrics"]
     same = {name for name in ours if "seconds" not in name}
-    assert len(same) >= 20 and {name: ours[name] for name in same} == {name: first[name] for name in same}
+    assert len(same) >= 20 and {name: ours[name] for name in same} == {
+        name: first[name] for name in same
+    }
 
 
 def test_the_rows_asked_for_are_the_extremes_first(traced):
     rows = {row["row"]: row for row in traced[1]["rows"]}
     named = {why: row for row in rows.values() for why in row["why"]}
-    assert set(rows) == set(range(8)) and set(named) == {"longest", "shortest", "highest score", "lowest score"}
+    assert set(rows) == set(range(8)) and set(named) == {
+        "longest",
+        "shortest",
+        "highest score",
+        "lowest score",
+    }
     assert len(named["longest"]["ids"]) == max(len(row["ids"]) for row in rows.values())
     assert named["lowest score"]["score"] == min(row["score"] for row in rows.values())
     assert all(len(row["ids"]) == len(row["tokens"]) for row in rows.values())
@@ -164,12 +215,16 @@ def test_forward_passes_are_as_many_as_the_code_path_makes(traced):
             update += len(microbatches([size[row] for row in half], CONFIG.micro_batch_tokens))
     assert 1 < once < 8 and update > 4
     found = {step["name"]: step["forward_passes"] for step in flow["steps"]}
-    assert found.pop("rollout") == {"sampler": max(response for _, response in size.values())}  # a token a row each time
+    assert found.pop("rollout") == {
+        "sampler": max(response for _, response in size.values())
+    }  # a token a row each time
     assert found == {
         "experience": dict.fromkeys(("actor", "reference", "critic", "reward"), once),
-        "ratio before": {"actor": once}, "update": dict.fromkeys(("actor", "critic"), update),
-        "ratio after": {"actor": once}, "sync": {},
-    }  # fmt: skip
+        "ratio before": {"actor": once},
+        "update": dict.fromkeys(("actor", "critic"), update),
+        "ratio after": {"actor": once},
+        "sync": {},
+    }
     assert flow["forward_passes"]["actor"] == 3 * once + update
 
 
@@ -179,15 +234,31 @@ def test_tensors_have_the_shapes_of_the_batch(traced):
     P = max(row["prompt_tokens"] for row in tokens["rows"])
     experience = step_of(flow, "experience")
     ids = tensor_of(experience, "ids_BL")
-    assert (ids["shape"], ids["axes"], ids["dtype"], ids["bytes"]) == ([8, P + R], ["B", "L"], "int64", 8 * 8 * (P + R))
-    for name in ("old_logprobs_BR", "ref_logprobs_BR", "values_BR", "rewards_BR", "advantages_BR", "returns_BR", "kl_BR"):
+    assert (ids["shape"], ids["axes"], ids["dtype"], ids["bytes"]) == (
+        [8, P + R],
+        ["B", "L"],
+        "int64",
+        8 * 8 * (P + R),
+    )
+    for name in (
+        "old_logprobs_BR",
+        "ref_logprobs_BR",
+        "values_BR",
+        "rewards_BR",
+        "advantages_BR",
+        "returns_BR",
+        "kl_BR",
+    ):
         row = tensor_of(experience, name)
         assert (row["shape"], row["dtype"], row["bytes"]) == ([8, R], "float32", 4 * 8 * R)
     logits = tensor_of(experience, "logits_BRV", by="actor")
     assert logits["shape"][2] == V and logits["bytes"] == 4 * math.prod(logits["shape"])
     assert tensor_of(experience, "scores_BR1", by="reward")["shape"][1] == logits["shape"][1] + 1
     part = tensor_of(step_of(flow, "update"), "advantages_BR")
-    assert part["shape"][0] <= 4 and part["count"] == step_of(flow, "update")["forward_passes"]["actor"]
+    assert (
+        part["shape"][0] <= 4
+        and part["count"] == step_of(flow, "update")["forward_passes"]["actor"]
+    )
 
 
 def test_one_rank_sends_nothing(traced):
@@ -196,7 +267,9 @@ def test_one_rank_sends_nothing(traced):
 
 @pytest.mark.slow
 def test_without_a_critic_there_are_no_values_and_the_trace_says_so(inputs, tmp_path):
-    same = {name: path for name, path in inputs.items() if name != "reference"} | {"policy": inputs["reference"]}
+    same = {name: path for name, path in inputs.items() if name != "reference"} | {
+        "policy": inputs["reference"]
+    }
     config = PPO(**CONFIG.model_dump() | {"advantage": "grpo", "group_size": 4})
     flow, tokens = read(finish("trace", config, same, tmp_path / "run", rows=2))
     assert [row["values"]["value"] for row in tokens["rows"]] == [None, None]
@@ -207,26 +280,52 @@ def test_without_a_critic_there_are_no_values_and_the_trace_says_so(inputs, tmp_
 
 
 @pytest.mark.slow
-def test_options_show_their_tensors_and_their_numbers_beside_each_token(inputs, tmp_path, monkeypatch):
+def test_options_show_their_tensors_and_their_numbers_beside_each_token(
+    inputs, tmp_path, monkeypatch
+):
     (tmp_path / "rules.py").write_text(
-        "def even(prompts, replies, tokens):\n    return [[float(t[-1] in '02468') for t in own] for own in tokens]\n"
+        "def even(prompts, replies, tokens):\n    return [[float(t[-1] in '02468') for t in own]"
+        " for own in tokens]\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     functions = [{"function": "rules:even", "per_token": True, "weight": 0.5}]
-    options = {"kl_exact": True, "importance_cap": 2.0, "importance_level": "sequence", "max_kl_update": 1e-6}
-    config = PPO(**CONFIG.model_dump() | options | {"reward": {"functions": functions, "scale": True, "length_penalty": 0.1}})
+    options = {
+        "kl_exact": True,
+        "importance_cap": 2.0,
+        "importance_level": "sequence",
+        "max_kl_update": 1e-6,
+    }
+    config = PPO(
+        **CONFIG.model_dump()
+        | options
+        | {"reward": {"functions": functions, "scale": True, "length_penalty": 0.1}}
+    )
     flow, tokens = read(finish("trace", config, inputs, tmp_path / "run", rows=8))
     shown = {row["name"]: row for row in step_of(flow, "experience")["tensors"]}
-    assert shown["function_scores_BF"]["shape"] == [8, 1] and shown["function_scores_BF"]["axes"] == ["B", "F"]
-    assert {"model_score_B", "final_B", "process_BR", "exact_kl_BR", "importance_BR"} <= shown.keys()
+    assert shown["function_scores_BF"]["shape"] == [8, 1] and shown["function_scores_BF"][
+        "axes"
+    ] == ["B", "F"]
+    assert {
+        "model_score_B",
+        "final_B",
+        "process_BR",
+        "exact_kl_BR",
+        "importance_BR",
+    } <= shown.keys()
     std, metrics = flow["metrics"]["ppo/score_running_std"], flow["metrics"]
     for row in tokens["rows"]:
         values = row["values"]
-        assert values["process"] == pytest.approx([0.5 * (t[-1] in "02468") / std for t in row["tokens"]], abs=1e-6)
-        expected = [a - CONFIG.beta * b for a, b in zip(values["process"], values["kl"], strict=True)]
+        assert values["process"] == pytest.approx(
+            [0.5 * (t[-1] in "02468") / std for t in row["tokens"]], abs=1e-6
+        )
+        expected = [
+            a - CONFIG.beta * b for a, b in zip(values["process"], values["kl"], strict=True)
+        ]
         assert values["reward"][:-1] == pytest.approx(expected[:-1], **SHORT)
         assert len(set(values["importance"])) == 1 and min(values["exact_kl"]) >= -1e-6
-    assert metrics["ppo/kl_exact_per_response"] == pytest.approx(sum(sum(r["values"]["exact_kl"]) for r in tokens["rows"]) / 8)
+    assert metrics["ppo/kl_exact_per_response"] == pytest.approx(
+        sum(sum(r["values"]["exact_kl"]) for r in tokens["rows"]) / 8
+    )
     assert metrics["ppo/policy_updates"] == 2 < CONFIG.epochs * CONFIG.minibatches
     assert flow["settings"]["reward.functions"][0]["function"] == "rules:even"
 
@@ -236,11 +335,31 @@ def test_options_show_their_tensors_and_their_numbers_beside_each_token(inputs, 
 
 def test_every_tensor_of_the_records_has_a_meaning_and_every_axis_a_name():
     for record in (Batch, Experience, Part):
-        tensors = {field.name for field in dataclasses.fields(record)} - {"batch", "beta", "seconds", "running"}
+        tensors = {field.name for field in dataclasses.fields(record)} - {
+            "batch",
+            "beta",
+            "seconds",
+            "running",
+        }
         assert tensors <= TENSORS.keys()
     assert {axis for name in TENSORS for axis in axes(name)} <= AXES.keys()
-    assert (axes("scores_BR1"), axes("logits_BRV"), axes("ended")) == (["B", "R1"], ["B", "R", "V"], [])
-    wanted = ["logprob", "ref_logprob", "kl", "exact_kl", "process", "reward", "value", "advantage", "return", "importance"]
+    assert (axes("scores_BR1"), axes("logits_BRV"), axes("ended")) == (
+        ["B", "R1"],
+        ["B", "R", "V"],
+        [],
+    )
+    wanted = [
+        "logprob",
+        "ref_logprob",
+        "kl",
+        "exact_kl",
+        "process",
+        "reward",
+        "value",
+        "advantage",
+        "return",
+        "importance",
+    ]
     assert list(QUANTITIES) == [*wanted, "ratio"]
 
 

@@ -9,11 +9,31 @@ from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, LoRA
 from rlhf_core.engine.deepspeed import Engine
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.lora import add_adapter, merge_adapter, plain_tensors, require_origin, save_adapter, write_origin
-from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.lora import (
+    add_adapter,
+    merge_adapter,
+    plain_tensors,
+    require_origin,
+    save_adapter,
+    write_origin,
+)
+from rlhf_core.modeling.models import (
+    inference,
+    load_policy,
+    load_scalar,
+    load_tokenizer,
+    save_model,
+)
 from rlhf_core.modeling.trunk import Trunk, load_trunk
 
-BATCH = collate([Sequence([5, 6, 7], [8, 9, 1]), Sequence([5], [10, 1]), Sequence([11, 12], [13, 14, 15, 16, 1])], 0)
+BATCH = collate(
+    [
+        Sequence([5, 6, 7], [8, 9, 1]),
+        Sequence([5], [10, 1]),
+        Sequence([11, 12], [13, 14, 15, 16, 1]),
+    ],
+    0,
+)
 LORA = LoRA(rank=4)
 
 
@@ -28,7 +48,9 @@ def shift(module: torch.nn.Module, seed: int = 2) -> None:
 
 @pytest.fixture(scope="module")
 def reward(tiny_model, tmp_path_factory) -> Path:
-    """A folder with a reward model trained by adapter, `model`, and its `adapter`; other maps than the policy's."""
+    """A folder with a reward model trained by adapter, `model`, and its `adapter`; other maps than
+    the policy's.
+    """
     folder = tmp_path_factory.mktemp("reward")
     scalar = load_scalar(tiny_model, new_head=True, seed=3)
     add_adapter(scalar.model, LoRA(rank=2, target_modules=("q_proj", "up_proj")), seed=1)
@@ -48,7 +70,10 @@ def trunk(path: Path, **parts) -> Trunk:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_adapter_switched_off_is_the_copy_bit_by_bit(tiny_model, dtype):
-    actor, copy = Engine(trunk(tiny_model), PPO(lora=LORA), dtype=dtype), inference(load_policy(tiny_model), dtype=dtype)
+    actor, copy = (
+        Engine(trunk(tiny_model), PPO(lora=LORA), dtype=dtype),
+        inference(load_policy(tiny_model), dtype=dtype),
+    )
     assert actor.infer(BATCH, "reference").equal(copy(BATCH))
     assert not actor.infer(BATCH).equal(copy(BATCH))
 
@@ -63,12 +88,17 @@ def test_a_reward_adapter_on_the_references_trunk_scores_as_the_merged_model(tin
     for one in (frozen, shared):
         torch.testing.assert_close(one(BATCH, "reward"), merged, atol=1e-6, rtol=1e-5)
         assert one(BATCH, "reference").equal(load_policy(tiny_model)(BATCH))
-    assert not torch.allclose(load_scalar(tiny_model, new_head=True, seed=3)(BATCH), merged, atol=1e-3)
+    assert not torch.allclose(
+        load_scalar(tiny_model, new_head=True, seed=3)(BATCH), merged, atol=1e-3
+    )
 
 
 @torch.no_grad()
 def test_roles_do_not_disturb_each_other(tiny_model, reward):
-    alone, shared = trunk(tiny_model), trunk(tiny_model, reward_adapter=reward / "adapter", value_head=True)
+    alone, shared = (
+        trunk(tiny_model),
+        trunk(tiny_model, reward_adapter=reward / "adapter", value_head=True),
+    )
     shared.value_head.weight.zero_()
     learning = {name for name, p in shared.named_parameters() if p.requires_grad}
     for role in ("reward", "reference", "actor"):
@@ -100,7 +130,9 @@ def test_one_forward_gives_the_logits_of_the_policy_and_the_values_of_its_trunk(
 def test_the_critic_role_leaves_the_trunk_alone(tiny_model, zero_stage):
     both = load_trunk(tiny_model, value_head=True)
     both.value_head.weight.data.fill_(0.1)  # else nothing could reach the trunk
-    engine = Engine(both, PPO(critic="shared", zero_stage=zero_stage), dtype="float32", head=both.value_head)
+    engine = Engine(
+        both, PPO(critic="shared", zero_stage=zero_stage), dtype="float32", head=both.value_head
+    )
     before = {name: value.clone() for name, value in both.state_dict().items()}
     engine.backward((engine(BATCH, "critic") - 1).square().sum())
     engine.step(1e-2, head_lr=1e-2)
@@ -108,14 +140,22 @@ def test_the_critic_role_leaves_the_trunk_alone(tiny_model, zero_stage):
     assert changed == {"value_head.weight"}
     engine.backward((engine(BATCH)[1] - 1).square().sum())
     engine.step(0.0, head_lr=1e-2)
-    assert all(value.equal(before[name]) for name, value in both.state_dict().items() if name != "value_head.weight")
+    assert all(
+        value.equal(before[name])
+        for name, value in both.state_dict().items()
+        if name != "value_head.weight"
+    )
 
 
 def test_an_adapter_of_another_trunk_is_refused_with_both_digests(reward):
     write_origin(reward / "adapter", base="a" * 64, merged="b" * 64)
     require_origin(reward / "adapter", base="a" * 64, merged="b" * 64)
     with pytest.raises(
-        BadInput, match=r"trained on model aaaaaaaaaaaa.*expected the reference cccccccccccc.*reward_trunk='own'"
+        BadInput,
+        match=(
+            r"trained on model aaaaaaaaaaaa.*expected the reference"
+            r" cccccccccccc.*reward_trunk='own'"
+        ),
     ):
         require_origin(reward / "adapter", base="c" * 64, merged="b" * 64)
     with pytest.raises(BadInput, match="does not say what"):

@@ -1,4 +1,6 @@
-"""A workspace of its own for every test, one Prefect home for all, and a small real program in place of the core."""
+"""A workspace of its own for every test, one Prefect home for all, and a small real program in
+place of the core.
+"""
 
 import os
 import shutil
@@ -36,13 +38,17 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
 
 @pytest.fixture(scope="session")
 def ready_models(tiny_model, tmp_path_factory) -> Path:
-    """Language models `ppo` and `dpo` and a reward model `reward`: real ones, for promotion loads and runs them."""
+    """Language models `ppo` and `dpo` and a reward model `reward`: real ones, for promotion loads
+    and runs them.
+    """
     from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
 
     folder = tmp_path_factory.mktemp("ready")
     shutil.copytree(tiny_model, folder / "ppo")
     shutil.copytree(tiny_model, folder / "dpo")
-    save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), folder / "reward")
+    save_model(
+        load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), folder / "reward"
+    )
     return folder
 
 

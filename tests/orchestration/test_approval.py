@@ -1,4 +1,6 @@
-"""Human approval on real Prefect servers: a small flow that only asks, answers from other processes and from the page's API."""
+"""Human approval on real Prefect servers: a small flow that only asks, answers from other processes
+and from the page's API.
+"""
 
 import contextlib
 import json
@@ -16,11 +18,8 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows.pipeline import (  # before anything else of Prefect: it sets what Prefect reads when it is imported
-    flow,
-    runtime,
-    write_page,
-)
+# before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.pipeline import flow, runtime, write_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates.decide import Decision
@@ -38,29 +37,44 @@ from tasks.tracking.tracker import Tracker
 RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 YES = {"approve": True, "name": "Pat Page", "comment": "reads well"}
 EVALUATED = StageResult(
-    stage="evaluate", digest="e", seconds=1.0, metrics={"eval/win_rate": 0.8, "eval/prompts": 100.0},
-    intervals={"eval/win_rate": (0.71, 0.87)}, counts={"eval/win_rate": 100},
-)  # fmt: skip
+    stage="evaluate",
+    digest="e",
+    seconds=1.0,
+    metrics={"eval/win_rate": 0.8, "eval/prompts": 100.0},
+    intervals={"eval/win_rate": (0.71, 0.87)},
+    counts={"eval/win_rate": 100},
+)
 TRAINED = StageResult(stage="ppo", digest="t", seconds=1.0, metrics={"ppo/kl_per_response": 4.0})
 
 
 def gate_record(**changes) -> Decision:
     """A gate that passed; every run decides it anew, so that time and commit differ."""
     values = {
-        "stage": "evaluate", "gate": "win_rate", "metric": "eval/win_rate", "value": 0.8, "n": 100, "interval": (0.71, 0.87),
-        "bound": "more than", "threshold": 0.5, "passed": True, "reason": "eval/win_rate is 0.8, required more than 0.5",
-        "decided_at": str(time.time()), "commit": str(time.time()),
-    }  # fmt: skip
+        "stage": "evaluate",
+        "gate": "win_rate",
+        "metric": "eval/win_rate",
+        "value": 0.8,
+        "n": 100,
+        "interval": (0.71, 0.87),
+        "bound": "more than",
+        "threshold": 0.5,
+        "passed": True,
+        "reason": "eval/win_rate is 0.8, required more than 0.5",
+        "decided_at": str(time.time()),
+        "commit": str(time.time()),
+    }
     return Decision.model_validate(values | changes)
 
 
 def make_recipe(hours: float) -> Recipe:
     return Recipe.model_validate(
         {
-            "name": "tiny", "model": {"base": "b"}, "data": {"demonstrations": "d", "comparisons": "c"},
+            "name": "tiny",
+            "model": {"base": "b"},
+            "data": {"demonstrations": "d", "comparisons": "c"},
             "registry": {"name": "tiny", "approval": {"required": True, "timeout_hours": hours}},
         }
-    )  # fmt: skip
+    )
 
 
 @flow(name="asks", flow_run_name="{name}", persist_result=False)
@@ -91,7 +105,9 @@ def run(home, tmp_path):
     policy = tmp_path / "policy"
     policy.mkdir()
     (policy / "weights").write_text("w")
-    return lambda name, hours=0.1, **changes: asks(name, make_recipe(hours), policy, [gate_record(**changes)])
+    return lambda name, hours=0.1, **changes: asks(
+        name, make_recipe(hours), policy, [gate_record(**changes)]
+    )
 
 
 @pytest.fixture
@@ -136,7 +152,9 @@ def ephemeral_api() -> str:
 
 
 def posted(url: str, values: dict) -> Any:
-    """The server's answer; asked again when it is too busy for one (SQLite is locked), as Prefect's own client does."""
+    """The server's answer; asked again when it is too busy for one (SQLite is locked), as Prefect's
+    own client does.
+    """
     for _ in range(20):
         reply = httpx.post(url, json=values, timeout=30)
         if reply.status_code < 500:
@@ -162,7 +180,9 @@ def artifact(api: str) -> dict:
 
 def on_the_version(record: Record) -> SignOff:
     """What the registered policy's files say of its approval."""
-    version = MlflowClient(tracking_uri=record.tracking_uri).get_model_version_by_alias("tiny-policy", "candidate")
+    version = MlflowClient(tracking_uri=record.tracking_uri).get_model_version_by_alias(
+        "tiny-policy", "candidate"
+    )
     return read_sign_off(local_folder(version.source))
 
 
@@ -173,31 +193,53 @@ def latest(home: Path) -> Record:
 # the two doors
 
 
-def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_again(run, home, when_asked):
+def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_again(
+    run, home, when_asked
+):
     done, before = [], []
 
     def look_and_approve() -> None:
         record = latest(home)
-        page = MlflowClient(tracking_uri=record.tracking_uri).download_artifacts(record.run_id, "report.html")
+        page = MlflowClient(tracking_uri=record.tracking_uri).download_artifacts(
+            record.run_id, "report.html"
+        )
         before.extend([Path(page).read_text(), on_the_version(record)])
-        done.append(approve("asks-1", "--by", "Ann", "--comment", "short and to the point", "--json"))
+        done.append(
+            approve("asks-1", "--by", "Ann", "--comment", "short and to the point", "--json")
+        )
 
     asked = when_asked(look_and_approve)
     session = run("asks-1")
     assert [row.verdict for row in session.rows] == ["approved"] and session.approval.by == "Ann"
     record = latest(home)
-    assert record.approval == session.approval and record.approval.door == "rlhf approve" and record.approval.decided_at
+    assert (
+        record.approval == session.approval
+        and record.approval.door == "rlhf approve"
+        and record.approval.decided_at
+    )
     client = MlflowClient(tracking_uri=record.tracking_uri)
-    assert client.get_run(record.run_id).data.tags["approval"] == "approved by Ann: short and to the point"
+    assert (
+        client.get_run(record.run_id).data.tags["approval"]
+        == "approved by Ann: short and to the point"
+    )
     assert "waiting for approval until" in before[0]
     assert before[1].required and before[1].record.state == "waiting"
     assert on_the_version(record) == SignOff(required=True, record=record.approval)
     stored = json.loads(Path(client.download_artifacts(record.run_id, "approval.json")).read_text())
     assert stored["by"] == "Ann" and stored["state"] == "approved"
     shown = artifact(ephemeral_api())["data"]
-    assert f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}), [tiny-policy 1](" in shown
-    assert "/#/models/tiny-policy/versions/1)" in shown and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
-    assert "| evaluate.win_rate | **passed** | 0.8 | more than 0.5 |" in shown and "rlhf approve asks-1" in shown
+    assert (
+        f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}),"
+        " [tiny-policy 1](" in shown
+    )
+    assert (
+        "/#/models/tiny-policy/versions/1)" in shown
+        and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
+    )
+    assert (
+        "| evaluate.win_rate | **passed** | 0.8 | more than 0.5 |" in shown
+        and "rlhf approve asks-1" in shown
+    )
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
     assert len(asked) == 1 and again.rows[0].cached and again.approval.run == "asks-1"
@@ -215,14 +257,22 @@ def test_a_rejection_is_a_refusal_with_its_reason_also_for_the_next_run(run, hom
         silent = approve("latest", "--reject", "--by", "Ann")
         assert silent.returncode == 2 and "--comment" in silent.stderr
         done = approve("latest", "--reject", "--by", "Ann", "--comment", "it praises\ntoo much")
-        assert done.returncode == 0 and done.stdout == "asks-1: not approved by Ann: it praises too much\n", done.stderr
+        assert (
+            done.returncode == 0
+            and done.stdout == "asks-1: not approved by Ann: it praises too much\n"
+        ), done.stderr
 
     asked = when_asked(reject)
     with pytest.raises(GateRefused, match=r"^not approved by Ann: it praises too much$") as refused:
         run("asks-1")
     assert refused.value.exit_code == 3 and latest(home).status == "FAILED"
-    assert on_the_version(latest(home)).record.sentence == "not approved by Ann: it praises too much"
-    with pytest.raises(GateRefused, match=r"not approved by Ann.*\(decided 20..-..-.. on the same evidence, asks-1\)"):
+    assert (
+        on_the_version(latest(home)).record.sentence == "not approved by Ann: it praises too much"
+    )
+    with pytest.raises(
+        GateRefused,
+        match=r"not approved by Ann.*\(decided 20..-..-.. on the same evidence, asks-1\)",
+    ):
         run("asks-2")
     assert len(asked) == 1
     with pytest.raises(BadInput, match="asks-2 is decided already: not approved by Ann"):
@@ -234,16 +284,32 @@ def test_the_form_on_prefects_page_decides_and_must_be_filled_in(run, home, when
         api = ephemeral_api()
         waiting = paused_run(api)
         keys = waiting["state"]["state_details"]["run_input_keyset"]
-        form, text = (httpx.get(f"{api}/flow_runs/{waiting['id']}/input/{keys[k]}").json() for k in ("schema", "description"))
-        assert set(form["properties"]) == {"approve", "name", "comment"} and form["required"] == ["approve", "name"]
+        form, text = (
+            httpx.get(f"{api}/flow_runs/{waiting['id']}/input/{keys[k]}").json()
+            for k in ("schema", "description")
+        )
+        assert set(form["properties"]) == {"approve", "name", "comment"} and form["required"] == [
+            "approve",
+            "name",
+        ]
         assert "### Gates" in text
-        for incomplete in (None, {}, {"approve": True}, {"approve": True, "name": ""}, {"approve": False, "name": "Pat"}):
+        for incomplete in (
+            None,
+            {},
+            {"approve": True},
+            {"approve": True, "name": ""},
+            {"approve": False, "name": "Pat"},
+        ):
             assert resume(api, waiting["id"], incomplete)["status"] == "REJECT"
         assert resume(api, waiting["id"], YES)["status"] == "ACCEPT"
 
     when_asked(answer)
     session = run("asks-1")
-    assert (session.approval.by, session.approval.comment, session.approval.door) == ("Pat Page", "reads well", "Prefect")
+    assert (session.approval.by, session.approval.comment, session.approval.door) == (
+        "Pat Page",
+        "reads well",
+        "Prefect",
+    )
 
 
 def test_a_rejection_on_the_page_is_a_refusal_with_its_reason(run, when_asked):
@@ -255,9 +321,14 @@ def test_a_rejection_on_the_page_is_a_refusal_with_its_reason(run, when_asked):
 
 @pytest.mark.parametrize(
     ("state", "error", "says"),
-    [("RUNNING", GateRefused, "resumed in Prefect without an answer"), ("CANCELLED", RLHFError, "ended in Prefect")],
+    [
+        ("RUNNING", GateRefused, "resumed in Prefect without an answer"),
+        ("CANCELLED", RLHFError, "ended in Prefect"),
+    ],
 )
-def test_a_run_that_prefect_lets_go_or_ends_without_an_answer_is_not_approved(run, home, when_asked, state, error, says):
+def test_a_run_that_prefect_lets_go_or_ends_without_an_answer_is_not_approved(
+    run, home, when_asked, state, error, says
+):
     def act() -> None:
         api = ephemeral_api()
         url = f"{api}/flow_runs/{paused_run(api)['id']}/set_state"
@@ -273,19 +344,28 @@ def test_a_run_that_prefect_lets_go_or_ends_without_an_answer_is_not_approved(ru
 
 
 @pytest.mark.parametrize("page_after", [0.3, 3.0])
-def test_of_several_answers_at_once_the_first_wins_and_the_others_are_refused(run, home, when_asked, page_after):
+def test_of_several_answers_at_once_the_first_wins_and_the_others_are_refused(
+    run, home, when_asked, page_after
+):
     answers, page = [], []
 
     def all_at_once() -> None:
         words = [["--by", "Ann"], ["--by", "Bob", "--reject", "--comment", "no"], ["--by", "Cid"]]
         processes = [
-            subprocess.Popen([*RLHF, "approve", "asks-1", *w], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*RLHF, "approve", "asks-1", *w],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             for w in words
         ]
         api, run_id = ephemeral_api(), paused_run(ephemeral_api())["id"]
         time.sleep(page_after)
         page.append(resume(api, run_id, YES)["status"])
-        answers.extend((p.returncode, *out) for p in processes for out in [p.communicate(timeout=90)])
+        answers.extend(
+            (p.returncode, *out) for p in processes for out in [p.communicate(timeout=90)]
+        )
 
     when_asked(all_at_once)
     with contextlib.suppress(GateRefused):
@@ -296,9 +376,14 @@ def test_of_several_answers_at_once_the_first_wins_and_the_others_are_refused(ru
         time.sleep(0.1)
     decided = latest(home).approval
     winners = [code for code, out, err in answers if code == 0]
-    assert (page[0], len(winners)) == (("ACCEPT", 0) if decided.door == "Prefect" else ("ABORT", 1)), answers
+    assert (page[0], len(winners)) == (
+        ("ACCEPT", 0) if decided.door == "Prefect" else ("ABORT", 1)
+    ), answers
     losers = [err for code, out, err in answers if code]
-    assert all(f"decided already: {decided.sentence}" in err for err in losers) and len(losers) + len(winners) == 3
+    assert (
+        all(f"decided already: {decided.sentence}" in err for err in losers)
+        and len(losers) + len(winners) == 3
+    )
     assert not list((home / "approvals").glob("*.answer"))
 
 
@@ -319,8 +404,18 @@ class Server:
         self.api = f"http://127.0.0.1:{self.port}/api"
 
     def start(self) -> None:
-        words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--no-services"]
-        self.process = subprocess.Popen([sys.executable, "-m", "prefect", *words], stdout=subprocess.DEVNULL)
+        words = [
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--no-services",
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words], stdout=subprocess.DEVNULL
+        )
         for _ in range(600):
             assert self.process.poll() is None
             with contextlib.suppress(httpx.HTTPError):
@@ -342,7 +437,9 @@ def prefect_server():
     server.stop()
 
 
-def test_a_run_without_a_server_is_answered_on_the_page_that_rlhf_ui_serves(run, when_asked, prefect_server):
+def test_a_run_without_a_server_is_answered_on_the_page_that_rlhf_ui_serves(
+    run, when_asked, prefect_server
+):
     api = prefect_server.api
     when_asked(lambda: resume(api, paused_run(api)["id"], YES))
     assert ephemeral_api() != api
@@ -358,18 +455,28 @@ def pipeline_recipe(tiny_model, tmp_path) -> Path:
     for name in ("d", "c"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
     values = {
-        "name": "tiny", "model.base": str(tiny_model), "data.demonstrations": str(tmp_path / "d.jsonl"),
-        "data.comparisons": str(tmp_path / "c.jsonl"), "registry.name": "tiny",
-    }  # fmt: skip
-    lines = [f'{key} = "{value}"' for key, value in values.items()] + ["registry.approval.required = true"]
+        "name": "tiny",
+        "model.base": str(tiny_model),
+        "data.demonstrations": str(tmp_path / "d.jsonl"),
+        "data.comparisons": str(tmp_path / "c.jsonl"),
+        "registry.name": "tiny",
+    }
+    lines = [f'{key} = "{value}"' for key, value in values.items()] + [
+        "registry.approval.required = true"
+    ]
     (tmp_path / "tiny.toml").write_text("\n".join(lines))
     return tmp_path / "tiny.toml"
 
 
 @pytest.fixture
 def started(pipeline_recipe, command, prefect_server, tmp_path):
-    """started(): `rlhf run` as a process on a Prefect server, once it waits for approval; and the file of what it says."""
-    code = f"import sys; from tasks import process; process.COMMAND = {command!r}; from flows.cli.app import main; sys.exit(main())"
+    """started(): `rlhf run` as a process on a Prefect server, once it waits for approval; and the
+    file of what it says.
+    """
+    code = (
+        f"import sys; from tasks import process; process.COMMAND = {command!r}; from flows.cli.app"
+        " import main; sys.exit(main())"
+    )
     running: list[subprocess.Popen] = []
 
     def start() -> tuple[subprocess.Popen, Path]:
@@ -377,7 +484,11 @@ def started(pipeline_recipe, command, prefect_server, tmp_path):
         environment = os.environ | {"PREFECT_API_URL": prefect_server.api}
         words = [sys.executable, "-c", code, "run", str(pipeline_recipe)]
         with said.open("w") as output:
-            running.append(subprocess.Popen(words, stdout=output, stderr=output, env=environment, start_new_session=True))
+            running.append(
+                subprocess.Popen(
+                    words, stdout=output, stderr=output, env=environment, start_new_session=True
+                )
+            )
         for _ in range(1200):
             if "waiting for a person" in said.read_text():
                 return running[-1], said
@@ -393,12 +504,16 @@ def started(pipeline_recipe, command, prefect_server, tmp_path):
 
 
 def children(pid: int) -> list[str]:
-    found = subprocess.run(["ps", "-o", "args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["ps", "-o", "args=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout
     return found.splitlines()
 
 
 @pytest.mark.slow
-def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_its_approval(started, home, prefect_server):
+def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_its_approval(
+    started, home, prefect_server
+):
     api = prefect_server.api
     for stop in (signal.SIGINT, signal.SIGTERM):
         stage_process, _ = started()
@@ -408,12 +523,18 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
         assert stage_process.wait(60) != 0
         assert latest(home).status == "KILLED"
         refused = approve("latest")
-        assert refused.returncode == 2 and "not waiting for approval any more: it was stopped" in refused.stderr
+        assert (
+            refused.returncode == 2
+            and "not waiting for approval any more: it was stopped" in refused.stderr
+        )
 
     stage_process, said = started()
     run = paused_run(api)
     assert f"{api.removesuffix('/api')}/runs/flow-run/{run['id']}" in said.read_text()
-    assert "ppo: already done" in said.read_text() and f"rlhf approve {run['name']}" in said.read_text()
+    assert (
+        "ppo: already done" in said.read_text()
+        and f"rlhf approve {run['name']}" in said.read_text()
+    )
     assert "| evaluate.win_rate |" in artifact(api)["data"]
     prefect_server.stop()  # the run outlives its server
     time.sleep(8)
@@ -421,7 +542,9 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
     assert resume(api, run["id"], YES)["status"] == "ACCEPT"
     stage_process.wait(120)
     record = latest(home)
-    (policy,) = MlflowClient(tracking_uri=record.tracking_uri).search_model_versions("name = 'tiny-policy'")
+    (policy,) = MlflowClient(tracking_uri=record.tracking_uri).search_model_versions(
+        "name = 'tiny-policy'"
+    )
     assert json.loads(policy.tags["approval"])["by"] == "Pat Page"
     assert record.approval.state == "approved" and "approval: done" in said.read_text()
 
@@ -448,4 +571,6 @@ def test_a_refused_gate_asks_nobody(pipeline_recipe, command, home, monkeypatch,
     (Path(command[1]).parent / "plan.json").write_text(json.dumps(plan))
     asked = when_asked(lambda: None)
     code, _, err = rlhf("run", str(pipeline_recipe))
-    assert code == 3 and "evaluate is refused" in err and asked == [] and latest(home).approval is None
+    assert (
+        code == 3 and "evaluate is refused" in err and asked == [] and latest(home).approval is None
+    )

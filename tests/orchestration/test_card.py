@@ -1,4 +1,6 @@
-"""The model card says what a version rests on, fits where MLflow keeps it, and shows model output as text."""
+"""The model card says what a version rests on, fits where MLflow keeps it, and shows model output
+as text.
+"""
 
 import json
 
@@ -17,26 +19,44 @@ from tasks.run_context import Session
 from tasks.tracking.rendering import spaced
 from tasks.tracking.tracker import Tracker
 
-HOSTILE = "a | b\n# head <script>alert(1)</script> ![x](https://example.org/x.png) `code` *bold* [l](javascript:1)"
+HOSTILE = (
+    "a | b\n# head <script>alert(1)</script> ![x](https://example.org/x.png) `code` *bold*"
+    " [l](javascript:1)"
+)
 OVERRIDE = Override(threshold=0.55, reason="shown for the record | not for use", by="someone")
 SPLITS = ("comparisons_heldout", "comparisons_train", "prompts_heldout")
 RESULTS = {
     "validate": {"metrics": {"data/comparisons_train": 4000.0, "data/comparisons_heldout": 600.0}},
     "reward": {
-        "metrics": {"reward/accuracy": 0.755, "reward/accuracy_lower": 0.719, "reward/heldout_loss": 0.5},
+        "metrics": {
+            "reward/accuracy": 0.755,
+            "reward/accuracy_lower": 0.719,
+            "reward/heldout_loss": 0.5,
+        },
         "intervals": {"reward/accuracy": (0.719, 0.788), "reward/accuracy_lower": (0.719, 0.788)},
         "counts": {"reward/accuracy": 600},
     },
     "ppo": {"metrics": {"ppo/score_mean": 3.5, "ppo/entropy": 1.0}},
-    "evaluate": {"metrics": {"eval/win_rate": 0.8, "eval/win_rate_lower": 0.7}, "intervals": {"eval/win_rate": (0.7, 0.9)}},
+    "evaluate": {
+        "metrics": {"eval/win_rate": 0.8, "eval/win_rate_lower": 0.7},
+        "intervals": {"eval/win_rate": (0.7, 0.9)},
+    },
 }
 
 
 def decision(stage: str, gate: str, **changes) -> Decision:
     values = {
-        "stage": stage, "gate": gate, "metric": f"{stage}/{gate}", "value": 0.8, "n": 100, "interval": (0.7, 0.9),
-        "bound": "at least", "threshold": 0.5, "passed": True, "reason": "it is",
-    }  # fmt: skip
+        "stage": stage,
+        "gate": gate,
+        "metric": f"{stage}/{gate}",
+        "value": 0.8,
+        "n": 100,
+        "interval": (0.7, 0.9),
+        "bound": "at least",
+        "threshold": 0.5,
+        "passed": True,
+        "reason": "it is",
+    }
     return Decision.model_validate(values | changes)
 
 
@@ -45,18 +65,24 @@ def session(home, tmp_path) -> Session:
     """A pipeline whose evaluation is over, as far as a card looks at it."""
     recipe = Recipe.model_validate(
         {
-            "name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"}, "seed": 7, "description": "to try it",
+            "name": "tiny",
+            "model": {"base": "base"},
+            "registry": {"name": "tiny"},
+            "seed": 7,
+            "description": "to try it",
             "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
             "evaluate": {"sampling": {"temperature": 0.7, "max_new_tokens": 48}},
         }
-    )  # fmt: skip
+    )
     workspace = Workspace.here()
     session = Session(recipe, workspace, Tracker(workspace, Record.new(workspace, recipe)))
     for name, values in RESULTS.items():
         run_dir = workspace.runs / name
         run_dir.mkdir(parents=True)
         session.tracker.record.stages.append(StageRecord(stage=name, run_dir=run_dir, started=0))
-        session.results[name] = StageResult(stage=name, digest=f"{name}-digest", seconds=1.0, **values)
+        session.results[name] = StageResult(
+            stage=name, digest=f"{name}-digest", seconds=1.0, **values
+        )
     for name in (*SPLITS, "base", "sft", "reward", "policy"):
         (tmp_path / name).write_text(name)
         session.have[name] = Artifact.of(tmp_path / name)
@@ -71,27 +97,44 @@ def with_items(session: Session, stage: str, columns: dict[str, list]) -> None:
 def replies(count: int) -> dict[str, list]:
     texts = [HOSTILE, *(f"reply {i} " + "word " * 100 for i in range(1, count))]
     return {
-        "prompt": [f"prompt {i}" for i in range(count)], "sft_reply": texts, "sft_score": [0.25] * count,
-        "policy_reply": texts, "policy_score": [1.5] * count,
-    }  # fmt: skip
+        "prompt": [f"prompt {i}" for i in range(count)],
+        "sft_reply": texts,
+        "sft_score": [0.25] * count,
+        "policy_reply": texts,
+        "policy_score": [1.5] * count,
+    }
 
 
 def test_a_policys_card_says_what_it_rests_on(session):
     with_items(session, "evaluate", replies(5))
     text = model_card.card(session, "policy", "ppo", [decision("evaluate", "win_rate")])
-    assert "| eval/win_rate | 0.8 | 0.7 to 0.9 |  | share |" in text and "eval/win_rate_lower" not in text
+    assert (
+        "| eval/win_rate | 0.8 | 0.7 to 0.9 |  | share |" in text
+        and "eval/win_rate_lower" not in text
+    )
     assert "| evaluate | win_rate | evaluate/win_rate | 0.8 |" in text
     digest = session.have["comparisons_train"].digest[:16]
-    assert f"| comparisons_train | 4,000 | `{digest}` |" in text and "| prompts_heldout |  |" in text
+    assert (
+        f"| comparisons_train | 4,000 | `{digest}` |" in text and "| prompts_heldout |  |" in text
+    )
     assert "| seed | 7 |" in text and "| beta | 0.05 |" in text
     assert session.tracker.record.commit[:12] in text and session.have["sft"].digest[:16] in text
     assert 'mlflow.pyfunc.load_model("models:/tiny-policy@champion")' in text
-    assert 'params={"temperature": 0.7, "max_tokens": 48}' in text and "--model tiny-policy/artifacts/model" in text
+    assert (
+        'params={"temperature": 0.7, "max_tokens": 48}' in text
+        and "--model tiny-policy/artifacts/model" in text
+    )
     assert text.count("| prompt ") == 1 + 3
 
 
 def test_a_reward_models_card_shows_pairs_and_intervals(session):
-    columns = {"prompt": ["p"], "chosen": ["good"], "chosen_score": [2.0], "rejected": ["bad"], "rejected_score": [-1.25]}
+    columns = {
+        "prompt": ["p"],
+        "chosen": ["good"],
+        "chosen_score": [2.0],
+        "rejected": ["bad"],
+        "rejected_score": [-1.25],
+    }
     with_items(session, "reward", columns)
     text = model_card.card(session, "reward", "reward", [decision("reward", "accuracy")])
     assert "| reward/accuracy | 0.755 | 0.719 to 0.788 | 600 | share |" in text
@@ -101,24 +144,47 @@ def test_a_reward_models_card_shows_pairs_and_intervals(session):
 
 def test_overrides_and_the_sign_off_stand_on_top(session):
     session.approval = ApprovalRecord.model_validate(
-        {"evidence": "e", "run": "r", "asked_at": "2026-01-01T00:00Z", "until": "2026-01-02T00:00Z", "state": "approved",
-         "by": "Pat", "comment": "reads well"}
-    )  # fmt: skip
-    text = model_card.card(session, "policy", "ppo", [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")])
+        {
+            "evidence": "e",
+            "run": "r",
+            "asked_at": "2026-01-01T00:00Z",
+            "until": "2026-01-02T00:00Z",
+            "state": "approved",
+            "by": "Pat",
+            "comment": "reads well",
+        }
+    )
+    text = model_card.card(
+        session,
+        "policy",
+        "ppo",
+        [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")],
+    )
     top = text.partition("\n## ")[0]
     assert "Sign-off: approved by Pat: reads well." in top
-    assert "- reward.accuracy to 0.55 by someone: shown for the record \\| not for use" in top and "ppo.kl" not in top
+    assert (
+        "- reward.accuracy to 0.55 by someone: shown for the record \\| not for use" in top
+        and "ppo.kl" not in top
+    )
 
 
 def test_a_parent_that_is_registered_is_named_by_its_version(session):
-    wanted = Registration(model="tiny-reward", stage="reward", artifact=session.have["reward"], tags={}, version="4")
+    wanted = Registration(
+        model="tiny-reward", stage="reward", artifact=session.have["reward"], tags={}, version="4"
+    )
     session.tracker.record.registrations.append(wanted)
-    assert "| reward model | tiny-reward version 4, `" in model_card.card(session, "policy", "ppo", [])
+    assert "| reward model | tiny-reward version 4, `" in model_card.card(
+        session, "policy", "ppo", []
+    )
 
 
 def test_model_output_is_shown_as_text(session):
     with_items(session, "evaluate", replies(1))
-    tokens = MarkdownIt("commonmark").enable("table").parse(model_card.card(session, "policy", "ppo", []))
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .parse(model_card.card(session, "policy", "ppo", []))
+    )
     cells = [token for token in tokens if token.type == "inline" and "javascript" in token.content]
     assert len(cells) == 2  # the SFT model's and the policy's
     for token in cells:
@@ -136,33 +202,56 @@ def test_a_description_fits_and_says_what_is_left_out(session):
     assert "## Training" not in short and "Training" in short and "README.md" in short
     assert "## Gates" in short and "a_gate_with_a_long_name_24" in short and "## Metrics" in short
     assert model_card.description(whole, limit=10**6) == whole
-    assert len(model_card.description("# m\n\n## Gates\n\n" + "x" * 9000)) <= model_card.DESCRIPTION_LENGTH
+    assert (
+        len(model_card.description("# m\n\n## Gates\n\n" + "x" * 9000))
+        <= model_card.DESCRIPTION_LENGTH
+    )
     assert len(model_card.description("x" * 9000)) <= model_card.DESCRIPTION_LENGTH
 
 
 def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_to_load(session):
     with_items(session, "evaluate", replies(3))
-    metrics = {f"eval/{name}": 0.8 for name in ("score_gain", "kl_per_response", "length_ratio", "repetition_increase")}
-    session.results["evaluate"] = session.results["evaluate"].model_copy(update={"metrics": metrics})
+    metrics = {
+        f"eval/{name}": 0.8
+        for name in ("score_gain", "kl_per_response", "length_ratio", "repetition_increase")
+    }
+    session.results["evaluate"] = session.results["evaluate"].model_copy(
+        update={"metrics": metrics}
+    )
     gates = [decision("evaluate", name.removeprefix("eval/"), metric=name) for name in metrics] * 4
-    short = model_card.description(spaced(model_card.card(session, "policy", "ppo", gates, brief=True)))
-    assert all(f"## {title}\n" in short for title in ("Metrics", "Gates", "Samples", "Data", "How to load"))
+    short = model_card.description(
+        spaced(model_card.card(session, "policy", "ppo", gates, brief=True))
+    )
+    assert all(
+        f"## {title}\n" in short for title in ("Metrics", "Gates", "Samples", "Data", "How to load")
+    )
     assert short.count("| prompt ") == 1 + 3 and "reward\\_model" not in short
 
 
 def test_tables_and_their_columns_have_a_gap_on_mlflows_page():
-    text = "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b | 256 | **passed** |\n\nend"
-    assert spaced(text) == (
-        "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b&ensp; | 256&ensp; | **passed** |\n\n&ensp;\n\nend"
+    text = (
+        "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b | 256 | **passed**"
+        " |\n\nend"
     )
-    assert spaced("no table") == "no table" and MarkdownIt("commonmark").enable("table").render(spaced(text)).count("<td>") == 3
+    assert (
+        spaced(text)
+        == "A | b\n\n| gate | n | verdict |\n| --- | --- | --- |\n| a \\| b&ensp; | 256&ensp; |"
+        " **passed** |\n\n&ensp;\n\nend"
+    )
+    assert (
+        spaced("no table") == "no table"
+        and MarkdownIt("commonmark").enable("table").render(spaced(text)).count("<td>") == 3
+    )
 
 
 def test_the_registered_version_shows_the_card(session):
     from tasks.gate import registration
 
     wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
-    assert wanted.card.startswith("# tiny-reward\n") and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card
+    assert (
+        wanted.card.startswith("# tiny-reward\n")
+        and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card
+    )
     assert wanted.note.startswith("A reward model: ")
     assert "reward.accuracy&ensp; | **passed**&ensp; | 0.8 |" in wanted.note
     assert wanted.decisions == [decision("reward", "accuracy")]

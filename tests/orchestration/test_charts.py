@@ -29,4 +29,9 @@ def test_calibration_and_histogram_of_hand_made_margins():
     assert [right for _, right in points] == [1, 0, 1, 1, 1, 1, 1, 1, 1, 1]
     assert points[0][0] == pytest.approx(0.524979) and points[-1][0] == pytest.approx(0.731059)
     counts = histogram([0.0, 0.1, 1.0], 0.0, 1.0)
-    assert sum(count for _, count in counts) == 3 and counts[0] == (0.0, 1.0) and counts[3][1] == 1 and counts[-1] == (1.0, 0.0)
+    assert (
+        sum(count for _, count in counts) == 3
+        and counts[0] == (0.0, 1.0)
+        and counts[3][1] == 1
+        and counts[-1] == (1.0, 0.0)
+    )

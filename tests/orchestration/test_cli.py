@@ -1,4 +1,6 @@
-"""The command line: exit codes, messages, what is imported when, and whole runs on the small stage program."""
+"""The command line: exit codes, messages, what is imported when, and whole runs on the small stage
+program.
+"""
 
 import json
 import os
@@ -20,7 +22,17 @@ from tasks.records.run_record import Record, held
 from tasks.records.workspace import Workspace
 
 RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
-HEAVY = ("torch", "prefect", "mlflow", "transformers", "vllm", "deepspeed", "datasets", "matplotlib", "pandas")
+HEAVY = (
+    "torch",
+    "prefect",
+    "mlflow",
+    "transformers",
+    "vllm",
+    "deepspeed",
+    "datasets",
+    "matplotlib",
+    "pandas",
+)
 RECIPE = """
 name = "tiny"
 description = "Two files"
@@ -78,10 +90,14 @@ except SystemExit:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0  # whatever else runs on the machine
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    )  # whatever else runs on the machine
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "status", "ui", "doctor", "sync", "recipes"])
+@pytest.mark.parametrize(
+    "command", ["run", "validate", "status", "ui", "doctor", "sync", "recipes"]
+)
 def test_every_command_explains_itself(rlhf, command):
     code, out, _ = rlhf(command, "--help")
     assert code == 0 and f" {command} [OPTIONS]" in out
@@ -112,7 +128,10 @@ def test_completion_offers_recipe_names():
         (["quickstart", "--set", "ppo.beta"], ["ppo.beta", "expected key=value"]),
         (["quickstart", "--set", "=1"], ["expected key=value"]),
         (["quickstart", "--set", "sft=1"], ["sft"]),
-        (["quickstart", "--set", "reward.gate.overrides.accuracy.threshold=0.6"], ["reason", "required"]),
+        (
+            ["quickstart", "--set", "reward.gate.overrides.accuracy.threshold=0.6"],
+            ["reason", "required"],
+        ),
     ],
 )
 def test_bad_configuration_is_one_message_and_exit_2(rlhf, command, words, says):
@@ -122,9 +141,15 @@ def test_bad_configuration_is_one_message_and_exit_2(rlhf, command, words, says)
 
 
 @pytest.mark.parametrize(
-    "words", [["run"], ["run", "quickstart", "--nosuch"], ["nosuch"], ["run", "quickstart", "--from", "training"],
-              ["run", "quickstart", "--from", "ppo", "--until", "sft"]]
-)  # fmt: skip
+    "words",
+    [
+        ["run"],
+        ["run", "quickstart", "--nosuch"],
+        ["nosuch"],
+        ["run", "quickstart", "--from", "training"],
+        ["run", "quickstart", "--from", "ppo", "--until", "sft"],
+    ],
+)
 def test_wrong_usage_is_exit_2(rlhf, words):
     code, _, err = rlhf(*words)
     assert code == 2 and "Usage" in err and "Traceback" not in err
@@ -147,7 +172,12 @@ def test_debug_shows_the_traceback(rlhf, monkeypatch, how):
 def test_anything_unexpected_is_exit_1_without_a_traceback(rlhf, monkeypatch):
     monkeypatch.setenv("RLHF_HOME", "/dev/null/workspace")
     code, _, err = rlhf("status")
-    assert code == 1 and err.startswith("rlhf: error: unexpected ") and "Traceback" not in err and "--debug" in err
+    assert (
+        code == 1
+        and err.startswith("rlhf: error: unexpected ")
+        and "Traceback" not in err
+        and "--debug" in err
+    )
 
 
 # runs
@@ -157,7 +187,12 @@ def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe):
     code, out, err = rlhf("run", recipe)
     assert code == 0, err
     assert "sft: done" in err and "reward: started" in err
-    assert "Promotion: promoted" in out and "accuracy 0.8" in out and "gate passed" in out and "/runs/" in out
+    assert (
+        "Promotion: promoted" in out
+        and "accuracy 0.8" in out
+        and "gate passed" in out
+        and "/runs/" in out
+    )
     code, out, _ = rlhf("run", recipe, "--json")
     values = json.loads(out)
     assert code == 0 and values["state"] == "finished" and values["promotion"]["promoted"] is True
@@ -177,8 +212,13 @@ def test_a_refused_gate_is_exit_3_with_its_sentence(rlhf, recipe, plan):
     assert "ppo" not in out
     code, out, _ = rlhf("run", recipe, "--json")
     values = json.loads(out)
-    assert code == 3 and values["state"] == "refused" and values["exit_code"] == 3 and sentence in values["error"]
-    (latest, _) = json.loads(rlhf("status", "--json")[1])
+    assert (
+        code == 3
+        and values["state"] == "refused"
+        and values["exit_code"] == 3
+        and sentence in values["error"]
+    )
+    latest, _ = json.loads(rlhf("status", "--json")[1])
     assert latest["state"] == "refused" and sentence in latest["reason"]
     assert [stage["state"] for stage in latest["stages"]] == ["finished", "finished", "refused"]
     assert "refused" in rlhf("status")[1]
@@ -204,20 +244,29 @@ def test_ctrl_c_ends_the_run_without_a_traceback_and_the_next_run_goes_on(rlhf, 
 def test_validate_prints_the_data_report_and_trains_nothing(rlhf, recipe, command):
     report = {
         "columns": ["rule", "source", "severity", "passed", "found", "expected", "detail"],
-        "data": [["duplicates", "comparisons", "warning", False, 3, "no row", "3 of 40 rows"],
-                 ["min_rows", "comparisons", "error", True, 40, "at least 1", ""]],
-    }  # fmt: skip
+        "data": [
+            ["duplicates", "comparisons", "warning", False, 3, "no row", "3 of 40 rows"],
+            ["min_rows", "comparisons", "error", True, 40, "at least 1", ""],
+        ],
+    }
     program = Path(command[1])
-    text = program.read_text().replace('"docs": "docs"}', '"docs": "docs", "report_table": "report.table.json"}')
+    text = program.read_text().replace(
+        '"docs": "docs"}', '"docs": "docs", "report_table": "report.table.json"}'
+    )
     program.write_text(
         text.replace(
             "result = StageResult",
-            f"(run.path / 'report.table.json').write_text('''{json.dumps(report)}''')\nresult = StageResult",
+            f"(run.path / 'report.table.json').write_text('''{json.dumps(report)}''')\nresult ="
+            " StageResult",
         )
     )
     code, out, err = rlhf("validate", recipe)
     assert code == 0, err
-    assert "duplicates" in out and "warning: duplicates (comparisons): 3 of 40 rows" in out and "sft" not in out
+    assert (
+        "duplicates" in out
+        and "warning: duplicates (comparisons): 3 of 40 rows" in out
+        and "sft" not in out
+    )
     assert json.loads(rlhf("validate", recipe, "--json")[1])["report"] == report
 
 
@@ -236,12 +285,22 @@ def test_sync_with_nothing_to_forward_is_exit_0(rlhf):
 
 def test_status_tells_running_from_interrupted(rlhf, home, tmp_path):
     workspace = Workspace(home)
-    values = {"recipe": {"name": "t"}, "commit": "c", "dirty": False, "tracking_uri": "x", "started": 1_700_000_000_000}
+    values = {
+        "recipe": {"name": "t"},
+        "commit": "c",
+        "dirty": False,
+        "tracking_uri": "x",
+        "started": 1_700_000_000_000,
+    }
     for name in ("a", "b"):
         stage = {"stage": "sft", "run_dir": str(tmp_path / name), "started": 1_700_000_000_000}
-        Record.model_validate(values | {"id": name, "name": f"t-{name}", "stages": [stage]}).save(workspace)
+        Record.model_validate(values | {"id": name, "name": f"t-{name}", "stages": [stage]}).save(
+            workspace
+        )
         (tmp_path / name).mkdir()
-    (tmp_path / "b" / "metrics.jsonl").write_text('{"step": 7, "steps": 20, "metrics": {}}\n{"step": 8, "st')
+    (tmp_path / "b" / "metrics.jsonl").write_text(
+        '{"step": 7, "steps": 20, "metrics": {}}\n{"step": 8, "st'
+    )
     with held(workspace, "b"):
         latest, older = json.loads(rlhf("status", "--json")[1])
     assert (latest["state"], older["state"]) == ("running", "interrupted")
@@ -273,15 +332,29 @@ def test_ui_serves_both_pages_and_leaves_nothing_behind(home):
     from flows.platform.pages import answers
 
     ports = (free_port(), free_port())
-    command = [*RLHF, "ui", "--no-browser", "--port", str(ports[0]), "--prefect-port", str(ports[1])]
+    command = [
+        *RLHF,
+        "ui",
+        "--no-browser",
+        "--port",
+        str(ports[0]),
+        "--prefect-port",
+        str(ports[1]),
+    ]
     ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = [ui.stdout.readline() for _ in range(3)]
     assert lines[-1].startswith("Ctrl-C"), f"ended with {ui.wait(30)}"
-    assert [line.split()[-1] for line in lines[:2]] == [f"http://127.0.0.1:{port}" for port in ports]
-    assert answers(f"http://127.0.0.1:{ports[0]}/health") and answers(f"http://127.0.0.1:{ports[1]}/api/health")
+    assert [line.split()[-1] for line in lines[:2]] == [
+        f"http://127.0.0.1:{port}" for port in ports
+    ]
+    assert answers(f"http://127.0.0.1:{ports[0]}/health") and answers(
+        f"http://127.0.0.1:{ports[1]}/api/health"
+    )
     ui.send_signal(signal.SIGTERM)
     assert ui.wait(30) == 0
-    assert not answers(f"http://127.0.0.1:{ports[0]}/health") and not answers(f"http://127.0.0.1:{ports[1]}/api/health")
+    assert not answers(f"http://127.0.0.1:{ports[0]}/health") and not answers(
+        f"http://127.0.0.1:{ports[1]}/api/health"
+    )
     ui.stdout.close()
 
 
@@ -289,17 +362,31 @@ def test_ui_serves_both_pages_and_leaves_nothing_behind(home):
 
 
 def test_warm_up_without_a_compiler_says_how_to_install_one(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "CXX"} | {"PATH": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"} | {
+        "PATH": str(tmp_path)
+    }
     command = [sys.executable, "-m", "rlhf_core.engine.warmup"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "apt-get install g++" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "apt-get install g++" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_warm_up_with_a_torch_that_misses_its_libraries_names_the_index(tmp_path):
-    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    (tmp_path / "torch.py").write_text(
+        "raise OSError('libcudart.so.13: cannot open shared object file')"
+    )
     command = [sys.executable, "-m", "rlhf_core.engine.warmup"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 2 and "libcudart" in done.stderr and "index of the CPU builds" in done.stderr
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert (
+        done.returncode == 2
+        and "libcudart" in done.stderr
+        and "index of the CPU builds" in done.stderr
+    )
 
 
 def test_warm_up_does_not_wait_for_the_lock_of_a_killed_build(monkeypatch):
@@ -308,6 +395,11 @@ def test_warm_up_does_not_wait_for_the_lock_of_a_killed_build(monkeypatch):
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lock").touch()
-    done = subprocess.run([sys.executable, "-m", "rlhf_core.engine.warmup"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_core.engine.warmup"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert not (folder / "lock").exists()

@@ -1,4 +1,6 @@
-"""Runs beside each other, read back from a real MLflow store: references, what differs, and what is more than noise."""
+"""Runs beside each other, read back from a real MLflow store: references, what differs, and what is
+more than noise.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ def made(home, tmp_path) -> Synthetic:
 
 
 def compared(made: Synthetic, *stories: Story) -> Comparison:
-    """The comparison of runs as their folders tell it; what MLflow tells is the same, which has its own test."""
+    """The comparison of runs as their folders tell it; what MLflow tells is the same, which has its
+    own test.
+    """
     return compare([of_record(made.write(story)) for story in stories])
 
 
@@ -32,7 +36,10 @@ def found(comparison: Comparison, metric: str) -> Finding:
 
 
 def test_references_name_runs_by_name_age_id_and_model_version(made):
-    first, second = made.tell(Story("tiny-aaaaaaa-1")), made.tell(Story("tiny-aaaaaaa-2", policy="policy-b"))
+    first, second = (
+        made.tell(Story("tiny-aaaaaaa-1")),
+        made.tell(Story("tiny-aaaaaaa-2", policy="policy-b")),
+    )
     client = first.client
     client.create_registered_model("tiny-policy")
     for tracker in (first, second):
@@ -41,11 +48,20 @@ def test_references_name_runs_by_name_age_id_and_model_version(made):
     client.set_registered_model_alias("tiny-policy", "champion", version.version)
     stage_id = first.record.stages[1].run_id
     for reference, tracker in {
-        "tiny-aaaaaaa-1": first, "latest": second, "latest~1": first, first.record.run_id: first, stage_id: first,
-        first.record.run_id[:12]: first, "tiny-policy@champion": second, "tiny-policy/1": first,
-        "models:/tiny-policy/1": first, "models:/tiny-policy@champion": second,
-    }.items():  # fmt: skip
-        assert mlflow_runs.resolve(client, reference).info.run_id == tracker.record.run_id, reference
+        "tiny-aaaaaaa-1": first,
+        "latest": second,
+        "latest~1": first,
+        first.record.run_id: first,
+        stage_id: first,
+        first.record.run_id[:12]: first,
+        "tiny-policy@champion": second,
+        "tiny-policy/1": first,
+        "models:/tiny-policy/1": first,
+        "models:/tiny-policy@champion": second,
+    }.items():
+        assert mlflow_runs.resolve(client, reference).info.run_id == tracker.record.run_id, (
+            reference
+        )
 
 
 @pytest.mark.parametrize(
@@ -81,11 +97,21 @@ def test_an_ambiguous_name_lists_the_runs_that_it_could_mean(made):
 
 def test_what_differs_is_found_and_what_does_not_is_not_listed(made):
     changed = Story(
-        "b", policy="policy-b", comparisons="comparisons-b", reward="reward-b", settings={"ppo": {"policy_lr": 1e-4}}
+        "b",
+        policy="policy-b",
+        comparisons="comparisons-b",
+        reward="reward-b",
+        settings={"ppo": {"policy_lr": 1e-4}},
     )
     groups = compared(made, Story("a"), changed).differences
-    assert [(row.key, row.values) for row in groups["config"]] == [("ppo.policy_lr", ["1e-06", "0.0001"])]
-    assert {row.key for row in groups["data"]} == {"source comparisons", "comparisons_train", "comparisons_heldout"}
+    assert [(row.key, row.values) for row in groups["config"]] == [
+        ("ppo.policy_lr", ["1e-06", "0.0001"])
+    ]
+    assert {row.key for row in groups["data"]} == {
+        "source comparisons",
+        "comparisons_train",
+        "comparisons_heldout",
+    }
     assert "(600 rows)" in groups["data"][1].values[0]
     assert [row.key for row in groups["models"]] == ["reward", "policy"]
     assert groups["environment"] == groups["code"] == []
@@ -97,13 +123,18 @@ def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(made):
     score = found(comparison, "eval/score_policy")
     assert score.verdict == "beyond noise" and score.better and score.n == 48
     assert 0.5 < score.low < score.difference < score.high < 1.3
-    assert {duel.judge: duel.finding.better for duel in comparison.duels} == {"reward model": True, "independent scorer": True}
+    assert {duel.judge: duel.finding.better for duel in comparison.duels} == {
+        "reward model": True,
+        "independent scorer": True,
+    }
     assert found(comparison, "eval/length_policy").verdict == "identical"
     assert found(comparison, "eval/alignment_tax").verdict == "no interval"
     differences = [sample.difference for sample in comparison.samples]
     assert len(differences) == 48 and differences == sorted(differences, reverse=True)
     assert any("paired on the 48 held-out prompts" in note for note in comparison.cautions)
-    assert comparison.samples[0].scores[1] - comparison.samples[0].scores[0] == pytest.approx(differences[0])
+    assert comparison.samples[0].scores[1] - comparison.samples[0].scores[0] == pytest.approx(
+        differences[0]
+    )
 
 
 def test_a_finished_stage_that_serves_both_runs_is_identical(made):
@@ -117,13 +148,27 @@ def test_scores_of_two_reward_models_are_not_held_against_each_other(made):
     comparison = compared(made, Story("a", lift=0.2), other)
     for metric in ("eval/score_policy", "eval/win_rate", "ppo/score_mean"):
         finding = found(comparison, metric)
-        assert finding.verdict == "not comparable" and "no common scale" in finding.note and finding.difference is None
+        assert (
+            finding.verdict == "not comparable"
+            and "no common scale" in finding.note
+            and finding.difference is None
+        )
     assert [duel.judge for duel in comparison.duels] == ["independent scorer"]
     assert "independent score" in comparison.scale
-    independent = dict(zip(*map(comparison.runs[1].items("evaluate").get, ("prompt", "policy_independent")), strict=True))
+    independent = dict(
+        zip(
+            *map(comparison.runs[1].items("evaluate").get, ("prompt", "policy_independent")),
+            strict=True,
+        )
+    )
     assert all(sample.scores[1] == independent[sample.prompt] for sample in comparison.samples)
     accuracy = found(comparison, "reward/accuracy")
-    assert accuracy.verdict == "beyond noise" and accuracy.better and "McNemar" in accuracy.method and accuracy.n == 120
+    assert (
+        accuracy.verdict == "beyond noise"
+        and accuracy.better
+        and "McNemar" in accuracy.method
+        and accuracy.n == 120
+    )
     assert any("different reward models" in note for note in comparison.cautions)
 
 
@@ -136,27 +181,42 @@ def test_without_a_common_scale_replies_are_shown_without_a_difference(made):
 
 
 def test_accuracy_on_two_heldout_sets_is_compared_unpaired_and_says_so(made):
-    accuracy = found(compared(made, Story("a"), Story("b", comparisons="c-b", reward="r-b", accuracy=0.82)), "reward/accuracy")
-    assert accuracy.verdict == "within noise" and "unpaired" in accuracy.method and "different held-out sets" in accuracy.note
+    accuracy = found(
+        compared(made, Story("a"), Story("b", comparisons="c-b", reward="r-b", accuracy=0.82)),
+        "reward/accuracy",
+    )
+    assert (
+        accuracy.verdict == "within noise"
+        and "unpaired" in accuracy.method
+        and "different held-out sets" in accuracy.note
+    )
 
 
 def test_kl_from_two_sft_models_is_not_compared_but_length_is(made):
     comparison = compared(made, Story("a"), Story("b", sft="sft-b"))
-    assert found(comparison, "eval/kl_per_response").note == "measured from two different SFT models"
+    assert (
+        found(comparison, "eval/kl_per_response").note == "measured from two different SFT models"
+    )
     assert found(comparison, "eval/length_policy").n == 64
 
 
 def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(made):
-    comparison = compared(made, Story("a", with_items=False), Story("b", lift=-2.0, seed=2, policy="policy-b"))
+    comparison = compared(
+        made, Story("a", with_items=False), Story("b", lift=-2.0, seed=2, policy="policy-b")
+    )
     assert found(comparison, "eval/score_policy").verdict == "no interval"
     assert "no per-item evidence" in found(comparison, "eval/score_policy").note
     rate = found(comparison, "eval/win_rate")
     assert rate.verdict == "beyond noise" and rate.better is False and "unpaired" in rate.method
-    assert comparison.samples == [] and any("No per-item evidence" in note for note in comparison.cautions)
+    assert comparison.samples == [] and any(
+        "No per-item evidence" in note for note in comparison.cautions
+    )
 
 
 def test_runs_that_stopped_early_are_compared_as_far_as_they_went(made):
-    comparison = compared(made, Story("a", until="reward"), Story("b", accuracy=0.9, reward="reward-b"))
+    comparison = compared(
+        made, Story("a", until="reward"), Story("b", accuracy=0.9, reward="reward-b")
+    )
     rate = found(comparison, "eval/win_rate")
     assert rate.verdict == "missing" and rate.note == "not measured in a"
     assert found(comparison, "reward/accuracy").n == 120 and comparison.samples == []
@@ -164,7 +224,9 @@ def test_runs_that_stopped_early_are_compared_as_far_as_they_went(made):
 
 def test_three_runs_are_each_held_against_the_first(made):
     lifts = enumerate((0.5, 0.6, 2.0))
-    comparison = compared(made, *(Story(f"run-{seed}", lift, seed, policy=f"policy-{seed}") for seed, lift in lifts))
+    comparison = compared(
+        made, *(Story(f"run-{seed}", lift, seed, policy=f"policy-{seed}") for seed, lift in lifts)
+    )
     row = next(row for row in comparison.metrics if row.metric == "eval/score_policy")
     assert len(row.values) == 3 and row.against[1].verdict == "beyond noise"
     assert len(comparison.samples[0].replies) == 3 and len(comparison.duels) == 4
@@ -180,21 +242,41 @@ def test_mlflow_tells_the_same_as_the_folders_of_a_run(made):
     remote = mlflow_runs.read(tracker.client, mlflow_runs.resolve(tracker.client, "latest"))
     for name, stage in remote.stages.items():
         mine = local.stages[name]
-        assert (mine.spec, mine.result, mine.items, mine.costs) == (stage.spec, stage.result, stage.items, stage.costs)
+        assert (mine.spec, mine.result, mine.items, mine.costs) == (
+            stage.spec,
+            stage.result,
+            stage.items,
+            stage.costs,
+        )
         assert mine.curves == stage.curves and mine.verdict == stage.verdict
-    assert (local.recipe, local.packages, local.metrics) == (remote.recipe, remote.packages, remote.metrics)
-    assert (local.hardware, local.commit, local.started) == (remote.hardware, remote.commit, remote.started)
+    assert (local.recipe, local.packages, local.metrics) == (
+        remote.recipe,
+        remote.packages,
+        remote.metrics,
+    )
+    assert (local.hardware, local.commit, local.started) == (
+        remote.hardware,
+        remote.commit,
+        remote.started,
+    )
     assert remote.stages["ppo"].costs == {"seconds": 12.5, "peak_memory_mib": 800.0}
-    assert len(remote.curve("ppo/score_mean")) == 20  # the summary under the last step is not a point of the curve
+    assert (
+        len(remote.curve("ppo/score_mean")) == 20
+    )  # the summary under the last step is not a point of the curve
 
 
 def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(made):
     tracker = made.tell(Story("a"))
     parent = tracker.client.get_run(tracker.record.run_id)
     assert parent.data.tags["stage"] == "pipeline" and parent.data.metrics["reward/accuracy"] == 0.8
-    assert parent.data.metrics["cost/ppo_seconds"] == 12.5 and parent.data.metrics["cost/ppo_peak_memory_mib"] == 800.0
+    assert (
+        parent.data.metrics["cost/ppo_seconds"] == 12.5
+        and parent.data.metrics["cost/ppo_peak_memory_mib"] == 800.0
+    )
     stage = tracker.client.get_run(tracker.record.stage("ppo").run_id)
-    assert stage.data.metrics["system/stage_memory_mib"] == 800.0 and stage.data.tags["stage"] == "ppo"
+    assert (
+        stage.data.metrics["system/stage_memory_mib"] == 800.0 and stage.data.tags["stage"] == "ppo"
+    )
 
 
 # the command
@@ -211,28 +293,51 @@ def rlhf(*arguments: str) -> int:
 @pytest.fixture
 def told(made) -> list:
     """Two runs that MLflow knows."""
-    return [made.tell(Story("tiny-aaaaaaa-1")), made.tell(Story("tiny-aaaaaaa-2", lift=2.0, policy="policy-b", seed=2))]
+    return [
+        made.tell(Story("tiny-aaaaaaa-1")),
+        made.tell(Story("tiny-aaaaaaa-2", lift=2.0, policy="policy-b", seed=2)),
+    ]
 
 
 def test_the_command_prints_json_and_attaches_the_page_to_both_runs(told, capsys):
     assert rlhf("compare", "latest~1", "latest", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["baseline"] == "tiny-aaaaaaa-1"
-    assert set(printed) == {"baseline", "runs", "differences", "duels", "metrics", "samples", "cautions", "page"}
+    assert set(printed) == {
+        "baseline",
+        "runs",
+        "differences",
+        "duels",
+        "metrics",
+        "samples",
+        "cautions",
+        "page",
+    }
     row = next(row for row in printed["metrics"] if row["metric"] == "eval/score_policy")
     assert row["values"][0]["low"] < row["values"][0]["value"] < row["values"][0]["high"]
-    assert row["against"][0]["verdict"] == "beyond noise" and row["against"][0]["method"] == "paired bootstrap"
+    assert (
+        row["against"][0]["verdict"] == "beyond noise"
+        and row["against"][0]["method"] == "paired bootstrap"
+    )
     assert printed["runs"][1]["costs"]["ppo"]["peak_memory_mib"] == 900.0
     for tracker in told:
-        files = [item.path for item in tracker.client.list_artifacts(tracker.record.run_id, "comparisons")]
+        files = [
+            item.path
+            for item in tracker.client.list_artifacts(tracker.record.run_id, "comparisons")
+        ]
         assert files == ["comparisons/tiny-aaaaaaa-1-vs-tiny-aaaaaaa-2.html"]
 
 
 def test_the_command_prints_tables_and_replies_from_both_ends(told, tmp_path, capsys):
     page = tmp_path / "page.html"
-    assert rlhf("compare", "latest~1", "latest", "--samples", "2", "--no-attach", "--html", str(page)) == 0
+    assert (
+        rlhf("compare", "latest~1", "latest", "--samples", "2", "--no-attach", "--html", str(page))
+        == 0
+    )
     out = capsys.readouterr().out
-    assert "What differs: config" in out and "better, beyond noise" in out and f"Page: {page}" in out
+    assert (
+        "What differs: config" in out and "better, beyond noise" in out and f"Page: {page}" in out
+    )
     assert "2 of 64" in out and "tiny-aaaaaaa-2 wins" in out and page.stat().st_size > 10_000
     assert told[0].client.list_artifacts(told[0].record.run_id, "comparisons") == []
 

@@ -16,7 +16,9 @@ import psutil
 import pytest
 from local_platform import FINAL, RLHF, Platform
 
-from flows.pipeline import pipeline  # before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.pipeline import (
+    pipeline,
+)  # before anything else of Prefect: it sets what Prefect reads when it is imported
 from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
 from flows.schedule.deploy import Wanted, built
@@ -35,15 +37,21 @@ def problems(parameters: dict, schema: dict, **options) -> list:
 # what needs no server
 
 
-@pytest.mark.parametrize("settings", [[], ["registry.approval.required=true"], ["ppo.beta=0.2", "gates={}"]])
+@pytest.mark.parametrize(
+    "settings", [[], ["registry.approval.required=true"], ["ppo.beta=0.2", "gates={}"]]
+)
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_recipe_passes_the_schema_that_prefect_checks_it_with(settings, complete):
     (made,) = built(load_recipe("quickstart", settings), Wanted("x", "pool"))
     schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
-    assert not problems(made.parameters, schema, ignore_required=not complete, allow_none_with_default=True)
+    assert not problems(
+        made.parameters, schema, ignore_required=not complete, allow_none_with_default=True
+    )
 
 
-@pytest.mark.parametrize("change", [{"seed": -1}, {"ppo": {"beta": "much"}}, {"ppo": {"betta": 0.1}}, {"model": {}}])
+@pytest.mark.parametrize(
+    "change", [{"seed": -1}, {"ppo": {"beta": "much"}}, {"ppo": {"betta": 0.1}}, {"model": {}}]
+)
 def test_what_a_recipe_file_may_not_say_is_refused_by_the_form_too(change):
     (made,) = built(load_recipe("quickstart"), Wanted("x", "pool"))
     schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
@@ -51,7 +59,9 @@ def test_what_a_recipe_file_may_not_say_is_refused_by_the_form_too(change):
 
 
 def test_the_form_names_bounds_and_meanings():
-    definitions = built(load_recipe("quickstart"), Wanted("x", "pool"))[0]._parameter_openapi_schema.definitions
+    definitions = built(load_recipe("quickstart"), Wanted("x", "pool"))[
+        0
+    ]._parameter_openapi_schema.definitions
     beta = definitions["PPO"]["properties"]["beta"]
     assert beta["description"] and beta["default"] == 0.05 and beta["minimum"] == 0
 
@@ -73,12 +83,18 @@ def test_a_deployment_that_cannot_be_is_refused(wanted, said):
 
 def test_runs_of_a_deployment_do_not_overlap_and_do_not_queue():
     (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", cron="0 2 * * 0"))
-    assert made.concurrency_limit == 1 and made.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    assert (
+        made.concurrency_limit == 1
+        and made.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    )
 
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_paused_deployment_starts_by_no_event_either(paused):
-    (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", paused=paused, on_promotion=("other-reward",)))
+    (made,) = built(
+        load_recipe("quickstart"),
+        Wanted("x", "pool", paused=paused, on_promotion=("other-reward",)),
+    )
     assert [trigger.enabled for trigger in made.triggers] == [not paused]
 
 
@@ -93,7 +109,12 @@ def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "visible", "expected"),
-    [("a, b", "", ["a", "b"]), ("", "", ["cpu"]), ("", "2,5", ["gpu-2", "gpu-5"]), ("none", "2,5", [])],
+    [
+        ("a, b", "", ["a", "b"]),
+        ("", "", ["cpu"]),
+        ("", "2,5", ["gpu-2", "gpu-5"]),
+        ("none", "2,5", []),
+    ],
 )
 def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, expected):
     monkeypatch.setenv("RLHF_DEVICE_LIMITS", given)
@@ -107,7 +128,10 @@ def test_where_a_cluster_gives_out_devices_no_limit_is_asked_for(monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setenv("RLHF_DEVICE_LIMITS", "none")
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), concurrency.devices_reserved():
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        concurrency.devices_reserved(),
+    ):
         pass  # no server was asked
 
 
@@ -117,18 +141,30 @@ def pool(kind: str, template: dict):
     return WorkPool(name="rlhf", type=kind, base_job_template=template)
 
 
-def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here(monkeypatch, tmp_path):
+def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here(
+    monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     found = pool("process", {"variables": {"properties": {"working_dir": {"type": "string"}}}})
-    assert [deploy._directory(found, asked) for asked in (None, "/opt/rlhf")] == [str(tmp_path), "/opt/rlhf"]
+    assert [deploy._directory(found, asked) for asked in (None, "/opt/rlhf")] == [
+        str(tmp_path),
+        "/opt/rlhf",
+    ]
     (made,) = built(load_recipe("quickstart"), Wanted("x", "pool", directory="/opt/rlhf"))
     assert made.job_variables == {"working_dir": "/opt/rlhf"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "8gpu"])
 def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name):
-    template = json.loads((Path(__file__).resolve().parents[2] / "infra" / "k8s" / "pools" / f"{name}.json").read_text())
-    assert "working_dir" not in template["variables"]["properties"] and not template["variables"]["additionalProperties"]
+    template = json.loads(
+        (
+            Path(__file__).resolve().parents[2] / "infra" / "k8s" / "pools" / f"{name}.json"
+        ).read_text()
+    )
+    assert (
+        "working_dir" not in template["variables"]["properties"]
+        and not template["variables"]["additionalProperties"]
+    )
     found = pool("kubernetes", template)
     assert deploy._directory(found, None) is None
     with pytest.raises(BadInput, match="leave out --directory"):
@@ -139,9 +175,13 @@ def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name
 
 def test_without_a_server_it_says_so(tmp_path):
     unset = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
-    environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | {
+        "RLHF_HOME": str(tmp_path)
+    }
     done = subprocess.run([*RLHF, "schedules"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "there is no Prefect server: start one with rlhf up" in done.stderr
+    assert (
+        done.returncode == 2 and "there is no Prefect server: start one with rlhf up" in done.stderr
+    )
 
 
 # one platform for the rest
@@ -178,7 +218,9 @@ def platform(tmp_path_factory, tiny_model):
     )
     it = Platform(folder, str(recipe))
     try:
-        up = json.loads(it.rlhf("up", "--prefect-port", str(free_port()), "--port", str(free_port()), "--json"))
+        up = json.loads(
+            it.rlhf("up", "--prefect-port", str(free_port()), "--port", str(free_port()), "--json")
+        )
         it.api = up["prefect_url"] + "/api"
         it.mlflow, it.worker = up["mlflow_url"], up["services"]["worker"]["owner"]["pid"]
         yield it
@@ -190,7 +232,9 @@ def platform(tmp_path_factory, tiny_model):
 def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
     slot = {"names": [concurrency.model_limit("twice")], "slots": 1}
-    platform.post("v2/concurrency_limits/increment", mode="concurrency", **slot)  # another deployment of this model runs
+    platform.post(
+        "v2/concurrency_limits/increment", mode="concurrency", **slot
+    )  # another deployment of this model runs
     for _ in range(2):
         platform.start("rlhf/twice", until="prepare")  # a local base model: nothing to prepare
     assert platform.ended("twice", 1) == ["Cancelled"]
@@ -201,46 +245,91 @@ def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(
 
 @pytest.mark.slow
 def test_a_cron_schedule_fires(platform):
-    platform.rlhf("deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--set", "registry.name=cron")
+    platform.rlhf(
+        "deploy",
+        platform.recipe,
+        "--name",
+        "minutely",
+        "--cron",
+        "* * * * *",
+        "--set",
+        "registry.name=cron",
+    )
     platform.ended("minutely", 1)
-    platform.rlhf("deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--paused")
+    platform.rlhf(
+        "deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--paused"
+    )
 
 
 @pytest.mark.slow
 def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
     with hook(platform.told) as url:
-        platform.rlhf("deploy", platform.recipe, "--name", "fails", "--set", "model.base=/nowhere", "--notify", url)
+        platform.rlhf(
+            "deploy",
+            platform.recipe,
+            "--name",
+            "fails",
+            "--set",
+            "model.base=/nowhere",
+            "--notify",
+            url,
+        )
         platform.start("rlhf/fails")
-        told = platform.wait(lambda: [item for item in platform.told if item["occasion"] == "failed"])
+        told = platform.wait(
+            lambda: [item for item in platform.told if item["occasion"] == "failed"]
+        )
     assert "/nowhere" in told[0]["text"] and told[0]["subject"].startswith("tiny-")
     blocks = platform.post("block_documents/filter", include_secrets=False)
-    assert "secret-token" not in json.dumps(blocks) + json.dumps(platform.post("automations/filter"))
+    assert "secret-token" not in json.dumps(blocks) + json.dumps(
+        platform.post("automations/filter")
+    )
 
 
 @pytest.mark.slow
 def test_a_run_of_the_worker_reads_no_file_outside_the_allowed_folders(platform):
-    platform.rlhf("deploy", platform.recipe, "--name", "outside", "--set", "data.comparisons=/etc/hostname")
+    platform.rlhf(
+        "deploy", platform.recipe, "--name", "outside", "--set", "data.comparisons=/etc/hostname"
+    )
     platform.start("rlhf/outside")
-    (run,) = platform.wait(lambda: [run for run in platform.runs("outside") if run["state"]["type"] in FINAL])
-    assert run["state"]["type"] == "FAILED" and "data.comparisons leads to /etc/hostname, outside" in run["state"]["message"]
+    (run,) = platform.wait(
+        lambda: [run for run in platform.runs("outside") if run["state"]["type"] in FINAL]
+    )
+    assert (
+        run["state"]["type"] == "FAILED"
+        and "data.comparisons leads to /etc/hostname, outside" in run["state"]["message"]
+    )
 
 
 @pytest.mark.slow
 def test_every_occasion_is_told_with_a_link_to_the_page(platform):
     told: list = []
     with hook(told) as url:
-        platform.rlhf("deploy", platform.recipe, "--name", "told", "--set", "registry.name=told", "--notify", url)
+        platform.rlhf(
+            "deploy",
+            platform.recipe,
+            "--name",
+            "told",
+            "--set",
+            "registry.name=told",
+            "--notify",
+            url,
+        )
         flow = platform.post("flows/filter", flows={"name": {"any_": ["rlhf"]}})[0]["id"]
-        occasions = {"refused by a gate": ("FAILED", "Refused"), "crashed": ("CRASHED", "Crashed")} | {
-            "failed": ("FAILED", "Failed"), "waiting for approval": ("PAUSED", "Paused")
-        }  # fmt: skip
+        occasions = {
+            "refused by a gate": ("FAILED", "Refused"),
+            "crashed": ("CRASHED", "Crashed"),
+        } | {"failed": ("FAILED", "Failed"), "waiting for approval": ("PAUSED", "Paused")}
         for kind, name in occasions.values():
             run = platform.post("flow_runs/", flow_id=flow, name=f"a-{name}", tags=["rlhf"])["id"]
-            for state in ({"type": "RUNNING"}, {"type": kind, "name": name, "message": f"because {name}"}):
+            for state in (
+                {"type": "RUNNING"},
+                {"type": kind, "name": name, "message": f"because {name}"},
+            ):
                 platform.post(f"flow_runs/{run}/set_state", state=state, force=True)
         code = (
-            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import bulletin\n"
-            "bulletin.publish(bulletin.PROMOTED, bulletin.model_resource('x-policy'), {'model': 'x', 'reason': 'better'})"
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import"
+            " bulletin\nbulletin.publish(bulletin.PROMOTED, bulletin.model_resource('x-policy'),"
+            " {'model': 'x', 'reason': 'better'})"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
         platform.wait(lambda: len(told) >= len(occasions) + 1)
@@ -256,15 +345,27 @@ def test_every_occasion_is_told_with_a_link_to_the_page(platform):
 def test_the_declarative_deployments_are_those_of_the_command(platform):
     root = Path(__file__).resolve().parents[2]
     environment = platform.environment | {"PREFECT_API_URL": platform.api}
-    words = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=root)
+    words = [
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        "infra/prefect.yaml",
+    ]
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, cwd=root
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (expected,) = built(load_recipe("quickstart"), Wanted("x", "rlhf", "0 2 * * 0"))
     found = platform.ask("GET", "deployments/name/rlhf/weekly-quickstart").json()
     assert found["parameters"] == expected.parameters and found["tags"] == ["rlhf"]
     limit, options = found["global_concurrency_limit"], found["concurrency_options"]
     assert (limit["limit"], options["collision_strategy"]) == (1, "CANCEL_NEW")
-    assert [(item["schedule"]["cron"], item["active"]) for item in found["schedules"]] == [("0 2 * * 0", True)]
+    assert [(item["schedule"]["cron"], item["active"]) for item in found["schedules"]] == [
+        ("0 2 * * 0", True)
+    ]
     watching = platform.ask("GET", "deployments/name/rlhf-watch/weekly-quickstart-data").json()
     assert watching["parameters"]["recipe"] == expected.parameters["recipe"]
     automations = {item["name"]: item for item in platform.post("automations/filter")}
@@ -285,7 +386,11 @@ def test_of_five_missed_runs_of_a_schedule_one_runs(platform):
     try:
         for hours in range(5):
             due = f"2026-01-01T{hours:02}:00:00Z"
-            platform.start("rlhf/late", until="prepare", state={"type": "SCHEDULED", "state_details": {"scheduled_time": due}})
+            platform.start(
+                "rlhf/late",
+                until="prepare",
+                state={"type": "SCHEDULED", "state_details": {"scheduled_time": due}},
+            )
     finally:
         platform.ask("PATCH", "work_pools/rlhf", json={"is_paused": False})
     assert platform.ended("late", 5) == ["Cancelled"] * 4 + ["Completed"]
@@ -295,19 +400,33 @@ def test_of_five_missed_runs_of_a_schedule_one_runs(platform):
 def test_recipes_are_served_without_a_work_pool_until_sigterm(platform):
     words = ["serve", platform.recipe, "--set", "registry.name=served"]
     environment = platform.environment | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*RLHF, *words], stdout=subprocess.PIPE, text=True, env=environment, cwd=platform.home)
+    process = subprocess.Popen(
+        [*RLHF, *words], stdout=subprocess.PIPE, text=True, env=environment, cwd=platform.home
+    )
     try:
-        assert "serving rlhf/tiny; run it now: prefect deployment run 'rlhf/tiny'" in process.stdout.readline()
-        platform.wait(lambda: httpx.get(f"{platform.api}/deployments/name/rlhf/tiny", timeout=60).is_success)
+        assert (
+            "serving rlhf/tiny; run it now: prefect deployment run 'rlhf/tiny'"
+            in process.stdout.readline()
+        )
+        platform.wait(
+            lambda: httpx.get(f"{platform.api}/deployments/name/rlhf/tiny", timeout=60).is_success
+        )
         platform.start("rlhf/tiny", until="prepare")
         assert platform.ended("tiny", 1) == ["Completed"]
         deployment = httpx.get(f"{platform.api}/deployments/name/rlhf/tiny", timeout=60).json()
-        assert deployment["work_pool_name"] is None and deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+        assert (
+            deployment["work_pool_name"] is None
+            and deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+        )
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     twice = subprocess.run(
-        [*RLHF, "serve", platform.recipe, platform.recipe], capture_output=True, text=True, env=environment, cwd=platform.home
+        [*RLHF, "serve", platform.recipe, platform.recipe],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=platform.home,
     )
     assert twice.returncode == 2 and "have the same name" in twice.stderr
 
@@ -317,18 +436,31 @@ def test_a_notification_block_of_prefects_is_told(platform):
     told: list = []
     with hook(told) as url:
         code = (
-            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
-            "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block\n"
-            f"Block(name='team', url={url!r}, json_data={{'about': '{{{{subject}}}}', 'text': '{{{{body}}}}'}}).save('team')"
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom"
+            " prefect.blocks.notifications import CustomWebhookNotificationBlock as"
+            f" Block\nBlock(name='team', url={url!r}, json_data={{'about': '{{{{subject}}}}',"
+            " 'text': '{{body}}'}).save('team')"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
-        words = ("deploy", platform.recipe, "--name", "block", "--set", "registry.name=block", "--set", "model.base=/nowhere")
+        words = (
+            "deploy",
+            platform.recipe,
+            "--name",
+            "block",
+            "--set",
+            "registry.name=block",
+            "--set",
+            "model.base=/nowhere",
+        )
         platform.rlhf(*words, "--notify", "custom-webhook/team")
         platform.start("rlhf/block")
         item = platform.wait(lambda: told[:1])[0]
     assert item["about"] == "RLHF: failed" and "/nowhere" in item["text"]
     refused = subprocess.run(
-        [*RLHF, *words, "--notify", "slack-webhook/nobody"], capture_output=True, text=True, env=platform.environment
+        [*RLHF, *words, "--notify", "slack-webhook/nobody"],
+        capture_output=True,
+        text=True,
+        env=platform.environment,
     )
     assert refused.returncode == 2 and "no Prefect block 'slack-webhook/nobody'" in refused.stderr
 
@@ -337,20 +469,33 @@ def test_a_notification_block_of_prefects_is_told(platform):
 def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "again", "--set", "registry.name=again")
     device = {"names": concurrency.device_limits(), "slots": 1, "mode": "concurrency"}
-    platform.post("v2/concurrency_limits/increment", **device)  # somebody else's stage: the run waits inside its own
+    platform.post(
+        "v2/concurrency_limits/increment", **device
+    )  # somebody else's stage: the run waits inside its own
     run = platform.start("rlhf/again", until="validate")
-    process = platform.wait(lambda: [p for p in processes_of(run) if "prefect.engine" in p.cmdline()])[0]
-    platform.wait(lambda: any(run in file.read_text() for file in (platform.home / "outbox").glob("*.json")))
+    process = platform.wait(
+        lambda: [p for p in processes_of(run) if "prefect.engine" in p.cmdline()]
+    )[0]
+    platform.wait(
+        lambda: any(run in file.read_text() for file in (platform.home / "outbox").glob("*.json"))
+    )
     process.kill()
-    done = platform.wait(lambda: (out := platform.rlhf("reap", "--again")) and "to run again: tiny-" in out and out)
+    done = platform.wait(
+        lambda: (out := platform.rlhf("reap", "--again")) and "to run again: tiny-" in out and out
+    )
     assert "crashed: none" in done
     platform.post("v2/concurrency_limits/decrement", **device)
     platform.post(
-        "v2/concurrency_limits/decrement", names=[concurrency.model_limit("again")], slots=1, mode="concurrency"
+        "v2/concurrency_limits/decrement",
+        names=[concurrency.model_limit("again")],
+        slots=1,
+        mode="concurrency",
     )  # its lease
     assert platform.ended("again", 1) == ["Failed"]  # one row is not enough data: it did run
     (found,) = platform.runs("again")
-    assert found["id"] == run and found["run_count"] == 2 and "validate" in found["state"]["message"]
+    assert (
+        found["id"] == run and found["run_count"] == 2 and "validate" in found["state"]["message"]
+    )
 
 
 def processes_of(run: str) -> list[psutil.Process]:
@@ -378,8 +523,9 @@ def test_new_data_start_a_run_and_old_ones_do_not(platform):
 def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "onreward", "--on-promotion", "judge-reward")
     program = (
-        "import os; os.environ['PREFECT_API_URL'] = %r\nfrom tasks import bulletin\n"
-        "bulletin.publish(bulletin.PROMOTED, bulletin.model_resource(%r), {'model': 'm', 'reason': 'r'})"
+        "import os; os.environ['PREFECT_API_URL'] = %r\nfrom tasks import"
+        " bulletin\nbulletin.publish(bulletin.PROMOTED, bulletin.model_resource(%r), {'model': 'm',"
+        " 'reason': 'r'})"
     )
     for model in ("other-reward", "judge-reward"):
         code = program % (platform.api, model)
@@ -391,14 +537,22 @@ def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
 @pytest.mark.slow
 def test_two_processes_do_not_hold_one_device_at_once(platform, tmp_path):
     code = (
-        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import limits\n"
-        "with limits.devices_reserved():\n  print(time.time(), flush=True); time.sleep(3); print(time.time())"
+        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import"
+        " limits\nwith limits.devices_reserved():\n  print(time.time(), flush=True);"
+        " time.sleep(3); print(time.time())"
     )
     both = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=platform.environment)
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=platform.environment,
+        )
         for _ in range(2)
     ]
-    (_, first_end), (second_start, _) = sorted([float(word) for word in item.communicate()[0].split()] for item in both)
+    (_, first_end), (second_start, _) = sorted(
+        [float(word) for word in item.communicate()[0].split()] for item in both
+    )
     assert second_start >= first_end
 
 
@@ -409,31 +563,44 @@ def test_a_device_without_a_limit_is_refused(platform):
         "with limits.devices_reserved():\n  print('unguarded')"
     )
     environment = platform.environment | {"RLHF_DEVICE_LIMITS": "nobody-made-this"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode and "Prefect has no concurrency limit for nobody-made-this" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (
+        done.returncode and "Prefect has no concurrency limit for nobody-made-this" in done.stderr
+    )
 
 
 @pytest.mark.slow
 def test_reap_ends_a_killed_run_in_prefect_and_mlflow(platform):
     code = (
-        "import os, sys, time\nfrom flows.pipeline import flow, runtime\nfrom rlhf_core.config import load_recipe\n"
-        "from tasks.run_context import opened\n"
-        "@flow(name='rlhf', flow_run_name='victim', persist_result=False)\n"
-        "def victim():\n"
-        f"  with opened(load_recipe({platform.recipe!r}), 'victim', from_stage=None, until=None, report=lambda s: None) as s:\n"
-        "    s.tracker.flush(); print(runtime.flow_run.id, flush=True); time.sleep(300)\n"
-        "victim()"
+        "import os, sys, time\nfrom flows.pipeline import flow, runtime\nfrom rlhf_core.config"
+        " import load_recipe\nfrom tasks.run_context import opened\n@flow(name='rlhf',"
+        " flow_run_name='victim', persist_result=False)\ndef victim():\n  with"
+        f" opened(load_recipe({platform.recipe!r}), 'victim', from_stage=None, until=None,"
+        " report=lambda s: None) as s:\n    s.tracker.flush(); print(runtime.flow_run.id,"
+        " flush=True); time.sleep(300)\nvictim()"
     )
-    environment = platform.environment | {"PREFECT_API_URL": platform.api, "MLFLOW_TRACKING_URI": platform.mlflow}
+    environment = platform.environment | {
+        "PREFECT_API_URL": platform.api,
+        "MLFLOW_TRACKING_URI": platform.mlflow,
+    }
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=platform.home
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=platform.home,
     )
     run = process.stdout.readline().strip()
     assert "crashed: none" in platform.rlhf("reap")  # it is alive
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert "crashed: victim" in platform.rlhf("reap")
-    assert httpx.get(f"{platform.api}/flow_runs/{run}", timeout=60).json()["state"]["type"] == "CRASHED"
+    assert (
+        httpx.get(f"{platform.api}/flow_runs/{run}", timeout=60).json()["state"]["type"]
+        == "CRASHED"
+    )
     found = httpx.post(
         f"{platform.mlflow}/api/2.0/mlflow/runs/search",
         json={"experiment_ids": ["1", "0"], "filter": "attributes.run_name = 'victim'"},
@@ -443,4 +610,6 @@ def test_reap_ends_a_killed_run_in_prefect_and_mlflow(platform):
 
 def test_the_flow_that_is_deployed_is_the_one_that_is_run_by_hand():
     (made,) = built(load_recipe("quickstart"), Wanted("x", "pool"))
-    assert made.entrypoint == "flows.pipeline.pipeline" and made.flow_name == pipeline.name == "rlhf"
+    assert (
+        made.entrypoint == "flows.pipeline.pipeline" and made.flow_name == pipeline.name == "rlhf"
+    )

@@ -49,7 +49,10 @@ def test_a_taken_port_is_named_with_the_option_that_avoids_it(listener):
 
 
 def test_a_free_port_is_ok(closed_port):
-    assert port_is_free(closed_port) and doctor.port("MLflow port", closed_port, "--port").level == "ok"
+    assert (
+        port_is_free(closed_port)
+        and doctor.port("MLflow port", closed_port, "--port").level == "ok"
+    )
 
 
 def test_an_unreachable_mlflow_is_a_warning_that_names_sync(closed_port):
@@ -86,7 +89,11 @@ def test_a_missing_compiler_says_how_to_install_one(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     check = doctor.compiler()
-    assert check.level == "fail" and "'g++' is not on PATH" in check.found and "apt-get install g++" in check.mend
+    assert (
+        check.level == "fail"
+        and "'g++' is not on PATH" in check.found
+        and "apt-get install g++" in check.mend
+    )
 
 
 def test_ninja_beside_the_interpreter_counts_without_a_path(monkeypatch, tmp_path):
@@ -97,15 +104,24 @@ def test_ninja_beside_the_interpreter_counts_without_a_path(monkeypatch, tmp_pat
 def test_packages_are_compared_with_the_lock_file(tmp_path):
     lock = tmp_path / "cpu.txt"
     torch, prefect = doctor.version_of("torch").partition("+")[0], doctor.version_of("prefect")
-    lock.write_text(f"# a comment==1\ntorch=={torch}\nprefect=={prefect}.1\nmlflow==0.1\nno-such-package==1.0\n")
+    lock.write_text(
+        f"# a comment==1\ntorch=={torch}\nprefect=={prefect}.1\nmlflow==0.1\nno-such-package==1.0\n"
+    )
     checks = {check.name: check for check in doctor.packages(lock)}
     assert checks["torch"].level == "ok"  # a build label is not part of the pin
     assert checks["prefect"].level == "warn" and "pip install" in checks["prefect"].mend
-    assert checks["other packages"].level == "fail" and "no-such-package missing" in checks["other packages"].found
+    assert (
+        checks["other packages"].level == "fail"
+        and "no-such-package missing" in checks["other packages"].found
+    )
 
 
 def test_the_locked_environment_of_these_tests_is_met():
-    assert {check.name: check.level for check in doctor.packages(doctor.lock_file()) if check.level == "fail"} == {}
+    assert {
+        check.name: check.level
+        for check in doctor.packages(doctor.lock_file())
+        if check.level == "fail"
+    } == {}
 
 
 def test_a_missing_lock_file_is_a_warning(tmp_path):
@@ -127,12 +143,17 @@ def test_torchs_build_must_be_the_machines(version, cuda, level):
 
 
 def test_the_torchvision_trap_is_named_with_the_way_out():
-    check = doctor.vllm_imports(lambda code: "RuntimeError: operator torchvision::nms does not exist")
+    check = doctor.vllm_imports(
+        lambda code: "RuntimeError: operator torchvision::nms does not exist"
+    )
     assert check.level == "fail" and "pip uninstall torchvision" in check.mend
 
 
 def test_an_import_that_fails_gives_its_last_line():
-    assert doctor_packages.last_error("import no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert (
+        doctor_packages.last_error("import no_such_module")
+        == "ModuleNotFoundError: No module named 'no_such_module'"
+    )
     assert doctor_packages.last_error("pass") is None
 
 

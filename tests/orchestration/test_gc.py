@@ -1,4 +1,6 @@
-"""`rlhf gc`: it removes what is old and unused, and never what a version, an alias, a ledger entry or an open run needs."""
+"""`rlhf gc`: it removes what is old and unused, and never what a version, an alias, a ledger entry
+or an open run needs.
+"""
 
 import fcntl
 import json
@@ -48,13 +50,24 @@ def aged(path: Path, days: float = OLD) -> Path:
     return path
 
 
-def run_dir(workspace: Workspace, stage: str, number: int, *, inputs=(), state: str = "finished", days: float = OLD) -> Path:
+def run_dir(
+    workspace: Workspace,
+    stage: str,
+    number: int,
+    *,
+    inputs=(),
+    state: str = "finished",
+    days: float = OLD,
+) -> Path:
     """A run directory as a stage leaves it; its bytes depend on its number."""
     path = workspace.runs / f"{stage}-{number:012x}"
     (path / "model").mkdir(parents=True)
     (path / "model" / "model.safetensors").write_text(f"weights {number}")
     (path / ".lock").touch()
-    given = {other.name: Artifact(path=other / "model", digest=digest_path(other / "model")) for other in inputs}
+    given = {
+        other.name: Artifact(path=other / "model", digest=digest_path(other / "model"))
+        for other in inputs
+    }
     spec = StageSpec(stage=stage, seed=1, config={}, inputs=given, code="c")
     (path / "spec.json").write_text(spec.model_dump_json())
     if state == "finished":
@@ -68,17 +81,38 @@ def run_dir(workspace: Workspace, stage: str, number: int, *, inputs=(), state: 
     return aged(path, days)
 
 
-def record(workspace: Workspace, number: int, dirs: list[Path], *, sent: bool = True, days: float = OLD, **changes) -> Record:
+def record(
+    workspace: Workspace,
+    number: int,
+    dirs: list[Path],
+    *,
+    sent: bool = True,
+    days: float = OLD,
+    **changes,
+) -> Record:
     """The record of a pipeline run through these directories."""
     when = int((time.time() - days * 86400) * 1000)
     stages = [
-        StageRecord(stage=path.name.split("-")[0], run_dir=path, started=when, ended=when, status="FINISHED") for path in dirs
+        StageRecord(
+            stage=path.name.split("-")[0], run_dir=path, started=when, ended=when, status="FINISHED"
+        )
+        for path in dirs
     ]
     values = {
-        "id": f"20260101-000000-{number:06x}", "name": f"tiny-0-{number}", "recipe": {"name": "tiny"}, "commit": "c",
-        "dirty": False, "tracking_uri": workspace.tracking_uri, "status": "FINISHED", "started": when, "ended": when,
-        "stages": stages, "closed": sent, "opened": sent, "run_id": f"{number:032x}",
-    }  # fmt: skip
+        "id": f"20260101-000000-{number:06x}",
+        "name": f"tiny-0-{number}",
+        "recipe": {"name": "tiny"},
+        "commit": "c",
+        "dirty": False,
+        "tracking_uri": workspace.tracking_uri,
+        "status": "FINISHED",
+        "started": when,
+        "ended": when,
+        "stages": stages,
+        "closed": sent,
+        "opened": sent,
+        "run_id": f"{number:032x}",
+    }
     made = Record(**values | changes)
     folder = workspace.outbox / "sent" if sent else workspace.outbox
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +159,11 @@ def test_a_dry_run_says_the_same_and_removes_nothing(workspace, capsys):
     path = run_dir(workspace, "sft", 1)
     assert rlhf("gc", "--dry-run", "--json") == 0
     (item,) = json.loads(capsys.readouterr().out)["removed"]
-    assert item["path"] == str(path) and item["bytes"] >= len("weights 1") and item["days"] == pytest.approx(OLD, abs=0.1)
+    assert (
+        item["path"] == str(path)
+        and item["bytes"] >= len("weights 1")
+        and item["days"] == pytest.approx(OLD, abs=0.1)
+    )
     assert path.exists()
     assert rlhf("gc") == 0 and not path.exists()
     assert "1 removed" in capsys.readouterr().out
@@ -144,7 +182,9 @@ def test_a_clock_that_was_wrong_removes_nothing(workspace):
     assert collect(workspace, days=0) == set() and path.exists()
 
 
-def test_checkpoints_that_a_kill_left_in_a_finished_run_are_removed_and_the_run_stays(workspace, client):
+def test_checkpoints_that_a_kill_left_in_a_finished_run_are_removed_and_the_run_stays(
+    workspace, client
+):
     path = run_dir(workspace, "ppo", 1)
     (path / "checkpoints" / "step-000001").mkdir(parents=True)
     (path / "checkpoints" / "step-000001" / "state.safetensors").write_text("x" * 1000)
@@ -157,7 +197,10 @@ def test_checkpoints_that_a_kill_left_in_a_finished_run_are_removed_and_the_run_
 def test_old_reports_go_except_those_of_runs_that_are_needed(workspace, client):
     kept, gone = run_dir(workspace, "ppo", 1), run_dir(workspace, "ppo", 2)
     version(client, "tiny-policy", pipeline_run_id=record(workspace, 1, [kept]).run_id)
-    names = [f"{item.id}-{item.name}" for item in (record(workspace, 1, [kept]), record(workspace, 2, [gone]))]
+    names = [
+        f"{item.id}-{item.name}"
+        for item in (record(workspace, 1, [kept]), record(workspace, 2, [gone]))
+    ]
     for name in names:
         (workspace.home / "reports" / name).mkdir(parents=True)
         (workspace.home / "reports" / name / "report.html").write_text("report")
@@ -199,7 +242,9 @@ def test_bytes_that_have_another_name_are_not_counted_as_freed(workspace, tmp_pa
 # what stays
 
 
-def test_the_runs_of_a_registered_version_stay_with_everything_they_were_made_from(workspace, client):
+def test_the_runs_of_a_registered_version_stay_with_everything_they_were_made_from(
+    workspace, client
+):
     base, sft, ppo, other = (run_dir(workspace, "sft", 1), None, None, run_dir(workspace, "sft", 9))
     sft = run_dir(workspace, "sft", 2, inputs=[base])
     ppo = run_dir(workspace, "ppo", 3, inputs=[sft])
@@ -208,7 +253,10 @@ def test_the_runs_of_a_registered_version_stay_with_everything_they_were_made_fr
 
 
 def test_every_stage_of_the_pipeline_behind_a_version_stays(workspace, client):
-    dirs = [run_dir(workspace, stage, number) for number, stage in enumerate(("validate", "sft", "evaluate"))]
+    dirs = [
+        run_dir(workspace, stage, number)
+        for number, stage in enumerate(("validate", "sft", "evaluate"))
+    ]
     version(client, "tiny-policy", pipeline_run_id=record(workspace, 1, dirs).run_id)
     assert collect(workspace) == set()
 
@@ -237,7 +285,9 @@ def test_a_version_whose_files_lie_in_a_run_keeps_it(workspace, client):
 
 def test_a_deleted_version_keeps_nothing(workspace, client):
     path = run_dir(workspace, "ppo", 1)
-    client.delete_model_version("tiny-policy", version(client, "tiny-policy", digest=digest_path(path / "model")))
+    client.delete_model_version(
+        "tiny-policy", version(client, "tiny-policy", digest=digest_path(path / "model"))
+    )
     assert collect(workspace) == {path.name}
 
 
@@ -246,7 +296,11 @@ def test_versions_beyond_the_first_page_keep_their_runs(workspace, client, monke
     for number, path in enumerate(paths):
         version(client, f"m{number}-policy", digest=digest_path(path / "model"))
     asked = MlflowClient.search_registered_models
-    monkeypatch.setattr(MlflowClient, "search_registered_models", lambda self, **k: asked(self, **k | {"max_results": 2}))
+    monkeypatch.setattr(
+        MlflowClient,
+        "search_registered_models",
+        lambda self, **k: asked(self, **k | {"max_results": 2}),
+    )
     assert collect(workspace) == set()
 
 
@@ -268,15 +322,23 @@ def test_a_run_that_goes_on_or_was_not_forwarded_keeps_its_directories(workspace
     assert collect(workspace) == set()
 
 
-@pytest.mark.parametrize(("state", "stays"), [("not run", True), ("failed", True), ("finished", False)])
+@pytest.mark.parametrize(
+    ("state", "stays"), [("not run", True), ("failed", True), ("finished", False)]
+)
 def test_a_sweep_keeps_its_runs_until_it_is_complete(workspace, state, stays):
     path = run_dir(workspace, "sft", 1)
     member = Membership(id="s1", name="s", keys=["seed"], label="seed=1")
     record(workspace, 1, [path], sweep=member)
     sweep = Sweep(
-        id="s1", name="s", recipe="tiny", keys=["seed"], until="sft", tracking_uri="", points=[Point(label="a", values={})],
+        id="s1",
+        name="s",
+        recipe="tiny",
+        keys=["seed"],
+        until="sft",
+        tracking_uri="",
+        points=[Point(label="a", values={})],
         rows=[Row(label="a", values={}, state=state)],
-    )  # fmt: skip
+    )
     sweep.folder(workspace).mkdir(parents=True)
     (sweep.folder(workspace) / "sweep.json").write_text(sweep.model_dump_json())
     assert collect(workspace) == (set() if stays else {path.name})
@@ -373,13 +435,26 @@ write_atomically(Path(sys.argv[3]) / "result.json", StageResult(stage="sft", dig
 
 
 def test_a_stage_that_waited_for_a_directory_that_was_removed_makes_it_anew(workspace):
-    path, spec = workspace.runs / "sft-00000000000c", StageSpec(stage="sft", seed=1, config={}, inputs={}, code="c")
+    path, spec = (
+        workspace.runs / "sft-00000000000c",
+        StageSpec(stage="sft", seed=1, config={}, inputs={}, code="c"),
+    )
     path.mkdir(parents=True)
-    (path / "result.json").write_text(StageResult(stage="sft", digest="d", seconds=1.0).model_dump_json())
+    (path / "result.json").write_text(
+        StageResult(stage="sft", digest="d", seconds=1.0).model_dump_json()
+    )
     with (path / ".lock").open("w") as lock, ThreadPoolExecutor() as threads:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = threads.submit(stage_process.run_stage, spec, path, command=(sys.executable, "-c", STAGE))
-        while sum(os.path.realpath(name) == str(path / ".lock") for name in Path("/proc/self/fd").iterdir()) < 2:
+        waiting = threads.submit(
+            stage_process.run_stage, spec, path, command=(sys.executable, "-c", STAGE)
+        )
+        while (
+            sum(
+                os.path.realpath(name) == str(path / ".lock")
+                for name in Path("/proc/self/fd").iterdir()
+            )
+            < 2
+        ):
             time.sleep(0.05)
         path.rename(workspace.home / "gone")
         fcntl.flock(lock, fcntl.LOCK_UN)
@@ -391,17 +466,26 @@ def test_a_stage_that_waited_for_a_directory_that_was_removed_makes_it_anew(work
 
 NODES = st.lists(
     st.tuples(
-        st.sampled_from(["finished", "refused", "unfinished"]), st.booleans(), st.booleans(),
+        st.sampled_from(["finished", "refused", "unfinished"]),
+        st.booleans(),
+        st.booleans(),
         st.lists(st.integers(0, 7), max_size=3),
     ),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(NODES)
-def test_whatever_stays_still_has_everything_it_was_made_from(tmp_path_factory, empty_store, monkeypatch, nodes):
-    """A graph of directories, each with a state, an age, maybe a registered version, and inputs among the earlier ones."""
+def test_whatever_stays_still_has_everything_it_was_made_from(
+    tmp_path_factory, empty_store, monkeypatch, nodes
+):
+    """A graph of directories, each with a state, an age, maybe a registered version, and inputs
+    among the earlier ones.
+    """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = tmp_path_factory.mktemp("w")
     shutil.copy(empty_store, home / "mlflow.db")
@@ -409,7 +493,9 @@ def test_whatever_stays_still_has_everything_it_was_made_from(tmp_path_factory, 
     client = MlflowClient(tracking_uri=workspace.tracking_uri)
     for number, (state, young, registered, inputs) in enumerate(nodes):
         chosen = [paths[index % len(paths)] for index in inputs] if paths else []
-        path = run_dir(workspace, "sft", number, inputs=chosen, state=state, days=1 if young else OLD)
+        path = run_dir(
+            workspace, "sft", number, inputs=chosen, state=state, days=1 if young else OLD
+        )
         paths.append(path)
         if registered and state == "finished":
             version(client, "m", digest=digest_path(path / "model"))

@@ -14,9 +14,11 @@ TRAINED = ("sft", "reward", "ppo")
 
 def recipe(**changes) -> Recipe:
     values = {
-        "name": "tiny", "model": {"base": "quickstart"}, "registry": {"name": "tiny"},
+        "name": "tiny",
+        "model": {"base": "quickstart"},
+        "registry": {"name": "tiny"},
         "data": {"demonstrations": "{prepared}/d.jsonl", "comparisons": "{prepared}/c.jsonl"},
-    }  # fmt: skip
+    }
     return Recipe.model_validate(values | changes)
 
 
@@ -28,7 +30,9 @@ def run(*words: str) -> int:
 
 
 def test_stages_that_train_get_the_launcher_and_the_others_python_alone(tmp_path):
-    found = {one.stage: one for one in launches(recipe(distributed={"ranks": 2}), Workspace(tmp_path))}
+    found = {
+        one.stage: one for one in launches(recipe(distributed={"ranks": 2}), Workspace(tmp_path))
+    }
     assert list(found) == ["prepare", "validate", "sft", "reward", "ppo", "evaluate"]
     for stage, one in found.items():
         module = "deepspeed.launcher.launch" if stage in TRAINED else "rlhf_core"
@@ -39,16 +43,27 @@ def test_stages_that_train_get_the_launcher_and_the_others_python_alone(tmp_path
 
 
 def test_one_rank_needs_no_launcher(tmp_path):
-    assert all("deepspeed" not in " ".join(one.command) for one in launches(recipe(), Workspace(tmp_path)))
+    assert all(
+        "deepspeed" not in " ".join(one.command) for one in launches(recipe(), Workspace(tmp_path))
+    )
 
 
 def test_ranks_started_by_hand_have_a_command_for_each_other_host(tmp_path):
     (tmp_path / "hosts").write_text("a slots=1\nb slots=2\nc slots=1\n")
-    hosts = {"hostfile": str(tmp_path / "hosts"), "launcher": "by_hand", "master_addr": "a", "master_port": 29501}
-    found = {one.stage: one for one in launches(recipe(distributed=hosts), Workspace(tmp_path / "home"))}
+    hosts = {
+        "hostfile": str(tmp_path / "hosts"),
+        "launcher": "by_hand",
+        "master_addr": "a",
+        "master_port": 29501,
+    }
+    found = {
+        one.stage: one for one in launches(recipe(distributed=hosts), Workspace(tmp_path / "home"))
+    }
     ppo = found["ppo"]
     assert "--node_rank=0" in ppo.command and list(ppo.elsewhere) == ["b", "c"]
-    assert {"--node_rank=2", "--master_addr=a", "--master_port=29501", "--no_ssh"} < set(ppo.elsewhere["c"])
+    assert {"--node_rank=2", "--master_addr=a", "--master_port=29501", "--no_ssh"} < set(
+        ppo.elsewhere["c"]
+    )
     assert found["prepare"].elsewhere == {}
 
 
@@ -56,7 +71,11 @@ def test_the_command_line_prints_what_a_shell_can_run(tmp_path, monkeypatch, cap
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "8")  # of another launcher
     assert run("--set", "distributed.ranks=2") == 0
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    lines = [
+        shlex.split(line)
+        for line in capsys.readouterr().out.splitlines()
+        if not line.startswith("#")
+    ]
     assert len(lines) == 6 and all(sys.executable in line for line in lines)
     assert run("--json") == 0
     assert [one["stage"] for one in json.loads(capsys.readouterr().out)][2] == "sft"

@@ -33,8 +33,14 @@ def imported(file: Path) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.split(".")[0])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            names |= {str(argument.value).split(".")[0] for argument in node.args if isinstance(argument, ast.Constant)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__")
+        ):
+            names |= {
+                str(argument.value).split(".")[0]
+                for argument in node.args
+                if isinstance(argument, ast.Constant)
+            }
     return names
 
 
@@ -61,5 +67,7 @@ def test_the_import_contracts_hold():
 
 def test_the_folder_mlflow_does_not_shadow_the_library():
     code = "import mlflow; print(mlflow.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "site-packages" in done.stdout

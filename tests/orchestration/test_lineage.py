@@ -1,4 +1,6 @@
-"""Lineage both ways, from runs in a real MLflow store: a model back to its data, data on to every model that saw it."""
+"""Lineage both ways, from runs in a real MLflow store: a model back to its data, data on to every
+model that saw it.
+"""
 
 import hashlib
 import json
@@ -17,25 +19,41 @@ from tasks.records.workspace import Workspace
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory, empty_store):
-    """Two runs on the same demonstrations and other comparisons; the second one's policy is the champion."""
+    """Two runs on the same demonstrations and other comparisons; the second one's policy is the
+    champion.
+    """
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("lineage")
     patch.setenv("RLHF_HOME", str(folder))
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
     made = Synthetic(Workspace.here(), folder)
-    stories = [Story("first"), Story("second", comparisons="comparisons-b", heldout="heldout-b", reward="reward-b",
-                                     policy="policy-b", champion="policy-a")]  # fmt: skip
+    stories = [
+        Story("first"),
+        Story(
+            "second",
+            comparisons="comparisons-b",
+            heldout="heldout-b",
+            reward="reward-b",
+            policy="policy-b",
+            champion="policy-a",
+        ),
+    ]
     trackers = [made.tell(story) for story in stories]
     client = trackers[0].client
     client.create_registered_model("tiny-policy")
     for name, tracker in zip(("policy-a", "policy-b"), trackers, strict=True):
-        tags = {"digest": made.artifact(name, model=True).digest, "pipeline_run_id": tracker.record.run_id}
+        tags = {
+            "digest": made.artifact(name, model=True).digest,
+            "pipeline_run_id": tracker.record.run_id,
+        }
         client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
     client.set_registered_model_alias("tiny-policy", "champion", "2")
     client.set_registered_model_alias("tiny-policy", "candidate", "2")
     client.create_registered_model("tiny-ledger")  # its entries name digests too, and are no models
-    client.create_model_version("tiny-ledger", source="ledger:/tiny", tags={"digest": tags["digest"]})
+    client.create_model_version(
+        "tiny-ledger", source="ledger:/tiny", tags={"digest": tags["digest"]}
+    )
     yield made, client
     patch.undo()
 
@@ -55,25 +73,43 @@ def test_a_model_is_traced_back_to_the_files_with_role_run_and_version(told):
     found = lineage(client, "tiny-policy@champion")
     assert found.root == made.artifact("policy-b", model=True).digest and found.saw is None
     assert roles(found.graph, "policy") == {
-        "SFT model": "starts from", "reward model": "trained against", "prompts_train": "trained on",
-        "champion": "compared with", "prompts_heldout": "measured on", "demonstrations_heldout": "measured on",
-    }  # fmt: skip
+        "SFT model": "starts from",
+        "reward model": "trained against",
+        "prompts_train": "trained on",
+        "champion": "compared with",
+        "prompts_heldout": "measured on",
+        "demonstrations_heldout": "measured on",
+    }
     assert roles(found.graph, "reward model") == {
-        "SFT model": "starts from", "comparisons_train": "trained on", "comparisons_heldout": "measured on",
-    }  # fmt: skip
-    assert roles(found.graph, "comparisons_train") == roles(found.graph, "prompts_train") == {"comparisons (file)": "made from"}
+        "SFT model": "starts from",
+        "comparisons_train": "trained on",
+        "comparisons_heldout": "measured on",
+    }
+    assert (
+        roles(found.graph, "comparisons_train")
+        == roles(found.graph, "prompts_train")
+        == {"comparisons (file)": "made from"}
+    )
     assert roles(found.graph, "demonstrations_train") == {"demonstrations (file)": "made from"}
     root = found.graph.nodes[found.root]
-    assert root.versions == ["tiny-policy 2 @candidate @champion"] and list(root.runs) == ["second"] and root.stage == "ppo"
-    assert "policy-a" not in json.dumps(found.graph.as_json())  # how the rival was made is another lineage
+    assert (
+        root.versions == ["tiny-policy 2 @candidate @champion"]
+        and list(root.runs) == ["second"]
+        and root.stage == "ppo"
+    )
+    assert "policy-a" not in json.dumps(
+        found.graph.as_json()
+    )  # how the rival was made is another lineage
 
 
 def test_data_leads_to_every_model_that_was_trained_on_it_or_on_what_came_of_it(told):
     made, client = told
     found = lineage(client, made.artifact("demonstrations.jsonl").digest)
     assert {found.graph.nodes[digest].name: how for digest, how in found.saw.items()} == {
-        "SFT model": "trained", "reward model": "trained", "policy": "trained",
-    }  # fmt: skip
+        "SFT model": "trained",
+        "reward model": "trained",
+        "policy": "trained",
+    }
     assert len(found.saw) == 5  # one SFT model, two reward models, two policies
     only = lineage(client, made.artifact("comparisons-b").digest)
     assert [digest for digest in only.saw if only.graph.nodes[digest].name == "policy"] == [
@@ -84,7 +120,9 @@ def test_data_leads_to_every_model_that_was_trained_on_it_or_on_what_came_of_it(
 def test_heldout_data_only_measured_its_models_and_nothing_beyond_them(told):
     made, client = told
     found = lineage(client, made.artifact("comparisons_heldout of comparisons-a").digest[:10])
-    assert {found.graph.nodes[digest].name: how for digest, how in found.saw.items()} == {"reward model": "measured"}
+    assert {found.graph.nodes[digest].name: how for digest, how in found.saw.items()} == {
+        "reward model": "measured"
+    }
 
 
 def test_a_file_is_known_by_its_content(told, tmp_path):
@@ -104,14 +142,18 @@ def test_a_run_or_a_models_digest_gives_its_ancestors(told):
     assert lineage(client, policy).saw is None
 
 
-@pytest.mark.parametrize("reference", ["tiny-policy@best", "abcdef123456", "none-such", "other@champion"])
+@pytest.mark.parametrize(
+    "reference", ["tiny-policy@best", "abcdef123456", "none-such", "other@champion"]
+)
 def test_what_nobody_knows_is_refused(told, reference):
     with pytest.raises(ConfigError):
         lineage(told[1], reference)
 
 
 def test_a_prefix_of_two_digests_is_ambiguous(told):
-    """Two files are made whose digests begin alike in six digits; a birthday is found within some ten thousand."""
+    """Two files are made whose digests begin alike in six digits; a birthday is found within some
+    ten thousand.
+    """
     made, client = told
     seen: dict[str, int] = {}
     for number in range(100_000):
@@ -149,7 +191,11 @@ def test_the_picture_has_a_box_for_every_content_and_none_covers_another(told):
     for edge in graph.edges:
         assert places[edge.source][0] < places[edge.target][0], edge
     svg = picture(graph, made.artifact("policy-b", model=True).digest)
-    assert svg.count("<rect") == len(graph.nodes) and svg.count("<path") == len(graph.edges) and "root" in svg
+    assert (
+        svg.count("<rect") == len(graph.nodes)
+        and svg.count("<path") == len(graph.edges)
+        and "root" in svg
+    )
 
 
 def test_a_circle_given_by_hand_is_drawn_all_the_same():
@@ -157,7 +203,10 @@ def test_a_circle_given_by_hand_is_drawn_all_the_same():
     run = type("Run", (), {"name": "r", "link": None})
     for digest in ("a" * 64, "b" * 64):
         graph.add(Node(digest, "model", digest[0], "sft"), run)
-    graph.edges = {Edge("a" * 64, "b" * 64, "starts from"): None, Edge("b" * 64, "a" * 64, "starts from"): None}
+    graph.edges = {
+        Edge("a" * 64, "b" * 64, "starts from"): None,
+        Edge("b" * 64, "a" * 64, "starts from"): None,
+    }
     assert len(layout(graph)) == 2
 
 
@@ -172,10 +221,16 @@ def test_the_command_draws_a_tree_and_prints_json(told, capsys):
     made, _ = told
     assert rlhf("lineage", "tiny-policy@champion") == 0
     out = capsys.readouterr().out
-    assert "trained against: reward model" in out and "tiny-policy 2 @candidate @champion" in out and "(see above)" in out
+    assert (
+        "trained against: reward model" in out
+        and "tiny-policy 2 @candidate @champion" in out
+        and "(see above)" in out
+    )
     assert rlhf("lineage", made.artifact("comparisons-a").digest[:12], "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert set(printed) == {"root", "saw", "nodes", "edges"} and set(printed["saw"].values()) == {"trained"}
+    assert set(printed) == {"root", "saw", "nodes", "edges"} and set(printed["saw"].values()) == {
+        "trained"
+    }
     assert rlhf("lineage", made.artifact("comparisons-a").digest[:12]) == 0
     assert "Models that saw it" in capsys.readouterr().out
     assert rlhf("lineage", "nothing-such") == 2

@@ -35,7 +35,9 @@ def clock(monkeypatch) -> Clock:
 
 
 def console(*, terminal: bool, width: int = 120) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, record=True, width=width, color_system=None)
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, record=True, width=width, color_system=None
+    )
 
 
 def said(display: LiveDisplay) -> str:
@@ -48,20 +50,32 @@ def accuracy(value: float, override: Override | None = None):
 
     recipe = Recipe.model_validate(
         {
-            "name": "t", "model": {"base": "b"}, "data": {"demonstrations": "d", "comparisons": "c"},
-            "reward": {"gate": RewardGate().model_dump()}, "registry": {"name": "t"},
+            "name": "t",
+            "model": {"base": "b"},
+            "data": {"demonstrations": "d", "comparisons": "c"},
+            "reward": {"gate": RewardGate().model_dump()},
+            "registry": {"name": "t"},
         }
-    )  # fmt: skip
+    )
     gate = next(gate for gate in gates_of(recipe, "reward") if gate.name == "accuracy")
     spec = StageSpec(stage="reward", seed=1, config={}, inputs={}, code="c")
-    result = StageResult(stage="reward", digest=spec.digest, metrics={gate.metric: value}, seconds=1.0)
+    result = StageResult(
+        stage="reward", digest=spec.digest, metrics={gate.metric: value}, seconds=1.0
+    )
     return decide(gate.model_copy(update={"override": override}), Subject(result, spec, RUN))
 
 
 def steps(display, stage: str, count: int, clock: Clock, *, seconds: float, **metrics) -> None:
     for step in range(1, count + 1):
         clock.now += seconds
-        display(StageProgress(stage, step, 100, {name.replace("__", "/"): value for name, value in metrics.items()}))
+        display(
+            StageProgress(
+                stage,
+                step,
+                100,
+                {name.replace("__", "/"): value for name, value in metrics.items()},
+            )
+        )
 
 
 def test_outside_a_terminal_a_stage_is_a_few_plain_lines(clock):
@@ -83,7 +97,11 @@ def test_outside_a_terminal_no_control_character_is_written(clock):
     with display:
         display(StageStarted("sft", RUN))
         steps(display, "sft", 30, clock, seconds=1.0, sft__loss=2.5)
-        display(StageFailed("sft", "stage sft was ended by signal 9", RUN / "stage.log", ["last [words]"]))
+        display(
+            StageFailed(
+                "sft", "stage sft was ended by signal 9", RUN / "stage.log", ["last [words]"]
+            )
+        )
     assert "\x1b" not in said(display) and "\r" not in said(display)
 
 
@@ -92,10 +110,18 @@ def test_outside_a_terminal_no_control_character_is_written(clock):
     [
         ("prepare", {"prepare/loss": 3.0}, "loss 3"),
         ("sft", {"sft/loss": 2.5, "tokens_per_second": 5400.0}, "loss 2.5, 5,400 tokens/s"),
-        ("reward", {"reward/loss": 0.6, "reward/train_accuracy": 0.71}, "loss 0.6, train accuracy 0.71"),
+        (
+            "reward",
+            {"reward/loss": 0.6, "reward/train_accuracy": 0.71},
+            "loss 0.6, train accuracy 0.71",
+        ),
         (
             "ppo",
-            {"ppo/score_mean": 1.5, "ppo/kl_per_response": 3.2, "ppo/rollout_tokens_per_second": 900.0},
+            {
+                "ppo/score_mean": 1.5,
+                "ppo/kl_per_response": 3.2,
+                "ppo/rollout_tokens_per_second": 900.0,
+            },
             "score mean 1.5, kl per response 3.2, 900 tokens/s",
         ),
     ],
@@ -136,9 +162,21 @@ def test_a_failed_stage_shows_its_message_its_log_and_its_last_lines(terminal):
     display = LiveDisplay(console(terminal=terminal))
     with display:
         display(StageStarted("reward", RUN))
-        display(StageFailed("reward", "out of memory", RUN / "stage.log", ["allocating [red]4 GB[/red]", "killed"]))
+        display(
+            StageFailed(
+                "reward",
+                "out of memory",
+                RUN / "stage.log",
+                ["allocating [red]4 GB[/red]", "killed"],
+            )
+        )
     text = said(display)
-    for words in ("reward: failed: out of memory", f"{RUN}/stage.log", "allocating [red]4 GB[/red]", "killed"):
+    for words in (
+        "reward: failed: out of memory",
+        f"{RUN}/stage.log",
+        "allocating [red]4 GB[/red]",
+        "killed",
+    ):
         assert words in text
     assert display.told == {"out of memory"}
 
@@ -164,7 +202,11 @@ def test_a_refused_gate_is_shown_with_its_sentence(terminal):
 def test_an_override_is_named_with_its_author_and_reason():
     override = Override(threshold=0.6, reason="a small corpus is expected to be noisy", by="Ada")
     sentence = verdict_of([accuracy(0.61, override)])
-    assert sentence.startswith("overridden (accuracy)") and "Ada" in sentence and "small corpus" in sentence
+    assert (
+        sentence.startswith("overridden (accuracy)")
+        and "Ada" in sentence
+        and "small corpus" in sentence
+    )
 
 
 def test_the_final_table_has_duration_metric_verdict_and_link():
@@ -208,11 +250,15 @@ def test_events_from_another_thread_do_not_block_the_drawing():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(3.24, "3.2 s"), (42.0, "42 s"), (59.7, "1m 00s"), (125.0, "2m 05s"), (3720.0, "1h 02m")]
+    ("seconds", "text"),
+    [(3.24, "3.2 s"), (42.0, "42 s"), (59.7, "1m 00s"), (125.0, "2m 05s"), (3720.0, "1h 02m")],
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
 
 
 def test_a_stage_without_a_key_metric_has_an_empty_cell():
-    assert key_metric("promote", {}) == "" and key_metric("validate", {"data/rows_kept": 7656.0}) == "rows kept 7,656"
+    assert (
+        key_metric("promote", {}) == ""
+        and key_metric("validate", {"data/rows_kept": 7656.0}) == "rows kept 7,656"
+    )

@@ -23,7 +23,9 @@ sys.stdin.read()
 @pytest.fixture
 def hungry():
     """A process whose child holds 120 MiB."""
-    process = subprocess.Popen([sys.executable, "-c", HUNGRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HUNGRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     process.stdout.readline()
     yield process
     process.stdin.close()
@@ -34,7 +36,11 @@ def test_a_sample_counts_the_memory_of_every_descendant(hungry, tmp_path):
     sampler = Sampler(hungry.pid, tmp_path)
     sampler()
     (line,) = read(tmp_path)
-    assert 120 < line["metrics"][STAGE_MEMORY] < 400 and line["step"] == 1 and abs(line["time"] - time.time()) < 60
+    assert (
+        120 < line["metrics"][STAGE_MEMORY] < 400
+        and line["step"] == 1
+        and abs(line["time"] - time.time()) < 60
+    )
     assert 0 < line["metrics"]["system/system_memory_usage_percentage"] <= 100
     sampler()  # not due yet
     assert len(read(tmp_path)) == 1
@@ -46,7 +52,11 @@ def test_a_resumed_stage_counts_on_and_the_largest_sample_is_the_peak(hungry, tm
     Sampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
     (tmp_path / "result.json").write_text('{"seconds": 3.5}')
-    assert costs(tmp_path) == {"seconds": 3.5, "peak_memory_mib": 9000.0, "peak_gpu_memory_mib": 5.0}
+    assert costs(tmp_path) == {
+        "seconds": 3.5,
+        "peak_memory_mib": 9000.0,
+        "peak_gpu_memory_mib": 5.0,
+    }
 
 
 def test_a_process_that_has_ended_leaves_no_sample(tmp_path):
@@ -58,7 +68,9 @@ def test_a_process_that_has_ended_leaves_no_sample(tmp_path):
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out_and_written_anew(hungry, tmp_path):
-    (tmp_path / resource_usage.FILE).write_text('{"step": 1, "time": 1.0, "metrics": {}}\n{"step": 2, "ti')
+    (tmp_path / resource_usage.FILE).write_text(
+        '{"step": 1, "time": 1.0, "metrics": {}}\n{"step": 2, "ti'
+    )
     assert [line["step"] for line in read(tmp_path)] == [1]
     Sampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]

@@ -17,22 +17,33 @@ def test_a_clear_difference_is_beyond_noise_and_its_interval_holds_it():
     assert finding.verdict == "beyond noise" and finding.n == 200
     assert 0.45 < finding.low < finding.difference < finding.high < 0.55
     swapped = significance.paired(significance.terms(second), significance.terms(first))
-    assert (swapped.difference, swapped.low, swapped.high) == pytest.approx((-finding.difference, -finding.high, -finding.low))
+    assert (swapped.difference, swapped.low, swapped.high) == pytest.approx(
+        (-finding.difference, -finding.high, -finding.low)
+    )
 
 
 def test_pairing_sees_what_two_separate_intervals_cannot():
     rng = random.Random(1)
     first = [rng.gauss(0, 5) for _ in range(100)]
     second = [value + 0.3 + rng.gauss(0, 0.1) for value in first]
-    assert significance.paired(significance.terms(first), significance.terms(second)).verdict == "beyond noise"
-    assert significance.unpaired(significance.mean(first), significance.mean(second)).verdict == "within noise"
+    assert (
+        significance.paired(significance.terms(first), significance.terms(second)).verdict
+        == "beyond noise"
+    )
+    assert (
+        significance.unpaired(significance.mean(first), significance.mean(second)).verdict
+        == "within noise"
+    )
 
 
 def test_no_difference_is_not_called_one():
     rng = random.Random(2)
     first = [rng.gauss(0, 1) for _ in range(300)]
     second = [value + rng.gauss(0, 1) for value in first]
-    assert significance.paired(significance.terms(first), significance.terms(second)).verdict == "within noise"
+    assert (
+        significance.paired(significance.terms(first), significance.terms(second)).verdict
+        == "within noise"
+    )
     same = significance.paired(significance.terms(first), significance.terms(first))
     assert same.verdict == "identical" and same.difference == same.low == same.high == 0.0
 
@@ -48,12 +59,16 @@ def test_a_share_needs_the_exact_test_too():
     """10 of 15 that changed sides: p = 0.30; 14 of 15: p = 0.00098 (2 * (1 + 15) / 2^15)."""
     agree = [1.0] * 85
     first = significance.terms([*agree, *[0.0] * 10, *[1.0] * 5])
-    weak = significance.paired(first, significance.terms([*agree, *[1.0] * 10, *[0.0] * 5]), share=True)
+    weak = significance.paired(
+        first, significance.terms([*agree, *[1.0] * 10, *[0.0] * 5]), share=True
+    )
     assert weak.verdict == "within noise" and "McNemar p = 0.3" in weak.method
     strong = significance.paired(first, significance.terms([*agree, *[1.0] * 15]), share=True)
     assert strong.difference == pytest.approx(0.10) and strong.verdict == "beyond noise"
     once = significance.paired(
-        significance.terms([*agree, *[0.0] * 14, 1.0]), significance.terms([*agree, *[1.0] * 14, 0.0]), share=True
+        significance.terms([*agree, *[0.0] * 14, 1.0]),
+        significance.terms([*agree, *[1.0] * 14, 0.0]),
+        share=True,
     )
     assert "p = 0.00098" in once.method
 
@@ -62,7 +77,9 @@ def test_unpaired_shares_have_newcombes_interval():
     """Newcombe 1998, table II, method 10: 56/70 - 48/80 is 0.2 [0.0524, 0.3339]."""
     first, second = (Estimate(k / n, *wilson(k, n), n) for k, n in ((48, 80), (56, 70)))
     finding = significance.unpaired(first, second)
-    assert (finding.low, finding.high) == pytest.approx((0.0524, 0.3339), abs=1e-4) and finding.verdict == "beyond noise"
+    assert (finding.low, finding.high) == pytest.approx(
+        (0.0524, 0.3339), abs=1e-4
+    ) and finding.verdict == "beyond noise"
     assert significance.unpaired(Estimate(1.0), second).verdict == "no interval"
 
 

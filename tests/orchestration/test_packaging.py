@@ -1,4 +1,6 @@
-"""Registered models are standard MLflow models: what they answer, what lies in their folders, and how it gets there."""
+"""Registered models are standard MLflow models: what they answer, what lies in their folders, and
+how it gets there.
+"""
 
 import ast
 import json
@@ -35,16 +37,26 @@ from tasks.tracking.tracker import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 DECISION = Decision(
-    stage="reward", gate="accuracy", metric="reward/accuracy", value=0.8, n=400, interval=(0.76, 0.84), bound="at least",
-    threshold=0.7, passed=True, reason="reward/accuracy is 0.8, required at least 0.7",
-)  # fmt: skip
+    stage="reward",
+    gate="accuracy",
+    metric="reward/accuracy",
+    value=0.8,
+    n=400,
+    interval=(0.76, 0.84),
+    bound="at least",
+    threshold=0.7,
+    passed=True,
+    reason="reward/accuracy is 0.8, required at least 0.7",
+)
 
 RECIPE = Recipe.model_validate(
     {
-        "name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"},
+        "name": "tiny",
+        "model": {"base": "base"},
+        "registry": {"name": "tiny"},
         "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
     }
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +101,33 @@ def project_scores(folder: Path, rows: list[dict], field: str) -> list[float]:
 
 def test_the_reward_model_scores_pairs_as_training_does(reward, reward_folder, pairs):
     found = reward.predict(pairs)
-    chosen, rejected = (project_scores(reward_folder, pairs, field) for field in ("chosen", "rejected"))
+    chosen, rejected = (
+        project_scores(reward_folder, pairs, field) for field in ("chosen", "rejected")
+    )
     assert found["chosen_score"].tolist() == pytest.approx(chosen, abs=1e-5)
     assert found["rejected_score"].tolist() == pytest.approx(rejected, abs=1e-5)
-    assert found["margin"].tolist() == pytest.approx([a - b for a, b in zip(chosen, rejected, strict=True)], abs=2e-5)
-    assert found["probability"].tolist() == pytest.approx(torch.sigmoid(torch.tensor(found["margin"])).tolist(), abs=1e-6)
+    assert found["margin"].tolist() == pytest.approx(
+        [a - b for a, b in zip(chosen, rejected, strict=True)], abs=2e-5
+    )
+    assert found["probability"].tolist() == pytest.approx(
+        torch.sigmoid(torch.tensor(found["margin"])).tolist(), abs=1e-6
+    )
     assert len({round(value, 4) for value in chosen + rejected}) > 20
 
 
 def test_conversations_score_what_their_pair_scores(reward, reward_folder, pairs):
-    conversations = [{"messages": [*row["prompt"], {"role": "assistant", "content": row["chosen"]}]} for row in pairs]
+    conversations = [
+        {"messages": [*row["prompt"], {"role": "assistant", "content": row["chosen"]}]}
+        for row in pairs
+    ]
     found = reward.predict(pd.DataFrame(conversations, index=range(100, 100 + len(pairs))))
-    assert found["score"].tolist() == pytest.approx(project_scores(reward_folder, pairs, "chosen"), abs=1e-5)
+    assert found["score"].tolist() == pytest.approx(
+        project_scores(reward_folder, pairs, "chosen"), abs=1e-5
+    )
     assert found.index[0] == 100
-    assert reward.predict(conversations[0])["score"][0] == pytest.approx(found["score"][100], abs=1e-5)
+    assert reward.predict(conversations[0])["score"][0] == pytest.approx(
+        found["score"][100], abs=1e-5
+    )
 
 
 def test_a_prompt_may_be_text_or_messages(reward, pairs):
@@ -111,25 +136,36 @@ def test_a_prompt_may_be_text_or_messages(reward, pairs):
 
 
 def test_a_conversation_is_scored_turn_by_turn_history_included(reward, pairs):
-    history = [{"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3"}, *pairs[0]["prompt"]]
+    history = [
+        {"role": "user", "content": "w1 w2"},
+        {"role": "assistant", "content": "w3"},
+        *pairs[0]["prompt"],
+    ]
     longer = reward.predict([pairs[0] | {"prompt": history}])
     assert abs(longer["chosen_score"][0] - reward.predict(pairs[:1])["chosen_score"][0]) > 1e-4
 
 
 def plain_replies(folder: Path, rows: list[dict], tokens: int) -> list[str]:
     """One prompt at a time, with nothing but transformers."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+    )
     replies = []
     for row in rows:
         ids = torch.tensor([render_prompt(tokenizer, row["prompt"])])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False
+        )
         replies.append(tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True))
     return replies
 
 
 def test_greedy_replies_to_ragged_prompts_are_those_of_transformers(policy, tiny_model, pairs):
     assert len({len(row["prompt"][0]["content"].split()) for row in pairs}) > 3
-    found = policy.predict([{"messages": row["prompt"]} for row in pairs], params={"max_tokens": 12})
+    found = policy.predict(
+        [{"messages": row["prompt"]} for row in pairs], params={"max_tokens": 12}
+    )
     assert found == plain_replies(tiny_model, pairs, 12)
     assert len(set(found)) > 3
 
@@ -152,13 +188,19 @@ def test_a_seed_fixes_sampled_replies(policy, pairs):
 
     before = torch.random.get_rng_state()
     assert sampled(1) == sampled(1) != sampled(2)
-    assert torch.equal(before, torch.random.get_rng_state()), "the caller's own random state is left alone"
+    assert torch.equal(before, torch.random.get_rng_state()), (
+        "the caller's own random state is left alone"
+    )
 
 
 def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts(policy, pairs):
-    """transformers would keep the 50 likeliest of the 62 tokens; the policy was trained and measured on all of them."""
+    """transformers would keep the 50 likeliest of the 62 tokens; the policy was trained and
+    measured on all of them.
+    """
     chats = [{"messages": pairs[0]["prompt"]}] * 800
-    replies = policy.predict(chats, params={"temperature": 1000.0, "max_tokens": 1})  # nearly uniform
+    replies = policy.predict(
+        chats, params={"temperature": 1000.0, "max_tokens": 1}
+    )  # nearly uniform
     assert len(set(replies)) > 55
 
 
@@ -166,21 +208,45 @@ def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts
 def test_the_folders_own_generation_settings_change_nothing(tiny_model, policy, pairs, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 9.0, "max_new_tokens": 3}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 9.0, "max_new_tokens": 3})
+    )
     build("policy", folder, tmp_path / "version", [], "")
     chats = [{"messages": row["prompt"]} for row in pairs[:3]]
-    assert mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(chats) == policy.predict(chats)
+    assert mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(chats) == policy.predict(
+        chats
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "rows", "message"),
     [
-        ("policy", {"messages": [{"role": "user", "content": "w1 " * 1100}]}, "the model reads 1024"),
+        (
+            "policy",
+            {"messages": [{"role": "user", "content": "w1 " * 1100}]},
+            "the model reads 1024",
+        ),
         ("policy", [{"role": "user", "content": "w1"}], "missing inputs \\['messages'\\]"),
-        ("reward", {"messages": [{"role": "user", "content": "w1"}]}, "end with the assistant's turn"),
-        ("reward", {"prompt": "w1", "chosen": "w2"}, "expected only 'messages', or 'prompt', 'chosen' and 'rejected'"),
-        ("reward", {"prompt": 7, "chosen": "w2", "rejected": "w3"}, "expected a prompt \\(text or messages\\)"),
-        ("reward", {"prompt": "w1 " * 1100, "chosen": "w2", "rejected": "w3"}, "the model reads 1024"),
+        (
+            "reward",
+            {"messages": [{"role": "user", "content": "w1"}]},
+            "end with the assistant's turn",
+        ),
+        (
+            "reward",
+            {"prompt": "w1", "chosen": "w2"},
+            "expected only 'messages', or 'prompt', 'chosen' and 'rejected'",
+        ),
+        (
+            "reward",
+            {"prompt": 7, "chosen": "w2", "rejected": "w3"},
+            "expected a prompt \\(text or messages\\)",
+        ),
+        (
+            "reward",
+            {"prompt": "w1 " * 1100, "chosen": "w2", "rejected": "w3"},
+            "the model reads 1024",
+        ),
     ],
 )
 def test_input_that_cannot_be_answered_is_refused_in_words(kind, rows, message, policy, reward):
@@ -194,10 +260,15 @@ def test_a_version_is_a_complete_mlflow_model_without_pickles(kind, versions):
     meta = Model.load(str(root))
     assert meta.signature.inputs.input_names()[0] == "messages" and meta.signature.outputs
     pins = (root / "requirements.txt").read_text().split()
-    assert pins == [f"{name}=={packaging.version(name).split('+')[0]}" for name in ("mlflow", "torch", "transformers")]
+    assert pins == [
+        f"{name}=={packaging.version(name).split('+')[0]}"
+        for name in ("mlflow", "torch", "transformers")
+    ]
     files = [file for file in root.rglob("*") if file.is_file()]
     assert not [file for file in files if file.suffix in packaging.PICKLES]
-    assert meta.model_size_bytes > (root / "artifacts" / "model" / "model.safetensors").stat().st_size
+    assert (
+        meta.model_size_bytes > (root / "artifacts" / "model" / "model.safetensors").stat().st_size
+    )
     assert read_decisions(root) == [DECISION] and (root / "README.md").read_text() == f"# {kind}"
 
 
@@ -211,12 +282,27 @@ def test_the_input_example_is_answered(kind, request):
 @pytest.mark.parametrize("kind", ["policy", "reward"])
 def test_the_code_of_a_version_needs_no_project(kind):
     tree = ast.parse((ROOT / "mlflow" / f"{kind}_model.py").read_text())
-    modules = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    modules |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert modules - set(sys.stdlib_module_names) <= {"mlflow", "numpy", "pandas", "torch", "transformers"}
+    modules = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    modules |= {
+        node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
+    assert modules - set(sys.stdlib_module_names) <= {
+        "mlflow",
+        "numpy",
+        "pandas",
+        "torch",
+        "transformers",
+    }
 
 
-def test_a_reward_model_without_a_chat_template_gets_the_one_of_training(reward_folder, pairs, tmp_path):
+def test_a_reward_model_without_a_chat_template_gets_the_one_of_training(
+    reward_folder, pairs, tmp_path
+):
     folder = tmp_path / "model"
     shutil.copytree(reward_folder, folder)
     (folder / "chat_template.jinja").unlink()
@@ -224,10 +310,14 @@ def test_a_reward_model_without_a_chat_template_gets_the_one_of_training(reward_
     build("reward", folder, tmp_path / "version", [], "")
     found = mlflow.pyfunc.load_model(str(tmp_path / "version"))
     assert found.unwrap_python_model().tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE
-    assert found.predict(pairs)["chosen_score"].tolist() == pytest.approx(project_scores(folder, pairs, "chosen"), abs=1e-5)
+    assert found.predict(pairs)["chosen_score"].tolist() == pytest.approx(
+        project_scores(folder, pairs, "chosen"), abs=1e-5
+    )
 
 
-def test_pickles_are_refused_when_a_version_is_made_and_when_it_is_loaded(tiny_model, versions, tmp_path):
+def test_pickles_are_refused_when_a_version_is_made_and_when_it_is_loaded(
+    tiny_model, versions, tmp_path
+):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -256,7 +346,10 @@ def test_weights_are_stored_once_however_often_a_version_is_made(tiny_model, tmp
     both = bytes_on_disk(tmp_path)
     assert both - alone < 20_000 < alone
     weights = target / "artifacts" / "model" / "model.safetensors"
-    assert weights.stat().st_ino == (source / "model.safetensors").stat().st_ino and weights.stat().st_nlink == 2
+    assert (
+        weights.stat().st_ino == (source / "model.safetensors").stat().st_ino
+        and weights.stat().st_nlink == 2
+    )
     build("policy", source, target, [DECISION], "second")
     assert abs(bytes_on_disk(tmp_path) - both) < 2_000
     assert read_decisions(target) == [DECISION] and (target / "README.md").read_text() == "second"
@@ -284,7 +377,9 @@ def test_a_flat_version_of_before_is_read_and_then_made_anew(tiny_model, tmp_pat
     shutil.copytree(tiny_model, flat)
     assert model_folder(flat) == flat and read_decisions(flat) == []
     build("policy", tiny_model, flat, [DECISION], "")
-    assert model_folder(flat) == flat / "artifacts" / "model" and not (flat / "config.json").exists()
+    assert (
+        model_folder(flat) == flat / "artifacts" / "model" and not (flat / "config.json").exists()
+    )
 
 
 KILLED = """
@@ -297,13 +392,19 @@ build("policy", Path(sys.argv[1]), Path(sys.argv[2]), [], "", place=lambda *_: o
 
 def test_a_killed_registration_leaves_nothing_half_made(tiny_model, tmp_path):
     target = tmp_path / "version"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tiny_model), str(target)], cwd=ROOT, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tiny_model), str(target)], cwd=ROOT, capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL and not target.exists()
     build("policy", tiny_model, target, [], "")
-    assert mlflow.pyfunc.load_model(str(target)).predict(packaging.EXAMPLES["policy"], params={"max_tokens": 1})
+    assert mlflow.pyfunc.load_model(str(target)).predict(
+        packaging.EXAMPLES["policy"], params={"max_tokens": 1}
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"decisions": 3}', '{"decisions": [{"stage": "reward"}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"decisions": 3}', '{"decisions": [{"stage": "reward"}]}']
+)
 def test_decisions_that_cannot_be_read_are_bad_input(text, tmp_path):
     (tmp_path / "gates.json").write_text(text)
     with pytest.raises(BadInput, match="does not hold gate decisions"):
@@ -314,11 +415,19 @@ def register(tracker: Tracker, name: str, folder: Path, note: str) -> None:
     """As a pipeline does: a stage ends, its model is to be registered."""
     run = tracker.workspace.runs / name
     run.mkdir(parents=True, exist_ok=True)
-    (run / "result.json").write_text(StageResult(stage=name, digest="d", seconds=1.0).model_dump_json())
+    (run / "result.json").write_text(
+        StageResult(stage=name, digest="d", seconds=1.0).model_dump_json()
+    )
     tracker.stage_started(name, run, cached=False)
     tracker.stage_ended(name, status="FINISHED")
     wanted = Registration(
-        model=f"tiny-{name}", stage=name, artifact=Artifact.of(folder), tags={}, decisions=[DECISION], note=note, card=note
+        model=f"tiny-{name}",
+        stage=name,
+        artifact=Artifact.of(folder),
+        tags={},
+        decisions=[DECISION],
+        note=note,
+        card=note,
     )
     tracker.register(wanted)
     assert tracker.retry(), tracker.problem
@@ -331,12 +440,16 @@ def test_champions_load_by_alias_from_a_sqlite_registry(home, tiny_model, reward
         register(tracker, name, folder, f"card of {name}")
         tracker.client.set_registered_model_alias(f"tiny-{name}", "champion", "1")
     version = tracker.client.get_model_version_by_alias("tiny-policy", "champion")
-    assert version.description == "card of policy" and version.tags["digest"] == digest_path(tiny_model)
+    assert version.description == "card of policy" and version.tags["digest"] == digest_path(
+        tiny_model
+    )
     champion = mlflow.pyfunc.load_model("models:/tiny-policy@champion")
     replies = champion.predict({"messages": pairs[0]["prompt"]}, params={"max_tokens": 12})
     assert replies == plain_replies(tiny_model, pairs[:1], 12)
     scores = mlflow.pyfunc.load_model("models:/tiny-reward@champion").predict(pairs)
-    assert scores["chosen_score"].tolist() == pytest.approx(project_scores(reward_folder, pairs, "chosen"), abs=1e-5)
+    assert scores["chosen_score"].tolist() == pytest.approx(
+        project_scores(reward_folder, pairs, "chosen"), abs=1e-5
+    )
     again = bytes_on_disk(workspace.artifacts)
     for name, folder in (("policy", tiny_model), ("reward", reward_folder)):
         register(tracker, name, folder, "renewed")
@@ -345,18 +458,28 @@ def test_champions_load_by_alias_from_a_sqlite_registry(home, tiny_model, reward
     assert int(version.version) == 1 and version.description == "renewed"
 
 
-def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(tiny_model, pairs, tmp_path):
+def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(
+    tiny_model, pairs, tmp_path
+):
     tokenizer, folder, expected = load_tokenizer(tiny_model), tmp_path / "model", []
     sequences = encode(tokenizer, pairs, "chosen")
     for number, offset in ((1, 0.25), (2, -1.5)):
         model = load_scalar(tiny_model, new_head=True, seed=number)
         save_model(model, tokenizer, member_folder(folder, number))
-        expected.append(score(inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096) - offset)
+        expected.append(
+            score(inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096)
+            - offset
+        )
     close_ensemble(folder, [0.25, -1.5])
     build("reward", folder, tmp_path / "version", [DECISION], "# reward")
-    rows = [{"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in pairs]
+    rows = [
+        {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
+        for row in pairs
+    ]
     found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pd.DataFrame(rows))
-    assert torch.tensor(found["chosen_score"]).allclose(torch.stack(expected).mean(0).double(), atol=1e-4)
+    assert torch.tensor(found["chosen_score"]).allclose(
+        torch.stack(expected).mean(0).double(), atol=1e-4
+    )
     assert digest_path(model_folder(tmp_path / "version")) == digest_path(folder)
 
 
@@ -365,6 +488,10 @@ def test_other_bytes_than_those_registered_are_not_loaded(versions, kind, tmp_pa
     folder = tmp_path / "version"
     shutil.copytree(versions[kind], folder)
     assert mlflow.pyfunc.load_model(str(folder))
-    (folder / "artifacts/model/config.json").write_text((folder / "artifacts/model/config.json").read_text() + " ")
-    with pytest.raises(mlflow.MlflowException, match=r"has digest [0-9a-f]{12}, registered was [0-9a-f]{12}"):
+    (folder / "artifacts/model/config.json").write_text(
+        (folder / "artifacts/model/config.json").read_text() + " "
+    )
+    with pytest.raises(
+        mlflow.MlflowException, match=r"has digest [0-9a-f]{12}, registered was [0-9a-f]{12}"
+    ):
         mlflow.pyfunc.load_model(str(folder))

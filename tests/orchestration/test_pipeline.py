@@ -1,4 +1,6 @@
-"""The whole flow on real Prefect and MLflow; the stages are a small program, the models a two-layer Llama."""
+"""The whole flow on real Prefect and MLflow; the stages are a small program, the models a two-layer
+Llama.
+"""
 
 import json
 import os
@@ -35,9 +37,14 @@ def make(home, tiny_model, tmp_path, command, monkeypatch):
 
     def recipe(**changes) -> Recipe:
         values = {
-            "name": "tiny", "model": {"base": str(tiny_model)}, "registry": {"name": "tiny"},
-            "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
-        }  # fmt: skip
+            "name": "tiny",
+            "model": {"base": str(tiny_model)},
+            "registry": {"name": "tiny"},
+            "data": {
+                "demonstrations": str(tmp_path / "d.jsonl"),
+                "comparisons": str(tmp_path / "c.jsonl"),
+            },
+        }
         return Recipe.model_validate(values | changes)
 
     return recipe
@@ -74,15 +81,31 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert started(home) == STAGES
     assert [row.stage for row in first.rows] == ["prepare", *STAGES, "promote"]
     assert {row.stage: row.value for row in first.rows}["reward"] == 0.8
-    assert first.promotion.promoted and first.problem is None and first.parent_run_id in first.parent_link
-    tables = json.loads(client(home).get_run(first.parent_run_id).data.tags["mlflow.loggedArtifacts"])
-    assert tables == [{"path": "samples.json", "type": "table"}]  # what MLflow's evaluation view compares
-    assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [*STAGES, "promote"]
+    assert (
+        first.promotion.promoted
+        and first.problem is None
+        and first.parent_run_id in first.parent_link
+    )
+    tables = json.loads(
+        client(home).get_run(first.parent_run_id).data.tags["mlflow.loggedArtifacts"]
+    )
+    assert tables == [
+        {"path": "samples.json", "type": "table"}
+    ]  # what MLflow's evaluation view compares
+    assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [
+        *STAGES,
+        "promote",
+    ]
     mlflow.set_tracking_uri(Workspace(home).tracking_uri)
     folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")
-    assert AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers == 2
+    assert (
+        AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers
+        == 2
+    )
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
-    verdicts = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"])
+    verdicts = json.loads(
+        client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"]
+    )
     assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
 
     again = run(make())
@@ -90,7 +113,10 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     assert again.promotion.promoted and "already" in again.promotion.reason
 
     plan(evaluate={"win_rate_vs_champion": 0.55})
-    stricter = {"reward": {"gate": {"min_accuracy": 0.79}}, "registry": {"name": "tiny", "min_win_rate_vs_champion": 0.6}}
+    stricter = {
+        "reward": {"gate": {"min_accuracy": 0.79}},
+        "registry": {"name": "tiny", "min_win_rate_vs_champion": 0.6},
+    }
     loser = run(make(ppo={"policy_lr": 1e-4}, **stricter))
     assert started(home) == ["ppo", "evaluate"]  # other thresholds train nothing
     assert not loser.promotion.promoted and "55.0%" in loser.promotion.reason
@@ -103,16 +129,26 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     attempts = [(entry.version, entry.outcome) for entry in Ledger(client(home), "tiny").entries()]
     assert attempts == [("1", "done"), ("2", "refused"), ("2", "done")]
     tags = client(home).get_model_version("tiny-policy", "2").tags
-    assert tags["reward_version"] == "1" and set(json.loads(tags["parents"])) == {"base", "sft", "reward"}
-    assert tags["compared_with"] == client(home).get_model_version("tiny-policy", "1").tags["digest"]
+    assert tags["reward_version"] == "1" and set(json.loads(tags["parents"])) == {
+        "base",
+        "sft",
+        "reward",
+    }
+    assert (
+        tags["compared_with"] == client(home).get_model_version("tiny-policy", "1").tags["digest"]
+    )
 
 
 def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home, plan):
     plan(reward={"metrics": {"reward/accuracy": 0.6}})
-    with pytest.raises(GateRefused, match=r"reward/accuracy is 0\.6, required at least 0\.7") as refused:
+    with pytest.raises(
+        GateRefused, match=r"reward/accuracy is 0\.6, required at least 0\.7"
+    ) as refused:
         run(make())
     assert refused.value.exit_code == 3 and started(home) == ["validate", "sft", "reward"]
-    from prefect import get_client  # after flows.pipeline, which sets what Prefect reads when it is imported
+    from prefect import (
+        get_client,
+    )  # after flows.pipeline, which sets what Prefect reads when it is imported
     from prefect.client.schemas.sorting import FlowRunSort
 
     with get_client(sync_client=True) as prefect:
@@ -120,7 +156,10 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home
     assert latest.state.name == "Refused" and "required at least 0.7" in latest.state.message
     record = records(Workspace(home))[-1]
     parent = client(home).get_run(record["run_id"])
-    assert parent.info.status == "FAILED" and "required at least 0.7" in parent.data.tags["status_reason"]
+    assert (
+        parent.info.status == "FAILED"
+        and "required at least 0.7" in parent.data.tags["status_reason"]
+    )
     assert "refused" in parent.data.tags["mlflow.note.content"]
     assert client(home).search_registered_models() == []
 
@@ -128,7 +167,9 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home
     passed = run(make(reward={"gate": {"overrides": override}}))
     assert started(home) == ["ppo", "evaluate"] and passed.promotion.promoted
     assert {row.stage: row.verdict for row in passed.rows}["reward"] == "overridden"
-    overrides = json.loads(client(home).get_model_version_by_alias("tiny-policy", "champion").tags["overrides"])
+    overrides = json.loads(
+        client(home).get_model_version_by_alias("tiny-policy", "champion").tags["overrides"]
+    )
     assert overrides["reward.accuracy"]["by"] == "someone"
 
 
@@ -136,20 +177,29 @@ def test_from_and_until_run_a_part_on_recorded_inputs(make, run, home):
     with pytest.raises(BadInput, match="stage validate of this recipe has not been run"):
         run(make(), from_stage="ppo")
     part = run(make(), until="reward")
-    assert [row.stage for row in part.rows] == ["prepare", "validate", "sft", "reward"] and part.promotion is None
+    assert [row.stage for row in part.rows] == [
+        "prepare",
+        "validate",
+        "sft",
+        "reward",
+    ] and part.promotion is None
     assert started(home) == ["validate", "sft", "reward"]
     run(make(), from_stage="ppo", until="ppo")
     assert started(home) == ["ppo"]
 
 
 @pytest.mark.slow
-def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_gone(make, run, home):
+def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_gone(
+    make, run, home
+):
     run(make())
     run(make(seed=2), until="sft")
     started(home)
     found = retention.plan(Workspace(home), 0)
     gone = retention.remove(Workspace(home), found, 0)
-    assert sorted(item.path.name.split("-")[0] for item in gone if item.what == "run directory") == ["sft", "validate"]
+    assert sorted(
+        item.path.name.split("-")[0] for item in gone if item.what == "run directory"
+    ) == ["sft", "validate"]
     run(make())
     assert started(home) == []
     run(make(seed=2), until="sft")
@@ -161,7 +211,9 @@ def test_a_crashed_stage_is_tried_again_but_bad_input_is_not(make, run, home, pl
     run(make(), until="sft")
     assert started(home) == ["validate", "sft", "sft"]
     with pytest.raises(BadInput, match=r"data.comparisons is 'nowhere.jsonl'"):
-        run(make(data={"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": "nowhere.jsonl"}))
+        run(
+            make(data={"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": "nowhere.jsonl"})
+        )
 
 
 def test_training_goes_on_without_mlflow_and_promotion_is_left_to_do(make, run, home, monkeypatch):
@@ -185,7 +237,11 @@ def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, comma
     from pathlib import Path
     run_pipeline(Recipe.model_validate_json(Path({str(tmp_path / "recipe.json")!r}).read_text()))
     """
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     for _ in range(1200):
         if any((home / "runs").glob("sft-*/metrics.jsonl")):
             break
@@ -203,16 +259,34 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
     (tmp_path / "scores.py").write_text("def score(prompts, replies): return [0.0] * len(replies)")
     aligned = {"align": "dpo", "evaluate": {"independent_scorer": "scores:score"}}
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match=r"no stage ppo: it has align = 'dpo'; expected one of .*sft, dpo, evaluate, promote"):
+    with pytest.raises(
+        BadInput,
+        match=r"no stage ppo: it has align = 'dpo'; expected one of .*sft, dpo, evaluate, promote",
+    ):
         run(make(**aligned), until="ppo")
     first = run(make(**aligned))
     assert started(home) == ["validate", "sft", "dpo", "evaluate"]
-    assert [row.stage for row in first.rows] == ["prepare", "validate", "sft", "dpo", "evaluate", "promote"]
+    assert [row.stage for row in first.rows] == [
+        "prepare",
+        "validate",
+        "sft",
+        "dpo",
+        "evaluate",
+        "promote",
+    ]
     assert {row.stage: row.value for row in first.rows}["dpo"] == 0.7 and first.promotion.promoted
-    assert [model.name for model in client(home).search_registered_models()] == ["tiny-ledger", "tiny-policy"]
+    assert [model.name for model in client(home).search_registered_models()] == [
+        "tiny-ledger",
+        "tiny-policy",
+    ]
     tags = client(home).get_model_version_by_alias("tiny-policy", "champion").tags
     assert "reward_version" not in tags and set(json.loads(tags["parents"])) == {"base", "sft"}
-    assert set(json.loads(tags["verdicts"])) >= {"sft.improvement", "dpo.pairs", "dpo.lower_bound", "evaluate.win_rate"}
+    assert set(json.loads(tags["verdicts"])) >= {
+        "sft.improvement",
+        "dpo.pairs",
+        "dpo.lower_bound",
+        "evaluate.win_rate",
+    }
 
     plan(evaluate={"win_rate_vs_champion": 0.6})
     by_ppo = run(make())
@@ -220,7 +294,9 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
     back = run(make(dpo={"beta": 0.2}, **aligned))
     assert started(home) == ["dpo", "evaluate"] and back.promotion.promoted
-    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1  # no other takes its place
+    assert (
+        client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
+    )  # no other takes its place
 
     plan(dpo={"metrics": {"dpo/accuracy_lower": 0.49}}, evaluate={"win_rate_vs_champion": 0.6})
     with pytest.raises(GateRefused, match=r"dpo/accuracy_lower is 0\.49, required more than 0\.5"):
@@ -232,4 +308,6 @@ def test_runs_that_wait_for_their_turn_have_names_of_their_own(make, home):
     recipe, workspace = make(), Workspace(home)
     with ThreadPoolExecutor(8) as threads:
         names = list(threads.map(lambda _: next_name(workspace, recipe), range(8)))
-    assert {name.rsplit("-", 1)[1] for name in names} == set("12345678"), "none of them has a record yet"
+    assert {name.rsplit("-", 1)[1] for name in names} == set("12345678"), (
+        "none of them has a record yet"
+    )

@@ -46,7 +46,10 @@ def test_the_printed_options_make_it_fit(plan):
     found = {stage["stage"]: stage for stage in json.loads(plan(*words)[1])["stages"]}
     options = [change["option"] for change in found["sft"]["remedies"][0]["changes"]]
     again = json.loads(plan(*words, *" ".join(options).split())[1])["stages"]
-    assert not found["sft"]["fits"] and next(stage for stage in again if stage["stage"] == "sft")["fits"]
+    assert (
+        not found["sft"]["fits"]
+        and next(stage for stage in again if stage["stage"] == "sft")["fits"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,18 +68,36 @@ def test_what_makes_it_fit_is_no_combination_that_is_refused(plan, layout):
     remedies = [remedy["changes"] for stage in found for remedy in stage["remedies"]]
     assert any(not stage["fits"] for stage in found) and remedies
     for changes in remedies:
-        options = [found[1] for change in changes if (found := re.fullmatch("--set (.+)", change["option"] or ""))]
+        options = [
+            found[1]
+            for change in changes
+            if (found := re.fullmatch("--set (.+)", change["option"] or ""))
+        ]
         load_recipe("smollm2", [*settings, *options])
 
 
 def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "200GB", "--json")
     own = ("--set", "ppo.sampling.own_devices=2", "--set", "ppo.sampling.tensor_parallel=2")
-    shared, apart = ({stage["stage"]: stage for stage in json.loads(plan(*words, *more)[1])["stages"]} for more in ((), own))
-    held = sum(part["bytes"] for part in shared["ppo"]["parts"] if part["model"] == "vLLM" and part["kind"] == "weights")
-    weights = [part["bytes"] for part in apart["ppo.sampling"]["parts"] if part["kind"] == "weights"]
-    assert weights == [held / 2] and {part["model"] for part in apart["ppo.sampling"]["parts"]} == {"vLLM"}
-    assert "vLLM" not in {part["model"] for part in apart["ppo"]["parts"]} and "ppo.sampling" not in shared
+    shared, apart = (
+        {stage["stage"]: stage for stage in json.loads(plan(*words, *more)[1])["stages"]}
+        for more in ((), own)
+    )
+    held = sum(
+        part["bytes"]
+        for part in shared["ppo"]["parts"]
+        if part["model"] == "vLLM" and part["kind"] == "weights"
+    )
+    weights = [
+        part["bytes"] for part in apart["ppo.sampling"]["parts"] if part["kind"] == "weights"
+    ]
+    assert weights == [held / 2] and {part["model"] for part in apart["ppo.sampling"]["parts"]} == {
+        "vLLM"
+    }
+    assert (
+        "vLLM" not in {part["model"] for part in apart["ppo"]["parts"]}
+        and "ppo.sampling" not in shared
+    )
     assert apart["ppo"]["peak_bytes"] < shared["ppo"]["peak_bytes"] - held
 
 
@@ -84,19 +105,31 @@ def test_what_makes_a_sampler_of_its_own_fit_are_its_own_settings(plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "24GB", "--json")
     words += ("--set", "ppo.sampling.own_devices=2", "--set", "model.dtype=float32")
     found, again = (
-        next(stage for stage in json.loads(plan(*words, *more)[1])["stages"] if stage["stage"] == "ppo.sampling")
+        next(
+            stage
+            for stage in json.loads(plan(*words, *more)[1])["stages"]
+            if stage["stage"] == "ppo.sampling"
+        )
         for more in ((), ("--set", "model.dtype=bfloat16"))
     )
     assert not found["fits"] and again["fits"]
-    assert [change["option"] for change in found["remedies"][0]["changes"]] == ["--set model.dtype=bfloat16"]
+    assert [change["option"] for change in found["remedies"][0]["changes"]] == [
+        "--set model.dtype=bfloat16"
+    ]
 
 
 def test_json_adds_up(plan):
     document = json.loads(plan("quickstart", "--gpus", "1", "--gpu-memory", "24GB", "--json")[1])
     assert document["fits"] and document["devices"] == 1
     for stage in document["stages"]:
-        held = [p["bytes"] for p in stage["parts"] if p["phases"] is None or stage["peak_phase"] in p["phases"]]
-        assert sum(held) + stage["overhead_bytes"] == pytest.approx(stage["peak_bytes"], abs=len(held))
+        held = [
+            p["bytes"]
+            for p in stage["parts"]
+            if p["phases"] is None or stage["peak_phase"] in p["phases"]
+        ]
+        assert sum(held) + stage["overhead_bytes"] == pytest.approx(
+            stage["peak_bytes"], abs=len(held)
+        )
         assert stage["peak_bytes"] + stage["spare_bytes"] == pytest.approx(24 * 10**9, abs=1)
         assert stage["peak_bytes"] == max(stage["phases"].values())
 
@@ -131,7 +164,8 @@ def test_a_bad_value_ends_with_2_and_its_remedy(plan, words, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("80GiB", 80 * 2**30), ("80 GB", 80 * 10**9), ("512mib", 512 * 2**20), ("1.5TiB", 3 * 2**39)]
+    ("text", "size"),
+    [("80GiB", 80 * 2**30), ("80 GB", 80 * 10**9), ("512mib", 512 * 2**20), ("1.5TiB", 3 * 2**39)],
 )
 def test_a_size_has_its_unit(text, size):
     assert parse_memory(text) == size
@@ -162,7 +196,11 @@ def test_the_examples_of_the_documentation_are_what_the_command_prints(plan):
 
 
 def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_shows_it(plan):
-    named = [found[1] for path in RECIPES.glob("*.toml") if (found := re.search(r"`rlhf plan ([^`]+)`", path.read_text()))]
+    named = [
+        found[1]
+        for path in RECIPES.glob("*.toml")
+        if (found := re.search(r"`rlhf plan ([^`]+)`", path.read_text()))
+    ]
     shown = documented("presets.md")
     assert sorted(named) == sorted(words for words, _ in shown) and len(named) == 3
     for words, printed in shown:
@@ -182,5 +220,11 @@ def test_every_cpu_preset_fits_16_gib(name):
     recipe = load_recipe(name)
     models = find_models(recipe, name="smollm2-135m" if name == "smollm2" else None)
     for stage in stages_of(recipe):
-        found = plan_stage(recipe, stage, models, strategy_of(recipe, stage, 1), Hardware("cpu", 16 * GIB, CPU_OVERHEAD_VLLM))
+        found = plan_stage(
+            recipe,
+            stage,
+            models,
+            strategy_of(recipe, stage, 1),
+            Hardware("cpu", 16 * GIB, CPU_OVERHEAD_VLLM),
+        )
         assert found.fits, stage

@@ -36,7 +36,10 @@ def marked(home) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get(MARKER) == str(home)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -47,7 +50,9 @@ def marked(home) -> list[int]:
 def sleeper(tmp_path):
     """A process group with a leader and a child, marked as this workspace's platform."""
     command = ["bash", "-c", "sleep 300 & sleep 300; true"]
-    process = subprocess.Popen(command, env=os.environ | {MARKER: str(tmp_path)}, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=os.environ | {MARKER: str(tmp_path)}, start_new_session=True
+    )
     while len(marked(tmp_path)) < 3:
         time.sleep(0.05)
     yield process
@@ -58,9 +63,14 @@ def sleeper(tmp_path):
 
 def written(home, owner: Owner) -> Workspace:
     """A workspace whose platform has one service, of this owner."""
-    service = state.Service(name="worker", owner=owner, health="http://127.0.0.1:9/", log=home / "worker.log")
+    service = state.Service(
+        name="worker", owner=owner, health="http://127.0.0.1:9/", log=home / "worker.log"
+    )
     workspace = Workspace(home)
-    state.write(workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p", services={"worker": service}))
+    state.write(
+        workspace,
+        state.Platform(prefect_port=1, mlflow_port=2, pool="p", services={"worker": service}),
+    )
     return workspace
 
 
@@ -89,13 +99,18 @@ def test_down_ends_what_a_killed_leader_left_of_its_group(tmp_path, sleeper):
 
 def test_a_running_platform_is_not_moved_to_another_port(tmp_path, sleeper):
     workspace = written(tmp_path, Owner.of(sleeper.pid))
-    with pytest.raises(BadInput, match="prefect_port 1, and 4711 is asked for; run rlhf down first"):
+    with pytest.raises(
+        BadInput, match="prefect_port 1, and 4711 is asked for; run rlhf down first"
+    ):
         start.up(workspace, Wanted(prefect_port=4711), print)
 
 
 def test_data_on_postgresql_are_not_silently_replaced_by_sqlite(tmp_path):
     workspace, url = Workspace(tmp_path), "postgresql://u:***@127.0.0.1:1"
-    state.write(workspace, state.Platform(prefect_port=free_port(), mlflow_port=free_port(), pool="p", database=url))
+    state.write(
+        workspace,
+        state.Platform(prefect_port=free_port(), mlflow_port=free_port(), pool="p", database=url),
+    )
     with pytest.raises(BadInput, match="data lie in postgresql://u:"):
         start.up(workspace, Wanted(), print)
 
@@ -154,36 +169,62 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_prefects_server_does_not_stop_when_an_automation_is_made_while_it_looks_at_triggers(tmp_path):
-    off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")}
-    environment = os.environ | off | {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+def test_prefects_server_does_not_stop_when_an_automation_is_made_while_it_looks_at_triggers(
+    tmp_path,
+):
+    off = {
+        f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+        for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")
+    }
+    environment = (
+        os.environ
+        | off
+        | {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    )
 
     def run(*words: str, seconds: int) -> str:
         command = [sys.executable, "-c", AUTOMATION, *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds).stdout
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds
+        ).stdout
 
     assert run("mended", seconds=200).strip() == "201 ['a']"
-    with pytest.raises(subprocess.TimeoutExpired):  # else Prefect has mended it: flows/platform/prefect_server.py can go
+    with pytest.raises(
+        subprocess.TimeoutExpired
+    ):  # else Prefect has mended it: flows/platform/prefect_server.py can go
         run(seconds=40)
 
 
 def test_prefects_server_knows_after_a_kill_who_holds_a_device(tmp_path):
-    program = services.prefect(Workspace(tmp_path), state.Platform(prefect_port=1, mlflow_port=2, pool="p"), None)
-    module = importlib.import_module(program.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    program = services.prefect(
+        Workspace(tmp_path), state.Platform(prefect_port=1, mlflow_port=2, pool="p"), None
+    )
+    module = importlib.import_module(
+        program.environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+    )
     kept = module.ConcurrencyLeaseStorage(tmp_path)
     lease = asyncio.run(kept.create_lease([uuid.uuid4()], timedelta(seconds=300)))
-    assert asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).read_lease(lease.id)).resource_ids == lease.resource_ids
+    assert (
+        asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).read_lease(lease.id)).resource_ids
+        == lease.resource_ids
+    )
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "{here}:{home}"), ("/data", "/data")])
-def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_allowed(tmp_path, monkeypatch, given, expected):
+def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_allowed(
+    tmp_path, monkeypatch, given, expected
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RLHF_ALLOWED_ROOTS", raising=False)
     if given:
         monkeypatch.setenv("RLHF_ALLOWED_ROOTS", given)
     workspace = Workspace(tmp_path / "home")
-    program = services.worker(workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p"), port=3, limit=None)
-    assert program.environment["RLHF_ALLOWED_ROOTS"] == expected.format(here=tmp_path, home=workspace.home)
+    program = services.worker(
+        workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p"), port=3, limit=None
+    )
+    assert program.environment["RLHF_ALLOWED_ROOTS"] == expected.format(
+        here=tmp_path, home=workspace.home
+    )
 
 
 LOGS = """
@@ -224,7 +265,10 @@ def test_up_twice_kill_the_worker_up_down(tmp_path):
         os.kill(up["services"]["worker"]["owner"]["pid"], signal.SIGKILL)
         assert "has died: rlhf up starts it" in rlhf(tmp_path, "status").stdout
         again = json.loads(rlhf(tmp_path, "up", "--json").stdout)
-        assert again["started"] == ["worker"] and again["services"]["prefect"] == up["services"]["prefect"]
+        assert (
+            again["started"] == ["worker"]
+            and again["services"]["prefect"] == up["services"]["prefect"]
+        )
     finally:
         down = rlhf(tmp_path, "down")
     assert down.stdout == "stopped: worker, mlflow, prefect\n" and not marked(tmp_path)

@@ -1,4 +1,6 @@
-"""Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end for all, real resume."""
+"""Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end
+for all, real resume.
+"""
 
 import json
 import os
@@ -23,33 +25,65 @@ from tasks.execution import launcher, stage_process
 WORKER = Path(__file__).parents[1] / "support" / "run_stages.py"
 TWO = Distributed(ranks=2)
 SECTIONS = {
-    "sft": SFT(lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128),  # 96 rows: the last step has 6
+    "sft": SFT(
+        lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128
+    ),  # 96 rows: the last step has 6
     "reward": Reward(lr=3e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "dpo": DPO(lr=1e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "ppo": PPO(
-        steps=2, rollout_batch=18, minibatches=2, epochs=2, policy_lr=1e-3, critic_lr=1e-3, checkpoint_every=1,
-        micro_batch_tokens=128, sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
+        steps=2,
+        rollout_batch=18,
+        minibatches=2,
+        epochs=2,
+        policy_lr=1e-3,
+        critic_lr=1e-3,
+        checkpoint_every=1,
+        micro_batch_tokens=128,
+        sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
     ),
     "evaluate": Evaluate(
-        max_prompts=13, max_heldout=16, micro_batch_tokens=128, best_of_n=2,
-        independent_scorer="counted:score", sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
+        max_prompts=13,
+        max_heldout=16,
+        micro_batch_tokens=128,
+        best_of_n=2,
+        independent_scorer="counted:score",
+        sampling=Sampling(max_new_tokens=12, kv_cache_mib=32),
     ),
-}  # fmt: skip
+}
 LOSSES = {
     "sft": ("sft/loss", "sft/grad_norm"),
     "reward": ("reward/loss", "reward/margin", "reward/train_accuracy", "reward/grad_norm"),
     "dpo": ("dpo/loss", "dpo/margin", "dpo/chosen_logratio", "dpo/grad_norm"),
-    "ppo": ("ppo/policy_loss", "ppo/value_loss", "ppo/kl_per_response", "ppo/score_mean", "ppo/explained_variance",
-            "ppo/response_tokens", "ppo/ratio_max", "ppo/ratio_min", "ppo/policy_grad_norm", "ppo/critic_grad_norm"),
-}  # fmt: skip
+    "ppo": (
+        "ppo/policy_loss",
+        "ppo/value_loss",
+        "ppo/kl_per_response",
+        "ppo/score_mean",
+        "ppo/explained_variance",
+        "ppo/response_tokens",
+        "ppo/ratio_max",
+        "ppo/ratio_min",
+        "ppo/policy_grad_norm",
+        "ppo/critic_grad_norm",
+    ),
+}
 
 
 def spec_of(stage: str, inputs: dict[str, Path], *, ranks: int, **options) -> StageSpec:
-    config = {stage: (SECTIONS[stage].model_copy(update=options)).model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
+    config = {
+        stage: (SECTIONS[stage].model_copy(update=options)).model_dump(
+            mode="json", exclude={"gate"}
+        ),
+        "dtype": "float32",
+    }
     config |= {"train": True} if stage in ("sft", "reward") else {}
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     return StageSpec(
-        stage=stage, seed=1, config=config | ({"ranks": ranks} if ranks > 1 else {}), inputs=artifacts, code=code_digest()
+        stage=stage,
+        seed=1,
+        config=config | ({"ranks": ranks} if ranks > 1 else {}),
+        inputs=artifacts,
+        code=code_digest(),
     )
 
 
@@ -58,9 +92,12 @@ def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
     """What each stage takes; the reward model of ppo is made when asked for."""
     splits = {path.stem: path for path in tiny_splits.glob("*.jsonl")}
     return {
-        "sft": {"model": tiny_model} | {name: splits[name] for name in ("demonstrations_train", "demonstrations_heldout")},
-        "reward": {"model": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
-        "dpo": {"policy": tiny_model} | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
+        "sft": {"model": tiny_model}
+        | {name: splits[name] for name in ("demonstrations_train", "demonstrations_heldout")},
+        "reward": {"model": tiny_model}
+        | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
+        "dpo": {"policy": tiny_model}
+        | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
         "ppo": {"policy": tiny_model, "prompts_train": splits["prompts_train"]},
         "evaluate": {name: splits[name] for name in ("prompts_heldout", "demonstrations_heldout")},
     }
@@ -73,18 +110,29 @@ def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
         (folder / "spec.json").write_text(spec.model_dump_json())
     start = [sys.executable]
     if ranks > 1:
-        start = [part for part in launcher.command(next(iter(specs.values())), TWO)[:-1] if part != "--module"]
+        start = [
+            part
+            for part in launcher.command(next(iter(specs.values())), TWO)[:-1]
+            if part != "--module"
+        ]
     command = [*start, str(WORKER), *map(str, specs)]
-    done = subprocess.run(command, env=stage_process.environment(ranks), capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=stage_process.environment(ranks), capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 def assert_same_losses(ours: Path, theirs: Path, stage: str) -> None:
-    left, right = ([line["metrics"] for line in read_metrics(folder / "metrics.jsonl")] for folder in (ours, theirs))
+    left, right = (
+        [line["metrics"] for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (ours, theirs)
+    )
     assert len(left) == len(right) > 0
     for step, (one, other) in enumerate(zip(left, right, strict=True), start=1):
         for name in LOSSES[stage]:
-            assert one[name] == pytest.approx(other[name], abs=1e-5, rel=1e-5), f"{name} of step {step}"
+            assert one[name] == pytest.approx(other[name], abs=1e-5, rel=1e-5), (
+                f"{name} of step {step}"
+            )
     one, other = read_result(ours).metrics, read_result(theirs).metrics
     assert one.keys() == other.keys()
     assert one == pytest.approx(other, abs=1e-5, rel=1e-5)
@@ -106,25 +154,37 @@ def alive(marker: str) -> list[int]:
 def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_path):
     stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
     options = {"zero_stage": 3, "activation_checkpointing": True}
-    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(
+        spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO
+    )
     assert_same_losses(tmp_path / "two", tmp_path / "one", "sft")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert {name: tensor.shape for name, tensor in two.items()} == {name: tensor.shape for name, tensor in one.items()}
+    assert {name: tensor.shape for name, tensor in two.items()} == {
+        name: tensor.shape for name, tensor in one.items()
+    }
     assert max(float((two[name] - one[name]).abs().max()) for name in one) < 1e-4
 
 
 @pytest.mark.slow
 def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_path):
-    specs = {tmp_path / "one" / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward", "dpo")}
+    specs = {
+        tmp_path / "one" / stage: spec_of(stage, inputs[stage], ranks=1)
+        for stage in ("sft", "reward", "dpo")
+    }
     together(specs, ranks=1)
     inputs["ppo"]["reward"] = tmp_path / "one" / "reward" / "model"
     together({tmp_path / "one" / "ppo": spec_of("ppo", inputs["ppo"], ranks=1)}, ranks=1)
     for stage in LOSSES:
         specs = {
-            tmp_path / f"zero{zero}" / stage: spec_of(stage, inputs[stage], ranks=2, zero_stage=zero) for zero in (0, 1, 2, 3)
+            tmp_path / f"zero{zero}" / stage: spec_of(
+                stage, inputs[stage], ranks=2, zero_stage=zero
+            )
+            for zero in (0, 1, 2, 3)
         }
         if stage == "ppo":
-            specs[tmp_path / "all3" / stage] = spec_of(stage, inputs[stage], ranks=2, zero_stage=3, frozen="sharded")
+            specs[tmp_path / "all3" / stage] = spec_of(
+                stage, inputs[stage], ranks=2, zero_stage=3, frozen="sharded"
+            )
         starts = [{folder: spec} for folder, spec in specs.items()] if stage == "ppo" else [specs]
         for start in starts:  # vLLM's end takes the process group with it
             together(start, ranks=2)
@@ -134,39 +194,61 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
 
 @pytest.mark.slow
 def test_an_offloaded_optimizer_changes_no_loss(inputs, tmp_path):
-    """With DeepSpeed's own moves between where the gradients are and where the optimizer is: on a CPU the same memory."""
+    """With DeepSpeed's own moves between where the gradients are and where the optimizer is: on a
+    CPU the same memory.
+    """
     together({tmp_path / "one": spec_of("sft", inputs["sft"], ranks=1)}, ranks=1)
     off = {
-        tmp_path / f"zero{zero}": spec_of("sft", inputs["sft"], ranks=2, zero_stage=zero, offload_optimizer=True)
+        tmp_path / f"zero{zero}": spec_of(
+            "sft", inputs["sft"], ranks=2, zero_stage=zero, offload_optimizer=True
+        )
         for zero in (1, 2, 3)
     }
     together(off, ranks=2)
     for folder in off:
-        assert json.loads((folder / "deepspeed.json").read_text())["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+        assert (
+            json.loads((folder / "deepspeed.json").read_text())["zero_optimization"][
+                "offload_optimizer"
+            ]["device"]
+            == "cpu"
+        )
         assert_same_losses(folder, tmp_path / "one", "sft")
 
 
 @pytest.mark.slow
 def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
-    """Weights stay float32, so that one rank and two differ by no more than bfloat16's 8 bits of a logit."""
+    """Weights stay float32, so that one rank and two differ by no more than bfloat16's 8 bits of a
+    logit.
+    """
     specs = {
         (stage, dtype): spec_of(stage, inputs[stage], ranks=1)
         for stage in ("sft", "reward")
         for dtype in ("float32", "bfloat16")
     }
-    specs = {key: spec.model_copy(update={"config": spec.config | {"dtype": key[1]}}) for key, spec in specs.items()}
+    specs = {
+        key: spec.model_copy(update={"config": spec.config | {"dtype": key[1]}})
+        for key, spec in specs.items()
+    }
     folders = {key: tmp_path / "-".join(key) for key in specs}
     together({folders[key]: spec for key, spec in specs.items()}, ranks=1)
     two = specs["sft", "bfloat16"]
-    two = two.model_copy(update={"config": two.config | {"ranks": 2, "sft": two.config["sft"] | {"zero_stage": 2}}})
+    two = two.model_copy(
+        update={"config": two.config | {"ranks": 2, "sft": two.config["sft"] | {"zero_stage": 2}}}
+    )
     together({tmp_path / "two": two}, ranks=2)
     for stage in ("sft", "reward"):
         half, full = (
-            [line["metrics"][f"{stage}/loss"] for line in read_metrics(folders[stage, dtype] / "metrics.jsonl")]
+            [
+                line["metrics"][f"{stage}/loss"]
+                for line in read_metrics(folders[stage, dtype] / "metrics.jsonl")
+            ]
             for dtype in ("bfloat16", "float32")
         )
         assert half != full and half == pytest.approx(full, rel=0.02)
-    pair = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "two", folders["sft", "bfloat16"]))
+    pair = (
+        read_metrics(folder / "metrics.jsonl")
+        for folder in (tmp_path / "two", folders["sft", "bfloat16"])
+    )
     ours, theirs = ([line["metrics"]["sft/loss"] for line in lines] for lines in pair)
     assert ours == pytest.approx(theirs, rel=0.005)
     assert {tensor.dtype for tensor in weights(tmp_path / "two").values()} == {torch.float32}
@@ -175,10 +257,12 @@ def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
 def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
-    """Ring all-reduce of float32 gradients at ZeRO 0: 2 (n - 1) / n times 4 bytes a weight and optimizer step, with n = 2.
+    """Ring all-reduce of float32 gradients at ZeRO 0: 2 (n - 1) / n times 4 bytes a weight and
+    optimizer step, with n = 2.
 
-    At ZeRO 3 gradients are scattered and weights gathered, in the passes without gradients too. DeepSpeed keeps weights of less
-    than 100,000 numbers, as all are here, whole until the next step, so that the sampler's come without traffic.
+    At ZeRO 3 gradients are scattered and weights gathered, in the passes without gradients too.
+    DeepSpeed keeps weights of less than 100,000 numbers, as all are here, whole until the next
+    step, so that the sampler's come without traffic.
     """
     stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
@@ -188,8 +272,10 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
     stage_process.run_stage(spec, tmp_path / "two", distributed=TWO)
     flow = json.loads((tmp_path / "two" / "trace.json").read_text())
     sent = {step["name"]: step["bytes_between_ranks"] for step in flow["steps"]}
-    actor, critic = (sum(t.numel() for t in load_file(path / "model.safetensors").values()) for path in
-                     (given["policy"], given["reward"]))  # fmt: skip
+    actor, critic = (
+        sum(t.numel() for t in load_file(path / "model.safetensors").values())
+        for path in (given["policy"], given["reward"])
+    )
     steps = SECTIONS["ppo"].epochs * SECTIONS["ppo"].minibatches
     gradients = 4 * (actor + critic) * steps
     assert flow["ranks"] == 2 and flow["bytes_between_ranks"] == sum(sent.values())
@@ -199,16 +285,31 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
 
 
 @pytest.mark.slow
-def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(inputs, tmp_path, monkeypatch):
+def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(
+    inputs, tmp_path, monkeypatch
+):
     """The reference, the reward model and what is evaluated lie on no rank as a whole."""
-    trained = {tmp_path / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")}
+    trained = {
+        tmp_path / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")
+    }
     together(trained, ranks=1)
-    models = {name: tmp_path / stage / "model" for name, stage in (("policy", "sft"), ("reward", "reward"))}
-    given = {"ppo": inputs["ppo"] | models, "evaluate": inputs["evaluate"] | models | {"sft": inputs["sft"]["model"]}}
+    models = {
+        name: tmp_path / stage / "model"
+        for name, stage in (("policy", "sft"), ("reward", "reward"))
+    }
+    given = {
+        "ppo": inputs["ppo"] | models,
+        "evaluate": inputs["evaluate"] | models | {"sft": inputs["sft"]["model"]},
+    }
     sampling = {"sampling": Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)}
     options = {"ppo": {"zero_stage": 3, "frozen": "sharded"}, "evaluate": {"frozen": "sharded"}}
-    ones = {tmp_path / "one" / name: spec_of(name, given[name], ranks=1, **sampling) for name in given}
-    twos = {tmp_path / "two" / name: spec_of(name, given[name], ranks=2, **sampling, **options[name]) for name in given}
+    ones = {
+        tmp_path / "one" / name: spec_of(name, given[name], ranks=1, **sampling) for name in given
+    }
+    twos = {
+        tmp_path / "two" / name: spec_of(name, given[name], ranks=2, **sampling, **options[name])
+        for name in given
+    }
     for specs, ranks in ((ones, 1), (twos, 2)):
         monkeypatch.setenv("SCORER_CALLS", str(tmp_path / f"calls-{ranks}"))
         together(specs, ranks=ranks)
@@ -216,13 +317,21 @@ def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(inputs
     assert calls[0] == calls[1] and "rank 1" not in calls[1]  # one rank asks others
     assert_same_losses(tmp_path / "two" / "ppo", tmp_path / "one" / "ppo", "ppo")
     one, two = (read_result(tmp_path / name / "evaluate") for name in ("one", "two"))
-    assert one.metrics == pytest.approx(two.metrics, abs=1e-5, rel=1e-5) and one.files.keys() == two.files.keys()
-    tables = [json.loads((tmp_path / name / "evaluate" / "samples.table.json").read_text())["data"] for name in ("one", "two")]
+    assert (
+        one.metrics == pytest.approx(two.metrics, abs=1e-5, rel=1e-5)
+        and one.files.keys() == two.files.keys()
+    )
+    tables = [
+        json.loads((tmp_path / name / "evaluate" / "samples.table.json").read_text())["data"]
+        for name in ("one", "two")
+    ]
     assert [row[:2] for row in tables[0]] == [row[:2] for row in tables[1]]
 
 
 def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None:
-    """Run until `steps` are logged, kill one process by its rank with -9, and wait for the stage's end."""
+    """Run until `steps` are logged, kill one process by its rank with -9, and wait for the stage's
+    end.
+    """
 
     def watch() -> None:
         if len(read_metrics(folder / "metrics.jsonl")) < steps:
@@ -241,7 +350,9 @@ def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_pa
     if stage == "ppo":
         stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
         inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
-    longer = {"epochs": 10} if stage == "sft" else {}  # it is to be killed, not to end before anybody has looked
+    longer = (
+        {"epochs": 10} if stage == "sft" else {}
+    )  # it is to be killed, not to end before anybody has looked
     spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
     stage_process.run_stage(spec, tmp_path / "whole", distributed=TWO)
     killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
@@ -259,7 +370,12 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
     """Two hosts of one slot each; both are this machine."""
     (tmp_path / "hosts").write_text("host-a slots=1\nhost-b slots=1\n")
     port = launcher._free_port()
-    hosts = Distributed(hostfile=str(tmp_path / "hosts"), launcher="by_hand", master_addr="127.0.0.1", master_port=port)
+    hosts = Distributed(
+        hostfile=str(tmp_path / "hosts"),
+        launcher="by_hand",
+        master_addr="127.0.0.1",
+        master_port=port,
+    )
     spec, folder = spec_of("sft", inputs["sft"], ranks=2, zero_stage=2), tmp_path / "two"
     other = None
 
@@ -269,7 +385,10 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
             rest = [spec.stage, str(folder / "spec.json"), str(folder)]
             command = [*launcher.elsewhere(spec, hosts)["host-b"], *rest]
             other = subprocess.Popen(
-                command, env=stage_process.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command,
+                env=stage_process.environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
 
     stage_process.run_stage(spec, folder, distributed=hosts, watch=watch)
@@ -302,7 +421,9 @@ def test_the_launch_command_names_ranks_or_hosts(tmp_path):
     spec = StageSpec(stage="sft", seed=1, config={"ranks": 2}, inputs={}, code="")
     alone = launcher.command(spec, TWO)
     assert alone[2:4] == ("-m", "deepspeed.launcher.launch") and alone[-1] == "rlhf_core"
-    over_ssh = launcher.command(spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="pdsh"))
+    over_ssh = launcher.command(
+        spec, Distributed(hostfile=str(tmp_path / "hosts"), launcher="pdsh")
+    )
     expected = (
         "-m",
         "deepspeed.launcher.runner",
@@ -314,29 +435,47 @@ def test_the_launch_command_names_ranks_or_hosts(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_sync(tiny_model, inputs, tmp_path):
-    """vLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt together."""
+def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_sync(
+    tiny_model, inputs, tmp_path
+):
+    """vLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt
+    together.
+    """
     shutil.copytree(tiny_model, wide := tmp_path / "wide")
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(tiny_model, hidden_size=128, num_attention_heads=2, num_key_value_heads=2)
+    config = AutoConfig.from_pretrained(
+        tiny_model, hidden_size=128, num_attention_heads=2, num_key_value_heads=2
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(wide)
-    stage_process.run_stage(spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward")
+    stage_process.run_stage(
+        spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward"
+    )
     given = inputs["ppo"] | {"policy": wide, "reward": tmp_path / "reward" / "model"}
     shared = SECTIONS["ppo"].sampling.model_copy(update={"tensor_parallel": 2})
-    stage_process.run_stage(spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(
+        spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO
+    )
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert len(steps) == SECTIONS["ppo"].steps
     assert steps[0]["ppo/policy_grad_norm"] > 0
-    assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4  # after the sync too: both halves are new
+    assert (
+        max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4
+    )  # after the sync too: both halves are new
 
 
 @pytest.mark.slow
-def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_own(inputs, tmp_path):
+def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_own(
+    inputs, tmp_path
+):
     stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
     stage_process.run_stage(spec_of("ppo", given, ranks=1), tmp_path / "one")
     served = SECTIONS["ppo"].sampling.model_copy(update={"own_devices": 1})
-    stage_process.run_stage(spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served), tmp_path / "two", distributed=TWO)
+    stage_process.run_stage(
+        spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served),
+        tmp_path / "two",
+        distributed=TWO,
+    )
     assert_same_losses(tmp_path / "two", tmp_path / "one", "ppo")
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4

@@ -1,4 +1,6 @@
-"""The pages: self-contained, escaped, under their size limit, and made at the end of every run whatever becomes of MLflow."""
+"""The pages: self-contained, escaped, under their size limit, and made at the end of every run
+whatever becomes of MLflow.
+"""
 
 import json
 import re
@@ -45,13 +47,31 @@ def evidence(made: Synthetic, *stories: Story) -> list:
 
 
 def test_the_comparison_is_one_self_contained_page_with_every_part(made):
-    stories = [Story("a", champion="policy-0"), Story("b", lift=2.0, reply=EVIL, policy="policy-b", seed=2)]
+    stories = [
+        Story("a", champion="policy-0"),
+        Story("b", lift=2.0, reply=EVIL, policy="policy-b", seed=2),
+    ]
     text = comparison_page(compare(evidence(made, *stories)))
     seen = assert_self_contained(text)
-    for part in ("Outcome", "What differs", "Metrics", "Curves and costs", "Replies to the same prompts", "Lineage"):
+    for part in (
+        "Outcome",
+        "What differs",
+        "Metrics",
+        "Curves and costs",
+        "Replies to the same prompts",
+        "Lineage",
+    ):
         assert part in seen.text
-    for plot in ("Reward over steps", "KL from the SFT model over steps", "Reply length over steps", "Reward against KL",
-                 "Reward-model calibration", "Reward-model margin", "Time per stage", "Peak memory per stage"):  # fmt: skip
+    for plot in (
+        "Reward over steps",
+        "KL from the SFT model over steps",
+        "Reply length over steps",
+        "Reward against KL",
+        "Reward-model calibration",
+        "Reward-model margin",
+        "Time per stage",
+        "Peak memory per stage",
+    ):
         assert plot in seen.text
     assert EVIL in seen.text and EVIL not in text and "&lt;script&gt;alert(1)" in text
     assert seen.text.count("better, beyond noise") > 2 and "paired bootstrap" in seen.text
@@ -66,7 +86,9 @@ def test_names_and_values_are_escaped_too(made):
 
 
 def test_every_sample_row_sorts_by_its_numbers(made):
-    text = comparison_page(compare(evidence(made, Story("a"), Story("b", lift=2.0, seed=2, policy="policy-b"))))
+    text = comparison_page(
+        compare(evidence(made, Story("a"), Story("b", lift=2.0, seed=2, policy="policy-b")))
+    )
     table = text[text.index('class="sortable samples"') :]
     keys = re.findall(r'data-v="([^"]+)"', table)
     differences = [float(value) for value in keys[2::3]]
@@ -75,7 +97,13 @@ def test_every_sample_row_sorts_by_its_numbers(made):
 
 def test_long_replies_leave_rows_out_and_say_so(made):
     long = "word " * 290
-    runs = evidence(made, *(Story(name, prompts=900, reply=long, policy=name, seed=place) for place, name in enumerate("ab")))
+    runs = evidence(
+        made,
+        *(
+            Story(name, prompts=900, reply=long, policy=name, seed=place)
+            for place, name in enumerate("ab")
+        ),
+    )
     comparison = compare(runs)
     text = comparison_page(comparison)
     shown = int(re.search(r"([\d,]+) of 900 are shown", text)[1])
@@ -95,10 +123,17 @@ def test_a_page_that_cannot_be_made_small_keeps_no_rows():
 
 
 def test_a_comparison_without_items_says_so_and_draws_what_there_is(made):
-    text = comparison_page(compare(evidence(made, Story("a", with_items=False), Story("b", with_items=False, lift=2.0))))
+    text = comparison_page(
+        compare(
+            evidence(made, Story("a", with_items=False), Story("b", with_items=False, lift=2.0))
+        )
+    )
     seen = assert_self_contained(text)
     assert "no per-item evidence" in seen.text and "Reward over steps" in seen.text
-    assert "Reward-model calibration" not in seen.text and "Replies to the same prompts" not in seen.text
+    assert (
+        "Reward-model calibration" not in seen.text
+        and "Replies to the same prompts" not in seen.text
+    )
 
 
 # the report that a run ends with
@@ -110,34 +145,62 @@ def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(ma
     gains = {model: found.rows[0].against[0] for model, found in against.items()}
     assert gains["sft"].difference == pytest.approx(1.0, abs=0.15) and gains["sft"].better
     assert gains["champion"].difference == pytest.approx(0.5, abs=0.15)
-    assert [row.metric for row in against["sft"].rows] == ["Reward", "Independent", "Length", "Repetition", "Cut replies"]
-    assert len(against["champion"].samples) == 64 and against["champion"].duels[0].over == "champion"
+    assert [row.metric for row in against["sft"].rows] == [
+        "Reward",
+        "Independent",
+        "Length",
+        "Repetition",
+        "Cut replies",
+    ]
+    assert (
+        len(against["champion"].samples) == 64 and against["champion"].duels[0].over == "champion"
+    )
     text = run_page(run)
     seen = assert_self_contained(text)
-    assert "Policy against the SFT model" in seen.text and "Policy against the champion" in seen.text
+    assert (
+        "Policy against the SFT model" in seen.text and "Policy against the champion" in seen.text
+    )
 
 
 def test_a_judge_has_its_say_beside_the_reward_model(made):
     (run,) = evidence(made, Story("a", champion="policy-0"))
-    assert [duel.judge for duel in versus(run, "sft").duels] == ["reward model", "independent scorer"]
+    assert [duel.judge for duel in versus(run, "sft").duels] == [
+        "reward model",
+        "independent scorer",
+    ]
     run.stages["evaluate"].items["judge_vs_sft"] = [1.0] * 40 + [0.5] * 8 + [0.0] * 12 + [None] * 4
     *_, judge = versus(run, "sft").duels
-    assert (judge.judge, judge.over, judge.finding.n) == ("judge", "SFT model", 60)  # four were not judged
+    assert (judge.judge, judge.over, judge.finding.n) == (
+        "judge",
+        "SFT model",
+        60,
+    )  # four were not judged
     assert judge.finding.difference == pytest.approx(44 / 60) and judge.finding.better
     assert "by the judge" in Page(run_page(run)).text
-    assert [duel.judge for duel in versus(run, "champion").duels] == ["reward model", "independent scorer"]
+    assert [duel.judge for duel in versus(run, "champion").duels] == [
+        "reward model",
+        "independent scorer",
+    ]
 
 
 def test_without_items_the_report_rests_on_what_was_recorded(made):
     (run,) = evidence(made, Story("a", with_items=False))
     found = versus(run, "sft")
-    assert found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
-    assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(run, "champion") is None
+    assert (
+        found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
+    )
+    assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(
+        run, "champion"
+    ) is None
     assert_self_contained(run_page(run))
 
 
 @pytest.mark.parametrize(
-    ("ends", "says"), [((None, None), "97.9% of prompts"), ((0.95, 0.99), "97.9% 95% interval 95.0% to 99.0% of prompts")]
+    ("ends", "says"),
+    [
+        ((None, None), "97.9% of prompts"),
+        ((0.95, 0.99), "97.9% 95% interval 95.0% to 99.0% of prompts"),
+    ],
 )
 def test_who_wins_is_one_sentence_with_and_without_an_interval(ends, says):
     found = Finding("no interval", 0.979, *ends)
@@ -149,13 +212,31 @@ def test_who_wins_is_one_sentence_with_and_without_an_interval(ends, says):
 
 def test_a_gate_without_a_champion_to_compare_with_says_so_and_is_not_called_missing():
     spoken = {
-        "stage": "evaluate", "gate": "worth", "metric": "eval/independent_policy", "versus": "champion", "n": None,
-        "bound": "at least", "threshold": 0.0, "value": None, "passed": True, "reason": "no champion took part",
-    }  # fmt: skip
+        "stage": "evaluate",
+        "gate": "worth",
+        "metric": "eval/independent_policy",
+        "versus": "champion",
+        "n": None,
+        "bound": "at least",
+        "threshold": 0.0,
+        "value": None,
+        "passed": True,
+        "reason": "no champion took part",
+    }
     won = spoken | {"metric": "eval/win_rate_vs_champion", "value": 0.7}
-    gone = spoken | {"versus": None, "minus": "eval/independent_sft", "passed": False, "reason": "it is None"}
-    passed, against, refused = (Page(str(gate_table([decision]))).text for decision in (spoken, won, gone))
-    assert "eval/independent_policy minus the champion's - at least 0 passed no champion took part" in passed
+    gone = spoken | {
+        "versus": None,
+        "minus": "eval/independent_sft",
+        "passed": False,
+        "reason": "it is None",
+    }
+    passed, against, refused = (
+        Page(str(gate_table([decision]))).text for decision in (spoken, won, gone)
+    )
+    assert (
+        "eval/independent_policy minus the champion's - at least 0 passed no champion took part"
+        in passed
+    )
     assert "eval/win_rate_vs_champion 0.7 at least 0 passed" in against
     assert "minus eval/independent_sft missing at least 0 refused it is None" in refused
 
@@ -179,7 +260,9 @@ def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(made, w
     assert heard == [events.ReportWritten(path)] and path.is_relative_to(made.workspace.home)
     assert tracker.record.run_id in path.read_text()
     parent = tracker.client.get_run(tracker.record.run_id)
-    assert "report.html" in {item.path for item in tracker.client.list_artifacts(tracker.record.run_id)}
+    assert "report.html" in {
+        item.path for item in tracker.client.list_artifacts(tracker.record.run_id)
+    }
     link = f"/runs/{tracker.record.run_id}/artifacts/report.html)"
     assert link in parent.data.tags["mlflow.note.content"] and parent.info.status == "FINISHED"
 
@@ -190,14 +273,19 @@ def test_the_champions_run_is_shown_beside_the_candidates(made, write_report):
     first.client.create_registered_model("tiny-policy")
     tags = {"digest": digest, "pipeline_run_id": first.record.run_id}
     first.client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
-    second = Tracker(made.workspace, made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}})))
+    second = Tracker(
+        made.workspace,
+        made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}})),
+    )
     session = Session(Recipe.model_validate(second.record.recipe), made.workspace, second)
     second.end("FINISHED", report=lambda: write_report(session))
     seen = assert_self_contained(second.record.report.read_text())
     assert "What differs from the champion's run" in seen.text and "ppo.beta" in seen.text
 
 
-def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(made, write_report, monkeypatch):
+def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(
+    made, write_report, monkeypatch
+):
     later = made.workspace.tracking_uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     tracker = Tracker(made.workspace, made.write(Story("a", champion="policy-0")))
@@ -207,7 +295,9 @@ def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(made, wr
     assert tracker.problem and tracker.record.report.exists() and len(pending(made.workspace)) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     file = pending(made.workspace)[0]
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"tracking_uri": later}))  # the server is up again, elsewhere
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"tracking_uri": later})
+    )  # the server is up again, elsewhere
     assert sync(made.workspace).forwarded == ["a"]
     client = MlflowClient(tracking_uri=later)
     run_id = records(made.workspace)[-1]["run_id"]
@@ -222,7 +312,10 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(
 
     tracker.end("FINISHED", report=fail)
     assert "the report of a could not be written (OSError: no space left)" in caplog.text
-    assert tracker.client.get_run(tracker.record.run_id).info.status == "FINISHED" and tracker.record.report is None
+    assert (
+        tracker.client.get_run(tracker.record.run_id).info.status == "FINISHED"
+        and tracker.record.report is None
+    )
 
 
 @pytest.fixture
@@ -233,18 +326,27 @@ def recipe(home, tiny_model, tmp_path, command, monkeypatch) -> Recipe:
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
     return Recipe.model_validate(
         {
-            "name": "tiny", "model": {"base": str(tiny_model)}, "registry": {"name": "tiny"},
-            "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
+            "name": "tiny",
+            "model": {"base": str(tiny_model)},
+            "registry": {"name": "tiny"},
+            "data": {
+                "demonstrations": str(tmp_path / "d.jsonl"),
+                "comparisons": str(tmp_path / "c.jsonl"),
+            },
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "reports"), [(GateRefused("no"), "FAILED", 1), (KeyboardInterrupt(), "KILLED", 0)]
+    ("raised", "status", "reports"),
+    [(GateRefused("no"), "FAILED", 1), (KeyboardInterrupt(), "KILLED", 0)],
 )
 def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(recipe, raised, status, reports):
     asked: list[Session] = []
-    with pytest.raises(type(raised)), opened(recipe, "a", from_stage=None, until=None, report=asked.append) as session:
+    with (
+        pytest.raises(type(raised)),
+        opened(recipe, "a", from_stage=None, until=None, report=asked.append) as session,
+    ):
         raise raised
     assert session.tracker.record.status == status and len(asked) == reports
 
@@ -264,7 +366,15 @@ def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(recipe, c
     assert "refused" in Page(text).text and "sft/heldout_improvement" in Page(text).text
     with get_client(sync_client=True) as client:
         wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["report", "report-summary"]))
-        found = {artifact.key: artifact for artifact in client.read_latest_artifacts(artifact_filter=wanted)}
-    assert record["run_id"] in found["report"].data and record["report"] in found["report-summary"].data
-    samples = [json.loads(line) for line in (Path(record["stages"][-1]["run_dir"]) / "system.jsonl").open()]
+        found = {
+            artifact.key: artifact
+            for artifact in client.read_latest_artifacts(artifact_filter=wanted)
+        }
+    assert (
+        record["run_id"] in found["report"].data
+        and record["report"] in found["report-summary"].data
+    )
+    samples = [
+        json.loads(line) for line in (Path(record["stages"][-1]["run_dir"]) / "system.jsonl").open()
+    ]
     assert samples and all(line["metrics"]["system/stage_memory_mib"] > 1 for line in samples)

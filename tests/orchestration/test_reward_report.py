@@ -1,4 +1,6 @@
-"""`rlhf reward-report`: of a recorded run, in the terminal, as JSON and as a page; its learning curve from finished stages."""
+"""`rlhf reward-report`: of a recorded run, in the terminal, as JSON and as a page; its learning
+curve from finished stages.
+"""
 
 import itertools
 import json
@@ -66,10 +68,15 @@ def test_json_holds_slices_calibration_curves_and_mistakes(rlhf, recorded, home)
     found = json.loads(out)
     by = {(row["column"], row["value"]): row for row in found["slices"]}
     assert by["all pairs", ""]["accuracy"] == 0.8 and by["dimension", "safety"]["n"] == 40
-    assert by["dimension", "safety"]["accuracy"] == 0.5 and by["dimension", "safety"]["against_rest"][2] < 0
+    assert (
+        by["dimension", "safety"]["accuracy"] == 0.5
+        and by["dimension", "safety"]["against_rest"][2] < 0
+    )
     assert by["annotator agreement", "0.667"]["accuracy"] == 0.0
     assert [step for step, _ in found["curves"]["reward/loss"]] == list(range(1, 21))
-    assert sum(part["n"] for part in found["calibration"]) == 120 and len(found["calibration"]) == 10
+    assert (
+        sum(part["n"] for part in found["calibration"]) == 120 and len(found["calibration"]) == 10
+    )
     assert len(found["mistakes"]) == 20 and found["mistakes"][0]["agreement"] == 2 / 3
     assert found["learning_curve"] == [] and Path(found["page"]).is_file()
 
@@ -103,10 +110,24 @@ def finished(workspace: Workspace, spec: StageSpec, right: int, folder: Path | N
     folder = folder or workspace.run_dir(spec)
     RunDir(folder)
     scores = [1.0] * right + [-1.0] * (40 - right)
-    items = {"pair_id": [str(i) for i in range(40)], "chosen_score": scores, "rejected_score": [0.0] * 40}
-    metrics = {"reward/accuracy": right / 40, "reward/accuracy_lower": 0.1, "reward/accuracy_upper": 0.9,
-               "reward/heldout_loss": 0.5}  # fmt: skip
-    result = StageResult(stage="reward", digest=spec.digest, metrics=metrics, seconds=1.0, files=write_items(folder, items))
+    items = {
+        "pair_id": [str(i) for i in range(40)],
+        "chosen_score": scores,
+        "rejected_score": [0.0] * 40,
+    }
+    metrics = {
+        "reward/accuracy": right / 40,
+        "reward/accuracy_lower": 0.1,
+        "reward/accuracy_upper": 0.9,
+        "reward/heldout_loss": 0.5,
+    }
+    result = StageResult(
+        stage="reward",
+        digest=spec.digest,
+        metrics=metrics,
+        seconds=1.0,
+        files=write_items(folder, items),
+    )
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "result.json").write_text(result.model_dump_json())
     return folder
@@ -117,7 +138,10 @@ def reward_stage(home, tmp_path):
     """The recorded reward stage of 64 pairs, with an older code, and its workspace."""
     (tmp_path / "train.jsonl").write_text("{}\n" * 64)
     (tmp_path / "heldout.jsonl").write_text("{}\n" * 40)
-    inputs = {f"comparisons_{side}": Artifact.of(tmp_path / f"{side}.jsonl") for side in ("train", "heldout")}
+    inputs = {
+        f"comparisons_{side}": Artifact.of(tmp_path / f"{side}.jsonl")
+        for side in ("train", "heldout")
+    }
     config = {"reward": {"max_train": None}, "train": True}
     spec = StageSpec(stage="reward", seed=1, config=config, inputs=inputs, code="older")
     record = Synthetic(Workspace(home), tmp_path).write(Story("tiny-1a2b3c4-1"))
@@ -130,7 +154,11 @@ def test_the_learning_curve_takes_a_stage_a_share_and_the_run_itself(reward_stag
     stage, workspace = reward_stage
     for pairs, right in ((16, 20), (32, 30)):
         config = {"reward": {"max_train": pairs}, "train": True}
-        finished(workspace, stage.spec.model_copy(update={"config": config, "code": code_digest()}), right)
+        finished(
+            workspace,
+            stage.spec.model_copy(update={"config": config, "code": code_digest()}),
+            right,
+        )
     points = learning_curve(stage, [0.5, 0.25], workspace)
     assert [(p.pairs, p.accuracy) for p in points] == [(16, 0.5), (32, 0.75), (64, 0.8)]
     assert points[0].gain is None and points[1].gain[0] == 0.25 and points[1].gain[1] > 0
@@ -162,14 +190,32 @@ def test_a_persons_labels_of_the_policys_replies_are_read_when_they_come(rlhf, r
     folder = recorded.stage("ppo").run_dir / "onpolicy"
     folder.mkdir()
     for step, right in ((0, 9), (10, 4)):
-        about = {"step": step, "prompt": "p", "reply_a": "x", "reply_b": "y", "score_b": 0.0, "label": None}
-        pairs = [about | {"id": f"{step}-{i}", "score_a": 1.0 if i < right else -1.0} for i in range(12)]
-        (folder / f"step-{step:06d}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        about = {
+            "step": step,
+            "prompt": "p",
+            "reply_a": "x",
+            "reply_b": "y",
+            "score_b": 0.0,
+            "label": None,
+        }
+        pairs = [
+            about | {"id": f"{step}-{i}", "score_a": 1.0 if i < right else -1.0} for i in range(12)
+        ]
+        (folder / f"step-{step:06d}.jsonl").write_text(
+            "".join(json.dumps(pair) + "\n" for pair in pairs)
+        )
     code, out, _ = rlhf("reward-report", "--html", tmp_path / "page.html")
     assert code == 0 and "wait for labels" in out and "0 of 12" in out
     labels = [{"id": f"{step}-{i}", "label": "a"} for step in (0, 10) for i in range(12)]
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
-    code, out, _ = rlhf("reward-report", "--labels", tmp_path / "labels.jsonl", "--json", "--html", tmp_path / "page.html")
+    code, out, _ = rlhf(
+        "reward-report",
+        "--labels",
+        tmp_path / "labels.jsonl",
+        "--json",
+        "--html",
+        tmp_path / "page.html",
+    )
     first, last = json.loads(out)["checks"]
     assert (first["accuracy"][0], last["accuracy"][0]) == (9 / 12, 4 / 12) and first["fall"] is None
     assert last["fall"][0] == pytest.approx(5 / 12) and last["labelled"] == 12

@@ -1,4 +1,6 @@
-"""Secrets appear in no store, a recipe stays within the folders that it may read, and no recipe makes code of a model run."""
+"""Secrets appear in no store, a recipe stays within the folders that it may read, and no recipe
+makes code of a model run.
+"""
 
 import os
 import re
@@ -19,16 +21,22 @@ from tasks.stages import validate
 from tasks.stages.spec import local, model_folder, source_of
 
 SECRETS = {
-    "JUDGE_API_KEY": "canary-judge-4be1", "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-90ac", "HF_TOKEN": "canary-hub-5d5e",
-    "MLFLOW_TRACKING_USERNAME": "worker", "AWS_SECRET_ACCESS_KEY": "canary-s3-77d2", "PGPASSWORD": "canary-pg-c3b8",
+    "JUDGE_API_KEY": "canary-judge-4be1",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-90ac",
+    "HF_TOKEN": "canary-hub-5d5e",
+    "MLFLOW_TRACKING_USERNAME": "worker",
+    "AWS_SECRET_ACCESS_KEY": "canary-s3-77d2",
+    "PGPASSWORD": "canary-pg-c3b8",
     "PREFECT_API_AUTH_STRING": "user:canary-prefect-1f05",
-}  # fmt: skip
+}
 CANARY = b"canary-"
 
 
 @pytest.fixture
 def recipe(home, tiny_model, tmp_path, command, monkeypatch):
-    """recipe(**changes) on real files, run by the stage program, with every secret in the environment."""
+    """recipe(**changes) on real files, run by the stage program, with every secret in the
+    environment.
+    """
     monkeypatch.setattr(stage_process, "COMMAND", command)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -37,9 +45,14 @@ def recipe(home, tiny_model, tmp_path, command, monkeypatch):
 
     def make(**changes) -> Recipe:
         values = {
-            "name": "tiny", "model": {"base": str(tiny_model)}, "registry": {"name": "tiny"},
-            "data": {"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": str(tmp_path / "c.jsonl")},
-        }  # fmt: skip
+            "name": "tiny",
+            "model": {"base": str(tiny_model)},
+            "registry": {"name": "tiny"},
+            "data": {
+                "demonstrations": str(tmp_path / "d.jsonl"),
+                "comparisons": str(tmp_path / "c.jsonl"),
+            },
+        }
         return Recipe.model_validate(values | changes)
 
     return make
@@ -65,7 +78,9 @@ def test_no_secret_of_the_environment_is_in_any_store_after_runs_that_finish_ref
     plan.write_text('{"sft": {"crash": true}}')
     run_pipeline(recipe(seed=3), until="sft")
     main_error = main_of("run", "no-such-recipe")
-    assert (home / "mlflow.db").exists() and holding(home, b"tiny-policy")  # the search does find what is there
+    assert (home / "mlflow.db").exists() and holding(
+        home, b"tiny-policy"
+    )  # the search does find what is there
     for place in (home, Path(os.environ["PREFECT_HOME"])):
         assert holding(place, CANARY) == []
     said = "".join(capfd.readouterr()) + caplog.text
@@ -113,10 +128,15 @@ def test_files_elsewhere_are_refused_however_they_are_named(confined, tmp_path, 
     (confined / "link").symlink_to(outside)
     monkeypatch.chdir(tmp_path)
     text = {
-        "absolute": str(outside), "dots": str(confined / ".." / "outside.jsonl"), "link": str(confined / "link"),
-        "prefix": str(tmp_path / "allowed-too" / "a.jsonl"), "relative": "outside.jsonl",
-    }[how]  # fmt: skip
-    with pytest.raises(BadInput, match=r"data\.comparisons leads to .* outside .*RLHF_ALLOWED_ROOTS"):
+        "absolute": str(outside),
+        "dots": str(confined / ".." / "outside.jsonl"),
+        "link": str(confined / "link"),
+        "prefix": str(tmp_path / "allowed-too" / "a.jsonl"),
+        "relative": "outside.jsonl",
+    }[how]
+    with pytest.raises(
+        BadInput, match=r"data\.comparisons leads to .* outside .*RLHF_ALLOWED_ROOTS"
+    ):
         local("data.comparisons", text)
 
 
@@ -130,7 +150,10 @@ def test_models_elsewhere_are_refused_before_anything_runs(recipe, confined, tin
 def test_a_function_of_the_system_is_no_scorer_there(confined):
     with pytest.raises(BadInput, match="outside"):
         source_of("evaluate.independent", "shutil:rmtree")
-    assert source_of("evaluate.independent", "rlhf_core.quickstart.utility:score").path.name == "utility.py"
+    assert (
+        source_of("evaluate.independent", "rlhf_core.quickstart.utility:score").path.name
+        == "utility.py"
+    )
 
 
 def test_a_folder_here_cannot_pose_as_a_hub_name(recipe, confined, tmp_path, monkeypatch):
@@ -147,7 +170,9 @@ def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(recipe, tmp_pat
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "rows.jsonl").touch()
     (tmp_path / "run" / "files" / "link").symlink_to(tmp_path / "other" / "rows.jsonl")
-    have = {name: Artifact(path=tmp_path / "run" / "files", digest="d") for name in ("base", "files")}
+    have = {
+        name: Artifact(path=tmp_path / "run" / "files", digest="d") for name in ("base", "files")
+    }
     with pytest.raises(BadInput, match="leads out of"):
         validate.spec(recipe(data={"demonstrations": path, "comparisons": path}), have)
 
@@ -176,7 +201,16 @@ def test_no_key_of_a_recipe_lets_a_models_code_run():
 
 def test_trust_remote_code_stands_in_the_source_as_false_only():
     root = Path(__file__).resolve().parents[2]
-    files = [file for layer in ("flows", "tasks", "rlhf_core", "mlflow") for file in (root / layer).rglob("*.py")]
-    mentions = [line.strip() for file in files for line in file.read_text().splitlines() if "trust_remote_code" in line]
+    files = [
+        file
+        for layer in ("flows", "tasks", "rlhf_core", "mlflow")
+        for file in (root / layer).rglob("*.py")
+    ]
+    mentions = [
+        line.strip()
+        for file in files
+        for line in file.read_text().splitlines()
+        if "trust_remote_code" in line
+    ]
     assert len(mentions) >= 4
     assert all(re.search(r'trust_remote_code(=|": )False', line) for line in mentions)

@@ -23,7 +23,12 @@ from tasks.records.run_record import ApprovalRecord, Record, held
 from tasks.records.workspace import Workspace
 
 RECIPE = Recipe.model_validate(
-    {"name": "tiny", "model": {"base": "b"}, "data": {"demonstrations": "d", "comparisons": "c"}, "registry": {"name": "tiny"}}
+    {
+        "name": "tiny",
+        "model": {"base": "b"},
+        "data": {"demonstrations": "d", "comparisons": "c"},
+        "registry": {"name": "tiny"},
+    }
 )
 
 
@@ -36,7 +41,9 @@ def waiting(home):
         asked = decisions.now()
         record = Record.new(workspace, RECIPE, name)
         until = asked + timedelta(hours=1)
-        record.approval = ApprovalRecord(evidence=f"of-{name}", run=name, asked_at=asked, until=until)
+        record.approval = ApprovalRecord(
+            evidence=f"of-{name}", run=name, asked_at=asked, until=until
+        )
         record.save(workspace)
         if alive:
             assert locks.enter_context(held(workspace, record.id))
@@ -70,9 +77,12 @@ def test_only_a_run_that_waits_can_be_approved(rlhf, home, waiting):
     plain = Record.new(Workspace(home), RECIPE, "tiny-b-1")
     plain.save(Workspace(home))
     cases = {
-        "tiny": "names no run", "20": "names 3 runs", "tiny-b-1": "it has asked nobody (waiting for approval: tiny-a-2)",
-        "tiny-a-1": "it was stopped", stopped.id[:-1]: "it was stopped",
-    }  # fmt: skip
+        "tiny": "names no run",
+        "20": "names 3 runs",
+        "tiny-b-1": "it has asked nobody (waiting for approval: tiny-a-2)",
+        "tiny-a-1": "it was stopped",
+        stopped.id[:-1]: "it was stopped",
+    }
     for name, says in cases.items():
         code, out, err = rlhf("approve", name)
         assert code == 2 and says in err and out == "", (name, err)
@@ -95,9 +105,13 @@ def test_a_run_that_ends_before_it_takes_the_answer_leaves_nothing_decided(home,
 def test_status_shows_who_waits_and_what_was_decided(rlhf, home, waiting):
     record = waiting("tiny-a-1")
     (shown,) = json.loads(rlhf("status", "--json")[1])
-    assert shown["state"] == "waiting for approval" and shown["approval"]["evidence"] == "of-tiny-a-1"
+    assert (
+        shown["state"] == "waiting for approval" and shown["approval"]["evidence"] == "of-tiny-a-1"
+    )
     assert "rlhf approve tiny-a-1" in rlhf("status")[1]
-    record.approval = record.approval.model_copy(update={"state": "rejected", "by": "Ann", "comment": "no"})
+    record.approval = record.approval.model_copy(
+        update={"state": "rejected", "by": "Ann", "comment": "no"}
+    )
     record.status, record.error = "FAILED", record.approval.sentence
     record.save(Workspace(home))
     (shown,) = json.loads(rlhf("status", "--json")[1])
@@ -112,7 +126,11 @@ def test_completion_offers_the_runs_that_wait(home, waiting):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_display_says_how_to_approve_and_what_was_said(terminal):
-    display = LiveDisplay(Console(force_terminal=terminal, record=True, width=400, color_system=None, file=io.StringIO()))
+    display = LiveDisplay(
+        Console(
+            force_terminal=terminal, record=True, width=400, color_system=None, file=io.StringIO()
+        )
+    )
     with display:
         display(events.ApprovalAsked("tiny-a-1", decisions.now(), None, "http://mlflow/run"))
         time.sleep(0.3)

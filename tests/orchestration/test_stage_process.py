@@ -1,4 +1,6 @@
-"""A stage process: results, refusals, crashes, cancellation, locks. The stages are small real scripts."""
+"""A stage process: results, refusals, crashes, cancellation, locks. The stages are small real
+scripts.
+"""
 
 import json
 import os
@@ -116,7 +118,10 @@ def test_anything_else_is_a_failure_with_log_and_last_lines(tmp_path, heard, bod
     with pytest.raises(StageFailed, match=how) as raised:
         run_stage(SPEC, tmp_path / "run", command=script(tmp_path, body))
     assert str(tmp_path / "run" / "stage.log") in str(raised.value)
-    assert isinstance(heard[-1], events.StageFailed) and heard[-1].log == tmp_path / "run" / "stage.log"
+    assert (
+        isinstance(heard[-1], events.StageFailed)
+        and heard[-1].log == tmp_path / "run" / "stage.log"
+    )
     if "line before" in body:
         assert heard[-1].last_lines == ["line before"]
 
@@ -135,7 +140,9 @@ def test_an_exception_in_the_parent_ends_the_whole_group(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_ends_the_stage_also_where_python_drops_it(tmp_path):
-    """In the callback of a weak reference an exception, also that of a signal handler, is only printed."""
+    """In the callback of a weak reference an exception, also that of a signal handler, is only
+    printed.
+    """
     run = tmp_path / "run"
 
     class Short:
@@ -176,7 +183,12 @@ def test_the_same_stage_started_twice_at_once_runs_once(tmp_path):
     body = "(run / 'starts').open('a').write('x'); log(1); time.sleep(1); finish()"
     command = script(tmp_path, body)
     done = []
-    threads = [threading.Thread(target=lambda: done.append(run_stage(SPEC, tmp_path / "run", command=command))) for _ in "ab"]
+    threads = [
+        threading.Thread(
+            target=lambda: done.append(run_stage(SPEC, tmp_path / "run", command=command))
+        )
+        for _ in "ab"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -188,6 +200,8 @@ def test_the_same_stage_started_twice_at_once_runs_once(tmp_path):
 def test_a_resumed_stage_tells_only_what_is_new(tmp_path, heard):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "steps": 2, "time": 1.0, "metrics": {}}) + "\n")
+    (run / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "steps": 2, "time": 1.0, "metrics": {}}) + "\n"
+    )
     run_stage(SPEC, run, command=script(tmp_path, "log(2, 2); finish()"))
     assert [event.step for event in heard if isinstance(event, events.StageProgress)] == [2]

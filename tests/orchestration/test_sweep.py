@@ -1,4 +1,6 @@
-"""`rlhf sweep`: whole sweeps on the small stage program, the grid, the figures, and what MLflow is told."""
+"""`rlhf sweep`: whole sweeps on the small stage program, the grid, the figures, and what MLflow is
+told.
+"""
 
 import json
 import os
@@ -41,7 +43,9 @@ if stage == "evaluate":
     beta = float((spec.inputs["policy"].path / "beta").read_text())
     metrics |= {"eval/kl_per_response": 0.1 / beta, "eval/score_gain": 0.5 / beta, "eval/score_gain_lower": 0.4 / beta}
 """
-INTERVALS = 'intervals={"eval/score_gain": (0.4 / beta, 0.6 / beta)} if stage == "evaluate" else {},'
+INTERVALS = (
+    'intervals={"eval/score_gain": (0.4 / beta, 0.6 / beta)} if stage == "evaluate" else {},'
+)
 ALL_STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
@@ -63,7 +67,9 @@ def rlhf(home, capfd):
 def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
     """A recipe on files of its own; its stages are a program whose results depend on ppo.beta."""
     program = Path(command[1])
-    text = program.read_text().replace('if "champion" in spec.inputs:', BY_BETA + 'if "champion" in spec.inputs:')
+    text = program.read_text().replace(
+        'if "champion" in spec.inputs:', BY_BETA + 'if "champion" in spec.inputs:'
+    )
     before = 'intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},'
     assert before in text
     program.write_text(text.replace(before, INTERVALS))
@@ -108,9 +114,16 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, 
     assert "[ppo.beta=0.05] sft: already done" in err and "[ppo.beta=0.02] sft: done" in err
     assert started(home) == [*ALL_STAGES, *["ppo", "evaluate"] * 2]
     values = json.loads(out)
-    assert values["metrics"] == ["eval/score_gain", "eval/kl_per_response"] and values["mlflow_problem"] is None
+    assert (
+        values["metrics"] == ["eval/score_gain", "eval/kl_per_response"]
+        and values["mlflow_problem"] is None
+    )
     assert [row["values"]["ppo.beta"] for row in values["rows"]] == [0.02, 0.05, 0.5]
-    assert [row["metrics"]["eval/score_gain"]["value"] for row in values["rows"]] == [25.0, 10.0, 1.0]
+    assert [row["metrics"]["eval/score_gain"]["value"] for row in values["rows"]] == [
+        25.0,
+        10.0,
+        1.0,
+    ]
     assert values["rows"][1]["metrics"]["eval/score_gain"] == {
         "value": 10.0,
         "low": 8.0,
@@ -118,64 +131,110 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, 
         "n": None,
     }
     assert all(row["state"] == "finished" and row["on_frontier"] for row in values["rows"])
-    assert values["rows"][0]["curve"] == [[pytest.approx(2.0), 0.0], [pytest.approx(2.5), pytest.approx(5.0)]]
+    assert values["rows"][0]["curve"] == [
+        [pytest.approx(2.0), 0.0],
+        [pytest.approx(2.5), pytest.approx(5.0)],
+    ]
 
     top = client(home).get_run(values["run_id"])
     assert top.info.status == "FINISHED" and top.data.tags["sweep.keys"] == "ppo.beta"
     assert (
-        top.data.tags["sweep.ppo.beta"] == "0.02, 0.05, 0.5" and "| 0.05 | 10 [8, 12] |" in top.data.tags["mlflow.note.content"]
+        top.data.tags["sweep.ppo.beta"] == "0.02, 0.05, 0.5"
+        and "| 0.05 | 10 [8, 12] |" in top.data.tags["mlflow.note.content"]
     )
     assert artifacts(home, values["run_id"]) == {"sweep.json", "metrics.png", "frontier.png"}
-    nested = client(home).search_runs([top.info.experiment_id], f"tags.`mlflow.parentRunId` = '{values['run_id']}'")
+    nested = client(home).search_runs(
+        [top.info.experiment_id], f"tags.`mlflow.parentRunId` = '{values['run_id']}'"
+    )
     assert {run.info.run_id for run in nested} == {row["run_id"] for row in values["rows"]}
-    assert {run.data.tags["sweep.values"] for run in nested} == {"ppo.beta=0.02", "ppo.beta=0.05", "ppo.beta=0.5"}
+    assert {run.data.tags["sweep.values"] for run in nested} == {
+        "ppo.beta=0.02",
+        "ppo.beta=0.05",
+        "ppo.beta=0.5",
+    }
     one = values["rows"][0]["run_id"]
-    assert mlflow_runs.resolve(client(home), one[:8]).info.run_id == one  # the sweep above it is no pipeline run
-    assert mlflow_runs.resolve(client(home), "latest").info.run_id in {row["run_id"] for row in values["rows"]}
+    assert (
+        mlflow_runs.resolve(client(home), one[:8]).info.run_id == one
+    )  # the sweep above it is no pipeline run
+    assert mlflow_runs.resolve(client(home), "latest").info.run_id in {
+        row["run_id"] for row in values["rows"]
+    }
     assert [model.name for model in client(home).search_registered_models()] == ["tiny-reward"]
     assert "champion" not in client(home).get_registered_model("tiny-reward").aliases
 
     code, out, err = rlhf(*words)
     assert code == 0 and started(home) == [] and "3 of them done earlier" in err
     assert json.loads(out)["run_id"] == values["run_id"] and len(records(Workspace(home))) == 3
-    code, out, _ = rlhf("sweep", recipe, "--over", "ppo.beta=0.02,0.05,0.5", "--metric", "eval/win_rate")
-    assert code == 0 and "win rate" in out and "Figure: " in out and "/runs/" in out and len(records(Workspace(home))) == 3
+    code, out, _ = rlhf(
+        "sweep", recipe, "--over", "ppo.beta=0.02,0.05,0.5", "--metric", "eval/win_rate"
+    )
+    assert (
+        code == 0
+        and "win rate" in out
+        and "Figure: " in out
+        and "/runs/" in out
+        and len(records(Workspace(home))) == 3
+    )
 
     code, out, _ = rlhf("run", recipe, "--set", "ppo.beta=0.05")
     assert code == 0 and "Promotion: promoted" in out and started(home) == []
 
 
 def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(rlhf, recipe, home, plan):
-    code, out, err = rlhf("sweep", recipe, "--over", "reward.gate.min_accuracy=0.7,0.9", "--set", "ppo.beta=0.1", "--json")
+    code, out, err = rlhf(
+        "sweep",
+        recipe,
+        "--over",
+        "reward.gate.min_accuracy=0.7,0.9",
+        "--set",
+        "ppo.beta=0.1",
+        "--json",
+    )
     assert code == 0, err
     passed, refused = json.loads(out)["rows"]
-    assert (passed["state"], refused["state"]) == ("finished", "refused") and "required at least 0.9" in refused["error"]
+    assert (passed["state"], refused["state"]) == (
+        "finished",
+        "refused",
+    ) and "required at least 0.9" in refused["error"]
     assert refused["gain"] is None and started(home) == ALL_STAGES
 
     program = home.parent / "program" / "stage.py"
-    program.write_text(program.read_text().replace(
-        "for step in (1, 2, 3):", """if stage == "sft" and spec.config["sft"]["lr"] == 0.5:
+    program.write_text(
+        program.read_text().replace(
+            "for step in (1, 2, 3):",
+            """if stage == "sft" and spec.config["sft"]["lr"] == 0.5:
     (run.path / "failure.json").write_text(json.dumps({"error": "BadInput", "message": "no such loss"}))
     sys.exit(2)
-for step in (1, 2, 3):"""))  # fmt: skip
+for step in (1, 2, 3):""",
+        )
+    )
     words = ["sweep", recipe, "--over", "sft.lr=0.25,0.5,0.125", "--until", "sft", "--json"]
     code, out, err = rlhf(*words)
     assert code == 2 and "sft.lr=0.5: no such loss" in err
     assert [row["state"] for row in json.loads(out)["rows"]] == ["finished", "failed", "not run"]
-    assert started(home) == ["sft", "sft"] and client(home).get_run(json.loads(out)["run_id"]).info.status == "KILLED"
+    assert (
+        started(home) == ["sft", "sft"]
+        and client(home).get_run(json.loads(out)["run_id"]).info.status == "KILLED"
+    )
 
 
 @pytest.mark.slow
-def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(rlhf, recipe, home, command, tmp_path, monkeypatch):
+def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(
+    rlhf, recipe, home, command, tmp_path, monkeypatch
+):
     hook = tmp_path / "hook"
     hook.mkdir()
-    (hook / "sitecustomize.py").write_text(f"from tasks import process\nprocess.COMMAND = {command!r}\n")
+    (hook / "sitecustomize.py").write_text(
+        f"from tasks import process\nprocess.COMMAND = {command!r}\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(hook))
     code, out, err = rlhf("sweep", recipe, "--over", "ppo.beta=0.05,0.5", "--jobs", 2, "--json")
     assert code == 0, err
     assert sorted(started(home)) == sorted([*ALL_STAGES, "ppo", "evaluate"])
     values = json.loads(out)
-    assert [row["state"] for row in values["rows"]] == ["finished", "finished"] and values["mlflow_problem"] is None
+    assert [row["state"] for row in values["rows"]] == ["finished", "finished"] and values[
+        "mlflow_problem"
+    ] is None
     assert "[ppo.beta=0.05] validate: " in err and "[ppo.beta=0.5] validate: " in err
     versions = client(home).search_model_versions("name = 'tiny-reward'")
     assert len(versions) == 1 and len(records(Workspace(home))) == 2
@@ -191,7 +250,9 @@ def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe, home, plan):
             raise KeyboardInterrupt
 
     seen = []
-    end = events.subscribe(lambda event: interrupt(event) if seen else seen.extend(_second_ppo(event)))
+    end = events.subscribe(
+        lambda event: interrupt(event) if seen else seen.extend(_second_ppo(event))
+    )
     code, _, err = rlhf(*words)
     end()
     assert code == 130 and "Traceback" not in err
@@ -203,7 +264,9 @@ def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe, home, plan):
 
 def _second_ppo(event) -> list:
     running = (
-        isinstance(event, events.StageStarted) and event.stage == "ppo" and len(list(event.run_dir.parent.glob("ppo-*"))) > 1
+        isinstance(event, events.StageStarted)
+        and event.stage == "ppo"
+        and len(list(event.run_dir.parent.glob("ppo-*"))) > 1
     )
     return [event] if running else []
 
@@ -214,9 +277,12 @@ def test_figures_are_drawn_without_mlflow_and_forwarded_by_sync(rlhf, recipe, ho
     code, out, err = rlhf(*words)
     assert code == 0 and "rlhf sync forwards the rest" in out, err
     (folder,) = (home / "sweeps").iterdir()
-    assert {"metrics.png", "frontier.png", "sweep.json", "unsent"} == {file.name for file in folder.iterdir()}
+    assert {"metrics.png", "frontier.png", "sweep.json", "unsent"} == {
+        file.name for file in folder.iterdir()
+    }
 
-    store = f"sqlite:///{home / 'mlflow.db'}"  # the server is back: here, the same records under the store's address
+    # the server is back: here, the same records under the store's address
+    store = f"sqlite:///{home / 'mlflow.db'}"
     for file in [*(home / "outbox").glob("*.json"), folder / "sweep.json"]:
         file.write_text(file.read_text().replace("http://127.0.0.1:9", store))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -224,8 +290,13 @@ def test_figures_are_drawn_without_mlflow_and_forwarded_by_sync(rlhf, recipe, ho
     assert code == 0 and folder.name[:7] in " ".join(json.loads(out)["forwarded"])
     sweep = json.loads((folder / "sweep.json").read_text())
     assert not (folder / "unsent").exists() and "frontier.png" in artifacts(home, sweep["run_id"])
-    assert all(row["link"] for row in sweep["rows"]) and client(home).get_run(sweep["run_id"]).info.status == "FINISHED"
-    parents = {client(home).get_run(row["run_id"]).data.tags["mlflow.parentRunId"] for row in sweep["rows"]}
+    assert (
+        all(row["link"] for row in sweep["rows"])
+        and client(home).get_run(sweep["run_id"]).info.status == "FINISHED"
+    )
+    parents = {
+        client(home).get_run(row["run_id"]).data.tags["mlflow.parentRunId"] for row in sweep["rows"]
+    }
     assert parents == {sweep["run_id"]}
 
 
@@ -263,7 +334,10 @@ def test_values_that_cannot_be_split_are_refused(text):
         (["--over", "ppo.beta=0.1,0.2", "--set", "ppo.beta=0.3"], ["ppo.beta is given twice"]),
         (["--over", "ppo.beta"], ["expected key=value"]),
         (["--over", "registry.name=a,b"], ["where runs are filed"]),
-        (["--over", "data.comparisons=nosuch.jsonl,other.jsonl"], ["data.comparisons=nosuch.jsonl: ", "no file"]),
+        (
+            ["--over", "data.comparisons=nosuch.jsonl,other.jsonl"],
+            ["data.comparisons=nosuch.jsonl: ", "no file"],
+        ),
         (
             ["--over", "seed=1,2,3", "--over", "ppo.beta=0.1,0.2", "--max-runs", "5"],
             ["6 runs (3 of seed x 2 of ppo.beta)", "5"],
@@ -273,7 +347,9 @@ def test_values_that_cannot_be_split_are_refused(text):
 )
 def test_what_is_wrong_is_said_before_anything_runs(rlhf, recipe, home, words, says):
     code, out, err = rlhf("sweep", recipe, *words)
-    assert code == 2 and out == "" and "Traceback" not in err and all(word in err for word in says), err
+    assert (
+        code == 2 and out == "" and "Traceback" not in err and all(word in err for word in says)
+    ), err
     assert not (home / "outbox").exists() and not (home / "sweeps").exists()
 
 
@@ -283,7 +359,10 @@ def test_promote_is_no_stage_of_a_sweep(rlhf, recipe):
 
 
 def test_help_of_the_command_line_stays_light():
-    code = "import sys, flows.cli.sweep; print([n for n in ('matplotlib', 'prefect', 'mlflow', 'torch') if n in sys.modules])"
+    code = (
+        "import sys, flows.cli.sweep; print([n for n in ('matplotlib', 'prefect', 'mlflow',"
+        " 'torch') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -296,19 +375,30 @@ def row(beta: object, gain: float, kl: float, **changes) -> Row:
         "eval/score_gain": Measured(value=gain, low=gain - 0.1, high=gain + 0.1),
         "eval/kl_per_response": Measured(value=kl),
     }
-    values = {"label": f"b={beta}", "values": {"b": beta}, "state": "finished", "metrics": metrics, "kl": kl}
+    values = {
+        "label": f"b={beta}",
+        "values": {"b": beta},
+        "state": "finished",
+        "metrics": metrics,
+        "kl": kl,
+    }
     return Row(**(values | {"gain": metrics["eval/score_gain"], "reward_model": "r"} | changes))
 
 
 def test_the_frontier_is_what_nothing_beats_in_both():
-    assert figures.frontier([(1, 1.0), (2, 0.5), None, (3, 2.0), (3, 1.9), (4, 2.0), (0.5, float("nan"))]) == [0, 3]
+    assert figures.frontier(
+        [(1, 1.0), (2, 0.5), None, (3, 2.0), (3, 1.9), (4, 2.0), (0.5, float("nan"))]
+    ) == [0, 3]
 
 
 @pytest.mark.parametrize(
-    ("values", "logarithmic"), [([0.01, 0.1, 1.0], True), ([0.1, 2.0], False), ([0.0, 5.0], False), (["a", "b"], False)]
+    ("values", "logarithmic"),
+    [([0.01, 0.1, 1.0], True), ([0.1, 2.0], False), ([0.0, 5.0], False), (["a", "b"], False)],
 )
 def test_a_key_that_spans_more_than_twentyfold_has_a_logarithmic_axis(values, logarithmic):
-    figure = figures.metrics_figure([row(value, 1.0, 2.0) for value in values], ["b"], ["eval/score_gain"])
+    figure = figures.metrics_figure(
+        [row(value, 1.0, 2.0) for value in values], ["b"], ["eval/score_gain"]
+    )
     assert (figure.axes[0].get_xscale() == "log") is logarithmic
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == [
         f"{v:g}" if type(v) is float else v for v in values
@@ -319,7 +409,9 @@ def test_the_metrics_figure_has_a_panel_a_metric_intervals_and_a_line_a_second_k
     rows = [row(beta, beta * 2, 1.0) for beta in (0.1, 0.2, 0.3)]
     rows += [item.model_copy(update={"values": item.values | {"s": 2}}) for item in rows]
     rows[:3] = [item.model_copy(update={"values": item.values | {"s": 1}}) for item in rows[:3]]
-    figure = figures.metrics_figure(rows, ["b", "s"], ["eval/score_gain", "eval/kl_per_response", "eval/win_rate"])
+    figure = figures.metrics_figure(
+        rows, ["b", "s"], ["eval/score_gain", "eval/kl_per_response", "eval/win_rate"]
+    )
     assert [axes.get_title() for axes in figure.axes] == ["eval/score_gain", "eval/kl_per_response"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["s=1", "s=2"]
     bars = figure.axes[0].containers[0].lines[2][0].get_segments()
@@ -331,12 +423,18 @@ def test_the_metrics_figure_has_a_panel_a_metric_intervals_and_a_line_a_second_k
 
 
 def test_the_frontier_figure_shows_points_curves_and_when_gains_do_not_compare():
-    rows = [row(0.1, 2.0, 5.0, on_frontier=True, curve=[(0.0, 0.0), (5.0, 1.9)]), row(0.2, 1.0, 6.0, state="refused")]
+    rows = [
+        row(0.1, 2.0, 5.0, on_frontier=True, curve=[(0.0, 0.0), (5.0, 1.9)]),
+        row(0.2, 1.0, 6.0, state="refused"),
+    ]
     axes = figures.frontier_figure(rows).axes[0]
     assert {text.get_text() for text in axes.texts} == {"b=0.1", "b=0.2"}
     thin = [line for line in axes.lines if line.get_linewidth() == 0.8]
     assert len(thin) == 1 and list(thin[0].get_ydata()) == [0.0, 1.9]
-    assert axes.get_title() == "Reward against KL" and "refused" in axes.get_legend().get_title().get_text()
+    assert (
+        axes.get_title() == "Reward against KL"
+        and "refused" in axes.get_legend().get_title().get_text()
+    )
     rows[1].reward_model = "other"
     assert "do not compare" in figures.frontier_figure(rows).axes[0].get_title()
     assert figures.frontier_figure([row(1, 1.0, 1.0).model_copy(update={"gain": None})]) is None

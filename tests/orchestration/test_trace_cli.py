@@ -48,38 +48,85 @@ write_atomically(run / "result.json", result.model_dump_json())
 
 
 def words() -> dict:
-    return {name: {"title": title, "meaning": meaning, "unit": unit} for name, (title, meaning, unit) in QUANTITIES.items()}
+    return {
+        name: {"title": title, "meaning": meaning, "unit": unit}
+        for name, (title, meaning, unit) in QUANTITIES.items()
+    }
 
 
 def response(row: int, tokens: list[str], **values) -> dict:
     numbers = {name: [-0.5 * (place + 1) for place in range(len(tokens))] for name in QUANTITIES}
     return {
-        "row": row, "why": ["longest"] if row == 0 else [], "prompt": f"say {EVIL}", "prompt_tokens": 4, "ended": True,
-        "score": 1.25, "reward": 1.0, "kl": 0.5, "ids": list(range(len(tokens))), "tokens": tokens,
+        "row": row,
+        "why": ["longest"] if row == 0 else [],
+        "prompt": f"say {EVIL}",
+        "prompt_tokens": 4,
+        "ended": True,
+        "score": 1.25,
+        "reward": 1.0,
+        "kl": 0.5,
+        "ids": list(range(len(tokens))),
+        "tokens": tokens,
         "values": numbers | {"ratio": [1.0 + 0.1 * place for place in range(len(tokens))]} | values,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
 def tokens() -> dict:
-    return {"quantities": words(), "rows": [response(0, ["one", EVIL, "\n"]), response(3, [" two"])], "of": 8}
+    return {
+        "quantities": words(),
+        "rows": [response(0, ["one", EVIL, "\n"]), response(3, [" two"])],
+        "of": 8,
+    }
 
 
 @pytest.fixture
 def flow() -> dict:
-    tensor = {"by": None, "axes": ["B", "R"], "shape": [8, 12], "dtype": "float32", "bytes": 384, "count": 1}
+    tensor = {
+        "by": None,
+        "axes": ["B", "R"],
+        "shape": [8, 12],
+        "dtype": "float32",
+        "bytes": 384,
+        "count": 1,
+    }
     steps = [
-        {"name": "experience", "title": "models score", "where": "a.py: f", "seconds": 0.25,
-         "forward_passes": {"actor": 2, "critic": 2}, "collectives": {"allreduce": 3}, "bytes_between_ranks": 2048,
-         "tensors": [tensor | {"name": "values_BR", "meaning": "the forecast"},
-                     tensor | {"name": "logits_BRV", "by": "actor", "axes": ["B", "R", "V"], "shape": [4, 12, 99],
-                               "bytes": 19008, "count": 2, "meaning": "scores"}]},
-    ]  # fmt: skip
+        {
+            "name": "experience",
+            "title": "models score",
+            "where": "a.py: f",
+            "seconds": 0.25,
+            "forward_passes": {"actor": 2, "critic": 2},
+            "collectives": {"allreduce": 3},
+            "bytes_between_ranks": 2048,
+            "tensors": [
+                tensor | {"name": "values_BR", "meaning": "the forecast"},
+                tensor
+                | {
+                    "name": "logits_BRV",
+                    "by": "actor",
+                    "axes": ["B", "R", "V"],
+                    "shape": [4, 12, 99],
+                    "bytes": 19008,
+                    "count": 2,
+                    "meaning": "scores",
+                },
+            ],
+        }
+    ]
     return {
-        "step": 1, "ranks": 2, "steps": steps, "axes": AXES, "forward_passes": {"actor": 2, "critic": 2},
-        "bytes_between_ranks": 2048, "seconds": 0.25, "ratio_before_max_distance_from_1": 0.0,
-        "metrics": {"ppo/score_mean": 1.0}, "settings": {"beta": 0.1}, "notes": ["a note & more"],
-    }  # fmt: skip
+        "step": 1,
+        "ranks": 2,
+        "steps": steps,
+        "axes": AXES,
+        "forward_passes": {"actor": 2, "critic": 2},
+        "bytes_between_ranks": 2048,
+        "seconds": 0.25,
+        "ratio_before_max_distance_from_1": 0.0,
+        "metrics": {"ppo/score_mean": 1.0},
+        "settings": {"beta": 0.1},
+        "notes": ["a note & more"],
+    }
 
 
 @pytest.fixture
@@ -121,28 +168,47 @@ def started(home: Path) -> list[str]:
 # The command
 
 
-def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(rlhf, recipe, home, tmp_path):
+def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
+    rlhf, recipe, home, tmp_path
+):
     code, out, err = rlhf("trace", recipe, "--rows", 2, "--html", tmp_path / "page.html", "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert found["trace"]["forward_passes"] == {"actor": 2, "critic": 2} and len(found["tokens"]["rows"]) == 2
+    assert (
+        found["trace"]["forward_passes"] == {"actor": 2, "critic": 2}
+        and len(found["tokens"]["rows"]) == 2
+    )
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert started(home) == ["validate", "sft", "reward"]
     (folder,) = (home / "runs").glob("trace-*")
     spec = json.loads((folder / "spec.json").read_text())
-    assert set(spec["inputs"]) == {"policy", "reward", "prompts_train"} and spec["config"]["rows"] == 2
-    assert Path(spec["inputs"]["policy"]["path"]).parent.name.startswith("sft-") and "gate" not in spec["config"]["ppo"]
+    assert (
+        set(spec["inputs"]) == {"policy", "reward", "prompts_train"} and spec["config"]["rows"] == 2
+    )
+    assert (
+        Path(spec["inputs"]["policy"]["path"]).parent.name.startswith("sft-")
+        and "gate" not in spec["config"]["ppo"]
+    )
 
     code, out, err = rlhf("trace", recipe, "--rows", 2)
     assert code == 0 and started(home) == ["validate", "sft", "reward"]
-    assert "1. experience" in out and "Response 0 (longest)" in out and str(home / "reports" / folder.name) in out
+    assert (
+        "1. experience" in out
+        and "Response 0 (longest)" in out
+        and str(home / "reports" / folder.name) in out
+    )
 
 
 def test_a_refused_reward_gate_stops_the_trace_unless_it_is_overridden(rlhf, recipe, home, command):
-    (Path(command[1]).parent / "plan.json").write_text(json.dumps({"reward": {"metrics": {"reward/accuracy": 0.6}}}))
+    (Path(command[1]).parent / "plan.json").write_text(
+        json.dumps({"reward": {"metrics": {"reward/accuracy": 0.6}}})
+    )
     code, _, err = rlhf("trace", recipe)
     assert code == 3 and "accuracy" in err and not list((home / "runs").glob("trace-*"))
-    override = 'reward.gate.overrides.accuracy={threshold=0.5, by="tester", reason="to look at a batch of it"}'
+    override = (
+        'reward.gate.overrides.accuracy={threshold=0.5, by="tester", reason="to look at a batch of'
+        ' it"}'
+    )
     code, out, err = rlhf("trace", recipe, "--set", override, "--json")
     assert code == 0 and json.loads(out)["trace"]["step"] == 1, err
 
@@ -155,18 +221,24 @@ def test_trained_needs_a_policy_and_keeps_the_sft_model_as_reference(rlhf, recip
     assert code == 0, err
     (folder,) = (home / "runs").glob("trace-*")
     given = json.loads((folder / "spec.json").read_text())["inputs"]
-    parents = {name: Path(given[name]["path"]).parent.name.partition("-")[0] for name in ("policy", "reference")}
+    parents = {
+        name: Path(given[name]["path"]).parent.name.partition("-")[0]
+        for name in ("policy", "reference")
+    }
     assert parents == {"policy": "ppo", "reference": "sft"}
 
 
 def test_help_names_the_options_and_imports_nothing_heavy():
     code = (
-        "import sys, flows.cli.app\ntry: flows.cli.app.main(['trace', '--help'])\n"
-        "except SystemExit: print([name for name in ('torch', 'prefect', 'mlflow', 'vllm') if name in sys.modules])"
+        "import sys, flows.cli.app\ntry: flows.cli.app.main(['trace', '--help'])\nexcept"
+        " SystemExit: print([name for name in ('torch', 'prefect', 'mlflow', 'vllm') if name in"
+        " sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
-    assert plain.rstrip().endswith("[]") and all(option in plain for option in ("--rows", "--html", "--trained", "--json"))
+    assert plain.rstrip().endswith("[]") and all(
+        option in plain for option in ("--rows", "--html", "--trained", "--json")
+    )
 
 
 # Page and tables
@@ -174,14 +246,19 @@ def test_help_names_the_options_and_imports_nothing_heavy():
 
 def test_page_escapes_tokens_and_prompts_and_refers_to_nothing_outside(flow, tokens):
     text = trace_page("tiny <b>", flow, tokens)
-    assert EVIL not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == len(QUANTITIES) + 3  # prompts, table
+    assert (
+        EVIL not in text
+        and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == len(QUANTITIES) + 3
+    )  # prompts, table
     assert "tiny &lt;b&gt;" in text and "a note &amp; more" in text
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//)|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text
 
 
 def test_page_colours_by_sign_and_strength(flow, tokens):
-    assert scale("kl", tokens["rows"]) == 1.5 and scale("ratio", tokens["rows"]) == pytest.approx(0.2)
+    assert scale("kl", tokens["rows"]) == 1.5 and scale("ratio", tokens["rows"]) == pytest.approx(
+        0.2
+    )
     assert strength(-1.5, "kl", 1.5) == ("down", 100)
     assert strength(0.375, "kl", 1.5) == ("up", 50)  # a quarter of the span, half of the colour
     assert strength(1.0, "ratio", 0.2) == ("up", 0)
@@ -215,13 +292,23 @@ def printed(flow: dict, tokens: dict) -> str:
 def test_terminal_shows_flow_traffic_and_numbers_beside_tokens(flow, tokens):
     text = printed(flow, tokens)
     assert "0.25 s; forward passes: actor 2, critic 2; between ranks: 2 KiB (allreduce 3)" in text
-    assert re.search(r"logits_BRV +actor +B 4 \u00d7 R 12 \u00d7 V 99 +float32 +18.6 KiB +scores \[largest of 2\]", text)
+    assert re.search(
+        r"logits_BRV +actor +B 4 \u00d7 R 12 \u00d7 V 99 +float32 +18.6 KiB +scores \[largest"
+        r" of 2\]",
+        text,
+    )
     assert "2 KiB sent by a rank to others (2 ranks)" in text
     assert re.search(r"1 +one +\u22120.5 .* 1 *\n", text) and f" {EVIL} " in text
     assert "note: a note & more" in text
 
 
 def test_sizes_shapes_and_white_space():
-    assert [size(n) for n in (0, 1023, 3482, 12 << 20, 5 << 40)] == ["0 bytes", "1023 bytes", "3.4 KiB", "12 MiB", "5,120 GiB"]
+    assert [size(n) for n in (0, 1023, 3482, 12 << 20, 5 << 40)] == [
+        "0 bytes",
+        "1023 bytes",
+        "3.4 KiB",
+        "12 MiB",
+        "5,120 GiB",
+    ]
     assert shape({"axes": [], "shape": ["1,000 numbers"]}) == "1,000 numbers"
     assert visible("a\n\tb") == "a\u21b5\u21e5b"

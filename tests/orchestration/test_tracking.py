@@ -1,4 +1,6 @@
-"""MLflow is told everything once: now, later, after an outage, after a crash in between. Real stores, a real server."""
+"""MLflow is told everything once: now, later, after an outage, after a crash in between. Real
+stores, a real server.
+"""
 
 import contextlib
 import json
@@ -31,17 +33,22 @@ from tasks.tracking.tracker import Tracker
 
 RECIPE = Recipe.model_validate(
     {
-        "name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"},
+        "name": "tiny",
+        "model": {"base": "base"},
+        "registry": {"name": "tiny"},
         "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
     }
-)  # fmt: skip
+)
 
 
 def sft_spec(folder: Path) -> StageSpec:
     (folder / "split.jsonl").write_text("{}\n")
     (folder / "base").mkdir(exist_ok=True)
     (folder / "base" / "weights").write_text("w")
-    inputs = {"model": Artifact.of(folder / "base"), "demonstrations_train": Artifact.of(folder / "split.jsonl")}
+    inputs = {
+        "model": Artifact.of(folder / "base"),
+        "demonstrations_train": Artifact.of(folder / "split.jsonl"),
+    }
     return StageSpec(stage="sft", seed=7, config={"sft": {"lr": 0.1}}, inputs=inputs, code="code")
 
 
@@ -58,7 +65,9 @@ def run_one(tracker: Tracker, spec: StageSpec, command) -> None:
     run_dir = tracker.workspace.run_dir(spec)
     tracker.stage_started("sft", run_dir, cached=(run_dir / "result.json").exists())
     done = run_stage(spec, run_dir, watch=tracker.tick, command=command)
-    tracker.stage_ended("sft", status="FINISHED", decisions=decide_all(RECIPE, Subject(done.result, spec, run_dir)))
+    tracker.stage_ended(
+        "sft", status="FINISHED", decisions=decide_all(RECIPE, Subject(done.result, spec, run_dir))
+    )
 
 
 def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
@@ -68,17 +77,38 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
     parent, run = client.get_run(record.run_id), client.get_run(record.stages[0].run_id)
     assert parent.info.status == run.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == record.run_id
-    assert run.data.tags["run_digest"] == sft_spec(tmp_path).digest and run.data.tags["cached"] == "false"
+    assert (
+        run.data.tags["run_digest"] == sft_spec(tmp_path).digest
+        and run.data.tags["cached"] == "false"
+    )
     assert run.data.params["sft.lr"] == "0.1" and parent.data.params["ppo.beta"] == "0.05"
     history = client.get_metric_history(record.stages[0].run_id, "sft/loss")
-    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
-    written = [json.loads(line)["time"] for line in (record.stages[0].run_dir / "metrics.jsonl").open()]
+    assert [(point.step, point.value) for point in history] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, pytest.approx(1 / 3)),
+    ]
+    written = [
+        json.loads(line)["time"] for line in (record.stages[0].run_dir / "metrics.jsonl").open()
+    ]
     assert [point.timestamp for point in history] == [int(when * 1000) for when in written]
     assert parent.data.metrics["sft/heldout_loss"] == run.data.metrics["sft/heldout_loss"] == 2.0
     assert run.inputs.dataset_inputs[0].dataset.name == "demonstrations_train"
     files = {item.path for item in client.list_artifacts(record.stages[0].run_id)}
-    assert files >= {"curves.png", "samples.json", "docs", "stage.log", "spec.json", "result.json", "gates.json"}
-    assert {item.path for item in client.list_artifacts(record.run_id)} >= {"recipe.json", "metrics.json", "requirements"}
+    assert files >= {
+        "curves.png",
+        "samples.json",
+        "docs",
+        "stage.log",
+        "spec.json",
+        "result.json",
+        "gates.json",
+    }
+    assert {item.path for item in client.list_artifacts(record.run_id)} >= {
+        "recipe.json",
+        "metrics.json",
+        "requirements",
+    }
     assert "| sft | improvement&ensp; |" in parent.data.tags["mlflow.note.content"]
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert model.tags["digest"] == record.stages[0].result.outputs["model"].digest
@@ -94,7 +124,10 @@ def test_forwarding_again_after_a_crash_in_between_doubles_nothing(home, tmp_pat
         stage.run_id, stage.offset, stage.closed = None, 0, False
     record.save(tracker.workspace)
     Forwarder(tracker.workspace, record).forward()
-    assert record.run_id == tracker.record.run_id and record.stages[0].run_id == tracker.record.stages[0].run_id
+    assert (
+        record.run_id == tracker.record.run_id
+        and record.stages[0].run_id == tracker.record.stages[0].run_id
+    )
     client = tracker.client
     assert len(client.search_runs([record.experiment_id])) == 2
     assert len(client.get_metric_history(record.stages[0].run_id, "sft/loss")) == 3
@@ -123,11 +156,15 @@ def test_a_killed_pipeline_is_told_as_killed_by_the_next_sync(home, tmp_path, co
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED"])
-def test_a_run_that_breaks_off_between_a_stage_and_its_gate_leaves_no_stage_running(home, tmp_path, status):
+def test_a_run_that_breaks_off_between_a_stage_and_its_gate_leaves_no_stage_running(
+    home, tmp_path, status
+):
     tracker = Tracker(Workspace.here(), Record.new(Workspace.here(), RECIPE))
     tracker.stage_started("sft", tracker.workspace.runs / "sft-done", cached=False)
     tracker.end(status, "the log could not be written")
-    assert [(stage.status, stage.error) for stage in tracker.record.stages] == [(status, "the log could not be written")]
+    assert [(stage.status, stage.error) for stage in tracker.record.stages] == [
+        (status, "the log could not be written")
+    ]
     runs = tracker.client.search_runs([tracker.record.experiment_id])
     assert [run.info.status for run in runs] == [status, status]
 
@@ -152,23 +189,45 @@ def test_registered_weights_are_hard_links(home, tmp_path, command):
     tracker = Tracker(workspace, Record.new(workspace, RECIPE))
     run_one(tracker, sft_spec(tmp_path), command)
     artifact = tracker.record.stages[0].result.outputs["model"]
-    tracker.register(Registration(model="tiny-reward", stage="sft", artifact=artifact, tags={"verdicts": "{}"}))
+    tracker.register(
+        Registration(model="tiny-reward", stage="sft", artifact=artifact, tags={"verdicts": "{}"})
+    )
     assert tracker.retry(), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
     stored = versions.local_folder(version.source) / "artifacts" / "model"
     assert (stored / "weights").stat().st_ino == (artifact.path / "weights").stat().st_ino
-    assert version.tags["digest"] == artifact.digest and version.tags["pipeline_run_id"] == tracker.record.run_id
+    assert (
+        version.tags["digest"] == artifact.digest
+        and version.tags["pipeline_run_id"] == tracker.record.run_id
+    )
 
 
 @contextlib.contextmanager
 def server(folder: Path, port: int):
     """A real MLflow server on this port; gives a function that signals its process group."""
-    arguments = ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "art")]
+    arguments = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/db",
+        "--artifacts-destination",
+        str(folder / "art"),
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *arguments,
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )  # fmt: skip
+    )
     try:
         end = time.monotonic() + 120
         while True:
@@ -183,8 +242,13 @@ def server(folder: Path, port: int):
         process.wait()
 
 
-def test_asking_another_store_leaves_the_workspace_with_its_own(home, tmp_path, empty_store, monkeypatch):
-    mine, other = Workspace.here().tracking_uri, f"sqlite:///{shutil.copy(empty_store, tmp_path / 'other.db')}"
+def test_asking_another_store_leaves_the_workspace_with_its_own(
+    home, tmp_path, empty_store, monkeypatch
+):
+    mine, other = (
+        Workspace.here().tracking_uri,
+        f"sqlite:///{shutil.copy(empty_store, tmp_path / 'other.db')}",
+    )
     client_for(other)
     assert Workspace.here().tracking_uri == mine and mlflow.get_tracking_uri() == other
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -192,7 +256,9 @@ def test_asking_another_store_leaves_the_workspace_with_its_own(home, tmp_path, 
     assert Workspace.here().tracking_uri == "http://127.0.0.1:9"
 
 
-def test_a_server_that_hangs_stops_nothing_and_loses_nothing(home, tmp_path, empty_store, monkeypatch):
+def test_a_server_that_hangs_stops_nothing_and_loses_nothing(
+    home, tmp_path, empty_store, monkeypatch
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -219,7 +285,9 @@ def test_a_server_that_hangs_stops_nothing_and_loses_nothing(home, tmp_path, emp
         send(signal.SIGCONT)
         assert wait_for(lambda: sync(workspace).forwarded == [tracker.record.name])
         client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
-        runs = {run.info.run_name: run for run in client.search_runs([tracker.record.experiment_id])}
+        runs = {
+            run.info.run_name: run for run in client.search_runs([tracker.record.experiment_id])
+        }
         assert len(runs) == 2 and runs["sft"].info.status == "FINISHED"
         history = client.get_metric_history(runs["sft"].info.run_id, "sft/loss")
         assert [point.value for point in history] == [3.0, 2.0, 1.0]
@@ -233,13 +301,17 @@ def wait_for(succeeds) -> bool:
 
 
 def register_on_server(workspace: Workspace, folder: Path) -> None:
-    """Weights are uploaded once and come back with the same bytes; the card beside them can be renewed."""
+    """Weights are uploaded once and come back with the same bytes; the card beside them can be
+    renewed.
+    """
     weights = folder / "model"
     weights.mkdir()
     (weights / "weights").write_text("w" * 1000)
     tracker = Tracker(workspace, Record.new(workspace, RECIPE))
     run = RunDir(workspace.runs / "reward-x")
-    (run.path / "result.json").write_text(StageResult(stage="reward", digest="d", seconds=1.0).model_dump_json())
+    (run.path / "result.json").write_text(
+        StageResult(stage="reward", digest="d", seconds=1.0).model_dump_json()
+    )
     tracker.stage_started("reward", run.path, cached=False)
     tracker.stage_ended("reward", status="FINISHED")
     artifact = Artifact.of(weights)
@@ -250,7 +322,12 @@ def register_on_server(workspace: Workspace, folder: Path) -> None:
     assert versions.fetch(workspace, version).digest == artifact.digest
     (uploaded,) = (folder / "server" / "art").rglob("artifacts/model/weights")
     before = uploaded.stat()
-    renewed = Registration(model="tiny-reward", stage="reward", artifact=artifact, tags={}, card="renewed")
+    renewed = Registration(
+        model="tiny-reward", stage="reward", artifact=artifact, tags={}, card="renewed"
+    )
     packaging.store(renewed, version.source, registered=True)
-    assert (uploaded.stat().st_mtime_ns, uploaded.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert (uploaded.stat().st_mtime_ns, uploaded.stat().st_ino) == (
+        before.st_mtime_ns,
+        before.st_ino,
+    )
     assert (uploaded.parents[2] / "README.md").read_text() == "renewed"

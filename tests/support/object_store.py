@@ -1,4 +1,6 @@
-"""A small S3-compatible server: objects in memory, whole or in parts, as botocore reads and writes them over HTTP."""
+"""A small S3-compatible server: objects in memory, whole or in parts, as botocore reads and writes
+them over HTTP.
+"""
 
 import contextlib
 import itertools
@@ -14,14 +16,19 @@ WHEN = "Thu, 01 Jan 2026 00:00:00 GMT"
 @contextlib.contextmanager
 def object_store(buckets: dict[str, dict[str, bytes]]) -> Iterator[dict[str, str]]:
     """Serve {bucket: {key: content}}; the variables under which a client finds it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"buckets": buckets, "parts": {}}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (_Handler,), {"buckets": buckets, "parts": {}})
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield {
             "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "password", "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # else a body comes in chunks with trailers
-        }  # fmt: skip
+            "AWS_ACCESS_KEY_ID": "user",
+            "AWS_SECRET_ACCESS_KEY": "password",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # else a body comes in chunks with trailers
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        }
     finally:
         server.shutdown()
         server.server_close()
@@ -41,9 +48,13 @@ class _Handler(BaseHTTPRequestHandler):
         rows = "".join(
             f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><LastModified>2026-01-01T00:00:00Z</LastModified>"
             "</Contents>"
-            for name, content in itertools.islice(sorted(objects.items()), int(query.get("max-keys", ["1000"])[0]))
+            for name, content in itertools.islice(
+                sorted(objects.items()), int(query.get("max-keys", ["1000"])[0])
+            )
         )
-        self._send(f"<ListBucketResult><KeyCount>{rows.count('<Key>')}</KeyCount>{rows}</ListBucketResult>".encode())
+        self._send(
+            f"<ListBucketResult><KeyCount>{rows.count('<Key>')}</KeyCount>{rows}</ListBucketResult>".encode()
+        )
 
     def do_HEAD(self) -> None:
         objects, key, _ = self._target()
@@ -64,9 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
         if "uploads" in query:
             upload = str(next(self.numbers))
             self.parts[upload] = {}
-            self._send(f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode())
+            self._send(
+                f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode()
+            )
             return
-        objects[key] = b"".join(part for _, part in sorted(self.parts.pop(query["uploadId"][0]).items()))
+        objects[key] = b"".join(
+            part for _, part in sorted(self.parts.pop(query["uploadId"][0]).items())
+        )
         self._send(b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
 
     def _target(self) -> tuple[dict[str, bytes], str, dict]:
@@ -81,13 +96,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         first, _, last = wanted.partition("-")
         end = min(int(last or len(content)), len(content) - 1)
-        self._send(content[int(first) : end + 1], status=206, Content_Range=f"bytes {first}-{end}/{len(content)}")
+        self._send(
+            content[int(first) : end + 1],
+            status=206,
+            Content_Range=f"bytes {first}-{end}/{len(content)}",
+        )
 
-    def _send(self, body: bytes, *, status: int = 200, length: int | None = None, **headers: str) -> None:
+    def _send(
+        self, body: bytes, *, status: int = 200, length: int | None = None, **headers: str
+    ) -> None:
         self.send_response(status)
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         size = str(len(body) if length is None else length)
-        for name, value in ({"Content-Length": size, "ETag": '"e"', "Last-Modified": WHEN} | more).items():
+        for name, value in (
+            {"Content-Length": size, "ETag": '"e"', "Last-Modified": WHEN} | more
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -38,12 +38,25 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(text: str) -> Page:
-    """No reference outside the page but links to one's own MLflow; one script, the page's own; balanced elements."""
+    """No reference outside the page but links to one's own MLflow; one script, the page's own;
+    balanced elements.
+    """
     seen = Page(text)
     assert seen.open == [] and len(text.encode()) < LARGEST
-    assert seen.tags.count("script") == 1 and not {"img", "link", "iframe", "object", "base", "form"} & set(seen.tags)
+    assert seen.tags.count("script") == 1 and not {
+        "img",
+        "link",
+        "iframe",
+        "object",
+        "base",
+        "form",
+    } & set(seen.tags)
     for tag, name, value in seen.attributes:
-        assert not name.startswith("on") and name not in ("src", "srcset", "action"), (tag, name, value)
+        assert not name.startswith("on") and name not in ("src", "srcset", "action"), (
+            tag,
+            name,
+            value,
+        )
         if name == "href":
             assert value.startswith(("#", "http://127.0.0.1:5000/#/experiments/")), value
     style = re.search(r"<style>(.*?)</style>", text, re.S)[1]

@@ -1,4 +1,6 @@
-"""An engine and a sampler of torch alone, for the PPO loop in one process: slow, and the same to the last bit each time."""
+"""An engine and a sampler of torch alone, for the PPO loop in one process: slow, and the same to
+the last bit each time.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -51,7 +53,9 @@ class PlainEngine:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         split = {name: name.split("/") for name in tensors}
-        self.module.load_state_dict({"/".join(parts[1:]): tensors[n] for n, parts in split.items() if parts[0] == "weights"})
+        self.module.load_state_dict(
+            {"/".join(parts[1:]): tensors[n] for n, parts in split.items() if parts[0] == "weights"}
+        )
         state: dict[int, dict[str, Tensor]] = {}
         for name, parts in split.items():
             if parts[0] == "optimizer":
@@ -71,14 +75,17 @@ class PlainSampler:
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
         return [
-            self._one(prompt, torch.Generator().manual_seed(seed), eos_id) for prompt, seed in zip(prompts, seeds, strict=True)
+            self._one(prompt, torch.Generator().manual_seed(seed), eos_id)
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
     def _one(self, prompt: list[int], generator: torch.Generator, eos_id: int) -> Sample:
         tokens: list[int] = []
         logprobs: list[float] = []
         while len(tokens) < self._sampling.max_new_tokens and eos_id not in tokens:
-            batch = collate([Sequence(prompt, [*tokens, eos_id])], eos_id)  # the last column predicts the next token
+            batch = collate(
+                [Sequence(prompt, [*tokens, eos_id])], eos_id
+            )  # the last column predicts the next token
             logprobs_V = (self.model(batch)[0, -1] / self._sampling.temperature).log_softmax(-1)
             tokens.append(int(torch.multinomial(logprobs_V.exp(), 1, generator=generator)))
             logprobs.append(float(logprobs_V[tokens[-1]]))
@@ -89,5 +96,7 @@ class PlainSampler:
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         started = time.monotonic()
-        self.model.model.load_state_dict({name: tensor.detach().clone() for name, tensor in weights})
+        self.model.model.load_state_dict(
+            {name: tensor.detach().clone() for name, tensor in weights}
+        )
         return time.monotonic() - started

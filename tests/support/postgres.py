@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None) or Path(shutil.which("initdb") or "/").parent
+PROGRAMS = (
+    next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
+    or Path(shutil.which("initdb") or "/").parent
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Server:
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[Server]:
     """A running server with its data in `folder`, which the account postgres must be able to reach."""
-    assert (PROGRAMS / "initdb").exists(), "this test needs PostgreSQL's programs (Debian's package postgresql)"
+    assert (PROGRAMS / "initdb").exists(), (
+        "this test needs PostgreSQL's programs (Debian's package postgresql)"
+    )
     if os.getuid() == 0:
         shutil.chown(folder, "postgres")
     with socket.socket() as probe:

@@ -1,4 +1,5 @@
-"""`python run_stages.py RUN_DIR...`: run the stages whose specs lie in these folders, one after the other in this process.
+"""`python run_stages.py RUN_DIR...`: run the stages whose specs lie in these folders, one after the
+other in this process.
 
 Under a launcher every rank runs it. One start of the libraries serves many stages.
 """

@@ -5,7 +5,9 @@ import pytest
 from rlhf_core.batching.batch import own_microbatches
 
 
-def microbatches_of_ranks(sizes, budget: int, count: int, *, group: int = 1) -> list[list[tuple[list[int], bool]]]:
+def microbatches_of_ranks(
+    sizes, budget: int, count: int, *, group: int = 1
+) -> list[list[tuple[list[int], bool]]]:
     """The microbatches of each of `count` ranks."""
     found = []
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,8 @@
-"""A stage as a program: reads its spec, logs three steps, leaves outputs that depend on spec and inputs only.
+"""A stage as a program: reads its spec, logs three steps, leaves outputs that depend on spec and
+inputs only.
 
-`plan.json` beside it says how each stage is to behave: {"sft": {"crash": true, "seconds": 3, "metrics": {...}}}. One that is to
-"hold" stays in its first step until a file `go` lies beside it.
+`plan.json` beside it says how each stage is to behave: {"sft": {"crash": true, "seconds": 3,
+"metrics": {...}}}. One that is to "hold" stays in its first step until a file `go` lies beside it.
 """
 
 import json
@@ -20,14 +21,23 @@ with (run.path.parent / "started.log").open("a") as file:
 for item in spec.inputs.values():
     item.verified()
 OUTPUTS = {
-    "validate": [f"{kind}_{part}" for kind in ("demonstrations", "comparisons", "prompts") for part in ("train", "heldout")],
+    "validate": [
+        f"{kind}_{part}"
+        for kind in ("demonstrations", "comparisons", "prompts")
+        for part in ("train", "heldout")
+    ],
     "sft": ["model"],
     "reward": ["model"],
     "ppo": ["model"],
     "dpo": ["model"],
     "evaluate": [],
 }
-STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response", "dpo": "dpo/loss"}
+STEPS = {
+    "sft": "sft/loss",
+    "reward": "reward/loss",
+    "ppo": "ppo/kl_per_response",
+    "dpo": "dpo/loss",
+}
 METRICS = {
     "validate": {"data/rows_kept": 30.0},
     "sft": {"sft/heldout_loss": 2.0, "sft/heldout_improvement": 1.0},
@@ -68,14 +78,18 @@ for name in OUTPUTS[stage]:
     if ready.exists():
         shutil.copytree(ready, target, dirs_exist_ok=True)
     elif "policy" in spec.inputs or ("model" in spec.inputs and stage != "validate"):
-        shutil.copytree(spec.inputs.get("policy", spec.inputs.get("model")).path, target, dirs_exist_ok=True)
+        shutil.copytree(
+            spec.inputs.get("policy", spec.inputs.get("model")).path, target, dirs_exist_ok=True
+        )
     target.mkdir(exist_ok=True)
     (target / f"made_by_{stage}").write_text(spec.digest)
     outputs[name] = Artifact(path=Path(name), digest=Artifact.of(target).digest)
 metrics = METRICS[stage] | plan.get("metrics", {})
 if "champion" in spec.inputs:
     metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
-(run.path / "samples.table.json").write_text(json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]}))
+(run.path / "samples.table.json").write_text(
+    json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]})
+)
 (run.path / "docs").mkdir(exist_ok=True)
 (run.path / "docs" / "index.html").write_text("<p>docs</p>")
 result = StageResult(

@@ -21,10 +21,19 @@ def spec_of(stage: str, config: dict, inputs: dict[str, Path]) -> StageSpec:
 def start(spec: StageSpec, folder: Path) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "rlhf_core", spec.stage, str(folder / "spec.json"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_core",
+        spec.stage,
+        str(folder / "spec.json"),
+        str(folder),
+    ]
     log = (folder / "stage.log").open("a")
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
 
 
 def finish(spec: StageSpec, folder: Path) -> StageResult:

@@ -1,4 +1,6 @@
-"""Pipeline runs that were never trained: real run directories with hand-made evidence, told to MLflow by the real tracker."""
+"""Pipeline runs that were never trained: real run directories with hand-made evidence, told to
+MLflow by the real tracker.
+"""
 
 import json
 import math
@@ -15,7 +17,11 @@ from tasks.records.run_record import Record, StageRecord, now
 from tasks.records.workspace import Workspace
 from tasks.tracking.tracker import Tracker
 
-SPLITS = [f"{kind}_{side}" for kind in ("demonstrations", "comparisons", "prompts") for side in ("train", "heldout")]
+SPLITS = [
+    f"{kind}_{side}"
+    for kind in ("demonstrations", "comparisons", "prompts")
+    for side in ("train", "heldout")
+]
 TOPICS = ["a kettle", "two trains", "the tides", "a bicycle", "fresh bread", "the moon"]
 
 
@@ -62,7 +68,13 @@ class Synthetic:
     def write(self, story: Story) -> Record:
         """The run directories of a run and its record; MLflow knows nothing of it."""
         data = {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"}
-        values = {"name": "tiny", "model": {"base": "base"}, "registry": {"name": "tiny"}, "data": data, "seed": story.seed}
+        values = {
+            "name": "tiny",
+            "model": {"base": "base"},
+            "registry": {"name": "tiny"},
+            "data": data,
+            "seed": story.seed,
+        }
         recipe = Recipe.model_validate(values | story.settings)
         record = Record.new(self.workspace, recipe, story.name)
         for stage, inputs, outputs in self.stages(story):
@@ -81,10 +93,21 @@ class Synthetic:
     def stages(self, story: Story) -> list[tuple[str, dict, dict]]:
         """Each stage with its inputs and outputs."""
         base, sft = self.artifact("base", model=True), self.artifact(story.sft, model=True)
-        reward, policy = self.artifact(story.reward, model=True), self.artifact(story.policy, model=True)
-        sources = {"demonstrations": self.artifact("demonstrations.jsonl"), "comparisons": self.artifact(story.comparisons)}
+        reward, policy = (
+            self.artifact(story.reward, model=True),
+            self.artifact(story.policy, model=True),
+        )
+        sources = {
+            "demonstrations": self.artifact("demonstrations.jsonl"),
+            "comparisons": self.artifact(story.comparisons),
+        }
         names = {"comparisons": story.comparisons, "prompts": story.heldout}
-        split = {name: self.artifact(f"{name} of {names.get(name.partition('_')[0], 'demonstrations-a')}") for name in SPLITS}
+        split = {
+            name: self.artifact(
+                f"{name} of {names.get(name.partition('_')[0], 'demonstrations-a')}"
+            )
+            for name in SPLITS
+        }
         judged = {"policy": policy, "sft": sft, "reward": reward}
         judged |= {name: split[name] for name in ("prompts_heldout", "demonstrations_heldout")}
         if story.champion:
@@ -97,13 +120,19 @@ class Synthetic:
             ("validate", {"model": base} | sources, split),
             ("sft", {"model": base} | of("demonstrations"), {"model": sft}),
             ("reward", {"model": sft} | of("comparisons"), {"model": reward}),
-            ("ppo", {"policy": sft, "reward": reward, "prompts_train": split["prompts_train"]}, {"model": policy}),
+            (
+                "ppo",
+                {"policy": sft, "reward": reward, "prompts_train": split["prompts_train"]},
+                {"model": policy},
+            ),
             ("evaluate", judged, {}),
         ]
 
     def _stage(self, story: Story, stage: str, inputs: dict, outputs: dict) -> StageRecord:
         config = {stage: {"independent_scorer": story.scorer}, "of": story.name, "lift": story.lift}
-        spec = StageSpec(stage=stage, seed=story.seed, config=config, inputs=inputs, code="c0de" * 16)
+        spec = StageSpec(
+            stage=stage, seed=story.seed, config=config, inputs=inputs, code="c0de" * 16
+        )
         folder = self.workspace.run_dir(spec)
         run = RunDir(folder)
         (folder / "spec.json").write_text(spec.model_dump_json())
@@ -112,17 +141,36 @@ class Synthetic:
         files = write_items(folder, items) if items and story.with_items else {}
         if stage == "evaluate":
             rows = [list(row) for row in zip(*items.values(), strict=True)][:8]
-            (folder / "samples.table.json").write_text(json.dumps({"columns": list(items), "data": rows}))
+            (folder / "samples.table.json").write_text(
+                json.dumps({"columns": list(items), "data": rows})
+            )
             files["samples"] = "samples.table.json"
-        intervals = {name: wilson(metrics[name] * n, n) for name, n in _shares(story).items() if name in metrics}
+        intervals = {
+            name: wilson(metrics[name] * n, n)
+            for name, n in _shares(story).items()
+            if name in metrics
+        }
         result = StageResult(
-            stage=stage, digest=spec.digest, outputs=outputs, metrics=metrics, counts=_shares(story),
-            intervals=intervals, files=files, seconds=12.5, environment={"python": "3.11", "torch": "2.13"},
-        )  # fmt: skip
-        sample = {"step": 1, "time": 1.0, "metrics": {"system/stage_memory_mib": 700.0 + 100 * story.lift}}
+            stage=stage,
+            digest=spec.digest,
+            outputs=outputs,
+            metrics=metrics,
+            counts=_shares(story),
+            intervals=intervals,
+            files=files,
+            seconds=12.5,
+            environment={"python": "3.11", "torch": "2.13"},
+        )
+        sample = {
+            "step": 1,
+            "time": 1.0,
+            "metrics": {"system/stage_memory_mib": 700.0 + 100 * story.lift},
+        }
         (folder / FILE).write_text(json.dumps(sample) + "\n")
         (folder / "result.json").write_text(result.model_dump_json())
-        return StageRecord(stage=stage, run_dir=folder, status="FINISHED", started=now(), ended=now())
+        return StageRecord(
+            stage=stage, run_dir=folder, status="FINISHED", started=now(), ended=now()
+        )
 
 
 def _shares(story: Story) -> dict[str, int]:
@@ -133,9 +181,14 @@ def _curves(run: RunDir, stage: str, story: Story) -> None:
     for step in range(1, 21):
         rise = story.lift * (1 - math.exp(-step / 6))
         metrics = {
-            "sft": {"sft/loss": 2.0 / step}, "reward": {"reward/loss": 0.7 - 0.01 * step},
-            "ppo": {"ppo/score_mean": rise, "ppo/kl_per_response": 0.3 * step, "ppo/response_tokens": 20.0 + step},
-        }  # fmt: skip
+            "sft": {"sft/loss": 2.0 / step},
+            "reward": {"reward/loss": 0.7 - 0.01 * step},
+            "ppo": {
+                "ppo/score_mean": rise,
+                "ppo/kl_per_response": 0.3 * step,
+                "ppo/response_tokens": 20.0 + step,
+            },
+        }
         run.log(step, 20, metrics.get(stage, {}))
 
 
@@ -144,7 +197,10 @@ def _evidence(stage: str, story: Story) -> tuple[dict[str, float], dict[str, lis
         return _pairs(story)
     if stage == "evaluate":
         return _replies(story)
-    final = {"validate": {"data/comparisons_train": 600.0}, "sft": {"sft/heldout_loss": 2.0, "sft/heldout_improvement": 1.0}}
+    final = {
+        "validate": {"data/comparisons_train": 600.0},
+        "sft": {"sft/heldout_loss": 2.0, "sft/heldout_improvement": 1.0},
+    }
     return final.get(stage, {"ppo/score_mean": story.lift, "ppo/kl_per_response": 6.0}), {}
 
 
@@ -155,11 +211,15 @@ def _pairs(story: Story) -> tuple[dict[str, float], dict[str, list]]:
     margins = [abs(rng.gauss(1.0, 0.6)) * (1 if good else -1) for good in right]
     count = range(story.pairs)
     items = {
-        "pair_id": [item_id(f"pair {place}") for place in count], "prompt": [f"pair {place}" for place in count],
-        "chosen": ["good"] * story.pairs, "rejected": ["bad"] * story.pairs, "chosen_score": margins,
-        "rejected_score": [0.0] * story.pairs, "chosen_tokens": [5 + place % 3 for place in count],
+        "pair_id": [item_id(f"pair {place}") for place in count],
+        "prompt": [f"pair {place}" for place in count],
+        "chosen": ["good"] * story.pairs,
+        "rejected": ["bad"] * story.pairs,
+        "chosen_score": margins,
+        "rejected_score": [0.0] * story.pairs,
+        "chosen_tokens": [5 + place % 3 for place in count],
         "rejected_tokens": [6] * story.pairs,
-    }  # fmt: skip
+    }
     return {"reward/accuracy": sum(right) / story.pairs}, items
 
 
@@ -173,19 +233,33 @@ def _replies(story: Story) -> tuple[dict[str, float], dict[str, list]]:
     items |= _columns("policy", [f"{story.reply} ({place})" for place in count], policy)
     items |= _columns("sft", [f"The SFT model's reply {place}" for place in count], sft)
     if story.champion:
-        items |= _columns("champion", [f"The champion's reply {place}" for place in count], [s + 0.5 for s in sft])
+        items |= _columns(
+            "champion", [f"The champion's reply {place}" for place in count], [s + 0.5 for s in sft]
+        )
     items["policy_kl"] = [abs(noise.gauss(6, 1)) for _ in count]
     wins = sum(a > b for a, b in zip(policy, sft, strict=True)) / story.prompts
-    means = {"eval/score_policy": "policy_score", "eval/score_sft": "sft_score", "eval/length_policy": "policy_tokens",
-             "eval/independent_policy": "policy_independent", "eval/kl_per_response": "policy_kl"}  # fmt: skip
+    means = {
+        "eval/score_policy": "policy_score",
+        "eval/score_sft": "sft_score",
+        "eval/length_policy": "policy_tokens",
+        "eval/independent_policy": "policy_independent",
+        "eval/kl_per_response": "policy_kl",
+    }
     metrics = {name: sum(items[column]) / story.prompts for name, column in means.items()}
-    return metrics | {"eval/win_rate": wins, "eval/prompts": float(story.prompts), "eval/alignment_tax": 0.1}, items
+    return metrics | {
+        "eval/win_rate": wins,
+        "eval/prompts": float(story.prompts),
+        "eval/alignment_tax": 0.1,
+    }, items
 
 
 def _columns(model: str, replies: list[str], scores: list[float]) -> dict[str, list]:
     count = range(len(replies))
     return {
-        f"{model}_reply": replies, f"{model}_score": scores, f"{model}_tokens": [20 + place % 5 for place in count],
-        f"{model}_ended": [place % 9 > 0 for place in count], f"{model}_repetition": [0.01 * (place % 4) for place in count],
+        f"{model}_reply": replies,
+        f"{model}_score": scores,
+        f"{model}_tokens": [20 + place % 5 for place in count],
+        f"{model}_ended": [place % 9 > 0 for place in count],
+        f"{model}_repetition": [0.01 * (place % 4) for place in count],
         f"{model}_independent": [score / 2 for score in scores],
-    }  # fmt: skip
+    }

@@ -19,9 +19,13 @@ class Workspace:
     def start(self, *words: str) -> subprocess.Popen:
         program = "import sys; from flows.cli.app import main; sys.exit(main())"
         unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
-        environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(self.home)}
+        environment = {k: v for k, v in os.environ.items() if k not in unset} | {
+            "RLHF_HOME": str(self.home)
+        }
         command = [sys.executable, "-c", program, *words]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
 
     def run(self, *settings: str, words: tuple[str, ...] = ()) -> tuple[int, dict, str]:
         """Exit code, the JSON document and standard error of `rlhf run quickstart --json`."""
@@ -42,7 +46,10 @@ class Workspace:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("RLHF_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    process.environ().get("RLHF_HOME") == str(self.home)
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(process)
             except psutil.Error:
                 continue

@@ -1,4 +1,6 @@
-"""The true pipeline, through the command line: real Prefect, MLflow, DeepSpeed, vLLM and Great Expectations."""
+"""The true pipeline, through the command line: real Prefect, MLflow, DeepSpeed, vLLM and Great
+Expectations.
+"""
 
 import json
 import signal
@@ -13,10 +15,16 @@ SHORT = ("ppo.steps=8", "ppo.checkpoint_every=2")
 
 
 def stop_in_ppo(workspace) -> tuple[int, str]:
-    """Start the pipeline, end it with SIGTERM when PPO is under way; its exit code and standard error."""
-    process = workspace.start("run", "quickstart", *(flag for setting in SHORT for flag in ("--set", setting)))
+    """Start the pipeline, end it with SIGTERM when PPO is under way; its exit code and standard
+    error.
+    """
+    process = workspace.start(
+        "run", "quickstart", *(flag for setting in SHORT for flag in ("--set", setting))
+    )
     deadline = time.monotonic() + 500
-    while not any(len((d / "metrics.jsonl").read_bytes().splitlines()) >= 3 for d in _started(workspace)):
+    while not any(
+        len((d / "metrics.jsonl").read_bytes().splitlines()) >= 3 for d in _started(workspace)
+    ):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -59,7 +67,9 @@ def test_next_run_repeats_nothing_that_was_finished_and_resumes_ppo(finished):
     workspace, document = finished
     cached = {name for name, stage in stages(document).items() if stage["cached"]}
     assert cached == {"prepare", "validate", "sft", "reward"}
-    steps = [json.loads(line)["step"] for line in (workspace.run_dirs("ppo")[0] / "metrics.jsonl").open()]
+    steps = [
+        json.loads(line)["step"] for line in (workspace.run_dirs("ppo")[0] / "metrics.jsonl").open()
+    ]
     assert steps == list(range(1, 9))
 
 
@@ -84,15 +94,20 @@ def test_champions_load_from_the_registry_with_mlflow_and_with_plain_transformer
     assert document["promotion"]["promoted"] is True
     mlflow.set_tracking_uri(f"sqlite:///{workspace.home}/mlflow.db")
     policy, reward = (
-        mlflow.artifacts.download_artifacts(f"models:/quickstart-{kind}@champion") + "/artifacts/model"
+        mlflow.artifacts.download_artifacts(f"models:/quickstart-{kind}@champion")
+        + "/artifacts/model"
         for kind in ("policy", "reward")
     )
     assert AutoModelForSequenceClassification.from_pretrained(reward).config.num_labels == 1
     tokenizer = AutoTokenizer.from_pretrained(policy)
     messages = [{"role": "user", "content": "how do i clean my old table at home ?"}]
-    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     prompt = inputs["input_ids"].shape[1]
-    reply = AutoModelForCausalLM.from_pretrained(policy).generate(**inputs, max_new_tokens=48, do_sample=False)
+    reply = AutoModelForCausalLM.from_pretrained(policy).generate(
+        **inputs, max_new_tokens=48, do_sample=False
+    )
     text = tokenizer.decode(reply[0, prompt:], skip_special_tokens=True)
     assert "table" in text
     served = mlflow.pyfunc.load_model("models:/quickstart-policy@champion")
@@ -105,12 +120,16 @@ def test_mlflow_has_one_parent_with_a_nested_run_for_every_stage(finished):
     workspace, document = finished
     client = MlflowClient(f"sqlite:///{workspace.home}/mlflow.db")
     parent = client.get_run(document["run_id"])
-    nested = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    nested = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
     by_stage = {run.data.tags["stage"]: run for run in nested}
     assert set(by_stage) == {"prepare", "validate", "sft", "reward", "ppo", "evaluate"}
     history = client.get_metric_history(by_stage["ppo"].info.run_id, "ppo/score_mean")
     assert sorted({point.step for point in history}) == list(range(1, 9))
-    assert {item.dataset.name for item in by_stage["sft"].inputs.dataset_inputs} >= {"demonstrations_train"}
+    assert {item.dataset.name for item in by_stage["sft"].inputs.dataset_inputs} >= {
+        "demonstrations_train"
+    }
     assert {run.info.status for run in [parent, *nested]} == {"FINISHED"}
 
 

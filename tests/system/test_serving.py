@@ -1,4 +1,6 @@
-"""Registered versions behind real servers: MLflow's scoring server, and vLLM's OpenAI-compatible one."""
+"""Registered versions behind real servers: MLflow's scoring server, and vLLM's OpenAI-compatible
+one.
+"""
 
 import contextlib
 import json
@@ -32,7 +34,11 @@ PAIR = {"prompt": "w3 w14", "chosen": "w2 w4 w6 w8", "rejected": "w1"}
 def registry(tiny_model, tmp_path_factory) -> tuple[str, dict[str, Path]]:
     """A SQLite registry with a champion of each kind; its address, and the files of the versions."""
     folder = tmp_path_factory.mktemp("registry")
-    save_model(load_scalar(tiny_model, new_head=True, seed=3), load_tokenizer(tiny_model), folder / "scalar")
+    save_model(
+        load_scalar(tiny_model, new_head=True, seed=3),
+        load_tokenizer(tiny_model),
+        folder / "scalar",
+    )
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     for kind, model in (("policy", tiny_model), ("reward", folder / "scalar")):
@@ -45,14 +51,21 @@ def registry(tiny_model, tmp_path_factory) -> tuple[str, dict[str, Path]]:
 
 @contextlib.contextmanager
 def serving(command: list, health: str, log: Path, **environment: str) -> Iterator[str]:
-    """Start a server on a free port ('PORT' in the command), wait until it answers; its address. Ended with all it started."""
+    """Start a server on a free port ('PORT' in the command), wait until it answers; its address.
+    Ended with all it started.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     words = [port if word == "PORT" else str(word) for word in command]
     with log.open("w") as out:
         process = subprocess.Popen(
-            words, stdout=out, stderr=out, start_new_session=True, env=os.environ | environment, cwd=log.parent
+            words,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=os.environ | environment,
+            cwd=log.parent,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -87,9 +100,18 @@ def post(url: str, body: dict | bytes) -> tuple[int, dict | list]:
 
 
 def mlflow_serve(registry, kind: str, folder: Path):
-    command = [BIN / "mlflow", "models", "serve", "-m", f"models:/tiny-{kind}@champion", "--env-manager", "local"]
+    command = [
+        BIN / "mlflow",
+        "models",
+        "serve",
+        "-m",
+        f"models:/tiny-{kind}@champion",
+        "--env-manager",
+        "local",
+    ]
     command += ["--host", "127.0.0.1", "--port", "PORT"]
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # as in an active environment: MLflow starts uvicorn by its name
+    # as in an active environment: MLflow starts uvicorn by its name
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return serving(command, "/ping", folder / "log", MLFLOW_TRACKING_URI=registry[0], PATH=path)
 
 
@@ -116,18 +138,48 @@ def test_mlflow_serves_the_reward_model(registry, tmp_path):
     scored = [*CHAT, {"role": "assistant", "content": "w5 w6"}]
     with mlflow_serve(registry, "reward", tmp_path) as address:
         url = f"{address}/invocations"
-        assert post(url, {"inputs": [PAIR]}) == (200, {"predictions": model.predict([PAIR]).to_dict("records")})
-        assert post(url, {"messages": scored}) == (200, model.predict({"messages": scored}).to_dict("records"))
+        assert post(url, {"inputs": [PAIR]}) == (
+            200,
+            {"predictions": model.predict([PAIR]).to_dict("records")},
+        )
+        assert post(url, {"messages": scored}) == (
+            200,
+            model.predict({"messages": scored}).to_dict("records"),
+        )
         assert post(url, (root / "serving_input_example.json").read_bytes())[0] == 200
         status, problem = post(url, {"messages": CHAT})
         assert status == 400 and "end with the assistant's turn" in problem["message"]
 
 
 def vllm_serve(registry, kind: str, folder: Path, *flags: str):
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder(registry[1][kind])]
-    command += ["--served-model-name", f"tiny-{kind}", "--dtype", "float32", "--load-format", "safetensors", *flags]
-    command += ["--enforce-eager", "--distributed-executor-backend", "uni", "--host", "127.0.0.1", "--port", "PORT"]
-    return serving(command, "/health", folder / "log", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1")
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        model_folder(registry[1][kind]),
+    ]
+    command += [
+        "--served-model-name",
+        f"tiny-{kind}",
+        "--dtype",
+        "float32",
+        "--load-format",
+        "safetensors",
+        *flags,
+    ]
+    command += [
+        "--enforce-eager",
+        "--distributed-executor-backend",
+        "uni",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "PORT",
+    ]
+    return serving(
+        command, "/health", folder / "log", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1"
+    )
 
 
 def test_vllms_own_server_serves_the_policy(registry, tmp_path):
@@ -147,5 +199,7 @@ def test_vllms_own_server_serves_the_reward_model(registry, tmp_path):
     tokenizer = load_tokenizer(model_folder(root))
     ids = [*render_prompt(tokenizer, CHAT), *render_response(tokenizer, "w5 w6")]
     with vllm_serve(registry, "reward", tmp_path, "--runner", "pooling") as address:
-        status, answer = post(f"{address}/classify", {"model": "tiny-reward", "input": [ids], "use_activation": False})
+        status, answer = post(
+            f"{address}/classify", {"model": "tiny-reward", "input": [ids], "use_activation": False}
+        )
         assert status == 200 and answer["data"][0]["probs"] == pytest.approx([score], abs=1e-4)

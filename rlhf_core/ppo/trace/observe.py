@@ -16,23 +16,40 @@ from rlhf_core.modeling.models import PolicyModel, ScalarModel
 from rlhf_core.modeling.trunk import Trunk
 from rlhf_core.ppo.experience import with_values
 
-# Process group method -> place of the tensors that a rank hands in, and how many times their size a rank sends among n
-# ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal all-reduce" (Patarasuk and Yuan 2009).
+# Process group method -> place of the tensors that a rank hands in, and how many times their size a
+# rank sends among n
+# ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal all-reduce" (Patarasuk and
+# Yuan 2009).
 _ALL_TO_ALL: tuple[int, Callable[[int], float]] = (1, lambda n: (n - 1) / n)
 _GATHER_ALL: tuple[int, Callable[[int], float]] = (1, lambda n: n - 1)
 _SCATTER_SUM: tuple[int, Callable[[int], float]] = (1, lambda n: (n - 1) / n)
 _TO_ALL: tuple[int, Callable[[int], float]] = (0, lambda n: 2 * (n - 1) / n)
 _KNOWN: dict[str, tuple[int, Callable[[int], float]]] = {
-    "allreduce": _TO_ALL, "allreduce_coalesced": _TO_ALL,
-    "broadcast": (0, lambda n: (n - 1) / n), "reduce": (0, lambda n: (n - 1) / n),
-    "allgather": _GATHER_ALL, "allgather_coalesced": _GATHER_ALL, "allgather_into_tensor_coalesced": _GATHER_ALL,
-    "_allgather_base": _GATHER_ALL, "all_gather_single": _GATHER_ALL, "all_gather_single_coalesced": _GATHER_ALL,
-    "reduce_scatter": _SCATTER_SUM, "_reduce_scatter_base": _SCATTER_SUM, "reduce_scatter_tensor_coalesced": _SCATTER_SUM,
-    "reduce_scatter_single": _SCATTER_SUM, "reduce_scatter_single_coalesced": _SCATTER_SUM,
-    "alltoall": _ALL_TO_ALL, "alltoall_base": _ALL_TO_ALL, "all_to_all_single": _ALL_TO_ALL,
-    "gather": (1, lambda n: (n - 1) / n), "scatter": (0, lambda n: (n - 1) / n), "send": (0, lambda n: 1.0),
-}  # fmt: skip
-COLLECTIVES = {name: known for name, known in _KNOWN.items() if hasattr(ProcessGroup, name)}  # names differ between versions
+    "allreduce": _TO_ALL,
+    "allreduce_coalesced": _TO_ALL,
+    "broadcast": (0, lambda n: (n - 1) / n),
+    "reduce": (0, lambda n: (n - 1) / n),
+    "allgather": _GATHER_ALL,
+    "allgather_coalesced": _GATHER_ALL,
+    "allgather_into_tensor_coalesced": _GATHER_ALL,
+    "_allgather_base": _GATHER_ALL,
+    "all_gather_single": _GATHER_ALL,
+    "all_gather_single_coalesced": _GATHER_ALL,
+    "reduce_scatter": _SCATTER_SUM,
+    "_reduce_scatter_base": _SCATTER_SUM,
+    "reduce_scatter_tensor_coalesced": _SCATTER_SUM,
+    "reduce_scatter_single": _SCATTER_SUM,
+    "reduce_scatter_single_coalesced": _SCATTER_SUM,
+    "alltoall": _ALL_TO_ALL,
+    "alltoall_base": _ALL_TO_ALL,
+    "all_to_all_single": _ALL_TO_ALL,
+    "gather": (1, lambda n: (n - 1) / n),
+    "scatter": (0, lambda n: (n - 1) / n),
+    "send": (0, lambda n: 1.0),
+}
+COLLECTIVES = {
+    name: known for name, known in _KNOWN.items() if hasattr(ProcessGroup, name)
+}  # names differ between versions
 
 
 @dataclass(frozen=True)
@@ -64,8 +81,8 @@ class Seen:
 def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
     """Count forward passes and traffic while open.
 
-    models: those that are known by name; any other policy or scalar model is the reference or the reward model. A trunk that
-    was called in a role counts as that.
+    models: those that are known by name; any other policy or scalar model is the reference or the
+    reward model. A trunk that was called in a role counts as that.
     """
     seen, names = Seen(), {id(model): name for name, model in models.items()}
     kinds = {PolicyModel: "reference", ScalarModel: "reward"}
@@ -102,7 +119,9 @@ def _batch_shape(arguments: tuple) -> tuple[int, int, int] | None:
 
 @contextlib.contextmanager
 def _counting(seen: Seen) -> Iterator[None]:
-    """Wrap the process group's own methods: DeepSpeed keeps references to some functions of torch.distributed."""
+    """Wrap the process group's own methods: DeepSpeed keeps references to some functions of
+    torch.distributed.
+    """
     originals = {name: vars(ProcessGroup)[name] for name in COLLECTIVES}
     for name in originals:
         setattr(ProcessGroup, name, _counted(name, getattr(ProcessGroup, name), seen))

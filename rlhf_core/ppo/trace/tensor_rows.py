@@ -18,9 +18,15 @@ from rlhf_core.ppo.trace.observe import Pass
 def tensor_row(name: str, tensor: Tensor, *, by: str | None = None, of: int = 1) -> dict:
     """by: the model that gave it; of: how many like it there are, of which this is the largest."""
     return {
-        "name": name, "by": by, "axes": axes(name), "shape": list(tensor.shape), "dtype": str(tensor.dtype).split(".")[-1],
-        "bytes": tensor.nbytes, "count": of, "meaning": TENSORS[name],
-    }  # fmt: skip
+        "name": name,
+        "by": by,
+        "axes": axes(name),
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).split(".")[-1],
+        "bytes": tensor.nbytes,
+        "count": of,
+        "meaning": TENSORS[name],
+    }
 
 
 def axes(name: str) -> list[str]:
@@ -33,7 +39,11 @@ def axes(name: str) -> list[str]:
 
 def field_rows(record: Batch | Experience) -> list[dict]:
     names = [field.name for field in dataclasses.fields(record)]
-    return [tensor_row(name, getattr(record, name)) for name in names if isinstance(getattr(record, name), Tensor)]
+    return [
+        tensor_row(name, getattr(record, name))
+        for name in names
+        if isinstance(getattr(record, name), Tensor)
+    ]
 
 
 def output_rows(passes: list[Pass]) -> list[dict]:
@@ -42,21 +52,43 @@ def output_rows(passes: list[Pass]) -> list[dict]:
     rows = []
     for model in dict.fromkeys(one.model for one in passes):
         own = [one.output for one in passes if one.model == model]
-        rows.append(tensor_row(names.get(model, "scores_BR1"), max(own, key=lambda x: x.nbytes), by=model, of=len(own)))
-        if values := [one.values for one in passes if one.model == model and one.values is not None]:
-            rows.append(tensor_row("values_BR1", max(values, key=lambda x: x.nbytes), by=model, of=len(values)))
+        rows.append(
+            tensor_row(
+                names.get(model, "scores_BR1"),
+                max(own, key=lambda x: x.nbytes),
+                by=model,
+                of=len(own),
+            )
+        )
+        if values := [
+            one.values for one in passes if one.model == model and one.values is not None
+        ]:
+            rows.append(
+                tensor_row(
+                    "values_BR1", max(values, key=lambda x: x.nbytes), by=model, of=len(values)
+                )
+            )
     return rows
 
 
 def part_rows(passes: list[Pass]) -> list[dict]:
-    """What the update takes of the largest microbatch: the columns of Part, shaped as the batch that went in."""
+    """What the update takes of the largest microbatch: the columns of Part, shaped as the batch
+    that went in.
+    """
     shapes = [one.batch for one in passes if one.batch]
     B, L, R = max(shapes, key=lambda shape: shape[0] * shape[1])
     part = [field.name for field in dataclasses.fields(Part) if field.name.endswith("_BR")]
-    kinds = {"ids_BL": (L, torch.int64), "mask_BL": (L, torch.bool), "response_mask_BR": (R, torch.bool)}
+    kinds = {
+        "ids_BL": (L, torch.int64),
+        "mask_BL": (L, torch.bool),
+        "response_mask_BR": (R, torch.bool),
+    }
     kinds |= {name: (R, torch.float32) for name in part}
     count = sum(one.model == passes[0].model for one in passes)
-    return [tensor_row(name, torch.empty(B, wide, dtype=kind, device="meta"), of=count) for name, (wide, kind) in kinds.items()]
+    return [
+        tensor_row(name, torch.empty(B, wide, dtype=kind, device="meta"), of=count)
+        for name, (wide, kind) in kinds.items()
+    ]
 
 
 def list_rows(rollout: Rollout) -> list[dict]:
@@ -70,10 +102,18 @@ def list_rows(rollout: Rollout) -> list[dict]:
     for name, (lists, letters, kind) in columns.items():
         lengths = [len(one) for one in lists]
         span = f"{min(lengths)} to {max(lengths)}"
-        rows.append({
-            "name": name, "by": None, "axes": list(letters), "shape": [len(lists), span], "dtype": f"lists of {kind}",
-            "bytes": 8 * sum(lengths), "count": 1, "meaning": TENSORS[name],
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "by": None,
+                "axes": list(letters),
+                "shape": [len(lists), span],
+                "dtype": f"lists of {kind}",
+                "bytes": 8 * sum(lengths),
+                "count": 1,
+                "meaning": TENSORS[name],
+            }
+        )
     return rows
 
 
@@ -81,7 +121,12 @@ def weights_row(actor: Engine) -> dict:
     tensors = [tensor for _, tensor in plain_tensors(actor.module.model)]
     kinds = sorted({str(tensor.dtype).split(".")[-1] for tensor in tensors})
     return {
-        "name": "actor weights", "by": "actor", "axes": [], "shape": [f"{sum(t.numel() for t in tensors):,} numbers"],
-        "dtype": ", ".join(kinds), "bytes": sum(tensor.nbytes for tensor in tensors), "count": len(tensors),
+        "name": "actor weights",
+        "by": "actor",
+        "axes": [],
+        "shape": [f"{sum(t.numel() for t in tensors):,} numbers"],
+        "dtype": ", ".join(kinds),
+        "bytes": sum(tensor.nbytes for tensor in tensors),
+        "count": len(tensors),
         "meaning": TENSORS["actor weights"],
-    }  # fmt: skip
+    }

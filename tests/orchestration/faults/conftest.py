@@ -1,4 +1,6 @@
-"""A platform on a PostgreSQL of its own whose stages are the small program, and what must hold after every fault."""
+"""A platform on a PostgreSQL of its own whose stages are the small program, and what must hold
+after every fault.
+"""
 
 import contextlib
 import json
@@ -37,14 +39,18 @@ class Site(Platform):
         super().__init__(folder, recipe)
         self.database = database
         self.environment |= {"RLHF_DATABASE_URL": database.url, "RLHF_DEVICE_LIMITS": "the-gpu"}
-        self.environment["PYTHONPATH"] = os.pathsep.join([str(folder / "program"), os.environ.get("PYTHONPATH", "")])
+        self.environment["PYTHONPATH"] = os.pathsep.join(
+            [str(folder / "program"), os.environ.get("PYTHONPATH", "")]
+        )
         self.services: dict[str, int] = {}
 
     def up(self, *words: str) -> None:
         """Start what does not run."""
         found = json.loads(self.rlhf("up", "--json", *words))
         self.api, self.mlflow = found["prefect_url"] + "/api", found["mlflow_url"]
-        self.services = {name: service["owner"]["pid"] for name, service in found["services"].items()}
+        self.services = {
+            name: service["owner"]["pid"] for name, service in found["services"].items()
+        }
 
     def wait(self, condition, seconds: float = 420):
         """As ever, and as long as the lease of a slot lasts that a killed run held."""
@@ -53,7 +59,9 @@ class Site(Platform):
     # stages
 
     def plan(self, **stages: dict) -> None:
-        """How the stages behave from now on; what was started before is forgotten, and ended where a test has failed."""
+        """How the stages behave from now on; what was started before is forgotten, and ended where
+        a test has failed.
+        """
         self.tell_runs(signal.SIGKILL)
         (self.home / "program" / "plan.json").write_text(json.dumps(stages))
         (self.home / "program" / "go").unlink(missing_ok=True)
@@ -73,7 +81,9 @@ class Site(Platform):
 
     def stage_process(self, stage: str) -> psutil.Process | None:
         """The stage's process, without its guard."""
-        found = [process for process in self.of_runs() if process.cmdline()[1:3] == [self.program, stage]]
+        found = [
+            process for process in self.of_runs() if process.cmdline()[1:3] == [self.program, stage]
+        ]
         return found[0] if found else None
 
     @property
@@ -86,19 +96,27 @@ class Site(Platform):
         """`rlhf run` of the recipe."""
         words = [word for setting in settings for word in ("--set", setting)]
         return subprocess.Popen(
-            [*RLHF, "run", self.recipe, "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=self.environment | environment, cwd=self.home,
-        )  # fmt: skip
+            [*RLHF, "run", self.recipe, "--json", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment | environment,
+            cwd=self.home,
+        )
 
     def deployed(self, name: str, *settings: str) -> str:
         """Deploy the recipe under a registry name of its own and start it; the flow run's id."""
-        words = [word for setting in (f"registry.name={name}", *settings) for word in ("--set", setting)]
+        words = [
+            word for setting in (f"registry.name={name}", *settings) for word in ("--set", setting)
+        ]
         self.rlhf("deploy", self.recipe, "--name", name, *words)
         return self.start(f"rlhf/{name}")
 
     def states(self, name: str) -> list[tuple[str, str]]:
         """Names and messages of the states that a deployment's runs are in."""
-        return sorted((run["state"]["name"], run["state"]["message"] or "") for run in self.runs(name))
+        return sorted(
+            (run["state"]["name"], run["state"]["message"] or "") for run in self.runs(name)
+        )
 
     # processes
 
@@ -108,8 +126,15 @@ class Site(Platform):
         for process in psutil.process_iter():
             try:
                 words = process.cmdline()
-                if process.environ().get("RLHF_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found += [process] if self.program in words or {"flow-run", "prefect.engine"} & set(words) else []
+                if (
+                    process.environ().get("RLHF_HOME") == str(self.home)
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found += (
+                        [process]
+                        if self.program in words or {"flow-run", "prefect.engine"} & set(words)
+                        else []
+                    )
             except psutil.Error:
                 continue
         return found
@@ -130,8 +155,9 @@ class Site(Platform):
     # what must hold after every fault
 
     def sound(self, started: list[str]) -> None:
-        """No finished work was repeated, no metric is lost or doubled, no run is left RUNNING, no process is an orphan, no
-        slot is held, and every registered version holds the bytes that it says.
+        """No finished work was repeated, no metric is lost or doubled, no run is left RUNNING, no
+        process is an orphan, no slot is held, and every registered version holds the bytes that it
+        says.
 
         started: the stages that may have been started since `plan`, a killed one twice.
         """
@@ -141,9 +167,20 @@ class Site(Platform):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", self.mlflow)
             self._mlflow_is_complete()
-        unsettled = self.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": UNSETTLED}}})
+        unsettled = self.post(
+            "flow_runs/filter", flow_runs={"state": {"type": {"any_": UNSETTLED}}}
+        )
         assert [run["name"] for run in unsettled] == []
-        self.wait(lambda: not [1 for limit in self.post("v2/concurrency_limits/filter") if limit["active_slots"]], 60)
+        self.wait(
+            lambda: (
+                not [
+                    1
+                    for limit in self.post("v2/concurrency_limits/filter")
+                    if limit["active_slots"]
+                ]
+            ),
+            60,
+        )
 
     def _mlflow_is_complete(self) -> None:
         client = MlflowClient(self.mlflow)
@@ -154,11 +191,15 @@ class Site(Platform):
             stage = run.data.tags["stage"]
             if stage in STEPS and run.info.status == "FINISHED":
                 points = client.get_metric_history(run.info.run_id, STEPS[stage])
-                of_steps = sorted(point.step for point in points if point.value == 1.0 / point.step)  # not the stage's result
+                of_steps = sorted(
+                    point.step for point in points if point.value == 1.0 / point.step
+                )  # not the stage's result
                 assert of_steps == [1, 2, 3], (run.info.run_name, stage)
         for version in client.search_model_versions():
             if not version.source.startswith("ledger:"):  # an entry of the ledger has no bytes
-                assert versions.fetch(Workspace(self.home), version).digest == version.tags["digest"]
+                assert (
+                    versions.fetch(Workspace(self.home), version).digest == version.tags["digest"]
+                )
 
 
 @pytest.fixture(scope="package")
@@ -177,7 +218,9 @@ def site(tmp_path_factory, tiny_model, ready_models):
         f'name = "tiny"\nmodel.base = "{tiny_model}"\nregistry.name = "tiny"\n'
         'data.demonstrations = "d.jsonl"\ndata.comparisons = "c.jsonl"\n'
     )
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and with it all it starts
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job ignores it, and with it all it starts
     with tempfile.TemporaryDirectory(prefix="pg-") as place, postgres(Path(place)) as database:
         it = Site(folder, str(recipe), database)
         try:

@@ -1,4 +1,6 @@
-"""What goes wrong in operation, done to real processes. After each: `Site.sound`, and a message that says what happened."""
+"""What goes wrong in operation, done to real processes. After each: `Site.sound`, and a message
+that says what happened.
+"""
 
 import itertools
 import json
@@ -71,7 +73,10 @@ def test_mlflow_that_stays_down_keeps_the_run_from_promoting_and_loses_nothing(s
     site.kill("mlflow")
     site.go()
     _, told = run.communicate(timeout=400)
-    assert run.returncode == 1 and "Everything trained is kept: run the recipe again when MLflow answers" in told
+    assert (
+        run.returncode == 1
+        and "Everything trained is kept: run the recipe again when MLflow answers" in told
+    )
     site.up()
     assert settled(site.by_hand("registry.name=gone", "seed=106"))[0]["promotion"]["promoted"]
     site.sound(ALL)
@@ -110,8 +115,15 @@ def test_the_same_pipeline_started_twice_trains_once_and_promotes_once(site):
     both = [site.by_hand("registry.name=twins", "seed=109") for _ in range(2)]
     ended = [(*run.communicate(timeout=400), run.returncode) for run in both]
     assert 0 in [code for _, _, code in ended], ended
-    for _, told, code in ended:  # while one moves aliases, or renews the records of the version that both found
-        assert code == 0 or (code == 3 and ("Nothing was changed; try again" in told or "run its recipe again" in told)), told
+    for (
+        _,
+        told,
+        code,
+    ) in ended:  # while one moves aliases, or renews the records of the version that both found
+        assert code == 0 or (
+            code == 3
+            and ("Nothing was changed; try again" in told or "run its recipe again" in told)
+        ), told
     again, _ = settled(site.by_hand("registry.name=twins", "seed=109"))
     assert again["promotion"]["version"] == "1"
     site.sound(ALL)
@@ -121,7 +133,10 @@ def test_the_same_pipeline_started_twice_trains_once_and_promotes_once(site):
 def clock(tmp_path):
     """move(seconds) sets the wall clock of processes with these variables off, while they run."""
     library, file = tmp_path / "clock.so", tmp_path / "shift"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(SUPPORT / "clock.c"), "-ldl"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", str(library), str(SUPPORT / "clock.c"), "-ldl"],
+        check=True,
+    )
     variables = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(file)}
 
     def move(seconds: int) -> None:
@@ -129,7 +144,9 @@ def clock(tmp_path):
 
     move(-86400)
     asked = [sys.executable, "-c", "import time; print(time.time())"]
-    seen = float(subprocess.run(asked, env=os.environ | variables, capture_output=True, check=True).stdout)
+    seen = float(
+        subprocess.run(asked, env=os.environ | variables, capture_output=True, check=True).stdout
+    )
     assert -86500 < seen - time.time() < -86300
     move(0)
     return move, variables
@@ -139,7 +156,9 @@ def clock(tmp_path):
 def test_a_clock_that_is_moved_by_a_day_in_the_middle_changes_nothing(site, clock, seconds):
     move, variables = clock
     site.plan(sft=HOLD)
-    run = site.by_hand(f"registry.name=clock{seconds > 0:d}", f"seed={110 + (seconds > 0)}", **variables)
+    run = site.by_hand(
+        f"registry.name=clock{seconds > 0:d}", f"seed={110 + (seconds > 0)}", **variables
+    )
     site.in_stage("sft")
     move(seconds)
     site.go()
@@ -153,10 +172,28 @@ def test_a_clock_that_is_moved_by_a_day_in_the_middle_changes_nothing(site, cloc
 def test_two_workers_share_one_device_in_turn(site):
     site.plan(**{stage: {"seconds": 1.5} for stage in ALL})
     second = site.environment | {"PREFECT_API_URL": site.api, "MLFLOW_TRACKING_URI": site.mlflow}
-    words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "rlhf", "--type", "process", "--name", "second"]
-    worker = subprocess.Popen(words, env=second, cwd=site.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "rlhf",
+        "--type",
+        "process",
+        "--name",
+        "second",
+    ]
+    worker = subprocess.Popen(
+        words, env=second, cwd=site.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        site.wait(lambda: "second" in [item["name"] for item in site.post("work_pools/rlhf/workers/filter")])
+        site.wait(
+            lambda: (
+                "second" in [item["name"] for item in site.post("work_pools/rlhf/workers/filter")]
+            )
+        )
         for number, name in enumerate(("left", "right")):
             site.deployed(name, f"seed={120 + number}")
         for name in ("left", "right"):
@@ -166,8 +203,12 @@ def test_two_workers_share_one_device_in_turn(site):
         worker.wait(60)
     site.sound([*ALL, *ALL])
     runs = [folder for folder in (site.home / "runs").glob("*-*") if _seed(folder) in (120, 121)]
-    times = sorted((read_metrics(folder / "metrics.jsonl")[0]["time"], _end(folder)) for folder in runs)
-    assert len(times) == 10 and all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
+    times = sorted(
+        (read_metrics(folder / "metrics.jsonl")[0]["time"], _end(folder)) for folder in runs
+    )
+    assert len(times) == 10 and all(
+        end <= start for (_, end), (start, _) in itertools.pairwise(times)
+    )
 
 
 def _seed(folder: Path) -> int:
@@ -209,5 +250,10 @@ def test_a_machine_that_goes_away_in_ppo_resumes_where_it_was(site):
     assert again.startswith("to run again: ") and left["name"] in again
     assert site.ended("machine", 1) == ["Completed"], site.states("machine")
     site.sound([*ALL, "ppo"])
-    first = next(record for record in records(Workspace(site.home)) if record["flow_run_id"] == left["id"])
-    assert first["status"] == "KILLED" and "The process that ran this pipeline was killed" in first["error"]
+    first = next(
+        record for record in records(Workspace(site.home)) if record["flow_run_id"] == left["id"]
+    )
+    assert (
+        first["status"] == "KILLED"
+        and "The process that ran this pipeline was killed" in first["error"]
+    )

@@ -1,4 +1,6 @@
-"""A real training stage whose disk is full, and one whose newest checkpoint is corrupt: both end with the same bytes."""
+"""A real training stage whose disk is full, and one whose newest checkpoint is corrupt: both end
+with the same bytes.
+"""
 
 import json
 import os
@@ -20,8 +22,14 @@ TRAINING = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 
 @pytest.fixture(scope="module")
 def spec(tiny_model, tiny_splits) -> StageSpec:
-    inputs = {"model": tiny_model} | {n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")}
-    return spec_of("sft", {"sft": TRAINING.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}, inputs)
+    inputs = {"model": tiny_model} | {
+        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
+    }
+    return spec_of(
+        "sft",
+        {"sft": TRAINING.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
+        inputs,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,8 @@ def undisturbed(spec, tmp_path_factory) -> StageResult:
     return finish(spec, tmp_path_factory.mktemp("undisturbed") / "run")
 
 
-# Runs in a mount namespace of its own, where RUNS is a file system of a few MiB that is enlarged after the failure.
+# Runs in a mount namespace of its own, where RUNS is a file system of a few MiB that is enlarged
+# after the failure.
 FULL = """
 import json, shutil, subprocess, sys
 from pathlib import Path
@@ -60,14 +69,27 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(spec, undisturbed, t
     runs.mkdir()
     (tmp_path / "full.py").write_text(textwrap.dedent(FULL))
     size = (undisturbed.outputs["model"].path / "model.safetensors").stat().st_size
-    room = size * 8 // 1024  # two checkpoints of weights and AdamW's two moments each; the third does not fit
-    script = f'mount -t tmpfs -o size={room}k none "{runs}" && exec "{sys.executable}" "$0" "{runs}" "{tmp_path}"'
+    room = (
+        size * 8 // 1024
+    )  # two checkpoints of weights and AdamW's two moments each; the third does not fit
+    script = (
+        f'mount -t tmpfs -o size={room}k none "{runs}" && exec "{sys.executable}" "$0" "{runs}"'
+        f' "{tmp_path}"'
+    )
     apart = ["unshare", "--user", "--map-root-user", "--mount"]
     given = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*apart, "sh", "-c", script, str(tmp_path / "full.py")], capture_output=True, text=True, env=given)
+    done = subprocess.run(
+        [*apart, "sh", "-c", script, str(tmp_path / "full.py")],
+        capture_output=True,
+        text=True,
+        env=given,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "said.json").read_text())
-    assert "No space left on device" in found["said"] and "stage sft ended with exit code 1; its log is" in found["said"]
+    assert (
+        "No space left on device" in found["said"]
+        and "stage sft ended with exit code 1; its log is" in found["said"]
+    )
     assert found["checkpoints"] and found["unfinished"]
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
@@ -75,7 +97,9 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(spec, undisturbed, t
 
 
 @pytest.mark.parametrize("damage", ["cut", "one bit", "empty"])
-def test_a_corrupt_checkpoint_is_passed_over_and_the_log_says_so(spec, undisturbed, tmp_path, damage):
+def test_a_corrupt_checkpoint_is_passed_over_and_the_log_says_so(
+    spec, undisturbed, tmp_path, damage
+):
     run = tmp_path / "run"
     kill_after_steps(spec, run, 5)
     newest = sorted((run / "checkpoints").glob("step-*"))[-1] / "state.safetensors"

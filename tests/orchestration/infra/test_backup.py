@@ -1,4 +1,6 @@
-"""infra/backup.sh and restore.sh: a laptop's SQLite files and a real PostgreSQL, back as they were, or refused."""
+"""infra/backup.sh and restore.sh: a laptop's SQLite files and a real PostgreSQL, back as they were,
+or refused.
+"""
 
 import contextlib
 import os
@@ -19,7 +21,9 @@ INFRA = Path(__file__).resolve().parents[3] / "infra"
 
 def call(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RLHF_")}
-    return subprocess.run([str(INFRA / script), *words], env=kept | environment, capture_output=True, text=True)
+    return subprocess.run(
+        [str(INFRA / script), *words], env=kept | environment, capture_output=True, text=True
+    )
 
 
 def saved(folder: Path, **environment: str) -> Path:
@@ -85,13 +89,19 @@ def test_nothing_that_is_there_is_overwritten(laptop, tmp_path):
     backup = saved(tmp_path / "backups", RLHF_HOME=str(laptop))
     (laptop / "mlflow.db").unlink()
     done = call("restore.sh", str(backup), RLHF_HOME=str(laptop))
-    assert done.returncode == 2 and "exists; nothing was changed" in done.stderr and not (laptop / "mlflow.db").exists()
+    assert (
+        done.returncode == 2
+        and "exists; nothing was changed" in done.stderr
+        and not (laptop / "mlflow.db").exists()
+    )
 
 
 def test_a_workspace_without_a_store_is_no_backup(tmp_path):
     done = call("backup.sh", str(tmp_path / "backups"), RLHF_HOME=str(tmp_path))
     assert done.returncode == 2 and "RLHF_HOME" in done.stderr
-    assert not [path for path in (tmp_path / "backups").iterdir() if not path.name.endswith(".partial")]
+    assert not [
+        path for path in (tmp_path / "backups").iterdir() if not path.name.endswith(".partial")
+    ]
 
 
 def test_a_backup_that_was_cut_off_is_refused(laptop, tmp_path):
@@ -112,14 +122,20 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def server(cluster, tmp_path) -> dict[str, str]:
-    """The two databases, empty, made by the script that the Compose file hands to PostgreSQL's image."""
+    """The two databases, empty, made by the script that the Compose file hands to PostgreSQL's
+    image.
+    """
     for service in ("mlflow", "prefect"):
         query(cluster, "postgres", f"drop database if exists {service}")
         query(cluster, "postgres", f"drop role if exists {service}")
         (tmp_path / f"{service}_database_password").write_text(f"it's \\ {service}")
     script = tmp_path / "databases.sh"
-    script.write_text((INFRA / "compose" / "databases.sh").read_text().replace("/run/secrets", str(tmp_path)))
-    subprocess.run(["sh", str(script)], env=os.environ | cluster | {"POSTGRES_USER": "postgres"}, check=True)
+    script.write_text(
+        (INFRA / "compose" / "databases.sh").read_text().replace("/run/secrets", str(tmp_path))
+    )
+    subprocess.run(
+        ["sh", str(script)], env=os.environ | cluster | {"POSTGRES_USER": "postgres"}, check=True
+    )
     return cluster
 
 
@@ -175,22 +191,32 @@ def test_the_databases_of_a_local_platform_are_saved_under_their_names(server, t
     (tmp_path / "mlartifacts").mkdir()
     (tmp_path / "mlartifacts" / "a").write_text("a")
     variables = server | {
-        "RLHF_PG": "", "RLHF_PG_DATABASES": " ".join(names), "RLHF_ARTIFACTS": str(tmp_path / "mlartifacts")
-    }  # fmt: skip
+        "RLHF_PG": "",
+        "RLHF_PG_DATABASES": " ".join(names),
+        "RLHF_ARTIFACTS": str(tmp_path / "mlartifacts"),
+    }
     backup = saved(tmp_path / "backups", **variables)
     for name in names:
         query(server, name, "drop table t")
     (tmp_path / "mlartifacts" / "a").unlink()
     assert call("restore.sh", str(backup), **variables).returncode == 0
-    assert [query(server, name, "select x from t") for name in names] == [[(name,)] for name in names]
+    assert [query(server, name, "select x from t") for name in names] == [
+        [(name,)] for name in names
+    ]
     assert (tmp_path / "mlartifacts" / "a").read_text() == "a"
 
 
 @pytest.mark.slow
 def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_path):
     query(server, "postgres", "drop database prefect")
-    done = call("backup.sh", str(tmp_path / "backups"), **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)})
-    assert done.returncode != 0 and all(path.name.endswith(".partial") for path in (tmp_path / "backups").iterdir())
+    done = call(
+        "backup.sh",
+        str(tmp_path / "backups"),
+        **server | {"RLHF_PG": "", "RLHF_ARTIFACTS": str(tmp_path)},
+    )
+    assert done.returncode != 0 and all(
+        path.name.endswith(".partial") for path in (tmp_path / "backups").iterdir()
+    )
 
 
 # an object store
@@ -198,7 +224,9 @@ def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_
 
 @pytest.fixture
 def store():
-    """A bucket with an object of several parts, one of a strange name and an empty one; and an empty bucket."""
+    """A bucket with an object of several parts, one of a strange name and an empty one; and an
+    empty bucket.
+    """
     large = bytes(range(256)) * 100_000
     buckets = {"mlflow": {"1/a/model.safetensors": large, "1/é b": b"x", "2/empty": b""}, "new": {}}
     with object_store(buckets) as variables:
@@ -209,7 +237,9 @@ def objects(what: str, tar: Path, **variables: str) -> subprocess.CompletedProce
     environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")} | variables
     command = [sys.executable, str(INFRA / "objects.py"), what]
     with tar.open("rb" if what == "restore" else "wb") as file:
-        given = {"stdin": file, "stdout": subprocess.PIPE} if what == "restore" else {"stdout": file}
+        given = (
+            {"stdin": file, "stdout": subprocess.PIPE} if what == "restore" else {"stdout": file}
+        )
         return subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, **given)
 
 
@@ -226,7 +256,9 @@ def test_a_buckets_objects_come_back_byte_for_byte_and_only_into_an_empty_bucket
 @pytest.mark.slow
 def test_backup_and_restore_take_the_artifacts_from_an_object_store(server, store, tmp_path):
     buckets, variables = store
-    program = f"env PYTHONPATH={Path(sys.prefix) / 'platform'} {sys.executable} {INFRA / 'objects.py'}"
+    program = (
+        f"env PYTHONPATH={Path(sys.prefix) / 'platform'} {sys.executable} {INFRA / 'objects.py'}"
+    )
     environment = server | variables | {"RLHF_PG": "", "RLHF_OBJECTS": program}
     backup = saved(tmp_path / "backups", **environment)
     kept = buckets["mlflow"].copy()

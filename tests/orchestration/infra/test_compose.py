@@ -1,4 +1,6 @@
-"""The platform in infra/compose.yaml: valid by the Compose specification, closed but for one port, without a password."""
+"""The platform in infra/compose.yaml: valid by the Compose specification, closed but for one port,
+without a password.
+"""
 
 import ast
 import json
@@ -20,8 +22,15 @@ FILE = INFRA / "compose.yaml"
 TEXT = FILE.read_text()
 VALUES = {"RLHF_SECRETS": "/secrets", "RLHF_DOMAIN": "example.org", "RLHF_VERSION": "0123abc"}
 DATABASES = {"postgres", "redis", "object-store"}
-# Read by libpq, botocore and several tools; PREFECT_... and MLFLOW_... are looked up in the installed packages.
-COMMON = {"PGPASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "DO_NOT_TRACK"}
+# Read by libpq, botocore and several tools; PREFECT_... and MLFLOW_... are looked up in the
+# installed packages.
+COMMON = {
+    "PGPASSWORD",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "DO_NOT_TRACK",
+}
 FOREIGN = {
     "proxy": {"RLHF_DOMAIN"},
     "postgres": {"POSTGRES_PASSWORD_FILE", "POSTGRES_INITDB_ARGS"},
@@ -35,7 +44,11 @@ def interpolated(text: str) -> dict:
 
 PLATFORM = interpolated(TEXT)
 SERVICES = PLATFORM["services"]
-REDIS_MODULES = {text for text in SERVICES["prefect-server"]["environment"].values() if text.startswith("prefect_redis.")}
+REDIS_MODULES = {
+    text
+    for text in SERVICES["prefect-server"]["environment"].values()
+    if text.startswith("prefect_redis.")
+}
 LASTING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
 
 
@@ -47,7 +60,10 @@ def test_the_file_is_valid():
     assert set(PyCompose.from_json(json.dumps(PLATFORM)).service_names()) == set(SERVICES)
 
 
-@pytest.mark.parametrize("wrong", [{"helthcheck": {}}, {"restart": "sometimes"}, {"ports": ["abc"]}, {"shm_size": "8 gigs"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"helthcheck": {}}, {"restart": "sometimes"}, {"ports": ["abc"]}, {"shm_size": "8 gigs"}],
+)
 def test_a_file_that_is_not_valid_is_found(wrong):
     broken = PLATFORM | {"services": SERVICES | {"worker": SERVICES["worker"] | wrong}}
     with pytest.raises(ValueError):
@@ -55,7 +71,9 @@ def test_a_file_that_is_not_valid_is_found(wrong):
 
 
 def test_what_must_be_given_is_asked_for_by_name():
-    assert set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(VALUES) == set(re.findall(r"\$\{(\w+)", TEXT))
+    assert (
+        set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(VALUES) == set(re.findall(r"\$\{(\w+)", TEXT))
+    )
 
 
 def test_only_the_proxy_has_an_open_port_and_it_speaks_tls():
@@ -63,9 +81,16 @@ def test_only_the_proxy_has_an_open_port_and_it_speaks_tls():
     assert SERVICES["proxy"]["ports"] == ["443:443"]
     caddyfile = (INFRA / "compose" / "Caddyfile").read_text()
     assert "tls /run/secrets/tls_certificate /run/secrets/tls_key" in caddyfile
-    sites = [line.split()[0] for line in caddyfile.splitlines() if line.endswith(" {") and line[0] not in "(\t"]
+    sites = [
+        line.split()[0]
+        for line in caddyfile.splitlines()
+        if line.endswith(" {") and line[0] not in "(\t"
+    ]
     assert sites == ["http://:8080", "mlflow.{$RLHF_DOMAIN}", "prefect.{$RLHF_DOMAIN}"]
-    assert all("network_mode" not in service and not service.get("privileged") for service in SERVICES.values())
+    assert all(
+        "network_mode" not in service and not service.get("privileged")
+        for service in SERVICES.values()
+    )
 
 
 def test_the_proxy_leads_to_ports_on_which_the_servers_listen():
@@ -84,7 +109,11 @@ def test_databases_broker_and_object_store_are_on_the_inside_network_only():
 
 
 def test_the_object_store_is_reached_by_the_artifact_proxy_and_by_the_preparation_only():
-    holders = {name for name, service in SERVICES.items() if "object_store_password" in service.get("secrets", [])}
+    holders = {
+        name
+        for name, service in SERVICES.items()
+        if "object_store_password" in service.get("secrets", [])
+    }
     assert holders == {"object-store", "mlflow", "prepare"}
     assert SERVICES["mlflow"]["environment"]["MLFLOW_SERVE_ARTIFACTS"] == "true"
 
@@ -92,7 +121,9 @@ def test_the_object_store_is_reached_by_the_artifact_proxy_and_by_the_preparatio
 @pytest.mark.parametrize("name", LASTING)
 def test_every_lasting_service_has_a_health_check_and_starts_again(name):
     check = SERVICES[name]["healthcheck"]
-    assert check["test"][0] in ("CMD", "CMD-SHELL") and {"interval", "timeout", "retries"} <= set(check)
+    assert check["test"][0] in ("CMD", "CMD-SHELL") and {"interval", "timeout", "retries"} <= set(
+        check
+    )
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
@@ -100,7 +131,9 @@ def test_every_lasting_service_has_a_health_check_and_starts_again(name):
 def test_a_service_waits_for_services_that_exist_and_can_be_healthy(name):
     for other, how in SERVICES[name].get("depends_on", {}).items():
         lasting = other in LASTING
-        assert how["condition"] == ("service_healthy" if lasting else "service_completed_successfully")
+        assert how["condition"] == (
+            "service_healthy" if lasting else "service_completed_successfully"
+        )
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -112,21 +145,37 @@ def test_images_have_an_exact_tag(name):
 @pytest.mark.parametrize("name", SERVICES)
 def test_named_volumes_secrets_and_configs_are_declared(name):
     service = SERVICES[name]
-    assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(PLATFORM["volumes"])
+    assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(
+        PLATFORM["volumes"]
+    )
     assert set(service.get("secrets", [])) <= set(PLATFORM["secrets"])
     assert {config["source"] for config in service.get("configs", [])} <= set(PLATFORM["configs"])
 
 
 def test_whoever_keeps_data_keeps_it_in_a_named_volume():
-    kept = {name: service["volumes"][0].split(":")[0] for name, service in SERVICES.items() if "volumes" in service}
+    kept = {
+        name: service["volumes"][0].split(":")[0]
+        for name, service in SERVICES.items()
+        if "volumes" in service
+    }
     assert DATABASES | {"worker", "worker-gpu", "proxy"} == set(kept)
 
 
 def test_mounted_files_exist_and_the_one_that_postgresql_runs_is_a_program():
     assert all((INFRA / config["file"]).exists() for config in PLATFORM["configs"].values())
-    assert os.access(INFRA / "compose" / "databases.sh", os.X_OK)  # Compose mounts a file as it is, without a mode of its own
-    assert all(set(config) == {"source", "target"} for service in SERVICES.values() for config in service.get("configs", []))
-    assert (FILE.parent / SERVICES["mlflow"]["build"]["context"] / SERVICES["mlflow"]["build"]["dockerfile"]).exists()
+    assert os.access(
+        INFRA / "compose" / "databases.sh", os.X_OK
+    )  # Compose mounts a file as it is, without a mode of its own
+    assert all(
+        set(config) == {"source", "target"}
+        for service in SERVICES.values()
+        for config in service.get("configs", [])
+    )
+    assert (
+        FILE.parent
+        / SERVICES["mlflow"]["build"]["context"]
+        / SERVICES["mlflow"]["build"]["dockerfile"]
+    ).exists()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -137,20 +186,33 @@ def test_a_secret_is_named_by_its_file_and_mounted_where_it_is_named(name):
             assert key.endswith("_FILE") and value.startswith("/run/secrets/"), key
         if value.startswith("/run/secrets/"):
             assert value.removeprefix("/run/secrets/") in service["secrets"], key
-    for mention in re.findall(r"/run/secrets/(\w+)", json.dumps([service.get("command"), service.get("healthcheck")])):
+    for mention in re.findall(
+        r"/run/secrets/(\w+)", json.dumps([service.get("command"), service.get("healthcheck")])
+    ):
         assert mention in service["secrets"]
 
 
-def test_the_broker_takes_its_password_from_standard_input_under_the_images_entrypoint_in_the_shells_place(tmp_path):
+def test_the_broker_takes_its_password_from_standard_input_under_the_images_entrypoint_in_the_shells_place(
+    tmp_path,
+):
     (tmp_path / "redis_password").write_text("it's secret")
     (tmp_path / "docker-entrypoint.sh").write_text('#!/bin/sh\necho "$$ $*"\ncat\n')
     (tmp_path / "docker-entrypoint.sh").chmod(0o755)
-    words = [word.replace("$$", "$").replace("/run/secrets", str(tmp_path)) for word in SERVICES["redis"]["command"]]
+    words = [
+        word.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+        for word in SERVICES["redis"]["command"]
+    ]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as process:
         said = process.communicate()[0]
-    assert said.startswith(f"{process.pid} redis-server -\nrequirepass it's secret\n")  # no shell stands before it
-    assert "secret" not in json.dumps(words).replace("/run/secrets", "").replace("redis_password", "")
+    assert said.startswith(
+        f"{process.pid} redis-server -\nrequirepass it's secret\n"
+    )  # no shell stands before it
+    assert "secret" not in json.dumps(words).replace("/run/secrets", "").replace(
+        "redis_password", ""
+    )
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-gpu"])
@@ -174,7 +236,11 @@ def test_links_lead_to_the_names_that_the_proxy_serves():
 
 
 def test_no_address_holds_a_password():
-    texts = [path.read_text() for path in (INFRA / "compose").iterdir() if path.suffix in ("", ".ini", ".py")] + [TEXT]
+    texts = [
+        path.read_text()
+        for path in (INFRA / "compose").iterdir()
+        if path.suffix in ("", ".ini", ".py")
+    ] + [TEXT]
     assert not [found for text in texts for found in re.findall(r"\w+://[^/\s@:]*:[^/\s@]+@", text)]
 
 
@@ -183,13 +249,17 @@ def mlflow_names() -> set[str]:
     from mlflow.cli import server
 
     variables = {
-        value.name for value in vars(environment_variables).values() if hasattr(value, "name") and hasattr(value, "get")
+        value.name
+        for value in vars(environment_variables).values()
+        if hasattr(value, "name") and hasattr(value, "get")
     }
     return variables | {option.envvar for option in server.params if option.envvar}
 
 
 def prefect_names() -> set[str]:
-    """What Prefect and prefect-redis read; the latter lies beside the environment, for Prefect imports what it finds."""
+    """What Prefect and prefect-redis read; the latter lies beside the environment, for Prefect
+    imports what it finds.
+    """
     code = f"""
 import importlib, json
 for module in {sorted(REDIS_MODULES)}:
@@ -202,7 +272,9 @@ names |= {{"PREFECT_REDIS_MESSAGING_" + name.upper() for name in RedisMessagingS
 print(json.dumps(sorted(names)))
 """
     environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     return set(json.loads(done.stdout))
 
 
@@ -225,7 +297,9 @@ def test_every_variable_is_one_that_the_program_reads(name, read):
 
 def test_a_misspelt_variable_would_be_found(read):
     assert len(REDIS_MODULES) == 3  # imported where `read` is made
-    assert not {"PREFECT_SERVER_DATABSE_HOST", "MLFLOW_ALLOWED_HOSTS", "PREFECT_MESSAGE_BROKER"} & read
+    assert (
+        not {"PREFECT_SERVER_DATABSE_HOST", "MLFLOW_ALLOWED_HOSTS", "PREFECT_MESSAGE_BROKER"} & read
+    )
 
 
 def test_the_api_server_runs_no_services_and_one_process_runs_them_all():
@@ -233,9 +307,14 @@ def test_the_api_server_runs_no_services_and_one_process_runs_them_all():
     assert commands["prefect-server"] == ["prefect", "server", "start", "--no-services"]
     assert commands["prefect-services"] == ["prefect", "server", "services", "start"]
     shared = ("DATABASE", "REDIS", "MESSAGING", "DOCKET")
-    server, services = (SERVICES[name]["environment"] for name in ("prefect-server", "prefect-services"))
+    server, services = (
+        SERVICES[name]["environment"] for name in ("prefect-server", "prefect-services")
+    )
     for key in server:
-        if any(word in key for word in shared) and key != "PREFECT_SERVER_DATABASE_MIGRATE_ON_START":
+        if (
+            any(word in key for word in shared)
+            and key != "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
+        ):
             assert server[key] == services[key]
 
 
@@ -258,5 +337,8 @@ def test_secrets_are_made_once_random_and_complete(tmp_path):
     hidden = {name for name in other if name != "object_store_user"}
     assert all(first[name] != other[name] and len(other[name]) >= 32 for name in hidden)
     assert len({other[name] for name in hidden}) == len(hidden)
-    assert first["redis_password"] in first["redis_url"] and first["prefect_password"] in first["prefect_auth"]
+    assert (
+        first["redis_password"] in first["redis_url"]
+        and first["prefect_password"] in first["prefect_auth"]
+    )
     assert (tmp_path / "a").stat().st_mode & 0o077 == 0

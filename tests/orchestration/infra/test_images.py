@@ -1,4 +1,6 @@
-"""The images: what infra/Dockerfile promises, read from the file itself, and what its entrypoint does, run for real."""
+"""The images: what infra/Dockerfile promises, read from the file itself, and what its entrypoint
+does, run for real.
+"""
 
 import fnmatch
 import json
@@ -37,7 +39,9 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 
 def copied() -> set[str]:
     """What is copied from the build context."""
-    return {source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]}
+    return {
+        source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]
+    }
 
 
 def test_both_targets_exist():
@@ -59,7 +63,9 @@ def test_nothing_is_installed_or_copied_after_root_was_left(target):
 def test_the_base_image_is_pinned_to_a_patch_version_and_may_be_pinned_to_a_digest():
     (base,) = (rest for word, rest in instructions() if word == "ARG" and rest.startswith("BASE="))
     assert re.fullmatch(r"BASE=python:3\.11\.\d+-slim-\w+", base)
-    assert all(rest.split()[0] in ("${BASE}", "base") for word, rest in instructions() if word == "FROM")
+    assert all(
+        rest.split()[0] in ("${BASE}", "base") for word, rest in instructions() if word == "FROM"
+    )
 
 
 def test_nothing_comes_from_a_url_and_no_registry_is_named():
@@ -68,7 +74,12 @@ def test_nothing_comes_from_a_url_and_no_registry_is_named():
 
 
 def test_every_package_is_installed_from_a_lock_file_without_a_resolver():
-    installs = [part for _, rest in instructions() for part in rest.split("&&") if re.search(r"\bpip install\b", part)]
+    installs = [
+        part
+        for _, rest in instructions()
+        for part in rest.split("&&")
+        if re.search(r"\bpip install\b", part)
+    ]
     assert len(installs) == 4
     assert all("--no-deps" in part for part in installs)
     locks = set(re.findall(r"--requirement (\S+)", TEXT))
@@ -77,13 +88,21 @@ def test_every_package_is_installed_from_a_lock_file_without_a_resolver():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_whose_torch_cannot_be_imported_is_not_made(target):
-    install = next(rest for word, rest in stages()[target] if word == "RUN" and f"{target}.txt" in rest)
+    install = next(
+        rest for word, rest in stages()[target] if word == "RUN" and f"{target}.txt" in rest
+    )
     assert install.split("&&")[-1].strip() == "python -c 'import torch'"
 
 
 def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_image():
-    words = [(word, rest) for word, rest in stages()["cpu"] if "PIP_EXTRA_INDEX_URL" in rest or "cpu.txt" in rest]
-    assert words[1] == ("ARG", "PIP_EXTRA_INDEX_URL") and words[2][0] == "RUN"  # pip reads the variable
+    words = [
+        (word, rest)
+        for word, rest in stages()["cpu"]
+        if "PIP_EXTRA_INDEX_URL" in rest or "cpu.txt" in rest
+    ]
+    assert (
+        words[1] == ("ARG", "PIP_EXTRA_INDEX_URL") and words[2][0] == "RUN"
+    )  # pip reads the variable
     compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
     assert compose["x-ours"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] is None  # of whoever builds
 
@@ -92,7 +111,9 @@ def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_
 def test_every_line_of_a_lock_file_is_an_exact_version_and_named_once(lock):
     lines = (ROOT / "infra" / "requirements" / f"{lock}.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    assert pins and all(re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[A-Za-z0-9.!+]+", pin) for pin in pins)
+    assert pins and all(
+        re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[A-Za-z0-9.!+]+", pin) for pin in pins
+    )
     names = [pin.split("==")[0].lower().replace("_", "-") for pin in pins]
     assert len(names) == len(set(names))
 
@@ -107,14 +128,20 @@ def test_the_platforms_packages_stand_in_no_other_lock(lock):
 
 
 def test_everything_that_is_copied_exists_and_is_tracked():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     for source in copied():
         assert (ROOT / source).exists()
         assert source in tracked or any(name.startswith(f"{source}/") for name in tracked), source
 
 
 def test_the_build_context_holds_what_is_copied_and_neither_workspace_nor_history():
-    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert rules[0] == "*"
     kept = {rule[1:] for rule in rules if rule.startswith("!")}
     for source in copied():
@@ -137,7 +164,11 @@ def test_the_entrypoint_is_a_script_of_the_image_under_an_init(target):
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [str(ENTRYPOINT), *words], env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True, timeout=60
+        [str(ENTRYPOINT), *words],
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -151,8 +182,14 @@ def programs(tmp_path) -> dict[str, str]:
 
 
 def test_the_word_worker_starts_a_worker_and_the_word_stage_a_stage(programs):
-    assert run("worker", "--pool", "a pool", **programs).stdout == "prefect worker start --with-healthcheck --pool a pool\n"
-    assert run("stage", "sft", "spec.json", "dir", **programs).stdout == "python -m rlhf_core sft spec.json dir\n"
+    assert (
+        run("worker", "--pool", "a pool", **programs).stdout
+        == "prefect worker start --with-healthcheck --pool a pool\n"
+    )
+    assert (
+        run("stage", "sft", "spec.json", "dir", **programs).stdout
+        == "python -m rlhf_core sft spec.json dir\n"
+    )
 
 
 def test_any_other_command_is_run_as_it_is_with_its_exit_code():
@@ -169,7 +206,9 @@ def mounted(tmp_path):
 
     def start(**environment: str) -> subprocess.CompletedProcess:
         command = ["sh", str(script), "sh", "-c", 'printf %s "$PASSWORD"']
-        return subprocess.run(command, env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True
+        )
 
     return folder, start
 
@@ -191,7 +230,11 @@ def test_a_missing_or_empty_secret_stops_the_container_and_says_which(mounted, c
     if content is not None:
         (folder / "password").write_text(content)
     done = start(PASSWORD_FILE=str(folder / "password"))
-    assert done.returncode == 2 and "PASSWORD_FILE" in done.stderr and "expected a file with the secret" in done.stderr
+    assert (
+        done.returncode == 2
+        and "PASSWORD_FILE" in done.stderr
+        and "expected a file with the secret" in done.stderr
+    )
 
 
 def test_a_run_in_an_image_knows_the_commit_that_it_was_built_from(monkeypatch):

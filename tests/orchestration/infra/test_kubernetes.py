@@ -1,4 +1,6 @@
-"""infra/k8s against Kubernetes' published schemas and Prefect's worker: offline, with a pod that Prefect itself has made."""
+"""infra/k8s against Kubernetes' published schemas and Prefect's worker: offline, with a pod that
+Prefect itself has made.
+"""
 
 import json
 import os
@@ -16,7 +18,11 @@ K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
 POOLS = {path.stem: json.loads(path.read_text()) for path in sorted((K8S / "pools").glob("*.json"))}
 GPUS = {"cpu": 0, "gpu": 1, "8gpu": 8}
 KUSTOMIZATION = yaml.safe_load((K8S / "kustomization.yaml").read_text())
-OBJECTS = [item for name in KUSTOMIZATION["resources"] for item in yaml.safe_load_all((K8S / name).read_text())]
+OBJECTS = [
+    item
+    for name in KUSTOMIZATION["resources"]
+    for item in yaml.safe_load_all((K8S / name).read_text())
+]
 MPI_JOB = yaml.safe_load((K8S / "multi-node.yaml").read_text())
 VERSIONS = ("1.31", "1.37")
 
@@ -37,7 +43,9 @@ def pods() -> dict[str, dict]:
     """Every pod spec by the name of what starts it."""
     found = {name_of(item): item["spec"]["template"]["spec"] for item in kind("Deployment")}
     replicas = MPI_JOB["spec"]["mpiReplicaSpecs"]
-    return found | {f"MPIJob/{role}": replica["template"]["spec"] for role, replica in replicas.items()}
+    return found | {
+        f"MPIJob/{role}": replica["template"]["spec"] for role, replica in replicas.items()
+    }
 
 
 RENDER = """
@@ -57,24 +65,37 @@ pools = json.loads(sys.stdin.read())
 print(json.dumps({name: asyncio.run(render(*pair)) for name, pair in pools.items()}))
 """
 CHANGED = {
-    "priority": "rlhf-urgent", "node_selector": {"zone": "b"}, "shared_memory": "2Gi", "cpu": "2", "memory": "4Gi",
-    "env": {"RLHF_DEBUG": "1"}, "image": "rlhf:0123abc",
-}  # fmt: skip
+    "priority": "rlhf-urgent",
+    "node_selector": {"zone": "b"},
+    "shared_memory": "2Gi",
+    "cpu": "2",
+    "memory": "4Gi",
+    "env": {"RLHF_DEBUG": "1"},
+    "image": "rlhf:0123abc",
+}
 
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, dict]:
-    """The Job of each pool as Prefect's worker makes it, with defaults and (name + '*') with values of a deployment."""
-    wanted = {name: [pool, {}] for name, pool in POOLS.items()} | {f"{name}*": [pool, CHANGED] for name, pool in POOLS.items()}
+    """The Job of each pool as Prefect's worker makes it, with defaults and (name + '*') with values
+    of a deployment.
+    """
+    wanted = {name: [pool, {}] for name, pool in POOLS.items()} | {
+        f"{name}*": [pool, CHANGED] for name, pool in POOLS.items()
+    }
     environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")}
     command = [sys.executable, "-c", RENDER]
-    done = subprocess.run(command, input=json.dumps(wanted), env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, input=json.dumps(wanted), env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def job_of(rendered: dict, pool: str) -> dict:
-    """The Job without two fields that Prefect's worker wants inside the pod, where Kubernetes has none and ignores them."""
+    """The Job without two fields that Prefect's worker wants inside the pod, where Kubernetes has
+    none and ignores them.
+    """
     job = json.loads(json.dumps(rendered[pool]["job"]))
     for misplaced in ("completions", "parallelism"):
         assert job["spec"]["template"]["spec"].pop(misplaced) == job["spec"][misplaced] == 1
@@ -134,8 +155,14 @@ def test_no_placeholder_is_left(rendered, pool):
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_job_is_tried_once_and_prefect_alone_tries_again(rendered, pool):
     job = job_of(rendered, pool)
-    assert job["spec"]["backoffLimit"] == 0 and job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
-    environment = {item["name"]: item.get("value") for item in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert (
+        job["spec"]["backoffLimit"] == 0
+        and job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    )
+    environment = {
+        item["name"]: item.get("value")
+        for item in job["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
     assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
 
 
@@ -156,7 +183,10 @@ def test_a_deployment_may_change_what_the_form_shows(rendered, pool):
     pod = job_of(rendered, f"{pool}*")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["priorityClassName"] == "rlhf-urgent" and pod["nodeSelector"] == {"zone": "b"}
-    assert container["image"] == "rlhf:0123abc" and container["resources"]["requests"] == {"cpu": "2", "memory": "4Gi"}
+    assert container["image"] == "rlhf:0123abc" and container["resources"]["requests"] == {
+        "cpu": "2",
+        "memory": "4Gi",
+    }
     assert {"name": "RLHF_DEBUG", "value": "1"} in container["env"]
     assert container["resources"]["limits"].get("nvidia.com/gpu", "0") == str(GPUS[pool])
 
@@ -171,13 +201,20 @@ def test_a_run_has_the_devices_of_its_pod_and_links_that_people_can_follow(rende
         f"https://{host}" for host in ingress["spec"]["tls"][0]["hosts"]
     }
     assert settings["prefect-server"]["PREFECT_UI_URL"] == settings["run"]["PREFECT_UI_URL"]
-    assert settings["run"]["RLHF_DEVICE_LIMITS"] == "none"  # a limit by host name would be that of one pod
+    assert (
+        settings["run"]["RLHF_DEVICE_LIMITS"] == "none"
+    )  # a limit by host name would be that of one pod
 
 
 def test_the_multi_node_launcher_holds_a_limit_of_its_own_and_takes_all_missed_runs_at_once():
     (launcher,) = MPI_JOB["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
-    assert {"name": "RLHF_DEVICE_LIMITS", "value": "rlhf-multi-node"} in launcher["env"] and "--limit" not in launcher["args"]
-    assert "global-concurrency-limit create rlhf-multi-node --limit 1" in (K8S.parent / "docs" / "kubernetes.md").read_text()
+    assert {"name": "RLHF_DEVICE_LIMITS", "value": "rlhf-multi-node"} in launcher[
+        "env"
+    ] and "--limit" not in launcher["args"]
+    assert (
+        "global-concurrency-limit create rlhf-multi-node --limit 1"
+        in (K8S.parent / "docs" / "kubernetes.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -185,9 +222,12 @@ def test_a_secret_is_in_a_job_by_reference_only(rendered, pool):
     (container,) = job_of(rendered, pool)["spec"]["template"]["spec"]["containers"]
     (password,) = (item for item in container["env"] if item["name"] == "MLFLOW_TRACKING_PASSWORD")
     assert password == {
-        "name": "MLFLOW_TRACKING_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "rlhf", "key": "mlflow_worker_password"}}
-    }  # fmt: skip
-    worker = next(item for item in kind("ConfigMap") if item["metadata"]["name"] == "worker")["data"]
+        "name": "MLFLOW_TRACKING_PASSWORD",
+        "valueFrom": {"secretKeyRef": {"name": "rlhf", "key": "mlflow_worker_password"}},
+    }
+    worker = next(item for item in kind("ConfigMap") if item["metadata"]["name"] == "worker")[
+        "data"
+    ]
     assert worker["PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET_NAME"] == "rlhf"
 
 
@@ -195,7 +235,10 @@ def test_no_secret_stands_in_the_folder():
     assert not kind("Secret")
     for item in kind("ConfigMap"):
         for key, value in item["data"].items():
-            if any(word in key for word in ("PASSWORD", "SECRET", "AUTH_STRING", "DATABASE", "STORE_URI", "_URL_")):
+            if any(
+                word in key
+                for word in ("PASSWORD", "SECRET", "AUTH_STRING", "DATABASE", "STORE_URI", "_URL_")
+            ):
                 assert key.endswith(("_FILE", "_SECRET_NAME", "_SECRET_KEY")), key
                 assert value.startswith("/etc/secrets/") or "SECRET_" in key
 
@@ -203,9 +246,14 @@ def test_no_secret_stands_in_the_folder():
 @pytest.mark.parametrize("name", [*pods(), *POOLS])
 def test_a_pod_obeys_the_restricted_standard_and_has_no_token_that_it_does_not_need(rendered, name):
     pod = pods()[name] if name in pods() else job_of(rendered, name)["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"] == {
+        "type": "RuntimeDefault"
+    }
     for container in pod["containers"]:
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert {"requests", "limits"} <= set(container["resources"])
     assert pod["automountServiceAccountToken"] == name.startswith("Deployment/worker")
     accounts = {item["metadata"]["name"] for item in kind("ServiceAccount")}
@@ -214,16 +262,29 @@ def test_a_pod_obeys_the_restricted_standard_and_has_no_token_that_it_does_not_n
 
 def test_a_worker_may_start_and_watch_jobs_and_nothing_else():
     (role,) = kind("Role")
-    assert {resource for rule in role["rules"] for resource in rule["resources"]} == {"jobs", "pods", "pods/log", "events"}
+    assert {resource for rule in role["rules"] for resource in rule["resources"]} == {
+        "jobs",
+        "pods",
+        "pods/log",
+        "events",
+    }
     assert not kind("ClusterRole") and not any("*" in str(rule) for rule in role["rules"])
 
 
 def test_what_pods_refer_to_exists():
     volumes = [volume for pod in pods().values() for volume in pod["volumes"]]
-    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume}
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in volumes
+        if "persistentVolumeClaim" in volume
+    }
     assert claims <= {item["metadata"]["name"] for item in kind("PersistentVolumeClaim")}
     maps = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
-    maps |= {source["configMapRef"]["name"] for pod in pods().values() for source in pod["containers"][0].get("envFrom", [])}
+    maps |= {
+        source["configMapRef"]["name"]
+        for pod in pods().values()
+        for source in pod["containers"][0].get("envFrom", [])
+    }
     assert maps <= {item["metadata"]["name"] for item in kind("ConfigMap")}
     secrets = {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
     assert secrets == {"rlhf"}
@@ -233,7 +294,10 @@ def test_a_service_leads_to_the_port_of_its_pods_and_the_ingress_to_a_service_wi
     listening = {}
     for item in kind("Deployment"):
         for port in item["spec"]["template"]["spec"]["containers"][0].get("ports", []):
-            listening[item["spec"]["template"]["metadata"]["labels"]["app"]] = (port["name"], port["containerPort"])
+            listening[item["spec"]["template"]["metadata"]["labels"]["app"]] = (
+                port["name"],
+                port["containerPort"],
+            )
     for service in kind("Service"):
         (port,) = service["spec"]["ports"]
         assert listening[service["spec"]["selector"]["app"]] == (port["targetPort"], port["port"])
@@ -249,15 +313,31 @@ def test_a_service_leads_to_the_port_of_its_pods_and_the_ingress_to_a_service_wi
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_pods_of_the_multi_node_job_are_valid(role, version):
     template = MPI_JOB["spec"]["mpiReplicaSpecs"][role]["template"]
-    strictly_valid({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role.lower()}} | template, version)
+    strictly_valid(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role.lower()}} | template, version
+    )
 
 
 def test_the_multi_node_job_says_to_the_mpi_operator_what_it_understands():
     # The operator's v2beta1 definition is no part of Kubernetes' schemas: its fields, by hand.
     spec = MPI_JOB["spec"]
     assert MPI_JOB["apiVersion"] == "kubeflow.org/v2beta1" and MPI_JOB["kind"] == "MPIJob"
-    assert set(spec) <= {"slotsPerWorker", "mpiImplementation", "sshAuthMountPath", "runPolicy", "mpiReplicaSpecs"}
-    assert set(spec["runPolicy"]) <= {"backoffLimit", "cleanPodPolicy", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-    assert spec["runPolicy"]["backoffLimit"] == 0 and spec["mpiReplicaSpecs"]["Launcher"]["replicas"] == 1
+    assert set(spec) <= {
+        "slotsPerWorker",
+        "mpiImplementation",
+        "sshAuthMountPath",
+        "runPolicy",
+        "mpiReplicaSpecs",
+    }
+    assert set(spec["runPolicy"]) <= {
+        "backoffLimit",
+        "cleanPodPolicy",
+        "ttlSecondsAfterFinished",
+        "activeDeadlineSeconds",
+    }
+    assert (
+        spec["runPolicy"]["backoffLimit"] == 0
+        and spec["mpiReplicaSpecs"]["Launcher"]["replicas"] == 1
+    )
     worker = spec["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == str(spec["slotsPerWorker"])

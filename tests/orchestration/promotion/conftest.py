@@ -1,4 +1,6 @@
-"""A registry with versions of every sort, made once: tiny real models, real gate records, a real SQLite store."""
+"""A registry with versions of every sort, made once: tiny real models, real gate records, a real
+SQLite store.
+"""
 
 import contextlib
 import json
@@ -27,17 +29,28 @@ from tasks.tracking.client import client_for
 
 STAGES = ("sft", "reward", "ppo", "evaluate")
 PLACES = (  # where MLflow's database says where files lie
-    ("model_versions", "source"), ("model_versions", "storage_location"),
-    ("logged_models", "artifact_location"), ("experiments", "artifact_location"),
-)  # fmt: skip
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+    ("experiments", "artifact_location"),
+)
 
 
 def gate(stage: str, model: str, **changes: object) -> Decision:
     """A record of one passed gate."""
     values = {
-        "stage": stage, "gate": "g", "metric": f"{stage}/x", "value": 1.0, "n": 400, "interval": None, "bound": "at least",
-        "threshold": 0.5, "passed": True, "reason": f"{stage}/x is 1, required at least 0.5", "model_digest": model,
-    }  # fmt: skip
+        "stage": stage,
+        "gate": "g",
+        "metric": f"{stage}/x",
+        "value": 1.0,
+        "n": 400,
+        "interval": None,
+        "bound": "at least",
+        "threshold": 0.5,
+        "passed": True,
+        "reason": f"{stage}/x is 1, required at least 0.5",
+        "model_digest": model,
+    }
     return Decision(**values | changes)
 
 
@@ -50,29 +63,48 @@ class Shelf:
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, version) -> digest
     sign_off: SignOff = field(default_factory=SignOff)  # of what is registered next
 
-    def add(self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str) -> str:
+    def add(
+        self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str
+    ) -> str:
         """Register the model of this seed; its version."""
         artifact, client = Artifact.of(self.models / f"{kind}-{seed}"), self.desk.client
         experiment = client.get_experiment_by_name("tiny")
         remote = self.desk.workspace.tracking_uri.startswith("http")
         place = None if remote else (self.desk.workspace.artifacts / "tiny").as_uri()
-        where = experiment.experiment_id if experiment else client.create_experiment("tiny", artifact_location=place)
+        where = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment("tiny", artifact_location=place)
+        )
         logged = client.create_logged_model(where, name=kind)
         wanted = Registration(
-            model=self.desk.model(kind), stage=kind, artifact=artifact, tags={}, card="# a card\n",
-            decisions=self.records(kind, artifact.digest) if decisions is None else decisions, sign_off=self.sign_off,
-        )  # fmt: skip
+            model=self.desk.model(kind),
+            stage=kind,
+            artifact=artifact,
+            tags={},
+            card="# a card\n",
+            decisions=self.records(kind, artifact.digest) if decisions is None else decisions,
+            sign_off=self.sign_off,
+        )
         versions.store_model(client, logged, wanted)
         version = versions.register(client, wanted, logged, {"digest": artifact.digest} | tags)
         self.digests[kind, version] = artifact.digest
         return version
 
-    def policy(self, seed: int, *, reward: str = "1", beats: str | None = None, wins: float = 0.7) -> str:
+    def policy(
+        self, seed: int, *, reward: str = "1", beats: str | None = None, wins: float = 0.7
+    ) -> str:
         """A policy that has passed every gate; beats: version that it was compared with."""
         digest = Artifact.of(self.models / f"policy-{seed}").digest
         records = self.records("policy", digest, reward)
         if beats:
-            result = StageResult(stage="evaluate", digest="d", seconds=1.0, metrics={WIN_RATE: wins}, counts={WIN_RATE: 256})
+            result = StageResult(
+                stage="evaluate",
+                digest="d",
+                seconds=1.0,
+                metrics={WIN_RATE: wins},
+                counts={WIN_RATE: 256},
+            )
             records.append(contest_record(result, digest, self.digests["policy", beats], 0.5))
         return self.add("policy", seed, records, reward_version=reward)
 
@@ -86,17 +118,32 @@ class Shelf:
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_model, tmp_path_factory) -> Path:
-    """Folders policy-1 ... policy-5 and reward-1, reward-2: a smaller Llama, differently initialised."""
+    """Folders policy-1 ... policy-5 and reward-1, reward-2: a smaller Llama, differently
+    initialised.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     folder = tmp_path_factory.mktemp("models")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    for kind, auto, count in (("policy", AutoModelForCausalLM, 5), ("reward", AutoModelForSequenceClassification, 2)):
+    for kind, auto, count in (
+        ("policy", AutoModelForCausalLM, 5),
+        ("reward", AutoModelForSequenceClassification, 2),
+    ):
         for seed in range(1, count + 1):
             torch.manual_seed(seed)
             config = AutoConfig.from_pretrained(tiny_model, num_labels=1)
-            config.hidden_size, config.intermediate_size, config.head_dim, config.num_hidden_layers = 16, 32, 16, 1
+            (
+                config.hidden_size,
+                config.intermediate_size,
+                config.head_dim,
+                config.num_hidden_layers,
+            ) = (16, 32, 16, 1)
             auto.from_config(config).save_pretrained(folder / f"{kind}-{seed}")
             tokenizer.save_pretrained(folder / f"{kind}-{seed}")
     return folder
@@ -104,11 +151,15 @@ def tiny_models(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def stock(tiny_models, tmp_path_factory, empty_store) -> Shelf:
-    """Policies 1 (champion), 2 and 3 (both beat it), 4 (beats 2), 5 (loses to 1); reward models 1 and 2 (policy 3's)."""
+    """Policies 1 (champion), 2 and 3 (both beat it), 4 (beats 2), 5 (loses to 1); reward models 1
+    and 2 (policy 3's).
+    """
     home = tmp_path_factory.mktemp("stock")
     shutil.copy(empty_store, home / "mlflow.db")
     workspace = Workspace(home)
-    with pytest.MonkeyPatch.context() as patch:  # no monkeypatch of a single test reaches a fixture of the session
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # no monkeypatch of a single test reaches a fixture of the session
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         shelf = Shelf(Desk(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models)
         fill(shelf)
@@ -134,11 +185,17 @@ def shelf(stock, tmp_path, monkeypatch) -> Shelf:
     shutil.copy(old / "mlflow.db", home / "mlflow.db")
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as store, store:
         for table, column in PLACES:
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(old), str(home)))
+            store.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(old), str(home))
+            )
     monkeypatch.setenv("RLHF_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     workspace = Workspace(home)
-    return Shelf(Desk(client_for(workspace.tracking_uri), workspace, "tiny"), stock.models, dict(stock.digests))
+    return Shelf(
+        Desk(client_for(workspace.tracking_uri), workspace, "tiny"),
+        stock.models,
+        dict(stock.digests),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -157,14 +214,24 @@ class Promoters:
 
     def __init__(self) -> None:
         program = str(Path(__file__).parent / "promoter.py")
-        self.server = subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.server = subprocess.Popen(
+            [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.server.stdout.readline() == "ready\n"
 
     def run(self, desk: Desk, *jobs: dict) -> list[dict]:
-        """Run the jobs at once, each in its own process. A result: promoted, reason, error, kind of error, exit code."""
+        """Run the jobs at once, each in its own process. A result: promoted, reason, error, kind of
+        error, exit code.
+        """
         uri = desk.client.tracking_uri
-        environment = {"RLHF_HOME": str(desk.workspace.home), "MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-        self.server.stdin.write(json.dumps({"name": desk.name, "environment": environment, "jobs": jobs}) + "\n")
+        environment = {
+            "RLHF_HOME": str(desk.workspace.home),
+            "MLFLOW_TRACKING_URI": uri,
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        }
+        self.server.stdin.write(
+            json.dumps({"name": desk.name, "environment": environment, "jobs": jobs}) + "\n"
+        )
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
@@ -179,19 +246,38 @@ def promoters():
 
 @pytest.fixture(scope="session")
 def mlflow_server():
-    """Start a real MLflow server: a context manager of (folder, port) that gives a function to signal its process group.
+    """Start a real MLflow server: a context manager of (folder, port) that gives a function to
+    signal its process group.
 
     words, environment: further ones for the server.
     """
 
     @contextlib.contextmanager
     def serve(folder: Path, port: int, *words: str, **environment: str):
-        arguments = ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "artifacts")]
+        arguments = [
+            "--backend-store-uri",
+            f"sqlite:///{folder}/db",
+            "--artifacts-destination",
+            str(folder / "artifacts"),
+        ]
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1", *words],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                *arguments,
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+                *words,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment,
-        )  # fmt: skip
+        )
         try:
             end = time.monotonic() + 120
             while True:

@@ -1,7 +1,9 @@
-"""Promotions in processes of their own: `python promoter.py` loads the libraries once and forks for every job.
+"""Promotions in processes of their own: `python promoter.py` loads the libraries once and forks for
+every job.
 
-A line of JSON in: {name, environment, jobs: [{action, ..., kill_after: n}]}; a line out: a result for each job. The jobs of a
-line start together. kill_after: kill -9 after the n-th write of this process to the registry (0: before the first).
+A line of JSON in: {name, environment, jobs: [{action, ..., kill_after: n}]}; a line out: a result
+for each job. The jobs of a line start together. kill_after: kill -9 after the n-th write of this
+process to the registry (0: before the first).
 """
 
 import importlib
@@ -19,15 +21,22 @@ from rlhf_core.errors import RLHFError
 from tasks.promotion import aliases, promotion
 
 for _name in (  # what a promotion imports on its way: once here, not in every child
-    "rlhf_core.modeling.smoke", "transformers.models.llama.modeling_llama", "mlflow.pyfunc.model", "alembic.command",
-    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.store.model_registry.sqlalchemy_workspace_store",
-):  # fmt: skip
+    "rlhf_core.modeling.smoke",
+    "transformers.models.llama.modeling_llama",
+    "mlflow.pyfunc.model",
+    "alembic.command",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+):
     importlib.import_module(_name)
 
 WRITES = (
-    "create_registered_model", "create_model_version", "set_model_version_tag", "set_registered_model_alias",
+    "create_registered_model",
+    "create_model_version",
+    "set_model_version_tag",
+    "set_registered_model_alias",
     "delete_registered_model_alias",
-)  # fmt: skip
+)
 ACTIONS = {"promote": promotion.promote, "rollback": promotion.rollback}
 HEAD_START = 0.5  # seconds until all children are there
 
@@ -90,7 +99,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic() + (HEAD_START if len(order["jobs"]) > 1 else 0.0)
             files = [Path(folder) / str(number) for number in range(len(order["jobs"]))]
-            children = [fork(order["name"], job, file, start) for job, file in zip(order["jobs"], files, strict=True)]
+            children = [
+                fork(order["name"], job, file, start)
+                for job, file in zip(order["jobs"], files, strict=True)
+            ]
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             reports = [json.loads(file.read_text()) if file.exists() else {} for file in files]
         results = [report | {"code": code} for report, code in zip(reports, codes, strict=True)]

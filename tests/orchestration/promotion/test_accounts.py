@@ -1,4 +1,6 @@
-"""An MLflow server that asks for accounts, with the settings of infra/compose: who may read, write and promote."""
+"""An MLflow server that asks for accounts, with the settings of infra/compose: who may read, write
+and promote.
+"""
 
 import base64
 import shutil
@@ -19,7 +21,11 @@ from tasks.tracking.client import client_for
 
 pytestmark = pytest.mark.slow  # a password is hashed with every request
 SETTINGS = Path(__file__).resolve().parents[3] / "infra" / "compose" / "basic_auth.ini"
-PASSWORDS = {"admin": "admin-password-1", "pipeline": "pipeline-password-1", "ann": "ann-password-123"}
+PASSWORDS = {
+    "admin": "admin-password-1",
+    "pipeline": "pipeline-password-1",
+    "ann": "ann-password-123",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +33,22 @@ def guarded(mlflow_server, empty_store, tmp_path_factory):
     """The address of a server with the accounts of the workers and of a viewer."""
     folder = tmp_path_factory.mktemp("accounts")
     shutil.copy(empty_store, folder / "db")
-    text = SETTINGS.read_text().replace("postgresql://mlflow@postgres/mlflow", f"sqlite:///{folder}/accounts.db")
+    text = SETTINGS.read_text().replace(
+        "postgresql://mlflow@postgres/mlflow", f"sqlite:///{folder}/accounts.db"
+    )
     (folder / "auth.ini").write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-this-test",
-    }  # fmt: skip
-    with mlflow_server(folder, port, "--app-name", "basic-auth", **environment), pytest.MonkeyPatch.context() as patch:
+    }
+    with (
+        mlflow_server(folder, port, "--app-name", "basic-auth", **environment),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         become(patch, "admin")
         accounts = get_app_client("basic-auth", tracking_uri=f"http://127.0.0.1:{port}")
         for name in ("pipeline", "ann"):
@@ -92,7 +104,9 @@ def test_a_viewer_sees_the_champion_and_loads_it(viewer, tmp_path):
     assert int(version.version) == 1
     import mlflow
 
-    folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion", dst_path=str(tmp_path / "model"))
+    folder = mlflow.artifacts.download_artifacts(
+        "models:/tiny-policy@champion", dst_path=str(tmp_path / "model")
+    )
     assert (Path(folder) / "artifacts" / "model" / "model.safetensors").exists()
 
 
@@ -118,7 +132,16 @@ def test_a_viewer_cannot_promote_with_the_command(viewer, stocked, capsys):
         lambda client: client.rename_registered_model("tiny-policy", "mine"),
         lambda client: client.create_run(client.get_experiment_by_name("tiny").experiment_id),
     ],
-    ids=["move", "remove", "add a version", "add to the ledger", "change a record", "delete", "rename", "run"],
+    ids=[
+        "move",
+        "remove",
+        "add a version",
+        "add to the ledger",
+        "change a record",
+        "delete",
+        "rename",
+        "run",
+    ],
 )
 def test_a_viewer_cannot_go_around_the_command(viewer, act):
     with pytest.raises(MlflowException, match=r"Permission denied|403"):
@@ -134,9 +157,7 @@ def test_without_an_account_nothing_is_shown(stocked, guarded):
 def test_artifacts_go_through_the_proxy_which_asks_for_the_account(viewer, guarded):
     source = viewer.get_model_version("tiny-policy", "1").source
     assert source.startswith("mlflow-artifacts:/")
-    file = (
-        f"{guarded}/api/2.0/mlflow-artifacts/artifacts/{source.removeprefix('mlflow-artifacts:/')}/artifacts/model/config.json"
-    )
+    file = f"{guarded}/api/2.0/mlflow-artifacts/artifacts/{source.removeprefix('mlflow-artifacts:/')}/artifacts/model/config.json"
     assert status(file, "ann") == 200
     assert status(file, None) == 401
     assert status(file, "ann", b"{}") == 403

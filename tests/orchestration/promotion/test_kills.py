@@ -1,4 +1,6 @@
-"""kill -9 after every single write of a promotion, a rollback and a recovery: the next command leaves nothing half done."""
+"""kill -9 after every single write of a promotion, a rollback and a recovery: the next command
+leaves nothing half done.
+"""
 
 import shutil
 from pathlib import Path
@@ -35,14 +37,18 @@ def require_whole(desk: Desk) -> str:
 
 
 def kill_everywhere(promoters, desk: Desk, folder: Path, job: dict, next_job: dict) -> list[str]:
-    """Kill `job` after 0, 1, 2, ... writes until it survives; after each kill run `next_job`; the champions it left."""
+    """Kill `job` after 0, 1, 2, ... writes until it survives; after each kill run `next_job`; the
+    champions it left.
+    """
     champions, left_at = [], []
     for count in range(100):
         here = copied(desk, folder / str(count))
         (result,) = promoters.run(here, job | {"kill_after": count})
         if result["code"] == 0:
             assert result["promoted"], result
-            assert all(aliases in (desk.aliases(), here.aliases()) for aliases in left_at)  # as if it never or fully happened
+            assert all(
+                aliases in (desk.aliases(), here.aliases()) for aliases in left_at
+            )  # as if it never or fully happened
             return champions
         assert result["code"] == -9
         (after,) = promoters.run(here, next_job)
@@ -59,20 +65,30 @@ def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(promoters
     champions = kill_everywhere(promoters, desk, tmp_path, job, {"action": "history"})
     switched = champions.index("3")
     assert champions == ["1"] * switched + ["3"] * (len(champions) - switched)
-    assert switched >= 5 and len(champions) - switched >= 5  # it was killed often enough on either side
+    assert (
+        switched >= 5 and len(champions) - switched >= 5
+    )  # it was killed often enough on either side
 
 
 def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
     promote(desk, Request(version="2"))
-    champions = kill_everywhere(promoters, desk, tmp_path, {"action": "rollback"}, {"action": "history"})
+    champions = kill_everywhere(
+        promoters, desk, tmp_path, {"action": "rollback"}, {"action": "history"}
+    )
     switched = champions.index("1")
-    assert champions == ["2"] * switched + ["1"] * (len(champions) - switched) and 0 < switched < len(champions)
+    assert champions == ["2"] * switched + ["1"] * (
+        len(champions) - switched
+    ) and 0 < switched < len(champions)
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_killed_recovery_is_recovered_itself(promoters, desk, tmp_path, moved):
     counts = range(7 if moved else 5, 100)  # before that there is no plan yet
-    first = next(count for count in counts if killed_with(promoters, desk, tmp_path / str(count), count, moved))
+    first = next(
+        count
+        for count in counts
+        if killed_with(promoters, desk, tmp_path / str(count), count, moved)
+    )
     wreck = at(tmp_path / str(first))
     for count in range(100):
         here = copied(wreck, tmp_path / f"again-{count}")
@@ -82,22 +98,33 @@ def test_a_killed_recovery_is_recovered_itself(promoters, desk, tmp_path, moved)
         (after,) = promoters.run(here, {"action": "history"})
         assert after["code"] == 0 and "error" not in after
         assert require_whole(here) == ("2" if moved else "1")
-        assert {entry.outcome for entry in here.ledger.entries() if entry.action == "recover"} <= {"done", "undone"}
+        assert {entry.outcome for entry in here.ledger.entries() if entry.action == "recover"} <= {
+            "done",
+            "undone",
+        }
     raise AssertionError("the recovery never survived")
 
 
 def killed_with(promoters, desk: Desk, folder: Path, count: int, moved: bool) -> bool:
-    """Whether a kill after `count` writes leaves a plan behind, the alias of the policy moved or not."""
+    """Whether a kill after `count` writes leaves a plan behind, the alias of the policy moved or
+    not.
+    """
     here = copied(desk, folder)
     promoters.run(here, {"action": "promote", "version": "2", "kill_after": count})
     last = here.ledger.entries()[-1]
-    return last.plan is not None and not last.outcome and (here.aliases()["policy@champion"] == "2") == moved
+    return (
+        last.plan is not None
+        and not last.outcome
+        and (here.aliases()["policy@champion"] == "2") == moved
+    )
 
 
 def test_the_next_promotion_ends_what_was_left_and_then_goes_its_own_way(promoters, desk):
     for count in (3, 12):
         (killed,) = promoters.run(desk, {"action": "promote", "version": "2", "kill_after": count})
         assert killed["code"] == -9
-    (done,) = promoters.run(desk, {"action": "promote", "version": "3", "contest_override": "to see what happens"})
+    (done,) = promoters.run(
+        desk, {"action": "promote", "version": "3", "contest_override": "to see what happens"}
+    )
     assert done["promoted"] and require_whole(desk) == "3"
     assert [entry.action for entry in history(desk).entries].count("recover") == 2

@@ -1,4 +1,6 @@
-"""The ledger: one number an attempt, in spite of competition and lost answers; who lives and who is dead; who was champion."""
+"""The ledger: one number an attempt, in spite of competition and lost answers; who lives and who is
+dead; who was champion.
+"""
 
 import json
 import os
@@ -13,7 +15,17 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rlhf_core.errors import BadInput, PromotionRefused
-from tasks.promotion.ledger import LEASE_SECONDS, Champion, Entry, Ledger, Plan, State, earlier, gaps, stack
+from tasks.promotion.ledger import (
+    LEASE_SECONDS,
+    Champion,
+    Entry,
+    Ledger,
+    Plan,
+    State,
+    earlier,
+    gaps,
+    stack,
+)
 from tasks.records.process_identity import Owner
 
 
@@ -23,15 +35,27 @@ def ledger(desk) -> Ledger:
 
 
 def state(policy: int, reward: int = 1) -> State:
-    return State(policy=Champion(version=str(policy), digest="p"), reward=Champion(version=str(reward), digest="r"))
+    return State(
+        policy=Champion(version=str(policy), digest="p"),
+        reward=Champion(version=str(reward), digest="r"),
+    )
 
 
 def closed(number: int, action: str, champion: State, outcome: str | None = "done") -> Entry:
     now = "2026-01-01T00:00:00+00:00"
     return Entry(
-        number=number, action=action, model="x-policy", version="1", by="a@b", time=now, stepped=now, token=str(number),
-        owner=Owner.me(), plan=Plan(before={}, after={}, state=champion), outcome=outcome,
-    )  # fmt: skip
+        number=number,
+        action=action,
+        model="x-policy",
+        version="1",
+        by="a@b",
+        time=now,
+        stepped=now,
+        token=str(number),
+        owner=Owner.me(),
+        plan=Plan(before={}, after={}, state=champion),
+        outcome=outcome,
+    )
 
 
 # who was champion
@@ -44,20 +68,31 @@ def closed(number: int, action: str, champion: State, outcome: str | None = "don
         ([("promote", 1), ("promote", 2)], [1, 2]),
         ([("promote", 1), ("promote", 2), ("rollback", 1)], [1]),
         ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2), ("rollback", 1)], [1]),
-        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)], [1]),  # version 2 was gone
+        (
+            [("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)],
+            [1],
+        ),  # version 2 was gone
         ([("promote", 1), ("promote", 2), ("promote", 1), ("rollback", 2), ("rollback", 1)], [1]),
         ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 3)], [1, 3]),
-        ([("promote", 1), ("promote", 2), ("promote", 1), ("promote", 3), ("rollback", 1)], [1, 2, 1]),
+        (
+            [("promote", 1), ("promote", 2), ("promote", 1), ("promote", 3), ("rollback", 1)],
+            [1, 2, 1],
+        ),
     ],
 )
 def test_a_promotion_goes_on_top_and_a_rollback_takes_off(attempts, champions):
-    entries = [closed(number, action, state(version)) for number, (action, version) in enumerate(attempts, 1)]
+    entries = [
+        closed(number, action, state(version))
+        for number, (action, version) in enumerate(attempts, 1)
+    ]
     assert stack(entries) == [state(version) for version in champions]
 
 
 def test_only_what_was_done_counts():
     outcomes = ["refused", "reverted", "undone", None]
-    entries = [closed(number, "promote", state(9), outcome) for number, outcome in enumerate(outcomes, 2)]
+    entries = [
+        closed(number, "promote", state(9), outcome) for number, outcome in enumerate(outcomes, 2)
+    ]
     assert stack([closed(1, "promote", state(1)), *entries]) == [state(1)]
 
 
@@ -71,14 +106,25 @@ def test_earlier_champions_are_those_with_another_version_of_that_model():
 
 
 def test_an_entry_comes_back_as_it_was_written(ledger):
-    entry = ledger.append("promote", "tiny-policy", "2", digest="abc", expects="1", reason="because; 'quoted'\n| ")
-    assert entry.number == 2 and entry.is_live and entry.outcome is None  # the stock's own promotion is entry 1
+    entry = ledger.append(
+        "promote", "tiny-policy", "2", digest="abc", expects="1", reason="because; 'quoted'\n| "
+    )
+    assert (
+        entry.number == 2 and entry.is_live and entry.outcome is None
+    )  # the stock's own promotion is entry 1
     ledger.step(entry, "switch")
-    ledger.add(entry, "plan", Plan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json())
+    ledger.add(
+        entry, "plan", Plan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json()
+    )
     ledger.close(entry, "done", "well")
     (read,) = [other for other in ledger.entries() if other.number == 2]
     assert (read.reason, read.expects, read.digest) == ("because; 'quoted'\n| ", "1", "abc")
-    assert (read.step, read.outcome, read.outcome_reason, read.plan.after) == ("switch", "done", "well", {"a": "2"})
+    assert (read.step, read.outcome, read.outcome_reason, read.plan.after) == (
+        "switch",
+        "done",
+        "well",
+        {"a": "2"},
+    )
     assert read.by.count("@") == 1 and read.time <= read.stepped <= read.ended
 
 
@@ -123,7 +169,10 @@ def test_a_request_that_was_sent_twice_is_one_attempt(ledger, monkeypatch):
 
     monkeypatch.setattr(MlflowClient, "create_model_version", twice)
     assert ledger.append("promote", "tiny-policy", "2").number == 2
-    assert [(entry.outcome, entry.is_live) for entry in ledger.entries()[1:]] == [(None, True), ("undone", False)]
+    assert [(entry.outcome, entry.is_live) for entry in ledger.entries()[1:]] == [
+        (None, True),
+        ("undone", False),
+    ]
 
 
 def test_what_cannot_be_written_is_raised_as_mlflow_says_it(ledger):
@@ -144,7 +193,9 @@ def test_an_entry_that_somebody_else_ended_or_deleted_may_move_nothing_more(ledg
 
 def test_a_version_made_by_hand_in_the_ledger_is_refused_not_guessed(ledger):
     ledger.client.create_model_version(ledger.model, "ledger:/x", tags={"action": "promote"})
-    with pytest.raises(BadInput, match=r"version 2 of tiny-ledger is no entry .*Nothing was changed"):
+    with pytest.raises(
+        BadInput, match=r"version 2 of tiny-ledger is no entry .*Nothing was changed"
+    ):
         ledger.entries()
 
 
@@ -160,8 +211,13 @@ def test_deleted_entries_leave_a_gap(ledger):
 
 def sleeper() -> tuple[subprocess.Popen, Owner]:
     """A process and what it says of itself."""
-    code = "from tasks.records.process_identity import Owner; print(Owner.me().model_dump_json(), flush=True); input()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    code = (
+        "from tasks.records.process_identity import Owner; print(Owner.me().model_dump_json(),"
+        " flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     return process, Owner.model_validate(json.loads(process.stdout.readline()))
 
 
@@ -172,7 +228,9 @@ def test_a_process_runs_until_it_is_killed_even_while_nobody_has_reaped_it():
         process.send_signal(signal.SIGSTOP)
         assert owner.runs() is True
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the process table
+        os.waitid(
+            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
+        )  # dead, and still in the process table
         assert owner.runs() is False
     finally:
         process.kill()

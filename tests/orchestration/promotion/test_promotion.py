@@ -1,4 +1,6 @@
-"""Promotion and rollback: what moves, what is refused, and that a refusal changes nothing but the ledger."""
+"""Promotion and rollback: what moves, what is refused, and that a refusal changes nothing but the
+ledger.
+"""
 
 import contextlib
 import json
@@ -34,12 +36,20 @@ def champions(desk: Desk) -> tuple[str | None, ...]:
 
 
 @contextlib.contextmanager
-def refused(desk: Desk, match: str, error: type[Exception] = PromotionRefused, outcome: str = "refused") -> Iterator[None]:
-    """What is done inside is refused with a message; no alias and no version has changed, and the ledger says why."""
+def refused(
+    desk: Desk, match: str, error: type[Exception] = PromotionRefused, outcome: str = "refused"
+) -> Iterator[None]:
+    """What is done inside is refused with a message; no alias and no version has changed, and the
+    ledger says why.
+    """
 
     def versions() -> list:
         names = ("tiny-policy", "tiny-reward")
-        return [sorted(dict(v.tags).items()) for name in names for v in desk.client.search_model_versions(f"name='{name}'")]
+        return [
+            sorted(dict(v.tags).items())
+            for name in names
+            for v in desk.client.search_model_versions(f"name='{name}'")
+        ]
 
     before, aliases, count = versions(), desk.aliases(), len(desk.ledger.entries())
     with pytest.raises(error, match=match) as raised:
@@ -72,12 +82,24 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
 def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previous(desk):
     assert champions(desk) == ("1", None, "1", None)
     result = promote(desk, Request(version="3", reason="better"))
-    assert result.promoted and result.replaced == "1" and "it wins 70.0% against version 1" in result.reason
+    assert (
+        result.promoted
+        and result.replaced == "1"
+        and "it wins 70.0% against version 1" in result.reason
+    )
     assert champions(desk) == ("3", "1", "2", "1")
     entry = history(desk).entries[-1]
-    assert (entry.action, entry.version, entry.expects, entry.outcome, entry.reason) == ("promote", "3", "1", "done", "better")
+    assert (entry.action, entry.version, entry.expects, entry.outcome, entry.reason) == (
+        "promote",
+        "3",
+        "1",
+        "done",
+        "better",
+    )
     again = promote(desk, Request(version="3"))
-    assert again.promoted and "already" in again.reason and len(history(desk).entries) == entry.number
+    assert (
+        again.promoted and "already" in again.reason and len(history(desk).entries) == entry.number
+    )
 
 
 def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shelf):
@@ -86,13 +108,23 @@ def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shel
     promote(desk, Request(version="4"))
     promote(desk, Request(version="3", contest_override="shorter replies are wanted"))
     assert champions(desk) == ("3", "4", "2", "1")
-    assert rollback(desk, Request(reason="it swears")).version == "4" and champions(desk) == ("4", "2", "1", None)
+    assert rollback(desk, Request(reason="it swears")).version == "4" and champions(desk) == (
+        "4",
+        "2",
+        "1",
+        None,
+    )
     assert rollback(desk, Request()).version == "2" and champions(desk) == ("2", "1", "1", None)
     assert rollback(desk, Request()).version == "1" and champions(desk) == ("1", None, "1", None)
     with pytest.raises(PromotionRefused, match="no earlier champion"):
         rollback(desk, Request())
     assert [entry.outcome for entry in desk.ledger.entries()] == ["done"] * 7
-    assert promote(desk, Request(version="2")).replaced == "1" and champions(desk) == ("2", "1", "1", None)
+    assert promote(desk, Request(version="2")).replaced == "1" and champions(desk) == (
+        "2",
+        "1",
+        "1",
+        None,
+    )
 
 
 def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(desk):
@@ -111,7 +143,10 @@ def test_a_rollback_skips_a_champion_that_was_deleted_or_has_other_bytes(desk):
     assert "Skipped version 2" in desk.ledger.entries()[-1].outcome_reason
     promote(desk, Request(version="3"))
     weights = files(desk, "1") / "artifacts/model/model.safetensors"
-    with replaced(weights, b"x"), pytest.raises(PromotionRefused, match=r"Skipped version 1: .*other weights"):
+    with (
+        replaced(weights, b"x"),
+        pytest.raises(PromotionRefused, match=r"Skipped version 1: .*other weights"),
+    ):
         rollback(desk, Request())
     assert champions(desk) == ("3", "1", "2", "1")
 
@@ -121,7 +156,12 @@ def test_a_reward_model_can_be_promoted_and_rolled_back_alone(desk):
     assert champions(desk) == ("1", None, "2", "1")
     with pytest.raises(PromotionRefused, match="no earlier champion"):
         rollback(desk, Request())  # the policy has had no other
-    assert rollback(desk, Request(kind="reward")).version == "1" and champions(desk) == ("1", None, "1", None)
+    assert rollback(desk, Request(kind="reward")).version == "1" and champions(desk) == (
+        "1",
+        None,
+        "1",
+        None,
+    )
 
 
 def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(desk):
@@ -129,7 +169,10 @@ def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_
     weights = files(desk, "1") / "artifacts/model/model.safetensors"
     with replaced(weights, b"x"):
         desk.client.set_model_version_tag("tiny-policy", "1", "digest", digest_path(weights.parent))
-        with pytest.raises(PromotionRefused, match=r"Skipped version 1: the tag 'digest' .* was changed; the ledger says"):
+        with pytest.raises(
+            PromotionRefused,
+            match=r"Skipped version 1: the tag 'digest' .* was changed; the ledger says",
+        ):
             rollback(desk, Request())
     assert champions(desk) == ("2", "1", "1", None)
 
@@ -140,9 +183,13 @@ def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
     assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
 
 
-def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(desk, monkeypatch):
+def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(
+    desk, monkeypatch
+):
     told = []
-    monkeypatch.setattr(announce, "publish", lambda event, about, what: told.append((event, about, what["version"])))
+    monkeypatch.setattr(
+        announce, "publish", lambda event, about, what: told.append((event, about, what["version"]))
+    )
     promote(desk, Request(version="2"))  # its reward model is champion already
     with refused(desk, "was not compared", ContestLost):
         promote(desk, Request(version="5"))
@@ -151,7 +198,10 @@ def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_
     promote(desk, Request(kind="reward", version="2"))  # it is champion already
     assert told[1:] == [("rlhf.promoted", "rlhf.model.tiny-reward", "2")]
     rollback(desk, Request())
-    assert {resource for _, resource, _ in told[2:]} == {"rlhf.model.tiny-policy", "rlhf.model.tiny-reward"}
+    assert {resource for _, resource, _ in told[2:]} == {
+        "rlhf.model.tiny-policy",
+        "rlhf.model.tiny-reward",
+    }
 
 
 # who may not
@@ -163,8 +213,15 @@ def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody
     with refused(desk, "not compared with the present champion, version 1", ContestLost):
         promote(desk, Request(version="4"))
     result = promote(desk, Request(version="5", contest_override="the judge was down"))
-    assert champions(desk) == ("5", "1", "1", None) and "without beating it: the judge was down" in result.reason
-    assert desk.client.get_model_version("tiny-policy", "5").tags["contest_override"].endswith(": the judge was down")
+    assert (
+        champions(desk) == ("5", "1", "1", None)
+        and "without beating it: the judge was down" in result.reason
+    )
+    assert (
+        desk.client.get_model_version("tiny-policy", "5")
+        .tags["contest_override"]
+        .endswith(": the judge was down")
+    )
     assert desk.ledger.entries()[-1].contest_override == "the judge was down"
     with refused(desk, "not compared with the present champion, version 5", ContestLost):
         promote(desk, Request(version="2"))  # it beat version 1
@@ -176,9 +233,18 @@ def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
     return {
         "missing": ([record for record in good if record.stage != "ppo"], "no gate record of ppo"),
         "none": ([], "no gate record of sft and reward and ppo and evaluate"),
-        "refused": ([*good[:-1], good[-1].model_copy(update={"passed": False})], "refused by its gates: evaluate"),
-        "of no model": ([*good[:-1], good[-1].model_copy(update={"model_digest": None})], r"evaluate\.g speaks of no model"),
-        "others": ([*good[:-1], good[-1].model_copy(update={"model_digest": "f" * 64})], r"evaluate\.g speaks of a model with"),
+        "refused": (
+            [*good[:-1], good[-1].model_copy(update={"passed": False})],
+            "refused by its gates: evaluate",
+        ),
+        "of no model": (
+            [*good[:-1], good[-1].model_copy(update={"model_digest": None})],
+            r"evaluate\.g speaks of no model",
+        ),
+        "others": (
+            [*good[:-1], good[-1].model_copy(update={"model_digest": "f" * 64})],
+            r"evaluate\.g speaks of a model with",
+        ),
     }
 
 
@@ -186,23 +252,32 @@ def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
 def test_every_gate_record_is_read_again(shelf, case):
     digest = Artifact.of(shelf.models / "policy-2").digest
     records, says = bad_records(shelf, digest)[case]
-    assert shelf.add("policy", 2, records, reward_version="1") == "2"  # the same bytes: the same version, other records
+    assert (
+        shelf.add("policy", 2, records, reward_version="1") == "2"
+    )  # the same bytes: the same version, other records
     with refused(shelf.desk, says):
         promote(shelf.desk, Request(version="2"))
     assert shelf.policy(2, beats="1") == "2" and promote(shelf.desk, Request(version="2")).promoted
 
 
-def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_model_needs_no_record(shelf):
+def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_model_needs_no_record(
+    shelf,
+):
     digest = Artifact.of(shelf.models / "policy-2").digest
     override = Override(threshold=0.4, reason="demonstration only", by="ann")
     _, reward, ppo, evaluate = shelf.records("policy", digest)
     records = [
-        reward.model_copy(update={"override": override}), ppo,
-        evaluate, evaluate.model_copy(update={"gate": "soft", "passed": False, "severity": "warning"}),
-    ]  # fmt: skip
+        reward.model_copy(update={"override": override}),
+        ppo,
+        evaluate,
+        evaluate.model_copy(update={"gate": "soft", "passed": False, "severity": "warning"}),
+    ]
     shelf.add("policy", 2, records, reward_version="1", given='["sft"]')
     result = promote(shelf.desk, Request(version="2", contest_override="first of its kind"))
-    assert result.promoted and "overridden: reward.g (to 0.4 by ann: demonstration only)" in result.reason
+    assert (
+        result.promoted
+        and "overridden: reward.g (to 0.4 by ann: demonstration only)" in result.reason
+    )
 
 
 def test_only_an_sft_model_may_be_given_without_a_record(shelf):
@@ -217,28 +292,55 @@ def test_only_an_sft_model_may_be_given_without_a_record(shelf):
 def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
     """What a person approved of: this version's bytes and records, against this rival."""
     digest = shelf.digests["policy", version]
-    shown = decisions.evidence(digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest))
+    shown = decisions.evidence(
+        digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest)
+    )
     when = datetime(2026, 1, 2, tzinfo=UTC)
-    values = {"evidence": shown, "run": "tiny-1", "asked_at": when, "until": when, "state": "approved", "by": "Ann"}
-    return SignOff(required=True, record=ApprovalRecord.model_validate(values | {"comment": "reads well"} | changes))
+    values = {
+        "evidence": shown,
+        "run": "tiny-1",
+        "asked_at": when,
+        "until": when,
+        "state": "approved",
+        "by": "Ann",
+    }
+    return SignOff(
+        required=True,
+        record=ApprovalRecord.model_validate(values | {"comment": "reads well"} | changes),
+    )
 
 
 def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(shelf):
     shelf.sign_off = asked(shelf, "2", "1")
     shelf.policy(2, beats="1")
-    assert promote(shelf.desk, Request(version="2")).promoted and rollback(shelf.desk, Request()).version == "1"
+    assert (
+        promote(shelf.desk, Request(version="2")).promoted
+        and rollback(shelf.desk, Request()).version == "1"
+    )
 
 
 NOT_APPROVED = {
     "never asked": (lambda shelf: SignOff(required=True), r"none is recorded \(nobody was asked\)"),
-    "waiting": (lambda shelf: asked(shelf, "2", "1", state="waiting"), r"\(waiting for approval until 2026-01-02 00:00 UTC\)"),
-    "rejected": (lambda shelf: asked(shelf, "2", "1", state="rejected"), r"\(not approved by Ann: reads well\)"),
-    "expired": (lambda shelf: asked(shelf, "2", "1", state="expired"), r"\(not approved: no decision within 0 hours\)"),
+    "waiting": (
+        lambda shelf: asked(shelf, "2", "1", state="waiting"),
+        r"\(waiting for approval until 2026-01-02 00:00 UTC\)",
+    ),
+    "rejected": (
+        lambda shelf: asked(shelf, "2", "1", state="rejected"),
+        r"\(not approved by Ann: reads well\)",
+    ),
+    "expired": (
+        lambda shelf: asked(shelf, "2", "1", state="expired"),
+        r"\(not approved: no decision within 0 hours\)",
+    ),
     "other bytes": (
         lambda shelf: asked(shelf, "3", "1"),
         "approved by Ann: reads well, but on other bytes or other gate records",
     ),
-    "other rival": (lambda shelf: asked(shelf, "2", None), "but on other bytes or other gate records"),
+    "other rival": (
+        lambda shelf: asked(shelf, "2", None),
+        "but on other bytes or other gate records",
+    ),
 }
 
 
@@ -247,25 +349,41 @@ def test_without_a_valid_approval_it_is_refused(shelf, case):
     made, says = NOT_APPROVED[case]
     shelf.sign_off = made(shelf)
     shelf.policy(2, beats="1")
-    with refused(shelf.desk, rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME", ApprovalMissing):
+    with refused(
+        shelf.desk,
+        rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME",
+        ApprovalMissing,
+    ):
         promote(shelf.desk, Request(version="2"))
 
 
 def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(shelf):
     shelf.sign_off, desk = asked(shelf, "2", "1", state="rejected"), shelf.desk
     shelf.policy(2, beats="1")
-    result = promote(desk, Request(version="2", approved_by="Bea", approval_comment="read fifty replies"))
+    result = promote(
+        desk, Request(version="2", approved_by="Bea", approval_comment="read fifty replies")
+    )
     assert result.promoted and result.reason.endswith("; approved by Bea: read fifty replies.")
     entry = desk.ledger.entries()[-1]
-    assert (entry.approved_by, entry.approval_comment, entry.outcome) == ("Bea", "read fifty replies", "done")
-    assert desk.client.get_model_version("tiny-policy", "2").tags["approved_by_hand"].startswith("approved by Bea: read fifty")
+    assert (entry.approved_by, entry.approval_comment, entry.outcome) == (
+        "Bea",
+        "read fifty replies",
+        "done",
+    )
+    assert (
+        desk.client.get_model_version("tiny-policy", "2")
+        .tags["approved_by_hand"]
+        .startswith("approved by Bea: read fifty")
+    )
 
 
 def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(shelf):
     files(shelf.desk, "2").joinpath("approval.json").unlink()
     digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
     shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
-    with refused(shelf.desk, "do not say whether its recipe requires a person's approval", ApprovalMissing):
+    with refused(
+        shelf.desk, "do not say whether its recipe requires a person's approval", ApprovalMissing
+    ):
         promote(shelf.desk, Request(version="2"))
     files(shelf.desk, "2").joinpath("approval.json").write_text("[]")
     digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
@@ -311,7 +429,9 @@ def test_a_tampered_reward_model_stops_its_policy(desk):
 
 
 def broken(shelf, change) -> str:
-    """A registered policy, all gates passed, whose weights were changed by `change` before; its version."""
+    """A registered policy, all gates passed, whose weights were changed by `change` before; its
+    version.
+    """
     source, target = shelf.models / "policy-2", shelf.models / "policy-99"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
@@ -323,9 +443,22 @@ def broken(shelf, change) -> str:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda weights: {name: torch.full_like(value, float("nan")) for name, value in weights.items()}, "not finite"),
-        (lambda weights: {name: value for name, value in weights.items() if "q_proj" not in name}, "lacks the weights"),
-        (lambda weights: {name: value[:1] for name, value in weights.items()}, "cannot be loaded and run"),
+        (
+            lambda weights: {
+                name: torch.full_like(value, float("nan")) for name, value in weights.items()
+            },
+            "not finite",
+        ),
+        (
+            lambda weights: {
+                name: value for name, value in weights.items() if "q_proj" not in name
+            },
+            "lacks the weights",
+        ),
+        (
+            lambda weights: {name: value[:1] for name, value in weights.items()},
+            "cannot be loaded and run",
+        ),
     ],
 )
 def test_a_champion_that_does_not_run_is_put_back(shelf, change, says):
@@ -341,7 +474,9 @@ def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_wri
     desk.client.delete_model_version("tiny-policy", "2")
     with pytest.raises(PromotionRefused, match="deleted"):
         promote(desk, Request(version="2"))
-    with pytest.raises(BadInput, match=r"no registered model other-policy; found tiny-policy, tiny-reward"):
+    with pytest.raises(
+        BadInput, match=r"no registered model other-policy; found tiny-policy, tiny-reward"
+    ):
         module.at("other")
     with pytest.raises(BadInput, match="no registry name"):
         module.at("x' or '1'='1")
@@ -370,13 +505,20 @@ def test_a_champion_other_than_expected_is_refused(desk):
 def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
     busy = desk.ledger.append("promote", "tiny-policy", "2")
     desk.ledger.step(busy, "smoke")
-    with refused(desk, r"entry 2 \(promote tiny-policy 2, by .*\) is at work \(step 'smoke'\), and one attempt at a time"):
+    with refused(
+        desk,
+        r"entry 2 \(promote tiny-policy 2, by .*\) is at work \(step 'smoke'\), and one attempt at"
+        r" a time",
+    ):
         promote(desk, Request(version="3"))
     desk.ledger.leave(busy)  # as a killed process
     assert promote(desk, Request(version="3")).promoted
     assert [(entry.action, entry.outcome) for entry in desk.ledger.entries()[1:]] == [
-        ("promote", "undone"), ("promote", "refused"), ("recover", "done"), ("promote", "done"),
-    ]  # fmt: skip
+        ("promote", "undone"),
+        ("promote", "refused"),
+        ("recover", "done"),
+        ("promote", "done"),
+    ]
 
 
 def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch):
@@ -390,7 +532,9 @@ def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch
     monkeypatch.setattr(transaction, "check", slept)
     with pytest.raises(PromotionRefused, match="taken for dead"):
         promote(desk, Request(version="2"))
-    assert champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
+    assert (
+        champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
+    )
 
 
 def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, monkeypatch):
@@ -404,7 +548,10 @@ def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, mon
     with pytest.raises(PromotionRefused, match="serves version 4, expected version 2"):
         promote(desk, Request(version="2"))
     last = desk.ledger.entries()[-1]
-    assert last.outcome == "reverted" and "moved by somebody else and is left at version 4" in last.outcome_reason
+    assert (
+        last.outcome == "reverted"
+        and "moved by somebody else and is left at version 4" in last.outcome_reason
+    )
     assert "the ledger says version 1" in history(desk).problems[0]
 
 
@@ -421,23 +568,38 @@ def killed_after_the_switch(desk: Desk) -> None:
 def test_a_killed_promotion_is_completed_though_the_old_champion_was_deleted_meanwhile(desk):
     killed_after_the_switch(desk)
     desk.client.delete_model_version("tiny-policy", "1")
-    assert history(desk).problems == ["Entry 2 was completed."] and champions(desk) == ("2", None, "1", None)
+    assert history(desk).problems == ["Entry 2 was completed."] and champions(desk) == (
+        "2",
+        None,
+        "1",
+        None,
+    )
 
 
 def test_a_killed_promotion_of_a_version_with_other_bytes_is_undone(desk):
     killed_after_the_switch(desk)
     with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
-        assert "Entry 2 was undone: version 2 of tiny-policy may not be champion" in history(desk).problems[0]
-    assert champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[1].outcome == "undone"
+        assert (
+            "Entry 2 was undone: version 2 of tiny-policy may not be champion"
+            in history(desk).problems[0]
+        )
+    assert (
+        champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[1].outcome == "undone"
+    )
 
 
-def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_somebody_says_so(desk):
+def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_somebody_says_so(
+    desk,
+):
     killed_after_the_switch(desk)
     desk.client.delete_model_version("tiny-policy", "1")
     with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
         told, drifted = history(desk).problems
     assert "policy@champion is none now, for version 1 was deleted" in told
-    assert "policy@champion is none, the ledger says version 1" in drifted and champions(desk)[0] is None
+    assert (
+        "policy@champion is none, the ledger says version 1" in drifted
+        and champions(desk)[0] is None
+    )
     assert promote(desk, Request(version="3", adopt=True, reason="start anew")).promoted
     assert champions(desk) == ("3", None, "2", "1")
 
@@ -451,15 +613,25 @@ def move_by_hand(desk: Desk, version: str) -> None:
 
 def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
     move_by_hand(desk, "2")
-    for ask in (lambda: promote(desk, Request(version="3")), lambda: promote(desk, Request(version="2"))):
-        with refused(desk, r"behind the ledger's back: policy@champion is version 2, the ledger says version 1\..*--adopt"):
+    for ask in (
+        lambda: promote(desk, Request(version="3")),
+        lambda: promote(desk, Request(version="2")),
+    ):
+        with refused(
+            desk,
+            r"behind the ledger's back: policy@champion is version 2, the ledger says version"
+            r" 1\..*--adopt",
+        ):
             ask()
     with refused(desk, "not compared with the present champion, version 1", ContestLost):
         promote(desk, Request(version="4", adopt=True, reason="somebody clicked"))
     assert promote(desk, Request(version="1", adopt=True, reason="somebody clicked")).promoted
     assert champions(desk) == ("1", None, "1", None)
     entry = desk.ledger.entries()[-1]
-    assert entry.adopted == "policy@champion is version 2, the ledger says version 1" and entry.outcome == "done"
+    assert (
+        entry.adopted == "policy@champion is version 2, the ledger says version 1"
+        and entry.outcome == "done"
+    )
     move_by_hand(desk, "2")
     assert promote(desk, Request(version="2", adopt=True, reason="it was right")).promoted
     assert champions(desk) == ("2", "1", "1", None) and history(desk).problems == []
@@ -481,10 +653,14 @@ def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(s
     desk = shelf.desk
     desk.client.delete_registered_model("tiny-ledger")
     assert history(desk).entries == []
-    with pytest.raises(PromotionRefused, match="policy@champion is version 1, the ledger says none"):
+    with pytest.raises(
+        PromotionRefused, match="policy@champion is version 1, the ledger says none"
+    ):
         promote(desk, Request(version="2"))
     assert promote(desk, Request(version="2", adopt=True, reason="the ledger begins here")).promoted
-    assert champions(desk) == ("2", None, "1", None) and promote(desk, Request(version="4")).promoted
+    assert (
+        champions(desk) == ("2", None, "1", None) and promote(desk, Request(version="4")).promoted
+    )
 
 
 def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(desk):
@@ -508,7 +684,9 @@ def test_history_names_deleted_entries(desk):
 def test_a_server_that_is_not_there_is_one_error_within_seconds(desk, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     began = time.monotonic()
-    with pytest.raises(RLHFError, match=r"http://127.0.0.1:9 does not answer .*Nothing was changed"):
+    with pytest.raises(
+        RLHFError, match=r"http://127.0.0.1:9 does not answer .*Nothing was changed"
+    ):
         module.at("tiny")
     assert time.monotonic() - began < 20
 
@@ -518,15 +696,28 @@ def test_a_server_that_is_not_there_is_one_error_within_seconds(desk, monkeypatc
 
 def test_the_same_bytes_are_one_version_also_when_two_register_at_once(shelf, monkeypatch):
     desk, look = shelf.desk, registry.version_of
-    answers = iter([None, None])  # as if nobody had registered them yet: store_model's look and register's
+    answers = iter(
+        [None, None]
+    )  # as if nobody had registered them yet: store_model's look and register's
     monkeypatch.setattr(registry, "version_of", lambda *args: next(answers, look(*args)))
     assert shelf.policy(2) == "2"
-    found = desk.client.search_model_versions(f"name = 'tiny-policy' and tags.digest = '{shelf.digests['policy', '2']}'")
+    found = desk.client.search_model_versions(
+        f"name = 'tiny-policy' and tags.digest = '{shelf.digests['policy', '2']}'"
+    )
     assert [str(version.version) for version in found] == ["2"]
 
 
 def test_a_version_says_where_it_comes_from(desk):
     tags = desk.client.get_model_version("tiny-policy", "3").tags
-    assert tags["reward_version"] == "2" and len(tags["gates_digest"]) == len(tags["frame_digest"]) == 64
+    assert (
+        tags["reward_version"] == "2"
+        and len(tags["gates_digest"]) == len(tags["frame_digest"]) == 64
+    )
     records = json.loads((files(desk, "3") / "gates.json").read_text())["decisions"]
-    assert [record["stage"] for record in records] == ["sft", "reward", "ppo", "evaluate", "promote"]
+    assert [record["stage"] for record in records] == [
+        "sft",
+        "reward",
+        "ppo",
+        "evaluate",
+        "promote",
+    ]

@@ -1,4 +1,6 @@
-"""Twenty promoters at once, on SQLite and on a live MLflow server; a server whose files were changed, that hangs, that dies."""
+"""Twenty promoters at once, on SQLite and on a live MLflow server; a server whose files were
+changed, that hangs, that dies.
+"""
 
 import shutil
 import signal
@@ -22,23 +24,33 @@ COUNT = 20
 
 
 def require_one_winner(desk: Desk, results: list[dict], before: int) -> None:
-    """One promoter won, the others were refused with a reason; all are in the ledger, and it agrees with the aliases."""
+    """One promoter won, the others were refused with a reason; all are in the ledger, and it agrees
+    with the aliases.
+    """
     assert [result["code"] for result in results] == [0] * COUNT
     winners = [result for result in results if result.get("promoted")]
     losers = [result for result in results if "error" in result]
     assert len(winners) == 1 and len(losers) == COUNT - 1, results
     assert all(result["kind"] == "PromotionRefused" for result in losers), losers
-    assert all("one attempt at a time" in loser["error"] or "somebody else was faster" in loser["error"] for loser in losers)
+    assert all(
+        "one attempt at a time" in loser["error"] or "somebody else was faster" in loser["error"]
+        for loser in losers
+    )
     entries = desk.ledger.entries()
     assert [entry.number for entry in entries] == list(range(1, before + COUNT + 1))
     assert Counter(entry.outcome for entry in entries[before:]) == {"done": 1, "refused": COUNT - 1}
     champion = stack(entries)[-1]
-    assert champion.policy.version == winners[0]["version"] and drift(champion, desk.aliases()) is None
+    assert (
+        champion.policy.version == winners[0]["version"] and drift(champion, desk.aliases()) is None
+    )
 
 
 def jobs() -> list[dict]:
     """Promoters of two policies that both saw version 1 as champion."""
-    return [{"action": "promote", "version": "2" if number % 2 else "3", "expects": "1"} for number in range(COUNT)]
+    return [
+        {"action": "promote", "version": "2" if number % 2 else "3", "expects": "1"}
+        for number in range(COUNT)
+    ]
 
 
 def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promoters, desk):
@@ -50,8 +62,16 @@ def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, desk):
     promote(desk, Request(version="4"))
     results = promoters.run(desk, *[{"action": "rollback"} for _ in range(COUNT)])
     done = [result["version"] for result in results if result.get("promoted")]
-    assert done in (["2"], ["2", "1"], ["1", "2"])  # one that came late found the first one finished
-    assert stack(desk.ledger.entries())[-1].policy.version == desk.aliases()["policy@champion"] == min(done)
+    assert done in (
+        ["2"],
+        ["2", "1"],
+        ["1", "2"],
+    )  # one that came late found the first one finished
+    assert (
+        stack(desk.ledger.entries())[-1].policy.version
+        == desk.aliases()["policy@champion"]
+        == min(done)
+    )
     assert all(entry.outcome for entry in desk.ledger.entries())
 
 
@@ -83,7 +103,9 @@ def server(mlflow_server, patient, empty_store, tmp_path_factory):
 
 @pytest.fixture
 def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
-    """Make a desk on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward models."""
+    """Make a desk on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward
+    models.
+    """
 
     def make(uri: str, name: str) -> Desk:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -107,12 +129,16 @@ def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
     assert rollback(desk, Request()).version == "1"
 
 
-def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(server, stocked):
+def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(
+    server, stocked
+):
     desk = stocked(server[0], "files")
     version = desk.version("policy", "2")
     versions.fetch(desk.workspace, version)
     logged = version.source.rpartition("/models/")[2].split("/")[0]
-    (stored,) = (path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts)
+    (stored,) = (
+        path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts
+    )
     good = stored.read_bytes()
     stored.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = desk.aliases()
@@ -126,7 +152,7 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
 @pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
     mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
-):  # fmt: skip
+):
     smoke, folder, port = transaction.smoke_by_alias, tmp_path / "server", free_port()
     folder.mkdir()
     shutil.copy(empty_store, folder / "db")
@@ -139,14 +165,18 @@ def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_comman
 
         monkeypatch.setattr(transaction, "smoke_by_alias", die)
         began = time.monotonic()
-        with pytest.raises(StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"):
+        with pytest.raises(
+            StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"
+        ):
             promote(desk, Request(version="2"))
         assert time.monotonic() - began < 60
         monkeypatch.setattr(transaction, "smoke_by_alias", smoke)
     with mlflow_server(folder, port) as send:
         assert desk.aliases()["policy@champion"] == "2" and not desk.ledger.entries()[-1].outcome
         assert history(desk).problems == ["Entry 2 was completed."]
-        assert desk.ledger.entries()[1].outcome == "done" and desk.aliases()["policy@previous"] == "1"
+        assert (
+            desk.ledger.entries()[1].outcome == "done" and desk.aliases()["policy@previous"] == "1"
+        )
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
         send(signal.SIGSTOP)
         began = time.monotonic()

@@ -30,20 +30,26 @@ def test_every_command_explains_itself(rlhf, command):
 @pytest.mark.parametrize("name", ["tiny", "tiny-policy"])
 def test_a_promotion_a_rollback_and_their_history(rlhf, name):
     code, out, err = rlhf("promote", name, "2", "--expect-current", "1", "--reason", "better [1]")
-    assert code == 0 and out == "Version 2 of tiny-policy is the champion: it wins 70.0% against version 1.\n", err
+    assert (
+        code == 0
+        and out == "Version 2 of tiny-policy is the champion: it wins 70.0% against version 1.\n"
+    ), err
     code, out, _ = rlhf("rollback", name, "--json")
     assert code == 0 and json.loads(out)["version"] == "1" and json.loads(out)["entry"] == 3
     code, out, err = rlhf("history", name)
     assert code == 0 and err == "" and "better [1]" in out
     lines = [line.split() for line in out.splitlines() if "│" in line]
     assert [(line[1], line[6], line[8], line[10]) for line in lines] == [
-        ("1", "promote", "tiny-policy", "1"), ("2", "promote", "tiny-policy", "2"), ("3", "rollback", "tiny-policy", "1"),
-    ]  # fmt: skip
+        ("1", "promote", "tiny-policy", "1"),
+        ("2", "promote", "tiny-policy", "2"),
+        ("3", "rollback", "tiny-policy", "1"),
+    ]
     document = json.loads(rlhf("history", name, "--json")[1])
     assert document["champion"]["policy"]["version"] == "1" and document["problems"] == []
     assert [entry["state"] for entry in document["entries"]] == ["done"] * 3
     assert (
-        document["entries"][1]["reason"] == "better [1]" and document["entries"][1]["plan"]["after"]["policy@previous"] == "1"
+        document["entries"][1]["reason"] == "better [1]"
+        and document["entries"][1]["plan"]["after"]["policy@previous"] == "1"
     )
 
 
@@ -56,7 +62,11 @@ def test_an_approval_given_with_the_promotion_stands_in_the_history(rlhf):
 
 def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
     code, out, _ = rlhf("promote", "tiny-reward", "2")
-    assert code == 0 and "Version 2 of tiny-reward is the champion" in out and desk.aliases()["reward@champion"] == "2"
+    assert (
+        code == 0
+        and "Version 2 of tiny-reward is the champion" in out
+        and desk.aliases()["reward@champion"] == "2"
+    )
     code, _, err = rlhf("promote", "tiny-reward", "1", "--override-contest", "none needed")
     assert code == 2 and "fights no contest" in err
     assert rlhf("rollback", "tiny-reward")[0] == 0 and desk.aliases()["reward@champion"] == "1"
@@ -65,17 +75,29 @@ def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["promote", "tiny", "5"], 3, "rlhf: refused: Version 5 of tiny-policy is not promoted: it wins 40.0%"),
+        (
+            ["promote", "tiny", "5"],
+            3,
+            "rlhf: refused: Version 5 of tiny-policy is not promoted: it wins 40.0%",
+        ),
         (["promote", "tiny", "2", "--expect-current", "4"], 3, "is version 1, expected version 4"),
         (["promote", "tiny", "2", "--expect-current", "0"], 3, "is version 1, expected none"),
         (["promote", "tiny", "99"], 3, "version 99 of tiny-policy does not exist"),
-        (["promote", "tinny", "1"], 2, "no registered model tinny-policy; found tiny-policy, tiny-reward"),
+        (
+            ["promote", "tinny", "1"],
+            2,
+            "no registered model tinny-policy; found tiny-policy, tiny-reward",
+        ),
         (["promote", "tiny", "0"], 2, "Usage"),
         (["promote", "tiny", "2", "--adopt"], 2, "--adopt needs --reason"),
         (["promote", "tiny", "2", "--reason", "x" * 1001], 2, "expected at most 1000"),
         (["promote", "tiny", "2", "--approved-by", "Ann"], 2, "--comment is missing"),
         (["promote", "tiny", "2", "--comment", "fine"], 2, "--approved-by is missing"),
-        (["promote", "tiny-reward", "2", "--approved-by", "Ann", "--comment", "fine"], 2, "promoted without approval"),
+        (
+            ["promote", "tiny-reward", "2", "--approved-by", "Ann", "--comment", "fine"],
+            2,
+            "promoted without approval",
+        ),
         (["rollback", "tiny"], 3, "no earlier champion"),
     ],
 )
@@ -102,4 +124,9 @@ def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for words in (["promote", "tiny", "2"], ["rollback", "tiny"], ["history", "tiny"]):
         code, out, err = rlhf(*words)
-        assert code == 1 and out == "" and "http://127.0.0.1:9 does not answer" in err and "Nothing was changed" in err
+        assert (
+            code == 1
+            and out == ""
+            and "http://127.0.0.1:9 does not answer" in err
+            and "Nothing was changed" in err
+        )
