@@ -1,7 +1,7 @@
-"""Write tests/core/fixtures/*.safetensors: what the published packages compute from seeded float64
+"""Write tests/core/objectives/fixtures/*.safetensors: what the published packages compute from seeded float64
 inputs.
 
-    python infra/parity/make_fixtures.py tests/core/fixtures
+    python infra/parity/make_fixtures.py tests/core/objectives/fixtures
 
 Runs in an environment of its own (README.md). Versions, seed and settings go into each file's
 metadata; the same ones give the same bytes.

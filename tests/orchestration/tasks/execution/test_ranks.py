@@ -22,7 +22,7 @@ from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
 from tasks.execution import launcher, stage_process
 
-WORKER = Path(__file__).parents[1] / "support" / "run_stages.py"
+WORKER = Path(__file__).parents[3] / "support" / "run_stages.py"
 TWO = Distributed(ranks=2)
 SECTIONS = {
     "sft": SFT(

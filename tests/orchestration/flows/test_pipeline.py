@@ -230,8 +230,8 @@ def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, comma
     recipe = make()
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = f"""
-    from tasks import process
-    process.COMMAND = {command!r}
+    from tasks.execution import stage_process
+    stage_process.COMMAND = {command!r}
     from flows.pipeline import run_pipeline
     from rlhf_core.config import Recipe
     from pathlib import Path

@@ -14,7 +14,7 @@ from rlhf_core.plan.source import find_models
 from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
 from rlhf_core.plan.strategy import GIB, Hardware
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

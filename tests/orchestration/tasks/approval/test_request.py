@@ -474,7 +474,7 @@ def started(pipeline_recipe, command, prefect_server, tmp_path):
     file of what it says.
     """
     code = (
-        f"import sys; from tasks import process; process.COMMAND = {command!r}; from flows.cli.app"
+        f"import sys; from tasks.execution import stage_process; stage_process.COMMAND = {command!r}; from flows.cli.app"
         " import main; sys.exit(main())"
     )
     running: list[subprocess.Popen] = []

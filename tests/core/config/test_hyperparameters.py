@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.engine.deepspeed import ADAM_BETAS, ADAM_EPS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "infra" / "docs" / "hyperparameters.md"
 NEITHER_LEARNS_NOR_DECIDES = (
     "Source",

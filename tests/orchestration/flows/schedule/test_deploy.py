@@ -158,7 +158,7 @@ def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here
 def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name):
     template = json.loads(
         (
-            Path(__file__).resolve().parents[2] / "infra" / "k8s" / "pools" / f"{name}.json"
+            Path(__file__).resolve().parents[4] / "infra" / "k8s" / "pools" / f"{name}.json"
         ).read_text()
     )
     assert (
@@ -343,7 +343,7 @@ def test_every_occasion_is_told_with_a_link_to_the_page(platform):
 
 @pytest.mark.slow
 def test_the_declarative_deployments_are_those_of_the_command(platform):
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[4]
     environment = platform.environment | {"PREFECT_API_URL": platform.api}
     words = [
         "-m",

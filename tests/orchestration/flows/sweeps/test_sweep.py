@@ -225,7 +225,7 @@ def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
-        f"from tasks import process\nprocess.COMMAND = {command!r}\n"
+        f"from tasks.execution import stage_process\nstage_process.COMMAND = {command!r}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(hook))
     code, out, err = rlhf("sweep", recipe, "--over", "ppo.beta=0.05,0.5", "--jobs", 2, "--json")

@@ -35,7 +35,7 @@ from tasks.registry import packaging
 from tasks.registry.packaging import build, model_folder, read_decisions
 from tasks.tracking.tracker import Tracker
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 DECISION = Decision(
     stage="reward",
     gate="accuracy",

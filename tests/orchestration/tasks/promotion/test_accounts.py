@@ -20,7 +20,7 @@ from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for
 
 pytestmark = pytest.mark.slow  # a password is hashed with every request
-SETTINGS = Path(__file__).resolve().parents[3] / "infra" / "compose" / "basic_auth.ini"
+SETTINGS = Path(__file__).resolve().parents[4] / "infra" / "compose" / "basic_auth.ini"
 PASSWORDS = {
     "admin": "admin-password-1",
     "pipeline": "pipeline-password-1",
