@@ -12,7 +12,7 @@ from tasks import registration
 from tasks.promotion import promotion
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import ContestLost
-from tasks.promotion.promotion import Request
+from tasks.promotion.promotion import PromotionRequest
 from tasks.records import events
 from tasks.registry.versions import PromotionResult
 from tasks.run_context import Row, Session
@@ -49,7 +49,8 @@ def _promoted(session: Session, model: str, version: str) -> PromotionResult:
     desk = Desk(session.tracker.client, session.workspace, session.recipe.registry.name)
     try:
         return promotion.promote(
-            desk, Request(version=version, reason=f"pipeline run {session.tracker.record.name}")
+            desk,
+            PromotionRequest(version=version, reason=f"pipeline run {session.tracker.record.name}"),
         )
     except ContestLost as lost:
         return PromotionResult(model, version, False, str(lost))

@@ -73,10 +73,10 @@ def deploy(
 
     quiet_libraries()
     from flows.schedule import automations
-    from flows.schedule.deploy import Wanted, deploy
+    from flows.schedule.deploy import DeploymentOptions, deploy
 
     paths = tuple(watch or ()) if on_data or watch else None
-    wanted = Wanted(
+    wanted = DeploymentOptions(
         name, pool, cron, timezone, paused, paths, every, tuple(on_promotion or ()), directory
     )
     made = deploy(recipe, settings or [], wanted)

@@ -12,7 +12,7 @@ from flows.cli.output import console
 from rlhf_core.errors import BadInput
 
 if TYPE_CHECKING:
-    from tasks.promotion.ledger import Entry
+    from tasks.promotion.ledger import LedgerEntry
     from tasks.promotion.promotion import History
 
 LONGEST = 1000  # characters of a reason
@@ -41,7 +41,7 @@ Expected = Annotated[
         "--expect-current", min=0, metavar="N", help="Refuse unless N is champion now; 0: none is"
     ),
 ]
-Override = Annotated[
+OverrideOption = Annotated[
     str,
     typer.Option(
         "--override-contest",
@@ -75,7 +75,7 @@ def promote(
     version: Version,
     expect_current: Expected = None,
     reason: Reason = "",
-    override_contest: Override = "",
+    override_contest: OverrideOption = "",
     approved_by: Approver = "",
     comment: Comment = "",
     adopt: Adopt = False,
@@ -96,7 +96,7 @@ def promote(
         )
     expects = None if expect_current is None else str(expect_current or "")
     request |= {"version": str(version), "expects": expects}
-    _tell(promotion.promote(where, promotion.Request(kind=kind, **request)), as_json)
+    _tell(promotion.promote(where, promotion.PromotionRequest(kind=kind, **request)), as_json)
 
 
 def rollback(
@@ -109,7 +109,7 @@ def rollback(
     from tasks.promotion import aliases, promotion
 
     where, kind = aliases.at(name)
-    _tell(promotion.rollback(where, promotion.Request(kind=kind, **request)), as_json)
+    _tell(promotion.rollback(where, promotion.PromotionRequest(kind=kind, **request)), as_json)
 
 
 def history(name: Name, as_json: AsJson = False) -> None:
@@ -185,7 +185,7 @@ def _history_json(found: "History") -> dict:
     }
 
 
-def _state(entry: "Entry") -> str:
+def _state(entry: "LedgerEntry") -> str:
     return entry.outcome or ("at work" if entry.is_live else "killed")
 
 

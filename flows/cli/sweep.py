@@ -89,10 +89,12 @@ def sweep(
 
     quiet_libraries()
     from flows.sweeps import sweep as sweeping
-    from flows.sweeps.grid import Wish, make_plan
+    from flows.sweeps.grid import SweepRequest, make_plan
     from flows.sweeps.runs import default_jobs
 
-    plan = make_plan(recipe, Wish(over, settings or [], until.value, metric or [], max_runs))
+    plan = make_plan(
+        recipe, SweepRequest(over, settings or [], until.value, metric or [], max_runs)
+    )
     result = sweeping.run_sweep(
         plan, jobs or default_jobs(), lambda text: typer.echo(text, err=True)
     )

@@ -37,10 +37,10 @@ def up(
     """Start Prefect's server, MLflow's server and a worker; what runs already is left as it is.
     They outlive this command.
     """
-    from flows.platform.start import Wanted, up
+    from flows.platform.start import PlatformOptions, up
     from tasks.records.workspace import Workspace
 
-    wanted = Wanted(prefect_port, port, database, pool, limit)
+    wanted = PlatformOptions(prefect_port, port, database, pool, limit)
     platform, started = up(
         Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
     )

@@ -25,7 +25,7 @@ from tasks.records.events import (
     ApprovalDecided,
     Event,
     ReportWritten,
-    StageFailed,
+    StageAborted,
     StageFinished,
     StageProgress,
     StageStarted,
@@ -76,7 +76,7 @@ class LiveDisplay:
         with self._lock:
             self._take(event, now)
         # outside the lock: the drawing thread takes the console's lock first, then this one
-        if isinstance(event, StageFailed):
+        if isinstance(event, StageAborted):
             self.told.add(event.message)
             self._line("\n".join(failure_lines(event)))
         elif not self._live:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
-from tasks.records.events import ApprovalAsked, StageFailed, StageProgress
+from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
 SHOWN = {  # metrics of the live line, by stage
@@ -123,7 +123,7 @@ def how_to_approve(event: ApprovalAsked) -> str:
     )
 
 
-def failure_lines(event: StageFailed) -> list[str]:
+def failure_lines(event: StageAborted) -> list[str]:
     """The message, where the log is and how it ends; nothing said twice."""
     lines = [f"{event.stage}: failed: {event.message}"]
     if str(event.log) not in event.message:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.platform.doctor_packages import (
-    Check,
+    HealthCheck,
     lock_file,
     packages,
     python,
@@ -28,7 +28,7 @@ DISK_GIB = {"warn": 10.0, "fail": 2.0}
 GIB = 2**30
 
 
-def examine(home: Path) -> Iterator[Check]:
+def examine(home: Path) -> Iterator[HealthCheck]:
     """Every check, in order, each as soon as it is known; `home` is the workspace's folder."""
     yield python()
     yield from packages(lock_file())
@@ -39,7 +39,7 @@ def examine(home: Path) -> Iterator[Check]:
     yield (
         vllm_imports()
         if torch.level == "ok"
-        else Check("vllm", "fail", "not tried: torch does not import", torch.mend)
+        else HealthCheck("vllm", "fail", "not tried: torch does not import", torch.mend)
     )
     yield compiler()
     yield ninja()
@@ -54,17 +54,17 @@ def examine(home: Path) -> Iterator[Check]:
 # the machine
 
 
-def accelerator(*, cuda: bool) -> Check:
+def accelerator(*, cuda: bool) -> HealthCheck:
     """The GPU, or the CPU's cores."""
     cores = len(os.sched_getaffinity(0))
     if not cuda:
-        return Check("accelerator", "ok", f"none; {cores} CPU cores")
+        return HealthCheck("accelerator", "ok", f"none; {cores} CPU cores")
     if smi := shutil.which("nvidia-smi"):
         query = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True)
         if done.returncode == 0:
-            return Check("accelerator", "ok", "; ".join(done.stdout.strip().splitlines()))
-    return Check(
+            return HealthCheck("accelerator", "ok", "; ".join(done.stdout.strip().splitlines()))
+    return HealthCheck(
         "accelerator",
         "warn",
         "a GPU's device file is there, but nvidia-smi does not answer",
@@ -72,21 +72,23 @@ def accelerator(*, cuda: bool) -> Check:
     )
 
 
-def compiler() -> Check:
+def compiler() -> HealthCheck:
     """The C++ compiler that DeepSpeed's and vLLM's extensions are built with."""
     name = os.environ.get("CXX") or "g++"
     if found := shutil.which(name):
-        return Check("C++ compiler", "ok", found)
+        return HealthCheck("C++ compiler", "ok", found)
     mend = "install it (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
-    return Check("C++ compiler", "fail", f"{name!r} is not on PATH", mend)
+    return HealthCheck("C++ compiler", "fail", f"{name!r} is not on PATH", mend)
 
 
-def ninja() -> Check:
+def ninja() -> HealthCheck:
     """The build tool that the extension builder starts by name."""
     beside = str(Path(sys.executable).parent)
     if found := shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), beside])):
-        return Check("ninja", "ok", found)
-    return Check("ninja", "fail", "neither on PATH nor in the environment", "pip install ninja")
+        return HealthCheck("ninja", "ok", found)
+    return HealthCheck(
+        "ninja", "fail", "neither on PATH nor in the environment", "pip install ninja"
+    )
 
 
 def memory_limit() -> int | None:
@@ -97,7 +99,7 @@ def memory_limit() -> int | None:
     return None
 
 
-def memory() -> Check:
+def memory() -> HealthCheck:
     """Free memory; the quickstart needs 4 GiB."""
     import psutil
 
@@ -106,78 +108,80 @@ def memory() -> Check:
     free = min(now.available, total)
     found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
     if free < MEMORY_GIB * GIB:
-        return Check(
+        return HealthCheck(
             "memory",
             "warn",
             f"{found}, the quickstart needs {MEMORY_GIB:.0f}",
             "end other programs, or take a larger machine",
         )
-    return Check("memory", "ok", found)
+    return HealthCheck("memory", "ok", found)
 
 
-def disk(home: Path) -> Check:
+def disk(home: Path) -> HealthCheck:
     """Free disk where the workspace is."""
     free = shutil.disk_usage(home).free / GIB
     found = f"{free:.1f} GiB free at {home}"
     for level in ("fail", "warn"):
         if free < DISK_GIB[level]:
             mend = "delete old runs in the workspace's runs/, or point RLHF_HOME at a larger disk"
-            return Check("disk", level, found, mend)
-    return Check("disk", "ok", found)
+            return HealthCheck("disk", level, found, mend)
+    return HealthCheck("disk", "ok", found)
 
 
 # the services
 
 
-def port(name: str, number: int, option: str) -> Check:
+def port(name: str, number: int, option: str) -> HealthCheck:
     """Whether `rlhf ui` gets its usual port."""
     if port_is_free(number):
-        return Check(name, "ok", f"{number} is free")
+        return HealthCheck(name, "ok", f"{number} is free")
     mend = (
         "nothing if that is your server; else end what listens there, or choose one: rlhf ui"
         f" {option} N"
     )
-    return Check(name, "warn", f"{number} is taken", mend)
+    return HealthCheck(name, "warn", f"{number} is taken", mend)
 
 
-def tracking(uri: str | None) -> Check:
+def tracking(uri: str | None) -> HealthCheck:
     """Whether MLflow's store can be reached; training goes on without it."""
     if not uri:
-        return Check("MLflow", "ok", "MLFLOW_TRACKING_URI is not set: SQLite in the workspace")
+        return HealthCheck(
+            "MLflow", "ok", "MLFLOW_TRACKING_URI is not set: SQLite in the workspace"
+        )
     name, scheme = f"MLFLOW_TRACKING_URI={redacted(uri)}", urlsplit(uri).scheme
     if scheme in ("http", "https"):
         if answers(uri.rstrip("/") + "/health"):
-            return Check("MLflow", "ok", f"{name} answers")
+            return HealthCheck("MLflow", "ok", f"{name} answers")
         mend = (
             "start the server, or unset it. Runs go on meanwhile; `rlhf sync` forwards them when it"
             " is back"
         )
-        return Check("MLflow", "warn", f"{name} does not answer", mend)
+        return HealthCheck("MLflow", "warn", f"{name} does not answer", mend)
     if scheme in ("", "file"):
-        return Check(
+        return HealthCheck(
             "MLflow",
             "fail",
             f"{name} is a file store, which MLflow 3 refuses",
             "use sqlite:///PATH, or a server's address",
         )
-    return Check("MLflow", "ok", name)
+    return HealthCheck("MLflow", "ok", name)
 
 
-def prefect_api(url: str | None) -> Check:
+def prefect_api(url: str | None) -> HealthCheck:
     """Whether the Prefect server answers; without a setting the pipeline starts its own for the
     run.
     """
     if not url:
-        return Check(
+        return HealthCheck(
             "Prefect", "ok", "PREFECT_API_URL is not set: a server for the length of a run"
         )
     if answers(url.rstrip("/") + "/health"):
-        return Check("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
+        return HealthCheck("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
     mend = (
         "start it (prefect server start), mend the address (it ends in /api), or unset"
         " PREFECT_API_URL"
     )
-    return Check("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", mend)
+    return HealthCheck("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", mend)
 
 
 def redacted(url: str) -> str:

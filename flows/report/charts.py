@@ -17,7 +17,7 @@ MOST_DOTS = 60  # lines with more points are drawn without dots
 COLORS = 6
 LARGEST = 1e300
 
-Point = tuple[float, float]
+ChartPoint = tuple[float, float]
 Style = Literal["line", "path", "steps"]  # path: points joined in their order, its end marked
 
 
@@ -26,7 +26,7 @@ class Series:
     """One line of a chart; color: its place in the page's palette."""
 
     label: str
-    points: Sequence[Point]
+    points: Sequence[ChartPoint]
     color: int = 0
     style: Style = "line"
 
@@ -50,7 +50,7 @@ class _Axes:
     x: tuple[float, float]
     y: tuple[float, float]
 
-    def place(self, point: Point) -> tuple[float, float]:
+    def place(self, point: ChartPoint) -> tuple[float, float]:
         across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
@@ -161,7 +161,7 @@ def thinned(values: Sequence, most: int) -> list:
     return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
 
 
-def _steps(points: Sequence[Point]) -> list[Point]:
+def _steps(points: Sequence[ChartPoint]) -> list[ChartPoint]:
     """The outline of a histogram whose points are (left edge, count); the last point closes it."""
     outline = [(points[0][0], 0.0)]
     for (left, count), (right, _) in itertools.pairwise(points):
@@ -169,7 +169,7 @@ def _steps(points: Sequence[Point]) -> list[Point]:
     return [*outline, (points[-1][0], 0.0)]
 
 
-def _line(places: Sequence[Point], classes: str) -> Markup:
+def _line(places: Sequence[ChartPoint], classes: str) -> Markup:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return Markup('<polyline class="{}" points="{}"/>').format(classes, path)
 

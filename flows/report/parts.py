@@ -10,7 +10,7 @@ from flows.display.stage_view import duration, key_metric
 from flows.report.charts import LARGEST, thinned
 from flows.report.page import badge, cell, code, folded, join, table
 from rlhf_core.evidence.item_metrics import is_against_champion
-from tasks.analysis.comparison import Duel, MetricRow, Sample
+from tasks.analysis.comparison import MetricRow, PairedContest, ReplySample
 from tasks.analysis.differences import Difference
 from tasks.analysis.run_evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
@@ -107,7 +107,7 @@ def _estimate(value: Estimate | None) -> Markup:
     )
 
 
-def tiles(duels: Iterable[Duel]) -> Markup:
+def tiles(duels: Iterable[PairedContest]) -> Markup:
     """Who wins how often, one tile a judge."""
     whole = Markup(
         "<div class=tile>{} wins over {}<b>{}</b><div class=note>{}of prompts, by the"
@@ -221,7 +221,7 @@ def _value(value: str | None) -> Markup:
     )
 
 
-def sample_table(names: list[str], samples: list[Sample], most: int, scale: str) -> Markup:
+def sample_table(names: list[str], samples: list[ReplySample], most: int, scale: str) -> Markup:
     """Replies side by side, sortable; at most `most` prompts, spread over the whole order so that
     both ends are there.
     """
@@ -244,7 +244,7 @@ def sample_table(names: list[str], samples: list[Sample], most: int, scale: str)
     )
 
 
-def _sample_cells(sample: Sample) -> list[Markup]:
+def _sample_cells(sample: ReplySample) -> list[Markup]:
     cells = [_reply(sample.prompt)]
     for reply, score, tokens in zip(sample.replies, sample.scores, sample.tokens, strict=True):
         count = "" if tokens is None else f"{tokens} tokens"

@@ -10,7 +10,7 @@ from flows.report.parts import MARKS, REPLY_LENGTH, interval, shortened, text_of
 from rlhf_core.evidence.items import OF_DATA
 from rlhf_core.metrics import METRICS
 from rlhf_core.reward.slices import Slice
-from tasks.analysis.reward_report import Point, RewardReport
+from tasks.analysis.reward_report import LearningPoint, RewardReport
 
 SHOWN = (
     "reward/accuracy",
@@ -128,7 +128,7 @@ def _charts(found: RewardReport) -> Markup:
     return Markup("<div class=charts>{}</div>").format(join(map(figure, charts)))
 
 
-def _learning(points: list[Point]) -> Markup:
+def _learning(points: list[LearningPoint]) -> Markup:
     if not points:
         return Markup(
             "<p class=dim>Not asked for: rlhf reward-report RUN --learning-curve 0.125,0.25,0.5"
@@ -161,7 +161,7 @@ def _learning(points: list[Point]) -> Markup:
     return text.format(advice(points), chart, table(head, rows, numeric=[0, 1, 2]))
 
 
-def gain_text(point: Point) -> str:
+def gain_text(point: LearningPoint) -> str:
     """'+0.021 [0.004, 0.038]'; '' for the first point."""
     return (
         f"{text_of(point.gain[0], signed=True)} {interval(*point.gain[1:], signed=True)}"
@@ -170,7 +170,7 @@ def gain_text(point: Point) -> str:
     )
 
 
-def advice(points: list[Point]) -> str:
+def advice(points: list[LearningPoint]) -> str:
     """What the last step of the learning curve says of more labels, one sentence."""
     if len(points) < 2:
         return "One point is no curve: give smaller shares."

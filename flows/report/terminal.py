@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from flows.report.comparison import is_key
 from flows.report.parts import PINNED, interval, shortened, text_of
-from tasks.analysis.comparison import Comparison, Duel, MetricRow, Sample
+from tasks.analysis.comparison import Comparison, MetricRow, PairedContest, ReplySample
 from tasks.analysis.differences import Difference
 from tasks.analysis.lineage import Lineage
 from tasks.analysis.lineage_graph import MEASURING, Graph, Node
@@ -114,7 +114,7 @@ def _verdict(found: Finding) -> Text:
     return Text.assemble((word, color), (f" ({note})" if note else "", "dim"))
 
 
-def _duel(duel: Duel) -> Text:
+def _duel(duel: PairedContest) -> Text:
     found = duel.finding
     rate = "not known" if found.difference is None else f"{found.difference:.1%}"
     bounds = f" [{found.low:.1%}, {found.high:.1%}]" if found.low is not None else ""
@@ -140,7 +140,7 @@ def _samples(comparison: Comparison, count: int) -> Iterator[RenderableType]:
         yield _sample(comparison.names, sample)
 
 
-def _sample(names: list[str], sample: Sample) -> RenderableType:
+def _sample(names: list[str], sample: ReplySample) -> RenderableType:
     lead = (
         f"  (difference {text_of(sample.difference, signed=True)})"
         if sample.difference is not None

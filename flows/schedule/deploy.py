@@ -37,7 +37,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeploymentOptions:
     """What the user asked for. pool None: served by this process (`rlhf serve`). directory: on the
     worker's machine, in which runs start and relative paths begin; None: where the pool has them
     start.
@@ -77,7 +77,7 @@ def require_server() -> None:
         )
 
 
-def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeployment]:
+def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:
     """Create or replace the deployment of a recipe on the server, and the one that watches its data
     when asked to.
 
@@ -100,7 +100,7 @@ def deploy(name: str, settings: list[str], wanted: Wanted) -> list[RunnerDeploym
     return made
 
 
-def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
+def built(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerDeployment]:
     """The deployments, not yet on the server. Raises BadInput for a bad cron, timezone or trigger."""
     schedule = _schedule(wanted)
     triggers = [_on_promotion(recipe, wanted, model) for model in wanted.on_promotion]
@@ -133,7 +133,7 @@ def built(recipe: Recipe, wanted: Wanted) -> list[RunnerDeployment]:
 
 
 def _deployment(
-    flow: Flow, wanted: Wanted, name: str, parameters: dict, **when
+    flow: Flow, wanted: DeploymentOptions, name: str, parameters: dict, **when
 ) -> RunnerDeployment:
     on_pool = {"work_pool_name": wanted.pool} if wanted.pool else {}
     if wanted.directory:
@@ -150,7 +150,7 @@ def _deployment(
     )
 
 
-def _schedule(wanted: Wanted) -> CronSchedule | None:
+def _schedule(wanted: DeploymentOptions) -> CronSchedule | None:
     if wanted.cron is None:
         return None
     try:
@@ -164,7 +164,7 @@ def _schedule(wanted: Wanted) -> CronSchedule | None:
         ) from None
 
 
-def _on_promotion(recipe: Recipe, wanted: Wanted, model: str) -> DeploymentEventTrigger:
+def _on_promotion(recipe: Recipe, wanted: DeploymentOptions, model: str) -> DeploymentEventTrigger:
     if model in (f"{recipe.registry.name}-policy", f"{recipe.registry.name}-reward"):
         raise ConfigError(
             f"--on-promotion {model}: this recipe promotes {model} itself, and would start itself"
@@ -175,7 +175,9 @@ def _on_promotion(recipe: Recipe, wanted: Wanted, model: str) -> DeploymentEvent
     )
 
 
-def _trigger(wanted: Wanted, name: str, event: str, resource: str) -> DeploymentEventTrigger:
+def _trigger(
+    wanted: DeploymentOptions, name: str, event: str, resource: str
+) -> DeploymentEventTrigger:
     return DeploymentEventTrigger(
         name=f"rlhf: {name}",
         expect={event},

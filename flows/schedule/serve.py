@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prefect import serve as prefect_serve
 
-from flows.schedule.deploy import Wanted, built, require_server
+from flows.schedule.deploy import DeploymentOptions, built, require_server
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
@@ -22,7 +22,7 @@ def serve(
         raise BadInput(
             "two of these recipes have the same name; a served deployment is named as its recipe."
         )
-    made = [built(recipe, Wanted(recipe.name, None, *when))[0] for recipe in recipes]
+    made = [built(recipe, DeploymentOptions(recipe.name, None, *when))[0] for recipe in recipes]
     concurrency.make(
         [
             *map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}),

@@ -16,14 +16,14 @@ from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.metrics import METRICS
 from tasks.records.workspace import Workspace
 from tasks.run_context import check_paths
-from tasks.sweeps.sweep import Point, Sweep
+from tasks.sweeps.sweep import Sweep, SweepPoint
 
 OPENING, CLOSING = "[{", "]}"
 IDENTITY = ("name", "description", "registry")  # they say where a run is filed, not how it learns
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """recipe: name or file as given; settings: those of each label, in the grid's order."""
 
     recipe: str
@@ -32,7 +32,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SweepRequest:
     """What the command line asked for."""
 
     over: list[str]
@@ -42,7 +42,7 @@ class Wish:
     max_runs: int
 
 
-def make_plan(recipe: str, wish: Wish) -> Plan:
+def make_plan(recipe: str, wish: SweepRequest) -> SweepPlan:
     """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming
     the value.
     """
@@ -71,10 +71,10 @@ def make_plan(recipe: str, wish: Wish) -> Plan:
         with _naming(label):
             check_paths(found)
     points = [
-        Point(label=label, values={key: _value(found, key) for key in axes})
+        SweepPoint(label=label, values={key: _value(found, key) for key in axes})
         for label, found in recipes.items()
     ]
-    return Plan(recipe, settings, _sweep(list(recipes.values()), points, wish))
+    return SweepPlan(recipe, settings, _sweep(list(recipes.values()), points, wish))
 
 
 def _check_metrics(names: list[str]) -> None:
@@ -89,7 +89,7 @@ def _check_metrics(names: list[str]) -> None:
             raise ConfigError(f"--metric {name}: there is no such metric{hint}")
 
 
-def _axes(wish: Wish) -> dict[str, list[str]]:
+def _axes(wish: SweepRequest) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     fixed = {setting.partition("=")[0].strip() for setting in wish.settings}
     for text in wish.over:
@@ -159,7 +159,7 @@ def _value(recipe: Recipe, key: str) -> Any:
     return value if isinstance(value, str | int | float | bool) else json.dumps(value)
 
 
-def _sweep(recipes: list[Recipe], points: list[Point], wish: Wish) -> Sweep:
+def _sweep(recipes: list[Recipe], points: list[SweepPoint], wish: SweepRequest) -> Sweep:
     bodies = sorted(digest_json(recipe.model_dump(mode="json")) for recipe in recipes)
     identity = digest_json([bodies, wish.until, code_digest()])[:12]
     return Sweep(

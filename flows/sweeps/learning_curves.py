@@ -67,10 +67,10 @@ def _chosen(only: list[str] | None) -> dict[str, tuple[str, list[str]]]:
 
 
 def _wish(settings: list[str], seeds: int):
-    from flows.sweeps.grid import Wish
+    from flows.sweeps.grid import SweepRequest
 
     over = [f"seed={','.join(map(str, range(1, seeds + 1)))}"]
-    return Wish(over=over, settings=settings, until="evaluate", metrics=[], max_runs=seeds)
+    return SweepRequest(over=over, settings=settings, until="evaluate", metrics=[], max_runs=seeds)
 
 
 def write(found: dict, folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from flows.display.run import run_recipe
 from flows.platform.pages import stop
-from flows.sweeps.grid import Plan
+from flows.sweeps.grid import SweepPlan
 from rlhf_core.errors import RLHFError
 from tasks.execution import group_guard
 from tasks.execution.stage_process import has_cuda
@@ -62,7 +62,7 @@ class Prefixed:
 # one after the other, here
 
 
-def one_by_one(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+def one_by_one(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
     """The runs in turn, each with how it ended; bad input ends them. jobs: 1."""
     for label in todo:
         end = make_run(
@@ -109,7 +109,7 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def at_once(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+def at_once(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
     """Up to `jobs` runs at a time; after bad input none is started any more. All end with this
     process.
     """
@@ -136,7 +136,7 @@ def at_once(plan: Plan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended
             stop(child)
 
 
-def _start(plan: Plan, label: str, slot: int, jobs: int) -> subprocess.Popen:
+def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> subprocess.Popen:
     task = [
         plan.recipe,
         plan.settings[label],

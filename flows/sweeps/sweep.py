@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.run import quiet_libraries
-from flows.sweeps.grid import Plan
+from flows.sweeps.grid import SweepPlan
 from flows.sweeps.runs import BAD_INPUT, Ended, at_once, one_by_one
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.run_record import held
@@ -68,7 +68,7 @@ class Result:
         }
 
 
-def run_sweep(plan: Plan, jobs: int, say: Callable[[str], None]) -> Result:
+def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> Result:
     """Make the runs that are not settled yet, then table, figures and MLflow. Raises BadInput when
     it runs elsewhere.
     """
@@ -170,7 +170,7 @@ def _table(sweep: sweeps.Sweep, full_links: bool) -> Table:
     return table
 
 
-def _verdict(row: sweeps.Row) -> str:
+def _verdict(row: sweeps.SweepRow) -> str:
     if row.error and row.state in ("refused", "failed"):
         return f"{row.state}: {row.error.splitlines()[0]}"
     return row.verdict or row.state

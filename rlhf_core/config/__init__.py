@@ -5,7 +5,7 @@ default and meaning.
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import Config, Frozen, Severity
+from rlhf_core.config.fields import Config, FrozenPlacement, Severity
 from rlhf_core.config.judge import Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
@@ -27,7 +27,7 @@ __all__ = [
     "Data",
     "Distributed",
     "Evaluate",
-    "Frozen",
+    "FrozenPlacement",
     "Judge",
     "LoRA",
     "Model",

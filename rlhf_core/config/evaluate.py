@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf_core.config.fields import Config, Frozen, Positive
+from rlhf_core.config.fields import Config, FrozenPlacement, Positive
 from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.config.judge import Judge
 from rlhf_core.config.ppo import Sampling
@@ -42,7 +42,7 @@ class Evaluate(Config):
     judge: Judge | None = Field(
         None, description="Compares the policy with the SFT model and the champion; None: no judge"
     )
-    frozen: Frozen = Field(
+    frozen: FrozenPlacement = Field(
         "whole",
         description=(
             "'whole': one rank evaluates; 'sharded': all ranks, with the models' weights shared out"

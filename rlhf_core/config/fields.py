@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 CorrelationBound = Annotated[float, Field(ge=-1, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0)]
-Frozen = Literal[
+FrozenPlacement = Literal[
     "whole", "sharded"
 ]  # where the weights of a model lie that does not learn: on each rank, or shared out
 Severity = Literal["error", "warning", "off"]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, Frozen, NonNegative, Positive, Rate, Share
+from rlhf_core.config.fields import Config, FrozenPlacement, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.rewards import Rewards
@@ -195,7 +195,7 @@ class PPO(Training):
             "The reward model whole, or its adapter (reward.lora) over the reference's weights"
         ),
     )
-    frozen: Frozen = Field(
+    frozen: FrozenPlacement = Field(
         "whole",
         description=(
             "Weights of reference and reward model: on each rank, or shared out like the actor's"

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from rlhf_core.config import Rules
-from rlhf_core.data.expectations import Check, Verdict
+from rlhf_core.data.expectations import Expectation, ExpectationResult
 from rlhf_core.data.normalise import agreement
 from rlhf_core.data.rules import ANSWERS
-from rlhf_core.data.table import Entry, Table
+from rlhf_core.data.table import Table, TableEntry
 
 ROW_RULES = (
     "schema",
@@ -57,7 +57,7 @@ ADVICE = {
 }
 
 
-def counts_as_dropped(table: Table, entry: Entry) -> bool:
+def counts_as_dropped(table: Table, entry: TableEntry) -> bool:
     """Whether a row was lost: quarantined, except a repeated prompt in a list of prompts, whose
     first one is kept.
     """
@@ -105,11 +105,12 @@ def longer_wins(tokens: dict[str, int]) -> float | None:
     )
 
 
-def source_checks(table: Table, rules: Rules) -> list[Check]:
+def source_checks(table: Table, rules: Rules) -> list[Expectation]:
     """Checks of a source's frame; a row rule without a severity of its own is an error."""
-    checks = [Check("rows_read", table.name, "error", "rows", low=1)]
+    checks = [Expectation("rows_read", table.name, "error", "rows", low=1)]
     checks += [
-        Check("null_column", table.name, "error", "present", f"text_{c}") for c in table.columns
+        Expectation("null_column", table.name, "error", "present", f"text_{c}")
+        for c in table.columns
     ]
     for rule in (*ROW_RULES, "share_dropped"):
         if rule in ("chosen_equals_rejected", "contradictions") and table.kind != "comparisons":
@@ -118,7 +119,7 @@ def source_checks(table: Table, rules: Rules) -> list[Check]:
             continue
         high = rules.max_share_dropped if rule in SHARE_RULES else 0.0
         checks.append(
-            Check(
+            Expectation(
                 rule,
                 table.name,
                 "error" if rule == "schema" else getattr(rules, rule),
@@ -130,7 +131,7 @@ def source_checks(table: Table, rules: Rules) -> list[Check]:
     return [check for check in checks if check.severity != "off"]
 
 
-def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Check]:
+def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectation]:
     """Checks of a split's frame, called "split_<name>" because a source may have the same name."""
     name = f"split_{split}"
     least = {
@@ -138,10 +139,12 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Check]:
         "comparisons_train": rules.min_comparisons,
         "prompts_train": 1,
     }
-    checks = [Check("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))]
+    checks = [
+        Expectation("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))
+    ]
     if split == "comparisons_train":
         checks.append(
-            Check(
+            Expectation(
                 "longer_wins",
                 name,
                 rules.longer_wins,
@@ -153,7 +156,7 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Check]:
         if frame["agreement"].notna().any():
             low = rules.min_annotator_agreement
             checks.append(
-                Check(
+                Expectation(
                     "annotator_agreement",
                     name,
                     rules.annotator_agreement,
@@ -165,7 +168,7 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Check]:
     return [check for check in checks if check.severity != "off"]
 
 
-def describe(check: Check, verdict: Verdict, table: Table | None) -> dict:
+def describe(check: Expectation, verdict: ExpectationResult, table: Table | None) -> dict:
     """One entry of the report: {"rule", "source", "severity", "passed", "found", "expected",
     "detail"}.
     """
@@ -180,7 +183,7 @@ def describe(check: Check, verdict: Verdict, table: Table | None) -> dict:
     }
 
 
-def _expected(check: Check) -> str:
+def _expected(check: Expectation) -> str:
     if check.kind == "rows":
         return f"at least {check.low:g} rows"
     if check.kind == "flag":
@@ -190,7 +193,7 @@ def _expected(check: Check) -> str:
     return f"at most {check.high:g}" if check.low is None else f"at least {check.low:g}"
 
 
-def _detail(check: Check, verdict: Verdict, table: Table | None) -> str:
+def _detail(check: Expectation, verdict: ExpectationResult, table: Table | None) -> str:
     if verdict.found is None:
         return "could not be evaluated, so it did not pass"
     if check.kind == "present":

@@ -35,7 +35,7 @@ _STYLE = (
 
 
 @dataclass(frozen=True)
-class Check:
+class Expectation:
     """One rule on one source's frame.
 
     kind 'rows': at least `low` rows; 'flag': at most a share `high` of the rows has True in
@@ -53,7 +53,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ExpectationResult:
     """`found`: rows, share of flagged rows, share of nulls or mean; None when it could not be
     evaluated.
     """
@@ -64,14 +64,14 @@ class Verdict:
 
 
 def evaluate(
-    frames: dict[str, pd.DataFrame], checks: list[Check], docs: Path
-) -> tuple[list[Verdict], dict]:
+    frames: dict[str, pd.DataFrame], checks: list[Expectation], docs: Path
+) -> tuple[list[ExpectationResult], dict]:
     """Verdicts in the order of `checks`, and a summary; writes Data Docs (HTML without remote
     parts) into `docs`.
     """
     shutil.rmtree(docs, ignore_errors=True)  # pages of an attempt that did not finish
     context = _context(docs)
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, ExpectationResult] = {}
     summary = {}
     for name, frame in frames.items():
         numbered = [(i, check) for i, check in enumerate(checks) if check.source == name]
@@ -116,7 +116,7 @@ def _context(docs: Path):
     return context
 
 
-def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int, Check]]):
+def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int, Expectation]]):
     suite = context.suites.add(gx.ExpectationSuite(name=name))
     for i, check in numbered:
         suite.add_expectation(_expectation(check, meta={"check": i, "rule": check.rule}))
@@ -132,7 +132,7 @@ def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int
     return definition.run(batch_parameters={"dataframe": frame}, result_format=form)
 
 
-def _expectation(check: Check, meta: dict):
+def _expectation(check: Expectation, meta: dict):
     severity = "critical" if check.severity == "error" else "warning"
     common = {"meta": meta, "severity": severity}
     if check.kind == "rows":
@@ -149,22 +149,24 @@ def _expectation(check: Check, meta: dict):
     )
 
 
-def _verdict(check: Check, result, frame: pd.DataFrame) -> Verdict:
+def _verdict(check: Expectation, result, frame: pd.DataFrame) -> ExpectationResult:
     rows, body = len(frame), result.result
     if _raised(result.exception_info):
-        return Verdict(False, None, 0)
+        return ExpectationResult(False, None, 0)
     if check.kind == "rows":
         found, complete = body.get("observed_value"), body.get("observed_value") == rows
-        return Verdict(bool(result.success) and complete and rows > 0, plain_number(found), rows)
+        return ExpectationResult(
+            bool(result.success) and complete and rows > 0, plain_number(found), rows
+        )
     if check.kind == "mean":
         seen = int(frame[check.column].notna().sum())
         found = plain_number(body.get("observed_value")) if seen else None
-        return Verdict(bool(result.success) and found is not None, found, seen)
+        return ExpectationResult(bool(result.success) and found is not None, found, seen)
     seen = int(body.get("element_count") or 0)
     if check.kind == "flag":
         seen -= int(body.get("missing_count") or 0)
     found = plain_number(int(body.get("unexpected_count") or 0) / seen) if seen else None
-    return Verdict(bool(result.success) and seen == rows > 0, found, seen)
+    return ExpectationResult(bool(result.success) and seen == rows > 0, found, seen)
 
 
 def _raised(info: dict) -> bool:

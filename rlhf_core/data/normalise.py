@@ -14,7 +14,7 @@ from typing import Literal
 
 from rlhf_core.data.transcripts import (
     Messages,
-    Reject,
+    RejectedRow,
     closing_answer,
     read_messages,
     shared_prompt,
@@ -23,7 +23,7 @@ from rlhf_core.data.transcripts import (
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 
-Kind = Literal["demonstrations", "comparisons", "prompts"]
+RowKind = Literal["demonstrations", "comparisons", "prompts"]
 CANONICAL = (
     "prompt",
     "response",
@@ -37,7 +37,7 @@ CANONICAL = (
     "labels",
     "strength",
 )
-FORMATS: dict[Kind, tuple[tuple[str, ...], ...]] = {
+FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (
         ("prompt", "response"),
         ("messages",),
@@ -73,7 +73,7 @@ def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> di
     return {c: canonical.get(c, f"{c}_unmapped" if c in mapping else c) for c in columns}
 
 
-def recognise(name: str, kind: Kind, columns: list[str]) -> tuple[str, ...]:
+def recognise(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
     """The format of a source: the columns that are read. Raises BadInput when no format fits."""
     for format_ in FORMATS[kind]:
         if set(format_) <= set(columns):
@@ -86,7 +86,7 @@ def recognise(name: str, kind: Kind, columns: list[str]) -> tuple[str, ...]:
     )
 
 
-def normalise(kind: Kind, format_: tuple[str, ...], row: dict) -> dict:
+def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
     """The canonical record of a row with canonical column names. Raises Reject with the rule and
     the reason.
     """
@@ -114,7 +114,7 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
         prompt, chosen = _with_prompt(row["prompt"], row["chosen"], "chosen")
         other, rejected = _with_prompt(row["prompt"], row["rejected"], "rejected")
         if prompt != other:
-            raise Reject("schema", "chosen and rejected answer different prompts")
+            raise RejectedRow("schema", "chosen and rejected answer different prompts")
     else:
         pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
         prompt, chosen, rejected = shared_prompt(*pair)
@@ -151,7 +151,9 @@ def _asked(value: object) -> Messages:
     if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("Human:")):
         messages = read_messages(value, "prompt", open_end=True)
         if messages[-1]["role"] == "assistant":
-            raise Reject("schema", "the prompt ends with an assistant's message; expected a user's")
+            raise RejectedRow(
+                "schema", "the prompt ends with an assistant's message; expected a user's"
+            )
         return messages
     return [{"role": "user", "content": text_of(value, "prompt")}]
 
@@ -170,7 +172,7 @@ def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages,
         return asked, messages[0]["content"]
     before, text = closing_answer(messages, column)
     if before != asked and before[-len(asked) :] != asked:
-        raise Reject("schema", f"{column} holds a dialogue that does not continue the prompt")
+        raise RejectedRow("schema", f"{column} holds a dialogue that does not continue the prompt")
     return before, text
 
 
@@ -180,14 +182,14 @@ def _votes(row: dict) -> tuple[int | None, int | None]:
             try:
                 chosen = sum(_CHOSEN[value] for value in values)
             except (KeyError, TypeError):
-                raise Reject(
+                raise RejectedRow(
                     "schema",
                     f"{column} is {values!r:.60}; expected a list of 0/1 or chosen/rejected",
                 ) from None
             return chosen, len(values) - chosen
     votes = [_count(row.get(column), column) for column in ("votes_for", "votes_against")]
     if (votes[0] is None) != (votes[1] is None):
-        raise Reject(
+        raise RejectedRow(
             "schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither"
         )
     return votes[0], votes[1]
@@ -216,7 +218,9 @@ def _count(value: object, column: str) -> int | None:
     except (TypeError, ValueError):
         valid = False
     if not valid:
-        raise Reject("schema", f"{column} is {value!r:.40}; expected a whole number, 0 or more")
+        raise RejectedRow(
+            "schema", f"{column} is {value!r:.40}; expected a whole number, 0 or more"
+        )
     return int(number)
 
 

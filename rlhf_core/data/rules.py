@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.config import Data, Rules
 from rlhf_core.data.render import count_tokens, prompt_text
 from rlhf_core.data.splits import is_heldout, prompt_key
-from rlhf_core.data.table import Entry, Table
+from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.errors import BadInput
 
 ANSWERS = ("response", "chosen", "rejected")
@@ -71,7 +71,7 @@ def _count(
         tokens[i][column] = count + extra
 
 
-def _kept(table: Table) -> list[tuple[int, Entry]]:
+def _kept(table: Table) -> list[tuple[int, TableEntry]]:
     return [(i, entry) for i, entry in enumerate(table.entries) if entry.rule is None]
 
 
@@ -130,7 +130,7 @@ def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, 
     of its prompt.
     """
 
-    def split_of(entry: Entry, kind: str) -> str:
+    def split_of(entry: TableEntry, kind: str) -> str:
         side = is_heldout(entry.record["prompt"], seed=seed, fraction=data.heldout_fraction)
         return f"{kind}_{'heldout' if side else 'train'}"
 

@@ -5,13 +5,13 @@ reason.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from rlhf_core.data.normalise import Kind, normalise, plain, recognise, rename_columns
+from rlhf_core.data.normalise import RowKind, normalise, plain, recognise, rename_columns
 from rlhf_core.data.read import Rows
-from rlhf_core.data.transcripts import Reject
+from rlhf_core.data.transcripts import RejectedRow
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One row read. `record` is None when it could not be read; `rule` is None as long as no rule
     broke it.
     """
@@ -30,16 +30,16 @@ class Table:
     """A source: all its rows, in the file's order. `columns` are those its texts were read from."""
 
     name: str
-    kind: Kind
+    kind: RowKind
     file: str
     columns: tuple[str, ...]
-    entries: list[Entry]
+    entries: list[TableEntry]
 
     @property
-    def kept(self) -> list[Entry]:
+    def kept(self) -> list[TableEntry]:
         return [entry for entry in self.entries if entry.rule is None]
 
-    def broken(self, rule: str) -> list[Entry]:
+    def broken(self, rule: str) -> list[TableEntry]:
         """Rows quarantined under `rule`."""
         return [entry for entry in self.entries if entry.rule == rule]
 
@@ -54,14 +54,14 @@ class Table:
             for i, entry in enumerate(self.entries)
         )
 
-    def assigned(self, split_of: Callable[[Entry], str]) -> "Table":
+    def assigned(self, split_of: Callable[[TableEntry], str]) -> "Table":
         """A table whose kept rows are in splits."""
         return self.with_entries(
             replace(entry, split=split_of(entry)) if entry.rule is None else entry
             for entry in self.entries
         )
 
-    def with_entries(self, entries: Iterable[Entry]) -> "Table":
+    def with_entries(self, entries: Iterable[TableEntry]) -> "Table":
         """The same source with other entries; never more nor fewer of them."""
         new = list(entries)
         assert len(new) == len(self.entries), (
@@ -85,7 +85,7 @@ class Table:
         ]
 
 
-def table_of(rows: Rows, kind: Kind, mapping: dict[str, str]) -> Table:
+def table_of(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
     """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns
     fit no format.
     """
@@ -95,7 +95,7 @@ def table_of(rows: Rows, kind: Kind, mapping: dict[str, str]) -> Table:
     for line, raw in rows:
         row = {names[column]: value for column, value in raw.items()}
         try:
-            entries.append(Entry(line, row, normalise(kind, columns, row)))
-        except Reject as reject:
-            entries.append(Entry(line, row, None, reject.rule, reject.reason))
+            entries.append(TableEntry(line, row, normalise(kind, columns, row)))
+        except RejectedRow as reject:
+            entries.append(TableEntry(line, row, None, reject.rule, reject.reason))
     return Table(rows.source, kind, rows.file, columns, entries)

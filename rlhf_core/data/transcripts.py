@@ -16,7 +16,7 @@ ROLES = {
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 
-class Reject(Exception):
+class RejectedRow(Exception):
     """Why a row is not a record: the rule it breaks and the reason in words."""
 
     def __init__(self, rule: str, reason: str):
@@ -27,11 +27,13 @@ class Reject(Exception):
 def text_of(value: object, column: str) -> str:
     """The value, a text with something in it. Raises Reject('empty_text') or Reject('schema')."""
     if value is None:
-        raise Reject("empty_text", f"{column} is null")
+        raise RejectedRow("empty_text", f"{column} is null")
     if not isinstance(value, str):
-        raise Reject("schema", f"{column} is {type(value).__name__} {value!r:.40}; expected text")
+        raise RejectedRow(
+            "schema", f"{column} is {type(value).__name__} {value!r:.40}; expected text"
+        )
     if not value.strip():
-        raise Reject("empty_text", f"{column} is empty")
+        raise RejectedRow("empty_text", f"{column} is empty")
     return value
 
 
@@ -51,7 +53,7 @@ def read_messages(value: object, column: str, *, open_end: bool = False) -> Mess
     for number, message in enumerate(messages, start=1):
         text_of(message["content"], f"message {number} of {column}")
     if not messages:
-        raise Reject("empty_text", f"{column} holds no messages")
+        raise RejectedRow("empty_text", f"{column} holds no messages")
     return messages
 
 
@@ -59,14 +61,14 @@ def _from_list(value: list, column: str) -> Messages:
     messages = []
     for number, item in enumerate(value, start=1):
         if not isinstance(item, dict):
-            raise Reject(
+            raise RejectedRow(
                 "schema",
                 f"message {number} of {column} is {type(item).__name__}; expected role and content",
             )
         role = item.get("role") or item.get("from")
         content = item.get("content") if item.get("content") is not None else item.get("value")
         if role not in ROLES:
-            raise Reject(
+            raise RejectedRow(
                 "schema",
                 f"message {number} of {column} has the role {role!r}; expected one of"
                 f" {sorted(ROLES)}",
@@ -78,7 +80,7 @@ def _from_list(value: list, column: str) -> Messages:
 def _from_transcript(text: str, column: str) -> Messages:
     pieces = _TURN.split(text.strip())
     if len(pieces) == 1 or pieces[0].strip():
-        raise Reject(
+        raise RejectedRow(
             "schema",
             f"{column} is text without a prompt; expected messages or 'Human: ... Assistant: ...'",
         )
@@ -93,12 +95,12 @@ def closing_answer(messages: Messages, column: str) -> tuple[Messages, str]:
     otherwise.
     """
     if messages[-1]["role"] != "assistant":
-        raise Reject(
+        raise RejectedRow(
             "schema",
             f"{column} ends with a {messages[-1]['role']}'s message; expected the assistant's",
         )
     if len(messages) < 2 or messages[-2]["role"] == "assistant":
-        raise Reject("schema", f"{column} has no question before the assistant's last message")
+        raise RejectedRow("schema", f"{column} has no question before the assistant's last message")
     return messages[:-1], messages[-1]["content"]
 
 
@@ -117,7 +119,7 @@ def shared_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, str, 
             (n for n, (a, b) in enumerate(zip(prompt, other, strict=False)) if a != b),
             min(len(prompt), len(other)),
         )
-        raise Reject(
+        raise RejectedRow(
             "schema",
             f"chosen and rejected part after {common} messages; expected the same prompt in both",
         )

@@ -20,7 +20,7 @@ from rlhf_core.evaluation.replies import Replies, Setup, answer, response_kl, re
 from rlhf_core.evidence.figures import score_figure
 from rlhf_core.evidence.items import Columns, item_id, last_user_turn, write_items
 from rlhf_core.judging import judge as judging
-from rlhf_core.judging.functions import Ask, Scorer, call, load_function
+from rlhf_core.judging.functions import JudgeFunction, Scorer, call, load_function
 from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, require_same_tokenizer
 from rlhf_core.ranks import leads
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged
@@ -29,7 +29,7 @@ from rlhf_core.statistics.summaries import bootstrap_mean, win_rate
 
 STEPS = 6  # answer, score, KL, held-out loss, judge, report
 MODELS = ("policy", "sft", "champion")
-Scores = dict[str, Tensor]  # (N,) by model
+ScoresByModel = dict[str, Tensor]  # (N,) by model
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
@@ -127,7 +127,10 @@ def _best(setup: Setup, reward_model: Path, draws: list[Replies]) -> Replies:
 
 
 def _columns(
-    setup: Setup, replies: dict[str, Replies], scores: list[Scores], independent: Scores
+    setup: Setup,
+    replies: dict[str, Replies],
+    scores: list[ScoresByModel],
+    independent: ScoresByModel,
 ) -> Columns:
     columns: Columns = {
         "prompt_id": [item_id(prompt_text(setup.tokenizer, row["prompt"])) for row in setup.rows],
@@ -160,7 +163,7 @@ def _member_columns(scores: dict[str, Tensor]) -> Columns:
     }
 
 
-def _paired(replies: dict[str, Replies], scores: Scores, seed: int) -> Output:
+def _paired(replies: dict[str, Replies], scores: ScoresByModel, seed: int) -> Output:
     policy, sft, n = replies["policy"], replies["sft"], len(scores["policy"])
     length = {name: sum(replied.tokens) / n for name, replied in replies.items()}
     repeated = {
@@ -191,7 +194,7 @@ def _paired(replies: dict[str, Replies], scores: Scores, seed: int) -> Output:
 
 
 def _against_best(
-    replies: dict[str, Replies], scores: Scores, independent: Scores, n: int
+    replies: dict[str, Replies], scores: ScoresByModel, independent: ScoresByModel, n: int
 ) -> Output:
     """The baseline of the best of n replies, and how often the policy scores above it."""
     if not n:
@@ -236,7 +239,7 @@ def _divergence_and_tax(
     return kl_N, Output(metrics=metrics)
 
 
-def _independent(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> Scores:
+def _independent(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> ScoresByModel:
     prompts = [row["prompt"][-1]["content"] for row in setup.rows]
     values = {
         name: call(scorer, "independent scorer", prompts, replied.texts)
@@ -245,7 +248,7 @@ def _independent(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> S
     return {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}
 
 
-def _independent_gain(scores: Scores, seed: int) -> Output:
+def _independent_gain(scores: ScoresByModel, seed: int) -> Output:
     if not scores:
         return Output()
     gain_N = scores["policy"] - scores["sft"]
@@ -260,7 +263,9 @@ def _independent_gain(scores: Scores, seed: int) -> Output:
     return _together([means, gain], len(gain_N))
 
 
-def _judged(setup: Setup, ask: Ask, replies: dict[str, Replies]) -> tuple[Output, Columns]:
+def _judged(
+    setup: Setup, ask: JudgeFunction, replies: dict[str, Replies]
+) -> tuple[Output, Columns]:
     """The judge's comparison with the SFT model and the champion, and its outcome by item (None:
     not judged).
     """
@@ -285,7 +290,7 @@ def _detected(columns: Columns, folder: Path) -> Output:
 
 
 def _written(
-    columns: Columns, replies: dict[str, Replies], scores: Scores, count: int, folder: Path
+    columns: Columns, replies: dict[str, Replies], scores: ScoresByModel, count: int, folder: Path
 ) -> Output:
     shown = ["prompt", *(f"{name}_{kind}" for name in replies for kind in ("reply", "score"))]
     shown += [f"{name}_independent" for name in replies if f"{name}_independent" in columns]

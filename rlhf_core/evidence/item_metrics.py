@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from rlhf_core.metrics import MAX_MEMBERS
 
-Kind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
+ItemMetricKind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
 
 
 class ItemMetric(NamedTuple):
@@ -22,7 +22,7 @@ class ItemMetric(NamedTuple):
     column is the lower.
     """
 
-    kind: Kind
+    kind: ItemMetricKind
     column: str
     other: str | None = None
     tie: float = 0.5

@@ -18,7 +18,7 @@ from rlhf_core.evidence.item_metrics import is_against_champion
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
 
 if TYPE_CHECKING:
-    from rlhf_core.gates.measure import Measured
+    from rlhf_core.gates.measure import MeasuredMetric
 
 VERDICTS = ("refused", "overridden", "warning", "passed")  # the worst first
 
@@ -167,12 +167,12 @@ def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision
     missing evidence.
     """
     # numpy, scipy and arrow: only for deciding, not for reading decisions
-    from rlhf_core.gates.measure import Measured, measure
+    from rlhf_core.gates.measure import MeasuredMetric, measure
 
     champion = subject.spec.inputs.get("champion")
     if not problem and gate.versus and champion is None:
         reason = f"no champion took part, so there is nothing to compare {gate.metric} with"
-        return _decision(gate, subject, Measured(), passed=True, reason=reason)
+        return _decision(gate, subject, MeasuredMetric(), passed=True, reason=reason)
     found = measure(gate, subject.result, subject.run_dir)
     if problem := problem or found.problem or _too_few(gate, found.n):
         required = f"required {_end(gate.of, gate.confidence)}{gate.bound} {gate.threshold:g}"
@@ -191,7 +191,7 @@ def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision
     )
 
 
-def _decision(gate: Gate, subject: Subject, found: "Measured", **outcome: object) -> Decision:
+def _decision(gate: Gate, subject: Subject, found: "MeasuredMetric", **outcome: object) -> Decision:
     champion = subject.spec.inputs.get("champion")
     return Decision(
         stage=subject.result.stage,
@@ -232,11 +232,11 @@ def _too_few(gate: Gate, n: int | None) -> str | None:
     return None
 
 
-def _number(gate: Gate, found: "Measured") -> float:
+def _number(gate: Gate, found: "MeasuredMetric") -> float:
     return found.value if gate.of == "estimate" else found.interval[gate.of == "upper"]
 
 
-def _holds(gate: Gate, found: "Measured", threshold: float) -> bool:
+def _holds(gate: Gate, found: "MeasuredMetric", threshold: float) -> bool:
     number = _number(gate, found)
     return {
         "at least": number >= threshold,
@@ -246,7 +246,7 @@ def _holds(gate: Gate, found: "Measured", threshold: float) -> bool:
     }[gate.bound]
 
 
-def _reason(gate: Gate, found: "Measured") -> str:
+def _reason(gate: Gate, found: "MeasuredMetric") -> str:
     quantity = _quantity(gate.metric, gate.minus, gate.versus, gate.method)
     of = "" if gate.of == "estimate" else f"the {_end(gate.of, found.confidence)}of "
     evidence = "" if gate.of == "estimate" else f" (estimate {found.value:.4g}, n = {found.n})"

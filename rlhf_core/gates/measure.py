@@ -39,7 +39,7 @@ Items = dict[str, np.ndarray]  # (N,) float64 by column; NaN: no value
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredMetric:
     """A number, what it rests on, and why it cannot be used (problem), if so. how: the interval in
     words.
     """
@@ -52,13 +52,13 @@ class Measured:
     problem: str | None = None
 
 
-def measure(rule: GateRule, result: StageResult, run_dir: Path) -> Measured:
+def measure(rule: GateRule, result: StageResult, run_dir: Path) -> MeasuredMetric:
     """The number that the rule looks at; never raises for what is wrong with the evidence, that is
     a `problem`.
     """
     metrics = [name for name in (rule.metric, rule.minus) if name]
     if problem := next(filter(None, (_unusable(name, result) for name in metrics)), None):
-        return Measured(
+        return MeasuredMetric(
             value=_finite(result.metrics.get(rule.metric)),
             n=result.counts.get(rule.metric),
             problem=problem,
@@ -66,19 +66,21 @@ def measure(rule: GateRule, result: StageResult, run_dir: Path) -> Measured:
     needs_items = (
         rule.of != "estimate" or rule.method != "auto" or (rule.is_paired and not rule.minus)
     )
-    recorded = Measured(_recorded(rule, result), result.counts.get(rule.metric))
+    recorded = MeasuredMetric(_recorded(rule, result), result.counts.get(rule.metric))
     if stored := _stored(rule, result):
         return _checked(
-            Measured(
+            MeasuredMetric(
                 recorded.value, recorded.n, stored, STORED_CONFIDENCE, "as the stage computed it"
             )
         )
     try:
         return _from_items(rule, result, run_dir, recorded.value)
     except BadInput as error:
-        return Measured(recorded.value, recorded.n, problem=str(error))
+        return MeasuredMetric(recorded.value, recorded.n, problem=str(error))
     except ValueError as error:  # no such evidence: fine where only the estimate is asked for
-        return Measured(recorded.value, recorded.n, problem=str(error) if needs_items else None)
+        return MeasuredMetric(
+            recorded.value, recorded.n, problem=str(error) if needs_items else None
+        )
 
 
 def _unusable(metric: str, result: StageResult) -> str | None:
@@ -115,7 +117,7 @@ def _stored(rule: GateRule, result: StageResult) -> tuple[float, float] | None:
 
 def _from_items(
     rule: GateRule, result: StageResult, run_dir: Path, recorded: float | None
-) -> Measured:
+) -> MeasuredMetric:
     items = load_items(result, run_dir, columns_needed(rule))
     for metric in filter(None, (rule.metric, rule.minus)):
         _require_agreement(metric, items, result)
@@ -139,23 +141,25 @@ def _from_items(
     else:
         n, interval = _samples(rule.metric, terms), bootstrap(terms, rule.confidence)
         how = f"percentile bootstrap, {RESAMPLES:,} resamples of whole items, seed 0"
-    return _checked(Measured(value, n, interval, rule.confidence, f"{how}; {in_words(rule)}"))
+    return _checked(MeasuredMetric(value, n, interval, rule.confidence, f"{how}; {in_words(rule)}"))
 
 
-def _sign(rule: GateRule, leads_N: np.ndarray) -> Measured:
+def _sign(rule: GateRule, leads_N: np.ndarray) -> MeasuredMetric:
     wins, losses = int((leads_N > 0).sum()), int((leads_N < 0).sum())
     if not wins + losses:
-        return Measured(n=0, problem=f"no item of {rule.metric} is decided: all are ties")
+        return MeasuredMetric(n=0, problem=f"no item of {rule.metric} is decided: all are ties")
     interval = clopper_pearson(wins, wins + losses, rule.confidence)
     how = (
         f"exact binomial interval (Clopper-Pearson) of {wins} won and {losses} lost items, ties"
         " left out; "
     )
     how += f"sign test p = {sign_test(wins, losses):.3g}; {in_words(rule)}"
-    return _checked(Measured(wins / (wins + losses), wins + losses, interval, rule.confidence, how))
+    return _checked(
+        MeasuredMetric(wins / (wins + losses), wins + losses, interval, rule.confidence, how)
+    )
 
 
-def _checked(found: Measured) -> Measured:
+def _checked(found: MeasuredMetric) -> MeasuredMetric:
     low, high = found.interval
     if (
         _finite(found.value) is not None
@@ -168,7 +172,7 @@ def _checked(found: Measured) -> Measured:
         f"value {found.value} and interval {low} to {high} cannot be used; expected finite numbers,"
         " the lower end first"
     )
-    return Measured(_finite(found.value), found.n, problem=problem)
+    return MeasuredMetric(_finite(found.value), found.n, problem=problem)
 
 
 def _require_agreement(metric: str, items: Items, result: StageResult) -> None:

@@ -23,10 +23,12 @@ from rlhf_core.rundir import StageResult
 WORST = 20
 _PAIR = ("pair_id", "prompt", "chosen", "rejected")
 TEXTS = {"reward": _PAIR, "dpo": _PAIR, "evaluate": ("prompt_id", "prompt")}
-Table = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
+WorstItemsTable = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
 
 
-def worst_items(rule: GateRule, result: StageResult, run_dir: Path, count: int = WORST) -> Table:
+def worst_items(
+    rule: GateRule, result: StageResult, run_dir: Path, count: int = WORST
+) -> WorstItemsTable:
     """The `count` items that count most against the rule, worst first, with texts and the numbers
     behind the metric.
 

@@ -12,7 +12,7 @@ from rlhf_core.errors import BadInput, RLHFError
 
 Scorer = Callable[[list[str], list[str]], list[float]]
 """(prompts, replies) -> scores"""
-Ask = Callable[[list[str], list[str], list[str]], list[float | None]]
+JudgeFunction = Callable[[list[str], list[str], list[str]], list[float | None]]
 """A judge: (prompts, replies_a, replies_b) -> 1 (a is better), 0.5 (tie), 0 (b is better), None (answer unreadable)."""
 
 

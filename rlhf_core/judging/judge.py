@@ -9,7 +9,7 @@ from functools import partial
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import Ask, call, load_function
+from rlhf_core.judging.functions import JudgeFunction, call, load_function
 from rlhf_core.rundir import Output
 from rlhf_core.statistics.summaries import wilson
 
@@ -17,7 +17,7 @@ OUTCOMES = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeVerdict:
     """On one pair. outcome: 1 ours is better, 0.5 tie, 0 theirs, None unreadable; flipped: both
     orders named one position.
     """
@@ -26,7 +26,7 @@ class Verdict:
     flipped: bool
 
 
-def load_judge(config: Judge) -> Ask:
+def load_judge(config: Judge) -> JudgeFunction:
     """The configured judge. Raises BadInput for a function that is not there, or an endpoint's key
     that is not set.
     """
@@ -38,7 +38,7 @@ def load_judge(config: Judge) -> Ask:
 
 
 def _ask_function(
-    function: Ask, prompts: list[str], replies_a: list[str], replies_b: list[str]
+    function: JudgeFunction, prompts: list[str], replies_a: list[str], replies_b: list[str]
 ) -> list[float | None]:
     values = call(function, "judge", prompts, replies_a, replies_b)
     if wrong := [value for value in values if value not in OUTCOMES]:
@@ -62,7 +62,9 @@ def judged_rows(count: int, limit: int, *, seed: int) -> list[int]:
     return subset(list(range(count)), limit, seed=seed)
 
 
-def compare(ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]) -> list[Verdict]:
+def compare(
+    ask: JudgeFunction, prompts: list[str], ours: list[str], theirs: list[str]
+) -> list[JudgeVerdict]:
     """The verdict on each pair, asked in both orders: one that is not confirmed by the other order
     is a tie.
     """
@@ -71,14 +73,14 @@ def compare(ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]) ->
     return [_verdict(a, b) for a, b in zip(first, second, strict=True)]
 
 
-def _verdict(ours_first: float | None, ours_second: float | None) -> Verdict:
+def _verdict(ours_first: float | None, ours_second: float | None) -> JudgeVerdict:
     if ours_first is None or ours_second is None:
-        return Verdict(None, flipped=False)
+        return JudgeVerdict(None, flipped=False)
     flipped = ours_first == ours_second != 0.5
-    return Verdict(ours_first if ours_first == 1 - ours_second else 0.5, flipped)
+    return JudgeVerdict(ours_first if ours_first == 1 - ours_second else 0.5, flipped)
 
 
-def judge_output(verdicts: list[Verdict], suffix: str = "") -> Output:
+def judge_output(verdicts: list[JudgeVerdict], suffix: str = "") -> Output:
     """Win rate with its 95% Wilson interval (a tie counts one half), ties, position bias and
     unreadable pairs.
 

@@ -17,7 +17,7 @@ import httpx
 
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.judging.functions import Ask
+from rlhf_core.judging.functions import JudgeFunction
 
 ANSWERS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 LONGEST_WAIT_SECONDS = 30.0
@@ -30,7 +30,7 @@ _SYSTEM = (
 )
 
 
-def endpoint_judge(config: Judge) -> Ask:
+def endpoint_judge(config: Judge) -> JudgeFunction:
     """The judge that asks `config.endpoint`. Raises BadInput when the environment lacks the key."""
     headers = (
         {"Authorization": f"Bearer {read_key(config.api_key_env)}"} if config.api_key_env else {}

@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rlhf_core.batching.batch import Batch
-from rlhf_core.config import Frozen
+from rlhf_core.config import FrozenPlacement
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.rundir import ENSEMBLE, write_atomically
@@ -78,7 +78,9 @@ def offsets_of(folder: Path) -> list[float]:
     return offsets
 
 
-def load_members(folder: Path, *, dtype: str, frozen: Frozen = "whole") -> Iterator[Forward]:
+def load_members(
+    folder: Path, *, dtype: str, frozen: FrozenPlacement = "whole"
+) -> Iterator[Forward]:
     """The forward pass of each member, (B, R + 1) scores less its offset, loaded one after the
     other.
     """

@@ -20,7 +20,7 @@ from transformers import (
 
 from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch
-from rlhf_core.config import Frozen
+from rlhf_core.config import FrozenPlacement
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
@@ -92,7 +92,9 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
-def inference(module: nn.Module, *, dtype: str, frozen: Frozen = "whole") -> Callable[..., Tensor]:
+def inference(
+    module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole"
+) -> Callable[..., Tensor]:
     """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
 
     frozen: 'sharded' shares its weights out among the ranks, all of which then make the same

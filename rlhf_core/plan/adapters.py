@@ -6,7 +6,7 @@ autograd by tests.
 """
 
 from rlhf_core.config import LoRA
-from rlhf_core.plan.memory import FLOAT, Batch
+from rlhf_core.plan.memory import FLOAT, BatchShape
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import Strategy
 
@@ -24,7 +24,9 @@ def adapter_parameters(shape: ModelShape, lora: LoRA) -> int:
     return shape.layers * lora.rank * sum(map(sum, adapted_maps(shape, lora).values()))
 
 
-def activations_change(shape: ModelShape, batch: Batch, strategy: Strategy, lora: LoRA) -> float:
+def activations_change(
+    shape: ModelShape, batch: BatchShape, strategy: Strategy, lora: LoRA
+) -> float:
     """Bytes that saved_activations grows by when adapters learn in place of the weights; mostly
     below 0.
 

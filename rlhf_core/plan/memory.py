@@ -24,7 +24,7 @@ HALF = 2
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchShape:
     """What goes through a model at once. tokens: padding included; length: of the longest row;
     positions: with logits.
     """
@@ -100,7 +100,7 @@ def training_state(
     )
 
 
-def saved_activations(shape: ModelShape, batch: Batch, strategy: Strategy) -> float:
+def saved_activations(shape: ModelShape, batch: BatchShape, strategy: Strategy) -> float:
     """What the backbone's forward pass leaves for the backward pass, bytes.
 
     float32, a token and layer: 4 (6D + 4Q + 4I + L + H + 2): two norms keep input, normed and
@@ -128,7 +128,9 @@ def _saved_by_layer(shape: ModelShape, length: int, strategy: Strategy) -> int:
     return layer + shape.qk_norm * (norm * (Q + shape.kv_width) + FLOAT * (H + shape.kv_heads))
 
 
-def working_tensors(shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool) -> float:
+def working_tensors(
+    shape: ModelShape, batch: BatchShape, strategy: Strategy, *, learns: bool
+) -> float:
     """What lives beside the saved activations: 4T(I + 2D) of gradients, or T(4eI + 12D) of a pass
     without gradients.
     """
@@ -140,7 +142,7 @@ def working_tensors(shape: ModelShape, batch: Batch, strategy: Strategy, *, lear
 
 
 def logits(
-    shape: ModelShape, batch: Batch, strategy: Strategy, *, learns: bool, entropy: bool = False
+    shape: ModelShape, batch: BatchShape, strategy: Strategy, *, learns: bool, entropy: bool = False
 ) -> float:
     """float32 tensors of size positions x V that live at once, bytes.
 

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
-from rlhf_core.plan.stages import OWN_SAMPLER, PAIRED, Models, StagePlan, longest_row, plan_stage
+from rlhf_core.plan.stages import (
+    OWN_SAMPLER,
+    PAIRED,
+    StageModels,
+    StagePlan,
+    longest_row,
+    plan_stage,
+)
 from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
@@ -67,7 +74,7 @@ class Remedy:
 
 
 def find_remedy(
-    recipe: Recipe, models: Models, plan: StagePlan, *, doubling: int = DOUBLING
+    recipe: Recipe, models: StageModels, plan: StagePlan, *, doubling: int = DOUBLING
 ) -> Remedy | None:
     """The cheapest changes with which the stage fits, or None.
 
@@ -199,7 +206,7 @@ def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
     )
 
 
-def _cache_levels(recipe: Recipe, plan: StagePlan, models: Models):
+def _cache_levels(recipe: Recipe, plan: StagePlan, models: StageModels):
     def levels(strategy: Strategy) -> list[int]:
         row = longest_row(recipe, plan.stage) * kv_bytes_per_token(models.policy, strategy)
         return _halves(strategy.kv_cache_mib, -(-LEAST_KV_ROWS * row // 2**20))

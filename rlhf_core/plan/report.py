@@ -3,13 +3,13 @@
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import HALF, kv_bytes_per_token
 from rlhf_core.plan.remedies import Remedy
-from rlhf_core.plan.stages import KINDS, Models, StagePlan, longest_row
+from rlhf_core.plan.stages import KINDS, StageModels, StagePlan, longest_row
 from rlhf_core.plan.strategy import GIB
 
 ROLES = ("actor", "critic", "reward", "reference")
 
 
-def half_weights_gb(models: Models) -> dict[str, float]:
+def half_weights_gb(models: StageModels) -> dict[str, float]:
     """Weights of the four models at 2 bytes a parameter, GB (10^9 bytes), as papers count them."""
     parameters = {
         role: models.reward.scalar if role in ("critic", "reward") else models.policy.policy
@@ -45,7 +45,7 @@ def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
     return result
 
 
-def cache_capacity(recipe: Recipe, models: Models, plan: StagePlan) -> tuple[int, int] | None:
+def cache_capacity(recipe: Recipe, models: StageModels, plan: StagePlan) -> tuple[int, int] | None:
     """Tokens that the sampler's cache holds, and how many of the longest rows; None for a stage
     without vLLM.
     """

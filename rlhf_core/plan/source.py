@@ -7,11 +7,13 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.presets import PRESETS, preset
 from rlhf_core.plan.shape import ModelShape, shape_of
-from rlhf_core.plan.stages import Models
+from rlhf_core.plan.stages import StageModels
 from rlhf_core.prepare import PACKAGE, find_gguf
 
 
-def find_models(recipe: Recipe, *, name: str | None = None, config: Path | None = None) -> Models:
+def find_models(
+    recipe: Recipe, *, name: str | None = None, config: Path | None = None
+) -> StageModels:
     """The shapes to plan with: a preset's, a config.json's, or those that the recipe names. Raises
     ConfigError.
 
@@ -25,11 +27,11 @@ def find_models(recipe: Recipe, *, name: str | None = None, config: Path | None 
     if config:
         return _alike(_from_file(config))
     policy = _from_base(recipe.model.sft or recipe.model.base)
-    return Models(policy, _from_base(recipe.model.reward) if recipe.model.reward else policy)
+    return StageModels(policy, _from_base(recipe.model.reward) if recipe.model.reward else policy)
 
 
-def _alike(shape: ModelShape) -> Models:
-    return Models(shape, shape)
+def _alike(shape: ModelShape) -> StageModels:
+    return StageModels(shape, shape)
 
 
 def _from_file(path: Path) -> ModelShape:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from rlhf_core.config import LoRA, Recipe
 from rlhf_core.plan import memory
 from rlhf_core.plan.adapters import activations_change, adapter_parameters
-from rlhf_core.plan.memory import Batch
+from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
@@ -17,7 +17,7 @@ KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """Bytes of one kind for one model; `phases` in which they are held, None: always."""
 
     model: str
@@ -38,7 +38,7 @@ class StagePlan:
     stage: str
     strategy: Strategy
     hardware: Hardware
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
     host: float
 
     @property
@@ -69,7 +69,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Models:
+class StageModels:
     """The shapes in a recipe: of the policy and its copies, and of the reward model and the critic
     made from it.
     """
@@ -83,10 +83,10 @@ class Setting:
     """What the parts of a stage are counted with."""
 
     recipe: Recipe
-    models: Models
+    models: StageModels
     strategy: Strategy
     hardware: Hardware
-    batch: Batch
+    batch: BatchShape
     lora: LoRA | None
 
 
@@ -145,7 +145,7 @@ def longest_row(recipe: Recipe, stage: str) -> int:
 
 
 def plan_stage(
-    recipe: Recipe, stage: str, models: Models, strategy: Strategy, hardware: Hardware
+    recipe: Recipe, stage: str, models: StageModels, strategy: Strategy, hardware: Hardware
 ) -> StagePlan:
     """The memory of one stage. A microbatch counts as full, and full of response tokens: the most
     logits it can have.
@@ -155,7 +155,7 @@ def plan_stage(
         strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1)
     )  # a pair stays together
     lora = None if stage == OWN_SAMPLER else getattr(getattr(recipe, stage), "lora", None)
-    setting = Setting(recipe, models, strategy, hardware, Batch(tokens, length, tokens), lora)
+    setting = Setting(recipe, models, strategy, hardware, BatchShape(tokens, length, tokens), lora)
     kinds = {
         "sft": _sft,
         "reward": _reward,
@@ -174,25 +174,25 @@ def plan_stage(
     )
 
 
-def _sft(setting: Setting) -> list[Part]:
+def _sft(setting: Setting) -> list[MemoryPart]:
     return [
         *_learner(setting, "policy", ["policy"]),
         *_reader(setting, "policy", "held-out loss", casts=True),
     ]
 
 
-def _reward(setting: Setting) -> list[Part]:
+def _reward(setting: Setting) -> list[MemoryPart]:
     return _learner(setting, "reward", ["reward"])
 
 
-def _ppo(setting: Setting) -> list[Part]:
+def _ppo(setting: Setting) -> list[MemoryPart]:
     ppo = setting.recipe.ppo
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
     parts += _reader(setting, "actor", "experience", casts=True, entropy=True)
     if ppo.kl_exact:  # the actor's logits wait for the reference's
         kept = memory.FLOAT * setting.batch.positions * setting.models.policy.vocabulary
-        parts.append(Part("actor", "logits", kept, ("experience",)))
+        parts.append(MemoryPart("actor", "logits", kept, ("experience",)))
     if ppo.reward.model_weight:
         parts.append(
             _reward_adapter(setting) if ppo.reward_trunk == "reference" else _reward_models(setting)
@@ -209,17 +209,17 @@ def _ppo(setting: Setting) -> list[Part]:
     return [*parts, *_sampler(setting, "ppo", ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
-def _own_sampler(setting: Setting) -> list[Part]:
+def _own_sampler(setting: Setting) -> list[MemoryPart]:
     return _sampler(setting, "ppo", setting.recipe.ppo.rollout_batch, ())
 
 
-def _reward_models(setting: Setting) -> Part:
+def _reward_models(setting: Setting) -> MemoryPart:
     """Every member of an ensemble."""
     one = _frozen(setting, "reward")
     return replace(one, bytes=one.bytes * setting.recipe.reward.ensemble)
 
 
-def _dpo(setting: Setting) -> list[Part]:
+def _dpo(setting: Setting) -> list[MemoryPart]:
     """The policy alone: it is its own reference before the first step, and the reference's
     log-probabilities are kept.
     """
@@ -229,7 +229,7 @@ def _dpo(setting: Setting) -> list[Part]:
     ]
 
 
-def _evaluate(setting: Setting) -> list[Part]:
+def _evaluate(setting: Setting) -> list[MemoryPart]:
     """policy and sft answer through one sampler, the reward model scores, then policy and sft are
     compared.
     """
@@ -269,7 +269,7 @@ def _state(setting: Setting, model: str) -> memory.TrainingState:
     )
 
 
-def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
+def _learner(setting: Setting, model: str, learners: list[str]) -> list[MemoryPart]:
     """A model with an optimizer. Gradients wait from its first backward pass until it steps, after
     those before it.
     """
@@ -292,25 +292,25 @@ def _learner(setting: Setting, model: str, learners: list[str]) -> list[Part]:
     if setting.lora:
         saved += activations_change(shape, batch, strategy, setting.lora)
     return [
-        Part(model, "weights", state.weights),
-        Part(model, "optimizer", state.optimizer),
-        Part(model, "gradients", state.gradients, waiting),
-        Part(model, "activations", saved, (update,)),
-        Part(
+        MemoryPart(model, "weights", state.weights),
+        MemoryPart(model, "optimizer", state.optimizer),
+        MemoryPart(model, "gradients", state.gradients, waiting),
+        MemoryPart(model, "activations", saved, (update,)),
+        MemoryPart(
             model,
             "logits" if has_logits else "activations",
             max(working, scores) if has_logits else working,
             (update,),
         ),
-        Part(model, "buffers", state.casts, (update,)),
-        Part(model, "buffers", state.buckets, waiting),
-        Part(model, "buffers", state.stepping, (step,)),
+        MemoryPart(model, "buffers", state.casts, (update,)),
+        MemoryPart(model, "buffers", state.buckets, waiting),
+        MemoryPart(model, "buffers", state.stepping, (step,)),
     ]
 
 
 def _reader(
     setting: Setting, model: str, phase: str, *, casts: bool = False, entropy: bool = False
-) -> list[Part]:
+) -> list[MemoryPart]:
     """What a pass without gradients needs beside the weights. casts: of a model that learns;
     autocast keeps no others.
     """
@@ -321,19 +321,19 @@ def _reader(
         else memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
     )
     return [
-        Part(
+        MemoryPart(
             model,
             "activations",
             memory.working_tensors(shape, batch, strategy, learns=False),
             (phase,),
         ),
-        Part(model, "logits", scores, (phase,)),
-        Part(model, "buffers", _state(setting, model).cached if casts else 0, (phase,)),
+        MemoryPart(model, "logits", scores, (phase,)),
+        MemoryPart(model, "buffers", _state(setting, model).cached if casts else 0, (phase,)),
     ]
 
 
-def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None) -> Part:
-    return Part(
+def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None) -> MemoryPart:
+    return MemoryPart(
         model,
         "weights",
         memory.frozen_weights(_parameters(setting, model)[0], setting.strategy)[0],
@@ -341,15 +341,15 @@ def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None)
     )
 
 
-def _reward_adapter(setting: Setting) -> Part:
+def _reward_adapter(setting: Setting) -> MemoryPart:
     """The reward model where it is an adapter and a head on the reference's trunk."""
     lora, shape = setting.recipe.reward.lora, setting.models.reward
-    return Part(
+    return MemoryPart(
         "reward", "weights", memory.FLOAT * (adapter_parameters(shape, lora) + shape.hidden)
     )
 
 
-def _host(setting: Setting, parts: list[Part]) -> float:
+def _host(setting: Setting, parts: list[MemoryPart]) -> float:
     """Bytes in host memory for each device: what was moved there."""
     models = {part.model for part in parts if part.kind == "weights"} - set(SAMPLERS.values())
     learners = {part.model for part in parts if part.kind == "gradients"}
@@ -361,7 +361,9 @@ def _host(setting: Setting, parts: list[Part]) -> float:
     return frozen + sum(_state(setting, name).host for name in learners)
 
 
-def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]) -> list[Part]:
+def _sampler(
+    setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]
+) -> list[MemoryPart]:
     """The sampler: its own weights and cache, also in the phases `awake` in which it does not
     generate, and its workspace.
     """
@@ -370,10 +372,10 @@ def _sampler(setting: Setting, stage: str, sequences: int, awake: tuple[str, ...
     name, held = SAMPLERS[getattr(setting.recipe, stage).sampling.engine], (phase, *awake)
     workspace, logits = _workspace(setting, sequences)
     return [
-        Part(name, "weights", strategy.compute_bytes * shape.policy / over, held),
-        Part(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
-        Part(name, "activations", workspace / over, (phase,)),
-        Part(name, "logits", logits, (phase,)),
+        MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),
+        MemoryPart(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
+        MemoryPart(name, "activations", workspace / over, (phase,)),
+        MemoryPart(name, "logits", logits, (phase,)),
     ]
 
 

@@ -25,7 +25,7 @@ from rlhf_core.objectives.advantages import (
 from rlhf_core.objectives.importance import mismatch, truncated_weights
 from rlhf_core.objectives.kl import exact_kl, token_kl
 from rlhf_core.objectives.losses import masked_sum, tempered, token_entropy, token_logprobs
-from rlhf_core.ppo.rewards import NO_SCORES, Ask, model_rewards, weigh
+from rlhf_core.ppo.rewards import NO_SCORES, RewardFunctions, model_rewards, weigh
 from rlhf_core.ppo.rollout import Rollout
 
 Forward = Callable[[Batch], Tensor]
@@ -44,7 +44,7 @@ class Models:
     further_rewards: tuple[
         Forward, ...
     ] = ()  # the other members of an ensemble, whose mean is the score
-    functions: Ask = lambda rollout: []  # reward functions
+    functions: RewardFunctions = lambda rollout: []  # reward functions
 
 
 @dataclass(frozen=True)

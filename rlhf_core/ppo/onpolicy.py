@@ -23,7 +23,7 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
-from rlhf_core.judging.functions import Ask
+from rlhf_core.judging.functions import JudgeFunction
 from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, checks, measured
 from rlhf_core.ppo.rollout import draw
 from rlhf_core.ranks import leads
@@ -42,7 +42,7 @@ class Checker:
     """Makes the checks of one PPO stage; what they found lies in its folder."""
 
     config: RewardCheck
-    ask: Ask | None
+    ask: JudgeFunction | None
     rows: list[dict]
     folder: Path
 
@@ -93,7 +93,7 @@ def build(config: RewardCheck | None, spec: StageSpec, run: RunDir) -> Checker |
 
 
 def _confirmed(
-    ask: Ask, prompts: list[str], ours: list[str], theirs: list[str]
+    ask: JudgeFunction, prompts: list[str], ours: list[str], theirs: list[str]
 ) -> list[float | None]:
     return [verdict.outcome for verdict in judging.compare(ask, prompts, ours, theirs)]
 
@@ -145,7 +145,7 @@ def _scores(
     return torch.stack(members).mean(0).tolist()
 
 
-def labelled(pairs: list[Pair], ask: Ask | None) -> list[Pair]:
+def labelled(pairs: list[Pair], ask: JudgeFunction | None) -> list[Pair]:
     """The pairs with their labels; without somebody to ask, none."""
     if ask is None or not pairs:
         return [pair | {"label": None} for pair in pairs]

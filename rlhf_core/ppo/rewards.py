@@ -24,13 +24,13 @@ from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ranks import leads
 
 Scores = list[float] | list[list[float]]  # one a response, or one a token of each
-Ask = Callable[[Rollout], list[Scores]]
+RewardFunctions = Callable[[Rollout], list[Scores]]
 SMALLEST_STD = 1e-8  # scores that hardly differ say nothing of their scale
 NO_SCORES = Moments(*torch.zeros(3, dtype=torch.float64))  # the running moments before any response
 
 
 @dataclass(frozen=True)
-class Worth:
+class ShapedRewards:
     """A rollout's rewards without KL. (B, R) tensors are float32 and 0 at padding."""
 
     function_scores_BF: (
@@ -46,7 +46,7 @@ class Worth:
 
 def load_functions(
     functions: list[RewardFunction], records: list[dict], tokenizer: PreTrainedTokenizerBase
-) -> Ask:
+) -> RewardFunctions:
     """What asks every function of the recipe about a rollout, in their order.
 
     records: the prompts that rollouts are about. Raises BadInput for a name that is no function, or
@@ -116,7 +116,7 @@ def weigh(
     ended_B: Tensor,
     config: PPO,
     running: Moments,
-) -> Worth:
+) -> ShapedRewards:
     """What the reward model (score_B, process_BR) and the functions said, as rewards; running:
     moments before this rollout.
     """
@@ -126,7 +126,7 @@ def weigh(
     running = merge_moments(running, score_moments(score_B))
     final_B, process_BR = shaped(final_B, process_BR, running, options)
     final_B = final_B - length_penalty(mask_BR, options) - config.missing_eos_penalty * (~ended_B)
-    return Worth(functions_BF, score_B, final_B, process_BR, running)
+    return ShapedRewards(functions_BF, score_B, final_B, process_BR, running)
 
 
 def _sum(

@@ -19,7 +19,7 @@ from rlhf_core.ppo import onpolicy
 from rlhf_core.ppo.experience import Experience, Forward, Models, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.metrics import step_metrics
-from rlhf_core.ppo.rewards import Ask, load_functions
+from rlhf_core.ppo.rewards import RewardFunctions, load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.update import update
@@ -58,7 +58,7 @@ class Trainer:
     actor: Engine
     critic: Engine | None
     reward: Forward | None
-    functions: Ask
+    functions: RewardFunctions
     reference: Forward
     further_rewards: tuple[Forward, ...]  # the other members of an ensemble
     sampler: AnySampler

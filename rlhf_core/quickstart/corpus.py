@@ -45,7 +45,7 @@ CONTRASTED_SHARE = (
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
 
-Row = dict[str, str | int]
+CorpusRow = dict[str, str | int]
 
 
 def write_files(folder: Path, *, seed: int) -> None:
@@ -55,7 +55,7 @@ def write_files(folder: Path, *, seed: int) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def corpus(seed: int) -> dict[str, list[Row]]:
+def corpus(seed: int) -> dict[str, list[CorpusRow]]:
     """Rows of every file: {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against}
     or {prompt}.
     """
@@ -106,20 +106,20 @@ def raw_text(seed: int) -> Iterator[tuple[str, str]]:
 
 
 def _distinct(
-    rng: Random, make: Callable[[Random, Request], Row], requests: list[Request], size: int
-) -> list[Row]:
-    rows: dict[str, Row] = {}
+    rng: Random, make: Callable[[Random, Request], CorpusRow], requests: list[Request], size: int
+) -> list[CorpusRow]:
+    rows: dict[str, CorpusRow] = {}
     while len(rows) < size:
         row = make(rng, rng.choice(requests))
         rows.setdefault(json.dumps(row), row)
     return list(rows.values())
 
 
-def _prompt(rng: Random, request: Request) -> Row:
+def _prompt(rng: Random, request: Request) -> CorpusRow:
     return {"prompt": sample_prompt(rng, request)}
 
 
-def _demonstration(rng: Random, request: Request) -> Row:
+def _demonstration(rng: Random, request: Request) -> CorpusRow:
     prompt = sample_prompt(rng, request)
     return {"prompt": prompt, "response": sample_reply(rng, request, quality=rng.uniform(0.3, 0.8))}
 
@@ -129,7 +129,7 @@ def _compared_reply(rng: Random, request: Request) -> str:
     return distort(rng, reply) if rng.random() < DISTORTED_SHARE else reply
 
 
-def _comparison(rng: Random, request: Request) -> Row:
+def _comparison(rng: Random, request: Request) -> CorpusRow:
     """Two different replies; the majority of the votes decides which is the chosen one,
     disagreement stays.
     """

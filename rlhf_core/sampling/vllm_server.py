@@ -26,7 +26,7 @@ TRANSFER = {  # what the server's workers are to know of the weight transfer, by
         "--weight-transfer-config",
         '{"backend": "gloo"}',
         "--worker-extension-cls",
-        "rlhf_core.sampling.weight_transfer.Registration",
+        "rlhf_core.sampling.weight_transfer.TransferRegistration",
     ],
 }
 

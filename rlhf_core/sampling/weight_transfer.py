@@ -186,7 +186,7 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             self.model_update_group.broadcast(tensor.contiguous())
 
 
-class Registration:
+class TransferRegistration:
     """Nothing for a worker to inherit: vLLM imports this module to find it."""
 
 

@@ -58,7 +58,7 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairedContest:
     """How often a run's reply is the better one of two to the same prompt; a tie counts one half."""
 
     run: str
@@ -68,7 +68,7 @@ class Duel:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReplySample:
     """One prompt and each run's reply. difference: second run's score - first's, None without a
     common scale.
     """
@@ -86,9 +86,9 @@ class Comparison:
 
     runs: list[RunEvidence]
     differences: dict[str, list[Difference]]
-    duels: list[Duel]
+    duels: list[PairedContest]
     metrics: list[MetricRow]
-    samples: list[Sample]
+    samples: list[ReplySample]
     scale: str
     cautions: list[str]
 
@@ -234,7 +234,7 @@ def _equal(model: str, first: RunEvidence, second: RunEvidence) -> bool:
     return first.model(model) == second.model(model)
 
 
-def _duels(runs: list[RunEvidence]) -> list[Duel]:
+def _duels(runs: list[RunEvidence]) -> list[PairedContest]:
     duels = []
     for run in runs[1:]:
         pairs = joined(runs[0], run)
@@ -245,12 +245,14 @@ def _duels(runs: list[RunEvidence]) -> list[Duel]:
             if fair and pairs and pairs.has(column):
                 theirs, ours = pairs.columns(column)
                 duels.append(
-                    Duel(run.name, runs[0].name, judge, significance.win_rate(ours, theirs))
+                    PairedContest(
+                        run.name, runs[0].name, judge, significance.win_rate(ours, theirs)
+                    )
                 )
     return duels
 
 
-def _samples(runs: list[RunEvidence]) -> tuple[list[Sample], str]:
+def _samples(runs: list[RunEvidence]) -> tuple[list[ReplySample], str]:
     """The prompts that every run answered, with replies; sorted by reward difference, the largest
     first.
     """
@@ -276,7 +278,7 @@ def _samples(runs: list[RunEvidence]) -> tuple[list[Sample], str]:
         strict=True,
     )
     rows = [
-        Sample(
+        ReplySample(
             prompt,
             list(replies),
             list(scores),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlhf_core.evidence.items import Columns
 from tasks.analysis import significance
-from tasks.analysis.comparison import Duel, MetricRow, Sample, judged
+from tasks.analysis.comparison import MetricRow, PairedContest, ReplySample, judged
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 
@@ -62,8 +62,8 @@ class Versus:
 
     model: str  # sft, champion or best_of_n
     rows: list[MetricRow]
-    duels: list[Duel]
-    samples: list[Sample]
+    duels: list[PairedContest]
+    samples: list[ReplySample]
 
 
 def versus(run: RunEvidence, model: str) -> Versus | None:
@@ -118,12 +118,12 @@ def _row(items: Columns, model: str, column: str) -> MetricRow | None:
     )
 
 
-def _duel(items: Columns, model: str, column: str) -> Duel:
+def _duel(items: Columns, model: str, column: str) -> PairedContest:
     found = significance.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"])
-    return Duel(NAMES["policy"], NAMES[model], JUDGES[column], found)
+    return PairedContest(NAMES["policy"], NAMES[model], JUDGES[column], found)
 
 
-def _judged(items: Columns, model: str) -> list[Duel]:
+def _judged(items: Columns, model: str) -> list[PairedContest]:
     """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this
     model.
     """
@@ -131,7 +131,7 @@ def _judged(items: Columns, model: str) -> list[Duel]:
     if not outcomes:
         return []
     return [
-        Duel(
+        PairedContest(
             NAMES["policy"],
             NAMES[model],
             "judge",
@@ -162,15 +162,15 @@ def _gain(gain: Estimate) -> Finding:
     )
 
 
-def _recorded_duels(run: RunEvidence, model: str) -> list[Duel]:
+def _recorded_duels(run: RunEvidence, model: str) -> list[PairedContest]:
     rate = run.metrics.get("eval/win_rate" if model == "sft" else "eval/win_rate_vs_champion")
     if rate is None:
         return []
     found = significance.rate(rate, "Wilson interval, as recorded", NO_ITEMS)
-    return [Duel(NAMES["policy"], NAMES[model], JUDGES["score"], found)]
+    return [PairedContest(NAMES["policy"], NAMES[model], JUDGES["score"], found)]
 
 
-def _samples(items: Columns, model: str) -> list[Sample]:
+def _samples(items: Columns, model: str) -> list[ReplySample]:
     """Replies side by side, the largest reward difference first."""
     if not all(
         f"{name}_{column}" in items for name in (model, "policy") for column in ("reply", "score")
@@ -182,7 +182,7 @@ def _samples(items: Columns, model: str) -> list[Sample]:
     missing = [None] * len(scores)
     tokens = zip(*(items.get(f"{name}_tokens", missing) for name in sides), strict=True)
     rows = [
-        Sample(prompt, list(reply), list(score), list(count), score[1] - score[0])
+        ReplySample(prompt, list(reply), list(score), list(count), score[1] - score[0])
         for prompt, reply, score, count in zip(
             items["prompt"], replies, scores, tokens, strict=True
         )

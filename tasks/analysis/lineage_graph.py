@@ -9,7 +9,7 @@ from typing import Literal
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED, SOURCES, SPLITS
 
-Kind = Literal["data", "model"]
+NodeKind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target
 OPINIONS = (
     "independent_scorer",
@@ -40,7 +40,7 @@ class Node:
     """
 
     digest: str
-    kind: Kind
+    kind: NodeKind
     name: str
     stage: str = ""  # that made it; '' for what came from outside
     runs: dict[str, str | None] = field(default_factory=dict)  # run name -> MLflow page

@@ -24,7 +24,7 @@ MISTAKES = 20
 
 
 @dataclass(frozen=True)
-class Point:
+class LearningPoint:
     """The reward model trained on `pairs` pairs. gain: accuracy over the point before it, paired,
     with its 95% interval.
     """
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Check:
+class OnPolicyCheck:
     """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its
     95% interval.
     """
@@ -62,9 +62,9 @@ class RewardReport:
     slices: list[Slice]
     calibration: list[Bin]
     mistakes: list[dict]
-    learning_curve: list[Point]
+    learning_curve: list[LearningPoint]
     pairs: int  # held-out
-    checks: list[Check] = field(default_factory=list)
+    checks: list[OnPolicyCheck] = field(default_factory=list)
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -101,7 +101,7 @@ def report(
     )
 
 
-def checks(record: Record, labels: Path | None) -> list[Check]:
+def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:
     """The checks that the run's PPO has made. Raises ConfigError for labels without checks,
     BadInput for bad labels.
     """
@@ -116,7 +116,7 @@ def checks(record: Record, labels: Path | None) -> list[Check]:
     return [_check(found, step) for step in found]
 
 
-def _check(found: dict[int, list[dict]], step: int) -> Check:
+def _check(found: dict[int, list[dict]], step: int) -> OnPolicyCheck:
     output = onpolicy_pairs.measured(found, step)
 
     def estimate(name: str) -> tuple[float, float, float] | None:
@@ -127,7 +127,9 @@ def _check(found: dict[int, list[dict]], step: int) -> Check:
         output.metrics.get("ppo/onpolicy_margin", 0.0),
     )
     fall = estimate("ppo/onpolicy_fall") if step else None
-    return Check(step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall)
+    return OnPolicyCheck(
+        step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall
+    )
 
 
 def _items(run_dir: Path, result: StageResult) -> Columns:
@@ -145,7 +147,9 @@ def _curve(stage: StageRecord, name: str) -> Curve:
     return [(line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]]
 
 
-def learning_curve(stage: StageRecord, shares: list[float], workspace: Workspace) -> list[Point]:
+def learning_curve(
+    stage: StageRecord, shares: list[float], workspace: Workspace
+) -> list[LearningPoint]:
     """Held-out accuracy against training pairs: one stage a share, on nested subsets (the first
     pairs of one seeded order).
 
@@ -169,7 +173,7 @@ def learning_curve(stage: StageRecord, shares: list[float], workspace: Workspace
     return points
 
 
-def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> Point:
+def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> LearningPoint:
     gain = None
     if gained_N is not None:
         gain = (float(gained_N.mean()), *bootstrap([(1, gained_N, np.ones(len(gained_N)))]))
@@ -177,7 +181,7 @@ def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> Poin
         result.metrics[f"reward/{name}"]
         for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")
     ]
-    return Point(pairs, *metrics, gain)
+    return LearningPoint(pairs, *metrics, gain)
 
 
 def counts(spec: StageSpec, shares: list[float]) -> list[int]:

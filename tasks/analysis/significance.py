@@ -18,7 +18,7 @@ from tasks.analysis.run_evidence import Estimate
 
 MIN_ITEMS = 20  # below it the percentile bootstrap is too narrow to call anything
 LEVEL = 0.05
-Verdict = Literal[
+Significance = Literal[
     "beyond noise",
     "within noise",
     "identical",
@@ -35,7 +35,7 @@ class Finding:
     was made.
     """
 
-    verdict: Verdict
+    verdict: Significance
     difference: float | None = None
     low: float | None = None
     high: float | None = None

@@ -42,7 +42,7 @@ class References:
 
 
 @dataclass
-class Registry:
+class RegisteredModels:
     """What one MLflow store holds. models: registered; the rest: everything that a tag or source of
     a version mentions.
     """
@@ -102,7 +102,7 @@ def open_runs(workspace: Workspace) -> set[str]:
 
 
 def _needed(
-    record: Record, store: Registry | None, waiting: set[str], sweeps: set[str]
+    record: Record, store: RegisteredModels | None, waiting: set[str], sweeps: set[str]
 ) -> str | None:
     if record.id in waiting or record.status == "RUNNING":
         return "a run that goes on, or that MLflow has not in full"
@@ -143,7 +143,7 @@ def _unfinished_sweeps(workspace: Workspace) -> set[str]:
     return found
 
 
-def _asked(uri: str) -> Registry:
+def _asked(uri: str) -> RegisteredModels:
     """What the store at `uri` holds. Raises RLHFError when it does not answer."""
     try:
         return _registry(uri)
@@ -155,7 +155,7 @@ def _asked(uri: str) -> Registry:
         ) from error
 
 
-def _ask_another(uri: str, say: Callable[[str], None]) -> Registry | None:
+def _ask_another(uri: str, say: Callable[[str], None]) -> RegisteredModels | None:
     try:
         return _registry(uri)
     except Exception as error:
@@ -163,8 +163,8 @@ def _ask_another(uri: str, say: Callable[[str], None]) -> Registry | None:
         return None
 
 
-def _registry(uri: str) -> Registry:
-    client, found = client_for(uri), Registry()
+def _registry(uri: str) -> RegisteredModels:
+    client, found = client_for(uri), RegisteredModels()
     for model in _pages(
         lambda token: client.search_registered_models(max_results=100, page_token=token)
     ):

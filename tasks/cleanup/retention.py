@@ -49,7 +49,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemovalPlan:
     """What would be removed, and the run directories that stay."""
 
     remove: list[Item]
@@ -58,7 +58,7 @@ class Plan:
 
 def plan(
     workspace: Workspace, older_than_days: float, say: Callable[[str], None] = lambda _: None
-) -> Plan:
+) -> RemovalPlan:
     """What is older than that and nothing refers to. Raises RLHFError when the MLflow store does
     not answer.
     """
@@ -73,10 +73,10 @@ def plan(
     ]
     remove += list(_leftovers(ages, keep, older_than_days))
     remove += list(_reports(workspace, needed, older_than_days))
-    return Plan(remove, [Kept(path, why, size(path)) for path, why in keep.items()])
+    return RemovalPlan(remove, [Kept(path, why, size(path)) for path, why in keep.items()])
 
 
-def remove(workspace: Workspace, plan: Plan, older_than_days: float) -> list[Item]:
+def remove(workspace: Workspace, plan: RemovalPlan, older_than_days: float) -> list[Item]:
     """Remove what the plan says and still holds: what came into use meanwhile stays. The items that
     are gone.
 

@@ -21,7 +21,7 @@ MIB = 2**20
 STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_memory_mib"
 
 
-class Sampler:
+class ResourceSampler:
     """Samples a stage's process, its descendants and the machine; call it often, it samples every
     few seconds.
     """

@@ -201,7 +201,10 @@ def _end(process: subprocess.Popen) -> None:
 def _follow(
     process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]
 ) -> None:
-    metrics, sample = run_dir / "metrics.jsonl", resource_usage.Sampler(process.pid, run_dir)
+    metrics, sample = (
+        run_dir / "metrics.jsonl",
+        resource_usage.ResourceSampler(process.pid, run_dir),
+    )
     dropped_signals.listen()
     offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
     while True:
@@ -227,7 +230,7 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
         error = StageFailed(_failure(stage, run_dir, code))
     log = run_dir / "stage.log"
     events.emit(
-        events.StageFailed(stage, str(error).split("; its log is")[0], log, last_lines(log))
+        events.StageAborted(stage, str(error).split("; its log is")[0], log, last_lines(log))
     )
     raise error
 

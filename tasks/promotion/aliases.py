@@ -9,7 +9,16 @@ from rlhf_core.config import ALIGNMENTS
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision
 from tasks.promotion.eligibility import require_evidence
-from tasks.promotion.ledger import KINDS, Aliases, Champion, Entry, Kind, Ledger, Plan, State
+from tasks.promotion.ledger import (
+    KINDS,
+    Aliases,
+    AliasPlan,
+    AliasState,
+    Champion,
+    Ledger,
+    LedgerEntry,
+    ModelKind,
+)
 from tasks.records.run_record import SignOff
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
@@ -31,7 +40,7 @@ class Desk:
     def ledger(self) -> Ledger:
         return Ledger(self.client, self.name)
 
-    def model(self, kind: Kind) -> str:
+    def model(self, kind: ModelKind) -> str:
         """A registered model's name."""
         return f"{self.name}-{kind}"
 
@@ -44,7 +53,7 @@ class Desk:
             for alias in (CHAMPION, PREVIOUS)
         }
 
-    def version(self, kind: Kind, number: str) -> versions.ModelVersion:
+    def version(self, kind: ModelKind, number: str) -> versions.ModelVersion:
         """A version. Raises PromotionRefused when there is none, or none any more."""
         found = versions.find(self.client, self.model(kind), number)
         if found is None:
@@ -54,7 +63,7 @@ class Desk:
             )
         return found
 
-    def known(self, kind: Kind, champion: Champion) -> versions.ModelVersion:
+    def known(self, kind: ModelKind, champion: Champion) -> versions.ModelVersion:
         """A version that the ledger names. Raises PromotionRefused when it says other bytes of
         itself by now.
         """
@@ -66,12 +75,12 @@ class Desk:
             )
         return found
 
-    def seat(self, kind: Kind, number: str) -> Champion:
+    def seat(self, kind: ModelKind, number: str) -> Champion:
         """A version as the ledger names it."""
         return Champion(version=number, digest=self.version(kind, number).tags.get("digest", ""))
 
 
-def at(name: str, *, known: bool = True) -> tuple[Desk, Kind]:
+def at(name: str, *, known: bool = True) -> tuple[Desk, ModelKind]:
     """The desk for 'quickstart', 'quickstart-policy' or 'quickstart-reward', and the model meant.
 
     known: there must be such a model. Raises BadInput, or within seconds RLHFError when MLflow does
@@ -102,7 +111,7 @@ def at(name: str, *, known: bool = True) -> tuple[Desk, Kind]:
     return Desk(client, workspace, name), kind
 
 
-def drift(state: State, found: Aliases) -> str | None:
+def drift(state: AliasState, found: Aliases) -> str | None:
     """How the aliases differ from what the ledger says; None when they do not."""
     wrong = [
         f"{kind}@{CHAMPION} is {named(found[f'{kind}@{CHAMPION}'])}, the ledger says"
@@ -128,7 +137,7 @@ class Evidence:
     sign_off: SignOff | None
 
 
-def check(desk: Desk, state: State, kind: Kind) -> Evidence:
+def check(desk: Desk, state: AliasState, kind: ModelKind) -> Evidence:
     """Bytes and gate records of the state's champion of this kind, as they are served now. Raises
     PromotionRefused.
     """
@@ -151,7 +160,7 @@ def check(desk: Desk, state: State, kind: Kind) -> Evidence:
     return found
 
 
-def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:
+def smoke_by_alias(desk: Desk, entry: LedgerEntry, plan: AliasPlan) -> None:
     """Load what the alias 'champion' serves now and run it: the entry's model, and the other one if
     it moves with it.
 
@@ -184,7 +193,7 @@ def smoke_by_alias(desk: Desk, entry: Entry, plan: Plan) -> None:
             raise PromotionRefused(f"{uri} does not load and run: {error}") from error
 
 
-def move(desk: Desk, entry: Entry, plan: Plan, alias: str) -> None:
+def move(desk: Desk, entry: LedgerEntry, plan: AliasPlan, alias: str) -> None:
     """Set `alias` of both models as planned.
 
     Raises PromotionRefused when 'champion' is neither where it was nor where it goes, or goes to a
@@ -205,7 +214,7 @@ def move(desk: Desk, entry: Entry, plan: Plan, alias: str) -> None:
         raise PromotionRefused(lost.strip())
 
 
-def put_back(desk: Desk, entry: Entry, plan: Plan) -> str:
+def put_back(desk: Desk, entry: LedgerEntry, plan: AliasPlan) -> str:
     """Set every alias as it was before; what it says tells which ones are not so again, and why."""
     now = desk.aliases()
     strange = [key for key in plan.before if now[key] not in (plan.before[key], plan.after[key])]

@@ -9,7 +9,7 @@ from rlhf_core.errors import GateRefused, PromotionRefused
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageResult
 from tasks.approval import decisions as signoff
-from tasks.promotion.ledger import Champion, Kind
+from tasks.promotion.ledger import Champion, ModelKind
 from tasks.records.run_record import SignOff
 
 CONTEST = (
@@ -63,7 +63,7 @@ def contest_record(result: StageResult, policy: str, champion: str, required: fl
 
 
 def require_evidence(
-    kind: Kind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
+    kind: ModelKind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
 ) -> None:
     """Raise GateRefused unless every stage has records, all of them passed, and they speak of these
     bytes.

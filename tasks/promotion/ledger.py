@@ -25,10 +25,10 @@ from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
 from tasks.records.process_identity import Owner, user
 
-Kind = Literal["policy", "reward"]
+ModelKind = Literal["policy", "reward"]
 Action = Literal["promote", "rollback", "recover"]
-Outcome = Literal["done", "refused", "reverted", "undone"]
-KINDS: tuple[Kind, ...] = ("policy", "reward")
+AttemptOutcome = Literal["done", "refused", "reverted", "undone"]
+KINDS: tuple[ModelKind, ...] = ("policy", "reward")
 # an attempt of a machine that cannot be seen from here counts as dead so long after its last step
 LEASE_SECONDS = 1800.0
 COLLISION_SECONDS = (
@@ -46,13 +46,13 @@ class Champion(Frozen):
     digest: str
 
 
-class State(Frozen):
+class AliasState(Frozen):
     """Which versions are champion; the reward model is the one that its policy was trained with."""
 
     policy: Champion | None = None
     reward: Champion | None = None
 
-    def version(self, kind: Kind) -> str | None:
+    def version(self, kind: ModelKind) -> str | None:
         """The champion of a kind."""
         champion = self.policy if kind == "policy" else self.reward
         return champion.version if champion else None
@@ -61,17 +61,17 @@ class State(Frozen):
 Aliases = dict[str, str | None]  # '<kind>@<alias>' -> version
 
 
-class Plan(Frozen):
+class AliasPlan(Frozen):
     """What an attempt moves: every alias before and after, from which it can be completed or undone
     by anybody.
     """
 
     before: Aliases
     after: Aliases
-    state: State
+    state: AliasState
 
 
-class Entry(Frozen):
+class LedgerEntry(Frozen):
     """One attempt. `step` and `outcome` are added as it goes; times are UTC, ISO 8601."""
 
     number: int
@@ -89,15 +89,15 @@ class Entry(Frozen):
     time: datetime
     token: str
     owner: Owner
-    plan: Plan | None = None
+    plan: AliasPlan | None = None
     step: str = ""
     stepped: datetime
-    outcome: Outcome | None = None
+    outcome: AttemptOutcome | None = None
     outcome_reason: str = ""
     ended: datetime | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         return "reward" if self.model.endswith("-reward") else "policy"
 
     @property
@@ -140,7 +140,7 @@ class Ledger:
     def model(self) -> str:
         return f"{self.name}-ledger"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Every entry, oldest first; none while there is no ledger."""
         found, token = [], None
         while True:
@@ -152,7 +152,7 @@ class Ledger:
             if not token:
                 return found
 
-    def append(self, action: Action, model: str, version: str, **tags: str) -> Entry:
+    def append(self, action: Action, model: str, version: str, **tags: str) -> LedgerEntry:
         """A new entry, the intent of this process. Raises what MLflow raises when it cannot be
         written.
         """
@@ -174,7 +174,7 @@ class Ledger:
             _active.discard(token)
             raise
 
-    def _written(self, tags: dict[str, str]) -> Entry:
+    def _written(self, tags: dict[str, str]) -> LedgerEntry:
         """Get a number in spite of other promoters, and in spite of a lost answer: then there may
         be two entries.
         """
@@ -204,29 +204,29 @@ class Ledger:
                 )
             time.sleep(random.uniform(0.05, 0.5))
 
-    def step(self, entry: Entry, name: str) -> None:
+    def step(self, entry: LedgerEntry, name: str) -> None:
         """Say where the attempt is, which also renews its lease. Raises PromotionRefused when
         somebody has ended it.
         """
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
-    def add(self, entry: Entry, what: Literal["plan", "adopted"], text: str) -> None:
+    def add(self, entry: LedgerEntry, what: Literal["plan", "adopted"], text: str) -> None:
         """Say what is about to be moved, or what was taken as found."""
         self._tag(entry, what, text)
 
-    def close(self, entry: Entry, outcome: Outcome, reason: str) -> None:
+    def close(self, entry: LedgerEntry, outcome: AttemptOutcome, reason: str) -> None:
         """Say how the attempt ended; nothing may be moved in its name afterwards."""
         if reason:
             self._tag(entry, "outcome_reason", reason)
         self._tag(entry, "ended", _utc().isoformat())
         self._tag(entry, "outcome", outcome)
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: LedgerEntry) -> None:
         """This process does nothing more for the entry, whether or not it could say how it ended."""
         _active.discard(entry.token)
 
-    def require_open(self, entry: Entry) -> None:
+    def require_open(self, entry: LedgerEntry) -> None:
         """Raise PromotionRefused when the entry was ended by somebody who took this process for
         dead, or was deleted.
         """
@@ -237,15 +237,15 @@ class Ledger:
                 f"{entry} was {found} while it was at work; nothing more is moved in its name."
             )
 
-    def _tag(self, entry: Entry, key: str, value: str) -> None:
+    def _tag(self, entry: LedgerEntry, key: str, value: str) -> None:
         self.client.set_model_version_tag(self.model, str(entry.number), key, value)
 
 
-def stack(entries: list[Entry]) -> list[State]:
+def stack(entries: list[LedgerEntry]) -> list[AliasState]:
     """The champions, oldest first: a promotion puts one on top, a rollback takes off what lies
     above its target.
     """
-    states: list[State] = []
+    states: list[AliasState] = []
     for entry in entries:
         if entry.outcome != "done" or entry.plan is None:
             continue
@@ -253,19 +253,19 @@ def stack(entries: list[Entry]) -> list[State]:
     return states
 
 
-def advanced(states: list[State], action: Action, target: State) -> list[State]:
+def advanced(states: list[AliasState], action: Action, target: AliasState) -> list[AliasState]:
     """The stack after one more attempt."""
     below = [index for index, state in enumerate(states[:-1]) if state == target]
     return states[: below[-1] + 1] if action == "rollback" and below else [*states, target]
 
 
-def earlier(states: list[State], kind: Kind) -> list[State]:
+def earlier(states: list[AliasState], kind: ModelKind) -> list[AliasState]:
     """The states to which a rollback of `kind` may go, the nearest first."""
     top = states[-1].version(kind) if states else None
     return [state for state in reversed(states[:-1]) if state.version(kind) not in (None, top)]
 
 
-def gaps(entries: list[Entry]) -> list[int]:
+def gaps(entries: list[LedgerEntry]) -> list[int]:
     """Numbers of entries that were deleted."""
     numbers = {entry.number for entry in entries}
     return [number for number in range(1, max(numbers, default=0)) if number not in numbers]
@@ -283,13 +283,13 @@ def _require_model(client: MlflowClient, model: str, name: str) -> None:
             raise
 
 
-def _entry(version: ModelVersion) -> Entry:
+def _entry(version: ModelVersion) -> LedgerEntry:
     tags = dict(version.tags)
     try:
         stepped, _, step = tags.pop("step").partition(" ")
         tags |= {name: json.loads(tags[name]) for name in ("owner", "plan") if name in tags}
-        known = {key: value for key, value in tags.items() if key in Entry.model_fields}
-        return Entry.model_validate(
+        known = {key: value for key, value in tags.items() if key in LedgerEntry.model_fields}
+        return LedgerEntry.model_validate(
             known | {"number": int(version.version), "step": step, "stepped": stepped}
         )
     except (KeyError, ValueError, ValidationError) as error:

@@ -7,7 +7,7 @@ from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
 from tasks.promotion.aliases import Desk, drift
 from tasks.promotion.eligibility import overridden
-from tasks.promotion.ledger import KINDS, Entry, Kind, State, earlier, gaps, stack
+from tasks.promotion.ledger import KINDS, AliasState, LedgerEntry, ModelKind, earlier, gaps, stack
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
     Attempt,
@@ -25,7 +25,7 @@ from tasks.registry.versions import CHAMPION, PromotionResult
 
 
 @dataclass(frozen=True)
-class Request:
+class PromotionRequest:
     """What is asked for. expects: the champion as the caller saw it, '' for none; None: as it is
     when asked.
 
@@ -34,7 +34,7 @@ class Request:
     approved, where the recipe asks for one and the pipeline has no answer; with a comment.
     """
 
-    kind: Kind = "policy"
+    kind: ModelKind = "policy"
     version: str = ""
     reason: str = ""
     expects: str | None = None
@@ -44,7 +44,7 @@ class Request:
     approval_comment: str = ""
 
 
-def promote(desk: Desk, request: Request) -> PromotionResult:
+def promote(desk: Desk, request: PromotionRequest) -> PromotionResult:
     """Make a version champion, and for a policy its reward model with it. Raises PromotionRefused;
     then nothing has changed.
     """
@@ -85,7 +85,7 @@ def promote(desk: Desk, request: Request) -> PromotionResult:
     return _announced(attempt, _result(attempt))
 
 
-def rollback(desk: Desk, request: Request) -> PromotionResult:
+def rollback(desk: Desk, request: PromotionRequest) -> PromotionResult:
     """Make the champion before the present one champion again; again: the one before that. Raises
     as promote does.
     """
@@ -111,12 +111,12 @@ def rollback(desk: Desk, request: Request) -> PromotionResult:
     return _announced(attempt, _result(attempt))
 
 
-def _champion(desk: Desk) -> State:
+def _champion(desk: Desk) -> AliasState:
     states = stack(desk.ledger.entries())
-    return states[-1] if states else State()
+    return states[-1] if states else AliasState()
 
 
-def _target(attempt: Attempt) -> State:
+def _target(attempt: Attempt) -> AliasState:
     """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the
     policy.
 
@@ -125,21 +125,21 @@ def _target(attempt: Attempt) -> State:
     desk, entry = attempt.desk, attempt.entry
     seat = desk.seat(entry.kind, entry.version)
     if entry.kind == "reward":
-        return State(policy=attempt.champion.policy, reward=seat)
+        return AliasState(policy=attempt.champion.policy, reward=seat)
     tags = desk.version("policy", entry.version).tags
     reward = tags.get("reward_version")
     if not reward and tags.get("align") == "dpo":
-        return State(policy=seat, reward=attempt.champion.reward)
+        return AliasState(policy=seat, reward=attempt.champion.reward)
     if not reward:
         raise PromotionRefused(
             f"version {entry.version} of {entry.model} does not say which reward model it was"
             " trained with (tag reward_version); it was registered by an earlier release. Run its"
             " recipe again, which adds that."
         )
-    return State(policy=seat, reward=desk.seat("reward", reward))
+    return AliasState(policy=seat, reward=desk.seat("reward", reward))
 
 
-def _last_whole(desk: Desk, kind: Kind) -> tuple[State, list[str]]:
+def _last_whole(desk: Desk, kind: ModelKind) -> tuple[AliasState, list[str]]:
     """The last state with another champion whose versions are there with their bytes; and which
     ones were skipped.
     """
@@ -199,8 +199,8 @@ def _result(attempt: Attempt) -> PromotionResult:
 class History:
     """The ledger as it is read. problems: what does not agree with it, a sentence each."""
 
-    entries: list[Entry]
-    champion: State
+    entries: list[LedgerEntry]
+    champion: AliasState
     problems: list[str]
 
 
@@ -211,7 +211,7 @@ def history(desk: Desk) -> History:
         problems += recover(desk)
     entries = desk.ledger.entries()
     states = stack(entries)
-    champion = states[-1] if states else State()
+    champion = states[-1] if states else AliasState()
     if all(entry.outcome for entry in entries) and (wrong := drift(champion, desk.aliases())):
         problems.append(
             f"Aliases were moved, or versions deleted, behind the ledger's back: {wrong}."

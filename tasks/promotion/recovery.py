@@ -5,7 +5,7 @@ undone otherwise.
 from rlhf_core.errors import RLHFError
 from tasks.promotion import transaction as steps
 from tasks.promotion.aliases import Desk, check, move, put_back
-from tasks.promotion.ledger import KINDS, Entry
+from tasks.promotion.ledger import KINDS, LedgerEntry
 from tasks.promotion.transaction import Attempt, recorded
 from tasks.registry.versions import CHAMPION
 
@@ -26,7 +26,7 @@ def recover(desk: Desk) -> list[str]:
     return told
 
 
-def _stranded(attempt: Attempt) -> list[Entry]:
+def _stranded(attempt: Attempt) -> list[LedgerEntry]:
     """Entries before this one without an outcome. Raises PromotionRefused when somebody is at work
     on one.
     """
@@ -41,7 +41,7 @@ def _stranded(attempt: Attempt) -> list[Entry]:
     return left
 
 
-def _end(attempt: Attempt, other: Entry) -> str:
+def _end(attempt: Attempt, other: LedgerEntry) -> str:
     """Complete or undo one killed attempt. `other` is held by this attempt's own entry."""
     attempt.begin(f"recover {other.number}")
     desk, plan = attempt.desk, other.plan
@@ -63,7 +63,7 @@ def _end(attempt: Attempt, other: Entry) -> str:
     return f"Entry {other.number} was undone: {why}{note}"
 
 
-def _complete(desk: Desk, other: Entry) -> str:
+def _complete(desk: Desk, other: LedgerEntry) -> str:
     resumed = Attempt(desk, other, plan=other.plan)
     for kind in KINDS:
         if other.plan.state.version(kind):

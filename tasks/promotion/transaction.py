@@ -28,7 +28,16 @@ from tasks.promotion.eligibility import (
     require_approval,
     require_victory,
 )
-from tasks.promotion.ledger import KINDS, Aliases, Entry, Plan, State, advanced, earlier, stack
+from tasks.promotion.ledger import (
+    KINDS,
+    Aliases,
+    AliasPlan,
+    AliasState,
+    LedgerEntry,
+    advanced,
+    earlier,
+    stack,
+)
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
@@ -38,23 +47,23 @@ class Attempt:
     """State with a life: an entry of the ledger while its process works on it."""
 
     desk: Desk
-    entry: Entry
-    states: list[State] = field(
+    entry: LedgerEntry
+    states: list[AliasState] = field(
         default_factory=list
     )  # champions by the ledger, the last one present
     found: Aliases = field(default_factory=dict)
     evidence: Evidence = field(
         default_factory=lambda: Evidence([], None)
     )  # of the model that is to be champion
-    plan: Plan | None = None
+    plan: AliasPlan | None = None
 
     @property
     def decisions(self) -> list[Decision]:
         return self.evidence.decisions
 
     @property
-    def champion(self) -> State:
-        return self.states[-1] if self.states else State()
+    def champion(self) -> AliasState:
+        return self.states[-1] if self.states else AliasState()
 
     def begin(self, step: str) -> None:
         """Say where the attempt is. Raises PromotionRefused when somebody took this process for
@@ -64,7 +73,7 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def recorded(desk: Desk, entry: Entry) -> Iterator[Attempt]:
+def recorded(desk: Desk, entry: LedgerEntry) -> Iterator[Attempt]:
     """Work on an entry. Whatever is raised inside is undone and recorded, or left for the next
     command to undo.
     """
@@ -97,7 +106,7 @@ def _give_up(attempt: Attempt, error: BaseException) -> None:
         ) from error
 
 
-def refuse_beside(other: Entry) -> None:
+def refuse_beside(other: LedgerEntry) -> None:
     """Raise PromotionRefused because of an earlier attempt without an outcome."""
     now = f"is at work (step '{other.step}')" if other.is_live else "has just been killed"
     raise PromotionRefused(
@@ -137,7 +146,7 @@ def start(attempt: Attempt, *, adopt: bool) -> None:
         desk.ledger.add(entry, "adopted", wrong)
 
 
-def examine(attempt: Attempt, target: State) -> None:
+def examine(attempt: Attempt, target: AliasState) -> None:
     """Bytes and gate records of what is to be champion. Raises PromotionRefused."""
     attempt.begin("examine")
     for kind in KINDS:
@@ -151,7 +160,7 @@ def examine(attempt: Attempt, target: State) -> None:
             attempt.evidence = found if kind == attempt.entry.kind else attempt.evidence
 
 
-def contest(attempt: Attempt, target: State) -> None:
+def contest(attempt: Attempt, target: AliasState) -> None:
     """The new policy has beaten exactly the present champion. Raises ContestLost."""
     attempt.begin("contest")
     present = attempt.champion.policy
@@ -168,7 +177,7 @@ def contest(attempt: Attempt, target: State) -> None:
             ) from None
 
 
-def consent(attempt: Attempt, target: State) -> None:
+def consent(attempt: Attempt, target: AliasState) -> None:
     """A person has approved of the policy where its recipe asks for that. Raises ApprovalMissing."""
     if attempt.entry.approved_by:
         return
@@ -180,7 +189,7 @@ def consent(attempt: Attempt, target: State) -> None:
         ) from None
 
 
-def switch(attempt: Attempt, target: State) -> None:
+def switch(attempt: Attempt, target: AliasState) -> None:
     """Write down what moves, and move the alias 'champion'."""
     attempt.begin("switch")
     attempt.plan = _planned(attempt, target)
@@ -188,7 +197,7 @@ def switch(attempt: Attempt, target: State) -> None:
     move(attempt.desk, attempt.entry, attempt.plan, CHAMPION)
 
 
-def _planned(attempt: Attempt, target: State) -> Plan:
+def _planned(attempt: Attempt, target: AliasState) -> AliasPlan:
     states = advanced(attempt.states, attempt.entry.action, target)
     after: Aliases = {}
     for kind in KINDS:
@@ -202,7 +211,7 @@ def _planned(attempt: Attempt, target: State) -> Plan:
             f"{kind}@{CHAMPION}": target.version(kind),
             f"{kind}@{PREVIOUS}": there[0] if there else None,
         }
-    return Plan(before=attempt.found, after=after, state=target)
+    return AliasPlan(before=attempt.found, after=after, state=target)
 
 
 def smoke(attempt: Attempt) -> None:

@@ -34,7 +34,7 @@ class StageFinished:
 
 
 @dataclass(frozen=True)
-class StageFailed:
+class StageAborted:
     stage: str
     message: str
     log: Path
@@ -68,7 +68,7 @@ Event = (
     StageStarted
     | StageProgress
     | StageFinished
-    | StageFailed
+    | StageAborted
     | ApprovalAsked
     | ApprovalDecided
     | ReportWritten

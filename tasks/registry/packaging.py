@@ -33,7 +33,7 @@ from rlhf_core.rundir import write_atomically
 from tasks.records.run_record import ROOT, Registration, SignOff
 from tasks.stages.spec import PICKLES
 
-Kind = Literal["policy", "reward"]
+ModelKind = Literal["policy", "reward"]
 CODE = ROOT / "mlflow"
 WEIGHTS = Path("artifacts", "model")
 GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
@@ -79,7 +79,7 @@ EXAMPLES = {
 
 
 def build(
-    kind: Kind,
+    kind: ModelKind,
     model: Path,
     target: Path,
     decisions: list[Decision],
@@ -204,7 +204,7 @@ def _refuse_pickles(model: Path) -> None:
         )
 
 
-def _save_frame(kind: Kind, folder: Path) -> None:
+def _save_frame(kind: ModelKind, folder: Path) -> None:
     """A pyfunc model without its weights, which MLflow would copy."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
     mlflow.pyfunc.save_model(

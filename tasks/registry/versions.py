@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from rlhf_core.digest import digest_file, digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from tasks.promotion.ledger import Kind, Ledger, stack
+from tasks.promotion.ledger import Ledger, ModelKind, stack
 from tasks.records.run_record import Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
@@ -248,7 +248,7 @@ def _holds(folder: Path, digest: str) -> bool:
     return folder.is_dir() and digest_path(packaging.model_folder(folder)) == digest
 
 
-def predict_once(kind: Kind, folder: Path) -> None:
+def predict_once(kind: ModelKind, folder: Path) -> None:
     """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises
     what MLflow raises.
     """

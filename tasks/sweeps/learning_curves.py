@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tasks.sweeps.figures import COLORS, Spread, spread_of
-from tasks.sweeps.sweep import Row
+from tasks.sweeps.sweep import SweepRow
 
 POLICY, SFT, GAIN, KL = (
     "eval/independent_policy",
@@ -14,7 +14,7 @@ POLICY, SFT, GAIN, KL = (
     "eval/independent_gain",
     "eval/kl_per_response",
 )
-Found = dict[str, list[Row]]  # rows by algorithm, one a seed
+Found = dict[str, list[SweepRow]]  # rows by algorithm, one a seed
 
 
 def summary(found: Found) -> list[dict]:
@@ -66,7 +66,7 @@ def learning_figure(found: Found) -> Figure:
     return figure
 
 
-def _before_after(axes: Axes, place: int, runs: list[Row], color: str) -> None:
+def _before_after(axes: Axes, place: int, runs: list[SweepRow], color: str) -> None:
     pairs = [
         (run.metrics[SFT].value, run.metrics[POLICY].value)
         for run in runs
@@ -91,7 +91,7 @@ def _half(spread: Spread) -> float:
     return 0.0 if spread.high is None else spread.high - spread.value
 
 
-def _by_step(axes: Axes, name: str, runs: list[Row], color: str) -> None:
+def _by_step(axes: Axes, name: str, runs: list[SweepRow], color: str) -> None:
     """Mean and one standard deviation over the seeds whose runs took the step; DPO has no proxy
     reward.
     """

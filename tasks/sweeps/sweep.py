@@ -23,10 +23,10 @@ from tasks.tracking import client as tracking
 DEFAULT_METRICS = ("eval/score_gain", "eval/kl_per_response", "eval/independent_gain")
 CURVE = ("ppo/kl_per_response", "ppo/score_mean")
 REFUSALS = ("GateRefused", "Diverged")
-State = Literal["finished", "refused", "failed", "not run"]
+PointState = Literal["finished", "refused", "failed", "not run"]
 
 
-class Measured(BaseModel):
+class SweepMetric(BaseModel):
     """A metric with its 95% interval and sample size, where the stage gave them."""
 
     value: float
@@ -35,24 +35,24 @@ class Measured(BaseModel):
     n: int | None = None
 
 
-class Point(BaseModel):
+class SweepPoint(BaseModel):
     """One run to make: its label and the value of each key."""
 
     label: str
     values: dict[str, Any]
 
 
-class Row(Point):
+class SweepRow(SweepPoint):
     """One run as it stands. kl, gain: where it lies in the plane of reward and KL (see
     sweep_figures).
     """
 
-    state: State = "not run"
+    state: PointState = "not run"
     verdict: str = ""
     error: str | None = None
-    metrics: dict[str, Measured] = {}
+    metrics: dict[str, SweepMetric] = {}
     kl: float | None = None
-    gain: Measured | None = None
+    gain: SweepMetric | None = None
     on_frontier: bool = False
     run: str | None = None
     run_id: str | None = None
@@ -71,8 +71,8 @@ class Sweep(BaseModel):
     until: str
     wanted: list[str] = []  # metrics asked for; none: DEFAULT_METRICS
     tracking_uri: str
-    points: list[Point]
-    rows: list[Row] = []
+    points: list[SweepPoint]
+    rows: list[SweepRow] = []
     run_id: str | None = None
     link: str | None = None
 
@@ -112,7 +112,7 @@ def _ended(record: Record) -> bool:
     return state_of(record) in ("finished", "refused")
 
 
-def state_of(record: Record) -> State:
+def state_of(record: Record) -> PointState:
     """finished, refused by a gate (or by a stage that diverged), or failed (killed, bad input, an
     unexpected end).
     """
@@ -173,21 +173,23 @@ def gather(workspace: Workspace, sweep: Sweep) -> Sweep:
     return sweep.model_copy(update={"rows": rows})
 
 
-def _row(point: Point, record: Record | None) -> Row:
+def _row(point: SweepPoint, record: Record | None) -> SweepRow:
     if record is None:
-        return Row(**point.model_dump())
-    metrics: dict[str, Measured] = {}
+        return SweepRow(**point.model_dump())
+    metrics: dict[str, SweepMetric] = {}
     for stage in record.stages:
         if result := stage.result:
             for name, value in result.metrics.items():
                 low, high = result.intervals.get(name, (None, None))
-                metrics[name] = Measured(value=value, low=low, high=high, n=result.counts.get(name))
+                metrics[name] = SweepMetric(
+                    value=value, low=low, high=high, n=result.counts.get(name)
+                )
     state, curve = state_of(record), _curve(record)
     scored = record.stage("ppo") or record.stage("evaluate")
     reward = scored.spec.inputs.get("reward") if scored and scored.spec else None
     verdict = worst_verdict([decision for stage in record.stages for decision in stage.decisions])
     kl, gain = _place(metrics, curve)
-    return Row(
+    return SweepRow(
         **point.model_dump(),
         state=state,
         verdict=verdict or "",
@@ -216,11 +218,11 @@ def _curve(record: Record) -> list[tuple[float, float]]:
 
 
 def _place(
-    metrics: dict[str, Measured], curve: list[tuple[float, float]]
-) -> tuple[float | None, Measured | None]:
+    metrics: dict[str, SweepMetric], curve: list[tuple[float, float]]
+) -> tuple[float | None, SweepMetric | None]:
     """KL and reward gain: over the SFT model on held-out prompts; of the last PPO step where
     nothing was evaluated.
     """
     if {"eval/kl_per_response", "eval/score_gain"} <= metrics.keys():
         return metrics["eval/kl_per_response"].value, metrics["eval/score_gain"]
-    return (curve[-1][0], Measured(value=curve[-1][1])) if curve else (None, None)
+    return (curve[-1][0], SweepMetric(value=curve[-1][1])) if curve else (None, None)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_core.__main__ import main, run_stage
 from rlhf_core.config import Data
-from rlhf_core.data.expectations import Check, evaluate
+from rlhf_core.data.expectations import Expectation, evaluate
 from rlhf_core.data.splits import SPLITS, load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import METRICS
@@ -424,7 +424,9 @@ def verdicts(tmp_path_factory):
         "nothing": {"kind": "mean", "column": "nothing", "high": 0.5},
     }
     checks = [
-        Check(rule, source, "error", **kind) for source in frames for rule, kind in kinds.items()
+        Expectation(rule, source, "error", **kind)
+        for source in frames
+        for rule, kind in kinds.items()
     ]
     found, _ = evaluate(frames, checks, tmp_path_factory.mktemp("docs"))
     return {

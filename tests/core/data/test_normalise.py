@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_core.data.normalise import normalise, plain, recognise, rename_columns
-from rlhf_core.data.transcripts import Reject
+from rlhf_core.data.transcripts import RejectedRow
 from rlhf_core.errors import BadInput
 
 ASKED = [{"role": "user", "content": "Why?"}]
@@ -184,7 +184,7 @@ PAIR = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
     ],
 )
 def test_a_row_that_is_no_record_says_rule_and_reason(kind, row, rule, reason):
-    with pytest.raises(Reject, match=reason) as caught:
+    with pytest.raises(RejectedRow, match=reason) as caught:
         record(kind, row)
     assert caught.value.rule == rule
 

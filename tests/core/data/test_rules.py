@@ -13,7 +13,7 @@ from rlhf_core.data.render import (
 )
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import is_heldout, load_split, save_split, unique_prompts
-from rlhf_core.data.table import Entry, Table
+from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.errors import BadInput
 from rlhf_core.validate import assert_nothing_vanished, make_splits
 
@@ -34,7 +34,7 @@ def user(text):
 
 def entry(line, prompt, **texts):
     record = {"id": f"{prompt}|{texts}", "prompt": user(prompt), **texts, "meta": {}}
-    return Entry(line, {"prompt": prompt, **texts}, record)
+    return TableEntry(line, {"prompt": prompt, **texts}, record)
 
 
 def pair(line, prompt, chosen, rejected):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rlhf_core.config import Judge, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError, StageFailed
 from rlhf_core.judging.judge import (
-    Verdict,
+    JudgeVerdict,
     compare,
     conversation,
     judge_output,
@@ -36,22 +36,22 @@ def prefers_good(prompts: list[str], replies_a: list[str], replies_b: list[str])
 
 
 def test_a_consistent_judge_is_believed_in_either_place():
-    assert compare(prefers_good, PROMPTS, GOOD, BAD) == [Verdict(1.0, flipped=False)] * 4
-    assert compare(prefers_good, PROMPTS, BAD, GOOD) == [Verdict(0.0, flipped=False)] * 4
-    assert compare(prefers_good, PROMPTS, GOOD, GOOD) == [Verdict(0.5, flipped=False)] * 4
+    assert compare(prefers_good, PROMPTS, GOOD, BAD) == [JudgeVerdict(1.0, flipped=False)] * 4
+    assert compare(prefers_good, PROMPTS, BAD, GOOD) == [JudgeVerdict(0.0, flipped=False)] * 4
+    assert compare(prefers_good, PROMPTS, GOOD, GOOD) == [JudgeVerdict(0.5, flipped=False)] * 4
 
 
 @pytest.mark.parametrize(
     ("ours_first", "ours_second", "verdict"),
     [
-        (1.0, 0.0, Verdict(1.0, flipped=False)),  # ours both times
-        (0.0, 1.0, Verdict(0.0, flipped=False)),  # theirs both times
-        (1.0, 1.0, Verdict(0.5, flipped=True)),  # A both times
-        (0.0, 0.0, Verdict(0.5, flipped=True)),  # B both times
-        (1.0, 0.5, Verdict(0.5, flipped=False)),  # ours, then a tie: not confirmed
-        (0.5, 0.5, Verdict(0.5, flipped=False)),
-        (None, 0.0, Verdict(None, flipped=False)),
-        (1.0, None, Verdict(None, flipped=False)),
+        (1.0, 0.0, JudgeVerdict(1.0, flipped=False)),  # ours both times
+        (0.0, 1.0, JudgeVerdict(0.0, flipped=False)),  # theirs both times
+        (1.0, 1.0, JudgeVerdict(0.5, flipped=True)),  # A both times
+        (0.0, 0.0, JudgeVerdict(0.5, flipped=True)),  # B both times
+        (1.0, 0.5, JudgeVerdict(0.5, flipped=False)),  # ours, then a tie: not confirmed
+        (0.5, 0.5, JudgeVerdict(0.5, flipped=False)),
+        (None, 0.0, JudgeVerdict(None, flipped=False)),
+        (1.0, None, JudgeVerdict(None, flipped=False)),
     ],
 )
 def test_verdict_from_both_orders(ours_first, ours_second, verdict):
@@ -62,11 +62,11 @@ def test_verdict_from_both_orders(ours_first, ours_second, verdict):
 def test_judge_metrics_by_hand():
     """Win, tie, tie by a flip, loss, unreadable: (1 + 0.5 + 0.5 + 0) / 4, and one flip in four."""
     verdicts = [
-        Verdict(1.0, False),
-        Verdict(0.5, False),
-        Verdict(0.5, True),
-        Verdict(0.0, False),
-        Verdict(None, False),
+        JudgeVerdict(1.0, False),
+        JudgeVerdict(0.5, False),
+        JudgeVerdict(0.5, True),
+        JudgeVerdict(0.0, False),
+        JudgeVerdict(None, False),
     ]
     output = judge_output(verdicts, "_vs_champion")
     require_declared(output.metrics)
@@ -85,7 +85,7 @@ def test_judge_metrics_by_hand():
 
 def test_a_judge_that_decides_nothing_is_refused():
     with pytest.raises(BadInput, match="all 3 pairs without a verdict"):
-        judge_output([Verdict(None, flipped=False)] * 3)
+        judge_output([JudgeVerdict(None, flipped=False)] * 3)
 
 
 def test_judged_pairs_are_a_draw_by_seed():

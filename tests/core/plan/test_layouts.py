@@ -14,10 +14,10 @@ from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.adapters import activations_change, adapter_parameters
-from rlhf_core.plan.memory import Batch
+from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.presets import preset
 from rlhf_core.plan.shape import ModelShape, shape_of
-from rlhf_core.plan.stages import Models, StagePlan, plan_stage, strategy_of
+from rlhf_core.plan.stages import StageModels, StagePlan, plan_stage, strategy_of
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 SMALL = {
@@ -79,7 +79,7 @@ def test_saved_activations_are_what_autograd_keeps(family, dtype, lora):
         ids = {"attention_mask": batch.mask_BL.long(), "position_ids": batch.position_ids_BL}
         policy.model.base_model(batch.ids_BL, use_cache=False, **ids)
     tokens = batch.ids_BL.numel()
-    sizes = Batch(tokens, batch.ids_BL.shape[1], tokens)
+    sizes = BatchShape(tokens, batch.ids_BL.shape[1], tokens)
     predicted = memory.saved_activations(shape, sizes, strategy) + activations_change(
         shape, sizes, strategy, lora
     )
@@ -98,7 +98,7 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype):
     policy, shape = made("llama", LoRA(), **widths)
     strategy = Strategy(1, dtype=dtype)
     batch = collate([Sequence([5] * 4, [6] * 60)] * 4, 0)
-    sizes = Batch(tokens=256, length=64, positions=244)
+    sizes = BatchShape(tokens=256, length=64, positions=244)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
@@ -150,7 +150,7 @@ def planned(stage: str, **sections) -> StagePlan:
     }
     recipe = Recipe.model_validate(values | sections)
     return plan_stage(
-        recipe, stage, Models(preset("7b"), preset("7b")), strategy_of(recipe, stage, 1), H100
+        recipe, stage, StageModels(preset("7b"), preset("7b")), strategy_of(recipe, stage, 1), H100
     )
 
 

@@ -18,14 +18,14 @@ from rlhf_core.errors import ConfigError
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
 from rlhf_core.plan import memory
-from rlhf_core.plan.memory import Batch
+from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.picture import draw
 from rlhf_core.plan.presets import preset
 from rlhf_core.plan.remedies import find_remedy, possible
 from rlhf_core.plan.report import half_weights_gb
 from rlhf_core.plan.shape import ModelShape, shape_of
 from rlhf_core.plan.source import find_models
-from rlhf_core.plan.stages import STAGES, Models, StagePlan, plan_stage, strategy_of
+from rlhf_core.plan.stages import STAGES, StageModels, StagePlan, plan_stage, strategy_of
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 PUBLISHED = {  # parameters as transformers counts the released models
@@ -93,7 +93,7 @@ def test_parameters_are_those_that_transformers_makes_of_the_config(family):
 
 
 def test_four_models_of_7b_are_56_gb_of_16_bit_weights():
-    sizes = half_weights_gb(Models(preset("7b"), preset("7b")))
+    sizes = half_weights_gb(StageModels(preset("7b"), preset("7b")))
     assert sizes == {"actor": 14.0, "critic": 14.0, "reward": 14.0, "reference": 14.0}
 
 
@@ -144,7 +144,9 @@ def test_kv_cache_of_a_token(name, kib):
 # activations
 
 
-def saved_bytes(family: str, strategy: Strategy, sequences: list[Sequence]) -> tuple[int, Batch]:
+def saved_bytes(
+    family: str, strategy: Strategy, sequences: list[Sequence]
+) -> tuple[int, BatchShape]:
     """Bytes of what autograd keeps of the backbone's forward pass, its weights and their casts
     aside.
     """
@@ -171,7 +173,9 @@ def saved_bytes(family: str, strategy: Strategy, sequences: list[Sequence]) -> t
             position_ids=batch.position_ids_BL,
             use_cache=False,
         )
-    return sum(size for size, _ in saved.values()), Batch(tokens, batch.ids_BL.shape[1], tokens)
+    return sum(size for size, _ in saved.values()), BatchShape(
+        tokens, batch.ids_BL.shape[1], tokens
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -227,7 +231,7 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype, entro
     model, shape = wide_model(vocabulary)
     strategy = Strategy(1, dtype=dtype)
     batch = collate([Sequence([5] * 4, [6] * 60), Sequence([5] * 2, [6] * 60)], 0)
-    sizes = Batch(tokens=128, length=64, positions=122)
+    sizes = BatchShape(tokens=128, length=64, positions=122)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
@@ -255,7 +259,7 @@ def test_predicted_peak_without_gradients_is_what_the_allocator_holds(dtype):
     model, shape = wide_model(8192)
     strategy = Strategy(1, dtype=dtype)
     batch = collate([Sequence([5] * 4, [6] * 60)] * 2, 0)
-    sizes = Batch(tokens=128, length=64, positions=122)
+    sizes = BatchShape(tokens=128, length=64, positions=122)
     model.requires_grad_(False)
 
     def score():
@@ -273,7 +277,7 @@ def test_checkpointing_keeps_the_input_of_each_layer():
     model.train()
     batch = collate([Sequence([5] * 4, [6] * 60)] * 4, 0)
     sizes, strategy = (
-        Batch(batch.ids_BL.numel(), 64, batch.ids_BL.numel()),
+        BatchShape(batch.ids_BL.numel(), 64, batch.ids_BL.numel()),
         Strategy(1, checkpointing=True),
     )
 
@@ -308,7 +312,7 @@ def recipe(**sections) -> Recipe:
 def planned(
     name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections
 ) -> StagePlan:
-    loaded, models = recipe(**sections), Models(preset(name), preset(name))
+    loaded, models = recipe(**sections), StageModels(preset(name), preset(name))
     return plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), hardware)
 
 
@@ -376,7 +380,7 @@ def test_more_devices_never_need_more_of_each(stage, zero_stage, doublings):
 
 
 def remedied(plan: StagePlan, name: str, **sections):
-    return find_remedy(recipe(**sections), Models(preset(name), preset(name)), plan)
+    return find_remedy(recipe(**sections), StageModels(preset(name), preset(name)), plan)
 
 
 def test_sft_of_7b_on_eight_devices_of_80_gib_fits_with_zero_2():
@@ -400,7 +404,7 @@ def test_a_remedy_fits_and_none_of_its_changes_can_be_left_out(stage, name, gib)
         return
     assert remedy.plan.fits
     before, after = plan.strategy, remedy.plan.strategy
-    models = Models(preset(name), preset(name))
+    models = StageModels(preset(name), preset(name))
     for field in vars(before):
         if getattr(before, field) != getattr(after, field):
             without = replace(after, **{field: getattr(before, field)})
@@ -418,7 +422,7 @@ def test_the_options_of_a_remedy_make_the_recipe_fit():
     assert settings and all(settings)
     loaded, models = (
         load_recipe("smollm2", settings),
-        Models(preset("smollm2-135m"), preset("smollm2-135m")),
+        StageModels(preset("smollm2-135m"), preset("smollm2-135m")),
     )
     assert plan_stage(loaded, "sft", models, strategy_of(loaded, "sft", 8), small).fits
 

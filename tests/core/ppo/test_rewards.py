@@ -23,7 +23,7 @@ from rlhf_core.ppo.experience import Experience, Models, make_experience
 from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import (
     NO_SCORES,
-    Worth,
+    ShapedRewards,
     load_functions,
     model_rewards,
     score_moments,
@@ -220,7 +220,7 @@ def test_a_token_classifier_is_a_reward_model_with_its_bias(tiny_model, tmp_path
 # Shaping
 
 
-def said(score_B: Tensor, **options) -> Worth:
+def said(score_B: Tensor, **options) -> ShapedRewards:
     """Worth of responses of 1, 2, ... tokens that the reward model scored so."""
     mask_BR = torch.arange(len(score_B)) <= torch.arange(len(score_B))[:, None]
     config = PPO(reward=Rewards(**options), missing_eos_penalty=0.0)
@@ -317,7 +317,7 @@ EVERYTHING = PPO(
 )
 
 
-def weighed(final_B: Tensor, process_BR: Tensor, mask_BR: Tensor) -> Worth:
+def weighed(final_B: Tensor, process_BR: Tensor, mask_BR: Tensor) -> ShapedRewards:
     return weigh(
         (final_B, process_BR),
         [],

@@ -14,7 +14,7 @@ from rlhf_core.config.gates import Override, RewardGate
 from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.records import events
-from tasks.records.events import StageFailed, StageFinished, StageProgress, StageStarted
+from tasks.records.events import StageAborted, StageFinished, StageProgress, StageStarted
 
 RUN = Path("runs/reward-0123")
 LINK = "http://127.0.0.1:5000/#/experiments/1/runs/0123456789abcdef"
@@ -98,7 +98,7 @@ def test_outside_a_terminal_no_control_character_is_written(clock):
         display(StageStarted("sft", RUN))
         steps(display, "sft", 30, clock, seconds=1.0, sft__loss=2.5)
         display(
-            StageFailed(
+            StageAborted(
                 "sft", "stage sft was ended by signal 9", RUN / "stage.log", ["last [words]"]
             )
         )
@@ -163,7 +163,7 @@ def test_a_failed_stage_shows_its_message_its_log_and_its_last_lines(terminal):
     with display:
         display(StageStarted("reward", RUN))
         display(
-            StageFailed(
+            StageAborted(
                 "reward",
                 "out of memory",
                 RUN / "stage.log",
@@ -185,7 +185,7 @@ def test_a_failure_whose_message_holds_log_and_lines_is_not_told_twice():
     display = LiveDisplay(console(terminal=False))
     log = RUN / "stage.log"
     message = f"stage sft was ended by signal 9; its log is {log}, the last lines are:\n  the end"
-    display(StageFailed("sft", message, log, ["the end"]))
+    display(StageAborted("sft", message, log, ["the end"]))
     assert said(display).count("the end") == 1 and said(display).count("stage.log") == 1
 
 
@@ -239,7 +239,7 @@ def test_events_from_another_thread_do_not_block_the_drawing():
         events.emit(StageStarted("ppo", RUN))
         for step in range(1, 300):
             events.emit(StageProgress("ppo", step, 300, {"ppo/score_mean": 1.0}))
-        events.emit(StageFailed("ppo", "stopped", RUN / "stage.log", []))
+        events.emit(StageAborted("ppo", "stopped", RUN / "stage.log", []))
 
     thread = threading.Thread(target=emit, daemon=True)
     with display:

@@ -17,7 +17,7 @@ import pytest
 from flows.platform import database, services, start, state
 from flows.platform.pages import answers, free_port
 from flows.platform.services import MARKER
-from flows.platform.start import Wanted
+from flows.platform.start import PlatformOptions
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.process_identity import Owner
 from tasks.records.workspace import Workspace
@@ -102,7 +102,7 @@ def test_a_running_platform_is_not_moved_to_another_port(tmp_path, sleeper):
     with pytest.raises(
         BadInput, match="prefect_port 1, and 4711 is asked for; run rlhf down first"
     ):
-        start.up(workspace, Wanted(prefect_port=4711), print)
+        start.up(workspace, PlatformOptions(prefect_port=4711), print)
 
 
 def test_data_on_postgresql_are_not_silently_replaced_by_sqlite(tmp_path):
@@ -112,7 +112,7 @@ def test_data_on_postgresql_are_not_silently_replaced_by_sqlite(tmp_path):
         state.Platform(prefect_port=free_port(), mlflow_port=free_port(), pool="p", database=url),
     )
     with pytest.raises(BadInput, match="data lie in postgresql://u:"):
-        start.up(workspace, Wanted(), print)
+        start.up(workspace, PlatformOptions(), print)
 
 
 @pytest.mark.parametrize("url", ["no url", "sqlite:///x.db", "mysql://u:hidden@h/d"])

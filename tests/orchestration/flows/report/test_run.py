@@ -17,7 +17,7 @@ from flows.report.parts import gate_table, tiles
 from flows.report.run import run_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
-from tasks.analysis.comparison import Duel, compare
+from tasks.analysis.comparison import PairedContest, compare
 from tasks.analysis.head_to_head import versus
 from tasks.analysis.run_evidence import of_record
 from tasks.analysis.significance import Finding
@@ -206,7 +206,7 @@ def test_who_wins_is_one_sentence_with_and_without_an_interval(ends, says):
     found = Finding("no interval", 0.979, *ends)
     assert (
         f"policy wins over SFT model {says}, by the judge"
-        in Page(str(tiles([Duel("policy", "SFT model", "judge", found)]))).text
+        in Page(str(tiles([PairedContest("policy", "SFT model", "judge", found)]))).text
     )
 
 

@@ -11,24 +11,24 @@ from flows.sweeps import learning_curves
 from flows.sweeps.grid import make_plan
 from tasks.sweeps.figures import Spread, metrics_figure, over_seeds
 from tasks.sweeps.learning_curves import learning_figure, summary
-from tasks.sweeps.sweep import DEFAULT_METRICS, Measured, Row
+from tasks.sweeps.sweep import DEFAULT_METRICS, SweepMetric, SweepRow
 
 BETAS = [0, 0.01, 0.05, 0.1, 0.5, 1.0]
 
 
 def row(
     values: dict, *, gain: float, low: float | None = None, state: str = "finished", steps: int = 0
-) -> Row:
+) -> SweepRow:
     metrics = {
-        "eval/independent_gain": Measured(
+        "eval/independent_gain": SweepMetric(
             value=gain, low=low, high=None if low is None else 2 * gain - low
         ),
-        "eval/independent_sft": Measured(value=1.0),
-        "eval/independent_policy": Measured(value=1.0 + gain),
-        "eval/score_gain": Measured(value=2 * gain),
-        "eval/kl_per_response": Measured(value=4.0),
+        "eval/independent_sft": SweepMetric(value=1.0),
+        "eval/independent_policy": SweepMetric(value=1.0 + gain),
+        "eval/score_gain": SweepMetric(value=2 * gain),
+        "eval/kl_per_response": SweepMetric(value=4.0),
     }
-    return Row(
+    return SweepRow(
         label=str(values),
         values=values,
         state=state,
@@ -39,7 +39,11 @@ def row(
 
 def test_mean_and_standard_deviation_over_seeds_stand_at_each_value():
     found = over_seeds(
-        [(0.1, Measured(value=4.0)), (0.0, Measured(value=1.0)), (0.1, Measured(value=2.0))]
+        [
+            (0.1, SweepMetric(value=4.0)),
+            (0.0, SweepMetric(value=1.0)),
+            (0.1, SweepMetric(value=2.0)),
+        ]
     )
     assert found[0] == (0.0, Spread(1.0, None, None))
     assert found[1][1].value == 3.0 and found[1][1].high == pytest.approx(3.0 + 2**0.5)
@@ -81,7 +85,7 @@ FOUND = {
     ],
     "DPO": [
         row({"seed": 1}, gain=-0.5, low=-1.0),
-        Row(label="seed=2", values={"seed": 2}, state="failed"),
+        SweepRow(label="seed=2", values={"seed": 2}, state="failed"),
     ],
 }
 

@@ -22,7 +22,7 @@ from tasks.records import events
 from tasks.records.run_record import records
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures
-from tasks.sweeps.sweep import Measured, Row
+from tasks.sweeps.sweep import SweepMetric, SweepRow
 
 RECIPE = """
 name = "tiny"
@@ -370,10 +370,10 @@ def test_help_of_the_command_line_stays_light():
 # the figures
 
 
-def row(beta: object, gain: float, kl: float, **changes) -> Row:
+def row(beta: object, gain: float, kl: float, **changes) -> SweepRow:
     metrics = {
-        "eval/score_gain": Measured(value=gain, low=gain - 0.1, high=gain + 0.1),
-        "eval/kl_per_response": Measured(value=kl),
+        "eval/score_gain": SweepMetric(value=gain, low=gain - 0.1, high=gain + 0.1),
+        "eval/kl_per_response": SweepMetric(value=kl),
     }
     values = {
         "label": f"b={beta}",
@@ -382,7 +382,9 @@ def row(beta: object, gain: float, kl: float, **changes) -> Row:
         "metrics": metrics,
         "kl": kl,
     }
-    return Row(**(values | {"gain": metrics["eval/score_gain"], "reward_model": "r"} | changes))
+    return SweepRow(
+        **(values | {"gain": metrics["eval/score_gain"], "reward_model": "r"} | changes)
+    )
 
 
 def test_the_frontier_is_what_nothing_beats_in_both():

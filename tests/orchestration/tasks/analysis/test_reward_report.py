@@ -19,7 +19,7 @@ from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.items import write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
-from tasks.analysis.reward_report import Point, counts, learning_curve, report
+from tasks.analysis.reward_report import LearningPoint, counts, learning_curve, report
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
 
@@ -164,7 +164,9 @@ def test_the_learning_curve_takes_a_stage_a_share_and_the_run_itself(reward_stag
     assert points[0].gain is None and points[1].gain[0] == 0.25 and points[1].gain[1] > 0
     assert points[2].gain[0] == pytest.approx(0.05) and points[2].gain[1] == 0
     assert "no change beyond noise" in advice(points) and "still rising" in advice(points[:2])
-    assert "it fell" in advice([points[0], Point(32, 0.4, 0.3, 0.5, 0.7, (-0.1, -0.2, -0.05))])
+    assert "it fell" in advice(
+        [points[0], LearningPoint(32, 0.4, 0.3, 0.5, 0.7, (-0.1, -0.2, -0.05))]
+    )
 
 
 def test_shares_outside_the_data_are_refused_and_the_whole_is_not_trained_again(reward_stage):

@@ -24,7 +24,7 @@ from tasks.cleanup import retention
 from tasks.execution import stage_process
 from tasks.records.run_record import Record, Registration, StageRecord
 from tasks.records.workspace import Workspace
-from tasks.sweeps.sweep import Membership, Point, Row, Sweep
+from tasks.sweeps.sweep import Membership, Sweep, SweepPoint, SweepRow
 
 OLD = 100.0  # days
 LIMIT = 30.0
@@ -336,8 +336,8 @@ def test_a_sweep_keeps_its_runs_until_it_is_complete(workspace, state, stays):
         keys=["seed"],
         until="sft",
         tracking_uri="",
-        points=[Point(label="a", values={})],
-        rows=[Row(label="a", values={}, state=state)],
+        points=[SweepPoint(label="a", values={})],
+        rows=[SweepRow(label="a", values={}, state=state)],
     )
     sweep.folder(workspace).mkdir(parents=True)
     (sweep.folder(workspace) / "sweep.json").write_text(sweep.model_dump_json())
@@ -417,7 +417,7 @@ def test_two_at_once_are_refused(workspace):
     with (workspace.home / ".gc.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RLHFError, match="another rlhf gc"):
-            retention.remove(workspace, retention.Plan([], []), LIMIT)
+            retention.remove(workspace, retention.RemovalPlan([], []), LIMIT)
 
 
 def test_what_a_killed_one_left_is_removed_by_the_next(workspace):

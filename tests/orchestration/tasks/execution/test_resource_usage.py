@@ -8,7 +8,13 @@ import time
 import pytest
 
 from tasks.execution import resource_usage
-from tasks.execution.resource_usage import STAGE_GPU_MEMORY, STAGE_MEMORY, Sampler, costs, read
+from tasks.execution.resource_usage import (
+    STAGE_GPU_MEMORY,
+    STAGE_MEMORY,
+    ResourceSampler,
+    costs,
+    read,
+)
 
 HUNGRY = """
 import subprocess, sys
@@ -33,7 +39,7 @@ def hungry():
 
 
 def test_a_sample_counts_the_memory_of_every_descendant(hungry, tmp_path):
-    sampler = Sampler(hungry.pid, tmp_path)
+    sampler = ResourceSampler(hungry.pid, tmp_path)
     sampler()
     (line,) = read(tmp_path)
     assert (
@@ -49,7 +55,7 @@ def test_a_sample_counts_the_memory_of_every_descendant(hungry, tmp_path):
 def test_a_resumed_stage_counts_on_and_the_largest_sample_is_the_peak(hungry, tmp_path):
     earlier = {"step": 1, "time": 1.0, "metrics": {STAGE_MEMORY: 9000.0, STAGE_GPU_MEMORY: 5.0}}
     (tmp_path / resource_usage.FILE).write_text(json.dumps(earlier) + "\n")
-    Sampler(hungry.pid, tmp_path)()
+    ResourceSampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
     (tmp_path / "result.json").write_text('{"seconds": 3.5}')
     assert costs(tmp_path) == {
@@ -61,7 +67,7 @@ def test_a_resumed_stage_counts_on_and_the_largest_sample_is_the_peak(hungry, tm
 
 def test_a_process_that_has_ended_leaves_no_sample(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "pass"])
-    sampler = Sampler(process.pid, tmp_path)
+    sampler = ResourceSampler(process.pid, tmp_path)
     process.wait()
     sampler()
     assert read(tmp_path) == [] and costs(tmp_path) == {}
@@ -72,5 +78,5 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_written_anew(hungry, tmp_path)
         '{"step": 1, "time": 1.0, "metrics": {}}\n{"step": 2, "ti'
     )
     assert [line["step"] for line in read(tmp_path)] == [1]
-    Sampler(hungry.pid, tmp_path)()
+    ResourceSampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]

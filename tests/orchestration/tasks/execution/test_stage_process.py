@@ -119,7 +119,7 @@ def test_anything_else_is_a_failure_with_log_and_last_lines(tmp_path, heard, bod
         run_stage(SPEC, tmp_path / "run", command=script(tmp_path, body))
     assert str(tmp_path / "run" / "stage.log") in str(raised.value)
     assert (
-        isinstance(heard[-1], events.StageFailed)
+        isinstance(heard[-1], events.StageAborted)
         and heard[-1].log == tmp_path / "run" / "stage.log"
     )
     if "line before" in body:

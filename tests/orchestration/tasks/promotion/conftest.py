@@ -21,7 +21,7 @@ from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import WIN_RATE, contest_record
-from tasks.promotion.promotion import Request, promote
+from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.run_record import Registration, SignOff
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
@@ -174,7 +174,7 @@ def fill(shelf: Shelf) -> None:
     shelf.policy(3, beats="1", reward="2")
     shelf.policy(4, beats="2")
     shelf.policy(5, beats="1", wins=0.4)
-    promote(shelf.desk, Request(version="1"))
+    promote(shelf.desk, PromotionRequest(version="1"))
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def work(name: str, job: dict) -> dict:
         where, kind = aliases.at(name, known=action != "history")
         if action == "history":
             return {"problems": promotion.history(where).problems}
-        return vars(ACTIONS[action](where, promotion.Request(kind=kind, **job)))
+        return vars(ACTIONS[action](where, promotion.PromotionRequest(kind=kind, **job)))
     except RLHFError as error:
         return {"error": str(error), "kind": type(error).__name__}
 

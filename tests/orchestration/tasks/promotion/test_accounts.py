@@ -15,7 +15,7 @@ from mlflow.server import get_app_client
 
 from flows.cli.app import main
 from tasks.promotion.aliases import Desk
-from tasks.promotion.promotion import Request, promote
+from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for
 
@@ -74,7 +74,7 @@ def stocked(guarded, tiny_models, shelf_type, tmp_path_factory):
         shelf.add("reward", 1)
         shelf.policy(1)
         shelf.policy(2, beats="1")
-        assert promote(desk, Request(version="1")).promoted
+        assert promote(desk, PromotionRequest(version="1")).promoted
         yield desk
 
 

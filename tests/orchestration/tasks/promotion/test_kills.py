@@ -9,7 +9,7 @@ import pytest
 
 from tasks.promotion.aliases import Desk, drift
 from tasks.promotion.ledger import stack
-from tasks.promotion.promotion import Request, history, promote
+from tasks.promotion.promotion import PromotionRequest, history, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for
 
@@ -71,7 +71,7 @@ def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(promoters
 
 
 def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
-    promote(desk, Request(version="2"))
+    promote(desk, PromotionRequest(version="2"))
     champions = kill_everywhere(
         promoters, desk, tmp_path, {"action": "rollback"}, {"action": "history"}
     )

@@ -17,11 +17,11 @@ from mlflow.exceptions import MlflowException
 from rlhf_core.errors import BadInput, PromotionRefused
 from tasks.promotion.ledger import (
     LEASE_SECONDS,
+    AliasPlan,
+    AliasState,
     Champion,
-    Entry,
     Ledger,
-    Plan,
-    State,
+    LedgerEntry,
     earlier,
     gaps,
     stack,
@@ -34,16 +34,18 @@ def ledger(desk) -> Ledger:
     return desk.ledger
 
 
-def state(policy: int, reward: int = 1) -> State:
-    return State(
+def state(policy: int, reward: int = 1) -> AliasState:
+    return AliasState(
         policy=Champion(version=str(policy), digest="p"),
         reward=Champion(version=str(reward), digest="r"),
     )
 
 
-def closed(number: int, action: str, champion: State, outcome: str | None = "done") -> Entry:
+def closed(
+    number: int, action: str, champion: AliasState, outcome: str | None = "done"
+) -> LedgerEntry:
     now = "2026-01-01T00:00:00+00:00"
-    return Entry(
+    return LedgerEntry(
         number=number,
         action=action,
         model="x-policy",
@@ -53,7 +55,7 @@ def closed(number: int, action: str, champion: State, outcome: str | None = "don
         stepped=now,
         token=str(number),
         owner=Owner.me(),
-        plan=Plan(before={}, after={}, state=champion),
+        plan=AliasPlan(before={}, after={}, state=champion),
         outcome=outcome,
     )
 
@@ -114,7 +116,9 @@ def test_an_entry_comes_back_as_it_was_written(ledger):
     )  # the stock's own promotion is entry 1
     ledger.step(entry, "switch")
     ledger.add(
-        entry, "plan", Plan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json()
+        entry,
+        "plan",
+        AliasPlan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json(),
     )
     ledger.close(entry, "done", "well")
     (read,) = [other for other in ledger.entries() if other.number == 2]

@@ -24,7 +24,7 @@ from tasks.promotion import aliases as module
 from tasks.promotion import announce, transaction
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import ApprovalMissing, ContestLost
-from tasks.promotion.promotion import Request, history, promote, rollback
+from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.run_record import ApprovalRecord, SignOff
 from tasks.registry import versions as registry
 from tasks.registry.packaging import local_folder
@@ -81,7 +81,7 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
 
 def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previous(desk):
     assert champions(desk) == ("1", None, "1", None)
-    result = promote(desk, Request(version="3", reason="better"))
+    result = promote(desk, PromotionRequest(version="3", reason="better"))
     assert (
         result.promoted
         and result.replaced == "1"
@@ -96,7 +96,7 @@ def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previou
         "done",
         "better",
     )
-    again = promote(desk, Request(version="3"))
+    again = promote(desk, PromotionRequest(version="3"))
     assert (
         again.promoted and "already" in again.reason and len(history(desk).entries) == entry.number
     )
@@ -104,22 +104,29 @@ def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previou
 
 def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shelf):
     desk = shelf.desk
-    promote(desk, Request(version="2"))
-    promote(desk, Request(version="4"))
-    promote(desk, Request(version="3", contest_override="shorter replies are wanted"))
+    promote(desk, PromotionRequest(version="2"))
+    promote(desk, PromotionRequest(version="4"))
+    promote(desk, PromotionRequest(version="3", contest_override="shorter replies are wanted"))
     assert champions(desk) == ("3", "4", "2", "1")
-    assert rollback(desk, Request(reason="it swears")).version == "4" and champions(desk) == (
-        "4",
+    assert rollback(desk, PromotionRequest(reason="it swears")).version == "4" and champions(
+        desk
+    ) == ("4", "2", "1", None)
+    assert rollback(desk, PromotionRequest()).version == "2" and champions(desk) == (
         "2",
+        "1",
         "1",
         None,
     )
-    assert rollback(desk, Request()).version == "2" and champions(desk) == ("2", "1", "1", None)
-    assert rollback(desk, Request()).version == "1" and champions(desk) == ("1", None, "1", None)
+    assert rollback(desk, PromotionRequest()).version == "1" and champions(desk) == (
+        "1",
+        None,
+        "1",
+        None,
+    )
     with pytest.raises(PromotionRefused, match="no earlier champion"):
-        rollback(desk, Request())
+        rollback(desk, PromotionRequest())
     assert [entry.outcome for entry in desk.ledger.entries()] == ["done"] * 7
-    assert promote(desk, Request(version="2")).replaced == "1" and champions(desk) == (
+    assert promote(desk, PromotionRequest(version="2")).replaced == "1" and champions(desk) == (
         "2",
         "1",
         "1",
@@ -129,34 +136,44 @@ def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shel
 
 def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(desk):
     for version in ("2", "1", "3"):
-        promote(desk, Request(version=version, contest_override="to and fro"))
-    assert rollback(desk, Request()).version == "1" and champions(desk) == ("1", "2", "1", None)
-    assert rollback(desk, Request()).version == "2" and champions(desk) == ("2", "1", "1", None)
+        promote(desk, PromotionRequest(version=version, contest_override="to and fro"))
+    assert rollback(desk, PromotionRequest()).version == "1" and champions(desk) == (
+        "1",
+        "2",
+        "1",
+        None,
+    )
+    assert rollback(desk, PromotionRequest()).version == "2" and champions(desk) == (
+        "2",
+        "1",
+        "1",
+        None,
+    )
 
 
 def test_a_rollback_skips_a_champion_that_was_deleted_or_has_other_bytes(desk):
-    promote(desk, Request(version="2"))
-    promote(desk, Request(version="4"))
+    promote(desk, PromotionRequest(version="2"))
+    promote(desk, PromotionRequest(version="4"))
     desk.client.delete_model_version("tiny-policy", "2")
-    result = rollback(desk, Request())
+    result = rollback(desk, PromotionRequest())
     assert result.version == "1" and champions(desk) == ("1", None, "1", None)
     assert "Skipped version 2" in desk.ledger.entries()[-1].outcome_reason
-    promote(desk, Request(version="3"))
+    promote(desk, PromotionRequest(version="3"))
     weights = files(desk, "1") / "artifacts/model/model.safetensors"
     with (
         replaced(weights, b"x"),
         pytest.raises(PromotionRefused, match=r"Skipped version 1: .*other weights"),
     ):
-        rollback(desk, Request())
+        rollback(desk, PromotionRequest())
     assert champions(desk) == ("3", "1", "2", "1")
 
 
 def test_a_reward_model_can_be_promoted_and_rolled_back_alone(desk):
-    assert promote(desk, Request(kind="reward", version="2")).promoted
+    assert promote(desk, PromotionRequest(kind="reward", version="2")).promoted
     assert champions(desk) == ("1", None, "2", "1")
     with pytest.raises(PromotionRefused, match="no earlier champion"):
-        rollback(desk, Request())  # the policy has had no other
-    assert rollback(desk, Request(kind="reward")).version == "1" and champions(desk) == (
+        rollback(desk, PromotionRequest())  # the policy has had no other
+    assert rollback(desk, PromotionRequest(kind="reward")).version == "1" and champions(desk) == (
         "1",
         None,
         "1",
@@ -165,7 +182,7 @@ def test_a_reward_model_can_be_promoted_and_rolled_back_alone(desk):
 
 
 def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(desk):
-    promote(desk, Request(version="2"))
+    promote(desk, PromotionRequest(version="2"))
     weights = files(desk, "1") / "artifacts/model/model.safetensors"
     with replaced(weights, b"x"):
         desk.client.set_model_version_tag("tiny-policy", "1", "digest", digest_path(weights.parent))
@@ -173,12 +190,12 @@ def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_
             PromotionRefused,
             match=r"Skipped version 1: the tag 'digest' .* was changed; the ledger says",
         ):
-            rollback(desk, Request())
+            rollback(desk, PromotionRequest())
     assert champions(desk) == ("2", "1", "1", None)
 
 
 def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
-    promote(shelf.desk, Request(version="2"))
+    promote(shelf.desk, PromotionRequest(version="2"))
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-policy@champion"))
     assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
 
@@ -190,14 +207,14 @@ def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_
     monkeypatch.setattr(
         announce, "publish", lambda event, about, what: told.append((event, about, what["version"]))
     )
-    promote(desk, Request(version="2"))  # its reward model is champion already
+    promote(desk, PromotionRequest(version="2"))  # its reward model is champion already
     with refused(desk, "was not compared", ContestLost):
-        promote(desk, Request(version="5"))
+        promote(desk, PromotionRequest(version="5"))
     assert told == [("rlhf.promoted", "rlhf.model.tiny-policy", "2")]
-    promote(desk, Request(kind="reward", version="2"))
-    promote(desk, Request(kind="reward", version="2"))  # it is champion already
+    promote(desk, PromotionRequest(kind="reward", version="2"))
+    promote(desk, PromotionRequest(kind="reward", version="2"))  # it is champion already
     assert told[1:] == [("rlhf.promoted", "rlhf.model.tiny-reward", "2")]
-    rollback(desk, Request())
+    rollback(desk, PromotionRequest())
     assert {resource for _, resource, _ in told[2:]} == {
         "rlhf.model.tiny-policy",
         "rlhf.model.tiny-reward",
@@ -209,10 +226,10 @@ def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_
 
 def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody_says_why(desk):
     with refused(desk, r"wins 40.0% .* version 1, required more than 50.0%", ContestLost):
-        promote(desk, Request(version="5"))
+        promote(desk, PromotionRequest(version="5"))
     with refused(desk, "not compared with the present champion, version 1", ContestLost):
-        promote(desk, Request(version="4"))
-    result = promote(desk, Request(version="5", contest_override="the judge was down"))
+        promote(desk, PromotionRequest(version="4"))
+    result = promote(desk, PromotionRequest(version="5", contest_override="the judge was down"))
     assert (
         champions(desk) == ("5", "1", "1", None)
         and "without beating it: the judge was down" in result.reason
@@ -224,7 +241,7 @@ def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody
     )
     assert desk.ledger.entries()[-1].contest_override == "the judge was down"
     with refused(desk, "not compared with the present champion, version 5", ContestLost):
-        promote(desk, Request(version="2"))  # it beat version 1
+        promote(desk, PromotionRequest(version="2"))  # it beat version 1
 
 
 def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
@@ -256,8 +273,11 @@ def test_every_gate_record_is_read_again(shelf, case):
         shelf.add("policy", 2, records, reward_version="1") == "2"
     )  # the same bytes: the same version, other records
     with refused(shelf.desk, says):
-        promote(shelf.desk, Request(version="2"))
-    assert shelf.policy(2, beats="1") == "2" and promote(shelf.desk, Request(version="2")).promoted
+        promote(shelf.desk, PromotionRequest(version="2"))
+    assert (
+        shelf.policy(2, beats="1") == "2"
+        and promote(shelf.desk, PromotionRequest(version="2")).promoted
+    )
 
 
 def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_model_needs_no_record(
@@ -273,7 +293,9 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
         evaluate.model_copy(update={"gate": "soft", "passed": False, "severity": "warning"}),
     ]
     shelf.add("policy", 2, records, reward_version="1", given='["sft"]')
-    result = promote(shelf.desk, Request(version="2", contest_override="first of its kind"))
+    result = promote(
+        shelf.desk, PromotionRequest(version="2", contest_override="first of its kind")
+    )
     assert (
         result.promoted
         and "overridden: reward.g (to 0.4 by ann: demonstration only)" in result.reason
@@ -283,7 +305,7 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
 def test_only_an_sft_model_may_be_given_without_a_record(shelf):
     shelf.add("policy", 2, [], reward_version="1", given='["sft", "reward", "ppo", "evaluate"]')
     with refused(shelf.desk, "no gate record of reward and ppo and evaluate"):
-        promote(shelf.desk, Request(version="2"))
+        promote(shelf.desk, PromotionRequest(version="2"))
 
 
 # who must be asked
@@ -314,8 +336,8 @@ def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(shelf):
     shelf.sign_off = asked(shelf, "2", "1")
     shelf.policy(2, beats="1")
     assert (
-        promote(shelf.desk, Request(version="2")).promoted
-        and rollback(shelf.desk, Request()).version == "1"
+        promote(shelf.desk, PromotionRequest(version="2")).promoted
+        and rollback(shelf.desk, PromotionRequest()).version == "1"
     )
 
 
@@ -354,14 +376,15 @@ def test_without_a_valid_approval_it_is_refused(shelf, case):
         rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME",
         ApprovalMissing,
     ):
-        promote(shelf.desk, Request(version="2"))
+        promote(shelf.desk, PromotionRequest(version="2"))
 
 
 def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(shelf):
     shelf.sign_off, desk = asked(shelf, "2", "1", state="rejected"), shelf.desk
     shelf.policy(2, beats="1")
     result = promote(
-        desk, Request(version="2", approved_by="Bea", approval_comment="read fifty replies")
+        desk,
+        PromotionRequest(version="2", approved_by="Bea", approval_comment="read fifty replies"),
     )
     assert result.promoted and result.reason.endswith("; approved by Bea: read fifty replies.")
     entry = desk.ledger.entries()[-1]
@@ -384,18 +407,20 @@ def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(she
     with refused(
         shelf.desk, "do not say whether its recipe requires a person's approval", ApprovalMissing
     ):
-        promote(shelf.desk, Request(version="2"))
+        promote(shelf.desk, PromotionRequest(version="2"))
     files(shelf.desk, "2").joinpath("approval.json").write_text("[]")
     digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
     shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
     with refused(shelf.desk, "does not say whether approval is required"):
-        promote(shelf.desk, Request(version="2", approved_by="Bea", approval_comment="fine"))
+        promote(
+            shelf.desk, PromotionRequest(version="2", approved_by="Bea", approval_comment="fine")
+        )
 
 
 def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
     shelf.desk.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
     with refused(shelf.desk, "does not say which reward model"):
-        promote(shelf.desk, Request(version="2"))
+        promote(shelf.desk, PromotionRequest(version="2"))
 
 
 @pytest.mark.parametrize(
@@ -419,13 +444,13 @@ def test_tampered_files_are_refused(desk, name, content, what):
             file.write_bytes(content)
             stack.callback(file.unlink)
         with refused(desk, f"version 2 of tiny-policy has {what} than when it was registered"):
-            promote(desk, Request(version="2"))
+            promote(desk, PromotionRequest(version="2"))
 
 
 def test_a_tampered_reward_model_stops_its_policy(desk):
     weights = files(desk, "2", "reward") / "artifacts/model/model.safetensors"
     with replaced(weights, b"x"), refused(desk, "version 2 of tiny-reward has other weights"):
-        promote(desk, Request(version="3"))
+        promote(desk, PromotionRequest(version="3"))
 
 
 def broken(shelf, change) -> str:
@@ -464,16 +489,16 @@ def broken(shelf, change) -> str:
 def test_a_champion_that_does_not_run_is_put_back(shelf, change, says):
     version = broken(shelf, change)
     with refused(shelf.desk, says, outcome="reverted"):
-        promote(shelf.desk, Request(version=version))
+        promote(shelf.desk, PromotionRequest(version=version))
 
 
 def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_written(desk):
     for version, kind in (("77", "policy"), ("77", "reward")):
         with pytest.raises(PromotionRefused, match=f"version 77 of tiny-{kind} does not exist"):
-            promote(desk, Request(kind=kind, version=version))
+            promote(desk, PromotionRequest(kind=kind, version=version))
     desk.client.delete_model_version("tiny-policy", "2")
     with pytest.raises(PromotionRefused, match="deleted"):
-        promote(desk, Request(version="2"))
+        promote(desk, PromotionRequest(version="2"))
     with pytest.raises(
         BadInput, match=r"no registered model other-policy; found tiny-policy, tiny-reward"
     ):
@@ -486,7 +511,7 @@ def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_wri
 def test_a_deleted_reward_version_stops_its_policy(desk):
     desk.client.delete_model_version("tiny-reward", "2")
     with refused(desk, "version 2 of tiny-reward does not exist"):
-        promote(desk, Request(version="3"))
+        promote(desk, PromotionRequest(version="3"))
 
 
 # other promoters
@@ -494,12 +519,12 @@ def test_a_deleted_reward_version_stops_its_policy(desk):
 
 def test_a_champion_other_than_expected_is_refused(desk):
     with refused(desk, "champion of tiny-policy is version 1, expected version 7"):
-        promote(desk, Request(version="2", expects="7"))
+        promote(desk, PromotionRequest(version="2", expects="7"))
     with refused(desk, "is version 1, expected none"):
-        promote(desk, Request(version="2", expects=""))
+        promote(desk, PromotionRequest(version="2", expects=""))
     with refused(desk, "is version 1, expected version 2"):
-        promote(desk, Request(version="2", expects="2"))
-    assert promote(desk, Request(version="2", expects="1")).promoted
+        promote(desk, PromotionRequest(version="2", expects="2"))
+    assert promote(desk, PromotionRequest(version="2", expects="1")).promoted
 
 
 def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
@@ -510,9 +535,9 @@ def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
         r"entry 2 \(promote tiny-policy 2, by .*\) is at work \(step 'smoke'\), and one attempt at"
         r" a time",
     ):
-        promote(desk, Request(version="3"))
+        promote(desk, PromotionRequest(version="3"))
     desk.ledger.leave(busy)  # as a killed process
-    assert promote(desk, Request(version="3")).promoted
+    assert promote(desk, PromotionRequest(version="3")).promoted
     assert [(entry.action, entry.outcome) for entry in desk.ledger.entries()[1:]] == [
         ("promote", "undone"),
         ("promote", "refused"),
@@ -531,7 +556,7 @@ def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch
 
     monkeypatch.setattr(transaction, "check", slept)
     with pytest.raises(PromotionRefused, match="taken for dead"):
-        promote(desk, Request(version="2"))
+        promote(desk, PromotionRequest(version="2"))
     assert (
         champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
     )
@@ -546,7 +571,7 @@ def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, mon
 
     monkeypatch.setattr(transaction, "smoke_by_alias", meddled)
     with pytest.raises(PromotionRefused, match="serves version 4, expected version 2"):
-        promote(desk, Request(version="2"))
+        promote(desk, PromotionRequest(version="2"))
     last = desk.ledger.entries()[-1]
     assert (
         last.outcome == "reverted"
@@ -561,7 +586,7 @@ def killed_after_the_switch(desk: Desk) -> None:
         patch.setattr(transaction, "smoke_by_alias", lambda *args: 1 / 0)
         patch.setattr(transaction, "_give_up", lambda *args: None)
         with pytest.raises(ZeroDivisionError):
-            promote(desk, Request(version="2"))
+            promote(desk, PromotionRequest(version="2"))
     assert champions(desk) == ("2", None, "1", None) and not desk.ledger.entries()[-1].outcome
 
 
@@ -600,7 +625,7 @@ def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_
         "policy@champion is none, the ledger says version 1" in drifted
         and champions(desk)[0] is None
     )
-    assert promote(desk, Request(version="3", adopt=True, reason="start anew")).promoted
+    assert promote(desk, PromotionRequest(version="3", adopt=True, reason="start anew")).promoted
     assert champions(desk) == ("3", None, "2", "1")
 
 
@@ -614,8 +639,8 @@ def move_by_hand(desk: Desk, version: str) -> None:
 def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
     move_by_hand(desk, "2")
     for ask in (
-        lambda: promote(desk, Request(version="3")),
-        lambda: promote(desk, Request(version="2")),
+        lambda: promote(desk, PromotionRequest(version="3")),
+        lambda: promote(desk, PromotionRequest(version="2")),
     ):
         with refused(
             desk,
@@ -624,8 +649,10 @@ def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
         ):
             ask()
     with refused(desk, "not compared with the present champion, version 1", ContestLost):
-        promote(desk, Request(version="4", adopt=True, reason="somebody clicked"))
-    assert promote(desk, Request(version="1", adopt=True, reason="somebody clicked")).promoted
+        promote(desk, PromotionRequest(version="4", adopt=True, reason="somebody clicked"))
+    assert promote(
+        desk, PromotionRequest(version="1", adopt=True, reason="somebody clicked")
+    ).promoted
     assert champions(desk) == ("1", None, "1", None)
     entry = desk.ledger.entries()[-1]
     assert (
@@ -633,19 +660,19 @@ def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
         and entry.outcome == "done"
     )
     move_by_hand(desk, "2")
-    assert promote(desk, Request(version="2", adopt=True, reason="it was right")).promoted
+    assert promote(desk, PromotionRequest(version="2", adopt=True, reason="it was right")).promoted
     assert champions(desk) == ("2", "1", "1", None) and history(desk).problems == []
 
 
 def test_a_deleted_champion_is_refused_and_left_by_a_rollback(desk):
-    promote(desk, Request(version="2"))
+    promote(desk, PromotionRequest(version="2"))
     desk.client.delete_model_version("tiny-policy", "2")
     assert "policy@champion is none, the ledger says version 2" in history(desk).problems[0]
     with refused(desk, "policy@champion is none, the ledger says version 2"):
-        promote(desk, Request(version="3"))
+        promote(desk, PromotionRequest(version="3"))
     with refused(desk, "policy@champion is none, the ledger says version 2"):
-        rollback(desk, Request())
-    assert rollback(desk, Request(adopt=True, reason="it was deleted")).version == "1"
+        rollback(desk, PromotionRequest())
+    assert rollback(desk, PromotionRequest(adopt=True, reason="it was deleted")).version == "1"
     assert champions(desk) == ("1", None, "1", None) and history(desk).problems == []
 
 
@@ -656,24 +683,30 @@ def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(s
     with pytest.raises(
         PromotionRefused, match="policy@champion is version 1, the ledger says none"
     ):
-        promote(desk, Request(version="2"))
-    assert promote(desk, Request(version="2", adopt=True, reason="the ledger begins here")).promoted
+        promote(desk, PromotionRequest(version="2"))
+    assert promote(
+        desk, PromotionRequest(version="2", adopt=True, reason="the ledger begins here")
+    ).promoted
     assert (
-        champions(desk) == ("2", None, "1", None) and promote(desk, Request(version="4")).promoted
+        champions(desk) == ("2", None, "1", None)
+        and promote(desk, PromotionRequest(version="4")).promoted
     )
 
 
 def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(desk):
-    promote(desk, Request(version="2"))
+    promote(desk, PromotionRequest(version="2"))
     desk.client.set_registered_model_alias("tiny-policy", "previous", "5")
-    assert promote(desk, Request(version="4")).promoted and champions(desk)[:2] == ("4", "2")
+    assert promote(desk, PromotionRequest(version="4")).promoted and champions(desk)[:2] == (
+        "4",
+        "2",
+    )
     desk.client.delete_registered_model_alias("tiny-policy", "previous")
-    assert rollback(desk, Request()).version == "2"
+    assert rollback(desk, PromotionRequest()).version == "2"
 
 
 def test_history_names_deleted_entries(desk):
-    promote(desk, Request(version="2"))
-    promote(desk, Request(version="4"))
+    promote(desk, PromotionRequest(version="2"))
+    promote(desk, PromotionRequest(version="4"))
     desk.client.delete_model_version("tiny-ledger", "2")
     assert history(desk).problems == ["Entries 2 were deleted."]
 

@@ -15,7 +15,7 @@ from tasks.promotion import aliases as module
 from tasks.promotion import transaction
 from tasks.promotion.aliases import Desk, drift
 from tasks.promotion.ledger import stack
-from tasks.promotion.promotion import Request, history, promote, rollback
+from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking.client import client_for
@@ -58,8 +58,8 @@ def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promo
 
 
 def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, desk):
-    promote(desk, Request(version="2"))
-    promote(desk, Request(version="4"))
+    promote(desk, PromotionRequest(version="2"))
+    promote(desk, PromotionRequest(version="4"))
     results = promoters.run(desk, *[{"action": "rollback"} for _ in range(COUNT)])
     done = [result["version"] for result in results if result.get("promoted")]
     assert done in (
@@ -116,7 +116,7 @@ def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
         shelf.policy(1)
         shelf.policy(2, beats="1")
         shelf.policy(3, beats="1", reward="2")
-        promote(desk, Request(version="1"))
+        promote(desk, PromotionRequest(version="1"))
         return desk
 
     return make
@@ -126,7 +126,7 @@ def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
 def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
     desk = stocked(server[0], "race")
     require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
-    assert rollback(desk, Request()).version == "1"
+    assert rollback(desk, PromotionRequest()).version == "1"
 
 
 def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(
@@ -143,10 +143,10 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
     stored.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = desk.aliases()
     with pytest.raises(PromotionRefused, match="version 2 of files-policy has other weights"):
-        promote(desk, Request(version="2"))
+        promote(desk, PromotionRequest(version="2"))
     assert desk.aliases() == before
     stored.write_bytes(good)
-    assert promote(desk, Request(version="2")).promoted
+    assert promote(desk, PromotionRequest(version="2")).promoted
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_comman
         with pytest.raises(
             StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"
         ):
-            promote(desk, Request(version="2"))
+            promote(desk, PromotionRequest(version="2"))
         assert time.monotonic() - began < 60
         monkeypatch.setattr(transaction, "smoke_by_alias", smoke)
     with mlflow_server(folder, port) as send:
