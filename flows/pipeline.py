@@ -18,10 +18,10 @@ from prefect import Flow, State, flow, runtime  # noqa: E402
 from prefect.states import Failed  # noqa: E402
 
 from flows.report.at_end import write_page, write_report  # noqa: E402
-from flows.schedule.broken_pipe import outlive_reader  # noqa: E402
 from rlhf_core.config import Recipe  # noqa: E402
 from rlhf_core.errors import GateRefused  # noqa: E402
 from tasks.approval.request import approval  # noqa: E402
+from tasks.execution.broken_pipe import outlive_reader  # noqa: E402
 from tasks.execution.concurrency import model_reserved  # noqa: E402
 from tasks.gate import gate  # noqa: E402
 from tasks.promote import promote  # noqa: E402
