@@ -28,7 +28,7 @@ UNITS = {
 DEFAULT_MEMORY = "80GiB"
 # glibc then maps each tensor by itself and returns it when it is freed
 GIVES_BACK = "MALLOC_MMAP_THRESHOLD_"
-GPU_OVERHEAD = 2 * 2**30  # CUDA context, NCCL, cuBLAS, rounding: infra/docs/memory.md
+GPU_OVERHEAD = 2 * 2**30  # CUDA context, NCCL, cuBLAS, rounding: infra/docs/results/memory.md
 CPU_OVERHEAD = int(0.7 * 2**30)  # Python with torch, transformers and DeepSpeed imported, measured
 CPU_OVERHEAD_VLLM = int(0.9 * 2**30)  # with vLLM as well, measured
 WIDE = 200  # columns of a table that is not printed to a terminal
@@ -94,7 +94,7 @@ def plan(
     """Memory of every stage on each device: weights, gradients, optimizer, activations, logits, KV
     cache; does it fit?
 
-    Nothing is loaded or trained. Formulas: infra/docs/memory.md. Exit codes: 0 every stage fits, 3
+    Nothing is loaded or trained. Formulas: infra/docs/results/memory.md. Exit codes: 0 every stage fits, 3
     one does not.
     """
     from rlhf_core.config import load_recipe

@@ -1,7 +1,7 @@
 """The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound,
 default and meaning.
 
-The source of every default: infra/docs/hyperparameters.md. Small models need larger rates.
+The source of every default: infra/docs/reference/hyperparameters.md. Small models need larger rates.
 """
 
 from typing import Annotated, Literal, get_args

@@ -55,7 +55,7 @@ def length(columns: Columns) -> Detection:
     badness: min(z(score), z(tokens)), standard deviations over the policy's replies. The SFT
     model's replies are the better
     witnesses: a policy that writes up to the limit each time no longer shows that length is what
-    pays (infra/docs/detectors.md).
+    pays (infra/docs/results/detectors.md).
     """
     score_N, tokens_N = _tensor(columns["policy_score"]), _tensor(columns["policy_tokens"])
     metrics = {

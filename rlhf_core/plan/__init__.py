@@ -1,3 +1,3 @@
 """How much memory the four models need, by arithmetic alone; the formulas and their sources are in
-infra/docs/memory.md.
+infra/docs/results/memory.md.
 """

@@ -48,7 +48,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the devices have. overhead: bytes that no model accounts for; see infra/docs/memory.md
+    """What the devices have. overhead: bytes that no model accounts for; see infra/docs/results/memory.md
     for its basis.
     """
 

@@ -1,4 +1,4 @@
-"""infra/docs/hyperparameters.md states every default with its bound and its source, and states
+"""infra/docs/reference/hyperparameters.md states every default with its bound and its source, and states
 nothing that is not so.
 """
 
@@ -11,7 +11,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.engine.deepspeed import ADAM_BETAS, ADAM_EPS
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "infra" / "docs" / "hyperparameters.md"
+PAGE = ROOT / "infra" / "docs" / "reference" / "hyperparameters.md"
 NEITHER_LEARNS_NOR_DECIDES = (
     "Source",
     "Distributed",

@@ -213,7 +213,7 @@ def test_the_multi_node_launcher_holds_a_limit_of_its_own_and_takes_all_missed_r
     ] and "--limit" not in launcher["args"]
     assert (
         "global-concurrency-limit create rlhf-multi-node --limit 1"
-        in (K8S.parent / "docs" / "kubernetes.md").read_text()
+        in (K8S.parent / "docs" / "operate" / "kubernetes.md").read_text()
     )
 
 

@@ -189,7 +189,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_the_examples_of_the_documentation_are_what_the_command_prints(plan):
-    examples = documented("memory.md")
+    examples = documented("results/memory.md")
     assert [words.split()[2] for words, _ in examples] == ["7b", "70b"]
     for words, printed in examples:
         assert printed == lines_of(plan(*words.split())[1])
@@ -201,7 +201,7 @@ def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_s
         for path in RECIPES.glob("*.toml")
         if (found := re.search(r"`rlhf plan ([^`]+)`", path.read_text()))
     ]
-    shown = documented("presets.md")
+    shown = documented("reference/presets.md")
     assert sorted(named) == sorted(words for words, _ in shown) and len(named) == 3
     for words, printed in shown:
         code, out, _ = plan(*words.split())
