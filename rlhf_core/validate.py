@@ -11,20 +11,11 @@ from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.data.report import make_report, measured, write_report
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
-from rlhf_core.data.splits import SPLITS, prompt_key, save_split, unique_prompts
+from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
 from rlhf_core.data.table import Table, table_of
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import Needs, require
 from rlhf_core.rundir import Output, RunDir, StageSpec
-
-SOURCES = (
-    "demonstrations",
-    "demonstrations_heldout",
-    "comparisons",
-    "comparisons_heldout",
-    "prompts",
-    "prompts_heldout",
-)
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:

@@ -12,9 +12,8 @@ from tasks import registration
 from tasks.promotion import promotion
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import ContestLost
-from tasks.promotion.promotion import PromotionRequest
+from tasks.promotion.promotion import PromotionRequest, PromotionResult
 from tasks.records import events
-from tasks.registry.versions import PromotionResult
 from tasks.run_context import Row, Session
 from tasks.run_stage import is_infrastructure
 from tasks.tracking.client import brief

@@ -5,7 +5,8 @@ decides on it.
 from rlhf_core.rundir import Artifact
 from tasks.gate import registration
 from tasks.promotion.eligibility import contest_record
-from tasks.records.run_record import Registration, SignOff
+from tasks.records.approval_record import SignOff
+from tasks.records.run_record import Registration
 from tasks.run_context import Session
 
 

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_core.config import Recipe
+from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import StageResult
-from tasks.records.run_record import ApprovalRecord, Record, held
+from tasks.promotion.promotion import PromotionResult
+from tasks.records.approval_record import ApprovalRecord
+from tasks.records.run_record import Record, held
 from tasks.records.workspace import Workspace
-from tasks.registry.versions import PromotionResult
 from tasks.stages import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.stages.capacity import require_samplers
 from tasks.stages.spec import Artifacts, local, model_folder
@@ -130,7 +132,7 @@ def check_paths(recipe: Recipe) -> None:
     ppo.check(recipe)
     if prepare.spec(recipe, {}) is None:
         model_folder("model.base", recipe.model.base)
-    for name in validate.SOURCES:
+    for name in SOURCES:
         source = getattr(recipe.data, name)
         if source and source.format != "hub" and not source.path.startswith(validate.PREPARED):
             local(f"data.{name}", source.path)

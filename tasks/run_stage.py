@@ -13,8 +13,8 @@ from rlhf_core.gates.decide import refused, worst_verdict
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun, run_stage
+from tasks.promotion.rival import champion_to_beat
 from tasks.records import events
-from tasks.registry import versions
 from tasks.run_context import STAGES, Row, Session
 from tasks.tracking.client import brief
 
@@ -77,7 +77,7 @@ def _invite_champion(session: Session) -> None:
     session.have.pop("champion", None)
     try:
         model = f"{session.recipe.registry.name}-policy"
-        rival = versions.rival(
+        rival = champion_to_beat(
             session.tracker.client, session.workspace, model, session.have["policy"].digest
         )
     except BadInput:

@@ -149,7 +149,7 @@ def find_devices(gpus: int | None, gpu_memory: str | None) -> tuple[int, str, in
         )
     if gpus is not None or gpu_memory is not None:
         return gpus or 1, "gpu", parse_memory(gpu_memory or DEFAULT_MEMORY)
-    from tasks.execution.stage_process import has_cuda
+    from tasks.execution.launcher import has_cuda
 
     if has_cuda():
         import torch

@@ -21,7 +21,7 @@ from flows.platform.doctor_packages import (
     vllm_imports,
 )
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, port_is_free
-from tasks.execution.stage_process import has_cuda
+from tasks.execution.launcher import has_cuda
 
 MEMORY_GIB = 4.0
 DISK_GIB = {"warn": 10.0, "fail": 2.0}

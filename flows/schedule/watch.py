@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.variables import Variable
 
 from rlhf_core.config import Recipe
+from rlhf_core.data.splits import SOURCES
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
@@ -56,7 +57,7 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
         if missing := [path for path in paths if not Path(path).exists()]:
             raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
         return [Path(path) for path in paths]
-    sources = {name: getattr(recipe.data, name) for name in validate.SOURCES}
+    sources = {name: getattr(recipe.data, name) for name in SOURCES}
     files = {
         name: source.path
         for name, source in sources.items()

@@ -19,7 +19,7 @@ from flows.platform.pages import stop
 from flows.sweeps.grid import SweepPlan
 from rlhf_core.errors import RLHFError
 from tasks.execution import group_guard
-from tasks.execution.stage_process import has_cuda
+from tasks.execution.launcher import has_cuda
 from tasks.records.run_record import MEMBERSHIP, Membership
 from tasks.tracking.client import brief
 

@@ -7,6 +7,14 @@ from pathlib import Path
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 
+SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
+    "demonstrations",
+    "demonstrations_heldout",
+    "comparisons",
+    "comparisons_heldout",
+    "prompts",
+    "prompts_heldout",
+)
 SPLITS = tuple(
     f"{kind}_{side}"
     for kind in ("demonstrations", "comparisons", "prompts")

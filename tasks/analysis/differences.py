@@ -5,8 +5,8 @@ environment.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rlhf_core.data.splits import SOURCES, SPLITS
 from tasks.analysis.run_evidence import RunEvidence, config_of
-from tasks.stages.validate import SOURCES, SPLITS
 
 SHOWN = 12  # digits of a digest
 MODELS = ("base", "sft", "reward", "policy", "champion")

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from rlhf_core.data.splits import SOURCES, SPLITS
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
-from tasks.stages.validate import PREPARED, SOURCES, SPLITS
+from tasks.stages.validate import PREPARED
 
 NodeKind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target

@@ -15,7 +15,8 @@ from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, 
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.statistics.intervals import bootstrap
 from tasks.analysis.run_evidence import Curve, estimates
-from tasks.execution.stage_process import new_lines, run_stage
+from tasks.execution.stage_process import run_stage
+from tasks.records.metrics_tail import new_lines
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
 

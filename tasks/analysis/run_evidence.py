@@ -10,8 +10,9 @@ from pathlib import Path
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.evidence.items import Columns, read_items
 from tasks.execution import resource_usage
-from tasks.execution.stage_process import new_lines
-from tasks.records.run_record import ROOT, Record, StageRecord
+from tasks.records.metrics_tail import new_lines
+from tasks.records.provenance import ROOT
+from tasks.records.run_record import Record, StageRecord
 from tasks.tracking.rendering import CURVES, flatten
 
 Curve = list[tuple[int, float]]  # (step, value)

@@ -8,31 +8,22 @@ approvals/<record>.answer  what `rlhf approve` asks the waiting run to take; the
 import fcntl
 import secrets
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput, RLHFError
-from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import write_atomically
-from tasks.records.run_record import ApprovalRecord, Record, held, matching, records
+from tasks.records.approval_record import ApprovalRecord
+from tasks.records.run_record import Record, held, matching, records
 from tasks.records.workspace import Workspace
 
 CONFIRM_SECONDS = (
     60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
 )
 POLL_SECONDS = 0.2
-VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
 NAME_LENGTH, COMMENT_LENGTH = 200, 2000  # characters; MLflow's tags hold 8000
-
-
-def evidence(policy: str, rival: str | None, decisions: Iterable[Decision]) -> str:
-    """The digest of what a person is shown: the policy's bytes, its rival's, and the gate records."""
-    gates = [decision.model_dump(mode="json", exclude=VOLATILE) for decision in decisions]
-    return digest_json({"policy": policy, "rival": rival, "gates": gates})
 
 
 class Answer(BaseModel):

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 
 from rlhf_core.errors import GateRefused, RLHFError, StageFailed
 from tasks.approval.decisions import COMMENT_LENGTH, NAME_LENGTH
-from tasks.records.run_record import ApprovalRecord
+from tasks.records.approval_record import ApprovalRecord
 
 MARGIN = timedelta(
     minutes=10

@@ -24,7 +24,7 @@ from tasks import registration
 from tasks.approval import decisions
 from tasks.approval.prefect_pause import Form, PausedRun
 from tasks.records import events
-from tasks.records.run_record import ApprovalRecord
+from tasks.records.approval_record import ApprovalRecord, evidence_digest
 from tasks.run_context import Row, Session
 from tasks.tracking import rendering
 from tasks.tracking.client import brief, report_link, version_page
@@ -87,7 +87,7 @@ def _show_report(session: Session, report: Callable[[Session], Path | None]) -> 
 def _question(session: Session) -> ApprovalRecord:
     hours, asked_at = session.recipe.registry.approval.timeout_hours, decisions.now()
     rival = registration.rival(session)
-    shown = decisions.evidence(
+    shown = evidence_digest(
         session.have["policy"].digest, rival.digest if rival else None, session.decisions
     )
     until = asked_at + timedelta(hours=hours)

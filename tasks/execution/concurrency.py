@@ -22,7 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from rlhf_core.errors import StageFailed
-from tasks.execution.stage_process import has_cuda
+from tasks.execution.launcher import has_cuda
 from tasks.records.run_record import MEMBERSHIP
 
 LEASE_SECONDS = 300.0

@@ -21,6 +21,7 @@ from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomical
 from tasks.execution import dropped_signals, group_guard, launcher, resource_usage
 from tasks.execution.launcher import has_cuda
 from tasks.records import events
+from tasks.records.metrics_tail import new_lines
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
 REFUSED = 2
@@ -110,17 +111,6 @@ def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
         return []
     with log.open(errors="replace") as file:
         return [line.rstrip("\n") for line in deque(file, maxlen=count)]
-
-
-def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
-    """The complete lines of a metrics.jsonl after byte `offset`, and the offset after them."""
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    end = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:end].splitlines()], offset + end
 
 
 def _lock(run_dir: Path) -> TextIO:

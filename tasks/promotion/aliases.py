@@ -17,9 +17,9 @@ from tasks.promotion.ledger import (
     Champion,
     Ledger,
     LedgerEntry,
-    ModelKind,
 )
-from tasks.records.run_record import SignOff
+from tasks.records.approval_record import SignOff
+from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS

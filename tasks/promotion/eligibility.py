@@ -8,9 +8,9 @@ import math
 from rlhf_core.errors import GateRefused, PromotionRefused
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageResult
-from tasks.approval import decisions as signoff
-from tasks.promotion.ledger import Champion, ModelKind
-from tasks.records.run_record import SignOff
+from tasks.promotion.ledger import Champion
+from tasks.records.approval_record import SignOff, evidence_digest
+from tasks.records.run_record import ModelKind
 
 CONTEST = (
     "promote",
@@ -141,7 +141,7 @@ def require_approval(sign_off: SignOff | None, policy: str, decisions: list[Deci
         )
     gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
     rival = next((d.champion_digest for d in decisions if (d.stage, d.gate) == CONTEST), None)
-    if record.evidence != signoff.evidence(policy, rival, gates):
+    if record.evidence != evidence_digest(policy, rival, gates):
         raise ApprovalMissing(
             f"it was {record.sentence}, but on other bytes or other gate records than these."
             f" {APPROVE}"

@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
 from tasks.records.process_identity import Owner, user
+from tasks.records.run_record import ModelKind
 
-ModelKind = Literal["policy", "reward"]
 Action = Literal["promote", "rollback", "recover"]
 AttemptOutcome = Literal["done", "refused", "reverted", "undone"]
 KINDS: tuple[ModelKind, ...] = ("policy", "reward")

@@ -7,7 +7,7 @@ from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
 from tasks.promotion.aliases import Desk, drift
 from tasks.promotion.eligibility import overridden
-from tasks.promotion.ledger import KINDS, AliasState, LedgerEntry, ModelKind, earlier, gaps, stack
+from tasks.promotion.ledger import KINDS, AliasState, LedgerEntry, earlier, gaps, stack
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
     Attempt,
@@ -20,8 +20,9 @@ from tasks.promotion.transaction import (
     start,
     switch,
 )
+from tasks.records.run_record import ModelKind
 from tasks.registry import versions
-from tasks.registry.versions import CHAMPION, PromotionResult
+from tasks.registry.versions import CHAMPION
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class PromotionRequest:
     contest_override: str = ""
     approved_by: str = ""
     approval_comment: str = ""
+
+
+@dataclass(frozen=True)
+class PromotionResult:
+    """What became of a candidate. promoted: it is the champion now; reason: one sentence."""
+
+    model: str
+    version: str
+    promoted: bool
+    reason: str
+    replaced: str | None = None  # version that was champion before
+    entry: int | None = None  # of the ledger
 
 
 def promote(desk: Desk, request: PromotionRequest) -> PromotionResult:

@@ -6,15 +6,11 @@ import contextlib
 import fcntl
 import itertools
 import json
-import os
-import platform
 import re
 import secrets
-import subprocess
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +19,13 @@ from pydantic import BaseModel
 from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
+from tasks.records.approval_record import ApprovalRecord, SignOff
+from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import Workspace
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
 LATEST = re.compile(r"latest(?:~(\d+))?")
-ROOT = Path(__file__).resolve().parents[2]
+ModelKind = Literal["policy", "reward"]
 
 
 class StageRecord(BaseModel):
@@ -63,43 +61,6 @@ class StageRecord(BaseModel):
         return worst_verdict(self.decisions) or "no gate"
 
 
-class ApprovalRecord(BaseModel):
-    """What a person was asked about a policy, and what came of it. Times are UTC."""
-
-    evidence: str  # digest of what was shown: the policy's bytes, its rival's, the gate records
-    run: str  # the pipeline run that asked
-    asked_at: datetime
-    until: datetime
-    state: Literal["waiting", "approved", "rejected", "expired"] = "waiting"
-    by: str | None = None
-    comment: str = ""
-    door: Literal["rlhf approve", "Prefect"] | None = None
-    decided_at: datetime | None = None
-    answer_id: str | None = None  # of the answer through `rlhf approve` that became this decision
-
-    @property
-    def sentence(self) -> str:
-        """What there is to say about it, without a full stop."""
-        if self.state == "waiting":
-            return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
-        if self.state == "expired":
-            return (
-                "not approved: no decision within"
-                f" {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
-            )
-        word = "approved" if self.state == "approved" else "not approved"
-        return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
-
-
-class SignOff(BaseModel):
-    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so
-    far.
-    """
-
-    required: bool = False
-    record: ApprovalRecord | None = None
-
-
 class Registration(BaseModel):
     """A model to register once MLflow is there; `version` says it is."""
 
@@ -114,7 +75,7 @@ class Registration(BaseModel):
     version: str | None = None
 
     @property
-    def kind(self) -> Literal["policy", "reward"]:
+    def kind(self) -> ModelKind:
         return "reward" if self.model.endswith("-reward") else "policy"
 
 
@@ -260,44 +221,3 @@ def held(workspace: Workspace, record_id: str) -> Iterator[bool]:
 def now() -> int:
     """Milliseconds since the epoch."""
     return int(time.time() * 1000)
-
-
-def git_state() -> tuple[str, bool]:
-    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside
-    git.
-
-    An image has no git: RLHF_COMMIT names the commit that it was built from.
-    """
-    built_from = os.environ.get("RLHF_COMMIT", "")
-    if re.fullmatch("[0-9a-f]{40}", built_from):
-        return built_from, False
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-
-
-def hardware() -> dict[str, str]:
-    """What this machine is: processor, cores, memory, GPUs."""
-    gpus = [
-        file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    ]
-    models = [
-        line.partition(":")[2].strip()
-        for text in gpus
-        for line in text.splitlines()
-        if line.startswith("Model")
-    ]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "machine": platform.machine(),
-        "cores": str(os.cpu_count()),
-        "memory_gib": f"{memory:.1f}",
-        "gpus": ", ".join(models) or "none",
-    }

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote, urlparse
 
 import mlflow
@@ -29,11 +28,12 @@ from pydantic import TypeAdapter, ValidationError
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import Decision
+from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
-from tasks.records.run_record import ROOT, Registration, SignOff
-from tasks.stages.spec import PICKLES
+from tasks.records.approval_record import SignOff
+from tasks.records.provenance import ROOT
+from tasks.records.run_record import ModelKind, Registration
 
-ModelKind = Literal["policy", "reward"]
 CODE = ROOT / "mlflow"
 WEIGHTS = Path("artifacts", "model")
 GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
@@ -197,7 +197,7 @@ def local_folder(location: str) -> Path | None:
 
 
 def _refuse_pickles(model: Path) -> None:
-    if found := sorted(file.name for file in model.rglob("*") if file.suffix in PICKLES):
+    if found := pickle_files(model):
         raise BadInput(
             f"{model} holds {found}, which may run code when they are loaded; expected safetensors"
             " only. Save the model with save_pretrained, or delete these files."

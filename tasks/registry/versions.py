@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -20,8 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from rlhf_core.digest import digest_file, digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from tasks.promotion.ledger import Ledger, ModelKind, stack
-from tasks.records.run_record import Registration
+from tasks.records.run_record import ModelKind, Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
@@ -42,18 +40,6 @@ RENEWED = (
     packaging.CARD,
     "registered_model_meta",
 )  # the last one MLflow writes when it reads
-
-
-@dataclass(frozen=True)
-class PromotionResult:
-    """What became of a candidate. promoted: it is the champion now; reason: one sentence."""
-
-    model: str
-    version: str
-    promoted: bool
-    reason: str
-    replaced: str | None = None  # version that was champion before
-    entry: int | None = None  # of the ledger
 
 
 @contextlib.contextmanager
@@ -283,22 +269,3 @@ def find(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
         if error.error_code in ABSENT:
             return None
         raise
-
-
-def rival(
-    client: MlflowClient, workspace: Workspace, model: str, policy_digest: str
-) -> Artifact | None:
-    """The model that a policy must beat: the champion; for the champion itself the one it once
-    beat; None if none.
-
-    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The
-    second case keeps a finished pipeline's evaluation the same when it is run again after its own
-    promotion.
-    """
-    states = stack(Ledger(client, model.removesuffix("-policy")).entries())
-    number = states[-1].version("policy") if states else aliases(client, model).get(CHAMPION)
-    version = find(client, model, number) if number else None
-    if version and version.tags.get("digest") == policy_digest:
-        beaten = version.tags.get("compared_with")
-        version = version_of(client, model, beaten) if beaten else None
-    return fetch(workspace, version) if version else None

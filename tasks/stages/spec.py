@@ -12,6 +12,7 @@ from pathlib import Path
 from rlhf_core.config import Config, Recipe
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
+from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
 
 # Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy,
@@ -22,7 +23,6 @@ Artifacts = dict[str, Artifact]
 ROOTS = "RLHF_ALLOWED_ROOTS"
 _PROJECT = Path(__file__).resolve().parents[2]
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # they run code when they are read
 _ANY_NAME = {
     "*",
     "__getattr__",
@@ -109,7 +109,7 @@ def model_folder(field: str, text: str) -> Path:
             " written by save_pretrained (model and tokenizer). Pickled weights (*.bin, *.pt) are"
             " never loaded."
         )
-    if pickles := sorted(file.name for file in path.rglob("*") if file.suffix in PICKLES):
+    if pickles := pickle_files(path):
         raise BadInput(
             f"{field} is {text!r}, which holds pickles ({', '.join(pickles)}); remove them,"
             " safetensors are enough."

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Source
+from rlhf_core.data.splits import SOURCES, SPLITS
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
@@ -11,22 +12,6 @@ from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitt
 
 METRIC = "data/rows_kept"
 PREPARED = "{prepared}"
-SOURCES = (
-    "demonstrations",
-    "demonstrations_heldout",
-    "comparisons",
-    "comparisons_heldout",
-    "prompts",
-    "prompts_heldout",
-)
-SPLITS = (
-    "demonstrations_train",
-    "demonstrations_heldout",
-    "comparisons_train",
-    "comparisons_heldout",
-    "prompts_train",
-    "prompts_heldout",
-)
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import refused, worst_verdict
-from tasks.execution.stage_process import new_lines
+from tasks.records.metrics_tail import new_lines
 from tasks.records.run_record import Membership, Record, records
 from tasks.records.workspace import Workspace
 from tasks.run_context import STAGES

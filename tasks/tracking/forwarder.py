@@ -22,13 +22,14 @@ from mlflow.entities import (
     RunTag,
 )
 
+from rlhf_core.data.splits import SOURCES, SPLITS
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.execution import resource_usage
-from tasks.execution.stage_process import new_lines
-from tasks.records.run_record import ROOT, Record, Registration, StageRecord, archive
+from tasks.records.metrics_tail import new_lines
+from tasks.records.provenance import ROOT
+from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
-from tasks.stages.validate import SOURCES, SPLITS
 from tasks.tracking import rendering
 from tasks.tracking.client import client_for, experiment, found_or_made, report_link, sweep_run
 

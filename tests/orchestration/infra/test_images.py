@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.records.run_record import git_state
+from tasks.records.provenance import git_state
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "infra" / "Dockerfile").read_text()

@@ -13,7 +13,8 @@ from rlhf_core.evidence.items import write_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from tasks import model_card
-from tasks.records.run_record import ApprovalRecord, Record, Registration, StageRecord
+from tasks.records.approval_record import ApprovalRecord
+from tasks.records.run_record import Record, Registration, StageRecord
 from tasks.records.workspace import Workspace
 from tasks.run_context import Session
 from tasks.tracking.rendering import spaced

@@ -19,7 +19,8 @@ from rlhf_core.errors import BadInput
 from tasks.approval import decisions
 from tasks.approval.decisions import Answer
 from tasks.records import events
-from tasks.records.run_record import ApprovalRecord, Record, held
+from tasks.records.approval_record import ApprovalRecord
+from tasks.records.run_record import Record, held
 from tasks.records.workspace import Workspace
 
 RECIPE = Recipe.model_validate(

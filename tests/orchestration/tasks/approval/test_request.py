@@ -28,7 +28,8 @@ from tasks.approval import decisions as signoff
 from tasks.approval.decisions import Answer
 from tasks.approval.request import approval
 from tasks.records import events
-from tasks.records.run_record import Record, SignOff, held, records
+from tasks.records.approval_record import SignOff
+from tasks.records.run_record import Record, held, records
 from tasks.records.workspace import Workspace
 from tasks.registry.packaging import local_folder, read_sign_off
 from tasks.run_context import Session

@@ -22,7 +22,8 @@ from rlhf_core.rundir import Artifact, StageResult
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import WIN_RATE, contest_record
 from tasks.promotion.promotion import PromotionRequest, promote
-from tasks.records.run_record import Registration, SignOff
+from tasks.records.approval_record import SignOff
+from tasks.records.run_record import Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking.client import client_for

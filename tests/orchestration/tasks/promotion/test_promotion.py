@@ -19,13 +19,12 @@ from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact
-from tasks.approval import decisions
 from tasks.promotion import aliases as module
 from tasks.promotion import announce, transaction
 from tasks.promotion.aliases import Desk
 from tasks.promotion.eligibility import ApprovalMissing, ContestLost
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
-from tasks.records.run_record import ApprovalRecord, SignOff
+from tasks.records.approval_record import ApprovalRecord, SignOff, evidence_digest
 from tasks.registry import versions as registry
 from tasks.registry.packaging import local_folder
 
@@ -314,7 +313,7 @@ def test_only_an_sft_model_may_be_given_without_a_record(shelf):
 def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
     """What a person approved of: this version's bytes and records, against this rival."""
     digest = shelf.digests["policy", version]
-    shown = decisions.evidence(
+    shown = evidence_digest(
         digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest)
     )
     when = datetime(2026, 1, 2, tzinfo=UTC)

@@ -27,6 +27,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import Decision
 from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.pickles import PICKLE_SUFFIXES
 from rlhf_core.reward.stage import score
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.records.run_record import Record, Registration
@@ -265,7 +266,7 @@ def test_a_version_is_a_complete_mlflow_model_without_pickles(kind, versions):
         for name in ("mlflow", "torch", "transformers")
     ]
     files = [file for file in root.rglob("*") if file.is_file()]
-    assert not [file for file in files if file.suffix in packaging.PICKLES]
+    assert not [file for file in files if file.suffix in PICKLE_SUFFIXES]
     assert (
         meta.model_size_bytes > (root / "artifacts" / "model" / "model.safetensors").stat().st_size
     )

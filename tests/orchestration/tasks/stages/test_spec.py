@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlhf_core.config import Recipe
+from rlhf_core.data.splits import SPLITS
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.run_context import check_paths
@@ -17,7 +18,7 @@ MODEL_FILES = ("config.json", "tokenizer_config.json", "model.safetensors")
 @pytest.fixture
 def have(tmp_path):
     """Everything a stage may take, each a folder of its own content."""
-    names = ("base", "sft", "reward", "policy", "files", *validate.SPLITS)
+    names = ("base", "sft", "reward", "policy", "files", *SPLITS)
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.jsonl").write_text(name)

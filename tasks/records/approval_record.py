@@ -1,0 +1,55 @@
+"""The record of one request for a person's approval, and the digest of what that person saw."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel
+
+from rlhf_core.digest import digest_json
+from rlhf_core.gates.decide import Decision
+
+VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
+
+
+def evidence_digest(policy: str, rival: str | None, decisions: Iterable[Decision]) -> str:
+    """Return the digest of what a person is shown: the policy's bytes, its rival's, and the gate records."""
+    gates = [decision.model_dump(mode="json", exclude=VOLATILE) for decision in decisions]
+    return digest_json({"policy": policy, "rival": rival, "gates": gates})
+
+
+class ApprovalRecord(BaseModel):
+    """What a person was asked about a policy, and what came of it. Times are UTC."""
+
+    evidence: str  # digest of what was shown: the policy's bytes, its rival's, the gate records
+    run: str  # the pipeline run that asked
+    asked_at: datetime
+    until: datetime
+    state: Literal["waiting", "approved", "rejected", "expired"] = "waiting"
+    by: str | None = None
+    comment: str = ""
+    door: Literal["rlhf approve", "Prefect"] | None = None
+    decided_at: datetime | None = None
+    answer_id: str | None = None  # of the answer through `rlhf approve` that became this decision
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say about it, without a full stop."""
+        if self.state == "waiting":
+            return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
+        if self.state == "expired":
+            return (
+                "not approved: no decision within"
+                f" {(self.until - self.asked_at).total_seconds() / 3600:g} hours"
+            )
+        word = "approved" if self.state == "approved" else "not approved"
+        return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
+
+
+class SignOff(BaseModel):
+    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so
+    far.
+    """
+
+    required: bool = False
+    record: ApprovalRecord | None = None

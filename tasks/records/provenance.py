@@ -1,0 +1,50 @@
+"""Where a run comes from: the commit of this source tree and the hardware of this machine."""
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def git_state() -> tuple[str, bool]:
+    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside
+    git.
+
+    An image has no git: RLHF_COMMIT names the commit that it was built from.
+    """
+    built_from = os.environ.get("RLHF_COMMIT", "")
+    if re.fullmatch("[0-9a-f]{40}", built_from):
+        return built_from, False
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def hardware() -> dict[str, str]:
+    """What this machine is: processor, cores, memory, GPUs."""
+    gpus = [
+        file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    ]
+    models = [
+        line.partition(":")[2].strip()
+        for text in gpus
+        for line in text.splitlines()
+        if line.startswith("Model")
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory_gib": f"{memory:.1f}",
+        "gpus": ", ".join(models) or "none",
+    }
