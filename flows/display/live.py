@@ -13,12 +13,12 @@ from rich.text import Text
 
 from flows.display.stage_view import (
     StageView,
-    duration,
     ended_parts,
     failure_lines,
     how_to_approve,
     running_parts,
 )
+from flows.report.text import duration
 from rlhf_core.gates.decide import refused
 from tasks.records.events import (
     ApprovalAsked,

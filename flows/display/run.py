@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.live import LiveDisplay
-from flows.display.stage_view import StageView, key_metric_of, results_table, verdict_of
+from flows.display.stage_view import StageView, results_table, verdict_of
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
+from flows.report.text import key_metric_of
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import GateRefused, RLHFError
 from tasks.records import events

@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from flows.report.text import duration, key_metric, short_name
 from rlhf_core.gates.decide import Decision
-from rlhf_core.metrics import METRICS
 from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
@@ -21,15 +21,6 @@ SHOWN = {  # metrics of the live line, by stage
     "reward": ["reward/loss", "reward/train_accuracy"],
     "ppo": ["ppo/score_mean", "ppo/kl_per_response"],
     "dpo": ["dpo/loss", "dpo/train_accuracy"],
-}
-KEY_METRICS = {  # metrics of the final table, best first, by stage
-    "prepare": ["prepare/loss"],
-    "validate": ["data/rows_kept", "data/rows"],
-    "sft": ["sft/heldout_loss", "sft/loss"],
-    "reward": ["reward/accuracy", "reward/train_accuracy"],
-    "ppo": ["ppo/score_mean"],
-    "dpo": ["dpo/accuracy", "dpo/train_accuracy"],
-    "evaluate": ["eval/win_rate", "eval/score_gain"],
 }
 SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
 
@@ -81,7 +72,7 @@ def running_parts(view: StageView, now: float) -> list[str]:
     """What a running stage's line says: step, metrics, speed, time left, time so far."""
     parts = [f"step {view.step}/{view.steps}"] if view.steps else []
     parts += [
-        f"{_short(name)} {view.metrics[name]:.4g}"
+        f"{short_name(name)} {view.metrics[name]:.4g}"
         for name in SHOWN.get(view.stage, [])
         if name in view.metrics
     ]
@@ -131,33 +122,6 @@ def failure_lines(event: StageAborted) -> list[str]:
         if event.message not in "\n".join(event.last_lines):
             lines += [f"  | {line}" for line in event.last_lines]
     return lines
-
-
-def _short(name: str) -> str:
-    return name.split("/", 1)[-1].replace("_", " ")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: '3.2 s', '2m 05s', '1h 02m'."""
-    if round(seconds) < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
-
-
-def key_metric_of(stage: str, metrics: dict[str, float]) -> str | None:
-    """The name of the one metric that says how a stage went, None when it has none."""
-    return next((name for name in KEY_METRICS.get(stage, []) if name in metrics), None)
-
-
-def key_metric(stage: str, metrics: dict[str, float]) -> str:
-    """The one number that says how a stage went, with its unit; '' when it has none."""
-    name = key_metric_of(stage, metrics)
-    if name is None:
-        return ""
-    unit = METRICS[name].unit
-    value = f"{metrics[name]:,.0f}" if unit == "rows" else f"{metrics[name]:.4g}"
-    return f"{_short(name)} {value}" + ("" if unit in ("share", "score", "rows") else f" {unit}")
 
 
 def verdict_of(decisions: Iterable[Decision]) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.table import Table
 from rich.text import Text
 
-from flows.display.stage_view import duration
+from flows.report.text import duration
 from rlhf_core.gates.decide import refused
 from tasks.records.run_record import Record, StageRecord, held, now, records
 from tasks.records.workspace import Workspace

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.report.run import run_page
 from rlhf_core.rundir import write_atomically
 from tasks.analysis import mlflow_runs
-from tasks.analysis.run_evidence import RunEvidence, of_record
+from tasks.analysis.run_evidence import RunEvidence, from_record
 from tasks.records import events
 from tasks.registry import versions
 from tasks.run_context import Session
@@ -41,7 +41,7 @@ def write_page(session: Session) -> Path | None:
     record, workspace = session.tracker.record, session.workspace
     if not record.stages:
         return None
-    run = of_record(record, lambda run_id: link(record, run_id))
+    run = from_record(record, lambda run_id: link(record, run_id))
     path = workspace.home / FOLDER / f"{record.id}-{record.name}" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, run_page(run, _champion(session, run), _versions(session)))

@@ -71,7 +71,7 @@ def _sections(comparison: Comparison, samples: int) -> list[Section]:
         (
             "Outcome",
             run_table(runs)
-            + tiles(comparison.duels)
+            + tiles(comparison.win_rates)
             + Markup("<ul class=note>{}</ul>").format(notes),
         ),
         ("What differs", difference_tables(names, comparison.differences)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from flows.report.page import Section, badge, cell, code, folded, join, page, table
-from flows.report.parts import shortened
+from flows.report.text import shortened
 from flows.report.trace_text import facts, heading, many, number, shape, size, sums, totals, visible
 
 STYLE = Markup("<style>{}</style>").format(

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from flows.display.stage_view import duration, key_metric
-from flows.report.charts import LARGEST, thinned
+from flows.report.charts import thinned
 from flows.report.page import badge, cell, code, folded, join, table
+from flows.report.text import duration, interval, key_metric, memory, shortened, text_of
 from rlhf_core.evidence.item_metrics import is_against_champion
-from tasks.analysis.comparison import MetricRow, PairedContest, ReplySample
+from tasks.analysis.comparison import MetricRow, ReplySample, WinRate
 from tasks.analysis.differences import Difference
 from tasks.analysis.run_evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
@@ -25,21 +25,6 @@ MARKS = {
     "overridden": "warn",
     "warning": "warn",
 }
-
-
-def text_of(value: float | None, *, signed: bool = False) -> str:
-    """A number with four figures, whole from 10,000 on; '' for none."""
-    if value is None:
-        return ""
-    if abs(value) >= LARGEST:
-        return "not finite"
-    places = ",.0f" if abs(value) >= 1e4 else ",.4g"
-    return format(value, f"+{places}" if signed else places).replace("-", "\N{MINUS SIGN}")
-
-
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """'[low, high]'; '' without one."""
-    return "" if low is None else f"[{text_of(low, signed=signed)}, {text_of(high, signed=signed)}]"
 
 
 def verdict(found: Finding) -> Markup:
@@ -107,22 +92,28 @@ def _estimate(value: Estimate | None) -> Markup:
     )
 
 
-def tiles(duels: Iterable[PairedContest]) -> Markup:
+def tiles(win_rates: Iterable[WinRate]) -> Markup:
     """Who wins how often, one tile a judge."""
     whole = Markup(
         "<div class=tile>{} wins over {}<b>{}</b><div class=note>{}of prompts, by the"
         " {}</div>{}<div class=note>{}</div></div>"
     )
     parts = []
-    for duel in duels:
-        found = duel.finding
+    for win_rate in win_rates:
+        found = win_rate.finding
         rate = "" if found.difference is None else f"{found.difference:.1%}"
         bounds = (
             f"95% interval {found.low:.1%} to {found.high:.1%} " if found.low is not None else ""
         )
         parts.append(
             whole.format(
-                duel.run, duel.over, rate, bounds, duel.judge, verdict(found), detail(found)
+                win_rate.run,
+                win_rate.over,
+                rate,
+                bounds,
+                win_rate.judge,
+                verdict(found),
+                detail(found),
             )
         )
     return Markup("<div class=tiles>{}</div>").format(join(parts)) if parts else Markup("")
@@ -259,10 +250,6 @@ def _reply(text: str) -> Markup:
     return cell(Markup("<div class=reply>{}</div>").format(shortened(text, REPLY_LENGTH)))
 
 
-def shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
 def stage_table(runs: list[RunEvidence]) -> Markup:
     """How each stage of each run stands: verdict and time."""
     rows = []
@@ -302,11 +289,6 @@ def one_run_stages(run: RunEvidence) -> Markup:
 
 def _mark(stage: StageEvidence) -> Markup:
     return badge(stage.verdict, MARKS.get(stage.verdict, ""))
-
-
-def memory(mib: float) -> str:
-    """'812 MiB', '3.4 GiB'."""
-    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
 
 
 def _stage_cell(stage: StageEvidence | None) -> Markup:

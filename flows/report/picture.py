@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from flows.report.charts import framed
 from flows.report.page import join
-from flows.report.parts import shortened
+from flows.report.text import shortened
 from tasks.analysis.lineage_graph import MEASURING, Edge, Graph, Node
 
 BOX, TALL = 216, 58

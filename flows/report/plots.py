@@ -6,10 +6,9 @@ import math
 
 from markupsafe import Markup
 
-from flows.display.stage_view import duration
 from flows.report.charts import Chart, Series, bars, figure
 from flows.report.page import join, legend
-from flows.report.parts import memory
+from flows.report.text import duration, memory
 from rlhf_core.metrics import METRICS
 from tasks.analysis.run_evidence import STAGE_ORDER, RunEvidence
 

@@ -6,7 +6,8 @@ from markupsafe import Markup
 
 from flows.report.charts import Chart, Series, figure
 from flows.report.page import Section, badge, cell, code, join, page, table
-from flows.report.parts import MARKS, REPLY_LENGTH, interval, shortened, text_of
+from flows.report.parts import MARKS, REPLY_LENGTH
+from flows.report.text import interval, shortened, text_of
 from rlhf_core.evidence.items import OF_DATA
 from rlhf_core.metrics import METRICS
 from rlhf_core.reward.slices import Slice

@@ -21,7 +21,7 @@ from flows.report.plots import plots
 from rlhf_core.metrics import METRICS
 from tasks.analysis.comparison import BOUNDS, MetricRow
 from tasks.analysis.differences import differences
-from tasks.analysis.head_to_head import NAMES, Versus, versus
+from tasks.analysis.head_to_head import NAMES, HeadToHead, head_to_head
 from tasks.analysis.lineage_graph import Graph, build
 from tasks.analysis.pairing import estimate
 from tasks.analysis.run_evidence import RunEvidence
@@ -36,7 +36,7 @@ def run_page(
     -> registered versions.
     """
     contests = [
-        found for model in ("sft", "champion", "best_of_n") if (found := versus(run, model))
+        found for model in ("sft", "champion", "best_of_n") if (found := head_to_head(run, model))
     ]
     most = max((len(contest.samples) for contest in contests), default=0)
     graph = _with_versions(build([run]), versions or {})
@@ -81,7 +81,7 @@ def _lead(run: RunEvidence) -> Markup:
 def _sections(
     run: RunEvidence,
     champion: RunEvidence | None,
-    contests: list[Versus],
+    contests: list[HeadToHead],
     graph: Graph,
     samples: int,
 ) -> Iterable[Section]:
@@ -113,7 +113,7 @@ def _scale(run: RunEvidence) -> str:
     )
 
 
-def _contest(contest: Versus) -> Markup:
+def _contest(contest: HeadToHead) -> Markup:
     names = [NAMES[contest.model], NAMES["policy"]]
     caution = (
         "Intervals cover the held-out prompts drawn, not the training seed; each verdict is at 95%"
@@ -121,7 +121,7 @@ def _contest(contest: Versus) -> Markup:
     )
     return join(
         [
-            tiles(contest.duels),
+            tiles(contest.win_rates),
             metric_table(names, contest.rows),
             Markup("<p class=note>{}</p>").format(caution),
         ]

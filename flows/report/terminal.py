@@ -10,8 +10,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.report.comparison import is_key
-from flows.report.parts import PINNED, interval, shortened, text_of
-from tasks.analysis.comparison import Comparison, MetricRow, PairedContest, ReplySample
+from flows.report.parts import PINNED
+from flows.report.text import interval, shortened, text_of
+from tasks.analysis.comparison import Comparison, MetricRow, ReplySample, WinRate
 from tasks.analysis.differences import Difference
 from tasks.analysis.lineage import Lineage
 from tasks.analysis.lineage_graph import MEASURING, Graph, Node
@@ -47,8 +48,8 @@ def comparison_lines(comparison: Comparison, samples: int) -> Iterator[Renderabl
         yield Text(f"The same in all: {', '.join(same)}", style="dim")
     if rows := [row for row in comparison.metrics if is_key(row)]:
         yield _metrics(names, rows)
-    for duel in comparison.duels:
-        yield _duel(duel)
+    for win_rate in comparison.win_rates:
+        yield _win_rate(win_rate)
     if comparison.samples and samples:
         yield from _samples(comparison, samples)
     for note in comparison.cautions:
@@ -114,12 +115,12 @@ def _verdict(found: Finding) -> Text:
     return Text.assemble((word, color), (f" ({note})" if note else "", "dim"))
 
 
-def _duel(duel: PairedContest) -> Text:
-    found = duel.finding
+def _win_rate(win_rate: WinRate) -> Text:
+    found = win_rate.finding
     rate = "not known" if found.difference is None else f"{found.difference:.1%}"
     bounds = f" [{found.low:.1%}, {found.high:.1%}]" if found.low is not None else ""
     return Text.assemble(
-        f"{duel.run} wins {rate}{bounds} of prompts over {duel.over} by the {duel.judge}: ",
+        f"{win_rate.run} wins {rate}{bounds} of prompts over {win_rate.over} by the {win_rate.judge}: ",
         _verdict(found),
     )
 

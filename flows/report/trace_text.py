@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.report.parts import shortened, text_of
+from flows.report.text import shortened, text_of
 
 PROMPT = 400  # characters
 WHITESPACE = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}

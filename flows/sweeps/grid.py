@@ -42,19 +42,19 @@ class SweepRequest:
     max_runs: int
 
 
-def make_plan(recipe: str, wish: SweepRequest) -> SweepPlan:
+def make_plan(recipe: str, request: SweepRequest) -> SweepPlan:
     """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming
     the value.
     """
-    _check_metrics(wish.metrics)
-    axes = _axes(wish)
+    _check_metrics(request.metrics)
+    axes = _axes(request)
     count = 1
     for texts in axes.values():
         count *= len(texts)
-    if count > wish.max_runs:
+    if count > request.max_runs:
         sizes = " x ".join(f"{len(texts)} of {key}" for key, texts in axes.items())
         raise ConfigError(
-            f"that is {count} runs ({sizes}), more than --max-runs {wish.max_runs}; drop values or"
+            f"that is {count} runs ({sizes}), more than --max-runs {request.max_runs}; drop values or"
             " raise it."
         )
     settings, recipes = {}, {}
@@ -63,7 +63,7 @@ def make_plan(recipe: str, wish: SweepRequest) -> SweepPlan:
         label = ", ".join(over)
         if label in recipes:
             raise ConfigError(f"{label} is given twice; give each value once.")
-        settings[label] = [*wish.settings, *over]
+        settings[label] = [*request.settings, *over]
         with _naming(label):
             recipes[label] = load_recipe(recipe, settings[label])
     _require_different(recipes)
@@ -74,7 +74,7 @@ def make_plan(recipe: str, wish: SweepRequest) -> SweepPlan:
         SweepPoint(label=label, values={key: _value(found, key) for key in axes})
         for label, found in recipes.items()
     ]
-    return SweepPlan(recipe, settings, _sweep(list(recipes.values()), points, wish))
+    return SweepPlan(recipe, settings, _sweep(list(recipes.values()), points, request))
 
 
 def _check_metrics(names: list[str]) -> None:
@@ -89,10 +89,10 @@ def _check_metrics(names: list[str]) -> None:
             raise ConfigError(f"--metric {name}: there is no such metric{hint}")
 
 
-def _axes(wish: SweepRequest) -> dict[str, list[str]]:
+def _axes(request: SweepRequest) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
-    fixed = {setting.partition("=")[0].strip() for setting in wish.settings}
-    for text in wish.over:
+    fixed = {setting.partition("=")[0].strip() for setting in request.settings}
+    for text in request.over:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not key:
             raise ConfigError(
@@ -159,16 +159,16 @@ def _value(recipe: Recipe, key: str) -> Any:
     return value if isinstance(value, str | int | float | bool) else json.dumps(value)
 
 
-def _sweep(recipes: list[Recipe], points: list[SweepPoint], wish: SweepRequest) -> Sweep:
+def _sweep(recipes: list[Recipe], points: list[SweepPoint], request: SweepRequest) -> Sweep:
     bodies = sorted(digest_json(recipe.model_dump(mode="json")) for recipe in recipes)
-    identity = digest_json([bodies, wish.until, code_digest()])[:12]
+    identity = digest_json([bodies, request.until, code_digest()])[:12]
     return Sweep(
         id=identity,
         name=f"{recipes[0].name}-sweep-{identity[:7]}",
         recipe=recipes[0].name,
         keys=list(points[0].values),
-        until=wish.until,
-        wanted=wish.metrics,
+        until=request.until,
+        wanted=request.metrics,
         tracking_uri=Workspace.here().tracking_uri,
         points=points,
     )

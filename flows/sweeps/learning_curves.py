@@ -44,7 +44,7 @@ def main(
     from tasks.records.workspace import Workspace
 
     plans = {
-        name: make_plan(recipe, _wish(own + (settings or []), seeds))
+        name: make_plan(recipe, _request(own + (settings or []), seeds))
         for name, (recipe, own) in _chosen(only).items()
     }
     found, error = {}, None
@@ -66,7 +66,7 @@ def _chosen(only: list[str] | None) -> dict[str, tuple[str, list[str]]]:
     return {name: value for name, value in ALGORITHMS.items() if not only or name in only}
 
 
-def _wish(settings: list[str], seeds: int):
+def _request(settings: list[str], seeds: int):
     from flows.sweeps.grid import SweepRequest
 
     over = [f"seed={','.join(map(str, range(1, seeds + 1)))}"]

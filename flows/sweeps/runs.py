@@ -28,14 +28,14 @@ BAD_INPUT = 2
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunEnd:
     """How one run ended; exit_code as `rlhf run` would have it."""
 
     exit_code: int
     error: str | None = None
 
 
-class Prefixed:
+class PrefixedStream:
     """A text stream whose every line begins with the run it tells of."""
 
     def __init__(self, stream: TextIO, prefix: str):
@@ -62,10 +62,10 @@ class Prefixed:
 # one after the other, here
 
 
-def one_by_one(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+def run_sequentially(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
     """The runs in turn, each with how it ended; bad input ends them. jobs: 1."""
     for label in todo:
-        end = make_run(
+        end = run_point(
             plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label)
         )
         yield label, end
@@ -73,23 +73,23 @@ def one_by_one(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[st
             return
 
 
-def make_run(recipe: str, settings: list[str], until: str, member: Membership) -> Ended:
+def run_point(recipe: str, settings: list[str], until: str, member: Membership) -> RunEnd:
     """One pipeline run of a sweep in this process, its lines on standard error prefixed by its
     values.
     """
     token = MEMBERSHIP.set(member)
     try:
-        with contextlib.redirect_stderr(Prefixed(sys.stderr, member.label)):
+        with contextlib.redirect_stderr(PrefixedStream(sys.stderr, member.label)):
             error = run_recipe(recipe, settings, (None, until)).error
             if error:
                 print(f"ended: {error}", file=sys.stderr)
     except RLHFError as raised:
         error = raised
     except Exception as raised:
-        return Ended(1, f"unexpected {brief(raised)}")
+        return RunEnd(1, f"unexpected {brief(raised)}")
     finally:
         MEMBERSHIP.reset(token)
-    return Ended(error.exit_code, str(error)) if error else Ended(0)
+    return RunEnd(error.exit_code, str(error)) if error else RunEnd(0)
 
 
 # several at once, each in a process of its own
@@ -109,7 +109,7 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def at_once(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, Ended]]:
+def run_in_parallel(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
     """Up to `jobs` runs at a time; after bad input none is started any more. All end with this
     process.
     """
@@ -171,19 +171,19 @@ def _share(slot: int, jobs: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))} | os.environ
 
 
-def _end_of(child: subprocess.Popen) -> Ended:
+def _end_of(child: subprocess.Popen) -> RunEnd:
     said = child.stdout.read().strip().splitlines()
     stop(child)
     try:
-        return Ended(**json.loads(said[-1]))
+        return RunEnd(**json.loads(said[-1]))
     except (IndexError, ValueError, TypeError):
-        return Ended(1, f"its process ended with exit code {child.returncode} and said nothing")
+        return RunEnd(1, f"its process ended with exit code {child.returncode} and said nothing")
 
 
 def main(text: str) -> int:
     """`python -m flows.sweeps.runs TASK`: one run; prints how it ended as JSON on standard output."""
     recipe, settings, until, member = json.loads(text)
-    end = make_run(recipe, settings, until, Membership(**member))
+    end = run_point(recipe, settings, until, Membership(**member))
     print(json.dumps(vars(end)), flush=True)
     return end.exit_code
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows.display.run import quiet_libraries
 from flows.sweeps.grid import SweepPlan
-from flows.sweeps.runs import BAD_INPUT, Ended, at_once, one_by_one
+from flows.sweeps.runs import BAD_INPUT, RunEnd, run_in_parallel, run_sequentially
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.run_record import held
 from tasks.records.workspace import Workspace
@@ -32,7 +32,7 @@ class Result:
     figures: list[Path]
     folder: Path
     repeated: list[str]  # labels that earlier commands had settled
-    ended: dict[str, Ended] = field(default_factory=dict)
+    ended: dict[str, RunEnd] = field(default_factory=dict)
     problem: str | None = None
 
     @property
@@ -85,7 +85,9 @@ def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> Result:
         todo = [label for label in plan.settings if label not in repeated]
         problem = sweep_tracking.begin(workspace, sweep)
         try:
-            for label, end in (one_by_one if jobs == 1 else at_once)(plan, todo, jobs):
+            for label, end in (run_sequentially if jobs == 1 else run_in_parallel)(
+                plan, todo, jobs
+            ):
                 ended[label] = end
                 sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
         except BaseException:

@@ -58,7 +58,7 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
-class PairedContest:
+class WinRate:
     """How often a run's reply is the better one of two to the same prompt; a tie counts one half."""
 
     run: str
@@ -86,7 +86,7 @@ class Comparison:
 
     runs: list[RunEvidence]
     differences: dict[str, list[Difference]]
-    duels: list[PairedContest]
+    win_rates: list[WinRate]
     metrics: list[MetricRow]
     samples: list[ReplySample]
     scale: str
@@ -104,7 +104,7 @@ def compare(runs: list[RunEvidence]) -> Comparison:
     return Comparison(
         runs,
         differences(runs),
-        _duels(runs),
+        _win_rates(runs),
         [_row(name, runs) for name in _names(runs)],
         samples,
         scale,
@@ -234,8 +234,8 @@ def _equal(model: str, first: RunEvidence, second: RunEvidence) -> bool:
     return first.model(model) == second.model(model)
 
 
-def _duels(runs: list[RunEvidence]) -> list[PairedContest]:
-    duels = []
+def _win_rates(runs: list[RunEvidence]) -> list[WinRate]:
+    win_rates = []
     for run in runs[1:]:
         pairs = joined(runs[0], run)
         for judge, column, fair in (
@@ -244,12 +244,10 @@ def _duels(runs: list[RunEvidence]) -> list[PairedContest]:
         ):
             if fair and pairs and pairs.has(column):
                 theirs, ours = pairs.columns(column)
-                duels.append(
-                    PairedContest(
-                        run.name, runs[0].name, judge, significance.win_rate(ours, theirs)
-                    )
+                win_rates.append(
+                    WinRate(run.name, runs[0].name, judge, significance.win_rate(ours, theirs))
                 )
-    return duels
+    return win_rates
 
 
 def _samples(runs: list[RunEvidence]) -> tuple[list[ReplySample], str]:
@@ -332,7 +330,7 @@ def as_json(comparison: Comparison) -> dict:
         "differences": {
             name: [asdict(row) for row in rows] for name, rows in comparison.differences.items()
         },
-        "duels": [asdict(duel) for duel in comparison.duels],
+        "duels": [asdict(win_rate) for win_rate in comparison.win_rates],
         "metrics": [asdict(row) for row in comparison.metrics],
         "samples": {
             "scores": comparison.scale,

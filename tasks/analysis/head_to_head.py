@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlhf_core.evidence.items import Columns
 from tasks.analysis import significance
-from tasks.analysis.comparison import MetricRow, PairedContest, ReplySample, judged
+from tasks.analysis.comparison import MetricRow, ReplySample, WinRate, judged
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 
@@ -57,16 +57,16 @@ NO_ITEMS = "no per-item evidence"
 
 
 @dataclass(frozen=True)
-class Versus:
+class HeadToHead:
     """The policy (second column) against another model (first column)."""
 
     model: str  # sft, champion or best_of_n
     rows: list[MetricRow]
-    duels: list[PairedContest]
+    win_rates: list[WinRate]
     samples: list[ReplySample]
 
 
-def versus(run: RunEvidence, model: str) -> Versus | None:
+def head_to_head(run: RunEvidence, model: str) -> HeadToHead | None:
     """The policy of `run` against its SFT model or champion; None when the evaluation had no such
     model.
     """
@@ -75,10 +75,10 @@ def versus(run: RunEvidence, model: str) -> Versus | None:
         return None
     items = stage.items
     if items is None or f"{model}_score" not in items:
-        return Versus(
+        return HeadToHead(
             model,
             _recorded(run, model),
-            _recorded_duels(run, model),
+            _recorded_win_rates(run, model),
             _samples(stage.samples or {}, model),
         )
     scorer_only = stage.input("reward") is None and _has(
@@ -86,12 +86,12 @@ def versus(run: RunEvidence, model: str) -> Versus | None:
     )  # the score is the scorer's then
     columns = [column for column in MEASURES if not (scorer_only and column == "score")]
     rows = [row for column in columns if (row := _row(items, model, column))]
-    duels = [
-        _duel(items, model, column)
+    win_rates = [
+        _win_rate(items, model, column)
         for column in JUDGES
         if column in columns and _has(items, model, column)
     ]
-    return Versus(model, rows, [*duels, *_judged(items, model)], _samples(items, model))
+    return HeadToHead(model, rows, [*win_rates, *_judged(items, model)], _samples(items, model))
 
 
 def _took_part(stage: StageEvidence, model: str) -> bool:
@@ -118,12 +118,12 @@ def _row(items: Columns, model: str, column: str) -> MetricRow | None:
     )
 
 
-def _duel(items: Columns, model: str, column: str) -> PairedContest:
+def _win_rate(items: Columns, model: str, column: str) -> WinRate:
     found = significance.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"])
-    return PairedContest(NAMES["policy"], NAMES[model], JUDGES[column], found)
+    return WinRate(NAMES["policy"], NAMES[model], JUDGES[column], found)
 
 
-def _judged(items: Columns, model: str) -> list[PairedContest]:
+def _judged(items: Columns, model: str) -> list[WinRate]:
     """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this
     model.
     """
@@ -131,7 +131,7 @@ def _judged(items: Columns, model: str) -> list[PairedContest]:
     if not outcomes:
         return []
     return [
-        PairedContest(
+        WinRate(
             NAMES["policy"],
             NAMES[model],
             "judge",
@@ -162,12 +162,12 @@ def _gain(gain: Estimate) -> Finding:
     )
 
 
-def _recorded_duels(run: RunEvidence, model: str) -> list[PairedContest]:
+def _recorded_win_rates(run: RunEvidence, model: str) -> list[WinRate]:
     rate = run.metrics.get("eval/win_rate" if model == "sft" else "eval/win_rate_vs_champion")
     if rate is None:
         return []
     found = significance.rate(rate, "Wilson interval, as recorded", NO_ITEMS)
-    return [PairedContest(NAMES["policy"], NAMES[model], JUDGES["score"], found)]
+    return [WinRate(NAMES["policy"], NAMES[model], JUDGES["score"], found)]
 
 
 def _samples(items: Columns, model: str) -> list[ReplySample]:

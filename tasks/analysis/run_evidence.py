@@ -151,7 +151,7 @@ def estimates(result: dict) -> dict[str, Estimate]:
     }
 
 
-def of_record(
+def from_record(
     record: Record, link: Callable[[str | None], str | None] = lambda run_id: None
 ) -> RunEvidence:
     """The evidence of a run in this workspace, from its folders; MLflow is not asked. link: a run

@@ -17,9 +17,9 @@ from flows.report.parts import gate_table, tiles
 from flows.report.run import run_page
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
-from tasks.analysis.comparison import PairedContest, compare
-from tasks.analysis.head_to_head import versus
-from tasks.analysis.run_evidence import of_record
+from tasks.analysis.comparison import WinRate, compare
+from tasks.analysis.head_to_head import head_to_head
+from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
 from tasks.execution import stage_process
 from tasks.records import events
@@ -43,7 +43,7 @@ def write_report(home):
 
 
 def evidence(made: Synthetic, *stories: Story) -> list:
-    return [of_record(made.write(story)) for story in stories]
+    return [from_record(made.write(story)) for story in stories]
 
 
 def test_the_comparison_is_one_self_contained_page_with_every_part(made):
@@ -141,7 +141,7 @@ def test_a_comparison_without_items_says_so_and_draws_what_there_is(made):
 
 def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(made):
     (run,) = evidence(made, Story("a", lift=1.0, champion="policy-0"))
-    against = {model: versus(run, model) for model in ("sft", "champion")}
+    against = {model: head_to_head(run, model) for model in ("sft", "champion")}
     gains = {model: found.rows[0].against[0] for model, found in against.items()}
     assert gains["sft"].difference == pytest.approx(1.0, abs=0.15) and gains["sft"].better
     assert gains["champion"].difference == pytest.approx(0.5, abs=0.15)
@@ -153,7 +153,8 @@ def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(ma
         "Cut replies",
     ]
     assert (
-        len(against["champion"].samples) == 64 and against["champion"].duels[0].over == "champion"
+        len(against["champion"].samples) == 64
+        and against["champion"].win_rates[0].over == "champion"
     )
     text = run_page(run)
     seen = assert_self_contained(text)
@@ -164,12 +165,12 @@ def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(ma
 
 def test_a_judge_has_its_say_beside_the_reward_model(made):
     (run,) = evidence(made, Story("a", champion="policy-0"))
-    assert [duel.judge for duel in versus(run, "sft").duels] == [
+    assert [win_rate.judge for win_rate in head_to_head(run, "sft").win_rates] == [
         "reward model",
         "independent scorer",
     ]
     run.stages["evaluate"].items["judge_vs_sft"] = [1.0] * 40 + [0.5] * 8 + [0.0] * 12 + [None] * 4
-    *_, judge = versus(run, "sft").duels
+    *_, judge = head_to_head(run, "sft").win_rates
     assert (judge.judge, judge.over, judge.finding.n) == (
         "judge",
         "SFT model",
@@ -177,7 +178,7 @@ def test_a_judge_has_its_say_beside_the_reward_model(made):
     )  # four were not judged
     assert judge.finding.difference == pytest.approx(44 / 60) and judge.finding.better
     assert "by the judge" in Page(run_page(run)).text
-    assert [duel.judge for duel in versus(run, "champion").duels] == [
+    assert [win_rate.judge for win_rate in head_to_head(run, "champion").win_rates] == [
         "reward model",
         "independent scorer",
     ]
@@ -185,11 +186,12 @@ def test_a_judge_has_its_say_beside_the_reward_model(made):
 
 def test_without_items_the_report_rests_on_what_was_recorded(made):
     (run,) = evidence(made, Story("a", with_items=False))
-    found = versus(run, "sft")
+    found = head_to_head(run, "sft")
     assert (
-        found.duels[0].finding.low < found.duels[0].finding.difference and len(found.samples) == 8
+        found.win_rates[0].finding.low < found.win_rates[0].finding.difference
+        and len(found.samples) == 8
     )
-    assert {row.against[0].verdict for row in found.rows} == {"no interval"} and versus(
+    assert {row.against[0].verdict for row in found.rows} == {"no interval"} and head_to_head(
         run, "champion"
     ) is None
     assert_self_contained(run_page(run))
@@ -206,7 +208,7 @@ def test_who_wins_is_one_sentence_with_and_without_an_interval(ends, says):
     found = Finding("no interval", 0.979, *ends)
     assert (
         f"policy wins over SFT model {says}, by the judge"
-        in Page(str(tiles([PairedContest("policy", "SFT model", "judge", found)]))).text
+        in Page(str(tiles([WinRate("policy", "SFT model", "judge", found)]))).text
     )
 
 

@@ -126,7 +126,7 @@ def test_the_figure_holds_each_seed_the_mean_and_the_steps_of_those_that_have_th
 @pytest.mark.parametrize("name", learning_curves.ALGORITHMS)
 def test_every_algorithm_is_a_valid_sweep_over_the_seeds(home, name):
     recipe, settings = learning_curves.ALGORITHMS[name]
-    plan = make_plan(recipe, learning_curves._wish(settings, 5))
+    plan = make_plan(recipe, learning_curves._request(settings, 5))
     assert [point.values["seed"] for point in plan.sweep.points] == [
         1,
         2,

@@ -11,7 +11,7 @@ from flows.cli.app import main
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
 from tasks.analysis.comparison import Comparison, compare
-from tasks.analysis.run_evidence import of_record
+from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
 from tasks.records.workspace import Workspace
 
@@ -25,7 +25,7 @@ def compared(made: Synthetic, *stories: Story) -> Comparison:
     """The comparison of runs as their folders tell it; what MLflow tells is the same, which has its
     own test.
     """
-    return compare([of_record(made.write(story)) for story in stories])
+    return compare([from_record(made.write(story)) for story in stories])
 
 
 def found(comparison: Comparison, metric: str) -> Finding:
@@ -123,7 +123,7 @@ def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(made):
     score = found(comparison, "eval/score_policy")
     assert score.verdict == "beyond noise" and score.better and score.n == 48
     assert 0.5 < score.low < score.difference < score.high < 1.3
-    assert {duel.judge: duel.finding.better for duel in comparison.duels} == {
+    assert {win_rate.judge: win_rate.finding.better for win_rate in comparison.win_rates} == {
         "reward model": True,
         "independent scorer": True,
     }
@@ -153,7 +153,7 @@ def test_scores_of_two_reward_models_are_not_held_against_each_other(made):
             and "no common scale" in finding.note
             and finding.difference is None
         )
-    assert [duel.judge for duel in comparison.duels] == ["independent scorer"]
+    assert [win_rate.judge for win_rate in comparison.win_rates] == ["independent scorer"]
     assert "independent score" in comparison.scale
     independent = dict(
         zip(
@@ -175,7 +175,9 @@ def test_scores_of_two_reward_models_are_not_held_against_each_other(made):
 def test_without_a_common_scale_replies_are_shown_without_a_difference(made):
     stories = [Story(name, reward=f"reward-{name}", scorer=f"known:{name}") for name in "ab"]
     comparison = compared(made, *stories)
-    assert comparison.duels == [] and {sample.difference for sample in comparison.samples} == {None}
+    assert comparison.win_rates == [] and {sample.difference for sample in comparison.samples} == {
+        None
+    }
     assert found(comparison, "eval/independent_policy").note == "two different independent scorers"
     assert "no common scale" in comparison.scale
 
@@ -229,7 +231,7 @@ def test_three_runs_are_each_held_against_the_first(made):
     )
     row = next(row for row in comparison.metrics if row.metric == "eval/score_policy")
     assert len(row.values) == 3 and row.against[1].verdict == "beyond noise"
-    assert len(comparison.samples[0].replies) == 3 and len(comparison.duels) == 4
+    assert len(comparison.samples[0].replies) == 3 and len(comparison.win_rates) == 4
 
 
 def test_runs_of_one_name_are_told_apart(made):
@@ -238,7 +240,7 @@ def test_runs_of_one_name_are_told_apart(made):
 
 def test_mlflow_tells_the_same_as_the_folders_of_a_run(made):
     tracker = made.tell(Story("a", champion="policy-0"))
-    local = of_record(tracker.record)
+    local = from_record(tracker.record)
     remote = mlflow_runs.read(tracker.client, mlflow_runs.resolve(tracker.client, "latest"))
     for name, stage in remote.stages.items():
         mine = local.stages[name]

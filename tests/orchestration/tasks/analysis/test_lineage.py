@@ -13,7 +13,7 @@ from flows.report.picture import layout, picture
 from rlhf_core.errors import ConfigError
 from tasks.analysis.lineage import lineage
 from tasks.analysis.lineage_graph import Edge, Graph, Node, build
-from tasks.analysis.run_evidence import of_record
+from tasks.analysis.run_evidence import from_record
 from tasks.records.workspace import Workspace
 
 
@@ -169,7 +169,7 @@ def test_a_prefix_of_two_digests_is_ambiguous(told):
 
 
 def test_a_prompts_file_of_the_users_own_is_where_its_prompts_come_from(home, tmp_path):
-    run = of_record(Synthetic(Workspace.here(), tmp_path).write(Story("own")))
+    run = from_record(Synthetic(Workspace.here(), tmp_path).write(Story("own")))
     inputs = run.stages["validate"].spec["inputs"]
     inputs["prompts"] = {"path": "p", "digest": "0" * 64}
     inputs["comparisons_heldout"] = {"path": "h", "digest": "1" * 64}
