@@ -39,7 +39,7 @@ def _run_name() -> str:
 def pipeline(
     recipe: Recipe, from_stage: str | None = None, until: str | None = None
 ) -> PipelineResult | State:
-    """prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from
+    """Prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from
     `from_stage` to `until`.
 
     A stage is a process whose run directory is its cache; a gate is recorded before it stops

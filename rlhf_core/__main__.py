@@ -24,17 +24,8 @@ from rlhf_core.rundir import (
     read_result,
     write_atomically,
 )
+from rlhf_core.stage_catalogue import stage_named
 
-STAGES = {
-    "prepare": "rlhf_core.prepare",
-    "validate": "rlhf_core.validate",
-    "sft": "rlhf_core.sft",
-    "reward": "rlhf_core.reward.stage",
-    "ppo": "rlhf_core.ppo.stage",
-    "dpo": "rlhf_core.dpo",
-    "trace": "rlhf_core.ppo.trace.stage",
-    "evaluate": "rlhf_core.evaluation.stage",
-}
 REFUSED = 2
 
 
@@ -67,7 +58,8 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         ranks() == 1
     ):  # whoever starts several has removed it: another rank may have written its own by now
         (run.path / "failure.json").unlink(missing_ok=True)
-    output: Output = importlib.import_module(STAGES[spec.stage]).run(spec, run)
+    module, _, function = stage_named(spec.stage).entry.partition(":")
+    output: Output = getattr(importlib.import_module(module), function)(spec, run)
     return _write_result(spec, run, output, time.monotonic() - started) if leads() else None
 
 

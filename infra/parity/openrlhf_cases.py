@@ -27,7 +27,7 @@ def openrlhf_cases(x: Cases) -> Cases:
 
 @contextmanager
 def _float_keeps_float64() -> Iterator[None]:
-    """openrlhf widens bfloat16 with `.float()`, which narrows float64: leave float64 alone while
+    """Openrlhf widens bfloat16 with `.float()`, which narrows float64: leave float64 alone while
     its code runs.
     """
     original = torch.Tensor.float

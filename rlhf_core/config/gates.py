@@ -17,12 +17,13 @@ from rlhf_core.evidence.item_metrics import (
     is_proportion,
 )
 from rlhf_core.metrics import METRICS, domain
+from rlhf_core.stage_catalogue import STAGES
 
 Of = Literal["estimate", "lower", "upper"]
 Bound = Literal["at least", "more than", "at most", "less than"]
 Method = Literal["auto", "wilson", "bootstrap", "sign"]
 # stage -> prefix of its metrics
-GATED = {"sft": "sft/", "reward": "reward/", "ppo": "ppo/", "dpo": "dpo/", "evaluate": "eval/"}
+GATED = {stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated}
 
 
 class Override(Config):

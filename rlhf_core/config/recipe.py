@@ -4,7 +4,7 @@ default and meaning.
 The source of every default: infra/docs/reference/hyperparameters.md. Small models need larger rates.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -15,9 +15,9 @@ from rlhf_core.config.fields import Config, Share
 from rlhf_core.config.gates import GATED, GateName, GateRule, refuse_taken_names
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.training import DPO, SFT, Reward
+from rlhf_core.stage_catalogue import ALIGNMENTS
 
 Alignment = Literal["ppo", "dpo"]
-ALIGNMENTS = get_args(Alignment)  # stages of which a recipe has one: they make the policy
 SAMPLES = {
     "reward": ("max_heldout", "pairs"),
     "dpo": ("max_heldout", "pairs"),

@@ -25,7 +25,7 @@ def best(draws: list[Replies], scores_KN: Tensor) -> Replies:
 
 
 def kl_bound(n: int) -> float:
-    """log n - (n - 1) / n, nats per response: an upper bound of KL(best-of-n || SFT), reached when no two replies are alike
+    """Log n - (n - 1) / n, nats per response: an upper bound of KL(best-of-n || SFT), reached when no two replies are alike
     (Beirami et al. 2024, arXiv:2401.01879, theorem 1).
     """
     return math.log(n) - (n - 1) / n

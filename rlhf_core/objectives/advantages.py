@@ -80,7 +80,7 @@ def grpo_advantages(
 
 
 def rloo_advantages(score_B: Tensor, group_B: Tensor) -> Tensor:
-    """score - mean score of the group's other responses, (B,), that is n / (n - 1) (score - group
+    """Score - mean score of the group's other responses, (B,), that is n / (n - 1) (score - group
     mean); 0 in a group of one (Ahmadian et al. 2024, arXiv:2402.14740).
     """
     mean_B, count_B = _group_mean(score_B, group_B)

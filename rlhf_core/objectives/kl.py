@@ -44,7 +44,7 @@ def exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Ten
 
 
 def adapt_beta(beta: float, kl: float, *, target: float, horizon: int, responses: int) -> float:
-    """beta * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon) (Ziegler et al. 2019,
+    """Beta * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon) (Ziegler et al. 2019,
     section 2.2).
 
     kl and target: nats per response.

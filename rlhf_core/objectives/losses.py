@@ -17,14 +17,14 @@ def _widen(logits: Tensor) -> Tensor:
 
 
 def tempered(logits_BRV: Tensor, temperature: float) -> Tensor:
-    """logits / temperature: the distribution that the sampler draws from; the same tensor at
+    """Logits / temperature: the distribution that the sampler draws from; the same tensor at
     temperature 1.
     """
     return logits_BRV if temperature == 1.0 else _widen(logits_BRV) / temperature
 
 
 def token_logprobs(logits_BRV: Tensor, ids_BR: Tensor) -> Tensor:
-    """log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
+    """Log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
     logits_BRV = _widen(logits_BRV)
     picked_BR = logits_BRV.gather(-1, ids_BR.unsqueeze(-1)).squeeze(-1)
     return picked_BR - logits_BRV.logsumexp(-1)
@@ -101,7 +101,7 @@ def bradley_terry(
 
 
 def reward_centring(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
-    """sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which
+    """Sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which
     Bradley-Terry leaves free (Eisenstein et al. 2023, arXiv:2312.09244).
     """
     return ((chosen_B + rejected_B) ** 2).sum() / denominator
@@ -131,7 +131,7 @@ def dpo(
 def ipo(
     chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float
 ) -> Tensor:
-    """sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036,
+    """Sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036,
     eq. 17; beta is its tau).
     """
     return ((chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2).sum() / denominator
@@ -147,7 +147,7 @@ def _smoothed_logistic(difference_B: Tensor, smoothing: Tensor | float) -> Tenso
 
 
 def probability_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """rho = exp(new - old), 1 at padding."""
+    """Rho = exp(new - old), 1 at padding."""
     return (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0).exp()
 
 

@@ -20,7 +20,7 @@ def adapted_maps(shape: ModelShape, lora: LoRA) -> dict[str, tuple[int, int]]:
 
 
 def adapter_parameters(shape: ModelShape, lora: LoRA) -> int:
-    """n r sum (in + out) over the adapted maps (Hu et al. 2021, arXiv:2106.09685, section 4.1)."""
+    """N r sum (in + out) over the adapted maps (Hu et al. 2021, arXiv:2106.09685, section 4.1)."""
     return shape.layers * lora.rank * sum(map(sum, adapted_maps(shape, lora).values()))
 
 

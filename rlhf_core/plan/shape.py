@@ -40,7 +40,7 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        """heads * head_width; equals `hidden` in most models."""
+        """Heads * head_width; equals `hidden` in most models."""
         return self.heads * self.head_width
 
     @property

@@ -8,8 +8,9 @@ from rlhf_core.plan.adapters import activations_change, adapter_parameters
 from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
+from rlhf_core.stage_catalogue import STAGES
 
-STAGES = ("sft", "reward", "ppo", "dpo", "evaluate")
+WITH_MODELS = tuple(name for name, stage in STAGES.items() if stage.gated)
 OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
 SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # name in a plan, by sampling.engine
 PAIRED = ("reward", "dpo")  # stages whose rows come in pairs that stay together
@@ -99,7 +100,7 @@ def stages_of(recipe: Recipe, kind: str = "gpu") -> list[str]:
         if recipe.runs("ppo") and recipe.ppo.sampling.own_devices and kind == "gpu"
         else []
     )
-    return [stage for stage in STAGES if recipe.runs(stage)] + apart
+    return [stage for stage in WITH_MODELS if recipe.runs(stage)] + apart
 
 
 def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
@@ -230,7 +231,7 @@ def _dpo(setting: Setting) -> list[MemoryPart]:
 
 
 def _evaluate(setting: Setting) -> list[MemoryPart]:
-    """policy and sft answer through one sampler, the reward model scores, then policy and sft are
+    """Policy and sft answer through one sampler, the reward model scores, then policy and sft are
     compared.
     """
     compared, scored = ("KL and held-out loss",), ("scoring",)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.evidence.items import Columns, read_items
+from rlhf_core.stage_catalogue import STAGES
 from tasks.execution import resource_usage
 from tasks.records.metrics_tail import new_lines
 from tasks.records.provenance import ROOT
@@ -18,7 +19,7 @@ from tasks.tracking.rendering import CURVES, flatten
 Curve = list[tuple[int, float]]  # (step, value)
 
 LOCKS = ROOT / "infra" / "requirements"
-STAGE_ORDER = ("prepare", "validate", "sft", "reward", "ppo", "dpo", "evaluate")
+STAGE_ORDER = tuple(STAGES)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def paired(first: list[Term], second: list[Term], *, share: bool = False) -> Finding:
-    """second - first over the same items; percentile bootstrap over items (Efron 1979).
+    """Second - first over the same items; percentile bootstrap over items (Efron 1979).
 
     share: the metric is a share of items; then the exact McNemar test (1947), a sign test of the
     items that changed sides, must agree before the difference is called beyond noise.

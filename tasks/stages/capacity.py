@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.stage_catalogue import STAGES
 
-SAMPLING = ("ppo", "evaluate")  # stages that sample
+SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)
 
 
 def require_context(recipe: Recipe, model: Path) -> None:

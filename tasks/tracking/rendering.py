@@ -12,33 +12,11 @@ from matplotlib.figure import Figure
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
+from rlhf_core.stage_catalogue import STAGES
 from tasks.records.run_record import Record, StageRecord
 
 PARAM_LENGTH = 5900  # MLflow cuts a value at 6,000 characters
-CURVES = {
-    "prepare": ("prepare/loss",),
-    "sft": ("sft/loss", "sft/lr", "sft/grad_norm"),
-    "reward": ("reward/loss", "reward/train_accuracy", "reward/margin"),
-    "dpo": (
-        "dpo/loss",
-        "dpo/train_accuracy",
-        "dpo/margin",
-        "dpo/chosen_logratio",
-        "dpo/rejected_logratio",
-        "dpo/grad_norm",
-    ),
-    "ppo": (
-        "ppo/score_mean",
-        "ppo/reward_mean",
-        "ppo/kl_per_response",
-        "ppo/response_tokens",
-        "ppo/entropy",
-        "ppo/policy_clip_fraction",
-        "ppo/explained_variance",
-        "ppo/value_loss",
-        "ppo/sampler_logprob_diff",
-    ),
-}
+CURVES = {name: stage.curves for name, stage in STAGES.items() if stage.curves}
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, str]:

@@ -37,7 +37,7 @@ def tensor(*values: float) -> torch.Tensor:
 
 
 def test_correlations_by_hand():
-    """x = 1, 2, 3, 4 and y = 1, 2, 3, 10: r = 14 / sqrt(5 * 50); the ranks agree."""
+    """X = 1, 2, 3, 4 and y = 1, 2, 3, 10: r = 14 / sqrt(5 * 50); the ranks agree."""
     assert pearson(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(14 / 250**0.5)
     assert spearman(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(1)
     assert pearson(tensor(1, 2, 3), tensor(3, 2, 1)) == pytest.approx(-1)
@@ -65,7 +65,7 @@ def test_opening_words_skip_punctuation_unless_there_is_nothing_else():
 
 
 def test_distinct_n_by_hand():
-    """a b a b | a b: 2-grams ab, ba, ab, ab: two distinct of four; 3-grams aba, bab: two of two."""
+    """A b a b | a b: 2-grams ab, ba, ab, ab: two distinct of four; 3-grams aba, bab: two of two."""
     replies = [["a", "b", "a", "b"], ["a", "b"]]
     assert distinct(replies, 2) == 0.5
     assert distinct(replies, 3) == 1.0

@@ -162,7 +162,7 @@ def test_devices_that_ranks_need_are_not_the_servers():
 
 
 def servers(parent: int, model: Path) -> list[psutil.Process]:
-    """vLLM servers of this model that are children of `parent`; 1: of a process that is gone."""
+    """VLLM servers of this model that are children of `parent`; 1: of a process that is gone."""
     found = psutil.process_iter(["ppid", "cmdline"])
     return [
         one

@@ -438,7 +438,7 @@ def test_the_launch_command_names_ranks_or_hosts(tmp_path):
 def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_sync(
     tiny_model, inputs, tmp_path
 ):
-    """vLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt
+    """VLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt
     together.
     """
     shutil.copytree(tiny_model, wide := tmp_path / "wide")

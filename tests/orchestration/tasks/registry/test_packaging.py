@@ -195,7 +195,7 @@ def test_a_seed_fixes_sampled_replies(policy, pairs):
 
 
 def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts(policy, pairs):
-    """transformers would keep the 50 likeliest of the 62 tokens; the policy was trained and
+    """Transformers would keep the 50 likeliest of the 62 tokens; the policy was trained and
     measured on all of them.
     """
     chats = [{"messages": pairs[0]["prompt"]}] * 800

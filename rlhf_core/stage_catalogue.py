@@ -1,0 +1,128 @@
+"""The stages in order, and what the rest of the code knows of each: the one place that says so.
+
+A new stage is one `Stage` here, one module with `run(spec, run_dir)`, and its call in the flow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: how it starts, what it reads and leaves, and which metrics show how it went."""
+
+    name: str
+    entry: str  # 'module:function' that the stage process calls with (spec, run directory)
+    metric_prefix: str  # of its metrics' names, without the slash
+    takes: Mapping[str, str] = field(default_factory=dict)  # input's name -> artifact's name
+    gives: Mapping[str, str] = field(default_factory=dict)  # artifact's name -> output's name
+    parents: tuple[str, ...] = ()  # artifacts: models that the model it makes descends from
+    gated: bool = False  # a recipe may set gates on its metrics
+    samples: bool = False  # generates replies, with the settings of its section `sampling`
+    headline: tuple[str, ...] = ()  # the metric that says how it went: the first that it has
+    live: tuple[str, ...] = ()  # metrics shown while it runs
+    curves: tuple[str, ...] = ()  # metrics drawn over steps in MLflow and in reports
+
+    def headline_of(self, metrics: Mapping[str, float]) -> str | None:
+        """Return the name of the metric that says how the stage went, None when it has none."""
+        return next((name for name in self.headline if name in metrics), None)
+
+
+PREPARE = Stage(
+    name="prepare",
+    entry="rlhf_core.prepare:run",
+    metric_prefix="prepare",
+    gives={"base": "model", "files": "files"},
+    headline=("prepare/loss",),
+    live=("prepare/loss",),
+    curves=("prepare/loss",),
+)
+VALIDATE = Stage(
+    name="validate",
+    entry="rlhf_core.validate:run",
+    metric_prefix="data",
+    headline=("data/rows_kept", "data/rows"),
+)
+SFT = Stage(
+    name="sft",
+    entry="rlhf_core.sft:run",
+    metric_prefix="sft",
+    gated=True,
+    headline=("sft/heldout_loss", "sft/loss"),
+    live=("sft/loss",),
+    curves=("sft/loss", "sft/lr", "sft/grad_norm"),
+)
+REWARD = Stage(
+    name="reward",
+    entry="rlhf_core.reward.stage:run",
+    metric_prefix="reward",
+    parents=("base", "sft"),
+    gated=True,
+    headline=("reward/accuracy", "reward/train_accuracy"),
+    live=("reward/loss", "reward/train_accuracy"),
+    curves=("reward/loss", "reward/train_accuracy", "reward/margin"),
+)
+PPO = Stage(
+    name="ppo",
+    entry="rlhf_core.ppo.stage:run",
+    metric_prefix="ppo",
+    gives={"policy": "model"},
+    parents=("base", "sft", "reward"),
+    gated=True,
+    samples=True,
+    headline=("ppo/score_mean",),
+    live=("ppo/score_mean", "ppo/kl_per_response"),
+    curves=(
+        "ppo/score_mean",
+        "ppo/reward_mean",
+        "ppo/kl_per_response",
+        "ppo/response_tokens",
+        "ppo/entropy",
+        "ppo/policy_clip_fraction",
+        "ppo/explained_variance",
+        "ppo/value_loss",
+        "ppo/sampler_logprob_diff",
+    ),
+)
+DPO = Stage(
+    name="dpo",
+    entry="rlhf_core.dpo:run",
+    metric_prefix="dpo",
+    takes={
+        "policy": "sft",
+        "comparisons_train": "comparisons_train",
+        "comparisons_heldout": "comparisons_heldout",
+    },
+    gives={"policy": "model"},
+    parents=("base", "sft"),
+    gated=True,
+    headline=("dpo/accuracy", "dpo/train_accuracy"),
+    live=("dpo/loss", "dpo/train_accuracy"),
+    curves=(
+        "dpo/loss",
+        "dpo/train_accuracy",
+        "dpo/margin",
+        "dpo/chosen_logratio",
+        "dpo/rejected_logratio",
+        "dpo/grad_norm",
+    ),
+)
+EVALUATE = Stage(
+    name="evaluate",
+    entry="rlhf_core.evaluation.stage:run",
+    metric_prefix="eval",
+    gated=True,
+    samples=True,
+    headline=("eval/win_rate", "eval/score_gain"),
+)
+TRACE = Stage(name="trace", entry="rlhf_core.ppo.trace.stage:run", metric_prefix="ppo")
+
+STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
+PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process
+STEPS = (*STAGES, PROMOTE)  # what --from and --until name, in order
+ALIGNMENTS = (PPO.name, DPO.name)  # a recipe runs one of them: they make the policy
+
+
+def stage_named(name: str) -> Stage:
+    """Return the stage of that name, the trace included. Raises KeyError for any other name."""
+    return STAGES[name] if name in STAGES else {TRACE.name: TRACE}[name]

@@ -1,0 +1,30 @@
+"""The catalogue agrees with what is declared elsewhere, and its entries can be started."""
+
+import importlib
+from typing import get_args
+
+import pytest
+
+from rlhf_core.config.gates import GateRule
+from rlhf_core.config.recipe import Alignment
+from rlhf_core.metrics import METRICS
+from rlhf_core.stage_catalogue import ALIGNMENTS, STAGES, TRACE, stage_named
+
+
+@pytest.mark.parametrize("stage", [*STAGES.values(), TRACE], ids=lambda stage: stage.name)
+def test_an_entry_is_a_function_of_spec_and_run_directory(stage):
+    module, function = stage.entry.split(":")
+    code = getattr(importlib.import_module(module), function).__code__
+    assert code.co_argcount == 2 and stage_named(stage.name) is stage
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_every_metric_that_a_stage_shows_is_declared_and_its_own(stage):
+    for name in (*stage.headline, *stage.live, *stage.curves):
+        assert name in METRICS and name.startswith(f"{stage.metric_prefix}/")
+
+
+def test_a_recipe_can_name_every_alignment_and_gate_every_gated_stage():
+    assert get_args(Alignment) == ALIGNMENTS
+    gated = {name for name, stage in STAGES.items() if stage.gated}
+    assert set(get_args(GateRule.model_fields["stage"].annotation)) == gated
