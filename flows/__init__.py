@@ -1,1 +1,5 @@
-"""What runs, in what order."""
+"""What runs, in what order; importing it sets what Prefect and MLflow read at their import."""
+
+from flows import settings
+
+settings.apply()

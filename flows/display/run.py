@@ -23,6 +23,7 @@ from flows.display.live import LiveDisplay
 from flows.display.stage_view import StageView, results_table, verdict_of
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
 from flows.report.text import key_metric_of
+from flows.settings import quiet_libraries
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import GateRefused, RLHFError
 from tasks.records import events
@@ -171,25 +172,6 @@ def _blame_prefect_server(error: Exception) -> None:
             f"the Prefect server at PREFECT_API_URL={url} does not answer ({type(error).__name__});"
             " start it, or unset PREFECT_API_URL to run without one"
         ) from error
-
-
-def quiet_libraries() -> None:
-    """Keep Prefect's and MLflow's chatter off the terminal; it must be called before they are
-    imported.
-    """
-    if os.environ.get("RLHF_DEBUG", "") not in ("", "0"):
-        return
-    for name, value in {
-        # the API log, read in Prefect's page, keeps its level
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def _report_of(views: list[StageView]) -> dict | None:

@@ -3,10 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rlhf_core.rundir import StageSpec
+if TYPE_CHECKING:  # a command that only prints help must not load the core
+    from rlhf_core.rundir import StageSpec
 
 UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
+
+
+def home_folder() -> Path:
+    """Return the folder named by RLHF_HOME, else .rlhf in the current folder; it may not exist."""
+    return Path(os.environ.get("RLHF_HOME") or ".rlhf").expanduser().resolve()
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Workspace:
     @classmethod
     def here(cls) -> "Workspace":
         """The workspace named by RLHF_HOME, else .rlhf in the current folder; made when absent."""
-        home = Path(os.environ.get("RLHF_HOME") or ".rlhf").expanduser().resolve()
+        home = home_folder()
         home.mkdir(parents=True, exist_ok=True)
         return cls(home)
 
@@ -45,6 +52,6 @@ class Workspace:
         """MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow.db'}"
 
-    def run_dir(self, spec: StageSpec) -> Path:
+    def run_dir(self, spec: "StageSpec") -> Path:
         """The folder whose name is the stage and the digest of its spec."""
         return self.runs / f"{spec.stage}-{spec.digest[:12]}"
