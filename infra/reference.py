@@ -1,0 +1,285 @@
+"""Write the reference pages of infra/docs from the code: commands, recipe keys, metrics.
+
+    .venv/bin/python infra/reference.py
+
+Run it after a change of a command, a recipe key or a metric; a test compares the pages.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from flows.cli.app import app
+from rlhf_core import errors
+from rlhf_core.config import Recipe
+from rlhf_core.metrics import METRICS, domain
+
+FOLDER = Path(__file__).parent / "docs" / "reference"
+MADE = "Made from the code by `infra/reference.py`; a test compares the two.\n"
+EXIT_CODES = {
+    0: "Done",
+    errors.BadInput.exit_code: "Bad input or configuration: correct it, a retry does not help",
+    errors.GateRefused.exit_code: "A gate refused, or with `rlhf plan` a stage does not fit",
+    errors.RLHFError.exit_code: "Anything else: infrastructure, or an unexpected error; the same "
+    "command resumes",
+}
+STAGES = {
+    "": "Of every stage",
+    "system": "What a stage takes of the machine",
+    "prepare": "`prepare`",
+    "data": "`validate`",
+    "sft": "`sft`",
+    "reward": "`reward`",
+    "ppo": "`ppo`",
+    "dpo": "`dpo`",
+    "eval": "`evaluate`",
+}
+VARIABLES = {
+    "RLHF_HOME": "The workspace: runs, records and the local MLflow store. Default: `.rlhf` in the "
+    "current folder",
+    "RLHF_DEBUG": "`1`: show tracebacks and Prefect's log, as `--debug` does",
+    "RLHF_ALLOWED_ROOTS": "`FOLDER:FOLDER`: the folders below which recipes may read files. Not "
+    "set: any folder. `rlhf up` gives its worker the folder in which it was started and the "
+    "workspace",
+    "RLHF_DEVICE_LIMITS": "Names of Prefect's concurrency limits that a stage holds, separated by "
+    "commas; `none` where a cluster gives each run devices of its own. Default: one per visible "
+    "GPU of the host, else one for its CPU",
+    "RLHF_DATABASE_URL": "As `rlhf up --database`: `postgresql://user:password@host:port`",
+    "RLHF_MLFLOW_PAGE": "Address of MLflow's page for browsers, where it differs from the address "
+    "that workers use",
+    "RLHF_COMMIT": "The commit of the code, in an image without git",
+    "RLHF_PLATFORM": "Do not set it: `rlhf up` does, so that `rlhf down` finds its processes",
+    "RLHF_DEVICES": "Do not set it: a stage process finds all GPUs of its host there",
+    "MLFLOW_TRACKING_URI": "MLflow's server. Default: the platform that `rlhf up` started, else "
+    "`.rlhf/mlflow.db`",
+    "PREFECT_API_URL": "Prefect's server. Default: the platform that `rlhf up` started, else a "
+    "temporary server for the run",
+    "PREFECT_API_AUTH_STRING": "`user:password` of Prefect's server",
+    "CUDA_VISIBLE_DEVICES": "The GPUs that stages may use; empty or `-1`: none",
+    "OMP_NUM_THREADS": "Threads of a stage process. Default with several ranks on a CPU: cores "
+    "/ ranks",
+    "CXX": "The C++ compiler that DeepSpeed uses. Default: `g++`",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each generated page by its path."""
+    made = {"commands": commands(), "recipe-keys": recipe_keys(), "metrics": metrics()}
+    return {FOLDER / f"{name}.md": text for name, text in made.items()}
+
+
+def commands() -> str:
+    """Return the page of all commands, exit codes and environment variables."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="rlhf")
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
+    parts += ["The program is `.venv/bin/rlhf`; `--install-completion` sets up the shell.\n"]
+    panels: dict[str, list[str]] = {}
+    for name, command in found.items():
+        panels.setdefault(panel_of(command), []).append(name)
+    for panel, names in panels.items():
+        rows = [[f"[`rlhf {n}`](#rlhf-{n})", first_sentence(found[n].help)] for n in names]
+        parts.append(f"## {panel}\n\n{table(['command', 'what it does'], rows)}")
+    codes = [[f"`{code}`", text] for code, text in sorted(EXIT_CODES.items())]
+    parts.append(f"## Exit codes\n\n{table(['code', 'meaning'], codes)}")
+    rows = [[f"`{name}`", text] for name, text in VARIABLES.items()]
+    parts.append(f"## Environment variables\n\n{table(['variable', 'meaning'], rows)}")
+    parts += [one_command(name, command, context) for name, command in found.items()]
+    return "\n".join(parts)
+
+
+def panel_of(command: TyperCommand) -> str:
+    """Return the heading under which `rlhf --help` lists a command."""
+    panel = command.rich_help_panel
+    return getattr(panel, "value", panel) or "Commands"
+
+
+def one_command(name: str, command: TyperCommand, parent: typer.Context) -> str:
+    """Return the section of one command: help, usage, options."""
+    context = typer.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    usage = re.sub(r"[{}]", "", usage).replace("......", "...").replace(" ...", "...")
+    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+    rows = [[f"`{spelling(p, context)}`", meaning(p)] for p in shown]
+    options = f"\n{table(['argument or option', 'meaning'], rows)}" if rows else ""
+    about = escape(paragraphs(command.help))
+    return f"## rlhf {name}\n\n{about}\n\n    rlhf {name} {usage}\n{options}"
+
+
+def spelling(parameter: Any, context: typer.Context) -> str:
+    """Return how a parameter is written: its names and the shape of its value."""
+    if parameter.param_type_name == "argument":
+        return parameter.metavar or parameter.name.upper()
+    value = parameter.metavar or parameter.display_type(context).strip("<>").upper().removesuffix(
+        " RANGE"
+    )
+    value = re.sub(r"LIST\[(\w+)\]", r"\1", value)
+    if parameter.type_descriptor.is_choice:
+        value = value.lower()
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    if parameter.is_flag:
+        return names
+    return f"{names} {value}"
+
+
+def meaning(parameter: Any) -> str:
+    """Return the help of a parameter, its default and the variable that sets it."""
+    text = escape(one_line(getattr(parameter, "help", None)))
+    plain = isinstance(parameter.default, str | int | float)
+    if plain and not isinstance(parameter.default, bool) and f"{parameter.default}":
+        text += f" (default: {parameter.default})"
+    return f"{text} (`{parameter.envvar}`)" if parameter.envvar else text
+
+
+def recipe_keys() -> str:
+    """Return the page of all recipe keys, a table per section."""
+    schema = Recipe.model_json_schema()
+    parts = [
+        "# Which keys does a recipe have?\n\nA recipe is a TOML file; it holds only differences to "
+        "these defaults. `--set KEY=VALUE` changes one key of a run.\n\n"
+        f"{MADE}\nThe source of each default: [hyperparameters.md](hyperparameters.md).\n"
+    ]
+    for title, places in sections(schema).items():
+        body = schema if title == "" else schema["$defs"][title]
+        heading = ", ".join(f"`[{place}]`" for place in places) or "The recipe itself"
+        about = one_line(body.get("description"))
+        rows = [
+            [f"`{key}`", kind(field, schema), default(field, key in body.get("required", [])), text]
+            for key, field in body["properties"].items()
+            if "$ref" not in field
+            for text in [escape(one_line(field.get("description")))]
+        ]
+        head = ["key", "value", "default", "meaning"]
+        parts.append(
+            f"## {heading}\n\n{escape(about)}\n\n{table(head, rows)}".replace("\n\n\n", "\n")
+        )
+    return "\n".join(parts)
+
+
+def sections(schema: dict) -> dict[str, list[str]]:
+    """Return where each section of a recipe stands: the class's name -> its places, in order."""
+    found: dict[str, list[str]] = {"": []}
+
+    def visit(place: str, body: dict) -> None:
+        for key, field in body["properties"].items():
+            for reference, suffix in references(field):
+                title, name = reference.rpartition("/")[2], f"{place}{key}{suffix}"
+                found.setdefault(title, []).append(name)
+                visit(f"{name}.", schema["$defs"][title])
+
+    visit("", schema)
+    return found
+
+
+def references(field: dict, suffix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the sections that a field holds, and what follows its key for each."""
+    if "$ref" in field:
+        yield field["$ref"], suffix
+    for one in field.get("anyOf", []):
+        yield from references(one, suffix)
+    for inner in [field.get("items"), field.get("additionalProperties")]:
+        if isinstance(inner, dict):
+            yield from references(inner, suffix if inner is field.get("items") else ".NAME")
+    for inner in field.get("patternProperties", {}).values():
+        yield from references(inner, ".NAME")
+
+
+def kind(field: dict, schema: dict) -> str:
+    """Return in words what a key may be set to."""
+    if "anyOf" in field:
+        words = [kind(one, schema) for one in field["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(words))
+    if "$ref" in field:
+        return "a section"
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if field.get("type") == "array":
+        return f"list of: {kind(field.get('items', {}), schema)}"
+    if field.get("type") == "object":
+        inner = field.get("additionalProperties") or next(
+            iter(field.get("patternProperties", {}).values()), {}
+        )
+        return f"table of: {kind(inner, schema) if isinstance(inner, dict) else 'any'}"
+    if field.get("type") in ("integer", "number"):
+        return f"{field['type']}{bounds(field)}"
+    return {"boolean": "`true`, `false`", "string": "text"}.get(field.get("type", ""), "any")
+
+
+def bounds(field: dict) -> str:
+    """Return the bounds of a number, after a space; nothing where there are none."""
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found = [f"{sign} {field[name]:.10g}" for name, sign in signs.items() if name in field]
+    return f" {', '.join(found)}" if found else ""
+
+
+def default(field: dict, required: bool) -> str:
+    """Return a key's default, or that it must be given."""
+    value = field.get("default")
+    if required:
+        return "required"
+    if value is None or value in ([], {}, ""):
+        return "none"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def metrics() -> str:
+    """Return the page of all metrics, a table per stage."""
+    parts = [
+        "# What does each metric mean?\n\nEvery number that a stage logs is declared in "
+        "`rlhf_core/metrics.py` with its unit, range and meaning; a stage that logs another name "
+        f"fails.\n\n{MADE}\nGates may be set on any of them: [gates](../concepts/gates.md).\n"
+    ]
+    for prefix, title in STAGES.items():
+        rows = [
+            [f"`{name}`", metric.unit, interval(*domain(name)), escape(metric.meaning)]
+            for name, metric in METRICS.items()
+            if (name.partition("/")[0] if "/" in name else "") == prefix
+        ]
+        parts.append(f"## {title}\n\n{table(['metric', 'unit', 'range', 'meaning'], rows)}")
+    return "\n".join(parts)
+
+
+def interval(low: float, high: float) -> str:
+    """Return a range in words."""
+    if math.isinf(low) and math.isinf(high):
+        return "any finite"
+    ends = [f"≥ {low:g}"] * (not math.isinf(low)) + [f"≤ {high:g}"] * (not math.isinf(high))
+    return ", ".join(ends)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def paragraphs(text: str | None) -> str:
+    """Return a help text with each paragraph on one line."""
+    return "\n\n".join(map(one_line, re.split(r"\n\s*\n", (text or "").replace("\b", "").strip())))
+
+
+def one_line(text: str | None) -> str:
+    """Return a text with each run of white space as one space."""
+    return " ".join((text or "").split())
+
+
+def first_sentence(text: str | None) -> str:
+    """Return the first paragraph of a help text."""
+    return escape(one_line(paragraphs(text).partition("\n\n")[0]))
+
+
+def escape(text: str) -> str:
+    """Return a text in which Markdown and HTML signs show as they are."""
+    return text.replace("<", "&lt;").replace("*", r"\*")
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
