@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, own_microbatches, subset
+from rlhf_core.batching.batch import Batch, Sequence, collate, subset
 from rlhf_core.batching.collective import barrier, gathered, summed, total
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import DPO
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine.deepspeed import Engine, write_config
-from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.engine.base import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.lora import with_adapter
@@ -56,11 +58,11 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     )
     train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
     policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)
-    engine = Engine(policy, config, dtype=spec.config["dtype"])
+    engine = DeepSpeedEngine(policy, config, dtype=spec.config["dtype"])
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
     reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
-    fit(engine, run, config, accumulate, stage="dpo", examples=len(train) // 2, seed=spec.seed)
+    fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
     logratio_N = (

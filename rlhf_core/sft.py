@@ -5,13 +5,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, encode, own_microbatches, subset
+from rlhf_core.batching.batch import Batch, Sequence, collate, encode, subset
 from rlhf_core.batching.collective import gathered, total
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.batching.packing import noise, pack, require_separation, step_seed
 from rlhf_core.config import SFT
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine.deepspeed import Engine, write_config
-from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.engine.base import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.lora import merge_adapter, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, save_model
 from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
@@ -27,7 +29,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed
     )
     policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
-    engine = Engine(policy, config, dtype=spec.config["dtype"])
+    engine = DeepSpeedEngine(policy, config, dtype=spec.config["dtype"])
     before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     if not spec.config["train"]:
         given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config["dtype"])
@@ -39,7 +41,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     if config.packing:
         require_separation(engine.infer, train[0], train[-1])
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
-    fit(engine, run, config, accumulate, stage="sft", examples=len(train), seed=spec.seed)
+    fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
     merge_adapter(policy.model)  # what is measured is what is saved
     after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())

@@ -6,37 +6,44 @@ from dataclasses import dataclass
 
 from rlhf_core.batching.batch import order
 from rlhf_core.config import DPO, SFT, Reward
+from rlhf_core.engine.base import Engine
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhf_core.engine.deepspeed import Engine, linear_schedule
+from rlhf_core.engine.schedule import linear_schedule
 from rlhf_core.errors import Diverged
 from rlhf_core.rundir import RunDir, finite
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step's forward and backward passes gave: metrics without stage prefix, and
-    tokens seen.
-    """
+    """The result of one optimizer step's passes: metrics without stage prefix, and tokens seen."""
 
     metrics: dict[str, float]
     tokens: int
 
 
-def fit(
-    engine: Engine,
-    run: RunDir,
-    config: SFT | Reward | DPO,
-    accumulate: Callable[[list[int]], StepOutcome],
-    *,
-    stage: str,
-    examples: int,
-    seed: int,
-) -> None:
-    """Train for `config.epochs` over `examples`, from the newest checkpoint if there is one.
+@dataclass(frozen=True)
+class SupervisedTask:
+    """What a stage learns from.
 
-    accumulate: gets the indices of a step's examples, runs the backward passes, returns what to
-    log. Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
+    stage: its name, the prefix of its metrics.
+    examples: how many there are.
+    accumulate: takes the indices of a step's examples, runs the backward passes, and returns what
+    to log.
     """
+
+    stage: str
+    examples: int
+    accumulate: Callable[[list[int]], StepOutcome]
+
+
+def fit(
+    engine: Engine, run: RunDir, config: SFT | Reward | DPO, task: SupervisedTask, *, seed: int
+) -> None:
+    """Train for `config.epochs` epochs, from the newest checkpoint if there is one.
+
+    Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
+    """
+    stage, examples = task.stage, task.examples
     per_epoch = -(-examples // config.batch_size)
     steps = per_epoch * config.epochs
     checkpoint = load_checkpoint(run.checkpoints)
@@ -47,7 +54,7 @@ def fit(
         epoch, position = divmod(step - 1, per_epoch)
         begin = position * config.batch_size
         indices = order(examples, seed=seed, epoch=epoch)[begin : begin + config.batch_size]
-        outcome = accumulate(indices)
+        outcome = task.accumulate(indices)
         lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
         norm = engine.step(lr)
         metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}

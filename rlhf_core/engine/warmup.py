@@ -52,7 +52,7 @@ def warm_up() -> float:
     """Compile DeepSpeed's ops; returns the seconds it took. Raises BadInput, StageFailed."""
     require_compiler()
     require_torch()
-    from rlhf_core.engine.deepspeed import build_ops
+    from rlhf_core.engine.bootstrap import build_ops
 
     chatter = io.StringIO()
     try:

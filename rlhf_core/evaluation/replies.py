@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, encode, own_microbatches
+from rlhf_core.batching.batch import Batch, Sequence, collate, encode
 from rlhf_core.batching.collective import summed
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import Evaluate
 from rlhf_core.data.render import render_prompt
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.models import load_policy, load_tokenizer
 from rlhf_core.objectives.losses import tempered, token_logprobs
-from rlhf_core.ppo import rollout
 from rlhf_core.reward.stage import score
-from rlhf_core.sampling.factory import AnySampler, open_sampler
+from rlhf_core.sampling.base import Sampler
+from rlhf_core.sampling.draw import draw
+from rlhf_core.sampling.factory import open_sampler
+from rlhf_core.seeds import reply_seeds
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,15 @@ def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], l
         if name == "sft" and setup.config.best_of_n:
             draws = [
                 replies[name],
-                *(_replied(setup, sampler, draw) for draw in range(1, setup.config.best_of_n)),
+                *(_replied(setup, sampler, number) for number in range(1, setup.config.best_of_n)),
             ]
     sampler.sleep()
     return replies, draws
 
 
-def _replied(setup: Setup, sampler: AnySampler, draw: int) -> Replies:
-    first = setup.seed * 1_000_003 + draw * len(setup.prompts)
-    seeds = list(range(first, first + len(setup.prompts)))
-    samples = rollout.draw(sampler, setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
+def _replied(setup: Setup, sampler: Sampler, number: int) -> Replies:
+    seeds = reply_seeds(setup.seed, number, len(setup.prompts))
+    samples = draw(sampler, setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
     sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
     texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
     return Replies(sequences, texts, [s.ended for s in samples])

@@ -13,30 +13,19 @@ nothing else (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-
-from rlhf_core.batching.batch import Batch
 from rlhf_core.config import FrozenPlacement
+from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.rundir import ENSEMBLE, write_atomically
-
-Forward = Callable[[Batch], Tensor]
 
 
 def member_folder(folder: Path, number: int) -> Path:
     """Where member `number`, from 1, lies in an ensemble's folder."""
     return folder if number == 1 else folder / f"member_{number}"
-
-
-def member_seed(seed: int, number: int) -> int:
-    """Seed of a member's head and order; member 1 has the recipe's own."""
-    return (
-        seed + (number - 1) * 2**28
-    )  # torch's generator takes 32 bits: a recipe's seed, below 2^31, leaves room for these
 
 
 def close_ensemble(folder: Path, offsets: list[float]) -> None:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_core.config import LoRA
+from rlhf_core.engine.base import WrappedModel
 from rlhf_core.errors import BadInput
 
 LEARNING = "default"  # the adapter that learns; it is merged on export and in a sync
 HEAD = "score"
-Wrapped = TypeVar("Wrapped", bound=nn.Module)
+Wrapped = TypeVar("Wrapped", bound=WrappedModel)
 
 
 def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:

@@ -2,7 +2,6 @@
 them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch
 from rlhf_core.config import FrozenPlacement
 from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import merge_adapter
@@ -30,12 +30,8 @@ from rlhf_core.ranks import leads
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
-class PolicyModel(nn.Module):
+class PolicyModel(WrappedModel):
     """A causal language model that gives logits at response tokens only."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
 
     def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
         """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the
@@ -66,12 +62,8 @@ class PolicyModel(nn.Module):
         return {"inputs_embeds": self.model.get_input_embeddings()(ids_BL) + noise_BLD}
 
 
-class ScalarModel(nn.Module):
-    """A backbone with a scalar head at every token: the reward model, and the critic made from it."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
+class ScalarModel(WrappedModel):
+    """A backbone with a scalar head at every token: the reward model, and the critic from it."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after
@@ -92,9 +84,7 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
-def inference(
-    module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole"
-) -> Callable[..., Tensor]:
+def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole") -> Forward:
     """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
 
     frozen: 'sharded' shares its weights out among the ranks, all of which then make the same

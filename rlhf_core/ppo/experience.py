@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, collate, own_microbatches, select
+from rlhf_core.batching.batch import Batch, collate, select
 from rlhf_core.batching.collective import summed
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
 from rlhf_core.objectives.advantages import (
     Moments,

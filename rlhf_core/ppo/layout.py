@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.base import Engine, Forward
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.lora import require_origin, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.modeling.trunk import Trunk, load_trunk
-from rlhf_core.ppo.experience import Forward
 from rlhf_core.rundir import Artifact, StageSpec
 
 
@@ -54,7 +54,7 @@ def load_models(spec: StageSpec, config: PPO) -> FourModels:
             if reward
             else load_scalar(policy.path, new_head=True, seed=seed)
         )
-        critic = Engine(with_adapter(start, config.lora, seed=seed), config, dtype=dtype)
+        critic = DeepSpeedEngine(with_adapter(start, config.lora, seed=seed), config, dtype=dtype)
     members = (
         load_members(reward.path, dtype=dtype, frozen=config.frozen)
         if reward and not adapter
@@ -85,12 +85,12 @@ def _actor(
     policy: Artifact, config: PPO, dtype: str, *, seed: int, reward_adapter: Artifact | None
 ) -> Engine:
     if not (config.shares_critic or config.reference == "adapter-off"):
-        return Engine(
+        return DeepSpeedEngine(
             with_adapter(load_policy(policy.path), config.lora, seed=seed), config, dtype=dtype
         )
     path = reward_adapter.path if reward_adapter else None
     trunk: Trunk = load_trunk(policy.path, value_head=config.shares_critic, reward_adapter=path)
-    return Engine(
+    return DeepSpeedEngine(
         with_adapter(trunk, config.lora, seed=seed), config, dtype=dtype, head=trunk.value_head
     )
 

@@ -25,16 +25,16 @@ from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
 from rlhf_core.judging.functions import JudgeFunction
 from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, checks, measured
-from rlhf_core.ppo.rollout import draw
 from rlhf_core.ranks import leads
 from rlhf_core.reward.stage import score
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
+from rlhf_core.sampling.draw import draw
+from rlhf_core.seeds import onpolicy_seeds
 
 if TYPE_CHECKING:
     from rlhf_core.ppo.stage import Trainer
 
 ALL = "onpolicy.jsonl"
-FIRST_SEED = 32_768  # of a step's 65,536 seeds; rollouts count from 0
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def answered(trainer: "Trainer", rows: list[dict], step: int) -> list[Pair]:
         trainer.tokenizer,
         [render_prompt(trainer.tokenizer, row["prompt"]) for row in rows],
     )
-    first = (trainer.seed * 1_000_003 + step) * 65_536 + FIRST_SEED
-    seeds = range(first, first + 2 * len(prompts))
+    seeds = onpolicy_seeds(trainer.seed, step, 2 * len(prompts))
     twice = [prompt for prompt in prompts for _ in "ab"]
     samples = draw(trainer.sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
     sequences = [

@@ -1,15 +1,13 @@
 """Prompts in, responses out: what the sampler alone knows."""
 
 import time
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import islice
 
 from rlhf_core.batching.batch import Sequence, order
-from rlhf_core.batching.collective import gathered
-from rlhf_core.ranks import share
-from rlhf_core.sampling.factory import AnySampler
-from rlhf_core.sampling.vllm import Sample
+from rlhf_core.sampling.base import Sampler
+from rlhf_core.sampling.draw import draw
+from rlhf_core.seeds import rollout_seeds
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[i
 
 
 def roll_out(
-    sampler: AnySampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int
+    sampler: Sampler, prompts: dict[int, list[list[int]]], *, seed: int, eos_id: int
 ) -> dict[int, Rollout]:
     """Generate one response a prompt, for one step or several at once; prompts and rollouts by
     step, the first being the next.
@@ -49,9 +47,7 @@ def roll_out(
     """
     started, first = time.monotonic(), min(prompts)
     seeds = [
-        (seed * 1_000_003 + step) * 65_536 + i
-        for step, asked in prompts.items()
-        for i in range(len(asked))
+        one for step, asked in prompts.items() for one in rollout_seeds(seed, step, len(asked))
     ]
     samples = iter(
         draw(
@@ -73,15 +69,3 @@ def roll_out(
         )
         for step, own in found.items()
     }
-
-
-def draw(
-    sampler: AnySampler, prompts: list[list[int]], *, seeds: Seq[int], eos_id: int
-) -> list[Sample]:
-    """One response a prompt: each sampler answers its share of the prompts, every rank gets all
-    responses.
-    """
-    own = share(len(prompts), group=sampler.ranks_each)
-    drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
-    parts = gathered([(s.tokens, s.logprobs, s.ended) for s in drawn])[:: sampler.ranks_each]
-    return [Sample(*fields) for part in parts for fields in part]

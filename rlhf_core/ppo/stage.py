@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.config import PPO
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
+from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhf_core.engine.deepspeed import Engine, write_config
+from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.errors import Diverged
 from rlhf_core.modeling.lora import plain_tensors
 from rlhf_core.modeling.models import load_tokenizer, require_same_tokenizer, save_model
 from rlhf_core.ppo import onpolicy
-from rlhf_core.ppo.experience import Experience, Forward, Models, make_experience
+from rlhf_core.ppo.experience import Experience, Models, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import RewardFunctions, load_functions
@@ -25,7 +26,8 @@ from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import leads
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
-from rlhf_core.sampling.factory import AnySampler, open_sampler
+from rlhf_core.sampling.base import Sampler
+from rlhf_core.sampling.factory import open_sampler
 
 SUMMARY_STEPS = 5  # final metrics are means over so many last steps: one rollout is noisy
 SUMMARY = (
@@ -61,7 +63,7 @@ class Trainer:
     functions: RewardFunctions
     reference: Forward
     further_rewards: tuple[Forward, ...]  # the other members of an ensemble
-    sampler: AnySampler
+    sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
     prompts: list[list[int]]
     records: list[dict]  # what the prompts were rendered from

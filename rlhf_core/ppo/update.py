@@ -8,10 +8,11 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import order, own_microbatches
+from rlhf_core.batching.batch import order
 from rlhf_core.batching.collective import gathered, total
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.advantages import explained_variance
 from rlhf_core.objectives.kl import token_kl
 from rlhf_core.objectives.losses import (
@@ -25,6 +26,7 @@ from rlhf_core.objectives.losses import (
     token_mean,
 )
 from rlhf_core.ppo.experience import Experience, Part, with_values
+from rlhf_core.seeds import minibatch_seed
 
 
 def update(
@@ -49,7 +51,7 @@ def update(
     sums: dict[str, list[float]] = defaultdict(list)
     actor_goes_on = actor_learns
     for epoch in range(config.epochs):
-        permutation = torch.tensor(order(rows, seed=seed * 8_191 + step, epoch=epoch))
+        permutation = torch.tensor(order(rows, seed=minibatch_seed(seed, step), epoch=epoch))
         for minibatch in permutation.chunk(min(config.minibatches, rows)):
             if not actor_goes_on and not config.has_critic:
                 break

@@ -11,21 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Sequence, collate, encode, own_microbatches, subset
+from rlhf_core.batching.batch import Sequence, collate, encode, subset
 from rlhf_core.batching.collective import barrier, gathered, summed, total
+from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import Reward
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine.deepspeed import Engine, write_config
-from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.engine.base import Engine, Forward
+from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
-from rlhf_core.modeling.ensemble import (
-    Forward,
-    close_ensemble,
-    load_members,
-    member_folder,
-    member_seed,
-)
+from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder
 from rlhf_core.modeling.lora import (
     has_adapter,
     merge_adapter,
@@ -52,6 +48,7 @@ from rlhf_core.reward.heldout_pairs import (
 )
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
+from rlhf_core.seeds import member_seed
 
 MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 
@@ -149,9 +146,11 @@ def _train_member(
 ) -> Engine:
     seed = member_seed(spec.seed, number)
     model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
-    engine = Engine(with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"])
+    engine = DeepSpeedEngine(
+        with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"]
+    )
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
-    fit(engine, run, config, accumulate, stage="reward", examples=len(train), seed=seed)
+    fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
     _save(engine, tokenizer, run.path, number, base=spec.inputs["model"].digest)
     write_config(engine, run.path / "deepspeed.json")
     return engine

@@ -5,16 +5,13 @@ from pathlib import Path
 
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
+from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.transformers import TransformersSampler
-from rlhf_core.sampling.vllm import Sampler
-from rlhf_core.sampling.vllm_server import ServedSampler
-
-AnySampler = Sampler | ServedSampler | TransformersSampler
+from rlhf_core.sampling.vllm import VLLMSampler
+from rlhf_core.sampling.vllm_server import VLLMServerSampler
 
 
-def open_sampler(
-    model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str
-) -> AnySampler:
+def open_sampler(model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str) -> Sampler:
     """The sampler of `sampling.engine` with the weights in `model`. Raises BadInput when its
     library is not installed.
     """
@@ -28,5 +25,5 @@ def open_sampler(
             " ppo.sampling.engine and evaluate.sampling.engine to 'transformers' (slower, the same"
             " statistics)"
         )
-    kind = ServedSampler if sampling.own_devices else Sampler
+    kind = VLLMServerSampler if sampling.own_devices else VLLMSampler
     return kind(model, sampling, max_prompt_tokens=max_prompt_tokens, dtype=dtype)

@@ -48,7 +48,7 @@ SETTINGS = {
 }
 
 
-class SamplerServer:
+class ServerProcess:
     """A vLLM server that answers this process alone; its words go where this process's go, into the
     stage's log.
     """

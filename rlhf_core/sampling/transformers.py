@@ -15,10 +15,10 @@ from rlhf_core.batching.batch import device
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import load_policy
-from rlhf_core.sampling.vllm import Sample
+from rlhf_core.sampling.base import Sample, Sampler
 
 
-class TransformersSampler:
+class TransformersSampler(Sampler):
     """A transformers model in this process, with weights of its own, that answers prompts."""
 
     ranks_each = 1  # every rank has one

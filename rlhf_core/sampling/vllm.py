@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import ranks
+from rlhf_core.sampling.base import Sample, Sampler
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -26,18 +26,7 @@ QUIET = {
 }
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One generated response: token ids (EOS included), the sampler's log-probability of each
-    (nats), how it ended.
-    """
-
-    tokens: list[int]
-    logprobs: list[float]
-    ended: bool  # by end-of-text, not by the length limit
-
-
-class Sampler:
+class VLLMSampler(Sampler):
     """A vLLM engine in this process."""
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):

@@ -17,8 +17,9 @@ from torch import Tensor
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.ranks import DEVICES, leads, ranks
-from rlhf_core.sampling.server_process import SamplerServer
-from rlhf_core.sampling.vllm import QUIET, Sample, require_heads
+from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.server_process import ServerProcess
+from rlhf_core.sampling.vllm import QUIET, require_heads
 
 TRANSFER = {  # what the server's workers are to know of the weight transfer, by backend
     "nccl": ["--weight-transfer-config", '{"backend": "nccl"}'],
@@ -31,7 +32,7 @@ TRANSFER = {  # what the server's workers are to know of the weight transfer, by
 }
 
 
-class ServedSampler:
+class VLLMServerSampler(Sampler):
     """A vLLM server as a child process of rank 0."""
 
     model = None  # it is in another process
@@ -42,7 +43,7 @@ class ServedSampler:
         self._server = None
         if leads():
             flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
-            self._server = SamplerServer(
+            self._server = ServerProcess(
                 [*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices)
             )
         for key, value in QUIET.items():

@@ -38,14 +38,14 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 )
 
 from rlhf_core.ranks import rank
-from rlhf_core.sampling.server_process import SamplerServer
+from rlhf_core.sampling.server_process import ServerProcess
 
 GLOO = "gloo"
 PATIENCE = timedelta(minutes=10)  # that one side waits for the other's next tensor
 
 
 def open_transfer(
-    weights: "Weights", server: SamplerServer | None, *, workers: int
+    weights: "Weights", server: ServerProcess | None, *, workers: int
 ) -> TrainerWeightTransferEngine:
     """Meet the server's workers, all of them. Every rank calls this, and later `send_weights`; rank
     0 has the server.
@@ -80,7 +80,7 @@ class Weights(WeightSource):
 class _Client(HTTPVLLMWeightSyncClient):
     """vLLM's client, over the server's socket instead of a port."""
 
-    def __init__(self, server: SamplerServer | None):
+    def __init__(self, server: ServerProcess | None):
         self._server = server
 
     def _post(self, path: str, json: dict | None = None) -> None:

@@ -18,7 +18,7 @@ OWNERS = {
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",
     },
-    "deepspeed": {"rlhf_core/engine/deepspeed.py"},
+    "deepspeed": {"rlhf_core/engine/bootstrap.py", "rlhf_core/engine/deepspeed.py"},
     "vllm": {"rlhf_core/sampling/vllm.py", "rlhf_core/sampling/weight_transfer.py"},
     "peft": {"rlhf_core/modeling/lora.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},

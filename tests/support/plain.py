@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import Sampling
 from rlhf_core.modeling.models import PolicyModel
-from rlhf_core.sampling.vllm import Sample
+from rlhf_core.sampling.base import Sample
 
 
 class PlainEngine:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_core.batching.batch import own_microbatches
+from rlhf_core.batching.microbatches import own_microbatches
 
 
 def microbatches_of_ranks(

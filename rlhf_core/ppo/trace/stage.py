@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, microbatches, select
+from rlhf_core.batching.batch import Batch, select
+from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO
 from rlhf_core.data.render import token_text
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.losses import masked_sum, probability_ratio, tempered, token_logprobs
 from rlhf_core.ppo.experience import Experience, with_values
 from rlhf_core.ppo.metrics import step_metrics

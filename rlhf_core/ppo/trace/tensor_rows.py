@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.batching.batch import Batch
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.base import Engine
 from rlhf_core.modeling.lora import plain_tensors
 from rlhf_core.ppo.experience import Experience, Part
 from rlhf_core.ppo.rollout import Rollout

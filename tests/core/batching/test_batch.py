@@ -1,11 +1,9 @@
-"""Padding, grouping and splitting change no number."""
+"""Padding, selecting and splitting change no number."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rlhf_core.batching.batch import Sequence, collate, microbatches, order, select, subset
+from rlhf_core.batching.batch import Sequence, collate, order, select, subset
 from rlhf_core.modeling.models import final_scores, load_policy, load_scalar
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
@@ -35,23 +33,6 @@ def test_selecting_rows_equals_collating_them():
         assert found.ids_BL.equal(expected.ids_BL)
         assert found.mask_BL.equal(expected.mask_BL)
         assert found.response_mask_BR.equal(expected.response_mask_BR)
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40),
-    st.integers(1, 200),
-)
-def test_microbatches_hold_every_index_once_within_the_budget(sizes, budget):
-    parts = microbatches(sizes, budget)
-    assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
-    for part in parts:
-        width = max(sizes[i][0] for i in part) + max(sizes[i][1] for i in part)
-        assert len(part) == 1 or width * len(part) <= budget
-
-
-def test_pairs_stay_together():
-    parts = microbatches([(1, 1), (1, 9), (1, 2), (1, 2)], 8, group=2)
-    assert parts == [[2, 3], [0, 1]]
 
 
 def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone():

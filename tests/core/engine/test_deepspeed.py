@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.modeling.models import load_policy
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
@@ -18,7 +18,7 @@ STEPS = 3
 def steps(folder, dtype: str = "float32", **options) -> list[float]:
     """Loss and gradient norm of each step, two microbatches of unequal length each."""
     engine, rng, found = (
-        Engine(load_policy(folder), SFT(**options), dtype=dtype),
+        DeepSpeedEngine(load_policy(folder), SFT(**options), dtype=dtype),
         random.Random(1),
         [],
     )
@@ -63,7 +63,7 @@ def test_checkpointing_and_offloading_change_neither_loss_nor_gradient(tiny_mode
 @pytest.mark.parametrize(("on", "passes"), [(False, 1), (True, 2)])
 def test_checkpointing_runs_a_layer_again_in_the_backward_pass(tiny_model, on, passes):
     model, calls = load_policy(tiny_model), []
-    engine = Engine(model, SFT(activation_checkpointing=on), dtype="float32")
+    engine = DeepSpeedEngine(model, SFT(activation_checkpointing=on), dtype="float32")
     model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     batch = collate([Sequence([7], [8, 9])], 0)
     engine.backward(token_logprobs(engine(batch), batch.response_ids_BR).sum())

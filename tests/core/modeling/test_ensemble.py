@@ -17,18 +17,13 @@ from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
 from rlhf_core.evaluation.replies import Replies, Setup, reward_scores
 from rlhf_core.evidence.items import data_columns, read_items
-from rlhf_core.modeling.ensemble import (
-    close_ensemble,
-    load_members,
-    member_folder,
-    member_seed,
-    offsets_of,
-)
+from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, offsets_of
 from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, read_metrics, read_result
+from rlhf_core.seeds import member_seed
 
 MEMBERS = 3
 TINY = Reward(lr=3e-3, epochs=1, batch_size=32, checkpoint_every=1, ensemble=MEMBERS)

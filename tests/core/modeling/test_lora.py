@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, SFT, LoRA, Reward
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.base import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import (
     add_adapter,
@@ -96,7 +97,7 @@ def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit
     config = SFT(lora=LoRA(rank=4, dropout=0.5), zero_stage=zero_stage)
     policy = adapted(tiny_model, config.lora)
     before = {name: p.clone() for name, p in policy.named_parameters()}
-    engine = Engine(policy, config, dtype="float32")
+    engine = DeepSpeedEngine(policy, config, dtype="float32")
     step(engine)
     state, random = (
         {name: value.clone() for name, value in engine.state().items()},
@@ -109,7 +110,7 @@ def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit
     }  # A's gradient is 0 while B is
     step(engine)
     resumed = adapted(tiny_model, config.lora, seed=9)
-    other = Engine(resumed, config, dtype="float32")
+    other = DeepSpeedEngine(resumed, config, dtype="float32")
     other.load_state(state)
     torch.set_rng_state(random)
     step(other)
@@ -117,7 +118,9 @@ def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit
 
 
 def test_dropout_acts_in_training_only(tiny_model):
-    engine = Engine(moved(adapted(tiny_model, LoRA(rank=4, dropout=0.5))), SFT(), dtype="float32")
+    engine = DeepSpeedEngine(
+        moved(adapted(tiny_model, LoRA(rank=4, dropout=0.5))), SFT(), dtype="float32"
+    )
     assert engine.infer(BATCH).equal(engine.infer(BATCH))
     assert not engine(BATCH).equal(engine(BATCH))
     assert engine.infer(BATCH).equal(engine.infer(BATCH))

@@ -7,7 +7,7 @@ import torch
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, LoRA
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import (
     add_adapter,
@@ -71,7 +71,7 @@ def trunk(path: Path, **parts) -> Trunk:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_adapter_switched_off_is_the_copy_bit_by_bit(tiny_model, dtype):
     actor, copy = (
-        Engine(trunk(tiny_model), PPO(lora=LORA), dtype=dtype),
+        DeepSpeedEngine(trunk(tiny_model), PPO(lora=LORA), dtype=dtype),
         inference(load_policy(tiny_model), dtype=dtype),
     )
     assert actor.infer(BATCH, "reference").equal(copy(BATCH))
@@ -130,7 +130,7 @@ def test_one_forward_gives_the_logits_of_the_policy_and_the_values_of_its_trunk(
 def test_the_critic_role_leaves_the_trunk_alone(tiny_model, zero_stage):
     both = load_trunk(tiny_model, value_head=True)
     both.value_head.weight.data.fill_(0.1)  # else nothing could reach the trunk
-    engine = Engine(
+    engine = DeepSpeedEngine(
         both, PPO(critic="shared", zero_stage=zero_stage), dtype="float32", head=both.value_head
     )
     before = {name: value.clone() for name, value in both.state_dict().items()}

@@ -11,10 +11,11 @@ import torch
 from plain import PlainEngine
 from torch import Tensor, nn, tensor
 
-from rlhf_core.batching.batch import Sequence, collate, microbatches, select
+from rlhf_core.batching.batch import Sequence, collate, select
+from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO, SFT, Sampling
-from rlhf_core.engine.deepspeed import linear_schedule
-from rlhf_core.engine.supervised_loop import StepOutcome, fit
+from rlhf_core.engine.schedule import linear_schedule
+from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.models import (
     PolicyModel,
     final_scores,
@@ -267,7 +268,7 @@ def fitted(
         return StepOutcome({"loss": 0.0}, 1)
 
     try:
-        fit(engine, RunDir(folder), config, accumulate, stage="sft", examples=10, seed=1)
+        fit(engine, RunDir(folder), config, SupervisedTask("sft", 10, accumulate), seed=1)
     except KeyboardInterrupt:
         return batches, []
     ends = [*weights[1:], engine.module.weight.item()]

@@ -23,7 +23,7 @@ from rlhf_core.modeling.models import (
 from rlhf_core.ppo.onpolicy import Checker
 from rlhf_core.quickstart.annotators import label
 from rlhf_core.quickstart.utility import score as true_utility
-from rlhf_core.sampling.vllm import Sample
+from rlhf_core.sampling.base import Sample
 from rlhf_core.statistics.intervals import newcombe, wilson
 
 

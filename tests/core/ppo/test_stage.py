@@ -25,7 +25,7 @@ from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics
-from rlhf_core.sampling.vllm import Sample
+from rlhf_core.sampling.base import Sample
 
 CONFIG = PPO(rollout_batch=8, minibatches=2, epochs=3, policy_lr=3e-3, critic_lr=1e-3)
 

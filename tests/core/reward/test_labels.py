@@ -82,7 +82,7 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     """Microbatches go by length, so that pairs change their order: each must keep its label."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from rlhf_core.batching.batch import Sequence, collate
-    from rlhf_core.engine.deepspeed import Engine
+    from rlhf_core.engine.deepspeed import DeepSpeedEngine
     from rlhf_core.modeling.models import final_scores, load_scalar
     from rlhf_core.reward.stage import Comparisons, _accumulator
 
@@ -90,7 +90,9 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     config = Reward(
         margin_scale=1.0, smoothing_from_votes=True, centring=0.5, micro_batch_tokens=20
     )
-    engine = Engine(load_scalar(tiny_model, new_head=True, seed=1), config, dtype="float32")
+    engine = DeepSpeedEngine(
+        load_scalar(tiny_model, new_head=True, seed=1), config, dtype="float32"
+    )
     accumulate = _accumulator(engine, Comparisons(sequences, labels_of(ROWS, config)), config, 0)
     scores = torch.cat(
         [

@@ -17,8 +17,8 @@ from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
 from rlhf_core.rundir import read_metrics
 from rlhf_core.sampling.factory import open_sampler
-from rlhf_core.sampling.server_process import SamplerServer
-from rlhf_core.sampling.vllm_server import ServedSampler, devices_left
+from rlhf_core.sampling.server_process import ServerProcess
+from rlhf_core.sampling.vllm_server import VLLMServerSampler, devices_left
 
 EOS = 1
 PROMPTS = [[7, 8, 9, 10], [11], [12, 13, 14, 15, 16, 17, 18], [9, 9], [20, 21, 22], [7, 8, 9, 10]]
@@ -59,7 +59,7 @@ def served(tiny_model):
 def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_weights(
     served, tiny_model
 ):
-    assert isinstance(served, ServedSampler)
+    assert isinstance(served, VLLMServerSampler)
     here = open_one(tiny_model)
     seen = []
     for weights in (None, other_weights(tiny_model, 1), other_weights(tiny_model, 2)):
@@ -136,7 +136,7 @@ def test_a_worker_that_dies_while_weights_are_sent_is_a_clear_error(tiny_model):
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_so(tmp_path):
-    server = SamplerServer(["--model", str(tmp_path / "nowhere")], {})
+    server = ServerProcess(["--model", str(tmp_path / "nowhere")], {})
     with pytest.raises(StageFailed, match=r"ended with exit code 1, at its start"):
         server.wait_until_ready()
 

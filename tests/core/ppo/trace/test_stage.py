@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from rlhf_core.batching.batch import Batch, microbatches, order
+from rlhf_core.batching.batch import Batch, order
+from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.digest import code_digest
 from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import app
-from rlhf_core.engine import deepspeed as engine
+from rlhf_core.engine.bootstrap import keep_extensions_here
 from tasks.execution import stage_process
 from tasks.records import events
 from tasks.records.run_record import Record, held
@@ -391,7 +391,7 @@ def test_warm_up_with_a_torch_that_misses_its_libraries_names_the_index(tmp_path
 
 def test_warm_up_does_not_wait_for_the_lock_of_a_killed_build(monkeypatch):
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
-    folder = engine.keep_extensions_here() / "deepspeed_shm_comm"
+    folder = keep_extensions_here() / "deepspeed_shm_comm"
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lock").touch()

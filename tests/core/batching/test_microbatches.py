@@ -1,14 +1,32 @@
-"""How a step's rows are shared out among ranks: nothing lost, nothing twice, and every rank makes
-as many passes.
+"""A step's rows in microbatches and over ranks: nothing is lost, nothing comes twice.
+
+Every rank makes the same number of passes.
 """
 
 from hypothesis import given
 from hypothesis import strategies as st
 from shared_out import microbatches_of_ranks
 
-from rlhf_core.batching.batch import microbatches, shares
+from rlhf_core.batching.microbatches import microbatches, shares
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=24)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40),
+    st.integers(1, 200),
+)
+def test_microbatches_hold_every_index_once_within_the_budget(sizes, budget):
+    parts = microbatches(sizes, budget)
+    assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
+    for part in parts:
+        width = max(sizes[i][0] for i in part) + max(sizes[i][1] for i in part)
+        assert len(part) == 1 or width * len(part) <= budget
+
+
+def test_pairs_stay_together():
+    parts = microbatches([(1, 1), (1, 9), (1, 2), (1, 2)], 8, group=2)
+    assert parts == [[2, 3], [0, 1]]
 
 
 @given(SIZES, st.integers(1, 5), st.integers(1, 200))

@@ -1,0 +1,74 @@
+"""Microbatches: which sequences pass through a model together, on which rank."""
+
+from collections.abc import Sequence as Seq
+
+from rlhf_core.ranks import rank, ranks
+
+Size = tuple[int, int]  # prompt and response tokens of one sequence
+
+
+def microbatches(sizes: Seq[Size], token_budget: int, *, group: int = 1) -> list[list[int]]:
+    """Return indices in microbatches of similar length.
+
+    A microbatch has at most `token_budget` tokens, padding included. A group over the budget is a
+    microbatch of its own.
+    sizes: (prompt, response) tokens of each sequence.
+    group: the number of neighbours that stay together (2: a chosen and its rejected answer).
+    """
+    groups = [list(range(i, i + group)) for i in range(0, len(sizes), group)]
+    groups.sort(key=lambda g: (max(sum(sizes[i]) for i in g), g[0]))
+    result: list[list[int]] = []
+    for indices in groups:
+        merged = [*result[-1], *indices] if result else indices
+        if result and _padded_tokens([sizes[i] for i in merged]) <= token_budget:
+            result[-1] = merged
+        else:
+            result.append(list(indices))
+    return result
+
+
+def own_microbatches(
+    sizes: Seq[Size], token_budget: int, *, group: int = 1
+) -> list[tuple[list[int], bool]]:
+    """Return this rank's microbatches of a step, each with a flag that says if it counts.
+
+    Every rank knows all rows of the step. Arguments as of `microbatches`. All ranks get the same
+    number, since a pass through a sharded model waits for every rank: a rank with fewer repeats the
+    step's first group with the flag False, and must add nothing for it.
+    """
+    plans = [
+        _microbatches_of(share, sizes, token_budget, group)
+        for share in shares(sizes, ranks(), group=group)
+    ]
+    own = plans[rank()]
+    idle = max(map(len, plans)) - len(own)
+    return [(rows, True) for rows in own] + [(list(range(group)), False)] * idle
+
+
+def shares(sizes: Seq[Size], count: int, *, group: int = 1) -> list[list[int]]:
+    """Return the indices of each of `count` ranks, ascending, with about equal numbers of tokens.
+
+    Groups stay together. They are dealt out from the longest on, back and forth: 0 1 2 2 1 0 0 ...
+    """
+    starts = sorted(
+        range(0, len(sizes), group),
+        key=lambda i: (-max(sum(sizes[k]) for k in range(i, i + group)), i),
+    )
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for place, start in enumerate(starts):
+        turn, position = divmod(place, count)
+        dealt[position if turn % 2 == 0 else count - 1 - position].append(start)
+    return [[k for start in sorted(part) for k in range(start, start + group)] for part in dealt]
+
+
+def _microbatches_of(
+    rows: list[int], sizes: Seq[Size], token_budget: int, group: int
+) -> list[list[int]]:
+    return [
+        [rows[i] for i in part]
+        for part in microbatches([sizes[row] for row in rows], token_budget, group=group)
+    ]
+
+
+def _padded_tokens(sizes: Seq[Size]) -> int:
+    return len(sizes) * (max(p for p, _ in sizes) + max(r for _, r in sizes))

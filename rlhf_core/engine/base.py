@@ -1,0 +1,56 @@
+"""Engines: what the stages ask of whatever steps an optimizer."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Forward = Callable[..., Tensor]  # a forward pass: a batch, and for a trunk a role
+
+
+class WrappedModel(nn.Module):
+    """A transformers model inside a forward pass of this project's own."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+
+class Engine(Protocol):
+    """A module and its optimizer; every rank makes the same calls in the same order."""
+
+    module: WrappedModel  # that learns
+    config: dict  # as it is written beside the model
+
+    def __call__(self, *inputs) -> Tensor:
+        """Run the module's forward pass, with gradients."""
+
+    def infer(self, *inputs) -> Tensor:
+        """Run the module's forward pass, without gradients."""
+
+    def backward(self, loss: Tensor, *, counts: bool = True) -> None:
+        """Accumulate the gradients of one microbatch's loss.
+
+        The loss is divided by a count over the whole step, over all ranks.
+        counts: False for a pass that is made only because other ranks still have one to make.
+        """
+
+    def step(self, lr: float, *, head_lr: float | None = None) -> float:
+        """Take one optimizer step at rate `lr`; return the gradients' global l2 norm.
+
+        The norm is that before clipping.
+        head_lr: the rate of the head; None where no part has a rate of its own.
+        """
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each weight of the model with its name, whole; all ranks take part."""
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """Return the weights to save, on rank 0; None where the module holds them itself."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return learning weights and optimizer state as named tensors, for a checkpoint."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Load weights and optimizer state from the tensors that `state()` gave."""

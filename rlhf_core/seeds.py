@@ -1,0 +1,48 @@
+"""Seeds that are derived from the recipe's one seed, all in one place.
+
+Each is a function of its arguments alone, so that a resumed stage draws what the killed one would
+have drawn. Changing a value here changes every trained model.
+"""
+
+STEP = 65_536  # seeds of one PPO step: rollouts take them from 0 on,
+ONPOLICY = 32_768  # on-policy checks of the reward model from here on
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the data order in one epoch."""
+    return seed * 1_000_003 + epoch
+
+
+def minibatch_seed(seed: int, step: int) -> int:
+    """Return the seed from which the minibatch orders of one PPO step are derived."""
+    return seed * 8_191 + step
+
+
+def rollout_seeds(seed: int, step: int, count: int) -> range:
+    """Return one sampling seed per response of one PPO step."""
+    first = (seed * 1_000_003 + step) * STEP
+    return range(first, first + count)
+
+
+def onpolicy_seeds(seed: int, step: int, count: int) -> range:
+    """Return one sampling seed per reply of an on-policy check after one PPO step."""
+    first = (seed * 1_000_003 + step) * STEP + ONPOLICY
+    return range(first, first + count)
+
+
+def reply_seeds(seed: int, draw: int, count: int) -> range:
+    """Return one sampling seed per held-out prompt.
+
+    draw: the number of the reply to each prompt, from 0.
+    """
+    first = seed * 1_000_003 + draw * count
+    return range(first, first + count)
+
+
+def member_seed(seed: int, number: int) -> int:
+    """Return the seed of an ensemble member's head and data order.
+
+    Member 1 has the recipe's own seed. torch's generator takes 32 bits: the recipe's seed is below
+    2^31, which leaves room for the others.
+    """
+    return seed + (number - 1) * 2**28
