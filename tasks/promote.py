@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from rlhf_core.errors import RLHFError, StageFailed
 from tasks import registration
 from tasks.promotion import promotion
-from tasks.promotion.aliases import Desk
+from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import ContestLost
 from tasks.promotion.promotion import PromotionRequest, PromotionResult
 from tasks.records import events
@@ -45,10 +45,12 @@ def promote(session: Session) -> PromotionResult:
 
 
 def _promoted(session: Session, model: str, version: str) -> PromotionResult:
-    desk = Desk(session.tracker.client, session.workspace, session.recipe.registry.name)
+    registry = RegistryAliases(
+        session.tracker.client, session.workspace, session.recipe.registry.name
+    )
     try:
         return promotion.promote(
-            desk,
+            registry,
             PromotionRequest(version=version, reason=f"pipeline run {session.tracker.record.name}"),
         )
     except ContestLost as lost:

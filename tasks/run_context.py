@@ -13,7 +13,7 @@ from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import StageResult
 from tasks.promotion.promotion import PromotionResult
 from tasks.records.approval_record import ApprovalRecord
-from tasks.records.run_record import Record, held
+from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
 from tasks.stages import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.stages.capacity import require_samplers
@@ -168,7 +168,7 @@ def opened(
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )
-    with held(workspace, record.id):
+    with record_lock(workspace, record.id):
         record.save(workspace)
         sync(workspace)
         tracker = Tracker(workspace, record)

@@ -14,7 +14,7 @@ def _waiting(incomplete: str) -> list[str]:
 
     workspace = Workspace.here()
     known = [Record.model_validate(record) for record in records(workspace)]
-    waiting = [record.name for record in known if record.waits and is_alive(workspace, record)]
+    waiting = [record.name for record in known if record.is_waiting and is_alive(workspace, record)]
     return [name for name in [*waiting, "latest"] if name.startswith(incomplete)]
 
 
@@ -46,7 +46,7 @@ def approve(
     answer = decisions.Answer(
         approve=not reject, by=" ".join((by or _user()).split()), comment=" ".join(comment.split())
     )
-    record = decisions.find(workspace, run)
+    record = decisions.find_run(workspace, run)
     decided = decisions.submit(workspace, record, answer)
     if as_json:
         print(decided.model_dump_json(indent=2))

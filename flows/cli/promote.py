@@ -87,7 +87,7 @@ def promote(
     request = _request(reason, adopt, override_contest) | _approval(approved_by, comment)
     from tasks.promotion import aliases, promotion
 
-    where, kind = aliases.at(name)
+    where, kind = aliases.open_registry(name)
     if kind == "reward" and override_contest:
         raise BadInput("--override-contest is for policies; a reward model fights no contest.")
     if kind == "reward" and approved_by:
@@ -108,7 +108,7 @@ def rollback(
     request = _request(reason, adopt)
     from tasks.promotion import aliases, promotion
 
-    where, kind = aliases.at(name)
+    where, kind = aliases.open_registry(name)
     _tell(promotion.rollback(where, promotion.PromotionRequest(kind=kind, **request)), as_json)
 
 
@@ -119,7 +119,7 @@ def history(name: Name, as_json: AsJson = False) -> None:
     _quietly()
     from tasks.promotion import aliases, promotion
 
-    where, _ = aliases.at(name, known=False)
+    where, _ = aliases.open_registry(name, must_exist=False)
     found = promotion.history(where)
     if as_json:
         print(json.dumps(_history_json(found), indent=2))

@@ -90,7 +90,7 @@ def _furnish(platform: Platform, notify: str | None) -> None:
     from flows.schedule import automations
     from tasks.execution import concurrency
 
-    concurrency.make(concurrency.device_limits())
+    concurrency.create_limits(concurrency.device_limits())
     automations.detect_crashes()
     if notify:
         automations.notify(notify)

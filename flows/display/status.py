@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flows.report.text import duration
 from rlhf_core.gates.decide import refused
-from tasks.records.run_record import Record, StageRecord, held, now, records
+from tasks.records.run_record import Record, StageRecord, now, record_lock, records
 from tasks.records.workspace import Workspace
 
 WAITING = "waiting for approval"
@@ -39,7 +39,9 @@ def _run(workspace: Workspace, record: Record) -> dict:
     )
     return {
         "name": record.name,
-        "state": WAITING if alive and record.waits else _state(record.status, alive, is_refused),
+        "state": WAITING
+        if alive and record.is_waiting
+        else _state(record.status, alive, is_refused),
         "started": (
             datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds")
         ),
@@ -58,7 +60,7 @@ def _run(workspace: Workspace, record: Record) -> dict:
 
 
 def _is_running(workspace: Workspace, record_id: str) -> bool:
-    with held(workspace, record_id) as free:
+    with record_lock(workspace, record_id) as free:
         return not free
 
 

@@ -15,7 +15,7 @@ from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, choose_port
 from flows.platform.services import MARKER, Program
 from flows.platform.state import Platform, Service, folder, locked, read, write
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.records.process_identity import Owner
+from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 NAMES = ("prefect", "mlflow", "worker")  # in the order in which they start
@@ -155,7 +155,7 @@ def _started(
             start_new_session=True,
         )
     service = Service(
-        name=program.name, owner=Owner.of(process.pid), health=program.health, log=log
+        name=program.name, owner=ProcessIdentity.of(process.pid), health=program.health, log=log
     )
     platform = platform.model_copy(update={"services": platform.services | {program.name: service}})
     write(workspace, platform)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import Frozen, write_atomically
-from tasks.records.process_identity import Owner
+from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 HOST = "127.0.0.1"
@@ -22,13 +22,13 @@ class Service(Frozen):
     """A process that was started, leader of a process group of its own."""
 
     name: str
-    owner: Owner
+    owner: ProcessIdentity
     health: str  # answers when the service is well
     log: Path
 
     @property
     def runs(self) -> bool:
-        return bool(self.owner.runs())
+        return bool(self.owner.is_running())
 
 
 class Platform(Frozen):

@@ -57,7 +57,9 @@ def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
         return None
     try:
         client = session.tracker.client
-        version = versions.version_of(client, f"{session.recipe.registry.name}-policy", digest)
+        version = versions.version_with_digest(
+            client, f"{session.recipe.registry.name}-policy", digest
+        )
         return (
             mlflow_runs.read(
                 client, mlflow_runs.resolve(client, f"{version.name}/{version.version}")

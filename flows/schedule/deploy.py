@@ -89,7 +89,9 @@ def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[Ru
     if wanted.pool:
         wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
     made = built(recipe, wanted)
-    concurrency.make([concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()])
+    concurrency.create_limits(
+        [concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()]
+    )
     try:
         for deployment in made:
             deployment.apply()

@@ -17,7 +17,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed, Scheduled
 
-from tasks.records.run_record import Record, held, records
+from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
 from tasks.tracking.sync import SyncReport, sync
 
@@ -62,7 +62,7 @@ def _dead(workspace: Workspace) -> list[Record]:
 
 
 def _free(workspace: Workspace, record: Record) -> bool:
-    with held(workspace, record.id) as free:
+    with record_lock(workspace, record.id) as free:
         return free
 
 

@@ -23,7 +23,7 @@ def serve(
             "two of these recipes have the same name; a served deployment is named as its recipe."
         )
     made = [built(recipe, DeploymentOptions(recipe.name, None, *when))[0] for recipe in recipes]
-    concurrency.make(
+    concurrency.create_limits(
         [
             *map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}),
             *concurrency.device_limits(),

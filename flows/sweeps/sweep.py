@@ -14,7 +14,7 @@ from flows.display.run import quiet_libraries
 from flows.sweeps.grid import SweepPlan
 from flows.sweeps.runs import BAD_INPUT, RunEnd, run_in_parallel, run_sequentially
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.records.run_record import held
+from tasks.records.run_record import record_lock
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps import sweep as sweeps
@@ -74,7 +74,7 @@ def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> Result:
     """
     quiet_libraries()
     workspace, sweep = Workspace.here(), plan.sweep
-    with held(workspace, f"sweep-{sweep.id}") as free:
+    with record_lock(workspace, f"sweep-{sweep.id}") as free:
         if not free:
             raise BadInput(
                 f"this very sweep, {sweep.name}, is running in another process; wait for it, or end"

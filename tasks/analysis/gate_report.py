@@ -6,7 +6,7 @@ from rlhf_core.config.gates import GateRule
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evidence.item_metrics import base_metric, detector_of
 from rlhf_core.gates.decide import Decision
-from tasks.records.run_record import Record, StageRecord, matching, records
+from tasks.records.run_record import Record, StageRecord, find_records, records
 from tasks.records.workspace import Workspace
 
 
@@ -17,7 +17,7 @@ def run_names(workspace: Workspace) -> list[str]:
 
 def find_run(workspace: Workspace, run: str) -> Record:
     """The run that `run` names (see record.matching). Raises ConfigError naming the known ones."""
-    found = matching(workspace, run)
+    found = find_records(workspace, run)
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
         names = ", ".join(run_names(workspace)) or "none yet"

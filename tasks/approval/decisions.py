@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import ApprovalRecord
-from tasks.records.run_record import Record, held, matching, records
+from tasks.records.run_record import Record, find_records, record_lock, records
 from tasks.records.workspace import Workspace
 
 CONFIRM_SECONDS = (
@@ -37,19 +37,19 @@ class Answer(BaseModel):
     )  # tells this answer from another's
 
 
-def decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
+def read_decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
     """What was decided on this evidence, None when nobody has."""
     file = _decision_file(workspace, evidence)
     return ApprovalRecord.model_validate_json(file.read_text()) if file.exists() else None
 
 
-def decide(workspace: Workspace, decided: ApprovalRecord) -> ApprovalRecord:
+def record_decision(workspace: Workspace, decided: ApprovalRecord) -> ApprovalRecord:
     """Record a decision; the one that counts, which is another's where that came first."""
     _write_once(_decision_file(workspace, decided.evidence), decided.model_dump_json(indent=2))
-    return decision(workspace, decided.evidence)
+    return read_decision(workspace, decided.evidence)
 
 
-def handed_in(workspace: Workspace, record_id: str) -> Answer | None:
+def read_answer(workspace: Workspace, record_id: str) -> Answer | None:
     """The answer that `rlhf approve` has left for a waiting run."""
     file = _answer_file(workspace, record_id)
     try:
@@ -58,14 +58,14 @@ def handed_in(workspace: Workspace, record_id: str) -> Answer | None:
         return None
 
 
-def take_away(workspace: Workspace, record_id: str) -> None:
+def remove_answer(workspace: Workspace, record_id: str) -> None:
     """Remove an answer that was taken, or that nobody will take."""
     _answer_file(workspace, record_id).unlink(missing_ok=True)
 
 
-def find(workspace: Workspace, run: str) -> Record:
+def find_run(workspace: Workspace, run: str) -> Record:
     """The run that `run` names (see record.matching). Raises BadInput."""
-    found = matching(workspace, run)
+    found = find_records(workspace, run)
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
         known = [Record.model_validate(record) for record in records(workspace)]
@@ -90,7 +90,7 @@ def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalReco
         alive = is_alive(
             workspace, record
         )  # asked before the decision, so that a last-moment decision is seen
-        if decided := decision(workspace, record.approval.evidence):
+        if decided := read_decision(workspace, record.approval.evidence):
             if decided.answer_id != answer.id:
                 _withdraw(workspace, record, answer)
                 raise BadInput(
@@ -133,7 +133,7 @@ def _check_waiting(workspace: Workspace, record: Record) -> None:
             f"{record.name} is not waiting for approval: it has asked nobody "
             f"({_who_waits(workspace, [Record.model_validate(item) for item in records(workspace)])})."
         )
-    if decided := decision(workspace, approval.evidence):
+    if decided := read_decision(workspace, approval.evidence):
         raise BadInput(f"{record.name} is decided already: {decided.sentence}.")
     if approval.state != "waiting":
         raise BadInput(
@@ -151,12 +151,12 @@ def is_alive(workspace: Workspace, record: Record) -> bool:
     """Whether the run's process is there."""
     if record.status != "RUNNING":
         return False
-    with held(workspace, record.id) as free:
+    with record_lock(workspace, record.id) as free:
         return not free
 
 
 def _who_waits(workspace: Workspace, known: list[Record]) -> str:
-    waiting = [record.name for record in known if record.waits and is_alive(workspace, record)]
+    waiting = [record.name for record in known if record.is_waiting and is_alive(workspace, record)]
     return (
         f"waiting for approval: {', '.join(waiting)}"
         if waiting
@@ -165,9 +165,9 @@ def _who_waits(workspace: Workspace, known: list[Record]) -> str:
 
 
 def _withdraw(workspace: Workspace, record: Record, answer: Answer) -> None:
-    left = handed_in(workspace, record.id)
+    left = read_answer(workspace, record.id)
     if left and left.id == answer.id:
-        take_away(workspace, record.id)
+        remove_answer(workspace, record.id)
 
 
 def _decision_file(workspace: Workspace, evidence: str) -> Path:

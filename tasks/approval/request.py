@@ -53,7 +53,7 @@ def approval(session: Session, report: Callable[[Session], Path | None]) -> Appr
     create_markdown_artifact(
         text, key="approval", description=f"{asked.run}: may this policy be promoted?"
     )
-    earlier = decisions.decision(session.workspace, asked.evidence)
+    earlier = decisions.read_decision(session.workspace, asked.evidence)
     decided = earlier or _ask(session, asked, text)
     session.approval = decided
     _note(session, decided)
@@ -105,7 +105,7 @@ def _ask(session: Session, asked: ApprovalRecord, text: str) -> ApprovalRecord:
             return decided
         if time.monotonic() >= next_look:
             if form := paused.answer():
-                return decisions.decide(session.workspace, _by_form(asked, form))
+                return decisions.record_decision(session.workspace, _by_form(asked, form))
             next_look = time.monotonic() + PREFECT_SECONDS
         session.tracker.tick()
         time.sleep(POLL_SECONDS)
@@ -118,17 +118,17 @@ def _outside_prefect(
     counts.
     """
     workspace, record_id = session.workspace, session.tracker.record.id
-    if decided := decisions.decision(
+    if decided := decisions.read_decision(
         workspace, asked.evidence
     ):  # given to another run that shows the same
         paused.end(decided)
         return decided
     if decisions.now() >= asked.until:
         return _expired(session, asked, paused)
-    answer = decisions.handed_in(workspace, record_id)
+    answer = decisions.read_answer(workspace, record_id)
     if answer and paused.end(decided := _by_command(asked, answer)):
-        decided = decisions.decide(workspace, decided)
-        decisions.take_away(workspace, record_id)
+        decided = decisions.record_decision(workspace, decided)
+        decisions.remove_answer(workspace, record_id)
         return decided
     return None
 
@@ -143,7 +143,7 @@ def _expired(session: Session, asked: ApprovalRecord, paused: PausedRun) -> Appr
     if paused.end(expired) is False:
         with contextlib.suppress(RLHFError):
             if form := paused.answer():
-                return decisions.decide(session.workspace, _by_form(asked, form))
+                return decisions.record_decision(session.workspace, _by_form(asked, form))
     return expired
 
 

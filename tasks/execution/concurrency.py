@@ -53,7 +53,7 @@ def model_limit(registry_name: str) -> str:
     return f"rlhf-model-{registry_name}"
 
 
-def make(names: list[str]) -> None:
+def create_limits(names: list[str]) -> None:
     """Create those limits that do not exist, with one slot each; what somebody has set to another
     number stays.
     """
@@ -117,7 +117,7 @@ def model_reserved(registry_name: str) -> Iterator[None]:
         yield
         return
     name = model_limit(registry_name)
-    make([name])
+    create_limits([name])
     with reserved([name]):
         yield
 
@@ -132,7 +132,7 @@ def devices_reserved() -> Iterator[None]:
         yield
         return
     if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):
-        make(
+        create_limits(
             names
             # a run by hand needs nothing but a server; limits that somebody has named exist already, or
             # are a mistake

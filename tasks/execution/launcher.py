@@ -30,7 +30,7 @@ SECRETS = "MLFLOW"
 _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
 
 
-def ranked(recipe: Recipe) -> dict[str, int]:
+def rank_config(recipe: Recipe) -> dict[str, int]:
     """What a spec says of ranks: their number where there are several, since it changes the last
     digits of a sum.
     """
@@ -56,7 +56,9 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
     )
 
 
-def elsewhere(spec: StageSpec, distributed: Distributed) -> dict[str, tuple[str, ...]]:
+def commands_for_other_hosts(
+    spec: StageSpec, distributed: Distributed
+) -> dict[str, tuple[str, ...]]:
     """Of a stage whose ranks are started by hand: the command of every host but the first, by host."""
     if (
         "ranks" not in spec.config

@@ -9,7 +9,7 @@ from tasks.tracking.client import brief
 
 PROMOTED = "rlhf.promoted"
 DATA_CHANGED = "rlhf.data-changed"
-log = logging.getLogger("rlhf.bulletin")
+log = logging.getLogger("rlhf.announce")
 
 
 def model_resource(model: str) -> str:

@@ -103,7 +103,7 @@ def require_evidence(
             )
 
 
-def require_victory(decisions: list[Decision], rival: Champion) -> None:
+def require_win(decisions: list[Decision], rival: Champion) -> None:
     """Raise ContestLost unless a record says that exactly this champion was beaten."""
     fights = [decision for decision in decisions if (decision.stage, decision.gate) == CONTEST]
     fight = next(

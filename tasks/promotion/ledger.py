@@ -23,11 +23,11 @@ from pydantic import ValidationError
 
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
-from tasks.records.process_identity import Owner, user
+from tasks.records.process_identity import ProcessIdentity, user
 from tasks.records.run_record import ModelKind
 
 Action = Literal["promote", "rollback", "recover"]
-AttemptOutcome = Literal["done", "refused", "reverted", "undone"]
+TransactionOutcome = Literal["done", "refused", "reverted", "undone"]
 KINDS: tuple[ModelKind, ...] = ("policy", "reward")
 # an attempt of a machine that cannot be seen from here counts as dead so long after its last step
 LEASE_SECONDS = 1800.0
@@ -58,7 +58,7 @@ class AliasState(Frozen):
         return champion.version if champion else None
 
 
-Aliases = dict[str, str | None]  # '<kind>@<alias>' -> version
+AliasVersions = dict[str, str | None]  # '<kind>@<alias>' -> version
 
 
 class AliasPlan(Frozen):
@@ -66,8 +66,8 @@ class AliasPlan(Frozen):
     by anybody.
     """
 
-    before: Aliases
-    after: Aliases
+    before: AliasVersions
+    after: AliasVersions
     state: AliasState
 
 
@@ -88,11 +88,11 @@ class LedgerEntry(Frozen):
     approval_comment: str = ""
     time: datetime
     token: str
-    owner: Owner
+    owner: ProcessIdentity
     plan: AliasPlan | None = None
     step: str = ""
     stepped: datetime
-    outcome: AttemptOutcome | None = None
+    outcome: TransactionOutcome | None = None
     outcome_reason: str = ""
     ended: datetime | None = None
 
@@ -112,9 +112,9 @@ class LedgerEntry(Frozen):
         """Whether somebody still works on it."""
         if self.outcome:
             return False
-        if self.owner.is_me:
+        if self.owner.is_current:
             return self.token in _active
-        runs = self.owner.runs()
+        runs = self.owner.is_running()
         return runs if runs is not None else (_utc() - self.stepped).total_seconds() < LEASE_SECONDS
 
     def __str__(self) -> str:
@@ -166,15 +166,15 @@ class Ledger:
             "time": now,
             "token": token,
         }
-        tags |= {"owner": Owner.me().model_dump_json(), "step": f"{now} begun"}
+        tags |= {"owner": ProcessIdentity.current().model_dump_json(), "step": f"{now} begun"}
         _active.add(token)
         try:
-            return self._written({key: value for key, value in tags.items() if value})
+            return self._create({key: value for key, value in tags.items() if value})
         except BaseException:
             _active.discard(token)
             raise
 
-    def _written(self, tags: dict[str, str]) -> LedgerEntry:
+    def _create(self, tags: dict[str, str]) -> LedgerEntry:
         """Get a number in spite of other promoters, and in spite of a lost answer: then there may
         be two entries.
         """
@@ -186,7 +186,7 @@ class Ledger:
                     self.model,
                     f"ledger:/{self.name}",
                     tags=tags,
-                    description=_sentence(tags),
+                    description=_description(tags),
                     await_creation_for=0,
                 )
             except MlflowException as error:
@@ -204,25 +204,25 @@ class Ledger:
                 )
             time.sleep(random.uniform(0.05, 0.5))
 
-    def step(self, entry: LedgerEntry, name: str) -> None:
+    def record_step(self, entry: LedgerEntry, name: str) -> None:
         """Say where the attempt is, which also renews its lease. Raises PromotionRefused when
         somebody has ended it.
         """
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
-    def add(self, entry: LedgerEntry, what: Literal["plan", "adopted"], text: str) -> None:
+    def record(self, entry: LedgerEntry, what: Literal["plan", "adopted"], text: str) -> None:
         """Say what is about to be moved, or what was taken as found."""
         self._tag(entry, what, text)
 
-    def close(self, entry: LedgerEntry, outcome: AttemptOutcome, reason: str) -> None:
+    def close(self, entry: LedgerEntry, outcome: TransactionOutcome, reason: str) -> None:
         """Say how the attempt ended; nothing may be moved in its name afterwards."""
         if reason:
             self._tag(entry, "outcome_reason", reason)
         self._tag(entry, "ended", _utc().isoformat())
         self._tag(entry, "outcome", outcome)
 
-    def leave(self, entry: LedgerEntry) -> None:
+    def release(self, entry: LedgerEntry) -> None:
         """This process does nothing more for the entry, whether or not it could say how it ended."""
         _active.discard(entry.token)
 
@@ -241,7 +241,7 @@ class Ledger:
         self.client.set_model_version_tag(self.model, str(entry.number), key, value)
 
 
-def stack(entries: list[LedgerEntry]) -> list[AliasState]:
+def champion_history(entries: list[LedgerEntry]) -> list[AliasState]:
     """The champions, oldest first: a promotion puts one on top, a rollback takes off what lies
     above its target.
     """
@@ -249,23 +249,23 @@ def stack(entries: list[LedgerEntry]) -> list[AliasState]:
     for entry in entries:
         if entry.outcome != "done" or entry.plan is None:
             continue
-        states = advanced(states, entry.action, entry.plan.state)
+        states = history_after(states, entry.action, entry.plan.state)
     return states
 
 
-def advanced(states: list[AliasState], action: Action, target: AliasState) -> list[AliasState]:
+def history_after(states: list[AliasState], action: Action, target: AliasState) -> list[AliasState]:
     """The stack after one more attempt."""
     below = [index for index, state in enumerate(states[:-1]) if state == target]
     return states[: below[-1] + 1] if action == "rollback" and below else [*states, target]
 
 
-def earlier(states: list[AliasState], kind: ModelKind) -> list[AliasState]:
+def rollback_targets(states: list[AliasState], kind: ModelKind) -> list[AliasState]:
     """The states to which a rollback of `kind` may go, the nearest first."""
     top = states[-1].version(kind) if states else None
     return [state for state in reversed(states[:-1]) if state.version(kind) not in (None, top)]
 
 
-def gaps(entries: list[LedgerEntry]) -> list[int]:
+def missing_numbers(entries: list[LedgerEntry]) -> list[int]:
     """Numbers of entries that were deleted."""
     numbers = {entry.number for entry in entries}
     return [number for number in range(1, max(numbers, default=0)) if number not in numbers]
@@ -300,7 +300,7 @@ def _entry(version: ModelVersion) -> LedgerEntry:
         ) from None
 
 
-def _sentence(tags: dict[str, str]) -> str:
+def _description(tags: dict[str, str]) -> str:
     reason = f": {tags['reason']}" if tags.get("reason") else ""
     return f"{tags['action']} {tags['model']} {tags['version']} by {tags['by']}{reason}"
 

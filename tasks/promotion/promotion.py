@@ -5,20 +5,27 @@ from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
-from tasks.promotion.aliases import Desk, drift
+from tasks.promotion.aliases import RegistryAliases, drift
 from tasks.promotion.eligibility import overridden
-from tasks.promotion.ledger import KINDS, AliasState, LedgerEntry, earlier, gaps, stack
+from tasks.promotion.ledger import (
+    KINDS,
+    AliasState,
+    LedgerEntry,
+    champion_history,
+    missing_numbers,
+    rollback_targets,
+)
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
-    Attempt,
-    consent,
-    contest,
-    examine,
-    finish,
-    recorded,
-    smoke,
-    start,
-    switch,
+    Transaction,
+    begin_transaction,
+    check_approval,
+    check_contest,
+    check_evidence,
+    check_preconditions,
+    commit,
+    move_champion,
+    smoke_test,
 )
 from tasks.records.run_record import ModelKind
 from tasks.registry import versions
@@ -57,24 +64,24 @@ class PromotionResult:
     entry: int | None = None  # of the ledger
 
 
-def promote(desk: Desk, request: PromotionRequest) -> PromotionResult:
+def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
     """Make a version champion, and for a policy its reward model with it. Raises PromotionRefused;
     then nothing has changed.
     """
-    recover(desk)
-    model = desk.model(request.kind)
-    digest = desk.seat(request.kind, request.version).digest
-    found = desk.aliases()
+    recover(registry)
+    model = registry.model(request.kind)
+    digest = registry.as_champion(request.kind, request.version).digest
+    found = registry.aliases()
     present = found[f"{request.kind}@{CHAMPION}"] or ""
     expects = present if request.expects is None else request.expects
-    if present == expects == request.version and not drift(_champion(desk), found):
+    if present == expects == request.version and not drift(_champion(registry), found):
         return PromotionResult(
             model,
             request.version,
             True,
             f"Version {request.version} of {model} is the champion already.",
         )
-    entry = desk.ledger.append(
+    entry = registry.ledger.append(
         "promote",
         model,
         request.version,
@@ -85,113 +92,115 @@ def promote(desk: Desk, request: PromotionRequest) -> PromotionResult:
         approved_by=request.approved_by,
         approval_comment=request.approval_comment,
     )
-    with recorded(desk, entry) as attempt:
-        start(attempt, adopt=request.adopt)
-        target = _target(attempt)
-        examine(attempt, target)
+    with begin_transaction(registry, entry) as transaction:
+        check_preconditions(transaction, adopt=request.adopt)
+        target = _target(transaction)
+        check_evidence(transaction, target)
         if request.kind == "policy":
-            contest(attempt, target)
-            consent(attempt, target)
-        switch(attempt, target)
-        smoke(attempt)
-        finish(attempt, request.reason or request.contest_override or entry.approved)
-    return _announced(attempt, _result(attempt))
+            check_contest(transaction, target)
+            check_approval(transaction, target)
+        move_champion(transaction, target)
+        smoke_test(transaction)
+        commit(transaction, request.reason or request.contest_override or entry.approved)
+    return _announced(transaction, _result(transaction))
 
 
-def rollback(desk: Desk, request: PromotionRequest) -> PromotionResult:
+def rollback(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
     """Make the champion before the present one champion again; again: the one before that. Raises
     as promote does.
     """
-    recover(desk)
-    target, skipped = _last_whole(desk, request.kind)
+    recover(registry)
+    target, skipped = _last_whole(registry, request.kind)
     champion = target.policy if request.kind == "policy" else target.reward
-    expects = desk.aliases()[f"{request.kind}@{CHAMPION}"] or ""
+    expects = registry.aliases()[f"{request.kind}@{CHAMPION}"] or ""
     reason = " ".join(filter(None, [request.reason, *skipped]))
-    entry = desk.ledger.append(
+    entry = registry.ledger.append(
         "rollback",
-        desk.model(request.kind),
+        registry.model(request.kind),
         champion.version,
         digest=champion.digest,
         expects=expects,
         reason=reason,
     )
-    with recorded(desk, entry) as attempt:
-        start(attempt, adopt=request.adopt)
-        examine(attempt, target)
-        switch(attempt, target)
-        smoke(attempt)
-        finish(attempt, reason)
-    return _announced(attempt, _result(attempt))
+    with begin_transaction(registry, entry) as transaction:
+        check_preconditions(transaction, adopt=request.adopt)
+        check_evidence(transaction, target)
+        move_champion(transaction, target)
+        smoke_test(transaction)
+        commit(transaction, reason)
+    return _announced(transaction, _result(transaction))
 
 
-def _champion(desk: Desk) -> AliasState:
-    states = stack(desk.ledger.entries())
+def _champion(registry: RegistryAliases) -> AliasState:
+    states = champion_history(registry.ledger.entries())
     return states[-1] if states else AliasState()
 
 
-def _target(attempt: Attempt) -> AliasState:
+def _target(transaction: Transaction) -> AliasState:
     """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the
     policy.
 
     A policy made by DPO may have none; then the reward model stays.
     """
-    desk, entry = attempt.desk, attempt.entry
-    seat = desk.seat(entry.kind, entry.version)
+    registry, entry = transaction.registry, transaction.entry
+    champion = registry.as_champion(entry.kind, entry.version)
     if entry.kind == "reward":
-        return AliasState(policy=attempt.champion.policy, reward=seat)
-    tags = desk.version("policy", entry.version).tags
+        return AliasState(policy=transaction.champion.policy, reward=champion)
+    tags = registry.version("policy", entry.version).tags
     reward = tags.get("reward_version")
     if not reward and tags.get("align") == "dpo":
-        return AliasState(policy=seat, reward=attempt.champion.reward)
+        return AliasState(policy=champion, reward=transaction.champion.reward)
     if not reward:
         raise PromotionRefused(
             f"version {entry.version} of {entry.model} does not say which reward model it was"
             " trained with (tag reward_version); it was registered by an earlier release. Run its"
             " recipe again, which adds that."
         )
-    return AliasState(policy=seat, reward=desk.seat("reward", reward))
+    return AliasState(policy=champion, reward=registry.as_champion("reward", reward))
 
 
-def _last_whole(desk: Desk, kind: ModelKind) -> tuple[AliasState, list[str]]:
+def _last_whole(registry: RegistryAliases, kind: ModelKind) -> tuple[AliasState, list[str]]:
     """The last state with another champion whose versions are there with their bytes; and which
     ones were skipped.
     """
     skipped = []
-    for state in earlier(stack(desk.ledger.entries()), kind):
+    for state in rollback_targets(champion_history(registry.ledger.entries()), kind):
         try:
             for each, champion in (("policy", state.policy), ("reward", state.reward)):
                 if champion:
-                    with versions.served(desk.workspace, desk.known(each, champion)):
+                    with versions.served_files(
+                        registry.workspace, registry.verified_version(each, champion)
+                    ):
                         pass
             return state, skipped
         except RLHFError as error:
             skipped.append(f"Skipped version {state.version(kind)}: {error}")
-    nothing = f"{desk.model(kind)} has no earlier champion to go back to."
-    left = f"Nothing was changed; rlhf history {desk.name} shows who has been champion."
+    nothing = f"{registry.model(kind)} has no earlier champion to go back to."
+    left = f"Nothing was changed; rlhf history {registry.name} shows who has been champion."
     raise PromotionRefused(" ".join([nothing, *skipped, left]))
 
 
-def _announced(attempt: Attempt, result: PromotionResult) -> PromotionResult:
+def _announced(transaction: Transaction, result: PromotionResult) -> PromotionResult:
     """The result, told to Prefect once for each model that has another champion now."""
     for kind in KINDS:
-        key, model = f"{kind}@{CHAMPION}", attempt.desk.model(kind)
-        if (version := attempt.plan.after[key]) and version != attempt.plan.before[key]:
+        key, model = f"{kind}@{CHAMPION}", transaction.registry.model(kind)
+        if (version := transaction.plan.after[key]) and version != transaction.plan.before[key]:
             payload = {
                 "model": model,
                 "version": version,
-                "action": attempt.entry.action,
+                "action": transaction.entry.action,
                 "reason": result.reason,
             }
             announce.publish(announce.PROMOTED, announce.model_resource(model), payload)
     return result
 
 
-def _result(attempt: Attempt) -> PromotionResult:
-    entry, before = attempt.entry, attempt.found[f"{attempt.entry.kind}@{CHAMPION}"]
+def _result(transaction: Transaction) -> PromotionResult:
+    entry, before = transaction.entry, transaction.found[f"{transaction.entry.kind}@{CHAMPION}"]
     fight = next(
         (
             decision
-            for decision in attempt.decisions
+            for decision in transaction.decisions
             if decision.versus and decision.stage == "promote"
         ),
         None,
@@ -199,7 +208,7 @@ def _result(attempt: Attempt) -> PromotionResult:
     how = f"instead of version {before}" if before else "there was no champion before"
     if entry.action == "promote" and before and fight and fight.passed:
         how = f"it wins {fight.value:.1%} against version {before}"
-    if gates := overridden(attempt.decisions):
+    if gates := overridden(transaction.decisions):
         how += f"; overridden: {', '.join(gates)}"
     if entry.contest_override:
         how += f"; without beating it: {entry.contest_override}"
@@ -217,18 +226,18 @@ class History:
     problems: list[str]
 
 
-def history(desk: Desk) -> History:
+def history(registry: RegistryAliases) -> History:
     """Every attempt, after those that were killed have been ended."""
     problems = []
     with contextlib.suppress(PromotionRefused):  # somebody is at work after all
-        problems += recover(desk)
-    entries = desk.ledger.entries()
-    states = stack(entries)
+        problems += recover(registry)
+    entries = registry.ledger.entries()
+    states = champion_history(entries)
     champion = states[-1] if states else AliasState()
-    if all(entry.outcome for entry in entries) and (wrong := drift(champion, desk.aliases())):
+    if all(entry.outcome for entry in entries) and (wrong := drift(champion, registry.aliases())):
         problems.append(
             f"Aliases were moved, or versions deleted, behind the ledger's back: {wrong}."
         )
-    if lost := gaps(entries):
+    if lost := missing_numbers(entries):
         problems.append(f"Entries {', '.join(map(str, lost))} were deleted.")
     return History(entries, champion, problems)

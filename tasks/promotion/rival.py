@@ -3,7 +3,7 @@
 from mlflow import MlflowClient
 
 from rlhf_core.rundir import Artifact
-from tasks.promotion.ledger import Ledger, stack
+from tasks.promotion.ledger import Ledger, champion_history
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION
@@ -19,12 +19,12 @@ def champion_to_beat(
     second case keeps a finished pipeline's evaluation the same when it is run again after its own
     promotion.
     """
-    states = stack(Ledger(client, model.removesuffix("-policy")).entries())
+    states = champion_history(Ledger(client, model.removesuffix("-policy")).entries())
     number = (
         states[-1].version("policy") if states else versions.aliases(client, model).get(CHAMPION)
     )
-    version = versions.find(client, model, number) if number else None
+    version = versions.find_version(client, model, number) if number else None
     if version and version.tags.get("digest") == policy_digest:
         beaten = version.tags.get("compared_with")
-        version = versions.version_of(client, model, beaten) if beaten else None
+        version = versions.version_with_digest(client, model, beaten) if beaten else None
     return versions.fetch(workspace, version) if version else None

@@ -13,7 +13,7 @@ PROC = Path("/proc")
 _DEAD = "ZX"  # states of a process that runs no more: waiting to be reaped, gone
 
 
-class Owner(Frozen):
+class ProcessIdentity(Frozen):
     """A process. space: where its number means something (boot and PID namespace), empty where that
     cannot be told.
     """
@@ -24,20 +24,20 @@ class Owner(Frozen):
     space: str
 
     @classmethod
-    def me(cls) -> "Owner":
+    def current(cls) -> "ProcessIdentity":
         """The process that asks."""
         return cls.of(os.getpid())
 
     @classmethod
-    def of(cls, pid: int) -> "Owner":
+    def of(cls, pid: int) -> "ProcessIdentity":
         """A process of this machine."""
         return cls(host=socket.gethostname(), pid=pid, started=_stat(pid)[1], space=_space())
 
     @property
-    def is_me(self) -> bool:
-        return self.pid == os.getpid() and self == Owner.me()
+    def is_current(self) -> bool:
+        return self.pid == os.getpid() and self == ProcessIdentity.current()
 
-    def runs(self) -> bool | None:
+    def is_running(self) -> bool | None:
         """Whether the process still runs; None when it cannot be seen from here (another machine or
         container).
         """

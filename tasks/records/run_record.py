@@ -136,7 +136,7 @@ class Record(BaseModel):
         )
 
     @property
-    def waits(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether a person has been asked and has not answered (its process may be gone all the
         same).
         """
@@ -189,7 +189,7 @@ def records(workspace: Workspace) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
 
 
-def matching(workspace: Workspace, run: str) -> list[Record]:
+def find_records(workspace: Workspace, run: str) -> list[Record]:
     """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count
     back from the newest.
     """
@@ -206,7 +206,7 @@ def matching(workspace: Workspace, run: str) -> list[Record]:
 
 
 @contextlib.contextmanager
-def held(workspace: Workspace, record_id: str) -> Iterator[bool]:
+def record_lock(workspace: Workspace, record_id: str) -> Iterator[bool]:
     """Hold a record's lock; False when another process does (its pipeline is still running)."""
     workspace.outbox.mkdir(parents=True, exist_ok=True)
     with (workspace.outbox / f"{record_id}.lock").open("w") as lock:

@@ -43,7 +43,7 @@ RENEWED = (
 
 
 @contextlib.contextmanager
-def patient() -> Iterator[None]:
+def long_timeout() -> Iterator[None]:
     """Models may take longer than a request for a run, which is given up within seconds."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
@@ -64,7 +64,7 @@ def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) 
     """Put a model's files, verdicts and card where its version points, or will point: the logged
     model's artifacts.
     """
-    version = version_of(client, wanted.model, wanted.artifact.digest)
+    version = version_with_digest(client, wanted.model, wanted.artifact.digest)
     packaging.store(
         wanted,
         version.source if version else model.artifact_location,
@@ -72,7 +72,7 @@ def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) 
     )
 
 
-def version_of(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
+def version_with_digest(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
     """The version that holds these bytes."""
     found = client.search_model_versions(f"name = '{model}' and tags.digest = '{digest}'")
     return min(found, key=lambda version: int(version.version)) if found else None
@@ -92,7 +92,9 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = version_of(client, model, tags["digest"]) or _created(client, wanted, logged, tags)
+    version = version_with_digest(client, model, tags["digest"]) or _created(
+        client, wanted, logged, tags
+    )
     for key, value in (tags | _digests_beside_weights(version.source)).items():
         client.set_model_version_tag(model, version.version, key, value)
     if wanted.note:
@@ -114,7 +116,7 @@ def _created(
         model_id=logged.model_id,
         tags=tags,
     )
-    first = version_of(client, wanted.model, tags["digest"])
+    first = version_with_digest(client, wanted.model, tags["digest"])
     if int(first.version) < int(version.version):
         client.delete_model_version(wanted.model, version.version)
     return first
@@ -155,7 +157,9 @@ def _frame_digests(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
+def served_files(
+    workspace: Workspace, version: ModelVersion, uri: str | None = None
+) -> Iterator[Path]:
     """A version's files as the registry serves them now: in place on a local store, else a fresh
     copy for a while.
 
@@ -179,7 +183,7 @@ def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None)
     with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as temporary:
         target = Path(temporary) / "files"
         target.mkdir()
-        with patient():
+        with long_timeout():
             mlflow.artifacts.download_artifacts(
                 uri or f"models:/{version.name}/{version.version}", dst_path=str(target)
             )
@@ -261,7 +265,7 @@ def aliases(client: MlflowClient, model: str) -> dict[str, str]:
         raise
 
 
-def find(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
+def find_version(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
     """A version; None when there is none, or it was deleted."""
     try:
         return client.get_model_version(model, version)

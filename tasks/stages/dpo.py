@@ -2,7 +2,7 @@
 
 from rlhf_core.config import Recipe
 from rlhf_core.rundir import StageResult, StageSpec
-from tasks.execution.launcher import ranked
+from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, without_gate
 
 METRIC = "dpo/accuracy"
@@ -18,7 +18,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     return make_spec(
         recipe,
         "dpo",
-        {"dpo": without_gate(recipe.dpo), "dtype": recipe.model.dtype} | ranked(recipe),
+        {"dpo": without_gate(recipe.dpo), "dtype": recipe.model.dtype} | rank_config(recipe),
         inputs,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks.execution.launcher import ranked
+from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, without_gate
 
 METRIC = "eval/win_rate"
@@ -24,7 +24,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         "reward_models": []
     }  # they are inputs: content, not where they lie
     config = {"evaluate": section, "dtype": recipe.model.dtype}
-    config |= ranked(recipe) if recipe.evaluate.frozen == "sharded" else {}
+    config |= rank_config(recipe) if recipe.evaluate.frozen == "sharded" else {}
     return make_spec(recipe, "evaluate", config, inputs)
 
 

@@ -76,7 +76,7 @@ def _unknown(recipe: Recipe, name: str) -> StageSpec:
     return StageSpec(
         stage=name,
         seed=recipe.seed,
-        config=launcher.ranked(recipe) if trains else {},
+        config=launcher.rank_config(recipe) if trains else {},
         inputs={},
         code="",
     )
@@ -87,7 +87,7 @@ def _launch(recipe: Recipe, spec: StageSpec, run_dir: str, *, finished: bool) ->
     given = stage_process.environment(stage_process.ranks_here(spec, recipe.distributed))
     if recipe.distributed.hostfile and "ranks" in spec.config:
         given["DS_ENV_FILE"] = f"{run_dir}/launch.env"
-    others = launcher.elsewhere(spec, recipe.distributed)
+    others = launcher.commands_for_other_hosts(spec, recipe.distributed)
     return Launch(
         spec.stage,
         [*stage_process.command_of(spec, recipe.distributed), *rest],

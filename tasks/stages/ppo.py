@@ -3,7 +3,7 @@
 from rlhf_core.config import Recipe, Rewards
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import StageResult, StageSpec
-from tasks.execution.launcher import ranked
+from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, source_of, without_gate
 
 METRIC = "ppo/score_mean"
@@ -24,7 +24,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     return make_spec(
         recipe,
         "ppo",
-        {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype} | ranked(recipe),
+        {"ppo": without_gate(recipe.ppo), "dtype": recipe.model.dtype} | rank_config(recipe),
         inputs,
     )
 

@@ -5,7 +5,7 @@ given one.
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageResult, StageSpec
-from tasks.execution.launcher import ranked
+from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "reward/accuracy"
@@ -25,7 +25,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         "dtype": recipe.model.dtype,
         "train": recipe.model.reward is None,
     }
-    return make_spec(recipe, "reward", config | ranked(recipe), inputs)
+    return make_spec(recipe, "reward", config | rank_config(recipe), inputs)
 
 
 def check(recipe: Recipe) -> None:

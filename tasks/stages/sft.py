@@ -2,7 +2,7 @@
 
 from rlhf_core.config import Recipe
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks.execution.launcher import ranked
+from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
 
 METRIC = "sft/heldout_loss"
@@ -22,7 +22,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         "dtype": recipe.model.dtype,
         "train": recipe.model.sft is None,
     }
-    return make_spec(recipe, "sft", config | ranked(recipe), inputs)
+    return make_spec(recipe, "sft", config | rank_config(recipe), inputs)
 
 
 def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from rlhf_core.rundir import write_atomically
-from tasks.records.run_record import held, now
+from tasks.records.run_record import now, record_lock
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps.sweep import Sweep, gather
@@ -49,9 +49,9 @@ def begin(workspace: Workspace, sweep: Sweep) -> str | None:
     """
     try:
         client = client_for(sweep.tracking_uri)
-        run_id = tracking.sweep_run(
+        run_id = tracking.find_or_create_sweep_run(
             client,
-            tracking.experiment(client, workspace, sweep.recipe),
+            tracking.find_or_create_experiment(client, workspace, sweep.recipe),
             sweep.membership(),
             sweep.recipe,
         )
@@ -66,8 +66,10 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
     MLflow raises.
     """
     client = client_for(sweep.tracking_uri)
-    experiment_id = tracking.experiment(client, workspace, sweep.recipe)
-    run_id = tracking.sweep_run(client, experiment_id, sweep.membership(), sweep.recipe)
+    experiment_id = tracking.find_or_create_experiment(client, workspace, sweep.recipe)
+    run_id = tracking.find_or_create_sweep_run(
+        client, experiment_id, sweep.membership(), sweep.recipe
+    )
     page = tracking.page(sweep.tracking_uri, experiment_id, run_id)
     sweep = gather(workspace, sweep).model_copy(update={"run_id": run_id, "link": page})
     figures = write(workspace, sweep)
@@ -112,7 +114,7 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
     forwarded, waiting, problem = list(report.forwarded), list(report.waiting), report.problem
     for folder in sorted((workspace.home / "sweeps").glob(f"*/{UNSENT}")):
         with (
-            held(workspace, f"sweep-{folder.parent.name}") as free,
+            record_lock(workspace, f"sweep-{folder.parent.name}") as free,
             contextlib.suppress(ValidationError, FileNotFoundError),
         ):
             if not free:

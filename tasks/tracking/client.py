@@ -86,7 +86,7 @@ def brief(error: BaseException) -> str:
     )
 
 
-def experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
+def find_or_create_experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
     """The id of the experiment of that name, made when absent; a local store keeps its artifacts in
     the workspace.
     """
@@ -98,15 +98,17 @@ def experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
     )
 
 
-def sweep_run(client: MlflowClient, experiment_id: str, sweep: Membership, recipe: str) -> str:
+def find_or_create_sweep_run(
+    client: MlflowClient, experiment_id: str, sweep: Membership, recipe: str
+) -> str:
     """The id of a sweep's run, parent of its pipelines' runs; the first of them that MLflow hears
     of makes it.
     """
     tags = {"stage": "sweep", "recipe": recipe, "sweep.keys": ", ".join(sweep.keys)}
-    return found_or_made(client, experiment_id, (f"sweep/{sweep.id}", sweep.name, now()), tags)
+    return find_or_create_run(client, experiment_id, (f"sweep/{sweep.id}", sweep.name, now()), tags)
 
 
-def found_or_made(
+def find_or_create_run(
     client: MlflowClient, experiment_id: str, what: tuple[str, str, int], tags: dict[str, str]
 ) -> str:
     """The run with this key; what: its key, name and start."""

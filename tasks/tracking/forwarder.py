@@ -31,7 +31,13 @@ from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking import rendering
-from tasks.tracking.client import client_for, experiment, found_or_made, report_link, sweep_run
+from tasks.tracking.client import (
+    client_for,
+    find_or_create_experiment,
+    find_or_create_run,
+    find_or_create_sweep_run,
+    report_link,
+)
 
 BATCH = 100  # parameters, tags in one request; MLflow's limit
 METRIC_BATCH = 1000
@@ -63,7 +69,9 @@ class Forwarder:
 
     def _open(self) -> None:
         record = self.record
-        record.experiment_id = experiment(self.client, self.workspace, record.recipe["name"])
+        record.experiment_id = find_or_create_experiment(
+            self.client, self.workspace, record.recipe["name"]
+        )
         tags = {
             "stage": "pipeline",
             "recipe": record.recipe["name"],
@@ -71,7 +79,7 @@ class Forwarder:
             "git_dirty": str(record.dirty).lower(),
         }
         if record.sweep:
-            parent = sweep_run(
+            parent = find_or_create_sweep_run(
                 self.client, record.experiment_id, record.sweep, record.recipe["name"]
             )
             tags |= {
@@ -79,7 +87,7 @@ class Forwarder:
                 "sweep": record.sweep.name,
                 "sweep.values": record.sweep.label,
             }
-        record.run_id = found_or_made(
+        record.run_id = find_or_create_run(
             self.client, record.experiment_id, (record.id, record.name, record.started), tags
         )
         record.save(self.workspace)
@@ -144,7 +152,7 @@ class Forwarder:
             "mlflow.parentRunId": self.record.run_id,
         }
         what = (f"{self.record.id}/{stage.stage}", stage.stage, stage.started)
-        stage.run_id = found_or_made(self.client, self.record.experiment_id, what, tags)
+        stage.run_id = find_or_create_run(self.client, self.record.experiment_id, what, tags)
         self.record.save(self.workspace)
         spec = stage.spec
         if spec:
@@ -294,7 +302,7 @@ class Forwarder:
     def _register(self, registration: Registration) -> None:
         stage = self.record.stage(registration.stage)
         model = self._model(stage, registration.artifact)
-        with versions.patient():
+        with versions.long_timeout():
             versions.store_model(self.client, model, registration)
         tags = registration.tags | {
             "digest": registration.artifact.digest,

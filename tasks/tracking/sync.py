@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tasks.records.run_record import Record, held, now, pending
+from tasks.records.run_record import Record, now, pending, record_lock
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for
 from tasks.tracking.forwarder import Forwarder
@@ -34,7 +34,7 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
     workspace = workspace or Workspace.here()
     forwarded, waiting, problem, dead = [], [], None, set()
     for file in pending(workspace):
-        with held(workspace, file.stem) as free:
+        with record_lock(workspace, file.stem) as free:
             if not free or not file.exists():
                 continue
             record = _ended(Record.model_validate_json(file.read_text()))

@@ -18,7 +18,7 @@ from flows.cli import app
 from rlhf_core.engine.bootstrap import keep_extensions_here
 from tasks.execution import stage_process
 from tasks.records import events
-from tasks.records.run_record import Record, held
+from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
 
 RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
@@ -301,7 +301,7 @@ def test_status_tells_running_from_interrupted(rlhf, home, tmp_path):
     (tmp_path / "b" / "metrics.jsonl").write_text(
         '{"step": 7, "steps": 20, "metrics": {}}\n{"step": 8, "st'
     )
-    with held(workspace, "b"):
+    with record_lock(workspace, "b"):
         latest, older = json.loads(rlhf("status", "--json")[1])
     assert (latest["state"], older["state"]) == ("running", "interrupted")
     assert latest["stages"][0]["progress"] == "7/20"

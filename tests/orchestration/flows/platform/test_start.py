@@ -19,7 +19,7 @@ from flows.platform.pages import answers, free_port
 from flows.platform.services import MARKER
 from flows.platform.start import PlatformOptions
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.records.process_identity import Owner
+from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
@@ -61,7 +61,7 @@ def sleeper(tmp_path):
     process.wait()
 
 
-def written(home, owner: Owner) -> Workspace:
+def written(home, owner: ProcessIdentity) -> Workspace:
     """A workspace whose platform has one service, of this owner."""
     service = state.Service(
         name="worker", owner=owner, health="http://127.0.0.1:9/", log=home / "worker.log"
@@ -75,13 +75,13 @@ def written(home, owner: Owner) -> Workspace:
 
 
 def test_down_ends_the_whole_group_of_a_service(tmp_path, sleeper):
-    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    workspace = written(tmp_path, ProcessIdentity.of(sleeper.pid))
     assert start.down(workspace) == ["worker"]
     assert not marked(tmp_path) and not state.read(workspace).services
 
 
 def test_down_leaves_a_later_process_of_the_same_number_alone(tmp_path, sleeper):
-    other = Owner.of(sleeper.pid).model_copy(update={"started": "1"})
+    other = ProcessIdentity.of(sleeper.pid).model_copy(update={"started": "1"})
     home = tmp_path / "other"  # its mark is not on the sleeper
     home.mkdir()
     assert start.down(written(home, other)) == []
@@ -89,7 +89,7 @@ def test_down_leaves_a_later_process_of_the_same_number_alone(tmp_path, sleeper)
 
 
 def test_down_ends_what_a_killed_leader_left_of_its_group(tmp_path, sleeper):
-    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    workspace = written(tmp_path, ProcessIdentity.of(sleeper.pid))
     sleeper.kill()
     sleeper.wait()
     assert marked(tmp_path)
@@ -98,7 +98,7 @@ def test_down_ends_what_a_killed_leader_left_of_its_group(tmp_path, sleeper):
 
 
 def test_a_running_platform_is_not_moved_to_another_port(tmp_path, sleeper):
-    workspace = written(tmp_path, Owner.of(sleeper.pid))
+    workspace = written(tmp_path, ProcessIdentity.of(sleeper.pid))
     with pytest.raises(
         BadInput, match="prefect_port 1, and 4711 is asked for; run rlhf down first"
     ):
@@ -123,7 +123,7 @@ def test_what_is_no_postgresql_url_is_refused_without_its_password(url):
 
 
 def test_a_damaged_state_file_is_refused(tmp_path):
-    workspace = written(tmp_path, Owner.me())
+    workspace = written(tmp_path, ProcessIdentity.current())
     (state.folder(workspace) / "state.json").write_text("{}")
     with pytest.raises(RLHFError, match="is damaged"):
         state.read(workspace)

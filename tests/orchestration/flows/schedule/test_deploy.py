@@ -329,8 +329,8 @@ def test_every_occasion_is_told_with_a_link_to_the_page(platform):
             ):
                 platform.post(f"flow_runs/{run}/set_state", state=state, force=True)
         code = (
-            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import"
-            " bulletin\nbulletin.publish(bulletin.PROMOTED, bulletin.model_resource('x-policy'),"
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks.promotion import"
+            " announce\nannounce.publish(announce.PROMOTED, announce.model_resource('x-policy'),"
             " {'model': 'x', 'reason': 'better'})"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
@@ -525,8 +525,8 @@ def test_new_data_start_a_run_and_old_ones_do_not(platform):
 def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "onreward", "--on-promotion", "judge-reward")
     program = (
-        "import os; os.environ['PREFECT_API_URL'] = %r\nfrom tasks import"
-        " bulletin\nbulletin.publish(bulletin.PROMOTED, bulletin.model_resource(%r), {'model': 'm',"
+        "import os; os.environ['PREFECT_API_URL'] = %r\nfrom tasks.promotion import"
+        " announce\nannounce.publish(announce.PROMOTED, announce.model_resource(%r), {'model': 'm',"
         " 'reason': 'r'})"
     )
     for model in ("other-reward", "judge-reward"):
@@ -539,7 +539,7 @@ def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
 @pytest.mark.slow
 def test_two_processes_do_not_hold_one_device_at_once(platform, tmp_path):
     code = (
-        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import"
+        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks.promotion import"
         " limits\nwith limits.devices_reserved():\n  print(time.time(), flush=True);"
         " time.sleep(3); print(time.time())"
     )

@@ -20,7 +20,7 @@ from tasks.approval import decisions
 from tasks.approval.decisions import Answer
 from tasks.records import events
 from tasks.records.approval_record import ApprovalRecord
-from tasks.records.run_record import Record, held
+from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
 
 RECIPE = Recipe.model_validate(
@@ -47,7 +47,7 @@ def waiting(home):
         )
         record.save(workspace)
         if alive:
-            assert locks.enter_context(held(workspace, record.id))
+            assert locks.enter_context(record_lock(workspace, record.id))
         return record
 
     make.end_all = locks.close
@@ -87,7 +87,7 @@ def test_only_a_run_that_waits_can_be_approved(rlhf, home, waiting):
     for name, says in cases.items():
         code, out, err = rlhf("approve", name)
         assert code == 2 and says in err and out == "", (name, err)
-    assert decisions.find(Workspace(home), running.id[:-1]).name == "tiny-a-2"
+    assert decisions.find_run(Workspace(home), running.id[:-1]).name == "tiny-a-2"
     running.approval.state = "expired"
     running.save(Workspace(home))
     assert "no decision within 1 hours" in rlhf("approve", "tiny-a-2")[2]

@@ -29,7 +29,7 @@ from tasks.approval.decisions import Answer
 from tasks.approval.request import approval
 from tasks.records import events
 from tasks.records.approval_record import SignOff
-from tasks.records.run_record import Record, held, records
+from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
 from tasks.registry.packaging import local_folder, read_sign_off
 from tasks.run_context import Session
@@ -83,7 +83,7 @@ def asks(name: str, recipe: Recipe, policy: Path, decisions: list[Decision]) -> 
     """What the pipeline does between the last gate and promote, with the record that it keeps."""
     workspace = Workspace.here()
     record = Record.new(workspace, recipe, runtime.flow_run.name)
-    with held(workspace, record.id):
+    with record_lock(workspace, record.id):
         tracker = Tracker(workspace, record)
         record.save(workspace)
         tracker.flush()

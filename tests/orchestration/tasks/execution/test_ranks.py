@@ -383,7 +383,7 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
         nonlocal other
         if other is None:
             rest = [spec.stage, str(folder / "spec.json"), str(folder)]
-            command = [*launcher.elsewhere(spec, hosts)["host-b"], *rest]
+            command = [*launcher.commands_for_other_hosts(spec, hosts)["host-b"], *rest]
             other = subprocess.Popen(
                 command,
                 env=stage_process.environment(),

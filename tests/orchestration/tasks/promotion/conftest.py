@@ -19,7 +19,7 @@ import pytest
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
-from tasks.promotion.aliases import Desk
+from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import WIN_RATE, contest_record
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.approval_record import SignOff
@@ -59,7 +59,7 @@ def gate(stage: str, model: str, **changes: object) -> Decision:
 class Shelf:
     """Registers models as the pipeline does."""
 
-    desk: Desk
+    registry: RegistryAliases
     models: Path
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, version) -> digest
     sign_off: SignOff = field(default_factory=SignOff)  # of what is registered next
@@ -68,10 +68,10 @@ class Shelf:
         self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str
     ) -> str:
         """Register the model of this seed; its version."""
-        artifact, client = Artifact.of(self.models / f"{kind}-{seed}"), self.desk.client
+        artifact, client = Artifact.of(self.models / f"{kind}-{seed}"), self.registry.client
         experiment = client.get_experiment_by_name("tiny")
-        remote = self.desk.workspace.tracking_uri.startswith("http")
-        place = None if remote else (self.desk.workspace.artifacts / "tiny").as_uri()
+        remote = self.registry.workspace.tracking_uri.startswith("http")
+        place = None if remote else (self.registry.workspace.artifacts / "tiny").as_uri()
         where = (
             experiment.experiment_id
             if experiment
@@ -79,7 +79,7 @@ class Shelf:
         )
         logged = client.create_logged_model(where, name=kind)
         wanted = Registration(
-            model=self.desk.model(kind),
+            model=self.registry.model(kind),
             stage=kind,
             artifact=artifact,
             tags={},
@@ -162,7 +162,9 @@ def stock(tiny_models, tmp_path_factory, empty_store) -> Shelf:
         pytest.MonkeyPatch.context() as patch
     ):  # no monkeypatch of a single test reaches a fixture of the session
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        shelf = Shelf(Desk(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models)
+        shelf = Shelf(
+            RegistryAliases(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models
+        )
         fill(shelf)
     return shelf
 
@@ -175,13 +177,13 @@ def fill(shelf: Shelf) -> None:
     shelf.policy(3, beats="1", reward="2")
     shelf.policy(4, beats="2")
     shelf.policy(5, beats="1", wins=0.4)
-    promote(shelf.desk, PromotionRequest(version="1"))
+    promote(shelf.registry, PromotionRequest(version="1"))
 
 
 @pytest.fixture
 def shelf(stock, tmp_path, monkeypatch) -> Shelf:
     """A copy of the stock, to be changed at will."""
-    home, old = tmp_path / "home", stock.desk.workspace.home
+    home, old = tmp_path / "home", stock.registry.workspace.home
     shutil.copytree(old / "mlartifacts", home / "mlartifacts", copy_function=os.link)
     shutil.copy(old / "mlflow.db", home / "mlflow.db")
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as store, store:
@@ -193,7 +195,7 @@ def shelf(stock, tmp_path, monkeypatch) -> Shelf:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     workspace = Workspace(home)
     return Shelf(
-        Desk(client_for(workspace.tracking_uri), workspace, "tiny"),
+        RegistryAliases(client_for(workspace.tracking_uri), workspace, "tiny"),
         stock.models,
         dict(stock.digests),
     )
@@ -206,8 +208,8 @@ def shelf_type() -> type[Shelf]:
 
 
 @pytest.fixture
-def desk(shelf) -> Desk:
-    return shelf.desk
+def registry(shelf) -> RegistryAliases:
+    return shelf.registry
 
 
 class Promoters:
@@ -220,18 +222,18 @@ class Promoters:
         )
         assert self.server.stdout.readline() == "ready\n"
 
-    def run(self, desk: Desk, *jobs: dict) -> list[dict]:
+    def run(self, registry: RegistryAliases, *jobs: dict) -> list[dict]:
         """Run the jobs at once, each in its own process. A result: promoted, reason, error, kind of
         error, exit code.
         """
-        uri = desk.client.tracking_uri
+        uri = registry.client.tracking_uri
         environment = {
-            "RLHF_HOME": str(desk.workspace.home),
+            "RLHF_HOME": str(registry.workspace.home),
             "MLFLOW_TRACKING_URI": uri,
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         }
         self.server.stdin.write(
-            json.dumps({"name": desk.name, "environment": environment, "jobs": jobs}) + "\n"
+            json.dumps({"name": registry.name, "environment": environment, "jobs": jobs}) + "\n"
         )
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())

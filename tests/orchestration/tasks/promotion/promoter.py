@@ -68,7 +68,7 @@ def work(name: str, job: dict) -> dict:
         die_after(job.pop("kill_after"))
     action = job.pop("action")
     try:
-        where, kind = aliases.at(name, known=action != "history")
+        where, kind = aliases.open_registry(name, must_exist=action != "history")
         if action == "history":
             return {"problems": promotion.history(where).problems}
         return vars(ACTIONS[action](where, promotion.PromotionRequest(kind=kind, **job)))

@@ -14,7 +14,7 @@ from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
 
 from flows.cli.app import main
-from tasks.promotion.aliases import Desk
+from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for
@@ -69,13 +69,13 @@ def stocked(guarded, tiny_models, shelf_type, tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", guarded)
         patch.setenv("RLHF_HOME", str(home))
         become(patch, "pipeline")
-        desk = Desk(client_for(guarded), Workspace(home), "tiny")
-        shelf = shelf_type(desk, tiny_models)
+        registry = RegistryAliases(client_for(guarded), Workspace(home), "tiny")
+        shelf = shelf_type(registry, tiny_models)
         shelf.add("reward", 1)
         shelf.policy(1)
         shelf.policy(2, beats="1")
-        assert promote(desk, PromotionRequest(version="1")).promoted
-        yield desk
+        assert promote(registry, PromotionRequest(version="1")).promoted
+        yield registry
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.promotion.aliases import Desk, drift
-from tasks.promotion.ledger import stack
+from tasks.promotion.aliases import RegistryAliases, drift
+from tasks.promotion.ledger import champion_history
 from tasks.promotion.promotion import PromotionRequest, history, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for
@@ -16,38 +16,40 @@ from tasks.tracking.client import client_for
 pytestmark = pytest.mark.slow
 
 
-def at(folder: Path) -> Desk:
-    return Desk(client_for(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")
+def at(folder: Path) -> RegistryAliases:
+    return RegistryAliases(client_for(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")
 
 
-def copied(desk: Desk, folder: Path) -> Desk:
+def copied(registry: RegistryAliases, folder: Path) -> RegistryAliases:
     """The same registry in a store of its own."""
     folder.mkdir()
-    shutil.copy(desk.workspace.home / "mlflow.db", folder / "mlflow.db")
+    shutil.copy(registry.workspace.home / "mlflow.db", folder / "mlflow.db")
     return at(folder)
 
 
-def require_whole(desk: Desk) -> str:
+def require_whole(registry: RegistryAliases) -> str:
     """Every attempt has ended, and the aliases are where the ledger says; the champion."""
-    entries = desk.ledger.entries()
+    entries = registry.ledger.entries()
     assert all(entry.outcome for entry in entries), entries
-    champion = stack(entries)[-1]
-    assert drift(champion, desk.aliases()) is None
+    champion = champion_history(entries)[-1]
+    assert drift(champion, registry.aliases()) is None
     return champion.policy.version
 
 
-def kill_everywhere(promoters, desk: Desk, folder: Path, job: dict, next_job: dict) -> list[str]:
+def kill_everywhere(
+    promoters, registry: RegistryAliases, folder: Path, job: dict, next_job: dict
+) -> list[str]:
     """Kill `job` after 0, 1, 2, ... writes until it survives; after each kill run `next_job`; the
     champions it left.
     """
     champions, left_at = [], []
     for count in range(100):
-        here = copied(desk, folder / str(count))
+        here = copied(registry, folder / str(count))
         (result,) = promoters.run(here, job | {"kill_after": count})
         if result["code"] == 0:
             assert result["promoted"], result
             assert all(
-                aliases in (desk.aliases(), here.aliases()) for aliases in left_at
+                aliases in (registry.aliases(), here.aliases()) for aliases in left_at
             )  # as if it never or fully happened
             return champions
         assert result["code"] == -9
@@ -60,9 +62,11 @@ def kill_everywhere(promoters, desk: Desk, folder: Path, job: dict, next_job: di
     raise AssertionError("the job never survived")
 
 
-def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
+def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(
+    promoters, registry, tmp_path
+):
     job = {"action": "promote", "version": "3", "reason": "better"}
-    champions = kill_everywhere(promoters, desk, tmp_path, job, {"action": "history"})
+    champions = kill_everywhere(promoters, registry, tmp_path, job, {"action": "history"})
     switched = champions.index("3")
     assert champions == ["1"] * switched + ["3"] * (len(champions) - switched)
     assert (
@@ -70,10 +74,12 @@ def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(promoters
     )  # it was killed often enough on either side
 
 
-def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(promoters, desk, tmp_path):
-    promote(desk, PromotionRequest(version="2"))
+def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(
+    promoters, registry, tmp_path
+):
+    promote(registry, PromotionRequest(version="2"))
     champions = kill_everywhere(
-        promoters, desk, tmp_path, {"action": "rollback"}, {"action": "history"}
+        promoters, registry, tmp_path, {"action": "rollback"}, {"action": "history"}
     )
     switched = champions.index("1")
     assert champions == ["2"] * switched + ["1"] * (
@@ -82,12 +88,12 @@ def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(promoters,
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_a_killed_recovery_is_recovered_itself(promoters, desk, tmp_path, moved):
+def test_a_killed_recovery_is_recovered_itself(promoters, registry, tmp_path, moved):
     counts = range(7 if moved else 5, 100)  # before that there is no plan yet
     first = next(
         count
         for count in counts
-        if killed_with(promoters, desk, tmp_path / str(count), count, moved)
+        if killed_with(promoters, registry, tmp_path / str(count), count, moved)
     )
     wreck = at(tmp_path / str(first))
     for count in range(100):
@@ -105,11 +111,13 @@ def test_a_killed_recovery_is_recovered_itself(promoters, desk, tmp_path, moved)
     raise AssertionError("the recovery never survived")
 
 
-def killed_with(promoters, desk: Desk, folder: Path, count: int, moved: bool) -> bool:
+def killed_with(
+    promoters, registry: RegistryAliases, folder: Path, count: int, moved: bool
+) -> bool:
     """Whether a kill after `count` writes leaves a plan behind, the alias of the policy moved or
     not.
     """
-    here = copied(desk, folder)
+    here = copied(registry, folder)
     promoters.run(here, {"action": "promote", "version": "2", "kill_after": count})
     last = here.ledger.entries()[-1]
     return (
@@ -119,12 +127,14 @@ def killed_with(promoters, desk: Desk, folder: Path, count: int, moved: bool) ->
     )
 
 
-def test_the_next_promotion_ends_what_was_left_and_then_goes_its_own_way(promoters, desk):
+def test_the_next_promotion_ends_what_was_left_and_then_goes_its_own_way(promoters, registry):
     for count in (3, 12):
-        (killed,) = promoters.run(desk, {"action": "promote", "version": "2", "kill_after": count})
+        (killed,) = promoters.run(
+            registry, {"action": "promote", "version": "2", "kill_after": count}
+        )
         assert killed["code"] == -9
     (done,) = promoters.run(
-        desk, {"action": "promote", "version": "3", "contest_override": "to see what happens"}
+        registry, {"action": "promote", "version": "3", "contest_override": "to see what happens"}
     )
-    assert done["promoted"] and require_whole(desk) == "3"
-    assert [entry.action for entry in history(desk).entries].count("recover") == 2
+    assert done["promoted"] and require_whole(registry) == "3"
+    assert [entry.action for entry in history(registry).entries].count("recover") == 2

@@ -22,16 +22,16 @@ from tasks.promotion.ledger import (
     Champion,
     Ledger,
     LedgerEntry,
-    earlier,
-    gaps,
-    stack,
+    champion_history,
+    missing_numbers,
+    rollback_targets,
 )
-from tasks.records.process_identity import Owner
+from tasks.records.process_identity import ProcessIdentity
 
 
 @pytest.fixture
-def ledger(desk) -> Ledger:
-    return desk.ledger
+def ledger(registry) -> Ledger:
+    return registry.ledger
 
 
 def state(policy: int, reward: int = 1) -> AliasState:
@@ -54,7 +54,7 @@ def closed(
         time=now,
         stepped=now,
         token=str(number),
-        owner=Owner.me(),
+        owner=ProcessIdentity.current(),
         plan=AliasPlan(before={}, after={}, state=champion),
         outcome=outcome,
     )
@@ -87,7 +87,7 @@ def test_a_promotion_goes_on_top_and_a_rollback_takes_off(attempts, champions):
         closed(number, action, state(version))
         for number, (action, version) in enumerate(attempts, 1)
     ]
-    assert stack(entries) == [state(version) for version in champions]
+    assert champion_history(entries) == [state(version) for version in champions]
 
 
 def test_only_what_was_done_counts():
@@ -95,13 +95,13 @@ def test_only_what_was_done_counts():
     entries = [
         closed(number, "promote", state(9), outcome) for number, outcome in enumerate(outcomes, 2)
     ]
-    assert stack([closed(1, "promote", state(1)), *entries]) == [state(1)]
+    assert champion_history([closed(1, "promote", state(1)), *entries]) == [state(1)]
 
 
 def test_earlier_champions_are_those_with_another_version_of_that_model():
     states = [state(1, 1), state(2, 1), state(2, 2), state(3, 2)]
-    assert earlier(states, "policy") == [state(2, 2), state(2, 1), state(1, 1)]
-    assert earlier(states, "reward") == [state(2, 1), state(1, 1)]
+    assert rollback_targets(states, "policy") == [state(2, 2), state(2, 1), state(1, 1)]
+    assert rollback_targets(states, "reward") == [state(2, 1), state(1, 1)]
 
 
 # entries
@@ -114,8 +114,8 @@ def test_an_entry_comes_back_as_it_was_written(ledger):
     assert (
         entry.number == 2 and entry.is_live and entry.outcome is None
     )  # the stock's own promotion is entry 1
-    ledger.step(entry, "switch")
-    ledger.add(
+    ledger.record_step(entry, "switch")
+    ledger.record(
         entry,
         "plan",
         AliasPlan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json(),
@@ -188,7 +188,7 @@ def test_an_entry_that_somebody_else_ended_or_deleted_may_move_nothing_more(ledg
     entry = ledger.append("promote", "tiny-policy", "2")
     ledger.close(entry, "undone", "taken for dead")
     with pytest.raises(PromotionRefused, match=r"ended as 'undone' \(taken for dead\)"):
-        ledger.step(entry, "switch")
+        ledger.record_step(entry, "switch")
     other = ledger.append("promote", "tiny-policy", "2")
     ledger.client.delete_model_version(ledger.model, str(other.number))
     with pytest.raises(PromotionRefused, match="deleted"):
@@ -207,52 +207,52 @@ def test_deleted_entries_leave_a_gap(ledger):
     for _ in range(2):
         ledger.append("promote", "tiny-policy", "2")
     ledger.client.delete_model_version(ledger.model, "2")
-    assert gaps(ledger.entries()) == [2]
+    assert missing_numbers(ledger.entries()) == [2]
 
 
 # who is alive
 
 
-def sleeper() -> tuple[subprocess.Popen, Owner]:
+def sleeper() -> tuple[subprocess.Popen, ProcessIdentity]:
     """A process and what it says of itself."""
     code = (
-        "from tasks.records.process_identity import Owner; print(Owner.me().model_dump_json(),"
+        "from tasks.records.process_identity import ProcessIdentity; print(ProcessIdentity.current().model_dump_json(),"
         " flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    return process, Owner.model_validate(json.loads(process.stdout.readline()))
+    return process, ProcessIdentity.model_validate(json.loads(process.stdout.readline()))
 
 
 def test_a_process_runs_until_it_is_killed_even_while_nobody_has_reaped_it():
     process, owner = sleeper()
     try:
-        assert owner.runs() is True and not owner.is_me
+        assert owner.is_running() is True and not owner.is_current
         process.send_signal(signal.SIGSTOP)
-        assert owner.runs() is True
+        assert owner.is_running() is True
         process.kill()
         os.waitid(
             os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
         )  # dead, and still in the process table
-        assert owner.runs() is False
+        assert owner.is_running() is False
     finally:
         process.kill()
         process.communicate()
-    assert owner.runs() is False
+    assert owner.is_running() is False
 
 
 def test_a_later_process_of_the_same_number_is_another_one():
-    me = Owner.me()
-    assert me.is_me and me.runs() is True
-    assert me.model_copy(update={"started": "1"}).runs() is False
+    me = ProcessIdentity.current()
+    assert me.is_current and me.is_running() is True
+    assert me.model_copy(update={"started": "1"}).is_running() is False
 
 
 @pytest.mark.parametrize(("age", "live"), [(LEASE_SECONDS - 60, True), (LEASE_SECONDS + 60, False)])
 def test_an_attempt_on_another_machine_lives_as_long_as_its_lease(ledger, age, live):
     entry = ledger.append("promote", "tiny-policy", "2")
     away = entry.owner.model_copy(update={"space": "another boot", "host": "elsewhere"})
-    assert away.runs() is None
+    assert away.is_running() is None
     stepped = entry.stepped - timedelta(seconds=age)
     assert entry.model_copy(update={"owner": away, "stepped": stepped}).is_live is live
 
@@ -260,5 +260,5 @@ def test_an_attempt_on_another_machine_lives_as_long_as_its_lease(ledger, age, l
 def test_an_attempt_that_this_process_gave_up_is_dead(ledger):
     entry = ledger.append("promote", "tiny-policy", "2")
     assert entry.is_live
-    ledger.leave(entry)
+    ledger.release(entry)
     assert not entry.is_live

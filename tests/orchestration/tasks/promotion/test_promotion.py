@@ -14,29 +14,31 @@ import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tasks.registry.packaging import local_folder
 
 from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact
-from tasks.promotion import aliases as module
-from tasks.promotion import announce, transaction
-from tasks.promotion.aliases import Desk
+from tasks.promotion import aliases, announce, transaction
+from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import ApprovalMissing, ContestLost
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.approval_record import ApprovalRecord, SignOff, evidence_digest
-from tasks.registry import versions as registry
-from tasks.registry.packaging import local_folder
+from tasks.registry import versions
 
 
-def champions(desk: Desk) -> tuple[str | None, ...]:
+def champions(registry: RegistryAliases) -> tuple[str | None, ...]:
     """policy@champion, policy@previous, reward@champion, reward@previous."""
-    return tuple(desk.aliases().values())
+    return tuple(registry.aliases().values())
 
 
 @contextlib.contextmanager
 def refused(
-    desk: Desk, match: str, error: type[Exception] = PromotionRefused, outcome: str = "refused"
+    registry: RegistryAliases,
+    match: str,
+    error: type[Exception] = PromotionRefused,
+    outcome: str = "refused",
 ) -> Iterator[None]:
     """What is done inside is refused with a message; no alias and no version has changed, and the
     ledger says why.
@@ -47,20 +49,20 @@ def refused(
         return [
             sorted(dict(v.tags).items())
             for name in names
-            for v in desk.client.search_model_versions(f"name='{name}'")
+            for v in registry.client.search_model_versions(f"name='{name}'")
         ]
 
-    before, aliases, count = versions(), desk.aliases(), len(desk.ledger.entries())
+    before, aliases, count = versions(), registry.aliases(), len(registry.ledger.entries())
     with pytest.raises(error, match=match) as raised:
         yield
-    entries = desk.ledger.entries()
-    assert versions() == before and desk.aliases() == aliases
+    entries = registry.ledger.entries()
+    assert versions() == before and registry.aliases() == aliases
     assert len(entries) == count + 1 and entries[-1].outcome == outcome
     assert entries[-1].outcome_reason == str(raised.value)
 
 
-def files(desk: Desk, version: str, kind: str = "policy") -> Path:
-    return local_folder(desk.client.get_model_version(desk.model(kind), version).source)
+def files(registry: RegistryAliases, version: str, kind: str = "policy") -> Path:
+    return local_folder(registry.client.get_model_version(registry.model(kind), version).source)
 
 
 @contextlib.contextmanager
@@ -78,16 +80,16 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
 # what moves
 
 
-def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previous(desk):
-    assert champions(desk) == ("1", None, "1", None)
-    result = promote(desk, PromotionRequest(version="3", reason="better"))
+def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previous(registry):
+    assert champions(registry) == ("1", None, "1", None)
+    result = promote(registry, PromotionRequest(version="3", reason="better"))
     assert (
         result.promoted
         and result.replaced == "1"
         and "it wins 70.0% against version 1" in result.reason
     )
-    assert champions(desk) == ("3", "1", "2", "1")
-    entry = history(desk).entries[-1]
+    assert champions(registry) == ("3", "1", "2", "1")
+    entry = history(registry).entries[-1]
     assert (entry.action, entry.version, entry.expects, entry.outcome, entry.reason) == (
         "promote",
         "3",
@@ -95,54 +97,53 @@ def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previou
         "done",
         "better",
     )
-    again = promote(desk, PromotionRequest(version="3"))
+    again = promote(registry, PromotionRequest(version="3"))
     assert (
-        again.promoted and "already" in again.reason and len(history(desk).entries) == entry.number
+        again.promoted
+        and "already" in again.reason
+        and len(history(registry).entries) == entry.number
     )
 
 
 def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shelf):
-    desk = shelf.desk
-    promote(desk, PromotionRequest(version="2"))
-    promote(desk, PromotionRequest(version="4"))
-    promote(desk, PromotionRequest(version="3", contest_override="shorter replies are wanted"))
-    assert champions(desk) == ("3", "4", "2", "1")
-    assert rollback(desk, PromotionRequest(reason="it swears")).version == "4" and champions(
-        desk
+    registry = shelf.registry
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    promote(registry, PromotionRequest(version="3", contest_override="shorter replies are wanted"))
+    assert champions(registry) == ("3", "4", "2", "1")
+    assert rollback(registry, PromotionRequest(reason="it swears")).version == "4" and champions(
+        registry
     ) == ("4", "2", "1", None)
-    assert rollback(desk, PromotionRequest()).version == "2" and champions(desk) == (
+    assert rollback(registry, PromotionRequest()).version == "2" and champions(registry) == (
         "2",
         "1",
         "1",
         None,
     )
-    assert rollback(desk, PromotionRequest()).version == "1" and champions(desk) == (
+    assert rollback(registry, PromotionRequest()).version == "1" and champions(registry) == (
         "1",
         None,
         "1",
         None,
     )
     with pytest.raises(PromotionRefused, match="no earlier champion"):
-        rollback(desk, PromotionRequest())
-    assert [entry.outcome for entry in desk.ledger.entries()] == ["done"] * 7
-    assert promote(desk, PromotionRequest(version="2")).replaced == "1" and champions(desk) == (
-        "2",
-        "1",
-        "1",
-        None,
-    )
+        rollback(registry, PromotionRequest())
+    assert [entry.outcome for entry in registry.ledger.entries()] == ["done"] * 7
+    assert promote(registry, PromotionRequest(version="2")).replaced == "1" and champions(
+        registry
+    ) == ("2", "1", "1", None)
 
 
-def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(desk):
+def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(registry):
     for version in ("2", "1", "3"):
-        promote(desk, PromotionRequest(version=version, contest_override="to and fro"))
-    assert rollback(desk, PromotionRequest()).version == "1" and champions(desk) == (
+        promote(registry, PromotionRequest(version=version, contest_override="to and fro"))
+    assert rollback(registry, PromotionRequest()).version == "1" and champions(registry) == (
         "1",
         "2",
         "1",
         None,
     )
-    assert rollback(desk, PromotionRequest()).version == "2" and champions(desk) == (
+    assert rollback(registry, PromotionRequest()).version == "2" and champions(registry) == (
         "2",
         "1",
         "1",
@@ -150,70 +151,69 @@ def test_a_rollback_goes_to_the_nearest_of_two_reigns_of_one_version(desk):
     )
 
 
-def test_a_rollback_skips_a_champion_that_was_deleted_or_has_other_bytes(desk):
-    promote(desk, PromotionRequest(version="2"))
-    promote(desk, PromotionRequest(version="4"))
-    desk.client.delete_model_version("tiny-policy", "2")
-    result = rollback(desk, PromotionRequest())
-    assert result.version == "1" and champions(desk) == ("1", None, "1", None)
-    assert "Skipped version 2" in desk.ledger.entries()[-1].outcome_reason
-    promote(desk, PromotionRequest(version="3"))
-    weights = files(desk, "1") / "artifacts/model/model.safetensors"
+def test_a_rollback_skips_a_champion_that_was_deleted_or_has_other_bytes(registry):
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    registry.client.delete_model_version("tiny-policy", "2")
+    result = rollback(registry, PromotionRequest())
+    assert result.version == "1" and champions(registry) == ("1", None, "1", None)
+    assert "Skipped version 2" in registry.ledger.entries()[-1].outcome_reason
+    promote(registry, PromotionRequest(version="3"))
+    weights = files(registry, "1") / "artifacts/model/model.safetensors"
     with (
         replaced(weights, b"x"),
         pytest.raises(PromotionRefused, match=r"Skipped version 1: .*other weights"),
     ):
-        rollback(desk, PromotionRequest())
-    assert champions(desk) == ("3", "1", "2", "1")
+        rollback(registry, PromotionRequest())
+    assert champions(registry) == ("3", "1", "2", "1")
 
 
-def test_a_reward_model_can_be_promoted_and_rolled_back_alone(desk):
-    assert promote(desk, PromotionRequest(kind="reward", version="2")).promoted
-    assert champions(desk) == ("1", None, "2", "1")
+def test_a_reward_model_can_be_promoted_and_rolled_back_alone(registry):
+    assert promote(registry, PromotionRequest(kind="reward", version="2")).promoted
+    assert champions(registry) == ("1", None, "2", "1")
     with pytest.raises(PromotionRefused, match="no earlier champion"):
-        rollback(desk, PromotionRequest())  # the policy has had no other
-    assert rollback(desk, PromotionRequest(kind="reward")).version == "1" and champions(desk) == (
-        "1",
-        None,
-        "1",
-        None,
-    )
+        rollback(registry, PromotionRequest())  # the policy has had no other
+    assert rollback(registry, PromotionRequest(kind="reward")).version == "1" and champions(
+        registry
+    ) == ("1", None, "1", None)
 
 
-def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(desk):
-    promote(desk, PromotionRequest(version="2"))
-    weights = files(desk, "1") / "artifacts/model/model.safetensors"
+def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(registry):
+    promote(registry, PromotionRequest(version="2"))
+    weights = files(registry, "1") / "artifacts/model/model.safetensors"
     with replaced(weights, b"x"):
-        desk.client.set_model_version_tag("tiny-policy", "1", "digest", digest_path(weights.parent))
+        registry.client.set_model_version_tag(
+            "tiny-policy", "1", "digest", digest_path(weights.parent)
+        )
         with pytest.raises(
             PromotionRefused,
             match=r"Skipped version 1: the tag 'digest' .* was changed; the ledger says",
         ):
-            rollback(desk, PromotionRequest())
-    assert champions(desk) == ("2", "1", "1", None)
+            rollback(registry, PromotionRequest())
+    assert champions(registry) == ("2", "1", "1", None)
 
 
 def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
-    promote(shelf.desk, PromotionRequest(version="2"))
+    promote(shelf.registry, PromotionRequest(version="2"))
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-policy@champion"))
     assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
 
 
 def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(
-    desk, monkeypatch
+    registry, monkeypatch
 ):
     told = []
     monkeypatch.setattr(
         announce, "publish", lambda event, about, what: told.append((event, about, what["version"]))
     )
-    promote(desk, PromotionRequest(version="2"))  # its reward model is champion already
-    with refused(desk, "was not compared", ContestLost):
-        promote(desk, PromotionRequest(version="5"))
+    promote(registry, PromotionRequest(version="2"))  # its reward model is champion already
+    with refused(registry, "was not compared", ContestLost):
+        promote(registry, PromotionRequest(version="5"))
     assert told == [("rlhf.promoted", "rlhf.model.tiny-policy", "2")]
-    promote(desk, PromotionRequest(kind="reward", version="2"))
-    promote(desk, PromotionRequest(kind="reward", version="2"))  # it is champion already
+    promote(registry, PromotionRequest(kind="reward", version="2"))
+    promote(registry, PromotionRequest(kind="reward", version="2"))  # it is champion already
     assert told[1:] == [("rlhf.promoted", "rlhf.model.tiny-reward", "2")]
-    rollback(desk, PromotionRequest())
+    rollback(registry, PromotionRequest())
     assert {resource for _, resource, _ in told[2:]} == {
         "rlhf.model.tiny-policy",
         "rlhf.model.tiny-reward",
@@ -223,24 +223,24 @@ def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_
 # who may not
 
 
-def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody_says_why(desk):
-    with refused(desk, r"wins 40.0% .* version 1, required more than 50.0%", ContestLost):
-        promote(desk, PromotionRequest(version="5"))
-    with refused(desk, "not compared with the present champion, version 1", ContestLost):
-        promote(desk, PromotionRequest(version="4"))
-    result = promote(desk, PromotionRequest(version="5", contest_override="the judge was down"))
+def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody_says_why(registry):
+    with refused(registry, r"wins 40.0% .* version 1, required more than 50.0%", ContestLost):
+        promote(registry, PromotionRequest(version="5"))
+    with refused(registry, "not compared with the present champion, version 1", ContestLost):
+        promote(registry, PromotionRequest(version="4"))
+    result = promote(registry, PromotionRequest(version="5", contest_override="the judge was down"))
     assert (
-        champions(desk) == ("5", "1", "1", None)
+        champions(registry) == ("5", "1", "1", None)
         and "without beating it: the judge was down" in result.reason
     )
     assert (
-        desk.client.get_model_version("tiny-policy", "5")
+        registry.client.get_model_version("tiny-policy", "5")
         .tags["contest_override"]
         .endswith(": the judge was down")
     )
-    assert desk.ledger.entries()[-1].contest_override == "the judge was down"
-    with refused(desk, "not compared with the present champion, version 5", ContestLost):
-        promote(desk, PromotionRequest(version="2"))  # it beat version 1
+    assert registry.ledger.entries()[-1].contest_override == "the judge was down"
+    with refused(registry, "not compared with the present champion, version 5", ContestLost):
+        promote(registry, PromotionRequest(version="2"))  # it beat version 1
 
 
 def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
@@ -271,11 +271,11 @@ def test_every_gate_record_is_read_again(shelf, case):
     assert (
         shelf.add("policy", 2, records, reward_version="1") == "2"
     )  # the same bytes: the same version, other records
-    with refused(shelf.desk, says):
-        promote(shelf.desk, PromotionRequest(version="2"))
+    with refused(shelf.registry, says):
+        promote(shelf.registry, PromotionRequest(version="2"))
     assert (
         shelf.policy(2, beats="1") == "2"
-        and promote(shelf.desk, PromotionRequest(version="2")).promoted
+        and promote(shelf.registry, PromotionRequest(version="2")).promoted
     )
 
 
@@ -293,7 +293,7 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
     ]
     shelf.add("policy", 2, records, reward_version="1", given='["sft"]')
     result = promote(
-        shelf.desk, PromotionRequest(version="2", contest_override="first of its kind")
+        shelf.registry, PromotionRequest(version="2", contest_override="first of its kind")
     )
     assert (
         result.promoted
@@ -303,8 +303,8 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
 
 def test_only_an_sft_model_may_be_given_without_a_record(shelf):
     shelf.add("policy", 2, [], reward_version="1", given='["sft", "reward", "ppo", "evaluate"]')
-    with refused(shelf.desk, "no gate record of reward and ppo and evaluate"):
-        promote(shelf.desk, PromotionRequest(version="2"))
+    with refused(shelf.registry, "no gate record of reward and ppo and evaluate"):
+        promote(shelf.registry, PromotionRequest(version="2"))
 
 
 # who must be asked
@@ -335,8 +335,8 @@ def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(shelf):
     shelf.sign_off = asked(shelf, "2", "1")
     shelf.policy(2, beats="1")
     assert (
-        promote(shelf.desk, PromotionRequest(version="2")).promoted
-        and rollback(shelf.desk, PromotionRequest()).version == "1"
+        promote(shelf.registry, PromotionRequest(version="2")).promoted
+        and rollback(shelf.registry, PromotionRequest()).version == "1"
     )
 
 
@@ -371,55 +371,58 @@ def test_without_a_valid_approval_it_is_refused(shelf, case):
     shelf.sign_off = made(shelf)
     shelf.policy(2, beats="1")
     with refused(
-        shelf.desk,
+        shelf.registry,
         rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME",
         ApprovalMissing,
     ):
-        promote(shelf.desk, PromotionRequest(version="2"))
+        promote(shelf.registry, PromotionRequest(version="2"))
 
 
 def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(shelf):
-    shelf.sign_off, desk = asked(shelf, "2", "1", state="rejected"), shelf.desk
+    shelf.sign_off, registry = asked(shelf, "2", "1", state="rejected"), shelf.registry
     shelf.policy(2, beats="1")
     result = promote(
-        desk,
+        registry,
         PromotionRequest(version="2", approved_by="Bea", approval_comment="read fifty replies"),
     )
     assert result.promoted and result.reason.endswith("; approved by Bea: read fifty replies.")
-    entry = desk.ledger.entries()[-1]
+    entry = registry.ledger.entries()[-1]
     assert (entry.approved_by, entry.approval_comment, entry.outcome) == (
         "Bea",
         "read fifty replies",
         "done",
     )
     assert (
-        desk.client.get_model_version("tiny-policy", "2")
+        registry.client.get_model_version("tiny-policy", "2")
         .tags["approved_by_hand"]
         .startswith("approved by Bea: read fifty")
     )
 
 
 def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(shelf):
-    files(shelf.desk, "2").joinpath("approval.json").unlink()
-    digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
-    shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+    files(shelf.registry, "2").joinpath("approval.json").unlink()
+    digest = versions._frame_digests(files(shelf.registry, "2"))["frame_digest"]
+    shelf.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
     with refused(
-        shelf.desk, "do not say whether its recipe requires a person's approval", ApprovalMissing
+        shelf.registry,
+        "do not say whether its recipe requires a person's approval",
+        ApprovalMissing,
     ):
-        promote(shelf.desk, PromotionRequest(version="2"))
-    files(shelf.desk, "2").joinpath("approval.json").write_text("[]")
-    digest = registry._frame_digests(files(shelf.desk, "2"))["frame_digest"]
-    shelf.desk.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
-    with refused(shelf.desk, "does not say whether approval is required"):
+        promote(shelf.registry, PromotionRequest(version="2"))
+    files(shelf.registry, "2").joinpath("approval.json").write_text("[]")
+    digest = versions._frame_digests(files(shelf.registry, "2"))["frame_digest"]
+    shelf.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+    with refused(shelf.registry, "does not say whether approval is required"):
         promote(
-            shelf.desk, PromotionRequest(version="2", approved_by="Bea", approval_comment="fine")
+            shelf.registry,
+            PromotionRequest(version="2", approved_by="Bea", approval_comment="fine"),
         )
 
 
 def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
-    shelf.desk.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
-    with refused(shelf.desk, "does not say which reward model"):
-        promote(shelf.desk, PromotionRequest(version="2"))
+    shelf.registry.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
+    with refused(shelf.registry, "does not say which reward model"):
+        promote(shelf.registry, PromotionRequest(version="2"))
 
 
 @pytest.mark.parametrize(
@@ -433,8 +436,8 @@ def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
         ("approval.json", b'{"required": false}', "other code, MLmodel or approval"),
     ],
 )
-def test_tampered_files_are_refused(desk, name, content, what):
-    file = files(desk, "2") / name
+def test_tampered_files_are_refused(registry, name, content, what):
+    file = files(registry, "2") / name
     existed = file.exists()
     with contextlib.ExitStack() as stack:
         if existed:
@@ -442,14 +445,14 @@ def test_tampered_files_are_refused(desk, name, content, what):
         else:
             file.write_bytes(content)
             stack.callback(file.unlink)
-        with refused(desk, f"version 2 of tiny-policy has {what} than when it was registered"):
-            promote(desk, PromotionRequest(version="2"))
+        with refused(registry, f"version 2 of tiny-policy has {what} than when it was registered"):
+            promote(registry, PromotionRequest(version="2"))
 
 
-def test_a_tampered_reward_model_stops_its_policy(desk):
-    weights = files(desk, "2", "reward") / "artifacts/model/model.safetensors"
-    with replaced(weights, b"x"), refused(desk, "version 2 of tiny-reward has other weights"):
-        promote(desk, PromotionRequest(version="3"))
+def test_a_tampered_reward_model_stops_its_policy(registry):
+    weights = files(registry, "2", "reward") / "artifacts/model/model.safetensors"
+    with replaced(weights, b"x"), refused(registry, "version 2 of tiny-reward has other weights"):
+        promote(registry, PromotionRequest(version="3"))
 
 
 def broken(shelf, change) -> str:
@@ -487,57 +490,57 @@ def broken(shelf, change) -> str:
 )
 def test_a_champion_that_does_not_run_is_put_back(shelf, change, says):
     version = broken(shelf, change)
-    with refused(shelf.desk, says, outcome="reverted"):
-        promote(shelf.desk, PromotionRequest(version=version))
+    with refused(shelf.registry, says, outcome="reverted"):
+        promote(shelf.registry, PromotionRequest(version=version))
 
 
-def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_written(desk):
+def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_written(registry):
     for version, kind in (("77", "policy"), ("77", "reward")):
         with pytest.raises(PromotionRefused, match=f"version 77 of tiny-{kind} does not exist"):
-            promote(desk, PromotionRequest(kind=kind, version=version))
-    desk.client.delete_model_version("tiny-policy", "2")
+            promote(registry, PromotionRequest(kind=kind, version=version))
+    registry.client.delete_model_version("tiny-policy", "2")
     with pytest.raises(PromotionRefused, match="deleted"):
-        promote(desk, PromotionRequest(version="2"))
+        promote(registry, PromotionRequest(version="2"))
     with pytest.raises(
         BadInput, match=r"no registered model other-policy; found tiny-policy, tiny-reward"
     ):
-        module.at("other")
+        aliases.open_registry("other")
     with pytest.raises(BadInput, match="no registry name"):
-        module.at("x' or '1'='1")
-    assert len(desk.ledger.entries()) == 1
+        aliases.open_registry("x' or '1'='1")
+    assert len(registry.ledger.entries()) == 1
 
 
-def test_a_deleted_reward_version_stops_its_policy(desk):
-    desk.client.delete_model_version("tiny-reward", "2")
-    with refused(desk, "version 2 of tiny-reward does not exist"):
-        promote(desk, PromotionRequest(version="3"))
+def test_a_deleted_reward_version_stops_its_policy(registry):
+    registry.client.delete_model_version("tiny-reward", "2")
+    with refused(registry, "version 2 of tiny-reward does not exist"):
+        promote(registry, PromotionRequest(version="3"))
 
 
 # other promoters
 
 
-def test_a_champion_other_than_expected_is_refused(desk):
-    with refused(desk, "champion of tiny-policy is version 1, expected version 7"):
-        promote(desk, PromotionRequest(version="2", expects="7"))
-    with refused(desk, "is version 1, expected none"):
-        promote(desk, PromotionRequest(version="2", expects=""))
-    with refused(desk, "is version 1, expected version 2"):
-        promote(desk, PromotionRequest(version="2", expects="2"))
-    assert promote(desk, PromotionRequest(version="2", expects="1")).promoted
+def test_a_champion_other_than_expected_is_refused(registry):
+    with refused(registry, "champion of tiny-policy is version 1, expected version 7"):
+        promote(registry, PromotionRequest(version="2", expects="7"))
+    with refused(registry, "is version 1, expected none"):
+        promote(registry, PromotionRequest(version="2", expects=""))
+    with refused(registry, "is version 1, expected version 2"):
+        promote(registry, PromotionRequest(version="2", expects="2"))
+    assert promote(registry, PromotionRequest(version="2", expects="1")).promoted
 
 
-def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
-    busy = desk.ledger.append("promote", "tiny-policy", "2")
-    desk.ledger.step(busy, "smoke")
+def test_while_one_is_at_work_others_are_refused_and_named_the_reason(registry):
+    busy = registry.ledger.append("promote", "tiny-policy", "2")
+    registry.ledger.record_step(busy, "smoke")
     with refused(
-        desk,
+        registry,
         r"entry 2 \(promote tiny-policy 2, by .*\) is at work \(step 'smoke'\), and one attempt at"
         r" a time",
     ):
-        promote(desk, PromotionRequest(version="3"))
-    desk.ledger.leave(busy)  # as a killed process
-    assert promote(desk, PromotionRequest(version="3")).promoted
-    assert [(entry.action, entry.outcome) for entry in desk.ledger.entries()[1:]] == [
+        promote(registry, PromotionRequest(version="3"))
+    registry.ledger.release(busy)  # as a killed process
+    assert promote(registry, PromotionRequest(version="3")).promoted
+    assert [(entry.action, entry.outcome) for entry in registry.ledger.entries()[1:]] == [
         ("promote", "undone"),
         ("promote", "refused"),
         ("recover", "done"),
@@ -545,54 +548,57 @@ def test_while_one_is_at_work_others_are_refused_and_named_the_reason(desk):
     ]
 
 
-def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(desk, monkeypatch):
+def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(registry, monkeypatch):
     """As a process that slept longer than its lease, while another machine ended its attempt."""
-    examine = transaction.check
+    examine = transaction.check_version
 
     def slept(*args):
-        desk.ledger.close(desk.ledger.entries()[-1], "undone", "taken for dead")
+        registry.ledger.close(registry.ledger.entries()[-1], "undone", "taken for dead")
         return examine(*args)
 
-    monkeypatch.setattr(transaction, "check", slept)
+    monkeypatch.setattr(transaction, "check_version", slept)
     with pytest.raises(PromotionRefused, match="taken for dead"):
-        promote(desk, PromotionRequest(version="2"))
+        promote(registry, PromotionRequest(version="2"))
     assert (
-        champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[-1].outcome == "undone"
+        champions(registry) == ("1", None, "1", None)
+        and registry.ledger.entries()[-1].outcome == "undone"
     )
 
 
-def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(desk, monkeypatch):
-    smoke = transaction.smoke_by_alias
+def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(registry, monkeypatch):
+    smoke = transaction.smoke_test_alias
 
     def meddled(*args):
-        desk.client.set_registered_model_alias("tiny-policy", "champion", "4")
+        registry.client.set_registered_model_alias("tiny-policy", "champion", "4")
         smoke(*args)
 
-    monkeypatch.setattr(transaction, "smoke_by_alias", meddled)
+    monkeypatch.setattr(transaction, "smoke_test_alias", meddled)
     with pytest.raises(PromotionRefused, match="serves version 4, expected version 2"):
-        promote(desk, PromotionRequest(version="2"))
-    last = desk.ledger.entries()[-1]
+        promote(registry, PromotionRequest(version="2"))
+    last = registry.ledger.entries()[-1]
     assert (
         last.outcome == "reverted"
         and "moved by somebody else and is left at version 4" in last.outcome_reason
     )
-    assert "the ledger says version 1" in history(desk).problems[0]
+    assert "the ledger says version 1" in history(registry).problems[0]
 
 
-def killed_after_the_switch(desk: Desk) -> None:
+def killed_after_the_switch(registry: RegistryAliases) -> None:
     """What a promotion of version 2 leaves that is killed when the alias has moved."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "smoke_by_alias", lambda *args: 1 / 0)
-        patch.setattr(transaction, "_give_up", lambda *args: None)
+        patch.setattr(transaction, "smoke_test_alias", lambda *args: 1 / 0)
+        patch.setattr(transaction, "_roll_back", lambda *args: None)
         with pytest.raises(ZeroDivisionError):
-            promote(desk, PromotionRequest(version="2"))
-    assert champions(desk) == ("2", None, "1", None) and not desk.ledger.entries()[-1].outcome
+            promote(registry, PromotionRequest(version="2"))
+    assert (
+        champions(registry) == ("2", None, "1", None) and not registry.ledger.entries()[-1].outcome
+    )
 
 
-def test_a_killed_promotion_is_completed_though_the_old_champion_was_deleted_meanwhile(desk):
-    killed_after_the_switch(desk)
-    desk.client.delete_model_version("tiny-policy", "1")
-    assert history(desk).problems == ["Entry 2 was completed."] and champions(desk) == (
+def test_a_killed_promotion_is_completed_though_the_old_champion_was_deleted_meanwhile(registry):
+    killed_after_the_switch(registry)
+    registry.client.delete_model_version("tiny-policy", "1")
+    assert history(registry).problems == ["Entry 2 was completed."] and champions(registry) == (
         "2",
         None,
         "1",
@@ -600,126 +606,132 @@ def test_a_killed_promotion_is_completed_though_the_old_champion_was_deleted_mea
     )
 
 
-def test_a_killed_promotion_of_a_version_with_other_bytes_is_undone(desk):
-    killed_after_the_switch(desk)
-    with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
+def test_a_killed_promotion_of_a_version_with_other_bytes_is_undone(registry):
+    killed_after_the_switch(registry)
+    with replaced(files(registry, "2") / "artifacts/model/model.safetensors", b"x"):
         assert (
             "Entry 2 was undone: version 2 of tiny-policy may not be champion"
-            in history(desk).problems[0]
+            in history(registry).problems[0]
         )
     assert (
-        champions(desk) == ("1", None, "1", None) and desk.ledger.entries()[1].outcome == "undone"
+        champions(registry) == ("1", None, "1", None)
+        and registry.ledger.entries()[1].outcome == "undone"
     )
 
 
 def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_somebody_says_so(
-    desk,
+    registry,
 ):
-    killed_after_the_switch(desk)
-    desk.client.delete_model_version("tiny-policy", "1")
-    with replaced(files(desk, "2") / "artifacts/model/model.safetensors", b"x"):
-        told, drifted = history(desk).problems
+    killed_after_the_switch(registry)
+    registry.client.delete_model_version("tiny-policy", "1")
+    with replaced(files(registry, "2") / "artifacts/model/model.safetensors", b"x"):
+        told, drifted = history(registry).problems
     assert "policy@champion is none now, for version 1 was deleted" in told
     assert (
         "policy@champion is none, the ledger says version 1" in drifted
-        and champions(desk)[0] is None
+        and champions(registry)[0] is None
     )
-    assert promote(desk, PromotionRequest(version="3", adopt=True, reason="start anew")).promoted
-    assert champions(desk) == ("3", None, "2", "1")
+    assert promote(
+        registry, PromotionRequest(version="3", adopt=True, reason="start anew")
+    ).promoted
+    assert champions(registry) == ("3", None, "2", "1")
 
 
 # aliases behind the ledger's back
 
 
-def move_by_hand(desk: Desk, version: str) -> None:
-    desk.client.set_registered_model_alias("tiny-policy", "champion", version)
+def move_by_hand(registry: RegistryAliases, version: str) -> None:
+    registry.client.set_registered_model_alias("tiny-policy", "champion", version)
 
 
-def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(desk):
-    move_by_hand(desk, "2")
+def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(registry):
+    move_by_hand(registry, "2")
     for ask in (
-        lambda: promote(desk, PromotionRequest(version="3")),
-        lambda: promote(desk, PromotionRequest(version="2")),
+        lambda: promote(registry, PromotionRequest(version="3")),
+        lambda: promote(registry, PromotionRequest(version="2")),
     ):
         with refused(
-            desk,
+            registry,
             r"behind the ledger's back: policy@champion is version 2, the ledger says version"
             r" 1\..*--adopt",
         ):
             ask()
-    with refused(desk, "not compared with the present champion, version 1", ContestLost):
-        promote(desk, PromotionRequest(version="4", adopt=True, reason="somebody clicked"))
+    with refused(registry, "not compared with the present champion, version 1", ContestLost):
+        promote(registry, PromotionRequest(version="4", adopt=True, reason="somebody clicked"))
     assert promote(
-        desk, PromotionRequest(version="1", adopt=True, reason="somebody clicked")
+        registry, PromotionRequest(version="1", adopt=True, reason="somebody clicked")
     ).promoted
-    assert champions(desk) == ("1", None, "1", None)
-    entry = desk.ledger.entries()[-1]
+    assert champions(registry) == ("1", None, "1", None)
+    entry = registry.ledger.entries()[-1]
     assert (
         entry.adopted == "policy@champion is version 2, the ledger says version 1"
         and entry.outcome == "done"
     )
-    move_by_hand(desk, "2")
-    assert promote(desk, PromotionRequest(version="2", adopt=True, reason="it was right")).promoted
-    assert champions(desk) == ("2", "1", "1", None) and history(desk).problems == []
+    move_by_hand(registry, "2")
+    assert promote(
+        registry, PromotionRequest(version="2", adopt=True, reason="it was right")
+    ).promoted
+    assert champions(registry) == ("2", "1", "1", None) and history(registry).problems == []
 
 
-def test_a_deleted_champion_is_refused_and_left_by_a_rollback(desk):
-    promote(desk, PromotionRequest(version="2"))
-    desk.client.delete_model_version("tiny-policy", "2")
-    assert "policy@champion is none, the ledger says version 2" in history(desk).problems[0]
-    with refused(desk, "policy@champion is none, the ledger says version 2"):
-        promote(desk, PromotionRequest(version="3"))
-    with refused(desk, "policy@champion is none, the ledger says version 2"):
-        rollback(desk, PromotionRequest())
-    assert rollback(desk, PromotionRequest(adopt=True, reason="it was deleted")).version == "1"
-    assert champions(desk) == ("1", None, "1", None) and history(desk).problems == []
+def test_a_deleted_champion_is_refused_and_left_by_a_rollback(registry):
+    promote(registry, PromotionRequest(version="2"))
+    registry.client.delete_model_version("tiny-policy", "2")
+    assert "policy@champion is none, the ledger says version 2" in history(registry).problems[0]
+    with refused(registry, "policy@champion is none, the ledger says version 2"):
+        promote(registry, PromotionRequest(version="3"))
+    with refused(registry, "policy@champion is none, the ledger says version 2"):
+        rollback(registry, PromotionRequest())
+    assert rollback(registry, PromotionRequest(adopt=True, reason="it was deleted")).version == "1"
+    assert champions(registry) == ("1", None, "1", None) and history(registry).problems == []
 
 
 def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(shelf):
-    desk = shelf.desk
-    desk.client.delete_registered_model("tiny-ledger")
-    assert history(desk).entries == []
+    registry = shelf.registry
+    registry.client.delete_registered_model("tiny-ledger")
+    assert history(registry).entries == []
     with pytest.raises(
         PromotionRefused, match="policy@champion is version 1, the ledger says none"
     ):
-        promote(desk, PromotionRequest(version="2"))
+        promote(registry, PromotionRequest(version="2"))
     assert promote(
-        desk, PromotionRequest(version="2", adopt=True, reason="the ledger begins here")
+        registry, PromotionRequest(version="2", adopt=True, reason="the ledger begins here")
     ).promoted
     assert (
-        champions(desk) == ("2", None, "1", None)
-        and promote(desk, PromotionRequest(version="4")).promoted
+        champions(registry) == ("2", None, "1", None)
+        and promote(registry, PromotionRequest(version="4")).promoted
     )
 
 
-def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(desk):
-    promote(desk, PromotionRequest(version="2"))
-    desk.client.set_registered_model_alias("tiny-policy", "previous", "5")
-    assert promote(desk, PromotionRequest(version="4")).promoted and champions(desk)[:2] == (
-        "4",
-        "2",
-    )
-    desk.client.delete_registered_model_alias("tiny-policy", "previous")
-    assert rollback(desk, PromotionRequest()).version == "2"
+def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(
+    registry,
+):
+    promote(registry, PromotionRequest(version="2"))
+    registry.client.set_registered_model_alias("tiny-policy", "previous", "5")
+    assert promote(registry, PromotionRequest(version="4")).promoted and champions(registry)[
+        :2
+    ] == ("4", "2")
+    registry.client.delete_registered_model_alias("tiny-policy", "previous")
+    assert rollback(registry, PromotionRequest()).version == "2"
 
 
-def test_history_names_deleted_entries(desk):
-    promote(desk, PromotionRequest(version="2"))
-    promote(desk, PromotionRequest(version="4"))
-    desk.client.delete_model_version("tiny-ledger", "2")
-    assert history(desk).problems == ["Entries 2 were deleted."]
+def test_history_names_deleted_entries(registry):
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    registry.client.delete_model_version("tiny-ledger", "2")
+    assert history(registry).problems == ["Entries 2 were deleted."]
 
 
 # no server
 
 
-def test_a_server_that_is_not_there_is_one_error_within_seconds(desk, monkeypatch):
+def test_a_server_that_is_not_there_is_one_error_within_seconds(registry, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(
         RLHFError, match=r"http://127.0.0.1:9 does not answer .*Nothing was changed"
     ):
-        module.at("tiny")
+        aliases.open_registry("tiny")
     assert time.monotonic() - began < 20
 
 
@@ -727,25 +739,25 @@ def test_a_server_that_is_not_there_is_one_error_within_seconds(desk, monkeypatc
 
 
 def test_the_same_bytes_are_one_version_also_when_two_register_at_once(shelf, monkeypatch):
-    desk, look = shelf.desk, registry.version_of
+    registry, look = shelf.registry, versions.version_with_digest
     answers = iter(
         [None, None]
     )  # as if nobody had registered them yet: store_model's look and register's
-    monkeypatch.setattr(registry, "version_of", lambda *args: next(answers, look(*args)))
+    monkeypatch.setattr(versions, "version_with_digest", lambda *args: next(answers, look(*args)))
     assert shelf.policy(2) == "2"
-    found = desk.client.search_model_versions(
+    found = registry.client.search_model_versions(
         f"name = 'tiny-policy' and tags.digest = '{shelf.digests['policy', '2']}'"
     )
     assert [str(version.version) for version in found] == ["2"]
 
 
-def test_a_version_says_where_it_comes_from(desk):
-    tags = desk.client.get_model_version("tiny-policy", "3").tags
+def test_a_version_says_where_it_comes_from(registry):
+    tags = registry.client.get_model_version("tiny-policy", "3").tags
     assert (
         tags["reward_version"] == "2"
         and len(tags["gates_digest"]) == len(tags["frame_digest"]) == 64
     )
-    records = json.loads((files(desk, "3") / "gates.json").read_text())["decisions"]
+    records = json.loads((files(registry, "3") / "gates.json").read_text())["decisions"]
     assert [record["stage"] for record in records] == [
         "sft",
         "reward",

@@ -11,10 +11,9 @@ from collections import Counter
 import pytest
 
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
-from tasks.promotion import aliases as module
-from tasks.promotion import transaction
-from tasks.promotion.aliases import Desk, drift
-from tasks.promotion.ledger import stack
+from tasks.promotion import aliases, transaction
+from tasks.promotion.aliases import RegistryAliases, drift
+from tasks.promotion.ledger import champion_history
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
@@ -23,7 +22,7 @@ from tasks.tracking.client import client_for
 COUNT = 20
 
 
-def require_one_winner(desk: Desk, results: list[dict], before: int) -> None:
+def require_one_winner(registry: RegistryAliases, results: list[dict], before: int) -> None:
     """One promoter won, the others were refused with a reason; all are in the ledger, and it agrees
     with the aliases.
     """
@@ -36,12 +35,13 @@ def require_one_winner(desk: Desk, results: list[dict], before: int) -> None:
         "one attempt at a time" in loser["error"] or "somebody else was faster" in loser["error"]
         for loser in losers
     )
-    entries = desk.ledger.entries()
+    entries = registry.ledger.entries()
     assert [entry.number for entry in entries] == list(range(1, before + COUNT + 1))
     assert Counter(entry.outcome for entry in entries[before:]) == {"done": 1, "refused": COUNT - 1}
-    champion = stack(entries)[-1]
+    champion = champion_history(entries)[-1]
     assert (
-        champion.policy.version == winners[0]["version"] and drift(champion, desk.aliases()) is None
+        champion.policy.version == winners[0]["version"]
+        and drift(champion, registry.aliases()) is None
     )
 
 
@@ -53,14 +53,14 @@ def jobs() -> list[dict]:
     ]
 
 
-def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promoters, desk):
-    require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
+def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promoters, registry):
+    require_one_winner(registry, promoters.run(registry, *jobs()), before=1)
 
 
-def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, desk):
-    promote(desk, PromotionRequest(version="2"))
-    promote(desk, PromotionRequest(version="4"))
-    results = promoters.run(desk, *[{"action": "rollback"} for _ in range(COUNT)])
+def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, registry):
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    results = promoters.run(registry, *[{"action": "rollback"} for _ in range(COUNT)])
     done = [result["version"] for result in results if result.get("promoted")]
     assert done in (
         ["2"],
@@ -68,11 +68,11 @@ def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, desk):
         ["1", "2"],
     )  # one that came late found the first one finished
     assert (
-        stack(desk.ledger.entries())[-1].policy.version
-        == desk.aliases()["policy@champion"]
+        champion_history(registry.ledger.entries())[-1].policy.version
+        == registry.aliases()["policy@champion"]
         == min(done)
     )
-    assert all(entry.outcome for entry in desk.ledger.entries())
+    assert all(entry.outcome for entry in registry.ledger.entries())
 
 
 # a live server
@@ -103,83 +103,87 @@ def server(mlflow_server, patient, empty_store, tmp_path_factory):
 
 @pytest.fixture
 def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
-    """Make a desk on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward
+    """Make a registry on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward
     models.
     """
 
-    def make(uri: str, name: str) -> Desk:
+    def make(uri: str, name: str) -> RegistryAliases:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        desk = Desk(client_for(uri), Workspace(tmp_path / "home"), name)
-        shelf = shelf_type(desk, tiny_models)
+        registry = RegistryAliases(client_for(uri), Workspace(tmp_path / "home"), name)
+        shelf = shelf_type(registry, tiny_models)
         for seed in (1, 2):
             shelf.add("reward", seed)
         shelf.policy(1)
         shelf.policy(2, beats="1")
         shelf.policy(3, beats="1", reward="2")
-        promote(desk, PromotionRequest(version="1"))
-        return desk
+        promote(registry, PromotionRequest(version="1"))
+        return registry
 
     return make
 
 
 @pytest.mark.slow
 def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
-    desk = stocked(server[0], "race")
-    require_one_winner(desk, promoters.run(desk, *jobs()), before=1)
-    assert rollback(desk, PromotionRequest()).version == "1"
+    registry = stocked(server[0], "race")
+    require_one_winner(registry, promoters.run(registry, *jobs()), before=1)
+    assert rollback(registry, PromotionRequest()).version == "1"
 
 
 def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(
     server, stocked
 ):
-    desk = stocked(server[0], "files")
-    version = desk.version("policy", "2")
-    versions.fetch(desk.workspace, version)
+    registry = stocked(server[0], "files")
+    version = registry.version("policy", "2")
+    versions.fetch(registry.workspace, version)
     logged = version.source.rpartition("/models/")[2].split("/")[0]
     (stored,) = (
         path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts
     )
     good = stored.read_bytes()
     stored.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    before = desk.aliases()
+    before = registry.aliases()
     with pytest.raises(PromotionRefused, match="version 2 of files-policy has other weights"):
-        promote(desk, PromotionRequest(version="2"))
-    assert desk.aliases() == before
+        promote(registry, PromotionRequest(version="2"))
+    assert registry.aliases() == before
     stored.write_bytes(good)
-    assert promote(desk, PromotionRequest(version="2")).promoted
+    assert promote(registry, PromotionRequest(version="2")).promoted
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
     mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
 ):
-    smoke, folder, port = transaction.smoke_by_alias, tmp_path / "server", free_port()
+    smoke, folder, port = transaction.smoke_test_alias, tmp_path / "server", free_port()
     folder.mkdir()
     shutil.copy(empty_store, folder / "db")
     with mlflow_server(folder, port) as send:
-        desk = stocked(f"http://127.0.0.1:{port}", "tiny")
+        registry = stocked(f"http://127.0.0.1:{port}", "tiny")
 
         def die(*args):
             send(signal.SIGKILL)
             smoke(*args)
 
-        monkeypatch.setattr(transaction, "smoke_by_alias", die)
+        monkeypatch.setattr(transaction, "smoke_test_alias", die)
         began = time.monotonic()
         with pytest.raises(
             StageFailed, match=r"entry 2 .* could not be ended .*completes or undoes it"
         ):
-            promote(desk, PromotionRequest(version="2"))
+            promote(registry, PromotionRequest(version="2"))
         assert time.monotonic() - began < 60
-        monkeypatch.setattr(transaction, "smoke_by_alias", smoke)
+        monkeypatch.setattr(transaction, "smoke_test_alias", smoke)
     with mlflow_server(folder, port) as send:
-        assert desk.aliases()["policy@champion"] == "2" and not desk.ledger.entries()[-1].outcome
-        assert history(desk).problems == ["Entry 2 was completed."]
         assert (
-            desk.ledger.entries()[1].outcome == "done" and desk.aliases()["policy@previous"] == "1"
+            registry.aliases()["policy@champion"] == "2"
+            and not registry.ledger.entries()[-1].outcome
+        )
+        assert history(registry).problems == ["Entry 2 was completed."]
+        assert (
+            registry.ledger.entries()[1].outcome == "done"
+            and registry.aliases()["policy@previous"] == "1"
         )
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
         send(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(RLHFError, match=r"does not answer .*Nothing was changed"):
-            module.at("tiny")
+            aliases.open_registry("tiny")
         assert time.monotonic() - began < 20

@@ -8,7 +8,7 @@ from flows.cli import app
 
 
 @pytest.fixture
-def rlhf(desk, capfd):
+def rlhf(registry, capfd):
     """Run the command line in this process; its exit code, standard output and standard error."""
 
     def call(*words: str) -> tuple[int, str, str]:
@@ -60,16 +60,16 @@ def test_an_approval_given_with_the_promotion_stands_in_the_history(rlhf):
     assert "approved by Ann Lee: read [50] replies" in rlhf("history", "tiny")[1]
 
 
-def test_the_reward_model_is_meant_by_its_name(rlhf, desk):
+def test_the_reward_model_is_meant_by_its_name(rlhf, registry):
     code, out, _ = rlhf("promote", "tiny-reward", "2")
     assert (
         code == 0
         and "Version 2 of tiny-reward is the champion" in out
-        and desk.aliases()["reward@champion"] == "2"
+        and registry.aliases()["reward@champion"] == "2"
     )
     code, _, err = rlhf("promote", "tiny-reward", "1", "--override-contest", "none needed")
     assert code == 2 and "fights no contest" in err
-    assert rlhf("rollback", "tiny-reward")[0] == 0 and desk.aliases()["reward@champion"] == "1"
+    assert rlhf("rollback", "tiny-reward")[0] == 0 and registry.aliases()["reward@champion"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_history_of_nothing_says_so(rlhf):
     assert json.loads(rlhf("history", "other", "--json")[1])["entries"] == []
 
 
-def test_history_shows_what_is_wrong_and_refusals_with_their_reason(rlhf, desk):
+def test_history_shows_what_is_wrong_and_refusals_with_their_reason(rlhf, registry):
     rlhf("promote", "tiny", "5")
-    desk.client.set_registered_model_alias("tiny-policy", "champion", "5")
+    registry.client.set_registered_model_alias("tiny-policy", "champion", "5")
     code, out, err = rlhf("history", "tiny")
     assert code == 0 and "wins 40.0%" in out and "refused" in out
     assert "policy@champion is version 5, the ledger says version 1" in err
