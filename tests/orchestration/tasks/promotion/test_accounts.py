@@ -4,7 +4,6 @@ and promote.
 
 import base64
 import shutil
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,8 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
+from mlflow_server import mlflow_server
+from registrar import Registrar
 
 from flows.cli.app import main
+from flows.platform.pages import free_port
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.workspace import Workspace
@@ -29,7 +31,7 @@ PASSWORDS = {
 
 
 @pytest.fixture(scope="module")
-def guarded(mlflow_server, empty_store, tmp_path_factory):
+def guarded(empty_store, tmp_path_factory):
     """The address of a server with the accounts of the workers and of a viewer."""
     folder = tmp_path_factory.mktemp("accounts")
     shutil.copy(empty_store, folder / "db")
@@ -37,9 +39,7 @@ def guarded(mlflow_server, empty_store, tmp_path_factory):
         "postgresql://mlflow@postgres/mlflow", f"sqlite:///{folder}/accounts.db"
     )
     (folder / "auth.ini").write_text(text)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
@@ -62,7 +62,7 @@ def become(patch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stocked(guarded, tiny_models, shelf_type, tmp_path_factory):
+def registered(guarded, tiny_models, tmp_path_factory):
     """The workers have registered two policies, and the first is champion."""
     home = tmp_path_factory.mktemp("workers")
     with pytest.MonkeyPatch.context() as patch:
@@ -70,16 +70,16 @@ def stocked(guarded, tiny_models, shelf_type, tmp_path_factory):
         patch.setenv("RLHF_HOME", str(home))
         become(patch, "pipeline")
         registry = RegistryAliases(client_for(guarded), Workspace(home), "tiny")
-        shelf = shelf_type(registry, tiny_models)
-        shelf.add("reward", 1)
-        shelf.policy(1)
-        shelf.policy(2, beats="1")
+        registrar = Registrar(registry, tiny_models)
+        registrar.add("reward", 1)
+        registrar.policy(1)
+        registrar.policy(2, beats="1")
         assert promote(registry, PromotionRequest(version="1")).promoted
         yield registry
 
 
 @pytest.fixture
-def viewer(stocked, guarded, tmp_path, monkeypatch) -> MlflowClient:
+def viewer(registered, guarded, tmp_path, monkeypatch) -> MlflowClient:
     """Ann, whose account was made and given nothing."""
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded)
@@ -110,14 +110,14 @@ def test_a_viewer_sees_the_champion_and_loads_it(viewer, tmp_path):
     assert (Path(folder) / "artifacts" / "model" / "model.safetensors").exists()
 
 
-def test_a_viewer_cannot_promote_with_the_command(viewer, stocked, capsys):
-    before = [entry.number for entry in stocked.ledger.entries()]
+def test_a_viewer_cannot_promote_with_the_command(viewer, registered, capsys):
+    before = [entry.number for entry in registered.ledger.entries()]
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["promote", "tiny", "2", "--reason", "I like it"]))
     assert ended.value.code == 1
     assert "Permission denied" in capsys.readouterr().err
     assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
-    assert [entry.number for entry in stocked.ledger.entries()] == before
+    assert [entry.number for entry in registered.ledger.entries()] == before
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_viewer_cannot_go_around_the_command(viewer, act):
     assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
 
 
-def test_without_an_account_nothing_is_shown(stocked, guarded):
+def test_without_an_account_nothing_is_shown(registered, guarded):
     assert status(f"{guarded}/api/2.0/mlflow/registered-models/search", None) == 401
     assert status(f"{guarded}/api/2.0/mlflow/registered-models/search", "ann") == 200
 

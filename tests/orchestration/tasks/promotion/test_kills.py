@@ -58,7 +58,7 @@ def kill_everywhere(
         champions.append(require_whole(here))
         left_at.append(here.aliases())
         left = [entry.outcome for entry in here.ledger.entries() if entry.action == job["action"]]
-        assert left[1:] in ([], ["done"], ["undone"]), left  # the first one is the stock's own
+        assert left[1:] in ([], ["done"], ["undone"]), left  # the first one made the registry
     raise AssertionError("the job never survived")
 
 

@@ -113,7 +113,7 @@ def test_an_entry_comes_back_as_it_was_written(ledger):
     )
     assert (
         entry.number == 2 and entry.is_live and entry.outcome is None
-    )  # the stock's own promotion is entry 1
+    )  # the promotion of the filled registry is entry 1
     ledger.record_step(entry, "switch")
     ledger.record(
         entry,

@@ -14,7 +14,6 @@ import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tasks.registry.packaging import local_folder
 
 from rlhf_core.config.gates import Override
 from rlhf_core.digest import digest_path
@@ -26,6 +25,7 @@ from tasks.promotion.eligibility import ApprovalMissing, ContestLost
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.approval_record import ApprovalRecord, SignOff, evidence_digest
 from tasks.registry import versions
+from tasks.registry.packaging import local_folder
 
 
 def champions(registry: RegistryAliases) -> tuple[str | None, ...]:
@@ -105,8 +105,8 @@ def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previou
     )
 
 
-def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(shelf):
-    registry = shelf.registry
+def test_rollbacks_go_back_one_by_one_and_bring_the_reward_models_with_them(registrar):
+    registry = registrar.registry
     promote(registry, PromotionRequest(version="2"))
     promote(registry, PromotionRequest(version="4"))
     promote(registry, PromotionRequest(version="3", contest_override="shorter replies are wanted"))
@@ -193,10 +193,10 @@ def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_
     assert champions(registry) == ("2", "1", "1", None)
 
 
-def test_what_mlflow_serves_as_champion_is_what_was_registered(shelf):
-    promote(shelf.registry, PromotionRequest(version="2"))
+def test_what_mlflow_serves_as_champion_is_what_was_registered(registrar):
+    promote(registrar.registry, PromotionRequest(version="2"))
     folder = Path(mlflow.artifacts.download_artifacts("models:/tiny-policy@champion"))
-    assert digest_path(folder / "artifacts/model") == shelf.digests["policy", "2"]
+    assert digest_path(folder / "artifacts/model") == registrar.digests["policy", "2"]
 
 
 def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_refusal(
@@ -243,9 +243,9 @@ def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody
         promote(registry, PromotionRequest(version="2"))  # it beat version 1
 
 
-def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
+def bad_records(registrar, digest: str) -> dict[str, tuple[list, str]]:
     """Records that forbid a promotion, and what the refusal says."""
-    good = shelf.records("policy", digest)
+    good = registrar.records("policy", digest)
     return {
         "missing": ([record for record in good if record.stage != "ppo"], "no gate record of ppo"),
         "none": ([], "no gate record of sft and reward and ppo and evaluate"),
@@ -265,35 +265,35 @@ def bad_records(shelf, digest: str) -> dict[str, tuple[list, str]]:
 
 
 @pytest.mark.parametrize("case", ["missing", "none", "refused", "of no model", "others"])
-def test_every_gate_record_is_read_again(shelf, case):
-    digest = Artifact.of(shelf.models / "policy-2").digest
-    records, says = bad_records(shelf, digest)[case]
+def test_every_gate_record_is_read_again(registrar, case):
+    digest = Artifact.of(registrar.models / "policy-2").digest
+    records, says = bad_records(registrar, digest)[case]
     assert (
-        shelf.add("policy", 2, records, reward_version="1") == "2"
+        registrar.add("policy", 2, records, reward_version="1") == "2"
     )  # the same bytes: the same version, other records
-    with refused(shelf.registry, says):
-        promote(shelf.registry, PromotionRequest(version="2"))
+    with refused(registrar.registry, says):
+        promote(registrar.registry, PromotionRequest(version="2"))
     assert (
-        shelf.policy(2, beats="1") == "2"
-        and promote(shelf.registry, PromotionRequest(version="2")).promoted
+        registrar.policy(2, beats="1") == "2"
+        and promote(registrar.registry, PromotionRequest(version="2")).promoted
     )
 
 
 def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_model_needs_no_record(
-    shelf,
+    registrar,
 ):
-    digest = Artifact.of(shelf.models / "policy-2").digest
+    digest = Artifact.of(registrar.models / "policy-2").digest
     override = Override(threshold=0.4, reason="demonstration only", by="ann")
-    _, reward, ppo, evaluate = shelf.records("policy", digest)
+    _, reward, ppo, evaluate = registrar.records("policy", digest)
     records = [
         reward.model_copy(update={"override": override}),
         ppo,
         evaluate,
         evaluate.model_copy(update={"gate": "soft", "passed": False, "severity": "warning"}),
     ]
-    shelf.add("policy", 2, records, reward_version="1", given='["sft"]')
+    registrar.add("policy", 2, records, reward_version="1", given='["sft"]')
     result = promote(
-        shelf.registry, PromotionRequest(version="2", contest_override="first of its kind")
+        registrar.registry, PromotionRequest(version="2", contest_override="first of its kind")
     )
     assert (
         result.promoted
@@ -301,20 +301,20 @@ def test_a_warning_stops_nothing_an_overridden_gate_is_named_and_a_given_sft_mod
     )
 
 
-def test_only_an_sft_model_may_be_given_without_a_record(shelf):
-    shelf.add("policy", 2, [], reward_version="1", given='["sft", "reward", "ppo", "evaluate"]')
-    with refused(shelf.registry, "no gate record of reward and ppo and evaluate"):
-        promote(shelf.registry, PromotionRequest(version="2"))
+def test_only_an_sft_model_may_be_given_without_a_record(registrar):
+    registrar.add("policy", 2, [], reward_version="1", given='["sft", "reward", "ppo", "evaluate"]')
+    with refused(registrar.registry, "no gate record of reward and ppo and evaluate"):
+        promote(registrar.registry, PromotionRequest(version="2"))
 
 
 # who must be asked
 
 
-def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
+def asked(registrar, version: str, rival: str | None, **changes: object) -> SignOff:
     """What a person approved of: this version's bytes and records, against this rival."""
-    digest = shelf.digests["policy", version]
+    digest = registrar.digests["policy", version]
     shown = evidence_digest(
-        digest, rival and shelf.digests["policy", rival], shelf.records("policy", digest)
+        digest, rival and registrar.digests["policy", rival], registrar.records("policy", digest)
     )
     when = datetime(2026, 1, 2, tzinfo=UTC)
     values = {
@@ -331,56 +331,59 @@ def asked(shelf, version: str, rival: str | None, **changes: object) -> SignOff:
     )
 
 
-def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(shelf):
-    shelf.sign_off = asked(shelf, "2", "1")
-    shelf.policy(2, beats="1")
+def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(registrar):
+    registrar.sign_off = asked(registrar, "2", "1")
+    registrar.policy(2, beats="1")
     assert (
-        promote(shelf.registry, PromotionRequest(version="2")).promoted
-        and rollback(shelf.registry, PromotionRequest()).version == "1"
+        promote(registrar.registry, PromotionRequest(version="2")).promoted
+        and rollback(registrar.registry, PromotionRequest()).version == "1"
     )
 
 
 NOT_APPROVED = {
-    "never asked": (lambda shelf: SignOff(required=True), r"none is recorded \(nobody was asked\)"),
+    "never asked": (
+        lambda registrar: SignOff(required=True),
+        r"none is recorded \(nobody was asked\)",
+    ),
     "waiting": (
-        lambda shelf: asked(shelf, "2", "1", state="waiting"),
+        lambda registrar: asked(registrar, "2", "1", state="waiting"),
         r"\(waiting for approval until 2026-01-02 00:00 UTC\)",
     ),
     "rejected": (
-        lambda shelf: asked(shelf, "2", "1", state="rejected"),
+        lambda registrar: asked(registrar, "2", "1", state="rejected"),
         r"\(not approved by Ann: reads well\)",
     ),
     "expired": (
-        lambda shelf: asked(shelf, "2", "1", state="expired"),
+        lambda registrar: asked(registrar, "2", "1", state="expired"),
         r"\(not approved: no decision within 0 hours\)",
     ),
     "other bytes": (
-        lambda shelf: asked(shelf, "3", "1"),
+        lambda registrar: asked(registrar, "3", "1"),
         "approved by Ann: reads well, but on other bytes or other gate records",
     ),
     "other rival": (
-        lambda shelf: asked(shelf, "2", None),
+        lambda registrar: asked(registrar, "2", None),
         "but on other bytes or other gate records",
     ),
 }
 
 
 @pytest.mark.parametrize("case", NOT_APPROVED)
-def test_without_a_valid_approval_it_is_refused(shelf, case):
+def test_without_a_valid_approval_it_is_refused(registrar, case):
     made, says = NOT_APPROVED[case]
-    shelf.sign_off = made(shelf)
-    shelf.policy(2, beats="1")
+    registrar.sign_off = made(registrar)
+    registrar.policy(2, beats="1")
     with refused(
-        shelf.registry,
+        registrar.registry,
         rf"^Version 2 of tiny-policy is not promoted: .*{says}.*--approved-by NAME",
         ApprovalMissing,
     ):
-        promote(shelf.registry, PromotionRequest(version="2"))
+        promote(registrar.registry, PromotionRequest(version="2"))
 
 
-def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(shelf):
-    shelf.sign_off, registry = asked(shelf, "2", "1", state="rejected"), shelf.registry
-    shelf.policy(2, beats="1")
+def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(registrar):
+    registrar.sign_off, registry = asked(registrar, "2", "1", state="rejected"), registrar.registry
+    registrar.policy(2, beats="1")
     result = promote(
         registry,
         PromotionRequest(version="2", approved_by="Bea", approval_comment="read fifty replies"),
@@ -399,30 +402,30 @@ def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_ve
     )
 
 
-def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(shelf):
-    files(shelf.registry, "2").joinpath("approval.json").unlink()
-    digest = versions._frame_digests(files(shelf.registry, "2"))["frame_digest"]
-    shelf.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+def test_a_version_that_does_not_say_whether_approval_is_required_is_refused(registrar):
+    files(registrar.registry, "2").joinpath("approval.json").unlink()
+    digest = versions._frame_digests(files(registrar.registry, "2"))["frame_digest"]
+    registrar.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
     with refused(
-        shelf.registry,
+        registrar.registry,
         "do not say whether its recipe requires a person's approval",
         ApprovalMissing,
     ):
-        promote(shelf.registry, PromotionRequest(version="2"))
-    files(shelf.registry, "2").joinpath("approval.json").write_text("[]")
-    digest = versions._frame_digests(files(shelf.registry, "2"))["frame_digest"]
-    shelf.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
-    with refused(shelf.registry, "does not say whether approval is required"):
+        promote(registrar.registry, PromotionRequest(version="2"))
+    files(registrar.registry, "2").joinpath("approval.json").write_text("[]")
+    digest = versions._frame_digests(files(registrar.registry, "2"))["frame_digest"]
+    registrar.registry.client.set_model_version_tag("tiny-policy", "2", "frame_digest", digest)
+    with refused(registrar.registry, "does not say whether approval is required"):
         promote(
-            shelf.registry,
+            registrar.registry,
             PromotionRequest(version="2", approved_by="Bea", approval_comment="fine"),
         )
 
 
-def test_a_policy_of_an_earlier_release_must_be_registered_again(shelf):
-    shelf.registry.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
-    with refused(shelf.registry, "does not say which reward model"):
-        promote(shelf.registry, PromotionRequest(version="2"))
+def test_a_policy_of_an_earlier_release_must_be_registered_again(registrar):
+    registrar.registry.client.delete_model_version_tag("tiny-policy", "2", "reward_version")
+    with refused(registrar.registry, "does not say which reward model"):
+        promote(registrar.registry, PromotionRequest(version="2"))
 
 
 @pytest.mark.parametrize(
@@ -455,16 +458,16 @@ def test_a_tampered_reward_model_stops_its_policy(registry):
         promote(registry, PromotionRequest(version="3"))
 
 
-def broken(shelf, change) -> str:
+def broken(registrar, change) -> str:
     """A registered policy, all gates passed, whose weights were changed by `change` before; its
     version.
     """
-    source, target = shelf.models / "policy-2", shelf.models / "policy-99"
+    source, target = registrar.models / "policy-2", registrar.models / "policy-99"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     weights = load_file(target / "model.safetensors")
     save_file(change(weights), target / "model.safetensors", metadata={"format": "pt"})
-    return shelf.policy(99, beats="1")
+    return registrar.policy(99, beats="1")
 
 
 @pytest.mark.parametrize(
@@ -488,10 +491,10 @@ def broken(shelf, change) -> str:
         ),
     ],
 )
-def test_a_champion_that_does_not_run_is_put_back(shelf, change, says):
-    version = broken(shelf, change)
-    with refused(shelf.registry, says, outcome="reverted"):
-        promote(shelf.registry, PromotionRequest(version=version))
+def test_a_champion_that_does_not_run_is_put_back(registrar, change, says):
+    version = broken(registrar, change)
+    with refused(registrar.registry, says, outcome="reverted"):
+        promote(registrar.registry, PromotionRequest(version=version))
 
 
 def test_a_version_or_name_that_does_not_exist_is_refused_before_anything_is_written(registry):
@@ -686,8 +689,8 @@ def test_a_deleted_champion_is_refused_and_left_by_a_rollback(registry):
     assert champions(registry) == ("1", None, "1", None) and history(registry).problems == []
 
 
-def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(shelf):
-    registry = shelf.registry
+def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(registrar):
+    registry = registrar.registry
     registry.client.delete_registered_model("tiny-ledger")
     assert history(registry).entries == []
     with pytest.raises(
@@ -738,15 +741,15 @@ def test_a_server_that_is_not_there_is_one_error_within_seconds(registry, monkey
 # registering
 
 
-def test_the_same_bytes_are_one_version_also_when_two_register_at_once(shelf, monkeypatch):
-    registry, look = shelf.registry, versions.version_with_digest
+def test_the_same_bytes_are_one_version_also_when_two_register_at_once(registrar, monkeypatch):
+    registry, look = registrar.registry, versions.version_with_digest
     answers = iter(
         [None, None]
     )  # as if nobody had registered them yet: store_model's look and register's
     monkeypatch.setattr(versions, "version_with_digest", lambda *args: next(answers, look(*args)))
-    assert shelf.policy(2) == "2"
+    assert registrar.policy(2) == "2"
     found = registry.client.search_model_versions(
-        f"name = 'tiny-policy' and tags.digest = '{shelf.digests['policy', '2']}'"
+        f"name = 'tiny-policy' and tags.digest = '{registrar.digests['policy', '2']}'"
     )
     assert [str(version.version) for version in found] == ["2"]
 

@@ -4,12 +4,14 @@ changed, that hangs, that dies.
 
 import shutil
 import signal
-import socket
 import time
 from collections import Counter
 
 import pytest
+from mlflow_server import mlflow_server
+from registrar import Registrar
 
+from flows.platform.pages import free_port
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
 from tasks.promotion import aliases, transaction
 from tasks.promotion.aliases import RegistryAliases, drift
@@ -86,14 +88,8 @@ def patient():
         yield
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def server(mlflow_server, patient, empty_store, tmp_path_factory):
+def server(patient, empty_store, tmp_path_factory):
     """A running MLflow server: its address and its folder."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     shutil.copy(empty_store, folder / "db")
@@ -102,7 +98,7 @@ def server(mlflow_server, patient, empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
+def make_registry(tiny_models, tmp_path, monkeypatch):
     """Make a registry on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward
     models.
     """
@@ -110,12 +106,12 @@ def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
     def make(uri: str, name: str) -> RegistryAliases:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         registry = RegistryAliases(client_for(uri), Workspace(tmp_path / "home"), name)
-        shelf = shelf_type(registry, tiny_models)
+        registrar = Registrar(registry, tiny_models)
         for seed in (1, 2):
-            shelf.add("reward", seed)
-        shelf.policy(1)
-        shelf.policy(2, beats="1")
-        shelf.policy(3, beats="1", reward="2")
+            registrar.add("reward", seed)
+        registrar.policy(1)
+        registrar.policy(2, beats="1")
+        registrar.policy(3, beats="1", reward="2")
         promote(registry, PromotionRequest(version="1"))
         return registry
 
@@ -123,16 +119,16 @@ def stocked(shelf_type, tiny_models, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_twenty_promoters_at_once_on_a_server(promoters, server, stocked):
-    registry = stocked(server[0], "race")
+def test_twenty_promoters_at_once_on_a_server(promoters, server, make_registry):
+    registry = make_registry(server[0], "race")
     require_one_winner(registry, promoters.run(registry, *jobs()), before=1)
     assert rollback(registry, PromotionRequest()).version == "1"
 
 
 def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_copy(
-    server, stocked
+    server, make_registry
 ):
-    registry = stocked(server[0], "files")
+    registry = make_registry(server[0], "files")
     version = registry.version("policy", "2")
     versions.fetch(registry.workspace, version)
     logged = version.source.rpartition("/models/")[2].split("/")[0]
@@ -151,13 +147,13 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
 
 @pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_leaves_an_attempt_that_the_next_command_ends(
-    mlflow_server, patient, empty_store, stocked, tmp_path, monkeypatch
+    patient, empty_store, make_registry, tmp_path, monkeypatch
 ):
     smoke, folder, port = transaction.smoke_test_alias, tmp_path / "server", free_port()
     folder.mkdir()
     shutil.copy(empty_store, folder / "db")
     with mlflow_server(folder, port) as send:
-        registry = stocked(f"http://127.0.0.1:{port}", "tiny")
+        registry = make_registry(f"http://127.0.0.1:{port}", "tiny")
 
         def die(*args):
             send(signal.SIGKILL)

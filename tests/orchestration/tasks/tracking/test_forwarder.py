@@ -2,22 +2,18 @@
 stores, a real server.
 """
 
-import contextlib
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import mlflow_server
 
+from flows.platform.pages import free_port
 from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
@@ -202,46 +198,6 @@ def test_registered_weights_are_hard_links(home, tmp_path, command):
     )
 
 
-@contextlib.contextmanager
-def server(folder: Path, port: int):
-    """A real MLflow server on this port; gives a function that signals its process group."""
-    arguments = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/db",
-        "--artifacts-destination",
-        str(folder / "art"),
-    ]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            *arguments,
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )
-    try:
-        end = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.2)
-        yield lambda number: os.killpg(process.pid, number)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def test_asking_another_store_leaves_the_workspace_with_its_own(
     home, tmp_path, empty_store, monkeypatch
 ):
@@ -259,9 +215,7 @@ def test_asking_another_store_leaves_the_workspace_with_its_own(
 def test_a_server_that_hangs_stops_nothing_and_loses_nothing(
     home, tmp_path, empty_store, monkeypatch
 ):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     workspace, store = Workspace.here(), tmp_path / "server"
@@ -269,7 +223,7 @@ def test_a_server_that_hangs_stops_nothing_and_loses_nothing(
     shutil.copy(empty_store, store / "db")
     tracker = Tracker(workspace, Record.new(workspace, RECIPE))
     run = RunDir(workspace.runs / "sft-x")
-    with server(store, port) as send:
+    with mlflow_server(store, port) as send:
         tracker.stage_started("sft", run.path, cached=False)
         run.log(1, 3, {"sft/loss": 3.0})
         assert wait_for(tracker.retry), tracker.problem
@@ -320,7 +274,7 @@ def register_on_server(workspace: Workspace, folder: Path) -> None:
     assert wait_for(tracker.retry), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
     assert versions.fetch(workspace, version).digest == artifact.digest
-    (uploaded,) = (folder / "server" / "art").rglob("artifacts/model/weights")
+    (uploaded,) = (folder / "server" / "artifacts").rglob("artifacts/model/weights")
     before = uploaded.stat()
     renewed = Registration(
         model="tiny-reward", stage="reward", artifact=artifact, tags={}, card="renewed"

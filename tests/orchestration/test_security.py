@@ -200,7 +200,7 @@ def test_no_key_of_a_recipe_lets_a_models_code_run():
 
 
 def test_trust_remote_code_stands_in_the_source_as_false_only():
-    root = Path(__file__).resolve().parents[4]
+    root = Path(__file__).resolve().parents[2]
     files = [
         file
         for layer in ("flows", "tasks", "rlhf_core", "mlflow")

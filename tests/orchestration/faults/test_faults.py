@@ -18,7 +18,7 @@ from tasks.records.run_record import records
 from tasks.records.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SUPPORT = Path(__file__).resolve().parents[4] / "support"
+SUPPORT = Path(__file__).resolve().parents[2] / "support"
 ALL = ["validate", "sft", "reward", "ppo", "evaluate"]
 HOLD = {"hold": True}
 

@@ -16,7 +16,7 @@ from rlhf_core.config import SFT
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[5]
+ROOT = Path(__file__).resolve().parents[3]
 TRAINING = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 
 

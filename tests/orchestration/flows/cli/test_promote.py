@@ -1,24 +1,10 @@
-"""rlhf promote, rollback, history: exit codes, messages, tables."""
+"""`rlhf promote`, `rlhf rollback`, `rlhf history`: exit codes, messages, tables."""
 
 import json
 
 import pytest
 
-from flows.cli import app
-
-
-@pytest.fixture
-def rlhf(registry, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main(list(words))
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
+pytestmark = pytest.mark.usefixtures("registrar")
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback", "history"])
