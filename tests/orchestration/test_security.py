@@ -8,14 +8,13 @@ import typing
 from pathlib import Path
 
 import pytest
+from command_line import rlhf_exit_code
 from pydantic import BaseModel
 
-from flows.cli.app import main
 from rlhf_core.config import Recipe
 from rlhf_core.config.load import load_recipe
 from rlhf_core.errors import BadInput, ConfigError, GateRefused
 from rlhf_core.rundir import Artifact
-from tasks.execution import stage_process
 from tasks.run_context import check_paths
 from tasks.stages import validate
 from tasks.stages.spec import local, model_folder, source_of
@@ -33,29 +32,10 @@ CANARY = b"canary-"
 
 
 @pytest.fixture
-def recipe(home, tiny_model, tmp_path, command, monkeypatch):
-    """recipe(**changes) on real files, run by the stage program, with every secret in the
-    environment.
-    """
-    monkeypatch.setattr(stage_process, "COMMAND", command)
+def secrets(monkeypatch) -> None:
+    """Set every secret in the environment."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    for name in ("d", "c"):
-        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-
-    def make(**changes) -> Recipe:
-        values = {
-            "name": "tiny",
-            "model": {"base": str(tiny_model)},
-            "registry": {"name": "tiny"},
-            "data": {
-                "demonstrations": str(tmp_path / "d.jsonl"),
-                "comparisons": str(tmp_path / "c.jsonl"),
-            },
-        }
-        return Recipe.model_validate(values | changes)
-
-    return make
 
 
 def holding(folder: Path, needle: bytes) -> list[str]:
@@ -66,18 +46,17 @@ def holding(folder: Path, needle: bytes) -> list[str]:
 
 @pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_any_store_after_runs_that_finish_refuse_and_crash(
-    recipe, home, command, capfd, caplog
+    make_recipe, home, plan, secrets, capfd, caplog
 ):
     from flows.pipeline import run_pipeline
 
-    plan = Path(command[1]).parent / "plan.json"
-    assert run_pipeline(recipe()).promotion.promoted
-    plan.write_text('{"reward": {"metrics": {"reward/accuracy": 0.1}}}')
+    assert run_pipeline(make_recipe()).promotion.promoted
+    plan(reward={"metrics": {"reward/accuracy": 0.1}})
     with pytest.raises(GateRefused):
-        run_pipeline(recipe(seed=2))
-    plan.write_text('{"sft": {"crash": true}}')
-    run_pipeline(recipe(seed=3), until="sft")
-    main_error = main_of("run", "no-such-recipe")
+        run_pipeline(make_recipe(seed=2))
+    plan(sft={"crash": True})
+    run_pipeline(make_recipe(seed=3), until="sft")
+    main_error = rlhf_exit_code("run", "no-such-recipe")
     assert (home / "mlflow.db").exists() and holding(
         home, b"tiny-policy"
     )  # the search does find what is there
@@ -85,13 +64,6 @@ def test_no_secret_of_the_environment_is_in_any_store_after_runs_that_finish_ref
         assert holding(place, CANARY) == []
     said = "".join(capfd.readouterr()) + caplog.text
     assert main_error == 2 and CANARY.decode() not in said
-
-
-def main_of(*words: str) -> int:
-    try:
-        return main([*words])
-    except SystemExit as end:
-        return end.code
 
 
 # paths
@@ -140,9 +112,9 @@ def test_files_elsewhere_are_refused_however_they_are_named(confined, tmp_path, 
         local("data.comparisons", text)
 
 
-def test_models_elsewhere_are_refused_before_anything_runs(recipe, confined, tiny_model):
+def test_models_elsewhere_are_refused_before_anything_runs(make_recipe, confined, tiny_model):
     with pytest.raises(BadInput, match=r"model\.base leads to .* outside"):
-        check_paths(recipe())
+        check_paths(make_recipe())
     with pytest.raises(BadInput, match="outside"):
         model_folder("model.sft", "/etc")
 
@@ -156,16 +128,16 @@ def test_a_function_of_the_system_is_no_scorer_there(confined):
     )
 
 
-def test_a_folder_here_cannot_pose_as_a_hub_name(recipe, confined, tmp_path, monkeypatch):
+def test_a_folder_here_cannot_pose_as_a_hub_name(make_recipe, confined, tmp_path, monkeypatch):
     (tmp_path / "org" / "data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     data = {"demonstrations": {"path": "org/data", "format": "hub"}, "comparisons": "c.jsonl"}
     with pytest.raises(BadInput, match="outside"):
-        validate.spec(recipe(data=data), {"base": Artifact(path=tmp_path, digest="d")})
+        validate.spec(make_recipe(data=data), {"base": Artifact(path=tmp_path, digest="d")})
 
 
 @pytest.mark.parametrize("path", ["{prepared}/../../other/rows.jsonl", "{prepared}/link"])
-def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(recipe, tmp_path, path):
+def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(make_recipe, tmp_path, path):
     (tmp_path / "run" / "files").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "rows.jsonl").touch()
@@ -174,7 +146,7 @@ def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(recipe, tmp_pat
         name: Artifact(path=tmp_path / "run" / "files", digest="d") for name in ("base", "files")
     }
     with pytest.raises(BadInput, match="leads out of"):
-        validate.spec(recipe(data={"demonstrations": path, "comparisons": path}), have)
+        validate.spec(make_recipe(data={"demonstrations": path, "comparisons": path}), have)
 
 
 # code of models

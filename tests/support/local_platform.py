@@ -1,16 +1,12 @@
-"""A platform of a workspace (`rlhf up`), what tests do with it, and a recipe that needs no
-training.
-"""
+"""A platform of a workspace (`rlhf up`) and what tests do with it."""
 
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
+from command_line import RLHF, environment_of
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -18,15 +14,11 @@ class Platform:
     """A workspace with a Prefect server, an MLflow server and a worker, once `up` was called."""
 
     def __init__(self, folder: Path, recipe: str):
-        self.home, self.recipe, self.told = folder, recipe, []
-        self.environment = {k: v for k, v in os.environ.items() if k != "PREFECT_HOME"} | {
-            "RLHF_HOME": str(folder)
-        }
-        self.environment["RLHF_ALLOWED_ROOTS"] = str(
-            folder.parent
-        )  # the models of all tests lie there
-        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-            self.environment.pop(name, None)
+        self.home, self.recipe = folder, recipe
+        self.notifications: list[dict] = []
+        # the models of all tests are in the folder above
+        allowed = {"RLHF_ALLOWED_ROOTS": str(folder.parent)}
+        self.environment = environment_of(folder) | allowed
         self.api = ""
 
     def rlhf(self, *words: str) -> str:
@@ -40,8 +32,9 @@ class Platform:
         return self.ask("POST", path, json=values).json()
 
     def ask(self, method: str, path: str, **more) -> httpx.Response:
-        """A request to Prefect's server; again while SQLite is locked (503), as Prefect's own
-        client does.
+        """Send a request to Prefect's server; again while SQLite is locked (503).
+
+        Prefect's own client does the same.
         """
         end = time.monotonic() + 60
         while True:
@@ -51,7 +44,7 @@ class Platform:
             time.sleep(1)
 
     def start(self, name: str, state: dict | None = None, **parameters) -> str:
-        """Create a run of a deployment, due now unless `state` says otherwise; its id."""
+        """Create a run of a deployment, due now unless `state` says otherwise, and return its id."""
         deployment = self.ask("GET", f"deployments/name/{name}").json()
         more = {"state": state} if state else {}
         return self.post(
@@ -71,7 +64,7 @@ class Platform:
         return found
 
     def ended(self, name: str, count: int) -> list[str]:
-        """Names of the states that `count` runs of a deployment have ended in."""
+        """Return the names of the states that `count` runs of a deployment have ended in."""
         done = self.wait(
             lambda: (
                 [run for run in self.runs(name) if run["state"]["type"] in FINAL][count - 1 :]

@@ -8,7 +8,8 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_core.config import Recipe
+from recipes import tiny_recipe
+
 from rlhf_core.evidence.items import item_id, write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from rlhf_core.statistics.intervals import wilson
@@ -67,15 +68,7 @@ class Synthetic:
 
     def write(self, story: Story) -> Record:
         """The run directories of a run and its record; MLflow knows nothing of it."""
-        data = {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"}
-        values = {
-            "name": "tiny",
-            "model": {"base": "base"},
-            "registry": {"name": "tiny"},
-            "data": data,
-            "seed": story.seed,
-        }
-        recipe = Recipe.model_validate(values | story.settings)
+        recipe = tiny_recipe(**{"seed": story.seed} | story.settings)
         record = Record.new(self.workspace, recipe, story.name)
         for stage, inputs, outputs in self.stages(story):
             record.stages.append(self._stage(story, stage, inputs, outputs))

@@ -1,13 +1,12 @@
 """A store of its own for each system test, and the `rlhf` command working on it."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from command_line import RLHF, environment_of
 
 
 class Workspace:
@@ -17,14 +16,12 @@ class Workspace:
         self.home = home
 
     def start(self, *words: str) -> subprocess.Popen:
-        program = "import sys; from flows.cli.app import main; sys.exit(main())"
-        unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
-        environment = {k: v for k, v in os.environ.items() if k not in unset} | {
-            "RLHF_HOME": str(self.home)
-        }
-        command = [sys.executable, "-c", program, *words]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [*RLHF, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment_of(self.home),
         )
 
     def run(self, *settings: str, words: tuple[str, ...] = ()) -> tuple[int, dict, str]:

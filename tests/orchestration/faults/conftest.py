@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_platform import RLHF, Platform
+from command_line import RLHF
+from local_platform import Platform
 from mlflow import MlflowClient
 from postgres import Server, postgres
 

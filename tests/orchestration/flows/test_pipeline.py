@@ -9,17 +9,14 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow import MlflowClient
 from transformers import AutoModelForCausalLM
+from workspaces import client, started
 
-from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
 from tasks.cleanup import retention
-from tasks.execution import stage_process
 from tasks.promotion.ledger import Ledger
 from tasks.records import events
 from tasks.records.run_record import next_name, records
@@ -29,54 +26,16 @@ STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
 @pytest.fixture
-def make(home, tiny_model, tmp_path, command, monkeypatch):
-    """recipe(**changes) on real files, run by the stage program."""
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    for name in ("d", "c"):
-        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-
-    def recipe(**changes) -> Recipe:
-        values = {
-            "name": "tiny",
-            "model": {"base": str(tiny_model)},
-            "registry": {"name": "tiny"},
-            "data": {
-                "demonstrations": str(tmp_path / "d.jsonl"),
-                "comparisons": str(tmp_path / "c.jsonl"),
-            },
-        }
-        return Recipe.model_validate(values | changes)
-
-    return recipe
-
-
-@pytest.fixture
 def run():
     from flows.pipeline import run_pipeline
 
     return run_pipeline
 
 
-@pytest.fixture
-def plan(command):
-    return lambda **stages: (Path(command[1]).parent / "plan.json").write_text(json.dumps(stages))
-
-
-def started(home: Path) -> list[str]:
-    file = home / "runs" / "started.log"
-    stages = file.read_text().split() if file.exists() else []
-    file.unlink(missing_ok=True)
-    return stages
-
-
-def client(home: Path) -> MlflowClient:
-    return MlflowClient(tracking_uri=Workspace(home).tracking_uri)
-
-
-def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home, plan):
+def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run, home, plan):
     heard = []
     end = events.subscribe(heard.append)
-    first = run(make())
+    first = run(make_recipe())
     end()
     assert started(home) == STAGES
     assert [row.stage for row in first.rows] == ["prepare", *STAGES, "promote"]
@@ -108,7 +67,7 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     )
     assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
 
-    again = run(make())
+    again = run(make_recipe())
     assert started(home) == [] and all(row.cached for row in again.rows if row.run_dir)
     assert again.promotion.promoted and "already" in again.promotion.reason
 
@@ -117,14 +76,15 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
         "reward": {"gate": {"min_accuracy": 0.79}},
         "registry": {"name": "tiny", "min_win_rate_vs_champion": 0.6},
     }
-    loser = run(make(ppo={"policy_lr": 1e-4}, **stricter))
+    loser = run(make_recipe(ppo={"policy_lr": 1e-4}, **stricter))
     assert started(home) == ["ppo", "evaluate"]  # other thresholds train nothing
     assert not loser.promotion.promoted and "55.0%" in loser.promotion.reason
     assert client(home).get_model_version_by_alias("tiny-policy", "candidate").version == 2
 
-    winner = run(make(ppo={"policy_lr": 1e-4}))  # the bar is back at 0.5
+    winner = run(make_recipe(ppo={"policy_lr": 1e-4}))  # the bar is back at 0.5
     assert winner.promotion.promoted and winner.promotion.replaced == "1" and started(home) == []
-    after = run(make(ppo={"policy_lr": 1e-4}))  # its own promotion does not make it evaluate again
+    # its own promotion does not make it evaluate again
+    after = run(make_recipe(ppo={"policy_lr": 1e-4}))
     assert started(home) == [] and "already" in after.promotion.reason
     attempts = [(entry.version, entry.outcome) for entry in Ledger(client(home), "tiny").entries()]
     assert attempts == [("1", "done"), ("2", "refused"), ("2", "done")]
@@ -139,12 +99,12 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make, run, home,
     )
 
 
-def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home, plan):
+def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make_recipe, run, home, plan):
     plan(reward={"metrics": {"reward/accuracy": 0.6}})
     with pytest.raises(
         GateRefused, match=r"reward/accuracy is 0\.6, required at least 0\.7"
     ) as refused:
-        run(make())
+        run(make_recipe())
     assert refused.value.exit_code == 3 and started(home) == ["validate", "sft", "reward"]
     from prefect import (
         get_client,
@@ -164,7 +124,7 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home
     assert client(home).search_registered_models() == []
 
     override = {"accuracy": {"threshold": 0.55, "reason": "shown for the record", "by": "someone"}}
-    passed = run(make(reward={"gate": {"overrides": override}}))
+    passed = run(make_recipe(reward={"gate": {"overrides": override}}))
     assert started(home) == ["ppo", "evaluate"] and passed.promotion.promoted
     assert {row.stage: row.verdict for row in passed.rows}["reward"] == "overridden"
     overrides = json.loads(
@@ -173,10 +133,10 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make, run, home
     assert overrides["reward.accuracy"]["by"] == "someone"
 
 
-def test_from_and_until_run_a_part_on_recorded_inputs(make, run, home):
+def test_from_and_until_run_a_part_on_recorded_inputs(make_recipe, run, home):
     with pytest.raises(BadInput, match="stage validate of this recipe has not been run"):
-        run(make(), from_stage="ppo")
-    part = run(make(), until="reward")
+        run(make_recipe(), from_stage="ppo")
+    part = run(make_recipe(), until="reward")
     assert [row.stage for row in part.rows] == [
         "prepare",
         "validate",
@@ -184,50 +144,56 @@ def test_from_and_until_run_a_part_on_recorded_inputs(make, run, home):
         "reward",
     ] and part.promotion is None
     assert started(home) == ["validate", "sft", "reward"]
-    run(make(), from_stage="ppo", until="ppo")
+    run(make_recipe(), from_stage="ppo", until="ppo")
     assert started(home) == ["ppo"]
 
 
 @pytest.mark.slow
 def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_gone(
-    make, run, home
+    make_recipe, run, home
 ):
-    run(make())
-    run(make(seed=2), until="sft")
+    run(make_recipe())
+    run(make_recipe(seed=2), until="sft")
     started(home)
     found = retention.plan(Workspace(home), 0)
     gone = retention.remove(Workspace(home), found, 0)
     assert sorted(
         item.path.name.split("-")[0] for item in gone if item.what == "run directory"
     ) == ["sft", "validate"]
-    run(make())
+    run(make_recipe())
     assert started(home) == []
-    run(make(seed=2), until="sft")
+    run(make_recipe(seed=2), until="sft")
     assert started(home) == ["validate", "sft"]
 
 
-def test_a_crashed_stage_is_tried_again_but_bad_input_is_not(make, run, home, plan, tmp_path):
+def test_a_crashed_stage_is_tried_again_but_bad_input_is_not(
+    make_recipe, run, home, plan, data_files
+):
     plan(sft={"crash": True})
-    run(make(), until="sft")
+    run(make_recipe(), until="sft")
     assert started(home) == ["validate", "sft", "sft"]
     with pytest.raises(BadInput, match=r"data.comparisons is 'nowhere.jsonl'"):
         run(
-            make(data={"demonstrations": str(tmp_path / "d.jsonl"), "comparisons": "nowhere.jsonl"})
+            make_recipe(
+                data={"demonstrations": str(data_files / "d.jsonl"), "comparisons": "nowhere.jsonl"}
+            )
         )
 
 
-def test_training_goes_on_without_mlflow_and_promotion_is_left_to_do(make, run, home, monkeypatch):
+def test_training_goes_on_without_mlflow_and_promotion_is_left_to_do(
+    make_recipe, run, home, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(StageFailed, match="Everything trained is kept"):
-        run(make())
+        run(make_recipe())
     assert started(home) == STAGES
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert run(make()).promotion.promoted and started(home) == []
+    assert run(make_recipe()).promotion.promoted and started(home) == []
 
 
-def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, command):
+def test_sigterm_ends_the_stage_and_the_record(make_recipe, home, plan, tmp_path, command):
     plan(sft={"seconds": 60})
-    recipe = make()
+    recipe = make_recipe()
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = f"""
     from tasks.execution import stage_process
@@ -254,7 +220,7 @@ def test_sigterm_ends_the_stage_and_the_record(make, home, plan, tmp_path, comma
 
 
 def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_made(
-    make, run, home, plan, tmp_path, monkeypatch
+    make_recipe, run, home, plan, tmp_path, monkeypatch
 ):
     (tmp_path / "scores.py").write_text("def score(prompts, replies): return [0.0] * len(replies)")
     aligned = {"align": "dpo", "evaluate": {"independent_scorer": "scores:score"}}
@@ -263,8 +229,8 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
         BadInput,
         match=r"no stage ppo: it has align = 'dpo'; expected one of .*sft, dpo, evaluate, promote",
     ):
-        run(make(**aligned), until="ppo")
-    first = run(make(**aligned))
+        run(make_recipe(**aligned), until="ppo")
+    first = run(make_recipe(**aligned))
     assert started(home) == ["validate", "sft", "dpo", "evaluate"]
     assert [row.stage for row in first.rows] == [
         "prepare",
@@ -289,10 +255,10 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
     }
 
     plan(evaluate={"win_rate_vs_champion": 0.6})
-    by_ppo = run(make())
+    by_ppo = run(make_recipe())
     assert started(home) == ["reward", "ppo", "evaluate"] and by_ppo.promotion.replaced == "1"
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
-    back = run(make(dpo={"beta": 0.2}, **aligned))
+    back = run(make_recipe(dpo={"beta": 0.2}, **aligned))
     assert started(home) == ["dpo", "evaluate"] and back.promotion.promoted
     assert (
         client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
@@ -300,12 +266,12 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
 
     plan(dpo={"metrics": {"dpo/accuracy_lower": 0.49}}, evaluate={"win_rate_vs_champion": 0.6})
     with pytest.raises(GateRefused, match=r"dpo/accuracy_lower is 0\.49, required more than 0\.5"):
-        run(make(dpo={"beta": 0.3}, **aligned))
+        run(make_recipe(dpo={"beta": 0.3}, **aligned))
     assert started(home) == ["dpo"]
 
 
-def test_runs_that_wait_for_their_turn_have_names_of_their_own(make, home):
-    recipe, workspace = make(), Workspace(home)
+def test_runs_that_wait_for_their_turn_have_names_of_their_own(make_recipe, home):
+    recipe, workspace = make_recipe(), Workspace(home)
     with ThreadPoolExecutor(8) as threads:
         names = list(threads.map(lambda _: next_name(workspace, recipe), range(8)))
     assert {name.rsplit("-", 1)[1] for name in names} == set("12345678"), (

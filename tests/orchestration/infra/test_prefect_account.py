@@ -9,11 +9,11 @@ import time
 
 import httpx
 import pytest
+from command_line import RLHF
 
 from flows.platform.pages import free_port
 
 pytestmark = pytest.mark.slow
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 ACCOUNT = ("admin", "a-password-of-this-test")
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_shown_or_made_without_the_password(server, account, path):
     )
 
 
-def rlhf(server: str, home, **more: str) -> subprocess.CompletedProcess:
+def schedules(server: str, home, **more: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PREFECT_API_URL": server, "RLHF_HOME": str(home)} | more
     return subprocess.run(
         [*RLHF, "schedules", "--json"], capture_output=True, text=True, env=environment
@@ -83,8 +83,8 @@ def rlhf(server: str, home, **more: str) -> subprocess.CompletedProcess:
 def test_the_command_takes_the_password_from_the_environment_and_names_it_when_it_is_missing(
     server, tmp_path
 ):
-    allowed = rlhf(server, tmp_path, PREFECT_API_AUTH_STRING=":".join(ACCOUNT))
+    allowed = schedules(server, tmp_path, PREFECT_API_AUTH_STRING=":".join(ACCOUNT))
     assert (allowed.returncode, allowed.stdout.strip()) == (0, "[]")
-    refused = rlhf(server, tmp_path)
+    refused = schedules(server, tmp_path)
     assert refused.returncode != 0 and "PREFECT_API_AUTH_STRING" in refused.stderr
     assert ACCOUNT[1] not in allowed.stderr + refused.stderr

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from markdown_it import MarkdownIt
+from recipes import tiny_recipe
 
-from rlhf_core.config import Recipe
 from rlhf_core.config.gates import Override
 from rlhf_core.evidence.items import write_items
 from rlhf_core.gates.decide import Decision
@@ -64,17 +64,8 @@ def decision(stage: str, gate: str, **changes) -> Decision:
 @pytest.fixture
 def session(home, tmp_path) -> Session:
     """A pipeline whose evaluation is over, as far as a card looks at it."""
-    recipe = Recipe.model_validate(
-        {
-            "name": "tiny",
-            "model": {"base": "base"},
-            "registry": {"name": "tiny"},
-            "seed": 7,
-            "description": "to try it",
-            "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
-            "evaluate": {"sampling": {"temperature": 0.7, "max_new_tokens": 48}},
-        }
-    )
+    sampling = {"temperature": 0.7, "max_new_tokens": 48}
+    recipe = tiny_recipe(seed=7, description="to try it", evaluate={"sampling": sampling})
     workspace = Workspace.here()
     session = Session(recipe, workspace, Tracker(workspace, Record.new(workspace, recipe)))
     for name, values in RESULTS.items():

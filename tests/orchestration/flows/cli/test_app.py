@@ -13,15 +13,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from command_line import RLHF
 
 from flows.cli import app
+from flows.platform.pages import free_port
 from rlhf_core.engine.bootstrap import keep_extensions_here
-from tasks.execution import stage_process
 from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 HEAVY = (
     "torch",
     "prefect",
@@ -33,46 +33,6 @@ HEAVY = (
     "matplotlib",
     "pandas",
 )
-RECIPE = """
-name = "tiny"
-description = "Two files"
-model.base = "{base}"
-data.demonstrations = "{folder}/d.jsonl"
-data.comparisons = "{folder}/c.jsonl"
-registry.name = "tiny"
-"""
-
-
-@pytest.fixture
-def rlhf(home, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
-    """A recipe on files of its own, run by the stage program."""
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    for name in ("d", "c"):
-        (folder / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    file = tmp_path / "tiny.toml"
-    file.write_text(RECIPE.format(folder=folder, base=tiny_model))
-    return file
-
-
-@pytest.fixture
-def plan(command):
-    return lambda **stages: (Path(command[1]).parent / "plan.json").write_text(json.dumps(stages))
 
 
 # help and imports
@@ -183,8 +143,8 @@ def test_anything_unexpected_is_exit_1_without_a_traceback(rlhf, monkeypatch):
 # runs
 
 
-def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe):
-    code, out, err = rlhf("run", recipe)
+def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe_file):
+    code, out, err = rlhf("run", recipe_file)
     assert code == 0, err
     assert "sft: done" in err and "reward: started" in err
     assert (
@@ -193,7 +153,7 @@ def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe):
         and "gate passed" in out
         and "/runs/" in out
     )
-    code, out, _ = rlhf("run", recipe, "--json")
+    code, out, _ = rlhf("run", recipe_file, "--json")
     values = json.loads(out)
     assert code == 0 and values["state"] == "finished" and values["promotion"]["promoted"] is True
     stages = {stage["stage"]: stage for stage in values["stages"]}
@@ -203,14 +163,14 @@ def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe):
     assert [run["state"] for run in json.loads(out)] == ["finished", "finished"]
 
 
-def test_a_refused_gate_is_exit_3_with_its_sentence(rlhf, recipe, plan):
+def test_a_refused_gate_is_exit_3_with_its_sentence(rlhf, recipe_file, plan):
     plan(reward={"metrics": {"reward/accuracy": 0.61}})
-    code, out, err = rlhf("run", recipe)
+    code, out, err = rlhf("run", recipe_file)
     assert code == 3 and "Traceback" not in err
     sentence = "reward/accuracy is 0.61, required at least 0.7"
     assert f"rlhf: a gate refused: reward is refused: {sentence}" in err and sentence in out
     assert "ppo" not in out
-    code, out, _ = rlhf("run", recipe, "--json")
+    code, out, _ = rlhf("run", recipe_file, "--json")
     values = json.loads(out)
     assert (
         code == 3
@@ -224,7 +184,7 @@ def test_a_refused_gate_is_exit_3_with_its_sentence(rlhf, recipe, plan):
     assert "refused" in rlhf("status")[1]
 
 
-def test_ctrl_c_ends_the_run_without_a_traceback_and_the_next_run_goes_on(rlhf, recipe, plan):
+def test_ctrl_c_ends_the_run_without_a_traceback_and_the_next_run_goes_on(rlhf, recipe_file, plan):
     plan(sft={"seconds": 60})
 
     def interrupt(event) -> None:
@@ -232,16 +192,16 @@ def test_ctrl_c_ends_the_run_without_a_traceback_and_the_next_run_goes_on(rlhf, 
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     end = events.subscribe(interrupt)
-    code, _, err = rlhf("run", recipe, "--until", "sft")
+    code, _, err = rlhf("run", recipe_file, "--until", "sft")
     end()
     assert code == 130 and "the same command goes on" in err and "Traceback" not in err
     assert json.loads(rlhf("status", "--json")[1])[0]["state"] == "killed"
     plan()
-    code, _, err = rlhf("run", recipe, "--until", "sft")
+    code, _, err = rlhf("run", recipe_file, "--until", "sft")
     assert code == 0 and "validate: already done" in err and "sft: done" in err
 
 
-def test_validate_prints_the_data_report_and_trains_nothing(rlhf, recipe, command):
+def test_validate_prints_the_data_report_and_trains_nothing(rlhf, recipe_file, command):
     report = {
         "columns": ["rule", "source", "severity", "passed", "found", "expected", "detail"],
         "data": [
@@ -260,18 +220,18 @@ def test_validate_prints_the_data_report_and_trains_nothing(rlhf, recipe, comman
             " StageResult",
         )
     )
-    code, out, err = rlhf("validate", recipe)
+    code, out, err = rlhf("validate", recipe_file)
     assert code == 0, err
     assert (
         "duplicates" in out
         and "warning: duplicates (comparisons): 3 of 40 rows" in out
         and "sft" not in out
     )
-    assert json.loads(rlhf("validate", recipe, "--json")[1])["report"] == report
+    assert json.loads(rlhf("validate", recipe_file, "--json")[1])["report"] == report
 
 
-def test_data_that_is_not_there_is_exit_2(rlhf, recipe):
-    code, _, err = rlhf("run", recipe, "--set", "data.comparisons=nosuch.jsonl")
+def test_data_that_is_not_there_is_exit_2(rlhf, recipe_file):
+    code, _, err = rlhf("run", recipe_file, "--set", "data.comparisons=nosuch.jsonl")
     assert code == 2 and "nosuch.jsonl" in err and "Traceback" not in err
 
 
@@ -312,12 +272,6 @@ def test_status_of_an_empty_workspace_says_how_to_start(rlhf):
 
 
 # the pages
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def test_ui_refuses_a_taken_port(rlhf):

@@ -9,12 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import app
-from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks.execution import stage_process
 from tasks.records import events
 from tasks.records.run_record import Record, StageRecord, records
 from tasks.records.workspace import Workspace
@@ -50,31 +47,7 @@ GATES = {
 
 
 @pytest.fixture
-def rlhf(home, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main([*words])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
-
-
-def recipe(folder: Path, **changes) -> Recipe:
-    values = {
-        "name": "tiny",
-        "model": {"base": str(folder)},
-        "registry": {"name": "tiny"},
-        "data": {"demonstrations": str(folder / "d.jsonl"), "comparisons": str(folder / "c.jsonl")},
-    }
-    return Recipe.model_validate(values | changes)
-
-
-@pytest.fixture
-def recorded(home, tmp_path) -> Record:
+def recorded(home, tmp_path, make_recipe) -> Record:
     """A run whose reward gate refused on ten pairs, as its pipeline left it."""
     workspace, run_dir = Workspace(home), home / "runs" / "reward-0123"
     run_dir.mkdir(parents=True)
@@ -105,9 +78,7 @@ def recorded(home, tmp_path) -> Record:
     (run_dir / "spec.json").write_text(spec.model_dump_json())
     (run_dir / "result.json").write_text(result.model_dump_json())
     overrides = {"lower_bound": {"threshold": 0.3, "by": "Ada", "reason": "ten pairs must do here"}}
-    rules = recipe(
-        tmp_path, gates=GATES, reward={"gate": {"overrides": overrides, "min_pairs": 10}}
-    )
+    rules = make_recipe(gates=GATES, reward={"gate": {"overrides": overrides, "min_pairs": 10}})
     record = Record.new(workspace, rules, "tiny-1a2b3c4-1")
     entry = StageRecord(stage="reward", run_dir=run_dir, started=1, status="FAILED")
     subject = Subject(entry.result, spec, run_dir, "1a2b3c4")
@@ -274,10 +245,10 @@ def test_a_gate_name_of_two_stages_needs_its_stage(rlhf, recorded, home):
     assert rlhf("gates", "latest", "--explain", "ppo.kl")[0] == 0
 
 
-def test_without_a_run_or_a_gate_a_sentence_says_so(rlhf, home, tmp_path):
+def test_without_a_run_or_a_gate_a_sentence_says_so(rlhf, home, make_recipe):
     code, _, err = rlhf("gates")
     assert code == 2 and "'latest' names no run" in err and "none yet" in err
-    Record.new(Workspace(home), recipe(tmp_path), "tiny-1").save(Workspace(home))
+    Record.new(Workspace(home), make_recipe(), "tiny-1").save(Workspace(home))
     assert rlhf("gates")[1].startswith("No gate of tiny-1 was decided")
 
 
@@ -288,16 +259,11 @@ def test_names_of_runs_are_completed(recorded):
 
 
 @pytest.fixture
-def pipeline(home, tmp_path, command, monkeypatch, tiny_model):
-    """Run a recipe's stages up to the reward model, each the small program."""
+def pipeline(make_recipe):
+    """pipeline(**changes): run a recipe's stages up to the reward model."""
     from flows.pipeline import run_pipeline
 
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    for name in ("d.jsonl", "c.jsonl"):
-        (tmp_path / name).write_text('{"prompt": "p"}\n')
-    return lambda **changes: run_pipeline(
-        recipe(tmp_path, model={"base": str(tiny_model)}, **changes), until="reward"
-    )
+    return lambda **changes: run_pipeline(make_recipe(**changes), until="reward")
 
 
 def test_a_warning_is_recorded_and_shown_and_the_pipeline_goes_on(pipeline, home, rlhf):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import app
 from flows.cli.plan import CPU_OVERHEAD_VLLM, parse_memory
 from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.errors import ConfigError
@@ -18,22 +17,14 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
-def plan(capfd):
-    """Run `rlhf plan` in this process; its exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main(["plan", *words])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
+def rlhf_plan(rlhf):
+    """rlhf_plan(*words): run `rlhf plan` as the fixture `rlhf` does."""
+    return lambda *words: rlhf("plan", *words)
 
 
-def test_what_fits_ends_with_0_and_what_does_not_with_3(plan):
-    assert plan("smollm2", "--model", "smollm2-135m", "--gpus", "1")[0] == 0
-    code, out, err = plan("smollm2", "--model", "7b", "--gpus", "8", "--gpu-memory", "80GiB")
+def test_what_fits_ends_with_0_and_what_does_not_with_3(rlhf_plan):
+    assert rlhf_plan("smollm2", "--model", "smollm2-135m", "--gpus", "1")[0] == 0
+    code, out, err = rlhf_plan("smollm2", "--model", "7b", "--gpus", "8", "--gpu-memory", "80GiB")
     assert code == 3
     assert "sft: 133.6 of 80.0 GiB on each of 8 device(s), does not fit by 53.6 GiB" in out
     assert "ZeRO stage 2: --set sft.zero_stage=2" in out
@@ -41,11 +32,11 @@ def test_what_fits_ends_with_0_and_what_does_not_with_3(plan):
     assert err == ""
 
 
-def test_the_printed_options_make_it_fit(plan):
+def test_the_printed_options_make_it_fit(rlhf_plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--json")
-    found = {stage["stage"]: stage for stage in json.loads(plan(*words)[1])["stages"]}
+    found = {stage["stage"]: stage for stage in json.loads(rlhf_plan(*words)[1])["stages"]}
     options = [change["option"] for change in found["sft"]["remedies"][0]["changes"]]
-    again = json.loads(plan(*words, *" ".join(options).split())[1])["stages"]
+    again = json.loads(rlhf_plan(*words, *" ".join(options).split())[1])["stages"]
     assert (
         not found["sft"]["fits"]
         and next(stage for stage in again if stage["stage"] == "sft")["fits"]
@@ -60,11 +51,13 @@ def test_the_printed_options_make_it_fit(plan):
         ["reward.lora=true", "ppo.reward_trunk=reference"],
     ],
 )
-def test_what_makes_it_fit_is_no_combination_that_is_refused(plan, layout):
+def test_what_makes_it_fit_is_no_combination_that_is_refused(rlhf_plan, layout):
     """ZeRO 3 takes neither adapters nor a shared critic; what is left is more devices, or nothing."""
     words = ("smollm2", "--model", "llama-2-13b", "--gpus", "8", "--gpu-memory", "40GiB", "--json")
     settings = [*layout, "distributed.ranks=8", "ppo.sampling.kv_cache_mib=8192"]
-    found = json.loads(plan(*words, *(f"--set={setting}" for setting in settings))[1])["stages"]
+    found = json.loads(rlhf_plan(*words, *(f"--set={setting}" for setting in settings))[1])[
+        "stages"
+    ]
     remedies = [remedy["changes"] for stage in found for remedy in stage["remedies"]]
     assert any(not stage["fits"] for stage in found) and remedies
     for changes in remedies:
@@ -76,11 +69,11 @@ def test_what_makes_it_fit_is_no_combination_that_is_refused(plan, layout):
         load_recipe("smollm2", [*settings, *options])
 
 
-def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(plan):
+def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(rlhf_plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "200GB", "--json")
     own = ("--set", "ppo.sampling.own_devices=2", "--set", "ppo.sampling.tensor_parallel=2")
     shared, apart = (
-        {stage["stage"]: stage for stage in json.loads(plan(*words, *more)[1])["stages"]}
+        {stage["stage"]: stage for stage in json.loads(rlhf_plan(*words, *more)[1])["stages"]}
         for more in ((), own)
     )
     held = sum(
@@ -101,13 +94,13 @@ def test_a_sampler_of_its_own_is_planned_apart_from_the_training_devices(plan):
     assert apart["ppo"]["peak_bytes"] < shared["ppo"]["peak_bytes"] - held
 
 
-def test_what_makes_a_sampler_of_its_own_fit_are_its_own_settings(plan):
+def test_what_makes_a_sampler_of_its_own_fit_are_its_own_settings(rlhf_plan):
     words = ("smollm2", "--model", "llama-2-7b", "--gpus", "8", "--gpu-memory", "24GB", "--json")
     words += ("--set", "ppo.sampling.own_devices=2", "--set", "model.dtype=float32")
     found, again = (
         next(
             stage
-            for stage in json.loads(plan(*words, *more)[1])["stages"]
+            for stage in json.loads(rlhf_plan(*words, *more)[1])["stages"]
             if stage["stage"] == "ppo.sampling"
         )
         for more in ((), ("--set", "model.dtype=bfloat16"))
@@ -118,8 +111,10 @@ def test_what_makes_a_sampler_of_its_own_fit_are_its_own_settings(plan):
     ]
 
 
-def test_json_adds_up(plan):
-    document = json.loads(plan("quickstart", "--gpus", "1", "--gpu-memory", "24GB", "--json")[1])
+def test_json_adds_up(rlhf_plan):
+    document = json.loads(
+        rlhf_plan("quickstart", "--gpus", "1", "--gpu-memory", "24GB", "--json")[1]
+    )
     assert document["fits"] and document["devices"] == 1
     for stage in document["stages"]:
         held = [
@@ -134,14 +129,14 @@ def test_json_adds_up(plan):
         assert stage["peak_bytes"] == max(stage["phases"].values())
 
 
-def test_without_gpus_this_machine_is_planned_for(plan, monkeypatch):
+def test_without_gpus_this_machine_is_planned_for(rlhf_plan, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    document = json.loads(plan("smollm2", "--model", "smollm2-135m", "--json")[1])
+    document = json.loads(rlhf_plan("smollm2", "--model", "smollm2-135m", "--json")[1])
     assert (document["kind"], document["devices"]) == ("cpu", 1)
 
 
-def test_the_picture_is_written(plan, tmp_path):
-    plan("smollm2", "--model", "70b", "--gpus", "8", "--picture", str(tmp_path / "plan.svg"))
+def test_the_picture_is_written(rlhf_plan, tmp_path):
+    rlhf_plan("smollm2", "--model", "70b", "--gpus", "8", "--picture", str(tmp_path / "plan.svg"))
     assert (tmp_path / "plan.svg").read_text().startswith("<?xml")
 
 
@@ -157,8 +152,8 @@ def test_the_picture_is_written(plan, tmp_path):
         (("--set", "ppo.zero_stage=4"), "ppo.zero_stage"),
     ],
 )
-def test_a_bad_value_ends_with_2_and_its_remedy(plan, words, said):
-    code, out, err = plan("quickstart", *words)
+def test_a_bad_value_ends_with_2_and_its_remedy(rlhf_plan, words, said):
+    code, out, err = rlhf_plan("quickstart", *words)
     assert (code, out) == (2, "")
     assert said in err
 
@@ -188,14 +183,14 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def test_the_examples_of_the_documentation_are_what_the_command_prints(plan):
+def test_the_examples_of_the_documentation_are_what_the_command_prints(rlhf_plan):
     examples = documented("results/memory.md")
     assert [words.split()[2] for words, _ in examples] == ["7b", "70b"]
     for words, printed in examples:
-        assert printed == lines_of(plan(*words.split())[1])
+        assert printed == lines_of(rlhf_plan(*words.split())[1])
 
 
-def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_shows_it(plan):
+def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_shows_it(rlhf_plan):
     named = [
         found[1]
         for path in RECIPES.glob("*.toml")
@@ -204,7 +199,7 @@ def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_s
     shown = documented("reference/presets.md")
     assert sorted(named) == sorted(words for words, _ in shown) and len(named) == 3
     for words, printed in shown:
-        code, out, _ = plan(*words.split())
+        code, out, _ = rlhf_plan(*words.split())
         assert code == 0 and "does not fit" not in out
         assert printed == lines_of(out)
 

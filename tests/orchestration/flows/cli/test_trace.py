@@ -11,20 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.cli import app
 from flows.report.heatmap import scale, strength, trace_page
 from flows.report.trace_text import shape, size, trace_lines, visible
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES
 from tasks.execution import stage_process
 
-RECIPE = """
-name = "tiny"
-description = "Two files"
-model.base = "{base}"
-data.demonstrations = "{folder}/d.jsonl"
-data.comparisons = "{folder}/c.jsonl"
-registry.name = "tiny"
-"""
 EVIL = "<script>alert(1)</script>"
 # The conftest's program, and a trace of two responses.
 PROGRAM = """
@@ -130,35 +121,15 @@ def flow() -> dict:
 
 
 @pytest.fixture
-def recipe(home, tmp_path, command, tiny_model, monkeypatch, flow, tokens) -> Path:
-    """A recipe on files of its own, run by the stage program."""
+def recipe_file(recipe_file, tmp_path, command, monkeypatch, flow, tokens) -> Path:
+    """The recipe, run by a stage program that knows the stage `trace` too."""
     program = tmp_path / "tracing" / "stage.py"
     program.parent.mkdir()
     program.write_text(textwrap.dedent(PROGRAM).replace("{other!r}", repr(command[1])))
     for name, content in (("trace", flow), ("tokens", tokens)):
         (program.parent / f"{name}.json").write_text(json.dumps(content))
     monkeypatch.setattr(stage_process, "COMMAND", (sys.executable, str(program)))
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    for name in ("d", "c"):
-        (folder / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    file = tmp_path / "tiny.toml"
-    file.write_text(RECIPE.format(folder=folder, base=tiny_model))
-    return file
-
-
-@pytest.fixture
-def rlhf(home, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        try:
-            code = app.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
+    return recipe_file
 
 
 def started(home: Path) -> list[str]:
@@ -169,9 +140,11 @@ def started(home: Path) -> list[str]:
 
 
 def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
-    rlhf, recipe, home, tmp_path
+    rlhf, recipe_file, home, tmp_path
 ):
-    code, out, err = rlhf("trace", recipe, "--rows", 2, "--html", tmp_path / "page.html", "--json")
+    code, out, err = rlhf(
+        "trace", recipe_file, "--rows", 2, "--html", tmp_path / "page.html", "--json"
+    )
     assert code == 0, err
     found = json.loads(out)
     assert (
@@ -190,7 +163,7 @@ def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
         and "gate" not in spec["config"]["ppo"]
     )
 
-    code, out, err = rlhf("trace", recipe, "--rows", 2)
+    code, out, err = rlhf("trace", recipe_file, "--rows", 2)
     assert code == 0 and started(home) == ["validate", "sft", "reward"]
     assert (
         "1. experience" in out
@@ -199,25 +172,27 @@ def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
     )
 
 
-def test_a_refused_reward_gate_stops_the_trace_unless_it_is_overridden(rlhf, recipe, home, command):
+def test_a_refused_reward_gate_stops_the_trace_unless_it_is_overridden(
+    rlhf, recipe_file, home, command
+):
     (Path(command[1]).parent / "plan.json").write_text(
         json.dumps({"reward": {"metrics": {"reward/accuracy": 0.6}}})
     )
-    code, _, err = rlhf("trace", recipe)
+    code, _, err = rlhf("trace", recipe_file)
     assert code == 3 and "accuracy" in err and not list((home / "runs").glob("trace-*"))
     override = (
         'reward.gate.overrides.accuracy={threshold=0.5, by="tester", reason="to look at a batch of'
         ' it"}'
     )
-    code, out, err = rlhf("trace", recipe, "--set", override, "--json")
+    code, out, err = rlhf("trace", recipe_file, "--set", override, "--json")
     assert code == 0 and json.loads(out)["trace"]["step"] == 1, err
 
 
-def test_trained_needs_a_policy_and_keeps_the_sft_model_as_reference(rlhf, recipe, home):
-    code, _, err = rlhf("trace", recipe, "--trained")
+def test_trained_needs_a_policy_and_keeps_the_sft_model_as_reference(rlhf, recipe_file, home):
+    code, _, err = rlhf("trace", recipe_file, "--trained")
     assert code == 2 and "stage ppo of recipe tiny has not been run" in err and "--until ppo" in err
-    assert rlhf("run", recipe, "--until", "ppo")[0] == 0
-    code, _, err = rlhf("trace", recipe, "--trained", "--json")
+    assert rlhf("run", recipe_file, "--until", "ppo")[0] == 0
+    code, _, err = rlhf("trace", recipe_file, "--trained", "--json")
     assert code == 0, err
     (folder,) = (home / "runs").glob("trace-*")
     given = json.loads((folder / "spec.json").read_text())["inputs"]

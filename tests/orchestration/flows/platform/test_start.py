@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
+from command_line import rlhf_process
 
 from flows.platform import database, services, start, state
 from flows.platform.pages import answers, free_port
@@ -21,14 +22,6 @@ from flows.platform.start import PlatformOptions
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
-
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
-
-
-def rlhf(home, *words: str) -> subprocess.CompletedProcess:
-    unset = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
-    environment = {k: v for k, v in os.environ.items() if k not in unset} | {"RLHF_HOME": str(home)}
-    return subprocess.run([*RLHF, *words], capture_output=True, text=True, env=environment)
 
 
 def marked(home) -> list[int]:
@@ -135,7 +128,7 @@ def test_a_taken_port_is_bad_input(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        done = rlhf(tmp_path, "up", "--prefect-port", str(listener.getsockname()[1]))
+        done = rlhf_process(tmp_path, "up", "--prefect-port", str(listener.getsockname()[1]))
     assert done.returncode == 2 and "is taken" in done.stderr and not marked(tmp_path)
 
 
@@ -231,19 +224,19 @@ def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_al
 def test_up_twice_kill_the_worker_up_down(tmp_path):
     ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
     try:
-        first = rlhf(tmp_path, "up", *ports, "--json")
+        first = rlhf_process(tmp_path, "up", *ports, "--json")
         assert first.returncode == 0, first.stderr
         up = json.loads(first.stdout)
         assert up["started"] == ["prefect", "mlflow", "worker"]
         assert answers(up["prefect_url"] + "/api/health") and answers(up["mlflow_url"] + "/health")
-        assert "the platform runs already" in rlhf(tmp_path, "up").stdout
+        assert "the platform runs already" in rlhf_process(tmp_path, "up").stdout
         os.kill(up["services"]["worker"]["owner"]["pid"], signal.SIGKILL)
-        assert "has died: rlhf up starts it" in rlhf(tmp_path, "status").stdout
-        again = json.loads(rlhf(tmp_path, "up", "--json").stdout)
+        assert "has died: rlhf up starts it" in rlhf_process(tmp_path, "status").stdout
+        again = json.loads(rlhf_process(tmp_path, "up", "--json").stdout)
         assert (
             again["started"] == ["worker"]
             and again["services"]["prefect"] == up["services"]["prefect"]
         )
     finally:
-        down = rlhf(tmp_path, "down")
+        down = rlhf_process(tmp_path, "down")
     assert down.stdout == "stopped: worker, mlflow, prefect\n" and not marked(tmp_path)

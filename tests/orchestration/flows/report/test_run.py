@@ -21,7 +21,6 @@ from tasks.analysis.comparison import WinRate, compare
 from tasks.analysis.head_to_head import head_to_head
 from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
-from tasks.execution import stage_process
 from tasks.records import events
 from tasks.records.run_record import pending, records
 from tasks.records.workspace import Workspace
@@ -320,49 +319,31 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(
     )
 
 
-@pytest.fixture
-def recipe(home, tiny_model, tmp_path, command, monkeypatch) -> Recipe:
-    """A recipe on real files, run by the stage program."""
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    for name in ("d", "c"):
-        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "model": {"base": str(tiny_model)},
-            "registry": {"name": "tiny"},
-            "data": {
-                "demonstrations": str(tmp_path / "d.jsonl"),
-                "comparisons": str(tmp_path / "c.jsonl"),
-            },
-        }
-    )
-
-
 @pytest.mark.parametrize(
     ("raised", "status", "reports"),
     [(GateRefused("no"), "FAILED", 1), (KeyboardInterrupt(), "KILLED", 0)],
 )
-def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(recipe, raised, status, reports):
+def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(
+    make_recipe, raised, status, reports
+):
     asked: list[Session] = []
     with (
         pytest.raises(type(raised)),
-        opened(recipe, "a", from_stage=None, until=None, report=asked.append) as session,
+        opened(make_recipe(), "a", from_stage=None, until=None, report=asked.append) as session,
     ):
         raise raised
     assert session.tracker.record.status == status and len(asked) == reports
 
 
-def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(recipe, command, home):
+def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(make_recipe, plan, home):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     from flows.pipeline import run_pipeline
 
-    plan = Path(command[1]).parent / "plan.json"
-    plan.write_text(json.dumps({"sft": {"metrics": {"sft/heldout_improvement": -1.0}}}))
+    plan(sft={"metrics": {"sft/heldout_improvement": -1.0}})
     with pytest.raises(GateRefused):
-        run_pipeline(recipe, until="sft")
+        run_pipeline(make_recipe(), until="sft")
     record = records(Workspace(home))[-1]
     text = Path(record["report"]).read_text()
     assert "refused" in Page(text).text and "sft/heldout_improvement" in Page(text).text

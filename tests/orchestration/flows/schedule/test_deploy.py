@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from local_platform import FINAL, RLHF, Platform
+from command_line import RLHF
+from local_platform import FINAL, Platform
 
 from flows.pipeline import (
     pipeline,
@@ -265,7 +266,7 @@ def test_a_cron_schedule_fires(platform):
 
 @pytest.mark.slow
 def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
-    with hook(platform.told) as url:
+    with hook(platform.notifications) as url:
         platform.rlhf(
             "deploy",
             platform.recipe,
@@ -278,7 +279,7 @@ def test_a_failure_is_told_and_the_address_is_kept_secret(platform):
         )
         platform.start("rlhf/fails")
         told = platform.wait(
-            lambda: [item for item in platform.told if item["occasion"] == "failed"]
+            lambda: [item for item in platform.notifications if item["occasion"] == "failed"]
         )
     assert "/nowhere" in told[0]["text"] and told[0]["subject"].startswith("tiny-")
     blocks = platform.post("block_documents/filter", include_secrets=False)

@@ -11,26 +11,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+from workspaces import client, started
 
-from flows.cli import app
 from flows.sweeps.grid import split_values
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
-from tasks.execution import stage_process
 from tasks.records import events
 from tasks.records.run_record import records
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures
 from tasks.sweeps.sweep import SweepMetric, SweepRow
 
-RECIPE = """
-name = "tiny"
-model.base = "{base}"
-data.demonstrations = "{folder}/d.jsonl"
-data.comparisons = "{folder}/c.jsonl"
-registry.name = "tiny"
-"""
 # The policy keeps its beta, and evaluation finds the KL and the gain that this beta allows.
 BY_BETA = """
 if stage == "ppo":
@@ -50,22 +41,8 @@ ALL_STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
 @pytest.fixture
-def rlhf(home, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        try:
-            code = app.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
-    """A recipe on files of its own; its stages are a program whose results depend on ppo.beta."""
+def recipe_file(recipe_file, command) -> Path:
+    """The recipe, run by a stage program whose results depend on ppo.beta."""
     program = Path(command[1])
     text = program.read_text().replace(
         'if "champion" in spec.inputs:', BY_BETA + 'if "champion" in spec.inputs:'
@@ -73,30 +50,7 @@ def recipe(tmp_path, command, tiny_model, monkeypatch) -> Path:
     before = 'intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},'
     assert before in text
     program.write_text(text.replace(before, INTERVALS))
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    for name in ("d", "c"):
-        (folder / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    file = tmp_path / "tiny.toml"
-    file.write_text(RECIPE.format(folder=folder, base=tiny_model))
-    return file
-
-
-@pytest.fixture
-def plan(command):
-    return lambda **stages: (Path(command[1]).parent / "plan.json").write_text(json.dumps(stages))
-
-
-def started(home: Path) -> list[str]:
-    file = home / "runs" / "started.log"
-    stages = file.read_text().split() if file.exists() else []
-    file.unlink(missing_ok=True)
-    return stages
-
-
-def client(home: Path) -> MlflowClient:
-    return MlflowClient(tracking_uri=Workspace(home).tracking_uri)
+    return recipe_file
 
 
 def artifacts(home: Path, run_id: str) -> set[str]:
@@ -106,8 +60,8 @@ def artifacts(home: Path, run_id: str) -> set[str]:
 # whole sweeps
 
 
-def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, home):
-    words = ["sweep", recipe, "--over", "ppo.beta=0.02,0.05,0.5", "--json"]
+def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_file, home):
+    words = ["sweep", recipe_file, "--over", "ppo.beta=0.02,0.05,0.5", "--json"]
     code, out, err = rlhf(*words)
     assert code == 0, err
     assert "3 runs (3 of ppo.beta), until evaluate, 1 at a time" in err
@@ -166,7 +120,7 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, 
     assert code == 0 and started(home) == [] and "3 of them done earlier" in err
     assert json.loads(out)["run_id"] == values["run_id"] and len(records(Workspace(home))) == 3
     code, out, _ = rlhf(
-        "sweep", recipe, "--over", "ppo.beta=0.02,0.05,0.5", "--metric", "eval/win_rate"
+        "sweep", recipe_file, "--over", "ppo.beta=0.02,0.05,0.5", "--metric", "eval/win_rate"
     )
     assert (
         code == 0
@@ -176,14 +130,16 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe, 
         and len(records(Workspace(home))) == 3
     )
 
-    code, out, _ = rlhf("run", recipe, "--set", "ppo.beta=0.05")
+    code, out, _ = rlhf("run", recipe_file, "--set", "ppo.beta=0.05")
     assert code == 0 and "Promotion: promoted" in out and started(home) == []
 
 
-def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(rlhf, recipe, home, plan):
+def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(
+    rlhf, recipe_file, home, plan
+):
     code, out, err = rlhf(
         "sweep",
-        recipe,
+        recipe_file,
         "--over",
         "reward.gate.min_accuracy=0.7,0.9",
         "--set",
@@ -208,7 +164,7 @@ def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(rlhf, reci
 for step in (1, 2, 3):""",
         )
     )
-    words = ["sweep", recipe, "--over", "sft.lr=0.25,0.5,0.125", "--until", "sft", "--json"]
+    words = ["sweep", recipe_file, "--over", "sft.lr=0.25,0.5,0.125", "--until", "sft", "--json"]
     code, out, err = rlhf(*words)
     assert code == 2 and "sft.lr=0.5: no such loss" in err
     assert [row["state"] for row in json.loads(out)["rows"]] == ["finished", "failed", "not run"]
@@ -220,7 +176,7 @@ for step in (1, 2, 3):""",
 
 @pytest.mark.slow
 def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(
-    rlhf, recipe, home, command, tmp_path, monkeypatch
+    rlhf, recipe_file, home, command, tmp_path, monkeypatch
 ):
     hook = tmp_path / "hook"
     hook.mkdir()
@@ -228,7 +184,9 @@ def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(
         f"from tasks.execution import stage_process\nstage_process.COMMAND = {command!r}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(hook))
-    code, out, err = rlhf("sweep", recipe, "--over", "ppo.beta=0.05,0.5", "--jobs", 2, "--json")
+    code, out, err = rlhf(
+        "sweep", recipe_file, "--over", "ppo.beta=0.05,0.5", "--jobs", 2, "--json"
+    )
     assert code == 0, err
     assert sorted(started(home)) == sorted([*ALL_STAGES, "ppo", "evaluate"])
     values = json.loads(out)
@@ -241,8 +199,8 @@ def test_runs_at_once_are_processes_of_their_own_and_train_nothing_twice(
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe, home, plan):
-    words = ["sweep", recipe, "--over", "ppo.beta=0.05,0.5", "--json"]
+def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe_file, home, plan):
+    words = ["sweep", recipe_file, "--over", "ppo.beta=0.05,0.5", "--json"]
 
     def interrupt(event) -> None:
         if isinstance(event, events.StageFinished) and event.stage == "evaluate":
@@ -271,9 +229,11 @@ def _second_ppo(event) -> list:
     return [event] if running else []
 
 
-def test_figures_are_drawn_without_mlflow_and_forwarded_by_sync(rlhf, recipe, home, monkeypatch):
+def test_figures_are_drawn_without_mlflow_and_forwarded_by_sync(
+    rlhf, recipe_file, home, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    words = ["sweep", recipe, "--over", "ppo.beta=0.05,0.5"]
+    words = ["sweep", recipe_file, "--over", "ppo.beta=0.05,0.5"]
     code, out, err = rlhf(*words)
     assert code == 0 and "rlhf sync forwards the rest" in out, err
     (folder,) = (home / "sweeps").iterdir()
@@ -345,16 +305,16 @@ def test_values_that_cannot_be_split_are_refused(text):
         (["--over", "seed=1,2", "--metric", "eval/gain"], ["no such metric", "eval/gain"]),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(rlhf, recipe, home, words, says):
-    code, out, err = rlhf("sweep", recipe, *words)
+def test_what_is_wrong_is_said_before_anything_runs(rlhf, recipe_file, home, words, says):
+    code, out, err = rlhf("sweep", recipe_file, *words)
     assert (
         code == 2 and out == "" and "Traceback" not in err and all(word in err for word in says)
     ), err
     assert not (home / "outbox").exists() and not (home / "sweeps").exists()
 
 
-def test_promote_is_no_stage_of_a_sweep(rlhf, recipe):
-    code, _, err = rlhf("sweep", recipe, "--over", "seed=1,2", "--until", "promote")
+def test_promote_is_no_stage_of_a_sweep(rlhf, recipe_file):
+    code, _, err = rlhf("sweep", recipe_file, "--over", "seed=1,2", "--until", "promote")
     assert code == 2 and "promote" in err
 
 

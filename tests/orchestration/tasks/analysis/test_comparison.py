@@ -5,9 +5,9 @@ more than noise.
 import json
 
 import pytest
+from command_line import rlhf_exit_code
 from synthetic import Story, Synthetic
 
-from flows.cli.app import main
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
 from tasks.analysis.comparison import Comparison, compare
@@ -284,14 +284,6 @@ def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(made):
 # the command
 
 
-def rlhf(*arguments: str) -> int:
-    """Exit code of the command line."""
-    try:
-        return main(list(arguments))
-    except SystemExit as end:
-        return end.code
-
-
 @pytest.fixture
 def told(made) -> list:
     """Two runs that MLflow knows."""
@@ -302,7 +294,7 @@ def told(made) -> list:
 
 
 def test_the_command_prints_json_and_attaches_the_page_to_both_runs(told, capsys):
-    assert rlhf("compare", "latest~1", "latest", "--json") == 0
+    assert rlhf_exit_code("compare", "latest~1", "latest", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["baseline"] == "tiny-aaaaaaa-1"
     assert set(printed) == {
@@ -333,7 +325,9 @@ def test_the_command_prints_json_and_attaches_the_page_to_both_runs(told, capsys
 def test_the_command_prints_tables_and_replies_from_both_ends(told, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert (
-        rlhf("compare", "latest~1", "latest", "--samples", "2", "--no-attach", "--html", str(page))
+        rlhf_exit_code(
+            "compare", "latest~1", "latest", "--samples", "2", "--no-attach", "--html", str(page)
+        )
         == 0
     )
     out = capsys.readouterr().out
@@ -346,13 +340,13 @@ def test_the_command_prints_tables_and_replies_from_both_ends(told, tmp_path, ca
 
 def test_a_server_that_is_away_is_named(home, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert rlhf("compare", "latest~1", "latest") == 1
+    assert rlhf_exit_code("compare", "latest~1", "latest") == 1
     assert "MLflow at http://127.0.0.1:9 does not answer" in capsys.readouterr().err
 
 
 def test_one_run_or_the_same_run_twice_is_refused(made, capsys):
     made.tell(Story("tiny-aaaaaaa-1", until="validate"))
-    assert rlhf("compare", "latest") == 2
+    assert rlhf_exit_code("compare", "latest") == 2
     assert "needs two runs" in capsys.readouterr().err
-    assert rlhf("compare", "latest", "tiny-aaaaaaa-1") == 2
+    assert rlhf_exit_code("compare", "latest", "tiny-aaaaaaa-1") == 2
     assert "are the same run" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import hashlib
 import json
 
 import pytest
+from command_line import rlhf_exit_code
 from synthetic import Story, Synthetic
 
-from flows.cli.app import main
 from flows.report.picture import layout, picture
 from rlhf_core.errors import ConfigError
 from tasks.analysis.lineage import lineage
@@ -210,28 +210,21 @@ def test_a_circle_given_by_hand_is_drawn_all_the_same():
     assert len(layout(graph)) == 2
 
 
-def rlhf(*arguments: str) -> int:
-    try:
-        return main(list(arguments))
-    except SystemExit as end:
-        return end.code
-
-
 def test_the_command_draws_a_tree_and_prints_json(told, capsys):
     made, _ = told
-    assert rlhf("lineage", "tiny-policy@champion") == 0
+    assert rlhf_exit_code("lineage", "tiny-policy@champion") == 0
     out = capsys.readouterr().out
     assert (
         "trained against: reward model" in out
         and "tiny-policy 2 @candidate @champion" in out
         and "(see above)" in out
     )
-    assert rlhf("lineage", made.artifact("comparisons-a").digest[:12], "--json") == 0
+    assert rlhf_exit_code("lineage", made.artifact("comparisons-a").digest[:12], "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"root", "saw", "nodes", "edges"} and set(printed["saw"].values()) == {
         "trained"
     }
-    assert rlhf("lineage", made.artifact("comparisons-a").digest[:12]) == 0
+    assert rlhf_exit_code("lineage", made.artifact("comparisons-a").digest[:12]) == 0
     assert "Models that saw it" in capsys.readouterr().out
-    assert rlhf("lineage", "nothing-such") == 2
+    assert rlhf_exit_code("lineage", "nothing-such") == 2
     assert "there is no run 'nothing-such'" in capsys.readouterr().err

@@ -12,7 +12,6 @@ import pytest
 from pages import EVIL, assert_self_contained
 from synthetic import Story, Synthetic
 
-from flows.cli import app
 from flows.report.reward import advice, reward_page
 from rlhf_core.batching.batch import subset
 from rlhf_core.digest import code_digest
@@ -22,20 +21,6 @@ from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks.analysis.reward_report import LearningPoint, counts, learning_curve, report
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
-
-
-@pytest.fixture
-def rlhf(home, capfd):
-    """Run the command line in this process; its exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        try:
-            code = app.main([*map(str, words)])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def pairs_of(run_dir: Path, **columns) -> None:

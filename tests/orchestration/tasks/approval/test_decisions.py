@@ -8,13 +8,12 @@ import time
 from datetime import timedelta
 
 import pytest
+from recipes import tiny_recipe
 from rich.console import Console
 
-from flows.cli import app
 from flows.cli.approve import _waiting
 from flows.display.live import LiveDisplay
 from flows.display.stage_view import results_table
-from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from tasks.approval import decisions
 from tasks.approval.decisions import Answer
@@ -22,15 +21,6 @@ from tasks.records import events
 from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
-
-RECIPE = Recipe.model_validate(
-    {
-        "name": "tiny",
-        "model": {"base": "b"},
-        "data": {"demonstrations": "d", "comparisons": "c"},
-        "registry": {"name": "tiny"},
-    }
-)
 
 
 @pytest.fixture
@@ -40,7 +30,7 @@ def waiting(home):
 
     def make(name: str, *, alive: bool = True) -> Record:
         asked = decisions.now()
-        record = Record.new(workspace, RECIPE, name)
+        record = Record.new(workspace, tiny_recipe(), name)
         until = asked + timedelta(hours=1)
         record.approval = ApprovalRecord(
             evidence=f"of-{name}", run=name, asked_at=asked, until=until
@@ -55,18 +45,6 @@ def waiting(home):
         yield make
 
 
-@pytest.fixture
-def rlhf(home, capfd):
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main(list(words))
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
-
-
 def test_the_command_explains_itself(rlhf):
     code, out, _ = rlhf("approve", "--help")
     assert code == 0 and " approve [OPTIONS]" in out and "default: the user's name" in out
@@ -75,7 +53,7 @@ def test_the_command_explains_itself(rlhf):
 def test_only_a_run_that_waits_can_be_approved(rlhf, home, waiting):
     assert "no run is waiting for approval" in rlhf("approve", "latest")[2]
     stopped, running = waiting("tiny-a-1", alive=False), waiting("tiny-a-2")
-    plain = Record.new(Workspace(home), RECIPE, "tiny-b-1")
+    plain = Record.new(Workspace(home), tiny_recipe(), "tiny-b-1")
     plain.save(Workspace(home))
     cases = {
         "tiny": "names no run",

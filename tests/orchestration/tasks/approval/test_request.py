@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,10 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+from command_line import RLHF
 from mlflow import MlflowClient
+from recipes import tiny_recipe
 
 # before anything else of Prefect: it sets what Prefect reads when it is imported
 from flows.pipeline import flow, runtime, write_page
+from flows.platform.pages import free_port
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates.decide import Decision
@@ -35,7 +37,6 @@ from tasks.registry.packaging import local_folder, read_sign_off
 from tasks.run_context import Session
 from tasks.tracking.tracker import Tracker
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
 YES = {"approve": True, "name": "Pat Page", "comment": "reads well"}
 EVALUATED = StageResult(
     stage="evaluate",
@@ -67,15 +68,10 @@ def gate_record(**changes) -> Decision:
     return Decision.model_validate(values | changes)
 
 
-def make_recipe(hours: float) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "model": {"base": "b"},
-            "data": {"demonstrations": "d", "comparisons": "c"},
-            "registry": {"name": "tiny", "approval": {"required": True, "timeout_hours": hours}},
-        }
-    )
+def approval_recipe(hours: float) -> Recipe:
+    """Return a recipe whose promotion needs an approval within `hours`."""
+    approval = {"required": True, "timeout_hours": hours}
+    return tiny_recipe(registry={"name": "tiny", "approval": approval})
 
 
 @flow(name="asks", flow_run_name="{name}", persist_result=False)
@@ -107,7 +103,7 @@ def run(home, tmp_path):
     policy.mkdir()
     (policy / "weights").write_text("w")
     return lambda name, hours=0.1, **changes: asks(
-        name, make_recipe(hours), policy, [gate_record(**changes)]
+        name, approval_recipe(hours), policy, [gate_record(**changes)]
     )
 
 
@@ -391,13 +387,7 @@ def test_of_several_answers_at_once_the_first_wins_and_the_others_are_refused(
 # Prefect's server in another process
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-class Server:
+class PrefectServer:
     """`prefect server start` on this Prefect home, as `rlhf ui` starts it."""
 
     def __init__(self):
@@ -432,7 +422,7 @@ class Server:
 
 @pytest.fixture
 def prefect_server():
-    server = Server()
+    server = PrefectServer()
     server.start()
     yield server
     server.stop()
@@ -451,22 +441,11 @@ def test_a_run_without_a_server_is_answered_on_the_page_that_rlhf_ui_serves(
 
 
 @pytest.fixture
-def pipeline_recipe(tiny_model, tmp_path) -> Path:
-    """A recipe that asks for approval, to be run by the stage program."""
-    for name in ("d", "c"):
-        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p"}\n')
-    values = {
-        "name": "tiny",
-        "model.base": str(tiny_model),
-        "data.demonstrations": str(tmp_path / "d.jsonl"),
-        "data.comparisons": str(tmp_path / "c.jsonl"),
-        "registry.name": "tiny",
-    }
-    lines = [f'{key} = "{value}"' for key, value in values.items()] + [
-        "registry.approval.required = true"
-    ]
-    (tmp_path / "tiny.toml").write_text("\n".join(lines))
-    return tmp_path / "tiny.toml"
+def pipeline_recipe(recipe_file) -> Path:
+    """The recipe, with an approval before promotion."""
+    with recipe_file.open("a") as file:
+        file.write("registry.approval.required = true\n")
+    return recipe_file
 
 
 @pytest.fixture
@@ -550,28 +529,10 @@ def test_a_stopped_run_asks_again_and_what_the_page_approves_is_registered_with_
     assert record.approval.state == "approved" and "approval: done" in said.read_text()
 
 
-@pytest.fixture
-def rlhf(home, capfd):
-    from flows.cli import app
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = app.main(list(words))
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return call
-
-
-def test_a_refused_gate_asks_nobody(pipeline_recipe, command, home, monkeypatch, rlhf, when_asked):
-    from tasks.execution import stage_process
-
-    monkeypatch.setattr(stage_process, "COMMAND", command)
-    plan = {"evaluate": {"metrics": {"eval/kl_per_response": 900.0}}}
-    (Path(command[1]).parent / "plan.json").write_text(json.dumps(plan))
+def test_a_refused_gate_asks_nobody(pipeline_recipe, plan, home, rlhf, when_asked):
+    plan(evaluate={"metrics": {"eval/kl_per_response": 900.0}})
     asked = when_asked(lambda: None)
-    code, _, err = rlhf("run", str(pipeline_recipe))
+    code, _, err = rlhf("run", pipeline_recipe)
     assert (
         code == 3 and "evaluate is refused" in err and asked == [] and latest(home).approval is None
     )

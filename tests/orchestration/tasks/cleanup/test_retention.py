@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from command_line import rlhf_exit_code
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows.cli.app import main
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
@@ -127,14 +127,6 @@ def version(client: MlflowClient, model: str, source: str = "/elsewhere/model", 
     return client.create_model_version(model, source, tags=tags).version
 
 
-def rlhf(*words: str) -> int:
-    """The command line's exit code."""
-    try:
-        return main([*words])
-    except SystemExit as end:
-        return end.code
-
-
 def collect(workspace: Workspace, days: float = LIMIT) -> set[str]:
     """Run it; what was removed, by name."""
     found = retention.plan(workspace, days)
@@ -157,7 +149,7 @@ def test_an_old_finished_or_refused_run_that_nothing_refers_to_is_removed(worksp
 
 def test_a_dry_run_says_the_same_and_removes_nothing(workspace, capsys):
     path = run_dir(workspace, "sft", 1)
-    assert rlhf("gc", "--dry-run", "--json") == 0
+    assert rlhf_exit_code("gc", "--dry-run", "--json") == 0
     (item,) = json.loads(capsys.readouterr().out)["removed"]
     assert (
         item["path"] == str(path)
@@ -165,7 +157,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(workspace, capsys):
         and item["days"] == pytest.approx(OLD, abs=0.1)
     )
     assert path.exists()
-    assert rlhf("gc") == 0 and not path.exists()
+    assert rlhf_exit_code("gc") == 0 and not path.exists()
     assert "1 removed" in capsys.readouterr().out
 
 
@@ -389,7 +381,7 @@ def test_an_unreadable_result_is_kept_and_named(workspace):
 def test_nothing_is_removed_while_the_registry_does_not_answer(workspace, monkeypatch, capsys):
     path = run_dir(workspace, "sft", 1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert rlhf("gc") == 1
+    assert rlhf_exit_code("gc") == 1
     assert "does not answer" in capsys.readouterr().err and path.exists()
 
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from recipes import tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_core.batching.batch import encode
-from rlhf_core.config import Recipe
 from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.digest import digest_path
@@ -50,14 +50,7 @@ DECISION = Decision(
     reason="reward/accuracy is 0.8, required at least 0.7",
 )
 
-RECIPE = Recipe.model_validate(
-    {
-        "name": "tiny",
-        "model": {"base": "base"},
-        "registry": {"name": "tiny"},
-        "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
-    }
-)
+RECIPE = tiny_recipe()
 
 
 @pytest.fixture(scope="module")

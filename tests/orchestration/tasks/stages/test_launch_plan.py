@@ -4,7 +4,9 @@ import json
 import shlex
 import sys
 
-from flows.cli.app import main
+from command_line import rlhf_exit_code
+from recipes import tiny_recipe
+
 from rlhf_core.config import Recipe
 from tasks.records.workspace import Workspace
 from tasks.stages.launch_plan import UNKNOWN, launches
@@ -13,20 +15,13 @@ TRAINED = ("sft", "reward", "ppo")
 
 
 def recipe(**changes) -> Recipe:
-    values = {
-        "name": "tiny",
-        "model": {"base": "quickstart"},
-        "registry": {"name": "tiny"},
-        "data": {"demonstrations": "{prepared}/d.jsonl", "comparisons": "{prepared}/c.jsonl"},
-    }
-    return Recipe.model_validate(values | changes)
+    """Return a recipe on the base model and the files of the quickstart."""
+    data = {"demonstrations": "{prepared}/d.jsonl", "comparisons": "{prepared}/c.jsonl"}
+    return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)
 
 
 def run(*words: str) -> int:
-    try:
-        return main(["run", "quickstart", "--print-launch", *words])
-    except SystemExit as ended:
-        return ended.code
+    return rlhf_exit_code("run", "quickstart", "--print-launch", *words)
 
 
 def test_stages_that_train_get_the_launcher_and_the_others_python_alone(tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from recipes import tiny_recipe
 
 from rlhf_core.config import Recipe
 from rlhf_core.data.splits import SPLITS
@@ -28,13 +29,9 @@ def have(tmp_path):
 
 
 def recipe(**changes) -> Recipe:
-    values = {
-        "name": "tiny",
-        "model": {"base": "quickstart"},
-        "registry": {"name": "tiny"},
-        "data": {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"},
-    }
-    return Recipe.model_validate(values | changes)
+    """Return a recipe on the base model and the files of the quickstart."""
+    data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"}
+    return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)
 
 
 def test_a_threshold_or_a_registry_name_is_in_no_spec(have):

@@ -12,9 +12,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import mlflow_server
+from recipes import tiny_recipe
 
 from flows.platform.pages import free_port
-from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks.execution.stage_process import run_stage
@@ -27,14 +27,7 @@ from tasks.tracking.forwarder import Forwarder
 from tasks.tracking.sync import sync
 from tasks.tracking.tracker import Tracker
 
-RECIPE = Recipe.model_validate(
-    {
-        "name": "tiny",
-        "model": {"base": "base"},
-        "registry": {"name": "tiny"},
-        "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
-    }
-)
+RECIPE = tiny_recipe()
 
 
 def sft_spec(folder: Path) -> StageSpec:
