@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
+from stages import section_spec, splits_of
 from transformers import AutoModelForCausalLM
 
 import rlhf_core.dpo as stage
@@ -16,13 +17,12 @@ from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import DPO, LoRA
 from rlhf_core.config.gates import GateRule
-from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.decide import gates_of
 from rlhf_core.gates.measure import measure
 from rlhf_core.modeling.models import inference, load_policy
-from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics
+from rlhf_core.rundir import RunDir, read_metrics
 
 TINY = DPO(lr=1e-3, epochs=2, batch_size=16, checkpoint_every=2, micro_batch_tokens=400)
 SCORER = 'evaluate.independent_scorer="m:f"'
@@ -30,18 +30,8 @@ SCORER = 'evaluate.independent_scorer="m:f"'
 
 @pytest.fixture(scope="module")
 def spec(tiny_model, tiny_splits):
-    def make(config: DPO = TINY) -> StageSpec:
-        paths = {
-            name: tiny_splits / f"{name}.jsonl"
-            for name in ("comparisons_train", "comparisons_heldout")
-        }
-        inputs = {
-            name: Artifact.of(path) for name, path in (paths | {"policy": tiny_model}).items()
-        }
-        values = {"dpo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
-        return StageSpec(stage="dpo", seed=1, config=values, inputs=inputs, code=code_digest())
-
-    return make
+    splits = splits_of(tiny_splits, "comparisons_train", "comparisons_heldout")
+    return lambda config=TINY: section_spec("dpo", config, {"policy": tiny_model} | splits)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from stages import assert_equal_weights, finish, kill_after_steps, spec_of, start
+from stages import (
+    assert_equal_weights,
+    finish,
+    kill_after_steps,
+    section_spec,
+    spec_of,
+    splits_of,
+    start,
+)
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +34,9 @@ from rlhf_core.gates.measure import measure
 from rlhf_core.judging.onpolicy_pairs import checks, counts
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
+DEMONSTRATIONS = ("demonstrations_train", "demonstrations_heldout")
+COMPARISONS = ("comparisons_train", "comparisons_heldout")
+EVALUATED = ("prompts_heldout", "demonstrations_heldout")
 SFT_TINY = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 REWARD_TINY = Reward(lr=3e-3, epochs=4, batch_size=16, checkpoint_every=4)
 SAMPLING = Sampling(max_new_tokens=12, kv_cache_mib=32)
@@ -43,14 +54,8 @@ PPO_TINY = PPO(
 
 @pytest.fixture(scope="session")
 def sft_spec(tiny_model, tiny_splits) -> StageSpec:
-    inputs = {"model": tiny_model} | {
-        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
-    }
-    return spec_of(
-        "sft",
-        {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
-        inputs,
-    )
+    inputs = {"model": tiny_model} | splits_of(tiny_splits, *DEMONSTRATIONS)
+    return section_spec("sft", SFT_TINY, inputs, train=True)
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +65,9 @@ def sft(sft_spec, tmp_path_factory) -> StageResult:
 
 @pytest.fixture(scope="session")
 def reward(sft, tiny_splits, tmp_path_factory) -> StageResult:
-    inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")}
-    inputs["model"] = sft.outputs["model"].path
-    config = {"reward": REWARD_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}
-    return finish(spec_of("reward", config, inputs), tmp_path_factory.mktemp("reward") / "run")
+    inputs = {"model": sft.outputs["model"].path} | splits_of(tiny_splits, *COMPARISONS)
+    spec = section_spec("reward", REWARD_TINY, inputs, train=True)
+    return finish(spec, tmp_path_factory.mktemp("reward") / "run")
 
 
 def ppo_spec(
@@ -71,7 +75,7 @@ def ppo_spec(
 ) -> StageSpec:
     inputs = {"policy": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     inputs["prompts_train"] = splits / "prompts_train.jsonl"
-    return spec_of("ppo", {"ppo": config.model_dump(exclude={"gate"}), "dtype": "float32"}, inputs)
+    return section_spec("ppo", config, inputs)
 
 
 @pytest.fixture(scope="session")
@@ -97,23 +101,16 @@ def test_given_models_are_measured_not_trained(sft, reward, tiny_model, tiny_spl
     """
     folder = {"sft": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     inputs = {"model": tiny_model, "given": folder["sft"]}
-    inputs |= {
-        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
-    }
-    config = {"sft": SFT_TINY.model_dump(exclude={"gate"}), "dtype": "float32", "train": False}
-    measured = finish(spec_of("sft", config, inputs), tmp_path / "sft")
+    inputs |= splits_of(tiny_splits, *DEMONSTRATIONS)
+    measured = finish(section_spec("sft", SFT_TINY, inputs, train=False), tmp_path / "sft")
     assert measured.outputs == {}
     assert measured.metrics["sft/heldout_loss"] == pytest.approx(
         sft.metrics["sft/heldout_loss"], rel=1e-5
     )
     inputs = {"model": folder["sft"], "given": folder["reward"]}
-    inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")}
-    config = {
-        "reward": REWARD_TINY.model_dump(exclude={"gate"}),
-        "dtype": "float32",
-        "train": False,
-    }
-    measured = finish(spec_of("reward", config, inputs), tmp_path / "reward")
+    inputs |= splits_of(tiny_splits, *COMPARISONS)
+    spec = section_spec("reward", REWARD_TINY, inputs, train=False)
+    measured = finish(spec, tmp_path / "reward")
     assert measured.metrics["reward/accuracy"] == reward.metrics["reward/accuracy"]
 
 
@@ -298,7 +295,7 @@ def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_r
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     deeper.save_pretrained(tmp_path / "deeper")
     tokenizer.save_pretrained(tmp_path / "deeper")
-    inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
+    inputs = splits_of(tiny_splits, *EVALUATED)
     inputs |= {"policy": sft.outputs["model"].path, "sft": sft.outputs["model"].path}
     inputs |= {"reward": reward.outputs["model"].path, "champion": tmp_path / "deeper"}
     config = {
@@ -396,7 +393,7 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     second.resize_token_embeddings(len(tokenizer))
     for part in (second, tokenizer):
         part.save_pretrained(tmp_path / "second")
-    inputs = {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
+    inputs = splits_of(tiny_splits, *EVALUATED)
     inputs |= {
         "policy": ppo.outputs["model"].path,
         "sft": sft.outputs["model"].path,
@@ -449,7 +446,7 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
 def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits, tmp_path):
     same = sft.outputs["model"].path
     inputs = {"policy": same, "sft": same, "reward": reward.outputs["model"].path}
-    inputs |= {n: tiny_splits / f"{n}.jsonl" for n in ("prompts_heldout", "demonstrations_heldout")}
+    inputs |= splits_of(tiny_splits, *EVALUATED)
     config = Evaluate(sampling=SAMPLING, max_prompts=60).model_dump(exclude={"gate"})
     result = finish(
         spec_of("evaluate", {"evaluate": config, "dtype": "float32"}, inputs), tmp_path / "run"

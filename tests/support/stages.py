@@ -1,4 +1,4 @@
-"""Stage processes as tests start them: spec in, result out, killed after some steps when asked to."""
+"""Start stage processes: spec in, result out, killed after some steps when asked to."""
 
 import os
 import signal
@@ -7,15 +7,28 @@ import sys
 import time
 from pathlib import Path
 
+from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from rlhf_core.digest import code_digest
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_metrics, read_result
 
 
+def splits_of(folder: Path, *names: str) -> dict[str, Path]:
+    """Return the files of these splits by name."""
+    return {name: folder / f"{name}.jsonl" for name in names}
+
+
 def spec_of(stage: str, config: dict, inputs: dict[str, Path]) -> StageSpec:
+    """Return the spec of a stage on these files and folders."""
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     return StageSpec(stage=stage, seed=1, config=config, inputs=artifacts, code=code_digest())
+
+
+def section_spec(stage: str, section: BaseModel, inputs: dict[str, Path], **more) -> StageSpec:
+    """Return the spec of a stage from its section of the recipe; `more` adds to its config."""
+    values = section.model_dump(mode="json", exclude={"gate"})
+    return spec_of(stage, {stage: values, "dtype": "float32"} | more, inputs)
 
 
 def start(spec: StageSpec, folder: Path) -> subprocess.Popen:

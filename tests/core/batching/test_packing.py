@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import section_spec, splits_of
 from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.packing import noise, pack, require_separation
 from rlhf_core.config import SFT
-from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import PolicyModel, load_policy
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
-from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics, read_result
+from rlhf_core.rundir import RunDir, StageSpec, read_metrics, read_result
 
 SEQUENCES = [
     Sequence([2, 3, 7], [8, 9, 10, 1]),
@@ -126,16 +126,12 @@ def test_noise_moves_the_loss_and_not_by_how_rows_are_batched(policy):
     assert abs(float(one) - float(loss_of(policy, whole))) > 1e-6
 
 
-def spec_of(model: Path, splits: Path, **options) -> StageSpec:
+def sft_spec(model: Path, splits: Path, **options) -> StageSpec:
     config = SFT(
         lr=3e-3, epochs=2, batch_size=32, checkpoint_every=2, micro_batch_tokens=200, **options
     )
-    inputs = {"model": model} | {
-        n: splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
-    }
-    values = {"sft": config.model_dump(exclude={"gate"}), "dtype": "float32", "train": True}
-    artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-    return StageSpec(stage="sft", seed=1, config=values, inputs=artifacts, code=code_digest())
+    inputs = splits_of(splits, "demonstrations_train", "demonstrations_heldout")
+    return section_spec("sft", config, {"model": model} | inputs, train=True)
 
 
 def run(spec: StageSpec, folder: Path):
@@ -155,7 +151,7 @@ def losses(folder: Path) -> list[float]:
 
 def test_the_stage_learns_the_same_packed_or_not(tiny_model, tiny_splits, tmp_path):
     for name, packing in (("apart", False), ("packed", True)):
-        run(spec_of(tiny_model, tiny_splits, packing=packing), tmp_path / name)
+        run(sft_spec(tiny_model, tiny_splits, packing=packing), tmp_path / name)
     assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "apart"), abs=1e-4)
     assert losses(tmp_path / "packed")[0] == pytest.approx(losses(tmp_path / "apart")[0], abs=1e-6)
 
@@ -165,7 +161,7 @@ def test_interrupted_training_with_noise_ends_with_the_same_bytes(
 ):
     import rlhf_core.engine.supervised_loop as training
 
-    spec = spec_of(tiny_model, tiny_splits, packing=True, neftune_alpha=5.0)
+    spec = sft_spec(tiny_model, tiny_splits, packing=True, neftune_alpha=5.0)
     whole = run(spec, tmp_path / "whole")
     original = training.save_checkpoint
 
@@ -181,5 +177,5 @@ def test_interrupted_training_with_noise_ends_with_the_same_bytes(
     resumed = run(spec, tmp_path / "killed")
     assert resumed.outputs["model"].digest == whole.outputs["model"].digest
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    run(spec_of(tiny_model, tiny_splits, packing=True), tmp_path / "without")
+    run(sft_spec(tiny_model, tiny_splits, packing=True), tmp_path / "without")
     assert losses(tmp_path / "without") != losses(tmp_path / "whole")

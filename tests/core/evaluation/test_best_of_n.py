@@ -9,19 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from stages import section_spec, splits_of
 
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate, Sampling
 from rlhf_core.config.gates import GateRule
-from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.best_of_n import best, kl_bound
 from rlhf_core.evaluation.replies import Replies
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.measure import measure
 from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
-from rlhf_core.rundir import Artifact, RunDir, StageSpec
+from rlhf_core.rundir import RunDir
 
 TINY = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=64)
 SCORER = """
@@ -40,10 +40,7 @@ def evaluated(tiny_model, tiny_splits, tmp_path, monkeypatch):
 
     def run(*, with_reward: bool = True, **settings):
         paths = {"policy": tiny_model, "sft": tiny_model}
-        paths |= {
-            name: tiny_splits / f"{name}.jsonl"
-            for name in ("prompts_heldout", "demonstrations_heldout")
-        }
+        paths |= splits_of(tiny_splits, "prompts_heldout", "demonstrations_heldout")
         if with_reward:
             save_model(
                 load_scalar(tiny_model, new_head=True),
@@ -51,17 +48,8 @@ def evaluated(tiny_model, tiny_splits, tmp_path, monkeypatch):
                 tmp_path / "reward",
             )
             paths["reward"] = tmp_path / "reward"
-        config = Evaluate(sampling=TINY, max_prompts=50, **settings).model_dump(
-            mode="json", exclude={"gate"}
-        )
-        inputs = {name: Artifact.of(path) for name, path in paths.items()}
-        spec = StageSpec(
-            stage="evaluate",
-            seed=1,
-            config={"evaluate": config, "dtype": "float32"},
-            inputs=inputs,
-            code=code_digest(),
-        )
+        config = Evaluate(sampling=TINY, max_prompts=50, **settings)
+        spec = section_spec("evaluate", config, paths)
         folder = RunDir(tmp_path / spec.digest[:12])
         return folder, run_stage(spec, folder)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import section_spec, splits_of
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Reward, load_recipe
-from rlhf_core.digest import code_digest, digest_path
+from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
 from rlhf_core.evaluation.replies import Replies, Setup, reward_scores
@@ -22,7 +23,7 @@ from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer,
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import Models, experience_metrics, make_experience
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, read_metrics, read_result
+from rlhf_core.rundir import RunDir, StageResult, StageSpec, read_metrics, read_result
 from rlhf_core.seeds import member_seed
 
 MEMBERS = 3
@@ -42,26 +43,18 @@ def stage():
     return run
 
 
-def spec_of(
+def reward_spec(
     model: Path, splits: Path, config: Reward = TINY, *, given: Path | None = None
 ) -> StageSpec:
-    inputs = {n: splits / f"{n}.jsonl" for n in ("comparisons_train", "comparisons_heldout")} | {
-        "model": model
-    }
+    inputs = {"model": model} | splits_of(splits, "comparisons_train", "comparisons_heldout")
     if given:
         inputs["given"] = given
-    values = {
-        "reward": config.model_dump(exclude={"gate"}),
-        "dtype": "float32",
-        "train": given is None,
-    }
-    artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-    return StageSpec(stage="reward", seed=1, config=values, inputs=artifacts, code=code_digest())
+    return section_spec("reward", config, inputs, train=given is None)
 
 
 @pytest.fixture(scope="module")
 def spec(tiny_model, tiny_splits) -> StageSpec:
-    return spec_of(tiny_model, tiny_splits)
+    return reward_spec(tiny_model, tiny_splits)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,8 @@ def test_the_first_member_is_what_one_reward_model_would_be(
     stage, trained, tiny_model, tiny_splits, tmp_path
 ):
     single = stage(
-        spec_of(tiny_model, tiny_splits, TINY.model_copy(update={"ensemble": 1})), tmp_path / "run"
+        reward_spec(tiny_model, tiny_splits, TINY.model_copy(update={"ensemble": 1})),
+        tmp_path / "run",
     )
     assert single.metrics["reward/accuracy"] == trained[0].metrics["reward/accuracy_member_1"]
     ours, theirs = (
@@ -148,7 +142,7 @@ def test_an_interrupted_ensemble_ends_with_the_same_bytes(
 def test_a_given_ensemble_is_measured_as_a_whole(stage, trained, tiny_model, tiny_splits, tmp_path):
     given = trained[0].outputs["model"].path
     config = TINY.model_copy(update={"ensemble": 1})
-    measured = stage(spec_of(tiny_model, tiny_splits, config, given=given), tmp_path / "run")
+    measured = stage(reward_spec(tiny_model, tiny_splits, config, given=given), tmp_path / "run")
     assert measured.metrics == pytest.approx(trained[0].metrics, abs=1e-6)
 
 

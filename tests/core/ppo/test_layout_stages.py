@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from stages import assert_equal_weights, finish, kill_after_steps, spec_of
+from stages import assert_equal_weights, finish, kill_after_steps, section_spec, spec_of, splits_of
 
 from rlhf_core.config import PPO, SFT, LoRA, Reward, Sampling
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics
@@ -28,29 +28,24 @@ PPO_TINY = PPO(
 )
 
 
-def stage_spec(stage: str, config: SFT | Reward | PPO, inputs: dict[str, Path]) -> StageSpec:
-    return spec_of(
-        stage,
-        {stage: config.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
-        inputs,
-    )
-
-
-def splits_of(folder: Path, kind: str) -> dict[str, Path]:
-    return {f"{kind}_{side}": folder / f"{kind}_{side}.jsonl" for side in ("train", "heldout")}
-
-
 @pytest.fixture(scope="module")
 def sft(tiny_model, tiny_splits, tmp_path_factory) -> StageResult:
-    inputs = {"model": tiny_model} | splits_of(tiny_splits, "demonstrations")
-    return finish(stage_spec("sft", SFT_TINY, inputs), tmp_path_factory.mktemp("sft") / "run")
+    inputs = {"model": tiny_model} | splits_of(
+        tiny_splits, "demonstrations_train", "demonstrations_heldout"
+    )
+    return finish(
+        section_spec("sft", SFT_TINY, inputs, train=True), tmp_path_factory.mktemp("sft") / "run"
+    )
 
 
 @pytest.fixture(scope="module")
 def reward(sft, tiny_splits, tmp_path_factory) -> StageResult:
-    inputs = {"model": sft.outputs["model"].path} | splits_of(tiny_splits, "comparisons")
+    inputs = {"model": sft.outputs["model"].path} | splits_of(
+        tiny_splits, "comparisons_train", "comparisons_heldout"
+    )
     return finish(
-        stage_spec("reward", REWARD_TINY, inputs), tmp_path_factory.mktemp("reward") / "run"
+        section_spec("reward", REWARD_TINY, inputs, train=True),
+        tmp_path_factory.mktemp("reward") / "run",
     )
 
 
@@ -58,7 +53,7 @@ def ppo_spec(sft: StageResult, reward: StageResult, splits: Path, config: PPO) -
     inputs = {"policy": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     if config.reward_trunk == "reference":
         inputs["reward_adapter"] = reward.outputs["adapter"].path
-    return stage_spec("ppo", config, inputs | {"prompts_train": splits / "prompts_train.jsonl"})
+    return section_spec("ppo", config, inputs | splits_of(splits, "prompts_train"))
 
 
 def check_plain(result: StageResult, like: Path) -> None:
@@ -77,8 +72,10 @@ def test_an_sft_with_adapters_learns_is_measured_as_saved_and_resumes(
 ):
     check_plain(sft, tiny_model)
     assert sft.metrics["sft/heldout_loss"] < sft.metrics["sft/heldout_loss_before"]
-    inputs = {"model": tiny_model} | splits_of(tiny_splits, "demonstrations")
-    spec = stage_spec("sft", SFT_TINY, inputs)
+    inputs = {"model": tiny_model} | splits_of(
+        tiny_splits, "demonstrations_train", "demonstrations_heldout"
+    )
+    spec = section_spec("sft", SFT_TINY, inputs, train=True)
     kill_after_steps(spec, tmp_path / "run", 5)
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     weights = [

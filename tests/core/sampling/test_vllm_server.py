@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from stages import finish, spec_of, start
+from stages import finish, section_spec, start
 
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.errors import BadInput, StageFailed
@@ -196,9 +196,7 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
         micro_batch_tokens=128,
         sampling=Sampling(max_new_tokens=12, kv_cache_mib=32, own_devices=1),
     )
-    apart = spec_of(
-        "ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs
-    )
+    apart = section_spec("ppo", config, inputs)
     stage = start(apart, tmp_path / "apart")
     while not read_metrics(tmp_path / "apart" / "metrics.jsonl"):
         assert stage.poll() is None, (tmp_path / "apart" / "stage.log").read_text()[-3000:]
@@ -213,9 +211,7 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
     config = config.model_copy(
         update={"sampling": config.sampling.model_copy(update={"own_devices": 0})}
     )
-    shared = spec_of(
-        "ppo", {"ppo": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}, inputs
-    )
+    shared = section_spec("ppo", config, inputs)
     finish(shared, tmp_path / "shared")
     ours, theirs = (
         [line["metrics"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from stages import assert_equal_weights, finish, kill_after_steps, spec_of
+from stages import assert_equal_weights, finish, kill_after_steps, section_spec, splits_of
 
 from rlhf_core.config import SFT
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
@@ -22,14 +22,8 @@ TRAINING = SFT(lr=3e-3, epochs=2, batch_size=16, checkpoint_every=2)
 
 @pytest.fixture(scope="module")
 def spec(tiny_model, tiny_splits) -> StageSpec:
-    inputs = {"model": tiny_model} | {
-        n: tiny_splits / f"{n}.jsonl" for n in ("demonstrations_train", "demonstrations_heldout")
-    }
-    return spec_of(
-        "sft",
-        {"sft": TRAINING.model_dump(exclude={"gate"}), "dtype": "float32", "train": True},
-        inputs,
-    )
+    splits = splits_of(tiny_splits, "demonstrations_train", "demonstrations_heldout")
+    return section_spec("sft", TRAINING, {"model": tiny_model} | splits, train=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from stages import section_spec
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.config import DPO, PPO, SFT, Distributed, Evaluate, Reward, Sampling
-from rlhf_core.digest import code_digest
 from rlhf_core.errors import StageFailed
-from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
+from rlhf_core.rundir import StageSpec, read_metrics, read_result
 from tasks.execution import launcher, stage_process
 
 WORKER = Path(__file__).parents[3] / "support" / "run_stages.py"
@@ -69,22 +69,10 @@ LOSSES = {
 }
 
 
-def spec_of(stage: str, inputs: dict[str, Path], *, ranks: int, **options) -> StageSpec:
-    config = {
-        stage: (SECTIONS[stage].model_copy(update=options)).model_dump(
-            mode="json", exclude={"gate"}
-        ),
-        "dtype": "float32",
-    }
-    config |= {"train": True} if stage in ("sft", "reward") else {}
-    artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
-    return StageSpec(
-        stage=stage,
-        seed=1,
-        config=config | ({"ranks": ranks} if ranks > 1 else {}),
-        inputs=artifacts,
-        code=code_digest(),
-    )
+def ranks_spec(stage: str, inputs: dict[str, Path], *, ranks: int, **options) -> StageSpec:
+    more = {"train": True} if stage in ("sft", "reward") else {}
+    more |= {"ranks": ranks} if ranks > 1 else {}
+    return section_spec(stage, SECTIONS[stage].model_copy(update=options), inputs, **more)
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +140,10 @@ def alive(marker: str) -> list[int]:
 
 
 def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_path):
-    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    stage_process.run_stage(ranks_spec("sft", inputs["sft"], ranks=1), tmp_path / "one")
     options = {"zero_stage": 3, "activation_checkpointing": True}
     stage_process.run_stage(
-        spec_of("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO
+        ranks_spec("sft", inputs["sft"], ranks=2, **options), tmp_path / "two", distributed=TWO
     )
     assert_same_losses(tmp_path / "two", tmp_path / "one", "sft")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -168,21 +156,21 @@ def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_p
 @pytest.mark.slow
 def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_path):
     specs = {
-        tmp_path / "one" / stage: spec_of(stage, inputs[stage], ranks=1)
+        tmp_path / "one" / stage: ranks_spec(stage, inputs[stage], ranks=1)
         for stage in ("sft", "reward", "dpo")
     }
     together(specs, ranks=1)
     inputs["ppo"]["reward"] = tmp_path / "one" / "reward" / "model"
-    together({tmp_path / "one" / "ppo": spec_of("ppo", inputs["ppo"], ranks=1)}, ranks=1)
+    together({tmp_path / "one" / "ppo": ranks_spec("ppo", inputs["ppo"], ranks=1)}, ranks=1)
     for stage in LOSSES:
         specs = {
-            tmp_path / f"zero{zero}" / stage: spec_of(
+            tmp_path / f"zero{zero}" / stage: ranks_spec(
                 stage, inputs[stage], ranks=2, zero_stage=zero
             )
             for zero in (0, 1, 2, 3)
         }
         if stage == "ppo":
-            specs[tmp_path / "all3" / stage] = spec_of(
+            specs[tmp_path / "all3" / stage] = ranks_spec(
                 stage, inputs[stage], ranks=2, zero_stage=3, frozen="sharded"
             )
         starts = [{folder: spec} for folder, spec in specs.items()] if stage == "ppo" else [specs]
@@ -197,9 +185,9 @@ def test_an_offloaded_optimizer_changes_no_loss(inputs, tmp_path):
     """With DeepSpeed's own moves between where the gradients are and where the optimizer is: on a
     CPU the same memory.
     """
-    together({tmp_path / "one": spec_of("sft", inputs["sft"], ranks=1)}, ranks=1)
+    together({tmp_path / "one": ranks_spec("sft", inputs["sft"], ranks=1)}, ranks=1)
     off = {
-        tmp_path / f"zero{zero}": spec_of(
+        tmp_path / f"zero{zero}": ranks_spec(
             "sft", inputs["sft"], ranks=2, zero_stage=zero, offload_optimizer=True
         )
         for zero in (1, 2, 3)
@@ -221,7 +209,7 @@ def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
     logit.
     """
     specs = {
-        (stage, dtype): spec_of(stage, inputs[stage], ranks=1)
+        (stage, dtype): ranks_spec(stage, inputs[stage], ranks=1)
         for stage in ("sft", "reward")
         for dtype in ("float32", "bfloat16")
     }
@@ -264,10 +252,10 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
     DeepSpeed keeps weights of less than 100,000 numbers, as all are here, whole until the next
     step, so that the sampler's come without traffic.
     """
-    stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    stage_process.run_stage(ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
     sampling = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)
-    spec = spec_of("ppo", given, ranks=2, zero_stage=zero, sampling=sampling)
+    spec = ranks_spec("ppo", given, ranks=2, zero_stage=zero, sampling=sampling)
     spec = spec.model_copy(update={"stage": "trace", "config": spec.config | {"rows": 2}})
     stage_process.run_stage(spec, tmp_path / "two", distributed=TWO)
     flow = json.loads((tmp_path / "two" / "trace.json").read_text())
@@ -290,7 +278,7 @@ def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(
 ):
     """The reference, the reward model and what is evaluated lie on no rank as a whole."""
     trained = {
-        tmp_path / stage: spec_of(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")
+        tmp_path / stage: ranks_spec(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")
     }
     together(trained, ranks=1)
     models = {
@@ -304,10 +292,11 @@ def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(
     sampling = {"sampling": Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32)}
     options = {"ppo": {"zero_stage": 3, "frozen": "sharded"}, "evaluate": {"frozen": "sharded"}}
     ones = {
-        tmp_path / "one" / name: spec_of(name, given[name], ranks=1, **sampling) for name in given
+        tmp_path / "one" / name: ranks_spec(name, given[name], ranks=1, **sampling)
+        for name in given
     }
     twos = {
-        tmp_path / "two" / name: spec_of(name, given[name], ranks=2, **sampling, **options[name])
+        tmp_path / "two" / name: ranks_spec(name, given[name], ranks=2, **sampling, **options[name])
         for name in given
     }
     for specs, ranks in ((ones, 1), (twos, 2)):
@@ -348,12 +337,14 @@ def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None
 @pytest.mark.parametrize(("stage", "zero"), [("sft", 3), ("sft", 2), ("ppo", 3)])
 def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_path, stage, zero):
     if stage == "ppo":
-        stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+        stage_process.run_stage(
+            ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward"
+        )
         inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
     longer = (
         {"epochs": 10} if stage == "sft" else {}
     )  # it is to be killed, not to end before anybody has looked
-    spec = spec_of(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
+    spec = ranks_spec(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
     stage_process.run_stage(spec, tmp_path / "whole", distributed=TWO)
     killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
     assert not alive(str(tmp_path / "killed" / "spec.json"))
@@ -376,7 +367,7 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
         master_addr="127.0.0.1",
         master_port=port,
     )
-    spec, folder = spec_of("sft", inputs["sft"], ranks=2, zero_stage=2), tmp_path / "two"
+    spec, folder = ranks_spec("sft", inputs["sft"], ranks=2, zero_stage=2), tmp_path / "two"
     other = None
 
     def watch() -> None:
@@ -393,12 +384,12 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
 
     stage_process.run_stage(spec, folder, distributed=hosts, watch=watch)
     assert other.wait(60) == 0
-    stage_process.run_stage(spec_of("sft", inputs["sft"], ranks=1), tmp_path / "one")
+    stage_process.run_stage(ranks_spec("sft", inputs["sft"], ranks=1), tmp_path / "one")
     assert_same_losses(folder, tmp_path / "one", "sft")
 
 
 def test_a_spec_of_several_ranks_is_not_run_by_one(inputs, tmp_path):
-    spec = spec_of("sft", inputs["sft"], ranks=2)
+    spec = ranks_spec("sft", inputs["sft"], ranks=2)
     with pytest.raises(StageFailed, match=r"runs as one of 1 ranks .* its spec says 2"):
         stage_process.run_stage(spec, tmp_path / "run", command=stage_process.COMMAND)
 
@@ -448,12 +439,12 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(wide)
     stage_process.run_stage(
-        spec_of("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward"
+        ranks_spec("reward", inputs["reward"] | {"model": wide}, ranks=1), tmp_path / "reward"
     )
     given = inputs["ppo"] | {"policy": wide, "reward": tmp_path / "reward" / "model"}
     shared = SECTIONS["ppo"].sampling.model_copy(update={"tensor_parallel": 2})
     stage_process.run_stage(
-        spec_of("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO
+        ranks_spec("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO
     )
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert len(steps) == SECTIONS["ppo"].steps
@@ -467,12 +458,12 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
 def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_own(
     inputs, tmp_path
 ):
-    stage_process.run_stage(spec_of("reward", inputs["reward"], ranks=1), tmp_path / "reward")
+    stage_process.run_stage(ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
-    stage_process.run_stage(spec_of("ppo", given, ranks=1), tmp_path / "one")
+    stage_process.run_stage(ranks_spec("ppo", given, ranks=1), tmp_path / "one")
     served = SECTIONS["ppo"].sampling.model_copy(update={"own_devices": 1})
     stage_process.run_stage(
-        spec_of("ppo", given, ranks=2, zero_stage=3, sampling=served),
+        ranks_spec("ppo", given, ranks=2, zero_stage=3, sampling=served),
         tmp_path / "two",
         distributed=TWO,
     )
