@@ -1,6 +1,9 @@
-"""A recipe for tests that run no stage."""
+"""Recipes for tests that run no stage."""
 
 from rlhf_core.config import Recipe
+
+# the files of a folder that a recipe may name as a model
+MODEL_FILES = ("config.json", "tokenizer_config.json", "model.safetensors")
 
 
 def tiny_recipe(**changes: object) -> Recipe:
@@ -12,3 +15,9 @@ def tiny_recipe(**changes: object) -> Recipe:
         "data": {"demonstrations": "d.jsonl", "comparisons": "c.jsonl"},
     }
     return Recipe.model_validate(values | changes)
+
+
+def prepared_recipe(**changes: object) -> Recipe:
+    """Return a recipe on the quickstart's base model, a prepared file and a data set of a hub."""
+    data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"}
+    return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)

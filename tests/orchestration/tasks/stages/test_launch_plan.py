@@ -5,19 +5,12 @@ import shlex
 import sys
 
 from command_line import rlhf_exit_code
-from recipes import tiny_recipe
+from recipes import prepared_recipe
 
-from rlhf_core.config import Recipe
 from tasks.records.workspace import Workspace
 from tasks.stages.launch_plan import UNKNOWN, launches
 
 TRAINED = ("sft", "reward", "ppo")
-
-
-def recipe(**changes) -> Recipe:
-    """Return a recipe on the base model and the files of the quickstart."""
-    data = {"demonstrations": "{prepared}/d.jsonl", "comparisons": "{prepared}/c.jsonl"}
-    return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)
 
 
 def run(*words: str) -> int:
@@ -26,7 +19,8 @@ def run(*words: str) -> int:
 
 def test_stages_that_train_get_the_launcher_and_the_others_python_alone(tmp_path):
     found = {
-        one.stage: one for one in launches(recipe(distributed={"ranks": 2}), Workspace(tmp_path))
+        one.stage: one
+        for one in launches(prepared_recipe(distributed={"ranks": 2}), Workspace(tmp_path))
     }
     assert list(found) == ["prepare", "validate", "sft", "reward", "ppo", "evaluate"]
     for stage, one in found.items():
@@ -39,7 +33,8 @@ def test_stages_that_train_get_the_launcher_and_the_others_python_alone(tmp_path
 
 def test_one_rank_needs_no_launcher(tmp_path):
     assert all(
-        "deepspeed" not in " ".join(one.command) for one in launches(recipe(), Workspace(tmp_path))
+        "deepspeed" not in " ".join(one.command)
+        for one in launches(prepared_recipe(), Workspace(tmp_path))
     )
 
 
@@ -52,7 +47,8 @@ def test_ranks_started_by_hand_have_a_command_for_each_other_host(tmp_path):
         "master_port": 29501,
     }
     found = {
-        one.stage: one for one in launches(recipe(distributed=hosts), Workspace(tmp_path / "home"))
+        one.stage: one
+        for one in launches(prepared_recipe(distributed=hosts), Workspace(tmp_path / "home"))
     }
     ppo = found["ppo"]
     assert "--node_rank=0" in ppo.command and list(ppo.elsewhere) == ["b", "c"]

@@ -1,0 +1,58 @@
+"""What the evaluation takes: champion, further reward models, scorers."""
+
+import pytest
+from recipes import prepared_recipe
+
+from tasks.stages import evaluate
+
+
+def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
+    assert "champion" in evaluate.spec(prepared_recipe(), have | {"champion": have["sft"]}).inputs
+    assert (
+        "champion"
+        not in evaluate.spec(prepared_recipe(), have | {"champion": have["policy"]}).inputs
+    )
+
+
+def test_a_further_reward_model_is_in_the_evaluation_by_its_bytes_not_its_place(have, tmp_path):
+    spec = evaluate.spec(
+        prepared_recipe(
+            evaluate={"reward_models": [str(tmp_path / "sft"), str(tmp_path / "base")]}
+        ),
+        have,
+    )
+    assert (spec.inputs["reward_2"].digest, spec.inputs["reward_3"].digest) == (
+        have["sft"].digest,
+        have["base"].digest,
+    )
+    (tmp_path / "sft").rename(tmp_path / "moved")
+    moved = evaluate.spec(
+        prepared_recipe(
+            evaluate={"reward_models": [str(tmp_path / "moved"), str(tmp_path / "base")]}
+        ),
+        have,
+    )
+    assert moved.digest == spec.digest != evaluate.spec(prepared_recipe(), have).digest
+
+
+@pytest.mark.parametrize("field", ["independent_scorer", "judge"])
+def test_an_edited_scorer_is_asked_again(have, tmp_path, monkeypatch, field):
+    monkeypatch.chdir(tmp_path)
+    name = f"opinions_{tmp_path.name}"
+    value = f"{name}:score"
+    section = {field: {"function": value} if field == "judge" else value}
+    (tmp_path / f"{name}.py").write_text("def score(*texts): return [0.0]\n")
+    before = evaluate.spec(prepared_recipe(evaluate=section), have)
+    assert before.inputs[field].path == tmp_path / f"{name}.py"
+    (tmp_path / f"{name}.py").write_text("def score(*texts): return [1.0]\n")
+    assert evaluate.spec(prepared_recipe(evaluate=section), have).digest != before.digest
+
+
+def test_an_evaluation_of_sharded_models_runs_on_all_ranks(have):
+    assert "ranks" not in evaluate.spec(prepared_recipe(distributed={"ranks": 2}), have).config
+    assert (
+        evaluate.spec(
+            prepared_recipe(distributed={"ranks": 2}, evaluate={"frozen": "sharded"}), have
+        ).config["ranks"]
+        == 2
+    )

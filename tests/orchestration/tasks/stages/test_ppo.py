@@ -1,0 +1,79 @@
+"""What PPO takes: adapters and reward functions."""
+
+import pytest
+from recipes import prepared_recipe
+
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import StageResult
+from tasks.run_context import check_paths
+from tasks.stages import ppo, reward
+
+
+def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_for(have):
+    made = StageResult(
+        stage="reward",
+        digest="d",
+        seconds=1.0,
+        outputs={"model": have["reward"], "adapter": have["base"]},
+    )
+    given = have | reward.gives(prepared_recipe(), have, made)
+    assert "reward_adapter" not in ppo.spec(prepared_recipe(), given).inputs
+    shared = prepared_recipe(reward={"lora": True}, ppo={"reward_trunk": "reference"})
+    assert ppo.spec(shared, given).inputs["reward_adapter"] == have["base"]
+    assert "reward_adapter" not in reward.gives(
+        prepared_recipe(), have, made.model_copy(update={"outputs": {"model": have["reward"]}})
+    )
+
+
+def test_a_reward_function_is_part_of_ppo_by_its_source_and_makes_the_reward_model_optional(
+    have, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec_rules.py").write_text(
+        "def score(prompts, replies):\n    return [0.0] * len(replies)\n"
+    )
+    both = prepared_recipe(ppo={"reward": {"functions": ["spec_rules:score"]}})
+    alone = prepared_recipe(ppo={"reward": {"functions": ["spec_rules:score"], "model_weight": 0}})
+    before = ppo.spec(both, have)
+    assert set(before.inputs) == {"policy", "reward", "prompts_train", "function_1"}
+    assert set(ppo.spec(alone, have).inputs) == {"policy", "prompts_train", "function_1"}
+    (tmp_path / "spec_rules.py").write_text(
+        "def score(prompts, replies):\n    return [1.0] * len(replies)\n"
+    )
+    assert ppo.spec(both, have).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("no_such_rules:score", None, "functions is 'no_such_rules:score': no such module"),
+        ("sys:exit", None, "functions is 'sys:exit': no such module"),
+        (
+            "rules_a:scroe",
+            "def score(p, r): ...\nclass Rule: ...\n",
+            "rules_a.py has no 'scroe'; it defines Rule, score",
+        ),
+        (
+            "rules_b:score",
+            "def score(p, r):\nreturn",
+            "rules_b.py is no Python: expected an indented block",
+        ),
+        ("rules_c:score", "from math import *\n", None),
+        ("rules_d:score", "if True:\n    from json import dumps as score\n", None),
+        ("rules_e:score", "score = len\n", None),
+    ],
+)
+def test_a_reward_function_that_is_not_there_is_refused_before_anything_runs(
+    have, tmp_path, monkeypatch, name, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    if source is not None:
+        (tmp_path / f"{name.partition(':')[0]}.py").write_text(source)
+    asked = prepared_recipe(
+        ppo={"reward": {"functions": [name]}}, model={"base": str(tmp_path / "base")}
+    )
+    if message is None:
+        assert ppo.sources(asked.ppo.reward)
+        return
+    with pytest.raises(BadInput, match=rf"ppo\.reward\..*{message}"):
+        check_paths(asked)

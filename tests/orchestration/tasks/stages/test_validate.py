@@ -1,0 +1,51 @@
+"""Which files the data validation takes, and which paths are refused."""
+
+import pytest
+from recipes import prepared_recipe
+
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks.stages import validate
+
+
+def test_prepared_files_are_inputs_by_content_and_hub_names_are_not(have):
+    spec = validate.spec(prepared_recipe(), have)
+    assert set(spec.inputs) == {"model", "demonstrations"}
+    assert spec.inputs["demonstrations"].path == have["files"].path / "data.jsonl"
+    assert spec.config["data"]["demonstrations"]["path"] == "{prepared}/data.jsonl"
+
+
+@pytest.mark.parametrize("path", ["nowhere.jsonl", "data/nowhere.jsonl", "./nowhere", "plain-name"])
+def test_a_path_that_is_nothing_is_refused_by_field_and_path(have, path):
+    data = {"demonstrations": "org/name", "comparisons": path}
+    with pytest.raises(BadInput, match=r"data\.comparisons is ") as refused:
+        validate.spec(prepared_recipe(data=data), have)
+    assert path in str(refused.value)
+
+
+def test_what_options_need_of_the_data_is_asked_of_validate_and_of_no_other_recipe(have):
+    assert "needs" not in validate.spec(prepared_recipe(), have).config
+    assert validate.spec(prepared_recipe(reward={"margin_scale": 0.5}), have).config["needs"] == {
+        "strength": True
+    }
+
+
+def test_a_folder_here_cannot_pose_as_a_hub_name(make_recipe, confined, tmp_path, monkeypatch):
+    (tmp_path / "org" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    data = {"demonstrations": {"path": "org/data", "format": "hub"}, "comparisons": "c.jsonl"}
+    with pytest.raises(BadInput, match="outside"):
+        validate.spec(make_recipe(data=data), {"base": Artifact(path=tmp_path, digest="d")})
+
+
+@pytest.mark.parametrize("path", ["{prepared}/../../other/rows.jsonl", "{prepared}/link"])
+def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(make_recipe, tmp_path, path):
+    (tmp_path / "run" / "files").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.jsonl").touch()
+    (tmp_path / "run" / "files" / "link").symlink_to(tmp_path / "other" / "rows.jsonl")
+    have = {
+        name: Artifact(path=tmp_path / "run" / "files", digest="d") for name in ("base", "files")
+    }
+    with pytest.raises(BadInput, match="leads out of"):
+        validate.spec(make_recipe(data={"demonstrations": path, "comparisons": path}), have)
