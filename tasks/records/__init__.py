@@ -1,1 +1,1 @@
-"""What a run writes down in its workspace: records, events, approvals, provenance."""
+"""The records of a run in its workspace: state, events, approvals, provenance."""

@@ -13,15 +13,18 @@ VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
 
 
 def evidence_digest(policy: str, rival: str | None, decisions: Iterable[Decision]) -> str:
-    """Return the digest of what a person is shown: the policy's bytes, its rival's, and the gate records."""
+    """Return the digest of what a person sees: the gate records, and the digests of both models.
+
+    policy, rival: digests of the policy's bytes and of the model that it was compared with.
+    """
     gates = [decision.model_dump(mode="json", exclude=VOLATILE) for decision in decisions]
     return digest_json({"policy": policy, "rival": rival, "gates": gates})
 
 
 class ApprovalRecord(BaseModel):
-    """What a person was asked about a policy, and what came of it. Times are UTC."""
+    """One request for a person's approval of a policy, with the answer. Times are UTC."""
 
-    evidence: str  # digest of what was shown: the policy's bytes, its rival's, the gate records
+    evidence: str  # see evidence_digest
     run: str  # the pipeline run that asked
     asked_at: datetime
     until: datetime
@@ -34,7 +37,7 @@ class ApprovalRecord(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """What there is to say about it, without a full stop."""
+        """Return the state in one sentence, without a full stop."""
         if self.state == "waiting":
             return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
         if self.state == "expired":
@@ -47,9 +50,7 @@ class ApprovalRecord(BaseModel):
 
 
 class SignOff(BaseModel):
-    """Whether the recipe of a policy asks for a person's yes, and what was asked and answered so
-    far.
-    """
+    """The approval that the recipe of a policy requires, with the request and answer so far."""
 
     required: bool = False
     record: ApprovalRecord | None = None

@@ -1,4 +1,4 @@
-"""What happens in a pipeline, told to whoever listens (the terminal display, the log)."""
+"""Events of a pipeline run, for listeners such as the terminal display and the log."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from rlhf_core.gates.decide import Decision
 
 @dataclass(frozen=True)
 class StageStarted:
+    """A stage has started."""
+
     stage: str
     run_dir: Path
     cached: bool = False  # True: a finished run directory was found, nothing runs
@@ -17,6 +19,8 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageProgress:
+    """A stage has logged a step."""
+
     stage: str
     step: int
     steps: int
@@ -25,6 +29,8 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageFinished:
+    """A stage has finished, and its gates are decided."""
+
     stage: str
     seconds: float  # of the stage process when it ran, also when cached
     metrics: dict[str, float]
@@ -35,6 +41,8 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageAborted:
+    """A stage process has refused or failed."""
+
     stage: str
     message: str
     log: Path
@@ -43,15 +51,19 @@ class StageAborted:
 
 @dataclass(frozen=True)
 class ApprovalAsked:
+    """A person is asked for approval."""
+
     run: str
     until: datetime
-    page: str | None  # where Prefect's server asks; None without a server
+    page: str | None  # of Prefect's server with the form; None without a server
     link: str | None  # the evidence in MLflow
     stage: str = "approval"
 
 
 @dataclass(frozen=True)
 class ApprovalDecided:
+    """A person has decided, or the time is up."""
+
     approved: bool
     sentence: str
     seconds: float  # waited
@@ -61,6 +73,8 @@ class ApprovalDecided:
 
 @dataclass(frozen=True)
 class ReportWritten:
+    """The report of the run is written."""
+
     path: Path  # of the run's HTML report
 
 
@@ -78,12 +92,12 @@ _listeners: list[Listener] = []
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
-    """Call `listener` with every event of this process; returns the function that ends it."""
+    """Call `listener` with every event of this process; return the function that ends this."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
 
 
 def emit(event: Event) -> None:
-    """Tell every listener."""
+    """Call every listener with `event`."""
     for listener in list(_listeners):
         listener(event)

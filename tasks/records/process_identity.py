@@ -1,6 +1,4 @@
-"""Who is at work on an attempt, and whether that process still runs: a killed one is told from a
-slow one.
-"""
+"""The identity of a process, by which a killed process is told from a slow one."""
 
 import getpass
 import os
@@ -14,32 +12,35 @@ _DEAD = "ZX"  # states of a process that runs no more: waiting to be reaped, gon
 
 
 class ProcessIdentity(Frozen):
-    """A process. space: where its number means something (boot and PID namespace), empty where that
-    cannot be told.
+    """One process of one machine.
+
+    space: the boot and the PID namespace in which the number is valid; empty where unknown.
     """
 
     host: str
     pid: int
-    started: str  # clock ticks since boot: tells it from a later process of the same number
+    started: str  # clock ticks since boot; differs for a later process with the same number
     space: str
 
     @classmethod
     def current(cls) -> "ProcessIdentity":
-        """The process that asks."""
+        """Return the identity of this process."""
         return cls.of(os.getpid())
 
     @classmethod
     def of(cls, pid: int) -> "ProcessIdentity":
-        """A process of this machine."""
+        """Return the identity of a process of this machine."""
         return cls(host=socket.gethostname(), pid=pid, started=_stat(pid)[1], space=_space())
 
     @property
     def is_current(self) -> bool:
+        """Check whether it is this process."""
         return self.pid == os.getpid() and self == ProcessIdentity.current()
 
     def is_running(self) -> bool | None:
-        """Whether the process still runs; None when it cannot be seen from here (another machine or
-        container).
+        """Check whether the process still runs.
+
+        The answer is None when it cannot be seen from here: another machine or container.
         """
         if not self.space or self.space != _space():
             return None
@@ -48,13 +49,13 @@ class ProcessIdentity(Frozen):
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # somebody else's: it is there
+            pass  # it exists and belongs to another user
         state, started = _stat(self.pid)
         return not state or (state not in _DEAD and started == self.started)
 
 
 def user() -> str:
-    """user@host, for the record."""
+    """Return 'user@host' of this process."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -71,7 +72,7 @@ def _space() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State letter and start time of a process; empty when the system does not show them."""
+    """Return the state letter and start time of a process; empty where the system hides them."""
     try:
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def git_state() -> tuple[str, bool]:
-    """Commit of this source tree and whether it has uncommitted changes; ('unknown', True) outside
-    git.
+    """Return the commit of this source tree, and True if there are uncommitted changes.
 
-    An image has no git: RLHF_COMMIT names the commit that it was built from.
+    Outside git this is ('unknown', True). An image has no git: there RLHF_COMMIT names the commit
+    that it was built from.
     """
     built_from = os.environ.get("RLHF_COMMIT", "")
     if re.fullmatch("[0-9a-f]{40}", built_from):
@@ -31,7 +31,7 @@ def git_state() -> tuple[str, bool]:
 
 
 def hardware() -> dict[str, str]:
-    """What this machine is: processor, cores, memory, GPUs."""
+    """Return the processor, cores, memory (GiB) and GPUs of this machine."""
     gpus = [
         file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     ]

@@ -1,10 +1,7 @@
-"""The record of one pipeline run: a file in the outbox, from which MLflow is told everything, now
-or later.
-"""
+"""The record of one pipeline run: a file in the outbox, from which MLflow gets everything."""
 
 import contextlib
 import fcntl
-import itertools
 import json
 import re
 import secrets
@@ -25,11 +22,11 @@ from tasks.records.workspace import Workspace
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
 LATEST = re.compile(r"latest(?:~(\d+))?")
-ModelKind = Literal["policy", "reward"]
+ModelKind = Literal["policy", "reward"]  # of a registered model
 
 
 class StageRecord(BaseModel):
-    """One stage of one pipeline run, and how much of it MLflow has."""
+    """One stage of a pipeline run, with the part of it that MLflow has."""
 
     stage: str
     run_dir: Path
@@ -42,33 +39,38 @@ class StageRecord(BaseModel):
     run_id: str | None = None
     offset: int = 0  # bytes of metrics.jsonl that MLflow has
     system_offset: int = 0  # bytes of system.jsonl that MLflow has
-    closed: bool = False  # its end, too, is in MLflow
+    closed: bool = False  # MLflow has its end as well
 
     @property
     def result(self) -> StageResult | None:
+        """Return the result in the run directory, None while the stage is unfinished."""
         return read_result(self.run_dir)
 
     @property
     def spec(self) -> StageSpec | None:
+        """Return the spec in the run directory, None before the stage has started."""
         file = self.run_dir / "spec.json"
         return StageSpec.model_validate_json(file.read_text()) if file.exists() else None
 
     @property
     def verdict(self) -> str:
-        """The worst of its gates' verdicts; 'no gate', or the status while it has not finished."""
+        """Return the worst verdict of its gates.
+
+        Without a gate it is 'no gate', and before any decision the status of an unfinished stage.
+        """
         if self.status != "FINISHED" and not self.decisions:
             return self.status.lower()
         return worst_verdict(self.decisions) or "no gate"
 
 
 class Registration(BaseModel):
-    """A model to register once MLflow is there; `version` says it is."""
+    """A model to register as soon as MLflow answers; `version` is set once it is registered."""
 
     model: str
     stage: str
     artifact: Artifact
     tags: dict[str, str]
-    decisions: list[Decision] = []  # every gate that speaks for these bytes
+    decisions: list[Decision] = []  # of every gate that these bytes passed
     note: str = ""  # Markdown, the description of the version
     card: str = ""  # Markdown, README.md beside the weights
     sign_off: SignOff = SignOff()
@@ -76,11 +78,12 @@ class Registration(BaseModel):
 
     @property
     def kind(self) -> ModelKind:
+        """Return the kind of model, which its name ends with."""
         return "reward" if self.model.endswith("-reward") else "policy"
 
 
 class Membership(BaseModel):
-    """The sweep that a pipeline run belongs to, and which of its runs it is."""
+    """The sweep that a pipeline run belongs to, and this run's values in it."""
 
     id: str
     name: str
@@ -88,13 +91,12 @@ class Membership(BaseModel):
     label: str  # this run's values, e.g. 'ppo.beta=0.1'
 
 
-MEMBERSHIP: ContextVar[Membership | None] = ContextVar(
-    "membership", default=None
-)  # of the runs that start in this context
+# of the runs that start in this context
+MEMBERSHIP: ContextVar[Membership | None] = ContextVar("membership", default=None)
 
 
 class Record(BaseModel):
-    """One pipeline run."""
+    """One pipeline run; times are milliseconds since the epoch."""
 
     id: str
     name: str
@@ -121,7 +123,7 @@ class Record(BaseModel):
 
     @classmethod
     def new(cls, workspace: Workspace, recipe: Recipe, name: str | None = None) -> "Record":
-        """A record of a run that starts now; `name`: see next_name."""
+        """Return the record of a run that starts now; `name` is next_name's by default."""
         commit, dirty = git_state()
         return cls(
             id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
@@ -137,8 +139,9 @@ class Record(BaseModel):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a person has been asked and has not answered (its process may be gone all the
-        same).
+        """Check whether a person was asked and has not answered.
+
+        The process of the run may be gone nevertheless.
         """
         return (
             self.status == "RUNNING"
@@ -147,31 +150,34 @@ class Record(BaseModel):
         )
 
     def stage(self, name: str) -> StageRecord | None:
+        """Return the record of a stage, None before it has started."""
         return next((stage for stage in self.stages if stage.stage == name), None)
 
     def save(self, workspace: Workspace) -> None:
+        """Write the record to the outbox of `workspace`, atomically."""
         workspace.outbox.mkdir(parents=True, exist_ok=True)
         write_atomically(workspace.outbox / f"{self.id}.json", self.model_dump_json())
 
 
 def next_name(workspace: Workspace, recipe: Recipe) -> str:
-    """'<recipe>-<commit>-<n>', n counting the runs of this recipe and commit in this workspace.
+    """Reserve and return '<recipe>-<commit>-<n>'; n counts this recipe and commit's runs here.
 
-    The name is taken at once: a run that waits for its turn has no record yet, and the next one
-    must not be named like it.
+    The name is reserved at once. A run that waits for its turn has no record yet, and the next
+    run must not get the same name.
     """
     stem = f"{recipe.name}-{git_state()[0][:7]}"
     names = workspace.outbox / "names"
     names.mkdir(parents=True, exist_ok=True)
-    known = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
-    for number in itertools.count(known + 1):
+    number = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)
+    while True:
+        number += 1
         with contextlib.suppress(FileExistsError):
             (names / f"{stem}-{number}").touch(exist_ok=False)
             return f"{stem}-{number}"
 
 
 def pending(workspace: Workspace) -> list[Path]:
-    """Records that MLflow has not fully seen, oldest first."""
+    """Return the files of the records that MLflow does not have in full, oldest first."""
     return sorted(workspace.outbox.glob("*.json"))
 
 
@@ -184,14 +190,15 @@ def archive(workspace: Workspace, record: Record) -> None:
 
 
 def records(workspace: Workspace) -> list[dict]:
-    """Every pipeline run of this workspace as JSON values, oldest first."""
+    """Return every pipeline run of this workspace as JSON values, oldest first."""
     files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
     return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
 
 
 def find_records(workspace: Workspace, run: str) -> list[Record]:
-    """Runs of this name, or whose id (its own or MLflow's) begins so; 'latest' and 'latest~1' count
-    back from the newest.
+    """Return the runs that `run` names: by name, by the beginning of an id, or as 'latest'.
+
+    The id is the run's own or MLflow's. 'latest~1' is the run before the newest, and so on.
     """
     known = records(workspace)
     if back := LATEST.fullmatch(run):
@@ -207,7 +214,7 @@ def find_records(workspace: Workspace, run: str) -> list[Record]:
 
 @contextlib.contextmanager
 def record_lock(workspace: Workspace, record_id: str) -> Iterator[bool]:
-    """Hold a record's lock; False when another process does (its pipeline is still running)."""
+    """Hold a record's lock; yield False when another process has it, whose run is at work."""
     workspace.outbox.mkdir(parents=True, exist_ok=True)
     with (workspace.outbox / f"{record_id}.lock").open("w") as lock:
         try:
@@ -219,5 +226,5 @@ def record_lock(workspace: Workspace, record_id: str) -> Iterator[bool]:
 
 
 def now() -> int:
-    """Milliseconds since the epoch."""
+    """Return the milliseconds since the epoch."""
     return int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""Where a user's runs, records and tracking store lie: the folder in RLHF_HOME, or ./.rlhf."""
+"""The folder with a user's runs, records and tracking store: RLHF_HOME, or ./.rlhf."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ def home_folder() -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """runs/<stage>-<digest12>/, outbox/ (records MLflow has not fully seen), mlflow.db,
+    """The folder of runs, records and stores, and what is in it.
+
+    runs/<stage>-<digest12>/, outbox/ (records that MLflow does not have in full), mlflow.db,
     mlartifacts/, prefect/.
     """
 
@@ -26,32 +28,36 @@ class Workspace:
 
     @classmethod
     def here(cls) -> "Workspace":
-        """The workspace named by RLHF_HOME, else .rlhf in the current folder; made when absent."""
+        """Return the workspace in RLHF_HOME, else in ./.rlhf; create the folder when absent."""
         home = home_folder()
         home.mkdir(parents=True, exist_ok=True)
         return cls(home)
 
     @property
     def runs(self) -> Path:
+        """Return the folder of the run directories."""
         return self.home / "runs"
 
     @property
     def outbox(self) -> Path:
+        """Return the folder of the run records."""
         return self.home / "outbox"
 
     @property
     def artifacts(self) -> Path:
+        """Return the folder where a local MLflow store keeps its artifacts."""
         return self.home / "mlartifacts"
 
     @property
     def prefect(self) -> Path:
+        """Return the folder of the local Prefect server."""
         return self.home / "prefect"
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
+        """Return MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow.db'}"
 
     def run_dir(self, spec: "StageSpec") -> Path:
-        """The folder whose name is the stage and the digest of its spec."""
+        """Return the run directory of a spec, named by its stage and digest."""
         return self.runs / f"{spec.stage}-{spec.digest[:12]}"
