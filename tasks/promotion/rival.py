@@ -1,7 +1,5 @@
 """The model that a new policy must beat."""
 
-from mlflow import MlflowClient
-
 from rlhf_core.rundir import Artifact
 from tasks.promotion.ledger import Ledger, champion_history
 from tasks.records.workspace import Workspace
@@ -10,7 +8,7 @@ from tasks.registry.versions import CHAMPION
 
 
 def champion_to_beat(
-    client: MlflowClient, workspace: Workspace, model: str, policy_digest: str
+    client: versions.MlflowClient, workspace: Workspace, model: str, policy_digest: str
 ) -> Artifact | None:
     """The model that a policy must beat: the champion; for the champion itself the one it once
     beat; None if none.

@@ -1,1 +1,1 @@
-"""MLflow tracking: the client, forwarding of records, rendering of what its pages show."""
+"""Tracking in MLflow: the client, forwarding of records, texts and figures of its pages."""

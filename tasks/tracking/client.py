@@ -1,6 +1,4 @@
-"""Where MLflow is, and where in it a run stands: the client, the experiment, the run of a key, the
-addresses of its pages.
-"""
+"""The MLflow client, experiments and runs found or created by key, and addresses of pages."""
 
 import logging
 import os
@@ -17,23 +15,23 @@ KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 
 def client_for(uri: str) -> MlflowClient:
-    """A client that gives up on a dead server within seconds (MLflow's own default: about four
-    minutes).
+    """Return a client that gives up on a dead server within seconds.
+
+    MLflow's own default is about four minutes.
     """
     defaults = {"MAX_RETRIES": "1", "TIMEOUT": "5", "BACKOFF_FACTOR": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # the display shows the links
+    # the display shows the links
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     before = os.environ.get(URI_VARIABLE)
-    mlflow.set_tracking_uri(
-        uri
-    )  # what loads models by alias asks there; it writes the environment as well,
-    if before is None:  # in which only the user says where a workspace's MLflow is
+    # MLflow loads models by alias from there. The call writes the environment as well, in which
+    # only the user says where a workspace's MLflow is.
+    mlflow.set_tracking_uri(uri)
+    if before is None:
         os.environ.pop(URI_VARIABLE, None)
     else:
         os.environ[URI_VARIABLE] = before
@@ -41,54 +39,56 @@ def client_for(uri: str) -> MlflowClient:
 
 
 def link(record: Record, run_id: str | None) -> str | None:
-    """The page of a run: on the server, or where `rlhf ui` shows the SQLite store; None while
-    MLflow has no such run.
-    """
-    return page(record.tracking_uri, record.experiment_id, run_id) if run_id else None
+    """Return the page of a run of `record`, None while MLflow has no such run."""
+    if run_id is None or record.experiment_id is None:
+        return None
+    return page(record.tracking_uri, record.experiment_id, run_id)
 
 
 def page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run on a server, or where `rlhf ui` shows the SQLite store."""
+    """Return the page of a run on a server, or where `rlhf ui` shows the SQLite store."""
     return f"{_base(tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _base(tracking_uri: str) -> str:
-    """RLHF_MLFLOW_PAGE is what browsers call a server that workers reach by another name, as in a
-    container's network.
+    """Return the address of MLflow for browsers.
+
+    RLHF_MLFLOW_PAGE names a server that workers reach by another name, as in a container's network.
     """
     served = os.environ.get(PAGE_VARIABLE) or tracking_uri
     return (served if tracking_uri.startswith("http") else UI_URL).rstrip("/")
 
 
 def version_page(record: Record, registration: Registration) -> str:
-    """The page of a registered version."""
-    return f"{_base(record.tracking_uri)}/#/models/{registration.model}/versions/{registration.version}"
+    """Return the page of a registered version."""
+    base = _base(record.tracking_uri)
+    return f"{base}/#/models/{registration.model}/versions/{registration.version}"
 
 
 def report_link(record: Record) -> str | None:
-    """Where MLflow shows the run's report; None while it has no such run."""
+    """Return the page of the run's report, None while MLflow has no such run."""
     base = link(record, record.run_id)
     return f"{base}/artifacts/{record.report.name}" if base and record.report else None
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error, and its kind; that the process was told to end, where it is no
-    error.
+    """Return the kind and the first line of an error.
+
+    KeyboardInterrupt and its like are no errors: the text says that the process had to end.
     """
     if not isinstance(error, Exception):
         return (
             f"The process was told to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it again"
             " and it resumes."
         )
-    return (
-        f"{type(error).__name__}:"
-        f" {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
-    )
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first[:300]}"
 
 
 def find_or_create_experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
-    """The id of the experiment of that name, made when absent; a local store keeps its artifacts in
-    the workspace.
+    """Return the id of the experiment `name`, created when absent.
+
+    A local store keeps its artifacts in the workspace.
     """
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
@@ -101,9 +101,7 @@ def find_or_create_experiment(client: MlflowClient, workspace: Workspace, name: 
 def find_or_create_sweep_run(
     client: MlflowClient, experiment_id: str, sweep: Membership, recipe: str
 ) -> str:
-    """The id of a sweep's run, parent of its pipelines' runs; the first of them that MLflow hears
-    of makes it.
-    """
+    """Return the id of a sweep's run, the parent of its pipelines' runs, created when absent."""
     tags = {"stage": "sweep", "recipe": recipe, "sweep.keys": ", ".join(sweep.keys)}
     return find_or_create_run(client, experiment_id, (f"sweep/{sweep.id}", sweep.name, now()), tags)
 
@@ -111,7 +109,10 @@ def find_or_create_sweep_run(
 def find_or_create_run(
     client: MlflowClient, experiment_id: str, what: tuple[str, str, int], tags: dict[str, str]
 ) -> str:
-    """The run with this key; what: its key, name and start."""
+    """Return the id of the run with this key, created when absent.
+
+    what: the key, the name and the start (milliseconds since the epoch).
+    """
     key, name, started = what
     if found := client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1):
         return found[0].info.run_id

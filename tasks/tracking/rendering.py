@@ -1,6 +1,4 @@
-"""What MLflow and Prefect are shown of a run, made from its files: parameters, Markdown, learning
-curves.
-"""
+"""Parameters, Markdown and learning curves of a run for the pages of MLflow and Prefect."""
 
 import json
 import math
@@ -20,8 +18,8 @@ CURVES = {name: stage.curves for name, stage in STAGES.items() if stage.curves}
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, str]:
-    """{'a': {'b': 1}} -> {'a.b': '1'}, values cut below MLflow's limit."""
-    flat = {}
+    """Turn {'a': {'b': 1}} into {'a.b': '1'}; cut values below MLflow's limit."""
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")
@@ -32,7 +30,7 @@ def flatten(values: dict, prefix: str = "") -> dict[str, str]:
 
 
 def verdict_table(decisions: list[Decision]) -> str:
-    """A Markdown table, one row a gate, with the evidence."""
+    """Return a Markdown table with the evidence, one row per gate."""
     head = (
         "| stage | gate | metric | value | interval | n | required | verdict"
         " |\n|---|---|---|---|---|---|---|---|"
@@ -41,8 +39,9 @@ def verdict_table(decisions: list[Decision]) -> str:
 
 
 def short_verdict_table(decisions: list[Decision]) -> str:
-    """The same where there is little room: a form, which cuts off its last column, a description of
-    limited length.
+    """Return the table with fewer columns, for places with little room.
+
+    A form cuts off the last column, and a description has a limited length.
     """
     rows = [
         f"| {d.stage}.{d.gate} | {_verdict(d)} | {value_text(d)} | {d.rule} |" for d in decisions
@@ -70,10 +69,9 @@ def _verdict_row(decision: Decision) -> str:
 
 
 def spaced(text: str) -> str:
-    """Markdown whose tables MLflow's page can show: it leaves no gap between columns, nor between a
-    table and what follows.
+    """Add gaps to the tables of a Markdown text, because MLflow's page shows them without.
 
-    Each column's longest cell gets one, and each table an empty line.
+    Each column's longest cell gets a gap, and each table an empty line after it.
     """
     lines = text.split("\n")
     start = None
@@ -96,14 +94,14 @@ def _spaced_table(lines: list[str]) -> list[str]:
 
 
 def value_text(decision: Decision) -> str:
-    """The estimate; 'missing', or '-' where there was nothing to compare with."""
+    """Return the estimate; 'missing', or '-' where there was nothing to compare with."""
     if decision.value is None:
         return "-" if decision.passed else "missing"
     return f"{decision.value:.4g}"
 
 
 def interval_text(decision: Decision) -> str:
-    """'0.72 to 0.79 (95%)', or '' without an interval."""
+    """Return the interval as in '0.72 to 0.79 (95%)', '' without one."""
     if decision.interval is None:
         return ""
     low, high = decision.interval
@@ -111,7 +109,7 @@ def interval_text(decision: Decision) -> str:
 
 
 def pipeline_note(record: Record) -> str:
-    """The parent run's description."""
+    """Return the description of the pipeline's run, in Markdown."""
     lines = [f"**{record.name}**: {record.status.lower()}"]
     if description := record.recipe.get("description"):
         lines.append(description)
@@ -127,7 +125,7 @@ def pipeline_note(record: Record) -> str:
 
 
 def stage_note(stage: StageRecord) -> str:
-    """A stage run's description."""
+    """Return the description of a stage's run, in Markdown."""
     lines = [
         f"Stage **{stage.stage}**{' (cached: an earlier run had made it)' if stage.cached else ''}:"
         f" {stage.verdict}"
@@ -140,7 +138,7 @@ def stage_note(stage: StageRecord) -> str:
 
 
 def metric_units() -> dict:
-    """Name -> unit and meaning, of every metric; plus what the suffixes of evidence say."""
+    """Map every metric, and every suffix of evidence, to its unit and meaning."""
     suffixes = {
         ".n": {"unit": "rows", "meaning": "Sample size behind the metric"},
         ".low": {"unit": "as the metric", "meaning": "Lower end of its 95% interval"},
@@ -161,7 +159,7 @@ def metric_units() -> dict:
 
 
 def final_metrics(result: StageResult) -> dict[str, float]:
-    """A result's metrics with their evidence: '<metric>.n', '.low' and '.high'."""
+    """Return a result's metrics with their evidence: '<metric>.n', '.low' and '.high'."""
     values = dict(result.metrics) | {
         f"{name}.n": float(count) for name, count in result.counts.items()
     }
@@ -171,8 +169,9 @@ def final_metrics(result: StageResult) -> dict[str, float]:
 
 
 def curves(stage: str, lines: list[dict]) -> Figure | None:
-    """One figure with a panel for each main metric of the stage; None when nothing was logged step
-    by step.
+    """Return a figure with a panel per main metric of the stage.
+
+    It is None when fewer than two steps were logged.
     """
     logged = {name for line in lines for name in line["metrics"]}
     names = [name for name in CURVES.get(stage, sorted(logged)[:9]) if name in logged]
@@ -194,7 +193,7 @@ def curves(stage: str, lines: list[dict]) -> Figure | None:
 
 
 def table_columns(path: Path) -> dict[str, list]:
-    """A *.table.json as columns: {columns, data}, a list of rows, or columns already."""
+    """Read a *.table.json as columns: from {columns, data}, a list of rows, or columns."""
     value = json.loads(path.read_text())
     if isinstance(value, dict) and set(value) == {"columns", "data"}:
         return {
@@ -208,5 +207,5 @@ def table_columns(path: Path) -> dict[str, list]:
 
 
 def as_json(value: object) -> str:
-    """Canonical JSON, for a tag."""
+    """Return canonical JSON, for a tag."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)

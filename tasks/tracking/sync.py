@@ -1,8 +1,8 @@
-"""sync: what MLflow missed while it was away, of every pipeline run that does not run any more."""
+"""sync: send MLflow what it missed of the pipeline runs that have ended."""
 
 from dataclasses import dataclass
 
-from tasks.records.run_record import Record, now, pending, record_lock
+from tasks.records.run_record import Record, StageRecord, now, pending, record_lock
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for
 from tasks.tracking.forwarder import Forwarder
@@ -10,8 +10,9 @@ from tasks.tracking.forwarder import Forwarder
 
 @dataclass(frozen=True)
 class SyncReport:
-    """Names of the pipeline runs that MLflow has in full now, and of those that wait; problem: why
-    they do.
+    """The names of the runs that MLflow now has in full, and of those that still wait.
+
+    problem: why they wait.
     """
 
     forwarded: list[str]
@@ -28,11 +29,12 @@ class SyncReport:
 
 
 def sync(workspace: Workspace | None = None) -> SyncReport:
-    """Forward every record of the outbox whose pipeline does not run any more. Never raises for
-    MLflow's sake.
-    """
+    """Forward every record of the outbox whose pipeline has ended; raise nothing of MLflow's."""
     workspace = workspace or Workspace.here()
-    forwarded, waiting, problem, dead = [], [], None, set()
+    forwarded: list[str] = []
+    waiting: list[str] = []
+    problem: str | None = None
+    dead: set[str] = set()  # addresses that do not answer
     for file in pending(workspace):
         with record_lock(workspace, file.stem) as free:
             if not free or not file.exists():
@@ -59,8 +61,9 @@ def _answers(uri: str) -> bool:
 
 
 def _ended(record: Record) -> Record:
-    """A record whose process is gone cannot be running: it was killed."""
-    for part in (record, *record.stages):
+    """Mark what is still RUNNING as KILLED: the process of this record is gone."""
+    parts: list[Record | StageRecord] = [record, *record.stages]
+    for part in parts:
         if part.status == "RUNNING":
             part.status, part.ended, part.error = (
                 "KILLED",

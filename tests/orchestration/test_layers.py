@@ -14,6 +14,7 @@ OWNERS = {
         "tasks/registry/packaging.py",
         "tasks/tracking/client.py",
         "tasks/tracking/forwarder.py",
+        "tasks/tracking/run_writer.py",
         "tasks/registry/versions.py",
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",
