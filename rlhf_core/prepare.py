@@ -13,7 +13,7 @@ from rlhf_core.rundir import Output, RunDir, StageSpec
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
-PACKAGE = "package:"
+PACKAGE_PREFIX = "package:"
 SAFE_FILES = (
     "*.safetensors",
     "*.json",
@@ -51,8 +51,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     if base == "quickstart":
         _quickstart(run, seed=spec.seed)
         return Output(outputs={"model": "model", "files": "files"})
-    if base.startswith(PACKAGE):
-        convert_gguf(find_gguf(base.removeprefix(PACKAGE)), model)
+    if base.startswith(PACKAGE_PREFIX):
+        convert_gguf(find_gguf(base.removeprefix(PACKAGE_PREFIX)), model)
     else:
         download(base, model)
     return Output(outputs={"model": "model"})

@@ -9,10 +9,10 @@ from rlhf_core.config import Data
 from rlhf_core.data.checks import failure_message
 from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
-from rlhf_core.data.report import make_report, measured, write_report
+from rlhf_core.data.report import make_report, validation_metrics, write_report
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
-from rlhf_core.data.table import Table, table_of
+from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import Needs, require
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -26,14 +26,16 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     """
     data = Data.model_validate(spec.config["data"])
     tokenizer = _tokenizer(spec.inputs["model"].path)
-    tables = {name: _judge(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)}
+    tables = {
+        name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
+    }
     tables = quarantine_leaks(assign_splits(tables, data, spec.seed), data.rules)
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
     report = make_report(run.path, tables, splits, data.rules)
     write_report(run.path, report)
-    metrics = measured(tables, splits, report)
+    metrics = validation_metrics(tables, splits, report)
     run.log(1, 1, metrics)
     if failed := [
         item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
@@ -66,10 +68,12 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _judge(name: str, data: Data, spec: StageSpec, tokenizer: PreTrainedTokenizerBase) -> Table:
+def _checked_table(
+    name: str, data: Data, spec: StageSpec, tokenizer: PreTrainedTokenizerBase
+) -> Table:
     source = getattr(data, name)
     rows = read_source(name, source, spec.inputs[name].path if name in spec.inputs else None)
-    table = table_of(rows, name.removesuffix("_heldout"), source.columns)
+    table = build_table(rows, name.removesuffix("_heldout"), source.columns)
     return apply_row_rules(table, data, tokenizer)
 
 

@@ -98,7 +98,7 @@ def plan(
     one does not.
     """
     from rlhf_core.config import load_recipe
-    from rlhf_core.plan.picture import draw
+    from rlhf_core.plan.picture import draw_plans
     from rlhf_core.plan.source import find_models
     from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
     from rlhf_core.plan.strategy import Hardware
@@ -118,7 +118,7 @@ def plan(
     ]
     remedies = [_remedies(loaded, models, stage) for stage in plans]
     if picture:
-        draw(plans, picture)
+        draw_plans(plans, picture)
     if as_json:
         _print_json(models, plans, remedies)
     else:
@@ -180,7 +180,7 @@ def _print_json(models, plans, remedies) -> None:
         },
         "half_weights_gb": report.half_weights_gb(models),
         "stages": [
-            report.as_json(stage, found) for stage, found in zip(plans, remedies, strict=True)
+            report.plan_as_json(stage, found) for stage, found in zip(plans, remedies, strict=True)
         ],
     }
     print(json.dumps(values, indent=2))
@@ -256,7 +256,7 @@ def _headline(stage) -> str:
     how, needs, has = stage.strategy, stage.peak / GIB, stage.hardware.capacity / GIB
     return (
         f"{stage.stage}: {needs:,.1f} of {has:,.1f} GiB on each of {how.devices} device(s),"
-        f" {report.verdict(stage)}\n  {how.dtype}{learning}{tokens}; peak: {stage.peak_phase}; in"
+        f" {report.fit_text(stage)}\n  {how.dtype}{learning}{tokens}; peak: {stage.peak_phase}; in"
         " brackets: held at another time"
     )
 
@@ -267,23 +267,26 @@ def _table(stage):
     from rich.table import Table
 
     from rlhf_core.plan import report
-    from rlhf_core.plan.stages import KINDS
+    from rlhf_core.plan.stages import MEMORY_KINDS
     from rlhf_core.plan.strategy import GIB
 
     table = Table("GiB", box=SIMPLE_HEAD)
-    for kind in (*KINDS, "at the peak"):
+    for kind in (*MEMORY_KINDS, "at the peak"):
         table.add_column(kind, justify="right")
-    for model, sizes, elsewhere in report.rows(stage):
-        cells = [_cell(sizes[kind] / GIB, kind in elsewhere) for kind in KINDS]
+    for model, sizes, elsewhere in report.table_rows(stage):
+        cells = [_cell(sizes[kind] / GIB, kind in elsewhere) for kind in MEMORY_KINDS]
         table.add_row(
             model,
             *cells,
-            f"{sum(sizes[kind] for kind in KINDS if kind not in elsewhere) / GIB:,.2f}",
+            f"{sum(sizes[kind] for kind in MEMORY_KINDS if kind not in elsewhere) / GIB:,.2f}",
         )
     table.add_row(
-        "overhead", *[""] * len(KINDS), f"{stage.hardware.overhead / GIB:,.2f}", end_section=True
+        "overhead",
+        *[""] * len(MEMORY_KINDS),
+        f"{stage.hardware.overhead / GIB:,.2f}",
+        end_section=True,
     )
-    table.add_row("total", *[""] * len(KINDS), f"{stage.peak / GIB:,.2f}")
+    table.add_row("total", *[""] * len(MEMORY_KINDS), f"{stage.peak / GIB:,.2f}")
     return table
 
 

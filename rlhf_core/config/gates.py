@@ -19,11 +19,13 @@ from rlhf_core.evidence.item_metrics import (
 from rlhf_core.metrics import METRICS, domain
 from rlhf_core.stage_catalogue import STAGES
 
-Of = Literal["estimate", "lower", "upper"]
+GateValue = Literal["estimate", "lower", "upper"]
 Bound = Literal["at least", "more than", "at most", "less than"]
-Method = Literal["auto", "wilson", "bootstrap", "sign"]
+IntervalMethod = Literal["auto", "wilson", "bootstrap", "sign"]
 # stage -> prefix of its metrics
-GATED = {stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated}
+METRIC_PREFIXES = {
+    stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated
+}
 
 
 class Override(Config):
@@ -45,7 +47,7 @@ class GateRule(Config):
         description="Whose result is looked at"
     )
     metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py")
-    of: Of = Field(
+    of: GateValue = Field(
         "estimate",
         description="What is compared with the threshold: the estimate or an end of its interval",
     )
@@ -63,7 +65,7 @@ class GateRule(Config):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.95, description="Of the two-sided interval"
     )
-    method: Method = Field(
+    method: IntervalMethod = Field(
         "auto",
         description=(
             "Interval: 'wilson' (a share), 'bootstrap' (paired, percentile), 'sign' (share of"
@@ -148,14 +150,14 @@ class GateRule(Config):
 
 
 def _require_metric(stage: str, metric: str) -> None:
-    names = [name for name in METRICS if name.startswith(GATED[stage])]
+    names = [name for name in METRICS if name.startswith(METRIC_PREFIXES[stage])]
     if metric in names:
         return
     close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(close)}?"
         if close
-        else f"expected one that begins with {GATED[stage]}"
+        else f"expected one that begins with {METRIC_PREFIXES[stage]}"
     )
     raise ValueError(f"there is no metric {metric!r} of the stage {stage}; {hint}")
 
@@ -364,7 +366,7 @@ class EvaluateGate(StageGate):
 GateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
-def refuse_taken_names(rules: dict[str, GateRule], sections: list[StageGate]) -> None:
+def require_free_names(rules: dict[str, GateRule], sections: list[StageGate]) -> None:
     """Raise ValueError when a gate of the user's own has the name of one that its stage has
     already.
     """

@@ -74,7 +74,7 @@ class Sampling(Config):
 AdvantageEstimator = Literal[
     "gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"
 ]
-GROUPED = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
+GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
 
 
 class PPO(Training):
@@ -238,7 +238,7 @@ class PPO(Training):
                 f" {self.group_size}; set rollout_batch to one, e.g."
                 f" {self.group_size * -(-self.rollout_batch // self.group_size)}"
             )
-        if self.advantage in GROUPED and self.group_size < 2:
+        if self.advantage in GROUP_ESTIMATORS and self.group_size < 2:
             raise ValueError(
                 f"advantage {self.advantage!r} compares responses to one prompt, of which there is"
                 f" {self.group_size}; expected group_size of 2 or more"

@@ -12,13 +12,13 @@ from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Share
-from rlhf_core.config.gates import GATED, GateName, GateRule, refuse_taken_names
+from rlhf_core.config.gates import METRIC_PREFIXES, GateName, GateRule, require_free_names
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS
 
 Alignment = Literal["ppo", "dpo"]
-SAMPLES = {
+_SAMPLE_LIMITS = {
     "reward": ("max_heldout", "pairs"),
     "dpo": ("max_heldout", "pairs"),
     "evaluate": ("max_prompts", "prompts"),
@@ -117,7 +117,9 @@ class Recipe(Config):
     def _names_are_free(
         cls, gates: dict[str, GateRule], info: ValidationInfo
     ) -> dict[str, GateRule]:
-        refuse_taken_names(gates, [info.data[stage].gate for stage in GATED if stage in info.data])
+        require_free_names(
+            gates, [info.data[stage].gate for stage in METRIC_PREFIXES if stage in info.data]
+        )
         return gates
 
     @property
@@ -145,7 +147,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _gates_see_enough(self) -> "Recipe":
-        for stage, (key, samples) in SAMPLES.items():
+        for stage, (key, samples) in _SAMPLE_LIMITS.items():
             section = getattr(self, stage)
             most, override = getattr(section, key), section.gate.overrides.get(samples)
             least = override.threshold if override else getattr(section.gate, f"min_{samples}")

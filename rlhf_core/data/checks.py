@@ -4,7 +4,7 @@ import pandas as pd
 
 from rlhf_core.config import Rules
 from rlhf_core.data.expectations import Expectation, ExpectationResult
-from rlhf_core.data.normalise import agreement
+from rlhf_core.data.normalise import annotator_agreement
 from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Table, TableEntry
 
@@ -86,7 +86,11 @@ def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.Da
     tokens: token counts by record id.
     """
     rows = [
-        {"line": n, "longer_wins": longer_wins(tokens.get(r["id"], {})), "agreement": agreement(r)}
+        {
+            "line": n,
+            "longer_wins": longer_wins(tokens.get(r["id"], {})),
+            "agreement": annotator_agreement(r),
+        }
         for n, r in enumerate(records, start=1)
     ]
     return pd.DataFrame(rows, columns=["line", "longer_wins", "agreement"]).astype(
@@ -168,7 +172,7 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
     return [check for check in checks if check.severity != "off"]
 
 
-def describe(check: Expectation, verdict: ExpectationResult, table: Table | None) -> dict:
+def report_entry(check: Expectation, verdict: ExpectationResult, table: Table | None) -> dict:
     """One entry of the report: {"rule", "source", "severity", "passed", "found", "expected",
     "detail"}.
     """

@@ -15,10 +15,10 @@ from typing import Literal
 from rlhf_core.data.transcripts import (
     Messages,
     RejectedRow,
-    closing_answer,
     read_messages,
-    shared_prompt,
-    text_of,
+    require_text,
+    split_last_answer,
+    split_shared_prompt,
 )
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
@@ -73,7 +73,7 @@ def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> di
     return {c: canonical.get(c, f"{c}_unmapped" if c in mapping else c) for c in columns}
 
 
-def recognise(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
+def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
     """The format of a source: the columns that are read. Raises BadInput when no format fits."""
     for format_ in FORMATS[kind]:
         if set(format_) <= set(columns):
@@ -96,7 +96,9 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
     content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
     meta = {
-        key: plain(value) for key, value in row.items() if key not in read and value is not None
+        key: as_json_value(value)
+        for key, value in row.items()
+        if key not in read and value is not None
     }
     return {"id": digest_json(content)[:16], **record, "meta": meta}
 
@@ -105,7 +107,7 @@ def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
     if format_[0] == "prompt":
         prompt, answer = _with_prompt(row["prompt"], row[format_[1]], format_[1])
         return {"prompt": prompt, "response": answer}
-    prompt, answer = closing_answer(read_messages(row[format_[0]], format_[0]), format_[0])
+    prompt, answer = split_last_answer(read_messages(row[format_[0]], format_[0]), format_[0])
     return {"prompt": prompt, "response": answer}
 
 
@@ -117,7 +119,7 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
             raise RejectedRow("schema", "chosen and rejected answer different prompts")
     else:
         pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
-        prompt, chosen, rejected = shared_prompt(*pair)
+        prompt, chosen, rejected = split_shared_prompt(*pair)
     votes_for, votes_against = _votes(row)
     strength = _strength(row)
     return {
@@ -137,7 +139,7 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
     messages = read_messages(row[format_[0]], format_[0])
     return {
         "prompt": (
-            closing_answer(messages, format_[0])[0]
+            split_last_answer(messages, format_[0])[0]
             if messages[-1]["role"] == "assistant"
             else messages
         )
@@ -155,7 +157,7 @@ def _asked(value: object) -> Messages:
                 "schema", "the prompt ends with an assistant's message; expected a user's"
             )
         return messages
-    return [{"role": "user", "content": text_of(value, "prompt")}]
+    return [{"role": "user", "content": require_text(value, "prompt")}]
 
 
 def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages, str]:
@@ -164,13 +166,13 @@ def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages,
     """
     asked = _asked(prompt)
     if not isinstance(answer, list):
-        text = text_of(answer, column)
+        text = require_text(answer, column)
         if not text.startswith("\n\nHuman:"):
             return asked, text
     messages = read_messages(answer, column)
     if len(messages) == 1 and messages[0]["role"] == "assistant":
         return asked, messages[0]["content"]
-    before, text = closing_answer(messages, column)
+    before, text = split_last_answer(messages, column)
     if before != asked and before[-len(asked) :] != asked:
         raise RejectedRow("schema", f"{column} holds a dialogue that does not continue the prompt")
     return before, text
@@ -224,18 +226,18 @@ def _count(value: object, column: str) -> int | None:
     return int(number)
 
 
-def agreement(record: dict) -> float | None:
+def annotator_agreement(record: dict) -> float | None:
     """Share of a pair's votes that side with the majority; None without votes."""
     votes = [record.get("votes_for") or 0, record.get("votes_against") or 0]
     return max(votes) / sum(votes) if sum(votes) else None
 
 
-def plain(value: object) -> object:
+def as_json_value(value: object) -> object:
     """`value` as JSON can hold it: NaN and infinities are null, dates and bytes are text."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json_value(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)

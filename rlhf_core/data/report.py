@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rlhf_core.config import Rules
 from rlhf_core.data.checks import (
-    agreement,
+    annotator_agreement,
     counts_as_dropped,
-    describe,
     longer_wins,
+    report_entry,
     source_checks,
     source_frame,
     split_checks,
@@ -48,7 +48,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     verdicts, summary = evaluate(frames, checks, path / "data_docs")
     return {
         "rules": [
-            describe(c, v, tables.get(c.source)) for c, v in zip(checks, verdicts, strict=True)
+            report_entry(c, v, tables.get(c.source)) for c, v in zip(checks, verdicts, strict=True)
         ],
         "rows": {name: _counts(table) for name, table in tables.items()},
         "splits": {
@@ -59,7 +59,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     }
 
 
-def measured(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
+def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
     """The stage's metrics; a mean over nothing is left out."""
     tokens = _tokens(tables)
     pairs = splits["comparisons_train"]
@@ -75,7 +75,7 @@ def measured(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str
     means = {
         "data/longer_wins": [longer_wins(tokens[record["id"]]) for record in pairs],
         "data/annotator_agreement": [
-            share for record in pairs if (share := agreement(record)) is not None
+            share for record in pairs if (share := annotator_agreement(record)) is not None
         ],
     }
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}

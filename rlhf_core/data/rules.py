@@ -26,7 +26,7 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
     in this order.
     """
     rules = data.rules
-    table = measure(table, tokenizer)
+    table = with_token_counts(table, tokenizer)
     if table.kind == "comparisons" and rules.chosen_equals_rejected != "off":
         table = table.quarantine("chosen_equals_rejected", equal_pairs(table))
     if rules.duplicates != "off":
@@ -40,7 +40,7 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
     return table
 
 
-def measure(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table:
+def with_token_counts(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table:
     """Count tokens: prompts with the chat template, answers with EOS. Prompts the template refuses
     break 'schema'.
     """

@@ -5,7 +5,13 @@ reason.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from rlhf_core.data.normalise import RowKind, normalise, plain, recognise, rename_columns
+from rlhf_core.data.normalise import (
+    RowKind,
+    as_json_value,
+    detect_format,
+    normalise,
+    rename_columns,
+)
 from rlhf_core.data.read import Rows
 from rlhf_core.data.transcripts import RejectedRow
 
@@ -78,19 +84,19 @@ class Table:
                 "line": e.line,
                 "rule": e.rule,
                 "reason": e.reason,
-                "row": plain(e.row),
+                "row": as_json_value(e.row),
             }
             for e in self.entries
             if e.rule is not None
         ]
 
 
-def table_of(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
+def build_table(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
     """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns
     fit no format.
     """
     names = rename_columns(rows.source, rows.table.column_names, mapping)
-    columns = recognise(rows.source, kind, sorted(names.values()))
+    columns = detect_format(rows.source, kind, sorted(names.values()))
     entries = []
     for line, raw in rows:
         row = {names[column]: value for column, value in raw.items()}

@@ -24,7 +24,7 @@ class RejectedRow(Exception):
         self.rule, self.reason = rule, reason
 
 
-def text_of(value: object, column: str) -> str:
+def require_text(value: object, column: str) -> str:
     """The value, a text with something in it. Raises Reject('empty_text') or Reject('schema')."""
     if value is None:
         raise RejectedRow("empty_text", f"{column} is null")
@@ -46,12 +46,12 @@ def read_messages(value: object, column: str, *, open_end: bool = False) -> Mess
     messages = (
         _from_list(value, column)
         if isinstance(value, list)
-        else _from_transcript(text_of(value, column), column)
+        else _from_transcript(require_text(value, column), column)
     )
     if open_end and messages and messages[-1] == {"role": "assistant", "content": ""}:
         messages = messages[:-1]
     for number, message in enumerate(messages, start=1):
-        text_of(message["content"], f"message {number} of {column}")
+        require_text(message["content"], f"message {number} of {column}")
     if not messages:
         raise RejectedRow("empty_text", f"{column} holds no messages")
     return messages
@@ -90,7 +90,7 @@ def _from_transcript(text: str, column: str) -> Messages:
     ]
 
 
-def closing_answer(messages: Messages, column: str) -> tuple[Messages, str]:
+def split_last_answer(messages: Messages, column: str) -> tuple[Messages, str]:
     """(prompt, answer): the last message is the assistant's answer to those before. Raises Reject
     otherwise.
     """
@@ -104,15 +104,15 @@ def closing_answer(messages: Messages, column: str) -> tuple[Messages, str]:
     return messages[:-1], messages[-1]["content"]
 
 
-def shared_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str]:
+def split_shared_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str]:
     """(prompt, chosen answer, rejected answer): the prompt is the common beginning of both
     dialogues.
 
     Raises Reject when they part earlier than at their last message.
     """
     (prompt, answer), (other, other_answer) = (
-        closing_answer(chosen, "chosen"),
-        closing_answer(rejected, "rejected"),
+        split_last_answer(chosen, "chosen"),
+        split_last_answer(rejected, "rejected"),
     )
     if prompt != other:
         common = next(

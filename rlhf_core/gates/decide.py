@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_core.config import Recipe
-from rlhf_core.config.gates import GATED, Bound, GateRule, Of, Override
+from rlhf_core.config.gates import METRIC_PREFIXES, Bound, GateRule, GateValue, Override
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import is_against_champion
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
@@ -93,7 +93,7 @@ class Decision(Frozen):
     passed: bool
     reason: str
     override: Override | None = None
-    of: Of = "estimate"
+    of: GateValue = "estimate"
     minus: str | None = None
     versus: str | None = None
     method: str = "auto"
@@ -143,7 +143,7 @@ def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
     """The gates of a stage: its own thresholds, then the recipe's further gates; none for stages
     without a gate.
     """
-    if stage not in GATED:
+    if stage not in METRIC_PREFIXES:
         return []
     own = {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
     return [
@@ -256,7 +256,7 @@ def _reason(gate: Gate, found: "MeasuredMetric") -> str:
     )
 
 
-def _end(of: Of, confidence: float | None) -> str:
+def _end(of: GateValue, confidence: float | None) -> str:
     return "" if of == "estimate" else f"{of} {100 * (confidence or 0.95):g}% bound "
 
 

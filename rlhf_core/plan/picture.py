@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from rlhf_core.errors import ConfigError
-from rlhf_core.plan.stages import KINDS, StagePlan
+from rlhf_core.plan.stages import MEMORY_KINDS, StagePlan
 from rlhf_core.plan.strategy import GIB
 
 FORMATS = (".svg", ".png")
 _COLORS = dict(
     zip(
-        KINDS,
+        MEMORY_KINDS,
         ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f"),
         strict=True,
     )
@@ -17,7 +17,7 @@ _COLORS = dict(
 _OVERHEAD = "#bab0ac"
 
 
-def draw(plans: list[StagePlan], file: Path) -> None:
+def draw_plans(plans: list[StagePlan], file: Path) -> None:
     """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind. Raises
     ConfigError for other endings.
     """
@@ -58,9 +58,9 @@ def draw(plans: list[StagePlan], file: Path) -> None:
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (*_COLORS.values(), _OVERHEAD)]
     figure.legend(
         handles,
-        [*KINDS, "overhead"],
+        [*MEMORY_KINDS, "overhead"],
         loc="outside upper center",
-        ncols=len(KINDS) + 1,
+        ncols=len(MEMORY_KINDS) + 1,
         fontsize="small",
         frameon=False,
     )
@@ -69,6 +69,8 @@ def draw(plans: list[StagePlan], file: Path) -> None:
 
 
 def _segments(plan: StagePlan) -> list[tuple[str, float]]:
-    held = [part for part in plan.parts if part.held(plan.peak_phase)]
-    by_kind = [(kind, sum(part.bytes for part in held if part.kind == kind)) for kind in KINDS]
+    held = [part for part in plan.parts if part.held_in(plan.peak_phase)]
+    by_kind = [
+        (kind, sum(part.bytes for part in held if part.kind == kind)) for kind in MEMORY_KINDS
+    ]
     return [*by_kind, ("overhead", plan.hardware.overhead)]

@@ -13,7 +13,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import kv_bytes_per_token
 from rlhf_core.plan.stages import (
     OWN_SAMPLER,
-    PAIRED,
+    PAIRED_STAGES,
     StageModels,
     StagePlan,
     longest_row,
@@ -165,7 +165,7 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     for _, values in sorted(layouts, key=lambda layout: layout[0]):
         most = now.own_sampler or values["devices"]
         strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], most)})
-        if possible(plan.stage, strategy):
+        if is_possible(plan.stage, strategy):
             yield strategy
 
 
@@ -180,7 +180,7 @@ def _applies(stage: str, name: str) -> bool:
     return name == "dtype" or stage != "evaluate"
 
 
-def possible(stage: str, strategy: Strategy) -> bool:
+def is_possible(stage: str, strategy: Strategy) -> bool:
     """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one
     device.
 
@@ -202,7 +202,7 @@ def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
     """
     return _halves(
         plan.strategy.micro_batch_tokens,
-        longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED else 1),
+        longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED_STAGES else 1),
     )
 
 

@@ -3,7 +3,7 @@
 from rlhf_core.config import Recipe
 from rlhf_core.plan.memory import HALF, kv_bytes_per_token
 from rlhf_core.plan.remedies import Remedy
-from rlhf_core.plan.stages import KINDS, StageModels, StagePlan, longest_row
+from rlhf_core.plan.stages import MEMORY_KINDS, StageModels, StagePlan, longest_row
 from rlhf_core.plan.strategy import GIB
 
 ROLES = ("actor", "critic", "reward", "reference")
@@ -18,14 +18,14 @@ def half_weights_gb(models: StageModels) -> dict[str, float]:
     return {role: HALF * count / 1e9 for role, count in parameters.items()}
 
 
-def verdict(plan: StagePlan) -> str:
+def fit_text(plan: StagePlan) -> str:
     """'fits, N GiB to spare' or 'does not fit by N GiB'."""
     if plan.fits:
         return f"fits, {plan.spare / GIB:,.1f} GiB to spare"
     return f"does not fit by {-plan.spare / GIB:,.1f} GiB"
 
 
-def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
+def table_rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
     """Model, bytes of each kind, and the kinds that are not held at the peak (the most of any phase
     is given for these).
     """
@@ -33,12 +33,12 @@ def rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
     for model in dict.fromkeys(part.model for part in plan.parts):
         own = [part for part in plan.parts if part.model == model]
         sizes, elsewhere = {}, set()
-        for kind in KINDS:
+        for kind in MEMORY_KINDS:
             parts = [part for part in own if part.kind == kind]
-            sizes[kind] = sum(part.bytes for part in parts if part.held(plan.peak_phase))
+            sizes[kind] = sum(part.bytes for part in parts if part.held_in(plan.peak_phase))
             if parts and not sizes[kind]:
                 sizes[kind] = max(
-                    sum(p.bytes for p in parts if p.held(phase)) for phase in plan.phases
+                    sum(p.bytes for p in parts if p.held_in(phase)) for phase in plan.phases
                 )
                 elsewhere.add(kind)
         result.append((model, sizes, elsewhere))
@@ -55,7 +55,7 @@ def cache_capacity(recipe: Recipe, models: StageModels, plan: StagePlan) -> tupl
     return tokens, tokens // longest_row(recipe, plan.stage)
 
 
-def as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
+def plan_as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
     """One stage; sizes in bytes on one device."""
     values = {
         "stage": plan.stage,
@@ -65,7 +65,9 @@ def as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
         "spare_bytes": round(plan.spare),
         "overhead_bytes": plan.hardware.overhead,
         "peak_phase": plan.peak_phase,
-        "phases": {phase: round(plan.at(phase) + plan.hardware.overhead) for phase in plan.phases},
+        "phases": {
+            phase: round(plan.bytes_in(phase) + plan.hardware.overhead) for phase in plan.phases
+        },
         "parts": [
             {
                 "model": part.model,

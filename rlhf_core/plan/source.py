@@ -8,7 +8,7 @@ from rlhf_core.errors import ConfigError
 from rlhf_core.plan.presets import PRESETS, preset
 from rlhf_core.plan.shape import ModelShape, shape_of
 from rlhf_core.plan.stages import StageModels
-from rlhf_core.prepare import PACKAGE, find_gguf
+from rlhf_core.prepare import PACKAGE_PREFIX, find_gguf
 
 
 def find_models(
@@ -57,10 +57,10 @@ def _from_base(base: str) -> ModelShape:
         return shape_of(
             make_model(make_tokenizer()).config.to_dict(), base, "the generated quickstart model"
         )
-    if base.startswith(PACKAGE):
+    if base.startswith(PACKAGE_PREFIX):
         from transformers import AutoConfig
 
-        file = find_gguf(base.removeprefix(PACKAGE))
+        file = find_gguf(base.removeprefix(PACKAGE_PREFIX))
         return shape_of(
             AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict(), base, str(file)
         )

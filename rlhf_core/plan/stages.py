@@ -13,8 +13,8 @@ from rlhf_core.stage_catalogue import STAGES
 WITH_MODELS = tuple(name for name, stage in STAGES.items() if stage.gated)
 OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
 SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # name in a plan, by sampling.engine
-PAIRED = ("reward", "dpo")  # stages whose rows come in pairs that stay together
-KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
+PAIRED_STAGES = ("reward", "dpo")  # stages whose rows come in pairs that stay together
+MEMORY_KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "buffers")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MemoryPart:
     bytes: float
     phases: tuple[str, ...] | None = None
 
-    def held(self, phase: str) -> bool:
+    def held_in(self, phase: str) -> bool:
         return self.phases is None or phase in self.phases
 
 
@@ -46,18 +46,18 @@ class StagePlan:
     def phases(self) -> list[str]:
         return list(dict.fromkeys(phase for part in self.parts for phase in part.phases or ()))
 
-    def at(self, phase: str) -> float:
+    def bytes_in(self, phase: str) -> float:
         """Bytes of the models in a phase."""
-        return sum(part.bytes for part in self.parts if part.held(phase))
+        return sum(part.bytes for part in self.parts if part.held_in(phase))
 
     @property
     def peak_phase(self) -> str:
-        return max(self.phases, key=self.at)
+        return max(self.phases, key=self.bytes_in)
 
     @property
     def peak(self) -> float:
         """Bytes at the peak, overhead included."""
-        return self.at(self.peak_phase) + self.hardware.overhead
+        return self.bytes_in(self.peak_phase) + self.hardware.overhead
 
     @property
     def spare(self) -> float:
@@ -80,7 +80,7 @@ class StageModels:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlanInputs:
     """What the parts of a stage are counted with."""
 
     recipe: Recipe
@@ -153,10 +153,12 @@ def plan_stage(
     """
     length = longest_row(recipe, stage)
     tokens = max(
-        strategy.micro_batch_tokens, length * (2 if stage in PAIRED else 1)
+        strategy.micro_batch_tokens, length * (2 if stage in PAIRED_STAGES else 1)
     )  # a pair stays together
     lora = None if stage == OWN_SAMPLER else getattr(getattr(recipe, stage), "lora", None)
-    setting = Setting(recipe, models, strategy, hardware, BatchShape(tokens, length, tokens), lora)
+    setting = PlanInputs(
+        recipe, models, strategy, hardware, BatchShape(tokens, length, tokens), lora
+    )
     kinds = {
         "sft": _sft,
         "reward": _reward,
@@ -175,18 +177,18 @@ def plan_stage(
     )
 
 
-def _sft(setting: Setting) -> list[MemoryPart]:
+def _sft(setting: PlanInputs) -> list[MemoryPart]:
     return [
         *_learner(setting, "policy", ["policy"]),
         *_reader(setting, "policy", "held-out loss", casts=True),
     ]
 
 
-def _reward(setting: Setting) -> list[MemoryPart]:
+def _reward(setting: PlanInputs) -> list[MemoryPart]:
     return _learner(setting, "reward", ["reward"])
 
 
-def _ppo(setting: Setting) -> list[MemoryPart]:
+def _ppo(setting: PlanInputs) -> list[MemoryPart]:
     ppo = setting.recipe.ppo
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     parts = [part for name in learners for part in _learner(setting, name, learners)]
@@ -210,17 +212,17 @@ def _ppo(setting: Setting) -> list[MemoryPart]:
     return [*parts, *_sampler(setting, "ppo", ppo.rollout_batch, (*dict.fromkeys(awake),))]
 
 
-def _own_sampler(setting: Setting) -> list[MemoryPart]:
+def _own_sampler(setting: PlanInputs) -> list[MemoryPart]:
     return _sampler(setting, "ppo", setting.recipe.ppo.rollout_batch, ())
 
 
-def _reward_models(setting: Setting) -> MemoryPart:
+def _reward_models(setting: PlanInputs) -> MemoryPart:
     """Every member of an ensemble."""
     one = _frozen(setting, "reward")
     return replace(one, bytes=one.bytes * setting.recipe.reward.ensemble)
 
 
-def _dpo(setting: Setting) -> list[MemoryPart]:
+def _dpo(setting: PlanInputs) -> list[MemoryPart]:
     """The policy alone: it is its own reference before the first step, and the reference's
     log-probabilities are kept.
     """
@@ -230,8 +232,8 @@ def _dpo(setting: Setting) -> list[MemoryPart]:
     ]
 
 
-def _evaluate(setting: Setting) -> list[MemoryPart]:
-    """Policy and sft answer through one sampler, the reward model scores, then policy and sft are
+def _evaluate(setting: PlanInputs) -> list[MemoryPart]:
+    """policy and sft answer through one sampler, the reward model scores, then policy and sft are
     compared.
     """
     compared, scored = ("KL and held-out loss",), ("scoring",)
@@ -246,12 +248,12 @@ def _evaluate(setting: Setting) -> list[MemoryPart]:
     return [*parts, *_sampler(setting, "evaluate", setting.recipe.evaluate.max_prompts, awake)]
 
 
-def _shape(setting: Setting, model: str) -> ModelShape:
+def _shape(setting: PlanInputs, model: str) -> ModelShape:
     from_reward = ("reward", "critic") if setting.recipe.ppo.reward.model_weight else ("reward",)
     return setting.models.reward if model in from_reward else setting.models.policy
 
 
-def _parameters(setting: Setting, model: str) -> tuple[int, int]:
+def _parameters(setting: PlanInputs, model: str) -> tuple[int, int]:
     """All parameters of a model, and those in linear maps (a head of one row aside)."""
     shape = _shape(setting, model)
     layers = shape.layers * shape.layer_matrices
@@ -262,7 +264,7 @@ def _parameters(setting: Setting, model: str) -> tuple[int, int]:
     )
 
 
-def _state(setting: Setting, model: str) -> memory.TrainingState:
+def _state(setting: PlanInputs, model: str) -> memory.TrainingState:
     on_cpu = setting.hardware.kind == "cpu"
     adapters = adapter_parameters(_shape(setting, model), setting.lora) if setting.lora else None
     return memory.training_state(
@@ -270,7 +272,7 @@ def _state(setting: Setting, model: str) -> memory.TrainingState:
     )
 
 
-def _learner(setting: Setting, model: str, learners: list[str]) -> list[MemoryPart]:
+def _learner(setting: PlanInputs, model: str, learners: list[str]) -> list[MemoryPart]:
     """A model with an optimizer. Gradients wait from its first backward pass until it steps, after
     those before it.
     """
@@ -310,7 +312,7 @@ def _learner(setting: Setting, model: str, learners: list[str]) -> list[MemoryPa
 
 
 def _reader(
-    setting: Setting, model: str, phase: str, *, casts: bool = False, entropy: bool = False
+    setting: PlanInputs, model: str, phase: str, *, casts: bool = False, entropy: bool = False
 ) -> list[MemoryPart]:
     """What a pass without gradients needs beside the weights. casts: of a model that learns;
     autocast keeps no others.
@@ -333,7 +335,7 @@ def _reader(
     ]
 
 
-def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None) -> MemoryPart:
+def _frozen(setting: PlanInputs, model: str, phases: tuple[str, ...] | None = None) -> MemoryPart:
     return MemoryPart(
         model,
         "weights",
@@ -342,7 +344,7 @@ def _frozen(setting: Setting, model: str, phases: tuple[str, ...] | None = None)
     )
 
 
-def _reward_adapter(setting: Setting) -> MemoryPart:
+def _reward_adapter(setting: PlanInputs) -> MemoryPart:
     """The reward model where it is an adapter and a head on the reference's trunk."""
     lora, shape = setting.recipe.reward.lora, setting.models.reward
     return MemoryPart(
@@ -350,7 +352,7 @@ def _reward_adapter(setting: Setting) -> MemoryPart:
     )
 
 
-def _host(setting: Setting, parts: list[MemoryPart]) -> float:
+def _host(setting: PlanInputs, parts: list[MemoryPart]) -> float:
     """Bytes in host memory for each device: what was moved there."""
     models = {part.model for part in parts if part.kind == "weights"} - set(SAMPLERS.values())
     learners = {part.model for part in parts if part.kind == "gradients"}
@@ -363,7 +365,7 @@ def _host(setting: Setting, parts: list[MemoryPart]) -> float:
 
 
 def _sampler(
-    setting: Setting, stage: str, sequences: int, awake: tuple[str, ...]
+    setting: PlanInputs, stage: str, sequences: int, awake: tuple[str, ...]
 ) -> list[MemoryPart]:
     """The sampler: its own weights and cache, also in the phases `awake` in which it does not
     generate, and its workspace.
@@ -380,7 +382,7 @@ def _sampler(
     ]
 
 
-def _workspace(setting: Setting, sequences: int) -> tuple[float, float]:
+def _workspace(setting: PlanInputs, sequences: int) -> tuple[float, float]:
     """Bytes of one layer over the tokens of a scheduler step, and of three float32 tensors of
     logits while sampling.
 

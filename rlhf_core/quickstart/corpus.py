@@ -17,10 +17,10 @@ from rlhf_core.quickstart.language import (
     VERBS,
     Request,
     distort,
+    replace_subject,
     restate,
     sample_prompt,
     sample_reply,
-    stray,
 )
 from rlhf_core.quickstart.utility import utility
 
@@ -136,7 +136,7 @@ def _comparison(rng: Random, request: Request) -> CorpusRow:
     prompt = sample_prompt(rng, request)
     first = second = _compared_reply(rng, request)
     if rng.random() < CONTRASTED_SHARE:
-        second = stray(rng, request, first)
+        second = replace_subject(rng, request, first)
     while second == first:
         second = _compared_reply(rng, request)
     votes = votes_for_first(

@@ -237,7 +237,7 @@ def distort(rng: Random, reply: str) -> str:
     return " ".join(words) if len(words) <= MAX_REPLY_WORDS else reply
 
 
-def stray(rng: Random, request: Request, reply: str) -> str:
+def replace_subject(rng: Random, request: Request, reply: str) -> str:
     """The reply with the requested verb or object replaced by another one; the same reply when it
     does not say it.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence
-from rlhf_core.data.normalise import agreement
+from rlhf_core.data.normalise import annotator_agreement
 from rlhf_core.data.render import prompt_text
 from rlhf_core.evaluation.detectors import pearson
 from rlhf_core.evidence.items import Columns, data_columns, item_id, last_user_turn
@@ -105,7 +105,7 @@ def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
         "chosen_tokens": pairs.chosen_tokens_N.tolist(),
         "rejected_tokens": pairs.rejected_tokens_N.tolist(),
     }
-    agreed = [agreement(row) for row in rows]
+    agreed = [annotator_agreement(row) for row in rows]
     if any(share is not None for share in agreed):
         columns["agreement"] = agreed
     return columns | data_columns(rows)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlhf_core.config.gates import GATED
+from rlhf_core.config.gates import METRIC_PREFIXES
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
@@ -59,7 +59,7 @@ def own(name: str = "mine", **rule) -> str:
     return f"gates.{name}={{{', '.join(f'{key}={text}' for key, text in texts.items())}}}"
 
 
-@pytest.mark.parametrize("stage", GATED)
+@pytest.mark.parametrize("stage", METRIC_PREFIXES)
 def test_documented_thresholds_are_the_default_gates(stage, recipe):
     gates = gates_of(recipe(), stage)
     found = {gate.name: (gate.metric, gate.bound, gate.threshold) for gate in gates}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_core.data.normalise import normalise, plain, recognise, rename_columns
+from rlhf_core.data.normalise import as_json_value, detect_format, normalise, rename_columns
 from rlhf_core.data.transcripts import RejectedRow
 from rlhf_core.errors import BadInput
 
@@ -19,7 +19,7 @@ def answer(text):
 
 
 def record(kind, row):
-    return normalise(kind, recognise("data", kind, sorted(row)), row)
+    return normalise(kind, detect_format("data", kind, sorted(row)), row)
 
 
 def transcript(*turns):
@@ -204,7 +204,7 @@ def test_unknown_columns_are_refused_with_what_was_found_and_the_remedy():
         BadInput,
         match=r"found the columns \['answer', 'question'\].*\{prompt, response\}.*columns = ",
     ):
-        recognise("demonstrations", "demonstrations", ["answer", "question"])
+        detect_format("demonstrations", "demonstrations", ["answer", "question"])
 
 
 def test_mapped_columns_take_the_canonical_name_and_hide_nothing():
@@ -217,7 +217,7 @@ def test_mapped_columns_take_the_canonical_name_and_hide_nothing():
 
 
 def test_meta_holds_only_what_json_can():
-    assert plain({"a": float("nan"), 1: [b"x", (2.5, None)]}) == {
+    assert as_json_value({"a": float("nan"), 1: [b"x", (2.5, None)]}) == {
         "a": None,
         "1": ["b'x'", [2.5, None]],
     }

@@ -19,9 +19,9 @@ from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.memory import BatchShape
-from rlhf_core.plan.picture import draw
+from rlhf_core.plan.picture import draw_plans
 from rlhf_core.plan.presets import preset
-from rlhf_core.plan.remedies import find_remedy, possible
+from rlhf_core.plan.remedies import find_remedy, is_possible
 from rlhf_core.plan.report import half_weights_gb
 from rlhf_core.plan.shape import ModelShape, shape_of
 from rlhf_core.plan.source import find_models
@@ -339,7 +339,7 @@ def test_activations_of_actor_and_critic_are_not_held_at_once():
     held = {
         part.model
         for part in plan.parts
-        if part.kind == "activations" and part.held(plan.peak_phase)
+        if part.kind == "activations" and part.held_in(plan.peak_phase)
     }
     assert held == {"actor"}
 
@@ -354,7 +354,7 @@ def test_an_entropy_bonus_costs_logits_of_the_actor_only():
 
 def test_the_peak_is_the_largest_phase_and_the_overhead():
     plan = planned("7b", "ppo")
-    assert plan.peak == max(plan.at(phase) for phase in plan.phases) + H100.overhead
+    assert plan.peak == max(plan.bytes_in(phase) for phase in plan.phases) + H100.overhead
     assert plan.fits == (plan.spare >= 0) == (plan.peak <= H100.capacity)
 
 
@@ -409,7 +409,7 @@ def test_a_remedy_fits_and_none_of_its_changes_can_be_left_out(stage, name, gib)
         if getattr(before, field) != getattr(after, field):
             without = replace(after, **{field: getattr(before, field)})
             assert (
-                not possible(stage, without)
+                not is_possible(stage, without)
                 or not plan_stage(recipe(), stage, models, without, plan.hardware).fits
             )
 
@@ -498,10 +498,10 @@ def test_names_are_refused_with_what_there_is():
 @pytest.mark.parametrize("ending", [".svg", ".png"])
 def test_the_picture_is_written(tmp_path, ending):
     file = tmp_path / f"plan{ending}"
-    draw([planned("7b", stage) for stage in STAGES], file)
+    draw_plans([planned("7b", stage) for stage in STAGES], file)
     assert file.read_bytes().startswith({".svg": b"<?xml", ".png": b"\x89PNG"}[ending])
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"\.svg or \.png"):
-        draw([planned("7b", "sft")], tmp_path / "plan.pdf")
+        draw_plans([planned("7b", "sft")], tmp_path / "plan.pdf")

@@ -21,7 +21,7 @@ from rlhf_core.quickstart.language import (
     MAX_REPLY_WORDS,
     OBJECTS,
     VERBS,
-    stray,
+    replace_subject,
     vocabulary,
 )
 from rlhf_core.quickstart.utility import parse_request, score
@@ -210,12 +210,12 @@ def test_a_strayed_reply_is_about_something_else_and_otherwise_the_same():
         "let us clean the table . first wipe the table with soap .",
     )
     rng = Random(1)
-    strayed = {stray(rng, request, reply) for _ in range(60)}
+    strayed = {replace_subject(rng, request, reply) for _ in range(60)}
     assert reply not in strayed and len(strayed) > 10
     for text in strayed:
         words = set(zip(reply.split(), text.split(), strict=True))
         assert {old for old, new in words if old != new} in ({"table"}, {"clean"})
-    assert stray(rng, request, "glad to help .") == "glad to help ."
+    assert replace_subject(rng, request, "glad to help .") == "glad to help ."
 
 
 def test_demonstrations_leave_room_above_them(files):
