@@ -98,9 +98,10 @@ def plan(
     one does not.
     """
     from rlhf_core.config import load_recipe
+    from rlhf_core.plan.layout import stages_of, strategy_of
     from rlhf_core.plan.picture import draw_plans
     from rlhf_core.plan.source import find_models
-    from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
+    from rlhf_core.plan.stages import plan_stage
     from rlhf_core.plan.strategy import Hardware
 
     loaded = load_recipe(recipe, settings or [])
@@ -242,7 +243,7 @@ def _print_plans(recipe, models, plans, remedies) -> None:
 def _headline(stage) -> str:
     """What a stage needs, of how much, and with which settings."""
     from rlhf_core.plan import report
-    from rlhf_core.plan.stages import OWN_SAMPLER
+    from rlhf_core.plan.layout import OWN_SAMPLER
     from rlhf_core.plan.strategy import GIB
 
     learning = (
@@ -267,7 +268,7 @@ def _table(stage):
     from rich.table import Table
 
     from rlhf_core.plan import report
-    from rlhf_core.plan.stages import MEMORY_KINDS
+    from rlhf_core.plan.stage_plan import MEMORY_KINDS
     from rlhf_core.plan.strategy import GIB
 
     table = Table("GiB", box=SIMPLE_HEAD)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rlhf_core.errors import ConfigError
-from rlhf_core.plan.stages import MEMORY_KINDS, StagePlan
+from rlhf_core.plan.stage_plan import MEMORY_KINDS, StagePlan
 from rlhf_core.plan.strategy import GIB
 
 FORMATS = (".svg", ".png")

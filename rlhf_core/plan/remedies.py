@@ -10,15 +10,10 @@ from itertools import product
 from pydantic import ValidationError
 
 from rlhf_core.config import Recipe
+from rlhf_core.plan.layout import OWN_SAMPLER, PAIRED_STAGES, longest_row
 from rlhf_core.plan.memory import kv_bytes_per_token
-from rlhf_core.plan.stages import (
-    OWN_SAMPLER,
-    PAIRED_STAGES,
-    StageModels,
-    StagePlan,
-    longest_row,
-    plan_stage,
-)
+from rlhf_core.plan.stage_plan import StageModels, StagePlan
+from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import Strategy
 
 LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls

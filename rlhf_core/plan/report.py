@@ -1,9 +1,10 @@
 """A plan in words and as JSON values."""
 
 from rlhf_core.config import Recipe
+from rlhf_core.plan.layout import longest_row
 from rlhf_core.plan.memory import HALF, kv_bytes_per_token
 from rlhf_core.plan.remedies import Remedy
-from rlhf_core.plan.stages import MEMORY_KINDS, StageModels, StagePlan, longest_row
+from rlhf_core.plan.stage_plan import MEMORY_KINDS, StageModels, StagePlan
 from rlhf_core.plan.strategy import GIB
 
 ROLES = ("actor", "critic", "reward", "reference")

@@ -7,7 +7,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.presets import PRESETS, preset
 from rlhf_core.plan.shape import ModelShape, shape_of
-from rlhf_core.plan.stages import StageModels
+from rlhf_core.plan.stage_plan import StageModels
 from rlhf_core.prepare import PACKAGE_PREFIX, find_gguf
 
 

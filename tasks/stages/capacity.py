@@ -45,9 +45,9 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
     """One of the longest rows must fit; the models whose keys and values can be counted are those
     of rlhf plan.
     """
+    from rlhf_core.plan.layout import strategy_of
     from rlhf_core.plan.memory import kv_bytes_per_token
     from rlhf_core.plan.shape import shape_of
-    from rlhf_core.plan.stages import strategy_of
 
     try:
         shape = shape_of(config, "", "")

@@ -14,10 +14,12 @@ from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.adapters import activations_change, adapter_parameters
+from rlhf_core.plan.layout import strategy_of
 from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.presets import preset
 from rlhf_core.plan.shape import ModelShape, shape_of
-from rlhf_core.plan.stages import StageModels, StagePlan, plan_stage, strategy_of
+from rlhf_core.plan.stage_plan import StageModels, StagePlan
+from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 SMALL = {

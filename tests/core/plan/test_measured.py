@@ -24,8 +24,9 @@ from transformers import (
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.digest import code_digest
+from rlhf_core.plan.layout import strategy_of
 from rlhf_core.plan.source import find_models
-from rlhf_core.plan.stages import plan_stage, strategy_of
+from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import Hardware
 from rlhf_core.rundir import Artifact, StageSpec
 

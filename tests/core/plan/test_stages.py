@@ -18,6 +18,7 @@ from rlhf_core.errors import ConfigError
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
 from rlhf_core.plan import memory
+from rlhf_core.plan.layout import MODEL_STAGES, strategy_of
 from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.picture import draw_plans
 from rlhf_core.plan.presets import preset
@@ -25,7 +26,8 @@ from rlhf_core.plan.remedies import find_remedy, is_possible
 from rlhf_core.plan.report import half_weights_gb
 from rlhf_core.plan.shape import ModelShape, shape_of
 from rlhf_core.plan.source import find_models
-from rlhf_core.plan.stages import STAGES, StageModels, StagePlan, plan_stage, strategy_of
+from rlhf_core.plan.stage_plan import StageModels, StagePlan
+from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
 PUBLISHED = {  # parameters as transformers counts the released models
@@ -358,7 +360,7 @@ def test_the_peak_is_the_largest_phase_and_the_overhead():
     assert plan.fits == (plan.spare >= 0) == (plan.peak <= H100.capacity)
 
 
-@given(st.integers(64, 65_536), st.integers(64, 65_536), st.sampled_from(STAGES))
+@given(st.integers(64, 65_536), st.integers(64, 65_536), st.sampled_from(MODEL_STAGES))
 def test_more_tokens_at_once_never_need_less(one, other, stage):
     sizes = [
         planned("7b", stage, **{stage: {"micro_batch_tokens": tokens}}).peak
@@ -367,7 +369,7 @@ def test_more_tokens_at_once_never_need_less(one, other, stage):
     assert sizes[0] <= sizes[1]
 
 
-@given(st.sampled_from(STAGES), st.sampled_from((1, 2)), st.integers(0, 5))
+@given(st.sampled_from(MODEL_STAGES), st.sampled_from((1, 2)), st.integers(0, 5))
 def test_more_devices_never_need_more_of_each(stage, zero_stage, doublings):
     section = {stage: {} if stage == "evaluate" else {"zero_stage": zero_stage}}
     few, many = (
@@ -394,7 +396,7 @@ def test_sft_of_7b_on_eight_devices_of_80_gib_fits_with_zero_2():
     assert [change.option for change in remedy.changes] == ["--set sft.zero_stage=2"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", MODEL_STAGES)
 @pytest.mark.parametrize("name", ["smollm2-135m", "llama-3-8b", "70b"])
 @pytest.mark.parametrize("gib", [4, 24, 80])
 def test_a_remedy_fits_and_none_of_its_changes_can_be_left_out(stage, name, gib):
@@ -498,7 +500,7 @@ def test_names_are_refused_with_what_there_is():
 @pytest.mark.parametrize("ending", [".svg", ".png"])
 def test_the_picture_is_written(tmp_path, ending):
     file = tmp_path / f"plan{ending}"
-    draw_plans([planned("7b", stage) for stage in STAGES], file)
+    draw_plans([planned("7b", stage) for stage in MODEL_STAGES], file)
     assert file.read_bytes().startswith({".svg": b"<?xml", ".png": b"\x89PNG"}[ending])
 
 

@@ -9,8 +9,9 @@ import pytest
 from flows.cli.plan import CPU_OVERHEAD_VLLM, parse_memory
 from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.errors import ConfigError
+from rlhf_core.plan.layout import stages_of, strategy_of
 from rlhf_core.plan.source import find_models
-from rlhf_core.plan.stages import plan_stage, stages_of, strategy_of
+from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import GIB, Hardware
 
 ROOT = Path(__file__).resolve().parents[4]

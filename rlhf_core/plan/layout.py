@@ -1,0 +1,61 @@
+"""The layout that a recipe gives each stage, and the longest row that the stage may see."""
+
+from rlhf_core.config import Recipe
+from rlhf_core.plan.strategy import Strategy
+from rlhf_core.stage_catalogue import STAGES
+
+MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.gated)
+OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
+PAIRED_STAGES = ("reward", "dpo")  # stages whose rows come in pairs that stay together
+
+
+def stages_of(recipe: Recipe, kind: str = "gpu") -> list[str]:
+    """Return the stages of the recipe that hold models, then a sampler on devices of its own.
+
+    kind: 'gpu' or 'cpu'. On a CPU, the sampler shares one memory with everything else.
+    """
+    apart = recipe.runs("ppo") and recipe.ppo.sampling.own_devices and kind == "gpu"
+    return [stage for stage in MODEL_STAGES if recipe.runs(stage)] + (
+        [OWN_SAMPLER] if apart else []
+    )
+
+
+def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
+    """Return the layout that the recipe gives a stage on `devices` training devices."""
+    if stage == OWN_SAMPLER:
+        return _own_strategy(recipe)
+    section = getattr(recipe, stage)
+    sampling = getattr(section, "sampling", None)
+    return Strategy(
+        micro_batch_tokens=section.micro_batch_tokens,
+        dtype=recipe.model.dtype,
+        zero_stage=getattr(section, "zero_stage", 0),
+        kv_cache_mib=sampling.kv_cache_mib if sampling else 0,
+        devices=devices,
+        frozen=getattr(section, "frozen", "whole"),
+        checkpointing=getattr(section, "activation_checkpointing", False),
+        offload_optimizer=getattr(section, "offload_optimizer", False),
+        sampler_over=sampling.tensor_parallel if sampling else 1,
+        sampler_sleeps=sampling.sleep if sampling else False,
+        own_sampler=sampling.own_devices if sampling else 0,
+    )
+
+
+def _own_strategy(recipe: Recipe) -> Strategy:
+    sampling = recipe.ppo.sampling
+    return Strategy(
+        micro_batch_tokens=1,
+        dtype=recipe.model.dtype,
+        kv_cache_mib=sampling.kv_cache_mib,
+        devices=sampling.own_devices,
+        sampler_over=sampling.tensor_parallel,
+    )
+
+
+def longest_row(recipe: Recipe, stage: str) -> int:
+    """Return the tokens of the longest prompt with its longest response that a stage may see."""
+    section = stage.partition(".")[0]
+    samples = STAGES[section].samples
+    generated = getattr(recipe, section).sampling.max_new_tokens if samples else 0
+    read = 0 if section == "ppo" else recipe.data.max_response_tokens
+    return recipe.data.max_prompt_tokens + max(generated, read)

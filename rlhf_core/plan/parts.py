@@ -1,0 +1,173 @@
+"""The parts of a stage in memory: models that learn, are read or are frozen, and the sampler."""
+
+from dataclasses import dataclass, replace
+
+from rlhf_core.config import LoRA, Recipe
+from rlhf_core.plan import memory
+from rlhf_core.plan.adapters import activations_change, adapter_parameters
+from rlhf_core.plan.memory import BatchShape
+from rlhf_core.plan.shape import ModelShape
+from rlhf_core.plan.stage_plan import MemoryPart, StageModels
+from rlhf_core.plan.strategy import GIB, Hardware, Strategy
+
+SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # sampling.engine -> name in a plan
+
+
+@dataclass(frozen=True)
+class PlanInputs:
+    """Everything that the parts of a stage are computed from."""
+
+    recipe: Recipe
+    models: StageModels
+    strategy: Strategy
+    hardware: Hardware
+    batch: BatchShape
+    lora: LoRA | None
+
+
+def learner(inputs: PlanInputs, model: str, learners: list[str]) -> list[MemoryPart]:
+    """Return the parts of a model with an optimizer.
+
+    Its gradients wait from its first backward pass until its optimizer steps. The optimizers step
+    in the order of `learners`.
+    """
+    state = _state(inputs, model)
+    update, step = f"{model} update", f"{model} step"
+    waiting = tuple(f"{name} update" for name in learners)
+    waiting += tuple(f"{name} step" for name in learners[: learners.index(model) + 1])
+    return [
+        MemoryPart(model, "weights", state.weights),
+        MemoryPart(model, "optimizer", state.optimizer),
+        MemoryPart(model, "gradients", state.gradients, waiting),
+        MemoryPart(model, "activations", _saved_activations(inputs, model), (update,)),
+        _backward_pass(inputs, model, update),
+        MemoryPart(model, "buffers", state.casts, (update,)),
+        MemoryPart(model, "buffers", state.buckets, waiting),
+        MemoryPart(model, "buffers", state.stepping, (step,)),
+    ]
+
+
+def _saved_activations(inputs: PlanInputs, model: str) -> float:
+    shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
+    saved = memory.saved_activations(shape, batch, strategy)
+    if inputs.lora:
+        saved += activations_change(shape, batch, strategy, inputs.lora)
+    return saved
+
+
+def _backward_pass(inputs: PlanInputs, model: str, update: str) -> MemoryPart:
+    """Return the larger of working tensors and logits: they never live at the same time."""
+    shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
+    working = memory.working_tensors(shape, batch, strategy, learns=True)
+    if model not in ("policy", "actor"):
+        return MemoryPart(model, "activations", working, (update,))
+    entropy = model == "actor" and inputs.recipe.ppo.entropy_coef > 0
+    scores = memory.logits(shape, batch, strategy, learns=True, entropy=entropy)
+    return MemoryPart(model, "logits", max(working, scores), (update,))
+
+
+def reader(
+    inputs: PlanInputs, model: str, phase: str, *, casts: bool = False, entropy: bool = False
+) -> list[MemoryPart]:
+    """Return what a pass without gradients needs beside the weights.
+
+    casts: the model learns, so that autocast keeps copies of its weights; it keeps no others.
+    """
+    shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
+    working = memory.working_tensors(shape, batch, strategy, learns=False)
+    scores = memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
+    return [
+        MemoryPart(model, "activations", working, (phase,)),
+        MemoryPart(model, "logits", 0 if model == "reward" else scores, (phase,)),
+        MemoryPart(model, "buffers", _state(inputs, model).cached if casts else 0, (phase,)),
+    ]
+
+
+def frozen(inputs: PlanInputs, model: str, phases: tuple[str, ...] | None = None) -> MemoryPart:
+    """Return the weights of a model that does not learn."""
+    parameters, _ = _parameters(inputs, model)
+    on_device, _ = memory.frozen_weights(parameters, inputs.strategy)
+    return MemoryPart(model, "weights", on_device, phases)
+
+
+def reward_ensemble(inputs: PlanInputs) -> MemoryPart:
+    """Return the weights of all members of the reward ensemble."""
+    one = frozen(inputs, "reward")
+    return replace(one, bytes=one.bytes * inputs.recipe.reward.ensemble)
+
+
+def reward_adapter(inputs: PlanInputs) -> MemoryPart:
+    """Return the reward model if it is an adapter and a head on the reference's trunk."""
+    lora, shape = inputs.recipe.reward.lora, inputs.models.reward
+    assert lora is not None  # the recipe was refused otherwise
+    parameters = adapter_parameters(shape, lora) + shape.hidden
+    return MemoryPart("reward", "weights", memory.FLOAT * parameters)
+
+
+def sampler(
+    inputs: PlanInputs, stage: str, sequences: int, awake: tuple[str, ...]
+) -> list[MemoryPart]:
+    """Return the sampler's weights, cache and workspace.
+
+    awake: phases in which it holds weights and cache although it does not generate.
+    """
+    shape, strategy, phase = inputs.models.policy, inputs.strategy, "generation"
+    over = strategy.sampler_over
+    name, held = SAMPLERS[getattr(inputs.recipe, stage).sampling.engine], (phase, *awake)
+    workspace, logits = _workspace(inputs, sequences)
+    return [
+        MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),
+        MemoryPart(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
+        MemoryPart(name, "activations", workspace / over, (phase,)),
+        MemoryPart(name, "logits", logits, (phase,)),
+    ]
+
+
+def _workspace(inputs: PlanInputs, sequences: int) -> tuple[float, float]:
+    """Return the bytes of one layer over a scheduler step, and of three tensors of logits.
+
+    The layer sees all tokens of the step; the logits are float32 and live while sampling. On a GPU
+    vLLM runs a batch of its largest size when it starts; on the CPU only what is asked for counts.
+    """
+    shape, large = inputs.models.policy, inputs.hardware.capacity >= 70 * GIB
+    # max_num_batched_tokens, max_num_seqs of vllm.LLM
+    tokens, rows = (16_384, 1_024) if large else (8_192, 256)
+    if inputs.hardware.kind == "cpu":
+        tokens = min(4_096, sequences * inputs.recipe.data.max_prompt_tokens)
+        rows = min(256, sequences)
+    layer = inputs.strategy.compute_bytes * (3 * shape.intermediate + 3 * shape.hidden)
+    return tokens * layer, 3 * memory.FLOAT * rows * shape.vocabulary
+
+
+def host_bytes(inputs: PlanInputs, parts: list[MemoryPart]) -> float:
+    """Return the bytes in host memory per device: everything that was moved there."""
+    models = {part.model for part in parts if part.kind == "weights"} - set(SAMPLERS.values())
+    learners = {part.model for part in parts if part.kind == "gradients"}
+    adapters = {"reward"} if inputs.recipe.ppo.reward_trunk == "reference" else set()
+    whole = models - learners - adapters
+    moved = sum(
+        memory.frozen_weights(_parameters(inputs, name)[0], inputs.strategy)[1] for name in whole
+    )
+    return moved + sum(_state(inputs, name).host for name in learners)
+
+
+def _shape(inputs: PlanInputs, model: str) -> ModelShape:
+    from_reward = ("reward", "critic") if inputs.recipe.ppo.reward.model_weight else ("reward",)
+    return inputs.models.reward if model in from_reward else inputs.models.policy
+
+
+def _parameters(inputs: PlanInputs, model: str) -> tuple[int, int]:
+    """Return all parameters of a model, and those in linear maps (a head of one row aside)."""
+    shape = _shape(inputs, model)
+    layers = shape.layers * shape.layer_matrices
+    if model in ("reward", "critic"):
+        return shape.scalar, layers
+    return shape.policy, layers + shape.embedding
+
+
+def _state(inputs: PlanInputs, model: str) -> memory.TrainingState:
+    on_cpu = inputs.hardware.kind == "cpu"
+    adapters = adapter_parameters(_shape(inputs, model), inputs.lora) if inputs.lora else None
+    return memory.training_state(
+        *_parameters(inputs, model), inputs.strategy, touched_only=on_cpu, adapters=adapters
+    )
