@@ -9,9 +9,11 @@ from rlhf_core.config.fields import Config, FrozenPlacement, Severity
 from rlhf_core.config.judge import Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
-from rlhf_core.config.ppo import GROUP_ESTIMATORS, PPO, AdvantageEstimator, Sampling
+from rlhf_core.config.ppo import PPO
+from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.recipe import ALIGNMENTS, Approval, Model, Recipe, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
+from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [

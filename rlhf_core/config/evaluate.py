@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from rlhf_core.config.fields import Config, FrozenPlacement, Positive
 from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.config.judge import Judge
-from rlhf_core.config.ppo import Sampling
+from rlhf_core.config.sampling import Sampling
 
 
 class Evaluate(Config):

@@ -12,7 +12,8 @@ from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Share
-from rlhf_core.config.gates import METRIC_PREFIXES, GateName, GateRule, require_free_names
+from rlhf_core.config.gate_rules import METRIC_PREFIXES, GateRule
+from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_core.config import Recipe
-from rlhf_core.config.gates import METRIC_PREFIXES, Bound, GateRule, GateValue, Override
+from rlhf_core.config.gate_rules import METRIC_PREFIXES, Bound, GateRule, GateValue, Override
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import is_against_champion
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec

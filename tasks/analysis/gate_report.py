@@ -2,7 +2,7 @@
 MLflow.
 """
 
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evidence.item_metrics import base_metric, detector_of
 from rlhf_core.gates.decide import Decision

@@ -16,7 +16,7 @@ import rlhf_core.dpo as stage
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import DPO, LoRA
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.decide import gates_of

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.recipe import Alignment
 from rlhf_core.metrics import METRICS
 from rlhf_core.stage_catalogue import ALIGNMENTS, STAGES, TRACE, stage_named

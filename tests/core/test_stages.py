@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, RewardCheck, Sampling
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.measure import measure
 from rlhf_core.judging.onpolicy_pairs import checks, counts

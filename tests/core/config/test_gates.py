@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlhf_core.config.gates import METRIC_PREFIXES
+from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,

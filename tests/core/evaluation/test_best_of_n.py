@@ -14,7 +14,7 @@ from stages import section_spec, splits_of
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate, Sampling
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.best_of_n import best, kl_bound
 from rlhf_core.evaluation.replies import Replies

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.config.gates import GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of
 from rlhf_core.gates.measure import in_words, metric_terms, rule_terms
 from rlhf_core.gates.worst_items import worst_items

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_core.config.gates import Override
+from rlhf_core.config.gate_rules import Override
 from rlhf_core.gates.decide import Decision, Gate, decide, decide_all, refused, worst_verdict
 
 REASON = "labels of a judge, not of people"

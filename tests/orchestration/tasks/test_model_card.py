@@ -8,7 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 from recipes import tiny_recipe
 
-from rlhf_core.config.gates import Override
+from rlhf_core.config.gate_rules import Override
 from rlhf_core.evidence.items import write_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult

@@ -11,7 +11,8 @@ from flows.display import live
 from flows.display.live import LiveDisplay
 from flows.display.stage_view import StageView, results_table, verdict_of
 from flows.report.text import duration, key_metric
-from rlhf_core.config.gates import Override, RewardGate
+from rlhf_core.config.gate_rules import Override
+from rlhf_core.config.gates import RewardGate
 from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.records import events

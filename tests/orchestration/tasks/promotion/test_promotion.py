@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlhf_core.config.gates import Override
+from rlhf_core.config.gate_rules import Override
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
 from rlhf_core.rundir import Artifact

@@ -1,0 +1,170 @@
+"""What a recipe says about gates: the thresholds of each stage, and gates of the user's own, as one
+kind of rule.
+"""
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf_core.config.fields import Config, Finite, Positive
+from rlhf_core.evidence.item_metrics import (
+    ITEM_METRICS,
+    base_metric,
+    has_champions_value,
+    is_against_champion,
+    is_comparison,
+    is_proportion,
+)
+from rlhf_core.metrics import METRICS, domain
+from rlhf_core.stage_catalogue import STAGES
+
+GateValue = Literal["estimate", "lower", "upper"]
+Bound = Literal["at least", "more than", "at most", "less than"]
+IntervalMethod = Literal["auto", "wilson", "bootstrap", "sign"]
+# stage -> prefix of its metrics
+METRIC_PREFIXES = {
+    stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated
+}
+
+
+class Override(Config):
+    """A recorded decision to let a lower value pass. Visible in the run, the registry tags and the
+    report.
+    """
+
+    threshold: Finite = Field(description="Bound used in place of the recipe's")
+    reason: str = Field(min_length=8, description="Why; one sentence")
+    by: str = Field("unknown", description="Who decided")
+
+
+class GateRule(Config):
+    """One bound on one metric of a finished stage, on the end of its interval, or on a paired
+    difference.
+    """
+
+    stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(
+        description="Whose result is looked at"
+    )
+    metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py")
+    of: GateValue = Field(
+        "estimate",
+        description="What is compared with the threshold: the estimate or an end of its interval",
+    )
+    bound: Bound = Field(description="How it must lie to the threshold")
+    threshold: Finite = Field(description="In the metric's unit; with method 'sign' a share")
+    minus: str | None = Field(
+        None, description="Baseline, a metric of the same stage: the gate looks at metric - minus"
+    )
+    versus: Literal["champion"] | None = Field(
+        None, description="Policy - champion on the same items; no champion: passes"
+    )
+    min_n: Positive = Field(
+        1, description="Samples behind the metric, below which the gate refuses"
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.95, description="Of the two-sided interval"
+    )
+    method: IntervalMethod = Field(
+        "auto",
+        description=(
+            "Interval: 'wilson' (a share), 'bootstrap' (paired, percentile), 'sign' (share of"
+            " decided items that are won, with its exact binomial interval); 'auto': as the stage"
+            " computed it, else wilson for a share, else bootstrap"
+        ),
+    )
+    severity: Literal["error", "warning"] = Field(
+        "error", description="'warning': recorded and shown, stops nothing"
+    )
+    override: Override | None = Field(
+        None, description="Recorded: lets a value pass that misses the threshold"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_decided(self) -> "GateRule":
+        for metric in filter(None, (self.metric, self.minus)):
+            _require_metric(self.stage, metric)
+        if self.minus and self.versus:
+            raise ValueError("minus and versus exclude each other; expected one baseline")
+        if self.versus:
+            _require_comparable(self.metric)
+        self._require_interval()
+        self._require_possible(self.threshold, "threshold")
+        if self.override:
+            self._require_possible(self.override.threshold, "override.threshold")
+        return self
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a baseline is taken off; a metric that compares with the champion is a comparison
+        already.
+        """
+        return self.minus is not None or (
+            self.versus is not None and not is_against_champion(self.metric)
+        )
+
+    def domain(self) -> tuple[float, float]:
+        """Least and greatest value that the number looked at can have."""
+        low, high = domain(self.metric)
+        if self.method == "sign":
+            return 0.0, 1.0
+        if not self.is_paired:
+            return low, high
+        other_low, other_high = domain(self.minus or self.metric)
+        return low - other_high, high - other_low
+
+    def _require_interval(self) -> None:
+        asked = self.of != "estimate" or self.method != "auto"
+        if asked and (base := base_metric(self.metric)) != self.metric:
+            raise ValueError(
+                f"{self.metric} is an end of an interval already; expected metric = {base!r} with"
+                " of and method"
+            )
+        for metric in filter(None, (self.metric, self.minus)):
+            if asked and self.is_paired and metric not in ITEM_METRICS:
+                raise ValueError(
+                    f"{metric} is not known item by item: the difference has no interval; expected"
+                    " of = 'estimate'"
+                )
+        if self.method == "wilson" and (self.is_paired or not is_proportion(self.metric)):
+            raise ValueError(
+                f"method 'wilson' is for a share of items and no difference; {self.metric} needs"
+                " 'bootstrap'"
+            )
+        if self.method == "sign" and not is_comparison(self.metric, paired=self.is_paired):
+            raise ValueError(
+                f"method 'sign' needs a winner for each item; {self.metric} has none, or needs"
+                " minus or versus"
+            )
+
+    def _require_possible(self, threshold: float, field: str) -> None:
+        low, high = self.domain()
+        strict = (self.bound == "more than" and threshold == high) or (
+            self.bound == "less than" and threshold == low
+        )
+        if not low <= threshold <= high or strict:
+            raise ValueError(
+                f"{field} {threshold:g} is impossible: what the gate looks at lies between {low:g}"
+                f" and {high:g}, and is to be {self.bound} it"
+            )
+
+
+def _require_metric(stage: str, metric: str) -> None:
+    names = [name for name in METRICS if name.startswith(METRIC_PREFIXES[stage])]
+    if metric in names:
+        return
+    close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"expected one that begins with {METRIC_PREFIXES[stage]}"
+    )
+    raise ValueError(f"there is no metric {metric!r} of the stage {stage}; {hint}")
+
+
+def _require_comparable(metric: str) -> None:
+    if not has_champions_value(metric) and not is_against_champion(metric):
+        names = [name for name in METRICS if has_champions_value(name) or is_against_champion(name)]
+        raise ValueError(
+            f"{metric} is not known of the champion's replies; versus is for {', '.join(names)}"
+        )

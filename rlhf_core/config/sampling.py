@@ -1,0 +1,67 @@
+"""The settings by which replies are sampled."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf_core.config.fields import Config, Positive
+
+
+class Sampling(Config):
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm",
+        description=(
+            "What generates; 'transformers': for machines without vLLM, slower. Never one in place"
+            " of the other"
+        ),
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="1.0: samples come from the policy itself"
+    )
+    max_new_tokens: Positive = Field(64, description="Tokens a response, EOS included")
+    kv_cache_mib: Positive = Field(
+        512, description="Key-value cache of the sampler on each device, MiB"
+    )
+    tensor_parallel: Positive = Field(
+        1, description="Devices that share one copy of the model; divides the attention heads"
+    )
+    own_devices: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description=(
+            "Of 'ppo': vLLM's own server on so many further devices of this host, the last of"
+            " CUDA_VISIBLE_DEVICES (on a CPU: a process of its own); 0: in the training processes,"
+            " on their devices"
+        ),
+    )
+    sleep: bool = Field(
+        False,
+        description=(
+            "vLLM gives its GPU memory back while models train (CUDA only; elsewhere it stays)"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _offered_by_the_engine(self) -> "Sampling":
+        if self.engine == "transformers" and (
+            self.tensor_parallel > 1 or self.sleep or self.own_devices
+        ):
+            raise ValueError(
+                f"engine 'transformers' with tensor_parallel {self.tensor_parallel}, sleep"
+                f" {self.sleep} and own_devices {self.own_devices}: only vLLM offers them; set"
+                " engine to 'vllm', or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_devices_are_used(self) -> "Sampling":
+        if self.own_devices and self.sleep:
+            raise ValueError(
+                f"sleep with own_devices {self.own_devices}: nothing else wants the memory of the"
+                " sampler's own devices; leave sleep out, or set own_devices to 0"
+            )
+        if self.own_devices % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel {self.tensor_parallel} does not divide own_devices"
+                f" {self.own_devices}; set it to a divisor, or own_devices to a multiple"
+            )
+        return self
