@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.metrics import require_declared
-from rlhf_core.ranks import leads, ranks
+from rlhf_core.ranks import is_rank_zero, ranks
 from rlhf_core.rundir import (
     Artifact,
     Output,
@@ -51,7 +51,7 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         return finished
     _require_ranks(spec)
     started = time.monotonic()
-    if leads():
+    if is_rank_zero():
         for item in spec.inputs.values():
             item.verified()
     if (
@@ -60,7 +60,7 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         (run.path / "failure.json").unlink(missing_ok=True)
     module, _, function = stage_named(spec.stage).entry.partition(":")
     output: Output = getattr(importlib.import_module(module), function)(spec, run)
-    return _write_result(spec, run, output, time.monotonic() - started) if leads() else None
+    return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
 
 
 def _require_ranks(spec: StageSpec) -> None:

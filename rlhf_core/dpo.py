@@ -26,9 +26,9 @@ from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum, token_logprobs
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
-from rlhf_core.reward.stage import pair_sequences
+from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 REFERENCE = "reference.safetensors"
@@ -68,7 +68,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     logratio_N = (
         response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
     )
-    if not leads():
+    if not is_rank_zero():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout)
     return _output(pairs, logratio_N, config, pair_items(tokenizer, rows, pairs), run.path)
@@ -110,7 +110,7 @@ def _reference(
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:
         logprobs_N = response_logprobs(engine.infer, sequences, pad_id, budget)
-        if leads():
+        if is_rank_zero():
             folder.mkdir(exist_ok=True)
             temporary = file.with_name(f".{REFERENCE}.tmp")
             save_file({"logprobs_N": logprobs_N}, temporary)

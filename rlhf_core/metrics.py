@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-MOST_FUNCTIONS = 8  # reward functions that a recipe may have: each has a metric
-FUNCTIONS = range(1, MOST_FUNCTIONS + 1)
+MAX_FUNCTIONS = 8  # reward functions that a recipe may have: each has a metric
+FUNCTIONS = range(1, MAX_FUNCTIONS + 1)
 
 
 class Metric(NamedTuple):

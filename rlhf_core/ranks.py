@@ -20,12 +20,12 @@ def ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is rank 0, which alone writes metrics, models and results."""
     return rank() == 0
 
 
-def share(count: int, *, group: int = 1) -> slice:
+def rank_slice(count: int, *, group: int = 1) -> slice:
     """The part of `count` items that falls to this rank, or to the `group` neighbouring ranks that
     do their part together.
     """

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_core.digest import digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
@@ -141,7 +141,7 @@ class RunDir:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._logged_steps = (
-            {line["step"] for line in read_metrics(self.metrics_path)} if leads() else set()
+            {line["step"] for line in read_metrics(self.metrics_path)} if is_rank_zero() else set()
         )
 
     @property
@@ -160,7 +160,7 @@ class RunDir:
         otherwise).
         """
         require_declared(metrics)
-        if step in self._logged_steps or not leads():
+        if step in self._logged_steps or not is_rank_zero():
             return
         self._logged_steps.add(step)
         line = {

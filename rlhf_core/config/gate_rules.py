@@ -11,7 +11,7 @@ from rlhf_core.config.fields import Config, Finite, Positive
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
-    has_champions_value,
+    has_champion_value,
     is_against_champion,
     is_comparison,
     is_proportion,
@@ -163,8 +163,8 @@ def _require_metric(stage: str, metric: str) -> None:
 
 
 def _require_comparable(metric: str) -> None:
-    if not has_champions_value(metric) and not is_against_champion(metric):
-        names = [name for name in METRICS if has_champions_value(name) or is_against_champion(name)]
+    if not has_champion_value(metric) and not is_against_champion(metric):
+        names = [name for name in METRICS if has_champion_value(name) or is_against_champion(name)]
         raise ValueError(
             f"{metric} is not known of the champion's replies; versus is for {', '.join(names)}"
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlhf_core.config.fields import Config, Finite, NonNegative
-from rlhf_core.metrics import MOST_FUNCTIONS
+from rlhf_core.metrics import MAX_FUNCTIONS
 
 
 class RewardFunction(Config):
@@ -66,8 +66,7 @@ class Rewards(Config):
         ),
     )
     functions: Annotated[
-        list[Annotated[RewardFunction, BeforeValidator(_function)]],
-        Field(max_length=MOST_FUNCTIONS),
+        list[Annotated[RewardFunction, BeforeValidator(_function)]], Field(max_length=MAX_FUNCTIONS)
     ] = Field(
         [],
         description="Rule or verifiable rewards, alone (model_weight 0) or beside the reward model",

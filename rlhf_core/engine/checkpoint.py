@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.errors import BadInput
-from rlhf_core.ranks import leads, rank, ranks
+from rlhf_core.ranks import is_rank_zero, rank, ranks
 
 CHECKSUM = ".crc32"  # suffix of the file beside each state file
 
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     are equal on all ranks.
     """
     temporary = folder / f".step-{checkpoint.step}.tmp"
-    if leads():
+    if is_rank_zero():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
         (temporary / "extra.json").write_text(json.dumps(record))
     barrier()
     tensors = {
-        name: value for name, value in checkpoint.tensors.items() if leads() or _is_own(name)
+        name: value for name, value in checkpoint.tensors.items() if is_rank_zero() or _is_own(name)
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {
         "rng": torch.get_rng_state()
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     save_file(_unshared(tensors), file)
     file.with_suffix(CHECKSUM).write_text(_checksum(file))
     barrier()
-    if leads():
+    if is_rank_zero():
         _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
         for old in _newest_first(folder)[keep:]:
             shutil.rmtree(old)
@@ -116,7 +116,7 @@ def _read(path: Path) -> Checkpoint | None:
                 "start as many again, or remove the folder to begin anew"
             )
         tensors = _load(path / _file(0))
-        if not leads():
+        if not is_rank_zero():
             common = {name: value for name, value in tensors.items() if not _is_own(name)}
             tensors = common | _load(path / _file(rank()))
     except (SafetensorError, OSError, ValueError, KeyError) as error:

@@ -11,7 +11,7 @@ from rlhf_core.config import Training
 from rlhf_core.engine import zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
-from rlhf_core.ranks import leads, ranks
+from rlhf_core.ranks import is_rank_zero, ranks
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-8
@@ -123,7 +123,7 @@ class DeepSpeedEngine(Engine):
         """
         if not self._sharded:
             return None
-        return {name: value.cpu() for name, value in self.weights() if leads()}
+        return {name: value.cpu() for name, value in self.weights() if is_rank_zero()}
 
     def state(self) -> dict[str, Tensor]:
         """Return learning weights and optimizer state as named tensors, for a checkpoint.
@@ -240,5 +240,5 @@ def _checkpoint_activations(module: WrappedModel, zero_stage: int) -> None:
 
 def write_config(engine: Engine, path: Path) -> None:
     """Write the engine's configuration as JSON, on rank 0."""
-    if leads():
+    if is_rank_zero():
         path.write_text(json.dumps(engine.config, indent=2))

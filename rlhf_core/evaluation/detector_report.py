@@ -6,7 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_core.evaluation.detectors import Detection, gain, opening_shares, standardized_by_sft
+from rlhf_core.evaluation.detectors import Detection, gain, standardized_by_sft
+from rlhf_core.evaluation.ngrams import opening_shares
 from rlhf_core.evidence.items import Columns
 
 WORST = 20

@@ -8,20 +8,16 @@ et al. 2023, arXiv:2210.10760).
 """
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rlhf_core.errors import BadInput
+from rlhf_core.evaluation.ngrams import distinct, first_words, opening_shares, words
 from rlhf_core.evidence.items import Columns
-from rlhf_core.statistics.summaries import wilson
-
-OPENING_WORDS = 3
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]|\w+|[^\w\s]"
-)  # scripts without blanks: a sign each
+from rlhf_core.statistics.correlation import is_constant, pearson, spearman, standardized
+from rlhf_core.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def detect(columns: Columns) -> list[Detection]:
     """Every detector that the columns hold the evidence for; a scorer that is the score itself is
     no second opinion.
     """
-    found = [length(columns), repeated(columns), opening(columns), spending(columns)]
+    found = [length(columns), repeated(columns), opening(columns), kl_per_reward(columns)]
     if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
         found.append(independent(columns))
     if len(_rated_by(columns)) > 1:
@@ -98,7 +94,7 @@ def opening(columns: Columns) -> Detection:
     return Detection("opening", metrics, ours_N)
 
 
-def spending(columns: Columns) -> Detection:
+def kl_per_reward(columns: Columns) -> Detection:
     """KL spent per unit of score gained, mean over mean; absent when the score did not rise: then
     there is no price.
 
@@ -151,7 +147,7 @@ def standardized_by_sft(columns: Columns) -> tuple[Tensor, Tensor]:
     ours_MN = torch.stack([_tensor(columns[f"policy_{name}"]) for name in names])
     theirs_MN = torch.stack([_tensor(columns[f"sft_{name}"]) for name in names])
     for name, scores_N in zip(names, theirs_MN, strict=True):
-        if _constant(scores_N):
+        if is_constant(scores_N):
             raise BadInput(
                 f"the reward model of column {name} gives every reply of the SFT model"
                 f" {float(scores_N[0]):g}; expected scores that differ. Take it out of"
@@ -176,80 +172,13 @@ def _rated_by(columns: Columns) -> list[str]:
     return [name for name in names if name != "score"] if "member_1" in names else names
 
 
-def repetition(tokens: list[int]) -> float:
-    """1 - distinct 3-grams / 3-grams of one reply; 0 for fewer than three tokens (Li et al. 2016,
-    distinct-n).
-    """
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def words(text: str) -> list[str]:
-    """Words and punctuation marks in order, case folded; each sign of Chinese, Japanese and Korean
-    is a word.
-    """
-    return _WORD.findall(text.casefold())
-
-
-def distinct(replies: list[list[str]], n: int) -> float:
-    """Distinct n-grams / n-grams of all replies together (Li et al. 2016, distinct-n); 0 when there
-    are none.
-    """
-    grams = [
-        gram for reply in replies for gram in zip(*(reply[i:] for i in range(n)), strict=False)
-    ]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def first_words(text: str) -> str:
-    """The first three words, without punctuation unless there is nothing else."""
-    said = words(text)
-    return " ".join(
-        [word for word in said if word.isalnum()][:OPENING_WORDS] or said[:OPENING_WORDS]
-    )
-
-
-def opening_shares(replies: list[str]) -> dict[str, float]:
-    """Share of replies by their first words, the most frequent first."""
-    counts = Counter(map(first_words, replies)).most_common()
-    return {phrase: count / len(replies) for phrase, count in counts}
-
-
-def standardized(values_N: Tensor) -> Tensor:
-    """(x - mean) / std, population form; zeros where all values are equal."""
-    if _constant(values_N):
-        return torch.zeros_like(values_N)
-    return (values_N - values_N.mean()) / values_N.std(correction=0)
-
-
-def pearson(x_N: Tensor, y_N: Tensor) -> float:
-    """Pearson's correlation; 0 when either is constant: it then explains nothing of the other."""
-    return float((standardized(x_N) * standardized(y_N)).mean())
-
-
-def spearman(x_N: Tensor, y_N: Tensor) -> float:
-    """Spearman's rank correlation, ties at their mean rank."""
-    return pearson(_ranks(x_N), _ranks(y_N))
-
-
 def gain(columns: Columns, what: str) -> Tensor:
     """Paired difference policy - SFT of a column, 'score' or 'independent', (N,) float64."""
     return _tensor(columns[f"policy_{what}"]) - _tensor(columns[f"sft_{what}"])
 
 
-def _ranks(values_N: Tensor) -> Tensor:
-    ordered_N = values_N.sort().values
-    below_N = torch.searchsorted(ordered_N, values_N)
-    up_to_N = torch.searchsorted(ordered_N, values_N, right=True)
-    return (below_N + up_to_N).double() / 2
-
-
 def _tensor(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-def _constant(values_N: Tensor) -> bool:
-    return bool((values_N == values_N[0]).all())
 
 
 def _over_rms(values_N: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.models import load_policy, load_tokenizer
 from rlhf_core.objectives.losses import tempered, token_logprobs
-from rlhf_core.reward.stage import score
+from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.sampling.factory import open_sampler
@@ -55,7 +55,9 @@ class Setup:
         return [render_prompt(self.tokenizer, row["prompt"]) for row in self.rows]
 
 
-def answer(setup: Setup, models: dict[str, Path]) -> tuple[dict[str, Replies], list[Replies]]:
+def generate_replies(
+    setup: Setup, models: dict[str, Path]
+) -> tuple[dict[str, Replies], list[Replies]]:
     """Every model's replies, the same seed for the same prompt; models of one architecture share
     one engine.
 
@@ -120,7 +122,7 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
         budget = setup.config.micro_batch_tokens
         members.append(
             {
-                name: score(forward, found, tokenizer.pad_token_id, budget)
+                name: score_sequences(forward, found, tokenizer.pad_token_id, budget)
                 for name, found in read.items()
             }
         )

@@ -15,17 +15,24 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.evaluation import best_of_n
 from rlhf_core.evaluation.detector_report import report
-from rlhf_core.evaluation.detectors import detect, repetition
-from rlhf_core.evaluation.replies import Replies, Setup, answer, response_kl, reward_scores
+from rlhf_core.evaluation.detectors import detect
+from rlhf_core.evaluation.ngrams import repetition
+from rlhf_core.evaluation.replies import (
+    Replies,
+    Setup,
+    generate_replies,
+    response_kl,
+    reward_scores,
+)
 from rlhf_core.evidence.figures import score_figure
 from rlhf_core.evidence.items import Columns, item_id, last_user_turn, write_items
 from rlhf_core.judging import judge as judging
 from rlhf_core.judging.functions import JudgeFunction, Scorer, call, load_function
 from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, require_same_tokenizer
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 from rlhf_core.sft import heldout_loss, load_sequences
-from rlhf_core.statistics.summaries import bootstrap_mean, win_rate
+from rlhf_core.statistics.paired import bootstrap_mean, win_rate
 
 STEPS = 6  # answer, score, KL, held-out loss, judge, report
 MODELS = ("policy", "sft", "champion")
@@ -45,10 +52,10 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     ask = (
         judging.load_judge(config.judge) if config.judge else None
     )  # a wrong name or missing key shows before the work
-    if not leads():  # all ranks answer and score, one asks others
+    if not is_rank_zero():  # all ranks answer and score, one asks others
         scorer = ask = None
     setup, models, reward_models = _setup(spec, config)
-    replies, draws = answer(setup, models)
+    replies, draws = generate_replies(setup, models)
     if draws:
         replies[best_of_n.NAME] = _best(setup, reward_models[0], draws)
     run.log(1, STEPS, {})
@@ -61,7 +68,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         scores.insert(0, independent)
     run.log(2, STEPS, {})
     kl_N, measured = _divergence_and_tax(spec, run, setup, replies["policy"])
-    if not leads():
+    if not is_rank_zero():
         return Output()
     columns = _columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
     if "reward" in spec.inputs:

@@ -102,7 +102,7 @@ def columns_of(metric: str) -> set[str]:
     return {how.column, *filter(None, (how.other,)), *(how.where or ())}
 
 
-def champions(column: str) -> str:
+def champion_column(column: str) -> str:
     """The champion's column beside one of the policy's; other columns as they are."""
     return f"champion_{column.removeprefix('policy_')}" if column.startswith("policy_") else column
 
@@ -112,7 +112,7 @@ def is_against_champion(metric: str) -> bool:
     return metric in ITEM_METRICS and any("champion" in column for column in columns_of(metric))
 
 
-def has_champions_value(metric: str) -> bool:
+def has_champion_value(metric: str) -> bool:
     """Whether the same items hold the champion's value of this metric of the policy's."""
     if metric not in ITEM_METRICS or is_against_champion(metric):
         return False

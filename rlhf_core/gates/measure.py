@@ -16,7 +16,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
-    champions,
+    champion_column,
     columns_of,
     is_proportion,
 )
@@ -141,7 +141,9 @@ def _from_items(
     else:
         n, interval = _samples(rule.metric, terms), bootstrap(terms, rule.confidence)
         how = f"percentile bootstrap, {RESAMPLES:,} resamples of whole items, seed 0"
-    return _checked(MeasuredMetric(value, n, interval, rule.confidence, f"{how}; {in_words(rule)}"))
+    return _checked(
+        MeasuredMetric(value, n, interval, rule.confidence, f"{how}; {describe_computation(rule)}")
+    )
 
 
 def _sign(rule: GateRule, leads_N: np.ndarray) -> MeasuredMetric:
@@ -153,7 +155,7 @@ def _sign(rule: GateRule, leads_N: np.ndarray) -> MeasuredMetric:
         f"exact binomial interval (Clopper-Pearson) of {wins} won and {losses} lost items, ties"
         " left out; "
     )
-    how += f"sign test p = {sign_test(wins, losses):.3g}; {in_words(rule)}"
+    how += f"sign test p = {sign_test(wins, losses):.3g}; {describe_computation(rule)}"
     return _checked(
         MeasuredMetric(wins / (wins + losses), wins + losses, interval, rule.confidence, how)
     )
@@ -214,7 +216,7 @@ def columns_needed(rule: GateRule) -> set[str]:
         )
     columns = set().union(*map(columns_of, metrics))
     return (
-        columns | {champions(column) for column in columns}
+        columns | {champion_column(column) for column in columns}
         if rule.is_paired and not rule.minus
         else columns
     )
@@ -269,7 +271,8 @@ def metric_terms(metric: str, items: Items, *, of_champion: bool = False) -> lis
     if how.kind == "minus":
         return metric_terms(how.column, items) + _negated(metric_terms(how.other, items))
     first, second = (
-        name and items[champions(name) if of_champion else name] for name in (how.column, how.other)
+        name and items[champion_column(name) if of_champion else name]
+        for name in (how.column, how.other)
     )
     ones_N = np.ones(len(first))
     if how.kind == "wins":
@@ -303,7 +306,7 @@ def item_values(terms: list[Term]) -> np.ndarray:
     return values_N
 
 
-def in_words(rule: GateRule) -> str:
+def describe_computation(rule: GateRule) -> str:
     """How the number is computed from item columns, one sentence."""
     text = _metric_in_words(rule.metric)
     if rule.minus:

@@ -11,7 +11,7 @@ from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
 from rlhf_core.judging.functions import JudgeFunction, call, load_function
 from rlhf_core.rundir import Output
-from rlhf_core.statistics.summaries import wilson
+from rlhf_core.statistics.intervals import wilson
 
 OUTCOMES = (0.0, 0.5, 1.0)
 

@@ -17,7 +17,7 @@ FOLDER = "onpolicy"
 Pair = dict
 
 
-def checks(folder: Path) -> dict[int, list[Pair]]:
+def read_checks(folder: Path) -> dict[int, list[Pair]]:
     """The pairs of every check, by step."""
     files = sorted(folder.glob("step-*.jsonl"))
     return {
@@ -64,7 +64,7 @@ def _label(file: Path, number: int, line: str, known: set[str]) -> tuple[str, fl
     return key, label
 
 
-def counts(pairs: list[Pair]) -> tuple[int, int]:
+def ranked_as_labelled(pairs: list[Pair]) -> tuple[int, int]:
     """Pairs ranked as labelled, and pairs with a label that is no tie; equal scores are wrong."""
     decided = [pair for pair in pairs if pair["label"] in (0.0, 1.0)]
     return sum(
@@ -72,7 +72,7 @@ def counts(pairs: list[Pair]) -> tuple[int, int]:
     ), len(decided)
 
 
-def measured(found: dict[int, list[Pair]], step: int) -> Output:
+def check_output(found: dict[int, list[Pair]], step: int) -> Output:
     """The metrics of the check at `step`, its fall from the first check, and their intervals; no
     accuracy without labels.
     """
@@ -83,7 +83,10 @@ def measured(found: dict[int, list[Pair]], step: int) -> Output:
         {},
         len(pairs),
     )
-    (right, n), (first_right, first_n) = counts(pairs), counts(found.get(0, []))
+    (right, n), (first_right, first_n) = (
+        ranked_as_labelled(pairs),
+        ranked_as_labelled(found.get(0, [])),
+    )
     if n:
         metrics |= {"ppo/onpolicy_accuracy": right / n, "ppo/onpolicy_pairs": n}
         intervals["ppo/onpolicy_accuracy"] = wilson(right, n)

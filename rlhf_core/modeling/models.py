@@ -25,7 +25,7 @@ from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import merge_adapter
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -204,7 +204,7 @@ def save_model(
     Rank 0 writes for all. weights: those of a model that does not hold its own, by name.
     """
     merge_adapter(model.model)
-    if not leads():
+    if not is_rank_zero():
         return
     model.model.config.pad_token_id = tokenizer.pad_token_id
     model.model.save_pretrained(path, state_dict=weights)

@@ -24,9 +24,9 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
 from rlhf_core.judging.functions import JudgeFunction
-from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, checks, measured
-from rlhf_core.ranks import leads
-from rlhf_core.reward.stage import score
+from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, check_output, read_checks
+from rlhf_core.ranks import is_rank_zero
+from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import onpolicy_seeds
@@ -55,15 +55,15 @@ class Checker:
         if step % self.config.every and step != steps:
             return {}
         self._make(trainer, step)
-        return measured(checks(self.folder), step).metrics if leads() else {}
+        return check_output(read_checks(self.folder), step).metrics if is_rank_zero() else {}
 
     def output(self, steps: int, path: Path) -> Output:
         """What the last check found, and the file of all pairs."""
-        pairs = [pair for found in checks(self.folder).values() for pair in found]
+        pairs = [pair for found in read_checks(self.folder).values() for pair in found]
         (path / ALL).write_text(
             "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
         )
-        return measured(checks(self.folder), steps).model_copy(
+        return check_output(read_checks(self.folder), steps).model_copy(
             update={"files": {"onpolicy_pairs": ALL}}
         )
 
@@ -74,7 +74,7 @@ class Checker:
         if trainer.config.max_rollout_age:
             trainer.sync()  # the sampler may be some steps behind
         pairs = answered(trainer, self.rows, step)
-        if not leads():  # all ranks answer and score, one asks for labels
+        if not is_rank_zero():  # all ranks answer and score, one asks for labels
             return
         pairs = labelled(pairs, self.ask)
         self.folder.mkdir(exist_ok=True)
@@ -140,7 +140,9 @@ def _scores(
     trainer: "Trainer", sequences: list[Sequence], tokenizer: PreTrainedTokenizerBase
 ) -> list[float]:
     budget, forwards = trainer.config.micro_batch_tokens, (trainer.reward, *trainer.further_rewards)
-    members = [score(forward, sequences, tokenizer.pad_token_id, budget) for forward in forwards]
+    members = [
+        score_sequences(forward, sequences, tokenizer.pad_token_id, budget) for forward in forwards
+    ]
     return torch.stack(members).mean(0).tolist()
 
 

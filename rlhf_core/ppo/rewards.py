@@ -21,7 +21,7 @@ from rlhf_core.judging.functions import call, call_per_token, load_function
 from rlhf_core.modeling.models import final_scores
 from rlhf_core.objectives.advantages import Moments, masked_moments, merge_moments
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 
 Scores = list[float] | list[list[float]]  # one a response, or one a token of each
 RewardFunctions = Callable[[Rollout], list[Scores]]
@@ -77,7 +77,7 @@ def load_functions(
                 found.append(call(asked, role, prompts, replies))
         return found
 
-    return lambda rollout: gathered(ask(rollout) if leads() else [])[
+    return lambda rollout: gathered(ask(rollout) if is_rank_zero() else [])[
         0
     ]  # one rank asks: a function may be slow, or random
 

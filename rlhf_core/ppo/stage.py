@@ -24,7 +24,7 @@ from rlhf_core.ppo.rewards import RewardFunctions, load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.update import update
-from rlhf_core.ranks import leads
+from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec, finite, merged, read_metrics
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.factory import open_sampler
@@ -179,7 +179,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         weights=trainer.actor.whole_weights(),
     )
     write_config(trainer.actor, run.path / "deepspeed.json")
-    if not leads():
+    if not is_rank_zero():
         return Output()
     metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
     files = {"deepspeed_config": "deepspeed.json"}

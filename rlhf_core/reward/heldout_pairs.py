@@ -8,11 +8,12 @@ from torch import Tensor
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.data.normalise import annotator_agreement
 from rlhf_core.data.render import prompt_text
-from rlhf_core.evaluation.detectors import pearson
 from rlhf_core.evidence.items import Columns, data_columns, item_id, last_user_turn
 from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.rundir import Output
-from rlhf_core.statistics.summaries import calibration_error, wilson
+from rlhf_core.statistics.calibration import calibration_error
+from rlhf_core.statistics.correlation import pearson
+from rlhf_core.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,18 @@
 Bradley-Terry loss.
 """
 
-import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from rlhf_core.batching.batch import Sequence, collate, encode, subset
-from rlhf_core.batching.collective import barrier, gathered, summed, total
-from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.batching.batch import subset
 from rlhf_core.config import Reward
 from rlhf_core.data.splits import load_split
-from rlhf_core.engine.base import Engine, Forward
-from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
-from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
-from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder
-from rlhf_core.modeling.lora import (
-    has_adapter,
-    merge_adapter,
-    save_adapter,
-    with_adapter,
-    write_origin,
-)
-from rlhf_core.modeling.models import (
-    final_scores,
-    inference,
-    load_scalar,
-    load_tokenizer,
-    save_model,
-)
-from rlhf_core.objectives.losses import bradley_terry, reward_centring
-from rlhf_core.ranks import leads
+from rlhf_core.modeling.ensemble import close_ensemble, load_members
+from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import (
     PairScores,
     heldout_output,
@@ -46,24 +22,10 @@ from rlhf_core.reward.heldout_pairs import (
     pair_items,
     pair_scores,
 )
-from rlhf_core.reward.labels import Labels, labels_of
-from rlhf_core.rundir import Artifact, Output, RunDir, StageSpec, merged
-from rlhf_core.seeds import member_seed
-
-MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Pairs to train on: sequences that alternate chosen, rejected, and what is known of their
-    labels.
-    """
-
-    sequences: list[Sequence]
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.sequences) // 2
+from rlhf_core.reward.labels import labels_of
+from rlhf_core.reward.scoring import pair_sequences, score_sequences
+from rlhf_core.reward.training import ADAPTER, MODEL, Comparisons, train_members
+from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
@@ -82,20 +44,20 @@ def run(spec: StageSpec, run: RunDir) -> Output:
             load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
         )
         train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
-        forwards = _trained(spec, run, config, tokenizer, train)
+        forwards = train_members(spec, run, config, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config["dtype"])
     scored = [
-        score(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        score_sequences(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         for forward in forwards
     ]
     scores_MN = torch.stack(scored)
     if train_it and len(scored) > 1:
         offsets_M = scores_MN.mean(-1)
-        if leads():
+        if is_rank_zero():
             close_ensemble(run.path / MODEL, offsets_M.tolist())
         scores_MN = scores_MN - offsets_M[:, None]
-    if not leads():
+    if not is_rank_zero():
         return Output()
     pairs = pair_scores(scores_MN.mean(0), heldout)
     items = pair_items(tokenizer, rows, pairs)
@@ -104,157 +66,6 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         items |= member_items(scores_MN)
         parts.append(member_output(scores_MN))
     return _written(merged(parts), pairs, items, run.path, trained=train_it)
-
-
-def score(forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int) -> Tensor:
-    """Score of every sequence at its last token, (N,) float32, in the order given."""
-    scores_N = torch.zeros(len(sequences))
-    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
-        batch = collate([sequences[i] for i in rows], pad_id)
-        scores_B = final_scores(forward(batch), batch.response_mask_BR)
-        if counts:
-            scores_N[rows] = scores_B.float().cpu()
-    return summed(scores_N)
-
-
-def _trained(
-    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons
-) -> Iterator[Forward]:
-    """The forward pass of each member, trained and saved one after the other; one that is there is
-    not trained again.
-
-    Members of an ensemble are read back from what was saved: interrupted or not, the same bytes
-    give the same scores.
-    """
-    if config.ensemble == 1:
-        yield _train_member(spec, run, config, tokenizer, train, 1).infer
-        return
-    for number in range(1, config.ensemble + 1):
-        folder = member_folder(run.path / MODEL, number)
-        if not gathered(folder.joinpath("config.json").exists())[0]:
-            torch.manual_seed(
-                member_seed(spec.seed, number)
-            )  # of an adapter's dropout, whatever ran before in this process
-            _train_member(
-                spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number
-            )
-        yield inference(load_scalar(folder), dtype=spec.config["dtype"])
-
-
-def _train_member(
-    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons, number: int
-) -> Engine:
-    seed = member_seed(spec.seed, number)
-    model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
-    engine = DeepSpeedEngine(
-        with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"]
-    )
-    accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
-    fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
-    _save(engine, tokenizer, run.path, number, base=spec.inputs["model"].digest)
-    write_config(engine, run.path / "deepspeed.json")
-    return engine
-
-
-class MemberDir(RunDir):
-    """The run directory as the training of one member of an ensemble sees it: own checkpoints,
-    steps counted on.
-    """
-
-    def __init__(self, run: RunDir, number: int, members: int):
-        super().__init__(run.path)
-        self._number, self._members = number, members
-
-    @property
-    def checkpoints(self) -> Path:
-        return super().checkpoints / f"member_{self._number}"
-
-    def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
-        """As RunDir.log: step of all members' steps together, with the member's number."""
-        done = (self._number - 1) * steps
-        super().log(done + step, self._members * steps, metrics | {"reward/member": self._number})
-
-
-def _save(engine: Engine, tokenizer, path: Path, number: int, *, base: str) -> None:
-    """A member, there in full or not at all, and the adapter that was merged into it; measured is
-    what was saved.
-
-    base: digest of the model that it was trained from.
-    """
-    saving, folder, adapter = (
-        path / ".saving",
-        member_folder(path / MODEL, number),
-        member_folder(path / ADAPTER, number),
-    )
-    model, adapted = engine.module.model, has_adapter(engine.module.model)
-    if adapted and leads():
-        save_adapter(model, adapter)
-    merge_adapter(model)
-    weights = engine.whole_weights()
-    if leads():
-        shutil.rmtree(saving, ignore_errors=True)
-        save_model(engine.module, tokenizer, saving, weights=weights)
-        if adapted:
-            write_origin(adapter, base=base, merged=Artifact.of(saving).digest)
-        shutil.rmtree(folder, ignore_errors=True)
-        saving.rename(folder)
-    barrier()
-
-
-def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
-    """Comparisons as token ids, chosen and rejected in turn."""
-    chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
-    return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
-
-
-def _accumulator(
-    engine: Engine, train: Comparisons, config: Reward, pad_id: int
-) -> Callable[[list[int]], StepOutcome]:
-    def accumulate(indices: list[int]) -> StepOutcome:
-        step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
-        sums, margins = defaultdict(float), []
-        for rows, counts in own_microbatches(
-            [s.size for s in step_batch], config.micro_batch_tokens, group=2
-        ):
-            batch = collate([step_batch[i] for i in rows], pad_id)
-            scores_B = final_scores(engine(batch), batch.response_mask_BR)
-            labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
-            loss, parts = pair_objective(scores_B, labels, config, len(indices))
-            engine.backward(loss, counts=counts)
-            if not counts:
-                continue
-            for name, value in parts.items():
-                sums[name] += value
-            margins += (scores_B[0::2] - scores_B[1::2]).tolist()
-        margin_N = torch.tensor([margin for part in gathered(margins) for margin in part])
-        metrics = total(sums) | {
-            "train_accuracy": float((margin_N > 0).double().mean()),
-            "margin": float(margin_N.mean()),
-        }
-        return StepOutcome(metrics, sum(map(len, step_batch)))
-
-    return accumulate
-
-
-def pair_objective(
-    scores_B: Tensor, labels: Labels, config: Reward, denominator: float
-) -> tuple[Tensor, dict[str, float]]:
-    """What the reward model descends on pairs chosen, rejected, ...; and its parts, for the log.
-
-    Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) +
-    score(rejected))^2 / denominator.
-    """
-    chosen_B, rejected_B = scores_B[0::2], scores_B[1::2]
-    known = labels.to(scores_B.device)
-    loss = bradley_terry(
-        chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N
-    )
-    parts = {"loss": float(loss.detach())}
-    if config.centring:
-        squares = reward_centring(chosen_B, rejected_B, denominator)
-        parts["centring"] = float(squares.detach())
-        loss = loss + config.centring * squares
-    return loss, parts
 
 
 def _written(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Seq
 
 from rlhf_core.batching.collective import gathered
-from rlhf_core.ranks import share
+from rlhf_core.ranks import rank_slice
 from rlhf_core.sampling.base import Sample, Sampler
 
 
@@ -11,7 +11,7 @@ def draw(
     sampler: Sampler, prompts: list[list[int]], *, seeds: Seq[int], eos_id: int
 ) -> list[Sample]:
     """Return one response per prompt, on every rank; each sampler answers its share of them."""
-    own = share(len(prompts), group=sampler.ranks_each)
+    own = rank_slice(len(prompts), group=sampler.ranks_each)
     drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
     parts = gathered([(s.tokens, s.logprobs, s.ended) for s in drawn])[:: sampler.ranks_each]
     return [Sample(*fields) for part in parts for fields in part]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.ranks import DEVICES, leads, ranks
+from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.server_process import ServerProcess
 from rlhf_core.sampling.vllm import QUIET, require_heads
@@ -41,7 +41,7 @@ class VLLMServerSampler(Sampler):
         require_heads(model, sampling.tensor_parallel)
         self._sampling, self.ranks_each = sampling, ranks()
         self._server = None
-        if leads():
+        if is_rank_zero():
             flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
             self._server = ServerProcess(
                 [*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices)

@@ -107,7 +107,7 @@ def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:
     BadInput for bad labels.
     """
     stage = record.stage("ppo")
-    found = onpolicy_pairs.checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
+    found = onpolicy_pairs.read_checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
     if labels:
         if not found:
             raise ConfigError(
@@ -118,7 +118,7 @@ def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:
 
 
 def _check(found: dict[int, list[dict]], step: int) -> OnPolicyCheck:
-    output = onpolicy_pairs.measured(found, step)
+    output = onpolicy_pairs.check_output(found, step)
 
     def estimate(name: str) -> tuple[float, float, float] | None:
         return (output.metrics[name], *output.intervals[name]) if name in output.metrics else None

@@ -31,7 +31,7 @@ from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, RewardCheck, Sam
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.measure import measure
-from rlhf_core.judging.onpolicy_pairs import checks, counts
+from rlhf_core.judging.onpolicy_pairs import ranked_as_labelled, read_checks
 from rlhf_core.rundir import StageResult, StageSpec, read_metrics, read_result
 
 DEMONSTRATIONS = ("demonstrations_train", "demonstrations_heldout")
@@ -188,12 +188,12 @@ def test_reward_check_watches_the_policys_replies_and_changes_nothing_else(
     kill_after_steps(spec, tmp_path / "run", 3)
     checked = finish(spec, tmp_path / "run")
     assert_equal_weights(ppo, checked)
-    found = checks(tmp_path / "run" / "onpolicy")
+    found = read_checks(tmp_path / "run" / "onpolicy")
     assert list(found) == [0, 2, 4] and all(6 < len(pairs) <= 12 for pairs in found.values())
     for pair in found[4]:
         ours, theirs = len(pair["reply_a"]), len(pair["reply_b"])
         assert pair["label"] == (0.5 if ours == theirs else float(ours < theirs))
-    right, n = counts(found[4])
+    right, n = ranked_as_labelled(found[4])
     assert (
         checked.metrics["ppo/onpolicy_accuracy"] == right / n
         and checked.counts["ppo/onpolicy_accuracy"] == n

@@ -36,7 +36,7 @@ from rlhf_core.ppo.trace.tensor_rows import (
     weights_row,
 )
 from rlhf_core.ppo.update import update
-from rlhf_core.ranks import leads, ranks
+from rlhf_core.ranks import is_rank_zero, ranks
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 
 SETTINGS = (
@@ -81,7 +81,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     """
     trainer = build(spec)
     traced = trace_batch(trainer, trainer.config.critic_warmup_steps + 1)
-    if leads():
+    if is_rank_zero():
         write_atomically(run.path / "trace.json", _json(summary(trainer, traced)))
         write_atomically(
             run.path / "tokens.json", _json(token_rows(trainer, traced, spec.config["rows"]))

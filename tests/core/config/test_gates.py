@@ -12,7 +12,7 @@ from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     columns_of,
     detector_of,
-    has_champions_value,
+    has_champion_value,
     is_against_champion,
 )
 from rlhf_core.gates.decide import gates_of
@@ -209,7 +209,7 @@ def test_item_metrics_are_declared_metrics_of_columns_that_stages_write():
 
 
 def test_what_can_be_compared_with_the_champion():
-    assert {name for name in METRICS if has_champions_value(name)} == {
+    assert {name for name in METRICS if has_champion_value(name)} == {
         "eval/score_policy",
         "eval/score_gain",
         "eval/win_rate",

@@ -6,7 +6,6 @@ import json
 import random
 
 import pytest
-import torch
 
 from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.digest import digest_json
@@ -15,61 +14,16 @@ from rlhf_core.evaluation.detector_report import WORST, report
 from rlhf_core.evaluation.detectors import (
     detect,
     disagreement,
-    distinct,
-    first_words,
     independent,
+    kl_per_reward,
     length,
     opening,
-    pearson,
     repeated,
-    repetition,
-    spearman,
-    spending,
-    words,
 )
+from rlhf_core.evaluation.ngrams import repetition
 from rlhf_core.gates.decide import Gate, Subject, decide
 from rlhf_core.metrics import require_declared
 from rlhf_core.rundir import StageResult, StageSpec
-
-
-def tensor(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def test_correlations_by_hand():
-    """X = 1, 2, 3, 4 and y = 1, 2, 3, 10: r = 14 / sqrt(5 * 50); the ranks agree."""
-    assert pearson(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(14 / 250**0.5)
-    assert spearman(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(1)
-    assert pearson(tensor(1, 2, 3), tensor(3, 2, 1)) == pytest.approx(-1)
-
-
-def test_tied_values_have_their_mean_rank():
-    """Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: r = 4.5 / sqrt(4.5 * 5)."""
-    assert spearman(tensor(5, 7, 7, 9), tensor(1, 2, 3, 4)) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
-
-
-def test_a_constant_correlates_with_nothing():
-    assert pearson(tensor(0.1, 0.1, 0.1), tensor(1, 2, 3)) == 0
-    assert spearman(tensor(1, 2, 3), tensor(4, 4, 4)) == 0
-
-
-def test_words_fold_case_keep_punctuation_and_take_signs_of_scripts_without_blanks_one_by_one():
-    assert words("Sure! It's a test_1.") == ["sure", "!", "it", "'", "s", "a", "test_1", "."]
-    assert words("你好 world") == ["你", "好", "world"]
-
-
-def test_opening_words_skip_punctuation_unless_there_is_nothing_else():
-    assert first_words("Sure! Here is, I think") == first_words("sure here IS") == "sure here is"
-    assert first_words("!!! ...") == "! ! !"
-    assert first_words("") == ""
-
-
-def test_distinct_n_by_hand():
-    """A b a b | a b: 2-grams ab, ba, ab, ab: two distinct of four; 3-grams aba, bab: two of two."""
-    replies = [["a", "b", "a", "b"], ["a", "b"]]
-    assert distinct(replies, 2) == 0.5
-    assert distinct(replies, 3) == 1.0
-    assert distinct([["a"], []], 2) == 0.0
 
 
 def test_length_detector_by_hand():
@@ -124,13 +78,15 @@ def test_kl_price_by_hand():
     gain is worth.
     """
     columns = {"policy_kl": [2.0, 4.0], "policy_score": [1.0, 3.0], "sft_score": [0.0, 1.0]}
-    found = spending(columns)
+    found = kl_per_reward(columns)
     assert found.metrics == {"eval/kl_per_reward": 2.0}
     assert found.badness_N == [0.0, 0.0]
 
 
 def test_kl_has_no_price_when_the_score_did_not_rise():
-    found = spending({"policy_kl": [2.0, 4.0], "policy_score": [0.0, 1.0], "sft_score": [0.0, 1.0]})
+    found = kl_per_reward(
+        {"policy_kl": [2.0, 4.0], "policy_score": [0.0, 1.0], "sft_score": [0.0, 1.0]}
+    )
     assert found.metrics == {}
     assert found.badness_N == [2.0, 4.0]
 

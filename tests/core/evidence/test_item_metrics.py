@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of
-from rlhf_core.gates.measure import in_words, metric_terms, rule_terms
+from rlhf_core.gates.measure import describe_computation, metric_terms, rule_terms
 from rlhf_core.gates.worst_items import worst_items
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics
 from rlhf_core.rundir import StageResult
@@ -98,7 +98,7 @@ def test_the_same_of_the_champions_replies_is_taken_off(metric):
         stage="evaluate", metric=metric, bound="at least", threshold=0.0, versus="champion"
     )
     assert statistic(rule_terms(rule, numbers(ITEMS))) == pytest.approx(VERSUS_CHAMPION[metric])
-    assert "less the same of the champion's replies" in in_words(rule)
+    assert "less the same of the champion's replies" in describe_computation(rule)
 
 
 @given(
@@ -211,7 +211,7 @@ def test_every_item_metric_can_be_said_in_words():
     for metric in ITEM_METRICS:
         rule = GateRule.model_construct(metric=metric, minus=None, versus=None, method="auto")
         assert (
-            any(column in in_words(rule) for column in columns_of(metric))
+            any(column in describe_computation(rule) for column in columns_of(metric))
             or ITEM_METRICS[metric].kind == "minus"
         )
 

@@ -11,7 +11,12 @@ import torch
 
 from rlhf_core.config import PPO, RewardCheck, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.judging.onpolicy_pairs import checks, counts, measured, with_labels
+from rlhf_core.judging.onpolicy_pairs import (
+    check_output,
+    ranked_as_labelled,
+    read_checks,
+    with_labels,
+)
 from rlhf_core.metrics import require_declared
 from rlhf_core.modeling.models import (
     ScalarModel,
@@ -93,7 +98,7 @@ def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer
     assert trainer.sampler.calls == 2
     assert checker.after(trainer, 2, 5) == metrics and trainer.sampler.calls == 2  # a resumed stage
     require_declared(metrics)
-    found = checks(tmp_path / "onpolicy")
+    found = read_checks(tmp_path / "onpolicy")
     assert list(found) == [0, 2] and len(found[0]) == 8
     replies = {(p["reply_a"], p["reply_b"]) for pairs in found.values() for p in pairs}
     assert len(replies) == 16 and all(a != b for a, b in replies)
@@ -115,7 +120,7 @@ def test_scores_are_the_mean_over_the_members(trainer, tmp_path):
     single = [replace(trainer, reward=one, further_rewards=()) for one in members]
     for place, one in enumerate(single):
         Checker(RewardCheck(), None, ROWS[:2], tmp_path / str(place)).start(one)
-    both, first, second = (checks(tmp_path / name)[0] for name in ("both", "0", "1"))
+    both, first, second = (read_checks(tmp_path / name)[0] for name in ("both", "0", "1"))
     for pair, a, b in zip(both, first, second, strict=True):
         assert pair["score_a"] == pytest.approx((a["score_a"] + b["score_a"]) / 2, abs=1e-5)
         assert pair["label"] is None
@@ -145,8 +150,8 @@ PAIRS = [
 
 
 def test_ties_and_unlabelled_pairs_count_for_nothing_and_equal_scores_as_wrong():
-    assert counts(PAIRS) == (2, 4)
-    found = measured({0: [pair("0", 2, 1, 1.0)] * 10, 8: PAIRS}, 8)
+    assert ranked_as_labelled(PAIRS) == (2, 4)
+    found = check_output({0: [pair("0", 2, 1, 1.0)] * 10, 8: PAIRS}, 8)
     assert (
         found.metrics["ppo/onpolicy_accuracy"] == 0.5 and found.counts["ppo/onpolicy_accuracy"] == 4
     )
@@ -166,7 +171,7 @@ def test_ties_and_unlabelled_pairs_count_for_nothing_and_equal_scores_as_wrong()
 
 
 def test_without_labels_there_is_a_margin_and_no_accuracy():
-    found = measured({0: [pair("0", 2, 1, None)], 4: [pair("1", 4, 1, None)]}, 4)
+    found = check_output({0: [pair("0", 2, 1, None)], 4: [pair("1", 4, 1, None)]}, 4)
     assert found.metrics == {"ppo/onpolicy_margin": 3.0}
 
 

@@ -38,6 +38,19 @@ def test_wilson_interval(successes, n, confidence, expected):
     assert wilson(successes, n, confidence) == pytest.approx(expected, abs=5e-5)
 
 
+def test_wilson_interval_of_81_in_263():
+    """Newcombe 1998, table I, method 3: 0.2553 to 0.3662."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "expected"),
+    [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (0, 0, (0, 1))],
+)
+def test_wilson_interval_at_the_ends(successes, n, expected):
+    assert wilson(successes, n) == pytest.approx(expected, abs=5e-5)
+
+
 def test_the_default_wilson_interval_has_not_changed_in_any_digit():
     assert wilson(81, 263) == (0.2552885198782742, 0.36620957698280004)
 

@@ -28,7 +28,7 @@ from rlhf_core.gates.decide import Decision
 from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
 from rlhf_core.pickles import PICKLE_SUFFIXES
-from rlhf_core.reward.stage import score
+from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.records.run_record import Record, Registration
 from tasks.records.workspace import Workspace
@@ -90,7 +90,9 @@ def pairs(tiny_splits) -> list[dict]:
 def project_scores(folder: Path, rows: list[dict], field: str) -> list[float]:
     tokenizer = load_tokenizer(folder)
     forward = inference(load_scalar(folder), dtype="float32")
-    return score(forward, encode(tokenizer, rows, field), tokenizer.pad_token_id, 200).tolist()
+    return score_sequences(
+        forward, encode(tokenizer, rows, field), tokenizer.pad_token_id, 200
+    ).tolist()
 
 
 def test_the_reward_model_scores_pairs_as_training_does(reward, reward_folder, pairs):
@@ -461,7 +463,9 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(
         model = load_scalar(tiny_model, new_head=True, seed=number)
         save_model(model, tokenizer, member_folder(folder, number))
         expected.append(
-            score(inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096)
+            score_sequences(
+                inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096
+            )
             - offset
         )
     close_ensemble(folder, [0.25, -1.5])

@@ -1,4 +1,4 @@
-"""Intervals that gates and reports quote."""
+"""Paired comparisons of two sets of values for the same items: mean difference and win rate."""
 
 import torch
 from torch import Tensor
@@ -23,19 +23,3 @@ def win_rate(
     """Share of items on which `ours` is higher, a tie counting one half, and its Wilson interval."""
     wins = float((ours_N > theirs_N).sum() + 0.5 * (ours_N == theirs_N).sum())
     return wins / len(ours_N), wilson(wins, len(ours_N), confidence)
-
-
-def calibration_error(margins_N: Tensor, bins: int = 10) -> float:
-    """Expected calibration error of P(label right) = sigmoid(margin), over equal-count bins of
-    confidence.
-
-    margins_N: score(chosen) - score(rejected). Confidence is sigmoid(|margin|); it is right when margin > 0.
-    """
-    confidence = margins_N.abs().sigmoid()
-    right = (margins_N > 0).double()
-    order = confidence.argsort()
-    gaps = [
-        (len(part), abs(float(confidence[part].mean() - right[part].mean())))
-        for part in order.chunk(bins)
-    ]
-    return sum(n * gap for n, gap in gaps) / len(margins_N)

@@ -1,0 +1,29 @@
+"""Scores of sequences by a reward model, and comparisons as sequences."""
+
+import torch
+from torch import Tensor
+
+from rlhf_core.batching.batch import Sequence, collate, encode
+from rlhf_core.batching.collective import summed
+from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.engine.base import Forward
+from rlhf_core.modeling.models import final_scores
+
+
+def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
+    """Comparisons as token ids, chosen and rejected in turn."""
+    chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
+    return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
+
+
+def score_sequences(
+    forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int
+) -> Tensor:
+    """Score of every sequence at its last token, (N,) float32, in the order given."""
+    scores_N = torch.zeros(len(sequences))
+    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
+        batch = collate([sequences[i] for i in rows], pad_id)
+        scores_B = final_scores(forward(batch), batch.response_mask_BR)
+        if counts:
+            scores_N[rows] = scores_B.float().cpu()
+    return summed(scores_N)

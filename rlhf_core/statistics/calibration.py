@@ -1,0 +1,19 @@
+"""Calibration of the probabilities that a reward model states."""
+
+from torch import Tensor
+
+
+def calibration_error(margins_N: Tensor, bins: int = 10) -> float:
+    """Expected calibration error of P(label right) = sigmoid(margin), over equal-count bins of
+    confidence.
+
+    margins_N: score(chosen) - score(rejected). Confidence is sigmoid(|margin|); it is right when margin > 0.
+    """
+    confidence = margins_N.abs().sigmoid()
+    right = (margins_N > 0).double()
+    order = confidence.argsort()
+    gaps = [
+        (len(part), abs(float(confidence[part].mean() - right[part].mean())))
+        for part in order.chunk(bins)
+    ]
+    return sum(n * gap for n, gap in gaps) / len(margins_N)

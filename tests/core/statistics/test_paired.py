@@ -1,0 +1,39 @@
+"""Paired comparisons against published and hand-computed values."""
+
+import pytest
+import torch
+
+from rlhf_core.statistics.paired import bootstrap_mean, win_rate
+
+BOOTSTRAP_95 = (44.06975, 55.2005)  # of 0..99 with seed 1, as first released
+
+
+def test_a_tie_counts_one_half_in_the_win_rate():
+    assert (
+        win_rate(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 0.0, 3.0, -1.0]))[0]
+        == 0.625
+    )
+
+
+def test_bootstrap_interval_covers_the_mean_and_repeats_with_its_seed():
+    values = torch.arange(100.0)
+    low, high = bootstrap_mean(values, seed=1)
+    assert 40 < low < 49.5 < high < 59
+    assert bootstrap_mean(values, seed=1) == (low, high)
+
+
+def test_bootstrap_numbers_of_the_default_confidence_have_not_changed():
+    values = torch.arange(100.0)
+    assert (
+        bootstrap_mean(values, seed=1)
+        == bootstrap_mean(values, seed=1, confidence=0.95)
+        == BOOTSTRAP_95
+    )
+    low, high = bootstrap_mean(values, seed=1, confidence=0.8)
+    assert BOOTSTRAP_95[0] < low < high < BOOTSTRAP_95[1]
+
+
+def test_win_rate_interval_takes_a_confidence():
+    ours, theirs = torch.tensor([1.0] * 8 + [0.0] * 2), torch.tensor([0.5] * 10)
+    assert win_rate(ours, theirs)[1] == pytest.approx((0.4902, 0.9433), abs=5e-5)
+    assert win_rate(ours, theirs, 0.9)[1] == pytest.approx((0.5408, 0.9314), abs=5e-5)
