@@ -1,6 +1,4 @@
-"""Real parts in small: a two-layer Llama with a word tokenizer, and splits that validation could
-have written.
-"""
+"""Small real parts: a two-layer Llama with a word tokenizer, and splits of validated data."""
 
 import json
 import random
@@ -10,16 +8,15 @@ import pytest
 import torch
 
 WORDS = [f"w{i}" for i in range(56)]
-torch.set_num_threads(
-    1
-    # of this process, not of stages: tests run beside each other, and on tiny models threads only wait
-)
+# In this process, not in stages: tests run beside each other, and on tiny models threads only wait.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """Folder of a random two-layer Llama (hidden 64, one head of 64) with its own tokenizer and
-    chat template.
+    """Make the folder of a random Llama: two layers, hidden size 64, one head of 64.
+
+    It has a tokenizer and a chat template of its own.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,8 +58,9 @@ def _text(rng: random.Random, low: int, high: int) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_splits(tmp_path_factory) -> Path:
-    """The six splits as JSON Lines; the chosen answer is the one with more distinct words ending in
-    an even digit.
+    """Write the six splits as JSON Lines.
+
+    The chosen answer has more words that end in an even digit and, among equals, fewer words.
     """
     rng = random.Random(0)
     folder = tmp_path_factory.mktemp("splits")

@@ -1,6 +1,4 @@
-"""A recipe of defaults, and a finished stage as gates see it: result, spec, model and data on disk,
-items.parquet.
-"""
+"""A recipe of defaults, and a finished stage as gates see it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,7 @@ PLAIN = (
 
 @pytest.fixture
 def recipe(tmp_path) -> Callable[..., Recipe]:
-    """recipe(*settings): every default, with the settings on top."""
+    """Load a recipe of every default, with the given settings on top."""
     file = tmp_path / "plain.toml"
     file.write_text(PLAIN)
     return lambda *settings: load_recipe(str(file), settings)
@@ -35,8 +33,9 @@ def recipe(tmp_path) -> Callable[..., Recipe]:
 
 @pytest.fixture
 def subject(tmp_path) -> Callable[..., Subject]:
-    """subject(stage, metrics, items=None, champion=False, counts=..., intervals=...): metric names
-    without their prefix.
+    """Make a finished stage: result, spec, model and data on disk, items.parquet.
+
+    Metric names are given without their prefix; further keywords are `counts` and `intervals`.
     """
 
     def artifact(name: str) -> Artifact:

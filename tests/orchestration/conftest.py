@@ -68,9 +68,9 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
 
 @pytest.fixture
 def rlhf(home, capfd) -> Callable[..., tuple[int, str, str]]:
-    """rlhf(*words): run the command line in this process.
+    """Run the command line in this process.
 
-    It returns the exit code, standard output and standard error.
+    Give a function of words that returns the exit code, standard output and standard error.
     """
     return lambda *words: (rlhf_exit_code(*words), *capfd.readouterr())
 
@@ -108,7 +108,7 @@ def command(tmp_path, ready_models) -> tuple[str, ...]:
 
 @pytest.fixture
 def plan(command) -> Callable[..., int]:
-    """plan(sft={"crash": True}, ...): say how the stage program behaves, by stage."""
+    """Say how the stage program behaves, by stage, e.g. sft={"crash": True}."""
     return lambda **stages: (Path(command[1]).parent / "plan.json").write_text(json.dumps(stages))
 
 
@@ -141,7 +141,10 @@ def recipe_file(tmp_path, tiny_model, data_files, stage_program) -> Path:
 
 @pytest.fixture
 def make_recipe(home, tiny_model, data_files, stage_program) -> Callable[..., "Recipe"]:
-    """make_recipe(**changes): a recipe `tiny` on files of its own, run by the stage program."""
+    """Make recipes `tiny` on files of their own, run by the stage program.
+
+    Keywords replace whole sections.
+    """
     from rlhf_core.config import Recipe
 
     values = {

@@ -27,7 +27,7 @@ OWNERS = {
 
 
 def imported(file: Path) -> set[str]:
-    """Top-level names that a file imports anywhere, functions included, `import_module("...")` too."""
+    """Return the top-level names that a file imports anywhere, by `import_module` too."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""A scorer that leaves a line in a file for every call: who asked, and how often."""
+"""A scorer that writes a line to a file per call: its rank."""
 
 import os
 from pathlib import Path

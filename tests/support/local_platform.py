@@ -10,6 +10,18 @@ from command_line import RLHF, environment_of
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
+def write_recipe(folder: Path, base: Path) -> Path:
+    """Write a recipe `tiny` with its two files of one row each, and return its path."""
+    (folder / "d.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
+    (folder / "c.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    recipe = folder / "tiny.toml"
+    recipe.write_text(
+        f'name = "tiny"\nmodel.base = "{base}"\nregistry.name = "tiny"\n'
+        'data.demonstrations = "d.jsonl"\ndata.comparisons = "c.jsonl"\n'
+    )
+    return recipe
+
+
 class Platform:
     """A workspace with a Prefect server, an MLflow server and a worker, once `up` was called."""
 
@@ -44,7 +56,7 @@ class Platform:
             time.sleep(1)
 
     def start(self, name: str, state: dict | None = None, **parameters) -> str:
-        """Create a run of a deployment, due now unless `state` says otherwise, and return its id."""
+        """Create a run of a deployment, due now unless `state` says otherwise; return its id."""
         deployment = self.ask("GET", f"deployments/name/{name}").json()
         more = {"state": state} if state else {}
         return self.post(

@@ -1,6 +1,4 @@
-"""A small S3-compatible server: objects in memory, whole or in parts, as botocore reads and writes
-them over HTTP.
-"""
+"""A small S3-compatible server with its objects in memory, whole or in parts, for botocore."""
 
 import contextlib
 import itertools
@@ -15,7 +13,7 @@ WHEN = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 @contextlib.contextmanager
 def object_store(buckets: dict[str, dict[str, bytes]]) -> Iterator[dict[str, str]]:
-    """Serve {bucket: {key: content}}; the variables under which a client finds it."""
+    """Serve {bucket: {key: content}} and yield the variables with which a client finds it."""
     server = ThreadingHTTPServer(
         ("127.0.0.1", 0), type("Handler", (_Handler,), {"buckets": buckets, "parts": {}})
     )

@@ -1,4 +1,4 @@
-"""What a browser sees of a page, and that it needs nothing from elsewhere."""
+"""Read a page as a browser does, and check that it needs nothing from elsewhere."""
 
 import re
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ EVIL = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, texts, and that every element is closed."""
+    """The elements and texts that a browser sees; every element must be closed."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -38,8 +38,9 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(text: str) -> Page:
-    """No reference outside the page but links to one's own MLflow; one script, the page's own;
-    balanced elements.
+    """Check that a page needs nothing from elsewhere, and return it.
+
+    It links to its own MLflow only, has one script of its own, and closes every element.
     """
     seen = Page(text)
     assert seen.open == [] and len(text.encode()) < LARGEST

@@ -1,5 +1,6 @@
-"""An engine and a sampler of torch alone, for the PPO loop in one process: slow, and the same to
-the last bit each time.
+"""An engine and a sampler of torch alone, for the PPO loop in one process.
+
+They are slow and give the same bits each time.
 """
 
 import time

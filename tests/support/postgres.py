@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own. It refuses to run as root, so then the account postgres runs it."""
+"""A PostgreSQL for one test; as root, the account postgres runs it, since it refuses root."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class Server:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Those under which PostgreSQL's programs find it."""
+        """The variables with which PostgreSQL's programs find it."""
         path = f"{PROGRAMS}:{os.environ['PATH']}"
         return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PATH": path}
 
@@ -49,7 +49,7 @@ class Server:
 
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[Server]:
-    """A running server with its data in `folder`, which the account postgres must be able to reach."""
+    """Run a server with its data in `folder`, which the account postgres can reach."""
     assert (PROGRAMS / "initdb").exists(), (
         "this test needs PostgreSQL's programs (Debian's package postgresql)"
     )

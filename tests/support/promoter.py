@@ -1,9 +1,8 @@
-"""Promotions in processes of their own: `python promoter.py` loads the libraries once and forks for
-every job.
+"""`python promoter.py`: load the libraries once and fork for every promotion.
 
 A line of JSON in: {name, environment, jobs: [{action, ..., kill_after: n}]}; a line out: a result
-for each job. The jobs of a line start together. kill_after: kill -9 after the n-th write of this
-process to the registry (0: before the first).
+per job. The jobs of a line start together. `kill_after` kills the process with -9 after its n-th
+write to the registry (0: before the first).
 """
 
 import importlib

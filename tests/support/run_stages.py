@@ -1,5 +1,4 @@
-"""`python run_stages.py RUN_DIR...`: run the stages whose specs lie in these folders, one after the
-other in this process.
+"""`python run_stages.py RUN_DIR...`: run the stages of these folders' specs, one after the other.
 
 Under a launcher every rank runs it. One start of the libraries serves many stages.
 """

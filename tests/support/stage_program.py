@@ -1,8 +1,8 @@
-"""A stage as a program: reads its spec, logs three steps, leaves outputs that depend on spec and
-inputs only.
+"""A stage as a program: it reads its spec, logs three steps and leaves its outputs.
 
-`plan.json` beside it says how each stage is to behave: {"sft": {"crash": true, "seconds": 3,
-"metrics": {...}}}. One that is to "hold" stays in its first step until a file `go` lies beside it.
+The outputs depend on spec and inputs only. `plan.json` beside the program says how each stage
+behaves: {"sft": {"crash": true, "seconds": 3, "metrics": {...}}}. With "hold" a stage stays in its
+first step until there is a file `go` beside the program.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""Pipeline runs that were never trained: real run directories with hand-made evidence, told to
-MLflow by the real tracker.
+"""Pipeline runs without training: real run directories with hand-made evidence.
+
+The real tracker records them in MLflow.
 """
 
 import json
@@ -28,7 +29,7 @@ TOPICS = ["a kettle", "two trains", "the tides", "a bicycle", "fresh bread", "th
 
 @dataclass
 class Story:
-    """What a run is to look like. Equal names of data and models are equal bytes."""
+    """The description of a run. Equal names of data and models are equal bytes."""
 
     name: str
     lift: float = 1.0  # score of the policy's replies over the SFT model's
@@ -56,7 +57,7 @@ class Synthetic:
         self.workspace, self.folder = workspace, folder
 
     def artifact(self, name: str, *, model: bool = False) -> Artifact:
-        """A file of data, or a model's folder, whose content is its name."""
+        """Make a file of data, or a model's folder, whose content is its name."""
         path = self.folder / "made" / name
         path.parent.mkdir(exist_ok=True)
         if model:
@@ -67,7 +68,7 @@ class Synthetic:
         return Artifact.of(path)
 
     def write(self, story: Story) -> Record:
-        """The run directories of a run and its record; MLflow knows nothing of it."""
+        """Write the run directories of a run and return its record; MLflow knows nothing of it."""
         recipe = tiny_recipe(**{"seed": story.seed} | story.settings)
         record = Record.new(self.workspace, recipe, story.name)
         for stage, inputs, outputs in self.stages(story):
@@ -77,14 +78,14 @@ class Synthetic:
         return record
 
     def tell(self, story: Story) -> Tracker:
-        """Write a run and have the tracker tell MLflow all of it."""
+        """Write a run and have the tracker record all of it in MLflow."""
         tracker = Tracker(self.workspace, self.write(story))
         tracker.end("FINISHED")
         assert tracker.problem is None, tracker.problem
         return tracker
 
     def stages(self, story: Story) -> list[tuple[str, dict, dict]]:
-        """Each stage with its inputs and outputs."""
+        """Return each stage with its inputs and outputs."""
         base, sft = self.artifact("base", model=True), self.artifact(story.sft, model=True)
         reward, policy = (
             self.artifact(story.reward, model=True),

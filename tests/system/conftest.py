@@ -25,7 +25,7 @@ class Workspace:
         )
 
     def run(self, *settings: str, words: tuple[str, ...] = ()) -> tuple[int, dict, str]:
-        """Exit code, the JSON document and standard error of `rlhf run quickstart --json`."""
+        """Run `rlhf run quickstart --json`; return exit code, JSON document and standard error."""
         flags = [flag for setting in settings for flag in ("--set", setting)]
         process = self.start("run", "quickstart", "--json", *flags, *words)
         out, err = process.communicate()
@@ -39,7 +39,7 @@ class Workspace:
         return json.loads((folder / "result.json").read_text())
 
     def processes(self) -> list[psutil.Process]:
-        """Every live process that works on this store."""
+        """Return every live process that works on this store."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -55,5 +55,5 @@ class Workspace:
 
 @pytest.fixture(scope="session")
 def open_workspace(tmp_path_factory):
-    """Makes an empty Workspace in a temporary folder."""
+    """Make empty workspaces in temporary folders."""
     return lambda: Workspace(tmp_path_factory.mktemp("system") / "home")

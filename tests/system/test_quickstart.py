@@ -1,6 +1,4 @@
-"""The true pipeline, through the command line: real Prefect, MLflow, DeepSpeed, vLLM and Great
-Expectations.
-"""
+"""The whole pipeline through the command line, with every library real."""
 
 import json
 import signal
@@ -15,8 +13,9 @@ SHORT = ("ppo.steps=8", "ppo.checkpoint_every=2")
 
 
 def stop_in_ppo(workspace) -> tuple[int, str]:
-    """Start the pipeline, end it with SIGTERM when PPO is under way; its exit code and standard
-    error.
+    """Start the pipeline and end it with SIGTERM when PPO is under way.
+
+    Return its exit code and standard error.
     """
     process = workspace.start(
         "run", "quickstart", *(flag for setting in SHORT for flag in ("--set", setting))

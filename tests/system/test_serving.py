@@ -1,12 +1,9 @@
-"""Registered versions behind real servers: MLflow's scoring server, and vLLM's OpenAI-compatible
-one.
-"""
+"""Registered versions behind real servers: MLflow's scoring server and vLLM's OpenAI server."""
 
 import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +16,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from flows.platform.pages import free_port
 from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
 from tasks.registry.packaging import build, model_folder
@@ -32,7 +30,7 @@ PAIR = {"prompt": "w3 w14", "chosen": "w2 w4 w6 w8", "rejected": "w1"}
 
 @pytest.fixture(scope="module")
 def registry(tiny_model, tmp_path_factory) -> tuple[str, dict[str, Path]]:
-    """A SQLite registry with a champion of each kind; its address, and the files of the versions."""
+    """Make a SQLite registry with a champion of each kind; its address, and its files by kind."""
     folder = tmp_path_factory.mktemp("registry")
     save_model(
         load_scalar(tiny_model, new_head=True, seed=3),
@@ -51,12 +49,11 @@ def registry(tiny_model, tmp_path_factory) -> tuple[str, dict[str, Path]]:
 
 @contextlib.contextmanager
 def serving(command: list, health: str, log: Path, **environment: str) -> Iterator[str]:
-    """Start a server on a free port ('PORT' in the command), wait until it answers; its address.
-    Ended with all it started.
+    """Start a server on a free port ('PORT' in the command) and yield its address once it answers.
+
+    At the end its process group is ended too.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     words = [port if word == "PORT" else str(word) for word in command]
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -5,7 +5,7 @@ Every rank makes the same number of passes.
 
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_out import microbatches_of_ranks
+from ranks_of_step import microbatches_of_ranks
 
 from rlhf_core.batching.microbatches import microbatches, shares
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_out import microbatches_of_ranks
+from ranks_of_step import microbatches_of_ranks
 from torch import Tensor
 
 from rlhf_core.objectives.advantages import (

@@ -1,6 +1,4 @@
-"""A platform on a PostgreSQL of its own whose stages are the small program, and what must hold
-after every fault.
-"""
+"""A platform on its own PostgreSQL whose stages are the stage program; what holds after a fault."""
 
 import contextlib
 import json
@@ -15,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import RLHF
-from local_platform import Platform
+from local_platform import Platform, write_recipe
 from mlflow import MlflowClient
 from postgres import Server, postgres
 
@@ -54,14 +52,15 @@ class Site(Platform):
         }
 
     def wait(self, condition, seconds: float = 420):
-        """As ever, and as long as the lease of a slot lasts that a killed run held."""
+        """Wait as ever, and for as long as the lease of a slot lasts that a killed run held."""
         return super().wait(condition, seconds)
 
     # stages
 
     def plan(self, **stages: dict) -> None:
-        """How the stages behave from now on; what was started before is forgotten, and ended where
-        a test has failed.
+        """Say how the stages behave from now on.
+
+        Forget what was started before, and end what a failed test left.
         """
         self.tell_runs(signal.SIGKILL)
         (self.home / "program" / "plan.json").write_text(json.dumps(stages))
@@ -156,11 +155,12 @@ class Site(Platform):
     # what must hold after every fault
 
     def sound(self, started: list[str]) -> None:
-        """No finished work was repeated, no metric is lost or doubled, no run is left RUNNING, no
-        process is an orphan, no slot is held, and every registered version holds the bytes that it
-        says.
+        """Check what must hold after every fault.
 
-        started: the stages that may have been started since `plan`, a killed one twice.
+        No finished work was repeated, no metric is lost or doubled, no run is left RUNNING, no
+        process is an orphan, no slot is held, and every registered version has the bytes that it
+        states. `started` names the stages that may have been started since `plan`, a killed one
+        twice.
         """
         assert Counter(self.started()) == Counter(started)
         self.wait(lambda: not self.of_runs(), 60)
@@ -212,13 +212,7 @@ def site(tmp_path_factory, tiny_model, ready_models):
     (program / "models").symlink_to(ready_models)
     (program / "sitecustomize.py").write_text(INSTEAD.format(program=str(program / "stage.py")))
     (program / "plan.json").write_text("{}")
-    (folder / "d.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
-    (folder / "c.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
-    recipe = folder / "tiny.toml"
-    recipe.write_text(
-        f'name = "tiny"\nmodel.base = "{tiny_model}"\nregistry.name = "tiny"\n'
-        'data.demonstrations = "d.jsonl"\ndata.comparisons = "c.jsonl"\n'
-    )
+    recipe = write_recipe(folder, tiny_model)
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a background job ignores it, and with it all it starts

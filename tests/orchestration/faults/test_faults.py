@@ -1,5 +1,6 @@
-"""What goes wrong in operation, done to real processes. After each: `Site.sound`, and a message
-that says what happened.
+"""Do to real processes what goes wrong in operation.
+
+After each fault `Site.sound` holds and a message says what happened.
 """
 
 import itertools
@@ -24,7 +25,7 @@ HOLD = {"hold": True}
 
 
 def settled(process: subprocess.Popen) -> tuple[dict, str]:
-    """The JSON document of a run by hand that ends well, and what it told its user."""
+    """Run by hand to a good end; return the JSON document and standard error."""
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out), err
@@ -131,7 +132,7 @@ def test_the_same_pipeline_started_twice_trains_once_and_promotes_once(site):
 
 @pytest.fixture
 def clock(tmp_path):
-    """move(seconds) sets the wall clock of processes with these variables off, while they run."""
+    """Set the wall clock of running processes off by some seconds: a function, and variables."""
     library, file = tmp_path / "clock.so", tmp_path / "shift"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-o", str(library), str(SUPPORT / "clock.c"), "-ldl"],
@@ -235,7 +236,7 @@ def test_prefects_server_may_be_down_for_minutes(site):
 
 
 def test_a_machine_that_goes_away_in_ppo_resumes_where_it_was(site):
-    """The worker, the flow run and the stage die at once; nobody can say goodbye."""
+    """The worker, the flow run and the stage die at once, and none can report it."""
     site.plan(ppo=HOLD)
     site.deployed("machine", "seed=102")
     site.in_stage("ppo")

@@ -1,6 +1,4 @@
-"""A real training stage whose disk is full, and one whose newest checkpoint is corrupt: both end
-with the same bytes.
-"""
+"""A full disk and a corrupt newest checkpoint: the real stage still ends with the same bytes."""
 
 import json
 import os
@@ -53,7 +51,8 @@ unfinished = not (run / "result.json").exists()
 subprocess.run(["mount", "-o", "remount,size=200m", str(runs)], check=True)
 run_stage(spec, run)
 shutil.copytree(run, keep / "run")
-(keep / "said.json").write_text(json.dumps({"said": said, "checkpoints": checkpoints, "unfinished": unfinished}))
+found = {"said": said, "checkpoints": checkpoints, "unfinished": unfinished}
+(keep / "said.json").write_text(json.dumps(found))
 """
 
 
@@ -63,9 +62,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(spec, undisturbed, t
     runs.mkdir()
     (tmp_path / "full.py").write_text(textwrap.dedent(FULL))
     size = (undisturbed.outputs["model"].path / "model.safetensors").stat().st_size
-    room = (
-        size * 8 // 1024
-    )  # two checkpoints of weights and AdamW's two moments each; the third does not fit
+    # two checkpoints of weights and AdamW's two moments each; the third does not fit
+    room = size * 8 // 1024
     script = (
         f'mount -t tmpfs -o size={room}k none "{runs}" && exec "{sys.executable}" "$0" "{runs}"'
         f' "{tmp_path}"'

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from command_line import RLHF
-from local_platform import FINAL, Platform
+from local_platform import FINAL, Platform, write_recipe
 
 from flows.pipeline import (
     pipeline,
@@ -212,13 +212,7 @@ def hook(told: list):
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("platform")
-    (folder / "d.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
-    (folder / "c.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
-    recipe = folder / "tiny.toml"
-    recipe.write_text(
-        f'name = "tiny"\nmodel.base = "{tiny_model}"\nregistry.name = "tiny"\n'
-        'data.demonstrations = "d.jsonl"\ndata.comparisons = "c.jsonl"\n'
-    )
+    recipe = write_recipe(folder, tiny_model)
     it = Platform(folder, str(recipe))
     try:
         up = json.loads(

@@ -1,4 +1,4 @@
-"""What every rank of a step gets, seen from one process."""
+"""The microbatches of every rank, from one process."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from rlhf_core.batching.microbatches import own_microbatches
 def microbatches_of_ranks(
     sizes, budget: int, count: int, *, group: int = 1
 ) -> list[list[tuple[list[int], bool]]]:
-    """The microbatches of each of `count` ranks."""
+    """Return the microbatches of each of `count` ranks."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", str(count))
