@@ -16,8 +16,9 @@ from flows.report.parts import (
 )
 from flows.report.picture import picture
 from flows.report.plots import plots
-from tasks.analysis.comparison import Comparison, MetricRow
+from tasks.analysis.comparison import Comparison
 from tasks.analysis.lineage_graph import build
+from tasks.analysis.metric_rows import MetricRow
 from tasks.analysis.run_evidence import RunEvidence
 
 KEY = {

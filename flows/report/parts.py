@@ -10,8 +10,9 @@ from flows.report.charts import thinned
 from flows.report.page import badge, cell, code, folded, join, table
 from flows.report.text import duration, interval, key_metric, memory, shortened, text_of
 from rlhf_core.evidence.item_metrics import is_against_champion
-from tasks.analysis.comparison import MetricRow, ReplySample, WinRate
+from tasks.analysis.comparison import ReplySample, WinRate
 from tasks.analysis.differences import Difference
+from tasks.analysis.metric_rows import MetricRow
 from tasks.analysis.run_evidence import STAGE_ORDER, Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 

@@ -19,10 +19,10 @@ from flows.report.parts import (
 from flows.report.picture import picture
 from flows.report.plots import plots
 from rlhf_core.metrics import METRICS
-from tasks.analysis.comparison import BOUNDS, MetricRow
 from tasks.analysis.differences import differences
 from tasks.analysis.head_to_head import NAMES, HeadToHead, head_to_head
 from tasks.analysis.lineage_graph import Graph, build
+from tasks.analysis.metric_rows import BOUNDS, MetricRow
 from tasks.analysis.pairing import estimate
 from tasks.analysis.run_evidence import RunEvidence
 

@@ -12,10 +12,11 @@ from rich.tree import Tree
 from flows.report.comparison import is_key
 from flows.report.parts import PINNED
 from flows.report.text import interval, shortened, text_of
-from tasks.analysis.comparison import Comparison, MetricRow, ReplySample, WinRate
+from tasks.analysis.comparison import Comparison, ReplySample, WinRate
 from tasks.analysis.differences import Difference
 from tasks.analysis.lineage import Lineage
 from tasks.analysis.lineage_graph import MEASURING, Graph, Node
+from tasks.analysis.metric_rows import MetricRow
 from tasks.analysis.significance import Finding
 
 VALUE = 70  # characters of a value that differs

@@ -1,6 +1,4 @@
-"""What differs between pipeline runs besides their results: configuration, data, models, code,
-environment.
-"""
+"""The differences between pipeline runs in configuration, data, models, code and environment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +12,16 @@ MODELS = ("base", "sft", "reward", "policy", "champion")
 
 @dataclass(frozen=True)
 class Difference:
-    """One key whose values are not the same in every run; None: that run has none."""
+    """One key whose values are not the same in every run; None: the run has no value."""
 
     key: str
     values: list[str | None]
 
 
 def differences(runs: list[RunEvidence]) -> dict[str, list[Difference]]:
-    """What differs, by group. A group without an entry is the same in all runs, as far as it is
-    recorded.
+    """Return the differences by group.
+
+    A group without an entry is the same in all runs, as far as it was recorded.
     """
     groups = {
         "config": config_of,
@@ -44,8 +43,9 @@ def _differing(
 
 
 def _data(run: RunEvidence) -> dict[str, str]:
-    """Digest of each source and split, with its rows where they were counted."""
-    metrics, found = run.metrics, {}
+    """Return the digest of each source and split, with its number of rows where it was counted."""
+    metrics = run.metrics
+    found: dict[str, str] = {}
     for stage in run.stages.values():
         inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
         if stage.stage == "validate":
@@ -67,7 +67,7 @@ def _models(run: RunEvidence) -> dict[str, str]:
 
 
 def _code(run: RunEvidence) -> dict[str, str]:
-    """The commit, whether the tree was changed, and the digest of the core's source by stage."""
+    """Return the commit, uncommitted changes, and the digest of the core's source by stage."""
     values = {"commit": run.commit, "uncommitted changes": "yes" if run.dirty else "no"}
     digests = {
         stage.stage: stage.spec["code"][:SHOWN]
@@ -80,7 +80,7 @@ def _code(run: RunEvidence) -> dict[str, str]:
 
 
 def _environment(run: RunEvidence) -> dict[str, str]:
-    """Hardware, the versions that each stage saw, and the packages that the requirement files pin."""
+    """Return hardware, the versions each stage recorded, and the pins of the requirement files."""
     seen: dict[str, list[str]] = {}
     for stage in run.stages.values():
         for name, version in stage.result.get("environment", {}).items():

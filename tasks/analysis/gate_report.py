@@ -1,6 +1,4 @@
-"""The gate records of a pipeline run, read from this workspace: `rlhf gates` shows them. Needs no
-MLflow.
-"""
+"""The gate decisions of a pipeline run as `rlhf gates` shows them, read without MLflow."""
 
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.errors import BadInput, ConfigError
@@ -11,12 +9,15 @@ from tasks.records.workspace import Workspace
 
 
 def run_names(workspace: Workspace) -> list[str]:
-    """Names of the runs of this workspace, the latest first."""
+    """Return the names of the runs of this workspace, the latest first."""
     return [record["name"] for record in reversed(records(workspace))]
 
 
 def find_run(workspace: Workspace, run: str) -> Record:
-    """The run that `run` names (see record.matching). Raises ConfigError naming the known ones."""
+    """Return the run that `run` names (see run_record.find_records).
+
+    Raises ConfigError, which names the known runs, for none or several.
+    """
     found = find_records(workspace, run)
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
@@ -29,7 +30,7 @@ def find_run(workspace: Workspace, run: str) -> Record:
 
 
 def rows(record: Record) -> list[dict]:
-    """Every decision of a run as JSON values, with verdict, rule and quantity in words."""
+    """Return every decision of a run as JSON values, with verdict, rule and quantity in words."""
     return [_row(decision) for stage in record.stages for decision in stage.decisions]
 
 
@@ -39,9 +40,9 @@ def _row(decision: Decision) -> dict:
 
 
 def explain(record: Record, name: str) -> dict:
-    """One decision with where its evidence lies and the items that count most against it.
+    """Return one decision with the paths of its evidence and the items that count most against it.
 
-    name: a gate's, or 'stage.gate'. Raises ConfigError naming the known gates.
+    name: 'gate' or 'stage.gate'. Raises ConfigError, which names the known gates.
     """
     stage, decision = _find_gate(record, name)
     result, spec = stage.result, stage.spec
@@ -74,7 +75,7 @@ def explain(record: Record, name: str) -> dict:
 
 
 def _files(decision: Decision) -> dict[str, str]:
-    """Names among a stage's files: what the decision rests on, and its detector's figure."""
+    """Return the names of a decision's files: its items and its detector's figure."""
     return {"items": "items", "figure": f"detector_{detector_of(base_metric(decision.metric))}"}
 
 
@@ -96,8 +97,8 @@ def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
 
 
 def _worst(stage: StageRecord, decision: Decision) -> dict:
-    """{"columns", "data"}, or {"problem"} when nothing is known item by item."""
-    from rlhf_core.gates.worst_items import worst_items  # numpy and arrow: only to explain
+    """Return {"columns", "data"}, or {"problem"} when there is no per-item evidence."""
+    from rlhf_core.gates.worst_items import worst_items  # loads numpy and arrow
 
     if stage.result is None:
         return {"problem": f"{stage.run_dir} is gone, and the evidence with it"}

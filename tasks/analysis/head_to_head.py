@@ -1,10 +1,11 @@
-"""The policy against the SFT model or the champion, on the prompts of its own run's evaluation."""
+"""The policy head to head with another model, on the prompts of its own run's evaluation."""
 
 from dataclasses import dataclass
 
 from rlhf_core.evidence.items import Columns
 from tasks.analysis import significance
-from tasks.analysis.comparison import MetricRow, ReplySample, WinRate, judged
+from tasks.analysis.comparison import ReplySample, WinRate
+from tasks.analysis.metric_rows import MetricRow, with_better_side
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 
@@ -15,50 +16,12 @@ NAMES = {
     "policy": "policy",
 }
 JUDGES = {"score": "reward model", "independent": "independent scorer"}
-# column of the items -> (metric of the policy, that of the SFT model, name, unit, meaning)
-MEASURES = {
-    "score": (
-        "eval/score_policy",
-        "eval/score_sft",
-        "Reward",
-        "score",
-        "Mean score by the reward model",
-    ),
-    "independent": (
-        "eval/independent_policy",
-        "eval/independent_sft",
-        "Independent",
-        "score",
-        "Mean of the independent scorer",
-    ),
-    "tokens": (
-        "eval/length_policy",
-        "eval/length_sft",
-        "Length",
-        "tokens",
-        "Mean reply length, EOS included",
-    ),
-    "repetition": (
-        "eval/repetition_policy",
-        "eval/repetition_sft",
-        "Repetition",
-        "share",
-        "Repeated 3-grams / 3-grams, mean",
-    ),
-    "cut": (
-        "eval/no_eos_policy",
-        "eval/no_eos_sft",
-        "Cut replies",
-        "share",
-        "Replies cut at the length limit",
-    ),
-}
 NO_ITEMS = "no per-item evidence"
 
 
 @dataclass(frozen=True)
 class HeadToHead:
-    """The policy (second column) against another model (first column)."""
+    """The policy (second column) compared with another model (first column)."""
 
     model: str  # sft, champion or best_of_n
     rows: list[MetricRow]
@@ -66,9 +29,66 @@ class HeadToHead:
     samples: list[ReplySample]
 
 
+@dataclass(frozen=True)
+class _Measure:
+    """One measure of both models' replies."""
+
+    column: str  # of the items, without the model's name
+    policy_metric: str
+    sft_metric: str
+    name: str
+    unit: str
+    meaning: str
+
+
+_MEASURES = (
+    _Measure(
+        "score",
+        "eval/score_policy",
+        "eval/score_sft",
+        "Reward",
+        "score",
+        "Mean score by the reward model",
+    ),
+    _Measure(
+        "independent",
+        "eval/independent_policy",
+        "eval/independent_sft",
+        "Independent",
+        "score",
+        "Mean of the independent scorer",
+    ),
+    _Measure(
+        "tokens",
+        "eval/length_policy",
+        "eval/length_sft",
+        "Length",
+        "tokens",
+        "Mean reply length, EOS included",
+    ),
+    _Measure(
+        "repetition",
+        "eval/repetition_policy",
+        "eval/repetition_sft",
+        "Repetition",
+        "share",
+        "Repeated 3-grams / 3-grams, mean",
+    ),
+    _Measure(
+        "cut",
+        "eval/no_eos_policy",
+        "eval/no_eos_sft",
+        "Cut replies",
+        "share",
+        "Replies cut at the length limit",
+    ),
+)
+
+
 def head_to_head(run: RunEvidence, model: str) -> HeadToHead | None:
-    """The policy of `run` against its SFT model or champion; None when the evaluation had no such
-    model.
+    """Compare the policy of `run` with its SFT model, champion or best of n.
+
+    None when the evaluation had no such model.
     """
     stage = run.stages.get("evaluate")
     if stage is None or not stage.result or not _took_part(stage, model):
@@ -77,21 +97,19 @@ def head_to_head(run: RunEvidence, model: str) -> HeadToHead | None:
     if items is None or f"{model}_score" not in items:
         return HeadToHead(
             model,
-            _recorded(run, model),
+            _recorded_rows(run, model),
             _recorded_win_rates(run, model),
             _samples(stage.samples or {}, model),
         )
-    scorer_only = stage.input("reward") is None and _has(
-        items, model, "independent"
-    )  # the score is the scorer's then
-    columns = [column for column in MEASURES if not (scorer_only and column == "score")]
-    rows = [row for column in columns if (row := _row(items, model, column))]
-    win_rates = [
-        _win_rate(items, model, column)
-        for column in JUDGES
-        if column in columns and _has(items, model, column)
-    ]
-    return HeadToHead(model, rows, [*win_rates, *_judged(items, model)], _samples(items, model))
+    # without a reward model the score is the independent scorer's
+    scorer_only = stage.input("reward") is None and _has(items, model, "independent")
+    measures = [one for one in _MEASURES if not (scorer_only and one.column == "score")]
+    return HeadToHead(
+        model,
+        [row for measure in measures if (row := _row(items, model, measure))],
+        [*_win_rates(items, model, measures), *_judge_win_rates(items, model)],
+        _samples(items, model),
+    )
 
 
 def _took_part(stage: StageEvidence, model: str) -> bool:
@@ -104,62 +122,72 @@ def _has(items: Columns, model: str, column: str) -> bool:
     return all(f"{name}_{column}" in items for name in ("policy", model))
 
 
-def _row(items: Columns, model: str, column: str) -> MetricRow | None:
-    source = "ended" if column == "cut" else column
+def _row(items: Columns, model: str, measure: _Measure) -> MetricRow | None:
+    is_cut = measure.column == "cut"
+    source = "ended" if is_cut else measure.column
     if not _has(items, model, source):
         return None
     sides = [items[f"{name}_{source}"] for name in (model, "policy")]
-    if column == "cut":
+    if is_cut:
         sides = [[not ended for ended in side] for side in sides]
-    metric, _, name, unit, meaning = MEASURES[column]
-    found = significance.paired(*map(significance.terms, sides), share=column == "cut")
-    return MetricRow(
-        name, unit, meaning, [significance.mean(side) for side in sides], [judged(metric, found)]
+    before, after = map(significance.terms, sides)
+    found = with_better_side(
+        measure.policy_metric, significance.paired(before, after, share=is_cut)
     )
+    means = [significance.mean(side) for side in sides]
+    return MetricRow(measure.name, measure.unit, measure.meaning, [*means], [found])
 
 
-def _win_rate(items: Columns, model: str, column: str) -> WinRate:
-    found = significance.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"])
-    return WinRate(NAMES["policy"], NAMES[model], JUDGES[column], found)
-
-
-def _judged(items: Columns, model: str) -> list[WinRate]:
-    """What the configured judge said (rlhf_core/judging/judge.py), where it was asked about this
-    model.
-    """
-    outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
-    if not outcomes:
-        return []
+def _win_rates(items: Columns, model: str, measures: list[_Measure]) -> list[WinRate]:
+    columns = [one.column for one in measures if one.column in JUDGES]
     return [
-        WinRate(
-            NAMES["policy"],
-            NAMES[model],
-            "judge",
-            significance.win_rate(outcomes, [0.5] * len(outcomes)),
+        _win_rate(
+            model,
+            JUDGES[column],
+            significance.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"]),
         )
+        for column in columns
+        if _has(items, model, column)
     ]
 
 
-def _recorded(run: RunEvidence, model: str) -> list[MetricRow]:
-    """Means that an older run recorded, without the items behind them."""
-    rows, metrics = [], run.metrics
-    for column, (ours, theirs, name, unit, meaning) in MEASURES.items():
-        if model == "sft" and ours in metrics and theirs in metrics:
-            values = [metrics[theirs], metrics[ours]]
-            gain = metrics.get("eval/independent_gain") if column == "independent" else None
-            found = _gain(gain) if gain else significance.unpaired(*values)
-            rows.append(MetricRow(name, unit, meaning, values, [judged(ours, found)]))
-    return rows
+def _judge_win_rates(items: Columns, model: str) -> list[WinRate]:
+    """Return the win rate by the configured judge (rlhf_core/judging/judge.py), if it was asked."""
+    outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
+    if not outcomes:
+        return []
+    found = significance.win_rate(outcomes, [0.5] * len(outcomes))
+    return [_win_rate(model, "judge", found)]
+
+
+def _win_rate(model: str, judge: str, found: Finding) -> WinRate:
+    return WinRate(NAMES["policy"], NAMES[model], judge, found)
+
+
+def _recorded_rows(run: RunEvidence, model: str) -> list[MetricRow]:
+    """Return the means that an older run recorded without items."""
+    if model != "sft":
+        return []
+    return [row for measure in _MEASURES if (row := _recorded_row(run.metrics, measure))]
+
+
+def _recorded_row(metrics: dict[str, Estimate], measure: _Measure) -> MetricRow | None:
+    ours, theirs = metrics.get(measure.policy_metric), metrics.get(measure.sft_metric)
+    if ours is None or theirs is None:
+        return None
+    gain = metrics.get("eval/independent_gain") if measure.column == "independent" else None
+    found = with_better_side(
+        measure.policy_metric, _gain(gain) if gain else significance.unpaired(theirs, ours)
+    )
+    return MetricRow(measure.name, measure.unit, measure.meaning, [theirs, ours], [found])
 
 
 def _gain(gain: Estimate) -> Finding:
-    if gain.low is None:
+    if gain.interval is None:
         return Finding("no interval", gain.value, note=NO_ITEMS)
-    beyond = gain.low > 0 or gain.high < 0
-    verdict = "beyond noise" if beyond else "within noise"
-    return Finding(
-        verdict, gain.value, gain.low, gain.high, gain.n, "as the evaluation recorded it"
-    )
+    verdict = significance.verdict_on(*gain.interval)
+    method = "as the evaluation recorded it"
+    return Finding(verdict, gain.value, *gain.interval, gain.n, method)
 
 
 def _recorded_win_rates(run: RunEvidence, model: str) -> list[WinRate]:
@@ -167,14 +195,12 @@ def _recorded_win_rates(run: RunEvidence, model: str) -> list[WinRate]:
     if rate is None:
         return []
     found = significance.rate(rate, "Wilson interval, as recorded", NO_ITEMS)
-    return [WinRate(NAMES["policy"], NAMES[model], JUDGES["score"], found)]
+    return [_win_rate(model, JUDGES["score"], found)]
 
 
 def _samples(items: Columns, model: str) -> list[ReplySample]:
-    """Replies side by side, the largest reward difference first."""
-    if not all(
-        f"{name}_{column}" in items for name in (model, "policy") for column in ("reply", "score")
-    ):
+    """Return both models' replies to each prompt, the largest score difference first."""
+    if not all(_has(items, model, column) for column in ("reply", "score")):
         return []
     sides = (model, "policy")
     replies = zip(*(items[f"{name}_reply"] for name in sides), strict=True)
@@ -187,4 +213,4 @@ def _samples(items: Columns, model: str) -> list[ReplySample]:
             items["prompt"], replies, scores, tokens, strict=True
         )
     ]
-    return sorted(rows, key=lambda row: -row.difference)
+    return sorted(rows, key=lambda row: -(row.difference or 0.0))

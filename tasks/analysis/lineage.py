@@ -1,9 +1,9 @@
-"""Lineage both ways, as MLflow records it: what a model was made from, and which models saw some
-data.
-"""
+"""Lineage as MLflow records it: the sources of a model, and the models that saw some data."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlflow.entities import Run
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import ConfigError
@@ -20,21 +20,22 @@ REFERENCE = (
 
 @dataclass(frozen=True)
 class Lineage:
-    """Lineage of one content. saw: for data, model digest -> 'trained' or 'measured'; None for a
-    model (its ancestors).
-    """
+    """The lineage of one model (its ancestors) or of some data (its descendants)."""
 
     root: str
     graph: Graph
-    saw: dict[str, str] | None = None
+    saw: dict[str, str] | None = None  # of data: model digest -> 'trained' or 'measured'
 
 
 def lineage(client: Client, reference: str) -> Lineage:
-    """The lineage of what `reference` means: REFERENCE. Raises ConfigError, with candidates."""
-    if found := mlflow_runs.version(client, reference):
+    """Return the lineage of the model or data that `reference` names (see REFERENCE).
+
+    Raises ConfigError, which names candidates, when it names none.
+    """
+    if version := mlflow_runs.version(client, reference):
         run = mlflow_runs.read(client, mlflow_runs.resolve(client, reference), full=False)
         return _of_model(
-            client, build([run]), found.tags.get("digest") or run.model("policy"), reference
+            client, build([run]), version.tags.get("digest") or run.model("policy"), reference
         )
     digest = digest_path(Path(reference)) if Path(reference).exists() else reference
     if found := _of_data(client, digest):
@@ -54,7 +55,7 @@ def lineage(client: Client, reference: str) -> Lineage:
 
 
 def _of_model(client: Client, graph: Graph, digest: str | None, reference: str) -> Lineage:
-    if digest not in graph.nodes:
+    if digest is None or digest not in graph.nodes:
         raise ConfigError(
             f"the run behind {reference!r} records no such model; expected {REFERENCE}."
         )
@@ -64,8 +65,9 @@ def _of_model(client: Client, graph: Graph, digest: str | None, reference: str) 
 
 
 def _of_data(client: Client, digest: str) -> Lineage | None:
-    """Every model that saw the data with this digest, or the model whose digest it is; None when
-    nothing has it.
+    """Return every model that saw the data with this digest, or the lineage of that model.
+
+    None when neither data nor a model has the digest.
     """
     if not 6 <= len(digest) <= 64 or not set(digest) <= set("0123456789abcdef"):
         return None
@@ -85,8 +87,8 @@ def _of_data(client: Client, digest: str) -> Lineage | None:
     return Lineage(matching[0], part, saw)
 
 
-def _users(client: Client, digest: str) -> list:
-    """Pipeline runs one of whose stages read this data, or that registered this model."""
+def _users(client: Client, digest: str) -> list[Run]:
+    """Return the pipeline runs with a stage that read this data, and those with this model."""
     stages = mlflow_runs.search(client, f"dataset.digest LIKE '{digest[:DATASET_DIGITS]}%'")
     parents = {
         run.data.tags[mlflow_runs.PARENT] for run in stages if mlflow_runs.PARENT in run.data.tags
@@ -101,7 +103,7 @@ def _users(client: Client, digest: str) -> list:
 
 
 def _add_versions(client: Client, graph: Graph) -> None:
-    """Note on each model which registered versions hold its bytes, with their aliases."""
+    """Add to each model the registered versions of its bytes, with their aliases."""
     aliases: dict[tuple[str, str], list[str]] = {}
     for model in client.search_registered_models(max_results=100):
         for alias, number in sorted(model.aliases.items()):
@@ -110,7 +112,7 @@ def _add_versions(client: Client, graph: Graph) -> None:
         if node.kind == "model":
             for found in client.search_model_versions(f"tags.digest = '{node.digest}'"):
                 if "pipeline_run_id" not in found.tags:
-                    continue  # an entry of the ledger, which names the digest too
+                    continue  # an entry of the ledger, which has the digest as a tag too
                 number = str(found.version)
                 node.versions.append(
                     " ".join([found.name, number, *aliases.get((found.name, number), [])])
@@ -118,5 +120,5 @@ def _add_versions(client: Client, graph: Graph) -> None:
 
 
 def as_json(lineage: Lineage) -> dict:
-    """What `rlhf lineage --json` prints."""
+    """Return the lineage as the JSON values that `rlhf lineage --json` prints."""
     return {"root": lineage.root, "saw": lineage.saw} | lineage.graph.as_json()

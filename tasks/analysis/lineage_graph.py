@@ -1,5 +1,6 @@
-"""The graph of what was made from what. A node is a content, known by its digest; runs that share
-it meet there.
+"""The lineage graph: what was made from what.
+
+A node is one content, identified by its digest. Runs that share the content share the node.
 """
 
 from collections.abc import Iterable
@@ -11,12 +12,8 @@ from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED
 
 NodeKind = Literal["data", "model"]
-MEASURING = ("measured on", "compared with", "scored by")  # what does not change its target
-OPINIONS = (
-    "independent_scorer",
-    "judge",
-    "function_",
-)  # inputs that begin so are source code, not data or models
+MEASURING = ("measured on", "compared with", "scored by")  # roles that do not change the target
+CODE = ("independent_scorer", "judge", "function_")  # prefixes of inputs that are source code
 MODELS = {
     "prepare": "base model",
     "sft": "SFT model",
@@ -36,39 +33,36 @@ ADAPTER = "reward model's adapter"
 
 @dataclass
 class Node:
-    """One content. runs: pipeline runs that made it; versions: registered ones, 'quickstart-policy
-    3 @champion'.
-    """
+    """One content: a model or data."""
 
     digest: str
     kind: NodeKind
     name: str
-    stage: str = ""  # that made it; '' for what came from outside
+    stage: str = ""  # the stage that made it; '' when none of the known runs did
     runs: dict[str, str | None] = field(default_factory=dict)  # run name -> MLflow page
-    versions: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)  # 'quickstart-policy 3 @champion'
 
 
 @dataclass(frozen=True)
 class Edge:
-    """source went into target: 'made from', 'trained on', 'starts from', 'trained against', or one
-    of MEASURING.
-    """
+    """The use of one content, the source, in making or measuring another, the target."""
 
     source: str
     target: str
-    role: str
+    role: str  # 'made from', 'trained on', 'starts from', 'trained against' or one of MEASURING
 
 
 @dataclass
 class Graph:
-    """Contents and what went into what."""
+    """Contents as nodes, their uses as edges."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: dict[Edge, None] = field(default_factory=dict)  # in the order found
 
     def add(self, node: Node, run: RunEvidence) -> None:
-        """Add a node, or the run to the one that is there. Runs that made it are named; those that
-        used it while none did.
+        """Add a node, or add the run to the node of that digest.
+
+        A node names the runs that made it; when none did, those that used it.
         """
         known = self.nodes.setdefault(node.digest, node)
         if node.stage and not known.stage:
@@ -77,7 +71,7 @@ class Graph:
             known.runs.setdefault(run.name, run.link)
 
     def link(self, source: str, target: str, role: str) -> None:
-        """Add an edge; one that only measured is left out where the two have another."""
+        """Add an edge. An edge that only measured is left out where the two nodes have another."""
         if source == target or (
             role in MEASURING and any(edge.source == source for edge in self.into(target))
         ):
@@ -85,18 +79,21 @@ class Graph:
         self.edges.setdefault(Edge(source, target, role))
 
     def into(self, digest: str) -> list[Edge]:
+        """Return the edges that end at a node."""
         return [edge for edge in self.edges if edge.target == digest]
 
     def out_of(self, digest: str) -> list[Edge]:
+        """Return the edges that begin at a node."""
         return [edge for edge in self.edges if edge.source == digest]
 
     def only(self, digests: Iterable[str]) -> "Graph":
-        """The part between these nodes."""
+        """Return the subgraph of these nodes."""
         kept = set(digests)
         edges = {edge: None for edge in self.edges if edge.source in kept and edge.target in kept}
         return Graph({digest: node for digest, node in self.nodes.items() if digest in kept}, edges)
 
     def as_json(self) -> dict:
+        """Return nodes and edges as JSON values."""
         return {
             "nodes": [asdict(node) for node in self.nodes.values()],
             "edges": [asdict(edge) for edge in self.edges],
@@ -104,12 +101,12 @@ class Graph:
 
 
 def build(evidence: Iterable[RunEvidence]) -> Graph:
-    """The lineage that these runs record, equal contents being one node."""
+    """Return the lineage that these runs recorded; equal contents are one node."""
     graph = Graph()
     for run in evidence:
         for stage in run.stages.values():
             if stage.stage == "validate":
-                _prepared(graph, run, stage)
+                _link_prepared_files(graph, run, stage)
             _add_stage(graph, run, stage)
     return graph
 
@@ -117,7 +114,7 @@ def build(evidence: Iterable[RunEvidence]) -> Graph:
 def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
     inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
     outputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
-    inputs = {name: digest for name, digest in inputs.items() if not name.startswith(OPINIONS)}
+    inputs = {name: digest for name, digest in inputs.items() if not name.startswith(CODE)}
     for name, digest in inputs.items():
         graph.add(_input_node(stage, name, digest), run)
     for name, digest in outputs.items():
@@ -154,7 +151,7 @@ def _output_node(stage: StageEvidence, name: str, digest: str) -> Node:
 
 
 def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str, str]]:
-    """The inputs that an output is made of, with their role."""
+    """Return the inputs that an output is made from, with their role."""
     if stage == "validate":
         return [(name, "made from") for name in _files_of(output, inputs)]
     if stage == "ppo":
@@ -175,8 +172,9 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
 
 
 def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
-    """The source files of a split: its own, or the one it was split off from; prompts may be those
-    of the comparisons.
+    """Return the source file of a split: its own, or the one that it was split off from.
+
+    Prompts without a file of their own come from the comparisons.
     """
     kind, side = split.rsplit("_", 1)
     own = f"{kind}_heldout" if side == "heldout" and f"{kind}_heldout" in inputs else kind
@@ -186,27 +184,29 @@ def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
 
 
 def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> str | None:
-    """The model that a stage's held-out inputs measure."""
+    """Return the model that a stage's held-out inputs measure; None when it measures none."""
     if stage == "evaluate":
         return inputs.get("policy")
-    return (
-        outputs.get("model") or inputs.get("given") if stage in ("sft", "reward", "dpo") else None
-    )
+    if stage in ("sft", "reward", "dpo"):
+        return outputs.get("model") or inputs.get("given")
+    return None
 
 
-def _prepared(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
-    """Source files that the prepare stage generated belong to its folder of files."""
+def _link_prepared_files(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
+    """Link source files that the prepare stage generated to its folder of files."""
     folder = run.stages["prepare"].output("files") if "prepare" in run.stages else None
     for name in SOURCES:
         source = run.recipe.get("data", {}).get(name) or {}
-        if folder and stage.input(name) and source.get("path", "").startswith(PREPARED):
-            graph.add(Node(stage.input(name), "data", f"{name} (file)", "prepare"), run)
-            graph.link(folder, stage.input(name), "made from")
+        digest = stage.input(name)
+        if folder and digest and source.get("path", "").startswith(PREPARED):
+            graph.add(Node(digest, "data", f"{name} (file)", "prepare"), run)
+            graph.link(folder, digest, "made from")
 
 
 def ancestors(graph: Graph, digest: str) -> Graph:
-    """What a content was made from, and what it was measured on; not how those it was only measured
-    against were made.
+    """Return what a content was made from and what it was measured on.
+
+    Models that it was only compared with or scored by are included without their own sources.
     """
     kept, queue = {digest}, [digest]
     while queue:
@@ -219,10 +219,10 @@ def ancestors(graph: Graph, digest: str) -> Graph:
 
 
 def descendants(graph: Graph, digest: str) -> tuple[Graph, dict[str, str]]:
-    """What a content went into; and each such model: 'trained' (it, or what it was made of, saw the
-    content) or 'measured'.
+    """Return what a content went into, and how each such model saw it.
 
-    A model that was only measured hands nothing on.
+    'trained': the model, or one that it was made from, was trained on the content. 'measured': it
+    was only measured on it; its own descendants are left out.
     """
     saw: dict[str, str] = {digest: "trained"}
     queue = [digest]

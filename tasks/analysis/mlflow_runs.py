@@ -1,6 +1,4 @@
-"""Pipeline runs as MLflow holds them: what a reference means, and the evidence of a run. A server
-or the local store.
-"""
+"""Pipeline runs in MLflow, a server or the local store: find them and read their evidence."""
 
 import contextlib
 import difflib
@@ -33,7 +31,7 @@ PARENT = "mlflow.parentRunId"
 PIPELINES = f"tags.`{KEY}` IS NOT NULL and tags.stage = 'pipeline'"
 LATEST = re.compile(r"latest(?:~(\d+))?")
 VERSION = re.compile(r"(?:models:/)?([\w.-]+)(?:/(\d+)|@([\w.-]+))")
-LOGGED_MODEL = re.compile(r"(?:models:/)?(m-[0-9a-f]{8,})")
+LOGGED_MODEL = re.compile(r"(?:models:/)?m-[0-9a-f]{8,}")
 RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 NAME = re.compile(r"[\w.-]+")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
@@ -44,8 +42,9 @@ EXPECTED = (
 
 
 def resolve(client: MlflowClient, reference: str) -> Run:
-    """The pipeline run that a reference means. Raises ConfigError, with candidates, when it is none
-    or more than one.
+    """Return the pipeline run that a reference names.
+
+    Raises ConfigError, which names candidates, when it names none or several.
     """
     if match := LATEST.fullmatch(reference):
         return _latest(client, int(match[1] or 0))
@@ -68,7 +67,7 @@ def resolve(client: MlflowClient, reference: str) -> Run:
 
 
 def search(client: MlflowClient, condition: str, limit: int = 1000) -> list[Run]:
-    """Runs of every experiment, latest first."""
+    """Return the matching runs of every experiment, the latest first."""
     experiments = [
         experiment.experiment_id for experiment in client.search_experiments(max_results=1000)
     ]
@@ -89,7 +88,7 @@ def _latest(client: MlflowClient, back: int) -> Run:
 
 
 def _by_id(client: MlflowClient, prefix: str) -> list[Run]:
-    """The pipeline runs whose id, or a stage's id, begins so."""
+    """Return the pipeline runs whose id, or whose stage's id, begins with the prefix."""
     found = search(client, f"attributes.run_id LIKE '{prefix}%'")
     of_pipelines = [
         run for run in found if KEY in run.data.tags and run.data.tags["stage"] != "sweep"
@@ -100,20 +99,17 @@ def _by_id(client: MlflowClient, prefix: str) -> list[Run]:
 
 
 def _pipeline_id(run: Run) -> str:
-    """The pipeline run that a run is, or is a stage of (the parent of a pipeline run is a sweep)."""
-    return (
-        run.info.run_id
-        if run.data.tags.get("stage") == "pipeline"
-        else run.data.tags.get(PARENT, run.info.run_id)
-    )
+    """Return the id of the pipeline run that a run is, or that it is a stage of."""
+    if run.data.tags.get("stage") == "pipeline":  # its parent, if any, is a sweep
+        return run.info.run_id
+    return run.data.tags.get(PARENT, run.info.run_id)
 
 
 def version(client: MlflowClient, reference: str) -> ModelVersion | None:
-    """The model version that a reference like quickstart-policy@champion or
-    models:/quickstart-policy/3 means.
+    """Return the version that quickstart-policy@champion or models:/quickstart-policy/3 names.
 
-    None when it is not of that form. Raises ConfigError, naming what there is, when there is no
-    such version.
+    None for a reference of another form. Raises ConfigError, which names the versions there are,
+    when there is no such version.
     """
     match = VERSION.fullmatch(reference)
     if match is None:
@@ -148,11 +144,11 @@ def _versions(client: MlflowClient, name: str) -> str:
 
 
 def _maker(client: MlflowClient, reference: str) -> Run:
-    """The pipeline run that made a version or a logged model."""
+    """Return the pipeline run that made a model version or a logged model."""
     if found := version(client, reference):
         run_id = found.tags.get("pipeline_run_id") or found.run_id
     else:
-        run_id = client.get_logged_model(LOGGED_MODEL.fullmatch(reference)[1]).source_run_id
+        run_id = client.get_logged_model(reference.removeprefix("models:/")).source_run_id
     if not run_id:
         raise ConfigError(
             f"{reference!r} does not say which pipeline run made it (no tag pipeline_run_id)."
@@ -174,17 +170,15 @@ def _suggested(client: MlflowClient, reference: str) -> str:
 
 
 def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
-    """The evidence of a pipeline run. full = False leaves out items, samples and curves: lineage
-    needs none.
+    """Return the evidence of a pipeline run.
+
+    full = False leaves out items, samples and curves, which the lineage does not need.
     """
     tags, run_id = run.data.tags, run.info.run_id
-    with _files(
-        client, run_id, {"recipe.json", "promotion.json", *(["requirements"] if full else [])}
-    ) as folder:
-        recipe, promotion = (
-            read_json(folder / "recipe.json"),
-            read_json(folder / "promotion.json") or None,
-        )
+    wanted = {"recipe.json", "promotion.json"} | ({"requirements"} if full else set())
+    with _files(client, run_id, wanted) as folder:
+        recipe = read_json(folder / "recipe.json")
+        promotion = read_json(folder / "promotion.json") or None
         pins = packages((folder / "requirements").glob("*.txt"))
     children = client.search_runs(
         [run.info.experiment_id], f"tags.`{PARENT}` = '{run_id}' and tags.stage LIKE '%'"
@@ -218,12 +212,8 @@ def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
 
 def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
     tags, stage = run.data.tags, run.data.tags["stage"]
-    wanted = {
-        "spec.json",
-        "result.json",
-        "gates.json",
-        *(["items.parquet", "samples.json"] if full else []),
-    }
+    wanted = {"spec.json", "result.json", "gates.json"}
+    wanted |= {"items.parquet", "samples.json"} if full else set()
     with _files(client, run.info.run_id, wanted) as folder:
         return StageEvidence(
             stage=stage,
@@ -243,19 +233,16 @@ def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
 
 
 def _curves(client: MlflowClient, run: Run) -> dict[str, Curve]:
-    curves = {}
-    for name in CURVES.get(run.data.tags["stage"], ()):
-        if name in run.data.metrics:
-            points = sorted(
-                client.get_metric_history(run.info.run_id, name), key=lambda point: point.timestamp
-            )
-            steps = {}
-            for point in (
-                points
-            ):  # the final value, a mean over the last steps, is told later under the last step
-                steps.setdefault(point.step, point.value)
-            curves[name] = sorted(steps.items())
-    return curves
+    names = [name for name in CURVES.get(run.data.tags["stage"], ()) if name in run.data.metrics]
+    return {name: _curve(client, run.info.run_id, name) for name in names}
+
+
+def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
+    points = sorted(client.get_metric_history(run_id, name), key=lambda point: point.timestamp)
+    steps: dict[int, float] = {}
+    for point in points:  # the final value, a mean, is logged later under the last step
+        steps.setdefault(point.step, point.value)
+    return sorted(steps.items())
 
 
 def _costs(run: Run) -> dict[str, float]:
@@ -268,8 +255,9 @@ def _costs(run: Run) -> dict[str, float]:
 
 
 def attach(client: MlflowClient, run_ids: list[str], file: Path, folder: str) -> str | None:
-    """Log a file to each run; why that failed, None when it did not (a reader may have no right to
-    write).
+    """Log a file to each run. Return why that failed; None when it did not.
+
+    It fails for readers without the right to write.
     """
     try:
         for run_id in run_ids:
@@ -281,7 +269,7 @@ def attach(client: MlflowClient, run_ids: list[str], file: Path, folder: str) ->
 
 @contextlib.contextmanager
 def _files(client: MlflowClient, run_id: str, wanted: set[str]) -> Iterator[Path]:
-    """A folder with those of the wanted artifacts that the run has."""
+    """Yield a folder with those of the wanted artifacts that the run has."""
     with tempfile.TemporaryDirectory() as folder:
         for item in client.list_artifacts(run_id):
             if item.path in wanted:

@@ -1,6 +1,4 @@
-"""Per-item evidence of several runs, joined on the item, and the paired findings that follow from
-it.
-"""
+"""Per-item evidence of several runs, joined on the item, and the paired findings it gives."""
 
 from dataclasses import dataclass
 
@@ -15,8 +13,7 @@ from tasks.analysis.run_evidence import Estimate, RunEvidence
 from tasks.analysis.significance import Finding
 
 LOSS = "reward/heldout_loss"
-# metric's prefix -> stage, what items join on
-KEYS = {
+KEYS = {  # metric's prefix -> stage, column that items are joined on
     "eval": ("evaluate", "prompt_id"),
     "reward": ("reward", "pair_id"),
     "dpo": ("dpo", "pair_id"),
@@ -24,41 +21,44 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Rows of several tables that are about the same items, in the first table's order."""
+class JoinedItems:
+    """Rows of several tables about the same items, in the first table's order."""
 
     tables: list[Columns]
-    rows: list[tuple[int, ...]]  # one index a table
+    rows: list[tuple[int, ...]]  # one row index per table
 
     @property
     def size(self) -> int:
+        """Return the number of items."""
         return len(self.rows)
 
     def has(self, column: str) -> bool:
-        """Whether every table has the column."""
+        """Check that every table has the column."""
         return all(column in table for table in self.tables)
 
     def columns(self, name: str) -> list[list]:
-        """The column in each table, aligned."""
+        """Return the column of each table, aligned by item."""
         return [
             [table[name][row[place]] for row in self.rows]
             for place, table in enumerate(self.tables)
         ]
 
 
-def join(tables: list[Columns | None], key: str) -> Joined | None:
-    """Join on `key`, the k-th row of an item with the k-th; None when a table is missing or no item
-    is in all.
+def join(tables: list[Columns | None], key: str) -> JoinedItems | None:
+    """Join tables on `key`, the k-th row of an item with the k-th.
+
+    None when a table is missing or no item is in all of them.
     """
-    if any(table is None or key not in table for table in tables):
+    known = [table for table in tables if table is not None and key in table]
+    if len(known) < len(tables):
         return None
-    places = [_places(table[key]) for table in tables]
+    places = [_places(table[key]) for table in known]
     rows = [
         tuple(place[item] for place in places)
         for item in places[0]
         if all(item in place for place in places)
     ]
-    return Joined(list(tables), rows) if rows else None
+    return JoinedItems(known, rows) if rows else None
 
 
 def _places(ids: list[str]) -> dict[tuple[str, int], int]:
@@ -70,24 +70,22 @@ def _places(ids: list[str]) -> dict[tuple[str, int], int]:
     return places
 
 
-def joined(*runs: RunEvidence) -> Joined | None:
-    """The evaluations of several runs, joined on the prompt."""
+def join_evaluations(*runs: RunEvidence) -> JoinedItems | None:
+    """Join the evaluations of several runs on the prompt."""
     return join([run.items("evaluate") for run in runs], "prompt_id")
 
 
 def estimate(metric: str, run: RunEvidence) -> Estimate | None:
-    """A run's metric as its stage recorded it; with an interval over its items where it recorded
-    none.
+    """Return a run's metric as its stage recorded it.
+
+    A metric without a recorded interval gets one over its items, where there are enough.
     """
     found = run.metrics.get(metric)
+    if found is None or found.low is not None or metric not in ITEM_METRICS:
+        return found
     stage, _ = KEYS.get(metric.partition("/")[0], ("", ""))
     items = run.items(stage)
-    if (
-        found is None
-        or found.low is not None
-        or metric not in ITEM_METRICS
-        or not _has(items, metric)
-    ):
+    if items is None or not columns_of(metric) <= items.keys():
         return found
     parts = _terms(metric, {name: items[name] for name in columns_of(metric)})
     if len(parts[0][1]) < significance.MIN_ITEMS:
@@ -96,7 +94,7 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
 
 
 def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding | None:
-    """A metric over the items that both runs measured it on; None when there is no such evidence.
+    """Compare a metric over the items that both runs have; None when there are no such items.
 
     Pairs of the reward model are joined only where both runs held out the same comparisons.
     """
@@ -111,13 +109,11 @@ def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Find
     if pairs is None or not all(map(pairs.has, columns)):
         return None
     values = {name: pairs.columns(name) for name in columns}
-    sides = [_terms(metric, {name: values[name][side] for name in columns}) for side in (0, 1)]
+    before, after = (
+        _terms(metric, {name: values[name][side] for name in columns}) for side in (0, 1)
+    )
     share = is_proportion(metric) or metric == "reward/accuracy_over_length"
-    return significance.paired(*sides, share=share)
-
-
-def _has(items: Columns | None, metric: str) -> bool:
-    return items is not None and all(name in items for name in columns_of(metric))
+    return significance.paired(before, after, share=share)
 
 
 def _terms(metric: str, columns: Columns) -> list[Term]:
@@ -127,33 +123,3 @@ def _terms(metric: str, columns: Columns) -> list[Term]:
             np.logaddexp(0.0, arrays["rejected_score"] - arrays["chosen_score"])
         )
     return metric_terms(metric, arrays)
-
-
-def same_scorer(first: RunEvidence, second: RunEvidence) -> bool:
-    """Whether both evaluations used one independent scorer: the same function, or the same further
-    reward models.
-    """
-    return _same_function("independent_scorer", first, second) or _same_function(
-        "reward_2", first, second
-    )
-
-
-def same_judge(first: RunEvidence, second: RunEvidence) -> bool:
-    """Whether both evaluations asked the same judge in the same way."""
-    return _same_function("judge", first, second)
-
-
-def _same_function(name: str, first: RunEvidence, second: RunEvidence) -> bool:
-    """Whether an opinion is configured alike in both, from the same bytes where both say from
-    which.
-    """
-    if not all("evaluate" in run.stages for run in (first, second)):
-        return False
-    stages = [run.stages["evaluate"] for run in (first, second)]
-    config, other = (stage.config.get("evaluate", {}).get(name) for stage in stages)
-    digest, other_digest = (stage.input(name) for stage in stages)
-    return (
-        config == other
-        and (config or digest) is not None
-        and (digest == other_digest or None in (digest, other_digest))
-    )

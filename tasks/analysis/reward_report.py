@@ -1,6 +1,4 @@
-"""What is known of a run's reward model: slices, calibration, curves, mistakes, and what more
-labels would bring.
-"""
+"""Report on a run's reward model: slices, calibration, curves, mistakes, use of more labels."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,35 +24,32 @@ MISTAKES = 20
 
 @dataclass(frozen=True)
 class LearningPoint:
-    """The reward model trained on `pairs` pairs. gain: accuracy over the point before it, paired,
-    with its 95% interval.
-    """
+    """The reward model trained on `pairs` pairs, with the 95% interval of its accuracy."""
 
     pairs: int
     accuracy: float
     low: float
     high: float
     loss: float
+    # accuracy less that of the point before, over the same pairs: value, low, high
     gain: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class OnPolicyCheck:
-    """One check of PPO on pairs of the policy's own replies. fall: from the first check, with its
-    95% interval.
-    """
+    """One check, during PPO, of the reward model on pairs of the policy's own replies."""
 
     step: int
     pairs: int
     labelled: int
     margin: float
-    accuracy: tuple[float, float, float] | None
-    fall: tuple[float, float, float] | None
+    accuracy: tuple[float, float, float] | None  # value, low, high
+    fall: tuple[float, float, float] | None  # since the first check: value, low, high
 
 
 @dataclass(frozen=True)
 class RewardReport:
-    """Everything that `rlhf reward-report` shows."""
+    """The content of `rlhf reward-report`."""
 
     run: str
     metrics: dict[str, dict]  # name -> value, low, high, n
@@ -68,21 +63,22 @@ class RewardReport:
     checks: list[OnPolicyCheck] = field(default_factory=list)
 
     def as_json(self) -> dict:
+        """Return the report as JSON values."""
         return asdict(self)
 
 
 def report(
     record: Record, *, shares: list[float], workspace: Workspace, labels: Path | None = None
 ) -> RewardReport:
-    """The report of a recorded run; shares: of the training pairs, at which further models are
-    trained (none: no curve).
+    """Return the report of a recorded run.
 
-    labels: a person's, of pairs of the policy's replies. Raises ConfigError when the run has no
-    finished reward stage, BadInput when its evidence is gone.
+    shares: parts of the training pairs on which further models are trained for the learning curve;
+    none: no curve. labels: a person's choices between the policy's own replies. Raises ConfigError
+    when the run has no finished reward stage, BadInput when its evidence is gone.
     """
     stage = record.stage("reward")
     result = stage.result if stage else None
-    if result is None:
+    if stage is None or result is None:
         raise ConfigError(
             f"{record.name} has no finished reward stage; expected a run that came past it (see"
             " rlhf status)."
@@ -103,8 +99,9 @@ def report(
 
 
 def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:
-    """The checks that the run's PPO has made. Raises ConfigError for labels without checks,
-    BadInput for bad labels.
+    """Return the checks that the run's PPO made, with a person's labels where they are given.
+
+    Raises ConfigError for labels without checks, BadInput for bad labels.
     """
     stage = record.stage("ppo")
     found = onpolicy_pairs.read_checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
@@ -123,13 +120,13 @@ def _check(found: dict[int, list[dict]], step: int) -> OnPolicyCheck:
     def estimate(name: str) -> tuple[float, float, float] | None:
         return (output.metrics[name], *output.intervals[name]) if name in output.metrics else None
 
-    labelled, margin = (
-        int(output.metrics.get("ppo/onpolicy_pairs", 0)),
-        output.metrics.get("ppo/onpolicy_margin", 0.0),
-    )
-    fall = estimate("ppo/onpolicy_fall") if step else None
     return OnPolicyCheck(
-        step, len(found[step]), labelled, margin, estimate("ppo/onpolicy_accuracy"), fall
+        step=step,
+        pairs=len(found[step]),
+        labelled=int(output.metrics.get("ppo/onpolicy_pairs", 0)),
+        margin=output.metrics.get("ppo/onpolicy_margin", 0.0),
+        accuracy=estimate("ppo/onpolicy_accuracy"),
+        fall=estimate("ppo/onpolicy_fall") if step else None,
     )
 
 
@@ -151,21 +148,23 @@ def _curve(stage: StageRecord, name: str) -> Curve:
 def learning_curve(
     stage: StageRecord, shares: list[float], workspace: Workspace
 ) -> list[LearningPoint]:
-    """Held-out accuracy against training pairs: one stage a share, on nested subsets (the first
-    pairs of one seeded order).
+    """Return held-out accuracy against training pairs, one stage per share.
 
-    The stages lie beside the others and are not repeated. Raises ConfigError when the run measured
-    a given model.
+    The training pairs are nested: each stage takes the first pairs of one seeded order. The stages
+    are kept beside the others and are not repeated. Raises ConfigError when the run measured a
+    given model.
     """
-    if not stage.spec.config["train"]:
+    spec, whole = stage.spec, stage.result
+    assert spec and whole, "a finished stage has both"
+    if not spec.config["train"]:
         raise ConfigError(
             "this reward model was given, not trained, so there is no learning curve; drop"
             " --learning-curve."
         )
-    specs = {count: _with_pairs(stage.spec, count) for count in counts(stage.spec, shares)}
-    runs = {count: run_stage(spec, workspace.run_dir(spec)) for count, spec in specs.items()}
+    specs = {count: _with_pairs(spec, count) for count in counts(spec, shares)}
+    runs = {count: run_stage(part, workspace.run_dir(part)) for count, part in specs.items()}
     found = {count: (run.result, _items(run.run_dir, run.result)) for count, run in runs.items()}
-    found[training_pairs(stage.spec)] = (stage.result, _items(stage.run_dir, stage.result))
+    found[training_pairs(spec)] = (whole, _items(stage.run_dir, whole))
     points, before = [], None
     for count, (result, items) in sorted(found.items()):
         right_N = (margins(items) > 0).astype(float)
@@ -178,16 +177,17 @@ def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> Lear
     gain = None
     if gained_N is not None:
         gain = (float(gained_N.mean()), *bootstrap([(1, gained_N, np.ones(len(gained_N)))]))
-    metrics = [
+    accuracy, low, high, loss = (
         result.metrics[f"reward/{name}"]
         for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")
-    ]
-    return LearningPoint(pairs, *metrics, gain)
+    )
+    return LearningPoint(pairs, accuracy, low, high, loss, gain)
 
 
 def counts(spec: StageSpec, shares: list[float]) -> list[int]:
-    """Numbers of training pairs for shares of them, the whole left out. Raises ConfigError for a
-    share outside (0, 1).
+    """Return the numbers of training pairs for shares of them, without the whole number.
+
+    Raises ConfigError for a share outside (0, 1).
     """
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise ConfigError(
@@ -199,7 +199,7 @@ def counts(spec: StageSpec, shares: list[float]) -> list[int]:
 
 
 def training_pairs(spec: StageSpec) -> int:
-    """Pairs that the stage trained on."""
+    """Return the number of pairs that the stage trained on."""
     with spec.inputs["comparisons_train"].verified().path.open() as file:
         there = sum(1 for _ in file)
     return min(there, spec.config["reward"].get("max_train") or there)

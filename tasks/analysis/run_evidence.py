@@ -1,9 +1,10 @@
-"""What is known of one pipeline run, the same whether read from its folders or from MLflow:
-comparisons and reports use it.
+"""The evidence of one pipeline run, in one form whether its folders or MLflow supplied it.
+
+Comparisons and reports read it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,18 +25,24 @@ STAGE_ORDER = tuple(STAGES)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value; its 95% interval and sample size where the stage stated them."""
+    """A metric's value; its 95% interval and sample size where the stage recorded them."""
 
     value: float
     low: float | None = None
     high: float | None = None
     n: int | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95% interval; None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class StageEvidence:
-    """One stage of a run. spec, result, decisions: as JSON, so that a record of an older version
-    still reads.
+    """One stage of a run.
+
+    spec, result and decisions are plain JSON, so that records of older versions can be read too.
     """
 
     stage: str
@@ -48,28 +55,28 @@ class StageEvidence:
     result: dict = field(default_factory=dict)
     decisions: list[dict] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
-    costs: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds, peak_memory_mib, peak_gpu_memory_mib
+    # seconds, peak_memory_mib, peak_gpu_memory_mib
+    costs: dict[str, float] = field(default_factory=dict)
     items: Columns | None = None  # items.parquet
     samples: Columns | None = None  # the sample table, of runs without items
 
     def input(self, name: str) -> str | None:
-        """Digest of an input."""
+        """Return the digest of an input; None when the stage had no such input."""
         return self.spec.get("inputs", {}).get(name, {}).get("digest")
 
     def output(self, name: str) -> str | None:
-        """Digest of an output."""
+        """Return the digest of an output; None when the stage left no such output."""
         return self.result.get("outputs", {}).get(name, {}).get("digest")
 
     @property
     def config(self) -> dict:
+        """Return the resolved configuration of the stage."""
         return self.spec.get("config", {})
 
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """One pipeline run."""
+    """One pipeline run with its stages."""
 
     name: str
     status: str
@@ -84,12 +91,12 @@ class RunEvidence:
     hardware: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)  # '<lock file>: <package>' -> version
     promotion: dict | None = None
-    approval: str = ""  # what a person was asked and answered, one sentence
+    approval: str = ""  # the question to a person and the answer, one sentence
     stages: dict[str, StageEvidence] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, Estimate]:
-        """Every final metric of every stage."""
+        """Return every final metric of every stage."""
         return {
             name: value
             for stage in self.stages.values()
@@ -98,19 +105,21 @@ class RunEvidence:
 
     @property
     def decisions(self) -> list[dict]:
+        """Return every gate decision, in the order of the stages."""
         return [decision for stage in self.stages.values() for decision in stage.decisions]
 
     def items(self, stage: str) -> Columns | None:
+        """Return a stage's per-item evidence; None when it left none."""
         return self.stages[stage].items if stage in self.stages else None
 
     def curve(self, metric: str) -> Curve:
-        """A metric over steps; empty when it was not logged."""
+        """Return a metric over steps; empty when it was not logged."""
         return next(
             (stage.curves[metric] for stage in self.stages.values() if metric in stage.curves), []
         )
 
     def heldout(self, stage: str) -> str | None:
-        """Digest of what the metrics '<stage>/...' were measured on."""
+        """Return the digest of the data that the metrics '<stage>/...' were measured on."""
         places = {
             "sft": ("sft", "demonstrations"),
             "reward": ("reward", "comparisons"),
@@ -121,7 +130,10 @@ class RunEvidence:
         return self.stages[name].input(f"{split}_heldout") if name in self.stages else None
 
     def model(self, name: str) -> str | None:
-        """Digest of the base, sft, reward or policy model, or of the champion it was compared with."""
+        """Return the digest of a model: base, sft, reward, policy or champion; None when unknown.
+
+        The champion is the model that the policy was compared with.
+        """
         places = {
             "base": (("sft", "input", "model"), ("prepare", "output", "model")),
             "sft": (
@@ -138,25 +150,29 @@ class RunEvidence:
             "champion": (("evaluate", "input", "champion"),),
         }
         found = (
-            getattr(self.stages[s], side)(key) for s, side, key in places[name] if s in self.stages
+            getattr(self.stages[stage], side)(key)
+            for stage, side, key in places[name]
+            if stage in self.stages
         )
         return next((digest for digest in found if digest), None)
 
 
 def estimates(result: dict) -> dict[str, Estimate]:
-    """The metrics of a stage's result with their intervals and counts."""
+    """Return the metrics of a stage's result with their intervals and counts."""
     intervals, counts = result.get("intervals", {}), result.get("counts", {})
-    return {
-        name: Estimate(value, *intervals.get(name, (None, None)), counts.get(name))
-        for name, value in result.get("metrics", {}).items()
-    }
+    found = {}
+    for name, value in result.get("metrics", {}).items():
+        low, high = intervals.get(name, (None, None))
+        found[name] = Estimate(value, low, high, counts.get(name))
+    return found
 
 
 def from_record(
     record: Record, link: Callable[[str | None], str | None] = lambda run_id: None
 ) -> RunEvidence:
-    """The evidence of a run in this workspace, from its folders; MLflow is not asked. link: a run
-    id's page.
+    """Return the evidence of a run in this workspace, read from its folders without MLflow.
+
+    link: MLflow run id -> address of its page.
     """
     return RunEvidence(
         name=record.name,
@@ -206,17 +222,17 @@ def _curve(lines: list[dict], name: str) -> Curve:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object; {} when there is no such file."""
+    """Read a JSON object; {} when there is no such file."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def items_in(path: Path) -> Columns | None:
-    """The per-item evidence of a stage, None when it left none."""
+    """Read the per-item evidence of a stage; None when there is no such file."""
     return read_items(path) if path.is_file() else None
 
 
 def read_table(path: Path) -> Columns | None:
-    """A sample table {columns, data} by column, None when there is none."""
+    """Read a sample table {columns, data} by column; None when there is no such file."""
     if not path.is_file():
         return None
     value = json.loads(path.read_text())
@@ -225,8 +241,8 @@ def read_table(path: Path) -> Columns | None:
     }
 
 
-def packages(locks) -> dict[str, str]:
-    """'<lock file>: <package>' -> version, of every pin in requirement files."""
+def packages(locks: Iterable[Path]) -> dict[str, str]:
+    """Return '<lock file>: <package>' -> version for every pin in requirement files."""
     pins = {}
     for lock in sorted(locks):
         for line in lock.read_text().splitlines():
@@ -237,5 +253,5 @@ def packages(locks) -> dict[str, str]:
 
 
 def config_of(run: RunEvidence) -> dict[str, str]:
-    """The resolved recipe, flat: dotted key -> JSON text."""
+    """Return the resolved recipe as dotted key -> JSON text."""
     return flatten(run.recipe)

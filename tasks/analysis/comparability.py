@@ -1,0 +1,126 @@
+"""Comparability of two runs' metrics: values without a common scale are not compared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.analysis.run_evidence import RunEvidence
+
+_SCORED = (  # prefixes of metrics on the reward model's scale
+    "eval/score",
+    "eval/reward_",
+    "eval/length_correlation",
+    "eval/kl_per_reward",
+    "eval/win_rate",
+    "ppo/score",
+    "ppo/reward_mean",
+    "ppo/value_loss",
+    "ppo/critic",
+)
+_RELATIVE = (  # prefixes of metrics measured relative to the SFT model
+    "eval/kl",
+    "ppo/kl",
+    "eval/score_gain",
+    "eval/win_rate",
+    "eval/alignment_tax",
+    "eval/independent_gain",
+    "eval/judge_win_rate",
+    "dpo/",
+    "eval/length_ratio",
+    "eval/repetition_increase",
+)
+
+
+def no_common_scale(metric: str, first: RunEvidence, second: RunEvidence) -> str | None:
+    """Return why two values of a metric cannot be compared; None when they can."""
+    return next((rule.reason for rule in _RULES if rule.forbids(metric, first, second)), None)
+
+
+def same_model(name: str, first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that both runs have the same model of that name, or both have none."""
+    return first.model(name) == second.model(name)
+
+
+def same_scorer(first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that both evaluations used the same independent scorer.
+
+    It is the same function, or the same further reward models.
+    """
+    return _same_function("independent_scorer", first, second) or _same_function(
+        "reward_2", first, second
+    )
+
+
+def same_judge(first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that both evaluations used the same judge with the same settings."""
+    return _same_function("judge", first, second)
+
+
+def _same_function(name: str, first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that a function has the same settings and, where both have one, the same digest."""
+    if not all("evaluate" in run.stages for run in (first, second)):
+        return False
+    stages = [run.stages["evaluate"] for run in (first, second)]
+    config, other = (stage.config.get("evaluate", {}).get(name) for stage in stages)
+    digest, other_digest = (stage.input(name) for stage in stages)
+    return (
+        config == other
+        and (config or digest) is not None
+        and (digest == other_digest or None in (digest, other_digest))
+    )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A condition on two runs without which the metrics that it covers cannot be compared."""
+
+    covers: Callable[[str], bool]
+    holds: Callable[[RunEvidence, RunEvidence], bool]
+    reason: str
+
+    def forbids(self, metric: str, first: RunEvidence, second: RunEvidence) -> bool:
+        """Check whether the rule covers the metric and its condition is broken."""
+        return self.covers(metric) and not self.holds(first, second)
+
+
+def _begins(*prefixes: str) -> Callable[[str], bool]:
+    return lambda metric: metric.startswith(prefixes)
+
+
+def _same(model: str) -> Callable[[RunEvidence, RunEvidence], bool]:
+    return lambda first, second: same_model(model, first, second)
+
+
+def _scored_alike(first: RunEvidence, second: RunEvidence) -> bool:
+    return first.model("reward") is not None or same_scorer(first, second)
+
+
+def _is_loss_in_tokens(metric: str) -> bool:
+    return "heldout_loss" in metric and metric.startswith(("sft/", "eval/"))
+
+
+_RULES = (  # the first that is broken gives the reason
+    _Rule(
+        _begins(*_SCORED),
+        _same("reward"),
+        "scored by two different reward models, whose scores have no common scale",
+    ),
+    _Rule(_begins(*_SCORED), _scored_alike, "scored by two different independent scorers"),
+    _Rule(_begins(*_RELATIVE), _same("sft"), "measured from two different SFT models"),
+    _Rule(
+        _begins("eval/win_rate_vs_champion"),
+        _same("champion"),
+        "won against two different champions",
+    ),
+    _Rule(_begins("eval/judge"), same_judge, "two different judges"),
+    _Rule(_begins("eval/independent"), same_scorer, "two different independent scorers"),
+    _Rule(
+        _is_loss_in_tokens,
+        _same("base"),
+        "two different base models: nats per token compare only under one tokenizer",
+    ),
+    _Rule(
+        _begins("reward/heldout_margin", "reward/score"),
+        _same("reward"),
+        "two reward models' scores have no common scale",
+    ),
+)
