@@ -3,6 +3,7 @@
 All tests share one Prefect home. A small real program stands in place of the core.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from rlhf_core.config import Recipe
     from tasks.promotion.aliases import RegistryAliases
 
-os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-"))
+if "PREFECT_HOME" not in os.environ:
+    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
+    # registered first, so that it runs after Prefect has ended its server
+    atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "stage_program.py"
 RECIPE = """

@@ -25,7 +25,7 @@ HOLD = {"hold": True}
 
 
 def settled(process: subprocess.Popen) -> tuple[dict, str]:
-    """Run by hand to a good end; return the JSON document and standard error."""
+    """Wait for a run by hand to end well; return its JSON document and standard error."""
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out), err

@@ -2,12 +2,14 @@
 Llama.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
@@ -207,14 +209,19 @@ def test_sigterm_ends_the_stage_and_the_record(make_recipe, home, plan, tmp_path
         [sys.executable, "-c", textwrap.dedent(code)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
-    for _ in range(1200):
-        if any((home / "runs").glob("sft-*/metrics.jsonl")):
-            break
-        assert parent.poll() is None, parent.stdout.read().decode()
-        __import__("time").sleep(0.05)
-    os.kill(parent.pid, signal.SIGTERM)
-    assert parent.wait(40) != 0
+    try:
+        for _ in range(1200):
+            if any((home / "runs").glob("sft-*/metrics.jsonl")):
+                break
+            assert parent.poll() is None, parent.stdout.read().decode()
+            time.sleep(0.05)
+        os.kill(parent.pid, signal.SIGTERM)
+        assert parent.wait(40) != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)  # Prefect's own server outlives a SIGTERM
     record = records(Workspace(home))[-1]
     assert record["status"] == "KILLED" and record["stages"][-1]["status"] == "KILLED"
 
