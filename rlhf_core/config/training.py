@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
 from rlhf_core.config.lora import OptionalLoRA
-from rlhf_core.metrics import MAX_MEMBERS
+from rlhf_core.metric_table import MAX_MEMBERS
 
 
 class Training(Config):

@@ -12,7 +12,7 @@ minus       metric `column` - metric `other`, on the same items
 
 from typing import Literal, NamedTuple
 
-from rlhf_core.metrics import MAX_MEMBERS
+from rlhf_core.metric_table import MAX_MEMBERS
 
 ItemMetricKind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
 

@@ -1,0 +1,298 @@
+"""Every metric by stage: name without prefix, unit, meaning, and a domain if not the unit's."""
+
+MAX_FUNCTIONS = 8  # reward functions that a recipe may have; each has a metric
+MAX_MEMBERS = 8  # reward models in an ensemble; each has a metric
+FUNCTIONS, MEMBERS = range(1, MAX_FUNCTIONS + 1), range(1, MAX_MEMBERS + 1)
+
+Domain = tuple[float | None, float | None]  # least and greatest value; None: no end
+ANY: Domain = (None, None)
+
+Rows = dict[str, tuple[str, str] | tuple[str, str, Domain]]  # by name without its prefix
+
+
+# in the metrics of every stage that trains
+ANY_STAGE: Rows = {
+    "tokens_per_second": ("tokens/s", "Non-padding tokens through the model, per second of a step"),
+    "seconds_left": ("s", "Estimated time to the end of the stage"),
+}
+
+# what a stage uses of the machine, sampled from outside
+SYSTEM: Rows = {
+    "stage_memory_mib": ("MiB", "Memory of the stage's processes, shared pages counted once"),
+    "stage_gpu_memory_mib": ("MiB", "GPU memory of the stage's processes, all devices together"),
+    "stage_cpu_percentage": ("%", "Processor time of the stage's processes; 100 is one core"),
+}
+
+PREPARE: Rows = {"loss": ("nats/token", "Language-model loss of the generated base model")}
+
+DATA: Rows = {
+    "rows": ("rows", "Rows read"),
+    "rows_kept": ("rows", "Rows that passed every rule"),
+    "share_dropped": ("share", "Rows quarantined / rows read, worst source"),
+    "longer_wins": ("share", "Pairs whose chosen answer is the longer one, training split"),
+    "annotator_agreement": ("share", "Mean share of a pair's votes that side with the majority"),
+    "demonstrations_train": ("rows", "Demonstrations to train on"),
+    "demonstrations_heldout": ("rows", "Demonstrations held out"),
+    "comparisons_train": ("rows", "Comparisons to train on"),
+    "comparisons_heldout": ("rows", "Comparisons held out"),
+    "prompts_train": ("rows", "Prompts for rollouts"),
+    "prompts_heldout": ("rows", "Prompts for evaluation"),
+    "errors": ("rules", "Rules of severity error that failed"),
+    "warnings": ("rules", "Rules of severity warning that failed"),
+}
+
+SFT: Rows = {
+    "loss": ("nats/token", "Prompt-masked cross-entropy on the step's batch"),
+    "lr": ("1/step", "Learning rate"),
+    "grad_norm": ("l2", "Global gradient norm before clipping"),
+    "heldout_loss_before": ("nats/token", "Held-out loss of the base model"),
+    "heldout_loss": ("nats/token", "Held-out loss of the SFT model"),
+    "heldout_improvement": ("nats/token", "heldout_loss_before - heldout_loss", ANY),
+}
+
+REWARD: Rows = {
+    "loss": (
+        "nats/pair",
+        "Bradley-Terry loss on the step's batch, with margin and smoothing where set",
+    ),
+    "centring": (
+        "score^2",
+        "Mean (score(chosen) + score(rejected))^2 of the step's batch, before its weight",
+    ),
+    "train_accuracy": ("share", "Pairs of the step's batch ranked as labelled; a tie is wrong"),
+    "margin": ("score", "Mean score(chosen) - score(rejected) of the step's batch"),
+    "lr": ("1/step", "Learning rate"),
+    "grad_norm": ("l2", "Global gradient norm before clipping"),
+    "accuracy": ("share", "Held-out pairwise accuracy; a tie is wrong"),
+    "accuracy_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "accuracy_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "accuracy_when_shorter": ("share", "Held-out accuracy where the chosen answer is shorter"),
+    "length_baseline": ("share", "Accuracy of 'the longer answer wins' on the same held-out pairs"),
+    "accuracy_over_length": ("share", "reward/accuracy - reward/length_baseline", (-1, 1)),
+    "length_correlation": (
+        "correlation",
+        "Pearson's r of a pair's differences in score and in tokens",
+        (-1, 1),
+    ),
+    "heldout_pairs": ("pairs", "Held-out comparisons scored"),
+    "heldout_loss": ("nats/pair", "Held-out Bradley-Terry loss"),
+    "heldout_margin": ("score", "Mean held-out score(chosen) - score(rejected)"),
+    "calibration_error": (
+        "share",
+        "Expected calibration error of sigmoid(margin), 10 equal-count bins",
+    ),
+    "score_mean": ("score", "Mean held-out score, chosen and rejected together"),
+    "score_std": ("score", "Standard deviation of held-out scores"),
+    "member": ("member", "Number of the ensemble's member that the step trains", (1, MAX_MEMBERS)),
+    "heldout_spread": ("score", "Mean standard deviation of a held-out score by member", (0, None)),
+    **{
+        f"accuracy_member_{i}": ("share", f"Held-out accuracy of member {i} of the ensemble")
+        for i in MEMBERS
+    },
+}
+
+PPO: Rows = {
+    "score_mean": (
+        "score",
+        "Score of the step's responses: weighted sum of reward model and functions, before shaping",
+    ),
+    "score_std": ("score", "Its standard deviation over the step's responses"),
+    "score_spread": ("score", "Mean standard deviation of a score over the members", (0, None)),
+    "reward_mean": (
+        "score",
+        "Score minus missing-EOS penalty, minus KL penalty with kl_in = reward, per response",
+    ),
+    "model_score_mean": ("score", "The reward model's part, before its weight; with functions"),
+    **{
+        f"function_{i}_mean": ("score", f"Reward function {i}, before its weight")
+        for i in FUNCTIONS
+    },
+    "score_running_mean": ("score", "Mean of all scores so far, which centring subtracts"),
+    "score_running_std": ("score", "Their standard deviation, by which scaling divides", (0, None)),
+    "length_penalty_mean": ("score", "Length penalty per response", (0, None)),
+    "kl_per_response": (
+        "nats",
+        "Sum over response tokens of logpi_old - logpi_ref, mean over responses",
+        (-1, None),
+    ),
+    "kl_per_token": (
+        "nats/token",
+        "logpi_old - logpi_ref, mean over response tokens",
+        (-0.1, None),
+    ),
+    "kl_exact_per_response": (
+        "nats",
+        "KL over the vocabulary, summed over a response, mean over responses",
+    ),
+    "kl_exact_per_token": ("nats/token", "KL over the vocabulary, mean over response tokens"),
+    "beta": ("score/nat", "KL coefficient"),
+    "response_tokens": ("tokens", "Mean response length, EOS included"),
+    "eos_share": ("share", "Responses that ended with end-of-text"),
+    "onpolicy_accuracy": (
+        "share",
+        "Pairs of the policy's own fresh replies that the reward model ranks as labelled",
+    ),
+    "onpolicy_accuracy_start": ("share", "The same for the SFT model, before the first step"),
+    "onpolicy_fall": ("share", "onpolicy_accuracy_start - onpolicy_accuracy", (-1, 1)),
+    "onpolicy_pairs": ("pairs", "Labelled pairs behind it, without ties"),
+    "onpolicy_margin": ("score", "Mean |score difference| of the two replies of a pair", (0, None)),
+    "policy_loss": ("score", "Clipped surrogate loss, mean over the step's minibatches"),
+    "value_loss": ("score^2", "Clipped value loss, mean over the step's minibatches"),
+    "entropy": ("nats/token", "Policy entropy over the vocabulary, mean over response tokens"),
+    "policy_clip_fraction": ("share", "Response tokens whose ratio was clipped"),
+    "value_clip_fraction": ("share", "Response tokens whose value was clipped"),
+    "explained_variance": ("share", "1 - Var(returns - values) / Var(returns)", (None, 1)),
+    "approx_kl_update": ("nats/token", "Mean of (r - 1) - log r between new and old policy (k3)"),
+    "policy_updates": ("steps", "Optimizer steps of the actor; fewer if max_kl_update stopped it"),
+    "ratio_max": ("ratio", "Largest new/old probability ratio of the step"),
+    "ratio_min": ("ratio", "Smallest new/old probability ratio of the step"),
+    "policy_grad_norm": ("l2", "Actor gradient norm before clipping, mean over minibatches"),
+    "critic_grad_norm": ("l2", "Critic gradient norm before clipping, mean over minibatches"),
+    "policy_lr": ("1/step", "Actor learning rate"),
+    "critic_lr": ("1/step", "Critic learning rate"),
+    "sampler_logprob_diff": ("nats", "Mean |sampler - trainer| log-probability of response tokens"),
+    "sampler_logprob_diff_max": ("nats", "Largest such difference"),
+    "sampler_kl": ("nats/token", "KL of the sampler from the trainer over response tokens (k3)"),
+    "sampler_effective_share": (
+        "share",
+        "Effective sample size of trainer / sampler weights, over the tokens",
+    ),
+    "importance_mean": (
+        "ratio",
+        "Weight of a token's policy loss, mean over response tokens; with importance_cap",
+    ),
+    "importance_capped": ("share", "Response tokens whose weight is at importance_cap"),
+    "rollout_age": ("steps", "Actor steps since the weights that generated the responses"),
+    "seconds_rollout": ("s", "Generation by the sampler"),
+    "seconds_scoring": ("s", "Old, reference, value and reward forward passes"),
+    "seconds_update": ("s", "Optimisation of actor and critic"),
+    "seconds_sync": ("s", "New weights into the sampler"),
+    "rollout_tokens_per_second": ("tokens/s", "Generated tokens per second of rollout"),
+}
+
+DPO: Rows = {
+    "loss": ("nats/pair", "DPO loss on the step's batch; with loss = ipo in squared nats"),
+    "train_accuracy": ("share", "Pairs of the batch that the implicit reward ranks as labelled"),
+    "margin": (
+        "score",
+        "Mean implicit reward, beta (logpi - logpi_sft), of chosen - rejected in the batch",
+    ),
+    "chosen_logratio": ("nats", "Mean logpi - logpi_sft of the step's chosen replies", ANY),
+    "rejected_logratio": ("nats", "Mean logpi - logpi_sft of the step's rejected replies", ANY),
+    "lr": ("1/step", "Learning rate"),
+    "grad_norm": ("l2", "Global gradient norm before clipping"),
+    "accuracy": (
+        "share",
+        "Held-out pairs that the implicit reward ranks as labelled; a tie counts as wrong",
+    ),
+    "accuracy_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "accuracy_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "accuracy_when_shorter": ("share", "Held-out accuracy where the chosen answer is shorter"),
+    "length_baseline": ("share", "Accuracy of 'the longer answer wins' on the same held-out pairs"),
+    "heldout_pairs": ("pairs", "Held-out comparisons measured"),
+    "heldout_loss": ("nats/pair", "The same loss on held-out comparisons"),
+    "heldout_margin": ("score", "Mean implicit reward of chosen - rejected on held-out pairs"),
+    # chosen below 0: the policy moves away even from what is preferred
+    "heldout_chosen_logratio": ("nats", "Mean logpi - logpi_sft of held-out chosen replies", ANY),
+    "heldout_rejected_logratio": (
+        "nats",
+        "Mean logpi - logpi_sft of rejected held-out replies",
+        ANY,
+    ),
+    "calibration_error": (
+        "share",
+        "Expected calibration error of sigmoid(margin), 10 equal-count bins",
+    ),
+}
+
+EVAL: Rows = {
+    # without a reward model, the score is the independent scorer's
+    "score_policy": ("score", "Mean reward-model score of the policy's held-out replies"),
+    "score_sft": ("score", "The same for the SFT model, same prompts and seeds"),
+    "score_gain": ("score", "Paired difference policy - SFT"),
+    "score_gain_lower": ("score", "Lower end of its 95% interval (paired bootstrap)"),
+    "score_gain_upper": ("score", "Upper end of its 95% interval (paired bootstrap)"),
+    "win_rate": ("share", "Policy scores above SFT; a tie counts one half"),
+    "win_rate_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "win_rate_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "win_rate_vs_champion": ("share", "Policy scores above the champion; a tie counts one half"),
+    "win_rate_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "kl_per_response": (
+        "nats",
+        "Sum of logpi - logpi_sft over the policy's own replies, mean",
+        (-1, None),
+    ),
+    "length_policy": ("tokens", "Mean reply length of the policy"),
+    "length_sft": ("tokens", "Mean reply length of the SFT model"),
+    "length_ratio": ("ratio", "length_policy / length_sft"),
+    "repetition_policy": ("share", "Repeated 3-grams / 3-grams, mean over replies"),
+    "repetition_sft": ("share", "The same for the SFT model"),
+    "repetition_increase": ("share", "repetition_policy - repetition_sft", (-1, 1)),
+    "no_eos_policy": ("share", "Replies cut off at the length limit"),
+    "no_eos_sft": ("share", "The same for the SFT model"),
+    "heldout_loss_policy": ("nats/token", "Held-out SFT loss of the policy"),
+    "heldout_loss_sft": ("nats/token", "Held-out SFT loss of the SFT model"),
+    "alignment_tax": ("nats/token", "heldout_loss_policy - heldout_loss_sft", ANY),
+    "prompts": ("prompts", "Held-out prompts answered"),
+    "independent_policy": ("score", "Mean of the independent scorer over the policy's replies"),
+    "independent_sft": ("score", "The same for the SFT model"),
+    "independent_gain": ("score", "Paired difference policy - SFT of the independent scorer"),
+    "independent_gain_lower": ("score", "Lower end of its 95% interval (paired bootstrap)"),
+    "independent_gain_upper": ("score", "Upper end of its 95% interval (paired bootstrap)"),
+    # best-of-n
+    "score_best_of_n": ("score", "Mean score of the best of n SFT replies, picked by that score"),
+    "independent_best_of_n": ("score", "Mean of the independent scorer over the same replies"),
+    "length_best_of_n": ("tokens", "Mean length of the same replies"),
+    "kl_bound_best_of_n": ("nats", "log n - (n - 1) / n, upper bound of KL(best-of-n || SFT)"),
+    "win_rate_vs_best_of_n": ("share", "Policy scores above the best of n; a tie counts one half"),
+    "win_rate_vs_best_of_n_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "win_rate_vs_best_of_n_upper": ("share", "Upper end of its 95% Wilson interval"),
+    # reward-hacking detectors
+    "reward_up_independent_down": (
+        "share",
+        "Prompts on which the score rose and the independent scorer's fell",
+    ),
+    "length_correlation": (
+        "correlation",
+        "Pearson's r of score and tokens of the policy's replies",
+        (-1, 1),
+    ),
+    "length_correlation_rank": ("correlation", "Spearman's rank correlation of the same", (-1, 1)),
+    "length_correlation_sft": (
+        "correlation",
+        "Pearson's r of score and tokens of the SFT replies",
+        (-1, 1),
+    ),
+    "distinct_2": ("share", "Distinct word 2-grams / 2-grams, over all of the policy's replies"),
+    "distinct_2_sft": ("share", "The same for the SFT model"),
+    "distinct_2_ratio": ("ratio", "distinct_2 / distinct_2_sft; absent if SFT has no 2-gram"),
+    "distinct_3": ("share", "Distinct word 3-grams / 3-grams, over all of the policy's replies"),
+    "distinct_3_sft": ("share", "The same for the SFT model"),
+    "distinct_3_ratio": ("ratio", "distinct_3 / distinct_3_sft; absent if SFT has no 3-gram"),
+    "opening_share": ("share", "Policy's replies that begin with its most frequent three words"),
+    "opening_share_sft": ("share", "The same for the SFT model and its most frequent three words"),
+    "kl_per_reward": (
+        "nats/score",
+        "Mean KL / mean score gain; absent when the score did not rise",
+        ANY,
+    ),
+    "reward_disagreement": ("sft std", "Mean spread of standardized scores over models", (0, None)),
+    "reward_disagreement_sft": ("sft std", "The same for the SFT model's replies", (0, None)),
+    # judge
+    "judge_win_rate": (
+        "share",
+        "Judge prefers the policy to the SFT model in both orders; a tie counts one half",
+    ),
+    "judge_win_rate_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "judge_win_rate_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "judge_ties": ("share", "Ties among the judged pairs, contradictions between orders included"),
+    "judge_position_bias": ("share", "Judged pairs whose winner changed with the order"),
+    "judge_unreadable": ("share", "Pairs left out because an answer was none of A, B, TIE"),
+    "judge_win_rate_vs_champion": ("share", "Judge prefers the policy to the present champion"),
+    "judge_win_rate_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "judge_win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "judge_ties_vs_champion": ("share", "Ties among the pairs judged against the champion"),
+    "judge_position_bias_vs_champion": ("share", "Those whose winner changed with the order"),
+    "judge_unreadable_vs_champion": ("share", "Those left out for an unreadable answer"),
+}
