@@ -1,11 +1,11 @@
-"""A registered model is a standard MLflow model: the Hugging Face folder inside, its verdicts and
-its card beside it.
+"""The files of a registered version: a standard MLflow model with its verdicts and its card.
 
-MLmodel, <kind>_model.py, requirements.txt, ...   what mlflow.pyfunc.save_model writes (models from code, no pickles)
-artifacts/model/                                  the Hugging Face folder, hard links into the run directory
-gates.json                                        every decision that speaks for these bytes
-approval.json                                     whether their recipe asks for a person's yes, and what came of it
-README.md                                         the model card
+MLmodel, <kind>_model.py, requirements.txt, ...
+                   as mlflow.pyfunc.save_model writes them (models from code, no pickles)
+artifacts/model/   the Hugging Face folder, hard links into the run directory
+gates.json         every gate decision about these bytes
+approval.json      the approval that their recipe requires, with the request and the answer
+README.md          the model card
 """
 
 import json
@@ -87,11 +87,11 @@ def build(
     *,
     place: Callable | None = None,
 ) -> None:
-    """Make `target` a version of the Hugging Face folder `model`, complete when it appears; weights
-    that are there are left.
+    """Make `target` a version of the Hugging Face folder `model`, complete when it appears.
 
-    place(source, target): how a weight file gets there; default: a hard link, or a copy where links
-    cannot be made. Raises BadInput when `model` holds pickle files.
+    Weights that are there already stay. place(source, target) puts a weight file there: by default
+    a hard link, or a copy where links are impossible. Raises BadInput when `model` holds pickle
+    files.
     """
     _refuse_pickles(model)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,11 +114,10 @@ def build(
 
 
 def store(wanted: Registration, location: str, *, registered: bool) -> None:
-    """Bring what `wanted` asks for to an artifact location; registered: a version with these
-    weights points there.
+    """Store the files of a version at an artifact location.
 
-    A local store gets hard links, a remote one an upload, in which weights that are there are left
-    out.
+    A local store gets hard links, a remote one an upload. registered: a version with these weights
+    points there already; then the upload leaves out weights that are there.
     """
     build_at = partial(
         build,
@@ -154,8 +153,9 @@ def write_sign_off(root: Path, sign_off: SignOff) -> None:
 
 
 def read_sign_off(root: Path) -> SignOff | None:
-    """What a version's files say of a person's approval; None from an earlier release. Raises
-    BadInput when unreadable.
+    """Read the approval from a version's files, None for a version of an earlier release.
+
+    Raises BadInput when it cannot be read.
     """
     file = root / APPROVAL
     if not file.exists():
@@ -169,13 +169,14 @@ def read_sign_off(root: Path) -> SignOff | None:
 
 
 def model_folder(root: Path) -> Path:
-    """The Hugging Face folder of a version's files; the files themselves in the older, flat layout."""
+    """Return the Hugging Face folder of a version's files: `root` itself in the older layout."""
     return root / WEIGHTS if (root / WEIGHTS).is_dir() else root
 
 
 def read_decisions(root: Path) -> list[Decision]:
-    """The decisions that a version's files hold; none in the older layout. Raises BadInput when
-    they cannot be read.
+    """Read the gate decisions from a version's files; there are none in the older layout.
+
+    Raises BadInput when they cannot be read.
     """
     file = root / GATES
     if not file.exists():
@@ -191,7 +192,7 @@ def read_decisions(root: Path) -> list[Decision]:
 
 
 def local_folder(location: str) -> Path | None:
-    """The folder of a file URI or a plain path; None for a remote store."""
+    """Return the folder of a file URI or a plain path, None for a remote store."""
     parsed = urlparse(location)
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
@@ -205,7 +206,7 @@ def _refuse_pickles(model: Path) -> None:
 
 
 def _save_frame(kind: ModelKind, folder: Path) -> None:
-    """A pyfunc model without its weights, which MLflow would copy."""
+    """Save a pyfunc model without its weights, which MLflow would copy."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
     mlflow.pyfunc.save_model(
         str(folder),
@@ -218,14 +219,13 @@ def _save_frame(kind: ModelKind, folder: Path) -> None:
 
 
 def _name_weights(folder: Path) -> None:
-    """Have MLmodel say what it would if MLflow had copied the weights."""
+    """Write into MLmodel what MLflow would write if it had copied the weights."""
     meta = Model.load(str(folder))
     meta.flavors["python_function"]["artifacts"] = {
         "model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}
     }
-    meta.metadata = {
-        "digest": digest_path(folder / WEIGHTS)
-    }  # which the model's code asks for when it is loaded
+    # the model's code compares this digest with the weights when it is loaded
+    meta.metadata = {"digest": digest_path(folder / WEIGHTS)}
     meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     meta.save(str(folder / "MLmodel"))
 

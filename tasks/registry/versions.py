@@ -1,6 +1,4 @@
-"""The model registry: one version for the same bytes, its files read as they are served, its
-aliases.
-"""
+"""The model registry: one version for the same bytes, its files as they are served, its aliases."""
 
 import contextlib
 import os
@@ -25,29 +23,26 @@ from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-ABSENT = (
-    "RESOURCE_DOES_NOT_EXIST",
-    "INVALID_PARAMETER_VALUE",
-)  # MLflow's codes for what is not there
-PATIENT_SECONDS = "600"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
+LONG_TIMEOUT_SECONDS = "600"
 _ABOUT = (
     "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in"
     " use), `previous`, `candidate` (registered last). Move them with `rlhf promote {name} VERSION`"
     " and `rlhf rollback {name}`, which check and record it."
 )
-RENEWED = (
-    packaging.GATES,
-    packaging.CARD,
-    "registered_model_meta",
-)  # the last one MLflow writes when it reads
+# files that may change; MLflow writes the last one when it reads
+RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")
 
 
 @contextlib.contextmanager
 def long_timeout() -> Iterator[None]:
-    """Models may take longer than a request for a run, which is given up within seconds."""
+    """Give MLflow's requests more time: models take longer than requests about a run.
+
+    Those are given up within seconds.
+    """
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
-    os.environ[name] = PATIENT_SECONDS
+    os.environ[name] = LONG_TIMEOUT_SECONDS
     try:
         yield
     finally:
@@ -61,28 +56,32 @@ def long_timeout() -> Iterator[None]:
 
 
 def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) -> None:
-    """Put a model's files, verdicts and card where its version points, or will point: the logged
-    model's artifacts.
+    """Store a model's files, verdicts and card where its version points.
+
+    A version that does not exist yet will point to the logged model's artifacts.
     """
     version = version_with_digest(client, wanted.model, wanted.artifact.digest)
-    packaging.store(
-        wanted,
-        version.source if version else model.artifact_location,
-        registered=version is not None,
-    )
+    location = _location(version) if version else model.artifact_location
+    packaging.store(wanted, location, registered=version is not None)
 
 
 def version_with_digest(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
-    """The version that holds these bytes."""
+    """Return the lowest version that holds these bytes, None without one."""
     found = client.search_model_versions(f"name = '{model}' and tags.digest = '{digest}'")
     return min(found, key=lambda version: int(version.version)) if found else None
+
+
+def _location(version: ModelVersion) -> str:
+    assert version.source is not None  # given when a version is created
+    return version.source
 
 
 def register(
     client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]
 ) -> str:
-    """The version for the bytes tagged 'digest', made when absent, tagged anew, alias 'candidate'
-    on it.
+    """Return the version for the bytes tagged 'digest', created when absent.
+
+    It gets the tags anew, and the alias 'candidate'.
     """
     model = wanted.model
     try:
@@ -95,7 +94,7 @@ def register(
     version = version_with_digest(client, model, tags["digest"]) or _created(
         client, wanted, logged, tags
     )
-    for key, value in (tags | _digests_beside_weights(version.source)).items():
+    for key, value in (tags | _digests_beside_weights(_location(version))).items():
         client.set_model_version_tag(model, version.version, key, value)
     if wanted.note:
         client.update_model_version(model, version.version, description=wanted.note)
@@ -106,8 +105,9 @@ def register(
 def _created(
     client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]
 ) -> ModelVersion:
-    """A new version, unless another pipeline made one of the same bytes a moment before: the lower
-    number stays.
+    """Create a version and return the one that stays.
+
+    Another pipeline may have created one of the same bytes a moment before: the lower number stays.
     """
     version = client.create_model_version(
         wanted.model,
@@ -116,14 +116,14 @@ def _created(
         model_id=logged.model_id,
         tags=tags,
     )
-    first = version_with_digest(client, wanted.model, tags["digest"])
+    first = version_with_digest(client, wanted.model, tags["digest"]) or version
     if int(first.version) < int(version.version):
         client.delete_model_version(wanted.model, version.version)
     return first
 
 
 def _digests_beside_weights(location: str) -> dict[str, str]:
-    """Digests of what lies beside the weights, read back from the store."""
+    """Return the digests of the files beside the weights, read back from the store."""
     folder = local_folder(location)
     if folder is not None:
         return _frame_digests(folder)
@@ -136,21 +136,18 @@ def _digests_beside_weights(location: str) -> dict[str, str]:
 
 
 def _frame_digests(folder: Path) -> dict[str, str]:
-    """gates_digest: the gate records; frame_digest: the rest (MLmodel, code, requirements,
-    approval).
+    """Return the digests of a version's files beside the weights, by tag.
+
+    gates_digest: the gate records; frame_digest: MLmodel, code, requirements and approval.
     """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
     frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
-    return {
-        name: digest
-        for name, digest in {
-            "gates_digest": (
-                digest_path(folder / packaging.GATES) if packaging.GATES in names else ""
-            ),
-            "frame_digest": digest_json(frame) if "MLmodel" in names else "",
-        }.items()
-        if digest
-    }
+    found = {}
+    if packaging.GATES in names:
+        found["gates_digest"] = digest_path(folder / packaging.GATES)
+    if "MLmodel" in names:
+        found["frame_digest"] = digest_json(frame)
+    return found
 
 
 # files
@@ -160,21 +157,20 @@ def _frame_digests(folder: Path) -> dict[str, str]:
 def served_files(
     workspace: Workspace, version: ModelVersion, uri: str | None = None
 ) -> Iterator[Path]:
-    """A version's files as the registry serves them now: in place on a local store, else a fresh
-    copy for a while.
+    """Yield the folder of a version's files as the registry serves them now.
 
-    Raises BadInput when they differ from the version's tags in any byte that matters: weights, gate
-    records, code, approval.
-    uri: how to ask for them; by default the version's own number.
+    A local store gives its own folder, a remote one a fresh copy that is removed at the end.
+    uri: the address to load from; by default it names the version's number. Raises BadInput when
+    weights, gate records, code or approval have other digests than the version's tags.
     """
     with _opened(workspace, version, uri) as folder:
-        require_bytes(folder, version)
+        require_digests(folder, version)
         yield folder
 
 
 @contextlib.contextmanager
 def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
-    folder = local_folder(version.source)
+    folder = local_folder(_location(version))
     if folder is not None:
         yield folder
         return
@@ -190,9 +186,10 @@ def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None)
         yield target
 
 
-def require_bytes(folder: Path, version: ModelVersion) -> None:
-    """Raise BadInput unless weights, gate records, code and approval in `folder` have the digests
-    of the version's tags.
+def require_digests(folder: Path, version: ModelVersion) -> None:
+    """Raise BadInput unless the files in `folder` have the digests of the version's tags.
+
+    These are the digests of the weights, of the gate records, and of code and approval.
     """
     if not folder.is_dir():
         raise BadInput(
@@ -215,12 +212,14 @@ def require_bytes(folder: Path, version: ModelVersion) -> None:
 
 
 def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
-    """A version's weights on this machine, in place where the store is local. Raises BadInput when
-    the bytes differ.
+    """Return a version's weights on this machine, in place where the store is local.
+
+    Raises BadInput when the bytes differ from the version's tag.
     """
     digest = version.tags.get("digest", "")
-    folder = local_folder(version.source) or workspace.home / "versions" / digest[:12]
-    if local_folder(version.source) is None and not _holds(folder, digest):
+    stored = local_folder(_location(version))
+    folder = stored or workspace.home / "versions" / digest[:12]
+    if stored is None and not _holds(folder, digest):
         with _opened(workspace, version) as copy:
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process was faster
@@ -239,8 +238,9 @@ def _holds(folder: Path, digest: str) -> bool:
 
 
 def predict_once(kind: ModelKind, folder: Path) -> None:
-    """Load a version's files through MLflow and ask once, where they are an MLflow model. Raises
-    what MLflow raises.
+    """Load a version's files through MLflow and predict once, where they are an MLflow model.
+
+    Raises what MLflow raises.
     """
     if (folder / "MLmodel").exists():
         model = mlflow.pyfunc.load_model(str(folder))
@@ -253,7 +253,7 @@ def predict_once(kind: ModelKind, folder: Path) -> None:
 
 
 def aliases(client: MlflowClient, model: str) -> dict[str, str]:
-    """Alias -> version of a registered model; empty when there is none of that name."""
+    """Map each alias of a registered model to its version; empty without such a model."""
     try:
         return {
             alias: str(version)
@@ -266,7 +266,7 @@ def aliases(client: MlflowClient, model: str) -> dict[str, str]:
 
 
 def find_version(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
-    """A version; None when there is none, or it was deleted."""
+    """Return a version, None when there is none or it was deleted."""
     try:
         return client.get_model_version(model, version)
     except MlflowException as error:
