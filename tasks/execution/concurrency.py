@@ -1,9 +1,8 @@
-"""Prefect's global concurrency limits: one run of a model name at a time, one stage on a device at
-a time.
+"""Prefect's global concurrency limits: one run per registry name, one stage per device.
 
-A slot is a lease that a dead process stops renewing: it is free again within LEASE_SECONDS. An
-outage of Prefect's server that is longer does not end a stage; until the stage is over, its devices
-are then not reserved any more.
+A slot is a lease that a dead process stops renewing: it is free again within LEASE_SECONDS. A
+longer outage of Prefect's server does not end a stage, but its devices are not reserved any more
+until the stage is over.
 """
 
 import contextlib
@@ -30,9 +29,10 @@ NONE = "none"
 
 
 def device_limits() -> list[str]:
-    """Names of the limits that a stage of this process holds, a device each: RLHF_DEVICE_LIMITS
-    (comma-separated; 'none' where a cluster's scheduler gives each run devices of its own), else
-    the visible GPUs of this machine, else its CPU.
+    """Return the names of the limits that a stage of this process holds, one per device.
+
+    These are the names in RLHF_DEVICE_LIMITS (comma-separated; 'none' where a cluster's scheduler
+    gives each run devices of its own), else the visible GPUs of this machine, else its CPU.
     """
     if given := os.environ.get("RLHF_DEVICE_LIMITS"):
         return [] if given == NONE else [name.strip() for name in given.split(",") if name.strip()]
@@ -49,13 +49,14 @@ def _gpus() -> list[str]:
 
 
 def model_limit(registry_name: str) -> str:
-    """The limit that a deployed run of this registry name holds from beginning to end."""
+    """Return the limit that a deployed run of this registry name holds from beginning to end."""
     return f"rlhf-model-{registry_name}"
 
 
 def create_limits(names: list[str]) -> None:
-    """Create those limits that do not exist, with one slot each; what somebody has set to another
-    number stays.
+    """Create the limits that do not exist, with one slot each.
+
+    A limit that somebody has set to another number stays.
     """
     with get_client(sync_client=True) as client:
         for name in names:
@@ -69,8 +70,9 @@ def create_limits(names: list[str]) -> None:
 
 @contextlib.contextmanager
 def reserved(names: list[str]) -> Iterator[None]:
-    """Hold a slot of each limit, waiting until all are free. Raises StageFailed when a limit does
-    not exist.
+    """Hold a slot of each limit; wait until all are free.
+
+    Raises StageFailed when a limit does not exist.
     """
     try:
         slots = concurrency(
@@ -89,20 +91,17 @@ def reserved(names: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _outlasting_outages() -> Iterator[None]:
-    """Wait at the end for a server that is away, as long as every request of a run does
-    (PREFECT_CLIENT_MAX_RETRIES).
+    """Wait at the end for a server that is away, as long as every request of a run waits.
 
-    Slots are given back through a new client, and a new one gives up at once, which would end the
-    run as crashed.
+    That is PREFECT_CLIENT_MAX_RETRIES. Slots are given back through a new client, and a new client
+    gives up at once, which would end the run as crashed.
     """
     with get_client(sync_client=True) as client:
         client.hello()  # only a client that has reached the server waits for it
         try:
             yield
         except Exception:
-            with contextlib.suppress(
-                httpx.HTTPError
-            ):  # what went wrong first is what its user needs to know
+            with contextlib.suppress(httpx.HTTPError):  # the user needs to know the first error
                 client.hello()
             raise
         client.hello()
@@ -110,8 +109,9 @@ def _outlasting_outages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def model_reserved(registry_name: str) -> Iterator[None]:
-    """In a deployed run: wait until no other deployed run works on this registry name. A run by
-    hand is its user's business.
+    """In a deployed run, wait until no other deployed run works on this registry name.
+
+    A run started by hand does not wait.
     """
     if not runtime.deployment.id:
         yield
@@ -124,18 +124,17 @@ def model_reserved(registry_name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def devices_reserved() -> Iterator[None]:
-    """Hold this process's devices where a Prefect server keeps the limits. A sweep's runs share
-    them on purpose (--jobs).
+    """Hold this process's devices where a Prefect server keeps the limits.
+
+    A sweep's runs share them on purpose (--jobs).
     """
     names = [] if not PREFECT_API_URL.value() or MEMBERSHIP.get() else device_limits()
     if not names:
         yield
         return
+    # A run by hand needs nothing but a server. Limits that somebody has named exist already, or
+    # are a mistake.
     if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):
-        create_limits(
-            names
-            # a run by hand needs nothing but a server; limits that somebody has named exist already, or
-            # are a mistake
-        )
+        create_limits(names)
     with reserved(names):
         yield

@@ -1,8 +1,7 @@
-"""What a signal handler raises while a weak reference's callback or a destructor runs, which Python
-drops: heard all the same.
+"""Re-raise KeyboardInterrupt and SIGTERM that Python drops in destructors and weakref callbacks.
 
-Prefect and Ctrl-C end a run by an exception from a signal handler. Python only prints it there
-("Exception ignored in"), and the run would go on until it is killed.
+Prefect and Ctrl-C end a run by an exception from a signal handler. In a destructor or a callback
+Python only prints it ("Exception ignored in"), and the run would go on until it is killed.
 """
 
 import functools
@@ -14,8 +13,9 @@ _dropped: list[BaseException] = []
 
 @functools.cache
 def listen() -> None:
-    """From now on, keep what is dropped and is no error (KeyboardInterrupt, Prefect's
-    TerminationSignal). Again: no change.
+    """Keep from now on the dropped exceptions that are no errors; a second call changes nothing.
+
+    These are KeyboardInterrupt and Prefect's TerminationSignal.
     """
     before = sys.unraisablehook
 
@@ -28,7 +28,7 @@ def listen() -> None:
 
 
 def raise_dropped() -> None:
-    """Raise what was dropped since the last call; signals are the main thread's business."""
+    """Raise the exception dropped since the last call, in the main thread, which gets signals."""
     if _dropped and threading.current_thread() is threading.main_thread():
         error = _dropped[0]
         _dropped.clear()

@@ -1,7 +1,7 @@
-"""`python guard.py COMMAND...`: run a command in this process group and end the group when the
-parent dies.
+"""`python group_guard.py COMMAND...`: run a command, and end its group when the parent dies.
 
-The parent holds the other end of standard input; its death closes that pipe, whatever killed it.
+The command runs in the process group of this program. The parent holds the other end of standard
+input; its death closes that pipe, whatever killed it.
 (PR_SET_PDEATHSIG would reach only the direct child, and fires when the *thread* that started it
 ends.) Standard library only: it starts fast.
 """
@@ -25,10 +25,9 @@ def _end_group_when_parent_dies() -> None:
 
 
 def main(command: list[str]) -> int:
-    """Run `command`; its exit code, or 128 + the signal that ended it."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # outlive the group's TERM, to report how the command ended
+    """Run `command` and return its exit code, or 128 + the signal that ended it."""
+    # outlive the group's TERM, to report how the command ended
+    signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_group_when_parent_dies, daemon=True).start()
     code = child.wait()

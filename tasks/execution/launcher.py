@@ -23,7 +23,7 @@ BY_LAUNCHERS = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-PORT = 29500  # of rank 0, torch's usual one, where other hosts must be told it
+PORT = 29500  # of rank 0, torch's usual one, where other hosts must know it
 # DeepSpeed's runner writes variables that begin so into command lines, which every user of a host
 # sees
 SECRETS = "MLFLOW"
@@ -31,16 +31,18 @@ _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
 
 
 def rank_config(recipe: Recipe) -> dict[str, int]:
-    """What a spec says of ranks: their number where there are several, since it changes the last
-    digits of a sum.
+    """Return a spec's entry about ranks: their number where there are several.
+
+    It belongs to the spec because it changes the last digits of a sum.
     """
     count = recipe.distributed.world_size
     return {"ranks": count} if count > 1 else {}
 
 
 def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
-    """What comes before STAGE SPEC RUN_DIR on this host, for a spec with ranks. Raises BadInput for
-    more ranks than GPUs.
+    """Return the command before STAGE SPEC RUN_DIR on this host, for a spec with ranks.
+
+    Raises BadInput for more ranks than GPUs.
     """
     if distributed.hostfile is not None:
         return _over_hosts(distributed)
@@ -59,7 +61,7 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
 def commands_for_other_hosts(
     spec: StageSpec, distributed: Distributed
 ) -> dict[str, tuple[str, ...]]:
-    """Of a stage whose ranks are started by hand: the command of every host but the first, by host."""
+    """Return the command of every host but the first, of a stage whose ranks start by hand."""
     if (
         "ranks" not in spec.config
         or distributed.launcher != "by_hand"
@@ -71,15 +73,16 @@ def commands_for_other_hosts(
 
 
 def _own_devices(spec: StageSpec) -> int:
-    """Devices of a stage's sampler beside those of the ranks."""
+    """Return the number of devices that a stage's sampler needs beside those of the ranks."""
     return spec.config.get("ppo", {}).get("sampling", {}).get("own_devices", 0)
 
 
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:
-    """A stage process's environment: without what another launcher left and without MLflow's, of
-    which it needs nothing, and the cores shared out among ranks on a CPU.
+    """Return a stage process's environment, from `base`.
 
-    Where there are GPUs it names them all, since DeepSpeed's launcher shows the ranks only theirs.
+    It leaves out variables of another launcher, and MLflow's, which a stage does not need. On a
+    CPU the ranks share the cores. Where there are GPUs it names them all, since DeepSpeed's
+    launcher shows the ranks only their own.
     """
     kept = {
         name: value
@@ -96,10 +99,10 @@ def variables(count: int, base: dict[str, str]) -> dict[str, str]:
 def env_file(
     distributed: Distributed | None, run_dir: Path, settings: dict[str, str]
 ) -> dict[str, str]:
-    """Where DeepSpeed's runner finds what ranks on other hosts are to have in their environment: a
-    file in the run directory.
+    """Write the environment of ranks on other hosts, and return the variable that names the file.
 
-    It hands on by itself only variables named NCCL..., PYTHON..., UCX... and MV2....
+    The file is in the run directory; DeepSpeed's runner reads it. The runner hands on by itself
+    only variables named NCCL..., PYTHON..., UCX... and MV2....
     """
     if distributed is None or distributed.hostfile is None:
         return {}
@@ -109,15 +112,17 @@ def env_file(
 
 
 def has_cuda() -> bool:
-    """Whether an NVIDIA device is visible, found without importing torch."""
+    """Check whether an NVIDIA device is visible, without importing torch."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
     return not hidden and bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/dxg"))
 
 
 def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
-    """DeepSpeed's runner starts its launcher on each host of the hostfile, or on this one alone
-    when that is done by hand.
+    """Return the command of DeepSpeed's runner, which starts its launcher on each host.
+
+    When that is done by hand, it starts the launcher on this host alone.
     """
+    assert distributed.hostfile is not None  # the callers ask only where there are several hosts
     hostfile = str(Path(distributed.hostfile).expanduser().resolve())
     address = [f"--master_addr={distributed.master_addr}"] if distributed.master_addr else []
     how = (
@@ -130,7 +135,10 @@ def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
 
 
 def _devices(distributed: Distributed, own: int) -> list[str]:
-    """The local device of each rank, beside the sampler's `own`; on a CPU only their number counts."""
+    """Return the local device of each rank, beside the sampler's `own`.
+
+    On a CPU only their number counts. Raises BadInput for more devices than there are.
+    """
     if not has_cuda():
         return list(map(str, range(distributed.ranks)))
     devices = _visible()
@@ -145,7 +153,7 @@ def _devices(distributed: Distributed, own: int) -> list[str]:
 
 
 def _visible() -> list[str]:
-    """This machine's GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else list(map(str, range(len(glob.glob("/dev/nvidia[0-9]*")))))
 

@@ -1,9 +1,8 @@
-"""What a stage's processes take of the machine, sampled from outside while they run, into
-`system.jsonl` beside its metrics.
+"""Resource usage of a stage's processes, sampled from outside into `system.jsonl`.
 
-The file is a spool like metrics.jsonl (same lines), so an unreachable MLflow loses nothing.
-MLflow's own monitor would: it ends at the first failed request. Names that MLflow uses for the
-whole machine are kept; its page shows them as system metrics.
+The file is beside the stage's metrics and is a spool like metrics.jsonl (same lines), so an
+unreachable MLflow loses nothing. MLflow's own monitor would: it ends at the first failed request.
+Names that MLflow uses for the whole machine are kept; its page shows them as system metrics.
 """
 
 import json
@@ -22,26 +21,24 @@ STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_me
 
 
 class ResourceSampler:
-    """Samples a stage's process, its descendants and the machine; call it often, it samples every
-    few seconds.
+    """A sampler of a stage's process, its descendants and the machine.
+
+    Call it often: it takes a sample every EVERY_SECONDS.
     """
 
     def __init__(self, pid: int, folder: Path):
         self.path = folder / FILE
         self._root = psutil.Process(pid)
-        self._known: dict[
-            int, psutil.Process
-        ] = {}  # cpu_percent counts from the same object's last call
+        # cpu_percent counts from the same object's last call
+        self._known: dict[int, psutil.Process] = {}
         self._gpus = _gpus()
         self._gpu_before = _gpu_used(self._gpus)
-        self._step = len(
-            read_metrics(self.path)
-        )  # a resumed stage goes on counting, after its last complete line
+        self._step = len(read_metrics(self.path))  # a resumed stage goes on counting
         self._next = 0.0
         psutil.cpu_percent()
 
     def __call__(self) -> None:
-        """Append a line when one is due. What ends in between is left out."""
+        """Append a line when one is due. A process that ends in between is left out."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY_SECONDS
@@ -70,10 +67,10 @@ class ResourceSampler:
         return {"system/stage_cpu_percentage": cpu, STAGE_MEMORY: memory / MIB} if memory else {}
 
     def _gpu_metrics(self) -> dict[str, float]:
-        """Use of each device, and what the stage's processes hold on all of them together.
+        """Return the use of each device, and the stage's memory on all of them together, MiB.
 
-        A container may hide which processes those are; then it is what the devices hold more than
-        when the stage began.
+        A container may hide which processes are the stage's. Then its memory is the growth of the
+        memory in use since the stage began.
         """
         if not self._gpus:
             return {}
@@ -92,8 +89,9 @@ class ResourceSampler:
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes in memory, pages shared by several processes counted once between them where the system
-    tells (Linux: PSS).
+    """Return the bytes in memory.
+
+    Pages shared by several processes count once between them where the system knows (Linux: PSS).
     """
     full = process.memory_full_info()
     return getattr(full, "pss", 0) or full.rss
@@ -109,8 +107,9 @@ def _machine() -> dict[str, float]:
 
 
 def _gpus() -> list:
-    """Handles of the NVIDIA devices; none where the driver or its library (nvidia-ml-py) is
-    missing.
+    """Return handles of the NVIDIA devices.
+
+    There are none where the driver or its library (nvidia-ml-py) is missing.
     """
     try:
         import pynvml
@@ -119,12 +118,12 @@ def _gpus() -> list:
         return [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
-    except Exception:  # ImportError, or NVML's own kinds, which cannot be named without the library
+    except Exception:  # ImportError, or NVML's own errors, whose names need the library
         return []
 
 
 def _ask(question: str, gpu: object) -> Any:
-    """An NVML call's answer; None where this device or driver does not know it (MIG, old drivers)."""
+    """Return an NVML call's answer, None where the device or driver lacks it (MIG, old drivers)."""
     import pynvml
 
     try:
@@ -134,20 +133,21 @@ def _ask(question: str, gpu: object) -> Any:
 
 
 def _gpu_used(gpus: list) -> int:
-    """Bytes in use on the devices together."""
+    """Return the bytes in use on the devices together."""
     return sum(memory.used for gpu in gpus if (memory := _ask("nvmlDeviceGetMemoryInfo", gpu)))
 
 
 def read(folder: Path) -> list[dict]:
-    """The complete lines of a run directory's samples."""
+    """Return the complete lines of a run directory's samples."""
     file = folder / FILE
     data = file.read_bytes() if file.exists() else b""
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
 def costs(folder: Path) -> dict[str, float]:
-    """What a stage took: seconds, and its peaks of memory, MiB (the largest sample; a shorter peak
-    is missed).
+    """Return a stage's seconds and its peaks of memory, MiB.
+
+    A peak is the largest sample; a peak between two samples is missed.
     """
     result = folder / "result.json"
     values = {"seconds": json.loads(result.read_text())["seconds"]} if result.exists() else {}

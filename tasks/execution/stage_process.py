@@ -1,4 +1,4 @@
-"""Run one stage as a process group of its own, follow its metrics, and say how it ended."""
+"""Run one stage as a process group of its own, follow its metrics, and report how it ended."""
 
 import contextlib
 import fcntl
@@ -55,12 +55,12 @@ def run_stage(
     command: tuple[str, ...] | None = None,
     distributed: Distributed | None = None,
 ) -> StageRun:
-    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished; `watch` is called a few times
-    a second.
+    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished.
 
-    distributed: how the ranks of a spec with several are started. The same stage started twice at
-    once runs once: the second waits and takes its result. Raises BadInput, GateRefused or Diverged
-    as the stage did, BadInput for a damaged finished run, StageFailed for anything else.
+    watch: called a few times per second while the stage runs. distributed: how several ranks start.
+    The same stage started twice at once runs once: the second call waits and takes the result.
+    Raises BadInput, GateRefused or Diverged as the stage did, BadInput for a damaged finished run,
+    StageFailed for anything else.
     """
     with _lock(run_dir) as lock:
         try:
@@ -78,20 +78,21 @@ def run_stage(
 
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
-    """What starts the stage on this host, before STAGE SPEC RUN_DIR."""
+    """Return the command that starts the stage on this host, before STAGE SPEC RUN_DIR."""
     return (
         launcher.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
     )
 
 
 def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
-    """Ranks that share this host's cores, as far as it is known here."""
+    """Return the ranks that share this host's cores, as far as it is known here."""
     return distributed.ranks if distributed and "ranks" in spec.config else 1
 
 
 def finished(run_dir: Path) -> StageResult | None:
-    """The result of a finished run directory, its outputs' bytes checked. Raises BadInput when they
-    are damaged.
+    """Return the result of a finished run directory, None while it is unfinished.
+
+    Raises BadInput when the bytes of an output are damaged.
     """
     result = read_result(run_dir)
     for name, output in (result.outputs if result else {}).items():
@@ -106,7 +107,7 @@ def finished(run_dir: Path) -> StageResult | None:
 
 
 def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
-    """The end of a log file; empty when there is none."""
+    """Return the end of a log file; it is empty without a file."""
     if not log.exists():
         return []
     with log.open(errors="replace") as file:
@@ -114,8 +115,9 @@ def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
 
 
 def _lock(run_dir: Path) -> TextIO:
-    """The run directory's lock, held; both are made anew when `rlhf gc` has removed them while this
-    process waited.
+    """Lock a run directory and return the open lock file.
+
+    Both are created anew when `rlhf gc` has removed them while this process waited.
     """
     while True:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def _wait_for(lock: int) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """How a stage's process is started. lock: a file descriptor that it holds as long as it lives."""
+    """The start of a stage's process. lock: a file descriptor that it holds as long as it lives."""
 
     command: list[str]
     environment: dict[str, str]
@@ -156,8 +158,9 @@ def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None
 
 @contextlib.contextmanager
 def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
-    """A process group that does not outlive the block, nor this process. It holds the lock as long
-    as it lives.
+    """Start a process group that ends with the block, and with this process.
+
+    It holds the lock as long as it lives.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -181,9 +184,10 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(group_guard.GRACE_SECONDS)
-    finally:  # what is left of the group: a straggler of a finished stage, or one that ignores TERM
+    finally:  # the rest of the group: a straggler of a finished stage, or one that ignores TERM
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        assert process.stdin is not None  # started with a pipe
         process.stdin.close()
         process.wait()
 
@@ -191,12 +195,10 @@ def _end(process: subprocess.Popen) -> None:
 def _follow(
     process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]
 ) -> None:
-    metrics, sample = (
-        run_dir / "metrics.jsonl",
-        resource_usage.ResourceSampler(process.pid, run_dir),
-    )
+    metrics = run_dir / "metrics.jsonl"
+    sample = resource_usage.ResourceSampler(process.pid, run_dir)
     dropped_signals.listen()
-    offset = new_lines(metrics, 0)[1]  # a resumed stage: what it said before is not news
+    offset = new_lines(metrics, 0)[1]  # a resumed stage: its earlier lines are not news
     while True:
         running = process.poll() is None
         lines, offset = new_lines(metrics, offset)
@@ -215,7 +217,7 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     if code == 0 and (result := read_result(run_dir)):
         return result
     if code == REFUSED and (run_dir / "failure.json").exists():
-        error = _named(json.loads((run_dir / "failure.json").read_text()))
+        error = _refusal(json.loads((run_dir / "failure.json").read_text()))
     else:
         error = StageFailed(_failure(stage, run_dir, code))
     log = run_dir / "stage.log"
@@ -225,10 +227,11 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     raise error
 
 
-def _named(failure: dict) -> RLHFError:
+def _refusal(failure: dict) -> RLHFError:
     kind = getattr(errors, failure["error"], None)
-    known = isinstance(kind, type) and issubclass(kind, RLHFError)
-    return (kind if known else BadInput)(failure["message"])
+    if isinstance(kind, type) and issubclass(kind, RLHFError):
+        return kind(failure["message"])
+    return BadInput(failure["message"])
 
 
 def _failure(stage: str, run_dir: Path, code: int) -> str:
@@ -242,13 +245,13 @@ def _failure(stage: str, run_dir: Path, code: int) -> str:
 
 
 def environment(ranks: int = 1) -> dict[str, str]:
-    """The environment of a stage process: this one's, no usage reports, and the CPU named where
-    there is no GPU.
+    """Return the environment of a stage process, from this one's.
+
+    It turns usage reports off, and names the CPU where there is no GPU.
     """
-    # Threads that spin long at barriers slow two stages on one machine down twentyfold and more;
-    # ones that sleep at once cost
-    # a stage that is alone a tenth. libgomp takes this count itself when it knows of more threads
-    # than cores.
+    # Threads that spin long at barriers slow two stages on one machine down twentyfold and more.
+    # Threads that sleep at once cost a stage that is alone a tenth. libgomp takes this count itself
+    # when it knows of more threads than cores.
     cpu = (
         {}
         if has_cuda()
