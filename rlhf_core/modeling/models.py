@@ -170,7 +170,7 @@ def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarM
     return ScalarModel(model)
 
 
-def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
+def _load(kind: type[PreTrainedModel], path: Path, **config_changes) -> PreTrainedModel:
     if not list(path.glob("*.safetensors")):
         pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
         found = f"only {pickles}, which can run code when loaded" if pickles else "none"
@@ -192,7 +192,7 @@ def _load(kind: type, path: Path, **config_changes) -> PreTrainedModel:
 
 
 def save_model(
-    model: PolicyModel | ScalarModel,
+    model: WrappedModel,
     tokenizer: PreTrainedTokenizerBase,
     path: Path,
     *,

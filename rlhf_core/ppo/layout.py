@@ -1,6 +1,4 @@
-"""Which of PPO's four models stand on their own, and which share a trunk."""
-
-from dataclasses import dataclass
+"""Layouts: which of PPO's four models stand on their own, and which share a trunk."""
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
@@ -11,99 +9,72 @@ from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.lora import require_origin, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.modeling.trunk import Trunk, load_trunk
+from rlhf_core.ppo.rewards import RolloutScorer
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.rundir import Artifact, StageSpec
 
 
-@dataclass(frozen=True)
-class FourModels:
-    """What the PPO stage learns and asks. critic: None where it is a head on the actor's trunk, or
-    there is none.
-    """
-
-    actor: Engine
-    critic: Engine | None
-    reward: Forward | None  # None: reward functions alone
-    reference: Forward
-    further_rewards: tuple[Forward, ...] = ()  # the other members of an ensemble
-
-
-def load_models(spec: StageSpec, config: PPO) -> FourModels:
-    """The models of a PPO spec, laid out as the recipe says.
+def load_models(spec: StageSpec, config: PPO, functions: RolloutScorer) -> Models:
+    """Load the models of a PPO spec, laid out as the recipe says.
 
     Raises BadInput for a reward adapter of another trunk, and for an uncertainty penalty with one
     reward model.
     """
-    dtype, seed = spec.config["dtype"], spec.seed
-    policy, reward = (
-        spec.inputs["policy"],
-        spec.inputs["reward"] if config.reward.model_weight else None,
-    )
+    dtype, policy = spec.config["dtype"], spec.inputs["policy"]
     reference = spec.inputs.get("reference", policy)
     adapter = _reward_adapter(spec, config, reference)
     off = config.reference == "adapter-off" and reference.digest == policy.digest
-    actor, trunk = (
-        _actor(policy, config, dtype, seed=seed, reward_adapter=adapter if off else None),
-        None,
-    )
+    actor = _actor(spec, config, reward_adapter=adapter if off else None)
+    shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
-        trunk = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
-    critic = None
-    if config.has_critic and not config.shares_critic:
-        start = (
-            load_scalar(reward.path)
-            if reward
-            else load_scalar(policy.path, new_head=True, seed=seed)
-        )
-        critic = DeepSpeedEngine(with_adapter(start, config.lora, seed=seed), config, dtype=dtype)
-    members = (
-        load_members(reward.path, dtype=dtype, frozen=config.frozen)
-        if reward and not adapter
-        else []
-    )
-    reward_model, *further = (
-        [_in_role(trunk or actor.infer, "reward")] if adapter else members or [None]
-    )
-    if config.uncertainty_penalty and not further:
+        shared = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
+    critic = _critic(spec, config) if config.has_critic and not config.shares_critic else None
+    rewards: tuple[Forward, ...] = ()
+    if adapter and shared:
+        rewards = (_in_role(shared, "reward"),)
+    elif config.reward.model_weight:
+        folder = spec.inputs["reward"].path
+        rewards = tuple(load_members(folder, dtype=dtype, frozen=config.frozen))
+    if config.uncertainty_penalty and len(rewards) < 2:
         raise BadInput(
-            f"ppo.uncertainty_penalty is {config.uncertainty_penalty:g}, but {reward.path} is one"
-            " reward model; expected an ensemble (reward.ensemble = 2 or more)"
+            f"ppo.uncertainty_penalty is {config.uncertainty_penalty:g}, but"
+            f" {spec.inputs['reward'].path} is one reward model; expected an ensemble"
+            " (reward.ensemble = 2 or more)"
         )
-    return FourModels(
-        actor=actor,
-        critic=critic,
-        reward=reward_model,
-        reference=(
-            _in_role(trunk or actor.infer, "reference")
-            if trunk or off
-            else _copy(reference, config, dtype)
-        ),
-        further_rewards=tuple(further),
-    )
+    if shared:
+        reference_forward = _in_role(shared, "reference")
+    else:
+        copy = load_policy(reference.path)
+        reference_forward = inference(copy, dtype=dtype, frozen=config.frozen)
+    return Models(actor, critic, reference_forward, rewards, functions)
 
 
-def _actor(
-    policy: Artifact, config: PPO, dtype: str, *, seed: int, reward_adapter: Artifact | None
-) -> Engine:
+def _actor(spec: StageSpec, config: PPO, *, reward_adapter: Artifact | None) -> Engine:
+    policy, dtype = spec.inputs["policy"], spec.config["dtype"]
     if not (config.shares_critic or config.reference == "adapter-off"):
-        return DeepSpeedEngine(
-            with_adapter(load_policy(policy.path), config.lora, seed=seed), config, dtype=dtype
-        )
+        model = with_adapter(load_policy(policy.path), config.lora, seed=spec.seed)
+        return DeepSpeedEngine(model, config, dtype=dtype)
     path = reward_adapter.path if reward_adapter else None
     trunk: Trunk = load_trunk(policy.path, value_head=config.shares_critic, reward_adapter=path)
-    return DeepSpeedEngine(
-        with_adapter(trunk, config.lora, seed=seed), config, dtype=dtype, head=trunk.value_head
-    )
+    trunk = with_adapter(trunk, config.lora, seed=spec.seed)
+    return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)
 
 
-def _copy(reference: Artifact, config: PPO, dtype: str) -> Forward:
-    return inference(load_policy(reference.path), dtype=dtype, frozen=config.frozen)
+def _critic(spec: StageSpec, config: PPO) -> Engine:
+    """Return a critic that starts from the reward model; without one, from the policy."""
+    if config.reward.model_weight:
+        start = load_scalar(spec.inputs["reward"].path)
+    else:
+        start = load_scalar(spec.inputs["policy"].path, new_head=True, seed=spec.seed)
+    model = with_adapter(start, config.lora, seed=spec.seed)
+    return DeepSpeedEngine(model, config, dtype=spec.config["dtype"])
 
 
 def _in_role(forward: Forward, role: str) -> Forward:
-    def ask(batch: Batch):
+    def forward_in_role(batch: Batch):
         return forward(batch, role)
 
-    return ask
+    return forward_in_role
 
 
 def _reward_adapter(spec: StageSpec, config: PPO, reference: Artifact) -> Artifact | None:

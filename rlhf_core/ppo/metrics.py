@@ -1,13 +1,15 @@
-"""What is logged of a rollout before the update: always, and what options measure."""
+"""Metrics of one PPO batch besides those of the update."""
 
 from rlhf_core.config import PPO
+from rlhf_core.objectives.importance import mismatch
 from rlhf_core.objectives.losses import masked_sum
-from rlhf_core.ppo.experience import Experience, experience_metrics
+from rlhf_core.ppo.experience import Experience
 from rlhf_core.ppo.rewards import length_penalty
+from rlhf_core.ppo.rollout import Rollout
 
 
 def step_metrics(experience: Experience, config: PPO) -> dict[str, float]:
-    """All of them, by declared name."""
+    """Return all metrics of a rollout before the update, by declared name."""
     return (
         experience_metrics(experience)
         | _reward_metrics(experience, config)
@@ -15,32 +17,77 @@ def step_metrics(experience: Experience, config: PPO) -> dict[str, float]:
     )
 
 
-def _reward_metrics(x: Experience, config: PPO) -> dict[str, float]:
-    options, means = config.reward, x.function_scores_BF.mean(0).tolist()
+def experience_metrics(experience: Experience) -> dict[str, float]:
+    """Return the metrics that every recipe has, of the policy before this step's update."""
+    outputs, score_B = experience.outputs, experience.rewards.score_B
+    mask_BR = experience.batch.response_mask_BR
+    tokens, rows = int(mask_BR.sum()), len(mask_BR)
+    kl = float(masked_sum(outputs.kl_BR, mask_BR))
+    gap = mismatch(outputs.old_logprobs_BR, experience.sampler_logprobs_BR, mask_BR)
+    metrics = {
+        "ppo/score_mean": float(score_B.mean()),
+        "ppo/score_std": float(score_B.std(correction=0)),
+        "ppo/reward_mean": float(experience.reward_B.mean()),
+        "ppo/kl_per_response": kl / rows,
+        "ppo/kl_per_token": kl / tokens,
+        "ppo/beta": experience.beta,
+        "ppo/response_tokens": tokens / rows,
+        "ppo/eos_share": float(experience.ended_B.float().mean()),
+        "ppo/entropy": float(masked_sum(outputs.entropy_BR, mask_BR)) / tokens,
+        "ppo/sampler_logprob_diff": gap.mean_abs_diff,
+        "ppo/sampler_logprob_diff_max": gap.max_abs_diff,
+        "ppo/sampler_kl": gap.kl_k3,
+        "ppo/sampler_effective_share": gap.effective_share,
+        "ppo/seconds_scoring": experience.seconds,
+    }
+    if experience.reward_model.spread_B is not None:
+        metrics["ppo/score_spread"] = float(experience.reward_model.spread_B.mean())
+    return metrics
+
+
+def _reward_metrics(experience: Experience, config: PPO) -> dict[str, float]:
+    options, rewards = config.reward, experience.rewards
+    means = rewards.function_scores_BF.mean(0).tolist()
     metrics = {f"ppo/function_{place}_mean": mean for place, mean in enumerate(means, start=1)}
     if options.functions and options.model_weight and options.model_at == "last":
-        metrics["ppo/model_score_mean"] = float(x.model_score_B.mean())
+        metrics["ppo/model_score_mean"] = float(experience.reward_model.score_B.mean())
     if options.centre or options.scale:
         metrics |= {
-            "ppo/score_running_mean": float(x.running.mean),
-            "ppo/score_running_std": float(x.running.std()),
+            "ppo/score_running_mean": float(rewards.running.mean),
+            "ppo/score_running_std": float(rewards.running.std()),
         }
     if options.length_penalty:
         metrics["ppo/length_penalty_mean"] = float(
-            length_penalty(x.batch.response_mask_BR, options).mean()
+            length_penalty(experience.batch.response_mask_BR, options).mean()
         )
     return metrics
 
 
-def _distance_metrics(x: Experience, config: PPO) -> dict[str, float]:
-    """Of the actor from the sampler, as corrected for, and from the reference, over the vocabulary."""
-    mask_BR, metrics = x.batch.response_mask_BR, {}
+def _distance_metrics(experience: Experience, config: PPO) -> dict[str, float]:
+    """Return the actor's distances that options measure.
+
+    From the sampler, as corrected for; from the reference, over the vocabulary.
+    """
+    mask_BR, exact_kl_BR = experience.batch.response_mask_BR, experience.outputs.exact_kl_BR
     rows, tokens = len(mask_BR), int(mask_BR.sum())
+    metrics: dict[str, float] = {}
     if config.importance_cap is not None:
-        capped_BR = (x.importance_BR >= config.importance_cap).float()
-        metrics["ppo/importance_mean"] = float(masked_sum(x.importance_BR, mask_BR)) / tokens
+        importance_BR = experience.estimates.importance_BR
+        capped_BR = (importance_BR >= config.importance_cap).float()
+        metrics["ppo/importance_mean"] = float(masked_sum(importance_BR, mask_BR)) / tokens
         metrics["ppo/importance_capped"] = float(masked_sum(capped_BR, mask_BR)) / tokens
-    if x.exact_kl_BR is not None:
-        kl = float(masked_sum(x.exact_kl_BR, mask_BR))
+    if exact_kl_BR is not None:
+        kl = float(masked_sum(exact_kl_BR, mask_BR))
         metrics |= {"ppo/kl_exact_per_response": kl / rows, "ppo/kl_exact_per_token": kl / tokens}
     return metrics
+
+
+def speed_metrics(rollout: Rollout, config: PPO, *, seconds: float) -> dict[str, float]:
+    """Return durations and speeds of one step; seconds: from the rollout's end to the step's."""
+    tokens = sum(map(len, rollout.sequences))
+    metrics = {
+        "ppo/seconds_rollout": rollout.seconds,
+        "ppo/rollout_tokens_per_second": rollout.response_tokens / rollout.seconds,
+        "tokens_per_second": tokens / (rollout.seconds + seconds),
+    }
+    return metrics | ({"ppo/rollout_age": rollout.age} if config.max_rollout_age else {})

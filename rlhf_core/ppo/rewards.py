@@ -1,5 +1,4 @@
-"""What a rollout's responses are worth before the KL penalty: what models and functions say of
-them, weighed and shaped.
+"""Rewards before the KL penalty: scores of reward model and functions, weighted and shaped.
 
 Axes: B rows (responses), R response tokens, F reward functions.
 """
@@ -23,66 +22,76 @@ from rlhf_core.objectives.advantages import Moments, masked_moments, merge_momen
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ranks import is_rank_zero
 
-Scores = list[float] | list[list[float]]  # one a response, or one a token of each
-RewardFunctions = Callable[[Rollout], list[Scores]]
-SMALLEST_STD = 1e-8  # scores that hardly differ say nothing of their scale
+Scores = list[float] | list[list[float]]  # one per response, or one per token of each
+RolloutScorer = Callable[[Rollout], list[Scores]]
+"""A rollout -> the scores of each of the recipe's reward functions, in their order."""
+SMALLEST_STD = 1e-8  # scores that differ by less are not scaled
 NO_SCORES = Moments(*torch.zeros(3, dtype=torch.float64))  # the running moments before any response
 
 
 @dataclass(frozen=True)
-class ShapedRewards:
-    """A rollout's rewards without KL. (B, R) tensors are float32 and 0 at padding."""
+class RewardModelScores:
+    """Scores by the reward model, the mean over an ensemble. Tensors are float32, 0 at padding.
 
-    function_scores_BF: (
-        Tensor  # what each function said of a response, before its weight; process rewards summed
-    )
-    score_B: (
-        Tensor  # weighted sum over model and functions, process rewards included; before shaping
-    )
-    final_B: Tensor  # paid at the last token: centred, scaled, clipped, less the penalties
-    process_BR: Tensor  # paid at each token: scaled, clipped
-    running: Moments  # of all responses' score_B so far
+    Of score_B and process_BR one is 0 throughout.
+    """
+
+    score_B: Tensor  # of the whole response
+    process_BR: Tensor  # of each token
+    spread_B: Tensor | None  # standard deviation over the ensemble; None for one reward model
+
+
+@dataclass(frozen=True)
+class ShapedRewards:
+    """A rollout's rewards without KL. Tensors are float32, (B, R) tensors 0 at padding."""
+
+    # each function's score of a response, before its weight; process rewards summed
+    function_scores_BF: Tensor
+    # weighted sum over model and functions, process rewards included; before shaping
+    score_B: Tensor
+    # paid at the last token: centred, scaled, clipped, less the penalties
+    final_B: Tensor
+    process_BR: Tensor  # paid at each token: scaled, clipped; 0 without process rewards
+    running: Moments  # of all responses' score_B so far, this rollout's included
 
 
 def load_functions(
     functions: list[RewardFunction], records: list[dict], tokenizer: PreTrainedTokenizerBase
-) -> RewardFunctions:
-    """What asks every function of the recipe about a rollout, in their order.
+) -> RolloutScorer:
+    """Return a callable that scores a rollout by every function of the recipe, in their order.
 
-    records: the prompts that rollouts are about. Raises BadInput for a name that is no function, or
-    a column that is missing.
+    One rank calls the functions, which may be slow or random; all ranks get the scores.
+    records: those of all prompts. Raises BadInput for a name that is no function, or a column that
+    is missing.
     """
     loaded = [load_function(one.function, "reward function") for one in functions]
     for one in functions:
         require_columns(one, records)
 
-    def ask(rollout: Rollout) -> list[Scores]:
-        prompts = [last_user_turn(record["prompt"]) for record in rollout.records]
-        replies = [
-            tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences
+    def score(rollout: Rollout) -> list[Scores]:
+        return [
+            _function_scores(one, function, rollout, tokenizer)
+            for one, function in zip(functions, loaded, strict=True)
         ]
-        found: list[Scores] = []
-        for one, function in zip(functions, loaded, strict=True):
-            given = {
-                name: [record["meta"][name] for record in rollout.records] for name in one.columns
-            }
-            asked, role = partial(function, **given), f"reward function {one.function!r}"
-            if one.per_token:
-                tokens = [
-                    [token_text(tokenizer, token) for token in s.response]
-                    for s in rollout.sequences
-                ]
-                found.append(call_per_token(asked, role, prompts, replies, tokens))
-            else:
-                found.append(call(asked, role, prompts, replies))
-        return found
 
-    return lambda rollout: gathered(ask(rollout) if is_rank_zero() else [])[
-        0
-    ]  # one rank asks: a function may be slow, or random
+    return lambda rollout: gathered(score(rollout) if is_rank_zero() else [])[0]
+
+
+def _function_scores(
+    one: RewardFunction, function: Callable, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+) -> Scores:
+    prompts = [last_user_turn(record["prompt"]) for record in rollout.records]
+    replies = [tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences]
+    given = {name: [record["meta"][name] for record in rollout.records] for name in one.columns}
+    bound, role = partial(function, **given), f"reward function {one.function!r}"
+    if not one.per_token:
+        return call(bound, role, prompts, replies)
+    tokens = [[token_text(tokenizer, token) for token in s.response] for s in rollout.sequences]
+    return call_per_token(bound, role, prompts, replies, tokens)
 
 
 def require_columns(function: RewardFunction, records: list[dict]) -> None:
+    """Raise BadInput when a prompt lacks a column that the function takes."""
     for column in function.columns:
         if missing := sum(column not in record.get("meta", {}) for record in records):
             raise BadInput(
@@ -93,54 +102,58 @@ def require_columns(function: RewardFunction, records: list[dict]) -> None:
 
 
 def model_rewards(scores_BR1: Tensor, mask_BR: Tensor, at: str) -> tuple[Tensor, Tensor]:
-    """The reward model's score of each response, (B,), and its process rewards, (B, R), of which
-    one is 0 throughout.
+    """Return one reward model's whole-response scores, (B,), and process rewards, (B, R).
 
-    scores_BR1: the head after t response tokens. at: 'last', the score s_T after the last token;
-    'every', s_t at each token t; 'difference', s_t - s_{t-1}, a potential's (Ng et al. 1999,
-    "Policy invariance under reward transformations").
+    One of the two is 0 throughout.
+    scores_BR1: the head after t response tokens.
+    at: 'last', the score s_T after the last token; 'every', s_t at each token t; 'difference',
+    s_t - s_{t-1}, a potential's (Ng et al. 1999, "Policy invariance under reward transformations").
     """
     R = mask_BR.shape[1]
     if at == "last":
         return final_scores(scores_BR1, mask_BR), torch.zeros_like(scores_BR1[:, :R])
-    before_BR = scores_BR1[:, :R] if at == "difference" else 0.0
-    return torch.zeros_like(scores_BR1[:, 0]), (scores_BR1[:, 1:] - before_BR).masked_fill(
-        ~mask_BR, 0.0
-    )
+    process_BR = scores_BR1[:, 1:] - (scores_BR1[:, :R] if at == "difference" else 0.0)
+    return torch.zeros_like(scores_BR1[:, 0]), process_BR.masked_fill(~mask_BR, 0.0)
 
 
-def weigh(
-    model: tuple[Tensor, Tensor],
-    said: list[Scores],
+def shape_rewards(
+    model: RewardModelScores,
+    functions: list[Scores],
     mask_BR: Tensor,
     ended_B: Tensor,
     config: PPO,
     running: Moments,
 ) -> ShapedRewards:
-    """What the reward model (score_B, process_BR) and the functions said, as rewards; running:
-    moments before this rollout.
+    """Return the rewards that the scores of reward model and functions give.
+
+    An uncertain ensemble pays less: mean - coefficient * variance (Coste et al. 2023,
+    arXiv:2310.02743, eq. 5).
+    running: the moments of all scores before this rollout.
     """
     options = config.reward
-    final_B, process_BR, functions_BF = _sum(model, said, mask_BR, options)
+    final_B, process_BR, functions_BF = _weighted_sum(model, functions, mask_BR, options)
     score_B = final_B + process_BR.sum(-1)
     running = merge_moments(running, score_moments(score_B))
-    final_B, process_BR = shaped(final_B, process_BR, running, options)
+    final_B, process_BR = normalise(final_B, process_BR, running, options)
     final_B = final_B - length_penalty(mask_BR, options) - config.missing_eos_penalty * (~ended_B)
+    if config.uncertainty_penalty:
+        assert model.spread_B is not None  # load_models refuses the penalty without an ensemble
+        final_B = final_B - config.uncertainty_penalty * model.spread_B**2
     return ShapedRewards(functions_BF, score_B, final_B, process_BR, running)
 
 
-def _sum(
-    model: tuple[Tensor, Tensor], said: list[Scores], mask_BR: Tensor, options: Rewards
+def _weighted_sum(
+    model: RewardModelScores, functions: list[Scores], mask_BR: Tensor, options: Rewards
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted whole-response scores (B,) and process rewards (B, R), and each function's own
-    scores, (B, F).
-    """
-    final_B, process_BR = (options.model_weight * given for given in model)
-    functions_BF = torch.zeros(len(mask_BR), len(said), device=mask_BR.device)
-    for place, (one, scores) in enumerate(zip(options.functions, said, strict=True)):
+    """Return whole-response scores (B,), process rewards (B, R), and each function's own (B, F)."""
+    final_B, process_BR = (
+        options.model_weight * model.score_B,
+        options.model_weight * model.process_BR,
+    )
+    functions_BF = torch.zeros(len(mask_BR), len(functions), device=mask_BR.device)
+    for place, (one, scores) in enumerate(zip(options.functions, functions, strict=True)):
         if one.per_token:
-            padded = [row + [0.0] * (mask_BR.shape[1] - len(row)) for row in scores]
-            token_BR = torch.tensor(padded, device=mask_BR.device)
+            token_BR = padded_rows(scores, mask_BR.shape[1]).to(mask_BR.device)
             functions_BF[:, place] = token_BR.sum(-1)
             process_BR = process_BR + one.weight * token_BR
         else:
@@ -149,20 +162,25 @@ def _sum(
     return final_B, process_BR, functions_BF
 
 
+def padded_rows(rows: list, width: int) -> Tensor:
+    """Return lists of numbers of unequal length as one (B, width) tensor, 0 at padding."""
+    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
+
+
 def score_moments(score_B: Tensor) -> Moments:
-    """Moments of this rollout's scores, float64 on the CPU."""
+    """Return the moments of this rollout's scores, float64 on the CPU."""
     score_B = score_B.double().cpu()
     return masked_moments(score_B, torch.ones_like(score_B, dtype=torch.bool))
 
 
-def shaped(
+def normalise(
     final_B: Tensor, process_BR: Tensor, running: Moments, options: Rewards
 ) -> tuple[Tensor, Tensor]:
-    """clip((score - mean) / std), (B,), and clip(process / std), (B, R), each as far as it is
-    switched on.
+    """Return clip((score - mean) / std), (B,), and clip(process / std), (B, R).
 
-    mean, std: of all responses' scores so far (over n); the mean is taken off once a response, not
-    off each process reward.
+    Centring, scaling and clipping each only where switched on.
+    mean, std: of all responses' scores so far (over n). The mean is subtracted once per response,
+    not from each process reward.
     """
     std = float(running.std()) if options.scale else 1.0
     std = std if std > SMALLEST_STD else 1.0
@@ -174,7 +192,8 @@ def shaped(
 
 
 def length_penalty(mask_BR: Tensor, options: Rewards) -> Tensor:
-    """length_penalty * max(0, tokens - length_free), (B,); DAPO's soft overlong punishment is a
-    case of it (Yu et al. 2025, arXiv:2503.14476, eq. 13).
+    """Return length_penalty * max(0, tokens - length_free), (B,).
+
+    DAPO's soft overlong punishment is a case of it (Yu et al. 2025, arXiv:2503.14476, eq. 13).
     """
     return options.length_penalty * (mask_BR.sum(-1) - options.length_free).clamp(min=0)

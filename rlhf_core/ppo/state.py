@@ -1,10 +1,14 @@
-"""What the PPO loop carries from step to step besides weights; a checkpoint keeps it."""
+"""What the PPO loop carries from step to step, and its checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from rlhf_core.config import PPO
+from rlhf_core.engine.base import Engine
+from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhf_core.objectives.advantages import Moments
 from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
@@ -12,8 +16,9 @@ from rlhf_core.ppo.rewards import NO_SCORES
 
 @dataclass(frozen=True)
 class LoopState:
-    """beta: KL coefficient of the next step, score per nat; scores: moments of all responses'
-    scores so far.
+    """What the next step starts from besides weights.
+
+    beta: KL coefficient, score per nat. scores: moments of all responses' scores so far.
     """
 
     beta: float
@@ -21,10 +26,11 @@ class LoopState:
 
     @classmethod
     def first(cls, config: PPO) -> "LoopState":
+        """Return the state before the first step."""
         return cls(config.beta, NO_SCORES)
 
     def after(self, kl: float, scores: Moments, config: PPO) -> "LoopState":
-        """The next step's; kl: of this step, nats per response."""
+        """Return the state after a step; kl: of that step, nats per response."""
         beta = self.beta
         if config.kl_controller == "adaptive":
             horizon, responses = config.kl_horizon, config.rollout_batch
@@ -34,12 +40,45 @@ class LoopState:
         return LoopState(beta, scores)
 
     def as_json(self) -> dict:
-        """JSON keeps every bit of a float64."""
+        """Return the state as JSON values, which keep every bit of a float64."""
         return {"beta": self.beta, "scores": [float(value) for value in self.scores]}
 
     @classmethod
     def from_json(cls, kept: dict) -> "LoopState":
+        """Return the state that `as_json` gave."""
         return cls(
             kept["beta"],
             Moments(*(torch.tensor(value, dtype=torch.float64) for value in kept["scores"])),
         )
+
+
+def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> tuple[int, LoopState]:
+    """Load the newest checkpoint into the engines; return the steps done and the loop's state.
+
+    Without a checkpoint: 0 steps, and the first state.
+    """
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        return 0, LoopState.first(config)
+    for name, engine in engines.items():
+        prefix = f"{name}/"
+        engine.load_state(
+            {
+                key.removeprefix(prefix): value
+                for key, value in checkpoint.tensors.items()
+                if key.startswith(prefix)
+            }
+        )
+    return checkpoint.step, LoopState.from_json(checkpoint.extra)
+
+
+def save(
+    folder: Path, step: int, engines: Mapping[str, Engine], state: LoopState, *, keep: int
+) -> None:
+    """Write the checkpoint after `step`; the newest `keep` stay."""
+    tensors = {
+        f"{name}/{key}": value
+        for name, engine in engines.items()
+        for key, value in engine.state().items()
+    }
+    save_checkpoint(folder, Checkpoint(step, tensors, state.as_json()), keep=keep)

@@ -1,9 +1,11 @@
-"""Epochs of minibatches over one experience: the clipped surrogate for the actor, the clipped value
-loss for the critic.
+"""The update: epochs of minibatches over one experience.
+
+The actor descends the clipped surrogate, the critic the clipped value loss.
 """
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,67 +27,71 @@ from rlhf_core.objectives.losses import (
     token_logprobs,
     token_mean,
 )
-from rlhf_core.ppo.experience import Experience, Part, with_values
+from rlhf_core.ppo.experience import Experience, ExperienceRows
+from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.seeds import minibatch_seed
 
 
 def update(
-    actor: Engine,
-    critic: Engine | None,
-    experience: Experience,
-    config: PPO,
-    *,
-    step: int,
-    seed: int,
+    models: Models, experience: Experience, config: PPO, *, step: int, seed: int
 ) -> dict[str, float]:
-    """`config.epochs` passes; every minibatch is one optimizer step of each model. Returns the
-    step's update metrics.
+    """Make `config.epochs` passes; return the step's update metrics.
 
-    During the first `critic_warmup_steps` only the critic learns; of a shared trunk, only its value
-    head. So it is after the minibatch that exceeds `max_kl_update`, until the step's end.
+    Every minibatch is one optimizer step of each model. During the first `critic_warmup_steps` only
+    the critic learns; of a shared trunk, only its value head. So it is after the minibatch that
+    exceeds `max_kl_update`, until the step's end.
     """
-    started = time.monotonic()
-    rows = len(experience.batch.mask_BL)
+    started, rows = time.monotonic(), len(experience.batch.mask_BL)
     policy_lr = config.policy_lr * min(1.0, step / max(1, config.warmup_steps))
-    actor_learns = step > config.critic_warmup_steps
+    actor_learns = actor_goes_on = step > config.critic_warmup_steps
     sums: dict[str, list[float]] = defaultdict(list)
-    actor_goes_on = actor_learns
+    for minibatch in _minibatches(rows, config, seed=minibatch_seed(seed, step)):
+        if not actor_goes_on and not config.has_critic:
+            break
+        totals = _accumulate(models, experience, minibatch, config, actor_learns=actor_goes_on)
+        norm = _actor_step(models.actor, policy_lr, config, actor_learns=actor_goes_on)
+        norms = {"policy_grad_norm": norm} if actor_goes_on else {}
+        if models.critic is not None:
+            norms["critic_grad_norm"] = models.critic.step(config.critic_lr)
+        for name, value in (totals | norms).items():
+            sums[name].append(value)
+        actor_goes_on = actor_goes_on and not exceeds_max_kl(totals["approx_kl_update"], config)
+    metrics = _update_metrics(sums, experience, config)
+    metrics["ppo/policy_lr"] = policy_lr if actor_learns else 0.0
+    return metrics | {"ppo/seconds_update": time.monotonic() - started}
+
+
+def _minibatches(rows: int, config: PPO, *, seed: int) -> Iterator[list[int]]:
+    """Yield the rows of each minibatch, in a new order in each epoch."""
     for epoch in range(config.epochs):
-        permutation = torch.tensor(order(rows, seed=minibatch_seed(seed, step), epoch=epoch))
+        permutation = torch.tensor(order(rows, seed=seed, epoch=epoch))
         for minibatch in permutation.chunk(min(config.minibatches, rows)):
-            if not actor_goes_on and not config.has_critic:
-                break
-            totals = _accumulate(
-                actor, critic, experience, minibatch.tolist(), config, actor_learns=actor_goes_on
-            )
-            norm = _step(actor, policy_lr, config, actor_learns=actor_goes_on)
-            norms = {"policy_grad_norm": norm} if actor_goes_on else {}
-            if critic is not None:
-                norms["critic_grad_norm"] = critic.step(config.critic_lr)
-            for name, value in (totals | norms).items():
-                sums[name].append(value)
-            actor_goes_on = actor_goes_on and not went_too_far(totals["approx_kl_update"], config)
+            yield minibatch.tolist()
+
+
+def _update_metrics(
+    sums: dict[str, list[float]], experience: Experience, config: PPO
+) -> dict[str, float]:
+    """Return the means over the minibatches, and what is known of the whole step."""
     metrics = {f"ppo/{name}": sum(values) / len(values) for name, values in sums.items()}
-    metrics |= {
-        "ppo/ratio_max": max(sums["ratio_max"]),
-        "ppo/ratio_min": min(sums["ratio_min"]),
-        "ppo/policy_lr": policy_lr if actor_learns else 0.0,
-    }
+    metrics |= {"ppo/ratio_max": max(sums["ratio_max"]), "ppo/ratio_min": min(sums["ratio_min"])}
     metrics.setdefault("ppo/policy_grad_norm", 0.0)
     if config.max_kl_update is not None:
         metrics["ppo/policy_updates"] = len(sums["policy_grad_norm"])
     if config.has_critic:
-        mask_BR = experience.batch.response_mask_BR
         metrics["ppo/critic_lr"] = config.critic_lr
         metrics["ppo/explained_variance"] = explained_variance(
-            experience.values_BR, experience.returns_BR, mask_BR
+            experience.outputs.values_BR,
+            experience.estimates.returns_BR,
+            experience.batch.response_mask_BR,
         )
-    return metrics | {"ppo/seconds_update": time.monotonic() - started}
+    return metrics
 
 
-def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float:
-    """The actor's optimizer step, of a shared critic's head too; the gradient norm, 0 for an actor
-    that does not learn yet.
+def _actor_step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float:
+    """Take the actor's optimizer step; return the gradient norm, 0 while the actor does not learn.
+
+    The head of a shared critic takes its step with it.
     """
     if config.shares_critic:
         norm = actor.step(lr if actor_learns else 0.0, head_lr=config.critic_lr)
@@ -93,51 +99,39 @@ def _step(actor: Engine, lr: float, config: PPO, *, actor_learns: bool) -> float
     return actor.step(lr) if actor_learns else 0.0
 
 
-def went_too_far(approx_kl: float, config: PPO) -> bool:
-    """Whether the actor stops after the minibatch that showed this KL (k3, nats/token) from the
-    rollout's policy.
+def exceeds_max_kl(approx_kl: float, config: PPO) -> bool:
+    """Say if the actor stops for this step, after the minibatch that showed this KL.
 
-    The minibatch's own step is taken, as in trl 0.11.4 (`early_stopping`) and CleanRL
-    (`target_kl`).
+    approx_kl: from the rollout's policy (k3, nats per token). The minibatch's own step is taken, as
+    in trl 0.11.4 (`early_stopping`) and CleanRL (`target_kl`).
     """
     return config.max_kl_update is not None and approx_kl > config.max_kl_update
 
 
 def _accumulate(
-    actor: Engine,
-    critic: Engine | None,
-    experience: Experience,
-    minibatch: list[int],
-    config: PPO,
-    *,
-    actor_learns: bool,
+    models: Models, experience: Experience, minibatch: list[int], config: PPO, *, actor_learns: bool
 ) -> dict[str, float]:
-    """Backward passes of this rank's share of a minibatch, in microbatches of similar length; its
-    totals over all ranks.
+    """Run the backward passes of this rank's share of a minibatch; return totals over all ranks.
 
-    Denominators count the whole minibatch.
+    Microbatches have similar lengths; denominators count the whole minibatch.
     """
+    actor, critic, sizes = models.actor, models.critic, experience.batch.sizes
     denominator = int(experience.batch.response_mask_BR[minibatch].sum())
-    sizes = experience.batch.sizes
     totals = _no_totals()
     for indices, counts in own_microbatches(
         [sizes[row] for row in minibatch], config.micro_batch_tokens
     ):
-        part, sums = (
-            experience.rows([minibatch[i] for i in indices]),
-            totals if counts else _no_totals(),
-        )
+        rows = experience.rows([minibatch[i] for i in indices])
+        sums = totals if counts else _no_totals()
         if actor_learns:
-            _actor_backward(actor, part, config, denominator, sums, counts=counts)
+            _actor_backward(actor, rows, config, denominator, sums, counts=counts)
         elif config.shares_critic:
-            actor.backward(
-                _value_loss(actor(part.batch, "critic"), part, config, denominator, sums),
-                counts=counts,
-            )
+            values_BR1 = actor(rows.batch, "critic")
+            loss = _value_loss(values_BR1, rows, config, denominator, sums)
+            actor.backward(loss, counts=counts)
         if critic is not None:
-            critic.backward(
-                _value_loss(critic(part.batch), part, config, denominator, sums), counts=counts
-            )
+            loss = _value_loss(critic(rows.batch), rows, config, denominator, sums)
+            critic.backward(loss, counts=counts)
     return _over_ranks(totals)
 
 
@@ -154,28 +148,27 @@ def _over_ranks(totals: dict[str, float]) -> dict[str, float]:
 
 
 def policy_objective(
-    logits_BRV: Tensor, part: Part, config: PPO, denominator: float
+    logits_BRV: Tensor, rows: ExperienceRows, config: PPO, denominator: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the actor descends; the surrogate in it; and the log-probabilities of the response
-    tokens, (B, R).
+    """Return the actor's loss, the surrogate in it, and the new log-probabilities, (B, R).
 
-    sum over tokens [importance * clipped surrogate + beta * KL (with kl_in = "loss") - entropy_coef
-    * entropy] / denominator.
+    loss = sum over tokens [importance * clipped surrogate + beta * KL (with kl_in = "loss")
+    - entropy_coef * entropy] / denominator.
     """
-    mask_BR = part.batch.response_mask_BR
+    mask_BR = rows.batch.response_mask_BR
     logits_BRV = tempered(logits_BRV, config.sampling.temperature)
-    logprobs_BR = token_logprobs(logits_BRV, part.batch.response_ids_BR)
+    logprobs_BR = token_logprobs(logits_BRV, rows.batch.response_ids_BR)
     surrogate_BR = clipped_surrogate(
-        probability_ratio(logprobs_BR, part.old_logprobs_BR, mask_BR),
-        part.advantages_BR,
+        probability_ratio(logprobs_BR, rows.old_logprobs_BR, mask_BR),
+        rows.advantages_BR,
         clip_low=config.clip,
         clip_high=_clip_high(config),
         dual_clip=config.dual_clip,
     )
-    surrogate = loss = token_mean(part.importance_BR * surrogate_BR, mask_BR, denominator)
+    surrogate = loss = token_mean(rows.importance_BR * surrogate_BR, mask_BR, denominator)
     if config.kl_in == "loss":
-        kl_BR = token_kl(logprobs_BR, part.ref_logprobs_BR, mask_BR, config.kl_estimator)
-        loss = loss + part.beta * token_mean(kl_BR, mask_BR, denominator)
+        kl_BR = token_kl(logprobs_BR, rows.ref_logprobs_BR, mask_BR, config.kl_estimator)
+        loss = loss + rows.beta * token_mean(kl_BR, mask_BR, denominator)
     if config.entropy_coef:
         loss = (
             loss
@@ -186,21 +179,21 @@ def policy_objective(
 
 def _actor_backward(
     actor: Engine,
-    part: Part,
+    rows: ExperienceRows,
     config: PPO,
     denominator: int,
     totals: dict[str, float],
     *,
     counts: bool,
 ) -> None:
-    mask_BR = part.batch.response_mask_BR
-    logits_BRV, values_BR1 = with_values(actor(part.batch))
-    loss, surrogate, new_logprobs_BR = policy_objective(logits_BRV, part, config, denominator)
+    mask_BR = rows.batch.response_mask_BR
+    logits_BRV, values_BR1 = with_values(actor(rows.batch))
+    loss, surrogate, new_logprobs_BR = policy_objective(logits_BRV, rows, config, denominator)
     if values_BR1 is not None:
-        loss = loss + config.value_coef * _value_loss(values_BR1, part, config, denominator, totals)
+        loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, denominator, totals)
     totals["policy_loss"] += float(surrogate)
     actor.backward(loss, counts=counts)
-    log_ratio_BR = (new_logprobs_BR - part.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
+    log_ratio_BR = (new_logprobs_BR - rows.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
     clipped = ((ratio_BR - 1 > _clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()
     totals["policy_clip_fraction"] += float(clipped) / denominator
@@ -216,15 +209,19 @@ def _clip_high(config: PPO) -> float:
 
 
 def _value_loss(
-    values_BR1: Tensor, part: Part, config: PPO, denominator: int, totals: dict[str, float]
+    values_BR1: Tensor,
+    rows: ExperienceRows,
+    config: PPO,
+    denominator: int,
+    totals: dict[str, float],
 ) -> Tensor:
-    mask_BR = part.batch.response_mask_BR
+    mask_BR = rows.batch.response_mask_BR
     new_values_BR = values_BR1[:, : mask_BR.shape[1]]
     error_BR = clipped_value_error(
-        new_values_BR, part.values_BR, part.returns_BR, mask_BR, clip=config.value_clip
+        new_values_BR, rows.values_BR, rows.returns_BR, mask_BR, clip=config.value_clip
     )
     loss = token_mean(error_BR, mask_BR, denominator)
     totals["value_loss"] += float(loss.detach())
-    clipped = ((new_values_BR.detach() - part.values_BR).abs() > config.value_clip)[mask_BR].sum()
+    clipped = ((new_values_BR.detach() - rows.values_BR).abs() > config.value_clip)[mask_BR].sum()
     totals["value_clip_fraction"] += float(clipped) / denominator
     return loss

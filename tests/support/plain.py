@@ -1,6 +1,6 @@
-"""An engine and a sampler of torch alone, for the PPO loop in one process.
+"""Engines and a sampler of torch alone, for the PPO loop in one process.
 
-They are slow and give the same bits each time.
+They are slow, and give the same to the last bit each time.
 """
 
 import time
@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import Sampling
+from rlhf_core.engine.base import Engine, Forward, WrappedModel
 from rlhf_core.modeling.models import PolicyModel
-from rlhf_core.sampling.base import Sample
+from rlhf_core.ppo.rewards import Scores
+from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.sampling.base import Sample, Sampler
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """A module and its AdamW."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: WrappedModel):
         self.module, self.steps, self.config = module.requires_grad_(True), 0, {}
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
 
@@ -32,7 +35,7 @@ class PlainEngine:
     def backward(self, loss: Tensor, *, counts: bool = True) -> None:
         (loss * counts).backward()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, *, head_lr: float | None = None) -> float:
         self.optimizer.param_groups[0]["lr"] = lr
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
@@ -65,13 +68,32 @@ class PlainEngine:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-class PlainSampler:
+class FixedEngine(PlainEngine):
+    """A forward pass that answers, and learns nothing."""
+
+    def __init__(self, forward: Forward):
+        self._forward = forward
+
+    def infer(self, *inputs) -> Tensor:
+        return self._forward(*inputs)
+
+
+def no_functions(rollout: Rollout) -> list[Scores]:
+    """Reward functions of a recipe that has none."""
+    return []
+
+
+class PlainSampler(Sampler):
     """Draws token by token from a copy of the policy, each prompt by its own seed."""
 
     ranks_each = 1
 
     def __init__(self, policy: PolicyModel, sampling: Sampling):
-        self.model, self._sampling = policy, sampling
+        self._policy, self._sampling = policy, sampling
+
+    @property
+    def model(self) -> PolicyModel:
+        return self._policy
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
@@ -93,6 +115,9 @@ class PlainSampler:
         return Sample(tokens, logprobs, tokens[-1] == eos_id)
 
     def sleep(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:

@@ -1,6 +1,4 @@
-"""What each tensor of a PPO batch means, by its name: the one place that the trace takes its
-sentences from.
-"""
+"""The meaning of each tensor of a PPO batch, by its name, for the trace to show."""
 
 AXES = {
     "B": "rows: responses of the rollout, or of one microbatch",
@@ -16,13 +14,13 @@ AXES = {
 
 TENSORS = {
     # rollout: lists, not yet padded
-    "prompt_ids": "token ids of the prompts, as rendered by the chat template; one list a row",
+    "prompt_ids": "token ids of the prompts, as rendered by the chat template; one list per row",
     "response_ids": "token ids that the sampler drew, end-of-text included where it came",
     "sampler_logprobs": "log-probability of each drawn token, as the sampler computed it, nats",
-    "ended": "whether the response ended by itself, not at the length limit",
+    "ended": "true when the response ended by itself, not at the length limit",
     "hidden_TD": (
         "the sampler's last hidden states: all prompt tokens at first (padded by transformers),"
-        " then one token a row"
+        " then one token per row"
     ),
     # the padded batch
     "ids_BL": (
@@ -41,8 +39,8 @@ TENSORS = {
     ),
     # experience
     "ended_B": (
-        "whether the response ended by itself; one that did not loses missing_eos_penalty from its"
-        " score"
+        "true when the response ended by itself; one that did not loses missing_eos_penalty from"
+        " its score"
     ),
     "model_score_B": (
         "the reward model at the last response token, the mean over an ensemble; 0 with process"
@@ -50,7 +48,7 @@ TENSORS = {
     ),
     "spread_B": "standard deviation of the score over the reward models of an ensemble",
     "function_scores_BF": (
-        "what each reward function said of a response, before its weight; process rewards summed"
+        "each reward function's score of a response, before its weight; process rewards summed"
     ),
     "score_B": (
         "weighted sum of reward model and functions, process rewards included, before shaping"

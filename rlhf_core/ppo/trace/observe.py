@@ -1,10 +1,11 @@
-"""What really happens while the code runs: forward passes of the models, and bytes between ranks."""
+"""What happens while the code runs: the models' forward passes, and bytes between ranks."""
 
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,11 @@ from torch.nn.modules.module import register_module_forward_hook
 from rlhf_core.batching.batch import Batch
 from rlhf_core.modeling.models import PolicyModel, ScalarModel
 from rlhf_core.modeling.trunk import Trunk
-from rlhf_core.ppo.experience import with_values
+from rlhf_core.ppo.scoring import with_values
 
 # Process group method -> place of the tensors that a rank hands in, and how many times their size a
-# rank sends among n
-# ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal all-reduce" (Patarasuk and
-# Yuan 2009).
+# rank sends among n ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal
+# all-reduce" (Patarasuk and Yuan 2009).
 _ALL_TO_ALL: tuple[int, Callable[[int], float]] = (1, lambda n: (n - 1) / n)
 _GATHER_ALL: tuple[int, Callable[[int], float]] = (1, lambda n: n - 1)
 _SCATTER_SUM: tuple[int, Callable[[int], float]] = (1, lambda n: (n - 1) / n)
@@ -58,20 +58,20 @@ class Pass:
 
     model: str
     output: Tensor  # on the meta device: shape and type without data
-    values: Tensor | None  # likewise, where a value head spoke in the same pass
+    values: Tensor | None  # likewise, where a value head answered in the same pass
     batch: tuple[int, int, int] | None  # rows, length, response length
 
 
 @dataclass
 class Seen:
-    """Grows while `observed` is open; `taken` empties it."""
+    """Passes and traffic seen so far; it grows while `observed` is open, and `taken` empties it."""
 
     passes: list[Pass] = field(default_factory=list)
     calls: Counter = field(default_factory=Counter)  # collectives by name
     sent: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # bytes by name
 
     def taken(self) -> "Seen":
-        """What was seen since the last time."""
+        """Return what was seen since the last call."""
         seen = Seen(self.passes, self.calls, self.sent)
         self.passes, self.calls, self.sent = [], Counter(), defaultdict(float)
         return seen
@@ -81,22 +81,24 @@ class Seen:
 def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
     """Count forward passes and traffic while open.
 
-    models: those that are known by name; any other policy or scalar model is the reference or the
-    reward model. A trunk that was called in a role counts as that.
+    models: those that are known by name. Any other policy or scalar model is the reference or the
+    reward model. A trunk that is called in a role counts as that role.
     """
     seen, names = Seen(), {id(model): name for name, model in models.items()}
-    kinds = {PolicyModel: "reference", ScalarModel: "reward"}
+    kinds: dict[type, str] = {PolicyModel: "reference", ScalarModel: "reward"}
 
-    def hook(module: nn.Module, arguments: tuple, output: object) -> None:
+    def hook(module: nn.Module, arguments: tuple, output: Any) -> None:
         name = names.get(id(module)) or kinds.get(type(module))
         if isinstance(module, Trunk) and len(arguments) > 1:
             name = arguments[1]
         if hasattr(output, "last_hidden_state"):  # transformers' backbone as the sampler
             output = output.last_hidden_state.flatten(0, 1)
-        said, values = with_values(output) if name else (None, None)
-        if isinstance(said, Tensor):
+        if not name:
+            return
+        given, values = with_values(output)
+        if isinstance(given, Tensor):
             meta = None if values is None else _shape_of(values)
-            seen.passes.append(Pass(name, _shape_of(said), meta, _batch_shape(arguments)))
+            seen.passes.append(Pass(name, _shape_of(given), meta, _batch_shape(arguments)))
 
     handle = register_module_forward_hook(hook)
     try:
@@ -119,8 +121,9 @@ def _batch_shape(arguments: tuple) -> tuple[int, int, int] | None:
 
 @contextlib.contextmanager
 def _counting(seen: Seen) -> Iterator[None]:
-    """Wrap the process group's own methods: DeepSpeed keeps references to some functions of
-    torch.distributed.
+    """Wrap the process group's own methods.
+
+    DeepSpeed keeps references to some functions of torch.distributed, which wrapping would miss.
     """
     originals = {name: vars(ProcessGroup)[name] for name in COLLECTIVES}
     for name in originals:
@@ -144,6 +147,6 @@ def _counted(name: str, original: Callable, seen: Seen) -> Callable:
     return call
 
 
-def _size(value: object) -> int:
+def _size(value: Tensor | list) -> int:
     """Bytes of a tensor, or of tensors in lists of any depth."""
     return value.nbytes if isinstance(value, Tensor) else sum(map(_size, value))

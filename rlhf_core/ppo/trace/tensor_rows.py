@@ -1,7 +1,7 @@
 """Tensors as rows of the trace's table: name, axes, shape, type, bytes, meaning."""
 
-import dataclasses
 import re
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -9,14 +9,17 @@ from torch import Tensor
 from rlhf_core.batching.batch import Batch
 from rlhf_core.engine.base import Engine
 from rlhf_core.modeling.lora import plain_tensors
-from rlhf_core.ppo.experience import Experience, Part
+from rlhf_core.ppo.experience import Experience, ExperienceRows
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.trace.meanings import TENSORS
 from rlhf_core.ppo.trace.observe import Pass
 
 
 def tensor_row(name: str, tensor: Tensor, *, by: str | None = None, of: int = 1) -> dict:
-    """by: the model that gave it; of: how many like it there are, of which this is the largest."""
+    """Return one row of the table.
+
+    by: the model that gave it. of: how many like it there are, of which this is the largest.
+    """
     return {
         "name": name,
         "by": by,
@@ -30,24 +33,48 @@ def tensor_row(name: str, tensor: Tensor, *, by: str | None = None, of: int = 1)
 
 
 def axes(name: str) -> list[str]:
-    """The axes that a tensor's name ends in: old_logprobs_BR -> B, R; scores_BR1 -> B, R1."""
+    """Return the axes that a name ends in: old_logprobs_BR -> B, R; scores_BR1 -> B, R1."""
     letters = name.rpartition("_")[2] if "_" in name else ""
     if not letters.isupper():
         return []
     return re.findall("[A-Z]1?", letters)
 
 
-def field_rows(record: Batch | Experience) -> list[dict]:
-    names = [field.name for field in dataclasses.fields(record)]
-    return [
-        tensor_row(name, getattr(record, name))
-        for name in names
-        if isinstance(getattr(record, name), Tensor)
-    ]
+def batch_rows(batch: Batch) -> list[dict]:
+    """Return the rows of the padded batch."""
+    names = ("ids_BL", "mask_BL", "response_mask_BR")
+    return [tensor_row(name, getattr(batch, name)) for name in names]
+
+
+def experience_rows(experience: Experience) -> list[dict]:
+    """Return the rows of an experience; tensors of options that are off are left out."""
+    outputs, rewards, estimates = experience.outputs, experience.rewards, experience.estimates
+    tensors = {
+        "ended_B": experience.ended_B,
+        "model_score_B": experience.reward_model.score_B,
+        "spread_B": experience.reward_model.spread_B,
+        "function_scores_BF": rewards.function_scores_BF,
+        "score_B": rewards.score_B,
+        "final_B": rewards.final_B,
+        "process_BR": rewards.process_BR,
+        "sampler_logprobs_BR": experience.sampler_logprobs_BR,
+        "old_logprobs_BR": outputs.old_logprobs_BR,
+        "ref_logprobs_BR": outputs.ref_logprobs_BR,
+        "exact_kl_BR": outputs.exact_kl_BR,
+        "entropy_BR": outputs.entropy_BR,
+        "values_BR": outputs.values_BR,
+        "advantages_BR": estimates.advantages_BR,
+        "returns_BR": estimates.returns_BR,
+        "importance_BR": estimates.importance_BR,
+        "rewards_BR": estimates.rewards_BR,
+        "kl_BR": outputs.kl_BR,
+        "reward_B": experience.reward_B,
+    }
+    return [tensor_row(name, tensor) for name, tensor in tensors.items() if tensor is not None]
 
 
 def output_rows(passes: list[Pass]) -> list[dict]:
-    """The largest output of each model."""
+    """Return the largest output of each model."""
     names = {"sampler": "hidden_TD", "actor": "logits_BRV", "reference": "logits_BRV"}
     rows = []
     for model in dict.fromkeys(one.model for one in passes):
@@ -71,19 +98,20 @@ def output_rows(passes: list[Pass]) -> list[dict]:
     return rows
 
 
-def part_rows(passes: list[Pass]) -> list[dict]:
-    """What the update takes of the largest microbatch: the columns of Part, shaped as the batch
-    that went in.
+def update_rows(passes: list[Pass]) -> list[dict]:
+    """Return what the update takes of the largest microbatch.
+
+    The columns of ExperienceRows, shaped as the batch that went in.
     """
     shapes = [one.batch for one in passes if one.batch]
     B, L, R = max(shapes, key=lambda shape: shape[0] * shape[1])
-    part = [field.name for field in dataclasses.fields(Part) if field.name.endswith("_BR")]
+    names = [field.name for field in fields(ExperienceRows) if field.name.endswith("_BR")]
     kinds = {
         "ids_BL": (L, torch.int64),
         "mask_BL": (L, torch.bool),
         "response_mask_BR": (R, torch.bool),
     }
-    kinds |= {name: (R, torch.float32) for name in part}
+    kinds |= {name: (R, torch.float32) for name in names}
     count = sum(one.model == passes[0].model for one in passes)
     return [
         tensor_row(name, torch.empty(B, wide, dtype=kind, device="meta"), of=count)
@@ -92,8 +120,8 @@ def part_rows(passes: list[Pass]) -> list[dict]:
 
 
 def list_rows(rollout: Rollout) -> list[dict]:
-    """The rollout's ragged lists; bytes as 64-bit values."""
-    columns = {
+    """Return the rollout's lists, of unequal lengths; bytes as 64-bit values."""
+    columns: dict[str, tuple[list[list], str, str]] = {
         "prompt_ids": ([s.prompt for s in rollout.sequences], "BP", "int"),
         "response_ids": ([s.response for s in rollout.sequences], "BR", "int"),
         "sampler_logprobs": (rollout.sampler_logprobs, "BR", "float"),
@@ -118,6 +146,7 @@ def list_rows(rollout: Rollout) -> list[dict]:
 
 
 def weights_row(actor: Engine) -> dict:
+    """Return the row of the actor's weights, which the sampler gets."""
     tensors = [tensor for _, tensor in plain_tensors(actor.module.model)]
     kinds = sorted({str(tensor.dtype).split(".")[-1] for tensor in tensors})
     return {

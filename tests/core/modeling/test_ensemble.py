@@ -1,5 +1,6 @@
-"""An ensemble of reward models: one folder, its mean the score, its spread a penalty, a resume that
-changes nothing.
+"""An ensemble of reward models: one folder, its mean the score, its spread a penalty.
+
+A resumed stage changes nothing.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain import FixedEngine, no_functions
 from stages import section_spec, splits_of
 
 from rlhf_core.batching.batch import Sequence, collate
@@ -21,8 +23,10 @@ from rlhf_core.evidence.items import data_columns, read_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, offsets_of
 from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
 from rlhf_core.modeling.smoke import smoke
-from rlhf_core.ppo.experience import Models, experience_metrics, make_experience
+from rlhf_core.ppo.experience import make_experience
+from rlhf_core.ppo.metrics import experience_metrics
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.rundir import RunDir, StageResult, StageSpec, read_metrics, read_result
 from rlhf_core.seeds import member_seed
 
@@ -211,8 +215,8 @@ def experience(config: PPO, scores: list[list[float]]):
     def policy(batch):
         return torch.zeros(len(batch.mask_BL), batch.response_mask_BR.shape[1], 7)
 
-    first, *further = map(reward, scores)
-    models = Models(policy, None, first, policy, tuple(further))
+    members = tuple(map(reward, scores))
+    models = Models(FixedEngine(policy), None, policy, members, no_functions)
     rollout = Rollout(
         [Sequence([2], [4, 1]), Sequence([3], [5, 6, 1])],
         [[0.0] * 2, [0.0] * 3],
@@ -228,16 +232,19 @@ def test_uncertainty_penalty_takes_the_variance_off_the_mean():
     """
     grouped = {"advantage": "reinforce++", "missing_eos_penalty": 0.25}
     plain = experience(PPO(**grouped), [[1.0, 4.0], [3.0, 4.0]])
-    assert plain.score_B.tolist() == [2.0, 4.0] and plain.spread_B.tolist() == [1.0, 0.0]
+    assert plain.rewards.score_B.tolist() == [
+        2.0,
+        4.0,
+    ] and plain.reward_model.spread_B.tolist() == [1.0, 0.0]
     assert plain.reward_B.tolist() == [2.0, 3.75]
     wary = experience(PPO(uncertainty_penalty=0.5, **grouped), [[1.0, 4.0], [3.0, 4.0]])
-    assert wary.score_B.tolist() == [2.0, 4.0] and wary.reward_B.tolist() == [1.5, 3.75]
+    assert wary.rewards.score_B.tolist() == [2.0, 4.0] and wary.reward_B.tolist() == [1.5, 3.75]
     assert experience_metrics(wary)["ppo/score_spread"] == 0.5
 
 
 def test_one_reward_model_has_no_spread():
     single = experience(PPO(advantage="reinforce++"), [[1.0, 4.0]])
-    assert single.spread_B is None and single.score_B.tolist() == [1.0, 4.0]
+    assert single.reward_model.spread_B is None and single.rewards.score_B.tolist() == [1.0, 4.0]
     assert "ppo/score_spread" not in experience_metrics(single)
 
 

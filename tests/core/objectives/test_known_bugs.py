@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from plain import PlainEngine
+from plain import FixedEngine, PlainEngine, no_functions
 from torch import Tensor, nn, tensor
 
 from rlhf_core.batching.batch import Sequence, collate, select
@@ -31,9 +31,10 @@ from rlhf_core.objectives.losses import (
     token_logprobs,
     token_mean,
 )
-from rlhf_core.ppo.experience import Experience, Models, experience_metrics, make_experience
-from rlhf_core.ppo.metrics import step_metrics
+from rlhf_core.ppo.experience import Experience, make_experience
+from rlhf_core.ppo.metrics import experience_metrics, step_metrics
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import policy_objective, update
 from rlhf_core.rundir import RunDir, read_metrics
 
@@ -57,10 +58,11 @@ def policy(tiny_model) -> PolicyModel:
 
 @pytest.fixture(scope="module")
 def models(policy, tiny_model) -> Models:
-    forward = inference(policy, dtype="float32")
+    actor = FixedEngine(inference(policy, dtype="float32"))
     reward = inference(load_scalar(tiny_model, new_head=True, seed=2), dtype="float32")
     critic = inference(load_scalar(tiny_model, new_head=True, seed=3), dtype="float32")
-    return Models(forward, critic, reward, inference(load_policy(tiny_model), dtype="float32"))
+    reference = inference(load_policy(tiny_model), dtype="float32")
+    return Models(actor, FixedEngine(critic), reference, (reward,), no_functions)
 
 
 def sequences() -> list[Sequence]:
@@ -103,7 +105,9 @@ def test_end_of_text_counts_as_a_token_when_it_is_also_the_padding(models):
     assert all(batch.response_ids_BR[row, length - 1] == EOS for row, length in enumerate(lengths))
     padded_otherwise = collate(sequences(), pad_id=PAD)
     assert batch.mask_BL.equal(padded_otherwise.mask_BL)
-    scores = [final_scores(models.reward(b), b.response_mask_BR) for b in (batch, padded_otherwise)]
+    scores = [
+        final_scores(models.rewards[0](b), b.response_mask_BR) for b in (batch, padded_otherwise)
+    ]
     torch.testing.assert_close(*scores)
     end_in_prompt = collate([Sequence([*prompt, EOS], [7, EOS]) for prompt in prompts], pad_id=EOS)
     assert end_in_prompt.sizes == [(len(prompt) + 1, 2) for prompt in prompts]
@@ -130,9 +134,16 @@ def test_what_stands_at_padding_reaches_no_metric(policy, models):
     config = PPO(kl_exact=True, importance_cap=1.5)
     clean = experience(policy, models, config)
     padding = ~clean.batch.response_mask_BR
-    matrices = [f.name for f in dataclasses.fields(clean) if f.name.endswith("_BR")]
-    marked = dataclasses.replace(
-        clean, **{name: getattr(clean, name).masked_fill(padding, 1e6) for name in matrices}
+
+    def mark(record: object) -> object:
+        matrices = [f.name for f in dataclasses.fields(record) if f.name.endswith("_BR")]
+        return dataclasses.replace(
+            record, **{name: getattr(record, name).masked_fill(padding, 1e6) for name in matrices}
+        )
+
+    parts = ("outputs", "reward_model", "rewards", "estimates")
+    marked = mark(
+        dataclasses.replace(clean, **{part: mark(getattr(clean, part)) for part in parts})
     )
     assert padding.any() and step_metrics(marked, config) == step_metrics(clean, config)
 
@@ -187,14 +198,16 @@ def test_score_is_read_after_the_last_token_and_paid_at_it(models):
         0,
     ]
     batch = collate(sequences(), PAD)
-    before = final_scores(models.reward(batch), batch.response_mask_BR)
+    before = final_scores(models.rewards[0](batch), batch.response_mask_BR)
     other_ends = [Sequence(s.prompt, [*s.response[:-1], 60]) for s in sequences()]
     changed = collate(other_ends, PAD)
     assert (
-        (final_scores(models.reward(changed), batch.response_mask_BR) - before).abs() > 1e-4
+        (final_scores(models.rewards[0](changed), batch.response_mask_BR) - before).abs() > 1e-4
     ).all()
     junk = dataclasses.replace(batch, ids_BL=batch.ids_BL.masked_fill(~batch.mask_BL, 33))
-    torch.testing.assert_close(final_scores(models.reward(junk), batch.response_mask_BR), before)
+    torch.testing.assert_close(
+        final_scores(models.rewards[0](junk), batch.response_mask_BR), before
+    )
 
 
 def test_training_log_probabilities_have_the_samplers_temperature(policy, models):
@@ -210,11 +223,12 @@ def test_training_log_probabilities_have_the_samplers_temperature(policy, models
     )
     untempered = make_experience(rollout(policy, 0.7), models, PPO(), beta=0.05, pad_id=PAD)
     assert experience_metrics(untempered)["ppo/sampler_logprob_diff"] > 0.05
-    part = made.rows(list(range(len(made.score_B))))
+    part = made.rows(list(range(len(made.rewards.score_B))))
     with torch.no_grad():
         _, _, new_BR = policy_objective(policy(part.batch), part, config, 1)
     torch.testing.assert_close(
-        new_BR[part.batch.response_mask_BR], made.old_logprobs_BR[part.batch.response_mask_BR]
+        new_BR[part.batch.response_mask_BR],
+        made.outputs.old_logprobs_BR[part.batch.response_mask_BR],
     )
 
 
@@ -225,12 +239,12 @@ def test_before_the_first_update_the_model_itself_gives_ratio_one_and_divergence
     config = PPO(micro_batch_tokens=10_000)
     made = make_experience(
         rollout(policy),
-        dataclasses.replace(models, reference=models.actor),
+        dataclasses.replace(models, reference=models.actor.infer),
         config,
         beta=0.05,
         pad_id=PAD,
     )
-    assert not made.kl_BR.any()
+    assert not made.outputs.kl_BR.any()
     rows = microbatches(made.batch.sizes, 10_000)
     assert len(rows) == 1
     part = made.rows(rows[0])
@@ -292,7 +306,8 @@ def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(
     before = [
         [p.detach().clone() for p in engine.module.parameters()] for engine in (actor, critic)
     ]
-    metrics = update(actor, critic, experience(policy, models, ppo), ppo, step=2, seed=1)
+    learning = dataclasses.replace(models, actor=actor, critic=critic)
+    metrics = update(learning, experience(policy, models, ppo), ppo, step=2, seed=1)
     for engine, old, name, rate in (
         (actor, before[0], "policy_lr", 5e-4),
         (critic, before[1], "critic_lr", 1e-3),

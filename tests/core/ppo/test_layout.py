@@ -1,10 +1,11 @@
 """PPO's layouts in this process: what shares a trunk computes what separate models compute."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from plain import no_functions
 from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence
@@ -21,11 +22,12 @@ from rlhf_core.modeling.models import (
     save_model,
 )
 from rlhf_core.objectives.losses import clipped_value_error, token_mean
-from rlhf_core.ppo.experience import Experience, Models, make_experience, with_values
-from rlhf_core.ppo.layout import FourModels, load_models
+from rlhf_core.ppo.experience import Experience, make_experience
+from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.ppo.trace.observe import observed
-from rlhf_core.ppo.trace.stage import _layout_notes
+from rlhf_core.ppo.trace.report import layout_notes
 from rlhf_core.ppo.update import _actor_backward, policy_objective, update
 from rlhf_core.rundir import Artifact, StageSpec
 
@@ -71,33 +73,38 @@ def inputs(tiny_model, tmp_path_factory) -> dict[str, Path]:
     return {"policy": tiny_model, "reward": folder / "reward", "reward_adapter": folder / "adapter"}
 
 
-def laid_out(inputs: dict[str, Path], **options) -> tuple[FourModels, PPO]:
+def laid_out(inputs: dict[str, Path], **options) -> tuple[Models, PPO]:
     config = PPO(**SMALL | options)
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     spec = StageSpec(
         stage="ppo", seed=1, config={"dtype": "float32"}, inputs=artifacts, code=code_digest()
     )
-    return load_models(spec, config), config
+    return load_models(spec, config, no_functions), config
 
 
-def scored(models: FourModels, config: PPO) -> Experience:
-    critic = models.critic.infer if models.critic else None
-    return make_experience(
-        ROLLOUT,
-        Models(models.actor.infer, critic, models.reward, models.reference),
-        config,
-        beta=0.1,
-        pad_id=0,
-    )
+def scored(models: Models, config: PPO) -> Experience:
+    return make_experience(ROLLOUT, models, config, beta=0.1, pad_id=0)
 
 
-def learnt(models: FourModels, config: PPO, step: int = 1) -> dict[str, float]:
-    return update(models.actor, models.critic, scored(models, config), config, step=step, seed=1)
+def learnt(models: Models, config: PPO, step: int = 1) -> dict[str, float]:
+    return update(models, scored(models, config), config, step=step, seed=1)
 
 
 def same(one: Experience, other: Experience) -> bool:
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Experience)]
-    return all(ours.equal(theirs) for ours, theirs in pairs if isinstance(ours, Tensor))
+    ours, theirs = tensors(one), tensors(other)
+    return ours.keys() == theirs.keys() and all(ours[k].equal(theirs[k]) for k in ours)
+
+
+def tensors(record: object, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor in a record of records, by its path."""
+    found: dict[str, Tensor] = {}
+    for field in fields(record):
+        value, path = getattr(record, field.name), f"{prefix}.{field.name}"
+        if isinstance(value, Tensor):
+            found[path] = value
+        elif is_dataclass(value):
+            found |= tensors(value, path)
+    return found
 
 
 def test_reference_by_adapter_off_gives_the_numbers_of_the_copy(inputs):
@@ -109,7 +116,7 @@ def test_reference_by_adapter_off_gives_the_numbers_of_the_copy(inputs):
         assert {k: v for k, v in ours.items() if "seconds" not in k} == {
             k: v for k, v in theirs.items() if "seconds" not in k
         }
-    assert float(scored(off, sharing).kl_BR.abs().max()) > 0.01
+    assert float(scored(off, sharing).outputs.kl_BR.abs().max()) > 0.01
     trained = [
         {name: p for name, p in one.actor.module.named_parameters() if p.requires_grad}
         for one in (copy, off)
@@ -126,11 +133,11 @@ def test_a_reward_adapter_on_the_references_trunk_gives_the_scores_of_the_whole_
     whole, shared = (
         scored(*laid_out(inputs, reward_trunk=trunk, **options)) for trunk in ("own", "reference")
     )
-    torch.testing.assert_close(shared.score_B, whole.score_B, atol=1e-5, rtol=1e-5)
-    assert shared.ref_logprobs_BR.equal(whole.ref_logprobs_BR) and shared.old_logprobs_BR.equal(
-        whole.old_logprobs_BR
-    )
-    assert float(whole.score_B.std()) > 0.1
+    torch.testing.assert_close(shared.rewards.score_B, whole.rewards.score_B, atol=1e-5, rtol=1e-5)
+    assert shared.outputs.ref_logprobs_BR.equal(
+        whole.outputs.ref_logprobs_BR
+    ) and shared.outputs.old_logprobs_BR.equal(whole.outputs.old_logprobs_BR)
+    assert float(whole.rewards.score_B.std()) > 0.1
 
 
 def test_everything_on_one_trunk_learns(inputs):
@@ -142,10 +149,13 @@ def test_everything_on_one_trunk_learns(inputs):
     metrics = learnt(models, config)
     assert metrics["ppo/value_loss"] > 0 and metrics["ppo/critic_lr"] == config.critic_lr
     after = scored(models, config)
-    assert after.ref_logprobs_BR.equal(before.ref_logprobs_BR) and after.score_B.equal(
-        before.score_B
+    assert after.outputs.ref_logprobs_BR.equal(
+        before.outputs.ref_logprobs_BR
+    ) and after.rewards.score_B.equal(before.rewards.score_B)
+    assert (
+        not after.outputs.old_logprobs_BR.equal(before.outputs.old_logprobs_BR)
+        and after.outputs.values_BR.any()
     )
-    assert not after.old_logprobs_BR.equal(before.old_logprobs_BR) and after.values_BR.any()
     state = models.actor.state()
     assert all(
         ".lora_" in name or "value_head" in name for name in state if name.startswith("weights/")
@@ -253,8 +263,7 @@ def test_a_separate_critic_with_lora_learns_by_adapter_and_head(inputs):
 )
 def test_forward_passes_are_counted_by_role(inputs, options, asked):
     models, config = laid_out(inputs, **options)
-    engines = {"actor": models.actor} | ({"critic": models.critic} if models.critic else {})
-    with observed({name: engine.module for name, engine in engines.items()}) as seen:
+    with observed({name: engine.module for name, engine in models.engines.items()}) as seen:
         scored(models, config)
     counts = {
         name: sum(one.model == name for one in seen.passes)
@@ -262,7 +271,7 @@ def test_forward_passes_are_counted_by_role(inputs, options, asked):
     }
     assert set(counts) == asked and len(set(counts.values())) == 1
     assert any(one.values is not None for one in seen.passes) == (config.critic == "shared")
-    assert len(_layout_notes(config)) == len(options)
+    assert len(layout_notes(config)) == len(options)
 
 
 def test_values_come_with_the_logits_or_not_at_all():
@@ -284,7 +293,7 @@ def test_another_actor_than_the_reference_has_a_copy_of_it(inputs, tmp_path):
         lora=LORA,
         reference="adapter-off",
     )
-    assert float(scored(models, config).kl_BR.abs().max()) > 0.01
+    assert float(scored(models, config).outputs.kl_BR.abs().max()) > 0.01
 
 
 def test_a_reward_adapter_of_another_model_is_refused(inputs, tmp_path):

@@ -1,15 +1,16 @@
-"""The reward model on the policy's own replies: how pairs are made, labelled, counted; and the
-simulated annotators.
+"""The reward model on the policy's own replies: how pairs are made, labelled and counted.
+
+And the simulated annotators.
 """
 
 import json
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-import torch
+from plain import PlainEngine, PlainSampler, no_functions
 
-from rlhf_core.config import PPO, RewardCheck, load_recipe
+from rlhf_core.config import PPO, RewardCheck, Sampling, load_recipe
+from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.judging.onpolicy_pairs import (
     check_output,
@@ -18,65 +19,46 @@ from rlhf_core.judging.onpolicy_pairs import (
     with_labels,
 )
 from rlhf_core.metrics import require_declared
-from rlhf_core.modeling.models import (
-    ScalarModel,
-    inference,
-    load_policy,
-    load_scalar,
-    load_tokenizer,
-)
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.ppo.onpolicy import Checker
+from rlhf_core.ppo.scoring import Models
+from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.quickstart.annotators import label
 from rlhf_core.quickstart.utility import score as true_utility
 from rlhf_core.sampling.base import Sample
 from rlhf_core.statistics.intervals import newcombe, wilson
 
 
-class TinySampler:
-    """Samples from the tiny model, a token at a time, each response by its own seed."""
+class CountedSampler(PlainSampler):
+    """A sampler that counts the calls."""
 
-    ranks_each = 1
+    calls = 0
 
-    def __init__(self, path: Path):
-        self.model, self.calls = load_policy(path).model.eval(), 0
-
-    @torch.no_grad()
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
         self.calls += 1
-        return [
-            self._one(prompt, seed, eos_id) for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-
-    def _one(self, prompt: list[int], seed: int, eos_id: int) -> Sample:
-        generator, ids = torch.Generator().manual_seed(seed), list(prompt)
-        for _ in range(4):
-            probabilities = self.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
-            if ids[-1] == eos_id:
-                break
-        return Sample(ids[len(prompt) :], [], ids[-1] == eos_id)
-
-
-@dataclass
-class TinyTrainer:
-    """What a check asks of the PPO stage."""
-
-    sampler: TinySampler
-    tokenizer: object
-    reward: object
-    further_rewards: tuple
-    config: PPO
-    seed: int = 1
+        return super().generate(prompts, seeds=seeds, eos_id=eos_id)
 
 
 @pytest.fixture
-def trainer(tiny_model) -> TinyTrainer:
-    def member(seed: int):
-        model: ScalarModel = load_scalar(tiny_model, new_head=True, seed=seed)
-        return inference(model, dtype="float32")
+def trainer(tiny_model) -> Trainer:
+    def member(seed: int) -> Forward:
+        return inference(load_scalar(tiny_model, new_head=True, seed=seed), dtype="float32")
 
-    return TinyTrainer(
-        TinySampler(tiny_model), load_tokenizer(tiny_model), member(1), (member(2),), PPO()
+    policy = load_policy(tiny_model)
+    config = PPO(sampling=Sampling(max_new_tokens=4))
+    return Trainer(
+        models=Models(
+            actor=PlainEngine(policy),
+            critic=None,
+            reference=inference(load_policy(tiny_model), dtype="float32"),
+            rewards=(member(1), member(2)),
+            functions=no_functions,
+        ),
+        sampler=CountedSampler(load_policy(tiny_model), config.sampling),
+        tokenizer=load_tokenizer(tiny_model),
+        prompts=[],
+        config=config,
+        seed=1,
     )
 
 
@@ -116,8 +98,10 @@ def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer
 
 def test_scores_are_the_mean_over_the_members(trainer, tmp_path):
     Checker(RewardCheck(), None, ROWS[:2], tmp_path / "both").start(trainer)
-    members = (trainer.reward, *trainer.further_rewards)
-    single = [replace(trainer, reward=one, further_rewards=()) for one in members]
+    single = [
+        replace(trainer, models=replace(trainer.models, rewards=(member,)))
+        for member in trainer.models.rewards
+    ]
     for place, one in enumerate(single):
         Checker(RewardCheck(), None, ROWS[:2], tmp_path / str(place)).start(one)
     both, first, second = (read_checks(tmp_path / name)[0] for name in ("both", "0", "1"))

@@ -1,5 +1,6 @@
-"""Each PPO option changes what it says and nothing else. Pure tensors: logits in, loss and
-advantages out.
+"""Each PPO option changes what it says and nothing else.
+
+Pure tensors: logits in, loss and advantages out.
 """
 
 import math
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain import FixedEngine, no_functions
 from torch import Tensor, tensor
 
 from rlhf_core.batching.batch import Batch, Sequence, collate
@@ -14,8 +16,10 @@ from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.objectives.advantages import grpo_advantages, rloo_advantages, whiten
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
-from rlhf_core.ppo.experience import Experience, Models, Part, estimate_advantages, make_experience
+from rlhf_core.ppo.estimators import estimate_advantages
+from rlhf_core.ppo.experience import Experience, ExperienceRows, make_experience
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import policy_objective
 
 V = 7
@@ -38,7 +42,7 @@ LOGPROBS = token_logprobs(LOGITS, BATCH.response_ids_BR)
 TOKENS = int(MASK.sum())
 
 
-def part(**changes) -> Part:
+def part(**changes) -> ExperienceRows:
     """Old log-probabilities of which some make the ratio leave the clip range on either side."""
     tensors = {
         "old_logprobs_BR": LOGPROBS + 0.6 * seeded(*MASK.shape, seed=1) - 0.5,
@@ -48,10 +52,10 @@ def part(**changes) -> Part:
         "advantages_BR": seeded(*MASK.shape, seed=3),
         "importance_BR": MASK.double(),
     }
-    return Part(batch=BATCH, beta=0.5, **tensors | changes)
+    return ExperienceRows(batch=BATCH, beta=0.5, **tensors | changes)
 
 
-def objective(config: PPO, given: Part | None = None) -> float:
+def objective(config: PPO, given: ExperienceRows | None = None) -> float:
     return float(policy_objective(LOGITS, given or part(), config, TOKENS)[0])
 
 
@@ -117,7 +121,7 @@ def test_temperature_reaches_the_update():
 
 
 def fixed(logits: Tensor, scores: Tensor) -> Models:
-    """Models that say the same whatever the rows: the whole batch goes through in one microbatch."""
+    """Models with one answer, whatever the rows: the whole batch is one microbatch."""
 
     def policy(batch: Batch) -> Tensor:
         return logits[: len(batch.mask_BL)].float()
@@ -125,13 +129,14 @@ def fixed(logits: Tensor, scores: Tensor) -> Models:
     def scalar(batch: Batch) -> Tensor:
         return scores[:, None].expand(len(scores), batch.response_mask_BR.shape[1] + 1).float()
 
-    return Models(policy, scalar, scalar, lambda batch: 0.5 * policy(batch))
+    def reference(batch: Batch) -> Tensor:
+        return 0.5 * policy(batch)
+
+    return Models(FixedEngine(policy), FixedEngine(scalar), reference, (scalar,), no_functions)
 
 
 def made(config: PPO, *, critic: bool = True) -> Experience:
-    """Experience of SEQUENCES in the order in which microbatching puts them, so that rows keep
-    their places.
-    """
+    """Experience of SEQUENCES in the order of microbatches, so that rows keep their places."""
     rows = sorted(SEQUENCES, key=len)
     logprobs = [[-3.0] * len(s.response) for s in rows]
     models = fixed(LOGITS, tensor([1.0, 2.0, 4.0, 7.0]))
@@ -145,10 +150,10 @@ def made(config: PPO, *, critic: bool = True) -> Experience:
 def test_kl_estimator_shapes_the_reward(estimator):
     x = made(PPO(kl_estimator=estimator))
     mask = x.batch.response_mask_BR
-    d = (x.old_logprobs_BR - x.ref_logprobs_BR)[mask]
+    d = (x.outputs.old_logprobs_BR - x.outputs.ref_logprobs_BR)[mask]
     kl = {"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d}[estimator]
     assert float(x.reward_B.sum()) == pytest.approx(14.0 - 0.5 * float(kl.sum()), abs=1e-4)
-    assert x.kl_BR[mask].equal(d)  # what is reported and budgeted stays k1
+    assert x.outputs.kl_BR[mask].equal(d)  # what is reported and budgeted stays k1
 
 
 def test_kl_in_the_loss_is_not_in_the_reward_too():
@@ -157,11 +162,13 @@ def test_kl_in_the_loss_is_not_in_the_reward_too():
 
 def test_importance_cap_bounds_the_ratio_of_trainer_to_sampler():
     mask = made(PPO()).batch.response_mask_BR
-    assert made(PPO()).importance_BR.equal(mask.float())
+    assert made(PPO()).estimates.importance_BR.equal(mask.float())
     x = made(PPO(importance_cap=1.5))
-    expected = (x.old_logprobs_BR + 3.0).exp().clamp(max=1.5)
-    torch.testing.assert_close(x.importance_BR[mask], expected[mask])
-    assert float(x.importance_BR.max()) == 1.5 and not x.importance_BR[~mask].any()
+    expected = (x.outputs.old_logprobs_BR + 3.0).exp().clamp(max=1.5)
+    torch.testing.assert_close(x.estimates.importance_BR[mask], expected[mask])
+    assert (
+        float(x.estimates.importance_BR.max()) == 1.5 and not x.estimates.importance_BR[~mask].any()
+    )
 
 
 GROUPED = {"rollout_batch": 4, "group_size": 2}
@@ -190,8 +197,8 @@ def test_critic_free_advantages_compare_neighbouring_rows():
 def test_experience_without_a_critic_has_no_values():
     config = PPO(advantage="grpo", **GROUPED)
     found = made(config, critic=False)
-    assert not found.values_BR.any() and made(config).values_BR.any()
-    assert found.advantages_BR.equal(made(config).advantages_BR)
+    assert not found.outputs.values_BR.any() and made(config).outputs.values_BR.any()
+    assert found.estimates.advantages_BR.equal(made(config).estimates.advantages_BR)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""What PPO rewards: functions and reward model weighed, process rewards, shaping; and what each
-option leaves alone.
+"""What PPO rewards: functions and reward model weighed, process rewards, shaping.
+
+And what each option leaves alone.
 """
 
 import json
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import FixedEngine
 from torch import Tensor, tensor
 from transformers import AutoConfig, LlamaForTokenClassification
 
@@ -19,18 +21,20 @@ from rlhf_core.config import PPO, RewardFunction, Rewards, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.models import load_scalar, load_tokenizer
 from rlhf_core.objectives.advantages import merge_moments, token_rewards
-from rlhf_core.ppo.experience import Experience, Models, make_experience
+from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import (
     NO_SCORES,
+    RewardModelScores,
     ShapedRewards,
     load_functions,
     model_rewards,
+    normalise,
     score_moments,
-    shaped,
-    weigh,
+    shape_rewards,
 )
 from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.state import LoopState
 
 PROMPTS = ("w1", "w3 w2")
@@ -81,13 +85,14 @@ def rollout(tiny_model, tmp_path, monkeypatch) -> Rollout:
         for text in PROMPTS
     ]
     logprobs = [[-1.0] * len(s.response) for s in sequences]
-    return Rollout(sequences, logprobs, [ended for _, ended in REPLIES], 0.0, records)
+    return Rollout(sequences, logprobs, [ended for _, ended in REPLIES], 0.0, tuple(records))
 
 
 @pytest.fixture
 def made(tiny_model, rollout):
-    """made(**options of ppo.reward): the rollout's experience; the reward model says 10 + 100 * row
-    + t after t tokens.
+    """A function from options of ppo.reward to the rollout's experience.
+
+    The reward model scores 10 + 100 * row + t after t tokens.
     """
     tokenizer = load_tokenizer(tiny_model)
 
@@ -105,8 +110,9 @@ def made(tiny_model, rollout):
         config = PPO(
             reward=Rewards(**options), missing_eos_penalty=0.5, rollout_batch=2, minibatches=1
         )
-        ask = load_functions(config.reward.functions, rollout.records, tokenizer)
-        models = Models(policy, scalar, None if without_model else scalar, policy, functions=ask)
+        functions = load_functions(config.reward.functions, rollout.records, tokenizer)
+        rewards = () if without_model else (scalar,)
+        models = Models(FixedEngine(policy), FixedEngine(scalar), policy, rewards, functions)
         return make_experience(rollout, models, config, beta=0.1, pad_id=0, running=running)
 
     return make
@@ -114,19 +120,22 @@ def made(tiny_model, rollout):
 
 def test_by_default_the_score_is_the_reward_models_at_the_last_token(made):
     x = made()
-    assert x.score_B.tolist() == x.model_score_B.tolist() == [13.0, 113.0]
-    assert x.rewards_BR.tolist() == [[0, 0, 13], [0, 0, 112.5]] and not x.process_BR.any()
-    assert x.function_scores_BF.shape == (2, 0)
+    assert x.rewards.score_B.tolist() == x.reward_model.score_B.tolist() == [13.0, 113.0]
+    assert (
+        x.estimates.rewards_BR.tolist() == [[0, 0, 13], [0, 0, 112.5]]
+        and not x.rewards.process_BR.any()
+    )
+    assert x.rewards.function_scores_BF.shape == (2, 0)
 
 
 def test_functions_are_weighed_together_with_the_reward_model(made):
     functions = ["rules:length", {"function": "rules:echo", "weight": -2}]
     x = made(model_weight=0.5, functions=functions)
-    assert x.function_scores_BF.tolist() == [[2, 1], [3, 3]] and x.model_score_B.tolist() == [
-        13.0,
-        113.0,
-    ]
-    assert x.score_B.tolist() == [0.5 * 13 + 2 - 2 * 1, 0.5 * 113 + 3 - 2 * 3]
+    assert x.rewards.function_scores_BF.tolist() == [
+        [2, 1],
+        [3, 3],
+    ] and x.reward_model.score_B.tolist() == [13.0, 113.0]
+    assert x.rewards.score_B.tolist() == [0.5 * 13 + 2 - 2 * 1, 0.5 * 113 + 3 - 2 * 3]
     assert x.reward_B.tolist() == [4 + 2.5, 3 + 50 + 0.5 - 0.5]
     found = step_metrics(x, PPO(reward=Rewards(model_weight=0.5, functions=functions)))
     assert (
@@ -139,15 +148,14 @@ def test_functions_are_weighed_together_with_the_reward_model(made):
 
 def test_functions_alone_need_no_reward_model(made):
     x = made(without_model=True, model_weight=0, functions=["rules:length"])
-    assert x.score_B.tolist() == [2.0, 3.0] and not x.model_score_B.any()
+    assert x.rewards.score_B.tolist() == [2.0, 3.0] and not x.reward_model.score_B.any()
 
 
 def test_a_verifier_gets_the_columns_of_the_prompts(made, rollout, tiny_model):
     function = {"function": "rules:exact", "columns": ["answer"]}
-    assert made(without_model=True, model_weight=0, functions=[function]).score_B.tolist() == [
-        1.0,
-        0.0,
-    ]
+    assert made(
+        without_model=True, model_weight=0, functions=[function]
+    ).rewards.score_B.tolist() == [1.0, 0.0]
     missing = [*rollout.records, {"prompt": [], "meta": {}}]
     with pytest.raises(
         BadInput, match="'rules:exact' needs the column 'answer', which 1 of 3 prompts have not"
@@ -172,11 +180,14 @@ def test_a_function_that_fails_ends_the_stage_and_is_not_a_score_of_zero(made, n
 def test_a_function_per_token_rewards_each_token(made):
     function = {"function": "rules:even", "per_token": True, "weight": 3}
     x = made(without_model=True, model_weight=0, functions=[function])
-    assert x.process_BR.tolist() == [[3, 0, 0], [3, 0, 3]] and x.function_scores_BF.tolist() == [
-        [1],
-        [2],
+    assert x.rewards.process_BR.tolist() == [
+        [3, 0, 0],
+        [3, 0, 3],
+    ] and x.rewards.function_scores_BF.tolist() == [[1], [2]]
+    assert x.rewards.score_B.tolist() == [3.0, 6.0] and x.estimates.rewards_BR.tolist() == [
+        [3, 0, 0],
+        [3, 0, 2.5],
     ]
-    assert x.score_B.tolist() == [3.0, 6.0] and x.rewards_BR.tolist() == [[3, 0, 0], [3, 0, 2.5]]
     with pytest.raises(BadInput, match="gave 2 values for the 3 tokens of reply 0"):
         made(functions=[{"function": "rules:one_short", "per_token": True}])
 
@@ -200,7 +211,10 @@ def test_a_token_level_reward_model_pays_at_each_token(at, final, process):
 
 def test_differences_add_up_to_the_last_score_less_the_prompts(made):
     x = made(model_at="difference")
-    assert x.score_B.tolist() == [3.0, 3.0] and x.rewards_BR.tolist() == [[1, 1, 1], [1, 1, 0.5]]
+    assert x.rewards.score_B.tolist() == [3.0, 3.0] and x.estimates.rewards_BR.tolist() == [
+        [1, 1, 1],
+        [1, 1, 0.5],
+    ]
 
 
 def test_a_token_classifier_is_a_reward_model_with_its_bias(tiny_model, tmp_path):
@@ -220,12 +234,13 @@ def test_a_token_classifier_is_a_reward_model_with_its_bias(tiny_model, tmp_path
 # Shaping
 
 
-def said(score_B: Tensor, **options) -> ShapedRewards:
-    """Worth of responses of 1, 2, ... tokens that the reward model scored so."""
+def rewarded_alone(score_B: Tensor, **options) -> ShapedRewards:
+    """Rewards of responses of 1, 2, ... tokens with these scores by the reward model."""
     mask_BR = torch.arange(len(score_B)) <= torch.arange(len(score_B))[:, None]
     config = PPO(reward=Rewards(**options), missing_eos_penalty=0.0)
     ended_B = torch.ones(len(score_B), dtype=torch.bool)
-    return weigh((score_B, torch.zeros(mask_BR.shape)), [], mask_BR, ended_B, config, NO_SCORES)
+    model = RewardModelScores(score_B, torch.zeros(mask_BR.shape), spread_B=None)
+    return shape_rewards(model, [], mask_BR, ended_B, config, NO_SCORES)
 
 
 def test_centring_scaling_and_clipping_by_hand():
@@ -240,13 +255,13 @@ def test_centring_scaling_and_clipping_by_hand():
         ({"centre": True, "clip": 1.5}, [-1.5, -1, 1.5]),
         ({"centre": True, "scale": True, "clip": 1.0}, [-2 / std, -1 / std, 1]),
     ):
-        worth = said(score_B, **options)
-        torch.testing.assert_close(worth.final_B, tensor(expected, dtype=torch.float32))
-        assert worth.score_B.equal(score_B)  # what is reported stays what was said
+        rewards = rewarded_alone(score_B, **options)
+        torch.testing.assert_close(rewards.final_B, tensor(expected, dtype=torch.float32))
+        assert rewards.score_B.equal(score_B)  # what is reported stays what was said
 
 
 def test_process_rewards_are_scaled_and_clipped_but_not_centred():
-    final_B, process_BR = shaped(
+    final_B, process_BR = normalise(
         tensor([4.0]),
         tensor([[2.0, -6.0]]),
         score_moments(tensor([1.0, 5.0])),
@@ -256,8 +271,8 @@ def test_process_rewards_are_scaled_and_clipped_but_not_centred():
 
 
 def test_scores_that_do_not_differ_are_not_blown_up():
-    assert said(tensor([1.0, 1.0]), scale=True).final_B.tolist() == [1.0, 1.0]
-    assert said(tensor([1.0]), scale=True, centre=True).final_B.tolist() == [0.0]
+    assert rewarded_alone(tensor([1.0, 1.0]), scale=True).final_B.tolist() == [1.0, 1.0]
+    assert rewarded_alone(tensor([1.0]), scale=True, centre=True).final_B.tolist() == [0.0]
 
 
 @settings(deadline=None, max_examples=50)
@@ -275,30 +290,32 @@ def test_running_moments_do_not_depend_on_how_responses_came(values, data):
 
 def test_running_moments_grow_from_step_to_step(made):
     first = made(centre=True, scale=True)
-    second = made(centre=True, scale=True, running=first.running)
-    assert float(second.running.count) == 4 and float(first.running.count) == 2
-    torch.testing.assert_close(second.running.mean, tensor(63.0, dtype=torch.float64))
+    second = made(centre=True, scale=True, running=first.rewards.running)
+    assert float(second.rewards.running.count) == 4 and float(first.rewards.running.count) == 2
+    torch.testing.assert_close(second.rewards.running.mean, tensor(63.0, dtype=torch.float64))
     found = step_metrics(second, PPO(reward=Rewards(scale=True)))
     assert (found["ppo/score_running_mean"], found["ppo/score_running_std"]) == (63.0, 50.0)
 
 
 def test_length_penalty_is_the_soft_overlong_punishment_of_dapo():
     limit, cache = 5, 3
-    worth = said(torch.zeros(limit), length_penalty=1 / cache, length_free=limit - cache)
+    rewards = rewarded_alone(
+        torch.zeros(limit), length_penalty=1 / cache, length_free=limit - cache
+    )
     lengths = range(1, limit + 1)
     expected = [
         0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in lengths
     ]  # eq. 13 within the limit
-    assert worth.final_B.tolist() == pytest.approx(expected)
+    assert rewards.final_B.tolist() == pytest.approx(expected)
     mask_BR = torch.arange(limit) < torch.arange(1, limit + 1)[:, None]
-    assert token_rewards(worth.final_B, torch.zeros(limit, limit), mask_BR, 0.0).sum(
+    assert token_rewards(rewards.final_B, torch.zeros(limit, limit), mask_BR, 0.0).sum(
         -1
     ).tolist() == pytest.approx(expected)
 
 
 def test_penalties_come_after_clipping_and_keep_their_size(made):
     x = made(clip=1.0, length_penalty=0.25)
-    assert x.final_B.tolist() == [1 - 0.75, 1 - 0.75 - 0.5]
+    assert x.rewards.final_B.tolist() == [1 - 0.75, 1 - 0.75 - 0.5]
 
 
 @st.composite
@@ -318,8 +335,8 @@ EVERYTHING = PPO(
 
 
 def weighed(final_B: Tensor, process_BR: Tensor, mask_BR: Tensor) -> ShapedRewards:
-    return weigh(
-        (final_B, process_BR),
+    return shape_rewards(
+        RewardModelScores(final_B, process_BR, spread_B=None),
         [],
         mask_BR,
         mask_BR[:, -1],
@@ -334,8 +351,8 @@ def test_padding_and_order_of_rows_change_no_reward(given_rows, columns, random)
     final_B, process_BR, mask_BR = given_rows
     expected = weighed(*given_rows)
     wide_BR = torch.nn.functional.pad(process_BR, (0, columns))
-    wide = weigh(
-        (final_B, wide_BR),
+    wide = shape_rewards(
+        RewardModelScores(final_B, wide_BR, spread_B=None),
         [],
         torch.nn.functional.pad(mask_BR, (0, columns)),
         mask_BR[:, -1],

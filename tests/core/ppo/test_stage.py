@@ -1,4 +1,5 @@
 """What happens between the batches: the actor's early stop, old rollouts, exact KL, resume.
+
 Two-layer models, plain torch.
 """
 
@@ -8,8 +9,8 @@ import random
 
 import pytest
 import torch
+from plain import FixedEngine, PlainSampler, no_functions
 from plain import PlainEngine as Plain
-from plain import PlainSampler
 from torch import Tensor, nn
 
 from rlhf_core.batching.batch import Sequence, collate
@@ -19,10 +20,12 @@ from rlhf_core.evaluation.replies import Setup, response_kl
 from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.ppo import stage
-from rlhf_core.ppo.experience import Experience, Models, make_experience
+from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import load_functions
-from rlhf_core.ppo.rollout import Rollout, indices_of_step, roll_out
+from rlhf_core.ppo.rollout import Prompt, Rollout, indices_of_step, roll_out
+from rlhf_core.ppo.scoring import Models
+from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.ppo.update import update
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics
 from rlhf_core.sampling.base import Sample
@@ -55,20 +58,18 @@ def experience(models, config: PPO) -> Experience:
         inference(copy.deepcopy(model), dtype="float32") for model in models
     )
     return make_experience(
-        rollout(), Models(policy, critic, critic, reference), config, beta=0.1, pad_id=0
+        rollout(),
+        Models(FixedEngine(policy), FixedEngine(critic), reference, (critic,), no_functions),
+        config,
+        beta=0.1,
+        pad_id=0,
     )
 
 
 def learned(models, config: PPO) -> tuple[dict[str, float], Plain, Plain]:
     actor, critic = Plain(copy.deepcopy(models[0])), Plain(copy.deepcopy(models[1]))
-    metrics = update(
-        actor,
-        critic if config.has_critic else None,
-        experience(models, config),
-        config,
-        step=1,
-        seed=1,
-    )
+    learning = Models(actor, critic if config.has_critic else None, models[2], (), no_functions)
+    metrics = update(learning, experience(models, config), config, step=1, seed=1)
     return metrics, actor, critic
 
 
@@ -88,8 +89,9 @@ def test_without_a_limit_every_minibatch_is_a_step_of_the_actor(models):
 
 
 def test_beyond_the_limit_the_actor_stops_for_the_step_and_the_critic_goes_on(models):
-    """The first minibatch has KL 0; the second, after one step, shows how far that went, and is the
-    last.
+    """The first minibatch has KL 0; the second, after one step, is the last.
+
+    It shows how far that step went.
     """
     metrics, actor, critic = learned(models, with_limit(1e-6))
     assert (actor.steps, critic.steps, metrics["ppo/policy_updates"]) == (2, 6, 2)
@@ -137,7 +139,7 @@ def test_exact_kl_is_the_sum_over_the_vocabulary_at_the_samplers_temperature(mod
             (model(x.batch) / temperature).log_softmax(-1) for model in (models[0], models[2])
         )
     expected_BR = (ours.exp() * (ours - theirs)).sum(-1).masked_fill(~mask_BR, 0.0)
-    torch.testing.assert_close(x.exact_kl_BR, expected_BR, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(x.outputs.exact_kl_BR, expected_BR, atol=1e-5, rtol=1e-4)
     found = step_metrics(x, config)
     assert found["ppo/kl_exact_per_response"] == pytest.approx(
         float(expected_BR.sum()) / 8, rel=1e-4
@@ -149,18 +151,23 @@ def test_exact_kl_is_the_sum_over_the_vocabulary_at_the_samplers_temperature(mod
 
 def test_measuring_the_exact_kl_changes_nothing_else(models):
     off, on = (experience(models, config) for config in (PPO(), PPO(kl_exact=True)))
-    assert off.exact_kl_BR is None and "ppo/kl_exact_per_token" not in step_metrics(off, PPO())
-    for field in dataclasses.fields(off):
-        if field.name.endswith(("_B", "_BR", "_BF")) and field.name not in (
-            "exact_kl_BR",
-            "spread_B",
-        ):
-            assert getattr(on, field.name).equal(getattr(off, field.name)), field.name
+    assert off.outputs.exact_kl_BR is None and "ppo/kl_exact_per_token" not in step_metrics(
+        off, PPO()
+    )
+    for part in ("outputs", "reward_model", "rewards", "estimates"):
+        with_kl, without = getattr(on, part), getattr(off, part)
+        for field in dataclasses.fields(without):
+            if field.name.endswith(("_B", "_BR", "_BF")) and field.name not in (
+                "exact_kl_BR",
+                "spread_B",
+            ):
+                assert getattr(with_kl, field.name).equal(getattr(without, field.name)), field.name
 
 
 def test_evaluation_measures_kl_at_the_temperature_that_it_samples_at(models, tiny_model):
-    """At another temperature log pi - log pi_ref of a sample is no estimate of the KL between what
-    was sampled from.
+    """At another temperature log pi - log pi_ref of a sample is no estimate of the KL.
+
+    It would not be that of the distributions sampled from.
     """
     sequences = rollout().sequences
     forward = [inference(copy.deepcopy(model), dtype="float32") for model in (models[0], models[2])]
@@ -192,11 +199,13 @@ def test_importance_of_a_sequence_is_the_capped_product_at_all_its_tokens(models
         config = PPO(importance_cap=2.0, importance_level=level)
         x = experience(models, config)
         mask_BR = x.batch.response_mask_BR
-        log_ratio_BR = (x.old_logprobs_BR - x.sampler_logprobs_BR).masked_fill(~mask_BR, 0.0)
+        log_ratio_BR = (x.outputs.old_logprobs_BR - x.sampler_logprobs_BR).masked_fill(
+            ~mask_BR, 0.0
+        )
         if level == "sequence":
             log_ratio_BR = log_ratio_BR.sum(-1, keepdim=True).expand_as(log_ratio_BR)
         expected_BR = log_ratio_BR.exp().clamp(max=2.0).masked_fill(~mask_BR, 0.0)
-        torch.testing.assert_close(x.importance_BR, expected_BR)
+        torch.testing.assert_close(x.estimates.importance_BR, expected_BR)
         found = step_metrics(x, config)
         assert found["ppo/importance_mean"] == pytest.approx(
             float(expected_BR[mask_BR].mean()), rel=1e-5
@@ -223,7 +232,7 @@ class Dice:
 
 
 def test_several_steps_generated_at_once_are_those_generated_one_by_one_but_older():
-    prompts = {step: [[step, i] for i in range(3)] for step in (4, 5, 6)}
+    prompts = {step: [Prompt([step, i], {"i": i}) for i in range(3)] for step in (4, 5, 6)}
     dice = Dice()
     together = roll_out(dice, prompts, seed=7, eos_id=1)
     assert dice.calls == 1 and [together[step].age for step in (4, 5, 6)] == [0, 1, 2]
@@ -232,7 +241,8 @@ def test_several_steps_generated_at_once_are_those_generated_one_by_one_but_olde
         assert dataclasses.replace(together[step], age=0, seconds=0.0) == dataclasses.replace(
             alone, seconds=0.0
         )
-        assert [sequence.prompt for sequence in alone.sequences] == asked
+        assert [sequence.prompt for sequence in alone.sequences] == [one.ids for one in asked]
+        assert alone.records == tuple(one.record for one in asked)
 
 
 def test_every_prompt_comes_once_an_epoch():
@@ -343,8 +353,9 @@ UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline",
 
 @pytest.fixture
 def looped(models, tiny_model, tmp_path, monkeypatch):
-    """looped(folder, config=ADAPTIVE, killed_after=None): the stage's own loop in this process, to
-    its end or to a kill; the actor's weights.
+    """A function that runs the stage's own loop in this process, to its end or to a kill.
+
+    It returns the actor's weights.
     """
     (tmp_path / "loop_rules.py").write_text(RULES)
     monkeypatch.syspath_prepend(tmp_path)
@@ -352,24 +363,28 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
     texts = [f"w{i} w{i + 1}" for i in range(20)]
     records = [{"prompt": [{"role": "user", "content": text}], "meta": {}} for text in texts]
 
-    def built(spec: StageSpec) -> stage.Trainer:
+    def built(spec: StageSpec) -> Trainer:
         config = PPO.model_validate(spec.config["ppo"])
         policy, critic = (copy.deepcopy(model) for model in models[:2])
+        members = 2 if config.uncertainty_penalty else int(config.reward.model_weight > 0)
         scalars = [load_scalar(tiny_model, new_head=True, seed=seed) for seed in (5, 6)]
-        reward, *further = (inference(model, dtype="float32") for model in scalars)
-        return stage.Trainer(
-            actor=Plain(policy),
-            critic=Plain(critic) if config.has_critic else None,
+        rewards = [inference(model, dtype="float32") for model in scalars[:members]]
+        return Trainer(
+            models=Models(
+                actor=Plain(policy),
+                critic=Plain(critic) if config.has_critic else None,
+                reference=inference(copy.deepcopy(models[0]), dtype="float32"),
+                rewards=tuple(rewards),
+                functions=load_functions(config.reward.functions, records, tokenizer),
+            ),
+            sampler=PlainSampler(copy.deepcopy(models[0]), config.sampling),
             tokenizer=tokenizer,
-            reward=reward if config.reward.model_weight else None,
-            further_rewards=tuple(further) if config.uncertainty_penalty else (),
-            records=records,
+            prompts=[
+                Prompt(tokenizer(text)["input_ids"], record)
+                for text, record in zip(texts, records, strict=True)
+            ],
             config=config,
             seed=1,
-            functions=load_functions(config.reward.functions, records, tokenizer),
-            reference=inference(copy.deepcopy(models[0]), dtype="float32"),
-            sampler=PlainSampler(copy.deepcopy(models[0]), config.sampling),
-            prompts=[tokenizer(text)["input_ids"] for text in texts],
         )
 
     class Killed(RunDir):
@@ -402,8 +417,9 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
 
 
 def test_a_resumed_loop_is_the_uninterrupted_one_bit_for_bit(looped, tmp_path):
-    """Beta, running moments, rollouts that wait: whatever adapts or is carried on; killed at and
-    between checkpoints.
+    """Whatever adapts or is carried on: beta, running moments, rollouts that wait.
+
+    Killed at checkpoints and between them.
     """
     whole = looped("whole")
     for step in (3, 4):

@@ -1,5 +1,6 @@
-"""A traced PPO batch on a tiny real model: its numbers check out by hand, and are those of the PPO
-stage.
+"""A traced PPO batch on a tiny real model.
+
+Its numbers check out by hand, and are those of the PPO stage.
 """
 
 import dataclasses
@@ -20,12 +21,16 @@ from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.digest import code_digest
 from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
-from rlhf_core.ppo.experience import Experience, Part
-from rlhf_core.ppo.trace import stage as trace
+from rlhf_core.ppo.estimators import Estimates
+from rlhf_core.ppo.experience import Experience, ExperienceRows
+from rlhf_core.ppo.rewards import RewardModelScores, ShapedRewards
+from rlhf_core.ppo.scoring import ModelOutputs
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES, TENSORS
 from rlhf_core.ppo.trace.observe import observed
+from rlhf_core.ppo.trace.report import to_json
 from rlhf_core.ppo.trace.tensor_rows import axes
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
+from rlhf_core.seeds import minibatch_seed
 
 SEED = 1
 CONFIG = PPO(
@@ -211,7 +216,7 @@ def test_forward_passes_are_as_many_as_the_code_path_makes(traced):
     once = len(microbatches([size[row] for row in rows], CONFIG.micro_batch_tokens))
     update = 0
     for epoch in range(CONFIG.epochs):
-        shuffled = order(len(rows), seed=SEED * 8_191 + 1, epoch=epoch)
+        shuffled = order(len(rows), seed=minibatch_seed(SEED, 1), epoch=epoch)
         for half in (shuffled[:4], shuffled[4:]):
             update += len(microbatches([size[row] for row in half], CONFIG.micro_batch_tokens))
     assert 1 < once < 8 and update > 4
@@ -335,13 +340,18 @@ def test_options_show_their_tensors_and_their_numbers_beside_each_token(
 
 
 def test_every_tensor_of_the_records_has_a_meaning_and_every_axis_a_name():
-    for record in (Batch, Experience, Part):
-        tensors = {field.name for field in dataclasses.fields(record)} - {
-            "batch",
-            "beta",
-            "seconds",
-            "running",
-        }
+    parts = {"batch", "outputs", "reward_model", "rewards", "estimates"}
+    for record in (
+        Batch,
+        Experience,
+        ExperienceRows,
+        ModelOutputs,
+        RewardModelScores,
+        ShapedRewards,
+        Estimates,
+    ):
+        names = {field.name for field in dataclasses.fields(record)}
+        tensors = names - parts - {"beta", "seconds", "running"}
         assert tensors <= TENSORS.keys()
     assert {axis for name in TENSORS for axis in axes(name)} <= AXES.keys()
     assert (axes("scores_BR1"), axes("logits_BRV"), axes("ended")) == (
@@ -365,7 +375,7 @@ def test_every_tensor_of_the_records_has_a_meaning_and_every_axis_a_name():
 
 
 def test_a_number_that_is_not_finite_is_written_as_what_it_is():
-    written = trace._json({"a": [float("nan"), -math.inf, 1.5], "b": "x"})
+    written = to_json({"a": [float("nan"), -math.inf, 1.5], "b": "x"})
     assert json.loads(written) == {"a": ["nan", "-inf", 1.5], "b": "x"}
 
 

@@ -1,0 +1,89 @@
+"""Estimators: token rewards, advantages, returns and importance weights of a scored rollout."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_core.config import PPO
+from rlhf_core.objectives.advantages import (
+    at_tokens,
+    gae,
+    grpo_advantages,
+    reinforce_plus_plus_advantages,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
+from rlhf_core.objectives.importance import truncated_weights
+from rlhf_core.objectives.kl import token_kl
+from rlhf_core.ppo.rewards import ShapedRewards
+from rlhf_core.ppo.scoring import ModelOutputs
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What the losses weigh each token with. (B, R) tensors are float32 and 0 at padding."""
+
+    # -beta * KL (with kl_in "reward") and process reward at every token, final_B at the last one
+    rewards_BR: Tensor
+    advantages_BR: Tensor  # by config.advantage; GAE is whitened when configured
+    returns_BR: Tensor  # GAE + values; without a critic the advantages before whitening
+    # weight of each token's policy loss: truncated trainer / sampler ratio, or 1
+    importance_BR: Tensor
+
+
+def estimate(
+    outputs: ModelOutputs,
+    rewards: ShapedRewards,
+    sampler_logprobs_BR: Tensor,
+    mask_BR: Tensor,
+    config: PPO,
+    beta: float,
+) -> Estimates:
+    """Return the estimates of a scored rollout; beta: KL coefficient, score per nat."""
+    kl_BR = token_kl(outputs.old_logprobs_BR, outputs.ref_logprobs_BR, mask_BR, config.kl_estimator)
+    penalty = beta if config.kl_in == "reward" else 0.0
+    rewards_BR = token_rewards(rewards.final_B, kl_BR, mask_BR, penalty) + rewards.process_BR
+    advantages_BR, returns_BR = estimate_advantages(rewards_BR, outputs.values_BR, mask_BR, config)
+    importance_BR = _importance(outputs.old_logprobs_BR, sampler_logprobs_BR, mask_BR, config)
+    return Estimates(rewards_BR, advantages_BR, returns_BR, importance_BR)
+
+
+def estimate_advantages(
+    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, config: PPO
+) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns, (B, R) each, by `config.advantage`.
+
+    Rows of one prompt are neighbours, `config.group_size` at a time.
+    """
+    if config.advantage == "gae":
+        advantages_BR, returns_BR = gae(
+            rewards_BR, values_BR, mask_BR, gamma=config.gamma, lam=config.gae_lambda
+        )
+        if config.whiten_advantages:
+            advantages_BR = whiten(advantages_BR, mask_BR)
+        return advantages_BR, returns_BR
+    group_B = torch.arange(len(rewards_BR), device=rewards_BR.device) // config.group_size
+    if config.advantage in ("reinforce++", "reinforce++-baseline"):
+        baseline_B = group_B if config.advantage == "reinforce++-baseline" else None
+        returns_BR = reinforce_plus_plus_advantages(
+            rewards_BR, mask_BR, gamma=config.gamma, group_B=baseline_B
+        )
+        return whiten(returns_BR, mask_BR), returns_BR
+    if config.advantage == "rloo":
+        advantage_B = rloo_advantages(rewards_BR.sum(-1), group_B)
+    else:
+        advantage_B = grpo_advantages(
+            rewards_BR.sum(-1), group_B, scale_by_std=config.advantage == "grpo"
+        )
+    advantages_BR = at_tokens(advantage_B, mask_BR)
+    return advantages_BR, advantages_BR
+
+
+def _importance(old_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, config: PPO) -> Tensor:
+    if config.importance_cap is None:
+        return mask_BR.to(old_BR.dtype)
+    return truncated_weights(
+        old_BR, sampler_BR, mask_BR, cap=config.importance_cap, level=config.importance_level
+    )

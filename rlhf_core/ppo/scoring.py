@@ -1,0 +1,170 @@
+"""Scoring: the forward passes of all models over a rollout, without gradients.
+
+Each rank scores its share of the rows, microbatch by microbatch; every rank gets all results.
+Axes: B rows, R response tokens, V vocabulary; M reward models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_core.batching.batch import Batch, select
+from rlhf_core.batching.collective import summed
+from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.config import PPO
+from rlhf_core.engine.base import Engine, Forward
+from rlhf_core.objectives.kl import exact_kl
+from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
+from rlhf_core.ppo.rewards import RewardModelScores, RolloutScorer, model_rewards
+
+
+@dataclass(frozen=True)
+class Models:
+    """PPO's models: engines that learn, models that only score, and the reward functions."""
+
+    actor: Engine
+    critic: Engine | None  # None: a head on the actor's trunk, or no critic at all
+    reference: Forward
+    rewards: tuple[Forward, ...]  # the members of an ensemble; empty: reward functions alone
+    functions: RolloutScorer
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """The engines that learn, by the name that their state has in a checkpoint."""
+        return {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """Results of actor, reference and critic for each response token.
+
+    (B, R) tensors are float32 and 0 at padding. Log-probabilities are nats at the sampling
+    temperature.
+    """
+
+    old_logprobs_BR: Tensor  # the actor before this step's update
+    ref_logprobs_BR: Tensor  # the frozen SFT model
+    exact_kl_BR: Tensor | None  # over the vocabulary, nats; None unless config.kl_exact
+    entropy_BR: Tensor  # of the actor, over the vocabulary
+    values_BR: Tensor  # critic before each token is emitted; 0 without a critic
+
+    @property
+    def kl_BR(self) -> Tensor:
+        """k1 estimate: old_logprobs - ref_logprobs, nats."""
+        return self.old_logprobs_BR - self.ref_logprobs_BR
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The results for one microbatch, its padding columns trimmed."""
+
+    rows: list[int]
+    mask_BR: Tensor
+    outputs: ModelOutputs
+    scores: list[Tensor]  # (B,) of each reward model
+    process_BR: Tensor  # the mean over the reward models
+
+
+def score_batch(
+    batch: Batch, models: Models, config: PPO
+) -> tuple[ModelOutputs, RewardModelScores]:
+    """Run every model once over every sequence; return the results for all rows, on every rank."""
+    parts = []
+    for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
+        part = _score_rows(batch, rows, models, config)
+        if counts:
+            parts.append(part)
+
+    def whole(tensor_of: Callable[[_Part], Tensor | None]) -> Tensor:
+        target_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
+        for part in parts:
+            values_BR = tensor_of(part)
+            assert values_BR is not None  # every part has what is asked for
+            target_BR[part.rows] = _widened(values_BR, part.mask_BR, target_BR.shape[1])
+        return summed(target_BR)
+
+    return ModelOutputs(
+        old_logprobs_BR=whole(lambda part: part.outputs.old_logprobs_BR),
+        ref_logprobs_BR=whole(lambda part: part.outputs.ref_logprobs_BR),
+        exact_kl_BR=whole(lambda part: part.outputs.exact_kl_BR) if config.kl_exact else None,
+        entropy_BR=whole(lambda part: part.outputs.entropy_BR),
+        values_BR=whole(lambda part: part.outputs.values_BR),
+    ), _reward_model_scores(
+        parts, batch, len(models.rewards), process_BR=whole(lambda part: part.process_BR)
+    )
+
+
+def _reward_model_scores(
+    parts: list[_Part], batch: Batch, members: int, *, process_BR: Tensor
+) -> RewardModelScores:
+    scores_MB = torch.zeros(max(1, members), len(batch.ids_BL), device=batch.ids_BL.device)
+    for part in parts:
+        for member, score_B in enumerate(part.scores):
+            scores_MB[member, part.rows] = score_B
+    scores_MB = summed(scores_MB)
+    spread_B = scores_MB.std(0, correction=0) if members > 1 else None
+    return RewardModelScores(scores_MB.mean(0), process_BR, spread_B)
+
+
+def _score_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> _Part:
+    part = select(batch, rows)
+    mask_BR = part.response_mask_BR
+    outputs = _outputs(part, models, config)
+    scores, process_BR = [], torch.zeros(mask_BR.shape, device=mask_BR.device)
+    for reward in models.rewards:
+        score_B, token_BR = model_rewards(reward(part), mask_BR, config.reward.model_at)
+        scores.append(score_B)
+        process_BR = process_BR + token_BR / len(models.rewards)
+    return _Part(rows, mask_BR, outputs, scores, process_BR)
+
+
+def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:
+    """Run actor, reference and critic, with one tensor of logits in memory at a time.
+
+    The exact KL takes two.
+    """
+    temperature, ids_BR = config.sampling.temperature, part.response_ids_BR
+    logits_BRV, values_BR1 = with_values(models.actor.infer(part))
+    logits_BRV = tempered(logits_BRV, temperature)
+    old_logprobs_BR, entropy_BR = token_logprobs(logits_BRV, ids_BR), token_entropy(logits_BRV)
+    kept_BRV = logits_BRV if config.kl_exact else None
+    del logits_BRV
+    ref_logits_BRV = tempered(models.reference(part), temperature)
+    ref_logprobs_BR = token_logprobs(ref_logits_BRV, ids_BR)
+    exact_kl_BR = None
+    if kept_BRV is not None:
+        exact_kl_BR = _exact_kl(kept_BRV, ref_logits_BRV, part.response_mask_BR)
+    del kept_BRV, ref_logits_BRV
+    if models.critic is not None:
+        values_BR1 = models.critic.infer(part)
+    if values_BR1 is None:
+        values_BR1 = torch.zeros(len(ids_BR), ids_BR.shape[1] + 1, device=ids_BR.device)
+    return ModelOutputs(
+        old_logprobs_BR=old_logprobs_BR,
+        ref_logprobs_BR=ref_logprobs_BR,
+        exact_kl_BR=exact_kl_BR,
+        entropy_BR=entropy_BR,
+        values_BR=values_BR1[:, : ids_BR.shape[1]],
+    )
+
+
+def _exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Tensor:
+    """Return the KL at each token, row by row: one row takes four more such tensors of memory."""
+    rows = zip(logits_BRV.split(1), ref_logits_BRV.split(1), mask_BR.split(1), strict=True)
+    return torch.cat([exact_kl(*row) for row in rows])
+
+
+def with_values(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return an actor's logits (B, R, V), and its values (B, R + 1) or None.
+
+    Values come in the same pass when the actor's trunk is the critic's too.
+    """
+    return output if isinstance(output, tuple) else (output, None)
+
+
+def _widened(values_BR: Tensor, mask_BR: Tensor, width: int) -> Tensor:
+    padded = torch.zeros(len(values_BR), width, device=values_BR.device)
+    padded[:, : values_BR.shape[1]] = values_BR.float().masked_fill(~mask_BR, 0.0)
+    return padded

@@ -1,0 +1,139 @@
+"""The PPO trainer: models, sampler and prompts, and the parts of a step that need them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.config import PPO
+from rlhf_core.data.render import render_prompt
+from rlhf_core.data.splits import load_split
+from rlhf_core.engine.base import Engine
+from rlhf_core.errors import Diverged
+from rlhf_core.modeling.lora import plain_tensors
+from rlhf_core.modeling.models import load_tokenizer, require_same_tokenizer
+from rlhf_core.ppo.experience import Experience, make_experience
+from rlhf_core.ppo.layout import load_models
+from rlhf_core.ppo.rewards import load_functions
+from rlhf_core.ppo.rollout import Prompt, Rollout, indices_of_step, roll_out
+from rlhf_core.ppo.scoring import Models
+from rlhf_core.ppo.state import LoopState
+from rlhf_core.rundir import StageSpec, finite
+from rlhf_core.sampling.base import Sampler
+from rlhf_core.sampling.factory import open_sampler
+
+
+@dataclass(frozen=True)
+class ActorWeights:
+    """The named tensors of the plain model, made anew in each pass over them.
+
+    Every rank takes part in a pass.
+    """
+
+    actor: Engine
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return plain_tensors(self.actor.module.model, self.actor.weights())
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The models, the sampler that follows the actor, and the prompts."""
+
+    models: Models
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    prompts: list[Prompt]
+    config: PPO
+    seed: int
+
+    def rollouts(self, first: int) -> Iterator[tuple[int, Rollout]]:
+        """Yield each step from `first` to the last with its rollout, generated when it is due.
+
+        The sampler gets new weights after every max_rollout_age + 1 steps; their rollouts are
+        generated together, and the later ones are older by a step each.
+        """
+        last, ahead = self.config.steps, self.config.max_rollout_age
+        for step in range(first, last + 1, ahead + 1):
+            found = self.roll_out(step, steps=min(ahead, last - step) + 1)
+            self.sampler.sleep()
+            yield from found.items()
+
+    def roll_out(self, step: int, *, steps: int = 1) -> dict[int, Rollout]:
+        """Generate responses to the prompts of a step, or of several from there on, by step.
+
+        Each prompt comes `group_size` times, side by side.
+        """
+        config = self.config
+        count = config.rollout_batch // config.group_size
+        prompts = {
+            one: [
+                self.prompts[i]
+                for i in indices_of_step(len(self.prompts), one, count, seed=self.seed)
+                for _ in range(config.group_size)
+            ]
+            for one in range(step, step + steps)
+        }
+        return roll_out(self.sampler, prompts, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
+
+    def score(self, rollout: Rollout, state: LoopState) -> Experience:
+        """Return the experience that models and reward functions make of a rollout.
+
+        Raises ValueError for a rollout that is too old.
+        """
+        if rollout.age > self.config.max_rollout_age:
+            raise ValueError(
+                f"the rollout is {rollout.age} steps old; expected at most max_rollout_age"
+                f" {self.config.max_rollout_age}"
+            )
+        return make_experience(
+            rollout,
+            self.models,
+            self.config,
+            beta=state.beta,
+            pad_id=self.tokenizer.pad_token_id,
+            running=state.scores,
+        )
+
+    def sync_after(self, step: int) -> float:
+        """Sync the weights when no rollout of older ones is left; return the seconds, else 0."""
+        return self.sync() if step % (self.config.max_rollout_age + 1) == 0 else 0.0
+
+    def sync(self) -> float:
+        """Copy the actor's weights into the sampler; return the seconds."""
+        return self.sampler.sync(ActorWeights(self.models.actor))
+
+
+def build(spec: StageSpec) -> Trainer:
+    """Load everything that the PPO stage needs.
+
+    Actor and reference both start from the input `policy`, unless an input `reference` is given.
+    """
+    config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
+    policy_path = spec.inputs["policy"].path
+    tokenizer = load_tokenizer(policy_path)
+    if config.reward.model_weight:
+        require_same_tokenizer(policy_path, spec.inputs["reward"].path, "reward model")
+    records = load_split(spec.inputs["prompts_train"].path)
+    functions = load_functions(config.reward.functions, records, tokenizer)
+    prompts = [Prompt(render_prompt(tokenizer, record["prompt"]), record) for record in records]
+    models = load_models(spec, config, functions)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    sampler = open_sampler(policy_path, config.sampling, max_prompt_tokens=longest, dtype=dtype)
+    return Trainer(models, sampler, tokenizer, prompts, config, spec.seed)
+
+
+def check(metrics: dict[str, float], step: int, config: PPO) -> None:
+    """Raise Diverged on a non-finite value, or when KL per response is over the budget."""
+    if not finite(metrics):
+        bad = {name: value for name, value in metrics.items() if not finite({name: value})}
+        raise Diverged(
+            f"ppo step {step}: {bad} is not finite. Lower ppo.policy_lr or ppo.critic_lr."
+        )
+    kl = metrics["ppo/kl_per_response"]
+    if kl > config.kl_budget:
+        raise Diverged(
+            f"ppo step {step}: KL from the SFT model is {kl:.3g} nats per response, the budget is"
+            f" {config.kl_budget:g}. Raise ppo.beta, lower ppo.policy_lr, or raise ppo.kl_budget."
+        )
