@@ -6,7 +6,7 @@ import torch
 from rlhf_core.config import PPO
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhf_core.errors import Diverged
-from rlhf_core.ppo.stage import check
+from rlhf_core.ppo.trainer import check
 from rlhf_core.rundir import RunDir, read_metrics
 
 
