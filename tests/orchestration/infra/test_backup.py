@@ -1,6 +1,4 @@
-"""infra/backup.sh and restore.sh: a laptop's SQLite files and a real PostgreSQL, back as they were,
-or refused.
-"""
+"""infra/backup.sh and restore.sh bring SQLite files and a real PostgreSQL back, or refuse to."""
 
 import contextlib
 import os
@@ -122,9 +120,7 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def server(cluster, tmp_path) -> dict[str, str]:
-    """The two databases, empty, made by the script that the Compose file hands to PostgreSQL's
-    image.
-    """
+    """Make the two databases, empty, with the script that PostgreSQL's image gets from Compose."""
     for service in ("mlflow", "prefect"):
         query(cluster, "postgres", f"drop database if exists {service}")
         query(cluster, "postgres", f"drop role if exists {service}")
@@ -224,8 +220,9 @@ def test_a_database_that_cannot_be_dumped_leaves_no_finished_backup(server, tmp_
 
 @pytest.fixture
 def store():
-    """A bucket with an object of several parts, one of a strange name and an empty one; and an
-    empty bucket.
+    """Serve two buckets: one is empty.
+
+    The other has an object of several parts, one of a strange name and an empty one.
     """
     large = bytes(range(256)) * 100_000
     buckets = {"mlflow": {"1/a/model.safetensors": large, "1/é b": b"x", "2/empty": b""}, "new": {}}

@@ -1,6 +1,4 @@
-"""The platform in infra/compose.yaml: valid by the Compose specification, closed but for one port,
-without a password.
-"""
+"""infra/compose.yaml is valid by the Compose specification, opens one port and has no password."""
 
 import ast
 import json
@@ -192,9 +190,7 @@ def test_a_secret_is_named_by_its_file_and_mounted_where_it_is_named(name):
         assert mention in service["secrets"]
 
 
-def test_the_broker_takes_its_password_from_standard_input_under_the_images_entrypoint_in_the_shells_place(
-    tmp_path,
-):
+def test_the_broker_takes_its_password_from_standard_input_and_replaces_the_shell(tmp_path):
     (tmp_path / "redis_password").write_text("it's secret")
     (tmp_path / "docker-entrypoint.sh").write_text('#!/bin/sh\necho "$$ $*"\ncat\n')
     (tmp_path / "docker-entrypoint.sh").chmod(0o755)
@@ -257,8 +253,9 @@ def mlflow_names() -> set[str]:
 
 
 def prefect_names() -> set[str]:
-    """What Prefect and prefect-redis read; the latter lies beside the environment, for Prefect
-    imports what it finds.
+    """Return the variables that Prefect and prefect-redis read.
+
+    prefect-redis is beside the environment, since Prefect imports what it finds.
     """
     code = f"""
 import importlib, json
@@ -268,7 +265,8 @@ from prefect.settings.legacy import _get_settings_fields
 from prefect.settings import Settings
 from prefect_redis.client import RedisMessagingSettings
 names = {{field.name.upper() for field in _get_settings_fields(Settings).values()}}
-names |= {{"PREFECT_REDIS_MESSAGING_" + name.upper() for name in RedisMessagingSettings.model_fields}}
+redis = RedisMessagingSettings.model_fields
+names |= {{"PREFECT_REDIS_MESSAGING_" + name.upper() for name in redis}}
 print(json.dumps(sorted(names)))
 """
     environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")}
@@ -280,7 +278,7 @@ print(json.dumps(sorted(names)))
 
 @pytest.fixture(scope="module")
 def read() -> set[str]:
-    """Every variable that MLflow and Prefect read."""
+    """Return every variable that MLflow and Prefect read."""
     return COMMON | {ROOTS, PAGE_VARIABLE, "RLHF_DEVICE_LIMITS"} | mlflow_names() | prefect_names()
 
 

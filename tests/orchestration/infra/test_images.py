@@ -1,6 +1,4 @@
-"""The images: what infra/Dockerfile promises, read from the file itself, and what its entrypoint
-does, run for real.
-"""
+"""infra/Dockerfile, as the file itself states it, and its entrypoint, run for real."""
 
 import fnmatch
 import json
@@ -21,13 +19,13 @@ TARGETS = ("cpu", "gpu")
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(instruction, its words) in order; comments left out, continued lines joined."""
+    """Return (instruction, its words) in order; comments left out, continued lines joined."""
     lines = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", TEXT, flags=re.M)).splitlines()
     return [(line.split()[0], line.split(maxsplit=1)[1].strip()) for line in lines if line.strip()]
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage by its name."""
+    """Return the instructions of each stage by its name."""
     found, current = {}, None
     for word, rest in instructions():
         if word == "FROM":
@@ -38,7 +36,7 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 
 
 def copied() -> set[str]:
-    """What is copied from the build context."""
+    """Return the files that are copied from the build context."""
     return {
         source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]
     }
@@ -174,7 +172,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def programs(tmp_path) -> dict[str, str]:
-    """A PATH on which `prefect` and `python` print their arguments."""
+    """Make a PATH on which `prefect` and `python` print their arguments."""
     for name in ("prefect", "python"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (tmp_path / name).chmod(0o755)
@@ -198,7 +196,7 @@ def test_any_other_command_is_run_as_it_is_with_its_exit_code():
 
 @pytest.fixture
 def mounted(tmp_path):
-    """The entrypoint with the folder of secrets in a place where a test may write."""
+    """Copy the entrypoint with its folder of secrets where a test may write."""
     folder = tmp_path / "secrets"
     folder.mkdir()
     script = tmp_path / "entrypoint.sh"

@@ -1,6 +1,4 @@
-"""infra/k8s against Kubernetes' published schemas and Prefect's worker: offline, with a pod that
-Prefect itself has made.
-"""
+"""infra/k8s against Kubernetes' published schemas and a pod made by Prefect's worker, offline."""
 
 import json
 import os
@@ -40,7 +38,7 @@ def kind(name: str) -> list[dict]:
 
 
 def pods() -> dict[str, dict]:
-    """Every pod spec by the name of what starts it."""
+    """Return every pod spec by the name of what starts it."""
     found = {name_of(item): item["spec"]["template"]["spec"] for item in kind("Deployment")}
     replicas = MPI_JOB["spec"]["mpiReplicaSpecs"]
     return found | {
@@ -54,11 +52,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-client = PrefectClient("http://127.0.0.1:1/api")  # asked only for the blocks that a template names: these name none
+# asked only for the blocks that a template names: these name none
+client = PrefectClient("http://127.0.0.1:1/api")
 
 async def render(template, values):
-    configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(template, values, client=client)
-    configuration.prepare_for_flow_run(FlowRun(id=uuid.UUID(int=1), name="gentle-otter", flow_id=uuid.UUID(int=2)))
+    make = KubernetesWorkerJobConfiguration.from_template_and_values
+    configuration = await make(template, values, client=client)
+    run = FlowRun(id=uuid.UUID(int=1), name="gentle-otter", flow_id=uuid.UUID(int=2))
+    configuration.prepare_for_flow_run(run)
     return {"job": configuration.job_manifest, "wait": configuration.pod_watch_timeout_seconds}
 
 pools = json.loads(sys.stdin.read())
@@ -77,8 +78,9 @@ CHANGED = {
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, dict]:
-    """The Job of each pool as Prefect's worker makes it, with defaults and (name + '*') with values
-    of a deployment.
+    """Make the Job of each pool as Prefect's worker does.
+
+    Under a pool's name with its defaults, under name + '*' with values of a deployment.
     """
     wanted = {name: [pool, {}] for name, pool in POOLS.items()} | {
         f"{name}*": [pool, CHANGED] for name, pool in POOLS.items()
@@ -93,8 +95,9 @@ def rendered() -> dict[str, dict]:
 
 
 def job_of(rendered: dict, pool: str) -> dict:
-    """The Job without two fields that Prefect's worker wants inside the pod, where Kubernetes has
-    none and ignores them.
+    """Return the Job without two fields that Prefect's worker wants inside the pod.
+
+    Kubernetes has none there and ignores them.
     """
     job = json.loads(json.dumps(rendered[pool]["job"]))
     for misplaced in ("completions", "parallelism"):

@@ -1,6 +1,4 @@
-"""Prefect's server with a password, as the shared set-up runs it: who has none sees nothing and
-starts nothing.
-"""
+"""Prefect's server with a password: without it nothing is seen or started."""
 
 import os
 import subprocess
@@ -19,7 +17,7 @@ ACCOUNT = ("admin", "a-password-of-this-test")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The API's address."""
+    """Start the server and yield the API's address."""
     home, port = tmp_path_factory.mktemp("prefect"), free_port()
     environment = os.environ | {
         "PREFECT_HOME": str(home),

@@ -1,6 +1,4 @@
-"""infra/slurm/rlhf.sbatch, run as SLURM runs it on a job's first node; `scontrol` alone is a
-stand-in.
-"""
+"""infra/slurm/rlhf.sbatch as SLURM runs it on a job's first node; `scontrol` is a stand-in."""
 
 import json
 import os
@@ -18,10 +16,9 @@ SCRIPT = ROOT / "infra" / "slurm" / "rlhf.sbatch"
 
 @pytest.fixture
 def job(tmp_path):
-    """start(*words, nodes=..., rlhf=...): the batch script in a job of so many nodes with two GPUs
-    each.
+    """Start the batch script in a job of `nodes` nodes with two GPUs each.
 
-    rlhf: the text of a program to stand where `.venv/bin/rlhf` is; None: the real one.
+    `rlhf` is the text of a program to put in place of `.venv/bin/rlhf`; None takes the real one.
     """
     says = (
         f'#!/bin/sh\necho "$@" >>{tmp_path}/scontrol.log\nif [ "$1" = show ]; then printf'
