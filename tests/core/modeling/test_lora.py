@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from batches import BATCH
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, SFT, LoRA, Reward
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
@@ -30,15 +30,6 @@ from rlhf_core.modeling.models import (
     save_model,
 )
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
-
-BATCH = collate(
-    [
-        Sequence([5, 6, 7], [8, 9, 1]),
-        Sequence([5], [10, 1]),
-        Sequence([11, 12], [13, 14, 15, 16, 1]),
-    ],
-    0,
-)
 
 
 def adapted(folder, lora: LoRA | None = None, seed: int = 1) -> PolicyModel:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import BATCH
 
-from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, LoRA
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
@@ -26,14 +26,6 @@ from rlhf_core.modeling.models import (
 )
 from rlhf_core.modeling.trunk import Trunk, load_trunk
 
-BATCH = collate(
-    [
-        Sequence([5, 6, 7], [8, 9, 1]),
-        Sequence([5], [10, 1]),
-        Sequence([11, 12], [13, 14, 15, 16, 1]),
-    ],
-    0,
-)
 LORA = LoRA(rank=4)
 
 
