@@ -217,8 +217,9 @@ def test_of_missed_runs_of_a_schedule_a_worker_takes_all_so_that_one_runs(name):
 
 
 def test_the_pools_and_device_limits_that_workers_name_are_made():
-    text = (INFRA / "compose" / "prepare.py").read_text()
-    _, _, pools, devices = ast.literal_eval(re.search(r"^BUCKET, .* = (.*)$", text, re.M)[1])
+    tree = ast.parse((INFRA / "compose" / "prepare.py").read_text())
+    (made,) = [node for node in tree.body if ast.unparse(node).startswith(("(BUCKET,", "BUCKET,"))]
+    _, _, pools, devices = ast.literal_eval(made.value)
     workers = [SERVICES[name] for name in ("worker", "worker-gpu")]
     assert {worker["command"][2] for worker in workers} == set(pools)
     assert {worker["environment"]["RLHF_DEVICE_LIMITS"] for worker in workers} == set(devices)
