@@ -1,37 +1,58 @@
-"""The pipeline: which stages run, in which order, and what stops them."""
+"""The pipeline as a sentence: what runs, on what, and what stops it."""
 
-import os
+import contextlib
 
+from prefect import State, flow, runtime
+from prefect.states import Failed
+
+from flows.report.at_end import write_page, write_report
+from rlhf_core.config import Recipe
+from rlhf_core.errors import GateRefused
+from rlhf_core.stage_catalogue import EVALUATE, PREPARE, PROMOTE, REWARD, SFT, STAGES, VALIDATE
+from tasks.approval.request import approval
+from tasks.execution.broken_pipe import outlive_reader
+from tasks.execution.concurrency import model_reserved
+from tasks.gate import gate
+from tasks.promote import promote
+from tasks.records.run_record import next_name
 from tasks.records.workspace import Workspace
+from tasks.registration import register_reward_model
+from tasks.run_context import RunContext, StageOutput, UntilReached, opened
+from tasks.run_result import PipelineResult, result_of
+from tasks.run_stage import run_stage, with_champion
 
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_CLIENT_MAX_RETRIES": "8",  # see flows/platform/services.py
-    "PREFECT_HOME": str(Workspace.here().prefect),
-}
-for _name, _value in SETTINGS.items():  # Prefect reads them when it is imported
-    os.environ.setdefault(_name, _value)
 
-from prefect import Flow, State, flow, runtime  # noqa: E402
-from prefect.states import Failed  # noqa: E402
+def stages(context: RunContext) -> None:
+    """prepare, validate, sft, reward, ppo or dpo, evaluate, promote; each gate before what follows."""
+    base = run_stage(context, PREPARE)
+    data = run_stage(context, VALIDATE, base)
 
-from flows.report.at_end import write_page, write_report  # noqa: E402
-from rlhf_core.config import Recipe  # noqa: E402
-from rlhf_core.errors import GateRefused  # noqa: E402
-from tasks.approval.request import approval  # noqa: E402
-from tasks.execution.broken_pipe import outlive_reader  # noqa: E402
-from tasks.execution.concurrency import model_reserved  # noqa: E402
-from tasks.gate import gate  # noqa: E402
-from tasks.promote import promote  # noqa: E402
-from tasks.records.run_record import next_name  # noqa: E402
-from tasks.run_context import ALL, PipelineResult, opened  # noqa: E402
-from tasks.run_stage import stage  # noqa: E402
+    sft = run_stage(context, SFT, base, data)
+    gate(context, sft)
+
+    rewards = [_reward(context, sft, data)] if context.recipe.has_reward else []
+
+    policy = run_stage(context, STAGES[context.recipe.align], sft, data, *rewards)
+    gate(context, policy)
+
+    evaluation = run_stage(context, EVALUATE, sft, data, *rewards, with_champion(context, policy))
+    gate(context, evaluation)
+
+    context.require_wanted(PROMOTE)
+    if context.recipe.registry.approval.required:
+        approval(context, evaluation, write_page)
+    promote(context, evaluation)
+
+
+def _reward(context: RunContext, sft: StageOutput, data: StageOutput) -> StageOutput:
+    reward = run_stage(context, REWARD, sft, data)
+    gate(context, reward)
+    register_reward_model(context, reward)
+    return reward
 
 
 def _run_name() -> str:
-    """'<recipe>-<commit>-<n>', in Prefect and in MLflow."""
+    """Return '<recipe>-<commit>-<n>', the run's name in Prefect and in MLflow."""
     return next_name(Workspace.here(), runtime.flow_run.parameters["recipe"])
 
 
@@ -39,8 +60,7 @@ def _run_name() -> str:
 def pipeline(
     recipe: Recipe, from_stage: str | None = None, until: str | None = None
 ) -> PipelineResult | State:
-    """Prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from
-    `from_stage` to `until`.
+    """Prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from `from_stage` to `until`.
 
     A stage is a process whose run directory is its cache; a gate is recorded before it stops
     anything. A refusal by a gate is a state of its own, 'Refused': whoever is notified sees that
@@ -49,37 +69,22 @@ def pipeline(
     if runtime.deployment.id:
         outlive_reader()
     try:
-        with model_reserved(recipe.registry.name):
-            return _stages(recipe, from_stage, until)
+        with (
+            model_reserved(recipe.registry.name),
+            opened(
+                recipe,
+                runtime.flow_run.name,
+                from_stage=from_stage,
+                until=until,
+                report=write_report,
+            ) as context,
+        ):
+            with contextlib.suppress(UntilReached):
+                stages(context)
+            tracker = context.tracker
     except GateRefused as error:
         return Failed(name="Refused", message=str(error), data=error)
-
-
-def _stages(recipe: Recipe, from_stage: str | None, until: str | None) -> PipelineResult:
-    with opened(
-        recipe, runtime.flow_run.name, from_stage=from_stage, until=until, report=write_report
-    ) as session:
-        for name in session.stages:
-            done = stage(name, session)
-            gate(name, session, done)
-        if session.promotes:
-            if recipe.registry.approval.required:
-                approval(session, write_page)
-            promote(session)
-    return session.result()
-
-
-def alone(name: str) -> Flow:
-    """A flow of one stage, on what earlier stages have recorded."""
-
-    @flow(name=f"rlhf-{name}", flow_run_name=_run_name, persist_result=False)
-    def one_stage(recipe: Recipe) -> PipelineResult | State:
-        return pipeline.fn(recipe, from_stage=name, until=name)
-
-    return one_stage
-
-
-prepare, validate, sft, reward, ppo, dpo, evaluate, promote_only = map(alone, ALL)
+    return result_of(tracker.record, tracker.problem)
 
 
 def run_pipeline(

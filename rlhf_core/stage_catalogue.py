@@ -14,8 +14,12 @@ class Stage:
     name: str
     entry: str  # 'module:function' that the stage process calls with (spec, run directory)
     metric_prefix: str  # of its metrics' names, without the slash
-    takes: Mapping[str, str] = field(default_factory=dict)  # input's name -> artifact's name
-    gives: Mapping[str, str] = field(default_factory=dict)  # artifact's name -> output's name
+    takes: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # input's name -> artifact's name
+    gives: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # artifact's name -> output's name
     parents: tuple[str, ...] = ()  # artifacts: models that the model it makes descends from
     gated: bool = False  # a recipe may set gates on its metrics
     samples: bool = False  # generates replies, with the settings of its section `sampling`
@@ -27,6 +31,12 @@ class Stage:
         """Return the name of the metric that says how the stage went, None when it has none."""
         return next((name for name in self.headline if name in metrics), None)
 
+
+SPLITS = tuple(
+    f"{rows}_{side}"
+    for rows in ("demonstrations", "comparisons", "prompts")
+    for side in ("train", "heldout")
+)
 
 PREPARE = Stage(
     name="prepare",
@@ -41,12 +51,14 @@ VALIDATE = Stage(
     name="validate",
     entry="rlhf_core.validate:run",
     metric_prefix="data",
+    gives={split: split for split in SPLITS},
     headline=("data/rows_kept", "data/rows"),
 )
 SFT = Stage(
     name="sft",
     entry="rlhf_core.sft:run",
     metric_prefix="sft",
+    gives={"sft": "model"},
     gated=True,
     headline=("sft/heldout_loss", "sft/loss"),
     live=("sft/loss",),
@@ -56,6 +68,7 @@ REWARD = Stage(
     name="reward",
     entry="rlhf_core.reward.stage:run",
     metric_prefix="reward",
+    gives={"reward": "model", "reward_adapter": "adapter"},
     parents=("base", "sft"),
     gated=True,
     headline=("reward/accuracy", "reward/train_accuracy"),
@@ -119,8 +132,12 @@ TRACE = Stage(name="trace", entry="rlhf_core.ppo.trace.stage:run", metric_prefix
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
 PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process
-STEPS = (*STAGES, PROMOTE)  # what --from and --until name, in order
 ALIGNMENTS = (PPO.name, DPO.name)  # a recipe runs one of them: they make the policy
+
+
+def steps() -> tuple[str, ...]:
+    """Return what --from and --until may name, in order: the stages and the promotion."""
+    return (*STAGES, PROMOTE)
 
 
 def stage_named(name: str) -> Stage:

@@ -1,56 +1,57 @@
-"""The model card of a registered version, Markdown: what it is, on what data, how good, who let it
-pass, how to load it.
+"""The model card of a registered version, in Markdown.
+
+It says what the model is, on what data it was made, how good it is, who let it pass, how to load it.
 """
 
 import html
 import json
 import re
 
-from rlhf_core.config import ALIGNMENTS
+from rlhf_core.config import Recipe
 from rlhf_core.evidence.items import read_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
-from rlhf_core.rundir import StageResult
-from tasks.run_context import STAGES, Session
+from rlhf_core.rundir import Artifact, StageResult
+from rlhf_core.stage_catalogue import REWARD, STAGES, VALIDATE, Stage
+from tasks.records.run_record import ModelKind, Record
+from tasks.run_context import RunContext, StageOutput
 from tasks.tracking import rendering
 
-DESCRIPTION_LENGTH = (
-    5000  # characters of a version's description; MLflow's SQL column holds no more
-)
+DESCRIPTION_LENGTH = 5000  # characters of a version's description: the limit of MLflow's column
 LEFT_OUT_FIRST = ("Training", "Lineage", "Samples", "Data")
-# stage -> models that its model was made from
-PARENTS = {"reward": ("base", "sft"), "ppo": ("base", "sft", "reward"), "dpo": ("base", "sft")}
 SAMPLES = 3
 CELL, BRIEF_CELL = 160, 100  # characters of a sample in a table
 
 
 def card(
-    session: Session, name: str, stage: str, decisions: list[Decision], *, brief: bool = False
+    context: RunContext,
+    output: StageOutput,
+    kind: ModelKind,
+    decisions: list[Decision],
+    *,
+    brief: bool = False,
 ) -> str:
-    """The card of model `name` ('policy' or 'reward') that `stage` made; model output in it is
-    escaped.
+    """Return the card of the policy or the reward model; model output in it is escaped.
 
-    brief: for a version's description, whose length is limited: verdicts without their intervals,
-    shorter samples.
+    output: of the last stage that measured the model. brief: for a version's description, whose
+    length is limited: verdicts without their intervals, shorter samples.
     """
-    model = f"{session.recipe.registry.name}-{name}"
+    maker = REWARD if kind == "reward" else STAGES[context.recipe.align]
+    model = f"{context.recipe.registry.name}-{kind}"
+    table_of = rendering.short_verdict_table if brief else rendering.verdict_table
     sections = {
-        "Metrics": _metrics(session, {decision.metric for decision in decisions}, stage),
-        "Gates": (
-            rendering.short_verdict_table(decisions)
-            if brief
-            else rendering.verdict_table(decisions)
-        ),
-        "Samples": _samples(session, name, BRIEF_CELL if brief else CELL),
-        "Data": _data(session),
-        "How to load": _loading(session, model, name),
-        "Training": _training(session, stage),
-        "Lineage": _lineage(session, stage),
+        "Metrics": _metrics(output, {decision.metric for decision in decisions}, maker),
+        "Gates": table_of(decisions),
+        "Samples": _samples(context.record, output, kind, BRIEF_CELL if brief else CELL),
+        "Data": _data(output),
+        "How to load": _loading(context.recipe, model, kind),
+        "Training": _training(context.recipe, maker),
+        "Lineage": _lineage(context, output, maker),
     }
-    title = (
-        [] if brief else [f"# {model}"]
-    )  # MLflow's page has the name on top, and its list shows the first line
-    parts = [*title, _what(session, name), *_sign_off(session, name), *_overrides(decisions)]
+    # MLflow's page has the name on top, and its list shows the first line
+    title = [] if brief else [f"# {model}"]
+    approval = _approval(context.record) if kind == "policy" else []
+    parts = [*title, _summary(context.recipe, kind), *approval, *_overrides(decisions)]
     return (
         "\n\n".join(
             [*parts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]
@@ -98,37 +99,27 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _what(session: Session, name: str) -> str:
-    recipe = session.recipe
+def _summary(recipe: Recipe, kind: ModelKind) -> str:
     base = cell(recipe.model.base)
     about = f" ({cell(recipe.description)})" if recipe.description else ""
-    if name == "policy":
-        how = {"ppo": "with PPO {}, against a reward model", "dpo": "with DPO {}, on comparisons"}[
-            recipe.align
-        ]
-        made = (
-            "A policy: conversations in, replies out. Trained"
-            f" {how.format(f'from an SFT model of {base}')}"
-        )
-    elif recipe.model.reward:
-        made = (
-            "A reward model: conversations in, scores out. Given, not trained here; measured on"
-            " held-out comparisons"
-        )
+    if kind == "policy":
+        how = {
+            "ppo": f"with PPO from an SFT model of {base}, against a reward model",
+            "dpo": f"with DPO from an SFT model of {base}, on comparisons",
+        }[recipe.align]
+        made = f"A policy: conversations in, replies out. Trained {how}"
     else:
-        made = (
-            "A reward model: conversations in, scores out. Trained on comparisons from an SFT"
-            f" model of {base}"
+        how = (
+            "Given, not trained here; measured on held-out comparisons"
+            if recipe.model.reward
+            else f"Trained on comparisons from an SFT model of {base}"
         )
+        made = f"A reward model: conversations in, scores out. {how}"
     return f"{made}. Recipe **{cell(recipe.name)}**{about}."
 
 
-def _sign_off(session: Session, name: str) -> list[str]:
-    return (
-        [f"Sign-off: {cell(session.approval.sentence, 500)}."]
-        if session.approval and name == "policy"
-        else []
-    )
+def _approval(record: Record) -> list[str]:
+    return [f"Sign-off: {cell(record.approval.sentence, 500)}."] if record.approval else []
 
 
 def _overrides(decisions: list[Decision]) -> list[str]:
@@ -142,12 +133,13 @@ def _overrides(decisions: list[Decision]) -> list[str]:
     )
 
 
-def _metrics(session: Session, gated: set[str], stage: str) -> str:
-    """What has an interval, what a gate looks at, and the stage's own metric."""
+def _metrics(output: StageOutput, gated: set[str], maker: Stage) -> str:
+    """Show what has an interval, what a gate looks at, and the headline of each stage."""
     rows = []
-    for name in dict.fromkeys((stage, "evaluate" if stage in ALIGNMENTS else stage)):
-        if result := session.results.get(name):
-            wanted = (gated | set(result.intervals) | {STAGES[name].METRIC}) & set(result.metrics)
+    for stage in dict.fromkeys((maker, output.stage)):
+        if result := output.results.get(stage.name):
+            headline = {stage.headline_of(result.metrics)}
+            wanted = (gated | set(result.intervals) | headline) & set(result.metrics)
             rows += [
                 _metric_row(metric, result)
                 for metric in sorted(wanted)
@@ -157,35 +149,29 @@ def _metrics(session: Session, gated: set[str], stage: str) -> str:
 
 
 def _is_bound(metric: str, result: StageResult) -> bool:
-    """Whether a metric is the end of another one's interval, which stands in that one's row."""
+    """Return True for the end of another metric's interval, which stands in that one's row."""
     return metric.removesuffix("_lower").removesuffix("_upper") in set(result.metrics) - {metric}
 
 
-def _metric_row(metric: str, result: StageResult) -> list[str]:
+def _metric_row(metric: str, result: StageResult) -> list:
     interval = result.intervals.get(metric)
     between = f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else ""
     unit = METRICS[metric].unit if metric in METRICS else ""
     return [metric, f"{result.metrics[metric]:.4g}", between, result.counts.get(metric, ""), unit]
 
 
-def _samples(session: Session, name: str, limit: int) -> str:
-    """The first held-out items of the stage that measured the model, whatever they are; none from
-    an older run.
-    """
-    stage, (first, second) = {
-        "policy": ("evaluate", ("sft", "policy")),
-        "reward": ("reward", ("chosen", "rejected")),
-    }[name]
-    entry, result = session.tracker.record.stage(stage), session.results.get(stage)
+def _samples(record: Record, output: StageOutput, kind: ModelKind, limit: int) -> str:
+    """Show the first held-out items of the stage that measured the model; none from an older run."""
+    entry, result = record.stage(output.stage.name), output.results.get(output.stage.name)
     if not entry or not result or "items" not in result.files:
         return ""
     items = read_items(entry.run_dir / result.files["items"])
-    reply = "_reply" if name == "policy" else ""
+    first, second = ("sft", "policy") if kind == "policy" else ("chosen", "rejected")
+    reply = "_reply" if kind == "policy" else ""
     columns = ["prompt", f"{first}{reply}", f"{first}_score", f"{second}{reply}", f"{second}_score"]
     rows = zip(*(items[column][:SAMPLES] for column in columns), strict=True)
-    head = ["prompt", first, "score", second, "score"]
     return table(
-        head,
+        ["prompt", first, "score", second, "score"],
         [
             [f"{value:.2f}" if isinstance(value, float) else cell(value, limit) for value in row]
             for row in rows
@@ -193,90 +179,81 @@ def _samples(session: Session, name: str, limit: int) -> str:
     )
 
 
-def _data(session: Session) -> str:
-    measured = session.results["validate"].metrics if "validate" in session.results else {}
-    splits = [name for name in sorted(session.have) if name.endswith(("_train", "_heldout"))]
+def _data(output: StageOutput) -> str:
+    validated = output.results.get(VALIDATE.name)
+    measured = validated.metrics if validated else {}
+    splits = [name for name in sorted(output.artifacts) if name.endswith(("_train", "_heldout"))]
     rows = {name: measured.get(f"data/{name}") for name in splits}
     counts = {name: "" if count is None else f"{count:,.0f}" for name, count in rows.items()}
     return table(
         ["split", "rows", "sha256"],
-        [[name, counts[name], f"`{session.have[name].digest[:16]}`"] for name in splits],
+        [[name, counts[name], f"`{output.artifacts[name].digest[:16]}`"] for name in splits],
     )
 
 
-def _training(session: Session, stage: str) -> str:
-    recipe = session.recipe
+def _training(recipe: Recipe, maker: Stage) -> str:
     values = {"base": recipe.model.base, "dtype": recipe.model.dtype, "seed": str(recipe.seed)}
-    values |= rendering.flatten(getattr(recipe, stage).model_dump(mode="json", exclude={"gate"}))
+    values |= rendering.flatten(
+        getattr(recipe, maker.name).model_dump(mode="json", exclude={"gate"})
+    )
     return table(["setting", "value"], [[f"{key}", cell(value)] for key, value in values.items()])
 
 
-def _lineage(session: Session, stage: str) -> str:
-    record = session.tracker.record
+def _lineage(context: RunContext, output: StageOutput, maker: Stage) -> str:
+    record, artifacts = context.record, output.artifacts
     rows = [
-        [f"{name} model", _version(session, name)]
-        for name in PARENTS[stage]
-        if name in session.have
+        [f"{name} model", _version(context, artifacts[name], name)]
+        for name in maker.parents
+        if name in artifacts
     ]
-    if stage in ALIGNMENTS and "champion" in session.have:
-        rows.append(["compared with champion", f"`{session.have['champion'].digest[:16]}`"])
-    link = session.tracker.link()
+    if maker != REWARD and "champion" in artifacts:
+        rows.append(["compared with champion", f"`{artifacts['champion'].digest[:16]}`"])
+    link = context.tracker.link()
     rows += [
         ["pipeline run", f"[{record.name}]({link})" if link else record.name],
-        ["stage run", f"`{stage}-{session.results[stage].digest[:12]}`"],
+        ["stage run", f"`{maker.name}-{output.results[maker.name].digest[:12]}`"],
         ["commit", f"`{record.commit[:12]}`{' with uncommitted changes' if record.dirty else ''}"],
     ]
     return table(["what", "which"], rows)
 
 
-def _version(session: Session, name: str) -> str:
-    """A model by its bytes, and by its version where the registry has one."""
-    digest = session.have[name].digest
-    model = f"{session.recipe.registry.name}-{name}"
+def _version(context: RunContext, artifact: Artifact, name: str) -> str:
+    """Name a model by its bytes, and by its version where the registry has one."""
+    model = f"{context.recipe.registry.name}-{name}"
     known = {
-        (item.model, item.artifact.digest): item.version
-        for item in session.tracker.record.registrations
+        (item.model, item.artifact.digest): item.version for item in context.record.registrations
     }
-    version = known.get((model, digest))
-    return (f"{model} version {version}, " if version else "") + f"`{digest[:16]}`"
+    version = known.get((model, artifact.digest))
+    return (f"{model} version {version}, " if version else "") + f"`{artifact.digest[:16]}`"
 
 
-def _loading(session: Session, model: str, name: str) -> str:
-    uri, sampling = f"models:/{model}@champion", session.recipe.evaluate.sampling
+def _loading(recipe: Recipe, model: str, kind: ModelKind) -> str:
+    uri, sampling = f"models:/{model}@champion", recipe.evaluate.sampling
     params = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
-    example, note, kind, serve = {
-        "policy": (
-            (
-                'model.predict({"messages": [{"role": "user", "content": "..."}]},'
-                f" params={json.dumps(params)})"
-            ),
-            (
-                " Replies are greedy unless asked otherwise; the metrics are of replies sampled as"
-                " below."
-            ),
-            "AutoModelForCausalLM",
-            f"--dtype {session.recipe.model.dtype} --generation-config vllm",
-        ),
-        "reward": (
-            (
-                'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])  # or'
-                ' {"messages": [...]}'
-            ),
-            "",
-            "AutoModelForSequenceClassification",
-            f"--dtype {session.recipe.model.dtype} --runner pooling",
-        ),
-    }[name]
+    if kind == "policy":
+        auto_class, flags = "AutoModelForCausalLM", "--generation-config vllm"
+        note = " Replies are greedy unless asked otherwise; the metrics are of replies sampled as below."
+        example = (
+            'model.predict({"messages": [{"role": "user", "content": "..."}]},'
+            f" params={json.dumps(params)})"
+        )
+    else:
+        auto_class, flags, note = "AutoModelForSequenceClassification", "--runner pooling", ""
+        example = (
+            'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])'
+            '  # or {"messages": [...]}'
+        )
+    serve = f"--served-model-name {model} --dtype {recipe.model.dtype} {flags}"
     return f"""`champion` is an alias; a version by its number is `models:/{model}/1`.{note}
 
 ```python
 model = mlflow.pyfunc.load_model("{uri}")
 {example}
 folder = mlflow.artifacts.download_artifacts("{uri}") + "/artifacts/model"
-transformers.{kind}.from_pretrained(folder)
+transformers.{auto_class}.from_pretrained(folder)
 ```
 ```sh
 mlflow models serve -m {uri} --env-manager local --port 5001
 mlflow artifacts download -u {uri} -d {model}
-python -m vllm.entrypoints.openai.api_server --model {model}/artifacts/model --served-model-name {model} {serve}
+python -m vllm.entrypoints.openai.api_server --model {model}/artifacts/model {serve}
 ```"""

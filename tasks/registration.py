@@ -1,43 +1,96 @@
-"""candidate: the policy that has passed its gates, registered with all its records, before anybody
-decides on it.
-"""
+"""What the registry is to hold of a model: its bytes, verdicts, overrides, data, origin and card."""
 
+from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact
-from tasks.gate import registration
+from rlhf_core.stage_catalogue import EVALUATE, REWARD, STAGES, Stage
+from tasks import model_card
 from tasks.promotion.eligibility import contest_record
 from tasks.records.approval_record import SignOff
-from tasks.records.run_record import Registration
-from tasks.run_context import Session
+from tasks.records.run_record import ModelKind, Registration
+from tasks.run_context import RunContext, StageOutput
+from tasks.tracking import rendering
 
 
-def register(session: Session) -> str:
-    """Have the policy registered, or its version's records renewed, as soon as MLflow is there; the
-    model's name.
+def register_reward_model(context: RunContext, reward: StageOutput) -> None:
+    """Have the reward model registered as soon as MLflow answers."""
+    decisions = context.record.decisions_of(REWARD.name)
+    context.tracker.register(_registration(context, reward, REWARD, "reward", decisions))
+
+
+def register_policy(context: RunContext, evaluation: StageOutput) -> str:
+    """Have the evaluated policy registered, or its version's records renewed; return its model's name.
+
+    It carries the verdicts of every stage, the contest with its rival, and where a person's
+    approval stands.
     """
-    wanted = _registration(session)
-    session.tracker.register(wanted)
-    return wanted.model
-
-
-def rival(session: Session) -> Artifact | None:
-    """The champion that the policy was compared with; None without one, and for the champion
-    itself.
-    """
-    champion = session.have.get("champion")
-    return champion if champion and champion.digest != session.have["policy"].digest else None
-
-
-def _registration(session: Session) -> Registration:
-    """The policy with the verdicts of every stage, how it did against its rival, and where a
-    person's approval stands.
-    """
-    decisions, tags, against = session.decisions, {}, rival(session)
+    record, against = context.record, rival(evaluation)
+    decisions, tags = record.decisions, {}
     if against:
-        required = session.recipe.registry.min_win_rate_vs_champion
-        fight = contest_record(
-            session.results["evaluate"], session.have["policy"].digest, against.digest, required
+        contest = contest_record(
+            evaluation.results[EVALUATE.name],
+            evaluation.artifacts["policy"].digest,
+            against.digest,
+            context.recipe.registry.min_win_rate_vs_champion,
         )
-        decisions, tags = [*decisions, fight], {"compared_with": against.digest}
-    policy = registration(session, "policy", session.recipe.align, decisions)
-    sign_off = SignOff(required=session.recipe.registry.approval.required, record=session.approval)
-    return policy.model_copy(update={"tags": policy.tags | tags, "sign_off": sign_off})
+        decisions, tags = [*decisions, contest], {"compared_with": against.digest}
+    maker = STAGES[context.recipe.align]
+    policy = _registration(context, evaluation, maker, "policy", decisions)
+    sign_off = SignOff(required=context.recipe.registry.approval.required, record=record.approval)
+    context.tracker.register(
+        policy.model_copy(update={"tags": policy.tags | tags, "sign_off": sign_off})
+    )
+    return policy.model
+
+
+def rival(evaluation: StageOutput) -> Artifact | None:
+    """Return the champion that the policy was compared with, None where there was no other model."""
+    champion = evaluation.artifacts.get("champion")
+    policy = evaluation.artifacts["policy"]
+    return champion if champion and champion.digest != policy.digest else None
+
+
+def _registration(
+    context: RunContext,
+    output: StageOutput,
+    maker: Stage,
+    kind: ModelKind,
+    decisions: list[Decision],
+) -> Registration:
+    return Registration(
+        model=f"{context.recipe.registry.name}-{kind}",
+        stage=maker.name,
+        artifact=output.artifacts[kind],
+        tags=_tags(context, output, maker, decisions),
+        decisions=decisions,
+        note=model_card.description(
+            rendering.spaced(model_card.card(context, output, kind, decisions, brief=True))
+        ),
+        card=model_card.card(context, output, kind, decisions),
+    )
+
+
+def _tags(
+    context: RunContext, output: StageOutput, maker: Stage, decisions: list[Decision]
+) -> dict[str, str]:
+    recipe, record, artifacts = context.recipe, context.record, output.artifacts
+    data = [name for name in sorted(artifacts) if name.endswith(("_train", "_heldout"))]
+    parents = [name for name in maker.parents if name in artifacts]
+    verdicts = {
+        f"{d.stage}.{d.gate}": {"verdict": d.verdict, "reason": d.reason} for d in decisions
+    }
+    overrides = {
+        f"{d.stage}.{d.gate}": d.override.model_dump(mode="json") for d in decisions if d.override
+    }
+    given = [name for name in ("sft",) if name not in output.results]  # needs no gate record
+    tags = {
+        "recipe": recipe.name,
+        "align": recipe.align,
+        "git_commit": record.commit,
+        "stage_digest": output.results[maker.name].digest,
+        "verdicts": rendering.as_json(verdicts),
+        "overrides": rendering.as_json(overrides),
+        "data": rendering.as_json({name: artifacts[name].digest for name in data}),
+        "parents": rendering.as_json({name: artifacts[name].digest for name in parents}),
+        "given": rendering.as_json(given),
+    }
+    return tags | ({"approval": record.approval.model_dump_json()} if record.approval else {})

@@ -1,142 +1,82 @@
-"""One run of the pipeline as it goes: where it lies, what it has made so far, who is told."""
+"""One run of the pipeline as frozen values, which Prefect tasks take and return."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rlhf_core.config import Recipe
-from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput, GateRefused
-from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import StageResult
-from tasks.promotion.promotion import PromotionResult
-from tasks.records.approval_record import ApprovalRecord
+from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
+from tasks.execution.stage_process import StageRun
+from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
-from tasks.stages import dpo, evaluate, ppo, prepare, reward, sft, validate
 from tasks.stages.capacity import require_samplers
-from tasks.stages.spec import Artifacts, local, model_folder
+from tasks.stages.contract import check_paths
+from tasks.stages.spec import Artifacts
 from tasks.tracking.client import brief
 from tasks.tracking.sync import sync
-from tasks.tracking.tracker import Tracker
+from tasks.tracking.tracker import Tracker, tracker_of, tracking
 
-STAGES = {
-    "prepare": prepare,
-    "validate": validate,
-    "sft": sft,
-    "reward": reward,
-    "ppo": ppo,
-    "dpo": dpo,
-    "evaluate": evaluate,
-}
-ALL = (*STAGES, "promote")
+
+class UntilReached(Exception):
+    """Everything up to the step that --until names has run."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A stage in the final table."""
-
-    stage: str
-    seconds: float
-    metric: str | None
-    value: float | None
-    verdict: str
-    link: str | None
-    run_dir: Path | None
-    cached: bool
-
-
-@dataclass(frozen=True)
-class PipelineResult:
-    """What a pipeline run came to. problem: why MLflow has not all of it (then `rlhf sync` forwards
-    the rest).
-    """
-
-    name: str
-    rows: list[Row]
-    promotion: PromotionResult | None
-    parent_run_id: str | None
-    parent_link: str | None
-    problem: str | None
-
-
-@dataclass
-class Session:
-    """State with a life: grows stage by stage."""
+class RunContext:
+    """Which run this is: its recipe, where its record is, and which steps are wanted."""
 
     recipe: Recipe
     workspace: Workspace
-    tracker: Tracker
-    first: int = 0  # stages before this one are only read
-    last: int = len(ALL) - 1
-    have: Artifacts = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    results: dict[str, StageResult] = field(default_factory=dict)
-    approval: ApprovalRecord | None = (
-        None  # what a person was asked and answered, where the recipe requires that
-    )
-    promotion: PromotionResult | None = None
+    record_id: str
+    first: str = PREPARE.name  # steps before this one are taken as recorded
+    last: str = PROMOTE
+
+    def require_wanted(self, step: str) -> None:
+        """Raise UntilReached for a step after the last one wanted."""
+        order = steps()
+        if order.index(step) > order.index(self.last):
+            raise UntilReached
+
+    def is_recorded_only(self, step: str) -> bool:
+        """Return True for a step that may only be taken from an earlier run."""
+        order = steps()
+        return order.index(step) < order.index(self.first)
 
     @property
-    def stages(self) -> list[str]:
-        """The recipe's stages that are processes, up to the last one wanted."""
-        return [name for name in STAGES if ALL.index(name) <= self.last and self.recipe.runs(name)]
+    def tracker(self) -> Tracker:
+        """The tracker of this run: the open one of this process, else one from the record."""
+        return tracker_of(self.workspace, self.record_id)
 
     @property
-    def promotes(self) -> bool:
-        return self.last == ALL.index("promote")
-
-    def only_recorded(self, stage: str) -> bool:
-        """Whether a stage may only be taken from an earlier run."""
-        return ALL.index(stage) < self.first
-
-    def result(self) -> PipelineResult:
-        tracker = self.tracker
-        return PipelineResult(
-            tracker.record.name,
-            list(self.rows),
-            self.promotion,
-            tracker.record.run_id,
-            tracker.link(),
-            tracker.problem,
-        )
+    def record(self) -> Record:
+        """The run's record as it stands."""
+        return self.tracker.record
 
 
-def position(recipe: Recipe, stage: str | None, default: int) -> int:
-    """A stage's place in the order. Raises BadInput for a name that is none, or none of this
-    recipe's.
-    """
-    if stage is None:
-        return default
-    if stage not in ALL:
-        raise BadInput(f"there is no stage {stage!r}; expected one of {', '.join(ALL)}.")
-    if not recipe.runs(stage):
-        names = ", ".join(name for name in ALL if recipe.runs(name))
-        raise BadInput(
-            f"recipe {recipe.name} has no stage {stage}: it has align = {recipe.align!r}; expected"
-            f" one of {names}."
-        )
-    return ALL.index(stage)
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage left, with everything that led to it; a later stage takes it as an argument."""
+
+    stage: Stage
+    inputs: Artifacts  # by name: what its spec could be made of
+    artifacts: Artifacts  # the inputs, and what the stage adds
+    results: Mapping[str, StageResult]  # of this stage and of those before it, by stage
+    run: StageRun | None  # None: nothing had to run
 
 
-def check_paths(recipe: Recipe) -> None:
-    """Look for every file and folder that the recipe names. Raises BadInput naming the key, before
-    anything has run.
-    """
-    if recipe.model.sft:
-        model_folder("model.sft", recipe.model.sft)
-    reward.check(recipe)
-    ppo.check(recipe)
-    if prepare.spec(recipe, {}) is None:
-        model_folder("model.base", recipe.model.base)
-    for name in SOURCES:
-        source = getattr(recipe.data, name)
-        if source and source.format != "hub" and not source.path.startswith(validate.PREPARED):
-            local(f"data.{name}", source.path)
-    evaluate.check(recipe.evaluate)
+def combined(outputs: Iterable[StageOutput]) -> tuple[Artifacts, dict[str, StageResult]]:
+    """Return the artifacts and the results of several outputs together."""
+    artifacts: Artifacts = {}
+    results: dict[str, StageResult] = {}
+    for output in outputs:
+        artifacts |= output.artifacts
+        results |= output.results
+    return artifacts, results
 
 
 @contextlib.contextmanager
@@ -146,44 +86,56 @@ def opened(
     *,
     from_stage: str | None,
     until: str | None,
-    report: Callable[[Session], Path | None],
-) -> Iterator[Session]:
-    """A session, recorded under `name`; whatever happens inside, the record ends with the status
-    that belongs to it.
+    report: Callable[[RunContext], Path | None],
+) -> Iterator[RunContext]:
+    """Record a run under `name`, and end its record with the status that belongs to how it ended.
 
-    report: writes the report of a session that finished, was refused or failed (one that was killed
-    must end at once).
+    report: writes the report of a run that finished, was refused or failed; one that was killed
+    must end at once. Raises BadInput before anything runs.
     """
-    from prefect import (
-        runtime,
-        # here, for planning a run needs no Prefect, and must not load it before its settings are made
-    )
+    from prefect import runtime  # only here: planning a run must not load Prefect
 
     workspace = Workspace.here()
-    first, last = position(recipe, from_stage, 0), position(recipe, until, len(ALL) - 1)
-    if first > last:
-        raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
+    first, last = _span(recipe, from_stage, until)
     check_paths(recipe)
-    require_samplers(recipe, [name for name in ALL[first : last + 1] if recipe.runs(name)])
+    wanted = steps()[steps().index(first) : steps().index(last) + 1]
+    require_samplers(recipe, [step for step in wanted if recipe.runs(step)])
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )
-    with record_lock(workspace, record.id):
+    context = RunContext(recipe, workspace, record.id, first, last)
+    with record_lock(workspace, record.id), tracking(workspace, record) as tracker:
         record.save(workspace)
         sync(workspace)
-        tracker = Tracker(workspace, record)
-        session = Session(recipe, workspace, tracker, first, last)
-        write = partial(report, session)
+        events.emit(events.RunStarted(record.id))
+        write = partial(report, context)
         try:
-            yield session
+            yield context
         except Exception as error:
-            tracker.end(
-                "FAILED",
-                str(error) if isinstance(error, GateRefused | BadInput) else brief(error),
-                write,
-            )
+            expected = isinstance(error, GateRefused | BadInput)
+            tracker.end("FAILED", str(error) if expected else brief(error), write)
             raise
         except BaseException as error:
             tracker.end("KILLED", brief(error))
             raise
         tracker.end("FINISHED", report=write)
+
+
+def _span(recipe: Recipe, from_stage: str | None, until: str | None) -> tuple[str, str]:
+    first = _known(recipe, from_stage) if from_stage else PREPARE.name
+    last = _known(recipe, until) if until else PROMOTE
+    if steps().index(first) > steps().index(last):
+        raise BadInput(f"--from {from_stage} comes after --until {until}; nothing would run.")
+    return first, last
+
+
+def _known(recipe: Recipe, step: str) -> str:
+    if step not in steps():
+        raise BadInput(f"there is no stage {step!r}; expected one of {', '.join(steps())}.")
+    if not recipe.runs(step):
+        names = ", ".join(name for name in steps() if recipe.runs(name))
+        raise BadInput(
+            f"recipe {recipe.name} has no stage {step}: it has align = {recipe.align!r}; expected"
+            f" one of {names}."
+        )
+    return step

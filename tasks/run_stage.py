@@ -1,59 +1,64 @@
-"""The Prefect task that every stage is: make its spec, run its process or find it finished, keep
-what it gave.
-"""
+"""The Prefect task that runs one stage: make its spec, run its process or find it finished."""
 
 import contextlib
-from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.gates.decide import refused, worst_verdict
-from rlhf_core.rundir import StageResult, StageSpec
+from rlhf_core.gates.decide import Decision, refused
+from rlhf_core.rundir import StageSpec
+from rlhf_core.stage_catalogue import EVALUATE, Stage
+from tasks.execution import stage_process
 from tasks.execution.concurrency import devices_reserved
-from tasks.execution.stage_process import StageRun, run_stage
+from tasks.execution.stage_process import StageRun
 from tasks.promotion.rival import champion_to_beat
 from tasks.records import events
-from tasks.run_context import STAGES, Row, Session
+from tasks.run_context import RunContext, StageOutput, combined
+from tasks.stages.contract import outputs_of, spec_of
 from tasks.tracking.client import brief
-
-RETRIES = 2
-RETRY_DELAYS_SECONDS = [2, 20]
 
 
 def is_infrastructure(task, task_run, state) -> bool:
-    """Only a stage that failed for nobody's input is tried again."""
+    """Retry infrastructure failures only."""
     return isinstance(state.data, StageFailed)
 
 
+def run_stage(context: RunContext, stage: Stage, *given: StageOutput) -> StageOutput:
+    """Run `stage` on what earlier stages gave.
+
+    Raises UntilReached for a stage that is not wanted any more, else what the stage raises.
+    """
+    context.require_wanted(stage.name)
+    return _run_stage(context, stage, given)
+
+
 @task(
-    task_run_name="{name}",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    task_run_name="{stage.name}",
+    retries=2,
+    retry_delay_seconds=[2, 20],
     retry_condition_fn=is_infrastructure,
     cache_policy=NO_CACHE,  # the run directory is the cache
     persist_result=False,
 )
-def stage(name: str, session: Session) -> StageRun | None:
-    """Stage `name` of the session's recipe; None when there is nothing to do. Raises what the stage
-    raises.
-    """
-    module = STAGES[name]
-    if name == "evaluate":
-        _invite_champion(session)
-    spec = module.spec(session.recipe, session.have)
-    done = _run(session, spec) if spec else None
-    session.have |= module.gives(session.recipe, session.have, done.result if done else None)
-    if done:
-        session.results[name] = done.result
-    return done
+def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]) -> StageOutput:
+    have, results = combined(given)
+    spec = spec_of(stage, context.recipe, have)
+    run = _run_process(context, spec) if spec else None
+    if run:
+        results[stage.name] = run.result
+    made = outputs_of(stage, context.recipe, run.result if run else None)
+    output = StageOutput(stage, have, have | made, results, run)
+    if not stage.gated:
+        close(context, output, [])
+    return output
 
 
-def _run(session: Session, spec: StageSpec) -> StageRun:
-    run_dir, tracker = session.workspace.run_dir(spec), session.tracker
+def _run_process(context: RunContext, spec: StageSpec) -> StageRun:
+    run_dir, tracker = context.workspace.run_dir(spec), context.tracker
     recorded = (run_dir / "result.json").exists()
-    if session.only_recorded(spec.stage) and not recorded:
+    if context.is_recorded_only(spec.stage) and not recorded:
         raise BadInput(
             f"stage {spec.stage} of this recipe has not been run: nothing is recorded in {run_dir}."
             f" Run without --from, or from {spec.stage}."
@@ -61,65 +66,52 @@ def _run(session: Session, spec: StageSpec) -> StageRun:
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
     try:
         with contextlib.nullcontext() if recorded else devices_reserved():
-            return run_stage(
-                spec, run_dir, watch=tracker.tick, distributed=session.recipe.distributed
+            return stage_process.run_stage(
+                spec, run_dir, watch=tracker.tick, distributed=context.recipe.distributed
             )
+    except Exception as error:
+        tracker.stage_ended(spec.stage, status="FAILED", error=str(error) or brief(error))
+        raise
     except BaseException as error:
-        status, said = ("FAILED", str(error)) if isinstance(error, Exception) else ("KILLED", "")
-        tracker.stage_ended(spec.stage, status=status, error=said or brief(error))
+        tracker.stage_ended(spec.stage, status="KILLED", error=brief(error))
         raise
 
 
-def _invite_champion(session: Session) -> None:
-    """The model that the policy is to beat, when the registry can be asked; promotion says so when
-    it could not.
+def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:
+    """Return `policy` with the model that it is to beat, as 'champion', where there is one.
+
+    A registry that does not answer costs nothing here: promotion says so later.
     """
-    session.have.pop("champion", None)
+    context.require_wanted(EVALUATE.name)
+    tracker, name = context.tracker, f"{context.recipe.registry.name}-policy"
+    digest = policy.artifacts["policy"].digest
     try:
-        model = f"{session.recipe.registry.name}-policy"
-        rival = champion_to_beat(
-            session.tracker.client, session.workspace, model, session.have["policy"].digest
-        )
+        champion = champion_to_beat(tracker.client, context.workspace, name, digest)
     except BadInput:
         raise
     except Exception as error:
-        session.tracker.problem = brief(error)
+        tracker.problem = brief(error)
+        return policy
+    found = {"champion": champion} if champion else {}
+    return StageOutput(
+        policy.stage, policy.inputs, policy.artifacts | found, policy.results, policy.run
+    )
+
+
+def close(context: RunContext, output: StageOutput, decisions: list[Decision]) -> None:
+    """Record that a stage has ended, with the decisions of its gates; nothing for one that had nothing to run."""
+    if output.run is None:
         return
-    if rival:
-        session.have["champion"] = rival
-
-
-def close(session: Session, name: str, done: StageRun | None, decisions: list) -> Row:
-    """Tell the tracker and the listeners that a stage has ended, with its verdicts; its row of the
-    final table.
-    """
+    name, result, tracker = output.stage.name, output.run.result, context.tracker
     stops = refused(decisions)
     sentence = "; ".join(decision.reason for decision in stops) or None
-    link = None
-    if done:
-        status = "FAILED" if stops else "FINISHED"
-        session.tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
-        link = session.tracker.link(name)
-    result = done.result if done else StageResult(stage=name, digest="", seconds=0.0)
-    cached = done.cached if done else False
-    if done:
-        events.emit(
-            events.StageFinished(name, result.seconds, result.metrics, decisions, link, cached)
+    status = "FAILED" if stops else "FINISHED"
+    tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
+    link = tracker.link(name)
+    events.emit(
+        events.StageFinished(
+            name, result.seconds, result.metrics, decisions, link, output.run.cached
         )
-    metric = STAGES[name].METRIC
-    row = Row(
-        name,
-        result.seconds,
-        metric,
-        result.metrics.get(metric),
-        worst_verdict(decisions),
-        link,
-        _folder(done),
-        cached,
     )
-    session.rows.append(row)
-    return row
-
-
-def _folder(done: StageRun | None) -> Path | None:
-    return done.run_dir if done else None
+    if link:
+        create_link_artifact(link, key=f"mlflow-{name}", link_text=f"{name} in MLflow")

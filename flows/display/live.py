@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,7 +23,7 @@ from tasks.records.events import (
     ApprovalAsked,
     ApprovalDecided,
     Event,
-    ReportWritten,
+    RunStarted,
     StageAborted,
     StageFinished,
     StageProgress,
@@ -49,7 +48,7 @@ class LiveDisplay:
         self.console = console
         self.views: dict[str, StageView] = {}
         self.told: set[str] = set()  # messages of failures shown in full
-        self.report: Path | None = None  # the run's HTML report
+        self.record_id: str | None = None  # of the run that is shown
         self._lock = threading.RLock()
         self._last_line: dict[str, float] = {}
         self._live = (
@@ -70,8 +69,8 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         """Take one event; this is the listener."""
         now = time.monotonic()
-        if isinstance(event, ReportWritten):
-            self.report = event.path
+        if isinstance(event, RunStarted):
+            self.record_id = event.record_id
             return
         with self._lock:
             self._take(event, now)

@@ -6,22 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from flows.report.text import duration, key_metric, short_name
 from rlhf_core.gates.decide import Decision
+from rlhf_core.stage_catalogue import STAGES
 from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
-SHOWN = {  # metrics of the live line, by stage
-    "prepare": ["prepare/loss"],
-    "sft": ["sft/loss"],
-    "reward": ["reward/loss", "reward/train_accuracy"],
-    "ppo": ["ppo/score_mean", "ppo/kl_per_response"],
-    "dpo": ["dpo/loss", "dpo/train_accuracy"],
-}
 SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
 
 
@@ -73,7 +63,7 @@ def running_parts(view: StageView, now: float) -> list[str]:
     parts = [f"step {view.step}/{view.steps}"] if view.steps else []
     parts += [
         f"{short_name(name)} {view.metrics[name]:.4g}"
-        for name in SHOWN.get(view.stage, [])
+        for name in _live_metrics(view.stage)
         if name in view.metrics
     ]
     if speed := next((view.metrics[name] for name in SPEED if name in view.metrics), None):
@@ -131,33 +121,5 @@ def verdict_of(decisions: Iterable[Decision]) -> str:
     return "; ".join(notable) if notable else ("gate passed" if decisions else "")
 
 
-def results_table(views: Iterable[StageView], *, full_links: bool) -> Table:
-    """The stages of a run: duration, key metric, gate verdict, MLflow link (written out, or behind
-    the run's short id).
-    """
-    table = Table(title="Stages", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("result", no_wrap=True)
-    table.add_column("gate", overflow="fold")
-    table.add_column("MLflow", no_wrap=True)
-    styles = {"refused": "red", "failed": "red"}
-    for view in views:
-        took = duration(view.seconds) + (" (earlier)" if view.state == "cached" else "")
-        gate = Text(verdict_of(view.decisions) or view.note or view.failure.split("\n")[0])
-        result = Text(key_metric(view.stage, view.metrics))
-        table.add_row(
-            view.stage,
-            took,
-            result,
-            gate,
-            _link(view.link, full_links),
-            style=styles.get(view.state),
-        )
-    return table
-
-
-def _link(link: str | None, full: bool) -> Text:
-    if not link:
-        return Text("-")
-    return Text(link) if full else Text(link.rsplit("/", 1)[-1][:8], style=f"link {link}")
+def _live_metrics(stage: str) -> tuple[str, ...]:
+    return STAGES[stage].live if stage in STAGES else ()

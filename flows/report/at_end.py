@@ -12,9 +12,8 @@ from flows.report.run import run_page
 from rlhf_core.rundir import write_atomically
 from tasks.analysis import mlflow_runs
 from tasks.analysis.run_evidence import RunEvidence, from_record
-from tasks.records import events
 from tasks.registry import versions
-from tasks.run_context import Session
+from tasks.run_context import RunContext
 from tasks.tracking import rendering
 from tasks.tracking.client import brief, link, report_link
 
@@ -22,43 +21,41 @@ log = logging.getLogger("rlhf.report")
 FOLDER, FILE = "reports", "report.html"
 
 
-def write_report(session: Session) -> Path | None:
+def write_report(context: RunContext) -> Path | None:
     """Write the report of a session that has ended, and say where it is; None when no stage had
     begun.
     """
-    path = session.tracker.record.report = write_page(session)
-    if path:
-        events.emit(events.ReportWritten(path))
+    path = context.record.report = write_page(context)
     if path and runtime.flow_run.id:
-        _tell_prefect(session, path)
+        _tell_prefect(context, path)
     return path
 
 
-def write_page(session: Session) -> Path | None:
+def write_page(context: RunContext) -> Path | None:
     """Write the report of a session as it stands; None when no stage had begun. Works while MLflow
     is away.
     """
-    record, workspace = session.tracker.record, session.workspace
+    record, workspace = context.record, context.workspace
     if not record.stages:
         return None
     run = from_record(record, lambda run_id: link(record, run_id))
     path = workspace.home / FOLDER / f"{record.id}-{record.name}" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, run_page(run, _champion(session, run), _versions(session)))
+    write_atomically(path, run_page(run, _champion(context, run), _versions(context)))
     return path
 
 
-def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
+def _champion(context: RunContext, run: RunEvidence) -> RunEvidence | None:
     """The run that made the champion which the policy was compared with; None when MLflow cannot
     say.
     """
     digest = run.model("champion")
-    if digest is None or session.tracker.problem:
+    if digest is None or context.tracker.problem:
         return None
     try:
-        client = session.tracker.client
+        client = context.tracker.client
         version = versions.version_with_digest(
-            client, f"{session.recipe.registry.name}-policy", digest
+            client, f"{context.recipe.registry.name}-policy", digest
         )
         return (
             mlflow_runs.read(
@@ -72,14 +69,14 @@ def _champion(session: Session, run: RunEvidence) -> RunEvidence | None:
         return None
 
 
-def _versions(session: Session) -> dict[str, list[str]]:
+def _versions(context: RunContext) -> dict[str, list[str]]:
     """Model digest -> the version that this run registered."""
-    registered = [item for item in session.tracker.record.registrations if item.version]
+    registered = [item for item in context.record.registrations if item.version]
     return {item.artifact.digest: [f"{item.model} {item.version}"] for item in registered}
 
 
-def _tell_prefect(session: Session, path: Path) -> None:
-    record = session.tracker.record
+def _tell_prefect(context: RunContext, path: Path) -> None:
+    record = context.record
     url = report_link(record) or path.as_uri()
     note = (
         f"[Report of {record.name}]({url}), also at `{path}`.\n\n{rendering.pipeline_note(record)}"

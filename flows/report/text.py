@@ -2,16 +2,7 @@
 
 from flows.report.charts import LARGEST
 from rlhf_core.metrics import METRICS
-
-KEY_METRICS = {  # metrics of the final table, best first, by stage
-    "prepare": ["prepare/loss"],
-    "validate": ["data/rows_kept", "data/rows"],
-    "sft": ["sft/heldout_loss", "sft/loss"],
-    "reward": ["reward/accuracy", "reward/train_accuracy"],
-    "ppo": ["ppo/score_mean"],
-    "dpo": ["dpo/accuracy", "dpo/train_accuracy"],
-    "evaluate": ["eval/win_rate", "eval/score_gain"],
-}
+from rlhf_core.stage_catalogue import STAGES
 
 
 def text_of(value: float | None, *, signed: bool = False) -> str:
@@ -54,7 +45,7 @@ def short_name(metric: str) -> str:
 
 def key_metric_of(stage: str, metrics: dict[str, float]) -> str | None:
     """Return the name of the stage's headline metric; None when it has none."""
-    return next((name for name in KEY_METRICS.get(stage, []) if name in metrics), None)
+    return STAGES[stage].headline_of(metrics) if stage in STAGES else None
 
 
 def key_metric(stage: str, metrics: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from rlhf_core.digest import code_digest, digest_json
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.metrics import METRICS
 from tasks.records.workspace import Workspace
-from tasks.run_context import check_paths
+from tasks.stages.contract import check_paths
 from tasks.sweeps.sweep import Sweep, SweepPoint
 
 OPENING, CLOSING = "[{", "]}"

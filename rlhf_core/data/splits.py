@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
+from rlhf_core.stage_catalogue import SPLITS as SPLITS
 
 SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
     "demonstrations",
@@ -14,11 +15,6 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
     "comparisons_heldout",
     "prompts",
     "prompts_heldout",
-)
-SPLITS = tuple(
-    f"{kind}_{side}"
-    for kind in ("demonstrations", "comparisons", "prompts")
-    for side in ("train", "heldout")
 )
 
 

@@ -48,6 +48,14 @@ class ApprovalRecord(BaseModel):
         word = "approved" if self.state == "approved" else "not approved"
         return f"{word} by {self.by}" + (f": {self.comment}" if self.comment else "")
 
+    def sentence_in(self, run: str) -> str:
+        """Return the sentence as `run` says it: with the source, where another run was answered."""
+        if self.run == run or self.decided_at is None:
+            return self.sentence
+        return (
+            f"{self.sentence} (decided {self.decided_at:%Y-%m-%d} on the same evidence, {self.run})"
+        )
+
 
 class SignOff(BaseModel):
     """The approval that the recipe of a policy requires, with the request and answer so far."""

@@ -9,6 +9,13 @@ from rlhf_core.gates.decide import Decision
 
 
 @dataclass(frozen=True)
+class RunStarted:
+    """A run has a record from now on."""
+
+    record_id: str
+
+
+@dataclass(frozen=True)
 class StageStarted:
     """A stage has started."""
 
@@ -71,21 +78,14 @@ class ApprovalDecided:
     stage: str = "approval"
 
 
-@dataclass(frozen=True)
-class ReportWritten:
-    """The report of the run is written."""
-
-    path: Path  # of the run's HTML report
-
-
 Event = (
-    StageStarted
+    RunStarted
+    | StageStarted
     | StageProgress
     | StageFinished
     | StageAborted
     | ApprovalAsked
     | ApprovalDecided
-    | ReportWritten
 )
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []

@@ -149,6 +149,16 @@ class Record(BaseModel):
             and self.approval.state == "waiting"
         )
 
+    @property
+    def decisions(self) -> list[Decision]:
+        """The decisions of every gate so far, in the order of the stages."""
+        return [decision for stage in self.stages for decision in stage.decisions]
+
+    def decisions_of(self, stage: str) -> list[Decision]:
+        """Return the decisions of the gates of one stage."""
+        found = self.stage(stage)
+        return found.decisions if found else []
+
     def stage(self, name: str) -> StageRecord | None:
         """Return the record of a stage, None before it has started."""
         return next((stage for stage in self.stages if stage.stage == name), None)

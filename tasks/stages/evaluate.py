@@ -4,11 +4,10 @@ from pathlib import Path
 
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.judging.judge_endpoint import read_key
-from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from rlhf_core.rundir import Artifact, StageSpec
 from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, without_gate
 
-METRIC = "eval/win_rate"
 INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
 
 
@@ -61,8 +60,3 @@ def _sources(config: Evaluate) -> Artifacts:
         for name, (key, function) in named.items()
         if function
     }
-
-
-def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """Nothing that a later stage reads."""
-    return {}

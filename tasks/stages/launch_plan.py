@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from rlhf_core.config import Recipe, Training
 from rlhf_core.rundir import StageSpec, read_result
+from rlhf_core.stage_catalogue import STAGES
 from tasks.execution import launcher, stage_process
 from tasks.records.workspace import Workspace
-from tasks.run_context import STAGES, check_paths
+from tasks.stages.contract import check_paths, outputs_of, spec_of
 from tasks.stages.spec import Artifacts
 
 UNKNOWN = "RUN_DIR"  # in place of a folder whose name the results of earlier stages decide
@@ -54,12 +55,12 @@ def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
     have: (
         Artifacts | None
     ) = {}  # None: an earlier stage has not been run, its results are not known
-    for name, module in STAGES.items():
+    for name, stage in STAGES.items():
         if not recipe.runs(name):
             continue
-        spec = _unknown(recipe, name) if have is None else module.spec(recipe, have)
+        spec = _unknown(recipe, name) if have is None else spec_of(stage, recipe, have)
         if spec is None:
-            have |= module.gives(recipe, have, None)
+            have |= outputs_of(stage, recipe, None)
             continue
         result = None if have is None else read_result(workspace.run_dir(spec))
         yield _launch(
@@ -68,7 +69,7 @@ def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
             UNKNOWN if have is None else str(workspace.run_dir(spec)),
             finished=result is not None,
         )
-        have = None if result is None else have | module.gives(recipe, have, result)
+        have = None if result is None else have | outputs_of(stage, recipe, result)
 
 
 def _unknown(recipe: Recipe, name: str) -> StageSpec:

@@ -2,11 +2,9 @@
 
 from rlhf_core.config import Recipe, Rewards
 from rlhf_core.judging.judge_endpoint import read_key
-from rlhf_core.rundir import StageResult, StageSpec
+from rlhf_core.rundir import StageSpec
 from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, source_of, without_gate
-
-METRIC = "ppo/score_mean"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
@@ -53,8 +51,3 @@ def sources(rewards: Rewards) -> Artifacts:
         f"function_{number}": source_of("ppo.reward.functions", one.function)
         for number, one in enumerate(rewards.functions, start=1)
     }
-
-
-def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """policy: the trained model."""
-    return {"policy": result.outputs["model"]}

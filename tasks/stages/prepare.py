@@ -4,10 +4,8 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.spec import Artifacts, looks_like_hub, make_spec, model_folder
-
-METRIC = None
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec | None:
@@ -17,12 +15,11 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec | None:
     return make_spec(recipe, "prepare", {"base": recipe.model.base}, {})
 
 
-def gives(recipe: Recipe, have: Artifacts, result: StageResult | None) -> Artifacts:
-    """base: the model folder; files: the generated data, of the quickstart only."""
-    if result is None:
-        return {"base": Artifact.of(model_folder("model.base", recipe.model.base))}
-    names = {"model": "base", "files": "files"}
-    return {names[name]: item for name, item in result.outputs.items() if name in names}
+def given(recipe: Recipe) -> Artifacts:
+    """Return the base model where the recipe names a local folder."""
+    if not _is_folder(recipe):
+        return {}
+    return {"base": Artifact.of(model_folder("model.base", recipe.model.base))}
 
 
 def _is_folder(recipe: Recipe) -> bool:

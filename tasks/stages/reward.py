@@ -4,11 +4,9 @@ given one.
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import ENSEMBLE, Artifact, StageResult, StageSpec
+from rlhf_core.rundir import ENSEMBLE, Artifact, StageSpec
 from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
-
-METRIC = "reward/accuracy"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
@@ -44,16 +42,7 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """reward: the model trained, or the one given; reward_adapter: what was merged into it, of one
-    trained with reward.lora.
-    """
-    given = {
-        "reward": (
-            result.outputs.get("model")
-            or Artifact.of(model_folder("model.reward", recipe.model.reward))
-        )
-    }
-    return given | (
-        {"reward_adapter": result.outputs["adapter"]} if "adapter" in result.outputs else {}
-    )
+def given(recipe: Recipe) -> Artifacts:
+    """Return the reward model that the recipe names, if any."""
+    named = recipe.model.reward
+    return {"reward": Artifact.of(model_folder("model.reward", named))} if named else {}

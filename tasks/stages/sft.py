@@ -1,11 +1,9 @@
 """sft: supervised fine-tuning of the base model, or the measurement of a given SFT model."""
 
 from rlhf_core.config import Recipe
-from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from rlhf_core.rundir import Artifact, StageSpec
 from tasks.execution.launcher import rank_config
 from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
-
-METRIC = "sft/heldout_loss"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
@@ -25,9 +23,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     return make_spec(recipe, "sft", config | rank_config(recipe), inputs)
 
 
-def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """sft: the model trained, or the one given."""
-    return {
-        "sft": result.outputs.get("model")
-        or Artifact.of(model_folder("model.sft", recipe.model.sft))
-    }
+def given(recipe: Recipe) -> Artifacts:
+    """Return the SFT model that the recipe names, if any."""
+    named = recipe.model.sft
+    return {"sft": Artifact.of(model_folder("model.sft", named))} if named else {}

@@ -3,13 +3,14 @@
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result
+from rlhf_core.stage_catalogue import STAGES
 from tasks.execution.stage_process import StageRun, run_stage
 from tasks.records.workspace import Workspace
-from tasks.run_context import STAGES
 from tasks.stages import ppo
+from tasks.stages.contract import outputs_of, spec_of
 from tasks.stages.spec import Artifacts
 
-BEFORE = tuple(STAGES)[: tuple(STAGES).index("ppo")]
+BEFORE = tuple(STAGES.values())[: tuple(STAGES).index("ppo")]
 
 
 def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
@@ -46,10 +47,10 @@ def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
 def inputs(recipe: Recipe, workspace: Workspace) -> Artifacts:
     """What the stages before ppo have left. Raises BadInput when one of them is missing."""
     have: Artifacts = {}
-    for name in BEFORE:
-        given = STAGES[name].spec(recipe, have)
+    for stage in BEFORE:
+        given = spec_of(stage, recipe, have)
         result = _of(recipe, workspace, given) if given else None
-        have |= STAGES[name].gives(recipe, have, result)
+        have |= outputs_of(stage, recipe, result)
     return have
 
 

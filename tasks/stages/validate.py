@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Source
-from rlhf_core.data.splits import SOURCES, SPLITS
+from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
-from rlhf_core.rundir import Artifact, StageResult, StageSpec
+from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.capacity import require_context
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted
 
-METRIC = "data/rows_kept"
 PREPARED = "{prepared}"
 
 
@@ -34,11 +33,6 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
     if needs := needs_of(recipe).model_dump(mode="json", exclude_defaults=True):
         config["needs"] = needs
     return make_spec(recipe, "validate", config, inputs)
-
-
-def gives(recipe: Recipe, have: Artifacts, result: StageResult) -> Artifacts:
-    """The six splits, by name."""
-    return {name: result.outputs[name] for name in SPLITS}
 
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import refused, worst_verdict
+from rlhf_core.stage_catalogue import STAGES
 from tasks.records.metrics_tail import new_lines
 from tasks.records.run_record import Membership, Record, records
 from tasks.records.workspace import Workspace
-from tasks.run_context import STAGES
 from tasks.sweeps import figures
 from tasks.tracking import client as tracking
 
@@ -82,7 +82,7 @@ class Sweep(BaseModel):
         stage's own.
         """
         have = [name for name in DEFAULT_METRICS if any(name in row.metrics for row in self.rows)]
-        return self.wanted or have or [STAGES[self.until].METRIC]
+        return self.wanted or have or [STAGES[self.until].headline[0]]
 
     def membership(self, label: str = "") -> Membership:
         return Membership(id=self.id, name=self.name, keys=self.keys, label=label)

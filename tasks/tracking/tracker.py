@@ -1,12 +1,13 @@
 """The record of the pipeline that runs here, forwarded to MLflow as it grows."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.records.run_record import Record, Registration, StageRecord, now
+from tasks.records.run_record import Record, Registration, StageRecord, find_records, now
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for, link
 from tasks.tracking.forwarder import Forwarder
@@ -138,3 +139,24 @@ class Tracker:
 
     def _changed(self) -> None:
         self.record.save(self.workspace)
+
+
+_OPEN: dict[str, Tracker] = {}  # by record: the trackers of runs that are open in this process
+
+
+@contextlib.contextmanager
+def tracking(workspace: Workspace, record: Record) -> Iterator[Tracker]:
+    """Keep one tracker for a run while it is open in this process."""
+    tracker = _OPEN[record.id] = Tracker(workspace, record)
+    try:
+        yield tracker
+    finally:
+        del _OPEN[record.id]
+
+
+def tracker_of(workspace: Workspace, record_id: str) -> Tracker:
+    """Return the open tracker of a run; elsewhere one from the run's record."""
+    if tracker := _OPEN.get(record_id):
+        return tracker
+    (record,) = find_records(workspace, record_id)
+    return Tracker(workspace, record)

@@ -40,8 +40,8 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     first = run(make_recipe())
     end()
     assert started(home) == STAGES
-    assert [row.stage for row in first.rows] == ["prepare", *STAGES, "promote"]
-    assert {row.stage: row.value for row in first.rows}["reward"] == 0.8
+    assert [row.name for row in first.rows] == [*STAGES, "promote"]
+    assert {row.name: row.value for row in first.rows}["reward"] == 0.8
     assert (
         first.promotion.promoted
         and first.problem is None
@@ -70,7 +70,7 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
 
     again = run(make_recipe())
-    assert started(home) == [] and all(row.cached for row in again.rows if row.run_dir)
+    assert started(home) == [] and all(row.state == "cached" for row in again.rows if row.run_dir)
     assert again.promotion.promoted and "already" in again.promotion.reason
 
     plan(evaluate={"win_rate_vs_champion": 0.55})
@@ -128,7 +128,7 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make_recipe, ru
     override = {"accuracy": {"threshold": 0.55, "reason": "shown for the record", "by": "someone"}}
     passed = run(make_recipe(reward={"gate": {"overrides": override}}))
     assert started(home) == ["ppo", "evaluate"] and passed.promotion.promoted
-    assert {row.stage: row.verdict for row in passed.rows}["reward"] == "overridden"
+    assert {row.name: row.verdict for row in passed.rows}["reward"] == "overridden"
     overrides = json.loads(
         client(home).get_model_version_by_alias("tiny-policy", "champion").tags["overrides"]
     )
@@ -139,8 +139,7 @@ def test_from_and_until_run_a_part_on_recorded_inputs(make_recipe, run, home):
     with pytest.raises(BadInput, match="stage validate of this recipe has not been run"):
         run(make_recipe(), from_stage="ppo")
     part = run(make_recipe(), until="reward")
-    assert [row.stage for row in part.rows] == [
-        "prepare",
+    assert [row.name for row in part.rows] == [
         "validate",
         "sft",
         "reward",
@@ -239,15 +238,8 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
         run(make_recipe(**aligned), until="ppo")
     first = run(make_recipe(**aligned))
     assert started(home) == ["validate", "sft", "dpo", "evaluate"]
-    assert [row.stage for row in first.rows] == [
-        "prepare",
-        "validate",
-        "sft",
-        "dpo",
-        "evaluate",
-        "promote",
-    ]
-    assert {row.stage: row.value for row in first.rows}["dpo"] == 0.7 and first.promotion.promoted
+    assert [row.name for row in first.rows] == ["validate", "sft", "dpo", "evaluate", "promote"]
+    assert {row.name: row.value for row in first.rows}["dpo"] == 0.7 and first.promotion.promoted
     assert [model.name for model in client(home).search_registered_models()] == [
         "tiny-ledger",
         "tiny-policy",

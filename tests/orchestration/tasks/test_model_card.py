@@ -3,6 +3,8 @@ as text.
 """
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from markdown_it import MarkdownIt
@@ -12,13 +14,15 @@ from rlhf_core.config.gate_rules import Override
 from rlhf_core.evidence.items import write_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
+from rlhf_core.stage_catalogue import EVALUATE, REWARD
 from tasks import model_card
 from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, Registration, StageRecord
 from tasks.records.workspace import Workspace
-from tasks.run_context import Session
+from tasks.registration import register_reward_model
+from tasks.run_context import RunContext, StageOutput
 from tasks.tracking.rendering import spaced
-from tasks.tracking.tracker import Tracker
+from tasks.tracking.tracker import tracking
 
 HOSTILE = (
     "a | b\n# head <script>alert(1)</script> ![x](https://example.org/x.png) `code` *bold*"
@@ -61,29 +65,43 @@ def decision(stage: str, gate: str, **changes) -> Decision:
     return Decision.model_validate(values | changes)
 
 
+@dataclass
+class Evaluated:
+    """A run whose evaluation is over, as far as a card looks at it."""
+
+    context: RunContext
+    artifacts: dict[str, Artifact]
+    results: dict[str, StageResult]
+
+    def output(self, kind: str) -> StageOutput:
+        stage = REWARD if kind == "reward" else EVALUATE
+        return StageOutput(stage, {}, self.artifacts, self.results, None)
+
+    def card(self, kind: str, decisions: list[Decision], *, brief: bool = False) -> str:
+        return model_card.card(self.context, self.output(kind), kind, decisions, brief=brief)
+
+
 @pytest.fixture
-def session(home, tmp_path) -> Session:
-    """A pipeline whose evaluation is over, as far as a card looks at it."""
+def run(home, tmp_path) -> Iterator[Evaluated]:
     sampling = {"temperature": 0.7, "max_new_tokens": 48}
     recipe = tiny_recipe(seed=7, description="to try it", evaluate={"sampling": sampling})
     workspace = Workspace.here()
-    session = Session(recipe, workspace, Tracker(workspace, Record.new(workspace, recipe)))
+    record, results, artifacts = Record.new(workspace, recipe), {}, {}
     for name, values in RESULTS.items():
         run_dir = workspace.runs / name
         run_dir.mkdir(parents=True)
-        session.tracker.record.stages.append(StageRecord(stage=name, run_dir=run_dir, started=0))
-        session.results[name] = StageResult(
-            stage=name, digest=f"{name}-digest", seconds=1.0, **values
-        )
+        record.stages.append(StageRecord(stage=name, run_dir=run_dir, started=0))
+        results[name] = StageResult(stage=name, digest=f"{name}-digest", seconds=1.0, **values)
     for name in (*SPLITS, "base", "sft", "reward", "policy"):
         (tmp_path / name).write_text(name)
-        session.have[name] = Artifact.of(tmp_path / name)
-    return session
+        artifacts[name] = Artifact.of(tmp_path / name)
+    with tracking(workspace, record):
+        yield Evaluated(RunContext(recipe, workspace, record.id), artifacts, results)
 
 
-def with_items(session: Session, stage: str, columns: dict[str, list]) -> None:
-    files = write_items(session.tracker.record.stage(stage).run_dir, columns)
-    session.results[stage] = session.results[stage].model_copy(update={"files": files})
+def with_items(run: Evaluated, stage: str, columns: dict[str, list]) -> None:
+    files = write_items(run.context.record.stage(stage).run_dir, columns)
+    run.results[stage] = run.results[stage].model_copy(update={"files": files})
 
 
 def replies(count: int) -> dict[str, list]:
@@ -97,20 +115,20 @@ def replies(count: int) -> dict[str, list]:
     }
 
 
-def test_a_policys_card_says_what_it_rests_on(session):
-    with_items(session, "evaluate", replies(5))
-    text = model_card.card(session, "policy", "ppo", [decision("evaluate", "win_rate")])
+def test_a_policys_card_says_what_it_rests_on(run):
+    with_items(run, "evaluate", replies(5))
+    text = run.card("policy", [decision("evaluate", "win_rate")])
     assert (
         "| eval/win_rate | 0.8 | 0.7 to 0.9 |  | share |" in text
         and "eval/win_rate_lower" not in text
     )
     assert "| evaluate | win_rate | evaluate/win_rate | 0.8 |" in text
-    digest = session.have["comparisons_train"].digest[:16]
+    digest = run.artifacts["comparisons_train"].digest[:16]
     assert (
         f"| comparisons_train | 4,000 | `{digest}` |" in text and "| prompts_heldout |  |" in text
     )
     assert "| seed | 7 |" in text and "| beta | 0.05 |" in text
-    assert session.tracker.record.commit[:12] in text and session.have["sft"].digest[:16] in text
+    assert run.context.record.commit[:12] in text and run.artifacts["sft"].digest[:16] in text
     assert 'mlflow.pyfunc.load_model("models:/tiny-policy@champion")' in text
     assert (
         'params={"temperature": 0.7, "max_tokens": 48}' in text
@@ -119,7 +137,7 @@ def test_a_policys_card_says_what_it_rests_on(session):
     assert text.count("| prompt ") == 1 + 3
 
 
-def test_a_reward_models_card_shows_pairs_and_intervals(session):
+def test_a_reward_models_card_shows_pairs_and_intervals(run):
     columns = {
         "prompt": ["p"],
         "chosen": ["good"],
@@ -127,15 +145,15 @@ def test_a_reward_models_card_shows_pairs_and_intervals(session):
         "rejected": ["bad"],
         "rejected_score": [-1.25],
     }
-    with_items(session, "reward", columns)
-    text = model_card.card(session, "reward", "reward", [decision("reward", "accuracy")])
+    with_items(run, "reward", columns)
+    text = run.card("reward", [decision("reward", "accuracy")])
     assert "| reward/accuracy | 0.755 | 0.719 to 0.788 | 600 | share |" in text
     assert "| p | good | 2.00 | bad | -1.25 |" in text
     assert "AutoModelForSequenceClassification" in text and "win_rate" not in text
 
 
-def test_overrides_and_the_sign_off_stand_on_top(session):
-    session.approval = ApprovalRecord.model_validate(
+def test_overrides_and_the_sign_off_stand_on_top(run):
+    run.context.record.approval = ApprovalRecord.model_validate(
         {
             "evidence": "e",
             "run": "r",
@@ -146,11 +164,8 @@ def test_overrides_and_the_sign_off_stand_on_top(session):
             "comment": "reads well",
         }
     )
-    text = model_card.card(
-        session,
-        "policy",
-        "ppo",
-        [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")],
+    text = run.card(
+        "policy", [decision("reward", "accuracy", override=OVERRIDE), decision("ppo", "kl")]
     )
     top = text.partition("\n## ")[0]
     assert "Sign-off: approved by Pat: reads well." in top
@@ -160,23 +175,17 @@ def test_overrides_and_the_sign_off_stand_on_top(session):
     )
 
 
-def test_a_parent_that_is_registered_is_named_by_its_version(session):
+def test_a_parent_that_is_registered_is_named_by_its_version(run):
     wanted = Registration(
-        model="tiny-reward", stage="reward", artifact=session.have["reward"], tags={}, version="4"
+        model="tiny-reward", stage="reward", artifact=run.artifacts["reward"], tags={}, version="4"
     )
-    session.tracker.record.registrations.append(wanted)
-    assert "| reward model | tiny-reward version 4, `" in model_card.card(
-        session, "policy", "ppo", []
-    )
+    run.context.record.registrations.append(wanted)
+    assert "| reward model | tiny-reward version 4, `" in run.card("policy", [])
 
 
-def test_model_output_is_shown_as_text(session):
-    with_items(session, "evaluate", replies(1))
-    tokens = (
-        MarkdownIt("commonmark")
-        .enable("table")
-        .parse(model_card.card(session, "policy", "ppo", []))
-    )
+def test_model_output_is_shown_as_text(run):
+    with_items(run, "evaluate", replies(1))
+    tokens = MarkdownIt("commonmark").enable("table").parse(run.card("policy", []))
     cells = [token for token in tokens if token.type == "inline" and "javascript" in token.content]
     assert len(cells) == 2  # the SFT model's and the policy's
     for token in cells:
@@ -185,10 +194,10 @@ def test_model_output_is_shown_as_text(session):
         assert "://" not in token.content  # which some renderers make a link of
 
 
-def test_a_description_fits_and_says_what_is_left_out(session):
-    with_items(session, "evaluate", replies(3))
+def test_a_description_fits_and_says_what_is_left_out(run):
+    with_items(run, "evaluate", replies(3))
     gates = [decision("evaluate", f"a_gate_with_a_long_name_{i}") for i in range(25)]
-    whole = model_card.card(session, "policy", "ppo", gates)
+    whole = run.card("policy", gates)
     short = model_card.description(whole)
     assert len(whole) > model_card.DESCRIPTION_LENGTH >= len(short)
     assert "## Training" not in short and "Training" in short and "README.md" in short
@@ -201,19 +210,15 @@ def test_a_description_fits_and_says_what_is_left_out(session):
     assert len(model_card.description("x" * 9000)) <= model_card.DESCRIPTION_LENGTH
 
 
-def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_to_load(session):
-    with_items(session, "evaluate", replies(3))
+def test_a_description_of_sixteen_gates_has_room_for_data_gates_samples_and_how_to_load(run):
+    with_items(run, "evaluate", replies(3))
     metrics = {
         f"eval/{name}": 0.8
         for name in ("score_gain", "kl_per_response", "length_ratio", "repetition_increase")
     }
-    session.results["evaluate"] = session.results["evaluate"].model_copy(
-        update={"metrics": metrics}
-    )
+    run.results["evaluate"] = run.results["evaluate"].model_copy(update={"metrics": metrics})
     gates = [decision("evaluate", name.removeprefix("eval/"), metric=name) for name in metrics] * 4
-    short = model_card.description(
-        spaced(model_card.card(session, "policy", "ppo", gates, brief=True))
-    )
+    short = model_card.description(spaced(run.card("policy", gates, brief=True)))
     assert all(
         f"## {title}\n" in short for title in ("Metrics", "Gates", "Samples", "Data", "How to load")
     )
@@ -236,10 +241,10 @@ def test_tables_and_their_columns_have_a_gap_on_mlflows_page():
     )
 
 
-def test_the_registered_version_shows_the_card(session):
-    from tasks.gate import registration
-
-    wanted = registration(session, "reward", "reward", [decision("reward", "accuracy")])
+def test_the_registered_version_shows_the_card(run):
+    run.context.record.stage("reward").decisions = [decision("reward", "accuracy")]
+    register_reward_model(run.context, run.output("reward"))
+    (wanted,) = run.context.record.registrations
     assert (
         wanted.card.startswith("# tiny-reward\n")
         and "| reward | accuracy | reward/accuracy | 0.8 |" in wanted.card
@@ -247,4 +252,4 @@ def test_the_registered_version_shows_the_card(session):
     assert wanted.note.startswith("A reward model: ")
     assert "reward.accuracy&ensp; | **passed**&ensp; | 0.8 |" in wanted.note
     assert wanted.decisions == [decision("reward", "accuracy")]
-    assert json.loads(wanted.tags["data"]) == {name: session.have[name].digest for name in SPLITS}
+    assert json.loads(wanted.tags["data"]) == {name: run.artifacts[name].digest for name in SPLITS}

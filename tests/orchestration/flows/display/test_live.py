@@ -9,7 +9,8 @@ from rich.console import Console
 
 from flows.display import live
 from flows.display.live import LiveDisplay
-from flows.display.stage_view import StageView, results_table, verdict_of
+from flows.display.outcome import results_table
+from flows.display.stage_view import StageView, verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.config.gate_rules import Override
 from rlhf_core.config.gates import RewardGate
@@ -17,6 +18,7 @@ from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.records import events
 from tasks.records.events import StageAborted, StageFinished, StageProgress, StageStarted
+from tasks.run_result import StepRow
 
 RUN = Path("runs/reward-0123")
 LINK = "http://127.0.0.1:5000/#/experiments/1/runs/0123456789abcdef"
@@ -211,24 +213,24 @@ def test_an_override_is_named_with_its_author_and_reason():
     )
 
 
+SFT_ROW = StepRow("sft", "cached", 125.0, LINK, {"sft/heldout_loss": 2.25}, run_dir=RUN)
+
+
+def reward_row() -> StepRow:
+    return StepRow("reward", "refused", 61.0, LINK, METRICS, [accuracy(0.61)], run_dir=RUN)
+
+
 def test_the_final_table_has_duration_metric_verdict_and_link():
-    display = LiveDisplay(console(terminal=False))
-    display(StageStarted("sft", RUN, cached=True))
-    display(StageFinished("sft", 125.0, {"sft/heldout_loss": 2.25}, [], LINK, cached=True))
-    display(StageStarted("reward", RUN))
-    display(StageFinished("reward", 61.0, METRICS, [accuracy(0.61)], LINK))
     wide = console(terminal=False, width=240)
-    wide.print(results_table(display.views.values(), full_links=True))
+    wide.print(results_table([SFT_ROW, reward_row()], full_links=True))
     sft, reward = [line for line in wide.file.getvalue().splitlines() if LINK in line]
     assert "2m 05s (earlier)" in sft and "heldout loss 2.25 nats/token" in sft
     assert "1m 01s" in reward and "accuracy 0.61" in reward and "refused (accuracy)" in reward
 
 
 def test_the_final_table_fits_a_narrow_terminal():
-    display = LiveDisplay(console(terminal=False))
-    display(StageFinished("reward", 61.0, METRICS, [accuracy(0.61)], LINK))
     narrow = console(terminal=True, width=80)
-    narrow.print(results_table(display.views.values(), full_links=False))
+    narrow.print(results_table([reward_row()], full_links=False))
     text = narrow.export_text()
     assert "01234567" in text and max(map(len, text.splitlines())) <= 80
 

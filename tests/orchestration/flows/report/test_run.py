@@ -2,6 +2,7 @@
 whatever becomes of MLflow.
 """
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -21,12 +22,11 @@ from tasks.analysis.comparison import WinRate, compare
 from tasks.analysis.head_to_head import head_to_head
 from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
-from tasks.records import events
 from tasks.records.run_record import pending, records
 from tasks.records.workspace import Workspace
-from tasks.run_context import Session, opened
+from tasks.run_context import RunContext, opened
 from tasks.tracking.sync import sync
-from tasks.tracking.tracker import Tracker
+from tasks.tracking.tracker import Tracker, tracking
 
 
 @pytest.fixture
@@ -249,16 +249,27 @@ def test_a_run_that_stopped_early_has_a_report_too(made, until):
     assert "Lineage" in seen.text and "Policy against" not in seen.text
 
 
-def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(made, write_report):
-    tracker = Tracker(made.workspace, made.write(Story("a")))
-    session = Session(Recipe.model_validate(tracker.record.recipe), made.workspace, tracker)
-    heard: list = []
-    end = events.subscribe(heard.append)
+@pytest.fixture
+def tracked(made):
+    """tracked(record): the open tracker of a run, as within the flow."""
+    with contextlib.ExitStack() as stack:
+        yield lambda record: stack.enter_context(tracking(made.workspace, record))
+
+
+def context_of(tracker: Tracker) -> RunContext:
+    recipe = Recipe.model_validate(tracker.record.recipe)
+    return RunContext(recipe, tracker.workspace, tracker.record.id)
+
+
+def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(
+    made, write_report, tracked
+):
+    tracker = tracked(made.write(Story("a")))
+    context = context_of(tracker)
     tracker.flush()
-    tracker.end("FINISHED", report=lambda: write_report(session))
-    end()
+    tracker.end("FINISHED", report=lambda: write_report(context))
     path = tracker.record.report
-    assert heard == [events.ReportWritten(path)] and path.is_relative_to(made.workspace.home)
+    assert path.is_relative_to(made.workspace.home)
     assert tracker.record.run_id in path.read_text()
     parent = tracker.client.get_run(tracker.record.run_id)
     assert "report.html" in {
@@ -268,31 +279,30 @@ def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(made, w
     assert link in parent.data.tags["mlflow.note.content"] and parent.info.status == "FINISHED"
 
 
-def test_the_champions_run_is_shown_beside_the_candidates(made, write_report):
+def test_the_champions_run_is_shown_beside_the_candidates(made, write_report, tracked):
     first = made.tell(Story("first", policy="policy-0"))
     digest = made.artifact("policy-0", model=True).digest
     first.client.create_registered_model("tiny-policy")
     tags = {"digest": digest, "pipeline_run_id": first.record.run_id}
     first.client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
-    second = Tracker(
-        made.workspace,
-        made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}})),
+    second = tracked(
+        made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}}))
     )
-    session = Session(Recipe.model_validate(second.record.recipe), made.workspace, second)
-    second.end("FINISHED", report=lambda: write_report(session))
+    context = context_of(second)
+    second.end("FINISHED", report=lambda: write_report(context))
     seen = assert_self_contained(second.record.report.read_text())
     assert "What differs from the champion's run" in seen.text and "ppo.beta" in seen.text
 
 
 def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(
-    made, write_report, monkeypatch
+    made, write_report, tracked, monkeypatch
 ):
     later = made.workspace.tracking_uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracker = Tracker(made.workspace, made.write(Story("a", champion="policy-0")))
-    session = Session(Recipe.model_validate(tracker.record.recipe), made.workspace, tracker)
+    tracker = tracked(made.write(Story("a", champion="policy-0")))
+    context = context_of(tracker)
     tracker.flush()
-    tracker.end("FINISHED", report=lambda: write_report(session))
+    tracker.end("FINISHED", report=lambda: write_report(context))
     assert tracker.problem and tracker.record.report.exists() and len(pending(made.workspace)) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     file = pending(made.workspace)[0]
@@ -326,13 +336,13 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(
 def test_a_refused_run_has_a_report_and_a_killed_one_ends_at_once(
     make_recipe, raised, status, reports
 ):
-    asked: list[Session] = []
+    asked: list[RunContext] = []
     with (
         pytest.raises(type(raised)),
-        opened(make_recipe(), "a", from_stage=None, until=None, report=asked.append) as session,
+        opened(make_recipe(), "a", from_stage=None, until=None, report=asked.append) as context,
     ):
         raise raised
-    assert session.tracker.record.status == status and len(asked) == reports
+    assert context.record.status == status and len(asked) == reports
 
 
 def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(make_recipe, plan, home):

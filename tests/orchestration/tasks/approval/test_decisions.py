@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.cli.approve import _waiting
 from flows.display.live import LiveDisplay
-from flows.display.stage_view import results_table
+from flows.display.outcome import results_table
 from rlhf_core.errors import BadInput
 from tasks.approval import decisions
 from tasks.approval.decisions import Answer
@@ -21,6 +21,7 @@ from tasks.records import events
 from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
+from tasks.run_result import StepRow
 
 
 @pytest.fixture
@@ -124,5 +125,6 @@ def test_the_display_says_how_to_approve_and_what_was_said(terminal):
     ):
         assert words in said
     assert display.views["approval"].state == "refused"
-    display.console.print(results_table(display.views.values(), full_links=True))
+    row = StepRow("approval", "refused", 60.0, None, note="not approved by Ann: no")
+    display.console.print(results_table([row], full_links=True))
     assert "not approved by Ann: no" in display.console.export_text()

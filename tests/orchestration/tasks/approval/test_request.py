@@ -26,6 +26,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
+from rlhf_core.stage_catalogue import EVALUATE
 from tasks.approval import decisions as signoff
 from tasks.approval.decisions import Answer
 from tasks.approval.request import approval
@@ -34,8 +35,9 @@ from tasks.records.approval_record import SignOff
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
 from tasks.registry.packaging import local_folder, read_sign_off
-from tasks.run_context import Session
-from tasks.tracking.tracker import Tracker
+from tasks.run_context import RunContext, StageOutput
+from tasks.run_result import rows_of
+from tasks.tracking.tracker import tracking
 
 YES = {"approve": True, "name": "Pat Page", "comment": "reads well"}
 EVALUATED = StageResult(
@@ -75,25 +77,24 @@ def approval_recipe(hours: float) -> Recipe:
 
 
 @flow(name="asks", flow_run_name="{name}", persist_result=False)
-def asks(name: str, recipe: Recipe, policy: Path, decisions: list[Decision]) -> Session:
+def asks(name: str, recipe: Recipe, policy: Path, decisions: list[Decision]) -> Record:
     """What the pipeline does between the last gate and promote, with the record that it keeps."""
     workspace = Workspace.here()
     record = Record.new(workspace, recipe, runtime.flow_run.name)
-    with record_lock(workspace, record.id):
-        tracker = Tracker(workspace, record)
+    with record_lock(workspace, record.id), tracking(workspace, record) as tracker:
         record.save(workspace)
         tracker.flush()
-        session = Session(recipe, workspace, tracker, have={"policy": Artifact.of(policy)})
-        session.results, session.decisions = {"evaluate": EVALUATED, "ppo": TRAINED}, decisions
         tracker.stage_started("ppo", workspace.runs / "ppo-t", cached=False)
-        tracker.stage_ended("ppo", status="FINISHED")
+        tracker.stage_ended("ppo", status="FINISHED", decisions=decisions)
+        results = {"evaluate": EVALUATED, "ppo": TRAINED}
+        evaluation = StageOutput(EVALUATE, {}, {"policy": Artifact.of(policy)}, results, None)
         try:
-            approval(session, write_page)
+            approval(RunContext(recipe, workspace, record.id), evaluation, write_page)
         except BaseException as error:
             tracker.end("FAILED" if isinstance(error, Exception) else "KILLED", str(error))
             raise
         tracker.end("FINISHED")
-    return session
+    return record
 
 
 @pytest.fixture
@@ -206,11 +207,12 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
         )
 
     asked = when_asked(look_and_approve)
-    session = run("asks-1")
-    assert [row.verdict for row in session.rows] == ["approved"] and session.approval.by == "Ann"
+    told = run("asks-1")
+    assert [(row.name, row.state) for row in rows_of(told)][-1] == ("approval", "done")
+    assert told.approval.by == "Ann"
     record = latest(home)
     assert (
-        record.approval == session.approval
+        record.approval == told.approval
         and record.approval.door == "rlhf approve"
         and record.approval.decided_at
     )
@@ -239,7 +241,7 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
     )
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
-    assert len(asked) == 1 and again.rows[0].cached and again.approval.run == "asks-1"
+    assert len(asked) == 1 and rows_of(again)[-1].seconds == 0 and again.approval.run == "asks-1"
     assert json.loads(done[0].stdout)["by"] == "Ann" and done[0].returncode == 0
 
     with pytest.raises(GateRefused, match=r"no decision within 0\.0005 hours"):
@@ -301,8 +303,8 @@ def test_the_form_on_prefects_page_decides_and_must_be_filled_in(run, home, when
         assert resume(api, waiting["id"], YES)["status"] == "ACCEPT"
 
     when_asked(answer)
-    session = run("asks-1")
-    assert (session.approval.by, session.approval.comment, session.approval.door) == (
+    told = run("asks-1")
+    assert (told.approval.by, told.approval.comment, told.approval.door) == (
         "Pat Page",
         "reads well",
         "Prefect",

@@ -5,8 +5,9 @@ from recipes import prepared_recipe
 
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import StageResult
-from tasks.run_context import check_paths
-from tasks.stages import ppo, reward
+from rlhf_core.stage_catalogue import REWARD
+from tasks.stages import ppo
+from tasks.stages.contract import check_paths, outputs_of
 
 
 def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_for(have):
@@ -16,12 +17,12 @@ def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_fo
         seconds=1.0,
         outputs={"model": have["reward"], "adapter": have["base"]},
     )
-    given = have | reward.gives(prepared_recipe(), have, made)
+    given = have | outputs_of(REWARD, prepared_recipe(), made)
     assert "reward_adapter" not in ppo.spec(prepared_recipe(), given).inputs
     shared = prepared_recipe(reward={"lora": True}, ppo={"reward_trunk": "reference"})
     assert ppo.spec(shared, given).inputs["reward_adapter"] == have["base"]
-    assert "reward_adapter" not in reward.gives(
-        prepared_recipe(), have, made.model_copy(update={"outputs": {"model": have["reward"]}})
+    assert "reward_adapter" not in outputs_of(
+        REWARD, prepared_recipe(), made.model_copy(update={"outputs": {"model": have["reward"]}})
     )
 
 

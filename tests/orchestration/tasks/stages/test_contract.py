@@ -4,7 +4,7 @@ import pytest
 from recipes import MODEL_FILES, prepared_recipe
 
 from rlhf_core.errors import BadInput
-from tasks.run_context import check_paths
+from tasks.stages.contract import check_paths
 from tasks.stages.spec import model_folder
 
 
