@@ -9,7 +9,7 @@ _CHUNK = 1 << 20
 
 
 def digest_json(value: object) -> str:
-    """sha256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
+    """Return the sha256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
     )
@@ -17,7 +17,7 @@ def digest_json(value: object) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
+    """Return the sha256 (hex) of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -26,8 +26,9 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """Digest of a file, or of a folder: every file below it by relative name and content, hidden
-    files excepted.
+    """Return the digest of a file, or of a folder.
+
+    A folder's digest covers every file below it by relative name and content, without hidden files.
     """
     if path.is_file():
         return digest_file(path)
@@ -39,7 +40,7 @@ def digest_path(path: Path) -> str:
 
 @cache
 def code_digest() -> str:
-    """Digest of this package's own source: a changed line of the core is a different result."""
+    """Return the digest of this package's own source, since changed code may change a result."""
     root = Path(__file__).parent
     return digest_json(
         [[p.relative_to(root).as_posix(), digest_file(p)] for p in sorted(root.rglob("*.py"))]

@@ -1,8 +1,23 @@
-"""The error tree. A message says what was found, what was expected and what to do."""
+"""The errors that this project raises on purpose.
+
+A message says what was found, what was expected and what to do. The number is the exit code of the
+command line.
+
+RLHFError                 1
+ +- BadInput              2  never retried
+ |   +- ConfigError       2
+ +- GateRefused           3  never retried
+ |   +- Diverged          3
+ |   +- PromotionRefused  3
+ +- StageFailed           1  retried
+"""
 
 
 class RLHFError(Exception):
-    """Anything this project raises on purpose; `exit_code` is what the command line ends with."""
+    """Base of all errors that this project raises on purpose.
+
+    `exit_code` is the exit code of the command line.
+    """
 
     exit_code = 1
 
@@ -18,22 +33,24 @@ class ConfigError(BadInput):
 
 
 class GateRefused(RLHFError):
-    """A measured value did not pass its gate. Never retried."""
+    """A measured value that did not pass its gate. Never retried."""
 
     exit_code = 3
 
 
 class Diverged(GateRefused):
-    """Training left its bounds: a non-finite value, or KL beyond the budget."""
+    """Training that left its bounds: a non-finite value, or KL beyond the budget."""
 
 
 class PromotionRefused(GateRefused):
-    """An alias may not be moved: a missing record, other bytes, another promoter, or aliases that
-    were moved by hand.
+    """An alias that may not be moved.
+
+    Causes: a missing record, other bytes, another promoter, or aliases that were moved by hand.
     """
 
 
 class StageFailed(RLHFError):
-    """A stage process ended for a reason that is nobody's input: killed, out of memory, a bug.
-    Retried.
+    """A stage process that failed for no fault of its input. Retried.
+
+    Causes: it was killed, ran out of memory, or met a bug.
     """

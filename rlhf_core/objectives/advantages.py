@@ -1,7 +1,7 @@
-"""From scores and values to advantages: token rewards, GAE, critic-free group baselines, whitening.
+"""From scores and values to advantages: token rewards, GAE, group baselines, whitening.
 
-Axes: B rows (responses), R response tokens. Masks are True at real response tokens; what stands
-under False, even NaN, does not matter. None of this is differentiated through.
+Axes: B rows (responses), R response tokens. Masks are True at real response tokens. Values where
+the mask is False, even NaN, do not matter. Nothing here is differentiated through.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def token_rewards(score_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """-beta * kl at every response token, plus the score at the last one (Ziegler et al. 2019,
-    arXiv:1909.08593, eq. 2).
+    """Return -beta * kl at every response token, plus the score at the last one.
 
-    kl_BR: an estimate of KL(pi_old || pi_ref), nats. Returns (B, R), 0 at padding; a fully masked row gets nothing.
+    kl_BR: an estimate of KL(pi_old || pi_ref), nats. The result is (B, R), 0 at padding; a fully
+    masked row stays 0. Ziegler et al. 2019, arXiv:1909.08593, eq. 2.
     """
     rewards_BR = (-beta * kl_BR).masked_fill(~mask_BR, 0.0)
     last_B1 = (mask_BR * torch.arange(1, mask_BR.shape[1] + 1, device=mask_BR.device)).argmax(
@@ -27,11 +27,14 @@ def token_rewards(score_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, beta: float) 
 def gae(
     rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, (B, R) each, 0 at padding (Schulman et al. 2016, arXiv:1506.02438,
-    eq. 16).
+    """Return advantages and returns by generalised advantage estimation, (B, R) each, 0 at padding.
 
-    delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return_t = A_t + V_t; V is 0 past the end.
-    t counts real tokens: masked ones between them (a tool's output) are skipped.
+    delta_t = r_t + gamma V_{t+1} - V_t
+    A_t = delta_t + gamma lam A_{t+1}
+    return_t = A_t + V_t
+
+    V is 0 past the end. t counts real tokens: masked ones between them (a tool's output) are
+    skipped. Schulman et al. 2016, arXiv:1506.02438, eq. 16.
     """
     rewards_BR, values_BR = (
         rewards_BR.masked_fill(~mask_BR, 0.0),
@@ -51,25 +54,26 @@ def gae(
 
 
 def discounted_returns(rewards_BR: Tensor, mask_BR: Tensor, *, gamma: float) -> Tensor:
-    """G_t = r_t + gamma G_{t+1} over real tokens, (B, R), 0 at padding: GAE with lambda 1 and no
-    critic.
+    """Return G_t = r_t + gamma G_{t+1} over real tokens, (B, R), 0 at padding.
+
+    This is GAE with lambda 1 and no critic.
     """
     advantages_BR, _ = gae(rewards_BR, torch.zeros_like(rewards_BR), mask_BR, gamma=gamma, lam=1.0)
     return advantages_BR
 
 
-# Critic-free: one score a response, compared with the other responses to the same prompt
+# Critic-free: one score per response, compared with the other responses to the same prompt
 
 
 def grpo_advantages(
     score_B: Tensor, group_B: Tensor, *, scale_by_std: bool = True, eps: float = 1e-6
 ) -> Tensor:
-    """(score - group mean) / (group std + eps), (B,); std over n - 1 (Shao et al. 2024,
-    arXiv:2402.03300, section 4.1.2).
+    """Return (score - group mean) / (group std + eps), (B,); std over n - 1.
 
-    group_B: integer prompt of each response. Without `scale_by_std` it is Dr. GRPO (Liu et al.
-    2025, arXiv:2503.20783), which does not weigh up prompts whose scores hardly differ. A group of
-    one gets 0: there is nothing to compare it with.
+    group_B: integer prompt of each response. A group of one gets 0, because there is nothing to
+    compare it with. Shao et al. 2024, arXiv:2402.03300, section 4.1.2. Without `scale_by_std` it is
+    Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), which gives no extra weight to prompts with
+    similar scores.
     """
     mean_B, count_B = _group_mean(score_B, group_B)
     centred_B = score_B - mean_B
@@ -80,8 +84,9 @@ def grpo_advantages(
 
 
 def rloo_advantages(score_B: Tensor, group_B: Tensor) -> Tensor:
-    """Score - mean score of the group's other responses, (B,), that is n / (n - 1) (score - group
-    mean); 0 in a group of one (Ahmadian et al. 2024, arXiv:2402.14740).
+    """Return score - mean score of the group's other responses, (B,); 0 in a group of one.
+
+    This is n / (n - 1) (score - group mean). Ahmadian et al. 2024, arXiv:2402.14740.
     """
     mean_B, count_B = _group_mean(score_B, group_B)
     return (score_B - mean_B) * count_B / (count_B - 1).clamp(min=1)
@@ -90,12 +95,11 @@ def rloo_advantages(score_B: Tensor, group_B: Tensor) -> Tensor:
 def reinforce_plus_plus_advantages(
     rewards_BR: Tensor, mask_BR: Tensor, *, gamma: float = 1.0, group_B: Tensor | None = None
 ) -> Tensor:
-    """Discounted returns before whitening over the whole batch, (B, R), 0 at padding (Hu et al.
-    2025, arXiv:2501.03262).
+    """Return discounted returns before whitening over the whole batch, (B, R), 0 at padding.
 
     With `group_B` the baseline variant: each response's summed reward minus its group's mean, at
-    every token. `whiten` of the result is the paper's advantage; it is left to the caller, who
-    knows the global moments.
+    every token. `whiten` of the result is the paper's advantage. The caller does that, since it
+    knows the global moments. Hu et al. 2025, arXiv:2501.03262.
     """
     if group_B is None:
         return discounted_returns(rewards_BR, mask_BR, gamma=gamma)
@@ -104,12 +108,12 @@ def reinforce_plus_plus_advantages(
 
 
 def at_tokens(advantage_B: Tensor, mask_BR: Tensor) -> Tensor:
-    """A response's advantage at each of its real tokens, (B, R), 0 at padding."""
+    """Return each response's advantage at each of its real tokens, (B, R), 0 at padding."""
     return torch.where(mask_BR, advantage_B.unsqueeze(1), 0.0)
 
 
 def _group_mean(values_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and size of each row's group, (B,) each."""
+    """Return mean and size of each row's group, (B,) each."""
     _, index_B, count_G = group_B.unique(return_inverse=True, return_counts=True)
     sum_G = torch.zeros(len(count_G), dtype=values_B.dtype, device=values_B.device).index_add(
         0, index_B, values_B
@@ -121,46 +125,55 @@ def _group_mean(values_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of some values (0-d tensors): what ranks exchange."""
+    """Number, mean and sum of squared deviations of some values, which ranks exchange.
 
-    count: Tensor
+    All three are 0-d tensors.
+    """
+
+    n: Tensor
     mean: Tensor
     squares: Tensor
 
     def std(self, *, correction: int = 0) -> Tensor:
-        """sqrt(squares / (count - correction))."""
-        return (self.squares / (self.count - correction)).sqrt()
+        """Return sqrt(squares / (n - correction))."""
+        return (self.squares / (self.n - correction)).sqrt()
 
 
 def masked_moments(values_BR: Tensor, mask_BR: Tensor) -> Moments:
-    """Moments over real tokens; count 0 and mean 0 when there are none."""
+    """Return the moments over real tokens; number 0 and mean 0 when there are none."""
     count = mask_BR.sum().to(values_BR.dtype)
     mean = values_BR.masked_fill(~mask_BR, 0.0).sum() / count.clamp(min=1)
     return Moments(count, mean, ((values_BR - mean).masked_fill(~mask_BR, 0.0) ** 2).sum())
 
 
 def merge_moments(left: Moments, right: Moments) -> Moments:
-    """Moments of both sets together, without cancellation (Chan et al. 1979, "Updating formulae")."""
-    count = left.count + right.count
-    share = right.count / count.clamp(min=1)
+    """Return the moments of both sets together, without cancellation.
+
+    Chan et al. 1979, "Updating formulae".
+    """
+    n = left.n + right.n
+    share = right.n / n.clamp(min=1)
     difference = right.mean - left.mean
-    squares = left.squares + right.squares + difference**2 * left.count * share
-    return Moments(count, left.mean + difference * share, squares)
+    squares = left.squares + right.squares + difference**2 * left.n * share
+    return Moments(n, left.mean + difference * share, squares)
 
 
 def standardise(values_BR: Tensor, mask_BR: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std, 0 at padding; mean and std are those of the whole batch over all ranks."""
+    """Return (x - mean) / std, 0 at padding.
+
+    mean and std are those of the whole batch over all ranks.
+    """
     return ((values_BR - mean) / std).masked_fill(~mask_BR, 0.0)
 
 
 def whiten(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """(x - mean) / (std + 1e-8) over this batch's real tokens, 0 at padding."""
+    """Return (x - mean) / (std + 1e-8) over this batch's real tokens, 0 at padding."""
     real = values_BR[mask_BR]
     return standardise(values_BR, mask_BR, mean=real.mean(), std=real.std(correction=0) + 1e-8)
 
 
 def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns); 0 when the returns do not vary."""
+    """Return 1 - Var(returns - values) / Var(returns); 0 when the returns do not vary."""
     returns, values = returns_BR[mask_BR], values_BR[mask_BR]
     variance = returns.var(correction=0)
     return float(1 - (returns - values).var(correction=0) / variance) if variance > 0 else 0.0

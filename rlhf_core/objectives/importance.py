@@ -1,5 +1,4 @@
-"""The sampler is not quite the trainer: weights that correct for it, and numbers that say by how
-much they differ.
+"""Importance weights that correct for the mismatch of sampler and trainer, and measures of it.
 
 Other kernels, lower precision or older weights make the sampler draw from a slightly different
 distribution than the one that the trainer differentiates.
@@ -22,12 +21,12 @@ def truncated_weights(
     cap: float,
     level: Literal["token", "sequence"] = "token",
 ) -> Tensor:
-    """min(pi_trainer / pi_sampler, cap), (B, R), 0 at padding, no gradient (Ionides 2008,
-    "Truncated importance sampling"; Yao et al. 2025, "Your efficient RL framework secretly brings
-    you off-policy RL training").
+    """Return min(pi_trainer / pi_sampler, cap), (B, R), 0 at padding, without gradient.
 
     "token": the ratio of each token, low variance, some bias. "sequence": the product over the
-    response, at all its tokens; unbiased but for the cap, high variance.
+    response, at all its tokens; unbiased but for the cap, high variance. Ionides 2008, "Truncated
+    importance sampling"; Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training".
     """
     log_ratio_BR = (trainer_logprobs_BR - sampler_logprobs_BR).detach().masked_fill(~mask_BR, 0.0)
     if level == "sequence":
@@ -36,15 +35,13 @@ def truncated_weights(
 
 
 class Mismatch(NamedTuple):
-    """How far the sampler is from the trainer, over real tokens."""
+    """Distance of the sampler from the trainer, over real tokens."""
 
     mean_abs_diff: float  # nats, mean |log pi_sampler - log pi_trainer|
     max_abs_diff: float  # nats
     kl: float  # nats/token, KL(sampler || trainer), k1
     kl_k3: float  # nats/token, the same by k3, never negative
-    effective_share: (
-        float  # (sum w)^2 / (n sum w^2) of the token weights: 1 when they are all equal
-    )
+    effective_share: float  # (sum w)^2 / (n sum w^2) of the token weights: 1 when all are equal
 
 
 def mismatch(
@@ -54,10 +51,10 @@ def mismatch(
     *,
     cap: float = math.inf,
 ) -> Mismatch:
-    """Statistics of sampler against trainer in float64; `cap` truncates the weights of the
-    effective sample size (Kish 1965).
+    """Return statistics of sampler against trainer, in float64.
 
-    Raises ValueError when the mask has no real token.
+    `cap` truncates the weights of the effective sample size (Kish 1965). Raises ValueError when the
+    mask has no real token.
     """
     sampler_N, trainer_N = (
         sampler_logprobs_BR.detach()[mask_BR].double(),

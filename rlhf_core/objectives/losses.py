@@ -1,10 +1,10 @@
 """The objectives that gradients flow through, as small pure functions of tensors and plain floats.
 
-Axes: B rows, R response tokens, V vocabulary. Masks are True at real response tokens, EOS included;
-what stands under False, even NaN, reaches neither a value nor a gradient. Half-precision logits are
-widened to float32, float64 stays. Log-probabilities are nats. A loss is a sum divided by a count
-that the caller takes over the whole optimizer step, so that splitting a batch into microbatches
-changes no gradient.
+Axes: B rows, R response tokens, V vocabulary. Masks are True at real response tokens, EOS included.
+Entries where the mask is False, even NaN, reach neither a value nor a gradient. Half-precision
+logits are widened to float32, float64 stays. Log-probabilities are nats. A loss is a sum divided by
+a count. The caller takes this count over the whole optimizer step, so that splitting a batch into
+microbatches changes no gradient.
 """
 
 import torch
@@ -17,32 +17,36 @@ def _widen(logits: Tensor) -> Tensor:
 
 
 def tempered(logits_BRV: Tensor, temperature: float) -> Tensor:
-    """Logits / temperature: the distribution that the sampler draws from; the same tensor at
-    temperature 1.
+    """Return logits / temperature, the distribution that the sampler draws from, (B, R, V).
+
+    At temperature 1 this is the same tensor.
     """
     return logits_BRV if temperature == 1.0 else _widen(logits_BRV) / temperature
 
 
 def token_logprobs(logits_BRV: Tensor, ids_BR: Tensor) -> Tensor:
-    """Log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
+    """Return log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
     logits_BRV = _widen(logits_BRV)
     picked_BR = logits_BRV.gather(-1, ids_BR.unsqueeze(-1)).squeeze(-1)
     return picked_BR - logits_BRV.logsumexp(-1)
 
 
 def token_entropy(logits_BRV: Tensor) -> Tensor:
-    """-sum_v p log p, (B, R) nats."""
+    """Return -sum_v p log p, (B, R) nats."""
     logits_BRV = _widen(logits_BRV)
     return logits_BRV.logsumexp(-1) - (logits_BRV.softmax(-1) * logits_BRV).sum(-1)
 
 
 def masked_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """Sum where the mask is True; what stands under False (even NaN) does not matter."""
+    """Return the sum where the mask is True; entries where it is False, even NaN, do not matter."""
     return values_BR.masked_fill(~mask_BR, 0.0).sum()
 
 
 def sequence_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """Sum over each row's real tokens, (B,): of log-probabilities, what DPO compares."""
+    """Return the sum over each row's real tokens, (B,).
+
+    DPO compares such sums of log-probabilities.
+    """
     return values_BR.masked_fill(~mask_BR, 0.0).sum(-1)
 
 
@@ -50,16 +54,18 @@ def sequence_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def token_mean(loss_BR: Tensor, mask_BR: Tensor, tokens: float) -> Tensor:
-    """sum(loss) / tokens; `tokens` counts the step's real tokens, so that long responses weigh more
-    (Yu et al. 2025, arXiv:2503.14476, section 3.3).
+    """Return sum(loss) / tokens, where `tokens` counts the step's real tokens.
+
+    Long responses therefore weigh more. Yu et al. 2025, arXiv:2503.14476, section 3.3.
     """
     return masked_sum(loss_BR, mask_BR) / tokens
 
 
 def sequence_mean_token_mean(loss_BR: Tensor, mask_BR: Tensor, sequences: float) -> Tensor:
-    """sum_b (sum_t loss_bt / length_b) / sequences: every response weighs the same (Shao et al.
-    2024, arXiv:2402.03300, eq. 3). A fully masked row gives 0; `sequences` is the step's count of
-    the others.
+    """Return sum_b (sum_t loss_bt / length_b) / sequences, so that every response weighs the same.
+
+    A fully masked row gives 0; `sequences` is the step's count of the others. Shao et al. 2024,
+    arXiv:2402.03300, eq. 3.
     """
     return (sequence_sum(loss_BR, mask_BR) / mask_BR.sum(-1).clamp(min=1)).sum() / sequences
 
@@ -67,9 +73,10 @@ def sequence_mean_token_mean(loss_BR: Tensor, mask_BR: Tensor, sequences: float)
 def sequence_mean_token_sum(
     loss_BR: Tensor, mask_BR: Tensor, sequences: float, *, length: float = 1.0
 ) -> Tensor:
-    """sum_b sum_t loss_bt / (length * sequences); a constant `length`, tokens, in place of each
-    response's own removes the length bias (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, section
-    3.1).
+    """Return sum_b sum_t loss_bt / (length * sequences).
+
+    A constant `length` (tokens) in place of each response's own removes the length bias. Liu et al.
+    2025, Dr. GRPO, arXiv:2503.20783, section 3.1.
     """
     return masked_sum(loss_BR, mask_BR) / (length * sequences)
 
@@ -78,7 +85,7 @@ def sequence_mean_token_sum(
 
 
 def cross_entropy(logprobs_BR: Tensor, mask_BR: Tensor, denominator: float) -> Tensor:
-    """-sum(mask * logp) / denominator, nats per token: the prompt-masked SFT loss."""
+    """Return -sum(mask * logp) / denominator, nats per token: the prompt-masked SFT loss."""
     return -masked_sum(logprobs_BR, mask_BR) / denominator
 
 
@@ -90,19 +97,20 @@ def bradley_terry(
     margin: Tensor | float = 0.0,
     smoothing: Tensor | float = 0.0,
 ) -> Tensor:
-    """-sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator, d = r_chosen - r_rejected -
-    margin.
+    """Return -sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator.
 
-    Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin, score: Touvron et al. 2023 (Llama 2),
-    arXiv:2307.09288, eq. 2; smoothing s: probability that the label is wrong, (B,) or one float,
-    e.g. 1 - annotator agreement.
+    d = r_chosen - r_rejected - margin. Ouyang et al. 2022, arXiv:2203.02155, eq. 1. margin (score):
+    Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2. smoothing s: probability that the label
+    is wrong, (B,) or one float, e.g. 1 - annotator agreement.
     """
     return _smoothed_logistic(chosen_B - rejected_B - margin, smoothing).sum() / denominator
 
 
 def reward_centring(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
-    """Sum (r_chosen + r_rejected)^2 / denominator: times about 0.01 it keeps scores near 0, which
-    Bradley-Terry leaves free (Eisenstein et al. 2023, arXiv:2312.09244).
+    """Return sum (r_chosen + r_rejected)^2 / denominator.
+
+    Added with a weight of about 0.01 it keeps scores near 0, which Bradley-Terry leaves free.
+    Eisenstein et al. 2023, arXiv:2312.09244.
     """
     return ((chosen_B + rejected_B) ** 2).sum() / denominator
 
@@ -115,12 +123,11 @@ def dpo(
     beta: float,
     smoothing: Tensor | float = 0.0,
 ) -> Tensor:
-    """-sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator, h = chosen -
-    rejected log-ratio.
+    """Return -sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator.
 
-    log-ratio: sum over response tokens of log pi - log pi_ref, nats. Rafailov et al. 2023,
-    arXiv:2305.18290, eq. 7; with s > 0, the probability that a label is wrong, conservative DPO
-    (Mitchell 2023, "A note on DPO with noisy preferences").
+    h = chosen - rejected log-ratio; log-ratio: sum over response tokens of log pi - log pi_ref,
+    nats. Rafailov et al. 2023, arXiv:2305.18290, eq. 7. With s > 0, the probability that a label is
+    wrong, it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences").
     """
     return (
         _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing).sum()
@@ -131,8 +138,9 @@ def dpo(
 def ipo(
     chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float
 ) -> Tensor:
-    """Sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo` (Azar et al. 2023, arXiv:2310.12036,
-    eq. 17; beta is its tau).
+    """Return sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo`.
+
+    Azar et al. 2023, arXiv:2310.12036, eq. 17; beta is its tau.
     """
     return ((chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2).sum() / denominator
 
@@ -147,7 +155,7 @@ def _smoothed_logistic(difference_B: Tensor, smoothing: Tensor | float) -> Tenso
 
 
 def probability_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """Rho = exp(new - old), 1 at padding."""
+    """Return rho = exp(new - old), (B, R), 1 at padding."""
     return (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0).exp()
 
 
@@ -159,12 +167,11 @@ def clipped_surrogate(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Tensor:
-    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), (B, R) (Schulman et al. 2017,
-    arXiv:1707.06347, eq. 7).
+    """Return -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), (B, R).
 
-    clip_high > clip_low lets rare tokens grow (Yu et al. 2025, arXiv:2503.14476, section 3.1).
-    dual_clip c > 1: where A < 0 the loss is at most -c A, so that a large ratio cannot dominate (Ye
-    et al. 2020, arXiv:1912.09729).
+    Schulman et al. 2017, arXiv:1707.06347, eq. 7. clip_high > clip_low lets rare tokens grow (Yu et
+    al. 2025, arXiv:2503.14476, section 3.1). dual_clip c > 1: where A < 0 the loss is at most -c A,
+    so that a large ratio cannot dominate (Ye et al. 2020, arXiv:1912.09729).
     """
     gain_BR = torch.minimum(
         ratio_BR * advantages_BR, ratio_BR.clamp(1 - clip_low, 1 + clip_high) * advantages_BR
@@ -184,8 +191,10 @@ def clipped_value_error(
     *,
     clip: float | None,
 ) -> Tensor:
-    """1/2 max((V - G)^2, (V_clipped - G)^2), (B, R), V_clipped within `clip` of the old value;
-    None: not clipped (Huang et al. 2024, arXiv:2403.17031, detail 14).
+    """Return 1/2 max((V - G)^2, (V_clipped - G)^2), (B, R).
+
+    V_clipped is V within `clip` of the old value; None: not clipped. Huang et al. 2024,
+    arXiv:2403.17031, detail 14.
     """
     error_BR = (new_values_BR - returns_BR).masked_fill(~mask_BR, 0.0) ** 2
     if clip is None:

@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def calibration_error(margins_N: Tensor, bins: int = 10) -> float:
-    """Expected calibration error of P(label right) = sigmoid(margin), over equal-count bins of
-    confidence.
+    """Return the expected calibration error of P(label right) = sigmoid(margin).
 
-    margins_N: score(chosen) - score(rejected). Confidence is sigmoid(|margin|); it is right when margin > 0.
+    Bins have equal counts of confidence. margins_N: score(chosen) - score(rejected). Confidence is
+    sigmoid(|margin|); a pair is right when margin > 0.
     """
     confidence = margins_N.abs().sigmoid()
     right = (margins_N > 0).double()

@@ -1,23 +1,23 @@
-"""Correlation of two variables, as plain numbers."""
+"""Correlation of two variables: Pearson's and Spearman's coefficients."""
 
 import torch
 from torch import Tensor
 
 
 def standardized(values_N: Tensor) -> Tensor:
-    """(x - mean) / std, population form; zeros where all values are equal."""
+    """Return (x - mean) / std, population form; zeros where all values are equal."""
     if is_constant(values_N):
         return torch.zeros_like(values_N)
     return (values_N - values_N.mean()) / values_N.std(correction=0)
 
 
 def pearson(x_N: Tensor, y_N: Tensor) -> float:
-    """Pearson's correlation; 0 when either is constant: it then explains nothing of the other."""
+    """Return Pearson's correlation; 0 when either is constant, since it then explains nothing."""
     return float((standardized(x_N) * standardized(y_N)).mean())
 
 
 def spearman(x_N: Tensor, y_N: Tensor) -> float:
-    """Spearman's rank correlation, ties at their mean rank."""
+    """Return Spearman's rank correlation; ties get their mean rank."""
     return pearson(_ranks(x_N), _ranks(y_N))
 
 

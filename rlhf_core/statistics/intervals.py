@@ -1,5 +1,6 @@
-"""Confidence intervals and tests in plain numbers: two-sided, `confidence` is the probability that
-they cover.
+"""Confidence intervals and tests in plain numbers.
+
+Intervals are two-sided; `confidence` is the probability that they cover the true value.
 """
 
 import math
@@ -8,13 +9,13 @@ import numpy as np
 from scipy.special import betaincinv, ndtri
 
 RESAMPLES = 10_000
-# items; with fewer, resampling says too little about the spread (one item would give width 0)
+# with fewer items, resampling underestimates the spread (one item would give width 0)
 MIN_BOOTSTRAP = 10
 _CELLS = 4_000_000  # numbers drawn at once
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927); (0, 1) for n = 0.
+    """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) for n = 0.
 
     successes may be half-integral: a tie counts one half.
     """
@@ -28,8 +29,9 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 
 def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, float, float]:
-    """Difference of two independent shares with its 95% interval (Newcombe 1998, Statistics in
-    Medicine 17, method 10).
+    """Return the difference of two independent shares, and the ends of its 95% interval.
+
+    Newcombe 1998, Statistics in Medicine 17, method 10.
     """
     p, q = wins / n, other_wins / other_n
     (p_low, p_high), (q_low, q_high) = wilson(wins, n), wilson(other_wins, other_n)
@@ -41,10 +43,10 @@ def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, f
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a proportion from binomial tails (Clopper and Pearson 1934); (0, 1) for n =
-    0.
+    """Return the exact interval of a proportion from binomial tails; (0, 1) for n = 0.
 
-    Its lower end is above 1/2 exactly when the one-sided sign test rejects at (1 - confidence) / 2.
+    Clopper and Pearson 1934. Its lower end is above 1/2 exactly when the one-sided sign test
+    rejects at (1 - confidence) / 2.
     """
     tail = (1 - confidence) / 2
     low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
@@ -53,20 +55,23 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided p-value of the sign test: as many wins as losses (ties left out) under Binomial(n,
-    1/2); 1 for n = 0.
+    """Return the two-sided p-value of the sign test; 1 for n = 0.
+
+    The hypothesis is as many wins as losses, ties left out, under Binomial(n, 1/2).
     """
     n, fewer = wins + losses, min(wins, losses)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
-Term = tuple[
-    int, np.ndarray, np.ndarray
-]  # sign, numerators (N,), denominators (N,); all terms speak of the same N items
+# sign, numerators (N,), denominators (N,); all terms are over the same N items
+Term = tuple[int, np.ndarray, np.ndarray]
 
 
 def statistic(terms: list[Term]) -> float:
-    """Sum over terms of sign * sum(numerators) / sum(denominators); NaN where a denominator is 0."""
+    """Return the sum over terms of sign * sum(numerators) / sum(denominators).
+
+    NaN where a denominator is 0.
+    """
     with np.errstate(all="ignore"):
         return float(
             sum(
@@ -77,10 +82,10 @@ def statistic(terms: list[Term]) -> float:
 
 
 def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of `statistic`: items are resampled, every term
-    with the same ones.
+    """Return the percentile bootstrap interval (Efron 1979) of `statistic`.
 
-    Raises ValueError for fewer than MIN_BOOTSTRAP items.
+    Items are resampled, and every term gets the same ones. Raises ValueError for fewer than
+    MIN_BOOTSTRAP items.
     """
     n = len(terms[0][1])
     if n < MIN_BOOTSTRAP:

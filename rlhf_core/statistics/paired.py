@@ -9,7 +9,10 @@ from rlhf_core.statistics.intervals import wilson
 def bootstrap_mean(
     values_N: Tensor, *, seed: int, resamples: int = 2000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979) of paired differences, in their unit."""
+    """Return the percentile bootstrap interval (Efron 1979) of the mean, in the values' unit.
+
+    values_N: paired differences.
+    """
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(values_N), (resamples, len(values_N)), generator=generator)
     means = values_N.double()[index].mean(-1)
@@ -20,6 +23,9 @@ def bootstrap_mean(
 def win_rate(
     ours_N: Tensor, theirs_N: Tensor, confidence: float = 0.95
 ) -> tuple[float, tuple[float, float]]:
-    """Share of items on which `ours` is higher, a tie counting one half, and its Wilson interval."""
+    """Return the share of items on which `ours` is higher, and its Wilson interval.
+
+    A tie counts one half.
+    """
     wins = float((ours_N > theirs_N).sum() + 0.5 * (ours_N == theirs_N).sum())
     return wins / len(ours_N), wilson(wins, len(ours_N), confidence)

@@ -159,7 +159,7 @@ def test_whitening_by_merged_moments_equals_whitening_at_once(cells, data):
     for start, end in spans:
         merged = merge_moments(merged, masked_moments(values[:, start:end], mask[:, start:end]))
     real = values[mask]
-    assert int(merged.count) == len(real)
+    assert int(merged.n) == len(real)
     if len(real):
         torch.testing.assert_close(merged.mean, real.mean(), atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(merged.std(), real.std(correction=0), atol=1e-6, rtol=1e-6)

@@ -122,7 +122,7 @@ MODES = (
 def whitened_as(package: str, values: Tensor, mask: Tensor) -> Tensor:
     """Unbiased variance, with 1e-8 inside the root; verl divides by n + 1e-8."""
     moments = masked_moments(values, mask)
-    shrink = moments.count / (moments.count + EPS) if package == "verl" else 1.0
+    shrink = moments.n / (moments.n + EPS) if package == "verl" else 1.0
     std = (moments.std(correction=1) ** 2 * shrink + 1e-8).sqrt()
     return standardise(values, mask, mean=moments.mean * shrink, std=std)
 

@@ -283,7 +283,7 @@ def test_running_moments_do_not_depend_on_how_responses_came(values, data):
     cut = data.draw(st.integers(1, len(values) - 1))
     parts = [score_moments(part) for part in (score_B[:cut], score_B[cut:])]
     merged = reduce(merge_moments, parts, NO_SCORES)
-    assert float(merged.count) == len(values)
+    assert float(merged.n) == len(values)
     torch.testing.assert_close(merged.mean, score_B.mean(), atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(merged.std(), score_B.std(correction=0), atol=1e-6, rtol=1e-9)
 
@@ -385,7 +385,7 @@ def test_the_loops_state_survives_a_checkpoint_bit_for_bit():
 
     whole = steps(LoopState.first(config), range(1, 30), interrupted=False)
     resumed = steps(LoopState.first(config), range(1, 30), interrupted=True)
-    assert whole.beta != config.beta and float(whole.scores.count) == 64 * 29
+    assert whole.beta != config.beta and float(whole.scores.n) == 64 * 29
     assert whole.beta == resumed.beta and all(
         a.equal(b) for a, b in zip(whole.scores, resumed.scores, strict=True)
     )
