@@ -1,5 +1,6 @@
-"""Figures that a stage draws from what only it has; curves over steps are drawn from metrics.jsonl
-by the tracker.
+"""Figures that a stage draws from data of its own.
+
+The tracker draws curves over steps from metrics.jsonl.
 """
 
 from pathlib import Path
@@ -14,8 +15,10 @@ _BINS = 10
 
 
 def reward_figures(margins_N: Tensor, folder: Path) -> None:
-    """margins.png: histogram of score(chosen) - score(rejected); calibration.png: how often
-    sigmoid(margin) is right.
+    """Draw margins.png and calibration.png.
+
+    margins.png: histogram of score(chosen) - score(rejected). calibration.png: share of pairs
+    ranked as labelled by confidence sigmoid(|margin|).
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.hist(margins_N.numpy(), bins=40)
@@ -50,7 +53,7 @@ def reward_figures(margins_N: Tensor, folder: Path) -> None:
 
 
 def score_figure(policy_N: Tensor, sft_N: Tensor, path: Path) -> None:
-    """Reward-model score of each held-out reply, policy against SFT model on the same prompt."""
+    """Draw the score of each held-out reply: policy against SFT model on the same prompt."""
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
     axes.scatter(sft_N.numpy(), policy_N.numpy(), s=10, alpha=0.6)
     low, high = float(min(policy_N.min(), sft_N.min())), float(max(policy_N.max(), sft_N.max()))

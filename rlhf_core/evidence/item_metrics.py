@@ -1,12 +1,12 @@
-"""Which metric comes from which columns of items.parquet, and how: what gates compute intervals and
-pairings from.
+"""The formula of each metric over columns of items.parquet, from which gates compute intervals.
 
 wins        share of items on which `column` is higher than `other`; a tie counts `tie`
 misses      share of items on which `column` is false
 mean        mean of `column`
 difference  mean of `column` - `other`, paired
 ratio       mean of `column` / mean of `other`
-verdict     mean of `column`, whose values lie between 0 and 1 and say who won; items without one are left out
+verdict     mean of `column`, values from 0 to 1 that state the winner; items without one are left
+            out
 minus       metric `column` - metric `other`, on the same items
 """
 
@@ -18,15 +18,20 @@ ItemMetricKind = Literal["wins", "misses", "mean", "difference", "ratio", "verdi
 
 
 class ItemMetric(NamedTuple):
-    """How one metric is computed from items. where: (less, more), only items on which the first
-    column is the lower.
-    """
+    """The formula of one metric. where: (less, more) keeps items with less < more."""
 
     kind: ItemMetricKind
     column: str
     other: str | None = None
     tie: float = 0.5
     where: tuple[str, str] | None = None
+
+    @property
+    def second(self) -> str:
+        """The other column. Raises ValueError for a formula of one column."""
+        if self.other is None:
+            raise ValueError(f"{self.kind} of {self.column} has no second column; expected other")
+        return self.other
 
 
 _SHORTER = ("chosen_tokens", "rejected_tokens")
@@ -73,8 +78,7 @@ ITEM_METRICS: dict[str, ItemMetric] = {
     )
     for m in range(1, MAX_MEMBERS + 1)
 }
-# Metrics that speak of all items together, and the detector whose table worst_<name> shows the
-# items behind them.
+# Metrics of all items together, and the detector whose table worst_<name> shows their items
 DETECTORS = {
     "eval/length_correlation": "length",
     "eval/distinct": "repetition",
@@ -87,33 +91,34 @@ WRITTEN_FOR_EACH_MODEL = ("score", "tokens", "ended", "repetition", "independent
 
 
 def base_metric(metric: str) -> str:
-    """'eval/win_rate_lower' -> 'eval/win_rate': the metric that an interval's end belongs to;
-    others as they are.
+    """Return the metric that an interval's end belongs to; others as they are.
+
+    'eval/win_rate_lower' -> 'eval/win_rate'.
     """
     base = metric.removesuffix("_lower").removesuffix("_upper")
     return base if base in ITEM_METRICS else metric
 
 
 def columns_of(metric: str) -> set[str]:
-    """Every column that a metric in ITEM_METRICS needs."""
+    """Return every column that a metric in ITEM_METRICS needs."""
     how = ITEM_METRICS[metric]
     if how.kind == "minus":
-        return columns_of(how.column) | columns_of(how.other)
+        return columns_of(how.column) | columns_of(how.second)
     return {how.column, *filter(None, (how.other,)), *(how.where or ())}
 
 
 def champion_column(column: str) -> str:
-    """The champion's column beside one of the policy's; other columns as they are."""
+    """Return the champion's column beside one of the policy's; other columns as they are."""
     return f"champion_{column.removeprefix('policy_')}" if column.startswith("policy_") else column
 
 
 def is_against_champion(metric: str) -> bool:
-    """Whether a metric is a comparison with the champion by itself."""
+    """Return True when a metric is itself a comparison with the champion."""
     return metric in ITEM_METRICS and any("champion" in column for column in columns_of(metric))
 
 
 def has_champion_value(metric: str) -> bool:
-    """Whether the same items hold the champion's value of this metric of the policy's."""
+    """Return True when the same items hold the champion's value of this metric of the policy."""
     if metric not in ITEM_METRICS or is_against_champion(metric):
         return False
     policys = [column for column in columns_of(metric) if column.startswith("policy_")]
@@ -123,13 +128,14 @@ def has_champion_value(metric: str) -> bool:
 
 
 def is_proportion(metric: str) -> bool:
-    """Whether a metric is a share of items, for which there is Wilson's interval."""
+    """Return True when a metric is a share of items, so that Wilson's interval applies."""
     return metric in ITEM_METRICS and ITEM_METRICS[metric].kind in ("wins", "misses", "verdict")
 
 
 def is_comparison(metric: str, *, paired: bool) -> bool:
-    """Whether each item has a winner: by the metric itself, or (paired) because a baseline's value
-    is taken off.
+    """Return True when each item has a winner.
+
+    Either the metric itself compares, or (paired) a baseline's value is subtracted.
     """
     how = ITEM_METRICS.get(metric)
     if how is None or how.kind == "ratio" or how.where:
@@ -138,5 +144,5 @@ def is_comparison(metric: str, *, paired: bool) -> bool:
 
 
 def detector_of(metric: str) -> str | None:
-    """The detector that a metric comes from, None for others."""
+    """Return the detector that a metric comes from, None for other metrics."""
     return next((name for prefix, name in DETECTORS.items() if metric.startswith(prefix)), None)

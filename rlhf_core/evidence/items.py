@@ -1,14 +1,20 @@
-"""Per-item evidence of the stages reward, dpo and evaluate: one row a held-out item, in
-items.parquet of the run directory.
+"""Evidence per item of the stages reward, dpo and evaluate: items.parquet in the run directory.
 
-evaluate  prompt_id, prompt; for each NAME in policy, sft, champion, best_of_n (when present): NAME_reply, NAME_score,
-          NAME_tokens, NAME_ended, NAME_repetition, NAME_independent (when there is an independent
-          scorer), NAME_score_2, ... (when there are further reward models); policy_kl (nats);
-          judge_vs_sft, judge_vs_champion (when there is a judge: 1 policy better, 0.5 tie, 0 worse,
-          null not judged); NAME_member_1, ... (when the reward model is an ensemble)
-reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens, rejected_tokens; agreement (share
-          of votes with the majority, where there are votes); data.COLUMN for every further column
-          of the comparisons; chosen_member_1, rejected_member_1, ... (of an ensemble)
+One row per held-out item. Columns:
+
+evaluate  prompt_id, prompt; policy_kl (nats);
+          for each NAME in policy, sft, champion, best_of_n (when present): NAME_reply, NAME_score,
+          NAME_tokens, NAME_ended, NAME_repetition;
+          NAME_independent (with an independent scorer);
+          NAME_score_2, ... (with further reward models);
+          NAME_member_1, ... (when the reward model is an ensemble);
+          judge_vs_sft, judge_vs_champion (with a judge: 1 policy better, 0.5 tie, 0 worse, null not
+          judged)
+reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens,
+          rejected_tokens;
+          agreement (share of votes with the majority, where there are votes);
+          data.COLUMN for every further column of the comparisons;
+          chosen_member_1, rejected_member_1, ... (of an ensemble)
 dpo       the same as reward; the score is the implicit reward, beta (logpi - logpi_sft)
 """
 
@@ -26,22 +32,24 @@ Columns = dict[str, list]
 
 
 def item_id(*texts: str) -> str:
-    """Identity of an item between runs: the first 16 hex digits of sha256 over the texts' UTF-8,
-    one after the other.
+    """Return the identity of an item between runs.
+
+    It is the first 16 hex digits of sha256 over the texts' UTF-8, one after the other.
     """
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def last_user_turn(messages: list[dict[str, str]]) -> str:
-    """What the reply answers: the last user message, or the last message when no user spoke."""
+    """Return the text that a reply answers: the last user message, or else the last message."""
     return next(
         (m["content"] for m in reversed(messages) if m["role"] == "user"), messages[-1]["content"]
     )
 
 
 def data_columns(rows: list[dict]) -> Columns:
-    """Every column of `meta` as data.COLUMN: float64 where all its values are numbers, else text;
-    null where absent.
+    """Return every column of `meta` as data.COLUMN.
+
+    float64 where all its values are numbers, else text; null where absent.
     """
     names = dict.fromkeys(name for row in rows for name in row.get("meta", {}))
     return {
@@ -62,13 +70,14 @@ def _of_one_type(values: list) -> list:
 
 
 def write_items(folder: Path, columns: Columns) -> dict[str, str]:
-    """Write items.parquet; returns its entry in the stage's files. Raises ArrowInvalid for unequal
-    lengths.
+    """Write items.parquet, and return its entry in the stage's files.
+
+    Raises ArrowInvalid for columns of unequal length.
     """
     pq.write_table(pa.table(columns), folder / ITEMS)
     return {"items": ITEMS}
 
 
 def read_items(path: Path) -> Columns:
-    """The columns of an items.parquet."""
+    """Return the columns of an items.parquet."""
     return pq.read_table(path).to_pydict()

@@ -1,8 +1,8 @@
-"""Gates: whether a stage may follow. Fails closed: what is missing, not finite, too little or not
-these bytes is refused.
+"""Gates decide whether the next stage may run.
 
-A gate is decided from a finished stage's result each time it is needed, never cached, so that a
-changed threshold repeats no training and a stale verdict is never read.
+They fail closed: a value that is missing, not finite, on too few samples or of other bytes is
+refused. A gate is decided from a finished stage's result each time it is needed, and never cached.
+A changed threshold therefore repeats no training, and a stale verdict is never read.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from rlhf_core.config import Recipe
 from rlhf_core.config.gate_rules import METRIC_PREFIXES, Bound, GateRule, GateValue, Override
@@ -23,17 +25,19 @@ if TYPE_CHECKING:
 VERDICTS = ("refused", "overridden", "warning", "passed")  # the worst first
 
 
+# fields of a rule that its decision repeats
+_COPIED = {"metric", "bound", "threshold", "of", "minus", "versus", "method", "min_n", "severity"}
+
+
 class Gate(GateRule):
-    """A rule by its name."""
+    """A rule with its name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What gates speak of: a finished stage, the spec it was run for, where it lies, and the commit
-    that decides.
-    """
+    """A finished stage to decide on, its spec, its run directory, and the deciding commit."""
 
     result: StageResult
     spec: StageSpec
@@ -42,15 +46,13 @@ class Subject:
 
     @property
     def model(self) -> Artifact | None:
-        """The model that passes or does not: the stage's output, or the given one that it measured."""
+        """The model that passes or fails: the stage's output, or the given one that it measured."""
         given = self.spec.inputs.get("policy" if self.spec.stage == "evaluate" else "given")
         return self.result.outputs.get("model") or given
 
     @property
     def data(self) -> dict[str, Artifact]:
-        """The data measured on: held-out splits, or the training split of a stage that has no
-        other.
-        """
+        """The data measured on: held-out splits, or the training split of a stage without any."""
         splits = {
             name: item
             for name, item in self.spec.inputs.items()
@@ -59,9 +61,7 @@ class Subject:
         return {name: item for name, item in splits.items() if name.endswith("_heldout")} or splits
 
     def mismatch(self) -> str | None:
-        """Why the result does not speak of these bytes, after reading them again; None when it
-        does.
-        """
+        """Read the bytes again, and return why the result is not theirs; None when it is."""
         if self.result.digest != self.spec.digest:
             return (
                 f"the result is of another spec: digest {self.result.digest[:12]}, expected"
@@ -78,8 +78,9 @@ class Subject:
 
 
 class Decision(Frozen):
-    """What a gate said, and on what evidence. value: the estimate; of: what of it was compared with
-    the threshold.
+    """A gate's verdict and its evidence.
+
+    value: the estimate. of: the part of it that was compared with the threshold.
     """
 
     stage: str
@@ -102,7 +103,7 @@ class Decision(Frozen):
     min_n: int | None = None
     severity: Literal["error", "warning"] = "error"
     model_digest: str | None = None
-    data_digests: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    data_digests: dict[str, str] = Field(default_factory=dict)
     champion_digest: str | None = None
     code: str = ""
     commit: str = ""
@@ -110,8 +111,10 @@ class Decision(Frozen):
 
     @property
     def verdict(self) -> str:
-        """'passed', 'overridden' (passed only because of a recorded override), 'warning' (failed,
-        stops nothing), 'refused'.
+        """One of VERDICTS.
+
+        'passed'; 'overridden': passed only because of a recorded override; 'warning': failed, but
+        stops nothing; 'refused'.
         """
         if not self.passed:
             return "refused" if self.severity == "error" else "warning"
@@ -119,29 +122,30 @@ class Decision(Frozen):
 
     @property
     def rule(self) -> str:
-        """What was required, e.g. 'lower 95% bound more than 0.5'."""
+        """The requirement, e.g. 'lower 95% bound more than 0.5'."""
         return f"{_end(self.of, self.confidence)}{self.bound} {self.threshold:g}"
 
     @property
     def quantity(self) -> str:
-        """What was looked at, e.g. 'eval/score_policy - champion'."""
+        """The number that the gate looked at, e.g. 'eval/score_policy - champion'."""
         return _quantity(self.metric, self.minus, self.versus, self.method)
 
 
 def refused(decisions: Iterable[Decision]) -> list[Decision]:
-    """Those that stop the flow and a promotion: failed, and not of severity 'warning'."""
+    """Return the decisions that stop flow and promotion: failed, and not of severity 'warning'."""
     return [decision for decision in decisions if decision.verdict == "refused"]
 
 
 def worst_verdict(decisions: Iterable[Decision]) -> str:
-    """The worst verdict among decisions, '' without any."""
+    """Return the worst verdict among decisions, '' without any."""
     found = {decision.verdict for decision in decisions}
     return next((verdict for verdict in VERDICTS if verdict in found), "")
 
 
 def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
-    """The gates of a stage: its own thresholds, then the recipe's further gates; none for stages
-    without a gate.
+    """Return the gates of a stage: its own thresholds, then the recipe's further gates.
+
+    A stage without gates gives none.
     """
     if stage not in METRIC_PREFIXES:
         return []
@@ -153,20 +157,19 @@ def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
 
 
 def decide_all(recipe: Recipe, subject: Subject) -> list[Decision]:
-    """Every gate of the subject's stage, after reading the bytes of model and data again."""
+    """Decide every gate of the subject's stage, after reading the bytes of model and data again."""
     gates = gates_of(recipe, subject.result.stage)
     mismatch = subject.mismatch() if gates else None
     return [decide(gate, subject, mismatch) for gate in gates]
 
 
 def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision:
-    """Compare what the gate looks at with its threshold; the override's threshold counts when the
-    gate's own fails.
+    """Compare the number that the gate looks at with its threshold.
 
-    problem: why nothing may pass, whatever the numbers say; no override helps then, nor against
-    missing evidence.
+    The override's threshold counts when the gate's own fails. problem: the reason why nothing may
+    pass, whatever the numbers are. No override helps then, nor against missing evidence.
     """
-    # numpy, scipy and arrow: only for deciding, not for reading decisions
+    # imports numpy, scipy and arrow, which reading decisions does not need
     from rlhf_core.gates.measure import MeasuredMetric, measure
 
     champion = subject.spec.inputs.get("champion")
@@ -178,17 +181,11 @@ def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision
         required = f"required {_end(gate.of, gate.confidence)}{gate.bound} {gate.threshold:g}"
         return _decision(gate, subject, found, passed=False, reason=f"{problem} ({required})")
     passed = _holds(gate, found, gate.threshold)
-    used = (
-        gate.override
-        if gate.override and not passed and _holds(gate, found, gate.override.threshold)
-        else None
-    )
-    reason = _reason(gate, found) + (
-        f"; allowed to {used.threshold:g} by {used.by}: {used.reason}" if used else ""
-    )
-    return _decision(
-        gate, subject, found, passed=passed or used is not None, reason=reason, override=used
-    )
+    reason, override = _reason(gate, found), gate.override
+    if override and not passed and _holds(gate, found, override.threshold):
+        reason += f"; allowed to {override.threshold:g} by {override.by}: {override.reason}"
+        return _decision(gate, subject, found, passed=True, reason=reason, override=override)
+    return _decision(gate, subject, found, passed=passed, reason=reason)
 
 
 def _decision(gate: Gate, subject: Subject, found: "MeasuredMetric", **outcome: object) -> Decision:
@@ -207,19 +204,7 @@ def _decision(gate: Gate, subject: Subject, found: "MeasuredMetric", **outcome: 
         code=subject.spec.code,
         commit=subject.commit,
         decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        **gate.model_dump(
-            include={
-                "metric",
-                "bound",
-                "threshold",
-                "of",
-                "minus",
-                "versus",
-                "method",
-                "min_n",
-                "severity",
-            }
-        ),
+        **gate.model_dump(include=_COPIED),
         **outcome,
     )
 
@@ -233,7 +218,12 @@ def _too_few(gate: Gate, n: int | None) -> str | None:
 
 
 def _number(gate: Gate, found: "MeasuredMetric") -> float:
-    return found.value if gate.of == "estimate" else found.interval[gate.of == "upper"]
+    """Return the number to compare; `measure` states a problem where there is none."""
+    if gate.of == "estimate":
+        assert found.value is not None
+        return found.value
+    assert found.interval is not None
+    return found.interval[gate.of == "upper"]
 
 
 def _holds(gate: Gate, found: "MeasuredMetric", threshold: float) -> bool:
@@ -261,11 +251,9 @@ def _end(of: GateValue, confidence: float | None) -> str:
 
 
 def _quantity(metric: str, minus: str | None, versus: str | None, method: str) -> str:
-    baseline = (
-        f" - {minus}"
-        if minus
-        else " - champion"
-        if versus and not is_against_champion(metric)
-        else ""
-    )
+    baseline = ""
+    if minus:
+        baseline = f" - {minus}"
+    elif versus and not is_against_champion(metric):
+        baseline = " - champion"
     return f"{metric}{baseline}" + (", share of decided items won," if method == "sign" else "")

@@ -1,6 +1,4 @@
-"""The items that speak most against a passed gate: what a person reads before believing, or
-doubting, a verdict.
-"""
+"""The items that count most against a passed gate, for people who check a verdict."""
 
 import json
 from pathlib import Path
@@ -10,14 +8,8 @@ import pyarrow.parquet as pq
 
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, detector_of
-from rlhf_core.gates.measure import (
-    Items,
-    columns_needed,
-    item_values,
-    load_items,
-    metric_terms,
-    rule_terms,
-)
+from rlhf_core.evidence.item_terms import Items, item_values, load_items, metric_terms
+from rlhf_core.gates.measure import columns_needed, rule_terms
 from rlhf_core.rundir import StageResult
 
 WORST = 20
@@ -29,11 +21,10 @@ WorstItemsTable = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
 def worst_items(
     rule: GateRule, result: StageResult, run_dir: Path, count: int = WORST
 ) -> WorstItemsTable:
-    """The `count` items that count most against the rule, worst first, with texts and the numbers
-    behind the metric.
+    """Return the `count` items that count most against the rule, worst first.
 
-    From the detector's table when the metric is a detector's. Raises ValueError when there is no
-    evidence item by item, BadInput when it is damaged.
+    Each row has texts and the numbers behind the metric. A detector's metric gives the detector's
+    table. Raises ValueError when there is no evidence by item, BadInput when it is damaged.
     """
     if file := result.files.get(f"worst_{detector_of(rule.metric)}"):
         table = json.loads((run_dir / file).read_text())
@@ -64,8 +55,9 @@ def _replies(numbers: list[str]) -> list[str]:
 
 
 def _badness(rule: GateRule, items: Items) -> np.ndarray:
-    """How far each item pulls away from the bound, (N,); -inf for one that is won, NaN for one that
-    does not count.
+    """Return how far each item pulls the metric away from the bound, (N,).
+
+    -inf for an item that is won, NaN for one that does not count.
     """
     is_wanted_high = rule.bound in ("at least", "more than")
     margin_N = _margin(rule, items)
@@ -83,8 +75,8 @@ def _badness(rule: GateRule, items: Items) -> np.ndarray:
 
 
 def _margin(rule: GateRule, items: Items) -> np.ndarray:
-    """Each item's own number, (N,): by how much it is won or lost where two columns are compared."""
+    """Return each item's own number, (N,); where two columns are compared, their difference."""
     how = ITEM_METRICS[rule.metric]
     if not rule.is_paired and how.kind in ("wins", "difference"):
-        return items[how.column] - items[how.other]
+        return items[how.column] - items[how.second]
     return item_values(rule_terms(rule, items))

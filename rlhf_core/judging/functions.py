@@ -1,24 +1,25 @@
-"""Functions that the recipe names as 'module:function': found, called, and held to what they
-promise.
+"""Functions that the recipe names as 'module:function': import, call, check of the answers.
 
-A crashed scorer is not a score of 0: whatever it does wrong is an error that names it.
+A failed scorer is not a score of 0. Whatever such a function does wrong is an error that names it.
 """
 
 import importlib
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rlhf_core.errors import BadInput, RLHFError
 
 Scorer = Callable[[list[str], list[str]], list[float]]
 """(prompts, replies) -> scores"""
 JudgeFunction = Callable[[list[str], list[str], list[str]], list[float | None]]
-"""A judge: (prompts, replies_a, replies_b) -> 1 (a is better), 0.5 (tie), 0 (b is better), None (answer unreadable)."""
+"""(prompts, replies_a, replies_b) -> 1 a is better, 0.5 tie, 0 b is better, None unreadable"""
 
 
 def load_function(name: str, role: str) -> Callable:
-    """The function behind 'module:function'; `role` says what it is for. Raises BadInput when there
-    is none.
+    """Return the function behind 'module:function'.
+
+    `role` names its purpose in messages. Raises BadInput when there is no such function.
     """
     module, _, attribute = name.partition(":")
     try:
@@ -33,8 +34,9 @@ def load_function(name: str, role: str) -> Callable:
 
 
 def call(function: Callable, role: str, *texts: list[str]) -> list[float]:
-    """function(*texts) as finite floats, one a text. Raises BadInput when it raises, or gives
-    anything else.
+    """Return function(*texts) as finite floats, one per text.
+
+    Raises BadInput when the function raises, or gives anything else.
     """
     return [
         _finite(value, role, f"reply {i}")
@@ -43,29 +45,25 @@ def call(function: Callable, role: str, *texts: list[str]) -> list[float]:
 
 
 def call_per_token(function: Callable, role: str, *texts: list) -> list[list[float]]:
-    """function(*texts) as finite floats, one a token of each reply; `texts` ends with the replies'
-    tokens, a list each.
+    """Return function(*texts) as finite floats, one per token of each reply.
 
-    Raises BadInput when it raises, or gives anything else.
+    `texts` ends with the replies' tokens, one list per reply. Raises BadInput when the function
+    raises, or gives anything else.
     """
-    found = []
-    for i, (values, tokens) in enumerate(
-        zip(_answers(function, role, *texts), texts[-1], strict=True)
-    ):
-        if not isinstance(values, Iterable) or len(values := list(values)) != len(tokens):
-            gave = (
-                f"{len(values)} values"
-                if isinstance(values, list)
-                else f"a {type(values).__name__}"
-            )
-            raise BadInput(
-                f"the {role} gave {gave} for the {len(tokens)} tokens of reply {i}; expected one"
-                " each"
-            )
-        found.append(
-            [_finite(value, role, f"token {t} of reply {i}") for t, value in enumerate(values)]
+    answers = zip(_answers(function, role, *texts), texts[-1], strict=True)
+    return [
+        _token_values(values, len(tokens), role, i) for i, (values, tokens) in enumerate(answers)
+    ]
+
+
+def _token_values(values: Any, count: int, role: str, reply: int) -> list[float]:
+    if not isinstance(values, Iterable) or len(values := list(values)) != count:
+        is_list = isinstance(values, list)
+        gave = f"{len(values)} values" if is_list else f"a {type(values).__name__}"
+        raise BadInput(
+            f"the {role} gave {gave} for the {count} tokens of reply {reply}; expected one each"
         )
-    return found
+    return [_finite(value, role, f"token {t} of reply {reply}") for t, value in enumerate(values)]
 
 
 def _answers(function: Callable, role: str, *texts: list) -> list:
@@ -76,7 +74,7 @@ def _answers(function: Callable, role: str, *texts: list) -> list:
     except Exception as error:
         raise BadInput(
             f"the {role} failed with {type(error).__name__}: {error}. A failure is not a score;"
-            " mend it."
+            " correct the function."
         ) from error
     if len(values) != len(texts[0]):
         raise BadInput(
@@ -85,7 +83,7 @@ def _answers(function: Callable, role: str, *texts: list) -> list:
     return values
 
 
-def _finite(value: object, role: str, where: str) -> float:
+def _finite(value: Any, role: str, where: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -1,6 +1,7 @@
-"""A judge compares two replies to a prompt. It is asked in both orders, because judges favour a
-position (Zheng et al. 2023, arXiv:2306.05685): answers that contradict each other are a tie, and
-ties are kept.
+"""A judge compares two replies to a prompt, in both orders.
+
+Judges favour a position (Zheng et al. 2023, arXiv:2306.05685). Answers that contradict each other
+are a tie, and ties are kept.
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ OUTCOMES = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class JudgeVerdict:
-    """On one pair. outcome: 1 ours is better, 0.5 tie, 0 theirs, None unreadable; flipped: both
-    orders named one position.
+    """A judge's verdict on one pair.
+
+    outcome: 1 ours is better, 0.5 tie, 0 theirs is better, None unreadable. flipped: both orders
+    named the same position.
     """
 
     outcome: float | None
@@ -27,17 +30,18 @@ class JudgeVerdict:
 
 
 def load_judge(config: Judge) -> JudgeFunction:
-    """The configured judge. Raises BadInput for a function that is not there, or an endpoint's key
-    that is not set.
+    """Return the configured judge.
+
+    Raises BadInput for a function that does not exist, or an endpoint's key that is not set.
     """
     if config.function:
-        return partial(_ask_function, load_function(config.function, "judge"))
+        return partial(_call_judge, load_function(config.function, "judge"))
     from rlhf_core.judging.judge_endpoint import endpoint_judge
 
     return endpoint_judge(config)
 
 
-def _ask_function(
+def _call_judge(
     function: JudgeFunction, prompts: list[str], replies_a: list[str], replies_b: list[str]
 ) -> list[float | None]:
     values = call(function, "judge", prompts, replies_a, replies_b)
@@ -45,12 +49,13 @@ def _ask_function(
         raise BadInput(
             f"the judge gave {wrong[0]:g}; expected 1 (a is better), 0.5 (tie) or 0 (b is better)"
         )
-    return values
+    return list(values)
 
 
 def conversation(messages: list[dict[str, str]]) -> str:
-    """What the judge reads of a prompt: the text of a single message, 'role: text' paragraphs of
-    several.
+    """Return what the judge reads of a prompt.
+
+    This is the text of a single message, or 'role: text' paragraphs of several.
     """
     if len(messages) == 1:
         return messages[0]["content"]
@@ -58,18 +63,19 @@ def conversation(messages: list[dict[str, str]]) -> str:
 
 
 def judged_rows(count: int, limit: int, *, seed: int) -> list[int]:
-    """Which of `count` pairs are judged: all, or `limit` of them drawn by seed."""
+    """Return which of `count` pairs are judged: all, or `limit` of them drawn by seed."""
     return subset(list(range(count)), limit, seed=seed)
 
 
 def compare(
-    ask: JudgeFunction, prompts: list[str], ours: list[str], theirs: list[str]
+    judge: JudgeFunction, prompts: list[str], ours: list[str], theirs: list[str]
 ) -> list[JudgeVerdict]:
-    """The verdict on each pair, asked in both orders: one that is not confirmed by the other order
-    is a tie.
+    """Return the verdict on each pair, asked in both orders.
+
+    A verdict that the other order does not confirm is a tie.
     """
-    first = ask(prompts, ours, theirs)
-    second = ask(prompts, theirs, ours)
+    first = judge(prompts, ours, theirs)
+    second = judge(prompts, theirs, ours)
     return [_verdict(a, b) for a, b in zip(first, second, strict=True)]
 
 
@@ -81,10 +87,10 @@ def _verdict(ours_first: float | None, ours_second: float | None) -> JudgeVerdic
 
 
 def judge_output(verdicts: list[JudgeVerdict], suffix: str = "") -> Output:
-    """Win rate with its 95% Wilson interval (a tie counts one half), ties, position bias and
-    unreadable pairs.
+    """Return win rate, ties, position bias and unreadable pairs.
 
-    suffix: '' over the SFT model, '_vs_champion'. Raises BadInput when no pair has a verdict.
+    The win rate has its 95% Wilson interval; a tie counts one half. suffix: '' against the SFT
+    model, '_vs_champion'. Raises BadInput when no pair has a verdict.
     """
     outcomes = [verdict.outcome for verdict in verdicts if verdict.outcome is not None]
     if not outcomes:

@@ -1,8 +1,8 @@
-"""A judge behind an OpenAI-compatible endpoint (POST .../chat/completions), in one file.
+"""A judge behind an OpenAI-compatible endpoint (POST .../chat/completions).
 
-The key is read from the environment when the stage starts. It goes into the request's header and
-nowhere else: not into configuration, metrics, logs, or the text of an error, which is why no error
-quotes what the server sent.
+The key is read from the environment when the stage starts. It goes into the request's header only:
+not into configuration, metrics, logs, or the text of an error. For this reason no error quotes what
+the server sent.
 """
 
 import json
@@ -31,14 +31,17 @@ _SYSTEM = (
 
 
 def endpoint_judge(config: Judge) -> JudgeFunction:
-    """The judge that asks `config.endpoint`. Raises BadInput when the environment lacks the key."""
+    """Return the judge that asks `config.endpoint`.
+
+    Raises BadInput when the environment lacks the key.
+    """
     headers = (
         {"Authorization": f"Bearer {read_key(config.api_key_env)}"} if config.api_key_env else {}
     )
-    for library in ("httpx", "httpcore"):  # they log the server's words, which may quote the key
+    for library in ("httpx", "httpcore"):  # their logs quote the server, and so perhaps the key
         logging.getLogger(library).setLevel(logging.WARNING)
 
-    def ask(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float | None]:
+    def judge(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float | None]:
         pool = ThreadPoolExecutor(config.parallel)
         with httpx.Client(headers=headers, timeout=config.timeout_s) as client:
             try:
@@ -46,15 +49,16 @@ def endpoint_judge(config: Judge) -> JudgeFunction:
                     pool.map(partial(_answer, client, config), prompts, replies_a, replies_b)
                 )
             finally:
-                pool.shutdown(cancel_futures=True)  # after a failure the other pairs are not asked
+                pool.shutdown(cancel_futures=True)  # asks no further pairs after a failure
         return _read(texts, config)
 
-    return ask
+    return judge
 
 
 def read_key(name: str) -> str:
-    """The key that the environment variable `name` holds. Raises BadInput, naming the variable,
-    when it holds none.
+    """Return the key that the environment variable `name` holds.
+
+    Raises BadInput, naming the variable, when it holds none.
     """
     key = os.environ.get(name, "").strip()
     if not key or not (key.isascii() and key.isprintable()):
@@ -81,8 +85,9 @@ def _read(texts: list[str | None], config: Judge) -> list[float | None]:
 def _answer(
     client: httpx.Client, config: Judge, prompt: str, reply_a: str, reply_b: str
 ) -> str | None:
-    """The model's answer to one pair. Raises BadInput for a request that the server refuses,
-    StageFailed when it is away.
+    """Return the model's answer to one pair.
+
+    Raises BadInput for a request that the server refuses, StageFailed when it does not answer.
     """
     texts = {"prompt": prompt, "reply_a": reply_a, "reply_b": reply_b}
     body = {
@@ -94,12 +99,14 @@ def _answer(
             {"role": "user", "content": json.dumps(texts, ensure_ascii=False)},
         ],
     }
+    assert config.endpoint is not None  # a judge has a function or an endpoint
+    url = f"{config.endpoint.rstrip('/')}/chat/completions"
     tries, problem = config.retries + 1, ""
     for attempt in range(tries):
         if attempt:
             time.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_WAIT_SECONDS))
         try:
-            response = client.post(f"{config.endpoint.rstrip('/')}/chat/completions", json=body)
+            response = client.post(url, json=body)
         except httpx.HTTPError as error:  # timeout, lost connection, broken protocol
             problem = type(error).__name__
             continue
@@ -132,6 +139,6 @@ def _content(response: httpx.Response, config: Judge) -> str | None:
 
 
 def _status(response: httpx.Response) -> str:
-    """The status with its standard phrase: the server's own words may quote the key."""
+    """Return the status with its standard phrase, since the server's text may quote the key."""
     known = {status.value: status.phrase for status in HTTPStatus}
     return f"{response.status_code} {known.get(response.status_code, '')}".strip()

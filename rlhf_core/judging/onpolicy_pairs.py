@@ -1,9 +1,8 @@
-"""Pairs of the policy's own replies, scored by the reward model and labelled by somebody, or not
-yet.
+"""Pairs of the policy's own replies, scored by the reward model, with or without labels.
 
-onpolicy/step-000010.jsonl of a PPO run directory: {"id", "step", "prompt", "reply_a", "reply_b",
-"score_a", "score_b", "label"} a line; label: 1 a is better, 0.5 tie, 0 b is better, null not
-labelled.
+onpolicy/step-000010.jsonl of a PPO run directory has one pair per line: {"id", "step", "prompt",
+"reply_a", "reply_b", "score_a", "score_b", "label"}. label: 1 a is better, 0.5 tie, 0 b is better,
+null not labelled.
 """
 
 import json
@@ -18,7 +17,7 @@ Pair = dict
 
 
 def read_checks(folder: Path) -> dict[int, list[Pair]]:
-    """The pairs of every check, by step."""
+    """Return the pairs of every check, by step."""
     files = sorted(folder.glob("step-*.jsonl"))
     return {
         int(file.stem.partition("-")[2]): [json.loads(line) for line in file.open()]
@@ -27,10 +26,10 @@ def read_checks(folder: Path) -> dict[int, list[Pair]]:
 
 
 def with_labels(found: dict[int, list[Pair]], labels: Path) -> dict[int, list[Pair]]:
-    """The checks with labels from a person's file: {"id", "label"} a line, label 'a', 'b' or 'tie',
-    or 1, 0, 0.5.
+    """Return the checks with labels from a person's file.
 
-    Raises BadInput for a line that is none, an unknown id, or a file without any label.
+    Its lines are {"id", "label"}, label 'a', 'b' or 'tie', or 1, 0, 0.5. Raises BadInput for
+    another line, an unknown id, or a file without any label.
     """
     known = {pair["id"] for pairs in found.values() for pair in pairs}
     given = dict(
@@ -39,7 +38,7 @@ def with_labels(found: dict[int, list[Pair]], labels: Path) -> dict[int, list[Pa
         if line.strip()
     )
     if not given:
-        raise BadInput(f'{labels} holds no labels; expected {{"id": "...", "label": "a"}} a line.')
+        raise BadInput(f'{labels} holds no labels; expected lines {{"id": "...", "label": "a"}}.')
     return {
         step: [pair | {"label": given.get(pair["id"], pair["label"])} for pair in pairs]
         for step, pairs in found.items()
@@ -65,28 +64,28 @@ def _label(file: Path, number: int, line: str, known: set[str]) -> tuple[str, fl
 
 
 def ranked_as_labelled(pairs: list[Pair]) -> tuple[int, int]:
-    """Pairs ranked as labelled, and pairs with a label that is no tie; equal scores are wrong."""
+    """Return the number of pairs ranked as labelled, and of pairs with a label that is no tie.
+
+    Equal scores are wrong.
+    """
     decided = [pair for pair in pairs if pair["label"] in (0.0, 1.0)]
-    return sum(
-        (pair["score_a"] - pair["score_b"]) * (pair["label"] - 0.5) > 0 for pair in decided
-    ), len(decided)
+    right = sum((pair["score_a"] - pair["score_b"]) * (pair["label"] - 0.5) > 0 for pair in decided)
+    return right, len(decided)
 
 
 def check_output(found: dict[int, list[Pair]], step: int) -> Output:
-    """The metrics of the check at `step`, its fall from the first check, and their intervals; no
-    accuracy without labels.
+    """Return the metrics of the check at `step`, with intervals.
+
+    They include the fall from the first check. Without labels there is no accuracy.
     """
     pairs = found[step]
     apart = [abs(pair["score_a"] - pair["score_b"]) for pair in pairs]
-    metrics, intervals, samples = (
-        {"ppo/onpolicy_margin": sum(apart) / len(apart)} if apart else {},
-        {},
-        len(pairs),
-    )
-    (right, n), (first_right, first_n) = (
-        ranked_as_labelled(pairs),
-        ranked_as_labelled(found.get(0, [])),
-    )
+    metrics: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    if apart:
+        metrics["ppo/onpolicy_margin"] = sum(apart) / len(apart)
+    right, n = ranked_as_labelled(pairs)
+    first_right, first_n = ranked_as_labelled(found.get(0, []))
     if n:
         metrics |= {"ppo/onpolicy_accuracy": right / n, "ppo/onpolicy_pairs": n}
         intervals["ppo/onpolicy_accuracy"] = wilson(right, n)
@@ -97,8 +96,8 @@ def check_output(found: dict[int, list[Pair]], step: int) -> Output:
             "ppo/onpolicy_accuracy_start": wilson(first_right, first_n),
             "ppo/onpolicy_fall": (low, high),
         }
-    counted = dict.fromkeys(metrics, n or samples) | {
-        "ppo/onpolicy_margin": samples,
+    counted = dict.fromkeys(metrics, n or len(pairs)) | {
+        "ppo/onpolicy_margin": len(pairs),
         "ppo/onpolicy_accuracy_start": first_n,
     }
     return Output(

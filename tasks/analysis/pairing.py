@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, is_proportion
+from rlhf_core.evidence.item_terms import metric_terms
 from rlhf_core.evidence.items import Columns
-from rlhf_core.gates.measure import metric_terms
 from rlhf_core.statistics.intervals import Term, bootstrap
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate, RunEvidence

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlhf_core.gates.measure import item_values
+from rlhf_core.evidence.item_terms import item_values
 from rlhf_core.statistics.intervals import Term, bootstrap, sign_test, statistic, wilson
 from tasks.analysis.run_evidence import Estimate
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of
-from rlhf_core.gates.measure import describe_computation, metric_terms, rule_terms
+from rlhf_core.evidence.item_terms import metric_terms
+from rlhf_core.gates.measure import describe_computation, rule_terms
 from rlhf_core.gates.worst_items import worst_items
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics
 from rlhf_core.rundir import StageResult

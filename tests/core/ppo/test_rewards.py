@@ -291,7 +291,7 @@ def test_running_moments_do_not_depend_on_how_responses_came(values, data):
 def test_running_moments_grow_from_step_to_step(made):
     first = made(centre=True, scale=True)
     second = made(centre=True, scale=True, running=first.rewards.running)
-    assert float(second.rewards.running.count) == 4 and float(first.rewards.running.count) == 2
+    assert float(second.rewards.running.n) == 4 and float(first.rewards.running.n) == 2
     torch.testing.assert_close(second.rewards.running.mean, tensor(63.0, dtype=torch.float64))
     found = step_metrics(second, PPO(reward=Rewards(scale=True)))
     assert (found["ppo/score_running_mean"], found["ppo/score_running_std"]) == (63.0, 50.0)
