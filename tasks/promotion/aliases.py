@@ -1,16 +1,13 @@
-"""One registry name and where its aliases stand: read, compared with the ledger, checked against
-bytes and records, moved.
-"""
+"""The aliases of one registry name: where they are, where the ledger has them, how they move."""
 
+import itertools
 import re
 from dataclasses import dataclass
 
-from rlhf_core.config import ALIGNMENTS
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
-from rlhf_core.gates.decide import Decision
-from tasks.promotion.eligibility import require_evidence
 from tasks.promotion.ledger import (
     KINDS,
+    Action,
     AliasPlan,
     AliasState,
     AliasVersions,
@@ -18,7 +15,6 @@ from tasks.promotion.ledger import (
     Ledger,
     LedgerEntry,
 )
-from tasks.records.approval_record import SignOff
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
@@ -30,7 +26,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # as in a recipe's registry.name
 
 @dataclass(frozen=True)
 class RegistryAliases:
-    """Where the promotions of one registry name are made."""
+    """The two registered models of one registry name, their aliases and their ledger."""
 
     client: versions.MlflowClient
     workspace: Workspace
@@ -38,14 +34,15 @@ class RegistryAliases:
 
     @property
     def ledger(self) -> Ledger:
+        """Return the ledger of this name."""
         return Ledger(self.client, self.name)
 
     def model(self, kind: ModelKind) -> str:
-        """A registered model's name."""
+        """Return a registered model's name."""
         return f"{self.name}-{kind}"
 
     def aliases(self) -> AliasVersions:
-        """Where 'champion' and 'previous' of both models point now."""
+        """Return the versions of 'champion' and 'previous' of both models as they are now."""
         found = {kind: versions.aliases(self.client, self.model(kind)) for kind in KINDS}
         return {
             f"{kind}@{alias}": found[kind].get(alias)
@@ -54,7 +51,7 @@ class RegistryAliases:
         }
 
     def version(self, kind: ModelKind, number: str) -> versions.ModelVersion:
-        """A version. Raises PromotionRefused when there is none, or none any more."""
+        """Return a version. Raises PromotionRefused when it does not exist, or not any more."""
         found = versions.find_version(self.client, self.model(kind), number)
         if found is None:
             raise PromotionRefused(
@@ -64,8 +61,9 @@ class RegistryAliases:
         return found
 
     def verified_version(self, kind: ModelKind, champion: Champion) -> versions.ModelVersion:
-        """A version that the ledger names. Raises PromotionRefused when it says other bytes of
-        itself by now.
+        """Return a version that the ledger names.
+
+        Raises PromotionRefused when its tag 'digest' differs from the ledger's by now.
         """
         found = self.version(kind, champion.version)
         if found.tags.get("digest") != champion.digest:
@@ -76,15 +74,15 @@ class RegistryAliases:
         return found
 
     def as_champion(self, kind: ModelKind, number: str) -> Champion:
-        """A version as the ledger names it."""
+        """Return a version as the ledger names it."""
         return Champion(version=number, digest=self.version(kind, number).tags.get("digest", ""))
 
 
 def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliases, ModelKind]:
-    """The registry for 'quickstart', 'quickstart-policy' or 'quickstart-reward', and the model meant.
+    """Find the registry name and the kind of model in 'quickstart' or 'quickstart-reward'.
 
-    must_exist: there must be such a model. Raises BadInput, or within seconds RLHFError when MLflow does
-    not answer.
+    The kind is 'policy' when the name does not say it. Raises BadInput when such a model must exist
+    and does not, and RLHFError within seconds when MLflow does not answer.
     """
     if not NAME.fullmatch(name):
         raise BadInput(
@@ -101,8 +99,10 @@ def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliase
             " changed. Start it, or set MLFLOW_TRACKING_URI to where it runs."
         ) from error
     stem, _, ending = name.rpartition("-")
-    is_model = ending in KINDS and f"{name}-policy" not in models and f"{name}-reward" not in models
-    name, kind = (stem, ending) if is_model else (name, "policy")
+    kind: ModelKind = "policy"
+    named = next((each for each in KINDS if each == ending), None)
+    if named and models.isdisjoint({f"{name}-policy", f"{name}-reward"}):
+        name, kind = stem, named
     if must_exist and f"{name}-{kind}" not in models:
         there = sorted(model for model in models if model.endswith(("-policy", "-reward")))
         raise BadInput(
@@ -111,8 +111,35 @@ def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliase
     return RegistryAliases(client, workspace, name), kind
 
 
+# where the ledger has them
+
+
+def champion_history(entries: list[LedgerEntry]) -> list[AliasState]:
+    """Return the champions, oldest first, the present one last.
+
+    A promotion appends one; a rollback removes those after its target.
+    """
+    states: list[AliasState] = []
+    for entry in entries:
+        if entry.outcome == "done" and entry.plan is not None:
+            states = history_after(states, entry.action, entry.plan.state)
+    return states
+
+
+def history_after(states: list[AliasState], action: Action, target: AliasState) -> list[AliasState]:
+    """Return the history after one more transaction."""
+    below = [index for index, state in enumerate(states[:-1]) if state == target]
+    return states[: below[-1] + 1] if action == "rollback" and below else [*states, target]
+
+
+def rollback_targets(states: list[AliasState], kind: ModelKind) -> list[AliasState]:
+    """Return the states to which a rollback of `kind` may go, the nearest first."""
+    top = states[-1].version(kind) if states else None
+    return [state for state in reversed(states[:-1]) if state.version(kind) not in (None, top)]
+
+
 def drift(state: AliasState, found: AliasVersions) -> str | None:
-    """How the aliases differ from what the ledger says; None when they do not."""
+    """Return how the aliases differ from the ledger, None when they agree."""
     wrong = [
         f"{kind}@{CHAMPION} is {version_text(found[f'{kind}@{CHAMPION}'])}, the ledger says"
         f" {version_text(state.version(kind))}"
@@ -123,83 +150,18 @@ def drift(state: AliasState, found: AliasVersions) -> str | None:
 
 
 def version_text(version: str | None) -> str:
-    """A version in a sentence."""
+    """Return a version for a sentence."""
     return f"version {version}" if version else "none"
 
 
-@dataclass(frozen=True)
-class VersionEvidence:
-    """What a version's files say: its gate records, and where a person's approval stands (None:
-    they do not say).
-    """
-
-    decisions: list[Decision]
-    sign_off: SignOff | None
-
-
-def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind) -> VersionEvidence:
-    """Bytes and gate records of the state's champion of this kind, as they are served now. Raises
-    PromotionRefused.
-    """
-    champion = state.policy if kind == "policy" else state.reward
-    version = registry.verified_version(kind, champion)
-    about = {
-        "policy": dict.fromkeys((*ALIGNMENTS, "evaluate"), champion.digest),
-        "reward": {"reward": champion.digest},
-    }[kind]
-    if kind == "policy" and state.reward:
-        about["reward"] = state.reward.digest
-    try:
-        with versions.served_files(registry.workspace, version) as folder:
-            found = VersionEvidence(
-                packaging.read_decisions(folder), packaging.read_sign_off(folder)
-            )
-        require_evidence(kind, about, version.tags, found.decisions)
-    except RLHFError as error:
-        raise PromotionRefused(
-            f"version {champion.version} of {registry.model(kind)} may not be champion: {error}"
-        ) from error
-    return found
-
-
-def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan) -> None:
-    """Load what the alias 'champion' serves now and run it: the entry's model, and the other one if
-    it moves with it.
-
-    Raises PromotionRefused when that fails.
-    """
-    from rlhf_core.modeling.smoke import (
-        smoke,
-    )  # torch, which a pipeline without a promotion never needs in this process
-
-    for kind in KINDS:
-        champion = plan.state.policy if kind == "policy" else plan.state.reward
-        if champion is None or (
-            kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version
-        ):
-            continue
-        uri = f"models:/{registry.model(kind)}@{CHAMPION}"
-        version = registry.client.get_model_version_by_alias(registry.model(kind), CHAMPION)
-        if (str(version.version), version.tags.get("digest")) != (
-            champion.version,
-            champion.digest,
-        ):
-            raise PromotionRefused(
-                f"{uri} serves version {version.version}, expected version {champion.version}."
-            )
-        try:
-            with versions.served_files(registry.workspace, version, uri) as folder:
-                smoke(kind, packaging.model_folder(folder))
-                versions.predict_once(kind, folder)
-        except BadInput as error:
-            raise PromotionRefused(f"{uri} does not load and run: {error}") from error
+# how they move
 
 
 def move_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan, alias: str) -> None:
     """Set `alias` of both models as planned.
 
-    Raises PromotionRefused when 'champion' is neither where it was nor where it goes, or goes to a
-    version that is gone.
+    Raises PromotionRefused when 'champion' is neither where it was nor where it goes, or when it
+    goes to a deleted version.
     """
     now = registry.aliases()
     keys = [f"{kind}@{alias}" for kind in KINDS]
@@ -219,7 +181,7 @@ def move_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan, a
 
 
 def restore_aliases(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan) -> str:
-    """Set every alias as it was before; what it says tells which ones are not so again, and why."""
+    """Set every alias as it was before; return which ones could not be restored, and why."""
     now = registry.aliases()
     strange = [key for key in plan.before if now[key] not in (plan.before[key], plan.after[key])]
     registry.ledger.require_open(entry)
@@ -234,13 +196,44 @@ def restore_aliases(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPl
 
 
 def _set_aliases(registry: RegistryAliases, wanted: AliasVersions) -> str:
-    """Move aliases; take off those whose version is gone, which is what it says."""
+    """Move aliases; remove those whose version was deleted, and return a sentence about each."""
     lost = ""
-    for key, version in wanted.items():
-        kind, _, alias = key.partition("@")
+    for kind, alias in itertools.product(KINDS, (CHAMPION, PREVIOUS)):
+        key = f"{kind}@{alias}"
+        if key not in wanted:
+            continue
+        version = wanted[key]
         if version and versions.find_version(registry.client, registry.model(kind), version):
             registry.client.set_registered_model_alias(registry.model(kind), alias, version)
             continue
         registry.client.delete_registered_model_alias(registry.model(kind), alias)
-        lost += f" {key} is none now, for version {version} was deleted." if version else ""
+        lost += f" {key} is none now, because version {version} was deleted." if version else ""
     return lost
+
+
+def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan) -> None:
+    """Load and run what the alias 'champion' serves now: the entry's model, and the other if moved.
+
+    Raises PromotionRefused when that fails.
+    """
+    # torch, which a pipeline without a promotion never needs in this process
+    from rlhf_core.modeling.smoke import smoke
+
+    for kind, champion in plan.state.champions():
+        if kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version:
+            continue
+        uri = f"models:/{registry.model(kind)}@{CHAMPION}"
+        version = registry.client.get_model_version_by_alias(registry.model(kind), CHAMPION)
+        if (str(version.version), version.tags.get("digest")) != (
+            champion.version,
+            champion.digest,
+        ):
+            raise PromotionRefused(
+                f"{uri} serves version {version.version}, expected version {champion.version}."
+            )
+        try:
+            with versions.served_files(registry.workspace, version, uri) as folder:
+                smoke(kind, packaging.model_folder(folder))
+                versions.predict_once(kind, folder)
+        except BadInput as error:
+            raise PromotionRefused(f"{uri} does not load and run: {error}") from error

@@ -1,5 +1,6 @@
-"""Events in Prefect, for automations and triggers: a model was promoted, data have changed. Nothing
-without a server.
+"""Events in Prefect, for automations and triggers: a model was promoted, data have changed.
+
+Without a server there are none.
 """
 
 import logging
@@ -13,28 +14,26 @@ log = logging.getLogger("rlhf.announce")
 
 
 def model_resource(model: str) -> str:
-    """The resource of events about a registered model, '<registry name>-policy' or '<registry
-    name>-reward'.
-    """
+    """Return the resource of events about a registered model, e.g. 'quickstart-policy'."""
     return f"rlhf.model.{model}"
 
 
 def data_resource(deployment: str) -> str:
-    """The resource of events about the data that a deployment watches."""
+    """Return the resource of events about the data that a deployment watches."""
     return f"rlhf.data.{deployment}"
 
 
 def publish(event: str, resource: str, payload: dict[str, str]) -> None:
-    """Tell Prefect's server, if one is configured; that it could not be told is logged and stops
-    nothing.
+    """Send an event to Prefect's server, if one is configured.
+
+    A failure is logged and stops nothing.
     """
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.events import emit_event  # `rlhf promote` needs nothing else of Prefect
 
-    logging.getLogger("EventsWorker").setLevel(
-        logging.ERROR
-    )  # as the program ends it counts what it has still to send
+    # as the program ends, it warns of the number of events still to send
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     try:
         emit_event(
             event,

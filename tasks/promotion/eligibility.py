@@ -1,21 +1,21 @@
-"""Whether a registered version has earned the alias 'champion', by the records that lie beside its
-weights.
-"""
+"""Conditions for the alias 'champion': a version's bytes, and the records beside its weights."""
 
 import json
 import math
+from dataclasses import dataclass, field
 
-from rlhf_core.errors import GateRefused, PromotionRefused
+from rlhf_core.config import ALIGNMENTS
+from rlhf_core.errors import GateRefused, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageResult
-from tasks.promotion.ledger import Champion
+from tasks.promotion.aliases import RegistryAliases
+from tasks.promotion.ledger import AliasState, Champion
 from tasks.records.approval_record import SignOff, evidence_digest
 from tasks.records.run_record import ModelKind
+from tasks.registry import packaging, versions
 
-CONTEST = (
-    "promote",
-    "champion",
-)  # stage and name of the record of how the policy did against a champion
+# stage and gate of the record of a policy's comparison with a champion
+CONTEST = ("promote", "champion")
 WIN_RATE = "eval/win_rate_vs_champion"
 REQUIRED = {
     "ppo": ("sft", "reward", "ppo", "evaluate"),
@@ -36,11 +36,44 @@ class ContestLost(PromotionRefused):
 
 
 class ApprovalMissing(PromotionRefused):
-    """Every gate passed, but a person who must say yes has not."""
+    """Every gate passed, but the approval that the recipe requires is missing."""
+
+
+@dataclass(frozen=True)
+class VersionEvidence:
+    """The gate records and the approval in a version's files. sign_off: None if not there."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    sign_off: SignOff | None = None
+
+
+def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind) -> VersionEvidence:
+    """Check the bytes and gate records of the state's champion of a kind, as they are served now.
+
+    Raises PromotionRefused.
+    """
+    champion = state.champion(kind)
+    assert champion is not None  # the callers ask only for the champions that there are
+    version = registry.verified_version(kind, champion)
+    about = {"reward": champion.digest}
+    if kind == "policy":
+        about = dict.fromkeys((*ALIGNMENTS, "evaluate"), champion.digest)
+        about |= {"reward": state.reward.digest} if state.reward else {}
+    try:
+        with versions.served_files(registry.workspace, version) as folder:
+            found = VersionEvidence(
+                packaging.read_decisions(folder), packaging.read_sign_off(folder)
+            )
+        require_evidence(kind, about, version.tags, found.decisions)
+    except RLHFError as error:
+        raise PromotionRefused(
+            f"version {champion.version} of {registry.model(kind)} may not be champion: {error}"
+        ) from error
+    return found
 
 
 def contest_record(result: StageResult, policy: str, champion: str, required: float) -> Decision:
-    """The record of a policy's evaluation against a champion, both by digest."""
+    """Return the record of a policy's evaluation against a champion, both named by digest."""
     value = result.metrics.get(WIN_RATE)
     value = value if value is not None and math.isfinite(value) else None
     passed = value is not None and value > required
@@ -65,16 +98,14 @@ def contest_record(result: StageResult, policy: str, champion: str, required: fl
 def require_evidence(
     kind: ModelKind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
 ) -> None:
-    """Raise GateRefused unless every stage has records, all of them passed, and they speak of these
-    bytes.
+    """Raise GateRefused unless every stage has records that passed and are about these bytes.
 
     digests: stage -> digest of the model that its records must be about. Overridden gates count as
     passed.
     """
     gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
-    given = set(json.loads(tags.get("given", "[]"))) & {
-        "sft"
-    }  # the one model that a recipe may give and not measure
+    # 'sft' is the one model that a recipe may give and not measure
+    given = set(json.loads(tags.get("given", "[]"))) & {"sft"}
     found = {gate.stage for gate in gates}
     made_by = (
         "reward" if kind == "reward" else "dpo" if "dpo" in found and "ppo" not in found else "ppo"
@@ -105,27 +136,28 @@ def require_evidence(
 
 def require_win(decisions: list[Decision], rival: Champion) -> None:
     """Raise ContestLost unless a record says that exactly this champion was beaten."""
-    fights = [decision for decision in decisions if (decision.stage, decision.gate) == CONTEST]
-    fight = next(
-        (decision for decision in fights if decision.champion_digest == rival.digest), None
+    contests = [decision for decision in decisions if (decision.stage, decision.gate) == CONTEST]
+    contest = next(
+        (decision for decision in contests if decision.champion_digest == rival.digest), None
     )
     stale = [d for d in decisions if d.versus and d.champion_digest != rival.digest]
-    if fight is None or stale:
+    if contest is None or stale:
         raise ContestLost(
             f"it was not compared with the present champion, version {rival.version}. Run its"
             ' recipe again, or give --override-contest "REASON", which is recorded.'
         )
-    if not fight.passed:
-        value = "an unknown share" if fight.value is None else f"{fight.value:.1%}"
+    if not contest.passed:
+        value = "an unknown share" if contest.value is None else f"{contest.value:.1%}"
         raise ContestLost(
             f"it wins {value} of the held-out prompts against the champion, version"
-            f" {rival.version}, required more than {fight.threshold:.1%}."
+            f" {rival.version}, required more than {contest.threshold:.1%}."
         )
 
 
 def require_approval(sign_off: SignOff | None, policy: str, decisions: list[Decision]) -> None:
-    """Raise ApprovalMissing unless the recipe asks for no approval, or a person approved of these
-    bytes on these records.
+    """Raise ApprovalMissing unless a person approved of these bytes on these records.
+
+    A recipe that requires no approval passes.
     """
     if sign_off is None:
         raise ApprovalMissing(
@@ -149,7 +181,7 @@ def require_approval(sign_off: SignOff | None, policy: str, decisions: list[Deci
 
 
 def overridden(decisions: list[Decision]) -> list[str]:
-    """Gates that let the version pass only by a recorded override, with who and why."""
+    """Return the gates that passed only by a recorded override, with who and why."""
     return [
         f"{d.stage}.{d.gate} (to {d.override.threshold:g} by {d.override.by}: {d.override.reason})"
         for d in decisions

@@ -1,17 +1,17 @@
-"""The ledger of champions: one version of the registered model '<name>-ledger' for every attempt to
-move an alias.
+"""The ledger of champions: one version of the model '<name>-ledger' per transaction on the aliases.
 
-MLflow numbers versions under a unique constraint, and number n + 1 is given out only once number n
-can be read. So of several attempts exactly one finds no lower number without an outcome: it alone
-may move aliases, the others step back. What an entry says at first is never changed; its attempt
-adds where it is (`step`), what it is about to move (`plan`) and how it ended (`outcome`). The
-champion is what the last entry with outcome 'done' says; the alias is its projection.
+MLflow numbers versions under a unique constraint, and gives out number n + 1 only once number n
+can be read. So of several transactions exactly one finds no lower number without an outcome: it
+alone may move aliases, the others step back. The first tags of an entry never change; its
+transaction adds where it is (`step`), what it is about to move (`plan`) and how it ended
+(`outcome`). The champion is that of the last entry with outcome 'done'; the alias follows it.
 """
 
 import json
 import random
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -25,18 +25,22 @@ from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
 from tasks.records.process_identity import ProcessIdentity, user
 from tasks.records.run_record import ModelKind
+from tasks.registry.versions import ensure_model
 
 Action = Literal["promote", "rollback", "recover"]
 TransactionOutcome = Literal["done", "refused", "reverted", "undone"]
 KINDS: tuple[ModelKind, ...] = ("policy", "reward")
-# an attempt of a machine that cannot be seen from here counts as dead so long after its last step
+# after this time without a step, a transaction counts as dead when its process cannot be seen
 LEASE_SECONDS = 1800.0
-COLLISION_SECONDS = (
-    60.0  # MLflow itself tries three times to get a number, which twenty promoters exceed
-)
+# time to get a number; MLflow itself tries three times, which twenty promoters exceed
+COLLISION_SECONDS = 60.0
 PAGE = 1000
 TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-_active: set[str] = set()  # tokens of the attempts of this process
+_ABOUT = (
+    "Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history"
+    " {name}` reads it."
+)
+_active: set[str] = set()  # tokens of the transactions of this process
 
 
 class Champion(Frozen):
@@ -47,24 +51,32 @@ class Champion(Frozen):
 
 
 class AliasState(Frozen):
-    """Which versions are champion; the reward model is the one that its policy was trained with."""
+    """The champions of one registry name; the policy was trained with this reward model."""
 
     policy: Champion | None = None
     reward: Champion | None = None
 
+    def champion(self, kind: ModelKind) -> Champion | None:
+        """Return the champion of a kind, None without one."""
+        return self.policy if kind == "policy" else self.reward
+
     def version(self, kind: ModelKind) -> str | None:
-        """The champion of a kind."""
-        champion = self.policy if kind == "policy" else self.reward
+        """Return the version of the champion of a kind, None without one."""
+        champion = self.champion(kind)
         return champion.version if champion else None
+
+    def champions(self) -> Iterator[tuple[ModelKind, Champion]]:
+        """Yield the champions that there are, with their kind."""
+        for kind in KINDS:
+            if champion := self.champion(kind):
+                yield kind, champion
 
 
 AliasVersions = dict[str, str | None]  # '<kind>@<alias>' -> version
 
 
 class AliasPlan(Frozen):
-    """What an attempt moves: every alias before and after, from which it can be completed or undone
-    by anybody.
-    """
+    """Every alias before and after a transaction, by which anybody can complete or undo it."""
 
     before: AliasVersions
     after: AliasVersions
@@ -72,19 +84,19 @@ class AliasPlan(Frozen):
 
 
 class LedgerEntry(Frozen):
-    """One attempt. `step` and `outcome` are added as it goes; times are UTC, ISO 8601."""
+    """One transaction; times are UTC, ISO 8601. It adds plan, step and outcome as it goes on."""
 
     number: int
     action: Action
     model: str
     version: str
     digest: str = ""
-    expects: str = ""  # champion that the promoter saw, '' for none
+    expects: str = ""  # version of the champion that the promoter saw, '' for none
     by: str
     reason: str = ""
     adopted: str = ""  # aliases that were accepted as found, though the ledger says otherwise
     contest_override: str = ""
-    approved_by: str = ""  # who said yes outside the pipeline, as the promoter was told
+    approved_by: str = ""  # who approved outside the pipeline, by the promoter's word
     approval_comment: str = ""
     time: datetime
     token: str
@@ -98,18 +110,19 @@ class LedgerEntry(Frozen):
 
     @property
     def kind(self) -> ModelKind:
+        """Return the kind of model, which its name ends with."""
         return "reward" if self.model.endswith("-reward") else "policy"
 
     @property
     def approved(self) -> str:
-        """The approval that was given with the attempt, '' without one."""
+        """Return the approval that was given with the transaction, '' without one."""
         return (
             f"approved by {self.approved_by}: {self.approval_comment}" if self.approved_by else ""
         )
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody still works on it."""
+        """Check whether a process still works on it."""
         if self.outcome:
             return False
         if self.owner.is_current:
@@ -138,11 +151,13 @@ class Ledger:
 
     @property
     def model(self) -> str:
+        """Return the name of the registered model whose versions are the entries."""
         return f"{self.name}-ledger"
 
     def entries(self) -> list[LedgerEntry]:
-        """Every entry, oldest first; none while there is no ledger."""
-        found, token = [], None
+        """Return every entry, oldest first; there is none while there is no ledger."""
+        found: list[LedgerEntry] = []
+        token: str | None = None
         while True:
             page = self.client.search_model_versions(
                 f"name = '{self.model}'", PAGE, ["version_number ASC"], token
@@ -153,10 +168,11 @@ class Ledger:
                 return found
 
     def append(self, action: Action, model: str, version: str, **tags: str) -> LedgerEntry:
-        """A new entry, the intent of this process. Raises what MLflow raises when it cannot be
-        written.
+        """Append and return an entry with the intent of this process.
+
+        Raises what MLflow raises when it cannot be written.
         """
-        _require_model(self.client, self.model, self.name)
+        ensure_model(self.client, self.model, _ABOUT.format(name=self.name))
         token, now = secrets.token_hex(8), _utc().isoformat()
         tags |= {
             "action": action,
@@ -175,8 +191,9 @@ class Ledger:
             raise
 
     def _create(self, tags: dict[str, str]) -> LedgerEntry:
-        """Get a number in spite of other promoters, and in spite of a lost answer: then there may
-        be two entries.
+        """Create an entry in spite of other promoters, and of a lost answer.
+
+        A lost answer may leave two entries; the second one is closed.
         """
         end = time.monotonic() + COLLISION_SECONDS
         while True:
@@ -205,30 +222,32 @@ class Ledger:
             time.sleep(random.uniform(0.05, 0.5))
 
     def record_step(self, entry: LedgerEntry, name: str) -> None:
-        """Say where the attempt is, which also renews its lease. Raises PromotionRefused when
-        somebody has ended it.
+        """Record where the transaction is, which also renews its lease.
+
+        Raises PromotionRefused when somebody has ended it.
         """
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
     def record(self, entry: LedgerEntry, what: Literal["plan", "adopted"], text: str) -> None:
-        """Say what is about to be moved, or what was taken as found."""
+        """Record what is about to move, or which aliases were accepted as found."""
         self._tag(entry, what, text)
 
     def close(self, entry: LedgerEntry, outcome: TransactionOutcome, reason: str) -> None:
-        """Say how the attempt ended; nothing may be moved in its name afterwards."""
+        """Record how the transaction ended; it may move nothing afterwards."""
         if reason:
             self._tag(entry, "outcome_reason", reason)
         self._tag(entry, "ended", _utc().isoformat())
         self._tag(entry, "outcome", outcome)
 
     def release(self, entry: LedgerEntry) -> None:
-        """This process does nothing more for the entry, whether or not it could say how it ended."""
+        """End this process's work on the entry, with or without a recorded outcome."""
         _active.discard(entry.token)
 
     def require_open(self, entry: LedgerEntry) -> None:
-        """Raise PromotionRefused when the entry was ended by somebody who took this process for
-        dead, or was deleted.
+        """Raise PromotionRefused when somebody has ended or deleted the entry.
+
+        That happens when another process takes this one for dead.
         """
         now = next((other for other in self.entries() if other.number == entry.number), None)
         if now is None or now.outcome:
@@ -241,46 +260,10 @@ class Ledger:
         self.client.set_model_version_tag(self.model, str(entry.number), key, value)
 
 
-def champion_history(entries: list[LedgerEntry]) -> list[AliasState]:
-    """The champions, oldest first: a promotion puts one on top, a rollback takes off what lies
-    above its target.
-    """
-    states: list[AliasState] = []
-    for entry in entries:
-        if entry.outcome != "done" or entry.plan is None:
-            continue
-        states = history_after(states, entry.action, entry.plan.state)
-    return states
-
-
-def history_after(states: list[AliasState], action: Action, target: AliasState) -> list[AliasState]:
-    """The stack after one more attempt."""
-    below = [index for index, state in enumerate(states[:-1]) if state == target]
-    return states[: below[-1] + 1] if action == "rollback" and below else [*states, target]
-
-
-def rollback_targets(states: list[AliasState], kind: ModelKind) -> list[AliasState]:
-    """The states to which a rollback of `kind` may go, the nearest first."""
-    top = states[-1].version(kind) if states else None
-    return [state for state in reversed(states[:-1]) if state.version(kind) not in (None, top)]
-
-
 def missing_numbers(entries: list[LedgerEntry]) -> list[int]:
-    """Numbers of entries that were deleted."""
+    """Return the numbers of the entries that were deleted."""
     numbers = {entry.number for entry in entries}
     return [number for number in range(1, max(numbers, default=0)) if number not in numbers]
-
-
-def _require_model(client: MlflowClient, model: str, name: str) -> None:
-    text = (
-        f"Every attempt to move the champion of {name}, one version each. Append-only: `rlhf"
-        f" history {name}` reads it."
-    )
-    try:
-        client.create_registered_model(model, description=text)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _entry(version: ModelVersion) -> LedgerEntry:

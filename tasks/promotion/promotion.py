@@ -1,20 +1,13 @@
-"""Promotion, rollback and their history: what the command line and the pipeline ask for."""
+"""Promotion, rollback and their history, for the command line and the pipeline."""
 
 import contextlib
 from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
-from tasks.promotion.aliases import RegistryAliases, drift
+from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
 from tasks.promotion.eligibility import overridden
-from tasks.promotion.ledger import (
-    KINDS,
-    AliasState,
-    LedgerEntry,
-    champion_history,
-    missing_numbers,
-    rollback_targets,
-)
+from tasks.promotion.ledger import KINDS, AliasPlan, AliasState, LedgerEntry, missing_numbers
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
     Transaction,
@@ -34,12 +27,12 @@ from tasks.registry.versions import CHAMPION
 
 @dataclass(frozen=True)
 class PromotionRequest:
-    """What is asked for. expects: the champion as the caller saw it, '' for none; None: as it is
-    when asked.
+    """One request for a promotion or a rollback.
 
-    adopt: go on from the aliases as they are, though the ledger says otherwise. contest_override:
-    why a policy may be champion that has not beaten the present one. approved_by: the person who
-    approved, where the recipe asks for one and the pipeline has no answer; with a comment.
+    expects: the champion as the caller saw it, '' for none; None takes it as it is. adopt: go on
+    from the aliases as they are, though the ledger says otherwise. contest_override: why a policy
+    may be champion that has not beaten the present one. approved_by: the person who approved,
+    where the recipe requires that and the pipeline has no answer; with a comment.
     """
 
     kind: ModelKind = "policy"
@@ -54,7 +47,7 @@ class PromotionRequest:
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """What became of a candidate. promoted: it is the champion now; reason: one sentence."""
+    """The outcome for a candidate. promoted: it is the champion now; reason: one sentence."""
 
     model: str
     version: str
@@ -65,8 +58,9 @@ class PromotionResult:
 
 
 def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
-    """Make a version champion, and for a policy its reward model with it. Raises PromotionRefused;
-    then nothing has changed.
+    """Make a version champion, and for a policy its reward model with it.
+
+    Raises PromotionRefused; then nothing has changed.
     """
     recover(registry)
     model = registry.model(request.kind)
@@ -99,19 +93,21 @@ def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionRe
         if request.kind == "policy":
             check_contest(transaction, target)
             check_approval(transaction, target)
-        move_champion(transaction, target)
-        smoke_test(transaction)
-        commit(transaction, request.reason or request.contest_override or entry.approved)
-    return _announced(transaction, _result(transaction))
+        plan = move_champion(transaction, target)
+        smoke_test(transaction, plan)
+        commit(transaction, plan, request.reason or request.contest_override or entry.approved)
+    return _announced(transaction, plan, _result(transaction))
 
 
 def rollback(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
-    """Make the champion before the present one champion again; again: the one before that. Raises
-    as promote does.
+    """Make the champion before the present one champion again; a second call goes further back.
+
+    Raises as promote does.
     """
     recover(registry)
     target, skipped = _last_whole(registry, request.kind)
-    champion = target.policy if request.kind == "policy" else target.reward
+    champion = target.champion(request.kind)
+    assert champion is not None  # see rollback_targets
     expects = registry.aliases()[f"{request.kind}@{CHAMPION}"] or ""
     reason = " ".join(filter(None, [request.reason, *skipped]))
     entry = registry.ledger.append(
@@ -125,10 +121,10 @@ def rollback(registry: RegistryAliases, request: PromotionRequest) -> PromotionR
     with begin_transaction(registry, entry) as transaction:
         check_preconditions(transaction, adopt=request.adopt)
         check_evidence(transaction, target)
-        move_champion(transaction, target)
-        smoke_test(transaction)
-        commit(transaction, reason)
-    return _announced(transaction, _result(transaction))
+        plan = move_champion(transaction, target)
+        smoke_test(transaction, plan)
+        commit(transaction, plan, reason)
+    return _announced(transaction, plan, _result(transaction))
 
 
 def _champion(registry: RegistryAliases) -> AliasState:
@@ -137,10 +133,10 @@ def _champion(registry: RegistryAliases) -> AliasState:
 
 
 def _target(transaction: Transaction) -> AliasState:
-    """Who is champion afterwards: a policy brings its run's reward model, a reward model leaves the
-    policy.
+    """Return the champions after the promotion.
 
-    A policy made by DPO may have none; then the reward model stays.
+    A policy brings its run's reward model; a reward model leaves the policy. A policy made by DPO
+    may have no reward model; then the present one stays.
     """
     registry, entry = transaction.registry, transaction.entry
     champion = registry.as_champion(entry.kind, entry.version)
@@ -160,18 +156,17 @@ def _target(transaction: Transaction) -> AliasState:
 
 
 def _last_whole(registry: RegistryAliases, kind: ModelKind) -> tuple[AliasState, list[str]]:
-    """The last state with another champion whose versions are there with their bytes; and which
-    ones were skipped.
+    """Return the last state with another champion whose versions are there with their bytes.
+
+    The second value holds a sentence per state that was skipped. Raises PromotionRefused.
     """
-    skipped = []
+    skipped: list[str] = []
     for state in rollback_targets(champion_history(registry.ledger.entries()), kind):
         try:
-            for each, champion in (("policy", state.policy), ("reward", state.reward)):
-                if champion:
-                    with versions.served_files(
-                        registry.workspace, registry.verified_version(each, champion)
-                    ):
-                        pass
+            for each, champion in state.champions():
+                version = registry.verified_version(each, champion)
+                with versions.served_files(registry.workspace, version):
+                    pass  # opening them checks their bytes
             return state, skipped
         except RLHFError as error:
             skipped.append(f"Skipped version {state.version(kind)}: {error}")
@@ -180,11 +175,13 @@ def _last_whole(registry: RegistryAliases, kind: ModelKind) -> tuple[AliasState,
     raise PromotionRefused(" ".join([nothing, *skipped, left]))
 
 
-def _announced(transaction: Transaction, result: PromotionResult) -> PromotionResult:
-    """The result, told to Prefect once for each model that has another champion now."""
+def _announced(
+    transaction: Transaction, plan: AliasPlan, result: PromotionResult
+) -> PromotionResult:
+    """Announce each model that has another champion now to Prefect, and return the result."""
     for kind in KINDS:
         key, model = f"{kind}@{CHAMPION}", transaction.registry.model(kind)
-        if (version := transaction.plan.after[key]) and version != transaction.plan.before[key]:
+        if (version := plan.after[key]) and version != plan.before[key]:
             payload = {
                 "model": model,
                 "version": version,
@@ -197,18 +194,18 @@ def _announced(transaction: Transaction, result: PromotionResult) -> PromotionRe
 
 def _result(transaction: Transaction) -> PromotionResult:
     entry, before = transaction.entry, transaction.found[f"{transaction.entry.kind}@{CHAMPION}"]
-    fight = next(
+    contest = next(
         (
             decision
-            for decision in transaction.decisions
+            for decision in transaction.evidence.decisions
             if decision.versus and decision.stage == "promote"
         ),
         None,
     )
     how = f"instead of version {before}" if before else "there was no champion before"
-    if entry.action == "promote" and before and fight and fight.passed:
-        how = f"it wins {fight.value:.1%} against version {before}"
-    if gates := overridden(transaction.decisions):
+    if entry.action == "promote" and before and contest and contest.passed:
+        how = f"it wins {contest.value:.1%} against version {before}"
+    if gates := overridden(transaction.evidence.decisions):
         how += f"; overridden: {', '.join(gates)}"
     if entry.contest_override:
         how += f"; without beating it: {entry.contest_override}"
@@ -219,7 +216,7 @@ def _result(transaction: Transaction) -> PromotionResult:
 
 @dataclass(frozen=True)
 class History:
-    """The ledger as it is read. problems: what does not agree with it, a sentence each."""
+    """The entries of the ledger and the champion. problems: one sentence per disagreement."""
 
     entries: list[LedgerEntry]
     champion: AliasState
@@ -227,8 +224,8 @@ class History:
 
 
 def history(registry: RegistryAliases) -> History:
-    """Every attempt, after those that were killed have been ended."""
-    problems = []
+    """Return the history, after ending the transactions that were killed."""
+    problems: list[str] = []
     with contextlib.suppress(PromotionRefused):  # somebody is at work after all
         problems += recover(registry)
     entries = registry.ledger.entries()

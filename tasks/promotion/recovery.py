@@ -1,20 +1,27 @@
-"""What a killed attempt left behind: completed when its alias has moved and serves what it should,
-undone otherwise.
+"""Recovery of killed transactions: complete those whose alias has moved and serves what it should.
+
+The others are undone.
 """
 
 from rlhf_core.errors import RLHFError
-from tasks.promotion import transaction as steps
-from tasks.promotion.aliases import RegistryAliases, check_version, move_alias, restore_aliases
-from tasks.promotion.ledger import KINDS, LedgerEntry
-from tasks.promotion.transaction import Transaction, begin_transaction
+from tasks.promotion.aliases import RegistryAliases, move_alias, restore_aliases
+from tasks.promotion.eligibility import check_version
+from tasks.promotion.ledger import KINDS, AliasPlan, LedgerEntry
+from tasks.promotion.transaction import (
+    Transaction,
+    begin_transaction,
+    commit,
+    refuse_concurrent,
+    smoke_test,
+)
 from tasks.registry.versions import CHAMPION
 
 
 def recover(registry: RegistryAliases) -> list[str]:
-    """End every attempt whose process is gone; a sentence for each. Does nothing while somebody is
-    at work.
+    """End every transaction whose process is gone; return a sentence about each.
 
-    Recovering is an attempt itself, with an entry of its own, so that no two do it at once.
+    It does nothing while somebody is at work. A recovery is a transaction itself, with an entry of
+    its own, so that no two recoveries run at once.
     """
     left = [entry for entry in registry.ledger.entries() if not entry.outcome]
     if not left or any(entry.is_live for entry in left):
@@ -27,8 +34,9 @@ def recover(registry: RegistryAliases) -> list[str]:
 
 
 def _unfinished(transaction: Transaction) -> list[LedgerEntry]:
-    """Entries before this one without an outcome. Raises PromotionRefused when somebody is at work
-    on one.
+    """Return the entries before this one without an outcome.
+
+    Raises PromotionRefused when somebody is at work on one.
     """
     left = [
         entry
@@ -37,40 +45,36 @@ def _unfinished(transaction: Transaction) -> list[LedgerEntry]:
     ]
     for entry in left:
         if entry.is_live:
-            steps.refuse_concurrent(entry)
+            refuse_concurrent(entry)
     return left
 
 
 def _resolve(transaction: Transaction, other: LedgerEntry) -> str:
-    """Complete or undo one killed transaction. `other` is held by this attempt's own entry."""
+    """Complete or undo one killed transaction, to which this one has the right."""
     transaction.record_step(f"recover {other.number}")
     registry, plan = transaction.registry, other.plan
+    killed = f"killed in step '{other.step}'"
     if plan is None:
-        registry.ledger.close(
-            other, "undone", f"killed in step '{other.step}', before it moved anything"
-        )
+        registry.ledger.close(other, "undone", f"{killed}, before it moved anything")
         return f"Entry {other.number} had moved nothing."
     now, keys = registry.aliases(), [f"{kind}@{CHAMPION}" for kind in KINDS]
     if any(now[key] == plan.after[key] != plan.before[key] for key in keys):
         try:
-            return _complete(registry, other)
+            _complete(registry, other, plan)
+            return f"Entry {other.number} was completed."
         except RLHFError as error:
             why = str(error)
     else:
         why = "no alias had moved"
     note = restore_aliases(registry, other, plan)
-    registry.ledger.close(
-        other, "undone", f"killed in step '{other.step}'; undone, for {why}{note}"
-    )
+    registry.ledger.close(other, "undone", f"{killed}; undone because {why}{note}")
     return f"Entry {other.number} was undone: {why}{note}"
 
 
-def _complete(registry: RegistryAliases, other: LedgerEntry) -> str:
-    resumed = Transaction(registry, other, plan=other.plan)
-    for kind in KINDS:
-        if other.plan.state.version(kind):
-            check_version(registry, other.plan.state, kind)
-    move_alias(registry, other, other.plan, CHAMPION)
-    steps.smoke_test(resumed)
-    steps.commit(resumed, f"killed in step '{other.step}', completed by the next command")
-    return f"Entry {other.number} was completed."
+def _complete(registry: RegistryAliases, other: LedgerEntry, plan: AliasPlan) -> None:
+    resumed = Transaction(registry, other, plan=plan)
+    for kind, _ in plan.state.champions():
+        check_version(registry, plan.state, kind)
+    move_alias(registry, other, plan, CHAMPION)
+    smoke_test(resumed, plan)
+    commit(resumed, plan, f"killed in step '{other.step}', completed by the next command")

@@ -1,7 +1,8 @@
 """The model that a new policy must beat."""
 
 from rlhf_core.rundir import Artifact
-from tasks.promotion.ledger import Ledger, champion_history
+from tasks.promotion.aliases import champion_history
+from tasks.promotion.ledger import Ledger
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION
@@ -10,12 +11,11 @@ from tasks.registry.versions import CHAMPION
 def champion_to_beat(
     client: versions.MlflowClient, workspace: Workspace, model: str, policy_digest: str
 ) -> Artifact | None:
-    """The model that a policy must beat: the champion; for the champion itself the one it once
-    beat; None if none.
+    """Return the model that a policy must beat: the champion, None without one.
 
-    The ledger says who is champion, as at promotion; the alias does while there is no ledger. The
-    second case keeps a finished pipeline's evaluation the same when it is run again after its own
-    promotion.
+    For the champion itself it is the model that it once beat. So a finished pipeline's evaluation
+    stays the same when it runs again after its own promotion. The ledger decides who is champion,
+    as at promotion; the alias does while there is no ledger.
     """
     states = champion_history(Ledger(client, model.removesuffix("-policy")).entries())
     number = (

@@ -1,9 +1,8 @@
-"""One attempt to move the champion, step by step, such that a kill anywhere leaves nothing half
-done.
+"""One transaction that moves the champion, in steps such that a kill leaves nothing half done.
 
-An attempt is an entry of the ledger before it is anything else, and writes down what it will move
-before it moves anything (the entry's plan). Whoever comes next completes or undoes what a killed
-one left; meanwhile nobody else moves an alias.
+A transaction is an entry of the ledger first, and records what it will move before it moves
+anything (the entry's plan). The next command completes or undoes what a killed one left; meanwhile
+nobody else moves an alias.
 """
 
 import contextlib
@@ -11,27 +10,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
-from rlhf_core.gates.decide import Decision
 from tasks.promotion.aliases import (
     RegistryAliases,
-    VersionEvidence,
-    check_version,
+    champion_history,
     drift,
+    history_after,
     move_alias,
     restore_aliases,
+    rollback_targets,
     smoke_test_alias,
     version_text,
 )
-from tasks.promotion.eligibility import ApprovalMissing, ContestLost, require_approval, require_win
+from tasks.promotion.eligibility import (
+    ApprovalMissing,
+    ContestLost,
+    VersionEvidence,
+    check_version,
+    require_approval,
+    require_win,
+)
 from tasks.promotion.ledger import (
     KINDS,
     AliasPlan,
     AliasState,
     AliasVersions,
     LedgerEntry,
-    champion_history,
-    history_after,
-    rollback_targets,
+    TransactionOutcome,
 )
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
@@ -39,38 +43,34 @@ from tasks.registry.versions import CHAMPION, PREVIOUS
 
 @dataclass
 class Transaction:
-    """State with a life: an entry of the ledger while its process works on it."""
+    """An entry of the ledger while its process works on it; the steps below fill it."""
 
     registry: RegistryAliases
     entry: LedgerEntry
-    states: list[AliasState] = field(
-        default_factory=list
-    )  # champions by the ledger, the last one present
+    states: list[AliasState] = field(default_factory=list)  # see champion_history
     found: AliasVersions = field(default_factory=dict)
-    evidence: VersionEvidence = field(
-        default_factory=lambda: VersionEvidence([], None)
-    )  # of the model that is to be champion
-    plan: AliasPlan | None = None
-
-    @property
-    def decisions(self) -> list[Decision]:
-        return self.evidence.decisions
+    # of the version that is to be champion
+    evidence: VersionEvidence = field(default_factory=VersionEvidence)
+    plan: AliasPlan | None = None  # set before anything moves
 
     @property
     def champion(self) -> AliasState:
+        """Return the present champions by the ledger."""
         return self.states[-1] if self.states else AliasState()
 
     def record_step(self, step: str) -> None:
-        """Say where the attempt is. Raises PromotionRefused when somebody took this process for
-        dead and ended the entry.
+        """Record where the transaction is.
+
+        Raises PromotionRefused when somebody took this process for dead and ended the entry.
         """
         self.registry.ledger.record_step(self.entry, step)
 
 
 @contextlib.contextmanager
 def begin_transaction(registry: RegistryAliases, entry: LedgerEntry) -> Iterator[Transaction]:
-    """Work on an entry. Whatever is raised inside is undone and recorded, or left for the next
-    command to undo.
+    """Work on an entry; undo and record whatever is raised inside.
+
+    If that fails too, the next command undoes it.
     """
     transaction = Transaction(registry, entry)
     try:
@@ -83,14 +83,13 @@ def begin_transaction(registry: RegistryAliases, entry: LedgerEntry) -> Iterator
 
 
 def _roll_back(transaction: Transaction, error: BaseException) -> None:
-    registry, entry = transaction.registry, transaction.entry
-    reason = str(error) if isinstance(error, RLHFError) else f"{type(error).__name__}: {error}"
-    outcome = (
-        "reverted" if transaction.plan else "refused" if isinstance(error, RLHFError) else "undone"
-    )
+    registry, entry, plan = transaction.registry, transaction.entry, transaction.plan
+    ours = isinstance(error, RLHFError)
+    reason = str(error) if ours else f"{type(error).__name__}: {error}"
+    outcome: TransactionOutcome = "reverted" if plan else "refused" if ours else "undone"
     try:
         registry.ledger.require_open(entry)
-        left = restore_aliases(registry, entry, transaction.plan) if transaction.plan else ""
+        left = restore_aliases(registry, entry, plan) if plan else ""
         registry.ledger.close(entry, outcome, reason + left)
     except PromotionRefused as ended:
         raise ended from error
@@ -102,7 +101,7 @@ def _roll_back(transaction: Transaction, error: BaseException) -> None:
 
 
 def refuse_concurrent(other: LedgerEntry) -> None:
-    """Raise PromotionRefused because of an earlier attempt without an outcome."""
+    """Raise PromotionRefused because an earlier transaction has no outcome yet."""
     now = f"is at work (step '{other.step}')" if other.is_live else "has just been killed"
     raise PromotionRefused(
         f"{other} {now}, and one attempt at a time may move aliases. Nothing was changed; try"
@@ -114,8 +113,10 @@ def refuse_concurrent(other: LedgerEntry) -> None:
 
 
 def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
-    """Nobody else is at work; the aliases are where the ledger says, and where the promoter saw
-    them. Or PromotionRefused.
+    """Check that nobody else is at work, and that no alias has moved.
+
+    The aliases must be where the ledger has them, and where the promoter saw them. adopt: go on
+    with aliases that differ from the ledger. Raises PromotionRefused.
     """
     registry, entry = transaction.registry, transaction.entry
     entries = registry.ledger.entries()
@@ -126,75 +127,77 @@ def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
     actual = transaction.found[f"{entry.kind}@{CHAMPION}"] or ""
     if entry.expects != actual:
         raise PromotionRefused(
-            f"the champion of {entry.model} is {version_text(actual)}, expected {version_text(entry.expects)}:"
-            " somebody else was faster, or moved it. Nothing was changed; look at rlhf history"
-            f" {registry.name} and ask again if you still want to."
+            f"the champion of {entry.model} is {version_text(actual)}, expected"
+            f" {version_text(entry.expects)}: somebody else was faster, or moved it. Nothing was"
+            f" changed; look at rlhf history {registry.name} and ask again if you still want to."
         )
     if wrong := drift(transaction.champion, transaction.found):
         if not adopt:
             raise PromotionRefused(
                 f"aliases were moved, or versions deleted, behind the ledger's back: {wrong}."
                 " Nothing was changed. Look at them; then say which version is to be champion"
-                f" (rlhf promote {registry.name} VERSION --adopt --reason ...), or go back to the last"
-                f" champion that is whole (rlhf rollback {registry.name} --adopt --reason ...)."
+                f" (rlhf promote {registry.name} VERSION --adopt --reason ...), or go back to the"
+                f" last champion that is whole (rlhf rollback {registry.name} --adopt --reason"
+                " ...)."
             )
         registry.ledger.record(entry, "adopted", wrong)
 
 
 def check_evidence(transaction: Transaction, target: AliasState) -> None:
-    """Bytes and gate records of what is to be champion. Raises PromotionRefused."""
+    """Check the bytes and gate records of the next champions. Raises PromotionRefused."""
     transaction.record_step("examine")
-    for kind in KINDS:
-        if target.version(kind) is None:
-            continue
-        if (
-            kind == transaction.entry.kind
-            or target.version(kind) != transaction.found[f"{kind}@{CHAMPION}"]
-        ):
+    entry = transaction.entry
+    for kind, champion in target.champions():
+        if kind == entry.kind or champion.version != transaction.found[f"{kind}@{CHAMPION}"]:
             found = check_version(transaction.registry, target, kind)
-            transaction.evidence = found if kind == transaction.entry.kind else transaction.evidence
+            transaction.evidence = found if kind == entry.kind else transaction.evidence
 
 
 def check_contest(transaction: Transaction, target: AliasState) -> None:
-    """The new policy has beaten exactly the present champion. Raises ContestLost."""
+    """Check that the new policy has beaten exactly the present champion. Raises ContestLost."""
     transaction.record_step("contest")
-    present = transaction.champion.policy
-    if present is None and (
-        found := transaction.found[f"policy@{CHAMPION}"]
-    ):  # adopted; the ledger begins here
+    entry, present = transaction.entry, transaction.champion.policy
+    found = transaction.found[f"policy@{CHAMPION}"]
+    if present is None and found:  # adopted; the ledger begins here
         present = transaction.registry.as_champion("policy", found)
-    if present and target.policy != present and not transaction.entry.contest_override:
+    if present and target.policy != present and not entry.contest_override:
         try:
-            require_win(transaction.decisions, present)
+            require_win(transaction.evidence.decisions, present)
         except ContestLost as lost:
             raise ContestLost(
-                f"Version {transaction.entry.version} of {transaction.entry.model} is not promoted: {lost}"
+                f"Version {entry.version} of {entry.model} is not promoted: {lost}"
             ) from None
 
 
 def check_approval(transaction: Transaction, target: AliasState) -> None:
-    """A person has approved of the policy where its recipe asks for that. Raises ApprovalMissing."""
-    if transaction.entry.approved_by:
+    """Check that a person approved of the policy, where its recipe requires it.
+
+    Raises ApprovalMissing.
+    """
+    entry, evidence = transaction.entry, transaction.evidence
+    if entry.approved_by:
         return
+    assert target.policy is not None  # only the promotion of a policy has this step
     try:
-        require_approval(transaction.evidence.sign_off, target.policy.digest, transaction.decisions)
+        require_approval(evidence.sign_off, target.policy.digest, evidence.decisions)
     except ApprovalMissing as missing:
         raise ApprovalMissing(
-            f"Version {transaction.entry.version} of {transaction.entry.model} is not promoted: {missing}"
+            f"Version {entry.version} of {entry.model} is not promoted: {missing}"
         ) from None
 
 
-def move_champion(transaction: Transaction, target: AliasState) -> None:
-    """Write down what moves, and move the alias 'champion'."""
+def move_champion(transaction: Transaction, target: AliasState) -> AliasPlan:
+    """Record what moves, move the alias 'champion', and return the plan."""
     transaction.record_step("switch")
-    transaction.plan = _plan(transaction, target)
-    transaction.registry.ledger.record(
-        transaction.entry, "plan", transaction.plan.model_dump_json()
-    )
-    move_alias(transaction.registry, transaction.entry, transaction.plan, CHAMPION)
+    registry, entry = transaction.registry, transaction.entry
+    transaction.plan = plan = _plan(transaction, target)
+    registry.ledger.record(entry, "plan", plan.model_dump_json())
+    move_alias(registry, entry, plan, CHAMPION)
+    return plan
 
 
 def _plan(transaction: Transaction, target: AliasState) -> AliasPlan:
+    registry = transaction.registry
     states = history_after(transaction.states, transaction.entry.action, target)
     after: AliasVersions = {}
     for kind in KINDS:
@@ -202,9 +205,7 @@ def _plan(transaction: Transaction, target: AliasState) -> AliasPlan:
         there = [
             number
             for number in numbers
-            if versions.find_version(
-                transaction.registry.client, transaction.registry.model(kind), number
-            )
+            if number and versions.find_version(registry.client, registry.model(kind), number)
         ]
         after |= {
             f"{kind}@{CHAMPION}": target.version(kind),
@@ -213,30 +214,30 @@ def _plan(transaction: Transaction, target: AliasState) -> AliasPlan:
     return AliasPlan(before=transaction.found, after=after, state=target)
 
 
-def smoke_test(transaction: Transaction) -> None:
-    """Load what the alias serves. Raises PromotionRefused, whereupon everything is put back."""
+def smoke_test(transaction: Transaction, plan: AliasPlan) -> None:
+    """Load and run what the alias serves. Raises PromotionRefused, which restores the aliases."""
     transaction.record_step("smoke")
     try:
-        smoke_test_alias(transaction.registry, transaction.entry, transaction.plan)
+        smoke_test_alias(transaction.registry, transaction.entry, plan)
     except PromotionRefused as error:
-        raise PromotionRefused(f"the aliases go back to where they were, for {error}") from error
+        raise PromotionRefused(
+            f"the aliases go back to where they were, because {error}"
+        ) from error
 
 
-def commit(transaction: Transaction, reason: str) -> None:
-    """The alias 'previous', the tags of the version, the outcome."""
+def commit(transaction: Transaction, plan: AliasPlan, reason: str) -> None:
+    """Move the alias 'previous', tag the version, and record the outcome."""
     transaction.record_step("finish")
     registry, entry = transaction.registry, transaction.entry
-    move_alias(registry, entry, transaction.plan, PREVIOUS)
+    move_alias(registry, entry, plan, PREVIOUS)
     if entry.contest_override:
-        registry.client.set_model_version_tag(
-            entry.model,
-            entry.version,
-            "contest_override",
-            f"by {entry.by}: {entry.contest_override}",
-        )
+        text = f"by {entry.by}: {entry.contest_override}"
+        _tag(transaction, "contest_override", text)
     if entry.approved_by:
-        approval = f"{entry.approved} (entered by {entry.by})"
-        registry.client.set_model_version_tag(
-            entry.model, entry.version, "approved_by_hand", approval
-        )
+        _tag(transaction, "approved_by_hand", f"{entry.approved} (entered by {entry.by})")
     registry.ledger.close(entry, "done", reason)
+
+
+def _tag(transaction: Transaction, key: str, value: str) -> None:
+    entry = transaction.entry
+    transaction.registry.client.set_model_version_tag(entry.model, entry.version, key, value)

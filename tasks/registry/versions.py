@@ -76,6 +76,15 @@ def _location(version: ModelVersion) -> str:
     return version.source
 
 
+def ensure_model(client: MlflowClient, model: str, description: str) -> None:
+    """Create a registered model unless it exists."""
+    try:
+        client.create_registered_model(model, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def register(
     client: MlflowClient, wanted: Registration, logged: LoggedModel, tags: dict[str, str]
 ) -> str:
@@ -84,13 +93,8 @@ def register(
     It gets the tags anew, and the alias 'candidate'.
     """
     model = wanted.model
-    try:
-        client.create_registered_model(
-            model, description=_ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0])
-        )
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    about = _ABOUT.format(kind=wanted.kind, name=model.rpartition("-")[0])
+    ensure_model(client, model, about)
     version = version_with_digest(client, model, tags["digest"]) or _created(
         client, wanted, logged, tags
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.promotion.aliases import RegistryAliases, drift
-from tasks.promotion.ledger import champion_history
+from tasks.promotion.aliases import RegistryAliases, champion_history, drift
 from tasks.promotion.promotion import PromotionRequest, history, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import client_for

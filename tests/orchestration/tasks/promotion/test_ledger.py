@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rlhf_core.errors import BadInput, PromotionRefused
+from tasks.promotion.aliases import champion_history, rollback_targets
 from tasks.promotion.ledger import (
     LEASE_SECONDS,
     AliasPlan,
@@ -22,9 +23,7 @@ from tasks.promotion.ledger import (
     Champion,
     Ledger,
     LedgerEntry,
-    champion_history,
     missing_numbers,
-    rollback_targets,
 )
 from tasks.records.process_identity import ProcessIdentity
 

@@ -629,7 +629,7 @@ def test_when_neither_the_new_nor_the_old_champion_is_whole_there_is_none_until_
     registry.client.delete_model_version("tiny-policy", "1")
     with replaced(files(registry, "2") / "artifacts/model/model.safetensors", b"x"):
         told, drifted = history(registry).problems
-    assert "policy@champion is none now, for version 1 was deleted" in told
+    assert "policy@champion is none now, because version 1 was deleted" in told
     assert (
         "policy@champion is none, the ledger says version 1" in drifted
         and champions(registry)[0] is None

@@ -14,8 +14,7 @@ from registrar import Registrar
 from flows.platform.pages import free_port
 from rlhf_core.errors import PromotionRefused, RLHFError, StageFailed
 from tasks.promotion import aliases, transaction
-from tasks.promotion.aliases import RegistryAliases, drift
-from tasks.promotion.ledger import champion_history
+from tasks.promotion.aliases import RegistryAliases, champion_history, drift
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
