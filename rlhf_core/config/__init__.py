@@ -1,6 +1,4 @@
-"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound,
-default and meaning.
-"""
+"""The recipe: everything that a user may set, with type, bound, default and meaning."""
 
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed

@@ -1,4 +1,4 @@
-"""Where rows come from, and what they must be like."""
+"""The data section: the sources of rows, and the rules that the rows must meet."""
 
 from typing import Annotated, Literal
 
@@ -8,97 +8,128 @@ from rlhf_core.config.fields import Config, Positive, Severity, Share
 
 
 class Source(Config):
-    """Where rows come from. A plain string is short for `{path = "..."}`."""
+    """One source of rows. A plain string is short for `{path = "..."}`."""
 
     path: str = Field(
         description=(
-            "File, folder of a saved dataset, or hub name. '{prepared}' is the prepare stage's"
-            " output."
+            "File, folder of a saved dataset, or hub name. '{prepared}' stands for the output of"
+            " the prepare stage."
         )
     )
     format: Literal["auto", "jsonl", "json", "csv", "parquet", "arrow", "saved", "hub"] = Field(
         "auto",
         description=(
-            "'auto' goes by the file's ending; a folder is a saved dataset; anything else a hub"
-            " name"
+            "File format. 'auto' goes by the file's ending, takes a folder for a saved dataset and"
+            " anything else for a hub name."
         ),
     )
-    split: str = Field("train", description="Split of a hub or saved dataset")
+    split: str = Field("train", description="Split to read from a hub or saved dataset.")
     columns: dict[str, str] = Field(
-        {}, description="Canonical name -> column name in the file, e.g. {prompt = 'question'}"
+        {},
+        description=(
+            "Canonical column name -> column name in the file, e.g. {prompt = 'question'}."
+        ),
     )
     limit: int | None = Field(
-        None, gt=0, description="Use only the first rows, counted in the file's order"
+        None,
+        gt=0,
+        description="Use only this number of rows, the first in the file's order. None: use all.",
     )
 
 
-def _source(value: object) -> object:
+def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-SourceField = Annotated[Source, BeforeValidator(_source)]
+SourceField = Annotated[Source, BeforeValidator(_as_source)]
 
 
 class Rules(Config):
     """Validation rules. Severity 'error' stops the pipeline (exit 2), 'warning' is recorded."""
 
     min_demonstrations: Positive = Field(
-        50, description="Training demonstrations that must be left, rows"
+        50, description="Training demonstrations that must remain after all rules, rows."
     )
     min_comparisons: Positive = Field(
-        100, description="Training comparisons that must be left, rows"
+        100, description="Training comparisons that must remain after all rules, rows."
     )
-    min_heldout: Positive = Field(20, description="Rows that every held-out split must keep")
+    min_heldout: Positive = Field(
+        20, description="Rows that must remain in every held-out split after all rules."
+    )
     max_share_dropped: Share = Field(
-        0.2, description="Share of a source's rows that may go to quarantine"
+        0.2, description="Largest share of a source's rows that may go to quarantine."
     )
-    share_dropped: Severity = "error"
+    share_dropped: Severity = Field(
+        "error", description="Severity of more quarantined rows than max_share_dropped allows."
+    )
     empty_text: Severity = Field(
-        "error", description="A null or empty text in more rows than max_share_dropped allows"
+        "error",
+        description=(
+            "Severity of a null or empty text in more rows than max_share_dropped allows."
+        ),
     )
     leakage: Severity = Field(
-        "error", description="A prompt in both training and held-out files given by the user"
+        "error",
+        description=(
+            "Severity of a prompt that is in both the training and the held-out files that the"
+            " user gave."
+        ),
     )
     duplicates: Severity = Field(
-        "warning", description="The same row twice (the later one is quarantined)"
+        "warning", description="Severity of a row that occurs twice. The later one is quarantined."
     )
     contradictions: Severity = Field(
-        "warning", description="The same pair labelled both ways (both are quarantined)"
+        "warning",
+        description="Severity of a pair that is labelled both ways. Both rows are quarantined.",
     )
     chosen_equals_rejected: Severity = Field(
-        "warning", description="A pair of equal texts (quarantined)"
+        "warning", description="Severity of a pair of equal texts. The pair is quarantined."
     )
-    length: Severity = Field("warning", description="Rows over the token limits (quarantined)")
+    length: Severity = Field(
+        "warning", description="Severity of a row over the token limits. The row is quarantined."
+    )
     max_longer_wins: Share = Field(
-        0.8, description="Share of pairs in which the longer answer may be the chosen one"
+        0.8, description="Largest share of pairs in which the longer answer is the chosen one."
     )
-    longer_wins: Severity = "warning"
+    longer_wins: Severity = Field(
+        "warning", description="Severity of a share above max_longer_wins."
+    )
     min_annotator_agreement: Share = Field(
-        0.6, description="Mean share of votes that side with the majority"
+        0.6, description="Smallest mean share of a pair's votes that agree with the majority."
     )
-    annotator_agreement: Severity = "warning"
+    annotator_agreement: Severity = Field(
+        "warning", description="Severity of a mean below min_annotator_agreement."
+    )
 
 
 class Data(Config):
-    demonstrations: SourceField
-    demonstrations_heldout: SourceField | None = Field(
-        None, description="None: split off by prompt"
+    """The sources of a recipe, how they are split, and the limits of a row."""
+
+    demonstrations: SourceField = Field(
+        description="Prompts with good responses, for supervised fine-tuning."
     )
-    comparisons: SourceField
-    comparisons_heldout: SourceField | None = Field(None, description="None: split off by prompt")
+    demonstrations_heldout: SourceField | None = Field(
+        None, description="Held-out demonstrations. None: split off by prompt."
+    )
+    comparisons: SourceField = Field(
+        description="Prompts with a chosen and a rejected response, for the reward model or DPO."
+    )
+    comparisons_heldout: SourceField | None = Field(
+        None, description="Held-out comparisons. None: split off by prompt."
+    )
     prompts: SourceField | None = Field(
-        None, description="Rollout prompts; None: the prompts of the training comparisons"
+        None, description="Rollout prompts. None: the prompts of the training comparisons."
     )
     prompts_heldout: SourceField | None = Field(
-        None, description="None: the prompts of the held-out comparisons"
+        None, description="Prompts of the evaluation. None: those of the held-out comparisons."
     )
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="Share of prompts held out by hash"
+        0.1, description="Share of prompts that are held out, by hash."
     )
     max_prompt_tokens: Positive = Field(
-        256, description="Longer prompts are quarantined, tokens, template included"
+        256, description="Longer prompts are quarantined. Tokens, the chat template included."
     )
     max_response_tokens: Positive = Field(
-        256, description="Longer responses are quarantined, tokens, EOS included"
+        256, description="Longer responses are quarantined. Tokens, the end-of-text token included."
     )
-    rules: Rules = Rules()
+    rules: Rules = Field(Rules(), description="Rules that the rows must meet.")

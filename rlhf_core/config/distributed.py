@@ -1,4 +1,4 @@
-"""How many processes train, and on which hosts."""
+"""The number of training processes, and the hosts that they run on."""
 
 import re
 from pathlib import Path
@@ -12,58 +12,64 @@ _HOST = re.compile(r"^(\S+)\s+slots=([1-9]\d*)$")
 
 
 class Distributed(Config):
-    """The ranks of the stages that train, started by DeepSpeed's launcher; each has a GPU, or is a
-    process on a CPU.
+    """The ranks of the training stages, started by DeepSpeed's launcher.
+
+    Each rank has a GPU, or is a process on a CPU.
     """
 
     ranks: Positive = Field(
-        1, description="Ranks on this host; with a hostfile its slots count instead"
+        1, description="Ranks on this host. With a hostfile, its slots count instead."
     )
     hostfile: str | None = Field(
-        None, description="File with a line 'HOST slots=RANKS' a host; None: this host alone"
+        None, description="File with one line 'HOST slots=RANKS' per host. None: this host alone."
     )
     launcher: Literal["pdsh", "by_hand"] = Field(
         "pdsh",
         description=(
-            "How ranks of other hosts are started: over ssh, or 'by_hand': you give each the"
-            " printed command"
+            "How ranks start on other hosts. 'pdsh': over ssh. 'by_hand': you run the printed"
+            " command on each host."
         ),
     )
     master_addr: str | None = Field(
-        None, description="Address of the first host; None: what its `hostname -I` says first"
+        None,
+        description="Address of the first host. None: the first one that `hostname -I` prints.",
     )
     master_port: int | None = Field(
         None,
         ge=1024,
         le=65535,
-        description="Port of rank 0; None: a free one, 29500 with a hostfile",
+        description="Port of rank 0. None: a free port, or 29500 with a hostfile.",
     )
 
     @property
     def hosts(self) -> dict[str, int]:
-        """Ranks by host, in the hostfile's order. Raises ValueError for a hostfile that cannot be
-        read.
+        """Ranks by host, in the hostfile's order.
+
+        Raises ValueError if the hostfile cannot be read.
         """
         if self.hostfile is None:
             return {"localhost": self.ranks}
+        return self._read_hosts(self.hostfile)
+
+    @staticmethod
+    def _read_hosts(hostfile: str) -> dict[str, int]:
         try:
-            lines = Path(self.hostfile).expanduser().read_text().splitlines()
+            lines = Path(hostfile).expanduser().read_text().splitlines()
         except OSError as error:
             raise ValueError(
-                f"hostfile {self.hostfile} cannot be read ({error}); expected a text file"
+                f"hostfile {hostfile} cannot be read ({error}); expected a text file"
             ) from None
         found: dict[str, int] = {}
         for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
             match = _HOST.match(line)
             if not match or match[1] in found:
                 raise ValueError(
-                    f"hostfile {self.hostfile}: {line!r} is no line 'HOST slots=RANKS' of a new"
-                    " host"
+                    f"hostfile {hostfile}: {line!r} is no line 'HOST slots=RANKS' of a new host"
                 )
             found[match[1]] = int(match[2])
         if not found:
             raise ValueError(
-                f"hostfile {self.hostfile} names no host; expected lines 'HOST slots=RANKS'"
+                f"hostfile {hostfile} names no host; expected lines 'HOST slots=RANKS'"
             )
         return found
 
@@ -89,5 +95,6 @@ class Distributed(Config):
                 "launcher 'by_hand' needs master_addr, the first host's address as the others"
                 " know it"
             )
-        self.hosts  # noqa: B018 - read now, so that a bad hostfile is refused when the recipe is loaded
+        if self.hostfile is not None:
+            self._read_hosts(self.hostfile)  # refuse a bad hostfile when the recipe is loaded
         return self

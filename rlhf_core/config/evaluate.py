@@ -1,4 +1,4 @@
-"""The evaluation stage."""
+"""The evaluate section: what the evaluation stage measures, and on how much data."""
 
 from typing import Annotated
 
@@ -11,46 +11,54 @@ from rlhf_core.config.sampling import Sampling
 
 
 class Evaluate(Config):
-    max_prompts: Positive = Field(256, description="Held-out prompts answered")
-    micro_batch_tokens: Positive = Field(8192, description="Tokens scored at once")
-    max_heldout: Positive = Field(256, description="Held-out demonstrations for the alignment tax")
-    samples: Positive = Field(64, description="Rows of the side-by-side table")
+    """The evaluation of the policy against the SFT model and the champion."""
+
+    max_prompts: Positive = Field(256, description="Largest number of held-out prompts to answer.")
+    micro_batch_tokens: Positive = Field(
+        8192, description="Tokens, padding included, that are scored at once."
+    )
+    max_heldout: Positive = Field(
+        256, description="Largest number of held-out demonstrations for the alignment tax."
+    )
+    samples: Positive = Field(64, description="Rows of the side-by-side table of replies.")
     independent_scorer: str | None = Field(
         None,
         description=(
-            "'module:function' with (prompts, replies) in, scores out; None: the first of"
-            " reward_models, if any"
+            "'module:function' that takes (prompts, replies) and returns scores. None: the first of"
+            " reward_models, if there is one."
         ),
     )
     best_of_n: Annotated[int, Field(ge=2, le=1024)] | None = Field(
         None,
         description=(
-            "Baseline: of so many replies by the SFT model the best by the reward model; None: not"
-            " drawn"
+            "Baseline: the best of this number of replies by the SFT model, by the reward model's"
+            " score. None: no such baseline."
         ),
     )
     train_reward: bool = Field(
         False,
         description=(
-            "With align = 'dpo': train a reward model all the same, by which replies are scored"
-            " (same gate)"
+            "With align = 'dpo': train a reward model all the same, to score replies. It has the"
+            " same gate."
         ),
     )
     reward_models: list[str] = Field(
-        [], description="Folders of further reward models: with the main one, the ensemble"
+        [],
+        description="Folders of further reward models. With the main one they form the ensemble.",
     )
     judge: Judge | None = Field(
-        None, description="Compares the policy with the SFT model and the champion; None: no judge"
+        None,
+        description="Judge of the policy against the SFT model and the champion. None: no judge.",
     )
     frozen: FrozenPlacement = Field(
         "whole",
         description=(
-            "'whole': one rank evaluates; 'sharded': all ranks, with the models' weights shared out"
-            " among them"
+            "'whole': one rank evaluates. 'sharded': all ranks evaluate, with the weights divided"
+            " among them."
         ),
     )
-    sampling: Sampling = Sampling()
-    gate: EvaluateGate = EvaluateGate()
+    sampling: Sampling = Field(Sampling(), description="How replies are sampled.")
+    gate: EvaluateGate = Field(EvaluateGate(), description="Thresholds of the stage's gates.")
 
     @model_validator(mode="after")
     def _sampler_has_its_ranks(self) -> "Evaluate":

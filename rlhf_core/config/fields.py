@@ -1,4 +1,4 @@
-"""What every recipe section is made of: the base class and the bounded number types."""
+"""The base class of every recipe section, and the bounded number types of its keys."""
 
 from typing import Annotated, Literal
 
@@ -17,7 +17,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 CorrelationBound = Annotated[float, Field(ge=-1, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0)]
-FrozenPlacement = Literal[
-    "whole", "sharded"
-]  # where the weights of a model lie that does not learn: on each rank, or shared out
+# weights of a model that does not learn: whole on each rank, or divided among the ranks
+FrozenPlacement = Literal["whole", "sharded"]
 Severity = Literal["error", "warning", "off"]

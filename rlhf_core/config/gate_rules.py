@@ -1,6 +1,4 @@
-"""What a recipe says about gates: the thresholds of each stage, and gates of the user's own, as one
-kind of rule.
-"""
+"""The rule of a gate: one bound on one metric. Every gate of a recipe becomes one."""
 
 import difflib
 from typing import Annotated, Literal
@@ -29,55 +27,60 @@ METRIC_PREFIXES = {
 
 
 class Override(Config):
-    """A recorded decision to let a lower value pass. Visible in the run, the registry tags and the
-    report.
+    """A recorded decision to let a worse value pass.
+
+    It is visible in the run, the registry tags and the report.
     """
 
-    threshold: Finite = Field(description="Bound used in place of the recipe's")
-    reason: str = Field(min_length=8, description="Why; one sentence")
-    by: str = Field("unknown", description="Who decided")
+    threshold: Finite = Field(description="Threshold used in place of the recipe's.")
+    reason: str = Field(min_length=8, description="Reason, one sentence.")
+    by: str = Field("unknown", description="Person who decided.")
 
 
 class GateRule(Config):
-    """One bound on one metric of a finished stage, on the end of its interval, or on a paired
-    difference.
-    """
+    """One bound on a final metric of a stage, an end of its interval, or a paired difference."""
 
     stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(
-        description="Whose result is looked at"
+        description="Stage whose result the gate looks at."
     )
-    metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py")
+    metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py.")
     of: GateValue = Field(
         "estimate",
-        description="What is compared with the threshold: the estimate or an end of its interval",
+        description="Value compared with the threshold: the estimate or an end of its interval.",
     )
-    bound: Bound = Field(description="How it must lie to the threshold")
-    threshold: Finite = Field(description="In the metric's unit; with method 'sign' a share")
+    bound: Bound = Field(description="Relation to the threshold that the value must have.")
+    threshold: Finite = Field(
+        description="Threshold in the metric's unit. With method 'sign' it is a share."
+    )
     minus: str | None = Field(
-        None, description="Baseline, a metric of the same stage: the gate looks at metric - minus"
+        None, description="Baseline, a metric of the same stage. The gate looks at metric - minus."
     )
     versus: Literal["champion"] | None = Field(
-        None, description="Policy - champion on the same items; no champion: passes"
+        None,
+        description=(
+            "'champion': the gate looks at policy - champion on the same items. Without a champion"
+            " it passes."
+        ),
     )
     min_n: Positive = Field(
-        1, description="Samples behind the metric, below which the gate refuses"
+        1, description="Smallest number of samples behind the metric. Below it, the gate refuses."
     )
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        0.95, description="Of the two-sided interval"
+        0.95, description="Confidence level of the two-sided interval."
     )
     method: IntervalMethod = Field(
         "auto",
         description=(
             "Interval: 'wilson' (a share), 'bootstrap' (paired, percentile), 'sign' (share of"
-            " decided items that are won, with its exact binomial interval); 'auto': as the stage"
-            " computed it, else wilson for a share, else bootstrap"
+            " decided items that are won, with its exact binomial interval). 'auto': the interval"
+            " of the stage if it has one, else 'wilson' for a share, else 'bootstrap'."
         ),
     )
     severity: Literal["error", "warning"] = Field(
-        "error", description="'warning': recorded and shown, stops nothing"
+        "error", description="'error' stops the pipeline. 'warning' is recorded and shown only."
     )
     override: Override | None = Field(
-        None, description="Recorded: lets a value pass that misses the threshold"
+        None, description="Recorded decision to let a value pass that misses the threshold."
     )
 
     @model_validator(mode="after")
@@ -96,15 +99,16 @@ class GateRule(Config):
 
     @property
     def is_paired(self) -> bool:
-        """Whether a baseline is taken off; a metric that compares with the champion is a comparison
-        already.
+        """True if a baseline is subtracted.
+
+        A metric that compares with the champion is a comparison already.
         """
         return self.minus is not None or (
             self.versus is not None and not is_against_champion(self.metric)
         )
 
     def domain(self) -> tuple[float, float]:
-        """Least and greatest value that the number looked at can have."""
+        """Return the least and the greatest value that the gate can see."""
         low, high = domain(self.metric)
         if self.method == "sign":
             return 0.0, 1.0

@@ -8,23 +8,23 @@ from rlhf_core.config.fields import Config, CorrelationBound, Finite, NonNegativ
 from rlhf_core.config.gate_rules import Bound, GateRule, Override
 
 Overrides = Annotated[
-    dict[str, Override], Field(description="Gate name -> recorded override of its threshold")
+    dict[str, Override], Field(description="Gate name -> recorded override of its threshold.")
 ]
 Bounds = dict[str, tuple[str, Bound, float]]  # gate name -> metric, bound, threshold
 
 
 class StageGate(Config):
-    """The gates that a stage has by itself: thresholds of its own, each compiled to a rule."""
+    """The gates that a stage has by itself. Each threshold is compiled to a rule."""
 
     stage: ClassVar[str]
     overrides: Overrides = Field({})
 
     def bounds(self) -> Bounds:
-        """Every gate of this section."""
+        """Return every gate of this section: metric, bound and threshold by gate name."""
         raise NotImplementedError
 
     def rules(self) -> dict[str, GateRule]:
-        """The same as rules, with their overrides, by gate name."""
+        """Return every gate as a rule with its override, by gate name."""
         return {
             name: GateRule(
                 stage=self.stage,
@@ -51,25 +51,36 @@ class StageGate(Config):
 
 
 class SFTGate(StageGate):
+    """The gate of supervised fine-tuning."""
+
     stage = "sft"
     min_improvement: Finite = Field(
-        0.0, description="Held-out loss before - after must exceed this, nats/token"
+        0.0,
+        description="Held-out loss before training - after it must exceed this, nats per token.",
     )
 
     def bounds(self) -> Bounds:
+        """Return every gate of this section."""
         return {"improvement": ("sft/heldout_improvement", "more than", self.min_improvement)}
 
 
 class RewardGate(StageGate):
+    """The gates of the reward model."""
+
     stage = "reward"
-    min_accuracy: Share = Field(0.70, description="Held-out pairwise accuracy")
-    min_lower_bound: Share = Field(0.60, description="Lower end of its 95% Wilson interval")
-    min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
+    min_accuracy: Share = Field(0.70, description="Smallest held-out pairwise accuracy.")
+    min_lower_bound: Share = Field(
+        0.60, description="Smallest lower end of the accuracy's 95% Wilson interval."
+    )
+    min_pairs: Positive = Field(
+        100, description="Smallest number of held-out pairs. Below it, the gate fails."
+    )
     min_over_length: Finite = Field(
-        0.0, description="Accuracy must exceed that of 'the longer answer wins' by more than this"
+        0.0, description="Accuracy must exceed that of 'the longer answer wins' by more than this."
     )
 
     def bounds(self) -> Bounds:
+        """Return every gate of this section."""
         return {
             "pairs": ("reward/heldout_pairs", "at least", self.min_pairs),
             "accuracy": ("reward/accuracy", "at least", self.min_accuracy),
@@ -79,26 +90,34 @@ class RewardGate(StageGate):
 
 
 class PPOGate(StageGate):
+    """The gate of policy optimisation."""
+
     stage = "ppo"
     max_kl_per_response: NonNegative = Field(
-        50.0, description="Last step's KL from the SFT model, nats per response"
+        50.0, description="Largest KL from the SFT model in the last step, nats per response."
     )
 
     def bounds(self) -> Bounds:
+        """Return every gate of this section."""
         return {"kl": ("ppo/kl_per_response", "at most", self.max_kl_per_response)}
 
 
 class DPOGate(StageGate):
+    """The gates of DPO."""
+
     stage = "dpo"
     min_lower_bound: Share = Field(
         0.5,
         description=(
-            "Lower 95% bound of the share of held-out pairs ranked as labelled must exceed this"
+            "Lower 95% bound of the share of held-out pairs ranked as labelled must exceed this."
         ),
     )
-    min_pairs: Positive = Field(100, description="Held-out pairs, below which nothing is decided")
+    min_pairs: Positive = Field(
+        100, description="Smallest number of held-out pairs. Below it, the gate fails."
+    )
 
     def bounds(self) -> Bounds:
+        """Return every gate of this section."""
         return {
             "pairs": ("dpo/heldout_pairs", "at least", self.min_pairs),
             "lower_bound": ("dpo/accuracy_lower", "more than", self.min_lower_bound),
@@ -106,68 +125,79 @@ class DPOGate(StageGate):
 
 
 class EvaluateGate(StageGate):
+    """The gates of the evaluation."""
+
     stage = "evaluate"
     min_win_rate_lower: Share = Field(
-        0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this"
+        0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this."
     )
     max_kl_per_response: NonNegative = Field(
-        50.0, description="Nats per response, on held-out prompts"
+        50.0, description="Largest KL from the SFT model on held-out prompts, nats per response."
     )
-    max_length_ratio: NonNegative = Field(2.0, description="Mean length over the SFT model's")
+    max_length_ratio: NonNegative = Field(
+        2.0, description="Largest mean length of replies, divided by the SFT model's."
+    )
     max_repetition_increase: Share = Field(
-        0.1, description="Share of repeated 3-grams above the SFT model's"
+        0.1, description="Largest rise of the share of repeated 3-grams above the SFT model's."
     )
-    max_alignment_tax: NonNegative = Field(1.0, description="Rise of held-out SFT loss, nats/token")
+    max_alignment_tax: NonNegative = Field(
+        1.0, description="Largest rise of the held-out SFT loss, nats per token."
+    )
     min_independent_gain: Finite | None = Field(
         None,
         description=(
-            "Lower 95% bound of the independent scorer's gain over the SFT model must exceed this;"
-            " None: no gate"
+            "Lower 95% bound of the independent scorer's gain over the SFT model must exceed this."
+            " None: no gate."
         ),
     )
     max_length_correlation: CorrelationBound | None = Field(
         0.8,
         description=(
-            "Pearson's, of score and length, over the policy's replies and over the SFT model's;"
-            " None: no gate"
+            "Largest Pearson correlation of score and length, over the policy's replies and over"
+            " the SFT model's. None: no gate."
         ),
     )
     min_distinct_2_ratio: NonNegative | None = Field(
         0.5,
         description=(
-            "Distinct 2-grams of all replies over the SFT model's; None: no gate. A copied reply"
-            " has about 0"
+            "Smallest distinct-2-gram rate of all replies, divided by the SFT model's. A copied"
+            " reply has about 0. None: no gate."
         ),
     )
     max_opening_share: Share | None = Field(
         None,
         description=(
-            "Replies with the same first three words; None: no gate, for a policy may rightly greet"
-            " each time"
+            "Largest share of replies with the same first three words. None: no gate, because a"
+            " policy may rightly greet each time."
         ),
     )
     max_kl_per_reward: NonNegative | None = Field(
         None,
         description=(
-            "Nats per unit of score gained; None: no gate, for the unit is the reward model's own"
+            "Largest KL per unit of score gained, nats. None: no gate, because the unit is the"
+            " reward model's own."
         ),
     )
     max_reward_disagreement: NonNegative | None = Field(
         None,
         description=(
-            "Spread over the ensemble and evaluate.reward_models, standard deviations of the SFT"
-            " model; None: no gate"
+            "Largest spread over the ensemble and evaluate.reward_models, in standard deviations of"
+            " the SFT model's scores. None: no gate."
         ),
     )
     max_independent_down: Share | None = Field(
         None,
         description=(
-            "Prompts on which the score rose and the independent scorer's fell; None: no gate"
+            "Largest share of prompts on which the score rose and the independent scorer's fell."
+            " None: no gate."
         ),
     )
-    min_prompts: Positive = Field(50, description="Prompts, below which nothing is decided")
+    min_prompts: Positive = Field(
+        50, description="Smallest number of prompts. Below it, the gate fails."
+    )
 
     def bounds(self) -> Bounds:
+        """Return every gate of this section that has a threshold."""
         optional = {
             "independent": ("eval/independent_gain_lower", "more than", self.min_independent_gain),
             "independent_down": (
@@ -204,9 +234,7 @@ GateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
 def require_free_names(rules: dict[str, GateRule], sections: list[StageGate]) -> None:
-    """Raise ValueError when a gate of the user's own has the name of one that its stage has
-    already.
-    """
+    """Raise ValueError if a gate of the user has the name of one that its stage has already."""
     for section in sections:
         for name in section.bounds():
             if name in rules and rules[name].stage == section.stage:

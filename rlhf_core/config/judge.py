@@ -1,4 +1,4 @@
-"""Who compares two replies."""
+"""Judges that compare two replies, and the check of the reward model against one."""
 
 from typing import Annotated
 
@@ -8,45 +8,46 @@ from rlhf_core.config.fields import Config, Positive, Share
 
 
 class Judge(Config):
-    """Who compares two replies besides the reward model. Each pair is asked in both orders."""
+    """A judge that compares two replies. It sees each pair in both orders."""
 
     function: str | None = Field(
         None,
         description=(
-            "'module:function' with (prompts, replies_a, replies_b) in; out 1 (a is better), 0.5"
-            " (tie) or 0 each"
+            "'module:function' that takes (prompts, replies_a, replies_b). It returns 1 (a is"
+            " better), 0.5 (tie) or 0 for each pair."
         ),
     )
     endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^\s@?#]+$",
-        description="Base URL, OpenAI-compatible, e.g. http://localhost:8000/v1",
+        description="Base URL of an OpenAI-compatible server, e.g. http://localhost:8000/v1.",
     )
-    model: str | None = Field(None, description="Model name that the endpoint knows")
+    model: str | None = Field(None, description="Model name that the endpoint knows.")
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Z][A-Z0-9_]*$",
-        description="NAME of the environment variable that holds the key; None: no key",
+        description="NAME of the environment variable that holds the key. None: no key.",
     )
     criterion: str = Field(
         "helpful, correct and harmless",
-        description="What the better reply is, as the endpoint is told",
+        description="What makes a reply the better one, in the endpoint's instructions.",
     )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="Limit of one request, seconds"
+        60.0, description="Time limit of one request, seconds."
     )
     retries: Annotated[int, Field(ge=0)] = Field(
-        3, description="Further tries after a timeout, a lost connection, 429 or 5xx"
+        3, description="Further tries after a timeout, a lost connection, status 429 or 5xx."
     )
-    parallel: Positive = Field(4, description="Requests under way at once")
+    parallel: Positive = Field(4, description="Requests in flight at once.")
     max_tokens: Positive = Field(
-        16, description="Tokens of an answer; a model that reasons aloud needs more"
+        16, description="Tokens per answer, at most. A model that reasons aloud needs more."
     )
     max_unparsable: Share = Field(
-        0.05, description="Share of answers other than A, B or TIE, beyond which the stage refuses"
+        0.05,
+        description="Largest share of answers other than A, B or TIE. Above it, the stage refuses.",
     )
     max_pairs: Positive = Field(
-        256, description="Pairs judged per comparison, drawn by seed; each costs two requests"
+        256, description="Pairs judged per comparison, drawn by seed. Each pair costs two requests."
     )
 
     @model_validator(mode="after")
@@ -59,21 +60,26 @@ class Judge(Config):
 
 
 class RewardCheck(Config):
-    """The reward model on pairs of the policy's own replies, as PPO goes: off its training
-    distribution it may be wrong.
+    """A check of the reward model on pairs of the policy's own replies during PPO.
+
+    Outside its training distribution the reward model may be wrong.
     """
 
     every: Positive = Field(
         10,
         description=(
-            "PPO steps between checks; one is made before the first step, one after the last"
+            "PPO steps between checks. One more check runs before the first step, one after the"
+            " last."
         ),
     )
     pairs: Positive = Field(
         64,
-        description="Pairs of replies a check, one a prompt; the prompts are drawn by seed, once",
+        description="Pairs of replies per check, one per prompt. Prompts are drawn once, by seed.",
     )
     judge: Judge | None = Field(
         None,
-        description="Who labels the pairs; None: they wait for rlhf reward-report --labels FILE",
+        description=(
+            "Judge that labels the pairs. None: the pairs wait for `rlhf reward-report --labels"
+            " FILE`."
+        ),
     )

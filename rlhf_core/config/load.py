@@ -1,4 +1,4 @@
-"""Reading a recipe: a TOML file, settings on top, and one clear sentence for what is wrong."""
+"""Read a recipe: a TOML file, settings on top, and one clear sentence per error."""
 
 import difflib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from rlhf_core.config.fields import Config
 from rlhf_core.config.recipe import Recipe
@@ -16,10 +17,10 @@ RECIPES = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
 
 def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """A recipe by name or path of a TOML file, with `key=value` settings on top (dotted keys, TOML
-    values).
+    """Return a recipe, by its name or the path of a TOML file, with settings on top.
 
-    Raises ConfigError naming the key, what was found and what is allowed.
+    settings: 'key=value' with dotted keys and TOML values.
+    Raises ConfigError that names the key, the value found and what is allowed.
     """
     values = _read(name)
     for setting in settings:
@@ -31,7 +32,7 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
         raise ConfigError(f"recipe {name} is not valid:\n  " + "\n  ".join(lines)) from None
 
 
-def _explain(error: dict) -> str:
+def _explain(error: ErrorDetails) -> str:
     key = ".".join(map(str, error["loc"]))
     if key.endswith("api_key_env"):
         return (
@@ -50,25 +51,26 @@ def _explain(error: dict) -> str:
 
 
 def _meaning(location: tuple[str | int, ...]) -> str:
-    """What a key is, in the words of its field, and its default: what to go by when its value was
-    refused; '' if unknown.
+    """Return the description of a key and its default, '' if the key is unknown.
+
+    They help the reader whose value was refused.
     """
-    section, field = Recipe, None
-    for name in (
-        part for part in location if isinstance(part, str)
-    ):  # the others are places in a list
-        field = section.model_fields.get(name) if section else None
+    section: type[Config] | None = Recipe
+    field = None
+    # parts that are numbers are places in a list
+    for name in (part for part in location if isinstance(part, str)):
+        field = section.model_fields.get(name) if section is not None else None
         section = _section_in(field.annotation) if field else None
     if field is None:
         return ""
-    known = [field.description] if field.description else []
+    known = [field.description.rstrip(".")] if field.description else []
     if field.default is None or isinstance(field.default, str | int | float):
         known.append(f"default {'none' if field.default is None else json.dumps(field.default)}")
     return f". It is: {'; '.join(known)}" if known else ""
 
 
 def _section_in(annotation: object) -> type[Config] | None:
-    """The recipe section that an annotation names, also inside a union, a list or Annotated."""
+    """Return the recipe section in an annotation, also inside a union, a list or Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return annotation
     return next(filter(None, map(_section_in, get_args(annotation))), None)
@@ -105,7 +107,7 @@ def _apply(values: dict, setting: str) -> None:
         if child and not isinstance(child, dict):
             raise ConfigError(
                 f"--set {setting!r}: {parent} is {child!r} in the recipe, a value and no section;"
-                " mend the key."
+                " correct the key."
             )
         child = dict(child) if child else {}
         values[parent] = child

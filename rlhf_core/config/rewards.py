@@ -1,6 +1,4 @@
-"""What PPO rewards: the reward model, functions of the user's own, and how their weighted sum is
-shaped.
-"""
+"""The rewards of PPO: the reward model, the user's own functions, and the shaping of their sum."""
 
 from typing import Annotated, Literal
 
@@ -11,27 +9,28 @@ from rlhf_core.metric_table import MAX_FUNCTIONS
 
 
 class RewardFunction(Config):
-    """A rule or verifier. A plain string is short for `{function = "..."}`."""
+    """A reward function: a rule or verifier. A plain string is short for `{function = "..."}`."""
 
     function: str = Field(
         pattern=r"^[\w.]+:\w+$",
         description=(
-            "'module:function' with (prompts, replies) in, one score a reply out; what it raises"
-            " ends the stage"
+            "'module:function' that takes (prompts, replies) and returns one score per reply. An"
+            " exception in it ends the stage."
         ),
     )
     weight: Finite = Field(
-        1.0, description="Factor of its scores in the sum; below 0 it is a penalty"
+        1.0, description="Factor of its scores in the sum. Below 0 it is a penalty."
     )
     per_token: bool = Field(
         False,
         description=(
-            "It gets (prompts, replies, tokens) and gives a list a reply, one reward a token"
-            " (process reward)"
+            "Process reward: it takes (prompts, replies, tokens) and returns one list per reply,"
+            " with one reward per token."
         ),
     )
     columns: list[str] = Field(
-        [], description="Columns of data.prompts that it gets as keyword arguments, e.g. ['answer']"
+        [],
+        description="Columns of data.prompts passed to it as keyword arguments, e.g. ['answer'].",
     )
 
     @field_validator("weight")
@@ -45,63 +44,65 @@ class RewardFunction(Config):
         return weight
 
 
-def _function(value: object) -> object:
+def _as_function(value: object) -> object:
     return {"function": value} if isinstance(value, str) else value
 
 
 class Rewards(Config):
-    """Per response: sum of weighted scores; minus the running mean, over the running deviation,
-    clipped; minus penalties.
+    """The reward of a response, and its shaping.
+
+    The weighted scores are summed, the running mean is subtracted, the result is divided by the
+    running standard deviation and clipped, then penalties are subtracted.
     """
 
     model_weight: NonNegative = Field(
-        1.0, description="Factor of the reward model's scores; 0: it is not even loaded"
+        1.0, description="Factor of the reward model's scores. 0: the reward model is not loaded."
     )
     model_at: Literal["last", "every", "difference"] = Field(
         "last",
         description=(
-            "'last': the reward model's score after the last token. Process rewards: 'every': its"
-            " head at each token (a token-level reward model); 'difference': by how much each token"
-            " changed it (Ng et al. 1999)"
+            "'last': the reward model's score after the last token. Process rewards: 'every' is its"
+            " score at each token (a token-level reward model); 'difference' is the change of its"
+            " score by each token (Ng et al. 1999)."
         ),
     )
     functions: Annotated[
-        list[Annotated[RewardFunction, BeforeValidator(_function)]], Field(max_length=MAX_FUNCTIONS)
+        list[Annotated[RewardFunction, BeforeValidator(_as_function)]],
+        Field(max_length=MAX_FUNCTIONS),
     ] = Field(
-        [],
-        description="Rule or verifiable rewards, alone (model_weight 0) or beside the reward model",
+        [], description="Rules or verifiers, alone (model_weight 0) or beside the reward model."
     )
     centre: bool = Field(
         False,
         description=(
-            "Take the running mean of all responses' scores so far off each response's score"
+            "Subtract the running mean of all responses' scores so far from each response's score."
         ),
     )
     scale: bool = Field(
         False,
         description=(
-            "Divide scores by their running standard deviation (trl 0.11.4, use_score_scaling)"
+            "Divide scores by their running standard deviation (trl 0.11.4, use_score_scaling)."
         ),
     )
     clip: float | None = Field(
         None,
         gt=0,
-        description="A response's score, and each process reward, lies within +- this; None: off",
+        description="Clip a response's score, and each process reward, to +- this. None: off.",
     )
     length_penalty: NonNegative = Field(
-        0.0, description="Score taken off for each token beyond length_free"
+        0.0, description="Score subtracted for each token beyond length_free."
     )
     length_free: Annotated[int, Field(ge=0)] = Field(
         0,
         description=(
-            "Response tokens that cost nothing. Soft overlong punishment of DAPO: penalty 1 / n,"
-            " free: limit - n"
+            "Response tokens without a length penalty. Soft overlong punishment of DAPO:"
+            " length_penalty 1 / n, length_free limit - n."
         ),
     )
 
     @property
     def has_process(self) -> bool:
-        """Whether tokens have rewards of their own."""
+        """True if tokens have rewards of their own."""
         return any(one.per_token for one in self.functions) or (
             self.model_weight > 0 and self.model_at != "last"
         )

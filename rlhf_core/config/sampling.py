@@ -8,35 +8,40 @@ from rlhf_core.config.fields import Config, Positive
 
 
 class Sampling(Config):
+    """The engine that generates replies, its sampling and its memory."""
+
     engine: Literal["vllm", "transformers"] = Field(
         "vllm",
         description=(
-            "What generates; 'transformers': for machines without vLLM, slower. Never one in place"
-            " of the other"
+            "Engine that generates. 'transformers' is slower, for machines without vLLM. Neither"
+            " ever replaces the other by itself."
         ),
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="1.0: samples come from the policy itself"
+        1.0, description="Sampling temperature. At 1.0, samples come from the policy itself."
     )
-    max_new_tokens: Positive = Field(64, description="Tokens a response, EOS included")
+    max_new_tokens: Positive = Field(
+        64, description="Largest number of tokens per response, the end-of-text token included."
+    )
     kv_cache_mib: Positive = Field(
-        512, description="Key-value cache of the sampler on each device, MiB"
+        512, description="Key-value cache of the sampler on each device, MiB."
     )
     tensor_parallel: Positive = Field(
-        1, description="Devices that share one copy of the model; divides the attention heads"
+        1, description="Devices that share one copy of the model. Divides the attention heads."
     )
     own_devices: Annotated[int, Field(ge=0)] = Field(
         0,
         description=(
-            "Of 'ppo': vLLM's own server on so many further devices of this host, the last of"
-            " CUDA_VISIBLE_DEVICES (on a CPU: a process of its own); 0: in the training processes,"
-            " on their devices"
+            "For 'ppo': number of further devices of this host for vLLM's own server, the last of"
+            " CUDA_VISIBLE_DEVICES (on a CPU: a process of its own). 0: vLLM runs in the training"
+            " processes, on their devices."
         ),
     )
     sleep: bool = Field(
         False,
         description=(
-            "vLLM gives its GPU memory back while models train (CUDA only; elsewhere it stays)"
+            "vLLM releases its GPU memory while models train. CUDA only; elsewhere it keeps the"
+            " memory."
         ),
     )
 

@@ -1,6 +1,4 @@
-"""What every training stage has; supervised fine-tuning, the reward model, and alignment on the
-comparisons themselves.
-"""
+"""The keys of every training stage, and the sections of SFT, the reward model and DPO."""
 
 from typing import Annotated, Literal
 
@@ -13,32 +11,35 @@ from rlhf_core.metric_table import MAX_MEMBERS
 
 
 class Training(Config):
-    """What every DeepSpeed-stepped stage has."""
+    """The keys of every stage that DeepSpeed trains."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0,
         description=(
-            "DeepSpeed ZeRO: ranks share out nothing, the optimizer (1), gradients too (2), weights"
-            " too (3)"
+            "DeepSpeed ZeRO: what is divided among the ranks. 0: nothing, 1: optimizer states, 2:"
+            " gradients too, 3: weights too."
         ),
     )
     offload_optimizer: bool = Field(
-        False, description="AdamW's state and step in main memory, not the GPU's; ZeRO 1 and on"
+        False,
+        description="Keep AdamW's states and run its step in host memory. Needs zero_stage >= 1.",
     )
     activation_checkpointing: bool = Field(
-        False, description="Keep no activations inside layers: less memory, a third slower"
+        False, description="Recompute the activations inside layers: less memory, a third slower."
     )
     micro_batch_tokens: Positive = Field(
-        4096, description="Tokens, padding included, that go through the model at once"
+        4096, description="Tokens, padding included, that go through the model at once."
     )
-    max_grad_norm: NonNegative = Field(1.0, description="Global l2 norm to clip at; 0 is off")
-    weight_decay: NonNegative = Field(0.0, description="AdamW decay")
+    max_grad_norm: NonNegative = Field(
+        1.0, description="Global l2 norm at which gradients are clipped. 0: off."
+    )
+    weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     lora: OptionalLoRA = Field(
-        None, description="Only low-rank adapters (and a scalar head) learn; None: the whole model"
+        None, description="Train only low-rank adapters (and a scalar head). None: the whole model."
     )
-    checkpoint_every: Positive = Field(50, description="Steps between checkpoints")
+    checkpoint_every: Positive = Field(50, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(
-        2, description="Checkpoints kept while the stage runs; a finished stage keeps its model"
+        2, description="Checkpoints kept while the stage runs. A finished stage keeps its model."
     )
 
     @model_validator(mode="after")
@@ -62,111 +63,129 @@ class Training(Config):
 
 
 class SFT(Training):
-    lr: Rate = Field(1e-5, description="Peak learning rate")
+    """Supervised fine-tuning on demonstrations."""
+
+    lr: Rate = Field(1e-5, description="Peak learning rate.")
     epochs: Annotated[int, Field(ge=1, le=20)] = Field(
-        2, description="Passes over the demonstrations (1-3 is usual)"
+        2, description="Passes over the demonstrations. 1 to 3 is usual."
     )
-    batch_size: Positive = Field(32, description="Demonstrations a step, over all ranks")
+    batch_size: Positive = Field(32, description="Demonstrations per step, over all ranks.")
     warmup_ratio: Share = Field(
-        0.05, description="Share of steps with linear warm-up; linear decay to 0 follows"
+        0.05, description="Share of steps with linear warm-up. Linear decay to 0 follows."
     )
     max_train: int | None = Field(
-        None, gt=0, description="Use only so many training demonstrations, drawn by seed"
+        None, gt=0, description="Training demonstrations used, drawn by seed. None: all."
     )
-    max_heldout: Positive = Field(512, description="Held-out demonstrations used for the loss")
+    max_heldout: Positive = Field(
+        512, description="Largest number of held-out demonstrations for the loss."
+    )
     packing: bool = Field(
         False,
         description=(
-            "A microbatch is one row of whole demonstrations, without padding; none sees another"
+            "Pack whole demonstrations into one row per microbatch, without padding. None of them"
+            " attends to another."
         ),
     )
     neftune_alpha: NonNegative = Field(
         0.0,
         description=(
-            "Noise on the embeddings, uniform within alpha / sqrt(tokens * width); 0 is off (5:"
-            " Jain et al. 2023)"
+            "Noise on the embeddings, uniform within +- alpha / sqrt(tokens * width). 0: off (5:"
+            " Jain et al. 2023)."
         ),
     )
-    gate: SFTGate = SFTGate()
+    gate: SFTGate = Field(SFTGate(), description="Thresholds of the stage's gates.")
 
 
 class Reward(Training):
-    lr: Rate = Field(1e-5, description="Peak learning rate")
-    epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
-    batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
+    """Training of the reward model on comparisons."""
+
+    lr: Rate = Field(1e-5, description="Peak learning rate.")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(
+        1, description="Passes over the comparisons."
+    )
+    batch_size: Positive = Field(64, description="Pairs per step, over all ranks.")
     warmup_ratio: Share = Field(
-        0.05, description="Share of steps with linear warm-up; linear decay to 0 follows"
+        0.05, description="Share of steps with linear warm-up. Linear decay to 0 follows."
     )
     max_train: int | None = Field(
-        None, gt=0, description="Use only so many training pairs, drawn by seed"
+        None, gt=0, description="Training pairs used, drawn by seed. None: all."
     )
-    max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
+    max_heldout: Positive = Field(
+        2000, description="Largest number of held-out pairs for the accuracy."
+    )
     ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
         1,
         description=(
-            "Reward models trained on the same pairs with other heads and orders; their mean is the"
-            " score"
+            "Number of reward models, trained on the same pairs with different heads and orders."
+            " Their mean is the score."
         ),
     )
     margin_scale: NonNegative = Field(
         0.0,
         description=(
-            "Score that the chosen answer is to lead by, per unit of the pairs' strength; 0 is off"
-            " (Llama 2)"
+            "Margin by which the chosen answer should lead, score per unit of the pair's strength."
+            " 0: off (Llama 2)."
         ),
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="Probability that a label is wrong; 0 is off"
+        0.0, description="Probability that a label is wrong. 0: off."
     )
     smoothing_from_votes: bool = Field(
         False,
         description=(
-            "Take it from each pair's votes: the share against its label; label_smoothing where"
-            " there are none"
+            "Take the smoothing from each pair's votes: the share against its label."
+            " label_smoothing applies to pairs without votes."
         ),
     )
     centring: NonNegative = Field(
         0.0,
         description=(
-            "Weight of (score(chosen) + score(rejected))^2 in the loss; 0 is off (0.01: Eisenstein"
-            " et al. 2023)"
+            "Weight of (score(chosen) + score(rejected))^2 in the loss. 0: off (0.01: Eisenstein et"
+            " al. 2023)."
         ),
     )
-    gate: RewardGate = RewardGate()
+    gate: RewardGate = Field(RewardGate(), description="Thresholds of the stage's gates.")
 
 
 class DPO(Training):
-    """Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as
+    """Alignment on the comparisons themselves, without a reward model.
+
+    Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as
     Tunstall et al. 2023, arXiv:2310.16944, section 4.3.
     """
 
     loss: Literal["sigmoid", "ipo"] = Field(
-        "sigmoid", description="'sigmoid': DPO; 'ipo': squared (Azar et al. 2023, eq. 17)"
+        "sigmoid",
+        description="'sigmoid': the loss of DPO. 'ipo': squared (Azar et al. 2023, eq. 17).",
     )
     beta: Annotated[float, Field(gt=0)] = Field(
         0.1,
         description=(
-            "Pull towards the SFT model, score per nat; with 'ipo' the margin aimed at is 1 / (2"
-            " beta) nats"
+            "Strength of the pull towards the SFT model, score per nat. With 'ipo' the target"
+            " margin is 1 / (2 beta) nats."
         ),
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.0,
         description=(
-            "Probability that a label is wrong (conservative DPO, Mitchell 2023); of 'sigmoid' only"
+            "Probability that a label is wrong (conservative DPO, Mitchell 2023). 'sigmoid' only."
         ),
     )
-    lr: Rate = Field(1e-6, description="Peak learning rate")
-    epochs: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Passes over the comparisons")
-    batch_size: Positive = Field(64, description="Pairs a step, over all ranks")
+    lr: Rate = Field(1e-6, description="Peak learning rate.")
+    epochs: Annotated[int, Field(ge=1, le=20)] = Field(
+        1, description="Passes over the comparisons."
+    )
+    batch_size: Positive = Field(64, description="Pairs per step, over all ranks.")
     warmup_ratio: Share = Field(
-        0.1, description="Share of steps with linear warm-up; linear decay to 0 follows"
+        0.1, description="Share of steps with linear warm-up. Linear decay to 0 follows."
     )
     max_train: int | None = Field(
-        None, gt=0, description="Use only so many training pairs, drawn by seed"
+        None, gt=0, description="Training pairs used, drawn by seed. None: all."
     )
-    max_heldout: Positive = Field(2000, description="Held-out pairs used for the accuracy")
-    gate: DPOGate = DPOGate()
+    max_heldout: Positive = Field(
+        2000, description="Largest number of held-out pairs for the accuracy."
+    )
+    gate: DPOGate = Field(DPOGate(), description="Thresholds of the stage's gates.")
 
     @model_validator(mode="after")
     def _smoothing_is_used(self) -> "DPO":

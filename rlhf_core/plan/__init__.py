@@ -1,3 +1,1 @@
-"""How much memory the four models need, by arithmetic alone; the formulas and their sources are in
-infra/docs/results/memory.md.
-"""
+"""The memory planner: bytes per stage by arithmetic alone; formulas in infra/docs."""

@@ -131,13 +131,13 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
     ("setting", "meaning"),
     [
         ("ppo.beta=-0.1", "It is: KL coefficient, score per nat; default 0.05"),
-        ("ppo.lora={rank=0}", "It is: Columns of B and rows of A; default 8"),
+        ("ppo.lora={rank=0}", "It is: Rank of the adapter: columns of B and rows of A; default 8"),
         ("ppo.importance_cap=0.5", "the sampler counts as exact; default none"),
         ('ppo.critic="both"', 'value head on the actor\'s trunk; default "separate"'),
-        ("ppo.reward.functions=['rules']", "'module:function' with .prompts, replies. in"),
+        ("ppo.reward.functions=['rules']", "'module:function' that takes .prompts, replies."),
         (
             "data.max_prompt_tokens=0",
-            "Longer prompts are quarantined, tokens, template included; default 256",
+            "Longer prompts are quarantined. Tokens, the chat template included; default 256",
         ),
     ],
 )
