@@ -1,8 +1,9 @@
-"""Sign-off: the files by which a person's answer about a policy reaches the run that waits for it,
-and stays on record.
+"""The files that carry a person's answer about a policy to the waiting run, and keep the decision.
 
-approvals/<evidence>.json  the decision on this very evidence: written once, and taken by every later run that shows the same
-approvals/<record>.answer  what `rlhf approve` asks the waiting run to take; the run's reply is the decision
+approvals/<evidence>.json  the decision on exactly this evidence, written once; every later run
+                           with the same evidence uses it
+approvals/<record>.answer  the answer from `rlhf approve` for the waiting run, which replies with
+                           the decision
 """
 
 import fcntl
@@ -19,38 +20,36 @@ from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, find_records, record_lock, records
 from tasks.records.workspace import Workspace
 
-CONFIRM_SECONDS = (
-    60.0  # a waiting run looks twice a second; only an unreachable Prefect server makes it slower
-)
+# a waiting run looks twice per second; only an unreachable Prefect server makes it slower
+CONFIRM_SECONDS = 60.0
 POLL_SECONDS = 0.2
 NAME_LENGTH, COMMENT_LENGTH = 200, 2000  # characters; MLflow's tags hold 8000
 
 
 class Answer(BaseModel):
-    """What somebody says through `rlhf approve`."""
+    """The answer of a person through `rlhf approve`."""
 
     approve: bool
     by: str
     comment: str = ""
-    id: str = Field(
-        default_factory=lambda: secrets.token_hex(8)
-    )  # tells this answer from another's
+    id: str = Field(default_factory=lambda: secrets.token_hex(8))  # differs between answers
 
 
 def read_decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
-    """What was decided on this evidence, None when nobody has."""
+    """Return the decision on this evidence, None when there is none."""
     file = _decision_file(workspace, evidence)
     return ApprovalRecord.model_validate_json(file.read_text()) if file.exists() else None
 
 
 def record_decision(workspace: Workspace, decided: ApprovalRecord) -> ApprovalRecord:
-    """Record a decision; the one that counts, which is another's where that came first."""
-    _write_once(_decision_file(workspace, decided.evidence), decided.model_dump_json(indent=2))
-    return read_decision(workspace, decided.evidence)
+    """Record a decision unless there is one; return the one that counts, the first."""
+    file = _decision_file(workspace, decided.evidence)
+    _write_once(file, decided.model_dump_json(indent=2))
+    return ApprovalRecord.model_validate_json(file.read_text())
 
 
 def read_answer(workspace: Workspace, record_id: str) -> Answer | None:
-    """The answer that `rlhf approve` has left for a waiting run."""
+    """Return the answer that `rlhf approve` has left for a waiting run, None without one."""
     file = _answer_file(workspace, record_id)
     try:
         return Answer.model_validate_json(file.read_text())
@@ -59,12 +58,12 @@ def read_answer(workspace: Workspace, record_id: str) -> Answer | None:
 
 
 def remove_answer(workspace: Workspace, record_id: str) -> None:
-    """Remove an answer that was taken, or that nobody will take."""
+    """Remove an answer that the run has taken, or that no run will take."""
     _answer_file(workspace, record_id).unlink(missing_ok=True)
 
 
 def find_run(workspace: Workspace, run: str) -> Record:
-    """The run that `run` names (see record.matching). Raises BadInput."""
+    """Return the run that `run` names (see find_records). Raises BadInput."""
     found = find_records(workspace, run)
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
@@ -77,20 +76,18 @@ def find_run(workspace: Workspace, run: str) -> Record:
 
 
 def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalRecord:
-    """Give an answer to a waiting run; the decision it made of it.
+    """Give an answer to a waiting run, and return the decision that the run made of it.
 
     Raises BadInput when the run does not wait, when somebody else was first, or for a rejection
     without a comment; RLHFError when the run does not confirm.
     """
     _check(answer)
-    _check_waiting(workspace, record)
+    approval = _require_waiting(workspace, record)
     mine = _write_once(_answer_file(workspace, record.id), answer.model_dump_json())
     until = time.monotonic() + CONFIRM_SECONDS
     while time.monotonic() < until:
-        alive = is_alive(
-            workspace, record
-        )  # asked before the decision, so that a last-moment decision is seen
-        if decided := read_decision(workspace, record.approval.evidence):
+        alive = is_alive(workspace, record)  # before the look for a decision: sees the last one
+        if decided := read_decision(workspace, approval.evidence):
             if decided.answer_id != answer.id:
                 _withdraw(workspace, record, answer)
                 raise BadInput(
@@ -126,12 +123,14 @@ def _check(answer: Answer) -> None:
         raise BadInput("a rejection needs its reason: add --comment TEXT.")
 
 
-def _check_waiting(workspace: Workspace, record: Record) -> None:
+def _require_waiting(workspace: Workspace, record: Record) -> ApprovalRecord:
+    """Return the request of a run that waits. Raises BadInput when it does not wait."""
     approval = record.approval
     if approval is None:
+        known = [Record.model_validate(item) for item in records(workspace)]
         raise BadInput(
             f"{record.name} is not waiting for approval: it has asked nobody "
-            f"({_who_waits(workspace, [Record.model_validate(item) for item in records(workspace)])})."
+            f"({_who_waits(workspace, known)})."
         )
     if decided := read_decision(workspace, approval.evidence):
         raise BadInput(f"{record.name} is decided already: {decided.sentence}.")
@@ -145,10 +144,11 @@ def _check_waiting(workspace: Workspace, record: Record) -> None:
             f"{record.name} is not waiting for approval any more: it was stopped. Run its recipe"
             " again."
         )
+    return approval
 
 
 def is_alive(workspace: Workspace, record: Record) -> bool:
-    """Whether the run's process is there."""
+    """Check whether the run's process is there."""
     if record.status != "RUNNING":
         return False
     with record_lock(workspace, record.id) as free:
@@ -179,7 +179,10 @@ def _answer_file(workspace: Workspace, record_id: str) -> Path:
 
 
 def _write_once(path: Path, text: str) -> bool:
-    """Write a file unless it is there; whether it was written. One of several processes wins."""
+    """Write a file unless it is there; return True if it was written.
+
+    One of several processes wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -190,5 +193,5 @@ def _write_once(path: Path, text: str) -> bool:
 
 
 def now() -> datetime:
-    """The present, UTC, to the second."""
+    """Return the present time, UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

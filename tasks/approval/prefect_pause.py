@@ -1,17 +1,19 @@
 """A flow run paused in Prefect with a form on its page.
 
-Prefect's own pause_flow_run would end the run at the first request that its server does not answer,
-and looks at nothing but Prefect; here a run may wait for days, and a file or the clock may end the
-wait as well.
+Prefect's own pause_flow_run ends the run at the first request that its server does not answer, and
+looks at nothing but Prefect. Here a run may wait for days, and a file or the clock may end the wait
+as well.
 """
 
 import logging
 import secrets
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect import get_client, runtime
+from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.input import RunInput, keyset_from_paused_state, read_flow_run_input
 from prefect.settings import PREFECT_API_URL
@@ -23,14 +25,13 @@ from rlhf_core.errors import GateRefused, RLHFError, StageFailed
 from tasks.approval.decisions import COMMENT_LENGTH, NAME_LENGTH
 from tasks.records.approval_record import ApprovalRecord
 
-MARGIN = timedelta(
-    minutes=10
-)  # Prefect's own timeout comes later: the refusal is recorded here first
+# Prefect's own timeout comes later, so that the refusal is recorded here first
+MARGIN = timedelta(minutes=10)
 log = logging.getLogger("rlhf.approval")
 
 
 class Form(RunInput):
-    """What Prefect's page asks for; its server takes no rejection without a reason."""
+    """The form on Prefect's page; its server accepts no rejection without a reason."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -48,18 +49,18 @@ class Form(RunInput):
 
 
 class PausedRun:
-    """This flow run, paused in Prefect with a form on its page, until somebody fills it in or `end`
-    is called.
-    """
+    """The present flow run, paused until somebody fills in the form or `end` is called."""
 
     def __init__(self, text: str, asked: ApprovalRecord):
         self.id = UUID(runtime.flow_run.id)
-        state = Paused(pause_expiration_time=asked.until + MARGIN, pause_key=secrets.token_hex(4))
-        self.keys = state.state_details.run_input_keyset = keyset_from_paused_state(state)
+        state: State[Any] = Paused(
+            pause_expiration_time=asked.until + MARGIN, pause_key=secrets.token_hex(4)
+        )
+        self.keys = keyset_from_paused_state(state)
+        state.state_details.run_input_keyset = {str(key): name for key, name in self.keys.items()}
         self._unreachable = False
-        with get_client(
-            sync_client=True
-        ) as client:  # the form first: whoever sees the pause finds it
+        with get_client(sync_client=True) as client:
+            # the form first: whoever sees the pause finds it
             Form.with_initial_data(description=text).save(self.keys, self.id)
             reply = client.set_flow_run_state(self.id, state)
         if reply.status != SetStateStatus.ACCEPT:
@@ -70,24 +71,22 @@ class PausedRun:
 
     @property
     def page(self) -> str | None:
-        """The run's page on Prefect's server; None without one (then `rlhf ui` shows it)."""
+        """Return the run's page on Prefect's server, None without one (`rlhf ui` shows it then)."""
         return url_for("flow-run", obj_id=self.id) if PREFECT_API_URL.value() else None
 
     def answer(self) -> Form | None:
-        """The form as somebody filled it in; None while nobody has, or while the server does not
-        answer.
+        """Return the form as somebody filled it in.
 
-        Raises GateRefused when the run was resumed without it, RLHFError when the run was ended in
-        Prefect.
+        It is None while nobody has, or while the server does not answer. Raises GateRefused when
+        the run was resumed without an answer, RLHFError when the run was ended in Prefect.
         """
+        values: Any = None  # the type of Prefect's function covers its asynchronous form too
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(self.id).state
-            values = (
-                None
-                if state.is_paused()
-                else read_flow_run_input(self.keys["response"], flow_run_id=self.id)
-            )
+            assert state is not None  # this run has begun
+            if not state.is_paused():
+                values = read_flow_run_input(self.keys["response"], flow_run_id=self.id)
         except httpx.HTTPError as error:
             self._missed(error)
             return None
@@ -107,8 +106,9 @@ class PausedRun:
         )
 
     def end(self, decided: ApprovalRecord) -> bool | None:
-        """Let the flow run go on; False when it does not wait any more (see `answer`), None without
-        a reply.
+        """Let the flow run go on; return True if it did.
+
+        False: it does not wait any more (see `answer`). None: the server did not reply.
         """
         form = {
             "approve": decided.state == "approved",
@@ -117,9 +117,8 @@ class PausedRun:
         }
         try:
             with get_client(sync_client=True) as client:
-                return (
-                    client.resume_flow_run(self.id, run_input=form).status == SetStateStatus.ACCEPT
-                )
+                reply = client.resume_flow_run(self.id, run_input=form)
+            return reply.status == SetStateStatus.ACCEPT
         except httpx.HTTPError as error:
             self._missed(error)
             return None
