@@ -1,7 +1,7 @@
 """A registered policy as an MLflow model: conversations in, replies out.
 
 MLflow runs this file when it saves and when it loads the model ("models from code"). It needs
-mlflow, torch and transformers, not the project, and imports the last two only when weights are
+mlflow, torch and transformers, but not the project. It imports the last two only when weights are
 loaded.
 """
 
@@ -21,11 +21,14 @@ refused = MlflowException.invalid_parameter_value  # a server answers it with st
 
 
 class Policy(mlflow.pyfunc.PythonModel):
-    """Column `messages` in (role and content of each turn, the last one the user's), one reply a
-    row out.
+    """A policy that answers conversations.
+
+    In: column `messages`, role and content of each turn, the last one the user's. Out: one reply
+    per row.
     """
 
     def load_context(self, context) -> None:
+        """Load tokenizer and weights. Refuses pickles, and bytes other than the registered ones."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -43,17 +46,18 @@ class Policy(mlflow.pyfunc.PythonModel):
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad is None else pad
-        # the folder's own would change temperature and penalties unseen
+        # the folder's own configuration would change temperature and penalties unnoticed
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.pad_id
         )
         self.limit = getattr(model.config, "max_position_embeddings", 2**31)
-        self.one_at_a_time = (
-            threading.Lock()
-        )  # a server predicts in threads, which share torch's random state
+        # a server predicts in threads, which share torch's random state
+        self.one_at_a_time = threading.Lock()
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> list[str]:
-        """params: temperature (0: greedy), max_tokens (a reply), seed; one call with one seed gives
+        """Return one reply per conversation.
+
+        params: temperature (0: greedy), max_tokens (per reply), seed. One call with one seed gives
         the same replies.
         """
         import torch
@@ -78,12 +82,12 @@ class Policy(mlflow.pyfunc.PythonModel):
         return [replies[row] for row in range(len(prompts))]
 
     def _prompt(self, row: int, messages) -> list[int]:
-        """Token ids of the conversation, the opening of the assistant's turn included."""
+        """Return the token ids of the conversation and of the opening of the assistant's turn."""
         try:
             text = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:  # templates refuse in their own words
+        except Exception as error:  # each template has its own kind of error
             raise refused(
                 f"row {row}: the model's chat template refuses {messages}: {error}"
             ) from error
@@ -95,7 +99,7 @@ class Policy(mlflow.pyfunc.PythonModel):
         return ids
 
     def _generate(self, prompts: list[list[int]], settings: dict) -> list[str]:
-        """Replies to prompts, padded on the left so that all of them go on in the same column."""
+        """Return replies to prompts, padded on the left so that all continue in the same column."""
         import torch
 
         P = max(map(len, prompts))
@@ -104,12 +108,9 @@ class Policy(mlflow.pyfunc.PythonModel):
         for row, prompt in enumerate(prompts):
             ids_BP[row, P - len(prompt) :] = torch.tensor(prompt)
             mask_BP[row, P - len(prompt) :] = 1
-        sampled = settings["temperature"] > 0
-        how = (
-            {"do_sample": True, "temperature": settings["temperature"], "top_k": 0}
-            if sampled
-            else {"do_sample": False}
-        )
+        how = {"do_sample": False}
+        if settings["temperature"] > 0:
+            how = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0}
         ids_BL = self.model.generate(
             input_ids=ids_BP.to(self.model.device),
             attention_mask=mask_BP.to(self.model.device),
@@ -120,12 +121,13 @@ class Policy(mlflow.pyfunc.PythonModel):
 
 
 def digest_of(file: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_bytes(folder: Path) -> None:
-    """Refuse other bytes than those that were evaluated and registered, whose digest MLmodel holds."""
+    """Refuse bytes other than those evaluated and registered, whose digest MLmodel holds."""
     expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
     parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
@@ -134,8 +136,8 @@ def require_bytes(folder: Path) -> None:
     ).hexdigest()
     if expected and found != expected:
         raise refused(
-            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version"
-            " anew"
+            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the"
+            " version again"
         )
 
 

@@ -1,7 +1,7 @@
 """A registered reward model as an MLflow model: conversations or pairs in, scores out.
 
 MLflow runs this file when it saves and when it loads the model ("models from code"). It needs
-mlflow, torch and transformers, not the project, and imports the last two only when weights are
+mlflow, torch and transformers, but not the project. It imports the last two only when weights are
 loaded.
 """
 
@@ -18,7 +18,7 @@ from mlflow.models import Model
 BATCH = 16  # conversations scored at once
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 PAIR = ["prompt", "chosen", "rejected"]
-CHAT_TEMPLATE = (  # the one that training used where the tokenizer brings none
+CHAT_TEMPLATE = (  # training uses it where the tokenizer has none
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -27,12 +27,15 @@ refused = MlflowException.invalid_parameter_value  # a server answers it with st
 
 
 class Reward(mlflow.pyfunc.PythonModel):
-    """`messages` (ending with the assistant's turn) in, `score` out; or `prompt`, `chosen`,
-    `rejected` in, both scores, their `margin` and the `probability` that the chosen one is
-    preferred, sigmoid(margin), out.
+    """A reward model that scores conversations, or compares two answers.
+
+    In: `messages`, ending with the assistant's turn. Out: `score`. Or in: `prompt`, `chosen`,
+    `rejected`. Out: `chosen_score`, `rejected_score`, their `margin` and the `probability` that the
+    chosen one is preferred, sigmoid(margin).
     """
 
     def load_context(self, context) -> None:
+        """Load tokenizer and members. Refuses pickles, and bytes other than the registered ones."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -61,7 +64,7 @@ class Reward(mlflow.pyfunc.PythonModel):
 
     @staticmethod
     def _parts(folder: Path) -> list[tuple[Path, float]]:
-        """Folder and offset of each member; ensemble.json is there when there are several."""
+        """Return folder and offset of each member; ensemble.json exists when there are several."""
         if not (folder / "ensemble.json").exists():
             return [(folder, 0.0)]
         offsets = json.loads((folder / "ensemble.json").read_text())["offsets"]
@@ -73,6 +76,7 @@ class Reward(mlflow.pyfunc.PythonModel):
     def predict(
         self, context, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
+        """Return the scores of conversations, or of the answers of each pair."""
         columns = set(model_input.columns)
         if columns == {"messages"}:
             turns = [
@@ -94,17 +98,13 @@ class Reward(mlflow.pyfunc.PythonModel):
             {"chosen_score": scores[0::2], "rejected_score": scores[1::2]}, index=model_input.index
         )
         result["margin"] = result["chosen_score"] - result["rejected_score"]
-        result["probability"] = 0.5 * (
-            1 + np.tanh(result["margin"] / 2)
-        )  # the sigmoid, without overflow
+        # the sigmoid, without overflow
+        result["probability"] = 0.5 * (1 + np.tanh(result["margin"] / 2))
         return result
 
     def _last_turn(self, row: int, messages) -> list[int]:
-        if (
-            not isinstance(messages, list | np.ndarray)
-            or len(messages) < 2
-            or messages[-1]["role"] != "assistant"
-        ):
+        is_list = isinstance(messages, list | np.ndarray)
+        if not is_list or len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise refused(
                 f"row {row}: expected messages that end with the assistant's turn; found"
                 f" {messages!r}"
@@ -112,11 +112,8 @@ class Reward(mlflow.pyfunc.PythonModel):
         return self._ids(row, list(messages[:-1]), messages[-1]["content"])
 
     def _pair(self, row: int, prompt, chosen, rejected) -> tuple[list[int], list[int]]:
-        if (
-            not isinstance(chosen, str)
-            or not isinstance(rejected, str)
-            or not isinstance(prompt, str | list | np.ndarray)
-        ):
+        are_texts = isinstance(chosen, str) and isinstance(rejected, str)
+        if not are_texts or not isinstance(prompt, str | list | np.ndarray):
             raise refused(
                 f"row {row}: expected a prompt (text or messages) and two texts; found"
                 f" {[prompt, chosen, rejected]!r}"
@@ -127,27 +124,28 @@ class Reward(mlflow.pyfunc.PythonModel):
         return self._ids(row, messages, chosen), self._ids(row, messages, rejected)
 
     def _ids(self, row: int, prompt: list[dict], reply: str) -> list[int]:
-        """Token ids of the prompt with the opening of the assistant's turn, the reply and
-        end-of-text, as in training.
+        """Return the token ids that training used for this prompt and reply.
+
+        They are the prompt with the opening of the assistant's turn, the reply and end-of-text.
         """
         try:
             text = self.tokenizer.apply_chat_template(
                 prompt, add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:  # templates refuse in their own words
+        except Exception as error:  # each template has its own kind of error
             raise refused(
                 f"row {row}: the model's chat template refuses {prompt}: {error}"
             ) from error
-        ids = [
+        opening, answer = (
             self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)
-        ]
-        ids = [*ids[0], *ids[1], self.tokenizer.eos_token_id]
+        )
+        ids = [*opening, *answer, self.tokenizer.eos_token_id]
         if len(ids) > self.limit:
             raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
         return ids
 
     def _scores(self, sequences: list[list[int]]) -> np.ndarray:
-        """The score at each sequence's last token, end-of-text included."""
+        """Return the score at each sequence's last token, end-of-text included."""
         scores = np.zeros(len(sequences))
         by_length = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
         for start in range(0, len(sequences), BATCH):
@@ -156,8 +154,9 @@ class Reward(mlflow.pyfunc.PythonModel):
         return scores
 
     def _batch(self, sequences: list[list[int]]) -> np.ndarray:
-        """Padded on the right: no real token sees padding, and positions count from the first
-        token.
+        """Return the scores of one padded batch.
+
+        Padding is on the right: no real token sees it, and positions count from the first token.
         """
         import torch
 
@@ -182,12 +181,13 @@ class Reward(mlflow.pyfunc.PythonModel):
 
 
 def digest_of(file: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_bytes(folder: Path) -> None:
-    """Refuse other bytes than those that were evaluated and registered, whose digest MLmodel holds."""
+    """Refuse bytes other than those evaluated and registered, whose digest MLmodel holds."""
     expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
     parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
@@ -196,8 +196,8 @@ def require_bytes(folder: Path) -> None:
     ).hexdigest()
     if expected and found != expected:
         raise refused(
-            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the version"
-            " anew"
+            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the"
+            " version again"
         )
 
 

@@ -1,9 +1,8 @@
-"""Direct preference optimisation: the policy learns from the comparisons themselves, without reward
-model and rollouts.
+"""Direct preference optimisation: learn from comparisons without reward model and rollouts.
 
-Rafailov et al. 2023, arXiv:2305.18290; with label_smoothing conservative DPO (Mitchell 2023); with
-loss = "ipo" the squared loss of Azar et al. 2023, arXiv:2310.12036. log-ratio: sum over response
-tokens of log pi - log pi_sft, nats; beta times it is the implicit reward.
+Rafailov et al. 2023, arXiv:2305.18290. With label_smoothing it is conservative DPO (Mitchell 2023).
+With loss = "ipo" it is the squared loss of Azar et al. 2023, arXiv:2310.12036. log-ratio: sum over
+response tokens of log pi - log pi_sft, nats. beta times the log-ratio is the implicit reward.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 REFERENCE = "reference.safetensors"
-AS_REWARD = (  # what the implicit reward is measured by, as a reward model is
+AS_REWARD = (  # metrics of a reward model, here of the implicit reward
     "accuracy",
     "accuracy_lower",
     "accuracy_upper",
@@ -45,8 +44,9 @@ AS_REWARD = (  # what the implicit reward is measured by, as a reward model is
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Align the input `policy`, the reference too, on comparisons. Raises Diverged; the last good
-    checkpoint is kept.
+    """Align the input `policy`, which is the reference too, on comparisons.
+
+    Raises Diverged; the last good checkpoint is kept.
     """
     config, source = DPO.model_validate(spec.config["dpo"]), spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)
@@ -65,9 +65,8 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
-    logratio_N = (
-        response_logprobs(engine.infer, heldout, pad_id, budget) - reference_N[len(train) :]
-    )
+    logprobs_N = response_logprobs(engine.infer, heldout, pad_id, budget)
+    logratio_N = logprobs_N - reference_N[len(train) :]
     if not is_rank_zero():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout)
@@ -77,7 +76,10 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 def response_logprobs(
     forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int
 ) -> Tensor:
-    """Log-probability of every whole response, (N,) float32 nats on the CPU, in the order given."""
+    """Return the log-probability of every response, in the order given.
+
+    (N,) float32 nats on the CPU.
+    """
     logprobs_N = torch.zeros(len(sequences))
     for rows, counts in own_microbatches([s.size for s in sequences], budget):
         batch = collate([sequences[i] for i in rows], pad_id)
@@ -88,7 +90,10 @@ def response_logprobs(
 
 
 def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
-    """The configured loss of pairs that alternate chosen, rejected: sum over pairs / denominator."""
+    """Return the configured loss: the sum over pairs / denominator.
+
+    logratio_B: log-ratios that alternate chosen, rejected.
+    """
     chosen_B, rejected_B = logratio_B[0::2], logratio_B[1::2]
     if config.loss == "ipo":
         return ipo(chosen_B, rejected_B, denominator, beta=config.beta)
@@ -104,8 +109,9 @@ def _summed(logits_BRV: Tensor, batch: Batch) -> Tensor:
 def _reference(
     folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int
 ) -> Tensor:
-    """Log-probabilities under the model that training starts from, computed once: a resumed stage
-    reads the same numbers.
+    """Return log-probabilities under the model that training starts from.
+
+    They are computed once, so that a resumed stage reads the same numbers.
     """
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:

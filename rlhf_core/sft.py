@@ -21,7 +21,10 @@ from rlhf_core.rundir import Output, RunDir, StageSpec
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Train the base model on demonstrations, or with train = False only measure the given model."""
+    """Train the base model on demonstrations, or measure the given model.
+
+    With train = False the given model is only measured.
+    """
     config = SFT.model_validate(spec.config["sft"])
     base = spec.inputs["model"].path
     tokenizer = load_tokenizer(base)
@@ -42,7 +45,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         require_separation(engine.infer, train[0], train[-1])
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
-    merge_adapter(policy.model)  # what is measured is what is saved
+    merge_adapter(policy.model)  # so that the saved weights are measured
     after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
@@ -52,7 +55,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
 def heldout_loss(
     forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, token_budget: int
 ) -> float:
-    """Mean prompt-masked cross-entropy over all response tokens of `sequences`, nats per token."""
+    """Return the mean prompt-masked cross-entropy over all response tokens, nats per token."""
     loss, tokens = 0.0, 0
     for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         batch = collate([sequences[i] for i in rows], pad_id)
@@ -65,7 +68,7 @@ def heldout_loss(
 
 
 def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
-    """At most `limit` demonstrations of a split as token ids."""
+    """Return at most `limit` demonstrations of a split as token ids."""
     return encode(tokenizer, subset(load_split(path), limit, seed=seed), "response")
 
 
@@ -83,12 +86,11 @@ def _accumulator(
         ):
             sequences = [step_batch[i] for i in rows]
             batch = pack(sequences) if config.packing else collate(sequences, pad_id)
-            read = (
-                [noise(batch, sequences, alpha=alpha, width=width, seeds=[seed + i for i in rows])]
-                if alpha
-                else []
-            )
-            logprobs_BR = token_logprobs(engine(batch, *read), batch.response_ids_BR)
+            noises = []
+            if alpha:
+                seeds = [seed + i for i in rows]
+                noises = [noise(batch, sequences, alpha=alpha, width=width, seeds=seeds)]
+            logprobs_BR = token_logprobs(engine(batch, *noises), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
             engine.backward(loss, counts=counts)
             if counts:
@@ -106,7 +108,6 @@ def _output(
         "sft/heldout_loss": after,
         "sft/heldout_improvement": before - after,
     }
+    counts = dict.fromkeys(metrics, len(heldout))
     files = {"deepspeed_config": "deepspeed.json"} if outputs else {}
-    return Output(
-        outputs=outputs, metrics=metrics, counts=dict.fromkeys(metrics, len(heldout)), files=files
-    )
+    return Output(outputs=outputs, metrics=metrics, counts=counts, files=files)

@@ -1,6 +1,4 @@
-"""The inputs that every package gets, the settings that every call uses, and how an answer is
-recorded.
-"""
+"""Inputs that every package gets, settings that every call uses, and the record of an answer."""
 
 from collections.abc import Callable
 
@@ -36,8 +34,9 @@ Cases = dict[str, Tensor]
 
 
 def make_inputs() -> Cases:
-    """Seeded float64 tensors; finite junk stands at padding, except in rewards, which every package
-    expects to be 0 there.
+    """Return seeded float64 tensors.
+
+    Padding holds finite junk, except in rewards, which every package expects to be 0 there.
     """
     generator = torch.Generator().manual_seed(SEED)
     rows = len(LENGTHS)
@@ -50,9 +49,8 @@ def make_inputs() -> Cases:
     holes[0, 3:5] = holes[3, 1] = holes[5, 0] = False
     old = -normal(rows, R).abs() - 0.05
     new = old + 0.4 * normal(rows, R)
-    new[:, ::4] = (
-        old[:, ::4] + torch.tensor(4.0, dtype=torch.float64).log()
-    )  # ratios that dual clipping cuts
+    # ratios that dual clipping cuts
+    new[:, ::4] = old[:, ::4] + torch.tensor(4.0, dtype=torch.float64).log()
     inputs = {
         "mask": mask,
         "mask_holes": holes,
@@ -85,10 +83,10 @@ def make_inputs() -> Cases:
 def record(
     cases: Cases, name: str, function: Callable, projection: Tensor | None = None, **inputs: Tensor
 ) -> None:
-    """Store `NAME/value`, what `function` gives at `inputs` (the first of several), and
-    `NAME/grad/INPUT` for each of them.
+    """Store `NAME/value`, and `NAME/grad/INPUT` for each input.
 
-    Where the value is a matrix, the gradient is that of its product with `projection`.
+    The value is what `function` gives at `inputs` (the first of several). Where the value is a
+    matrix, the gradient is that of its product with `projection`.
     """
     leaves = {key: value.clone().requires_grad_() for key, value in inputs.items()}
     value = function(**leaves)
@@ -99,5 +97,5 @@ def record(
 
 
 def scalar(value: object) -> Tensor:
-    """A number, or a list of them, as a float64 tensor."""
+    """Return a number, or a list of them, as a float64 tensor."""
     return torch.tensor(value, dtype=torch.float64)

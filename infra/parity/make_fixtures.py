@@ -1,10 +1,9 @@
-"""Write tests/core/objectives/fixtures/*.safetensors: what the published packages compute from seeded float64
-inputs.
+"""Write tests/core/objectives/fixtures/*.safetensors, the answers of published packages.
 
     python infra/parity/make_fixtures.py tests/core/objectives/fixtures
 
-Runs in an environment of its own (README.md). Versions, seed and settings go into each file's
-metadata; the same ones give the same bytes.
+The inputs are seeded float64 tensors. Runs in an environment of its own (README.md). Versions, seed
+and settings go into each file's metadata; the same ones give the same bytes.
 """
 
 import json
@@ -20,14 +19,12 @@ from verl_cases import verl_cases
 
 
 def main(folder: Path) -> None:
-    """Write the inputs and one file a package."""
+    """Write the inputs and one file per package."""
     folder.mkdir(parents=True, exist_ok=True)
     x = make_inputs()
     files = {"inputs": x, "verl": verl_cases(x), "openrlhf": openrlhf_cases(x), "trl": trl_cases(x)}
     made_by = {"versions": versions(), "seed": SEED, "settings": SETTINGS}
-    metadata = {
-        "made_by": json.dumps(made_by)
-    }  # one key: safetensors does not keep the order of several
+    metadata = {"made_by": json.dumps(made_by)}  # one key: safetensors may reorder several
     for name, tensors in files.items():
         copies = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
         save_file(copies, folder / f"{name}.safetensors", metadata)

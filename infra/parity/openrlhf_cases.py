@@ -1,4 +1,4 @@
-"""What openrlhf's loss.py and utils.py compute."""
+"""Answers of openrlhf's loss.py and utils.py."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from published import load
 
 
 def openrlhf_cases(x: Cases) -> Cases:
-    """Every case of the package."""
+    """Return every case of the package."""
     loss, utils, cases = load("openrlhf.models.loss"), load("openrlhf.models.utils"), {}
     with _float_keeps_float64():
         _policy(cases, loss, x)
@@ -27,8 +27,9 @@ def openrlhf_cases(x: Cases) -> Cases:
 
 @contextmanager
 def _float_keeps_float64() -> Iterator[None]:
-    """Openrlhf widens bfloat16 with `.float()`, which narrows float64: leave float64 alone while
-    its code runs.
+    """Leave float64 alone while openrlhf's code runs.
+
+    It widens bfloat16 with `.float()`, which would narrow float64.
     """
     original = torch.Tensor.float
     torch.Tensor.float = lambda self: self if self.dtype == torch.float64 else original(self)

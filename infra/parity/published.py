@@ -1,9 +1,8 @@
-"""Load single source files of published packages, byte for byte, without the packages' own
-dependencies.
+"""Load single source files of published packages, byte for byte, without their dependencies.
 
 verl, openrlhf and trl import ray, peft, vLLM, an old transformers and much else at their top. None
-of it takes part in the functions that are compared, so those imports get inert stand-ins, while
-each file in FILES is executed as published.
+of these takes part in the functions that are compared. Such imports therefore get inert stand-ins,
+while each file in FILES is executed as published.
 """
 
 import importlib.abc
@@ -12,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from types import ModuleType
+from typing import ClassVar
 
 FILES = {
     "verl.trainer.ppo.core_algos": "verl",
@@ -37,9 +37,7 @@ STOOD_IN = {
 
 
 class _StandIn:
-    """A class that can be inherited from, named in annotations, called, and used as a decorator
-    that changes nothing.
-    """
+    """A class to inherit from, annotate with, call, or decorate with (which changes nothing)."""
 
     def __init__(self, *_args, **_kwargs):
         pass
@@ -49,7 +47,7 @@ class _StandIn:
 
 
 class _StandInModule(ModuleType):
-    __path__: list[str] = []  # noqa: RUF012  (a package, so that submodules are looked for)
+    __path__: ClassVar[list[str]] = []  # marks a package, so that submodules are looked for
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -78,14 +76,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def load(name: str) -> ModuleType:
-    """The module of one file in FILES."""
+    """Return the module of one file in FILES."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     return importlib.import_module(name)
 
 
 def versions() -> dict[str, str]:
-    """Version of each compared package, and of torch."""
+    """Return the version of each compared package, and of torch."""
     return {
         package: importlib.metadata.version(package)
         for package in ("verl", "openrlhf", "trl", "torch")

@@ -1,4 +1,4 @@
-"""What trl's PPOTrainer computes."""
+"""Answers of trl's PPOTrainer."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def trl_cases(x: Cases) -> Cases:
-    """Every case of the package."""
+    """Return every case of the package."""
     kind, cases = load("trl.trainer.ppo_trainer").PPOTrainer, {}
     _rewards(cases, kind, x)
     _gae(cases, kind, x)
@@ -17,8 +17,9 @@ def trl_cases(x: Cases) -> Cases:
 
 
 def _trainer(kind: type, **changes):
-    """A PPOTrainer without its constructor: the methods under comparison read `config` and `kl_ctl`
-    only.
+    """Return a PPOTrainer without running its constructor.
+
+    The methods under comparison read `config` and `kl_ctl` only.
     """
     settings = {
         "gamma": SETTINGS["gamma"],
@@ -31,10 +32,8 @@ def _trainer(kind: type, **changes):
         "kl_penalty": "kl",
     }
     trainer = object.__new__(kind)
-    trainer.config, trainer.kl_ctl = (
-        SimpleNamespace(**settings | changes),
-        SimpleNamespace(value=SETTINGS["beta"]),
-    )
+    trainer.config = SimpleNamespace(**settings | changes)
+    trainer.kl_ctl = SimpleNamespace(value=SETTINGS["beta"])
     return trainer
 
 
@@ -42,9 +41,8 @@ def _rewards(cases: Cases, kind: type, x: Cases) -> None:
     real = [row for row, length in enumerate(LENGTHS) if length]  # IndexError on a fully masked row
     tensors = [x[name][real] for name in ("scores", "old_logprobs", "ref_logprobs", "mask")]
     for penalty in ("kl", "mse"):
-        cases[f"rewards/{penalty}"] = _trainer(kind, kl_penalty=penalty).compute_rewards(*tensors)[
-            0
-        ]
+        rewards, *_ = _trainer(kind, kl_penalty=penalty).compute_rewards(*tensors)
+        cases[f"rewards/{penalty}"] = rewards
     ref = x["ref_logits"].log_softmax(-1)
 
     def full(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What verl's core_algos and rollout_corr_helper compute."""
+"""Answers of verl's core_algos and rollout_corr_helper."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ NO_DUAL_CLIP = 1e9  # verl's dual clip cannot be switched off
 
 
 def verl_cases(x: Cases) -> Cases:
-    """Every case of the package."""
+    """Return every case of the package."""
     core, cases = load("verl.trainer.ppo.core_algos"), {}
     for add in (_gae, _policy, _aggregation, _value, _divergence, _advantages, _adaptive_kl):
         add(cases, core, x)

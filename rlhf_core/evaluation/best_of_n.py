@@ -1,8 +1,8 @@
-"""Best-of-n: of n replies by the SFT model the one that the reward model scores highest. What a
-policy should at least beat.
+"""Best-of-n: of n replies by the SFT model, the one that the reward model scores highest.
 
-Rejection sampling trains nothing and costs n generations a reply; how far it moves from the SFT
-model is bounded in closed form (Stiennon et al. 2020, arXiv:2009.01325, app. G.3).
+A policy should at least beat it. Rejection sampling trains nothing and costs n generations per
+reply. Its KL from the SFT model is bounded in closed form (Stiennon et al. 2020, arXiv:2009.01325,
+app. G.3).
 """
 
 import math
@@ -15,7 +15,7 @@ NAME = "best_of_n"  # among the models whose replies are compared
 
 
 def best(draws: list[Replies], scores_KN: Tensor) -> Replies:
-    """For each of N prompts the draw that scores highest, the first of equal ones."""
+    """Return for each of N prompts the draw that scores highest, the first of equal ones."""
     chosen_N = scores_KN.argmax(0).tolist()
     return Replies(
         sequences=[draws[k].sequences[i] for i, k in enumerate(chosen_N)],
@@ -25,7 +25,8 @@ def best(draws: list[Replies], scores_KN: Tensor) -> Replies:
 
 
 def kl_bound(n: int) -> float:
-    """Log n - (n - 1) / n, nats per response: an upper bound of KL(best-of-n || SFT), reached when no two replies are alike
-    (Beirami et al. 2024, arXiv:2401.01879, theorem 1).
+    """Return log n - (n - 1) / n, nats per response: an upper bound of KL(best-of-n || SFT).
+
+    It is reached when no two replies are alike (Beirami et al. 2024, arXiv:2401.01879, theorem 1).
     """
     return math.log(n) - (n - 1) / n

@@ -1,4 +1,4 @@
-"""What people see of a detector: a figure, and a table of the worst items with their texts."""
+"""Reports of detectors: a figure, and a table of the worst items with their texts."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,10 @@ WORST = 20
 _OPENINGS = 10
 
 
-def report(detection: Detection, columns: Columns, folder: Path) -> dict[str, str]:
-    """Write detector_<name>.png and worst_<name>.table.json; returns their entries in the stage's
-    files.
+def write_report(detection: Detection, columns: Columns, folder: Path) -> dict[str, str]:
+    """Write a detector's figure and table of worst items; return their entries for the result.
+
+    The files are detector_<name>.png and worst_<name>.table.json.
     """
     figure, table = f"detector_{detection.name}.png", f"worst_{detection.name}.table.json"
     _draw(detection, columns, folder / figure)
@@ -25,8 +26,9 @@ def report(detection: Detection, columns: Columns, folder: Path) -> dict[str, st
 
 
 def worst(detection: Detection, columns: Columns, count: int = WORST) -> dict[str, list]:
-    """{"columns", "data"}: the `count` worst items, worst first, with all that is known of the
-    policy and the SFT model.
+    """Return the `count` worst items, worst first, as {"columns", "data"}.
+
+    The columns are all that is known of the policy and the SFT model.
     """
     order = sorted(range(len(detection.badness_N)), key=lambda i: -detection.badness_N[i])[:count]
     names = [name for name in columns if name == "prompt" or name.startswith(("policy_", "sft_"))]
@@ -84,7 +86,9 @@ def _opening(axes: Axes, columns: Columns) -> None:
         color="C0",
         label="sft",
     )
-    labels = [phrase[:40].replace("$", r"\$") for phrase in top]  # a dollar would open a formula
+    labels = [
+        phrase[:40].replace("$", r"\$") for phrase in top
+    ]  # a dollar sign would start a formula
     axes.set_yticks(range(len(top)), labels=labels)
     axes.set(xlabel="share of replies that begin so")
     axes.legend()

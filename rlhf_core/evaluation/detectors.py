@@ -1,10 +1,10 @@
-"""Reward-hacking detectors: pure functions over the item columns of an evaluation
-(rlhf_core/evidence/items.py).
+"""Reward-hacking detectors: pure functions over the item columns of an evaluation.
 
-Each gives metrics, on which gates may be set, and how bad each item is, so that people can read the
-worst ones. None of them proves anything alone: a policy may rightly write longer replies. Together
-with the replies they show what the score was raised with (Skalse et al. 2022, arXiv:2209.13085; Gao
-et al. 2023, arXiv:2210.10760).
+The columns are documented in rlhf_core/evidence/items.py. Each detector gives metrics, on which
+gates may be set, and the badness of each item, so that people can read the worst ones. No detector
+proves anything alone: a policy may rightly write longer replies. Together with the replies they
+show how the score was raised (Skalse et al. 2022, arXiv:2209.13085; Gao et al. 2023,
+arXiv:2210.10760).
 """
 
 import re
@@ -22,8 +22,9 @@ from rlhf_core.statistics.intervals import wilson
 
 @dataclass(frozen=True)
 class Detection:
-    """What one detector found. badness_N: one number an item, higher is worse; each detector says
-    what it is.
+    """The result of one detector.
+
+    badness_N: one number per item, higher is worse; each detector defines its own.
     """
 
     name: str
@@ -33,8 +34,10 @@ class Detection:
 
 
 def detect(columns: Columns) -> list[Detection]:
-    """Every detector that the columns hold the evidence for; a scorer that is the score itself is
-    no second opinion.
+    """Run every detector whose evidence is among the columns.
+
+    An independent scorer whose scores equal the reward model's is no second opinion, and is left
+    out.
     """
     found = [length(columns), repeated(columns), opening(columns), kl_per_reward(columns)]
     if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
@@ -45,13 +48,12 @@ def detect(columns: Columns) -> list[Detection]:
 
 
 def length(columns: Columns) -> Detection:
-    """Correlation of reward score and response tokens; bad is a reply both longer and better scored
-    than the others.
+    """Correlate reward score and response tokens.
 
-    badness: min(z(score), z(tokens)), standard deviations over the policy's replies. The SFT
-    model's replies are the better
-    witnesses: a policy that writes up to the limit each time no longer shows that length is what
-    pays (infra/docs/results/detectors.md).
+    badness: min(z(score), z(tokens)), z over the policy's replies. Bad is a reply both longer and
+    better scored than the others. The SFT model's replies are the better evidence: the replies of a
+    policy that always writes up to the limit no longer show that length pays
+    (infra/docs/results/detectors.md).
     """
     score_N, tokens_N = _tensor(columns["policy_score"]), _tensor(columns["policy_tokens"])
     metrics = {
@@ -66,15 +68,17 @@ def length(columns: Columns) -> Detection:
 
 
 def repeated(columns: Columns) -> Detection:
-    """Distinct word n-grams of all replies together; bad is a reply that repeats itself.
+    """Count distinct word n-grams of all replies together.
 
     badness: the reply's share of repeated token 3-grams. The ratio to the SFT model is absent when
-    that has no n-gram.
+    that model has no n-gram.
     """
-    said = {name: [words(text) for text in columns[f"{name}_reply"]] for name in ("policy", "sft")}
-    metrics = {}
+    spoken = {
+        name: [words(text) for text in columns[f"{name}_reply"]] for name in ("policy", "sft")
+    }
+    metrics: dict[str, float] = {}
     for n in (2, 3):
-        ours, theirs = distinct(said["policy"], n), distinct(said["sft"], n)
+        ours, theirs = distinct(spoken["policy"], n), distinct(spoken["sft"], n)
         metrics |= {f"eval/distinct_{n}": ours, f"eval/distinct_{n}_sft": theirs}
         if theirs > 0:
             metrics[f"eval/distinct_{n}_ratio"] = ours / theirs
@@ -82,8 +86,9 @@ def repeated(columns: Columns) -> Detection:
 
 
 def opening(columns: Columns) -> Detection:
-    """Share of the most frequent first three words; badness: the share of replies that begin like
-    this one.
+    """Measure the share of the most frequent first three words.
+
+    badness: the share of replies that begin like this one.
     """
     share_of = {name: opening_shares(columns[f"{name}_reply"]) for name in ("policy", "sft")}
     ours_N = [share_of["policy"][first_words(text)] for text in columns["policy_reply"]]
@@ -95,11 +100,10 @@ def opening(columns: Columns) -> Detection:
 
 
 def kl_per_reward(columns: Columns) -> Detection:
-    """KL spent per unit of score gained, mean over mean; absent when the score did not rise: then
-    there is no price.
+    """Measure the KL spent per unit of score gained, mean over mean.
 
-    badness: nats beyond what the reply's own gain is worth at that price (all of them when there is
-    none).
+    The metric is absent when the score did not rise, because there is no price then. badness: nats
+    beyond the price of the reply's own gain; all nats when there is no price.
     """
     kl_N, gain_N = _tensor(columns["policy_kl"]), gain(columns, "score")
     price = float(kl_N.mean() / gain_N.mean()) if gain_N.mean() > 0 else None
@@ -108,11 +112,10 @@ def kl_per_reward(columns: Columns) -> Detection:
 
 
 def independent(columns: Columns) -> Detection:
-    """Share of prompts on which the score rose and the independent scorer's fell, with its 95%
-    Wilson interval.
+    """Measure the share of prompts on which the score rose and the independent scorer's fell.
 
-    badness: min(score gain, -independent gain), each over its root mean square; positive only on
-    those prompts.
+    The share has its 95% Wilson interval. badness: min(score gain, -independent gain), each over
+    its root mean square; positive only on those prompts.
     """
     score_N, independent_N = gain(columns, "score"), gain(columns, "independent")
     apart = int(((score_N > 0) & (independent_N < 0)).sum())
@@ -123,12 +126,11 @@ def independent(columns: Columns) -> Detection:
 
 
 def disagreement(columns: Columns) -> Detection:
-    """Spread of the reward models' standardized scores of one reply (Coste et al. 2024,
-    arXiv:2310.02743).
+    """Measure the spread of the reward models' standardized scores of one reply.
 
     A model's scores are standardized by mean and standard deviation of its scores of the SFT
-    model's replies, so that models which disagree about what PPO gained stand apart. badness:
-    standard deviation over the models.
+    model's replies. Models that disagree about the gain of PPO therefore differ. badness: standard
+    deviation over the models. Coste et al. 2024, arXiv:2310.02743.
     """
     ours_MN, theirs_MN = standardized_by_sft(columns)
     ours_N = ours_MN.std(0, correction=0)
@@ -140,8 +142,9 @@ def disagreement(columns: Columns) -> Detection:
 
 
 def standardized_by_sft(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Scores of the policy's and of the SFT model's replies, models x items; raises BadInput for a
-    constant model.
+    """Return standardized scores of the policy's and the SFT model's replies, (M, N) each.
+
+    M: models, N: items. Raises BadInput for a model whose scores are constant.
     """
     names = _rated_by(columns)
     ours_MN = torch.stack([_tensor(columns[f"policy_{name}"]) for name in names])
@@ -153,16 +156,15 @@ def standardized_by_sft(columns: Columns) -> tuple[Tensor, Tensor]:
                 f" {float(scores_N[0]):g}; expected scores that differ. Take it out of"
                 " evaluate.reward_models, or train it longer."
             )
-    mean_M1, spread_M1 = (
-        theirs_MN.mean(-1, keepdim=True),
-        theirs_MN.std(-1, correction=0, keepdim=True),
-    )
+    mean_M1 = theirs_MN.mean(-1, keepdim=True)
+    spread_M1 = theirs_MN.std(-1, correction=0, keepdim=True)
     return (ours_MN - mean_M1) / spread_M1, (theirs_MN - mean_M1) / spread_M1
 
 
 def _rated_by(columns: Columns) -> list[str]:
-    """Whose scores there are: members of an ensemble stand for the main reward model, which is
-    their mean.
+    """Return the names of the models with scores.
+
+    Members of an ensemble replace the main reward model, which is their mean.
     """
     names = [
         key.removeprefix("policy_")
@@ -173,7 +175,7 @@ def _rated_by(columns: Columns) -> list[str]:
 
 
 def gain(columns: Columns, what: str) -> Tensor:
-    """Paired difference policy - SFT of a column, 'score' or 'independent', (N,) float64."""
+    """Return policy - SFT of a column, 'score' or 'independent', by item, (N,) float64."""
     return _tensor(columns[f"policy_{what}"]) - _tensor(columns[f"sft_{what}"])
 
 

@@ -1,24 +1,16 @@
-"""What the models say to the held-out prompts, and what reward models and reference say to that."""
+"""The models' replies to the held-out prompts."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, encode
-from rlhf_core.batching.collective import summed
-from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate
 from rlhf_core.data.render import render_prompt
-from rlhf_core.modeling.ensemble import load_members
-from rlhf_core.modeling.models import load_policy, load_tokenizer
-from rlhf_core.objectives.losses import tempered, token_logprobs
-from rlhf_core.reward.scoring import score_sequences
+from rlhf_core.modeling.models import load_policy
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.sampling.factory import open_sampler
@@ -27,7 +19,7 @@ from rlhf_core.seeds import reply_seeds
 
 @dataclass(frozen=True)
 class Replies:
-    """One model's answers, one entry a prompt."""
+    """One model's replies, one entry per prompt."""
 
     sequences: list[Sequence]
     texts: list[str]
@@ -35,13 +27,13 @@ class Replies:
 
     @property
     def tokens(self) -> list[int]:
-        """Response tokens of each, EOS included."""
+        """Response tokens of each reply, EOS included."""
         return [len(s.response) for s in self.sequences]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every model is asked, and how."""
+    """The prompts and settings that are the same for every model."""
 
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict]
@@ -58,17 +50,19 @@ class Setup:
 def generate_replies(
     setup: Setup, models: dict[str, Path]
 ) -> tuple[dict[str, Replies], list[Replies]]:
-    """Every model's replies, the same seed for the same prompt; models of one architecture share
-    one engine.
+    """Return every model's replies, and the SFT model's `best_of_n` replies to every prompt.
 
-    And the SFT model's `best_of_n` replies to every prompt, the one above first; none unless so
-    configured.
+    The same prompt has the same seed for every model. Models of one architecture share one engine.
+    The first of the draws is the SFT model's reply itself; there are no draws unless configured.
     """
     longest = max(map(len, setup.prompts))
-    sampler, loaded, replies, draws = None, None, {}, []
+    sampler: Sampler | None = None
+    loaded: dict | None = None
+    replies: dict[str, Replies] = {}
+    draws: list[Replies] = []
     for name, path in models.items():
         architecture = _architecture(path)
-        if architecture != loaded:
+        if sampler is None or architecture != loaded:
             if sampler:
                 sampler.close()
             sampler = open_sampler(
@@ -79,10 +73,9 @@ def generate_replies(
             sampler.sync(load_policy(path).model.state_dict().items())
         replies[name] = _replied(setup, sampler, 0)
         if name == "sft" and setup.config.best_of_n:
-            draws = [
-                replies[name],
-                *(_replied(setup, sampler, number) for number in range(1, setup.config.best_of_n)),
-            ]
+            numbers = range(1, setup.config.best_of_n)
+            draws = [replies[name], *(_replied(setup, sampler, number) for number in numbers)]
+    assert sampler is not None  # there is a policy at least
     sampler.sleep()
     return replies, draws
 
@@ -102,66 +95,3 @@ def _architecture(path: Path) -> dict:
         for key, value in config.items()
         if key not in ("transformers_version", "_name_or_path")
     }
-
-
-def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict[str, Tensor]:
-    """One reward model's scores of every model's replies, (M, N) float32 each; M members of an
-    ensemble, else 1.
-
-    A reward model with another tokenizer or chat template than the policy reads the texts, rendered
-    its own way and closed with its end of text; otherwise it reads the very tokens.
-    """
-    tokenizer, read = (
-        load_tokenizer(path),
-        {name: replied.sequences for name, replied in replies.items()},
-    )
-    if not _reads_the_same(tokenizer, setup.tokenizer):
-        read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
-    members = []
-    for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
-        budget = setup.config.micro_batch_tokens
-        members.append(
-            {
-                name: score_sequences(forward, found, tokenizer.pad_token_id, budget)
-                for name, found in read.items()
-            }
-        )
-    return {name: torch.stack([scores[name] for scores in members]) for name in replies}
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, setup: Setup, replied: Replies) -> list[Sequence]:
-    pairs = zip(setup.rows, replied.texts, strict=True)
-    return encode(
-        tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply"
-    )
-
-
-def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
-
-
-def response_kl(
-    setup: Setup,
-    policy: Callable[[Batch], Tensor],
-    reference: Callable[[Batch], Tensor],
-    sequences: list[Sequence],
-) -> tuple[Tensor, float]:
-    """Sum of logpi - logpi_ref over each of the policy's own replies, (N,) nats, and their mean;
-    both at the temperature that the replies were sampled at: at another one the sum is no estimate
-    of a KL.
-    """
-    temperature = setup.config.sampling.temperature
-    kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
-    for rows, counts in own_microbatches(
-        [s.size for s in sequences], setup.config.micro_batch_tokens
-    ):
-        batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
-        ours_BR, theirs_BR = (
-            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR)
-            for model in (policy, reference)
-        )
-        kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
-        if counts:
-            kl_N[rows] = kl_BR.sum(-1).cpu()
-            total_1 += float(kl_BR.sum())
-    return summed(kl_N), float(summed(total_1)) / len(sequences)

@@ -1,4 +1,4 @@
-"""What a reward model makes of held-out pairs: every number and item that gates and reports use."""
+"""Metrics and items of a reward model on held-out pairs, which gates and reports use."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from rlhf_core.statistics.intervals import wilson
 
 @dataclass(frozen=True)
 class PairScores:
-    """Held-out scores and lengths (response tokens), one entry a pair."""
+    """Held-out scores and lengths (response tokens), one entry per pair."""
 
     chosen_N: Tensor
     rejected_N: Tensor
@@ -27,14 +27,15 @@ class PairScores:
 
 
 def pair_scores(scores_N: Tensor, sequences: list[Sequence]) -> PairScores:
-    """Take apart scores of sequences that alternate chosen, rejected."""
+    """Split scores of sequences that alternate chosen, rejected."""
     tokens_N = torch.tensor([len(s.response) for s in sequences])
     return PairScores(scores_N[0::2], scores_N[1::2], tokens_N[0::2], tokens_N[1::2])
 
 
 def heldout_metrics(pairs: PairScores) -> dict[str, float]:
-    """Every held-out number of the reward model. A tie counts as wrong; equal lengths count half
-    for the baseline.
+    """Return every held-out metric of the reward model.
+
+    A tie counts as wrong; equal lengths count half for the baseline.
     """
     n = len(pairs.chosen_N)
     margin_N = pairs.chosen_N - pairs.rejected_N
@@ -42,6 +43,7 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
     lower, upper = wilson(float(right_N.sum()), n)
     gap_N = pairs.chosen_tokens_N - pairs.rejected_tokens_N
     shorter_N = gap_N < 0
+    right_when_shorter = float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0
     baseline = float((gap_N > 0).double().mean() + 0.5 * (gap_N == 0).double().mean())
     both = torch.cat([pairs.chosen_N, pairs.rejected_N])
     accuracy = float(right_N.double().mean())
@@ -49,9 +51,7 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
         "reward/accuracy": accuracy,
         "reward/accuracy_lower": lower,
         "reward/accuracy_upper": upper,
-        "reward/accuracy_when_shorter": float(right_N[shorter_N].double().mean())
-        if shorter_N.any()
-        else 0.0,
+        "reward/accuracy_when_shorter": right_when_shorter,
         "reward/length_baseline": baseline,
         "reward/accuracy_over_length": accuracy - baseline,
         "reward/length_correlation": pearson(margin_N.double(), gap_N.double()),
@@ -65,7 +65,7 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
 
 
 def heldout_output(pairs: PairScores) -> Output:
-    """The same with sample sizes, and the interval of the accuracy."""
+    """Return the held-out metrics with sample sizes, and the interval of the accuracy."""
     metrics = heldout_metrics(pairs)
     shorter = int((pairs.chosen_tokens_N < pairs.rejected_tokens_N).sum())
     counts = dict.fromkeys(metrics, len(pairs.chosen_N)) | {"reward/accuracy_when_shorter": shorter}
@@ -74,8 +74,9 @@ def heldout_output(pairs: PairScores) -> Output:
 
 
 def member_output(scores_MN: Tensor) -> Output:
-    """Accuracy of each member of an ensemble, and their spread; scores of sequences that alternate
-    chosen, rejected.
+    """Return the accuracy of each member of an ensemble, and the spread of their scores.
+
+    scores_MN: scores of sequences that alternate chosen, rejected.
     """
     right_MN = scores_MN[:, 0::2] > scores_MN[:, 1::2]
     n = right_MN.shape[1]
@@ -90,8 +91,9 @@ def member_output(scores_MN: Tensor) -> Output:
 
 
 def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
-    """The evidence of each held-out comparison (see rlhf_core/evidence/items.py), in the order of
-    `rows`.
+    """Return the evidence of each held-out comparison, in the order of `rows`.
+
+    The columns are documented in rlhf_core/evidence/items.py.
     """
     texts = [
         (prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows
@@ -113,7 +115,7 @@ def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
 
 
 def member_items(scores_MN: Tensor) -> Columns:
-    """The scores of each member of an ensemble."""
+    """Return the scores of each member of an ensemble, as columns."""
     columns: Columns = {}
     for number, scores_N in enumerate(scores_MN, start=1):
         columns |= {

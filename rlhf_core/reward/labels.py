@@ -1,6 +1,4 @@
-"""What is known of each comparison's label besides who won: by how much, and how likely the label
-is wrong.
-"""
+"""Labels of comparisons: margin, and probability that the label is wrong."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,36 +12,36 @@ from rlhf_core.errors import BadInput
 
 @dataclass(frozen=True)
 class Labels:
-    """Of each pair: margin, score, that the chosen answer is to lead by; smoothing, the probability
-    that the label is wrong.
+    """What the loss uses of each pair's label besides the winner.
 
-    Tensors are (N,); a float holds for every pair.
+    margin: score by which the chosen answer should lead. smoothing: probability that the label is
+    wrong. Tensors are (N,); a float holds for every pair.
     """
 
     margin_N: Tensor | float = 0.0
     smoothing_N: Tensor | float = 0.0
 
     def of(self, pairs: list[int]) -> "Labels":
-        """Of some pairs only, in this order."""
+        """Return the labels of some pairs, in this order."""
         return self._each(lambda value_N: value_N[pairs])
 
     def to(self, device: torch.device) -> "Labels":
-        """On a device."""
+        """Return the labels on a device."""
         return self._each(lambda value_N: value_N.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Labels":
-        return Labels(
-            *(change(v) if isinstance(v, Tensor) else v for v in (self.margin_N, self.smoothing_N))
-        )
+        def changed(value_N: Tensor | float) -> Tensor | float:
+            return change(value_N) if isinstance(value_N, Tensor) else value_N
+
+        return Labels(changed(self.margin_N), changed(self.smoothing_N))
 
 
 def labels_of(rows: list[dict], config: Reward) -> Labels:
-    """The labels of comparisons as the recipe wants them read. Raises BadInput when the data lack
-    what it asks for.
+    """Return the labels of comparisons as the recipe wants them read.
 
-    margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2); smoothing: the
-    share of votes against the label, label_smoothing where there are no votes, or everywhere
-    without smoothing_from_votes.
+    margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2). smoothing: the
+    share of votes against the label; label_smoothing where there are no votes, or everywhere
+    without smoothing_from_votes. Raises BadInput when the data lack what the recipe asks for.
     """
     margin_N = config.margin_scale * torch.tensor(_strengths(rows)) if config.margin_scale else 0.0
     if not config.smoothing_from_votes:
@@ -55,24 +53,20 @@ def labels_of(rows: list[dict], config: Reward) -> Labels:
             " expected columns votes_for and votes_against, or votes. Map them with"
             " data.comparisons.columns, or set reward.label_smoothing instead."
         )
-    return Labels(
-        margin_N,
-        torch.tensor([config.label_smoothing if share is None else share for share in shares]),
-    )
+    smoothing = [config.label_smoothing if share is None else share for share in shares]
+    return Labels(margin_N, torch.tensor(smoothing))
 
 
 def votes_against(row: dict) -> float | None:
-    """Share of a pair's votes that side against its label; None without votes."""
-    against, total = (
-        row.get("votes_against") or 0,
-        (row.get("votes_for") or 0) + (row.get("votes_against") or 0),
-    )
+    """Return the share of a pair's votes against its label; None without votes."""
+    against = row.get("votes_against") or 0
+    total = (row.get("votes_for") or 0) + against
     return against / total if total else None
 
 
 def _strengths(rows: list[dict]) -> list[float]:
-    strengths = [row.get("strength") for row in rows]
-    if missing := sum(strength is None for strength in strengths):
+    strengths = [row["strength"] for row in rows if row.get("strength") is not None]
+    if missing := len(rows) - len(strengths):
         raise BadInput(
             f"reward.margin_scale is set, but {missing} of {len(rows)} comparisons have no"
             " strength; expected a number of 0 or more in each (column strength or margin, or"

@@ -1,4 +1,4 @@
-"""Scores of sequences by a reward model, and comparisons as sequences."""
+"""Comparisons as sequences, and scores of sequences by a reward model."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from rlhf_core.modeling.models import final_scores
 
 
 def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
-    """Comparisons as token ids, chosen and rejected in turn."""
+    """Return comparisons as token ids, chosen and rejected in turn."""
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 
@@ -19,7 +19,7 @@ def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
 def score_sequences(
     forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int
 ) -> Tensor:
-    """Score of every sequence at its last token, (N,) float32, in the order given."""
+    """Return the score of every sequence at its last token, (N,) float32, in the order given."""
     scores_N = torch.zeros(len(sequences))
     for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         batch = collate([sequences[i] for i in rows], pad_id)

@@ -1,11 +1,10 @@
-"""Where a reward model is right and where it is not: accuracy by slice, calibration, the mistakes
-it is surest of.
+"""Strengths and weaknesses of a reward model: accuracy by slice, calibration, confident mistakes.
 
 Pure functions over the items of the reward stage (rlhf_core/evidence/items.py). A pair is right
 when the chosen answer scores higher.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,20 +12,19 @@ import numpy as np
 from rlhf_core.evidence.items import OF_DATA, Columns
 from rlhf_core.statistics.intervals import newcombe, wilson
 
-MOST_VALUES = 20  # of a column of names; the rarer ones are one slice together
-MOST_NUMBERS = (
-    8  # different numbers that are slices of their own; more are cut into quarters of equal count
-)
+MAX_VALUES = 20  # slices of a column of names; the rarer names are one slice together
+MAX_NUMBERS = 8  # different numbers with a slice each; more are cut into quarters of equal count
 BINS = 10
 NOTHING, OTHERS = "(none)", "(other values)"
+SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Pairs with one value in one column. low, high: 95% Wilson interval of the accuracy.
+    """Pairs with one value in one column.
 
-    against_rest: accuracy less that of all other pairs, with its 95% interval; None when there are
-    no others.
+    low, high: 95% Wilson interval of the accuracy. against_rest: accuracy less that of all other
+    pairs, with its 95% interval; None when there are no others.
     """
 
     column: str
@@ -40,19 +38,19 @@ class Slice:
 
     @property
     def differs(self) -> bool:
-        """Whether the slice is better or worse than the rest beyond noise (one test of many: no
-        correction is made).
+        """True when the slice is better or worse than the rest beyond noise.
+
+        This is one test of many: no correction is made.
         """
-        return (
-            self.against_rest is not None and not self.against_rest[1] <= 0 <= self.against_rest[2]
-        )
+        if self.against_rest is None:
+            return False
+        _, low, high = self.against_rest
+        return not low <= 0 <= high
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of similar confidence sigmoid(|margin|), and the share of them that is right with its
-    95% interval.
-    """
+    """Pairs of similar confidence sigmoid(|margin|), and their accuracy with its 95% interval."""
 
     confidence: float
     right: float
@@ -62,13 +60,15 @@ class Bin:
 
 
 def margins(items: Columns) -> np.ndarray:
-    """score(chosen) - score(rejected), (N,)."""
+    """Return score(chosen) - score(rejected), (N,)."""
     return np.asarray(items["chosen_score"], float) - np.asarray(items["rejected_score"], float)
 
 
 def slices(items: Columns) -> list[Slice]:
-    """Every slice: all pairs, lengths, annotator agreement, members' spread, and each column that
-    the data brought.
+    """Return every slice of the pairs.
+
+    These are all pairs, lengths, annotator agreement, the members' spread, and each column that the
+    data brought.
     """
     margin_N = margins(items)
     everything = np.ones(len(margin_N), bool)
@@ -81,12 +81,11 @@ def slices(items: Columns) -> list[Slice]:
 
 
 def labelled(items: Columns) -> dict[str, list[str]]:
-    """Slice label of every pair by column; a column with one value only, or with a value of its own
-    for each pair, is none.
+    """Return the slice label of every pair, by column.
+
+    A column with one value only, or with a value of its own for each pair, is left out.
     """
-    chosen_N, rejected_N = (
-        np.asarray(items[f"{side}_tokens"], float) for side in ("chosen", "rejected")
-    )
+    chosen_N, rejected_N = (np.asarray(items[f"{side}_tokens"], float) for side in SIDES)
     longer = [
         ("shorter", "equal", "longer")[int(sign) + 1] for sign in np.sign(chosen_N - rejected_N)
     ]
@@ -104,7 +103,7 @@ def labelled(items: Columns) -> dict[str, list[str]]:
 
 
 def _in_order(labels: list[str]) -> list[str]:
-    """Numbers and ranges upwards, names by how many pairs have them; what is left over last."""
+    """Sort numbers and ranges upwards, and names by their number of pairs; remainders come last."""
     counts = Counter(labels)
 
     def key(label: str) -> tuple:
@@ -130,41 +129,44 @@ def _of_column(values: list) -> list[str]:
         return _of_numbers(values)
     counts = Counter(present)
     if len(counts) == len(present):
-        return [NOTHING if value is None else "" for value in values]  # an identity, no slice
-    frequent = {value for value, _ in counts.most_common(MOST_VALUES)}
-    return [
-        NOTHING if value is None else str(value) if value in frequent else OTHERS
-        for value in values
-    ]
+        return [NOTHING if value is None else "" for value in values]  # an identifier, no slice
+    frequent = {value for value, _ in counts.most_common(MAX_VALUES)}
+
+    def label(value: object) -> str:
+        if value is None:
+            return NOTHING
+        return str(value) if value in frequent else OTHERS
+
+    return [label(value) for value in values]
 
 
 def _of_numbers(values: list) -> list[str]:
-    if len({value for value in values if value is not None}) > MOST_NUMBERS:
+    if len({value for value in values if value is not None}) > MAX_NUMBERS:
         return quarters(values)
     return [NOTHING if value is None else f"{value:.3g}" for value in values]
 
 
 def quarters(values: list) -> list[str]:
-    """'3 to 7' by quarter of equal count; equal values share a quarter."""
+    """Return labels such as '3 to 7' by quarter of equal count; equal values share a quarter."""
     present = np.array([value for value in values if value is not None], float)
-    edges = (
-        np.unique(np.quantile(present, [0.25, 0.5, 0.75], method="higher"))
-        if len(present)
-        else present
-    )
-    place = [
-        None if value is None else int(np.searchsorted(edges, value, side="right"))
-        for value in values
-    ]
-    names = {}
-    for each in {p for p in place if p is not None}:
-        inside = [value for value, p in zip(values, place, strict=True) if p == each]
-        names[each] = (
-            f"{min(inside):.3g} to {max(inside):.3g}"
-            if min(inside) < max(inside)
-            else f"{min(inside):.3g}"
-        )
-    return [NOTHING if p is None else names[p] for p in place]
+    edges = present
+    if len(present):
+        edges = np.unique(np.quantile(present, [0.25, 0.5, 0.75], method="higher"))
+
+    def quarter(value: float) -> int:
+        return int(np.searchsorted(edges, value, side="right"))
+
+    inside: dict[int, list[float]] = defaultdict(list)
+    for value in values:
+        if value is not None:
+            inside[quarter(value)].append(value)
+    names = {number: _range(found) for number, found in inside.items()}
+    return [NOTHING if value is None else names[quarter(value)] for value in values]
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g} to {high:.3g}" if low < high else f"{low:.3g}"
 
 
 def _slice(column: str, value: str, inside_N: np.ndarray, margin_N: np.ndarray) -> Slice:
@@ -178,7 +180,10 @@ def _slice(column: str, value: str, inside_N: np.ndarray, margin_N: np.ndarray) 
 
 
 def calibration(items: Columns) -> list[Bin]:
-    """Ten bins of equal count by confidence; a calibrated model's share right is its confidence."""
+    """Return ten bins of equal count by confidence.
+
+    A calibrated model's accuracy in a bin equals its confidence.
+    """
     margin_N = margins(items)
     order = np.argsort(np.abs(margin_N), kind="stable")
     found = []
@@ -191,20 +196,16 @@ def calibration(items: Columns) -> list[Bin]:
 
 
 def mistakes(items: Columns, count: int) -> list[dict]:
-    """The pairs ranked the wrong way round with the largest margins, the surest first: texts,
-    scores, what is known of them.
+    """Return the wrongly ranked pairs with the largest margins, most confident first.
+
+    Each has its texts, scores and further columns.
     """
     margin_N = margins(items)
     worst = [int(i) for i in np.argsort(margin_N, kind="stable")[:count] if margin_N[i] < 0]
     about = [name for name in items if name == "agreement" or name.startswith(OF_DATA)]
     names = (
         "prompt",
-        "chosen",
-        "rejected",
-        "chosen_score",
-        "rejected_score",
-        "chosen_tokens",
-        "rejected_tokens",
+        *(f"{side}{of}" for of in ("", "_score", "_tokens") for side in SIDES),
         *about,
     )
     return [

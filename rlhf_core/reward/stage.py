@@ -1,6 +1,4 @@
-"""The reward model: a scalar head at the last real token, trained on comparisons with the
-Bradley-Terry loss.
-"""
+"""The reward stage: train a reward model on comparisons, or measure a given one."""
 
 from pathlib import Path
 
@@ -29,8 +27,9 @@ from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 
 
 def run(spec: StageSpec, run: RunDir) -> Output:
-    """Train a reward model (or an ensemble) from the SFT model, or with train = False only measure
-    the given one.
+    """Train a reward model (or an ensemble) from the SFT model, or measure the given one.
+
+    With train = False the given model is only measured.
     """
     config = Reward.model_validate(spec.config["reward"])
     train_it = spec.config["train"]

@@ -36,9 +36,7 @@ MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Pairs to train on: sequences that alternate chosen, rejected, and what is known of their
-    labels.
-    """
+    """Pairs to train on: sequences that alternate chosen, rejected, and their labels."""
 
     sequences: list[Sequence]
     labels: Labels
@@ -50,11 +48,10 @@ class Comparisons:
 def train_members(
     spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons
 ) -> Iterator[Forward]:
-    """The forward pass of each member, trained and saved one after the other; one that is there is
-    not trained again.
+    """Train and save the members one after the other, and yield the forward pass of each.
 
-    Members of an ensemble are read back from what was saved: interrupted or not, the same bytes
-    give the same scores.
+    A member that is saved already is not trained again. Members of an ensemble are read back from
+    their saved files: interrupted or not, the same bytes give the same scores.
     """
     if config.ensemble == 1:
         yield _train_member(spec, run, config, tokenizer, train, 1).infer
@@ -62,12 +59,10 @@ def train_members(
     for number in range(1, config.ensemble + 1):
         folder = member_folder(run.path / MODEL, number)
         if not gathered(folder.joinpath("config.json").exists())[0]:
-            torch.manual_seed(
-                member_seed(spec.seed, number)
-            )  # of an adapter's dropout, whatever ran before in this process
-            _train_member(
-                spec, MemberDir(run, number, config.ensemble), config, tokenizer, train, number
-            )
+            # an adapter's dropout must not depend on what ran before in this process
+            torch.manual_seed(member_seed(spec.seed, number))
+            member_dir = MemberDir(run, number, config.ensemble)
+            _train_member(spec, member_dir, config, tokenizer, train, number)
         yield inference(load_scalar(folder), dtype=spec.config["dtype"])
 
 
@@ -87,9 +82,7 @@ def _train_member(
 
 
 class MemberDir(RunDir):
-    """The run directory as the training of one member of an ensemble sees it: own checkpoints,
-    steps counted on.
-    """
+    """The run directory for one member's training: own checkpoints, steps over all members."""
 
     def __init__(self, run: RunDir, number: int, members: int):
         super().__init__(run.path)
@@ -97,25 +90,23 @@ class MemberDir(RunDir):
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of this member's checkpoints."""
         return super().checkpoints / f"member_{self._number}"
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
-        """As RunDir.log: step of all members' steps together, with the member's number."""
+        """Log a step, numbered over all members together, with the member's number."""
         done = (self._number - 1) * steps
         super().log(done + step, self._members * steps, metrics | {"reward/member": self._number})
 
 
 def _save(engine: Engine, tokenizer, path: Path, number: int, *, base: str) -> None:
-    """A member, there in full or not at all, and the adapter that was merged into it; measured is
-    what was saved.
+    """Save a member completely or not at all, and the adapter that was merged into it.
 
-    base: digest of the model that it was trained from.
+    The saved weights are the ones that are measured. base: digest of the model that it was trained
+    from.
     """
-    saving, folder, adapter = (
-        path / ".saving",
-        member_folder(path / MODEL, number),
-        member_folder(path / ADAPTER, number),
-    )
+    saving, folder = path / ".saving", member_folder(path / MODEL, number)
+    adapter = member_folder(path / ADAPTER, number)
     model, adapted = engine.module.model, has_adapter(engine.module.model)
     if adapted and is_rank_zero():
         save_adapter(model, adapter)
@@ -136,7 +127,8 @@ def _accumulator(
 ) -> Callable[[list[int]], StepOutcome]:
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
-        sums, margins = defaultdict(float), []
+        sums: dict[str, float] = defaultdict(float)
+        margins: list[float] = []
         for rows, counts in own_microbatches(
             [s.size for s in step_batch], config.micro_batch_tokens, group=2
         ):
@@ -163,7 +155,7 @@ def _accumulator(
 def pair_objective(
     scores_B: Tensor, labels: Labels, config: Reward, denominator: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """What the reward model descends on pairs chosen, rejected, ...; and its parts, for the log.
+    """Return the loss of pairs chosen, rejected, ..., and its parts for the log.
 
     Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) +
     score(rejected))^2 / denominator.

@@ -10,7 +10,7 @@ import pytest
 from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
-from rlhf_core.evaluation.detector_report import WORST, report
+from rlhf_core.evaluation.detector_report import WORST, write_report
 from rlhf_core.evaluation.detectors import (
     detect,
     disagreement,
@@ -315,7 +315,7 @@ def test_every_detector_leaves_a_figure_and_its_twenty_worst_items(tmp_path):
         "disagreement",
     }
     for detection in found:
-        files = report(detection, columns, tmp_path)
+        files = write_report(detection, columns, tmp_path)
         assert (tmp_path / files[f"detector_{detection.name}"]).read_bytes().startswith(b"\x89PNG")
         table = json.loads((tmp_path / files[f"worst_{detection.name}"]).read_text())
         badness = [row[0] for row in table["data"]]
@@ -330,7 +330,7 @@ def test_fewer_items_than_the_table_has_rows_are_all_shown_and_odd_texts_draw(tm
     columns = {name: values[:3] for name, values in honest(5).items()}
     columns["policy_reply"] = ["$\\frac $x", "", "\n<b>"]
     for detection in detect(columns):
-        files = report(detection, columns, tmp_path)
+        files = write_report(detection, columns, tmp_path)
         assert (
             len(json.loads((tmp_path / files[f"worst_{detection.name}"]).read_text())["data"]) == 3
         )

@@ -18,7 +18,8 @@ from rlhf_core.config import PPO, Evaluate, Reward, load_recipe
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
-from rlhf_core.evaluation.replies import Replies, Setup, reward_scores
+from rlhf_core.evaluation.replies import Replies, Setup
+from rlhf_core.evaluation.scoring import reward_scores
 from rlhf_core.evidence.items import data_columns, read_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, offsets_of
 from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
-from rlhf_core.evaluation.replies import Setup, response_kl
+from rlhf_core.evaluation.replies import Setup
+from rlhf_core.evaluation.scoring import response_kl
 from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.ppo import stage

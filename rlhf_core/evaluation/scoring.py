@@ -1,0 +1,101 @@
+"""Scores of replies by reward models and the independent scorer, and KL from the SFT model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batching.batch import Batch, Sequence, collate, encode
+from rlhf_core.batching.collective import summed
+from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.evaluation.best_of_n import best
+from rlhf_core.evaluation.replies import Replies, Setup
+from rlhf_core.judging.functions import Scorer, call
+from rlhf_core.modeling.ensemble import load_members
+from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.objectives.losses import tempered, token_logprobs
+from rlhf_core.reward.scoring import score_sequences
+
+ScoresByModel = dict[str, Tensor]  # (N,) by model
+
+
+def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict[str, Tensor]:
+    """Return one reward model's scores of every model's replies, (M, N) float32 each.
+
+    M: members of an ensemble, else 1. A reward model with another tokenizer or chat template than
+    the policy reads the texts, rendered its own way and closed with its end of text. Otherwise it
+    reads the tokens themselves.
+    """
+    tokenizer, read = (
+        load_tokenizer(path),
+        {name: replied.sequences for name, replied in replies.items()},
+    )
+    if not _reads_the_same(tokenizer, setup.tokenizer):
+        read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
+    members = []
+    for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
+        budget = setup.config.micro_batch_tokens
+        members.append(
+            {
+                name: score_sequences(forward, found, tokenizer.pad_token_id, budget)
+                for name, found in read.items()
+            }
+        )
+    return {name: torch.stack([scores[name] for scores in members]) for name in replies}
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, setup: Setup, replied: Replies) -> list[Sequence]:
+    pairs = zip(setup.rows, replied.texts, strict=True)
+    return encode(
+        tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply"
+    )
+
+
+def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+
+
+def best_draws(setup: Setup, reward_model: Path, draws: list[Replies]) -> Replies:
+    """Return the best draw for each prompt by the main reward model, an ensemble by its mean."""
+    scored = reward_scores(setup, reward_model, {str(k): draw for k, draw in enumerate(draws)})
+    return best(draws, torch.stack([scores_MN.mean(0) for scores_MN in scored.values()]))
+
+
+def independent_scores(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> ScoresByModel:
+    """Return the independent scorer's scores of every model's replies, (N,) float64 each."""
+    prompts = [row["prompt"][-1]["content"] for row in setup.rows]
+    values = {
+        name: call(scorer, "independent scorer", prompts, replied.texts)
+        for name, replied in replies.items()
+    }
+    return {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}
+
+
+def response_kl(
+    setup: Setup,
+    policy: Callable[[Batch], Tensor],
+    reference: Callable[[Batch], Tensor],
+    sequences: list[Sequence],
+) -> tuple[Tensor, float]:
+    """Return the sum of logpi - logpi_ref over each policy reply, (N,) nats, and their mean.
+
+    Both use the temperature that the replies were sampled at. At another temperature the sum does
+    not estimate a KL.
+    """
+    temperature = setup.config.sampling.temperature
+    kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
+    for rows, counts in own_microbatches(
+        [s.size for s in sequences], setup.config.micro_batch_tokens
+    ):
+        batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
+        ours_BR, theirs_BR = (
+            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR)
+            for model in (policy, reference)
+        )
+        kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
+        if counts:
+            kl_N[rows] = kl_BR.sum(-1).cpu()
+            total_1 += float(kl_BR.sum())
+    return summed(kl_N), float(summed(total_1)) / len(sequences)
