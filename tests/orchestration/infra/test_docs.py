@@ -118,6 +118,17 @@ def test_every_module_and_function_that_is_named_exists(page):
             assert resolves(name), name
 
 
+def test_every_page_that_the_code_names_exists():
+    named = [
+        found
+        for folder in FOLDERS
+        for pattern in ("*.py", "*.toml", "*.yaml", "*.sh", "*.sbatch")
+        for path in (ROOT / folder).rglob(pattern)
+        for found in re.findall(r"infra/docs/[\w/-]+\.md", path.read_text())
+    ]
+    assert named and all((ROOT / name).is_file() for name in named), named
+
+
 def test_every_page_can_be_reached_from_the_front_page():
     seen, waiting = set(), [ROOT / "README.md"]
     while waiting:
