@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities import Run
-
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
 from tasks.analysis.lineage_graph import Graph, ancestors, build, descendants
-from tasks.analysis.mlflow_runs import Client
+from tasks.analysis.mlflow_runs import Client, Run
 
 DATASET_DIGITS = 32  # of a digest, in MLflow's data sets
 REFERENCE = (

@@ -20,6 +20,7 @@ from command_line import rlhf_exit_code
 
 if TYPE_CHECKING:
     from registrar import Registrar
+    from synthetic import Synthetic
 
     from rlhf_core.config import Recipe
     from tasks.promotion.aliases import RegistryAliases
@@ -161,6 +162,19 @@ def make_recipe(home, tiny_model, data_files, stage_program) -> Callable[..., "R
         },
     }
     return lambda **changes: Recipe.model_validate(values | changes)
+
+
+# runs without training
+
+
+@pytest.fixture
+def synthetic(home, tmp_path) -> "Synthetic":
+    """Write runs into the workspace that were never trained."""
+    from synthetic import Synthetic
+
+    from tasks.records.workspace import Workspace
+
+    return Synthetic(Workspace(home), tmp_path)
 
 
 # registered models

@@ -30,27 +30,22 @@ from tasks.tracking.tracker import Tracker, tracking
 
 
 @pytest.fixture
-def made(home, tmp_path) -> Synthetic:
-    return Synthetic(Workspace.here(), tmp_path)
-
-
-@pytest.fixture
 def write_report(home):
     from flows.pipeline import write_report  # it sets Prefect up before Prefect is imported
 
     return write_report
 
 
-def evidence(made: Synthetic, *stories: Story) -> list:
-    return [from_record(made.write(story)) for story in stories]
+def evidence(synthetic: Synthetic, *stories: Story) -> list:
+    return [from_record(synthetic.write(story)) for story in stories]
 
 
-def test_the_comparison_is_one_self_contained_page_with_every_part(made):
+def test_the_comparison_is_one_self_contained_page_with_every_part(synthetic):
     stories = [
         Story("a", champion="policy-0"),
         Story("b", lift=2.0, reply=EVIL, policy="policy-b", seed=2),
     ]
-    text = comparison_page(compare(evidence(made, *stories)))
+    text = comparison_page(compare(evidence(synthetic, *stories)))
     seen = assert_self_contained(text)
     for part in (
         "Outcome",
@@ -76,17 +71,17 @@ def test_the_comparison_is_one_self_contained_page_with_every_part(made):
     assert seen.text.count("better, beyond noise") > 2 and "paired bootstrap" in seen.text
 
 
-def test_names_and_values_are_escaped_too(made):
+def test_names_and_values_are_escaped_too(synthetic):
     settings = {"description": EVIL}
-    first, second = evidence(made, Story("a"), Story("b", settings=settings))
+    first, second = evidence(synthetic, Story("a"), Story("b", settings=settings))
     text = comparison_page(compare([first, second]))
     assert EVIL not in text and EVIL in Page(text).text
     assert EVIL not in run_page(second) and EVIL in Page(run_page(second)).text
 
 
-def test_every_sample_row_sorts_by_its_numbers(made):
+def test_every_sample_row_sorts_by_its_numbers(synthetic):
     text = comparison_page(
-        compare(evidence(made, Story("a"), Story("b", lift=2.0, seed=2, policy="policy-b")))
+        compare(evidence(synthetic, Story("a"), Story("b", lift=2.0, seed=2, policy="policy-b")))
     )
     table = text[text.index('class="sortable samples"') :]
     keys = re.findall(r'data-v="([^"]+)"', table)
@@ -94,10 +89,10 @@ def test_every_sample_row_sorts_by_its_numbers(made):
     assert len(differences) == 64 and differences == sorted(differences, reverse=True)
 
 
-def test_long_replies_leave_rows_out_and_say_so(made):
+def test_long_replies_leave_rows_out_and_say_so(synthetic):
     long = "word " * 290
     runs = evidence(
-        made,
+        synthetic,
         *(
             Story(name, prompts=900, reply=long, policy=name, seed=place)
             for place, name in enumerate("ab")
@@ -121,10 +116,12 @@ def test_a_page_that_cannot_be_made_small_keeps_no_rows():
     assert len(fitting(render, 10)) == LARGEST and sizes == [10, 5, 2, 1, 0]
 
 
-def test_a_comparison_without_items_says_so_and_draws_what_there_is(made):
+def test_a_comparison_without_items_says_so_and_draws_what_there_is(synthetic):
     text = comparison_page(
         compare(
-            evidence(made, Story("a", with_items=False), Story("b", with_items=False, lift=2.0))
+            evidence(
+                synthetic, Story("a", with_items=False), Story("b", with_items=False, lift=2.0)
+            )
         )
     )
     seen = assert_self_contained(text)
@@ -138,8 +135,8 @@ def test_a_comparison_without_items_says_so_and_draws_what_there_is(made):
 # the report that a run ends with
 
 
-def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(made):
-    (run,) = evidence(made, Story("a", lift=1.0, champion="policy-0"))
+def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(synthetic):
+    (run,) = evidence(synthetic, Story("a", lift=1.0, champion="policy-0"))
     against = {model: head_to_head(run, model) for model in ("sft", "champion")}
     gains = {model: found.rows[0].against[0] for model, found in against.items()}
     assert gains["sft"].difference == pytest.approx(1.0, abs=0.15) and gains["sft"].better
@@ -162,8 +159,8 @@ def test_the_policy_is_held_against_sft_model_and_champion_from_its_own_items(ma
     )
 
 
-def test_a_judge_has_its_say_beside_the_reward_model(made):
-    (run,) = evidence(made, Story("a", champion="policy-0"))
+def test_a_judge_has_its_say_beside_the_reward_model(synthetic):
+    (run,) = evidence(synthetic, Story("a", champion="policy-0"))
     assert [win_rate.judge for win_rate in head_to_head(run, "sft").win_rates] == [
         "reward model",
         "independent scorer",
@@ -183,8 +180,8 @@ def test_a_judge_has_its_say_beside_the_reward_model(made):
     ]
 
 
-def test_without_items_the_report_rests_on_what_was_recorded(made):
-    (run,) = evidence(made, Story("a", with_items=False))
+def test_without_items_the_report_rests_on_what_was_recorded(synthetic):
+    (run,) = evidence(synthetic, Story("a", with_items=False))
     found = head_to_head(run, "sft")
     assert (
         found.win_rates[0].finding.low < found.win_rates[0].finding.difference
@@ -243,17 +240,17 @@ def test_a_gate_without_a_champion_to_compare_with_says_so_and_is_not_called_mis
 
 
 @pytest.mark.parametrize("until", ["validate", "reward", "ppo"])
-def test_a_run_that_stopped_early_has_a_report_too(made, until):
-    (run,) = evidence(made, Story("a", until=until))
+def test_a_run_that_stopped_early_has_a_report_too(synthetic, until):
+    (run,) = evidence(synthetic, Story("a", until=until))
     seen = assert_self_contained(run_page(run))
     assert "Lineage" in seen.text and "Policy against" not in seen.text
 
 
 @pytest.fixture
-def tracked(made):
+def tracked(synthetic):
     """tracked(record): the open tracker of a run, as within the flow."""
     with contextlib.ExitStack() as stack:
-        yield lambda record: stack.enter_context(tracking(made.workspace, record))
+        yield lambda record: stack.enter_context(tracking(synthetic.workspace, record))
 
 
 def context_of(tracker: Tracker) -> RunContext:
@@ -262,14 +259,14 @@ def context_of(tracker: Tracker) -> RunContext:
 
 
 def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(
-    made, write_report, tracked
+    synthetic, write_report, tracked
 ):
-    tracker = tracked(made.write(Story("a")))
+    tracker = tracked(synthetic.write(Story("a")))
     context = context_of(tracker)
     tracker.flush()
     tracker.end("FINISHED", report=lambda: write_report(context))
     path = tracker.record.report
-    assert path.is_relative_to(made.workspace.home)
+    assert path.is_relative_to(synthetic.workspace.home)
     assert tracker.record.run_id in path.read_text()
     parent = tracker.client.get_run(tracker.record.run_id)
     assert "report.html" in {
@@ -279,14 +276,14 @@ def test_the_report_is_in_the_workspace_in_mlflow_and_in_the_description(
     assert link in parent.data.tags["mlflow.note.content"] and parent.info.status == "FINISHED"
 
 
-def test_the_champions_run_is_shown_beside_the_candidates(made, write_report, tracked):
-    first = made.tell(Story("first", policy="policy-0"))
-    digest = made.artifact("policy-0", model=True).digest
+def test_the_champions_run_is_shown_beside_the_candidates(synthetic, write_report, tracked):
+    first = synthetic.tell(Story("first", policy="policy-0"))
+    digest = synthetic.artifact("policy-0", model=True).digest
     first.client.create_registered_model("tiny-policy")
     tags = {"digest": digest, "pipeline_run_id": first.record.run_id}
     first.client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
     second = tracked(
-        made.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}}))
+        synthetic.write(Story("second", champion="policy-0", settings={"ppo": {"beta": 0.2}}))
     )
     context = context_of(second)
     second.end("FINISHED", report=lambda: write_report(context))
@@ -295,28 +292,32 @@ def test_the_champions_run_is_shown_beside_the_candidates(made, write_report, tr
 
 
 def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(
-    made, write_report, tracked, monkeypatch
+    synthetic, write_report, tracked, monkeypatch
 ):
-    later = made.workspace.tracking_uri
+    later = synthetic.workspace.tracking_uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracker = tracked(made.write(Story("a", champion="policy-0")))
+    tracker = tracked(synthetic.write(Story("a", champion="policy-0")))
     context = context_of(tracker)
     tracker.flush()
     tracker.end("FINISHED", report=lambda: write_report(context))
-    assert tracker.problem and tracker.record.report.exists() and len(pending(made.workspace)) == 1
+    assert (
+        tracker.problem
+        and tracker.record.report.exists()
+        and len(pending(synthetic.workspace)) == 1
+    )
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    file = pending(made.workspace)[0]
+    file = pending(synthetic.workspace)[0]
     file.write_text(
         json.dumps(json.loads(file.read_text()) | {"tracking_uri": later})
     )  # the server is up again, elsewhere
-    assert sync(made.workspace).forwarded == ["a"]
+    assert sync(synthetic.workspace).forwarded == ["a"]
     client = MlflowClient(tracking_uri=later)
-    run_id = records(made.workspace)[-1]["run_id"]
+    run_id = records(synthetic.workspace)[-1]["run_id"]
     assert "report.html" in {item.path for item in client.list_artifacts(run_id)}
 
 
-def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(made, caplog):
-    tracker = Tracker(made.workspace, made.write(Story("a", until="sft")))
+def test_a_report_that_cannot_be_written_is_a_warning_and_costs_the_run_nothing(synthetic, caplog):
+    tracker = Tracker(synthetic.workspace, synthetic.write(Story("a", until="sft")))
 
     def fail() -> Path:
         raise OSError("no space left")

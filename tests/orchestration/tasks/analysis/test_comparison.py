@@ -13,19 +13,13 @@ from tasks.analysis import mlflow_runs
 from tasks.analysis.comparison import Comparison, compare
 from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
-from tasks.records.workspace import Workspace
 
 
-@pytest.fixture
-def made(home, tmp_path) -> Synthetic:
-    return Synthetic(Workspace.here(), tmp_path)
-
-
-def compared(made: Synthetic, *stories: Story) -> Comparison:
+def compared(synthetic: Synthetic, *stories: Story) -> Comparison:
     """The comparison of runs as their folders tell it; what MLflow tells is the same, which has its
     own test.
     """
-    return compare([from_record(made.write(story)) for story in stories])
+    return compare([from_record(synthetic.write(story)) for story in stories])
 
 
 def found(comparison: Comparison, metric: str) -> Finding:
@@ -35,10 +29,10 @@ def found(comparison: Comparison, metric: str) -> Finding:
 # references
 
 
-def test_references_name_runs_by_name_age_id_and_model_version(made):
+def test_references_name_runs_by_name_age_id_and_model_version(synthetic):
     first, second = (
-        made.tell(Story("tiny-aaaaaaa-1")),
-        made.tell(Story("tiny-aaaaaaa-2", policy="policy-b")),
+        synthetic.tell(Story("tiny-aaaaaaa-1")),
+        synthetic.tell(Story("tiny-aaaaaaa-2", policy="policy-b")),
     )
     client = first.client
     client.create_registered_model("tiny-policy")
@@ -76,8 +70,8 @@ def test_references_name_runs_by_name_age_id_and_model_version(made):
         ("a' or '1'='1", "is no reference"),
     ],
 )
-def test_an_unknown_reference_is_refused_with_what_there_is(made, reference, said):
-    client = made.tell(Story("tiny-aaaaaaa-1", until="validate")).client
+def test_an_unknown_reference_is_refused_with_what_there_is(synthetic, reference, said):
+    client = synthetic.tell(Story("tiny-aaaaaaa-1", until="validate")).client
     client.create_registered_model("tiny-policy")
     client.create_model_version("tiny-policy", source="file:///nowhere")
     client.set_registered_model_alias("tiny-policy", "candidate", "1")
@@ -85,8 +79,10 @@ def test_an_unknown_reference_is_refused_with_what_there_is(made, reference, sai
         mlflow_runs.resolve(client, reference)
 
 
-def test_an_ambiguous_name_lists_the_runs_that_it_could_mean(made):
-    trackers = [made.tell(Story("tiny-aaaaaaa-1", seed=seed, until="validate")) for seed in (1, 2)]
+def test_an_ambiguous_name_lists_the_runs_that_it_could_mean(synthetic):
+    trackers = [
+        synthetic.tell(Story("tiny-aaaaaaa-1", seed=seed, until="validate")) for seed in (1, 2)
+    ]
     with pytest.raises(ConfigError, match="means 2 runs") as refused:
         mlflow_runs.resolve(trackers[0].client, "tiny-aaaaaaa-1")
     assert all(tracker.record.run_id in str(refused.value) for tracker in trackers)
@@ -95,7 +91,7 @@ def test_an_ambiguous_name_lists_the_runs_that_it_could_mean(made):
 # the comparison
 
 
-def test_what_differs_is_found_and_what_does_not_is_not_listed(made):
+def test_what_differs_is_found_and_what_does_not_is_not_listed(synthetic):
     changed = Story(
         "b",
         policy="policy-b",
@@ -103,7 +99,7 @@ def test_what_differs_is_found_and_what_does_not_is_not_listed(made):
         reward="reward-b",
         settings={"ppo": {"policy_lr": 1e-4}},
     )
-    groups = compared(made, Story("a"), changed).differences
+    groups = compared(synthetic, Story("a"), changed).differences
     assert [(row.key, row.values) for row in groups["config"]] == [
         ("ppo.policy_lr", ["1e-06", "0.0001"])
     ]
@@ -117,9 +113,9 @@ def test_what_differs_is_found_and_what_does_not_is_not_listed(made):
     assert groups["environment"] == groups["code"] == []
 
 
-def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(made):
+def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(synthetic):
     better = Story("b", lift=1.5, seed=2, policy="policy-b", prompts=48)
-    comparison = compared(made, Story("a", lift=0.5), better)
+    comparison = compared(synthetic, Story("a", lift=0.5), better)
     score = found(comparison, "eval/score_policy")
     assert score.verdict == "beyond noise" and score.better and score.n == 48
     assert 0.5 < score.low < score.difference < score.high < 1.3
@@ -137,15 +133,15 @@ def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(made):
     )
 
 
-def test_a_finished_stage_that_serves_both_runs_is_identical(made):
-    comparison = compared(made, Story("a"), Story("a"))
+def test_a_finished_stage_that_serves_both_runs_is_identical(synthetic):
+    comparison = compared(synthetic, Story("a"), Story("a"))
     assert found(comparison, "eval/score_policy").note == "the same finished stage serves both runs"
     assert {row.against[0].verdict for row in comparison.metrics} == {"identical"}
 
 
-def test_scores_of_two_reward_models_are_not_held_against_each_other(made):
+def test_scores_of_two_reward_models_are_not_held_against_each_other(synthetic):
     other = Story("b", lift=3.0, policy="policy-b", reward="reward-b", accuracy=0.95)
-    comparison = compared(made, Story("a", lift=0.2), other)
+    comparison = compared(synthetic, Story("a", lift=0.2), other)
     for metric in ("eval/score_policy", "eval/win_rate", "ppo/score_mean"):
         finding = found(comparison, metric)
         assert (
@@ -172,9 +168,9 @@ def test_scores_of_two_reward_models_are_not_held_against_each_other(made):
     assert any("different reward models" in note for note in comparison.cautions)
 
 
-def test_without_a_common_scale_replies_are_shown_without_a_difference(made):
+def test_without_a_common_scale_replies_are_shown_without_a_difference(synthetic):
     stories = [Story(name, reward=f"reward-{name}", scorer=f"known:{name}") for name in "ab"]
-    comparison = compared(made, *stories)
+    comparison = compared(synthetic, *stories)
     assert comparison.win_rates == [] and {sample.difference for sample in comparison.samples} == {
         None
     }
@@ -182,9 +178,9 @@ def test_without_a_common_scale_replies_are_shown_without_a_difference(made):
     assert "no common scale" in comparison.scale
 
 
-def test_accuracy_on_two_heldout_sets_is_compared_unpaired_and_says_so(made):
+def test_accuracy_on_two_heldout_sets_is_compared_unpaired_and_says_so(synthetic):
     accuracy = found(
-        compared(made, Story("a"), Story("b", comparisons="c-b", reward="r-b", accuracy=0.82)),
+        compared(synthetic, Story("a"), Story("b", comparisons="c-b", reward="r-b", accuracy=0.82)),
         "reward/accuracy",
     )
     assert (
@@ -194,17 +190,17 @@ def test_accuracy_on_two_heldout_sets_is_compared_unpaired_and_says_so(made):
     )
 
 
-def test_kl_from_two_sft_models_is_not_compared_but_length_is(made):
-    comparison = compared(made, Story("a"), Story("b", sft="sft-b"))
+def test_kl_from_two_sft_models_is_not_compared_but_length_is(synthetic):
+    comparison = compared(synthetic, Story("a"), Story("b", sft="sft-b"))
     assert (
         found(comparison, "eval/kl_per_response").note == "measured from two different SFT models"
     )
     assert found(comparison, "eval/length_policy").n == 64
 
 
-def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(made):
+def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(synthetic):
     comparison = compared(
-        made, Story("a", with_items=False), Story("b", lift=-2.0, seed=2, policy="policy-b")
+        synthetic, Story("a", with_items=False), Story("b", lift=-2.0, seed=2, policy="policy-b")
     )
     assert found(comparison, "eval/score_policy").verdict == "no interval"
     assert "no per-item evidence" in found(comparison, "eval/score_policy").note
@@ -215,31 +211,32 @@ def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(made):
     )
 
 
-def test_runs_that_stopped_early_are_compared_as_far_as_they_went(made):
+def test_runs_that_stopped_early_are_compared_as_far_as_they_went(synthetic):
     comparison = compared(
-        made, Story("a", until="reward"), Story("b", accuracy=0.9, reward="reward-b")
+        synthetic, Story("a", until="reward"), Story("b", accuracy=0.9, reward="reward-b")
     )
     rate = found(comparison, "eval/win_rate")
     assert rate.verdict == "missing" and rate.note == "not measured in a"
     assert found(comparison, "reward/accuracy").n == 120 and comparison.samples == []
 
 
-def test_three_runs_are_each_held_against_the_first(made):
+def test_three_runs_are_each_held_against_the_first(synthetic):
     lifts = enumerate((0.5, 0.6, 2.0))
     comparison = compared(
-        made, *(Story(f"run-{seed}", lift, seed, policy=f"policy-{seed}") for seed, lift in lifts)
+        synthetic,
+        *(Story(f"run-{seed}", lift, seed, policy=f"policy-{seed}") for seed, lift in lifts),
     )
     row = next(row for row in comparison.metrics if row.metric == "eval/score_policy")
     assert len(row.values) == 3 and row.against[1].verdict == "beyond noise"
     assert len(comparison.samples[0].replies) == 3 and len(comparison.win_rates) == 4
 
 
-def test_runs_of_one_name_are_told_apart(made):
-    assert compared(made, Story("a"), Story("a", seed=2)).names == ["a (1)", "a (2)"]
+def test_runs_of_one_name_are_told_apart(synthetic):
+    assert compared(synthetic, Story("a"), Story("a", seed=2)).names == ["a (1)", "a (2)"]
 
 
-def test_mlflow_tells_the_same_as_the_folders_of_a_run(made):
-    tracker = made.tell(Story("a", champion="policy-0"))
+def test_mlflow_tells_the_same_as_the_folders_of_a_run(synthetic):
+    tracker = synthetic.tell(Story("a", champion="policy-0"))
     local = from_record(tracker.record)
     remote = mlflow_runs.read(tracker.client, mlflow_runs.resolve(tracker.client, "latest"))
     for name, stage in remote.stages.items():
@@ -267,8 +264,8 @@ def test_mlflow_tells_the_same_as_the_folders_of_a_run(made):
     )  # the summary under the last step is not a point of the curve
 
 
-def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(made):
-    tracker = made.tell(Story("a"))
+def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(synthetic):
+    tracker = synthetic.tell(Story("a"))
     parent = tracker.client.get_run(tracker.record.run_id)
     assert parent.data.tags["stage"] == "pipeline" and parent.data.metrics["reward/accuracy"] == 0.8
     assert (
@@ -285,11 +282,11 @@ def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(made):
 
 
 @pytest.fixture
-def told(made) -> list:
+def told(synthetic) -> list:
     """Two runs that MLflow knows."""
     return [
-        made.tell(Story("tiny-aaaaaaa-1")),
-        made.tell(Story("tiny-aaaaaaa-2", lift=2.0, policy="policy-b", seed=2)),
+        synthetic.tell(Story("tiny-aaaaaaa-1")),
+        synthetic.tell(Story("tiny-aaaaaaa-2", lift=2.0, policy="policy-b", seed=2)),
     ]
 
 
@@ -344,8 +341,8 @@ def test_a_server_that_is_away_is_named(home, monkeypatch, capsys):
     assert "MLflow at http://127.0.0.1:9 does not answer" in capsys.readouterr().err
 
 
-def test_one_run_or_the_same_run_twice_is_refused(made, capsys):
-    made.tell(Story("tiny-aaaaaaa-1", until="validate"))
+def test_one_run_or_the_same_run_twice_is_refused(synthetic, capsys):
+    synthetic.tell(Story("tiny-aaaaaaa-1", until="validate"))
     assert rlhf_exit_code("compare", "latest") == 2
     assert "needs two runs" in capsys.readouterr().err
     assert rlhf_exit_code("compare", "latest", "tiny-aaaaaaa-1") == 2
