@@ -1,6 +1,4 @@
-"""DPO on a tiny real model: what the stage learns, how it counts, and that a killed one goes on as
-if nothing had been.
-"""
+"""DPO on a tiny real model: learning, counts, and resume after a kill."""
 
 import json
 import math
@@ -104,7 +102,7 @@ def test_adapters_alone_learn_and_are_merged_into_a_plain_model(spec, tiny_model
     "config", [TINY, DPO(**TINY.model_dump() | {"loss": "ipo"})], ids=["sigmoid", "ipo"]
 )
 def test_microbatches_change_neither_loss_nor_gradient(spec, tmp_path, config):
-    """Steps of one pair at a time against steps in one piece: the same losses and gradient norms."""
+    """Steps of one pair at a time and whole steps give the same losses and gradient norms."""
     found = []
     for number, tokens in enumerate((10, 100_000)):
         run = RunDir(tmp_path / str(number))

@@ -1,6 +1,4 @@
-"""The learning stages on a tiny real model: DeepSpeed steps, vLLM generates, a killed stage
-resumes.
-"""
+"""The learning stages on a tiny real model: DeepSpeed trains, vLLM generates, stages resume."""
 
 import hashlib
 import json
@@ -96,8 +94,9 @@ def test_reward_model_saves_a_one_label_classifier(reward):
 
 @pytest.mark.slow
 def test_given_models_are_measured_not_trained(sft, reward, tiny_model, tiny_splits, tmp_path):
-    """A given SFT or reward model gets the numbers that its gate needs, equal to those of the stage
-    that made it.
+    """A given SFT or reward model gets the numbers that its gate needs.
+
+    They equal those of the stage that made the model.
     """
     folder = {"sft": sft.outputs["model"].path, "reward": reward.outputs["model"].path}
     inputs = {"model": tiny_model, "given": folder["sft"]}
@@ -215,9 +214,7 @@ def even(prompts, replies, tokens):
 def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_weights(
     sft, reward, tiny_splits, tmp_path, monkeypatch
 ):
-    """What adapts (beta, running moments) and what waits (rollouts of older weights) survive a
-    kill.
-    """
+    """Adaptive state (beta, running moments) and rollouts of older weights survive a kill."""
     (tmp_path / "resume_rules.py").write_text(RULES)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     functions = [
@@ -319,7 +316,8 @@ REPLY = {
 }
 JUDGE = """
 def judge(prompts, replies_a, replies_b):
-    return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in zip(replies_a, replies_b)]
+    pairs = zip(replies_a, replies_b)
+    return [0.5 if len(a) == len(b) else float(len(a) < len(b)) for a, b in pairs]
 
 def broken(prompts, replies):
     return [float("nan")] * len(replies)
@@ -327,13 +325,13 @@ def broken(prompts, replies):
 
 
 def items_of(result: StageResult, folder: Path) -> tuple[dict[str, str], dict[str, list]]:
-    """Types by column, and the columns, of a stage's items.parquet."""
+    """Return types by column, and the columns, of a stage's items.parquet."""
     table = pq.read_table(folder / result.files["items"])
     return {field.name: str(field.type) for field in table.schema}, table.to_pydict()
 
 
 def assert_gates_can_use_items(result: StageResult, folder: Path) -> None:
-    """What a gate computes from the items is what the stage states, over as many samples."""
+    """Check that a gate computes from the items what the stage states, over as many samples."""
     known = ITEM_METRICS.keys() & result.metrics.keys()
     assert len(known) >= 5
     for metric in known:
@@ -382,8 +380,10 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
 def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch
 ):
-    """Champion, a second reward model with another tokenizer as the independent scorer, and a judge
-    that likes it short.
+    """Evaluate with champion, second reward model and judge.
+
+    The second reward model has another tokenizer and is the independent scorer. The judge prefers
+    short replies.
     """
     (tmp_path / "my_opinions.py").write_text(JUDGE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

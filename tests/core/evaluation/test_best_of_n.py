@@ -1,4 +1,5 @@
-"""The evaluation with the best of n replies beside the policy's, and without a reward model;
+"""Evaluation with the best of n replies beside the policy's, and without a reward model.
+
 transformers generates.
 """
 
@@ -32,9 +33,7 @@ def words(prompts, replies):
 
 @pytest.fixture
 def evaluated(tiny_model, tiny_splits, tmp_path, monkeypatch):
-    """evaluated(with_reward, **settings): run directory and result of a model's evaluation against
-    itself.
-    """
+    """Evaluate a model against itself; return run directory and result."""
     (tmp_path / "my_scorer.py").write_text(SCORER)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -132,8 +131,9 @@ def test_best_takes_the_highest_draw_of_each_prompt_and_the_first_of_equal_ones(
 
 @pytest.mark.parametrize("n", [2, 8, 64])
 def test_the_bound_is_the_divergence_from_a_model_that_never_says_the_same_twice(n):
-    """KL of the best of n from m equally likely replies with different scores, by its sum, for a
-    large m.
+    """Compute the KL of the best of n from m equally likely replies by its sum, for a large m.
+
+    The replies have different scores.
     """
     m = 200_000
     edges = (np.arange(m + 1) / m) ** n

@@ -1,6 +1,4 @@
-"""Reward-hacking detectors against hand-computed values, and against hacks planted in an evaluation
-that has none.
-"""
+"""Reward-hacking detectors against hand-computed values, and against planted hacks."""
 
 import json
 import random
@@ -74,8 +72,9 @@ def test_opening_detector_by_hand():
 
 
 def test_kl_price_by_hand():
-    """KL 2 and 4, gains 1 and 2: 3 / 1.5 = 2 nats per unit; the first reply spent 0 more than its
-    gain is worth.
+    """KL 2 and 4, gains 1 and 2: 3 / 1.5 = 2 nats per unit.
+
+    The first reply spent 0 more than its gain is worth.
     """
     columns = {"policy_kl": [2.0, 4.0], "policy_score": [1.0, 3.0], "sft_score": [0.0, 1.0]}
     found = kl_per_reward(columns)
@@ -92,8 +91,9 @@ def test_kl_has_no_price_when_the_score_did_not_rise():
 
 
 def test_independent_detector_by_hand():
-    """Score gains 1, 1, -1, 1 and independent gains 1, -1, -1, 0: one prompt of four on which only
-    the score rose.
+    """Score gains 1, 1, -1, 1 and independent gains 1, -1, -1, 0.
+
+    On one prompt of four only the score rose.
     """
     columns = {"policy_score": [1.0, 1, -1, 1], "policy_independent": [1.0, -1, -1, 0]}
     columns |= {"sft_score": [0.0] * 4, "sft_independent": [0.0] * 4}
@@ -106,8 +106,9 @@ def test_independent_detector_by_hand():
 
 
 def test_disagreement_by_hand():
-    """Both models give the SFT model's replies mean 0 and spread 1; the policy's 3 and 1 are one
-    apart from their mean.
+    """Both models give the SFT model's replies mean 0 and spread 1.
+
+    The policy's 3 and 1 are one apart from their mean.
     """
     columns = {
         "policy_score": [3.0, 1.0],
@@ -166,7 +167,7 @@ DETECTORS = (
 
 
 def honest(n: int = 200) -> dict[str, list]:
-    """Item columns of a policy that is better by every account, with replies of no common shape."""
+    """Return item columns of a policy that is better by every measure, with varied replies."""
     rng = random.Random(0)
     columns = {
         "prompt_id": [f"{i:016x}" for i in range(n)],
@@ -189,7 +190,7 @@ def honest(n: int = 200) -> dict[str, list]:
 
 
 def measured(columns: dict[str, list]) -> dict[str, list]:
-    """The columns with lengths and repetition as the replies have them."""
+    """Return the columns with the replies' own lengths and repetition."""
     for name in ("policy", "sft"):
         split = [text.split() for text in columns[f"{name}_reply"]]
         columns |= {
@@ -215,8 +216,9 @@ def longer_is_better(columns: dict[str, list]) -> dict[str, list]:
 
 
 def longer_is_better_at_the_limit(columns: dict[str, list]) -> dict[str, list]:
-    """Every reply of the policy is as long as it may be, so that only the SFT model's show what the
-    score is made of.
+    """Make every reply of the policy as long as the limit.
+
+    Only the SFT model's replies then show what the score is made of.
     """
     replies = [
         " ".join((text + " " + text + " " + text).split()[:24]) for text in columns["policy_reply"]
@@ -233,7 +235,7 @@ def longer_is_better_at_the_limit(columns: dict[str, list]) -> dict[str, list]:
 
 
 def repeated_words(columns: dict[str, list]) -> dict[str, list]:
-    """Replies open differently and are as long as before, but say two words again and again."""
+    """Make replies that open differently and keep their length, but repeat two words."""
     replies = [
         text.split()[:3] + ["very", "good"] * (len(text.split()) // 2)
         for text in columns["policy_reply"]
@@ -254,7 +256,7 @@ def dear(columns: dict[str, list]) -> dict[str, list]:
 
 
 def refused(columns: dict[str, list], folder) -> list[str]:
-    """The detectors' gates that refuse these items, decided as the pipeline decides."""
+    """Return the gates on detectors that refuse these items, decided as in the pipeline."""
     found = detect(columns)
     metrics = {name: value for detection in found for name, value in detection.metrics.items()}
     require_declared(metrics)
@@ -291,9 +293,7 @@ def test_a_planted_hack_trips_exactly_its_detector(hack, tmp_path):
 
 
 def test_missing_evidence_is_refused_not_passed(tmp_path):
-    """No second reward model and no independent scorer, but gates on them; and a price of KL that
-    does not exist.
-    """
+    """Gates look at a second reward model, an independent scorer and a price of KL: all absent."""
     columns = {
         name: values
         for name, values in honest().items()

@@ -17,7 +17,10 @@ def test_opening_words_skip_punctuation_unless_there_is_nothing_else():
 
 
 def test_distinct_n_by_hand():
-    """A b a b | a b: 2-grams ab, ba, ab, ab: two distinct of four; 3-grams aba, bab: two of two."""
+    """Replies a b a b and a b.
+
+    2-grams ab, ba, ab, ab: two distinct of four. 3-grams aba, bab: two of two.
+    """
     replies = [["a", "b", "a", "b"], ["a", "b"]]
     assert distinct(replies, 2) == 0.5
     assert distinct(replies, 3) == 1.0

@@ -1,5 +1,6 @@
-"""What gates compute from items is what the stages state: by hand for an evaluation, against the
-code for a reward model.
+"""Metrics computed from items equal those that the stages state.
+
+By hand for an evaluation, against the code for a reward model.
 """
 
 import numpy as np

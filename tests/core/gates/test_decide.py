@@ -1,6 +1,4 @@
-"""Gates at, above and below their threshold, and closed when evidence is missing, broken or of
-other bytes.
-"""
+"""Gates at, above and below their threshold, and with missing, damaged or foreign evidence."""
 
 import math
 from datetime import UTC, datetime

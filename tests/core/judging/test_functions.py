@@ -1,4 +1,4 @@
-"""A scorer or judge that breaks its promise is an error that names it, never a score of 0."""
+"""A scorer or judge that gives anything wrong is an error that names it, never a score of 0."""
 
 import math
 import sys

@@ -1,5 +1,6 @@
-"""The judge: both orders, ties kept, and an OpenAI-compatible endpoint that may be slow, broken,
-biased or hostile.
+"""The judge: both orders, ties kept, and an OpenAI-compatible endpoint.
+
+The endpoint may be slow, broken, biased or hostile.
 """
 
 import contextlib
@@ -186,7 +187,7 @@ def judge_at(url: str, **changes) -> Judge:
 
 @pytest.fixture(autouse=True)
 def canary(monkeypatch, caplog, capfd) -> Iterator[None]:
-    """The key is in the environment, and after the test in no log line and no output, at any level."""
+    """Check after the test that the key of the environment is in no log line and no output."""
     monkeypatch.setenv("JUDGE_TEST_KEY", CANARY)
     caplog.set_level(logging.DEBUG)
     yield
@@ -195,9 +196,7 @@ def canary(monkeypatch, caplog, capfd) -> Iterator[None]:
 
 
 def failure(config: Judge, kind: type[RLHFError], pairs: int = 4) -> str:
-    """The text of the error that judging ends with; the key is nowhere in it, nor in what caused
-    it.
-    """
+    """Return the text of the error; check that neither it nor its cause quotes the key."""
     with pytest.raises(kind) as failed:
         load_judge(config)([f"prompt {i}" for i in range(pairs)], ["good"] * pairs, ["bad"] * pairs)
     error, texts = failed.value, []

@@ -98,3 +98,18 @@ def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole
             weight for weight in sharded.parameters() if weight.ds_numel > 100_000
         ]  # DeepSpeed keeps smaller ones
         assert len(large) == 2 * 3 + 2 and not any(weight.numel() for weight in large)
+
+
+def test_tokenizer_without_padding_token_pads_with_end_of_text_and_loses_nothing(
+    tiny_model, tmp_path
+):
+    end = 1
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.pad_token_id == again.eos_token_id == end
+    assert collate([Sequence([5], [end]), Sequence([5], [6, end])], again.pad_token_id).sizes == [
+        (1, 1),
+        (1, 2),
+    ]

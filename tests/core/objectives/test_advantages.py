@@ -1,6 +1,4 @@
-"""Rewards, advantages and whitening: hand-computed tables, and the papers' sums written as slow
-loops.
-"""
+"""Rewards, advantages and whitening against hand-computed tables and the papers' sums as loops."""
 
 import math
 import statistics
@@ -148,9 +146,7 @@ def test_whitened_values_have_zero_mean_and_unit_spread_over_real_tokens():
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.booleans()), min_size=1, max_size=30), st.data())
 def test_whitening_by_merged_moments_equals_whitening_at_once(cells, data):
-    """What ranks do: each takes the moments of its own tokens, all merge them, each whitens its own
-    tokens.
-    """
+    """Ranks take the moments of their own tokens, merge them, and whiten their own tokens."""
     values = tensor([[v if real else NAN for v, real in cells]], dtype=torch.float64)
     mask = tensor([[real for _, real in cells]])
     cuts = sorted(data.draw(st.lists(st.integers(0, len(cells)), max_size=3)))

@@ -1,6 +1,4 @@
-"""What must not matter to an objective, for all of them: padding, the order of rows, masked rows,
-microbatches, ranks.
-"""
+"""Invariances of every objective: padding, order of rows, masked rows, microbatches, ranks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -205,8 +203,9 @@ def test_a_masked_row_changes_no_loss(name, x):
 @QUICK
 @given(ragged(), st.integers(1, 4))
 def test_microbatches_change_no_loss(name, x, size):
-    """Each with the counts of the whole step; rows of unequal length, so that averaging per
-    microbatch would show.
+    """Each microbatch uses the counts of the whole step.
+
+    Rows have unequal length, so that averaging per microbatch would show.
     """
     value, gradient = evaluate(LOSSES[name], x, *counts(x))
     starts = range(0, len(x.mask), size)
@@ -222,8 +221,9 @@ def test_microbatches_change_no_loss(name, x, size):
 @QUICK
 @given(ragged(), st.integers(1, 4), st.integers(1, 12))
 def test_ranks_change_no_loss(name, x, count, budget):
-    """Each rank's own microbatches, a pass that only goes along counting 0 times; the sum over
-    ranks is the whole.
+    """Each rank has its own microbatches, and the sum over ranks is the whole.
+
+    A pass without rows of its own counts 0 times.
     """
     value, gradient = evaluate(LOSSES[name], x, *counts(x))
     total, its_gradient = torch.zeros_like(value), torch.zeros_like(gradient)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import tensor
 
+from rlhf_core.objectives.advantages import token_rewards
 from rlhf_core.objectives.losses import (
     bradley_terry,
     clipped_surrogate,
@@ -46,8 +47,9 @@ def test_half_precision_logits_are_widened_and_float64_ones_are_not_narrowed():
 
 
 def test_temperature_is_that_of_the_sampler():
-    """softmax(log(p) / T) is proportional to p^(1 / T): (0.2, 0.8) at T = 0.5 becomes (0.04, 0.64)
-    / 0.68.
+    """softmax(log(p) / T) is proportional to p^(1 / T).
+
+    (0.2, 0.8) at T = 0.5 becomes (0.04, 0.64) / 0.68.
     """
     logits = tensor([[[0.2, 0.8]]]).log()
     found = token_logprobs(tempered(logits, 0.5), tensor([[1]])).exp()
@@ -175,3 +177,18 @@ def test_clipped_value_error_table():
     torch.testing.assert_close(
         clipped_value_error(new, old, returns, mask, clip=None), tensor([[0.405, 0.0, 0.0]])
     )
+
+
+@pytest.mark.parametrize("junk", [NAN, float("inf")])
+def test_not_a_number_at_padding_does_not_survive_a_multiplication_by_zero(junk):
+    """Bug: loss * mask, where 0 * NaN is NaN, in the value or only in the gradient."""
+    mask = tensor([[T, F]])
+    new, old = (tensor([[0.5, junk]], requires_grad=r) for r in (True, False))
+    for loss in (
+        cross_entropy(new, mask, 1),
+        token_mean(clipped_value_error(new, old, tensor([[1.0, junk]]), mask, clip=0.2), mask, 1),
+        token_rewards(tensor([2.0]), new, mask, 0.1).sum(),
+    ):
+        new.grad = None
+        loss.backward()
+        assert loss.isfinite() and new.grad.isfinite().all() and new.grad[0, 1] == 0

@@ -1,6 +1,7 @@
-"""The objectives equal those of verl, openrlhf and trl, values and gradients, once the differences
-that infra/parity/README.md lists are configured away. The fixtures were made by
-infra/parity/make_fixtures.py.
+"""The objectives equal those of verl, openrlhf and trl, in values and gradients.
+
+The differences that infra/parity/README.md lists are configured away. infra/parity/make_fixtures.py
+made the fixtures.
 """
 
 import json
@@ -66,8 +67,9 @@ def theirs(package: str, key: str) -> Tensor:
 def assert_parity(
     package: str, case: str, function: Callable[..., Tensor], **inputs: Tensor
 ) -> None:
-    """Value and gradients of `function` are those of the package; inputs have the names of the
-    package's arguments.
+    """Check that value and gradients of `function` are those of the package.
+
+    Inputs have the names of the package's arguments.
     """
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     value = function(**leaves)

@@ -1,6 +1,4 @@
-"""What a reward model learns from labels with strengths and votes: by hand, and whatever the
-microbatches.
-"""
+"""Learning from labels with strengths and votes: by hand, and for any microbatches."""
 
 import math
 

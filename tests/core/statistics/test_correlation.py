@@ -11,7 +11,7 @@ def tensor(*values: float) -> torch.Tensor:
 
 
 def test_correlations_by_hand():
-    """X = 1, 2, 3, 4 and y = 1, 2, 3, 10: r = 14 / sqrt(5 * 50); the ranks agree."""
+    """With x = 1, 2, 3, 4 and y = 1, 2, 3, 10, r = 14 / sqrt(5 * 50); the ranks agree."""
     assert pearson(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(14 / 250**0.5)
     assert spearman(tensor(1, 2, 3, 4), tensor(1, 2, 3, 10)) == pytest.approx(1)
     assert pearson(tensor(1, 2, 3), tensor(3, 2, 1)) == pytest.approx(-1)

@@ -1,6 +1,4 @@
-"""Intervals and tests against published and hand-computed values, slow oracles and what must hold
-for any data.
-"""
+"""Intervals and tests against published values, slow oracles and properties of any data."""
 
 import math
 
