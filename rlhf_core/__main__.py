@@ -2,7 +2,6 @@
 infrastructure.
 """
 
-import importlib
 import json
 import os
 import platform
@@ -10,6 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.metrics import require_declared
@@ -58,13 +58,14 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         ranks() == 1
     ):  # whoever starts several has removed it: another rank may have written its own by now
         (run.path / "failure.json").unlink(missing_ok=True)
-    module, _, function = stage_named(spec.stage).entry.partition(":")
-    output: Output = getattr(importlib.import_module(module), function)(spec, run)
+    stage = stage_named(spec.stage)
+    typed = StageSpec[resolve_name(stage.config)].model_validate(spec.model_dump())
+    output: Output = resolve_name(stage.entry)(typed, run)
     return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
 
 
 def _require_ranks(spec: StageSpec) -> None:
-    expected = spec.config.get("ranks", 1)
+    expected = spec.ranks
     if ranks() != expected:
         raise StageFailed(
             f"stage {spec.stage} runs as one of {ranks()} ranks (WORLD_SIZE), its spec says"

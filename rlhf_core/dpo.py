@@ -16,6 +16,7 @@ from rlhf_core.batching.batch import Batch, Sequence, collate, subset
 from rlhf_core.batching.collective import barrier, gathered, summed, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import DPO
+from rlhf_core.config.stage_configs import DPOStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
@@ -43,12 +44,12 @@ AS_REWARD = (  # metrics of a reward model, here of the implicit reward
 )
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     """Align the input `policy`, which is the reference too, on comparisons.
 
     Raises Diverged; the last good checkpoint is kept.
     """
-    config, source = DPO.model_validate(spec.config["dpo"]), spec.inputs["policy"].path
+    config, source = spec.config.dpo, spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)
     train_rows = subset(
         load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
@@ -58,7 +59,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     )
     train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
     policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)
-    engine = DeepSpeedEngine(policy, config, dtype=spec.config["dtype"])
+    engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
     reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)

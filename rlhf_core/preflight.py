@@ -4,21 +4,8 @@ trained yet.
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
-from rlhf_core.config import LoRA, Recipe, Reward, RewardFunction
-
-
-class Needs(BaseModel):
-    """Of options that are switched on; empty for a recipe that uses none of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    strength: bool = False  # reward.margin_scale
-    votes: bool = False  # reward.smoothing_from_votes
-    functions: tuple[RewardFunction, ...] = ()  # those that want columns of the prompts
-    adapters: tuple[LoRA, ...] = ()  # those that name their target modules
-    tensor_parallel: tuple[int, ...] = ()  # above 1
+from rlhf_core.config import LoRA, Recipe, Reward
+from rlhf_core.config.stage_configs import Needs
 
 
 def needs_of(recipe: Recipe) -> Needs:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
@@ -42,11 +43,11 @@ _ARCHITECTURE = (
 )
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
-    """Make `model/` from spec.config["base"]: 'quickstart', 'package:NAME' or a hub name. Raises
+def run(spec: StageSpec[PrepareStageConfig], run: RunDir) -> Output:
+    """Make `model/` from spec.config.base: 'quickstart', 'package:NAME' or a hub name. Raises
     BadInput.
     """
-    base = spec.config["base"]
+    base = spec.config.base
     model = run.path / "model"
     if base == "quickstart":
         _quickstart(run, seed=spec.seed)

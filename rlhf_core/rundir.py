@@ -13,6 +13,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,14 +60,27 @@ class Artifact(Frozen):
         return self
 
 
-class StageSpec(Frozen):
-    """Everything a stage depends on."""
+ConfigT = TypeVar("ConfigT")
+
+
+class StageSpec(Frozen, Generic[ConfigT]):
+    """Everything a stage depends on.
+
+    config: the stage's own frozen model (rlhf_core/config/stage_configs.py). A spec that is read
+    without its stage, such as an older run's, has plain JSON values there.
+    """
 
     stage: str
     seed: int
-    config: dict = Field(description="The stage's resolved configuration, JSON values only.")
+    config: ConfigT
     inputs: dict[str, Artifact]
     code: str = Field(description="Digest of rlhf_core's source.")
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes of the stage."""
+        config: Any = self.config
+        return config.get("ranks", 1) if isinstance(config, dict) else config.ranks
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from rlhf_core.batching.collective import gathered, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.batching.packing import noise, pack, require_separation, step_seed
 from rlhf_core.config import SFT
+from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
@@ -20,22 +21,22 @@ from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprob
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     """Train the base model on demonstrations, or measure the given model.
 
     With train = False the given model is only measured.
     """
-    config = SFT.model_validate(spec.config["sft"])
+    config = spec.config.sft
     base = spec.inputs["model"].path
     tokenizer = load_tokenizer(base)
     heldout = load_sequences(
         tokenizer, spec.inputs["demonstrations_heldout"].path, config.max_heldout, spec.seed
     )
     policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
-    engine = DeepSpeedEngine(policy, config, dtype=spec.config["dtype"])
+    engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-    if not spec.config["train"]:
-        given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config["dtype"])
+    if not spec.config.train:
+        given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config.dtype)
         after = heldout_loss(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         return _output(before, after, heldout, outputs={})
     train = load_sequences(

@@ -14,6 +14,7 @@ class Stage:
     name: str
     entry: str  # 'module:function' that the stage process calls with (spec, run directory)
     metric_prefix: str  # of its metrics' names, without the slash
+    config: str = "rlhf_core.config.stage_configs:ModelStageConfig"  # class of its spec's config
     takes: Mapping[str, str] = field(
         default_factory=dict, hash=False
     )  # input's name -> artifact's name
@@ -41,6 +42,7 @@ SPLITS = tuple(
 PREPARE = Stage(
     name="prepare",
     entry="rlhf_core.prepare:run",
+    config="rlhf_core.config.stage_configs:PrepareStageConfig",
     metric_prefix="prepare",
     gives={"base": "model", "files": "files"},
     headline=("prepare/loss",),
@@ -50,6 +52,7 @@ PREPARE = Stage(
 VALIDATE = Stage(
     name="validate",
     entry="rlhf_core.validate:run",
+    config="rlhf_core.config.stage_configs:ValidateStageConfig",
     metric_prefix="data",
     gives={split: split for split in SPLITS},
     headline=("data/rows_kept", "data/rows"),
@@ -57,6 +60,7 @@ VALIDATE = Stage(
 SFT = Stage(
     name="sft",
     entry="rlhf_core.sft:run",
+    config="rlhf_core.config.stage_configs:SFTStageConfig",
     metric_prefix="sft",
     gives={"sft": "model"},
     gated=True,
@@ -67,6 +71,7 @@ SFT = Stage(
 REWARD = Stage(
     name="reward",
     entry="rlhf_core.reward.stage:run",
+    config="rlhf_core.config.stage_configs:RewardStageConfig",
     metric_prefix="reward",
     gives={"reward": "model", "reward_adapter": "adapter"},
     parents=("base", "sft"),
@@ -78,6 +83,7 @@ REWARD = Stage(
 PPO = Stage(
     name="ppo",
     entry="rlhf_core.ppo.stage:run",
+    config="rlhf_core.config.stage_configs:PPOStageConfig",
     metric_prefix="ppo",
     gives={"policy": "model"},
     parents=("base", "sft", "reward"),
@@ -100,6 +106,7 @@ PPO = Stage(
 DPO = Stage(
     name="dpo",
     entry="rlhf_core.dpo:run",
+    config="rlhf_core.config.stage_configs:DPOStageConfig",
     metric_prefix="dpo",
     takes={
         "policy": "sft",
@@ -123,12 +130,18 @@ DPO = Stage(
 EVALUATE = Stage(
     name="evaluate",
     entry="rlhf_core.evaluation.stage:run",
+    config="rlhf_core.config.stage_configs:EvaluateStageConfig",
     metric_prefix="eval",
     gated=True,
     samples=True,
     headline=("eval/win_rate", "eval/score_gain"),
 )
-TRACE = Stage(name="trace", entry="rlhf_core.ppo.trace.stage:run", metric_prefix="ppo")
+TRACE = Stage(
+    name="trace",
+    entry="rlhf_core.ppo.trace.stage:run",
+    config="rlhf_core.config.stage_configs:TraceStageConfig",
+    metric_prefix="ppo",
+)
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
 PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process

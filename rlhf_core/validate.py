@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_core.config import Data
+from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.checks import failure_message
 from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
@@ -14,17 +15,17 @@ from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leak
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
-from rlhf_core.preflight import Needs, require
+from rlhf_core.preflight import require
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     """Check every source and write the six splits.
 
     Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss
     something.
     """
-    data = Data.model_validate(spec.config["data"])
+    data = spec.config.data
     tokenizer = _tokenizer(spec.inputs["model"].path)
     tables = {
         name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
@@ -41,7 +42,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
     ]:
         raise BadInput(failure_message(failed, str(run.path / "report.json")))
-    require(Needs.model_validate(spec.config.get("needs", {})), splits, spec.inputs["model"].path)
+    require(spec.config.needs, splits, spec.inputs["model"].path)
     return Output(
         outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
         metrics=metrics,

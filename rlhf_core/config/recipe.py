@@ -19,6 +19,7 @@ from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS
 
 Alignment = Literal["ppo", "dpo"]
+Dtype = Literal["float32", "bfloat16"]
 _SAMPLE_LIMITS = {
     "reward": ("max_heldout", "pairs"),
     "dpo": ("max_heldout", "pairs"),
@@ -43,7 +44,7 @@ class Model(Config):
         None,
         description="Folder of an existing reward model. It is not trained, and has the same gate.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Dtype = Field(
         "float32", description="Number type of computation in training. Weights stay float32."
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import Evaluate
+from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.evaluation import best_of_n
@@ -35,12 +36,12 @@ STEPS = 6  # answer, score, KL, held-out loss, judge, report
 MODELS = ("policy", "sft", "champion")
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     """Compare the policy with the SFT model, and with the champion when one is given.
 
     Writes items, detectors and samples.
     """
-    config = Evaluate.model_validate(spec.config["evaluate"])
+    config = spec.config.evaluate
     scorer, judge = _outside_functions(config)
     setup, models, reward_models = _setup(spec, config)
     replies, draws = generate_replies(setup, models)
@@ -92,7 +93,9 @@ def _outside_functions(config: Evaluate) -> tuple[Scorer | None, JudgeFunction |
     return (scorer, judge) if is_rank_zero() else (None, None)
 
 
-def _setup(spec: StageSpec, config: Evaluate) -> tuple[Setup, dict[str, Path], list[Path]]:
+def _setup(
+    spec: StageSpec[EvaluateStageConfig], config: Evaluate
+) -> tuple[Setup, dict[str, Path], list[Path]]:
     """Return the setup, the models that reply, and the reward models, the main one first if any.
 
     Raises BadInput when nothing can score replies, or a model reads other token ids than the
@@ -110,7 +113,7 @@ def _setup(spec: StageSpec, config: Evaluate) -> tuple[Setup, dict[str, Path], l
         require_same_tokenizer(paths["policy"], paths[name], name)
     further = _further_reward_models(spec)
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
-    setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config["dtype"])
+    setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config.dtype)
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
 
@@ -129,7 +132,7 @@ def _further_reward_models(spec: StageSpec) -> list[str]:
 
 
 def _divergence_and_tax(
-    spec: StageSpec, run: RunDir, setup: Setup, policy: Replies
+    spec: StageSpec[EvaluateStageConfig], run: RunDir, setup: Setup, policy: Replies
 ) -> tuple[Tensor, Output]:
     """Return the KL of the policy from the SFT model, (N,), and its metrics.
 

@@ -2,6 +2,7 @@
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
@@ -14,13 +15,13 @@ from rlhf_core.ppo.scoring import Models
 from rlhf_core.rundir import Artifact, StageSpec
 
 
-def load_models(spec: StageSpec, config: PPO, functions: RolloutScorer) -> Models:
+def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: RolloutScorer) -> Models:
     """Load the models of a PPO spec, laid out as the recipe says.
 
     Raises BadInput for a reward adapter of another trunk, and for an uncertainty penalty with one
     reward model.
     """
-    dtype, policy = spec.config["dtype"], spec.inputs["policy"]
+    dtype, policy = spec.config.dtype, spec.inputs["policy"]
     reference = spec.inputs.get("reference", policy)
     adapter = _reward_adapter(spec, config, reference)
     off = config.reference == "adapter-off" and reference.digest == policy.digest
@@ -49,8 +50,10 @@ def load_models(spec: StageSpec, config: PPO, functions: RolloutScorer) -> Model
     return Models(actor, critic, reference_forward, rewards, functions)
 
 
-def _actor(spec: StageSpec, config: PPO, *, reward_adapter: Artifact | None) -> Engine:
-    policy, dtype = spec.inputs["policy"], spec.config["dtype"]
+def _actor(
+    spec: StageSpec[PPOStageConfig], config: PPO, *, reward_adapter: Artifact | None
+) -> Engine:
+    policy, dtype = spec.inputs["policy"], spec.config.dtype
     if not (config.shares_critic or config.reference == "adapter-off"):
         model = with_adapter(load_policy(policy.path), config.lora, seed=spec.seed)
         return DeepSpeedEngine(model, config, dtype=dtype)
@@ -60,14 +63,14 @@ def _actor(spec: StageSpec, config: PPO, *, reward_adapter: Artifact | None) -> 
     return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)
 
 
-def _critic(spec: StageSpec, config: PPO) -> Engine:
+def _critic(spec: StageSpec[PPOStageConfig], config: PPO) -> Engine:
     """Return a critic that starts from the reward model; without one, from the policy."""
     if config.reward.model_weight:
         start = load_scalar(spec.inputs["reward"].path)
     else:
         start = load_scalar(spec.inputs["policy"].path, new_head=True, seed=spec.seed)
     model = with_adapter(start, config.lora, seed=spec.seed)
-    return DeepSpeedEngine(model, config, dtype=spec.config["dtype"])
+    return DeepSpeedEngine(model, config, dtype=spec.config.dtype)
 
 
 def _in_role(forward: Forward, role: str) -> Forward:
@@ -77,7 +80,9 @@ def _in_role(forward: Forward, role: str) -> Forward:
     return forward_in_role
 
 
-def _reward_adapter(spec: StageSpec, config: PPO, reference: Artifact) -> Artifact | None:
+def _reward_adapter(
+    spec: StageSpec[PPOStageConfig], config: PPO, reference: Artifact
+) -> Artifact | None:
     if config.reward_trunk == "own":
         return None
     adapter = spec.inputs["reward_adapter"]

@@ -2,7 +2,7 @@
 
 import time
 
-from rlhf_core.config import PPO
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.modeling.models import save_model
 from rlhf_core.ppo import onpolicy
@@ -25,15 +25,13 @@ SUMMARY = (
 )
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     """Improve the SFT model's policy by the rewards of its own responses.
 
     Raises Diverged before the update when the KL budget is spent; the last good checkpoint is kept.
     """
-    reward_check = PPO.model_validate(spec.config["ppo"]).reward_check
-    checker = onpolicy.build(
-        reward_check, spec, run
-    )  # before the models: a wrong name shows at once
+    # before the models: a wrong name shows at once
+    checker = onpolicy.build(spec.config.ppo.reward_check, spec, run)
     trainer = build(spec)
     config, engines = trainer.config, trainer.models.engines
     done, state = resume(run.checkpoints, engines, config)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import PPO
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.base import Engine
@@ -105,12 +106,12 @@ class Trainer:
         return self.sampler.sync(ActorWeights(self.models.actor))
 
 
-def build(spec: StageSpec) -> Trainer:
+def build(spec: StageSpec[PPOStageConfig]) -> Trainer:
     """Load everything that the PPO stage needs.
 
     Actor and reference both start from the input `policy`, unless an input `reference` is given.
     """
-    config, dtype = PPO.model_validate(spec.config["ppo"]), spec.config["dtype"]
+    config, dtype = spec.config.ppo, spec.config.dtype
     policy_path = spec.inputs["policy"].path
     tokenizer = load_tokenizer(policy_path)
     if config.reward.model_weight:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from rlhf_core.batching.batch import subset
-from rlhf_core.config import Reward
+from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
@@ -26,13 +26,13 @@ from rlhf_core.reward.training import ADAPTER, MODEL, Comparisons, train_members
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     """Train a reward model (or an ensemble) from the SFT model, or measure the given one.
 
     With train = False the given model is only measured.
     """
-    config = Reward.model_validate(spec.config["reward"])
-    train_it = spec.config["train"]
+    config = spec.config.reward
+    train_it = spec.config.train
     tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
     rows = subset(
         load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed
@@ -45,7 +45,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
         train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
         forwards = train_members(spec, run, config, tokenizer, train)
     else:
-        forwards = load_members(spec.inputs["given"].path, dtype=spec.config["dtype"])
+        forwards = load_members(spec.inputs["given"].path, dtype=spec.config.dtype)
     scored = [
         score_sequences(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         for forward in forwards

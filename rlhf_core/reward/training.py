@@ -13,6 +13,7 @@ from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.collective import barrier, gathered, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import Reward
+from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
@@ -46,7 +47,7 @@ class Comparisons:
 
 
 def train_members(
-    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons
+    spec: StageSpec[RewardStageConfig], run: RunDir, config: Reward, tokenizer, train: Comparisons
 ) -> Iterator[Forward]:
     """Train and save the members one after the other, and yield the forward pass of each.
 
@@ -63,16 +64,21 @@ def train_members(
             torch.manual_seed(member_seed(spec.seed, number))
             member_dir = MemberDir(run, number, config.ensemble)
             _train_member(spec, member_dir, config, tokenizer, train, number)
-        yield inference(load_scalar(folder), dtype=spec.config["dtype"])
+        yield inference(load_scalar(folder), dtype=spec.config.dtype)
 
 
 def _train_member(
-    spec: StageSpec, run: RunDir, config: Reward, tokenizer, train: Comparisons, number: int
+    spec: StageSpec[RewardStageConfig],
+    run: RunDir,
+    config: Reward,
+    tokenizer,
+    train: Comparisons,
+    number: int,
 ) -> Engine:
     seed = member_seed(spec.seed, number)
     model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
     engine = DeepSpeedEngine(
-        with_adapter(model, config.lora, seed=seed), config, dtype=spec.config["dtype"]
+        with_adapter(model, config.lora, seed=seed), config, dtype=spec.config.dtype
     )
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)

@@ -8,7 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
-from rlhf_core.config import Distributed, Recipe
+from rlhf_core.config import Distributed
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import DEVICES
 from rlhf_core.rundir import StageSpec, write_atomically
@@ -28,15 +29,6 @@ PORT = 29500  # of rank 0, torch's usual one, where other hosts must know it
 # sees
 SECRETS = "MLFLOW"
 _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
-
-
-def rank_config(recipe: Recipe) -> dict[str, int]:
-    """Return a spec's entry about ranks: their number where there are several.
-
-    It belongs to the spec because it changes the last digits of a sum.
-    """
-    count = recipe.distributed.world_size
-    return {"ranks": count} if count > 1 else {}
 
 
 def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
@@ -62,11 +54,7 @@ def commands_for_other_hosts(
     spec: StageSpec, distributed: Distributed
 ) -> dict[str, tuple[str, ...]]:
     """Return the command of every host but the first, of a stage whose ranks start by hand."""
-    if (
-        "ranks" not in spec.config
-        or distributed.launcher != "by_hand"
-        or distributed.hostfile is None
-    ):
+    if spec.ranks == 1 or distributed.launcher != "by_hand" or distributed.hostfile is None:
         return {}
     hosts = list(distributed.hosts)[1:]
     return {host: _over_hosts(distributed, number) for number, host in enumerate(hosts, start=1)}
@@ -74,7 +62,8 @@ def commands_for_other_hosts(
 
 def _own_devices(spec: StageSpec) -> int:
     """Return the number of devices that a stage's sampler needs beside those of the ranks."""
-    return spec.config.get("ppo", {}).get("sampling", {}).get("own_devices", 0)
+    config = spec.config
+    return config.ppo.sampling.own_devices if isinstance(config, PPOStageConfig) else 0
 
 
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:

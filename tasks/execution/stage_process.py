@@ -79,14 +79,12 @@ def run_stage(
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
     """Return the command that starts the stage on this host, before STAGE SPEC RUN_DIR."""
-    return (
-        launcher.command(spec, distributed or Distributed()) if "ranks" in spec.config else COMMAND
-    )
+    return launcher.command(spec, distributed or Distributed()) if spec.ranks > 1 else COMMAND
 
 
 def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
     """Return the ranks that share this host's cores, as far as it is known here."""
-    return distributed.ranks if distributed and "ranks" in spec.config else 1
+    return distributed.ranks if distributed and spec.ranks > 1 else 1
 
 
 def finished(run_dir: Path) -> StageResult | None:

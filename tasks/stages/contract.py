@@ -1,14 +1,14 @@
 """A stage's spec and outputs: by the stage's own file here, else by what the catalogue says."""
 
+from pkgutil import resolve_name
 from types import ModuleType
 
 from rlhf_core.config import Recipe
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.stage_catalogue import Stage
-from tasks.execution.launcher import rank_config
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
-from tasks.stages.spec import Artifacts, local, make_spec, model_folder, without_gate
+from tasks.stages.spec import Artifacts, local, make_spec, model_folder, trained
 
 OWN_FILES: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -30,9 +30,8 @@ def spec_of(stage: Stage, recipe: Recipe, have: Artifacts) -> StageSpec | None:
         return own.spec(recipe, have)
     inputs = {name: have[artifact] for name, artifact in stage.takes.items()}
     section = getattr(recipe, stage.name, None)
-    config = {"dtype": recipe.model.dtype} | rank_config(recipe)
-    if section is not None:
-        config[stage.name] = without_gate(section)
+    sections = {} if section is None else {stage.name: section}
+    config = resolve_name(stage.config)(**trained(recipe), **sections)
     return make_spec(recipe, stage.name, config, inputs)
 
 

@@ -1,34 +1,42 @@
-"""evaluate: the policy beside the SFT model and the present champion, on held-out prompts."""
+"""The spec of evaluate: the policy beside SFT model and champion, on held-out prompts."""
 
 from pathlib import Path
 
 from rlhf_core.config import Evaluate, Recipe
+from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.execution.launcher import rank_config
-from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, without_gate
+from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of
 
 INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
 
 
-def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: INPUTS, the reward model if any, further opinions that the recipe names, a champion
-    other than the policy.
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
+    """Return the spec.
+
+    Inputs: INPUTS, the reward model if there is one, further opinions that the recipe names, and a
+    champion other than the policy.
     """
     names = (*INPUTS, "reward") if recipe.has_reward else INPUTS
     inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
-    section = without_gate(recipe.evaluate) | {
-        "reward_models": []
-    }  # they are inputs: content, not where they lie
-    config = {"evaluate": section, "dtype": recipe.model.dtype}
-    config |= rank_config(recipe) if recipe.evaluate.frozen == "sharded" else {}
+    # further reward models are inputs: their content counts, not where they lie
+    section = recipe.evaluate.model_copy(update={"reward_models": []})
+    sharded = recipe.evaluate.frozen == "sharded"
+    config = EvaluateStageConfig(
+        evaluate=section,
+        dtype=recipe.model.dtype,
+        ranks=recipe.distributed.world_size if sharded else 1,
+    )
     return make_spec(recipe, "evaluate", config, inputs)
 
 
 def check(config: Evaluate) -> None:
-    """Look for every further opinion that the recipe names. Raises BadInput, naming the key."""
+    """Check that every further opinion that the recipe names is there.
+
+    Raises BadInput naming the key.
+    """
     _folders(config)
     _sources(config)
     if config.judge and config.judge.api_key_env:
@@ -36,9 +44,7 @@ def check(config: Evaluate) -> None:
 
 
 def _opinions(config: Evaluate) -> Artifacts:
-    """The further reward models as 'reward_2' and on, and the source of the scorer and the judge
-    that are functions.
-    """
+    """Return the further reward models as \'reward_2\' and on, and the sources of functions."""
     folders = enumerate(_folders(config), start=2)
     return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(
         config

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rlhf_core.config import Recipe, Training
+from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.rundir import StageSpec, read_result
 from rlhf_core.stage_catalogue import STAGES
 from tasks.execution import launcher, stage_process
@@ -77,7 +78,7 @@ def _unknown(recipe: Recipe, name: str) -> StageSpec:
     return StageSpec(
         stage=name,
         seed=recipe.seed,
-        config=launcher.rank_config(recipe) if trains else {},
+        config=StageConfig(ranks=recipe.distributed.world_size if trains else 1),
         inputs={},
         code="",
     )
@@ -86,7 +87,7 @@ def _unknown(recipe: Recipe, name: str) -> StageSpec:
 def _launch(recipe: Recipe, spec: StageSpec, run_dir: str, *, finished: bool) -> Launch:
     rest = [spec.stage, f"{run_dir}/spec.json", run_dir]
     given = stage_process.environment(stage_process.ranks_here(spec, recipe.distributed))
-    if recipe.distributed.hostfile and "ranks" in spec.config:
+    if recipe.distributed.hostfile and spec.ranks > 1:
         given["DS_ENV_FILE"] = f"{run_dir}/launch.env"
     others = launcher.commands_for_other_hosts(spec, recipe.distributed)
     return Launch(

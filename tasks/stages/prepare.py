@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.spec import Artifacts, looks_like_hub, make_spec, model_folder
 
 
-def spec(recipe: Recipe, have: Artifacts) -> StageSpec | None:
-    """None when the recipe names a local folder: then there is nothing to prepare."""
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PrepareStageConfig] | None:
+    """Return the spec; None for a local folder: then there is nothing to prepare."""
     if _is_folder(recipe):
         return None
-    return make_spec(recipe, "prepare", {"base": recipe.model.base}, {})
+    return make_spec(recipe, "prepare", PrepareStageConfig(base=recipe.model.base), {})
 
 
 def given(recipe: Recipe) -> Artifacts:

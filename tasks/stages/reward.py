@@ -1,39 +1,30 @@
-"""reward: the reward model, trained from the SFT model on comparisons, or the measurement of a
-given one.
-"""
+"""The spec of reward: train a reward model from the SFT model, or measure a given one."""
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageSpec
-from tasks.execution.launcher import rank_config
-from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
+from tasks.stages.spec import Artifacts, make_spec, model_folder, trained
 
 
-def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: model (the SFT model), comparisons_train, comparisons_heldout; 'given' when the
-    recipe names one.
-    """
-    inputs = {"model": have["sft"]} | {
-        name: have[name] for name in ("comparisons_train", "comparisons_heldout")
-    }
-    if recipe.model.reward:
-        inputs["given"] = Artifact.of(model_folder("model.reward", recipe.model.reward))
-    config = {
-        "reward": without_gate(recipe.reward),
-        "dtype": recipe.model.dtype,
-        "train": recipe.model.reward is None,
-    }
-    return make_spec(recipe, "reward", config | rank_config(recipe), inputs)
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
+    """Return the spec; a given reward model is the input 'given'."""
+    inputs = {
+        "model": have["sft"],
+        "comparisons_train": have["comparisons_train"],
+        "comparisons_heldout": have["comparisons_heldout"],
+    } | {"given": model for model in given(recipe).values()}
+    train = recipe.model.reward is None
+    config = RewardStageConfig(reward=recipe.reward, train=train, **trained(recipe))
+    return make_spec(recipe, "reward", config, inputs)
 
 
 def check(recipe: Recipe) -> None:
-    """Look for the reward model that the recipe brings. Raises BadInput, naming the key."""
+    """Check the reward model that the recipe gives. Raises BadInput naming the key."""
     if recipe.model.reward is None:
         return
-    folder, penalty = (
-        model_folder("model.reward", recipe.model.reward),
-        recipe.ppo.uncertainty_penalty,
-    )
+    folder = model_folder("model.reward", recipe.model.reward)
+    penalty = recipe.ppo.uncertainty_penalty
     if penalty and not (folder / ENSEMBLE).exists():
         raise BadInput(
             f"ppo.uncertainty_penalty is {penalty:g}, but model.reward is {recipe.model.reward!r},"

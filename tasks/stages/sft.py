@@ -1,26 +1,21 @@
-"""sft: supervised fine-tuning of the base model, or the measurement of a given SFT model."""
+"""The spec of sft: fine-tune the base model, or measure a given SFT model."""
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.execution.launcher import rank_config
-from tasks.stages.spec import Artifacts, make_spec, model_folder, without_gate
+from tasks.stages.spec import Artifacts, make_spec, model_folder, trained
 
 
-def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Inputs: model, demonstrations_train, demonstrations_heldout; 'given' when the recipe names an
-    SFT model.
-    """
-    inputs = {"model": have["base"]} | {
-        name: have[name] for name in ("demonstrations_train", "demonstrations_heldout")
-    }
-    if recipe.model.sft:
-        inputs["given"] = Artifact.of(model_folder("model.sft", recipe.model.sft))
-    config = {
-        "sft": without_gate(recipe.sft),
-        "dtype": recipe.model.dtype,
-        "train": recipe.model.sft is None,
-    }
-    return make_spec(recipe, "sft", config | rank_config(recipe), inputs)
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec[SFTStageConfig]:
+    """Return the spec; a given SFT model is the input 'given'."""
+    inputs = {
+        "model": have["base"],
+        "demonstrations_train": have["demonstrations_train"],
+        "demonstrations_heldout": have["demonstrations_heldout"],
+    } | {"given": model for model in given(recipe).values()}
+    train = recipe.model.sft is None
+    config = SFTStageConfig(sft=recipe.sft, train=train, **trained(recipe))
+    return make_spec(recipe, "sft", config, inputs)
 
 
 def given(recipe: Recipe) -> Artifacts:

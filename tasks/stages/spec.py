@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from rlhf_core.config import Config, Recipe
+from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.pickles import pickle_files
@@ -33,18 +35,16 @@ _ANY_NAME = {
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
-def make_spec(recipe: Recipe, stage: str, config: dict, inputs: Artifacts) -> StageSpec:
-    """The spec of `stage`; `config` holds only what the stage depends on."""
+def make_spec(recipe: Recipe, stage: str, config: StageConfig, inputs: Artifacts) -> StageSpec[Any]:
+    """Return the spec of `stage`; `config` holds only what the stage depends on."""
     return StageSpec(
         stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest()
     )
 
 
-def without_gate(section: Config) -> dict:
-    """A recipe section as JSON values; its gate left out, for a changed threshold trains nothing
-    again.
-    """
-    return section.model_dump(mode="json", exclude={"gate"})
+def trained(recipe: Recipe) -> dict[str, Any]:
+    """Return what every stage that trains is told: number of ranks and type of the weights."""
+    return {"ranks": recipe.distributed.world_size, "dtype": recipe.model.dtype}
 
 
 def local(field: str, text: str) -> Path | None:

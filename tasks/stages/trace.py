@@ -1,6 +1,7 @@
-"""trace: one PPO batch looked at closely, on what prepare to reward have left in the workspace."""
+"""Trace one PPO batch on what the stages before ppo left in the workspace."""
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import TraceStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result
 from rlhf_core.stage_catalogue import STAGES
@@ -8,17 +9,16 @@ from tasks.execution.stage_process import StageRun, run_stage
 from tasks.records.workspace import Workspace
 from tasks.stages import ppo
 from tasks.stages.contract import outputs_of, spec_of
-from tasks.stages.spec import Artifacts
+from tasks.stages.spec import Artifacts, make_spec
 
 BEFORE = tuple(STAGES.values())[: tuple(STAGES).index("ppo")]
 
 
 def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
-    """Trace a batch of the recipe's PPO, or find it traced; `trained`: by the policy that ppo made,
-    not the SFT model.
+    """Trace a batch of the recipe\'s PPO, or find it traced.
 
-    Raises BadInput for a recipe without PPO, or when an earlier stage has not been run, and what
-    the stage raises.
+    trained: by the policy that ppo made, not by the SFT model. Raises BadInput for a recipe without
+    PPO or when an earlier stage has not run, and what the stage raises.
     """
     if not recipe.runs("ppo"):
         raise BadInput(
@@ -31,21 +31,22 @@ def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> 
     return run_stage(given, workspace.run_dir(given), distributed=recipe.distributed)
 
 
-def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec:
-    """Inputs and configuration of ppo, and how many responses to show token by token."""
+def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec[TraceStageConfig]:
+    """Return the spec of ppo with the number of responses to show token by token."""
     same = ppo.spec(recipe, have)
-    return same.model_copy(update={"stage": "trace", "config": same.config | {"rows": rows}})
+    config = TraceStageConfig(rows=rows, **dict(same.config))
+    return make_spec(recipe, "trace", config, same.inputs)
 
 
 def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
-    """The spec with another actor; what was the actor stays the reference."""
+    """Return the spec with another actor; what was the actor stays the reference."""
     return given.model_copy(
         update={"inputs": given.inputs | {"policy": actor, "reference": given.inputs["policy"]}}
     )
 
 
 def inputs(recipe: Recipe, workspace: Workspace) -> Artifacts:
-    """What the stages before ppo have left. Raises BadInput when one of them is missing."""
+    """Return what the stages before ppo left. Raises BadInput when one of them is missing."""
     have: Artifacts = {}
     for stage in BEFORE:
         given = spec_of(stage, recipe, have)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Source
+from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
@@ -13,12 +14,12 @@ from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitt
 PREPARED = "{prepared}"
 
 
-def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
-    """Local sources are inputs under their field's name, known by content; hub names stay in the
-    config.
+def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
+    """Return the spec.
 
-    Raises BadInput for what cannot be read, and for rows that may be longer than the model's
-    context.
+    Local sources are inputs under their field's name, known by content; hub names stay in the
+    config. Raises BadInput for what cannot be read, and for rows that may be longer than the
+    model's context.
     """
     inputs = {"model": have["base"]}
     for field in SOURCES:
@@ -29,17 +30,14 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec:
         recipe,
         model_folder("model.sft", recipe.model.sft) if recipe.model.sft else have["base"].path,
     )
-    config = {"data": recipe.data.model_dump(mode="json")}
-    if needs := needs_of(recipe).model_dump(mode="json", exclude_defaults=True):
-        config["needs"] = needs
+    config = ValidateStageConfig(data=recipe.data, needs=needs_of(recipe))
     return make_spec(recipe, "validate", config, inputs)
 
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if source.format == "hub":
-        if Path(
-            source.path
-        ).exists():  # what lies here under that name would be read in the hub's place
+        # what lies here under that name would be read in the hub's place
+        if Path(source.path).exists():
             permitted(field, Path(source.path))
         return None
     if not source.path.startswith(PREPARED):

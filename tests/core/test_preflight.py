@@ -5,8 +5,9 @@ anything is trained.
 import pytest
 
 from rlhf_core.config import LoRA, RewardFunction
+from rlhf_core.config.stage_configs import Needs
 from rlhf_core.errors import BadInput
-from rlhf_core.preflight import Needs, needs_of, require
+from rlhf_core.preflight import needs_of, require
 
 PROMPT = [{"role": "user", "content": "w1"}]
 PLAIN = {

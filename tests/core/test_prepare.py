@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_core import prepare
+from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.quickstart import base_model
 from rlhf_core.quickstart.corpus import SIZES
@@ -14,7 +15,10 @@ from rlhf_core.rundir import RunDir, StageSpec, read_metrics
 def prepared(path, base):
     run = RunDir(path)
     return run, prepare.run(
-        StageSpec(stage="prepare", seed=1, config={"base": base}, inputs={}, code="x"), run
+        StageSpec(
+            stage="prepare", seed=1, config=PrepareStageConfig(base=base), inputs={}, code="x"
+        ),
+        run,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rlhf_core.batching.batch import Batch, select
 from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO
+from rlhf_core.config.stage_configs import TraceStageConfig
 from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.losses import probability_ratio, tempered, token_logprobs
 from rlhf_core.ppo.experience import Experience
@@ -37,7 +38,7 @@ from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 
 
-def run(spec: StageSpec, run: RunDir) -> Output:
+def run(spec: StageSpec[TraceStageConfig], run: RunDir) -> Output:
     """Trace one batch of the PPO stage with these inputs.
 
     config `rows`: how many responses to show token by token.
@@ -45,7 +46,7 @@ def run(spec: StageSpec, run: RunDir) -> Output:
     trainer = build(spec)
     traced = trace_batch(trainer, trainer.config.critic_warmup_steps + 1)
     if is_rank_zero():
-        tokens = token_rows(trainer.tokenizer, trainer.config, traced, spec.config["rows"])
+        tokens = token_rows(trainer.tokenizer, trainer.config, traced, spec.config.rows)
         write_atomically(run.path / "trace.json", to_json(summary(trainer.config, traced)))
         write_atomically(run.path / "tokens.json", to_json(tokens))
     return Output(files={"trace": "trace.json", "tokens": "tokens.json"})

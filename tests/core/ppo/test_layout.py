@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import PPO, LoRA, load_recipe
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.lora import add_adapter, merge_adapter, save_adapter, write_origin
@@ -77,7 +78,11 @@ def laid_out(inputs: dict[str, Path], **options) -> tuple[Models, PPO]:
     config = PPO(**SMALL | options)
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     spec = StageSpec(
-        stage="ppo", seed=1, config={"dtype": "float32"}, inputs=artifacts, code=code_digest()
+        stage="ppo",
+        seed=1,
+        config=PPOStageConfig(ppo=config, dtype="float32"),
+        inputs=artifacts,
+        code=code_digest(),
     )
     return load_models(spec, config, no_functions), config
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Sampling, load_recipe
+from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.errors import ConfigError
 from rlhf_core.evaluation.replies import Setup
 from rlhf_core.evaluation.scoring import response_kl
@@ -365,7 +366,7 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
     records = [{"prompt": [{"role": "user", "content": text}], "meta": {}} for text in texts]
 
     def built(spec: StageSpec) -> Trainer:
-        config = PPO.model_validate(spec.config["ppo"])
+        config = spec.config.ppo
         policy, critic = (copy.deepcopy(model) for model in models[:2])
         members = 2 if config.uncertainty_penalty else int(config.reward.model_weight > 0)
         scalars = [load_scalar(tiny_model, new_head=True, seed=seed) for seed in (5, 6)]
@@ -406,7 +407,7 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
             StageSpec(
                 stage="ppo",
                 seed=1,
-                config={"ppo": config.model_dump(mode="json")},
+                config=PPOStageConfig(ppo=config, dtype="float32"),
                 inputs={},
                 code="",
             ),

@@ -20,7 +20,7 @@ from rlhf_core.rundir import Output
 
 def run(spec, run_dir):
     files = len(list(spec.inputs["model"].path.iterdir()))
-    (run_dir.path / "count.txt").write_text(f"{files} files, {spec.config['dtype']}")
+    (run_dir.path / "count.txt").write_text(f"{files} files, {spec.config.dtype}")
     return Output(outputs={"count": "count.txt"}, metrics={"data/rows": float(files)})
 """
 START = """

@@ -12,7 +12,7 @@ def test_prepared_files_are_inputs_by_content_and_hub_names_are_not(have):
     spec = validate.spec(prepared_recipe(), have)
     assert set(spec.inputs) == {"model", "demonstrations"}
     assert spec.inputs["demonstrations"].path == have["files"].path / "data.jsonl"
-    assert spec.config["data"]["demonstrations"]["path"] == "{prepared}/data.jsonl"
+    assert spec.config.data.demonstrations.path == "{prepared}/data.jsonl"
 
 
 @pytest.mark.parametrize("path", ["nowhere.jsonl", "data/nowhere.jsonl", "./nowhere", "plain-name"])
@@ -24,10 +24,10 @@ def test_a_path_that_is_nothing_is_refused_by_field_and_path(have, path):
 
 
 def test_what_options_need_of_the_data_is_asked_of_validate_and_of_no_other_recipe(have):
-    assert "needs" not in validate.spec(prepared_recipe(), have).config
-    assert validate.spec(prepared_recipe(reward={"margin_scale": 0.5}), have).config["needs"] == {
-        "strength": True
-    }
+    plain = validate.spec(prepared_recipe(), have).config
+    asking = validate.spec(prepared_recipe(reward={"margin_scale": 0.5}), have).config
+    assert "needs" not in plain.model_dump(mode="json")
+    assert asking.model_dump(mode="json")["needs"] == {"strength": True}
 
 
 def test_a_folder_here_cannot_pose_as_a_hub_name(make_recipe, confined, tmp_path, monkeypatch):
