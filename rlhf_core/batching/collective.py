@@ -1,6 +1,6 @@
-"""What ranks tell each other besides gradients: numbers to add up, and values to put side by side.
+"""What ranks exchange besides gradients: numbers to add up, and values to put side by side.
 
-With one rank every function returns what it was given.
+With one rank every function returns its argument.
 """
 
 import json
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def gathered(value: T) -> list[T]:
-    """Every rank's JSON value, in rank order; floats come through exactly."""
+    """Return every rank's JSON value, in rank order; floats come through exactly."""
     if ranks() == 1:
         return [value]
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device())
@@ -35,8 +35,9 @@ def gathered(value: T) -> list[T]:
 
 
 def total(values: dict[str, float]) -> dict[str, float]:
-    """Each number summed over the ranks that have it, in rank order, so that every rank gets the
-    same.
+    """Return each number summed over the ranks that have it.
+
+    The sum goes in rank order, so that every rank gets the same.
     """
     parts = gathered(dict(values))
     names = dict.fromkeys(name for part in parts for name in part)  # a rank without rows has none
@@ -44,8 +45,9 @@ def total(values: dict[str, float]) -> dict[str, float]:
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The tensor added up over the ranks. Ranks that fill different rows and leave the others 0 put
-    them together exactly.
+    """Return the tensor added up over the ranks.
+
+    Ranks that fill different rows and leave the others 0 put them together exactly.
     """
     if ranks() == 1:
         return tensor

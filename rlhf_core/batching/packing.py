@@ -1,10 +1,10 @@
-"""Several sequences in one row without padding, none of which sees another; and noise on what the
-model reads (NEFTune).
+"""Packing: several sequences in one row without padding, none of which sees another.
 
+Also noise on the embeddings (NEFTune).
 Positions begin at 0 with each sequence. transformers takes positions that restart, without an
-attention mask, for a row of several sequences, and lets attention stay inside each
+attention mask, as a row of several sequences, and keeps attention inside each
 (masking_utils.find_packed_sequence_indices; with flash attention the kernel does).
-`require_separation` tries it on the very model, for one whose attention does not ask would mix
+`require_separation` tries it on the very model: one whose attention ignores positions would mix
 sequences.
 """
 
@@ -23,8 +23,9 @@ SAME = 1e-3  # share of the largest logit; without crossing the change is 0, or 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One row of L tokens, T of them response tokens, which stand at places_T. Read by the model
-    like a batch of one row.
+    """One row of L tokens, T of them response tokens, at places_T.
+
+    The model reads it like a batch of one row.
     """
 
     ids_BL: Tensor
@@ -33,22 +34,27 @@ class PackedBatch:
 
     @property
     def response_ids_BR(self) -> Tensor:
+        """The token ids of all responses, (1, T)."""
         return self.ids_BL[:, self.places_T]
 
     @property
     def response_mask_BR(self) -> Tensor:
+        """True at every place: there is no padding."""
         return torch.ones_like(self.response_ids_BR, dtype=torch.bool)
 
 
 def pack(sequences: Seq[Sequence]) -> PackedBatch:
-    """Sequences one after the other, on `device()`. Each needs a prompt and a response
-    (ValueError).
+    """Put sequences one after the other, on `device()`.
+
+    Raises ValueError for an empty prompt or response.
     """
     if any(not s.prompt or not s.response for s in sequences):
         raise ValueError(
             "a sequence has an empty prompt or response; expected at least one token of each"
         )
-    ids, positions, places = [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    places: list[int] = []
     for s in sequences:
         places += range(len(ids) + len(s.prompt), len(ids) + len(s))
         ids += s.prompt + s.response
@@ -61,8 +67,7 @@ def pack(sequences: Seq[Sequence]) -> PackedBatch:
 def require_separation(
     forward: Callable[[PackedBatch], Tensor], first: Sequence, second: Sequence
 ) -> None:
-    """Raise BadInput when what the model makes of `second` changes with the text before it in the
-    same row.
+    """Raise BadInput when the logits of `second` change with the text before it in the same row.
 
     forward: logits at response tokens.
     """
@@ -89,19 +94,17 @@ def noise(
     width: int,
     seeds: Seq[int],
 ) -> Tensor:
-    """Uniform in [-1, 1] times alpha / sqrt(length * width), (B, L, D) (NEFTune: Jain et al. 2023,
-    arXiv:2310.05914, alg. 1).
+    """Return uniform noise in [-1, 1] times alpha / sqrt(length * width), (B, L, D).
 
-    seeds: one a sequence, in the batch's order, so that a sequence has the same noise in whatever
-    batch; 0 at padding.
+    NEFTune: Jain et al. 2023, arXiv:2310.05914, alg. 1. The noise is 0 at padding.
+    seeds: one per sequence, in the batch's order, so that a sequence has the same noise in any
+    batch.
     """
     parts = [_of_one(len(s), width, alpha, seed) for s, seed in zip(sequences, seeds, strict=True)]
     if isinstance(batch, PackedBatch):
         return torch.cat(parts)[None].to(batch.ids_BL.device)
     noise_BLD = torch.zeros(*batch.mask_BL.shape, width)
-    noise_BLD[batch.mask_BL.cpu()] = torch.cat(
-        parts
-    )  # rows in order, each one's real tokens in order
+    noise_BLD[batch.mask_BL.cpu()] = torch.cat(parts)  # rows and their real tokens in order
     return noise_BLD.to(batch.ids_BL.device)
 
 
@@ -113,7 +116,8 @@ def _of_one(length: int, width: int, alpha: float, seed: int) -> Tensor:
 
 
 def step_seed() -> int:
-    """A seed for one step's noise, drawn from torch's generator, whose state is a part of every
-    checkpoint.
+    """Draw a seed for one step's noise from torch's generator.
+
+    The generator's state is a part of every checkpoint.
     """
     return int(torch.randint(2**31, ()))

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, complete or absent, the last few kept.
 
-Rank 0 writes `state.safetensors`; every other rank writes `state-N.safetensors` with what is its
-alone, and reads the rest from rank 0's. All ranks see one folder: on several hosts a shared file
+Rank 0 writes `state.safetensors`. Every other rank writes `state-N.safetensors` with what it alone
+has, and reads the rest from rank 0's file. All ranks see one folder: on several hosts a shared file
 system.
 """
 
@@ -26,7 +26,7 @@ CHECKSUM = ".crc32"  # suffix of the file beside each state file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a stage needs to go on after `step`."""
+    """What a stage needs to continue after `step`."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -34,11 +34,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Write `step-N` by rename, then remove all but the newest `keep`. The torch RNG state is kept
-    too.
+    """Write `step-N` by rename, then remove all but the newest `keep`.
 
-    Every rank calls it; tensors named `.../shard/...` or `shard/...` are the rank's own, the others
-    are equal on all ranks.
+    The torch RNG state is saved too. Every rank calls this. Tensors named `.../shard/...` or
+    `shard/...` are the rank's own, the others are equal on all ranks.
     """
     temporary = folder / f".step-{checkpoint.step}.tmp"
     if is_rank_zero():
@@ -81,8 +80,9 @@ def _is_own(name: str) -> bool:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights are written twice: safetensors refuses shared memory, and loading ties them
-    again.
+    """Copy tied weights, so that each is written: safetensors refuses shared memory.
+
+    Loading ties them again.
     """
     seen: set[int] = set()
     result = {}
@@ -93,15 +93,16 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that every rank can read (a damaged one is passed over, with a line on
-    stdout), or None.
+    """Return the newest checkpoint that every rank can read, or None.
 
-    Raises BadInput for one that another number of ranks wrote.
+    A damaged one is passed over, with a line on stdout. Raises BadInput for one that another number
+    of ranks wrote.
     """
     names = gathered([path.name for path in _newest_first(folder)])[0]
     for name in names:
         found = _read(folder / name)
-        if all(gathered(found is not None)):
+        everywhere = all(gathered(found is not None))
+        if found is not None and everywhere:
             torch.set_rng_state(found.tensors.pop("rng"))
             return found
     return None
@@ -132,7 +133,7 @@ def _load(file: Path) -> dict[str, Tensor]:
 
 
 def _checksum(file: Path) -> str:
-    """CRC-32, hexadecimal: safetensors itself does not notice a changed weight."""
+    """Return the CRC-32, hexadecimal; safetensors itself does not notice a changed weight."""
     found = 0
     with file.open("rb") as data:
         while chunk := data.read(1 << 20):

@@ -1,10 +1,11 @@
-"""`python -m rlhf_core.engine.warmup`: compile once what DeepSpeed compiles at its first start, so
-that the first run does not.
+"""`python -m rlhf_core.engine.warmup`: compile once what DeepSpeed compiles at its first start.
 
+So the first run does not have to.
 Exit codes: 0 done, 2 something is missing (the message says how to install it).
 """
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -16,7 +17,7 @@ LAST_LINES = 15
 
 
 def require_compiler() -> str:
-    """The C++ compiler that extensions are built with. Raises BadInput when there is none."""
+    """Return the C++ compiler that builds extensions. Raises BadInput when there is none."""
     compiler = os.environ.get("CXX") or "g++"
     if found := shutil.which(compiler):
         return found
@@ -28,17 +29,15 @@ def require_compiler() -> str:
 
 
 def require_torch() -> None:
-    """Import torch. Raises BadInput with the way to mend it when its libraries are missing."""
+    """Import torch. Raises BadInput, with the remedy, when its libraries are missing."""
     try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise BadInput(torch_message(str(error))) from error
-    except OSError as error:  # a shared library that the build links to
+        importlib.import_module("torch")
+    except (ImportError, OSError) as error:  # OSError: a shared library that the build links to
         raise BadInput(torch_message(str(error))) from error
 
 
 def torch_message(error: str) -> str:
-    """What to say when torch does not import."""
+    """Return the message for a torch that does not import."""
     return (
         f"torch cannot be imported: {error.splitlines()[0] if error else 'unknown reason'}\nA CUDA"
         " build of torch needs its nvidia-* packages, which infra/requirements/cpu.txt leaves out."
@@ -49,7 +48,7 @@ def torch_message(error: str) -> str:
 
 
 def warm_up() -> float:
-    """Compile DeepSpeed's ops; returns the seconds it took. Raises BadInput, StageFailed."""
+    """Compile DeepSpeed's ops; return the seconds. Raises BadInput, StageFailed."""
     require_compiler()
     require_torch()
     from rlhf_core.engine.bootstrap import build_ops
@@ -66,7 +65,7 @@ def warm_up() -> float:
 
 
 def main() -> int:
-    """Entry point."""
+    """Warm up; return the exit code."""
     try:
         seconds = warm_up()
     except (BadInput, StageFailed) as error:

@@ -1,6 +1,7 @@
-"""A checkpoint of ZeRO 3, where no rank holds a whole tensor: each rank writes its part of weights
-and AdamW state, and reads the same part back. Every argument `optimizer` is DeepSpeed's stage 3
-optimizer.
+"""Checkpoints of ZeRO 3, where no rank holds a whole tensor.
+
+Each rank writes its part of weights and AdamW state, and reads the same part back. Every argument
+`optimizer` is DeepSpeed's stage 3 optimizer.
 """
 
 from torch import Tensor
@@ -11,7 +12,10 @@ PREFIX = "shard"
 
 
 def state(optimizer) -> dict[str, Tensor]:
-    """This rank's part of the weights (one flat tensor a group) and of AdamW's state, float32."""
+    """Return the rank's part of the weights (one flat tensor per group) and of AdamW's state.
+
+    All are float32.
+    """
     held = optimizer.state_dict()
     tensors = {
         f"{PREFIX}/{index}/weights": value for index, value in enumerate(held["fp32_flat_groups"])
@@ -22,7 +26,7 @@ def state(optimizer) -> dict[str, Tensor]:
 
 
 def load_state(optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take the part that `state` gave on the same rank of as many."""
+    """Load the part that `state` gave on the same rank of the same number of ranks."""
     held = optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -33,8 +37,6 @@ def load_state(optimizer, tensors: dict[str, Tensor]) -> None:
         "state": {index: entry for index, entry in entries.items() if entry}
     }
     optimizer.checkpoint_event_prologue()
-    optimizer.load_state_dict(
-        {rank(): held}
-    )  # it expects the states of all ranks and looks up its own
+    optimizer.load_state_dict({rank(): held})  # it expects all ranks' states, and takes its own
     # small weights, which every rank holds whole, are put together again
     optimizer.checkpoint_event_epilogue()

@@ -1,13 +1,13 @@
-"""Ensembles of reward models: the same comparisons read by several models, whose spread says how
-little is known.
+"""Ensembles of reward models: the same comparisons, several models; their spread is uncertainty.
 
-FOLDER/               member 1 as transformers saves it: the folder is a reward model by itself, and the critic starts from it
+FOLDER/               member 1 as transformers saves it: a reward model by itself, where the critic
+                      starts
 FOLDER/member_2/ ...  the others
 FOLDER/ensemble.json  {"offsets": [...]}: the mean held-out score of each member
 
-One folder is one artifact: the digest that gates, registry and cache go by covers every member, so
+One folder is one artifact: the digest that gates, registry and cache use covers every member, so
 what is gated is what is registered and served. Bradley-Terry leaves the zero of each member's
-scores free; without it taken off, the spread of the members would say where their zeros lie and
+scores free. Without subtracting it, the spread of the members would say where their zeros are, and
 nothing else (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
 """
 
@@ -24,7 +24,7 @@ from rlhf_core.rundir import ENSEMBLE, write_atomically
 
 
 def member_folder(folder: Path, number: int) -> Path:
-    """Where member `number`, from 1, lies in an ensemble's folder."""
+    """Return the folder of member `number`, from 1, in an ensemble's folder."""
     return folder if number == 1 else folder / f"member_{number}"
 
 
@@ -34,8 +34,9 @@ def close_ensemble(folder: Path, offsets: list[float]) -> None:
 
 
 def offsets_of(folder: Path) -> list[float]:
-    """Each member's offset, score; [0.0] for a single reward model. Raises BadInput when the folder
-    is incomplete.
+    """Return each member's offset, a score; [0.0] for a single reward model.
+
+    Raises BadInput when the folder is incomplete.
     """
     file = folder / ENSEMBLE
     if not file.exists():
@@ -70,8 +71,9 @@ def offsets_of(folder: Path) -> list[float]:
 def load_members(
     folder: Path, *, dtype: str, frozen: FrozenPlacement = "whole"
 ) -> Iterator[Forward]:
-    """The forward pass of each member, (B, R + 1) scores less its offset, loaded one after the
-    other.
+    """Yield the forward pass of each member, loaded one after the other.
+
+    It gives (B, R + 1) scores less the member's offset.
     """
     offsets = offsets_of(folder)
     for number, offset in enumerate(offsets, start=1):

@@ -1,6 +1,6 @@
-"""PEFT, in one file: low-rank adapters put on, switched, merged into plain weights and stored.
+"""Low-rank adapters by PEFT: put on, switched, merged into plain weights, stored.
 
-It is imported where an adapter is asked for only: that takes seconds.
+PEFT is imported only where a recipe has an adapter: that takes seconds.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 from rlhf_core.config import LoRA
 from rlhf_core.engine.base import WrappedModel
 from rlhf_core.errors import BadInput
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 LEARNING = "default"  # the adapter that learns; it is merged on export and in a sync
 HEAD = "score"
@@ -44,9 +47,8 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
             if isinstance(lora.target_modules, str)
             else list(lora.target_modules)
         ),
-        task_type=(
-            "SEQ_CLS" if scalar else "CAUSAL_LM"
-        ),  # keeps the head, or the output layer, out of "all-linear"
+        # keeps the head, or the output layer, out of "all-linear"
+        task_type="SEQ_CLS" if scalar else "CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -58,13 +60,14 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
 
 
 def with_adapter(module: Wrapped, lora: LoRA | None, *, seed: int) -> Wrapped:
-    """A policy or scalar model, ready to learn: with a new adapter where one is asked for."""
+    """Return the model, with a new adapter where the recipe has one."""
     if lora:
         add_adapter(module.model, lora, seed=seed)
     return module
 
 
 def require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """Raise BadInput for a name that is no linear map of the backbone."""
     inside = dict(model.base_model.named_modules())
     linear = {
         name
@@ -81,25 +84,23 @@ def require_linear(model: PreTrainedModel, names: tuple[str, ...]) -> None:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether a model carries adapters."""
+    """Say if a model carries adapters."""
     return bool(getattr(model, "peft_config", None))
 
 
 def plain_tensors(
     model: PreTrainedModel, named: Iterable[tuple[str, Tensor]] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the plain model's checkpoint: W + alpha / rank * B A where the learning
-    adapter sits.
+    """Yield names and tensors of the plain model's checkpoint.
 
-    named: the model's tensors, if they are to come from elsewhere than its state_dict, in that
-    order. The model stays as it is, and one merged tensor is made at a time; without adapters the
-    tensors themselves are given.
+    A weight with the learning adapter becomes W + alpha / rank * B A. The model stays as it is, and
+    one merged tensor is made at a time; without adapters the tensors themselves are given.
+    named: the model's tensors, if they come from elsewhere than its state_dict, in that order.
     """
     named = model.state_dict().items() if named is None else named
     layers = _layers(model) if has_adapter(model) else {}
-    held: dict[
-        str, Tensor
-    ] = {}  # W, then A, until B comes: the order in which a layer registers them
+    # W, then A, until B comes: the order in which a layer registers them
+    held: dict[str, Tensor] = {}
     for name, tensor in named:
         owner, part, rest = _place(name)
         if owner not in layers:
@@ -109,17 +110,14 @@ def plain_tensors(
         elif part == "base_layer" or rest == f"{LEARNING}.weight":
             held[part] = tensor
         if len(held) == 3:
-            yield (
-                f"{owner}.weight",
-                _merged(
-                    layers[owner], *(held.pop(key) for key in ("base_layer", "lora_A", "lora_B"))
-                ),
-            )
+            parts = [held.pop(key) for key in ("base_layer", "lora_A", "lora_B")]
+            yield f"{owner}.weight", _merged(layers[owner], *parts)
 
 
 def _place(name: str) -> tuple[str, str, str]:
-    """'model.q_proj.lora_A.default.weight' -> 'model.q_proj', 'lora_A', 'default.weight'; an owner
-    of '' for other names.
+    """Split 'model.q_proj.lora_A.default.weight' into 'model.q_proj', 'lora_A', 'default.weight'.
+
+    Other names get the owner ''.
     """
     for part in ("base_layer", "lora_A", "lora_B"):
         owner, found, rest = name.partition(f".{part}.")
@@ -129,17 +127,16 @@ def _place(name: str) -> tuple[str, str, str]:
 
 
 @torch.no_grad()
-def _merged(layer: nn.Module, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _merged(layer: "LoraLayer", weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
     change = b @ a
     return weight + (change.T if layer.fan_in_fan_out else change) * layer.scaling[LEARNING]
 
 
 def merge_adapter(model: PreTrainedModel) -> None:
-    """Merge the learning adapter into the weights and take all adapters off, in place: a plain
-    transformers model.
+    """Merge the learning adapter into the weights and take all adapters off, in place.
 
-    What PEFT's merge_and_unload does, whose tuner object in-place injection does not keep. Nothing
-    to do without adapters.
+    The result is a plain transformers model. PEFT's merge_and_unload does the same, but needs the
+    tuner object, which in-place injection does not keep. Does nothing without adapters.
     """
     if not has_adapter(model):
         return
@@ -158,9 +155,8 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
         inference_mode=True,
         modules_to_save=[HEAD] if hasattr(model, HEAD) else None,
     )
-    config.target_modules = sorted(
-        config.target_modules
-    )  # a set has no order, and bytes are an identity
+    # a set has no order, and the bytes are an identity
+    config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)
     tensors = {
         f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": (
@@ -173,16 +169,12 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def write_origin(folder: Path, *, base: str, merged: str) -> None:
-    """Note which model an adapter was trained on, and which it gives when merged: digests of their
-    folders.
-    """
+    """Record the model an adapter was trained on, and the one it gives when merged (digests)."""
     (folder / "origin.json").write_text(json.dumps({"base": base, "merged": merged}, indent=1))
 
 
 def require_origin(folder: Path, *, base: str, merged: str) -> None:
-    """Raise BadInput unless the adapter was trained on the model `base` and gave the model `merged`
-    (digests).
-    """
+    """Raise BadInput unless the adapter was trained on `base` and gave `merged` (digests)."""
     try:
         origin = json.loads((folder / "origin.json").read_text())
     except (OSError, ValueError) as error:
@@ -201,8 +193,9 @@ def require_origin(folder: Path, *, base: str, merged: str) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
-    """Put a stored adapter on a model as `name`, frozen and not active; returns the scalar head
-    that was stored with it.
+    """Put a stored adapter on a model as `name`, frozen and not active.
+
+    Return the scalar head that was stored with it.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -228,8 +221,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
 
 @contextlib.contextmanager
 def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
-    """Let this adapter alone act while open, None: the plain model; then the learning one acts
-    again.
+    """Let this adapter alone act while open; then the learning one acts again.
+
+    None: the plain model.
     """
     layers = list(_layers(model).values())
     try:
@@ -241,12 +235,11 @@ def acting(model: PreTrainedModel, adapter: str | None) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-            layer.set_adapter(
-                LEARNING
-            )  # its weights, and no other adapter's, may have gradients again
+            # its weights, and no other adapter's, may have gradients again
+            layer.set_adapter(LEARNING)
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
+def _layers(model: nn.Module) -> dict[str, "LoraLayer"]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

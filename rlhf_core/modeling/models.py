@@ -1,6 +1,4 @@
-"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs of
-them.
-"""
+"""Models in the ecosystem's own formats, and the two forward passes that the pipeline needs."""
 
 from pathlib import Path
 
@@ -34,20 +32,13 @@ class PolicyModel(WrappedModel):
     """A causal language model that gives logits at response tokens only."""
 
     def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
-        """Logits (B, R, V): column t predicts response token t. noise_BLD: added to what the
-        embedding gives.
+        """Return logits (B, R, V): column t predicts response token t.
+
+        noise_BLD: added to the embeddings.
         """
         if isinstance(batch, PackedBatch):
             return self._packed(batch, noise_BLD)
-        R = batch.response_mask_BR.shape[1]
-        output = self.model(
-            **self._read(batch.ids_BL, noise_BLD),
-            attention_mask=batch.mask_BL.long(),
-            position_ids=batch.position_ids_BL,
-            logits_to_keep=R + 1,
-            use_cache=False,
-        )
-        return output.logits[:, :-1]
+        return response_logits(self.model, batch, self._read(batch.ids_BL, noise_BLD))
 
     def _packed(self, batch: PackedBatch, noise_BLD: Tensor | None) -> Tensor:
         read = self._read(batch.ids_BL, noise_BLD)
@@ -62,33 +53,57 @@ class PolicyModel(WrappedModel):
         return {"inputs_embeds": self.model.get_input_embeddings()(ids_BL) + noise_BLD}
 
 
+def response_logits(
+    model: PreTrainedModel, batch: Batch, inputs: dict[str, Tensor] | None = None
+) -> Tensor:
+    """Return logits (B, R, V): column t predicts response token t; inputs: instead of the ids."""
+    output = model(
+        **(inputs or {"input_ids": batch.ids_BL}),
+        attention_mask=batch.mask_BL.long(),
+        position_ids=batch.position_ids_BL,
+        logits_to_keep=batch.response_mask_BR.shape[1] + 1,
+        use_cache=False,
+    )
+    return output.logits[:, :-1]
+
+
 class ScalarModel(WrappedModel):
     """A backbone with a scalar head at every token: the reward model, and the critic from it."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores (B, R + 1), float32: column t is the head after t response tokens; column 0 after
-        the prompt.
+        """Return scores (B, R + 1), float32.
+
+        Column t is the head after t response tokens; column 0 after the prompt.
         """
-        hidden_BLD = self.model.base_model(
-            input_ids=batch.ids_BL,
-            attention_mask=batch.mask_BL.long(),
-            position_ids=batch.position_ids_BL,
-            use_cache=False,
-        ).last_hidden_state
-        R = batch.response_mask_BR.shape[1]
-        return self.model.score(hidden_BLD[:, -(R + 1) :]).squeeze(-1).float()
+        return scalar_scores(self.model.score, hidden_states(self.model, batch), batch)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the backbone's last hidden states, (B, L, D)."""
+    return model.base_model(
+        input_ids=batch.ids_BL,
+        attention_mask=batch.mask_BL.long(),
+        position_ids=batch.position_ids_BL,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def scalar_scores(head: nn.Module, hidden_BLD: Tensor, batch: Batch) -> Tensor:
+    """Return a scalar head's float32 scores after prompt and each response token, (B, R + 1)."""
+    R = batch.response_mask_BR.shape[1]
+    return head(hidden_BLD[:, -(R + 1) :]).squeeze(-1).float()
 
 
 def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
-    """The score after the last real response token, (B,)."""
+    """Return the score after the last real response token, (B,)."""
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
 def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole") -> Forward:
-    """The forward pass of a model that does not learn: no gradients, matrix products in `dtype`.
+    """Return the forward pass of a model that does not learn.
 
-    frozen: 'sharded' shares its weights out among the ranks, all of which then make the same
-    passes.
+    It makes no gradients, and its matrix products are in `dtype`.
+    frozen: 'sharded' divides its weights among the ranks, all of which then make the same passes.
     """
     module.requires_grad_(False)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
@@ -104,7 +119,7 @@ def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with a chat template. Raises BadInput without EOS token."""
+    """Load a model folder's tokenizer, with a chat template. Raises BadInput without EOS token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -122,9 +137,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
-    """Raise BadInput when two models map text to different token ids; `role` says what the other
-    one is.
-    """
+    """Raise BadInput when two models map text to different token ids; role: that of the other."""
     if load_tokenizer(path).get_vocab() != load_tokenizer(other).get_vocab():
         raise BadInput(
             f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the"
@@ -134,19 +147,20 @@ def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
 
 
 def load_policy(path: Path) -> PolicyModel:
-    """A causal language model in float32, dropout off. Raises BadInput for a folder without
-    safetensors.
+    """Load a causal language model in float32, dropout off.
+
+    Raises BadInput for a folder without safetensors.
     """
     return PolicyModel(_load(AutoModelForCausalLM, path))
 
 
 def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
-    """A one-label sequence classifier, or token classifier (a token-level reward model), in
-    float32, dropout off.
+    """Load a one-label classifier in float32, dropout off.
 
-    new_head: `path` is a language model whose backbone is taken; the head is drawn from N(0, 1 / (D
-    + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise the folder must
-    hold a one-label classifier (BadInput).
+    A sequence classifier, or a token classifier (a token-level reward model).
+    new_head: `path` is a language model whose backbone is taken; the head is drawn from
+    N(0, 1 / (D + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise raises
+    BadInput for a folder that holds no one-label classifier.
     """
     if not new_head:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -198,10 +212,10 @@ def save_model(
     *,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write model, tokenizer and chat template in transformers' format, safetensors only; an
-    adapter is merged, in place.
+    """Write model, tokenizer and chat template in transformers' format, safetensors only.
 
-    Rank 0 writes for all. weights: those of a model that does not hold its own, by name.
+    An adapter is merged, in place. Rank 0 writes for all ranks.
+    weights: those of a model that does not hold its own, by name.
     """
     merge_adapter(model.model)
     if not is_rank_zero():

@@ -1,5 +1,6 @@
-"""Load a model folder as its users do and run it once: files that are all there may still be no
-model.
+"""Load a model folder as its users do and run it once.
+
+A folder with all its files may still hold no model.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which sampler answers prompts: the one that the recipe names, never another in its place."""
+"""The sampler that the recipe names, and never another in its place."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,9 @@ from rlhf_core.sampling.vllm_server import VLLMServerSampler
 
 
 def open_sampler(model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str) -> Sampler:
-    """The sampler of `sampling.engine` with the weights in `model`. Raises BadInput when its
-    library is not installed.
+    """Return the sampler of `sampling.engine` with the weights in `model`.
+
+    Raises BadInput when its library is not installed.
     """
     if sampling.engine == "transformers":
         return TransformersSampler(

@@ -1,6 +1,6 @@
-"""vLLM's own server as a child of this process: started, asked, ended.
+"""vLLM's own server as a child of this process: start, requests, end.
 
-Its routes that replace weights ask for no key, so it listens on a Unix socket in a folder that only
+Its routes that replace weights need no key. So it listens on a Unix socket in a folder that only
 this user can enter, and on no port.
 """
 
@@ -22,11 +22,11 @@ import psutil
 
 from rlhf_core.errors import StageFailed
 
-PATIENCE_SECONDS = 1800.0  # to load the model, and to take new weights
+TIMEOUT_SECONDS = 1800.0  # to load the model, and to take new weights
 GRACE_SECONDS = 10.0
-CONNECTIONS = 512  # requests on their way at once; the others queue here
+CONNECTIONS = 512  # concurrent requests; the others queue here
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_BY_LAUNCHERS = (
+LAUNCHER_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
     "WORLD_SIZE",
@@ -36,21 +36,22 @@ LEFT_BY_LAUNCHERS = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-# Linux: a process asks for SIGTERM when its parent dies, and stays asked when it becomes another
+# Linux: a process asks to get SIGTERM when its parent dies; that stays when it becomes another
 # program.
 ENDS_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 )
 SETTINGS = {
     "VLLM_SERVER_DEV_MODE": "1",  # registers the routes of the weight transfer
-    "VLLM_LOGGING_LEVEL": "ERROR",  # without a tokenizer it warns of what it cannot warm up
+    "VLLM_LOGGING_LEVEL": "ERROR",  # below it warns that without a tokenizer it warms up less
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 
 class ServerProcess:
-    """A vLLM server that answers this process alone; its words go where this process's go, into the
-    stage's log.
+    """A vLLM server that answers this process alone.
+
+    Its output goes where this process's goes, into the stage's log.
     """
 
     def __init__(self, arguments: list[str], environment: dict[str, str]):
@@ -74,24 +75,24 @@ class ServerProcess:
         )
         self._workers: list[psutil.Process] = []
         ended = threading.Event()
-        self._words = threading.Thread(
-            target=_hand_on, args=(self._process.stdout, ended), daemon=True
+        self._output = threading.Thread(
+            target=_forward_output, args=(self._process.stdout, ended), daemon=True
         )
-        self._words.start()
-        self.close = weakref.finalize(
-            self, _end, self._process, self._workers, self._folder, ended
-        )  # or with this process
+        self._output.start()
+        # called here, when the object goes, or when this process ends
+        self.close = weakref.finalize(self, _end, self._process, self._workers, self._folder, ended)
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(uds=self._socket),
             base_url="http://sampler",
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
 
     def wait_until_ready(self) -> None:
-        """Return when it answers. Raises StageFailed when it ends first, or does not answer within
-        PATIENCE_SECONDS.
+        """Return when the server answers.
+
+        Raises StageFailed when it ends first, or does not answer within TIMEOUT_SECONDS.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 if self._client.get("/health").status_code == httpx.codes.OK:
@@ -103,15 +104,16 @@ class ServerProcess:
         raise self.failure("its start")
 
     def post(self, path: str, body: dict | None = None) -> dict:
-        """The answer to one request. Raises StageFailed when there is none, or it is no success."""
+        """Return the answer to one request. Raises StageFailed when it fails, or gets none."""
         try:
             return _answer(self._client.post(path, json=body), path)
         except httpx.TransportError as error:
             raise self.failure(path) from error
 
     def post_all(self, path: str, bodies: list[dict]) -> list[dict]:
-        """The answers to requests that are made at once, in their order. Raises StageFailed as
-        `post` does.
+        """Make requests all at once; return the answers in their order.
+
+        Raises StageFailed as `post` does.
         """
         try:
             return asyncio.run(self._post_all(path, bodies))
@@ -131,13 +133,13 @@ class ServerProcess:
             ]
 
     def failure(self, doing: str) -> StageFailed:
-        """What became of the server, which is ended."""
+        """End the server; return the error that says what became of it."""
         try:
             code = self._process.wait(GRACE_SECONDS)  # its socket closes before it has ended
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         except subprocess.TimeoutExpired:
             how = "runs but does not answer"
-        self._words.join(1.0)
+        self._output.join(1.0)
         self.close()
         return StageFailed(
             f"the sampler's server (vLLM, process {self._process.pid}) {how}, at {doing}; its own"
@@ -156,20 +158,19 @@ def _answer(response: httpx.Response, path: str) -> dict:
 
 
 def _environment(given: dict[str, str]) -> dict[str, str]:
-    """This process's, without what says which rank it is; the packages of this project are found in
-    it.
-    """
-    kept = {name: value for name, value in os.environ.items() if name not in LEFT_BY_LAUNCHERS}
+    """Return this process's environment without its rank, and with this project's packages."""
+    kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     kept.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # a sampler in this process sets it
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     return SETTINGS | kept | {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": path} | given
 
 
-def _hand_on(words: BinaryIO, ended: threading.Event) -> None:
-    """The server's words to this process's standard error, until it is ended: its farewell would
-    bury what went wrong.
+def _forward_output(lines: BinaryIO, ended: threading.Event) -> None:
+    """Copy the server's output to this process's standard error, until it is ended.
+
+    Its last messages would bury what went wrong.
     """
-    for line in words:
+    for line in lines:
         if not ended.is_set():
             os.write(2, line)
 

@@ -1,5 +1,6 @@
-"""transformers' own generation as a sampler, for machines without vLLM: the same interface and the
-same statistics.
+"""transformers' own generation as a sampler, for machines without vLLM.
+
+It has the same interface and the same statistics.
 """
 
 import gc
@@ -31,16 +32,16 @@ class TransformersSampler(Sampler):
             .requires_grad_(False)
             .eval()
         )
-        self._model.generation_config = (
-            GenerationConfig()
-        )  # the model's own would change temperature and penalties unseen
+        # the model's own configuration would change temperature and penalties unseen
+        self._model.generation_config = GenerationConfig()
         self._rows = rows_at_once(
             self._model.config, sampling, max_prompt_tokens, self._model.dtype.itemsize
         )
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """One response a prompt; each is a function of weights, prompt and its own seed, not of its
-        neighbours.
+        """Return one response per prompt.
+
+        Each is a function of weights, prompt and its own seed, not of its neighbours.
         """
         samples = []
         for start in range(0, len(prompts), self._rows):
@@ -58,11 +59,11 @@ class TransformersSampler(Sampler):
         draw = SeededDraw(seeds, count, temperature=self._sampling.temperature)
         config = GenerationConfig(
             max_new_tokens=count,
-            do_sample=False,
+            do_sample=False,  # `draw` leaves one token, and greedy search takes it
             use_cache=True,
             eos_token_id=eos_id,
             pad_token_id=eos_id,
-        )  # not do_sample: `draw` leaves one token, and greedy search takes it
+        )
         ids_BL = self._model.generate(
             input_ids=ids_BP.to(device()),
             attention_mask=mask_BP.to(device()),
@@ -76,14 +77,13 @@ class TransformersSampler(Sampler):
         ]
 
     def sleep(self) -> None:
-        """Nothing: the model stays where it is."""
+        """Do nothing: the model stays where it is."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the weights in place by named tensors of the model's checkpoint format; returns
-        seconds.
+        """Replace the weights in place; return the seconds.
 
-        Raises KeyError for a name that the model does not have, ValueError when a weight is left as
-        it was.
+        weights: named tensors of the model's checkpoint format. Raises KeyError for a name that the
+        model does not have, ValueError when a weight is left as it was.
         """
         started = time.monotonic()
         own, written = self._model.state_dict(), set()
@@ -106,20 +106,20 @@ class TransformersSampler(Sampler):
 
 
 class SeededDraw(LogitsProcessor):
-    """Leaves one token a row, drawn from softmax(logits / temperature) by the row's own numbers,
-    and keeps its log-probability.
+    """A processor that leaves one token per row, and keeps its log-probability.
 
-    Inverse transform sampling: the first token at which the cumulative probability exceeds a
-    uniform number of the row.
+    The token is drawn from softmax(logits / temperature) by the row's own random numbers. Inverse
+    transform sampling: the first token at which the cumulative probability exceeds a uniform number
+    of the row.
     """
 
     def __init__(self, seeds: list[int], tokens: int, *, temperature: float):
         self._uniform_BR = torch.stack([_uniform(seed, tokens) for seed in seeds]).to(device())
         self._temperature = temperature
-        self.logprobs: list[Tensor] = []  # (B,) a step, nats
+        self.logprobs: list[Tensor] = []  # (B,) per step, nats
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) of which only the drawn token's is finite."""
+        """Return scores (B, V) of which only the drawn token's is finite."""
         logprobs_BV = (scores.double() / self._temperature).log_softmax(-1)
         cumulative_BV = logprobs_BV.exp().cumsum(-1)
         below_B1 = self._uniform_BR[:, len(self.logprobs), None] * cumulative_BV[:, -1:]
@@ -135,9 +135,10 @@ def _uniform(seed: int, count: int) -> Tensor:
 def rows_at_once(
     config: PretrainedConfig, sampling: Sampling, prompt_tokens: int, itemsize: int
 ) -> int:
-    """Responses whose keys and values fit into kv_cache_mib; itemsize: bytes of a number.
+    """Return how many responses' keys and values fit into kv_cache_mib.
 
-    Raises BadInput when none does, or prompt and response exceed the model's context.
+    itemsize: bytes of a number. Raises BadInput when none fits, or when prompt and response exceed
+    the model's context.
     """
     length, context = (
         prompt_tokens + sampling.max_new_tokens,

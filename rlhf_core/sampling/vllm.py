@@ -51,14 +51,13 @@ class VLLMSampler(Sampler):
             trust_remote_code=False,
             seed=0,
             tensor_parallel_size=sampling.tensor_parallel,
-            distributed_executor_backend=(
-                "external_launcher" if ranks() > 1 else None
-            ),  # the ranks are its workers
+            # the ranks are its workers
+            distributed_executor_backend="external_launcher" if ranks() > 1 else None,
             enable_sleep_mode=self._sleeps,
         )
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """One response a prompt; each is a function of weights, prompt and its own seed."""
+        """Return one response per prompt: a function of weights, prompt and its own seed."""
         from vllm import SamplingParams
 
         parameters = [
@@ -77,18 +76,19 @@ class VLLMSampler(Sampler):
         return [_sample(output.outputs[0], eos_id) for output in outputs]
 
     def sleep(self) -> None:
-        """Give weights and key-value cache back to the device until the next `sync`; nothing unless
-        so configured.
+        """Free weights and key-value cache on the device until the next `sync`.
+
+        Does nothing unless so configured.
         """
         if self._sleeps and not self._asleep:
-            self._llm.sleep(
-                level=2
-            )  # 2: the weights are not kept in main memory, the next ones are other weights
+            # 2: the weights are not kept in main memory; the next ones are other weights
+            self._llm.sleep(level=2)
             self._asleep = True
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the weights in place by named tensors of the model's checkpoint format; returns
-        seconds.
+        """Replace the weights in place; return the seconds.
+
+        weights: named tensors of the model's checkpoint format.
         """
         started = time.monotonic()
         if self._asleep:
@@ -129,7 +129,7 @@ def require_heads(model: Path, size: int) -> None:
 
 def _require_devices(size: int) -> None:
     """Raise BadInput when this machine has fewer devices."""
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count()
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
     if size > devices:
         kind = "GPUs" if torch.cuda.is_available() else "CPU cores"
         raise BadInput(

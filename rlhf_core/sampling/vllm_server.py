@@ -1,8 +1,7 @@
-"""A sampler on devices of its own: vLLM's server, which gets the actor's weights by vLLM's own
-weight transfer.
+"""A sampler on devices of its own: vLLM's server, with vLLM's own transfer of the actor's weights.
 
-Rank 0 starts it, asks it and sends it weights. The other ranks get the responses from rank 0, and
-go along when weights are gathered.
+Rank 0 starts it, and sends it requests and weights. The other ranks get the responses from rank 0,
+and take part when weights are gathered.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.server_process import ServerProcess
 from rlhf_core.sampling.vllm import QUIET, require_heads
 
-TRANSFER = {  # what the server's workers are to know of the weight transfer, by backend
+TRANSFER = {  # the server's arguments for the weight transfer, by backend
     "nccl": ["--weight-transfer-config", '{"backend": "nccl"}'],
     "gloo": [
         "--weight-transfer-config",
@@ -34,8 +33,6 @@ TRANSFER = {  # what the server's workers are to know of the weight transfer, by
 
 class VLLMServerSampler(Sampler):
     """A vLLM server as a child process of rank 0."""
-
-    model = None  # it is in another process
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
         require_heads(model, sampling.tensor_parallel)
@@ -58,9 +55,15 @@ class VLLMServerSampler(Sampler):
                 self._weights, self._server, workers=sampling.own_devices
             )
 
+    @property
+    def model(self) -> None:
+        """None: the model is in another process."""
+        return None
+
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """One response a prompt; each is a function of weights, prompt and its own seed. Rank 0 has
-        them, the others none.
+        """Return one response per prompt: a function of weights, prompt and its own seed.
+
+        Rank 0 gets them, the others none.
         """
         if self._server is None:
             return []
@@ -79,14 +82,13 @@ class VLLMServerSampler(Sampler):
         return [_sample(answer["choices"][0], eos_id) for answer in answers]
 
     def sleep(self) -> None:
-        """Nothing: its devices are its own."""
+        """Do nothing: its devices are its own."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
-        """Replace the server's weights by named tensors of the model's checkpoint format; returns
-        seconds.
+        """Replace the server's weights; return the seconds.
 
-        weights: may be iterated more than once. Raises StageFailed when the server does not take
-        them.
+        weights: named tensors of the model's checkpoint format, which may be iterated more than
+        once. Raises StageFailed when the server does not take them.
         """
         started = time.monotonic()
         self._weights.tensors = weights
@@ -100,8 +102,9 @@ class VLLMServerSampler(Sampler):
 
     @contextlib.contextmanager
     def _ended_on_error(self, doing: str) -> Iterator[None]:
-        """End the server when the block fails: a request may wait in it for ever, and this process
-        for the request's thread.
+        """End the server when the block fails.
+
+        Else a request may wait in it for ever, and this process for the request's thread.
         """
         try:
             yield
@@ -122,7 +125,7 @@ class VLLMServerSampler(Sampler):
 
 
 def _flags(model: Path, sampling: Sampling, length: int, dtype: str) -> list[str]:
-    """The same engine as Sampler's."""
+    """Return the arguments of the same engine as VLLMSampler's."""
     return [
         "--model",
         str(model),
@@ -155,7 +158,7 @@ def _backend() -> str:
 
 
 def _devices(count: int) -> dict[str, str]:
-    """What shows the server its devices and no others."""
+    """Return the environment that shows the server its devices and no others."""
     if not torch.cuda.is_available():
         return {}
     named = os.environ.get(DEVICES) or os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -164,8 +167,9 @@ def _devices(count: int) -> dict[str, str]:
 
 
 def devices_left(visible: list[str], training: int, count: int) -> str:
-    """The last `count` devices, comma-separated. Raises BadInput when the `training` ranks leave
-    fewer.
+    """Return the last `count` devices, comma-separated.
+
+    Raises BadInput when the `training` ranks leave fewer.
     """
     if training + count > len(visible):
         raise BadInput(

@@ -1,6 +1,6 @@
-"""vLLM's weight transfer, from the actor into vLLM's server: its NCCL engine, or on machines
-without NCCL the same over gloo.
+"""vLLM's weight transfer, from the actor into vLLM's server.
 
+vLLM's NCCL engine, or on machines without NCCL the same over gloo.
 Both sides import this: the trainer, and vLLM's workers through `--worker-extension-cls`. Importing
 it registers gloo.
 """
@@ -41,14 +41,15 @@ from rlhf_core.ranks import rank
 from rlhf_core.sampling.server_process import ServerProcess
 
 GLOO = "gloo"
-PATIENCE = timedelta(minutes=10)  # that one side waits for the other's next tensor
+TIMEOUT = timedelta(minutes=10)  # how long one side waits for the other's next tensor
 
 
 def open_transfer(
     weights: "Weights", server: ServerProcess | None, *, workers: int
 ) -> TrainerWeightTransferEngine:
-    """Meet the server's workers, all of them. Every rank calls this, and later `send_weights`; rank
-    0 has the server.
+    """Connect to all of the server's workers.
+
+    Every rank calls this, and later `send_weights`; rank 0 has the server.
     """
     kind = NCCLTrainerInitInfo if torch.cuda.is_available() else GlooTrainerInitInfo
     about = kind(
@@ -58,15 +59,16 @@ def open_transfer(
 
 
 class Weights(WeightSource):
-    """What the next transfer sends: named tensors that may be iterated again and again."""
+    """The named tensors of the next transfer, which may be iterated again and again."""
 
     def __init__(self) -> None:
         self.tensors: Iterable[tuple[str, Tensor]] = ()
         self._metadata: list[ParamMeta] = []
 
     def metadata(self) -> list[ParamMeta]:
-        """Names, types and shapes, which stay the same; learnt from one more pass before the first
-        transfer.
+        """Return names, types and shapes, which stay the same.
+
+        They are learnt from one more pass before the first transfer.
         """
         self._metadata = self._metadata or [
             ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors
@@ -84,6 +86,7 @@ class _Client(HTTPVLLMWeightSyncClient):
         self._server = server
 
     def _post(self, path: str, json: dict | None = None) -> None:
+        assert self._server is not None  # rank 0 alone sends
         self._server.post(f"/{path}", json)
 
 
@@ -98,11 +101,11 @@ class Gloo:
 
     def __init__(self, address: str, port: int, *, place: int, size: int):
         self._group = stateless_init_torch_distributed_process_group(
-            address, port, place, size, GLOO, timeout=PATIENCE
+            address, port, place, size, GLOO, timeout=TIMEOUT
         )
 
     def broadcast(self, tensor: Tensor) -> None:
-        """The trainer's values into everybody's tensor."""
+        """Copy the trainer's values into every member's tensor."""
         self._group.broadcast(tensor, 0).wait()
 
     def destroy(self) -> None:
@@ -112,7 +115,7 @@ class Gloo:
 
 @dataclass
 class GlooTrainerInitInfo(NCCLTrainerInitInfo):
-    """Where trainer and workers meet, and how many they are."""
+    """The address at which trainer and workers connect, and their number."""
 
     backend: ClassVar[str] = GLOO
 
@@ -133,8 +136,9 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
         )
 
     def update_weights(self, update_info: dict) -> None:
-        """Receive what `update_info` names. No device to wait for: the broadcasts are over when
-        they return.
+        """Receive what `update_info` names.
+
+        There is no device to wait for: the broadcasts are over when they return.
         """
         self.receive_weights(self.parse_update_info(update_info))
 
@@ -149,7 +153,7 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
 
 
 class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
-    """The trainer's side: rank 0 sends, the other ranks go along where weights are gathered."""
+    """The trainer's side: rank 0 sends, all ranks take part where weights are gathered."""
 
     init_info_cls = GlooTrainerInitInfo
 
@@ -161,7 +165,7 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
     ) -> Self:
-        """Meet the workers, who wait in the call that asks them to come."""
+        """Connect to the workers, which wait in the call that asks them to connect."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender, packed=False)
         if not engine.is_sender:
             return engine
@@ -187,7 +191,7 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
 
 
 class TransferRegistration:
-    """Nothing for a worker to inherit: vLLM imports this module to find it."""
+    """An empty worker extension: vLLM imports this module to find it, which registers gloo."""
 
 
 WeightTransferEngineFactory.register_engine(GLOO, GlooWeightTransferEngine)
