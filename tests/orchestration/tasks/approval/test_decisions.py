@@ -1,4 +1,4 @@
-"""What `rlhf approve` refuses, what `rlhf status` and the display show; no Prefect is needed."""
+"""The refusals of `rlhf approve`, and what `rlhf status` and the display show, without Prefect."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from tasks.run_result import StepRow
 
 @pytest.fixture
 def waiting(home):
-    """waiting(name): a record that waits, held by this process as its run would hold it."""
+    """Return a function that makes a waiting record, locked by this process as by its run."""
     workspace, locks = Workspace(home), contextlib.ExitStack()
 
     def make(name: str, *, alive: bool = True) -> Record:

@@ -12,7 +12,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 time.sleep(0.5)
 for _ in range(3):  # rich exits on a broken pipe
-    Console(file=sys.stdout).print("a line"), Console(stderr=True).print("a line"), sys.stdout.flush()
+    Console(file=sys.stdout).print("a line"), Console(stderr=True).print("a line")
+    sys.stdout.flush()
 open(sys.argv[1], "w").write("went on")
 """
 

@@ -1,5 +1,6 @@
-"""Stages on two ranks over gloo, started by DeepSpeed's launcher: the numbers of one rank, one end
-for all, real resume.
+"""Stages on two ranks over gloo, started by DeepSpeed's launcher.
+
+They give the numbers of one rank, end together, and really resume.
 """
 
 import json
@@ -25,9 +26,8 @@ from tasks.execution import launcher, stage_process
 WORKER = Path(__file__).parents[3] / "support" / "run_stages.py"
 TWO = Distributed(ranks=2)
 SECTIONS = {
-    "sft": SFT(
-        lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128
-    ),  # 96 rows: the last step has 6
+    # 96 rows: the last step has 6
+    "sft": SFT(lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128),
     "reward": Reward(lr=3e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "dpo": DPO(lr=1e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "ppo": PPO(
@@ -77,7 +77,7 @@ def ranks_spec(stage: str, inputs: dict[str, Path], *, ranks: int, **options) ->
 
 @pytest.fixture(scope="module")
 def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
-    """What each stage takes; the reward model of ppo is made when asked for."""
+    """Return the inputs of each stage; a test makes the reward model of ppo when it needs one."""
     splits = {path.stem: path for path in tiny_splits.glob("*.jsonl")}
     return {
         "sft": {"model": tiny_model}
@@ -92,7 +92,7 @@ def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
 
 
 def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
-    """Run several stages in one start of as many ranks."""
+    """Run several stages in one start of `ranks` ranks."""
     for folder, spec in specs.items():
         folder.mkdir(parents=True)
         (folder / "spec.json").write_text(spec.model_dump_json())
@@ -131,7 +131,7 @@ def weights(folder: Path) -> dict:
 
 
 def alive(marker: str) -> list[int]:
-    """Processes with the marker in their command line."""
+    """Return the processes with the marker in their command line."""
     found = []
     for one in psutil.process_iter(["cmdline"]):
         if any(marker in part for part in one.info["cmdline"] or ()) and one.pid != os.getpid():
@@ -182,9 +182,7 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
 
 @pytest.mark.slow
 def test_an_offloaded_optimizer_changes_no_loss(inputs, tmp_path):
-    """With DeepSpeed's own moves between where the gradients are and where the optimizer is: on a
-    CPU the same memory.
-    """
+    """DeepSpeed moves data between gradients and optimizer: on a CPU, within the same memory."""
     together({tmp_path / "one": ranks_spec("sft", inputs["sft"], ranks=1)}, ranks=1)
     off = {
         tmp_path / f"zero{zero}": ranks_spec(
@@ -205,9 +203,7 @@ def test_an_offloaded_optimizer_changes_no_loss(inputs, tmp_path):
 
 @pytest.mark.slow
 def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
-    """Weights stay float32, so that one rank and two differ by no more than bfloat16's 8 bits of a
-    logit.
-    """
+    """Weights stay float32: one rank and two differ by at most bfloat16's 8 bits of a logit."""
     specs = {
         (stage, dtype): ranks_spec(stage, inputs[stage], ranks=1)
         for stage in ("sft", "reward")
@@ -245,12 +241,11 @@ def test_bfloat16_products_move_losses_by_their_rounding_only(inputs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
 def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
-    """Ring all-reduce of float32 gradients at ZeRO 0: 2 (n - 1) / n times 4 bytes a weight and
-    optimizer step, with n = 2.
+    """Ring all-reduce at ZeRO 0: 2 (n - 1) / n times 4 bytes per weight and optimizer step, n = 2.
 
-    At ZeRO 3 gradients are scattered and weights gathered, in the passes without gradients too.
-    DeepSpeed keeps weights of less than 100,000 numbers, as all are here, whole until the next
-    step, so that the sampler's come without traffic.
+    Gradients are float32. At ZeRO 3 gradients are scattered and weights gathered, in the passes
+    without gradients too. DeepSpeed keeps weights of less than 100,000 numbers, as all are here,
+    whole until the next step, so that the sampler's come without traffic.
     """
     stage_process.run_stage(ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
@@ -276,7 +271,7 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
 def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(
     inputs, tmp_path, monkeypatch
 ):
-    """The reference, the reward model and what is evaluated lie on no rank as a whole."""
+    """No rank holds the whole reference, reward model or evaluated model."""
     trained = {
         tmp_path / stage: ranks_spec(stage, inputs[stage], ranks=1) for stage in ("sft", "reward")
     }
@@ -318,9 +313,7 @@ def test_two_ranks_that_share_out_every_model_learn_and_evaluate_like_one(
 
 
 def killed_after(spec: StageSpec, folder: Path, steps: int, victim: str) -> None:
-    """Run until `steps` are logged, kill one process by its rank with -9, and wait for the stage's
-    end.
-    """
+    """Run until `steps` are logged, kill one rank with -9, and wait for the stage to end."""
 
     def watch() -> None:
         if len(read_metrics(folder / "metrics.jsonl")) < steps:
@@ -341,9 +334,8 @@ def test_a_killed_rank_ends_all_and_the_stage_resumes_bit_for_bit(inputs, tmp_pa
             ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward"
         )
         inputs["ppo"]["reward"] = tmp_path / "reward" / "model"
-    longer = (
-        {"epochs": 10} if stage == "sft" else {}
-    )  # it is to be killed, not to end before anybody has looked
+    # it must be killed before it ends by itself
+    longer = {"epochs": 10} if stage == "sft" else {}
     spec = ranks_spec(stage, inputs[stage], ranks=2, zero_stage=zero, **longer)
     stage_process.run_stage(spec, tmp_path / "whole", distributed=TWO)
     killed_after(spec, tmp_path / "killed", 3 if stage == "sft" else 1, victim="1")
@@ -429,9 +421,7 @@ def test_the_launch_command_names_ranks_or_hosts(tmp_path):
 def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_sync(
     tiny_model, inputs, tmp_path
 ):
-    """VLLM's tensor parallelism: each rank holds one of the two heads, and both answer every prompt
-    together.
-    """
+    """With vLLM's tensor parallelism each rank holds a head; both answer every prompt together."""
     shutil.copytree(tiny_model, wide := tmp_path / "wide")
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(

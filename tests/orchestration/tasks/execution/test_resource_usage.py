@@ -1,4 +1,4 @@
-"""What a stage's processes take of the machine, sampled on real processes."""
+"""Resource usage of a stage's processes, sampled on real processes."""
 
 import json
 import subprocess
@@ -19,7 +19,8 @@ from tasks.execution.resource_usage import (
 HUNGRY = """
 import subprocess, sys
 code = "import sys; b = bytearray(120 << 20); print('full', flush=True); sys.stdin.read()"
-child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+child = subprocess.Popen([sys.executable, "-c", code], **pipes)
 child.stdout.readline()
 print("ready", flush=True)
 sys.stdin.read()
@@ -28,7 +29,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def hungry():
-    """A process whose child holds 120 MiB."""
+    """Yield a process whose child holds 120 MiB."""
     process = subprocess.Popen(
         [sys.executable, "-c", HUNGRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -1,5 +1,6 @@
-"""A stage process: results, refusals, crashes, cancellation, locks. The stages are small real
-scripts.
+"""A stage process: results, refusals, crashes, cancellation, locks.
+
+The stages are small real scripts.
 """
 
 import json
@@ -25,7 +26,8 @@ STEPS = """
     import json, sys, time, pathlib, subprocess, os
     run = pathlib.Path(sys.argv[3])
     def log(step, steps=3):
-        line = {"step": step, "steps": steps, "time": 1.0 + step, "metrics": {"sft/loss": 1.0 / step}}
+        metrics = {"sft/loss": 1.0 / step}
+        line = {"step": step, "steps": steps, "time": 1.0 + step, "metrics": metrics}
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\\n")
     def finish():
@@ -33,7 +35,8 @@ STEPS = """
         (run / "model" / "weights").write_text("w")
         from rlhf_core.rundir import Artifact
         digest = Artifact.of(run / "model").digest
-        result = {"stage": "sft", "digest": "d", "seconds": 0.5, "metrics": {"sft/heldout_loss": 1.0},
+        result = {"stage": "sft", "digest": "d", "seconds": 0.5,
+                  "metrics": {"sft/heldout_loss": 1.0},
                   "outputs": {"model": {"path": "model", "digest": digest}}}
         (run / "result.json").write_text(json.dumps(result))
 """
@@ -140,9 +143,7 @@ def test_an_exception_in_the_parent_ends_the_whole_group(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_ends_the_stage_also_where_python_drops_it(tmp_path):
-    """In the callback of a weak reference an exception, also that of a signal handler, is only
-    printed.
-    """
+    """In a weak reference's callback Python only prints an exception, a signal handler's too."""
     run = tmp_path / "run"
 
     class Short:
@@ -167,8 +168,8 @@ def test_a_dead_parent_ends_the_whole_group(tmp_path, how):
     from pathlib import Path
     from rlhf_core.rundir import StageSpec
     from tasks.execution.stage_process import run_stage
-    run_stage(StageSpec(stage="sft", seed=1, config={{}}, inputs={{}}, code="c"), Path({str(tmp_path / "run")!r}),
-              command={command!r})
+    spec = StageSpec(stage="sft", seed=1, config={{}}, inputs={{}}, code="c")
+    run_stage(spec, Path({str(tmp_path / "run")!r}), command={command!r})
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     wait_until((tmp_path / "run" / "pids").exists)

@@ -1,6 +1,4 @@
-"""An MLflow server that asks for accounts, with the settings of infra/compose: who may read, write
-and promote.
-"""
+"""An MLflow server with accounts, set as in infra/compose: who may read, write and promote."""
 
 import base64
 import shutil
@@ -32,7 +30,7 @@ PASSWORDS = {
 
 @pytest.fixture(scope="module")
 def guarded(empty_store, tmp_path_factory):
-    """The address of a server with the accounts of the workers and of a viewer."""
+    """Yield the address of a server with the accounts of the workers and of a viewer."""
     folder = tmp_path_factory.mktemp("accounts")
     shutil.copy(empty_store, folder / "db")
     text = SETTINGS.read_text().replace(
@@ -80,7 +78,7 @@ def registered(guarded, tiny_models, tmp_path_factory):
 
 @pytest.fixture
 def viewer(registered, guarded, tmp_path, monkeypatch) -> MlflowClient:
-    """Ann, whose account was made and given nothing."""
+    """Become Ann, whose account has no rights given."""
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded)
     become(monkeypatch, "ann")
@@ -88,7 +86,7 @@ def viewer(registered, guarded, tmp_path, monkeypatch) -> MlflowClient:
 
 
 def status(address: str, name: str | None, data: bytes | None = None) -> int:
-    """What the server answers to a GET, or with data to a PUT."""
+    """Return the status of a GET, or with data of a PUT."""
     request = urllib.request.Request(address, data, method="PUT" if data else "GET")
     if name:
         words = base64.b64encode(f"{name}:{PASSWORDS[name]}".encode()).decode()
@@ -157,7 +155,8 @@ def test_without_an_account_nothing_is_shown(registered, guarded):
 def test_artifacts_go_through_the_proxy_which_asks_for_the_account(viewer, guarded):
     source = viewer.get_model_version("tiny-policy", "1").source
     assert source.startswith("mlflow-artifacts:/")
-    file = f"{guarded}/api/2.0/mlflow-artifacts/artifacts/{source.removeprefix('mlflow-artifacts:/')}/artifacts/model/config.json"
+    folder = f"{guarded}/api/2.0/mlflow-artifacts/artifacts"
+    file = f"{folder}/{source.removeprefix('mlflow-artifacts:/')}/artifacts/model/config.json"
     assert status(file, "ann") == 200
     assert status(file, None) == 401
     assert status(file, "ann", b"{}") == 403

@@ -1,5 +1,6 @@
-"""kill -9 after every single write of a promotion, a rollback and a recovery: the next command
-leaves nothing half done.
+"""kill -9 after every write of a promotion, a rollback and a recovery.
+
+The next command leaves nothing half done.
 """
 
 import shutil
@@ -20,14 +21,14 @@ def at(folder: Path) -> RegistryAliases:
 
 
 def copied(registry: RegistryAliases, folder: Path) -> RegistryAliases:
-    """The same registry in a store of its own."""
+    """Copy the registry into a store of its own."""
     folder.mkdir()
     shutil.copy(registry.workspace.home / "mlflow.db", folder / "mlflow.db")
     return at(folder)
 
 
 def require_whole(registry: RegistryAliases) -> str:
-    """Every attempt has ended, and the aliases are where the ledger says; the champion."""
+    """Check that all has ended and the aliases agree with the ledger; return the champion."""
     entries = registry.ledger.entries()
     assert all(entry.outcome for entry in entries), entries
     champion = champion_history(entries)[-1]
@@ -38,8 +39,9 @@ def require_whole(registry: RegistryAliases) -> str:
 def kill_everywhere(
     promoters, registry: RegistryAliases, folder: Path, job: dict, next_job: dict
 ) -> list[str]:
-    """Kill `job` after 0, 1, 2, ... writes until it survives; after each kill run `next_job`; the
-    champions it left.
+    """Kill `job` after 0, 1, 2, ... writes until it survives; run `next_job` after each kill.
+
+    Return the champions after each.
     """
     champions, left_at = [], []
     for count in range(100):
@@ -113,8 +115,9 @@ def test_a_killed_recovery_is_recovered_itself(promoters, registry, tmp_path, mo
 def killed_with(
     promoters, registry: RegistryAliases, folder: Path, count: int, moved: bool
 ) -> bool:
-    """Whether a kill after `count` writes leaves a plan behind, the alias of the policy moved or
-    not.
+    """Check that a kill after `count` writes leaves a plan behind.
+
+    moved: the alias of the policy must have moved, or must not.
     """
     here = copied(registry, folder)
     promoters.run(here, {"action": "promote", "version": "2", "kill_after": count})

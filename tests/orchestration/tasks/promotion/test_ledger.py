@@ -1,12 +1,5 @@
-"""The ledger: one number an attempt, in spite of competition and lost answers; who lives and who is
-dead; who was champion.
-"""
+"""The ledger: one number per transaction despite competition and lost answers, and its lease."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 
@@ -15,17 +8,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rlhf_core.errors import BadInput, PromotionRefused
-from tasks.promotion.aliases import champion_history, rollback_targets
 from tasks.promotion.ledger import (
     LEASE_SECONDS,
     AliasPlan,
     AliasState,
     Champion,
     Ledger,
-    LedgerEntry,
     missing_numbers,
 )
-from tasks.records.process_identity import ProcessIdentity
 
 
 @pytest.fixture
@@ -33,91 +23,22 @@ def ledger(registry) -> Ledger:
     return registry.ledger
 
 
-def state(policy: int, reward: int = 1) -> AliasState:
-    return AliasState(
-        policy=Champion(version=str(policy), digest="p"),
-        reward=Champion(version=str(reward), digest="r"),
-    )
-
-
-def closed(
-    number: int, action: str, champion: AliasState, outcome: str | None = "done"
-) -> LedgerEntry:
-    now = "2026-01-01T00:00:00+00:00"
-    return LedgerEntry(
-        number=number,
-        action=action,
-        model="x-policy",
-        version="1",
-        by="a@b",
-        time=now,
-        stepped=now,
-        token=str(number),
-        owner=ProcessIdentity.current(),
-        plan=AliasPlan(before={}, after={}, state=champion),
-        outcome=outcome,
-    )
-
-
-# who was champion
-
-
-@pytest.mark.parametrize(
-    ("attempts", "champions"),
-    [
-        ([], []),
-        ([("promote", 1), ("promote", 2)], [1, 2]),
-        ([("promote", 1), ("promote", 2), ("rollback", 1)], [1]),
-        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2), ("rollback", 1)], [1]),
-        (
-            [("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)],
-            [1],
-        ),  # version 2 was gone
-        ([("promote", 1), ("promote", 2), ("promote", 1), ("rollback", 2), ("rollback", 1)], [1]),
-        ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 3)], [1, 3]),
-        (
-            [("promote", 1), ("promote", 2), ("promote", 1), ("promote", 3), ("rollback", 1)],
-            [1, 2, 1],
-        ),
-    ],
+STATE = AliasState(
+    policy=Champion(version="2", digest="p"), reward=Champion(version="1", digest="r")
 )
-def test_a_promotion_goes_on_top_and_a_rollback_takes_off(attempts, champions):
-    entries = [
-        closed(number, action, state(version))
-        for number, (action, version) in enumerate(attempts, 1)
-    ]
-    assert champion_history(entries) == [state(version) for version in champions]
-
-
-def test_only_what_was_done_counts():
-    outcomes = ["refused", "reverted", "undone", None]
-    entries = [
-        closed(number, "promote", state(9), outcome) for number, outcome in enumerate(outcomes, 2)
-    ]
-    assert champion_history([closed(1, "promote", state(1)), *entries]) == [state(1)]
-
-
-def test_earlier_champions_are_those_with_another_version_of_that_model():
-    states = [state(1, 1), state(2, 1), state(2, 2), state(3, 2)]
-    assert rollback_targets(states, "policy") == [state(2, 2), state(2, 1), state(1, 1)]
-    assert rollback_targets(states, "reward") == [state(2, 1), state(1, 1)]
-
-
-# entries
 
 
 def test_an_entry_comes_back_as_it_was_written(ledger):
     entry = ledger.append(
         "promote", "tiny-policy", "2", digest="abc", expects="1", reason="because; 'quoted'\n| "
     )
-    assert (
-        entry.number == 2 and entry.is_live and entry.outcome is None
-    )  # the promotion of the filled registry is entry 1
+    # the promotion of the filled registry is entry 1
+    assert entry.number == 2 and entry.is_live and entry.outcome is None
     ledger.record_step(entry, "switch")
     ledger.record(
         entry,
         "plan",
-        AliasPlan(before={"a": None}, after={"a": "2"}, state=state(2)).model_dump_json(),
+        AliasPlan(before={"a": None}, after={"a": "2"}, state=STATE).model_dump_json(),
     )
     ledger.close(entry, "done", "well")
     (read,) = [other for other in ledger.entries() if other.number == 2]
@@ -209,42 +130,7 @@ def test_deleted_entries_leave_a_gap(ledger):
     assert missing_numbers(ledger.entries()) == [2]
 
 
-# who is alive
-
-
-def sleeper() -> tuple[subprocess.Popen, ProcessIdentity]:
-    """A process and what it says of itself."""
-    code = (
-        "from tasks.records.process_identity import ProcessIdentity; print(ProcessIdentity.current().model_dump_json(),"
-        " flush=True); input()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    return process, ProcessIdentity.model_validate(json.loads(process.stdout.readline()))
-
-
-def test_a_process_runs_until_it_is_killed_even_while_nobody_has_reaped_it():
-    process, owner = sleeper()
-    try:
-        assert owner.is_running() is True and not owner.is_current
-        process.send_signal(signal.SIGSTOP)
-        assert owner.is_running() is True
-        process.kill()
-        os.waitid(
-            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
-        )  # dead, and still in the process table
-        assert owner.is_running() is False
-    finally:
-        process.kill()
-        process.communicate()
-    assert owner.is_running() is False
-
-
-def test_a_later_process_of_the_same_number_is_another_one():
-    me = ProcessIdentity.current()
-    assert me.is_current and me.is_running() is True
-    assert me.model_copy(update={"started": "1"}).is_running() is False
+# is_live
 
 
 @pytest.mark.parametrize(("age", "live"), [(LEASE_SECONDS - 60, True), (LEASE_SECONDS + 60, False)])

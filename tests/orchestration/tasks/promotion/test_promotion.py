@@ -1,6 +1,4 @@
-"""Promotion and rollback: what moves, what is refused, and that a refusal changes nothing but the
-ledger.
-"""
+"""Promotion and rollback: what moves, what is refused; a refusal changes only the ledger."""
 
 import contextlib
 import json
@@ -29,7 +27,7 @@ from tasks.registry.packaging import local_folder
 
 
 def champions(registry: RegistryAliases) -> tuple[str | None, ...]:
-    """policy@champion, policy@previous, reward@champion, reward@previous."""
+    """Return policy@champion, policy@previous, reward@champion, reward@previous."""
     return tuple(registry.aliases().values())
 
 
@@ -40,8 +38,9 @@ def refused(
     error: type[Exception] = PromotionRefused,
     outcome: str = "refused",
 ) -> Iterator[None]:
-    """What is done inside is refused with a message; no alias and no version has changed, and the
-    ledger says why.
+    """Check that what is done inside is refused with a message that the ledger keeps.
+
+    No alias and no version may change.
     """
 
     def versions() -> list:
@@ -67,7 +66,7 @@ def files(registry: RegistryAliases, version: str, kind: str = "policy") -> Path
 
 @contextlib.contextmanager
 def replaced(file: Path, content: bytes) -> Iterator[None]:
-    """Other bytes in a file for a while, its hard links left alone."""
+    """Put other bytes into a file for a while; leave its hard links alone."""
     kept = file.with_name("kept")
     file.rename(kept)
     try:
@@ -244,7 +243,7 @@ def test_a_policy_that_lost_or_never_met_the_champion_is_refused_unless_somebody
 
 
 def bad_records(registrar, digest: str) -> dict[str, tuple[list, str]]:
-    """Records that forbid a promotion, and what the refusal says."""
+    """Return records that forbid a promotion, with the text of the refusal."""
     good = registrar.records("policy", digest)
     return {
         "missing": ([record for record in good if record.stage != "ppo"], "no gate record of ppo"),
@@ -311,7 +310,7 @@ def test_only_an_sft_model_may_be_given_without_a_record(registrar):
 
 
 def asked(registrar, version: str, rival: str | None, **changes: object) -> SignOff:
-    """What a person approved of: this version's bytes and records, against this rival."""
+    """Return the approval of this version's bytes and records, against this rival."""
     digest = registrar.digests["policy", version]
     shown = evidence_digest(
         digest, rival and registrar.digests["policy", rival], registrar.records("policy", digest)
@@ -459,9 +458,7 @@ def test_a_tampered_reward_model_stops_its_policy(registry):
 
 
 def broken(registrar, change) -> str:
-    """A registered policy, all gates passed, whose weights were changed by `change` before; its
-    version.
-    """
+    """Register a policy with weights changed by `change`, all gates passed; return its version."""
     source, target = registrar.models / "policy-2", registrar.models / "policy-99"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
@@ -552,7 +549,7 @@ def test_while_one_is_at_work_others_are_refused_and_named_the_reason(registry):
 
 
 def test_an_attempt_that_was_taken_for_dead_moves_nothing_more(registry, monkeypatch):
-    """As a process that slept longer than its lease, while another machine ended its attempt."""
+    """As a process that slept longer than its lease, while another machine ended its entry."""
     examine = transaction.check_version
 
     def slept(*args):
@@ -587,7 +584,7 @@ def test_an_alias_moved_by_hand_during_an_attempt_is_left_and_reported(registry,
 
 
 def killed_after_the_switch(registry: RegistryAliases) -> None:
-    """What a promotion of version 2 leaves that is killed when the alias has moved."""
+    """Leave what a promotion of version 2 leaves when it is killed after the alias has moved."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transaction, "smoke_test_alias", lambda *args: 1 / 0)
         patch.setattr(transaction, "_roll_back", lambda *args: None)

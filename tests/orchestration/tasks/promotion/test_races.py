@@ -1,5 +1,6 @@
-"""Twenty promoters at once, on SQLite and on a live MLflow server; a server whose files were
-changed, that hangs, that dies.
+"""Twenty promoters at once, on SQLite and on a live MLflow server.
+
+The server's files change, it hangs, it dies.
 """
 
 import shutil
@@ -24,8 +25,9 @@ COUNT = 20
 
 
 def require_one_winner(registry: RegistryAliases, results: list[dict], before: int) -> None:
-    """One promoter won, the others were refused with a reason; all are in the ledger, and it agrees
-    with the aliases.
+    """Check that one promoter won and the others were refused with a reason.
+
+    All are in the ledger, and it agrees with the aliases.
     """
     assert [result["code"] for result in results] == [0] * COUNT
     winners = [result for result in results if result.get("promoted")]
@@ -47,7 +49,7 @@ def require_one_winner(registry: RegistryAliases, results: list[dict], before: i
 
 
 def jobs() -> list[dict]:
-    """Promoters of two policies that both saw version 1 as champion."""
+    """Return promoters of two policies that both saw version 1 as champion."""
     return [
         {"action": "promote", "version": "2" if number % 2 else "3", "expects": "1"}
         for number in range(COUNT)
@@ -81,7 +83,7 @@ def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, registry):
 
 @pytest.fixture(scope="module")
 def patient():
-    """Twenty clients on two cores take their time."""
+    """Give requests 30 s: twenty clients on two cores are slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         yield
@@ -89,7 +91,7 @@ def patient():
 
 @pytest.fixture(scope="module")
 def server(patient, empty_store, tmp_path_factory):
-    """A running MLflow server: its address and its folder."""
+    """Yield the address and the folder of a running MLflow server."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     shutil.copy(empty_store, folder / "db")
     with mlflow_server(folder, port):
@@ -98,8 +100,9 @@ def server(patient, empty_store, tmp_path_factory):
 
 @pytest.fixture
 def make_registry(tiny_models, tmp_path, monkeypatch):
-    """Make a registry on a server, with policies 1 (champion), 2 and 3 (both beat it), and their reward
-    models.
+    """Return a function that fills a registry on a server.
+
+    It holds policies 1 (champion), 2 and 3 (both beat it), and their reward models.
     """
 
     def make(uri: str, name: str) -> RegistryAliases:

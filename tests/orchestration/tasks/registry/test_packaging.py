@@ -1,6 +1,4 @@
-"""Registered models are standard MLflow models: what they answer, what lies in their folders, and
-how it gets there.
-"""
+"""Registered models are standard MLflow models: their answers, their files, how files get there."""
 
 import ast
 import json
@@ -62,7 +60,7 @@ def reward_folder(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def versions(tiny_model, reward_folder, tmp_path_factory) -> dict[str, Path]:
-    """A version of each kind, by kind."""
+    """Return a version of each kind, by kind."""
     folder = tmp_path_factory.mktemp("versions")
     build("policy", tiny_model, folder / "policy", [DECISION], "# policy")
     build("reward", reward_folder, folder / "reward", [DECISION], "# reward")
@@ -81,7 +79,7 @@ def reward(versions):
 
 @pytest.fixture(scope="module")
 def pairs(tiny_splits) -> list[dict]:
-    """More ragged pairs than go through the model at once."""
+    """Return more ragged pairs than go through the model at once."""
     rows = load_split(tiny_splits / "comparisons_heldout.jsonl")[:21]
     assert len({len(row["chosen"].split()) for row in rows}) > 4
     return rows
@@ -142,7 +140,7 @@ def test_a_conversation_is_scored_turn_by_turn_history_included(reward, pairs):
 
 
 def plain_replies(folder: Path, rows: list[dict], tokens: int) -> list[str]:
-    """One prompt at a time, with nothing but transformers."""
+    """Generate for one prompt at a time, with transformers alone."""
     tokenizer, model = (
         AutoTokenizer.from_pretrained(folder),
         AutoModelForCausalLM.from_pretrained(folder).eval(),
@@ -190,9 +188,7 @@ def test_a_seed_fixes_sampled_replies(policy, pairs):
 
 
 def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts(policy, pairs):
-    """Transformers would keep the 50 likeliest of the 62 tokens; the policy was trained and
-    measured on all of them.
-    """
+    """Transformers keeps the 50 likeliest tokens; the policy was trained and measured on all 62."""
     chats = [{"messages": pairs[0]["prompt"]}] * 800
     replies = policy.predict(
         chats, params={"temperature": 1000.0, "max_tokens": 1}
@@ -327,7 +323,7 @@ def test_pickles_are_refused_when_a_version_is_made_and_when_it_is_loaded(
 
 
 def bytes_on_disk(*folders: Path) -> int:
-    """What files take together, a hard-linked one counted once."""
+    """Return the bytes of files together; a hard-linked file counts once."""
     stats = [file.stat() for folder in folders for file in folder.rglob("*") if file.is_file()]
     return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
 
@@ -382,7 +378,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tasks.registry.packaging import build
-build("policy", Path(sys.argv[1]), Path(sys.argv[2]), [], "", place=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+build("policy", Path(sys.argv[1]), Path(sys.argv[2]), [], "", place=die)
 """
 
 
@@ -408,7 +405,7 @@ def test_decisions_that_cannot_be_read_are_bad_input(text, tmp_path):
 
 
 def register(tracker: Tracker, name: str, folder: Path, note: str) -> None:
-    """As a pipeline does: a stage ends, its model is to be registered."""
+    """End a stage and have its model registered, as a pipeline does."""
     run = tracker.workspace.runs / name
     run.mkdir(parents=True, exist_ok=True)
     (run / "result.json").write_text(

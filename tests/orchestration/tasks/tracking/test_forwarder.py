@@ -1,5 +1,6 @@
-"""MLflow is told everything once: now, later, after an outage, after a crash in between. Real
-stores, a real server.
+"""MLflow gets everything once: now, later, after an outage, after a crash in between.
+
+The stores and the server are real.
 """
 
 import json
@@ -42,7 +43,7 @@ def sft_spec(folder: Path) -> StageSpec:
 
 
 def track(workspace: Workspace, tmp_path: Path, command) -> Tracker:
-    """A whole pipeline of one stage, told as it goes."""
+    """Run a whole pipeline of one stage, forwarded as it goes."""
     record = Record.new(workspace, RECIPE)
     tracker = Tracker(workspace, record)
     run_one(tracker, sft_spec(tmp_path), command)
@@ -106,7 +107,7 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
 def test_forwarding_again_after_a_crash_in_between_doubles_nothing(home, tmp_path, command):
     tracker = track(Workspace.here(), tmp_path, command)
     record = tracker.record.model_copy(deep=True)
-    # as if the process had died before it could note anything it had told
+    # as if the process had died before it could note anything that it had sent
     record.opened = record.closed = False
     record.run_id = record.experiment_id = None
     for stage in record.stages:
@@ -243,14 +244,12 @@ def test_a_server_that_hangs_stops_nothing_and_loses_nothing(
 
 
 def wait_for(succeeds) -> bool:
-    """A loaded machine may need a second attempt."""
+    """Try up to five times: a busy machine may need a second attempt."""
     return any(succeeds() for _ in range(5))
 
 
 def register_on_server(workspace: Workspace, folder: Path) -> None:
-    """Weights are uploaded once and come back with the same bytes; the card beside them can be
-    renewed.
-    """
+    """Weights are uploaded once and come back with the same bytes; the card can be renewed."""
     weights = folder / "model"
     weights.mkdir()
     (weights / "weights").write_text("w" * 1000)
