@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from flows.cli.app import app
+from flows.cli.app import app, load_command
 from rlhf_core import errors
 from rlhf_core.config import Recipe
 from rlhf_core.metrics import METRICS, domain
@@ -77,7 +77,7 @@ def commands() -> str:
     """Return the page of all commands, exit codes and environment variables."""
     group = typer.main.get_command(app)
     context = typer.Context(group, info_name="rlhf")
-    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    found = {name: load_command(name) for name in group.list_commands(context)}
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
     parts += ["The program is `.venv/bin/rlhf`; `--install-completion` sets up the shell.\n"]
     panels: dict[str, list[str]] = {}

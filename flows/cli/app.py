@@ -1,42 +1,62 @@
-"""The command line: `rlhf`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1
-anything else.
-"""
+"""The entry point of `rlhf`: the table of commands, each imported when it is called, and errors."""
 
+import importlib
+import inspect
 import sys
 import traceback
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
-from flows.cli.approve import approve
-from flows.cli.compare import compare, lineage
-from flows.cli.deploy import deploy, reap, schedules, serve
-from flows.cli.gates import gates
-from flows.cli.gc import gc
-from flows.cli.output import AsJson, Debug, console, debugging, print_json
-from flows.cli.plan import plan
-from flows.cli.promote import history, promote, rollback
-from flows.cli.reward_report import reward_report
-from flows.cli.sweep import sweep
-from flows.cli.trace import trace
-from flows.cli.ui import doctor, recipes, sync, ui
-from flows.cli.up import down, lines, up
-from flows.platform import state as platform_state
+from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
 
-EPILOG = (
-    "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else. "
-    "Runs, records and the tracking store lie in ./.rlhf (or RLHF_HOME)."
-)
+EXIT_CODES = "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."
+# panel of the help page, command, first line of its docstring. The command NAME of the panel PANEL
+# is the function NAME in flows/cli/PANEL/NAME.py, with underscores for hyphens.
+COMMANDS = {
+    "runs": {
+        "run": "Run the stages of a recipe: skip finished ones, resume an interrupted one.",
+        "validate": "Check a recipe and its data files without training; print the data report.",
+        "status": "Show the platform, the latest pipeline runs and the state of their stages.",
+        "gates": "Show every gate of a run: value, interval, samples, rule, verdict and reason.",
+        "compare": "Compare runs with the first one: settings, metrics, plots and replies.",
+        "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
+        "trace": "Run one PPO batch and show its tensors, forward passes, bytes and tokens.",
+        "reward-report": "Report where a run's reward model is right, and where it is wrong.",
+        "plan": "Estimate the memory of every stage on each device, and check that it fits.",
+    },
+    "models": {
+        "approve": "Approve the policy of a run that waits for approval, or reject it.",
+        "promote": "Make a version the champion, and for a policy its reward model with it.",
+        "rollback": "Make the previous champion the champion again, after the same checks.",
+        "history": "List every attempt to change the champion.",
+        "lineage": "Trace a model back to its data, or data to every model that saw it.",
+    },
+    "schedules": {
+        "deploy": "Deploy a recipe to a work pool: by cron, on new data, after a promotion.",
+        "schedules": "List the deployments on the Prefect server, their next and latest runs.",
+        "serve": "Run recipes by schedule or from Prefect's page in this process, until Ctrl-C.",
+        "reap": "Mark runs whose process has died as crashed, and close their MLflow runs.",
+    },
+    "workspace": {
+        "up": "Start Prefect's server, MLflow's server and a worker, unless they run already.",
+        "down": "Stop what `rlhf up` has started, the worker and its runs first.",
+        "ui": "Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C.",
+        "sync": "Forward to MLflow what runs recorded while it was down.",
+        "gc": "Remove old run directories, checkpoints and reports that nothing needs.",
+        "doctor": "Check this machine, and say how to fix what is wrong.",
+        "recipes": "List the recipes that come with the project.",
+    },
+}
 app = typer.Typer(
     name="rlhf",
     help=(
         "RLHF from preference data to a promoted policy: prepare, validate, sft, reward, ppo (or"
         " dpo), evaluate, promote."
     ),
-    epilog=EPILOG,
+    epilog=f"{EXIT_CODES} Runs, records and the tracking store are in ./.rlhf (or RLHF_HOME).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -44,176 +64,56 @@ app = typer.Typer(
 )
 
 
-class Stage(StrEnum):
-    """The stages, in order."""
+class LazyCommand(TyperCommand):
+    """A command known by name and first line; its file is imported when the command is parsed."""
 
-    PREPARE = "prepare"
-    VALIDATE = "validate"
-    SFT = "sft"
-    REWARD = "reward"
-    PPO = "ppo"
-    DPO = "dpo"
-    EVALUATE = "evaluate"
-    PROMOTE = "promote"
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Import the command, and parse its arguments."""
+        return load_command(str(self.name)).make_context(info_name, args, parent, **extra)
 
 
-def _recipes(incomplete: str) -> list[str]:
-    """Recipe names, for shell completion."""
-    folder = Path(__file__).parents[1] / "recipes"
-    return sorted(path.stem for path in folder.glob("*.toml") if path.stem.startswith(incomplete))
+def load_command(name: str) -> TyperCommand:
+    """Import the file of a command, and return the command with its arguments and options."""
+    (panel,) = (panel for panel, commands in COMMANDS.items() if name in commands)
+    function = name.replace("-", "_")
+    callback = getattr(importlib.import_module(f"flows.cli.{panel}.{function}"), function)
+    paragraphs = (inspect.getdoc(callback) or "").split("\n\n")
+    only = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    only.command(
+        name,
+        help="\n\n".join(" ".join(text.split()) for text in paragraphs),
+        rich_help_panel=panel.capitalize(),
+    )(callback)
+    command = typer.main.get_command(only)
+    assert isinstance(command, TyperCommand)
+    return command
 
 
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A recipe's name (see rlhf recipes) or a .toml file",
-        autocompletion=_recipes,
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one key of the recipe, e.g. ppo.beta=0.1; repeatable",
-    ),
-]
+def _not_loaded() -> None:
+    """Stand for the function of a command until the command is loaded."""
 
 
-@app.command()
-def run(
-    recipe: RecipeName,
-    settings: Settings = None,
-    from_stage: Annotated[
-        Stage | None,
-        typer.Option("--from", help="Take the stages before this one as they are recorded"),
-    ] = None,
-    until: Annotated[Stage | None, typer.Option(help="Stop after this stage")] = None,
-    print_launch: Annotated[
-        bool,
-        typer.Option(
-            "--print-launch",
-            help="Print the command that would start each stage, and start nothing",
-        ),
-    ] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Run a recipe's stages; what an earlier run finished is not repeated, what it left half done
-    is resumed.
-    """
-    order = list(Stage)
-    if from_stage and until and order.index(from_stage) > order.index(until):
-        raise typer.BadParameter(
-            f"--from {from_stage} comes after --until {until}: nothing would run."
+for _panel, _commands in COMMANDS.items():
+    for _name, _first_line in _commands.items():
+        app.command(_name, cls=LazyCommand, help=_first_line, rich_help_panel=_panel.capitalize())(
+            _not_loaded
         )
-    if print_launch:
-        return _print_launches(recipe, settings or [], as_json)
-    from flows.display.run import run_recipe
-
-    span = (from_stage and from_stage.value, until and until.value)
-    _finish(run_recipe(recipe, settings or [], span), as_json)
 
 
-def _print_launches(recipe: str, settings: list[str], as_json: bool) -> None:
-    from dataclasses import asdict
+@app.callback()
+def _use_platform() -> None:
+    """Use the platform of this workspace where one runs."""
+    from flows.platform import state
 
-    from flows.display.run import quiet_libraries
-    from rlhf_core.config import load_recipe
-
-    loaded = load_recipe(recipe, settings)
-    quiet_libraries()
-    from tasks.records.workspace import Workspace
-    from tasks.stages.launch_plan import launches
-
-    found = list(launches(loaded, Workspace.here()))
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
-    for one in found:
-        print("\n".join(one.lines()))
-
-
-@app.command()
-def validate(
-    recipe: RecipeName, settings: Settings = None, as_json: AsJson = False, debug: Debug = False
-) -> None:
-    """Check a recipe and its data files, and train nothing: prints the data report."""
-    from flows.display.run import run_recipe
-
-    _finish(
-        run_recipe(recipe, settings or [], (None, Stage.VALIDATE.value), with_report=True), as_json
-    )
-
-
-@app.command()
-def status(
-    limit: Annotated[int, typer.Option(min=1, help="How many of the latest runs")] = 10,
-    as_json: AsJson = False,
-) -> None:
-    """The platform, if one is up; the latest pipeline runs and how each of their stages stands."""
-    from flows.display.status import recent, status_table
-    from tasks.records.workspace import Workspace
-
-    runs = recent(limit)
-    if as_json:
-        print_json(runs)
-        return
-    platform = platform_state.read(Workspace.here())
-    if platform and platform.services:
-        print("\n".join(lines(platform)))
-    if runs:
-        console().print(status_table(runs))
-    else:
-        print("No runs here yet. Start one with: rlhf run quickstart")
-
-
-app.command("up")(up)
-app.command("down")(down)
-app.command("deploy")(deploy)
-app.command("schedules")(schedules)
-app.command("serve")(serve)
-app.command("reap")(reap)
-app.command("approve")(approve)
-app.command("gc")(gc)
-app.command("gates")(gates)
-app.command("plan")(plan)
-app.command("compare")(compare)
-app.command("sweep")(sweep)
-app.command("lineage")(lineage)
-app.command("trace")(trace)
-app.command("reward-report")(reward_report)
-app.command("promote")(promote)
-app.command("rollback")(rollback)
-app.command("history")(history)
-for command in (ui, doctor, sync, recipes):
-    app.command()(command)
-
-
-def _finish(outcome, as_json: bool) -> None:
-    """Print what a run left, and end with its exit code."""
-    if as_json:
-        print_json(outcome.as_json())
-    else:
-        from rich.text import Text
-
-        out = console()
-        for part in outcome.tables(full_links=not out.is_terminal):
-            out.print(part, soft_wrap=isinstance(part, Text))
-    if outcome.error is None:
-        return
-    if str(outcome.error) in outcome.told and not debugging():
-        raise typer.Exit(outcome.error.exit_code)
-    raise outcome.error
+    state.use()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: an error is one message on standard error, with RLHF_DEBUG=1 or --debug its
-    traceback too.
+    """Run a command and return its exit code; an error is one message on standard error.
+
+    RLHF_DEBUG=1 or --debug adds the error's traceback.
     """
     try:
-        platform_state.use()
         app(args=argv)
     except PromotionRefused as error:
         return _report(str(error), error.exit_code, "refused")

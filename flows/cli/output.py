@@ -1,49 +1,51 @@
-"""What the commands print with: tables as wide as they need outside a terminal, JSON, and the
-options that all share.
-"""
+"""Print for the commands: tables, JSON and pages."""
 
 import json
-import os
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
+from rlhf_core.errors import RLHFError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-WIDE = 200  # columns of a table that is not printed to a terminal: nothing is folded
+WIDE = 200  # columns outside a terminal, so that no cell is folded
 
 
-def console() -> "Console":
-    """Standard output: as wide as the terminal, or WIDE."""
+def console(width: int = WIDE) -> "Console":
+    """Return standard output, as wide as the terminal, or `width` columns outside a terminal."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=WIDE)
+    return found if found.is_terminal else Console(width=width)
 
 
 def print_json(value: object) -> None:
-    """What --json prints."""
+    """Print a value as indented JSON; what JSON does not know is printed as text."""
     print(json.dumps(value, indent=2, default=str))
 
 
-def debugging() -> bool:
-    """Whether tracebacks and Prefect's log are wanted."""
-    return os.environ.get("RLHF_DEBUG", "") not in ("", "0")
+def print_parts(out: "Console", parts: Iterable["RenderableType"]) -> None:
+    """Print tables and texts; a text stands on one line, however long it is."""
+    from rich.text import Text
+
+    for part in parts:
+        out.print(part, soft_wrap=isinstance(part, Text))
 
 
-def _set_debug(debug: bool) -> bool:
-    if debug:
-        os.environ["RLHF_DEBUG"] = "1"
-    return debug
+def print_page_path(path: Path) -> None:
+    """Print where a page was written."""
+    console().print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output")]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        callback=_set_debug,
-        help="Show the traceback of an error, and Prefect's log (RLHF_DEBUG=1)",
-    ),
-]
+def write_page(path: Path, page: str) -> Path:
+    """Write an HTML page, make its folder when absent, and return its path. Raises RLHFError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RLHFError(
+            f"the page cannot be written to {path} ({error}). Give another file with --html."
+        ) from None
+    return path

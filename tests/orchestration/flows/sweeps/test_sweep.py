@@ -320,7 +320,7 @@ def test_promote_is_no_stage_of_a_sweep(rlhf, recipe_file):
 
 def test_help_of_the_command_line_stays_light():
     code = (
-        "import sys, flows.cli.sweep; print([n for n in ('matplotlib', 'prefect', 'mlflow',"
+        "import sys, flows.cli.runs.sweep; print([n for n in ('matplotlib', 'prefect', 'mlflow',"
         " 'torch') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

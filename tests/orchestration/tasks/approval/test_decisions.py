@@ -11,7 +11,7 @@ import pytest
 from recipes import tiny_recipe
 from rich.console import Console
 
-from flows.cli.approve import _waiting
+from flows.cli.models.approve import waiting_runs
 from flows.display.live import LiveDisplay
 from flows.display.outcome import results_table
 from rlhf_core.errors import BadInput
@@ -101,7 +101,7 @@ def test_status_shows_who_waits_and_what_was_decided(rlhf, home, waiting):
 def test_completion_offers_the_runs_that_wait(home, waiting):
     waiting("tiny-a-1")
     waiting("tiny-b-1", alive=False)
-    assert _waiting("t") == ["tiny-a-1"] and _waiting("") == ["tiny-a-1", "latest"]
+    assert waiting_runs("t") == ["tiny-a-1"] and waiting_runs("") == ["tiny-a-1", "latest"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

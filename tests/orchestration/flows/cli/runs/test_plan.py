@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.plan import CPU_OVERHEAD_VLLM, parse_memory
+from flows.cli.devices import CPU_OVERHEAD_VLLM, parse_memory
 from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.layout import stages_of, strategy_of
@@ -14,7 +14,7 @@ from rlhf_core.plan.source import find_models
 from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import GIB, Hardware
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[5]
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
-"""`rlhf approve`: say yes or no to a policy whose run waits for it."""
+"""`rlhf approve`: approve or reject a policy whose run waits for it."""
 
 import getpass
 from typing import Annotated
 
 import typer
 
+from flows.cli.options import AsJson
 
-def _waiting(incomplete: str) -> list[str]:
-    """Names of the runs that wait, for shell completion."""
+
+def waiting_runs(incomplete: str) -> list[str]:
+    """Return `latest` and the names of the runs that wait for approval, as far as they begin so."""
     from tasks.approval.decisions import is_alive
     from tasks.records.run_record import Record, records
     from tasks.records.workspace import Workspace
@@ -18,26 +20,31 @@ def _waiting(incomplete: str) -> list[str]:
     return [name for name in [*waiting, "latest"] if name.startswith(incomplete)]
 
 
+WaitingRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's name (see rlhf status), the beginning of its id, or latest",
+        autocompletion=waiting_runs,
+    ),
+]
+Reject = Annotated[bool, typer.Option("--reject", help="Reject the policy; needs --comment")]
+By = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Who decides (default: the user's name)")
+]
+Comment = Annotated[str, typer.Option(metavar="TEXT", help="Why; required to reject")]
+
+
 def approve(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's name (see rlhf status), the beginning of its id, or latest",
-            autocompletion=_waiting,
-        ),
-    ],
-    reject: Annotated[bool, typer.Option("--reject", help="Say no; needs --comment")] = False,
-    by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who decides (default: the user's name)")
-    ] = None,
-    comment: Annotated[str, typer.Option(metavar="TEXT", help="Why; required to reject")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the decision as JSON on standard output")
-    ] = False,
+    run: WaitingRun,
+    reject: Reject = False,
+    by: By = None,
+    comment: Comment = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Approve the policy of a run that waits for approval, or reject it with --reject. The first
-    answer counts.
+    """Approve the policy of a run that waits for approval, or reject it.
+
+    The first answer counts.
     """
     from tasks.approval import decisions
     from tasks.records.workspace import Workspace
@@ -55,7 +62,7 @@ def approve(
 
 
 def _user() -> str:
-    """The user's name; '' where the system knows none (then --by is asked for)."""
+    """Return the user's name, or '' where the system has none; --by is then required."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

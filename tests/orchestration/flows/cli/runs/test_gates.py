@@ -253,7 +253,7 @@ def test_without_a_run_or_a_gate_a_sentence_says_so(rlhf, home, make_recipe):
 
 
 def test_names_of_runs_are_completed(recorded):
-    from flows.cli.gates import run_names
+    from flows.cli.options import run_names
 
     assert run_names("tiny") == ["tiny-1a2b3c4-1"] and run_names("la") == ["latest"]
 

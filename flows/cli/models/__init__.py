@@ -1,0 +1,1 @@
+"""Commands about registered models: approval, promotion, history and lineage."""

@@ -1,0 +1,95 @@
+"""`rlhf promote`: make a version the champion, under the rules that the pipeline obeys."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.models.request import (
+    Adopt,
+    ModelName,
+    Reason,
+    checked_request,
+    print_result,
+    require_short,
+)
+from flows.cli.options import AsJson
+from rlhf_core.errors import BadInput
+
+Version = Annotated[
+    int,
+    typer.Argument(min=1, metavar="VERSION", help="Number of the version that is to be champion"),
+]
+Expected = Annotated[
+    int | None,
+    typer.Option(
+        "--expect-current", min=0, metavar="N", help="Refuse unless N is champion now; 0: none is"
+    ),
+]
+ContestOverride = Annotated[
+    str,
+    typer.Option(
+        "--override-contest",
+        metavar="REASON",
+        help="Promote a policy that has not beaten the champion; recorded",
+    ),
+]
+Approver = Annotated[
+    str,
+    typer.Option(
+        "--approved-by",
+        metavar="NAME",
+        help="Who approved, where the recipe requires approval and none is recorded",
+    ),
+]
+Comment = Annotated[
+    str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")
+]
+
+
+def promote(
+    name: ModelName,
+    version: Version,
+    expect_current: Expected = None,
+    reason: Reason = "",
+    override_contest: ContestOverride = "",
+    approved_by: Approver = "",
+    comment: Comment = "",
+    adopt: Adopt = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion, and for a policy its reward model with it.
+
+    All its gates must have passed, its bytes must be unchanged, and it must have beaten the
+    present champion.
+    """
+    request = checked_request(reason, adopt, override_contest) | _approval(approved_by, comment)
+    from tasks.promotion import aliases, promotion
+
+    where, kind = aliases.open_registry(name)
+    if kind == "reward":
+        _refuse_policy_options(override_contest, approved_by)
+    expects = None if expect_current is None else str(expect_current or "")
+    request |= {"version": str(version), "expects": expects}
+    made = promotion.promote(where, promotion.PromotionRequest(kind=kind, **request))
+    print_result(made, as_json)
+
+
+def _refuse_policy_options(override_contest: str, approved_by: str) -> None:
+    if override_contest:
+        raise BadInput("--override-contest is for policies; a reward model fights no contest.")
+    if approved_by:
+        raise BadInput(
+            "--approved-by is for policies; a reward model is promoted without approval."
+        )
+
+
+def _approval(name: str, comment: str) -> dict[str, str]:
+    """Return who approved and what they said. Raises BadInput when only one of them is given."""
+    given = {"--approved-by": " ".join(name.split()), "--comment": " ".join(comment.split())}
+    require_short(given)
+    if missing := [option for option, text in given.items() if any(given.values()) and not text]:
+        raise BadInput(
+            f"{missing[0]} is missing: an approval is a name and a comment, because the ledger"
+            " keeps both."
+        )
+    return {"approved_by": given["--approved-by"], "approval_comment": given["--comment"]}

@@ -1,0 +1,104 @@
+"""`rlhf compare`: runs side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import AsJson, PageFile, run_names
+from flows.cli.output import console, print_json, print_page_path, write_page
+from flows.cli.tracking import tracking_client
+from rlhf_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from tasks.analysis.comparison import Comparison
+
+REFERENCE = (
+    "A pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or its start, latest, latest~1,"
+    " or a model version (quickstart-policy@champion, quickstart-policy/3)"
+)
+FOLDER = "comparisons"  # of a run's artifacts
+LONGEST_NAME = 150  # characters of the page's file name
+
+References = Annotated[
+    list[str], typer.Argument(metavar="RUN_A RUN_B ...", help=REFERENCE, autocompletion=run_names)
+]
+Samples = Annotated[
+    int,
+    typer.Option(min=0, help="Number of prompts with replies to print, from both ends of the list"),
+]
+Reverse = Annotated[
+    bool, typer.Option("--reverse", help="Sort replies by the smallest reward difference first")
+]
+Attach = Annotated[
+    bool, typer.Option("--attach/--no-attach", help="Attach the page to the MLflow runs")
+]
+
+
+def compare(
+    references: References,
+    samples: Samples = 4,
+    reverse: Reverse = False,
+    html: PageFile = None,
+    attach: Attach = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs with the first one: settings, metrics, plots and replies.
+
+    Says of every metric if its difference is significant. Prints the comparison (or --json) and
+    writes it as one HTML page, which is attached to the runs in MLflow.
+    """
+    from flows.report.comparison import comparison_page
+    from tasks.analysis import comparison, mlflow_runs
+
+    client = tracking_client()
+    found = [mlflow_runs.resolve(client, reference) for reference in references]
+    _require_distinct(found, references)
+    result = comparison.compare([mlflow_runs.read(client, run) for run in found])
+    if reverse:
+        result.samples.reverse()
+    path = write_page(html or _default_page(result), comparison_page(result))
+    problem = None
+    if attach:
+        problem = mlflow_runs.attach(client, [run.info.run_id for run in found], path, FOLDER)
+    if as_json:
+        print_json(comparison.as_json(result) | {"page": str(path)})
+    else:
+        _print(result, samples, path)
+    if problem:
+        typer.echo(f"rlhf: the page could not be attached to the MLflow runs: {problem}", err=True)
+
+
+def _require_distinct(found: list["Run"], references: list[str]) -> None:
+    """Raise ConfigError unless these are two different runs or more."""
+    if len(found) < 2:
+        raise ConfigError(
+            f"rlhf compare needs two runs or more, found {' '.join(references)}. Add the one to"
+            " compare with."
+        )
+    ids = [run.info.run_id for run in found]
+    for place, run_id in enumerate(ids):
+        if run_id in ids[:place]:
+            first, second = references[ids.index(run_id)], references[place]
+            raise ConfigError(
+                f"{first} and {second} are the same run, {found[place].info.run_name}; expected two"
+                " different ones."
+            )
+
+
+def _default_page(result: "Comparison") -> Path:
+    from tasks.records.workspace import Workspace
+
+    name = "-vs-".join(result.names)[:LONGEST_NAME]
+    return Workspace.here().home / "reports" / f"{name}.html"
+
+
+def _print(result: "Comparison", samples: int, path: Path) -> None:
+    from flows.report.terminal import comparison_lines
+
+    out = console()
+    for part in comparison_lines(result, samples):
+        out.print(part)
+    print_page_path(path)

@@ -1,0 +1,82 @@
+"""`rlhf sweep`: one recipe for several values of its keys."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import AsJson, RecipeName, Settings, TrainingStage
+from flows.cli.output import console, print_json, print_parts
+from flows.settings import quiet_libraries
+
+
+def metric_names(incomplete: str) -> list[str]:
+    """Return the names of the metrics that begin with `incomplete`."""
+    from rlhf_core.metrics import METRICS
+
+    return sorted(name for name in METRICS if name.startswith(incomplete))
+
+
+Over = Annotated[
+    list[str],
+    typer.Option(
+        "--over",
+        metavar="KEY=V1,V2,...",
+        help=(
+            "A key and its values (TOML), e.g. ppo.beta=0.02,0.1; repeatable: every combination"
+            " is run"
+        ),
+    ),
+]
+MetricNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        autocompletion=metric_names,
+        help=(
+            "Plot this metric against the key, e.g. eval/win_rate; repeatable (default: score gain,"
+            " KL, independent gain)"
+        ),
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Runs at the same time, each a process of its own (default: one per GPU; 1 on a CPU)",
+    ),
+]
+UntilStage = Annotated[TrainingStage, typer.Option(help="Stop each run after this stage")]
+MostRuns = Annotated[int, typer.Option(min=1, help="Refuse a grid larger than this")]
+
+
+def sweep(
+    recipe: RecipeName,
+    over: Over,
+    settings: Settings = None,
+    metric: MetricNames = None,
+    jobs: Jobs = None,
+    until: UntilStage = "evaluate",
+    max_runs: MostRuns = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe for several values of its keys, and plot metrics against them.
+
+    Stages that runs share are run once. A gate's refusal is a result. Nothing is promoted. Plots
+    the metrics against the key, and reward against KL, under one MLflow run. The same command
+    resumes a sweep that was interrupted.
+    """
+    quiet_libraries()
+    from flows.sweeps import sweep as sweeps
+    from flows.sweeps.grid import SweepRequest, make_plan
+    from flows.sweeps.runs import default_jobs
+
+    plan = make_plan(recipe, SweepRequest(over, settings or [], until, metric or [], max_runs))
+    result = sweeps.run_sweep(plan, jobs or default_jobs(), lambda text: typer.echo(text, err=True))
+    if as_json:
+        print_json(result.as_json())
+    else:
+        out = console()
+        print_parts(out, sweeps.results(result, full_links=not out.is_terminal))
+    if result.error:
+        raise result.error

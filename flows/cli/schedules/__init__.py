@@ -1,0 +1,1 @@
+"""Commands about deployments on a Prefect server."""

@@ -1,0 +1,74 @@
+"""`rlhf deploy`: the pipeline by schedule and by event, on a Prefect server."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import AsJson, Cron, Notify, RecipeName, Settings, Timezone
+from flows.settings import quiet_libraries
+
+DeploymentName = Annotated[
+    str, typer.Option("--name", help="The deployment's name; an existing one is replaced")
+]
+Paused = Annotated[
+    bool, typer.Option("--paused", help="Create it without starting anything by itself")
+]
+Pool = Annotated[str, typer.Option(help="Work pool whose worker runs it")]
+OnData = Annotated[bool, typer.Option("--on-data", help="Run when the recipe's data files change")]
+Watch = Annotated[
+    list[str] | None, typer.Option(help="File or folder to watch instead; repeatable")
+]
+Every = Annotated[int, typer.Option(min=10, help="Seconds between two checks of the data")]
+OnPromotion = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL", help="Run when this registered model is promoted; repeatable"),
+]
+Directory = Annotated[
+    str | None,
+    typer.Option(help="Folder on the worker's machine in which runs start (default: this one)"),
+]
+
+
+def deploy(
+    recipe: RecipeName,
+    name: DeploymentName,
+    settings: Settings = None,
+    cron: Cron = None,
+    timezone: Timezone = "UTC",
+    paused: Paused = False,
+    pool: Pool = "rlhf",
+    on_data: OnData = False,
+    watch: Watch = None,
+    every: Every = 300,
+    on_promotion: OnPromotion = None,
+    directory: Directory = None,
+    notify: Notify = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy a recipe to a work pool: by cron, on new data, after a promotion.
+
+    One run at a time.
+    """
+    quiet_libraries()
+    from flows.schedule import automations
+    from flows.schedule import deploy as deployments
+
+    paths = tuple(watch or ()) if on_data or watch else None
+    models = tuple(on_promotion or ())
+    wanted = deployments.DeploymentOptions(
+        name, pool, cron, timezone, paused, paths, every, models, directory
+    )
+    made = deployments.deploy(recipe, settings or [], wanted)
+    automations.detect_crashes()
+    if notify:
+        automations.notify(notify)
+    _print([deployment.full_name for deployment in made], paused, as_json)
+
+
+def _print(names: list[str], paused: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"deployments": names}))
+        return
+    print(f"deployed: {', '.join(names)}" + (" (paused)" if paused else ""))
+    print(f"run it now: prefect deployment run '{names[0]}'; all of them: rlhf schedules")

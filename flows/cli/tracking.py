@@ -1,0 +1,27 @@
+"""The MLflow client of the commands that read MLflow's store."""
+
+from typing import TYPE_CHECKING
+
+from flows.settings import quiet_libraries
+from rlhf_core.errors import RLHFError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def tracking_client() -> "MlflowClient":
+    """Return a client of the tracking store. Raises RLHFError when the store does not answer."""
+    quiet_libraries()
+    from tasks.records.workspace import Workspace
+    from tasks.tracking.client import brief, client_for
+
+    uri = Workspace.here().tracking_uri
+    try:
+        client = client_for(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise RLHFError(
+            f"MLflow at {uri} does not answer ({brief(error)}). Start it, or unset"
+            " MLFLOW_TRACKING_URI."
+        ) from error
+    return client

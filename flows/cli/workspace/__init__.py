@@ -1,0 +1,1 @@
+"""Commands about the workspace, its servers and this machine."""

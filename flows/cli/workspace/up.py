@@ -1,0 +1,106 @@
+"""`rlhf up`: start the local platform."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import AsJson, Notify
+from flows.cli.output import print_json
+from flows.settings import quiet_libraries
+
+if TYPE_CHECKING:
+    from flows.platform.state import Platform
+
+PrefectPort = Annotated[
+    int | None, typer.Option(help="Prefect's port (default: the last, 4200, or free)")
+]
+MlflowPort = Annotated[
+    int | None, typer.Option(help="MLflow's port (default: the last, 5000, or free)")
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RLHF_DATABASE_URL",
+        help="PostgreSQL, postgresql://user:password@host:port (default: SQLite)",
+    ),
+]
+Pool = Annotated[str | None, typer.Option(help="Name of the work pool (default: rlhf)")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Runs that the worker starts at once (default: all due)")
+]
+
+
+def up(
+    prefect_port: PrefectPort = None,
+    port: MlflowPort = None,
+    database: Database = None,
+    pool: Pool = None,
+    limit: Limit = None,
+    notify: Notify = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start Prefect's server, MLflow's server and a worker, unless they run already.
+
+    They keep running after this command has ended.
+    """
+    from flows.platform import start
+    from tasks.records.workspace import Workspace
+
+    wanted = start.PlatformOptions(prefect_port, port, database, pool, limit)
+    platform, started = start.up(
+        Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    _warn_of_silent_schedules()
+    if started or notify:
+        _configure_server(platform, notify)
+    if as_json:
+        _print_json(platform, started)
+    else:
+        _print(platform, started)
+
+
+def _print_json(platform: "Platform", started: list[str]) -> None:
+    addresses = {"prefect_url": platform.prefect_url, "mlflow_url": platform.mlflow_url}
+    print_json(platform.model_dump(mode="json") | addresses | {"started": started})
+
+
+def _print(platform: "Platform", started: list[str]) -> None:
+    from flows.cli.tables.platform import service_lines
+
+    print("started: " + ", ".join(started) if started else "the platform runs already")
+    print("\n".join(service_lines(platform)))
+    print("rlhf uses it from now on in this workspace; rlhf down ends it. For other programs:")
+    print(
+        f"  export PREFECT_API_URL={platform.prefect_api} MLFLOW_TRACKING_URI={platform.mlflow_url}"
+    )
+
+
+def _warn_of_silent_schedules() -> None:
+    """Warn that Prefect 3.7's scheduler cannot insert runs with SQLAlchemy 2.1.
+
+    Every loop of the scheduler then ends in an error, which only the server's log shows.
+    """
+    found = version("sqlalchemy")
+    if version("prefect").startswith("3.7.") and not found.startswith(("1.", "2.0.")):
+        print(
+            f"warning: with SQLAlchemy {found} Prefect's scheduler fails, and no schedule will"
+            " start a run (by hand and by event they start); pip install 'sqlalchemy<2.1', then"
+            " rlhf down and rlhf up",
+            file=sys.stderr,
+        )
+
+
+def _configure_server(platform: "Platform", notify: str | None) -> None:
+    """Create on the server the device limits, the detection of crashed runs, the notifications."""
+    os.environ["PREFECT_API_URL"] = platform.prefect_api  # of this platform, whatever was set
+    quiet_libraries()
+    from flows.schedule import automations
+    from tasks.execution import concurrency
+
+    concurrency.create_limits(concurrency.device_limits())
+    automations.detect_crashes()
+    if notify:
+        automations.notify(notify)
