@@ -1,0 +1,36 @@
+"""Versions in the registry: one for the same bytes, with tags about their origin."""
+
+import json
+
+from promotion_checks import files
+
+from tasks.registry import versions
+
+
+def test_the_same_bytes_are_one_version_also_when_two_register_at_once(registrar, monkeypatch):
+    registry, look = registrar.registry, versions.version_with_digest
+    answers = iter(
+        [None, None]
+    )  # as if nobody had registered them yet: store_model's look and register's
+    monkeypatch.setattr(versions, "version_with_digest", lambda *args: next(answers, look(*args)))
+    assert registrar.policy(2) == "2"
+    found = registry.client.search_model_versions(
+        f"name = 'tiny-policy' and tags.digest = '{registrar.digests['policy', '2']}'"
+    )
+    assert [str(version.version) for version in found] == ["2"]
+
+
+def test_a_version_says_where_it_comes_from(registry):
+    tags = registry.client.get_model_version("tiny-policy", "3").tags
+    assert (
+        tags["reward_version"] == "2"
+        and len(tags["gates_digest"]) == len(tags["frame_digest"]) == 64
+    )
+    records = json.loads((files(registry, "3") / "gates.json").read_text())["decisions"]
+    assert [record["stage"] for record in records] == [
+        "sft",
+        "reward",
+        "ppo",
+        "evaluate",
+        "promote",
+    ]
