@@ -8,7 +8,7 @@ from rlhf_core.metric_table import ANY, Domain
 
 
 class Metric(NamedTuple):
-    """What is known of a metric. Without a domain of its own it has that of its unit."""
+    """Unit, meaning and domain of a metric; without a domain of its own it has its unit's."""
 
     unit: str
     meaning: str

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Batch, Sequence, collate, encode, subset
 from rlhf_core.batching.collective import gathered, total
@@ -68,7 +69,9 @@ def heldout_loss(
     return sums["loss"] / sums["tokens"]
 
 
-def load_sequences(tokenizer, path: Path, limit: int | None, seed: int) -> list[Sequence]:
+def load_sequences(
+    tokenizer: PreTrainedTokenizerBase, path: Path, limit: int | None, seed: int
+) -> list[Sequence]:
     """Return at most `limit` demonstrations of a split as token ids."""
     return encode(tokenizer, subset(load_split(path), limit, seed=seed), "response")
 

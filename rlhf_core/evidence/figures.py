@@ -20,6 +20,11 @@ def reward_figures(margins_N: Tensor, folder: Path) -> None:
     margins.png: histogram of score(chosen) - score(rejected). calibration.png: share of pairs
     ranked as labelled by confidence sigmoid(|margin|).
     """
+    _margin_histogram(margins_N, folder / "margins.png")
+    _calibration(margins_N, folder / "calibration.png")
+
+
+def _margin_histogram(margins_N: Tensor, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.hist(margins_N.numpy(), bins=40)
     axes.axvline(0, color="black", linewidth=1)
@@ -29,9 +34,11 @@ def reward_figures(margins_N: Tensor, folder: Path) -> None:
         ylabel="held-out pairs",
         title=f"{share:.1%} ranked as labelled",
     )
-    figure.savefig(folder / "margins.png", dpi=120)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
+
+def _calibration(margins_N: Tensor, path: Path) -> None:
     confidence, right = margins_N.abs().sigmoid(), (margins_N > 0).float()
     parts = confidence.argsort().chunk(_BINS)
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
@@ -48,7 +55,7 @@ def reward_figures(margins_N: Tensor, folder: Path) -> None:
         title="Calibration, held out",
     )
     axes.legend()
-    figure.savefig(folder / "calibration.png", dpi=120)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 

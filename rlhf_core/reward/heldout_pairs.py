@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.data.normalise import annotator_agreement
@@ -90,7 +91,7 @@ def member_output(scores_MN: Tensor) -> Output:
     return Output(metrics=metrics, counts=dict.fromkeys(metrics, n), intervals=intervals)
 
 
-def pair_items(tokenizer, rows: list[dict], pairs: PairScores) -> Columns:
+def pair_items(tokenizer: PreTrainedTokenizerBase, rows: list[dict], pairs: PairScores) -> Columns:
     """Return the evidence of each held-out comparison, in the order of `rows`.
 
     The columns are documented in rlhf_core/evidence/items.py.

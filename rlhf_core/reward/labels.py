@@ -12,7 +12,7 @@ from rlhf_core.errors import BadInput
 
 @dataclass(frozen=True)
 class Labels:
-    """What the loss uses of each pair's label besides the winner.
+    """Each pair's label as the loss uses it, besides the winner.
 
     margin: score by which the chosen answer should lead. smoothing: probability that the label is
     wrong. Tensors are (N,); a float holds for every pair.

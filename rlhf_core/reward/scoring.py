@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence, collate, encode
 from rlhf_core.batching.collective import summed
@@ -10,7 +11,7 @@ from rlhf_core.engine.base import Forward
 from rlhf_core.modeling.models import final_scores
 
 
-def pair_sequences(tokenizer, rows: list[dict]) -> list[Sequence]:
+def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[Sequence]:
     """Return comparisons as token ids, chosen and rejected in turn."""
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]

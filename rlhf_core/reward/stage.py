@@ -43,7 +43,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
             load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
         )
         train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
-        forwards = train_members(spec, run, config, tokenizer, train)
+        forwards = train_members(spec, run, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config.dtype)
     scored = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.collective import barrier, gathered, total
@@ -47,35 +48,38 @@ class Comparisons:
 
 
 def train_members(
-    spec: StageSpec[RewardStageConfig], run: RunDir, config: Reward, tokenizer, train: Comparisons
+    spec: StageSpec[RewardStageConfig],
+    run: RunDir,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Comparisons,
 ) -> Iterator[Forward]:
     """Train and save the members one after the other, and yield the forward pass of each.
 
     A member that is saved already is not trained again. Members of an ensemble are read back from
     their saved files: interrupted or not, the same bytes give the same scores.
     """
-    if config.ensemble == 1:
-        yield _train_member(spec, run, config, tokenizer, train, 1).infer
+    ensemble = spec.config.reward.ensemble
+    if ensemble == 1:
+        yield _train_member(spec, run, tokenizer, train, 1).infer
         return
-    for number in range(1, config.ensemble + 1):
+    for number in range(1, ensemble + 1):
         folder = member_folder(run.path / MODEL, number)
         if not gathered(folder.joinpath("config.json").exists())[0]:
             # an adapter's dropout must not depend on what ran before in this process
             torch.manual_seed(member_seed(spec.seed, number))
-            member_dir = MemberDir(run, number, config.ensemble)
-            _train_member(spec, member_dir, config, tokenizer, train, number)
+            member_dir = MemberDir(run, number, ensemble)
+            _train_member(spec, member_dir, tokenizer, train, number)
         yield inference(load_scalar(folder), dtype=spec.config.dtype)
 
 
 def _train_member(
     spec: StageSpec[RewardStageConfig],
     run: RunDir,
-    config: Reward,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     train: Comparisons,
     number: int,
 ) -> Engine:
-    seed = member_seed(spec.seed, number)
+    config, seed = spec.config.reward, member_seed(spec.seed, number)
     model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
     engine = DeepSpeedEngine(
         with_adapter(model, config.lora, seed=seed), config, dtype=spec.config.dtype
@@ -105,7 +109,9 @@ class MemberDir(RunDir):
         super().log(done + step, self._members * steps, metrics | {"reward/member": self._number})
 
 
-def _save(engine: Engine, tokenizer, path: Path, number: int, *, base: str) -> None:
+def _save(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, path: Path, number: int, *, base: str
+) -> None:
     """Save a member completely or not at all, and the adapter that was merged into it.
 
     The saved weights are the ones that are measured. base: digest of the model that it was trained

@@ -4,46 +4,14 @@ import math
 from datetime import UTC, datetime
 
 import pytest
+from gate_cases import BOUNDS, CHAMPION, EVALUATED, GOOD, TEN, WINS, evaluated, gate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.config.gate_rules import Override
-from rlhf_core.gates.decide import Decision, Gate, decide, decide_all, refused, worst_verdict
+from rlhf_core.gates.decide import Decision, decide, decide_all, refused, worst_verdict
 
 REASON = "labels of a judge, not of people"
-BOUNDS = {  # does it hold just below, at, just above the threshold
-    "at least": (False, True, True),
-    "more than": (False, False, True),
-    "at most": (True, True, False),
-    "less than": (True, False, False),
-}
-GOOD = {
-    "accuracy": 0.75,
-    "accuracy_lower": 0.61,
-    "heldout_pairs": 500.0,
-    "accuracy_over_length": 0.2,
-}
-WINS = {"policy_score": [1.0] * 8 + [0.0] * 2, "sft_score": [0.5] * 10}  # 8 of 10, score gain 0.3
-CHAMPION = WINS | {
-    "champion_score": [0.75] * 6 + [0.25, -0.25, 0.5, 0.0]
-}  # 8 won, 1 lost, 1 tie; gain 0.3
-EVALUATED = {"win_rate": 0.8, "score_policy": 0.8, "score_sft": 0.5, "score_gain": 0.3}
-TEN = {"counts": dict.fromkeys(EVALUATED, 10)}
-
-
-def gate(bound: str = "at least", threshold: float = 0.7, **rule) -> Gate:
-    values = {
-        "name": "mine",
-        "stage": "reward",
-        "metric": "reward/accuracy",
-        "bound": bound,
-        "threshold": threshold,
-    }
-    return Gate(**values | rule)
-
-
-def evaluated(**rule) -> Gate:
-    return gate(**{"stage": "evaluate", "metric": "eval/win_rate", "threshold": 0.5} | rule)
 
 
 # bounds
@@ -56,65 +24,6 @@ def test_a_bound_on_the_estimate(subject, bound):
         for value in (0.69, 0.7, 0.71)
     ]
     assert tuple(found) == BOUNDS[bound]
-
-
-RULES = {  # rule, and the number that it compares, known by hand or from the formula's own test
-    "stored lower": ({"of": "lower"}, 0.55),
-    "stored upper": ({"of": "upper"}, 0.95),
-    "wilson lower": ({"of": "lower", "method": "wilson"}, 0.4901625),
-    "wilson lower 90%": ({"of": "lower", "confidence": 0.9}, 0.5407928),
-    "wilson upper 90%": ({"of": "upper", "confidence": 0.9}, 0.9314420),
-    "bootstrap lower": ({"of": "lower", "method": "bootstrap"}, 0.5),
-    "bootstrap upper": ({"of": "upper", "method": "bootstrap"}, 1.0),
-    "sign estimate": ({"method": "sign"}, 0.8),
-    "sign lower": ({"method": "sign", "of": "lower"}, 0.4439045),
-    "sign upper": ({"method": "sign", "of": "upper"}, 0.9747893),
-    "minus": ({"metric": "eval/score_policy", "minus": "eval/score_sft"}, 0.3),
-    "minus lower": ({"metric": "eval/score_policy", "minus": "eval/score_sft", "of": "lower"}, 0.0),
-    "minus upper": ({"metric": "eval/score_policy", "minus": "eval/score_sft", "of": "upper"}, 0.5),
-    "minus sign": (
-        {"metric": "eval/score_policy", "minus": "eval/score_sft", "method": "sign", "of": "lower"},
-        0.4439045,
-    ),
-    "versus": ({"metric": "eval/score_policy", "versus": "champion"}, 0.3),
-    "versus lower": ({"metric": "eval/score_policy", "versus": "champion", "of": "lower"}, None),
-    "versus upper": ({"metric": "eval/score_policy", "versus": "champion", "of": "upper"}, None),
-    "versus sign": ({"metric": "eval/score_policy", "versus": "champion", "method": "sign"}, 8 / 9),
-    "versus sign lower": (
-        {"metric": "eval/score_policy", "versus": "champion", "method": "sign", "of": "lower"},
-        0.5175035,
-    ),
-}
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("case", RULES)
-def test_every_rule_at_just_below_and_just_above_its_threshold(subject, case, bound):
-    rule, by_hand = RULES[case]
-    of = subject(
-        "evaluate", EVALUATED, CHAMPION, champion=True, intervals={"win_rate": (0.55, 0.95)}, **TEN
-    )
-    decision = decide(evaluated(bound=bound, threshold=0.6, **rule), of)
-    number = (
-        decision.value if decision.of == "estimate" else decision.interval[decision.of == "upper"]
-    )
-    assert by_hand is None or number == pytest.approx(by_hand, abs=1e-6)
-    low, high = decision.interval
-    assert low <= decision.value + 1e-9 and decision.value <= high + 1e-9
-
-    def passes(threshold: float) -> bool:
-        return decide(
-            evaluated(bound="at least").model_copy(
-                update={**rule, "bound": bound, "threshold": threshold}
-            ),
-            of,
-        ).passed
-
-    found = tuple(
-        passes(threshold)
-        for threshold in (math.nextafter(number, 9), number, math.nextafter(number, -9))
-    )
-    assert found == BOUNDS[bound]
 
 
 @settings(
@@ -133,110 +42,6 @@ def test_only_a_number_of_the_domain_on_the_right_side_passes(subject, value, bo
         "at most": value <= threshold,
     }
     assert decision.passed == (-1e-6 <= value <= 1 + 1e-6 and right.get(bound, value < threshold))
-
-
-# closed when in doubt
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1.2, -0.1])
-def test_missing_non_finite_and_impossible_values_are_refused(subject, bound, value):
-    decision = decide(gate(bound), subject("reward", {} if value is None else {"accuracy": value}))
-    assert (
-        decision.verdict == "refused"
-        and "reward/accuracy is" in decision.reason
-        and "expected a" in decision.reason
-    )
-    assert decision.value == (value if value in (1.2, -0.1) else None)
-
-
-@pytest.mark.parametrize(("kl", "verdict"), [(0.0, "passed"), (-0.2, "passed"), (-7.0, "refused")])
-def test_a_kl_estimate_far_below_zero_is_refused(subject, kl, verdict):
-    budget = gate("at most", 50.0, stage="ppo", metric="ppo/kl_per_response")
-    assert decide(budget, subject("ppo", {"kl_per_response": kl})).verdict == verdict
-
-
-@pytest.mark.parametrize(("n", "verdict"), [(99, "refused"), (100, "passed"), (None, "refused")])
-def test_too_few_samples_are_refused(subject, n, verdict):
-    counts = {} if n is None else {"accuracy": n}
-    decision = decide(gate(min_n=100), subject("reward", {"accuracy": 0.9}, counts=counts))
-    assert decision.verdict == verdict and decision.n == n and decision.value == 0.9
-    assert verdict == "passed" or "expected at least 100" in decision.reason
-
-
-@pytest.mark.parametrize(
-    ("rule", "says"),
-    [
-        (
-            {"stage": "ppo", "metric": "ppo/entropy", "of": "lower", "bound": "more than"},
-            "ppo/entropy is not computed from items",
-        ),
-        ({"of": "lower", "confidence": 0.9}, "has no items.parquet"),
-        ({"method": "sign"}, "has no items.parquet"),
-        ({"versus": "champion", "metric": "eval/score_policy"}, "has no items.parquet"),
-    ],
-)
-def test_an_interval_that_cannot_be_computed_is_refused_with_the_reason(subject, rule, says):
-    rule = {"stage": "evaluate", "metric": "eval/win_rate"} | rule
-    stage, metrics = rule["stage"], EVALUATED | {"entropy": 1.0}
-    decision = decide(
-        gate(threshold=0.1, **rule) if stage == "ppo" else evaluated(**rule),
-        subject(stage, metrics, champion=True),
-    )
-    assert decision.verdict == "refused" and says in decision.reason and decision.interval is None
-
-
-def test_an_estimate_needs_no_interval_but_records_the_one_that_the_items_give(subject):
-    bare = decide(evaluated(), subject("evaluate", EVALUATED, **TEN))
-    assert bare.passed and bare.interval is None
-    full = decide(evaluated(), subject("evaluate", EVALUATED, WINS, **TEN))
-    assert (
-        full.interval == pytest.approx((0.4901625, 0.9433178), abs=1e-6) and full.confidence == 0.95
-    )
-    assert "Wilson" in full.how and "policy_score > sft_score" in full.how
-
-
-@pytest.mark.parametrize(
-    ("items", "says"),
-    [
-        ({"policy_score": [1.0] * 10}, "no column sft_score"),
-        (
-            WINS | {"policy_score": [1.0] * 7 + [0.0] * 3},
-            "the items give eval/win_rate = 0.7, the result states 0.8",
-        ),
-        (
-            {"policy_score": [1.0] * 4 + [0.0], "sft_score": [0.5] * 5},
-            "10 samples by the result and on 5 items",
-        ),
-        (
-            WINS | {"sft_score": [0.5] * 9 + [math.nan]},
-            "column sft_score has 1 of 10 values that are no finite number",
-        ),
-        (WINS | {"sft_score": [0.5] * 9 + [None]}, "column sft_score has 1 of 10"),
-        (WINS | {"sft_score": ["high"] * 10}, "cannot be read"),
-        ({"policy_score": [], "sft_score": []}, "column policy_score has 0 of 0"),
-    ],
-)
-def test_items_that_do_not_bear_the_result_out_are_refused(subject, items, says):
-    decision = decide(
-        evaluated(of="lower", confidence=0.9), subject("evaluate", EVALUATED, items, **TEN)
-    )
-    assert decision.verdict == "refused" and says in decision.reason
-
-
-def test_a_damaged_items_file_is_refused_and_does_not_crash(subject):
-    of = subject("evaluate", EVALUATED, WINS, **TEN)
-    (of.run_dir / "items.parquet").write_bytes(b"PAR1 and then nothing")
-    decision = decide(evaluated(of="lower", method="wilson"), of)
-    assert decision.verdict == "refused" and "items.parquet cannot be read" in decision.reason
-
-
-def test_an_interval_that_is_none_is_refused(subject):
-    for interval in ((0.9, 0.2), (math.nan, 0.9), (0.1, math.inf)):
-        assert not decide(
-            gate("at least", 0.1),
-            subject("reward", {"accuracy": 0.8}, intervals={"accuracy": interval}),
-        ).passed
 
 
 # the champion
