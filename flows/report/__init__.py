@@ -1,3 +1,1 @@
-"""What people read of runs: a comparison in the terminal, and self-contained HTML pages that work
-offline, light and dark.
-"""
+"""Reports of runs: terminal tables, and self-contained HTML pages that work offline."""

@@ -1,10 +1,11 @@
-"""Small charts as inline SVG: lines, points, steps and bars. Colours are CSS classes of the page,
-so they follow its theme.
+"""Small charts as inline SVG: lines, points, steps and bars.
+
+Colours are CSS classes of the page, so they follow its theme.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 42
-MOST_POINTS = 300  # of a line; more are thinned evenly
+MOST_POINTS = 300  # of a line; longer lines are thinned evenly
 MOST_DOTS = 60  # lines with more points are drawn without dots
 COLORS = 6
 LARGEST = 1e300
@@ -23,43 +24,43 @@ Style = Literal["line", "path", "steps"]  # path: points joined in their order, 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; color: its place in the page's palette."""
+    """One line of a chart."""
 
     label: str
     points: Sequence[ChartPoint]
-    color: int = 0
+    color: int = 0  # index into the page's palette
     style: Style = "line"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Axes with series in them. diagonal: draw y = x."""
+    """Axes with series in them."""
 
     title: str
     x_label: str
     y_label: str
     series: list[Series]
-    diagonal: bool = False
+    diagonal: bool = False  # draw y = x
     note: str = ""
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Maps values to places in the picture."""
+    """The scales of a chart: lowest and highest value in each direction."""
 
     x: tuple[float, float]
     y: tuple[float, float]
 
     def place(self, point: ChartPoint) -> tuple[float, float]:
+        """Return the position of a point in the picture."""
         across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
+        height = HEIGHT - TOP - BOTTOM
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * height
 
 
 def figure(chart: Chart) -> Markup:
-    """The chart as an HTML figure; '' when no series has a point."""
+    """Return the chart as an HTML figure; '' when no series has a point."""
     drawn = [finite for series in chart.series if (finite := _finite(series)).points]
     if not drawn:
         return Markup("")
@@ -75,23 +76,29 @@ def figure(chart: Chart) -> Markup:
 
 
 def _finite(series: Series) -> Series:
-    """Without what cannot be placed; MLflow stores an infinite value as 1.8e308."""
+    """Return the series without points that are not finite; MLflow stores infinity as 1.8e308."""
     return replace(
         series, points=[(x, y) for x, y in series.points if abs(x) < LARGEST and abs(y) < LARGEST]
     )
 
 
 def framed(title: str, picture: Markup, note: str = "", *, classes: str = "") -> Markup:
-    """A picture with its caption."""
+    """Return a picture with its caption."""
     text = Markup("<p class=note>{}</p>").format(note) if note else ""
     return Markup('<figure class="{}"><figcaption>{}</figcaption>{}{}</figure>').format(
         classes, title, picture, text
     )
 
 
-def bars(title: str, labels: list[str], series: dict[str, list[float | None]], show=str) -> Markup:
-    """Horizontal bars, one group a label and one bar a series; None: no bar. show: value -> its
-    text.
+def bars(
+    title: str,
+    labels: list[str],
+    series: dict[str, list[float | None]],
+    show: Callable[[float], str] = str,
+) -> Markup:
+    """Return horizontal bars: one group per label, one bar per series in it.
+
+    A value of None has no bar. show: value -> its text.
     """
     largest = max((value for values in series.values() for value in values if value), default=0.0)
     if not largest:
@@ -108,26 +115,19 @@ def bars(title: str, labels: list[str], series: dict[str, list[float | None]], s
             )
         )
         for place, (name, values) in enumerate(series.items()):
-            if values[row] is not None:
-                length = max(1.0, (WIDTH - edge - 80) * values[row] / largest)
-                parts.append(
-                    _bar(
-                        edge,
-                        top + place * thick,
-                        (length, thick - 2),
-                        place,
-                        f"{name}: {show(values[row])}",
-                        show(values[row]),
-                    )
-                )
+            if (value := values[row]) is not None:
+                length = max(1.0, (WIDTH - edge - 80) * value / largest)
+                box = (edge, top + place * thick, length, thick - 2)
+                parts.append(_bar(box, place, f"{name}: {show(value)}", show(value)))
     return framed(title, _svg(parts, 12 + group * len(labels) - gap, title))
 
 
-def _bar(x: float, y: float, size: tuple[float, float], color: int, hint: str, text: str) -> Markup:
+def _bar(box: tuple[float, float, float, float], color: int, hint: str, text: str) -> Markup:
+    x, y, width, height = box
     return Markup(
         '<rect class="f{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"'
         ' rx=2><title>{}</title></rect><text class=tick x="{:.1f}" y="{:.1f}">{}</text>'
-    ).format(color % COLORS, x, y, *size, hint, x + size[0] + 5, y + size[1] - 2, text)
+    ).format(color % COLORS, *box, hint, x + width + 5, y + height - 2, text)
 
 
 def _series(axes: _Axes, series: Series, chart: Chart) -> Markup:
@@ -155,14 +155,17 @@ def _series(axes: _Axes, series: Series, chart: Chart) -> Markup:
 
 
 def thinned(values: Sequence, most: int) -> list:
-    """At most `most` of the values, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the values, evenly spaced, with the first and the last."""
     if len(values) <= most:
         return list(values)
     return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
 
 
 def _steps(points: Sequence[ChartPoint]) -> list[ChartPoint]:
-    """The outline of a histogram whose points are (left edge, count); the last point closes it."""
+    """Return the outline of a histogram whose points are (left edge, count).
+
+    The last point is its right end.
+    """
     outline = [(points[0][0], 0.0)]
     for (left, count), (right, _) in itertools.pairwise(points):
         outline += [(left, count), (right, count)]
@@ -203,14 +206,14 @@ def _svg(parts: list[Markup], height: float, title: str) -> Markup:
 
 
 def _span(values: list[float]) -> tuple[float, float]:
-    """Lowest and highest with a little room; never empty."""
+    """Return lowest and highest value with some room; the span is never empty."""
     low, high = min(values), max(values)
     room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     return (low if 0 <= low < room else low - room), high + room
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values inside [low, high]: multiples of 1, 2 or 5 times a power of ten."""
+    """Return round values inside [low, high]: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -219,5 +222,5 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's text."""
+    """Return the text of a tick."""
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"

@@ -1,21 +1,14 @@
-"""The comparison of runs as one HTML page."""
+"""The HTML page of a comparison of runs."""
 
 from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from flows.report.page import Section, badge, fitting, folded, join, legend, link, page, table
-from flows.report.page import cell as td
-from flows.report.parts import (
-    difference_tables,
-    gate_table,
-    metric_table,
-    sample_table,
-    stage_table,
-    tiles,
-)
+from flows.report.comparison_tables import difference_tables, metric_table, sample_table, tiles
+from flows.report.page import Section, badge, cell, fitting, folded, join, legend, link, page, table
 from flows.report.picture import picture
 from flows.report.plots import plots
+from flows.report.stage_tables import gate_table, stage_table
 from tasks.analysis.comparison import Comparison
 from tasks.analysis.lineage_graph import build
 from tasks.analysis.metric_rows import MetricRow
@@ -37,11 +30,12 @@ KEY = {
     "eval/distinct_2_ratio",
     "eval/length_correlation",
 }
+MINUTE = "%Y-%m-%d %H:%M UTC"
 JUDGED = ("eval/win_rate", "eval/score_", "eval/independent_", "eval/judge_win_rate")
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page, under the size limit: sample rows are left out where they would exceed it."""
+    """Return the page; sample rows are left out where they would exceed the size limit."""
     return fitting(
         lambda rows: page(_title(comparison), _lead(comparison), _sections(comparison, rows)),
         len(comparison.samples),
@@ -57,7 +51,7 @@ def _lead(comparison: Comparison) -> Markup:
     text = Markup(
         "<p class=dim>{} is the baseline: a difference is the other run minus it. Made {}.</p>"
     )
-    return text.format(first, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    return text.format(first, datetime.now(UTC).strftime(MINUTE))
 
 
 def _sections(comparison: Comparison, samples: int) -> list[Section]:
@@ -88,35 +82,28 @@ def _sections(comparison: Comparison, samples: int) -> list[Section]:
 
 
 def is_key(row: MetricRow) -> bool:
-    """Whether a metric is shown at once: how the policy was judged, and one or two a stage."""
+    """Check that a metric is shown unfolded: judgements of the policy, one or two per stage."""
     return row.metric in KEY or (row.metric.startswith(JUDGED) and not row.metric.endswith("_sft"))
 
 
 def run_table(runs: list[RunEvidence]) -> Markup:
-    """The runs themselves."""
-    rows = []
-    for run in runs:
-        status = badge(
-            run.status.lower(), {"FINISHED": "good", "FAILED": "bad"}.get(run.status, "warn")
-        )
-        commit = f"commit {run.commit[:7]}" + (", with uncommitted changes" if run.dirty else "")
-        began = (
-            datetime.fromtimestamp(run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            if run.started
-            else ""
-        )
-        promotion = (run.promotion or {}).get("reason") or run.error or ""
-        rows.append(
-            [
-                td(link(run.name, run.link), small=commit),
-                td(status),
-                td(run.recipe.get("name", "")),
-                td(began),
-                td(promotion),
-            ]
-        )
+    """Return a table of the runs with status, recipe, start and outcome."""
     colors = legend([run.name for run in runs]) if len(runs) > 1 else Markup("")
-    return colors + table(["run", "status", "recipe", "started", "outcome"], rows)
+    head = ["run", "status", "recipe", "started", "outcome"]
+    return colors + table(head, map(_run_cells, runs))
+
+
+def _run_cells(run: RunEvidence) -> list[Markup]:
+    kind = {"FINISHED": "good", "FAILED": "bad"}.get(run.status, "warn")
+    commit = f"commit {run.commit[:7]}" + (", with uncommitted changes" if run.dirty else "")
+    began = datetime.fromtimestamp(run.started / 1000, UTC) if run.started else None
+    return [
+        cell(link(run.name, run.link), small=commit),
+        cell(badge(run.status.lower(), kind)),
+        cell(run.recipe.get("name", "")),
+        cell(began.strftime(MINUTE) if began else ""),
+        cell((run.promotion or {}).get("reason") or run.error or ""),
+    ]
 
 
 def _gates(run: RunEvidence) -> Markup:

@@ -1,5 +1,6 @@
-"""A traced PPO batch as a page: the data flow, and for chosen responses a row of coloured tokens
-for each quantity.
+"""The HTML page of a traced PPO batch: data flow, and responses as rows of coloured tokens.
+
+Each chosen response has one row per quantity.
 """
 
 import math
@@ -20,7 +21,7 @@ PROMPT = 1500  # characters
 
 
 def trace_page(name: str, flow: dict, tokens: dict) -> str:
-    """The page of a trace (trace.json, tokens.json) of the recipe `name`."""
+    """Return the page of a trace (trace.json, tokens.json) of the recipe `name`."""
     lead = Markup("{}<p class=dim>One PPO batch, step {} of recipe {}. {}.</p>").format(
         STYLE, flow["step"], name, totals(flow)
     ) + join(Markup("<p>{} {}</p>").format(badge("note", "warn"), note) for note in flow["notes"])
@@ -34,36 +35,32 @@ def trace_page(name: str, flow: dict, tokens: dict) -> str:
 
 
 def scale(quantity: str, rows: list[dict]) -> float:
-    """The largest distance from the centre over the responses shown; 0 when there is none."""
+    """Return the largest distance from the centre over the responses shown; 0 without values."""
     centre = CENTRE.get(quantity, 0.0)
     distances = (
         abs(value - centre)
         for row in rows
         for value in row["values"][quantity] or []
-        if _finite(value)
+        if not isinstance(value, str)
     )
     return max(distances, default=0.0)
 
 
 def strength(value: float | str, quantity: str, largest: float) -> tuple[str, int]:
-    """Class ('up', 'down', or 'odd' for what is not finite) and percent of full colour, sqrt(|value
-    - centre| / largest).
+    """Return a value's class and its percentage of full colour, sqrt(|value - centre| / largest).
+
+    The class is 'up', 'down', or 'odd' for a value that is not finite (a string in JSON).
     """
-    if not _finite(value):
+    if isinstance(value, str):
         return "odd", 100
     distance = value - CENTRE.get(quantity, 0.0)
-    return ("down" if distance < 0 else "up"), (
-        round(100 * math.sqrt(abs(distance) / largest)) if largest else 0
-    )
-
-
-def _finite(value: float | str) -> bool:
-    return not isinstance(value, str)
+    percent = round(100 * math.sqrt(abs(distance) / largest)) if largest else 0
+    return ("down" if distance < 0 else "up"), percent
 
 
 def _legend(tokens: dict, scales: dict[str, float]) -> Markup:
     ramp = Markup(
-        "<p class=note>Each response is shown once a quantity. Colour runs from lowest through 0"
+        "<p class=note>Each response is shown once per quantity. Colour runs from lowest through 0"
         " (ratio: 1) to highest; its strength is the square root of the distance over the largest"
         " one of that quantity here. Point at a token for the number; all numbers are in the table"
         " under each response.</p><div"

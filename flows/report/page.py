@@ -1,8 +1,7 @@
-"""The page that every report is: one HTML file without a reference to anything outside it, light
-and dark, usable without JS.
+"""The HTML page of every report: one file without outside references, usable without JS.
 
-Every text goes through markupsafe, which escapes it: model replies are written by nobody one should
-trust.
+It has a light and a dark theme. Every text goes through markupsafe, which escapes it, because model
+replies are untrusted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ Section = tuple[str, Markup]  # title, content
 
 
 def page(title: str, lead: Markup, sections: Iterable[Section]) -> str:
-    """The whole page; sections without content are left out."""
+    """Return the whole page; sections without content are left out."""
     kept = [
         (f"s{place}", name, content) for place, (name, content) in enumerate(sections) if content
     ]
@@ -31,7 +30,10 @@ def page(title: str, lead: Markup, sections: Iterable[Section]) -> str:
 
 
 def fitting(render: Callable[[int], str], rows: int) -> str:
-    """The page with as many sample rows as leave it under LARGEST bytes. render: most rows -> page."""
+    """Return the page with the sample rows that leave it under LARGEST bytes.
+
+    The number of rows is halved until the page fits. render: number of rows -> page.
+    """
     while True:
         text = render(rows)
         if len(text.encode()) < LARGEST or rows == 0:
@@ -40,7 +42,7 @@ def fitting(render: Callable[[int], str], rows: int) -> str:
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """Parts one after the other."""
+    """Return the parts joined into one."""
     return Markup("").join(parts)
 
 
@@ -51,7 +53,10 @@ def table(
     numeric: Sequence[int] = (),
     classes: str = "",
 ) -> Markup:
-    """A table in a card; rows are cells made by `cell`. numeric: columns whose head stands right."""
+    """Return a table in a card; rows are cells made by `cell`.
+
+    numeric: indices of the columns whose heads are aligned to the right.
+    """
     heads = join(
         Markup("<th{}>{}</th>").format(Markup(" class=num") if place in numeric else "", name)
         for place, name in enumerate(head)
@@ -65,7 +70,10 @@ def table(
 
 
 def cell(content: object, *, kind: str = "", small: str = "", sort: float | None = None) -> Markup:
-    """A table cell. kind: its class; small: a second, dim line; sort: what the column sorts by."""
+    """Return a table cell.
+
+    kind: its CSS class; small: a second, dim line; sort: the value that the column sorts by.
+    """
     key = Markup(' data-v="{}"').format(sort) if sort is not None else ""
     below = Markup("<small>{}</small>").format(small) if small else ""
     return Markup("<td{}{}>{}{}</td>").format(
@@ -74,23 +82,24 @@ def cell(content: object, *, kind: str = "", small: str = "", sort: float | None
 
 
 def badge(text: str, kind: str = "") -> Markup:
-    """A verdict in its colour: good, bad, warn or none."""
+    """Return a verdict in its colour. kind: good, bad, warn or '' for none."""
     return Markup('<span class="badge {}">{}</span>').format(kind, text)
 
 
 def code(text: object) -> Markup:
+    """Return a text in a fixed-width font."""
     return Markup("<code>{}</code>").format(text)
 
 
 def link(text: str, url: str | None) -> Markup:
-    """A link to a page of one's own MLflow, or the text where there is none."""
+    """Return a link to an http or https address; the text alone for any other address."""
     if not url or not url.startswith(("http://", "https://")):
         return Markup("{}").format(text)
     return Markup('<a href="{}" rel=noreferrer>{}</a>').format(url, text)
 
 
 def folded(summary: str, content: Markup) -> Markup:
-    """Content that is shown on demand."""
+    """Return content that unfolds below its summary; '' without content."""
     return (
         Markup("<details><summary>{}</summary>{}</details>").format(summary, content)
         if content
@@ -99,7 +108,7 @@ def folded(summary: str, content: Markup) -> Markup:
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Which colour is which series."""
+    """Return the legend: the colour of each series."""
     entries = (
         Markup('<span><i class="f{}"></i>{}</span>').format(place % 6, name)
         for place, name in enumerate(names)

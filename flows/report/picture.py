@@ -1,6 +1,4 @@
-"""The lineage as a picture: contents as boxes in columns from data to policy, edges as curves,
-measurements dashed.
-"""
+"""The lineage graph as SVG: boxes in columns from data to policy, curves, measurements dashed."""
 
 from markupsafe import Markup
 
@@ -17,9 +15,7 @@ Places = dict[str, tuple[float, float]]  # digest -> left upper corner
 
 
 def picture(graph: Graph, root: str | None = None) -> Markup:
-    """The graph as an HTML figure; '' for an empty one. root: the node that it is about, drawn
-    bold.
-    """
+    """Return the graph as an HTML figure; '' for an empty graph. root: the node drawn bold."""
     if not graph.nodes:
         return Markup("")
     places = layout(graph)
@@ -35,13 +31,15 @@ def picture(graph: Graph, root: str | None = None) -> Markup:
 
 
 def layout(graph: Graph) -> Places:
-    """Columns by the longest way from a source; a node stands beside what it comes from, so that
+    """Return the position of each node, left upper corner.
+
+    A node's column is its longest path from a source. Its row is near its sources' rows, so that
     few lines cross.
     """
     depth: dict[str, int] = {}
     for digest in graph.nodes:
         _depth(graph, digest, depth)
-    for digest in graph.nodes:  # what nothing goes into stands just before what it goes into
+    for digest in graph.nodes:  # a source is put one column before its first use
         if not graph.into(digest) and (out := graph.out_of(digest)):
             depth[digest] = min(depth[edge.target] for edge in out) - 1
     rows: dict[str, float] = {}
@@ -55,11 +53,12 @@ def layout(graph: Graph) -> Places:
 
 
 def _stack(column: list[str], graph: Graph, rows: dict[str, float]) -> None:
-    """Give the nodes of a column rows: each near the mean of what goes into it, none over another,
-    all around that mean.
+    """Give the nodes of a column rows near the means of their sources, at least 1 apart.
+
+    Their mean row stays the mean of the wanted rows.
     """
     wanted = {digest: _middle(graph, digest, rows) for digest in column}
-    ordered = sorted(column, key=wanted.get)
+    ordered = sorted(column, key=lambda digest: wanted[digest])
     placed: list[float] = []
     for digest in ordered:
         placed.append(max(wanted[digest], placed[-1] + 1) if placed else wanted[digest])
@@ -69,7 +68,7 @@ def _stack(column: list[str], graph: Graph, rows: dict[str, float]) -> None:
 
 def _depth(graph: Graph, digest: str, known: dict[str, int]) -> int:
     if digest not in known:
-        known[digest] = 0  # also ends a circle, which only contents given by hand could make
+        known[digest] = 0  # ends a cycle, which only contents given by hand could make
         known[digest] = max(
             (1 + _depth(graph, edge.source, known) for edge in graph.into(digest)), default=0
         )
@@ -77,21 +76,15 @@ def _depth(graph: Graph, digest: str, known: dict[str, int]) -> int:
 
 
 def _middle(graph: Graph, digest: str, rows: dict[str, float]) -> float:
-    """Mean row of what went into a node, or of what measured it; models that nothing goes into
-    stand below the data.
+    """Return the mean row of a node's sources, or else of what measured it.
+
+    A model without sources goes to the lowest row so far, data to row 0.
     """
     known = [edge for edge in graph.into(digest) if edge.source in rows]
-    before = [rows[edge.source] for edge in known if edge.role not in MEASURING] or [
-        rows[edge.source] for edge in known
-    ]
-    lowest = max(rows.values(), default=0.0)
-    return (
-        sum(before) / len(before)
-        if before
-        else lowest
-        if graph.nodes[digest].kind == "model"
-        else 0.0
-    )
+    sources = [edge for edge in known if edge.role not in MEASURING] or known
+    if sources:
+        return sum(rows[edge.source] for edge in sources) / len(sources)
+    return max(rows.values(), default=0.0) if graph.nodes[digest].kind == "model" else 0.0
 
 
 def _edge(edge: Edge, places: Places) -> Markup:

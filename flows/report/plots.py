@@ -1,6 +1,4 @@
-"""The plots of a report: learning curves, reward against KL, calibration and margins of the reward
-model, time and memory.
-"""
+"""The plots of a report: curves over steps, reward against KL, reward-model margins, costs."""
 
 import math
 
@@ -27,7 +25,7 @@ MARGIN_BINS = 30
 
 
 def plots(runs: list[RunEvidence]) -> Markup:
-    """Every plot for which there is evidence, a colour a run."""
+    """Return every plot for which there is evidence, a colour per run."""
     rewards = {run.model("reward") for run in runs if run.curve("ppo/score_mean")}
     warning = (
         "Scored by different reward models: compare shapes, not heights."
@@ -52,7 +50,7 @@ def _learning(metric: str, title: str, runs: list[RunEvidence], note: str) -> Ma
 
 
 def _frontier(runs: list[RunEvidence], note: str) -> Markup:
-    """Reward bought with KL (Gao et al. 2023, arXiv:2210.10760): up and to the left is better."""
+    """Draw reward against KL (Gao et al. 2023, arXiv:2210.10760); up and to the left is better."""
     series = []
     for color, run in enumerate(runs):
         scores = dict(run.curve("ppo/score_mean"))
@@ -60,7 +58,7 @@ def _frontier(runs: list[RunEvidence], note: str) -> Markup:
             (kl, scores[step]) for step, kl in run.curve("ppo/kl_per_response") if step in scores
         ]
         series.append(Series(run.name, points, color, "path"))
-    text = "One dot a step, the large one the last. " + note
+    text = "One dot per step, the large one is the last. " + note
     return figure(
         Chart("Reward against KL", "KL, nats per response", "score", series, note=text.strip())
     )
@@ -107,7 +105,7 @@ def _margins(runs: list[RunEvidence]) -> Markup:
 
 
 def margins_of(run: RunEvidence) -> list[float]:
-    """score(chosen) - score(rejected) of each held-out pair; empty without per-item evidence."""
+    """Return score(chosen) - score(rejected) of each held-out pair; empty without evidence."""
     items = run.items("reward")
     if not items:
         return []
@@ -118,7 +116,7 @@ def margins_of(run: RunEvidence) -> list[float]:
 
 
 def calibration(margins: list[float]) -> list[tuple[float, float]]:
-    """(mean confidence sigmoid(|margin|), share right) of bins of equal count."""
+    """Return (mean confidence sigmoid(|margin|), share right) of bins of equal count."""
     ordered = sorted(margins, key=abs)
     bins = [
         ordered[round(i * len(ordered) / BINS) : round((i + 1) * len(ordered) / BINS)]
@@ -135,7 +133,7 @@ def calibration(margins: list[float]) -> list[tuple[float, float]]:
 
 
 def histogram(values: list[float], low: float, high: float) -> list[tuple[float, float]]:
-    """(left edge, count) of equal bins over [low, high]; the last point is the right end."""
+    """Return (left edge, count) of equal bins over [low, high]; the last point is the right end."""
     width = (high - low) / MARGIN_BINS or 1.0
     counts = [0] * MARGIN_BINS
     for value in values:

@@ -1,12 +1,13 @@
-"""The analysis of a reward model as one HTML page, and the words that terminal and page share."""
+"""The HTML page of a reward model's analysis, and the sentences that the terminal shows too."""
 
 from collections.abc import Iterable
 
 from markupsafe import Markup
 
 from flows.report.charts import Chart, Series, figure
+from flows.report.comparison_tables import REPLY_LENGTH
 from flows.report.page import Section, badge, cell, code, join, page, table
-from flows.report.parts import MARKS, REPLY_LENGTH
+from flows.report.stage_tables import MARKS
 from flows.report.text import interval, shortened, text_of
 from rlhf_core.evidence.items import OF_DATA
 from rlhf_core.metrics import METRICS
@@ -30,7 +31,7 @@ CAUTION = (
 
 
 def reward_page(found: RewardReport) -> str:
-    """The page: overview, slices, calibration, curves, learning curve, mistakes."""
+    """Return the page: overview, slices, calibration, curves, learning curve, mistakes."""
     return page(f"Reward model of {found.run}", _lead(found), _sections(found))
 
 
@@ -68,7 +69,7 @@ def _metrics(found: RewardReport) -> Markup:
 
 
 def slice_table(found: list[Slice]) -> Markup:
-    """Every slice with its accuracy and how it stands to the rest."""
+    """Return a table of the slices: accuracy, and its difference from the rest of the pairs."""
     head = ["column", "value", "pairs", "accuracy", "against the rest", "", "mean margin"]
     rows = [_slice_cells(one) for one in found]
     return table(head, rows, numeric=[2, 3, 4, 6], classes="sortable") + Markup(
@@ -97,13 +98,11 @@ def _slice_cells(one: Slice) -> list[Markup]:
 
 
 def _mark(one: Slice) -> Markup:
-    if not one.differs:
+    if not one.differs or one.against_rest is None:
         return Markup("")
-    return (
-        badge("better than the rest", "good")
-        if one.against_rest[0] > 0
-        else badge("worse than the rest", "bad")
-    )
+    if one.against_rest[0] > 0:
+        return badge("better than the rest", "good")
+    return badge("worse than the rest", "bad")
 
 
 def _charts(found: RewardReport) -> Markup:
@@ -163,17 +162,13 @@ def _learning(points: list[LearningPoint]) -> Markup:
 
 
 def gain_text(point: LearningPoint) -> str:
-    """'+0.021 [0.004, 0.038]'; '' for the first point."""
-    return (
-        f"{text_of(point.gain[0], signed=True)} {interval(*point.gain[1:], signed=True)}"
-        if point.gain
-        else ""
-    )
+    """Return a point's gain as '+0.021 [0.004, 0.038]'; '' for the first point."""
+    return three(point.gain, signed=True)
 
 
 def advice(points: list[LearningPoint]) -> str:
-    """What the last step of the learning curve says of more labels, one sentence."""
-    if len(points) < 2:
+    """Return a sentence on the use of more labels, from the last step of the learning curve."""
+    if len(points) < 2 or points[-1].gain is None:
         return "One point is no curve: give smaller shares."
     (before, last), (gain, low, high) = points[-2:], points[-1].gain
     step = (
@@ -218,7 +213,7 @@ def _checks(found: RewardReport) -> Markup:
 
 
 def on_policy(found: RewardReport) -> str:
-    """What the checks say, one sentence."""
+    """Return a sentence on accuracy on the policy's own replies, from the last check."""
     heldout = (
         f"on held-out pairs of the data accuracy is {found.metrics['reward/accuracy']['value']:.3f}"
     )
@@ -233,12 +228,11 @@ def on_policy(found: RewardReport) -> str:
 
 
 def three(estimate: tuple[float, float, float] | None, *, signed: bool = False) -> str:
-    """'0.71 [0.6, 0.8]'; '' for none."""
-    return (
-        f"{text_of(estimate[0], signed=signed)} {interval(*estimate[1:], signed=signed)}"
-        if estimate
-        else ""
-    )
+    """Return (value, low, high) as '0.71 [0.6, 0.8]'; '' for None."""
+    if estimate is None:
+        return ""
+    value, low, high = estimate
+    return f"{text_of(value, signed=signed)} {interval(low, high, signed=signed)}"
 
 
 def _mistakes(found: list[dict]) -> Markup:
@@ -270,7 +264,7 @@ def _mistake_cells(row: dict) -> list[Markup]:
 
 
 def about(row: dict) -> str:
-    """'agreement 0.667, domain code': what the data says of a pair."""
+    """Return the annotations of a pair, as 'agreement 0.667, domain code'."""
     known = {
         name: v
         for name, v in row.items()

@@ -1,5 +1,6 @@
-"""The report that every pipeline run ends with: its gates, its policy against SFT model and
-champion, curves, lineage.
+"""The HTML report at the end of every pipeline run.
+
+It shows the gates, the policy head to head with SFT model and champion, curves and lineage.
 """
 
 from collections.abc import Iterable
@@ -7,17 +8,11 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from flows.report.comparison import is_key, run_table
+from flows.report.comparison_tables import difference_tables, metric_table, sample_table, tiles
 from flows.report.page import Section, badge, fitting, folded, join, page
-from flows.report.parts import (
-    difference_tables,
-    gate_table,
-    metric_table,
-    one_run_stages,
-    sample_table,
-    tiles,
-)
 from flows.report.picture import picture
 from flows.report.plots import plots
+from flows.report.stage_tables import gate_table, one_run_stages
 from rlhf_core.metrics import METRICS
 from tasks.analysis.differences import differences
 from tasks.analysis.head_to_head import NAMES, HeadToHead, head_to_head
@@ -32,8 +27,10 @@ def run_page(
     champion: RunEvidence | None = None,
     versions: dict[str, list[str]] | None = None,
 ) -> str:
-    """The page. champion: the run behind the champion, where MLflow has it; versions: model digest
-    -> registered versions.
+    """Return the page.
+
+    champion: the run that made the champion, where MLflow has it. versions: model digest ->
+    registered versions.
     """
     contests = [
         found for model in ("sft", "champion", "best_of_n") if (found := head_to_head(run, model))
@@ -47,34 +44,41 @@ def run_page(
 
 
 def _lead(run: RunEvidence) -> Markup:
-    refused = [
-        decision
-        for decision in run.decisions
-        if not decision["passed"] and decision.get("severity") != "warning"
-    ]
-    waits = run.status == "RUNNING"  # the page that a person reads who is asked for approval
+    promotion = run.promotion or {}
     outcome = (
-        (run.promotion or {}).get("reason")
+        promotion.get("reason")
         or run.error
-        or (run.approval if waits else "No promotion was asked for.")
+        or (run.approval if _waits(run) else "No promotion was asked for.")
     )
-    promoted = (run.promotion or {}).get("promoted")
-    kind = (
-        "warn"
-        if waits
-        else "bad"
-        if run.status != "FINISHED"
-        else {True: "good", False: "warn"}.get(promoted, "")
-    )
-    word = "refused" if refused else "waiting" if waits else run.status.lower()
     about = run.recipe.get("description") or ""
-    signed = (
-        Markup("<p>{}</p>").format(f"Approval: {run.approval}.")
-        if run.approval and not waits
-        else ""
-    )
+    signed = Markup("")
+    if run.approval and not _waits(run):
+        signed = Markup("<p>{}</p>").format(f"Approval: {run.approval}.")
     return Markup("<p>{} {}</p>{}<p class=dim>{}</p>").format(
-        badge(word, kind), outcome, signed, about
+        _outcome_badge(run, promotion.get("promoted")), outcome, signed, about
+    )
+
+
+def _outcome_badge(run: RunEvidence, promoted: bool | None) -> Markup:
+    if _waits(run):
+        kind = "warn"
+    elif run.status != "FINISHED":
+        kind = "bad"
+    else:
+        kind = "" if promoted is None else "good" if promoted else "warn"
+    word = "waiting" if _waits(run) else run.status.lower()
+    return badge("refused" if _was_refused(run) else word, kind)
+
+
+def _waits(run: RunEvidence) -> bool:
+    """Check that the page is the evidence for an approval that the run waits for."""
+    return run.status == "RUNNING"
+
+
+def _was_refused(run: RunEvidence) -> bool:
+    return any(
+        not decision["passed"] and decision.get("severity") != "warning"
+        for decision in run.decisions
     )
 
 
@@ -106,11 +110,9 @@ def _sections(
 
 
 def _scale(run: RunEvidence) -> str:
-    return (
-        "this run's reward model"
-        if run.stages["evaluate"].input("reward")
-        else "the independent scorer"
-    )
+    if run.stages["evaluate"].input("reward"):
+        return "this run's reward model"
+    return "the independent scorer"
 
 
 def _contest(contest: HeadToHead) -> Markup:
@@ -129,7 +131,7 @@ def _contest(contest: HeadToHead) -> Markup:
 
 
 def _metrics(run: RunEvidence) -> Markup:
-    """Every final metric with its interval, the lesser ones folded away."""
+    """Return every final metric with its interval, the secondary ones folded away."""
     rows = [
         MetricRow(name, about.unit, about.meaning, [estimate(name, run)], [])
         for name, about in METRICS.items()

@@ -1,4 +1,4 @@
-"""The comparison and the lineage in the terminal."""
+"""The comparison and the lineage as terminal tables and trees."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.report.comparison import is_key
-from flows.report.parts import PINNED
+from flows.report.comparison_tables import PINNED
 from flows.report.text import interval, shortened, text_of
 from tasks.analysis.comparison import Comparison, ReplySample, WinRate
 from tasks.analysis.differences import Difference
@@ -31,30 +31,34 @@ COLORS = {
 
 
 def comparison_lines(comparison: Comparison, samples: int) -> Iterator[RenderableType]:
-    """What differs, metrics with verdicts, win rates, `samples` pairs of replies from both ends,
-    cautions.
+    """Yield the differences, metrics with verdicts, win rates, replies and cautions.
+
+    `samples` prompts are shown with their replies, from both ends of the order.
     """
     names = comparison.names
-    for group, rows in comparison.differences.items():
-        shown = [row for row in rows if PINNED not in row.key]
-        if shown:
-            yield _differences(group, names, shown)
-        if len(rows) > len(shown):
-            yield Text(
-                f"  and {len(rows) - len(shown)} packages pinned to other versions (see --json)",
-                style="dim",
-            )
-    same = [group for group, rows in comparison.differences.items() if not rows]
-    if same:
-        yield Text(f"The same in all: {', '.join(same)}", style="dim")
-    if rows := [row for row in comparison.metrics if is_key(row)]:
-        yield _metrics(names, rows)
+    yield from _all_differences(comparison)
+    if key := [row for row in comparison.metrics if is_key(row)]:
+        yield _metrics(names, key)
     for win_rate in comparison.win_rates:
         yield _win_rate(win_rate)
     if comparison.samples and samples:
         yield from _samples(comparison, samples)
     for note in comparison.cautions:
         yield Text(f"note: {note}", style="dim")
+
+
+def _all_differences(comparison: Comparison) -> Iterator[RenderableType]:
+    for group, rows in comparison.differences.items():
+        shown = [row for row in rows if PINNED not in row.key]
+        if shown:
+            yield _differences(group, comparison.names, shown)
+        if len(rows) > len(shown):
+            yield Text(
+                f"  and {len(rows) - len(shown)} packages pinned to other versions (see --json)",
+                style="dim",
+            )
+    if same := [group for group, rows in comparison.differences.items() if not rows]:
+        yield Text(f"The same in all: {', '.join(same)}", style="dim")
 
 
 def _differences(group: str, names: list[str], rows: list[Difference]) -> Table:
@@ -101,18 +105,12 @@ def _verdict(found: Finding) -> Text:
     note = "; ".join(
         filter(None, [f"n = {found.n}" if found.n is not None else "", found.note or found.method])
     )
-    word = (
-        found.verdict
-        if found.better is None
-        else f"{'better' if found.better else 'worse'}, {found.verdict}"
-    )
-    color = (
-        COLORS.get(found.verdict, "")
-        if found.better is None
-        else "green"
-        if found.better
-        else "red"
-    )
+    if found.better is None:
+        word, color = str(found.verdict), COLORS.get(found.verdict, "")
+    elif found.better:
+        word, color = f"better, {found.verdict}", "green"
+    else:
+        word, color = f"worse, {found.verdict}", "red"
     return Text.assemble((word, color), (f" ({note})" if note else "", "dim"))
 
 
@@ -121,19 +119,17 @@ def _win_rate(win_rate: WinRate) -> Text:
     rate = "not known" if found.difference is None else f"{found.difference:.1%}"
     bounds = f" [{found.low:.1%}, {found.high:.1%}]" if found.low is not None else ""
     return Text.assemble(
-        f"{win_rate.run} wins {rate}{bounds} of prompts over {win_rate.over} by the {win_rate.judge}: ",
+        f"{win_rate.run} wins {rate}{bounds} of prompts over {win_rate.over}"
+        f" by the {win_rate.judge}: ",
         _verdict(found),
     )
 
 
 def _samples(comparison: Comparison, count: int) -> Iterator[RenderableType]:
-    """The first prompts of the order and, where there are more, the last ones."""
-    ordered = comparison.samples
-    chosen = (
-        ordered
-        if len(ordered) <= count
-        else [*ordered[: (count + 1) // 2], *ordered[len(ordered) - count // 2 :]]
-    )
+    """Yield the first prompts of the order and, where there are more, the last ones."""
+    ordered = chosen = comparison.samples
+    if len(ordered) > count:
+        chosen = [*ordered[: (count + 1) // 2], *ordered[len(ordered) - count // 2 :]]
     yield Text(
         f"Replies to the same prompts, {len(chosen)} of {len(ordered)}; scores: {comparison.scale}",
         style="bold",
@@ -143,11 +139,9 @@ def _samples(comparison: Comparison, count: int) -> Iterator[RenderableType]:
 
 
 def _sample(names: list[str], sample: ReplySample) -> RenderableType:
-    lead = (
-        f"  (difference {text_of(sample.difference, signed=True)})"
-        if sample.difference is not None
-        else ""
-    )
+    lead = ""
+    if sample.difference is not None:
+        lead = f"  (difference {text_of(sample.difference, signed=True)})"
     parts: list[RenderableType] = [
         Text.assemble((shortened(sample.prompt, REPLY), "bold"), (lead, "cyan"))
     ]
@@ -160,8 +154,9 @@ def _sample(names: list[str], sample: ReplySample) -> RenderableType:
 
 
 def lineage_tree(lineage: Lineage) -> Tree:
-    """What the model was made from, or what the data went into; what stands above in full is only
-    named again.
+    """Return the tree of what a model was made from, or of what data went into.
+
+    The branches of a content are shown once; after that it is only named.
     """
     root = lineage.graph.nodes[lineage.root]
     tree = Tree(_node(root))
@@ -184,7 +179,7 @@ def _grow(tree: Tree, graph: Graph, digest: str, seen: set[str], *, down: bool) 
 
 
 def _passive(role: str) -> str:
-    """The role of an edge, read from its source."""
+    """Return the role of an edge in words that read from its source."""
     words = {
         "made from": "became",
         "trained on": "trained",
@@ -196,24 +191,25 @@ def _passive(role: str) -> str:
 
 def _node(node: Node) -> Text:
     color = "blue" if node.kind == "model" else "green"
-    parts = [(node.name, f"bold {color}"), f"  {node.digest[:12]}"]
-    if node.versions:
-        parts.append(("  " + ", ".join(node.versions), "yellow"))
-    made = (
-        f"  by {node.stage} in {', '.join(node.runs)}"
-        if node.stage
-        else "  given, or made by another run"
+    versions = "  " + ", ".join(node.versions) if node.versions else ""
+    made = "given, or made by another run"
+    if node.stage:
+        made = f"by {node.stage} in {', '.join(node.runs)}"
+    return Text.assemble(
+        (node.name, f"bold {color}"),
+        f"  {node.digest[:12]}",
+        (versions, "yellow"),
+        (f"  {made}", "dim"),
     )
-    return Text.assemble(*parts, (made, "dim"))
 
 
 def saw_table(lineage: Lineage) -> Table:
-    """Every model that saw the data."""
+    """Return a table of every model that saw the data."""
     table = _table("Models that saw it", ["model", "digest", "how", "versions", "runs"])
     for digest, how in (lineage.saw or {}).items():
         node = lineage.graph.nodes[digest]
         words = {
-            "trained": "trained on it, or made of what was",
+            "trained": "trained on it, or made from a model that was",
             "measured": "only measured on it",
         }[how]
         table.add_row(

@@ -1,4 +1,4 @@
-"""A traced PPO batch in the terminal; the words that the page uses too."""
+"""A traced PPO batch in the terminal, and the phrases that its page uses too."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ WHITESPACE = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
 
 
 def trace_lines(flow: dict, tokens: dict) -> Iterator[RenderableType]:
-    """The flow step by step, totals, what must be said, and a table a response."""
+    """Yield the data flow step by step, totals, notes, and a table per response."""
     for place, step in enumerate(flow["steps"], 1):
         yield Text.assemble(
             (f"{place}. {step['name']}", "bold cyan"),
@@ -36,7 +36,7 @@ def trace_lines(flow: dict, tokens: dict) -> Iterator[RenderableType]:
 
 
 def facts(step: dict) -> str:
-    """'0.31 s; forward passes: actor 4, critic 4; between ranks: 0 bytes'."""
+    """Return '0.31 s; forward passes: actor 4, critic 4; between ranks: 0 bytes'."""
     traffic = size(step["bytes_between_ranks"])
     calls = ", ".join(f"{name} {count}" for name, count in step["collectives"].items())
     return f"{step['seconds']:.2f} s; forward passes: {passes(step)}; between ranks: {traffic}" + (
@@ -45,51 +45,52 @@ def facts(step: dict) -> str:
 
 
 def passes(step: dict) -> str:
-    """'actor 4, critic 4', or 'none'."""
+    """Return 'actor 4, critic 4', or 'none'."""
     return (
         ", ".join(f"{model} {count}" for model, count in step["forward_passes"].items()) or "none"
     )
 
 
 def totals(flow: dict) -> str:
-    """Forward passes, traffic and time of the whole batch."""
+    """Return time, forward passes and traffic of the whole batch."""
     ranks = f"{flow['ranks']} rank{'s' if flow['ranks'] > 1 else ''}"
     sent = f"{size(flow['bytes_between_ranks'])} sent by a rank to others ({ranks})"
     return f"{flow['seconds']:.2f} s; forward passes: {passes(flow)}; {sent}"
 
 
 def size(count: int) -> str:
-    """'812 bytes', '3.4 KiB', '12 MiB'."""
+    """Return a number of bytes as '812 bytes', '3.4 KiB' or '12 MiB'."""
     if count < 1024:
         return f"{count} bytes"
+    amount = float(count)
     for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024 or unit == "GiB":
+        amount /= 1024
+        if amount < 1024 or unit == "GiB":
             break
-    return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
+    return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"
 
 
 def shape(tensor: dict) -> str:
-    """'B 16 x R 12'; a number of like tensors in front of it."""
+    """Return a tensor's sides with their axes, as 'B 16 x R 12'; without axes the sides alone."""
     axes, sides = tensor["axes"], [str(side) for side in tensor["shape"]]
     named = [f"{axis} {side}" for axis, side in zip(axes, sides, strict=True)] if axes else sides
     return " \N{MULTIPLICATION SIGN} ".join(named)
 
 
 def many(tensor: dict) -> str:
-    """'largest of 4' where there are like ones."""
+    """Return 'largest of 4' for a row that stands for several tensors; '' for one tensor."""
     if tensor["count"] == 1:
         return ""
     return f"{tensor['count']} tensors" if not tensor["axes"] else f"largest of {tensor['count']}"
 
 
 def heading(row: dict) -> str:
-    """'Response 7 (longest, highest score)'."""
+    """Return 'Response 7 (longest, highest score)'."""
     return f"Response {row['row']}" + (f" ({', '.join(row['why'])})" if row["why"] else "")
 
 
 def sums(row: dict) -> str:
-    """What is known of the response as a whole."""
+    """Return length, end, score, summed reward and KL of a response."""
     count = len(row["tokens"])
     end = "ended by itself" if row["ended"] else "cut at the length limit"
     return (
@@ -99,12 +100,14 @@ def sums(row: dict) -> str:
 
 
 def number(value: float | str | None) -> str:
-    """Four figures; 'none' without a value; 'nan' and 'inf' as they are."""
-    return "none" if value is None else value if isinstance(value, str) else text_of(value)
+    """Return four figures; 'none' without a value; 'nan' and 'inf' unchanged."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else text_of(value)
 
 
 def visible(token: str) -> str:
-    """A token with its white space to be seen."""
+    """Return a token with visible signs for its white space."""
     return "".join(WHITESPACE.get(letter, letter) for letter in token)
 
 

@@ -13,9 +13,10 @@ from pages import EVIL, Page, assert_self_contained
 from synthetic import Story, Synthetic
 
 from flows.report.comparison import comparison_page
+from flows.report.comparison_tables import tiles
 from flows.report.page import LARGEST, fitting
-from flows.report.parts import gate_table, tiles
 from flows.report.run import run_page
+from flows.report.stage_tables import gate_table
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
 from tasks.analysis.comparison import WinRate, compare
