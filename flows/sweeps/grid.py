@@ -1,10 +1,9 @@
-"""What a sweep is to run: the values of each key, the grid of recipes, all of them checked before
-anything starts.
-"""
+"""The grid of a sweep: every combination of the keys' values as a recipe, all of them checked."""
 
 import contextlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,21 +18,21 @@ from tasks.stages.contract import check_paths
 from tasks.sweeps.sweep import Sweep, SweepPoint
 
 OPENING, CLOSING = "[{", "]}"
-IDENTITY = ("name", "description", "registry")  # they say where a run is filed, not how it learns
+IDENTITY = ("name", "description", "registry")  # keys that change no result of a run
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """recipe: name or file as given; settings: those of each label, in the grid's order."""
+    """The runs that a sweep makes."""
 
-    recipe: str
-    settings: dict[str, list[str]]
+    recipe: str  # name or file as given
+    settings: dict[str, list[str]]  # of each label, in the grid's order
     sweep: Sweep
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What the command line asked for."""
+    """The options of one `rlhf sweep` command."""
 
     over: list[str]
     settings: list[str]
@@ -43,29 +42,18 @@ class SweepRequest:
 
 
 def make_plan(recipe: str, request: SweepRequest) -> SweepPlan:
-    """The grid, every recipe of it valid and its files there. Raises ConfigError or BadInput naming
-    the value.
+    """Return the grid; every recipe of it is valid and its files exist.
+
+    Raises ConfigError or BadInput, which names the value at fault.
     """
     _check_metrics(request.metrics)
     axes = _axes(request)
-    count = 1
-    for texts in axes.values():
-        count *= len(texts)
-    if count > request.max_runs:
-        sizes = " x ".join(f"{len(texts)} of {key}" for key, texts in axes.items())
-        raise ConfigError(
-            f"that is {count} runs ({sizes}), more than --max-runs {request.max_runs}; drop values or"
-            " raise it."
-        )
-    settings, recipes = {}, {}
-    for texts in itertools.product(*axes.values()):
-        over = [f"{key}={text}" for key, text in zip(axes, texts, strict=True)]
-        label = ", ".join(over)
-        if label in recipes:
-            raise ConfigError(f"{label} is given twice; give each value once.")
-        settings[label] = [*request.settings, *over]
+    _check_size(axes, request.max_runs)
+    settings = _settings(axes, request.settings)
+    recipes: dict[str, Recipe] = {}
+    for label, values in settings.items():
         with _naming(label):
-            recipes[label] = load_recipe(recipe, settings[label])
+            recipes[label] = load_recipe(recipe, values)
     _require_different(recipes)
     for label, found in recipes.items():
         with _naming(label):
@@ -75,6 +63,28 @@ def make_plan(recipe: str, request: SweepRequest) -> SweepPlan:
         for label, found in recipes.items()
     ]
     return SweepPlan(recipe, settings, _sweep(list(recipes.values()), points, request))
+
+
+def _check_size(axes: dict[str, list[str]], max_runs: int) -> None:
+    count = math.prod(map(len, axes.values()))
+    if count > max_runs:
+        sizes = " x ".join(f"{len(texts)} of {key}" for key, texts in axes.items())
+        raise ConfigError(
+            f"that is {count} runs ({sizes}), more than --max-runs {max_runs}; drop values or"
+            " raise it."
+        )
+
+
+def _settings(axes: dict[str, list[str]], fixed: list[str]) -> dict[str, list[str]]:
+    """Return label -> settings for every combination of the axes' values."""
+    settings: dict[str, list[str]] = {}
+    for texts in itertools.product(*axes.values()):
+        over = [f"{key}={text}" for key, text in zip(axes, texts, strict=True)]
+        label = ", ".join(over)
+        if label in settings:
+            raise ConfigError(f"{label} is given twice; give each value once.")
+        settings[label] = [*fixed, *over]
+    return settings
 
 
 def _check_metrics(names: list[str]) -> None:
@@ -109,8 +119,9 @@ def _axes(request: SweepRequest) -> dict[str, list[str]]:
 
 
 def split_values(key: str, text: str) -> list[str]:
-    """'0.1,[1,2],"a,b"' -> three TOML values; a comma inside brackets or quotes does not split.
-    Raises ConfigError.
+    """Split '0.1,[1,2],"a,b"' into three TOML values; commas in brackets or quotes do not split.
+
+    Raises ConfigError for an open quote or bracket, and for an empty value.
     """
     parts, depth, quote, start = [], 0, "", 0
     for place, letter in enumerate(text):
@@ -136,7 +147,7 @@ def split_values(key: str, text: str) -> list[str]:
 
 @contextlib.contextmanager
 def _naming(label: str) -> Iterator[None]:
-    """An error inside begins with the values that it is of."""
+    """Put the label before the message of an error inside."""
     try:
         yield
     except BadInput as error:
@@ -152,7 +163,7 @@ def _require_different(recipes: dict[str, Recipe]) -> None:
 
 
 def _value(recipe: Recipe, key: str) -> Any:
-    """A key's value as validation left it; a value that is no scalar as JSON text."""
+    """Return a key's validated value; a value that is not a scalar as JSON text."""
     value: Any = recipe.model_dump(mode="json")
     for part in key.split("."):
         value = value[part] if isinstance(value, dict) and part in value else None

@@ -1,18 +1,24 @@
-"""`python -m flows.sweeps.learning_curves`: PPO, GRPO, RLOO and DPO over several seeds of the
-quickstart, and one figure of it.
+"""`python -m flows.sweeps.learning_curves`: the quickstart's algorithms over seeds, in one figure.
 
-Each is a sweep over the seed: what is finished is not repeated, a killed one goes on where it was.
+The algorithms are PPO, GRPO, RLOO and DPO. Each is a sweep over the seed: finished runs are not
+repeated, an interrupted sweep continues.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhf_core.errors import RLHFError
+
+if TYPE_CHECKING:
+    from flows.sweeps.grid import SweepRequest
+    from tasks.sweeps.figures import Spread
+    from tasks.sweeps.learning_curves import RowsByAlgorithm
 
 WITHOUT_CRITIC = ["ppo.critic_warmup_steps=0", "ppo.group_size=4"]
 ALGORITHMS = {  # recipe and settings by name
@@ -33,9 +39,7 @@ def main(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every run")
     ] = None,
 ) -> None:
-    """Run what is not done yet, then write learning-curves.png and learning-curves.json into the
-    workspace.
-    """
+    """Make the missing runs, then write learning-curves.png and .json into the workspace."""
     from flows.display.run import quiet_libraries
 
     quiet_libraries()
@@ -47,17 +51,18 @@ def main(
         name: make_plan(recipe, _request(own + (settings or []), seeds))
         for name, (recipe, own) in _chosen(only).items()
     }
-    found, error = {}, None
+    found: RowsByAlgorithm = {}
+    error = None
     for name, plan in plans.items():
-        result = run_sweep(
-            plan,
-            jobs,
-            lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True),
-        )
+        result = run_sweep(plan, jobs, _announcer(name))
         found[name], error = result.sweep.rows, error or result.error
         write(found, Workspace.here().home)
     if error:
         raise error
+
+
+def _announcer(name: str) -> Callable[[str], None]:
+    return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def _chosen(only: list[str] | None) -> dict[str, tuple[str, list[str]]]:
@@ -66,16 +71,17 @@ def _chosen(only: list[str] | None) -> dict[str, tuple[str, list[str]]]:
     return {name: value for name, value in ALGORITHMS.items() if not only or name in only}
 
 
-def _request(settings: list[str], seeds: int):
+def _request(settings: list[str], seeds: int) -> "SweepRequest":
     from flows.sweeps.grid import SweepRequest
 
     over = [f"seed={','.join(map(str, range(1, seeds + 1)))}"]
     return SweepRequest(over=over, settings=settings, until="evaluate", metrics=[], max_runs=seeds)
 
 
-def write(found: dict, folder: Path) -> list[Path]:
-    """The figure and its numbers, of the algorithms that are there so far; and a line for each on
-    standard output.
+def write(found: "RowsByAlgorithm", folder: Path) -> list[Path]:
+    """Write the figure and its numbers, and print a line on the last algorithm.
+
+    They cover the algorithms that have run so far.
     """
     from tasks.sweeps.learning_curves import learning_figure, summary
 
@@ -85,11 +91,9 @@ def write(found: dict, folder: Path) -> list[Path]:
     values = [row | {key: row[key] and asdict(row[key]) for key in ("gain", "kl")} for row in rows]
     files[1].write_text(json.dumps(values, indent=2))
     last = rows[-1]
-    gain = (
-        "none was evaluated"
-        if last["gain"] is None
-        else f"true gain {_text(last['gain'])} at {_text(last['kl'])} nats"
-    )
+    gain = "none was evaluated"
+    if last["gain"] is not None:
+        gain = f"true gain {_text(last['gain'])} at {_text(last['kl'])} nats"
     print(
         f"{last['algorithm']}: {gain}; raised in {last['raised']} of {last['seeds']} seeds. Figure:"
         f" {files[0]}"
@@ -97,10 +101,9 @@ def write(found: dict, folder: Path) -> list[Path]:
     return files
 
 
-def _text(spread) -> str:
-    return f"{spread.value:.3g}" + (
-        "" if spread.high is None else f" (sd {spread.high - spread.value:.2g})"
-    )
+def _text(spread: "Spread") -> str:
+    deviation = "" if spread.high is None else f" (sd {spread.high - spread.value:.2g})"
+    return f"{spread.value:.3g}{deviation}"
 
 
 if __name__ == "__main__":

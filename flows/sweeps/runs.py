@@ -1,6 +1,4 @@
-"""The runs of a sweep: in this process one after the other, or several at once in processes of
-their own.
-"""
+"""Make the runs of a sweep: in turn in this process, or in parallel in processes of their own."""
 
 import contextlib
 import json
@@ -29,42 +27,44 @@ BAD_INPUT = 2
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How one run ended; exit_code as `rlhf run` would have it."""
+    """The end of one run."""
 
-    exit_code: int
+    exit_code: int  # that of `rlhf run`
     error: str | None = None
 
 
 class PrefixedStream:
-    """A text stream whose every line begins with the run it tells of."""
+    """A text stream that puts the label of a run before each line."""
 
     def __init__(self, stream: TextIO, prefix: str):
         self.stream, self.prefix, self._rest = stream, prefix, ""
 
     def write(self, text: str) -> int:
+        """Write the complete lines; keep the rest for the next call."""
         *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self.stream.write(
-                f"[{self.prefix}] {line}\n" if line else ""
-            )  # one write a line: processes share the stream
+        for line in lines:  # one write per line, because processes share the stream
+            self.stream.write(f"[{self.prefix}] {line}\n" if line else "")
         return len(text)
 
     def flush(self) -> None:
+        """Flush the stream."""
         self.stream.flush()
 
     def isatty(self) -> bool:
+        """Return False: progress lines are not redrawn."""
         return False
 
     def fileno(self) -> int:
+        """Return the descriptor of the stream."""
         return self.stream.fileno()
 
 
-# one after the other, here
+# in turn, in this process
 
 
-def run_sequentially(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
-    """The runs in turn, each with how it ended; bad input ends them. jobs: 1."""
-    for label in todo:
+def run_sequentially(plan: SweepPlan, labels: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
+    """Make the runs in turn and yield the end of each; bad input stops the sweep. jobs: 1."""
+    for label in labels:
         end = run_point(
             plan.recipe, plan.settings[label], plan.sweep.until, plan.sweep.membership(label)
         )
@@ -74,9 +74,7 @@ def run_sequentially(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tu
 
 
 def run_point(recipe: str, settings: list[str], until: str, member: Membership) -> RunEnd:
-    """One pipeline run of a sweep in this process, its lines on standard error prefixed by its
-    values.
-    """
+    """Make one pipeline run in this process; its lines on standard error begin with its label."""
     token = MEMBERSHIP.set(member)
     try:
         with contextlib.redirect_stderr(PrefixedStream(sys.stderr, member.label)):
@@ -92,11 +90,11 @@ def run_point(recipe: str, settings: list[str], until: str, member: Membership) 
     return RunEnd(error.exit_code, str(error)) if error else RunEnd(0)
 
 
-# several at once, each in a process of its own
+# in parallel, each in a process of its own
 
 
 def default_jobs() -> int:
-    """As many runs at once as there are GPUs; one on a CPU, where each stage takes all cores."""
+    """Return the number of GPUs; 1 on a CPU, where each stage uses all cores."""
     return max(1, len(_gpus()))
 
 
@@ -109,24 +107,23 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def run_in_parallel(plan: SweepPlan, todo: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
-    """Up to `jobs` runs at a time; after bad input none is started any more. All end with this
-    process.
+def run_in_parallel(plan: SweepPlan, labels: list[str], jobs: int) -> Iterator[tuple[str, RunEnd]]:
+    """Make up to `jobs` runs at a time and yield the end of each.
+
+    After bad input no further run starts. All runs end with this process.
     """
-    waiting, running, go_on = list(todo), {}, True
+    waiting, go_on = list(labels), True
+    running: dict[str, tuple[subprocess.Popen, int]] = {}  # label -> process, slot
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while running or (waiting and go_on):
             while go_on and waiting and len(running) < jobs:
-                label, slot = (
-                    waiting.pop(0),
-                    min(set(range(jobs)) - {slot for _, slot in running.values()}),
-                )
+                label = waiting.pop(0)
+                slot = min(set(range(jobs)) - {slot for _, slot in running.values()})
                 running[label] = (_start(plan, label, slot, jobs), slot)
             time.sleep(POLL_SECONDS)
-            for label in [
-                label for label, (child, _) in running.items() if child.poll() is not None
-            ]:
+            ended = [label for label, (child, _) in running.items() if child.poll() is not None]
+            for label in ended:
                 end = _end_of(running.pop(label)[0])
                 go_on = go_on and end.exit_code != BAD_INPUT
                 yield label, end
@@ -156,15 +153,13 @@ def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> subprocess.Pope
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=_share(slot, jobs),
+        env=_environment(slot, jobs),
         start_new_session=True,
     )
 
 
-def _share(slot: int, jobs: int) -> dict[str, str]:
-    """The part of the machine that one of `jobs` runs has: a GPU of its own where there are enough,
-    else some cores.
-    """
+def _environment(slot: int, jobs: int) -> dict[str, str]:
+    """Return the environment of one of `jobs` runs: a GPU, or its share of the cores."""
     gpus = _gpus()
     if len(gpus) >= jobs:
         return os.environ | {"CUDA_VISIBLE_DEVICES": gpus[slot]}
@@ -172,16 +167,17 @@ def _share(slot: int, jobs: int) -> dict[str, str]:
 
 
 def _end_of(child: subprocess.Popen) -> RunEnd:
-    said = child.stdout.read().strip().splitlines()
+    assert child.stdout is not None, "it is a pipe"
+    lines = child.stdout.read().strip().splitlines()
     stop(child)
     try:
-        return RunEnd(**json.loads(said[-1]))
+        return RunEnd(**json.loads(lines[-1]))
     except (IndexError, ValueError, TypeError):
         return RunEnd(1, f"its process ended with exit code {child.returncode} and said nothing")
 
 
 def main(text: str) -> int:
-    """`python -m flows.sweeps.runs TASK`: one run; prints how it ended as JSON on standard output."""
+    """Make the run that `python -m flows.sweeps.runs TASK` names; print its end as JSON."""
     recipe, settings, until, member = json.loads(text)
     end = run_point(recipe, settings, until, Membership(**member))
     print(json.dumps(vars(end)), flush=True)

@@ -1,6 +1,4 @@
-"""A sweep as the command line runs it: what is left to do, the runs, then table, figures and
-MLflow.
-"""
+"""Run a sweep: make the runs that are missing, then write table, figures and MLflow."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,20 +23,21 @@ REFUSED = 3
 
 
 @dataclass
-class Result:
-    """A sweep when it is over. problem: why MLflow has not all of it."""
+class SweepResult:
+    """The end of a sweep."""
 
     sweep: sweeps.Sweep
     figures: list[Path]
     folder: Path
-    repeated: list[str]  # labels that earlier commands had settled
+    already_done: list[str]  # labels that earlier commands had settled
     ended: dict[str, RunEnd] = field(default_factory=dict)
-    problem: str | None = None
+    problem: str | None = None  # why MLflow lacks a part of it
 
     @property
     def error(self) -> RLHFError | None:
-        """Why the sweep is not complete: bad input, or runs that failed; None when each finished or
-        was refused.
+        """Return why the sweep is not complete: bad input, or runs that failed.
+
+        None when every run finished or was refused.
         """
         bad = {label: end for label, end in self.ended.items() if end.exit_code not in (0, REFUSED)}
         for label, end in bad.items():
@@ -52,11 +51,11 @@ class Result:
         return RLHFError("\n".join([head, *lines])) if bad else None
 
     def as_json(self) -> dict:
-        """What `--json` prints."""
+        """Return the JSON values that `rlhf sweep --json` prints."""
         values = self.sweep.model_dump(mode="json")
         for row in values["rows"]:
             row["metrics"] = {name: row["metrics"].get(name) for name in self.sweep.metrics}
-            row["already_done"] = row["label"] in self.repeated
+            row["already_done"] = row["label"] in self.already_done
         values |= {
             "metrics": self.sweep.metrics,
             "figures": list(map(str, self.figures)),
@@ -68,9 +67,10 @@ class Result:
         }
 
 
-def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> Result:
-    """Make the runs that are not settled yet, then table, figures and MLflow. Raises BadInput when
-    it runs elsewhere.
+def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> SweepResult:
+    """Make the runs that are not settled yet, then write table, figures and MLflow.
+
+    say: prints a line. Raises BadInput when another process runs the same sweep.
     """
     quiet_libraries()
     workspace, sweep = Workspace.here(), plan.sweep
@@ -80,40 +80,39 @@ def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> Result:
                 f"this very sweep, {sweep.name}, is running in another process; wait for it, or end"
                 " it first."
             )
-        repeated, ended = _done_before(workspace, sweep), {}
-        say(_announcement(sweep, repeated, jobs))
-        todo = [label for label in plan.settings if label not in repeated]
-        problem = sweep_tracking.begin(workspace, sweep)
+        result = SweepResult(sweep, [], sweep.folder(workspace), _settled(workspace, sweep))
+        say(_announcement(sweep, result.already_done, jobs))
+        labels = [label for label in plan.settings if label not in result.already_done]
+        result.problem = sweep_tracking.begin(workspace, sweep)
+        make_runs = run_sequentially if jobs == 1 else run_in_parallel
         try:
-            for label, end in (run_sequentially if jobs == 1 else run_in_parallel)(
-                plan, todo, jobs
-            ):
-                ended[label] = end
+            for label, end in make_runs(plan, labels, jobs):
+                result.ended[label] = end
                 sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
         except BaseException:
             sweep_tracking.write(workspace, sweeps.gather(workspace, sweep))
             raise
-        return _conclude(
-            workspace, sweep, Result(sweep, [], sweep.folder(workspace), repeated, ended, problem)
-        )
+        return _conclude(workspace, sweep, result)
 
 
-def _done_before(workspace: Workspace, sweep: sweeps.Sweep) -> list[str]:
-    records, seen = sweeps.records_of(workspace, sweep), {}
-    return [point.label for point in sweep.points if sweeps.settled(records.get(point.label), seen)]
+def _settled(workspace: Workspace, sweep: sweeps.Sweep) -> list[str]:
+    records = sweeps.records_of(workspace, sweep)
+    seen: dict[Path, bool] = {}
+    labels = [point.label for point in sweep.points]
+    return [label for label in labels if sweeps.is_settled(records.get(label), seen)]
 
 
-def _announcement(sweep: sweeps.Sweep, repeated: list[str], jobs: int) -> str:
+def _announcement(sweep: sweeps.Sweep, already_done: list[str], jobs: int) -> str:
     sizes = " x ".join(
         f"{len({str(point.values[key]) for point in sweep.points})} of {key}" for key in sweep.keys
     )
     text = (
         f"{sweep.name}: {len(sweep.points)} runs ({sizes}), until {sweep.until}, {jobs} at a time"
     )
-    return text + (f"; {len(repeated)} of them done earlier" if repeated else "")
+    return text + (f"; {len(already_done)} of them done earlier" if already_done else "")
 
 
-def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: Result) -> Result:
+def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: SweepResult) -> SweepResult:
     result.sweep = sweeps.gather(workspace, sweep)
     try:
         sweep_tracking.sync(workspace)  # runs that began while MLflow was away
@@ -128,11 +127,11 @@ def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: Result) -> Resu
     return result
 
 
-# at the end
+# the printed result
 
 
-def results(result: Result, *, full_links: bool) -> Iterator[Table | Text]:
-    """What is printed: a row a run, where the figures lie, how to promote one."""
+def result_lines(result: SweepResult, *, full_links: bool) -> Iterator[Table | Text]:
+    """Yield a table with a row per run, the paths of the figures, and how to promote a run."""
     sweep = result.sweep
     yield _table(sweep, full_links)
     for file in result.figures:

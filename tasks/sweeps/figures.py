@@ -1,6 +1,7 @@
-"""A sweep's figures: metrics against the key that was varied, and reward against KL."""
+"""The figures of a sweep: metrics against the varied key, and reward against KL."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -10,40 +11,43 @@ from matplotlib.figure import Figure
 
 from rlhf_core.metrics import METRICS
 
-SEED = "seed"  # a further key over which the figures show mean and spread
-LOG_SPAN = 20.0  # largest / smallest value, beyond which the key's axis is logarithmic
+SEED = "seed"  # a further key: the figures show mean and spread over its values
+LOG_SPAN = 20.0  # largest / smallest value; beyond it the key's axis is logarithmic
 COLORS = [f"C{number}" for number in range(10)]
 
 
 def value_text(value: Any) -> str:
-    """A key's value as a person reads it."""
+    """Return the text of a key's value."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def measured_text(measured: Any) -> str:
-    """'0.42 [0.31, 0.53]'; '-' for a metric that a run has not."""
+    """Return a measured value as '0.42 [0.31, 0.53]'; '-' for None."""
     if measured is None:
         return "-"
     interval = f" [{measured.low:.3g}, {measured.high:.3g}]" if measured.low is not None else ""
     return f"{measured.value:.4g}{interval}"
 
 
-def frontier(points: list[tuple[float, float] | None]) -> list[int]:
-    """Places of the points (KL, gain) that no other beats in both, by rising KL."""
+def frontier(points: Sequence[tuple[float | None, float] | None]) -> list[int]:
+    """Return the indices of the points (KL, gain) that no other beats in both, by rising KL."""
     known = [
-        index for index, point in enumerate(points) if point and all(map(math.isfinite, point))
+        (point[0], -point[1], index)
+        for index, point in enumerate(points)
+        if point and point[0] is not None and all(map(math.isfinite, point))
     ]
     best, found = -math.inf, []
-    for index in sorted(known, key=lambda index: (points[index][0], -points[index][1])):
-        if points[index][1] > best:
-            best = points[index][1]
+    for _, loss, index in sorted(known):
+        if -loss > best:
+            best = -loss
             found.append(index)
     return found
 
 
 def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | None:
-    """A panel a metric against the first key, a line for each combination of the other keys; None
-    without any value.
+    """Draw each metric in a panel against the first key; None without any value.
+
+    There is a line for each combination of the other keys.
     """
     names = [name for name in metrics if any(name in row.metrics for row in rows)]
     if not names:
@@ -95,9 +99,7 @@ def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over seeds, and one standard deviation (over n - 1) to either side where there is more
-    than one.
-    """
+    """Mean over seeds with one standard deviation (over n - 1) to each side; None for one seed."""
 
     value: float
     low: float | None
@@ -105,14 +107,18 @@ class Spread:
 
 
 def spread_of(values: list[float]) -> Spread:
-    """Mean and standard deviation of what different seeds gave."""
+    """Return mean and standard deviation of the values that different seeds gave."""
     middle = mean(values)
     width = stdev(values) if len(values) > 1 else None
-    return Spread(middle, *((None, None) if width is None else (middle - width, middle + width)))
+    return (
+        Spread(middle, None, None)
+        if width is None
+        else Spread(middle, middle - width, middle + width)
+    )
 
 
 def over_seeds(measured: list[tuple[float, Any]]) -> list[tuple[float, Spread]]:
-    """One point for each place, by rising place: the spread of the values there."""
+    """Return the spread of the values at each place, by rising place."""
     groups: dict[float, list[float]] = {}
     for place, found in sorted(measured, key=lambda pair: pair[0]):
         groups.setdefault(place, []).append(found.value)
@@ -120,13 +126,13 @@ def over_seeds(measured: list[tuple[float, Any]]) -> list[tuple[float, Spread]]:
 
 
 def _bars(measured: list) -> list[list[float]]:
-    """Lengths below and above each value; an estimate outside its interval has no bar on that side."""
+    """Return the lengths of the bars below and above; 0 where the interval leaves the value out."""
     below = [0.0 if m.low is None else max(0.0, m.value - m.low) for m in measured]
     return [below, [0.0 if m.high is None else max(0.0, m.high - m.value) for m in measured]]
 
 
 def _marker(row: Any, color: str) -> dict:
-    """Full for a run that passed, hollow for one that a gate refused."""
+    """Return a full marker for a run that passed, a hollow one for a refused run."""
     return {
         "marker": "o",
         "linestyle": "",
@@ -136,18 +142,19 @@ def _marker(row: Any, color: str) -> dict:
 
 
 def is_numeric(values: list) -> bool:
-    """Whether every value is a number."""
+    """Check that every value is a number."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def is_logarithmic(values: list) -> bool:
-    """Whether the values are positive numbers that span more than a factor of LOG_SPAN."""
+    """Check that the values are positive numbers that span more than a factor of LOG_SPAN."""
     return is_numeric(values) and min(values) > 0 and max(values) > LOG_SPAN * min(values)
 
 
 def has_zero_and_span(values: list) -> bool:
-    """Whether 0 stands beside positive numbers that span more than a factor of LOG_SPAN, as with a
-    coefficient switched off.
+    """Check that the values are 0 and positive numbers that span more than a factor of LOG_SPAN.
+
+    An example is a coefficient that one run switches off.
     """
     positive = [value for value in values if is_numeric(values) and value > 0]
     return (
@@ -169,7 +176,7 @@ def _key_axis(axes: Axes, values: list) -> None:
         axes.minorticks_off()
     elif has_zero_and_span(values):
         least = min(value for value in values if value > 0)
-        axes.set_xscale("symlog", linthresh=least)  # 0 stands one step left of the least value
+        axes.set_xscale("symlog", linthresh=least)  # 0 is one step left of the least value
         axes.minorticks_off()
     texts = dict(zip(_places(values), map(value_text, values), strict=True))
     if len(texts) <= 8:
@@ -177,11 +184,10 @@ def _key_axis(axes: Axes, values: list) -> None:
 
 
 def frontier_figure(rows: list) -> Figure | None:
-    """Reward gain against KL, a point a run, its PPO steps thin behind it, the frontier joined;
-    None without PPO.
+    """Draw reward gain against KL, a point per run, and join the frontier; None without PPO.
 
-    Points: held-out reward-model gain over the SFT model with its 95% interval. Curves: score on
-    training prompts over that of the first step.
+    Points: held-out reward-model gain over the SFT model with its 95% interval. Thin curves: PPO
+    steps, score on training prompts over that of the first step.
     """
     known = [row for row in rows if row.gain]
     if not known:
@@ -189,26 +195,7 @@ def frontier_figure(rows: list) -> Figure | None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for row, color in zip(known, COLORS * len(known), strict=False):
-        if row.curve:
-            axes.plot(
-                *zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1
-            )
-        axes.errorbar(
-            [row.kl],
-            [row.gain.value],
-            yerr=_bars([row.gain]),
-            capsize=3,
-            zorder=3,
-            **_marker(row, color),
-        )
-        axes.annotate(
-            row.label,
-            (row.kl, row.gain.value),
-            (6, 6),
-            textcoords="offset points",
-            fontsize="small",
-            color=color,
-        )
+        _run_with_its_steps(axes, row, color)
     best = [row for row in sorted(known, key=lambda row: row.kl) if row.on_frontier]
     axes.plot(
         [row.kl for row in best],
@@ -225,10 +212,24 @@ def frontier_figure(rows: list) -> Figure | None:
     )
     axes.margins(x=0.2)  # room for the labels
     axes.grid(alpha=0.3)
-    axes.legend(
-        title="hollow: refused by a gate" if any(row.state != "finished" for row in known) else None
-    )
+    has_hollow = any(row.state != "finished" for row in known)
+    axes.legend(title="hollow: refused by a gate" if has_hollow else None)
     return figure
+
+
+def _run_with_its_steps(axes: Axes, row: Any, color: str) -> None:
+    if row.curve:
+        axes.plot(*zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1)
+    bars, marker = _bars([row.gain]), _marker(row, color)
+    axes.errorbar([row.kl], [row.gain.value], yerr=bars, capsize=3, zorder=3, **marker)
+    axes.annotate(
+        row.label,
+        (row.kl, row.gain.value),
+        (6, 6),
+        textcoords="offset points",
+        fontsize="small",
+        color=color,
+    )
 
 
 def _frontier_title(rows: list) -> str:

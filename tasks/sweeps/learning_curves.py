@@ -1,6 +1,4 @@
-"""What different ways to align come to on the same task over several seeds: true utility, and proxy
-reward step by step.
-"""
+"""Learning curves of several algorithms over seeds: true utility, and proxy reward by step."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,13 +12,11 @@ POLICY, SFT, GAIN, KL = (
     "eval/independent_gain",
     "eval/kl_per_response",
 )
-Found = dict[str, list[SweepRow]]  # rows by algorithm, one a seed
+RowsByAlgorithm = dict[str, list[SweepRow]]  # one row per seed
 
 
-def summary(found: Found) -> list[dict]:
-    """A row an algorithm: seeds that were evaluated, how many gained, true gain and KL with their
-    spread over seeds.
-    """
+def summary(found: RowsByAlgorithm) -> list[dict]:
+    """Return a row per algorithm: seeds evaluated, seeds that gained, gain and KL over seeds."""
     rows = []
     for name, runs in found.items():
         ended = [run for run in runs if GAIN in run.metrics]
@@ -39,9 +35,10 @@ def summary(found: Found) -> list[dict]:
     return rows
 
 
-def learning_figure(found: Found) -> Figure:
-    """Left: true utility before and after, a thin line a seed, mean and standard deviation bold.
-    Right: proxy by step.
+def learning_figure(found: RowsByAlgorithm) -> Figure:
+    """Draw true utility before and after alignment (left), and proxy reward by step (right).
+
+    Left: a thin line per seed, mean and standard deviation bold.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     before_after, by_step = figure.subplots(1, 2)
@@ -92,8 +89,9 @@ def _half(spread: Spread) -> float:
 
 
 def _by_step(axes: Axes, name: str, runs: list[SweepRow], color: str) -> None:
-    """Mean and one standard deviation over the seeds whose runs took the step; DPO has no proxy
-    reward.
+    """Draw mean and one standard deviation over the seeds whose runs took the step.
+
+    DPO has no proxy reward and no curve.
     """
     curves = [[gain for _, gain in run.curve] for run in runs if run.curve]
     if not curves:

@@ -1,7 +1,7 @@
-"""A sweep: pipeline runs that differ in a few keys, and what became of them.
+"""A sweep: pipeline runs that differ in a few keys, with the state of each run.
 
-What became of each run is read from the pipelines' own records and run directories; a sweep keeps
-no second account of it.
+The state is read from the records and run directories of the pipeline runs; a sweep keeps no copy
+of its own.
 """
 
 import json
@@ -13,15 +13,16 @@ from pydantic import BaseModel
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import refused, worst_verdict
+from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import STAGES
 from tasks.records.metrics_tail import new_lines
-from tasks.records.run_record import Membership, Record, records
+from tasks.records.run_record import Membership, Record, StageRecord, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures
 from tasks.tracking import client as tracking
 
 DEFAULT_METRICS = ("eval/score_gain", "eval/kl_per_response", "eval/independent_gain")
-CURVE = ("ppo/kl_per_response", "ppo/score_mean")
+KL, SCORE = "ppo/kl_per_response", "ppo/score_mean"  # of the curve
 REFUSALS = ("GateRefused", "Diverged")
 PointState = Literal["finished", "refused", "failed", "not run"]
 
@@ -43,15 +44,13 @@ class SweepPoint(BaseModel):
 
 
 class SweepRow(SweepPoint):
-    """One run as it stands. kl, gain: where it lies in the plane of reward and KL (see
-    sweep_figures).
-    """
+    """One run with its state and results."""
 
     state: PointState = "not run"
     verdict: str = ""
     error: str | None = None
     metrics: dict[str, SweepMetric] = {}
-    kl: float | None = None
+    kl: float | None = None  # with gain: its point in the figure of reward against KL
     gain: SweepMetric | None = None
     on_frontier: bool = False
     run: str | None = None
@@ -62,7 +61,7 @@ class SweepRow(SweepPoint):
 
 
 class Sweep(BaseModel):
-    """What a sweep was asked for and what came of it; sweeps/<id>/sweep.json holds it."""
+    """The request and the results of a sweep; stored in sweeps/<id>/sweep.json."""
 
     id: str
     name: str
@@ -78,43 +77,46 @@ class Sweep(BaseModel):
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics to show: those asked for, else the default ones that a run has, else the last
-        stage's own.
+        """Return the metrics to show.
+
+        They are those asked for, else the default ones that a run has, else the last stage's
+        headline metric.
         """
         have = [name for name in DEFAULT_METRICS if any(name in row.metrics for row in self.rows)]
         return self.wanted or have or [STAGES[self.until].headline[0]]
 
     def membership(self, label: str = "") -> Membership:
+        """Return the membership that the record of a run of this sweep holds."""
         return Membership(id=self.id, name=self.name, keys=self.keys, label=label)
 
     def folder(self, workspace: Workspace) -> Path:
+        """Return the folder of this sweep in the workspace."""
         return workspace.home / "sweeps" / self.id
 
 
-# what became of the runs
+# state of the runs
 
 
 def records_of(workspace: Workspace, sweep: Sweep) -> dict[str, Record]:
-    """The run that stands for each label: the latest that came to an end of its own, else the
-    latest.
-    """
+    """Return the run for each label: the latest that finished or was refused, else the latest."""
     found: dict[str, Record] = {}
     for values in records(workspace):
-        if (values.get("sweep") or {}).get("id") == sweep.id:
-            record = Record.model_validate(values)
-            before = found.get(record.sweep.label)
-            if before is None or _ended(record) or not _ended(before):
-                found[record.sweep.label] = record
+        if (member := values.get("sweep") or {}).get("id") == sweep.id:
+            record, label = Record.model_validate(values), member["label"]
+            before = found.get(label)
+            if before is None or _has_result(record) or not _has_result(before):
+                found[label] = record
     return found
 
 
-def _ended(record: Record) -> bool:
+def _has_result(record: Record) -> bool:
     return state_of(record) in ("finished", "refused")
 
 
 def state_of(record: Record) -> PointState:
-    """finished, refused by a gate (or by a stage that diverged), or failed (killed, bad input, an
-    unexpected end).
+    """Return the state of a run: finished, refused or failed.
+
+    Refused: by a gate, or by a stage that diverged. Failed: killed, bad input, an unexpected end.
     """
     if record.status == "FINISHED":
         return "finished"
@@ -122,42 +124,39 @@ def state_of(record: Record) -> PointState:
         return "failed"
     last = record.stages[-1]
     failure = last.run_dir / "failure.json"
-    said = (
-        json.loads(failure.read_text())["error"]
-        if failure.exists() and not last.decisions
-        else None
-    )
-    return "refused" if refused(last.decisions) or said in REFUSALS else "failed"
+    error = None
+    if failure.exists() and not last.decisions:
+        error = json.loads(failure.read_text())["error"]
+    return "refused" if refused(last.decisions) or error in REFUSALS else "failed"
 
 
-def settled(record: Record | None, seen: dict[Path, bool]) -> bool:
-    """Whether a run need not be made again: it ended by itself, by this code, on bytes that lie
-    there unchanged.
+def is_settled(record: Record | None, seen: dict[Path, bool]) -> bool:
+    """Check that a run need not be repeated.
 
-    seen: what was found of a path before, so that shared inputs are read once.
+    It finished or was refused, with this code, and its files are unchanged. seen: path ->
+    unchanged; it is filled here, so that shared inputs are read once.
     """
-    if record is None or not _ended(record):
+    if record is None or not _has_result(record):
         return False
-    for stage in record.stages:
-        spec = stage.spec
-        if (
-            spec is None
-            or spec.code != code_digest()
-            or (stage.status == "FINISHED" and stage.result is None)
-        ):
+    return all(_is_current(stage, seen) for stage in record.stages)
+
+
+def _is_current(stage: StageRecord, seen: dict[Path, bool]) -> bool:
+    spec = stage.spec
+    if spec is None or spec.code != code_digest():
+        return False
+    result = stage.result
+    if stage.status == "FINISHED" and result is None:
+        return False
+    for item in [*spec.inputs.values(), *(result.outputs.values() if result else ())]:
+        if item.path not in seen:
+            seen[item.path] = _is_unchanged(item)
+        if not seen[item.path]:
             return False
-        for item in [
-            *spec.inputs.values(),
-            *(stage.result.outputs.values() if stage.result else ()),
-        ]:
-            if item.path not in seen:
-                seen[item.path] = _unchanged(item)
-            if not seen[item.path]:
-                return False
     return True
 
 
-def _unchanged(item: Any) -> bool:
+def _is_unchanged(item: Artifact) -> bool:
     try:
         return bool(item.verified())
     except BadInput:
@@ -165,7 +164,7 @@ def _unchanged(item: Any) -> bool:
 
 
 def gather(workspace: Workspace, sweep: Sweep) -> Sweep:
-    """The sweep with its rows as the records say now."""
+    """Return the sweep with rows that are read from the records now."""
     found = records_of(workspace, sweep)
     rows = [_row(point, found.get(point.label)) for point in sweep.points]
     for index in figures.frontier([(row.kl, row.gain.value) if row.gain else None for row in rows]):
@@ -176,22 +175,14 @@ def gather(workspace: Workspace, sweep: Sweep) -> Sweep:
 def _row(point: SweepPoint, record: Record | None) -> SweepRow:
     if record is None:
         return SweepRow(**point.model_dump())
-    metrics: dict[str, SweepMetric] = {}
-    for stage in record.stages:
-        if result := stage.result:
-            for name, value in result.metrics.items():
-                low, high = result.intervals.get(name, (None, None))
-                metrics[name] = SweepMetric(
-                    value=value, low=low, high=high, n=result.counts.get(name)
-                )
-    state, curve = state_of(record), _curve(record)
+    metrics, curve = _metrics(record), _curve(record)
     scored = record.stage("ppo") or record.stage("evaluate")
     reward = scored.spec.inputs.get("reward") if scored and scored.spec else None
     verdict = worst_verdict([decision for stage in record.stages for decision in stage.decisions])
     kl, gain = _place(metrics, curve)
     return SweepRow(
         **point.model_dump(),
-        state=state,
+        state=state_of(record),
         verdict=verdict or "",
         error=record.error,
         metrics=metrics,
@@ -205,23 +196,33 @@ def _row(point: SweepPoint, record: Record | None) -> SweepRow:
     )
 
 
+def _metrics(record: Record) -> dict[str, SweepMetric]:
+    metrics: dict[str, SweepMetric] = {}
+    for stage in record.stages:
+        if result := stage.result:
+            for name, value in result.metrics.items():
+                low, high = result.intervals.get(name, (None, None))
+                n = result.counts.get(name)
+                metrics[name] = SweepMetric(value=value, low=low, high=high, n=n)
+    return metrics
+
+
 def _curve(record: Record) -> list[tuple[float, float]]:
-    """(KL, reward-model score over that of the first step) by PPO step; training prompts."""
+    """Return (KL, reward-model score over that of the first step) by PPO step; training prompts."""
     stage = record.stage("ppo")
-    lines = (
-        [line["metrics"] for line in new_lines(stage.run_dir / "metrics.jsonl", 0)[0]]
-        if stage
-        else []
-    )
-    pairs = [tuple(line[name] for name in CURVE) for line in lines if line.keys() >= {*CURVE}]
+    if stage is None:
+        return []
+    lines = [line["metrics"] for line in new_lines(stage.run_dir / "metrics.jsonl", 0)[0]]
+    pairs = [(line[KL], line[SCORE]) for line in lines if line.keys() >= {KL, SCORE}]
     return [(kl, score - pairs[0][1]) for kl, score in pairs]
 
 
 def _place(
     metrics: dict[str, SweepMetric], curve: list[tuple[float, float]]
 ) -> tuple[float | None, SweepMetric | None]:
-    """KL and reward gain: over the SFT model on held-out prompts; of the last PPO step where
-    nothing was evaluated.
+    """Return KL and reward gain over the SFT model on held-out prompts.
+
+    Where nothing was evaluated they are those of the last PPO step.
     """
     if {"eval/kl_per_response", "eval/score_gain"} <= metrics.keys():
         return metrics["eval/kl_per_response"].value, metrics["eval/score_gain"]

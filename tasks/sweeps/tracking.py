@@ -1,7 +1,6 @@
-"""A sweep written down: its folder in the workspace, and its run in MLflow, parent of its
-pipelines' runs.
+"""Record a sweep in the workspace and in MLflow, as the parent of its pipeline runs.
 
-MLflow may be away: the folder is written all the same, and `rlhf sync` forwards it.
+The folder is written while MLflow is away too; `rlhf sync` forwards it later.
 """
 
 import contextlib
@@ -20,12 +19,13 @@ from tasks.tracking.client import brief, client_for
 from tasks.tracking.sync import SyncReport
 from tasks.tracking.sync import sync as sync_runs
 
-UNSENT = "unsent"  # in a sweep's folder while MLflow has not the latest of it
+UNSENT = "unsent"  # a file in a sweep's folder while MLflow lacks its latest state
 
 
 def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
-    """sweep.json and the figures, in the sweep's folder; returns the figures. MLflow has them when
-    `forward` was called.
+    """Write sweep.json and the figures into the sweep's folder; return the figures.
+
+    `forward` brings them to MLflow.
     """
     folder = sweep.folder(workspace)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,9 @@ def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
 
 
 def begin(workspace: Workspace, sweep: Sweep) -> str | None:
-    """Open the sweep's run in MLflow before its pipelines' runs; why that failed (they open it
-    later), else None.
+    """Open the sweep's run in MLflow before its pipeline runs. Return why that failed, else None.
+
+    Where it failed, the pipeline runs open it later.
     """
     try:
         client = client_for(sweep.tracking_uri)
@@ -62,8 +63,9 @@ def begin(workspace: Workspace, sweep: Sweep) -> str | None:
 
 
 def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
-    """Write the sweep as it stands and tell MLflow: figures, table, note, status. Raises what
-    MLflow raises.
+    """Write the sweep's present state and log it to MLflow: figures, table, note, status.
+
+    Raises the client's errors when MLflow does not answer.
     """
     client = client_for(sweep.tracking_uri)
     experiment_id = tracking.find_or_create_experiment(client, workspace, sweep.recipe)
@@ -76,9 +78,8 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
     for file in [sweep.folder(workspace) / "sweep.json", *figures]:
         client.log_artifact(run_id, str(file))
     tags = {"mlflow.note.content": note(sweep), "sweep.runs": str(len(sweep.rows))}
-    for name, value in (
-        tags | {f"sweep.{key}": ", ".join(_texts(sweep, key)) for key in sweep.keys}
-    ).items():
+    tags |= {f"sweep.{key}": ", ".join(_texts(sweep, key)) for key in sweep.keys}
+    for name, value in tags.items():
         client.set_tag(run_id, name, value[:4900])
     states = {row.state for row in sweep.rows}
     status = "KILLED" if "not run" in states else "FAILED" if "failed" in states else "FINISHED"
@@ -94,7 +95,7 @@ def _texts(sweep: Sweep, key: str) -> list[str]:
 
 
 def note(sweep: Sweep) -> str:
-    """The table as Markdown, the description of the sweep's run."""
+    """Return the table as Markdown: the description of the sweep's run."""
     head = "| " + " | ".join([*sweep.keys, *sweep.metrics, "state", "run"]) + " |"
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
     for row in sweep.rows:
@@ -106,8 +107,9 @@ def note(sweep: Sweep) -> str:
 
 
 def sync(workspace: Workspace | None = None) -> SyncReport:
-    """Forward what MLflow has missed: pipeline runs first, then the sweeps above them. Never raises
-    for MLflow's sake.
+    """Forward the runs and sweeps that MLflow lacks, pipeline runs first.
+
+    Never raises because of MLflow: the report names what still waits, and the problem.
     """
     workspace = workspace or Workspace.here()
     report = sync_runs(workspace)
@@ -117,7 +119,7 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
             record_lock(workspace, f"sweep-{folder.parent.name}") as free,
             contextlib.suppress(ValidationError, FileNotFoundError),
         ):
-            if not free:
+            if not free:  # another process makes its runs
                 continue
             sweep = Sweep.model_validate_json((folder.parent / "sweep.json").read_text())
             try:

@@ -77,6 +77,6 @@ def sweep(
         print_json(result.as_json())
     else:
         out = console()
-        print_parts(out, sweeps.results(result, full_links=not out.is_terminal))
+        print_parts(out, sweeps.result_lines(result, full_links=not out.is_terminal))
     if result.error:
         raise result.error
