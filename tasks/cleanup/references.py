@@ -1,7 +1,7 @@
-"""What a run directory is still needed for: versions, aliases, ledger entries, runs that go on,
-records not yet forwarded.
+"""The references that keep a run directory: versions, aliases, ledger entries, runs, sweeps.
 
-Whatever cannot be asked is taken to refer to everything it might.
+A run keeps its directories while it goes on and until MLflow has its record. A store that does not
+answer is taken to refer to everything recorded there.
 """
 
 import contextlib
@@ -28,50 +28,49 @@ _IN_PATH = re.compile(rf"/runs/({RUN_DIR.pattern})(?:/|$)")
 
 @dataclass
 class References:
-    """Run directories that are needed, by name, with the first reason found; the records that are,
-    by id.
-    """
+    """The run directories and records that are still needed."""
 
-    runs: dict[str, str] = field(default_factory=dict)
-    records: set[str] = field(default_factory=set)
+    runs: dict[str, str] = field(default_factory=dict)  # directory's name -> first reason found
+    records: set[str] = field(default_factory=set)  # ids
     digests: set[str] = field(default_factory=set)  # of every version and ledger entry
 
     def add(self, names: Iterable[str], reason: str) -> None:
+        """Add run directories; one that is there keeps its first reason."""
         for name in names:
             self.runs.setdefault(name, reason)
 
 
 @dataclass
 class RegisteredModels:
-    """What one MLflow store holds. models: registered; the rest: everything that a tag or source of
-    a version mentions.
-    """
+    """The registered models of one MLflow store, and what tags and sources of versions mention."""
 
-    models: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)  # names of the registered models
     digests: set[str] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
     run_dirs: set[str] = field(default_factory=set)
 
 
 def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
-    """Everything that is needed. Raises RLHFError when the workspace's own MLflow store does not
-    answer.
+    """Return every reference to run directories and records.
 
-    say: told what could not be asked and is therefore kept whole.
+    say: prints which other store does not answer, so that its runs are kept. Raises RLHFError when
+    the workspace's own MLflow store does not answer.
     """
     found = References()
     known = [Record.model_validate(values) for values in records(workspace)]
-    stores = {workspace.tracking_uri: _asked(workspace.tracking_uri)}
+    stores: dict[str, RegisteredModels | None] = {
+        workspace.tracking_uri: _read_own_store(workspace.tracking_uri)
+    }
     for record in known:
         if record.tracking_uri not in stores:
-            stores[record.tracking_uri] = _ask_another(record.tracking_uri, say)
+            stores[record.tracking_uri] = _read_other_store(record.tracking_uri, say)
     for store in filter(None, stores.values()):
         found.digests |= store.digests
         found.add(store.run_dirs, "a registered version")
     waiting = {file.stem for file in pending(workspace)}
     sweeps = _unfinished_sweeps(workspace)
     for record in known:
-        if reason := _needed(record, stores[record.tracking_uri], waiting, sweeps):
+        if reason := _why_needed(record, stores[record.tracking_uri], waiting, sweeps):
             found.records.add(record.id)
             found.add((stage.run_dir.name for stage in record.stages), reason)
             found.add(_mentioned(record), reason)
@@ -79,29 +78,28 @@ def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
 
 
 def inputs_of(run_dir: Path) -> set[str]:
-    """Names of the run directories whose outputs a run directory was made from."""
+    """Return the names of the run directories that a run directory took its inputs from."""
     file = run_dir / "spec.json"
     if not file.exists():
         return set()
     try:
         spec = StageSpec.model_validate_json(file.read_text())
-    except ValidationError:  # of another version: what it mentions
+    except ValidationError:  # a spec of another version: take every path in it
         return set(_IN_PATH.findall(file.read_text()))
     return {name for item in spec.inputs.values() for name in _IN_PATH.findall(str(item.path))}
 
 
 def open_runs(workspace: Workspace) -> set[str]:
-    """Names of the run directories of pipelines that run now, or that MLflow has not in full."""
+    """Return the run directories' names of pipelines that run now or wait to be forwarded."""
     found = set()
     for file in pending(workspace):
         with contextlib.suppress(FileNotFoundError):  # forwarded meanwhile
-            found |= {
-                stage.run_dir.name for stage in Record.model_validate_json(file.read_text()).stages
-            }
+            record = Record.model_validate_json(file.read_text())
+            found |= {stage.run_dir.name for stage in record.stages}
     return found
 
 
-def _needed(
+def _why_needed(
     record: Record, store: RegisteredModels | None, waiting: set[str], sweeps: set[str]
 ) -> str | None:
     if record.id in waiting or record.status == "RUNNING":
@@ -143,10 +141,10 @@ def _unfinished_sweeps(workspace: Workspace) -> set[str]:
     return found
 
 
-def _asked(uri: str) -> RegisteredModels:
-    """What the store at `uri` holds. Raises RLHFError when it does not answer."""
+def _read_own_store(uri: str) -> RegisteredModels:
+    """Read the workspace's own store. Raises RLHFError when it does not answer."""
     try:
-        return _registry(uri)
+        return _read_store(uri)
     except Exception as error:
         raise RLHFError(
             f"MLflow at {uri} does not answer ({brief(error)}), so nobody can say which runs its"
@@ -155,15 +153,16 @@ def _asked(uri: str) -> RegisteredModels:
         ) from error
 
 
-def _ask_another(uri: str, say: Callable[[str], None]) -> RegisteredModels | None:
+def _read_other_store(uri: str, say: Callable[[str], None]) -> RegisteredModels | None:
+    """Read the store of a run recorded elsewhere; None, and a message, when it does not answer."""
     try:
-        return _registry(uri)
+        return _read_store(uri)
     except Exception as error:
         say(f"MLflow at {uri} does not answer ({brief(error)}): the runs recorded there are kept")
         return None
 
 
-def _registry(uri: str) -> RegisteredModels:
+def _read_store(uri: str) -> RegisteredModels:
     client, found = client_for(uri), RegisteredModels()
     for model in _pages(
         lambda token: client.search_registered_models(max_results=100, page_token=token)

@@ -1,9 +1,8 @@
-"""Removing what nothing refers to any more: old run directories, what finished stages left over,
-old reports.
+"""Remove old run directories, checkpoints of finished stages and reports without references.
 
-A run directory is a cache, so removing one costs a repetition at most. What a version, an alias, a
-ledger entry or a run that can go on needs is kept whatever its age, only names that this project
-gives are removed, and no link is followed.
+A run directory is a cache, so removing one costs a repetition at most. Directories that a version,
+an alias, a ledger entry or a run that can continue needs are kept at any age. Only names that this
+project gives are removed, and no link is followed.
 """
 
 import contextlib
@@ -29,19 +28,17 @@ _REPORT = re.compile(r"(\d{8}-\d{6}-[0-9a-f]{6})-.+")
 
 @dataclass(frozen=True)
 class Item:
-    """Something to remove. bytes: what becomes free, which leaves out files that have a further
-    name elsewhere.
-    """
+    """A file or folder to remove."""
 
     path: Path
     what: str
-    days: float
-    bytes: int
+    days: float  # since its last use
+    bytes: int  # that become free: files with a further name elsewhere are left out
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A run directory that stays, and why."""
+    """A run directory that is kept, and why."""
 
     path: Path
     why: str
@@ -50,7 +47,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """What would be removed, and the run directories that stay."""
+    """The items to remove, and the run directories to keep."""
 
     remove: list[Item]
     keep: list[Kept]
@@ -59,8 +56,10 @@ class RemovalPlan:
 def plan(
     workspace: Workspace, older_than_days: float, say: Callable[[str], None] = lambda _: None
 ) -> RemovalPlan:
-    """What is older than that and nothing refers to. Raises RLHFError when the MLflow store does
-    not answer.
+    """Return what is older than `older_than_days` and without a reference.
+
+    say: prints which store does not answer. Raises RLHFError when the workspace's own MLflow store
+    does not answer.
     """
     known = [Record.model_validate(values) for values in records(workspace)]
     needed = gather(workspace, say)
@@ -77,8 +76,7 @@ def plan(
 
 
 def remove(workspace: Workspace, plan: RemovalPlan, older_than_days: float) -> list[Item]:
-    """Remove what the plan says and still holds: what came into use meanwhile stays. The items that
-    are gone.
+    """Remove the items of the plan that are still unused; return the items that were removed.
 
     A directory is renamed first, so that a kill leaves nothing that looks finished or resumable.
     Raises RLHFError when another process is removing.
@@ -90,8 +88,9 @@ def remove(workspace: Workspace, plan: RemovalPlan, older_than_days: float) -> l
 
 
 def size(path: Path) -> int:
-    """Bytes that removing a file or folder sets free; a file with a second name elsewhere sets none
-    free.
+    """Return the bytes that become free when a file or folder is removed.
+
+    A file with a second name elsewhere frees none.
     """
     files = (
         [path]
@@ -112,12 +111,12 @@ def _run_dirs(workspace: Workspace) -> list[Path]:
 
 
 def _days(path: Path, known: list[Record]) -> float:
-    """Days since anything in the directory changed or a run used it."""
+    """Return the days since anything in the directory changed or a run used it."""
     used = [
         (record.ended or record.started) / 1000
         for record in known
-        for s in record.stages
-        if s.run_dir.name == path.name
+        for stage in record.stages
+        if stage.run_dir.name == path.name
     ]
     return (time.time() - max([_changed(path), *used])) / DAY
 
@@ -132,11 +131,11 @@ def _changed(path: Path) -> float:
 
 
 def _kept(ages: dict[Path, float], needed: References, older_than_days: float) -> dict[Path, str]:
-    """The directories that stay, and all that they were made from."""
+    """Return the directories to keep with the reason, and those that they took inputs from."""
     keep = {
         path: why
         for path, days in ages.items()
-        if (why := _why(path, days, needed, older_than_days))
+        if (why := _why_kept(path, days, needed, older_than_days))
     }
     by_name = {path.name: path for path in ages}
     todo = list(keep)
@@ -150,7 +149,7 @@ def _kept(ages: dict[Path, float], needed: References, older_than_days: float) -
     return keep
 
 
-def _why(path: Path, days: float, needed: References, older_than_days: float) -> str | None:
+def _why_kept(path: Path, days: float, needed: References, older_than_days: float) -> str | None:
     if path.name in needed.runs:
         return needed.runs[path.name]
     if _in_use(path):
@@ -169,9 +168,7 @@ def _why(path: Path, days: float, needed: References, older_than_days: float) ->
 def _leftovers(
     ages: dict[Path, float], keep: dict[Path, str], older_than_days: float
 ) -> Iterator[Item]:
-    """Checkpoints of finished stages: they serve to resume, and a kill between result and clean-up
-    leaves them.
-    """
+    """Yield checkpoints of finished stages, which a kill between result and clean-up leaves."""
     for path in keep:
         folder = path / "checkpoints"
         if ages[path] < older_than_days or not folder.is_dir() or folder.is_symlink():
@@ -217,7 +214,7 @@ def _in_use(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(run_dir: Path) -> Iterator[bool]:
-    """Hold a run directory's lock, as a stage does while it runs; False when one does."""
+    """Lock a run directory as a running stage does; yield False when a stage holds the lock."""
     file = run_dir / ".lock"
     if not file.exists():
         yield True
@@ -235,7 +232,7 @@ def _removed(workspace: Workspace, item: Item, older_than_days: float) -> bool:
     run_dir = item.path if item.path.parent == workspace.runs else item.path.parent
     if not item.path.exists() or workspace.home not in item.path.parents:
         return False
-    with _locked(run_dir) as free:  # a run says in its record what it takes before it takes it
+    with _locked(run_dir) as free:  # a run records a directory before it uses it
         if (
             not free
             or run_dir.name in open_runs(workspace)

@@ -1,7 +1,7 @@
 """The figures of a sweep: metrics against the varied key, and reward against KL."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -31,17 +31,23 @@ def measured_text(measured: Any) -> str:
 
 def frontier(points: Sequence[tuple[float | None, float] | None]) -> list[int]:
     """Return the indices of the points (KL, gain) that no other beats in both, by rising KL."""
-    known = [
-        (point[0], -point[1], index)
-        for index, point in enumerate(points)
-        if point and point[0] is not None and all(map(math.isfinite, point))
-    ]
     best, found = -math.inf, []
-    for _, loss, index in sorted(known):
-        if -loss > best:
-            best = -loss
+    for _, negative_gain, index in sorted(_finite(points)):
+        if -negative_gain > best:
+            best = -negative_gain
             found.append(index)
     return found
+
+
+def _finite(
+    points: Sequence[tuple[float | None, float] | None],
+) -> Iterator[tuple[float, float, int]]:
+    """Yield (KL, -gain, index) of each point that is finite."""
+    for index, point in enumerate(points):
+        if point is not None:
+            kl, gain = point
+            if kl is not None and math.isfinite(kl) and math.isfinite(gain):
+                yield kl, -gain, index
 
 
 def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | None:

@@ -23,7 +23,7 @@ def test_thinning_keeps_both_ends():
 
 
 def test_calibration_and_histogram_of_hand_made_margins():
-    """Ten pairs, each its own bin: sigmoid(|m|) against right or wrong, the least sure first."""
+    """Ten pairs, each in its own bin: sigmoid(|m|) against right or wrong, the least sure first."""
     margins = [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     points = calibration(margins)
     assert [right for _, right in points] == [1, 0, 1, 1, 1, 1, 1, 1, 1, 1]

@@ -1,6 +1,4 @@
-"""The pages: self-contained, escaped, under their size limit, and made at the end of every run
-whatever becomes of MLflow.
-"""
+"""The pages are self-contained, escaped, small enough, and written when MLflow is away too."""
 
 import contextlib
 import json

@@ -1,6 +1,4 @@
-"""The figures over seeds: mean and spread of true utility, proxy reward and KL, and which runs they
-are of.
-"""
+"""The figures over seeds: the runs in them, mean and spread of utility, proxy reward and KL."""
 
 import itertools
 import json

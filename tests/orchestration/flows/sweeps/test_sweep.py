@@ -1,6 +1,4 @@
-"""`rlhf sweep`: whole sweeps on the small stage program, the grid, the figures, and what MLflow is
-told.
-"""
+"""`rlhf sweep` on the small stage program: whole sweeps, grid, figures and MLflow."""
 
 import json
 import os
@@ -29,10 +27,12 @@ if stage == "ppo":
     (run.path / "model" / "beta").write_text(str(beta))
     outputs["model"] = Artifact(path=Path("model"), digest=Artifact.of(run.path / "model").digest)
     for step in (4, 5):
-        run.log(step, 5, {"ppo/score_mean": step * 0.1 / beta, "ppo/kl_per_response": step * 0.01 / beta})
+        score, kl = step * 0.1 / beta, step * 0.01 / beta
+        run.log(step, 5, {"ppo/score_mean": score, "ppo/kl_per_response": kl})
 if stage == "evaluate":
     beta = float((spec.inputs["policy"].path / "beta").read_text())
-    metrics |= {"eval/kl_per_response": 0.1 / beta, "eval/score_gain": 0.5 / beta, "eval/score_gain_lower": 0.4 / beta}
+    metrics |= {"eval/kl_per_response": 0.1 / beta, "eval/score_gain": 0.5 / beta}
+    metrics |= {"eval/score_gain_lower": 0.4 / beta}
 """
 INTERVALS = (
     'intervals={"eval/score_gain": (0.4 / beta, 0.6 / beta)} if stage == "evaluate" else {},'
@@ -42,7 +42,7 @@ ALL_STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 @pytest.fixture
 def recipe_file(recipe_file, command) -> Path:
-    """The recipe, run by a stage program whose results depend on ppo.beta."""
+    """Run the recipe with a stage program whose results depend on ppo.beta."""
     program = Path(command[1])
     text = program.read_text().replace(
         'if "champion" in spec.inputs:', BY_BETA + 'if "champion" in spec.inputs:'
@@ -159,7 +159,8 @@ def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(
         program.read_text().replace(
             "for step in (1, 2, 3):",
             """if stage == "sft" and spec.config["sft"]["lr"] == 0.5:
-    (run.path / "failure.json").write_text(json.dumps({"error": "BadInput", "message": "no such loss"}))
+    failure = {"error": "BadInput", "message": "no such loss"}
+    (run.path / "failure.json").write_text(json.dumps(failure))
     sys.exit(2)
 for step in (1, 2, 3):""",
         )

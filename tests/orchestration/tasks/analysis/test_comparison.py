@@ -1,6 +1,4 @@
-"""Runs beside each other, read back from a real MLflow store: references, what differs, and what is
-more than noise.
-"""
+"""The comparison of runs: references, differences and significance, over a real MLflow store."""
 
 import json
 
@@ -16,9 +14,7 @@ from tasks.analysis.significance import Finding
 
 
 def compared(synthetic: Synthetic, *stories: Story) -> Comparison:
-    """The comparison of runs as their folders tell it; what MLflow tells is the same, which has its
-    own test.
-    """
+    """Compare runs read from their folders; another test checks that MLflow gives the same."""
     return compare([from_record(synthetic.write(story)) for story in stories])
 
 
@@ -283,7 +279,7 @@ def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(synthetic
 
 @pytest.fixture
 def told(synthetic) -> list:
-    """Two runs that MLflow knows."""
+    """Record two runs in MLflow."""
     return [
         synthetic.tell(Story("tiny-aaaaaaa-1")),
         synthetic.tell(Story("tiny-aaaaaaa-2", lift=2.0, policy="policy-b", seed=2)),

@@ -1,6 +1,4 @@
-"""Lineage both ways, from runs in a real MLflow store: a model back to its data, data on to every
-model that saw it.
-"""
+"""Lineage over a real MLflow store: a model's sources, and every model that saw some data."""
 
 import hashlib
 import json
@@ -19,9 +17,7 @@ from tasks.records.workspace import Workspace
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory, empty_store):
-    """Two runs on the same demonstrations and other comparisons; the second one's policy is the
-    champion.
-    """
+    """Record two runs that share demonstrations; the second one's policy is the champion."""
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("lineage")
     patch.setenv("RLHF_HOME", str(folder))
@@ -50,7 +46,9 @@ def told(tmp_path_factory, empty_store):
         client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
     client.set_registered_model_alias("tiny-policy", "champion", "2")
     client.set_registered_model_alias("tiny-policy", "candidate", "2")
-    client.create_registered_model("tiny-ledger")  # its entries name digests too, and are no models
+    client.create_registered_model(
+        "tiny-ledger"
+    )  # its entries have digests too, but are not models
     client.create_model_version(
         "tiny-ledger", source="ledger:/tiny", tags={"digest": tags["digest"]}
     )
@@ -63,7 +61,7 @@ def names(graph: Graph, digests) -> set[str]:
 
 
 def roles(graph: Graph, target: str) -> dict[str, str]:
-    """Name of what went into the node called `target` -> role."""
+    """Return name of a source -> role, for the node called `target`."""
     digest = next(node.digest for node in graph.nodes.values() if node.name == target)
     return {graph.nodes[edge.source].name: edge.role for edge in graph.into(digest)}
 
@@ -151,9 +149,7 @@ def test_what_nobody_knows_is_refused(told, reference):
 
 
 def test_a_prefix_of_two_digests_is_ambiguous(told):
-    """Two files are made whose digests begin alike in six digits; a birthday is found within some
-    ten thousand.
-    """
+    """Make two files whose digests share six digits; some ten thousand are tried."""
     made, client = told
     seen: dict[str, int] = {}
     for number in range(100_000):

@@ -1,6 +1,4 @@
-"""`rlhf reward-report`: of a recorded run, in the terminal, as JSON and as a page; its learning
-curve from finished stages.
-"""
+"""`rlhf reward-report` in the terminal, as JSON and as a page; its learning curve."""
 
 import itertools
 import json
@@ -30,7 +28,7 @@ def pairs_of(run_dir: Path, **columns) -> None:
 
 @pytest.fixture
 def recorded(home, tmp_path) -> Record:
-    """A run whose reward model is right in 96 of 120 pairs; in 'safety' it is right in 20 of 40."""
+    """Record a run whose reward model is right in 96 of 120 pairs, in 'safety' in 20 of 40."""
     record = Synthetic(Workspace(home), tmp_path).write(Story("tiny-1a2b3c4-1"))
     run_dir = record.stage("reward").run_dir
     items = pq.read_table(run_dir / "items.parquet").to_pydict()
@@ -91,7 +89,7 @@ def test_a_run_without_a_reward_stage_is_refused_with_a_reason(rlhf, home, tmp_p
 
 
 def finished(workspace: Workspace, spec: StageSpec, right: int, folder: Path | None = None) -> Path:
-    """A finished reward stage that is right in the first `right` of 40 pairs."""
+    """Write a finished reward stage that is right in the first `right` of 40 pairs."""
     folder = folder or workspace.run_dir(spec)
     RunDir(folder)
     scores = [1.0] * right + [-1.0] * (40 - right)
@@ -120,7 +118,7 @@ def finished(workspace: Workspace, spec: StageSpec, right: int, folder: Path | N
 
 @pytest.fixture
 def reward_stage(home, tmp_path):
-    """The recorded reward stage of 64 pairs, with an older code, and its workspace."""
+    """Return a recorded reward stage of 64 pairs, made by older code, and its workspace."""
     (tmp_path / "train.jsonl").write_text("{}\n" * 64)
     (tmp_path / "heldout.jsonl").write_text("{}\n" * 40)
     inputs = {

@@ -1,4 +1,4 @@
-"""Whether a difference is more than noise, on hand-made items and against published tables."""
+"""Significance of differences, on hand-made items and against published tables."""
 
 import random
 

@@ -170,9 +170,7 @@ NODES = st.lists(
 def test_whatever_stays_still_has_everything_it_was_made_from(
     tmp_path_factory, empty_store, monkeypatch, nodes
 ):
-    """A graph of directories, each with a state, an age, maybe a registered version, and inputs
-    among the earlier ones.
-    """
+    """Directories with a state, an age, some a registered version, and inputs among the earlier."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home = tmp_path_factory.mktemp("w")
     shutil.copy(empty_store, home / "mlflow.db")

@@ -173,7 +173,8 @@ STAGE = """
 import sys
 from pathlib import Path
 from rlhf_core.rundir import StageResult, write_atomically
-write_atomically(Path(sys.argv[3]) / "result.json", StageResult(stage="sft", digest="d", seconds=1.0).model_dump_json())
+result = StageResult(stage="sft", digest="d", seconds=1.0)
+write_atomically(Path(sys.argv[3]) / "result.json", result.model_dump_json())
 """
 
 
