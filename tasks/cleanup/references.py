@@ -83,7 +83,7 @@ def inputs_of(run_dir: Path) -> set[str]:
     if not file.exists():
         return set()
     try:
-        spec = StageSpec.model_validate_json(file.read_text())
+        spec: StageSpec = StageSpec.model_validate_json(file.read_text())
     except ValidationError:  # a spec of another version: take every path in it
         return set(_IN_PATH.findall(file.read_text()))
     return {name for item in spec.inputs.values() for name in _IN_PATH.findall(str(item.path))}

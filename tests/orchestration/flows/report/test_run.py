@@ -247,7 +247,7 @@ def test_a_run_that_stopped_early_has_a_report_too(synthetic, until):
 
 @pytest.fixture
 def tracked(synthetic):
-    """tracked(record): the open tracker of a run, as within the flow."""
+    """Return a function that opens the tracker of a record, as the flow does."""
     with contextlib.ExitStack() as stack:
         yield lambda record: stack.enter_context(tracking(synthetic.workspace, record))
 
