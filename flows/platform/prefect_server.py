@@ -1,43 +1,43 @@
-"""`python -m flows.platform.prefect_server server start ...`: Prefect's own program, less a fault
-that stops it for good.
+"""Run Prefect's own program without a deadlock of its server.
 
-On SQLite, Prefect 3.7.7's server waits in its event loop for a coroutine on another thread to take
-in a new automation. If that loop is just looking at triggers, each waits for the other and the
-server answers nobody any more, with no word in its log
+    python -m flows.platform.prefect_server server start ...
+
+On SQLite, the event loop of Prefect 3.7.7's server waits for a coroutine on another thread when it
+loads a new automation. If that loop is evaluating triggers at this moment, each waits for the
+other. The server then never answers again, and its log says nothing
 (https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes five automations.
-PostgreSQL is not concerned.
+PostgreSQL is not affected.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from prefect.server.events.models import automations
 
-_WAITS = "run_coro_as_sync"  # what the fault is about; a version without it has been mended
-_tasks: set[asyncio.Task] = set()  # else a task may be collected before it has run
+_WAITS = "run_coro_as_sync"  # the function that waits; a version without it has no deadlock
+_tasks: set[asyncio.Task] = set()  # keeps a task from being collected before it has run
 
 
-def mend() -> None:
-    """Have the event loop take in a changed automation as soon as it is free, in place of waiting
-    for it.
-    """
-    waits = getattr(automations, _WAITS, None)
+def prevent_deadlock() -> None:
+    """Have the event loop load a changed automation when it is free, instead of waiting for it."""
+    waits: Callable[[Coroutine], object] | None = getattr(automations, _WAITS, None)
+    if waits is None:
+        return
 
     def soon(coroutine: Coroutine) -> None:
         try:
             task = asyncio.get_running_loop().create_task(coroutine)
-        except RuntimeError:  # no loop in this thread, nothing to stop
+        except RuntimeError:  # no loop in this thread, so there is nothing to block
             waits(coroutine)
             return
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
-    if waits:
-        setattr(automations, _WAITS, soon)
+    setattr(automations, _WAITS, soon)
 
 
 if __name__ == "__main__":
     from prefect.cli import app
 
-    mend()
+    prevent_deadlock()
     app()

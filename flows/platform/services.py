@@ -1,4 +1,4 @@
-"""The three processes of the platform: command, environment, health address."""
+"""The three services of the platform: command, environment, health address."""
 
 import os
 import sys
@@ -10,21 +10,18 @@ from tasks.records.workspace import Workspace
 from tasks.stages.spec import ROOTS
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
-# in memory, a killed server's slots would be held for ever
+# in files: with leases in memory, a killed server would never give back its slots
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
-# of a request: after 2, 4, ..., 256 s, so that runs outlive a Prefect server that is away for some
-# minutes
+# retries of a request, after 2, 4, ..., 256 s, so that a run goes on while Prefect's server is away
+# for some minutes
 RETRIES = "8"
-HEARTBEAT_SECONDS = 30  # Prefect's least; a run without one for three of them has crashed
-ELSEWHERE = (
-    "PREFECT_API_URL",
-    "MLFLOW_TRACKING_URI",
-)  # a server of the user's has no say in this platform
+HEARTBEAT_SECONDS = 30  # Prefect's minimum; a run that misses three heartbeats has crashed
+ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")  # the user's servers, not of this platform
 
 
 @dataclass(frozen=True)
 class Program:
-    """A service to start. after: services that must be well first."""
+    """A service to start. after: the services that must answer first."""
 
     name: str
     command: tuple[str, ...]
@@ -34,7 +31,7 @@ class Program:
 
 
 def environment(workspace: Workspace) -> dict[str, str]:
-    """What every process of the platform gets."""
+    """Return the environment of every process of the platform."""
     inherited = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     own = {
         "RLHF_HOME": str(workspace.home),
@@ -45,7 +42,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 
 def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
-    """Prefect's server with its services: scheduler, late runs, events, automations."""
+    """Return Prefect's server with its scheduler, late runs, events and automations."""
     values = environment(workspace) | {
         "PREFECT_UI_API_URL": platform.prefect_api,
         "PREFECT_UI_URL": platform.prefect_url,
@@ -59,13 +56,13 @@ def prefect(workspace: Workspace, platform: Platform, database: str | None) -> P
 
 
 def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Program:
-    """MLflow's server. Artifacts lie in the workspace, where they are found without a server as
-    well.
+    """Return MLflow's server.
+
+    Artifacts are in the workspace, where they are also found without a server.
     """
     store = database or f"sqlite:///{workspace.home / 'mlflow.db'}"
-    values = environment(workspace) | {
-        "MLFLOW_BACKEND_STORE_URI": store
-    }  # not an argument: every user sees arguments
+    # in the environment, because every user of the machine sees a process's arguments
+    values = environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}
     words = ("server", "--default-artifact-root", str(workspace.artifacts), "--host", HOST)
     command = (
         sys.executable,
@@ -81,11 +78,11 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
 
 
 def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | None) -> Program:
-    """A process worker of the pool; `port`: of its health page.
+    """Return a process worker of the pool. port: of its health page.
 
-    Its runs are whatever someone types into a form of Prefect's page: unless RLHF_ALLOWED_ROOTS
-    says otherwise, their recipes read the folder in which the platform was started, and the
-    workspace.
+    Anybody can type a run into a form of Prefect's page. So, unless RLHF_ALLOWED_ROOTS says
+    otherwise, the recipes of its runs may read only the folder in which the platform was started,
+    and the workspace.
     """
     values = {ROOTS: f"{os.getcwd()}:{workspace.home}"} | environment(workspace)
     values |= {

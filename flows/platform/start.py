@@ -1,4 +1,4 @@
-"""Start what does not run yet, wait until it is well, stop it again: by process id and start time."""
+"""Start the services of the platform that do not run yet, wait until they answer, stop them."""
 
 import contextlib
 import os
@@ -26,8 +26,9 @@ LAST_LINES = 15
 
 @dataclass(frozen=True)
 class PlatformOptions:
-    """What the user asked for; None: as it was the last time, else a free port, SQLite, the pool
-    'rlhf'.
+    """The options of `rlhf up`.
+
+    None: as it was the last time, else a free port, SQLite, the pool 'rlhf'.
     """
 
     prefect_port: int | None = None
@@ -40,10 +41,11 @@ class PlatformOptions:
 def up(
     workspace: Workspace, wanted: PlatformOptions, tell: Callable[[str], None]
 ) -> tuple[Platform, list[str]]:
-    """The platform, and the services that this call started: what ran already is left as it is.
+    """Start the platform; return it and the names of the services that this call started.
 
-    Raises BadInput for a port or database that cannot be had, RLHFError when a service does not
-    come up; then what this call started is ended again.
+    A service that runs already is left as it is. Raises BadInput for a port or database that
+    cannot be used, RLHFError when a service does not start; then what this call started is ended
+    again.
     """
     with locked(workspace):
         before = read(workspace)
@@ -54,10 +56,10 @@ def up(
         }
         _refuse_changes(before, running, wanted)
         for name, service in (before.services if before else {}).items():
-            if (
-                name not in running and name != "worker"
-            ):  # runs that a killed worker has started go on without it
-                _end(workspace, service)  # what a killed server left of its group holds ports
+            # what a killed server left of its group holds ports; runs that a killed worker has
+            # started go on without it
+            if name not in running and name != "worker":
+                _end(workspace, service)
         platform, urls = _planned(before, running, wanted)
         started: list[str] = []
         try:
@@ -74,8 +76,9 @@ def up(
 
 
 def down(workspace: Workspace) -> list[str]:
-    """Stop the platform, the worker first; the services that ran. Ports and database are kept for
-    the next `up`.
+    """Stop the platform, the worker first; return the names of the services that ran.
+
+    Ports and database are kept for the next `up`.
     """
     with locked(workspace):
         platform = read(workspace)
@@ -106,7 +109,7 @@ def _refuse_changes(
 def _planned(
     before: Platform | None, running: dict[str, Service], wanted: PlatformOptions
 ) -> tuple[Platform, dict[str, str]]:
-    """Addresses to be used, and the databases' URLs."""
+    """Return the platform with the ports to use, and the databases' URLs."""
     ports = {}
     for name, usual in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
         last = getattr(before, f"{name}_port") if before else usual
@@ -140,7 +143,7 @@ def _programs(
 def _started(
     workspace: Workspace, platform: Platform, program: Program, tell: Callable[[str], None]
 ) -> Platform:
-    """The platform with one more process, written down before anything is waited for."""
+    """Start a service; return the platform with it, written before anything is waited for."""
     if program.after:
         _wait(platform, [name for name in program.after if name in platform.services])
     tell(f"starting {program.name} ...")
@@ -163,8 +166,9 @@ def _started(
 
 
 def _wait(platform: Platform, names: list[str]) -> None:
-    """Return when all of these answer. Raises RLHFError with the end of the log of one that died or
-    takes too long.
+    """Return when all of these services answer.
+
+    Raises RLHFError with the end of the log of a service that died or takes too long.
     """
     end = time.monotonic() + START_SECONDS
     for service in (platform.services[name] for name in names):
@@ -191,20 +195,21 @@ def _stop(workspace: Workspace, platform: Platform, names: list[str]) -> list[st
 
 
 def _end(workspace: Workspace, service: Service) -> bool:
-    """End a service's process group; whether it ran. A process that only has its number is left
-    alone.
+    """End a service's process group, and return True if the service ran.
+
+    Another process that has got the service's process id is left alone.
     """
     ran = service.runs
     if ran:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.owner.pid, signal.SIGTERM)
-    _end_all(_members(workspace, service.owner.pid), told=ran)
+    _end_all(_members(workspace, service.owner.pid), sent=ran)
     return ran
 
 
-def _end_all(processes: list[psutil.Process], *, told: bool = False) -> None:
-    """TERM, unless they are told already, then KILL for what is left after the grace time."""
-    for process in processes if not told else []:
+def _end_all(processes: list[psutil.Process], *, sent: bool = False) -> None:
+    """Send TERM, unless that is `sent` already, then KILL to what is left after the grace time."""
+    for process in processes if not sent else []:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     left = psutil.wait_procs(processes, timeout=STOP_SECONDS)[1]
@@ -215,7 +220,7 @@ def _end_all(processes: list[psutil.Process], *, told: bool = False) -> None:
 
 
 def _members(workspace: Workspace, group: int | None = None) -> list[psutil.Process]:
-    """Live processes, of a group or of all, that carry this platform's mark."""
+    """Return the live processes, of a group or of all, that carry this platform's marker."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):

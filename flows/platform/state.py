@@ -1,5 +1,6 @@
-"""What `rlhf up` has started, by process id and start time: a later process of the same id is left
-alone.
+"""The record of what `rlhf up` has started.
+
+A process is identified by its id and start time, so a later process of the same id is left alone.
 """
 
 import contextlib
@@ -19,21 +20,23 @@ HOST = "127.0.0.1"
 
 
 class Service(Frozen):
-    """A process that was started, leader of a process group of its own."""
+    """A process that was started: the leader of a process group of its own."""
 
     name: str
     owner: ProcessIdentity
-    health: str  # answers when the service is well
+    health: str  # an address that answers when the service is well
     log: Path
 
     @property
     def runs(self) -> bool:
+        """Return True while the process runs."""
         return bool(self.owner.is_running())
 
 
 class Platform(Frozen):
-    """Addresses, and the processes behind them. database: without its password; None for SQLite in
-    the workspace.
+    """Ports, and the processes behind them.
+
+    database: without its password; None for SQLite in the workspace.
     """
 
     prefect_port: int
@@ -44,30 +47,35 @@ class Platform(Frozen):
 
     @property
     def prefect_url(self) -> str:
+        """Return the address of Prefect's page."""
         return f"http://{HOST}:{self.prefect_port}"
 
     @property
     def prefect_api(self) -> str:
+        """Return the address of Prefect's API (PREFECT_API_URL)."""
         return f"{self.prefect_url}/api"
 
     @property
     def mlflow_url(self) -> str:
+        """Return the address of MLflow's server (MLFLOW_TRACKING_URI)."""
         return f"http://{HOST}:{self.mlflow_port}"
 
     def runs(self, name: str) -> bool:
+        """Return True while the named service runs."""
         return name in self.services and self.services[name].runs
 
 
 def folder(workspace: Workspace) -> Path:
-    """Where state, lock and logs of the platform lie."""
+    """Return the folder of the platform's state, lock and logs; create it when absent."""
     path = workspace.home / "platform"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def read(workspace: Workspace) -> Platform | None:
-    """The platform as it was last written down; None when there never was one. Raises RLHFError for
-    a damaged file.
+    """Return the platform as it was last written, or None when there never was one.
+
+    Raises RLHFError for a damaged file.
     """
     file = workspace.home / "platform" / "state.json"
     if not file.exists():
@@ -82,24 +90,23 @@ def read(workspace: Workspace) -> Platform | None:
 
 
 def write(workspace: Workspace, platform: Platform) -> None:
-    """Write the platform down."""
+    """Write the platform to the workspace."""
     write_atomically(folder(workspace) / "state.json", platform.model_dump_json(indent=1))
 
 
 @contextlib.contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
-    """One `rlhf up` or `rlhf down` of a workspace at a time; the second waits."""
+    """Let one `rlhf up` or `rlhf down` of a workspace run at a time; a second one waits."""
     with (folder(workspace) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def use() -> None:
-    """Have this process use the platform of its workspace where one runs; addresses that the user
-    has set stay.
+    """Have this process use the platform of its workspace where one runs.
 
-    A platform on PostgreSQL is used even while MLflow is down: the run is spooled, not recorded in
-    another store.
+    Addresses that the user has set stay. A platform on PostgreSQL is used even while MLflow is
+    down: the run is then spooled, not recorded in another store.
     """
     workspace = Workspace.here()
     platform = read(workspace)

@@ -1,9 +1,8 @@
-"""Prefect automations of this project: who is told of what, and what happens to a run whose process
-has died.
-"""
+"""Prefect automations: notify about runs and promotions, and mark runs as crashed."""
 
 import json
 from datetime import timedelta
+from uuid import UUID
 
 from prefect import get_client
 from prefect.blocks.webhook import Webhook
@@ -41,11 +40,11 @@ BLOCK = "rlhf-notify"
 
 
 def notify(target: str) -> list[str]:
-    """Have Prefect tell `target` of every occasion: a URL that takes POST requests with JSON, or
-    'BLOCK-TYPE/NAME', a notification block of Prefect's (Slack, Teams, mail, PagerDuty ...).
-    Replaces what an earlier call set up.
+    """Have Prefect notify `target` of every occasion, and return the automations' names.
 
-    Returns the automations' names. Raises BadInput for a block that is not there.
+    target: a URL that takes POST requests with JSON, or 'BLOCK-TYPE/NAME', a notification block of
+    Prefect's (Slack, Teams, mail, PagerDuty ...). Replaces what an earlier call set up. Raises
+    BadInput for a block that does not exist.
     """
     require_server()
     block, is_hook = (_webhook(target), True) if "://" in target else (_block(target), False)
@@ -58,7 +57,7 @@ def notify(target: str) -> list[str]:
             match_related={} if about_model else OURS,
             posture=Posture.Reactive,
         )
-        _put(
+        _replace(
             AutomationCore(
                 name=_name(occasion),
                 trigger=trigger,
@@ -69,8 +68,9 @@ def notify(target: str) -> list[str]:
 
 
 def detect_crashes() -> None:
-    """Have Prefect mark a run as crashed whose process has sent no heartbeat for a while (`rlhf
-    reap` does it at once).
+    """Have Prefect mark a run as crashed when its heartbeats stop.
+
+    `rlhf reap` marks it at once.
     """
     beat = "prefect.flow-run.heartbeat"
     trigger = EventTrigger(
@@ -90,18 +90,17 @@ def detect_crashes() -> None:
     )
     action = ChangeFlowRunState(state=StateType.CRASHED, message=message)
     with get_client(sync_client=True) as client:
-        if client.read_automations_by_name(
-            CRASHED
-        ):  # a new one would have seen no heartbeat of the runs that go on
+        # a new automation would not have seen the heartbeats of the runs that go on
+        if client.read_automations_by_name(CRASHED):
             return
-    _put(AutomationCore(name=CRASHED, trigger=trigger, actions=[action]))
+    _replace(AutomationCore(name=CRASHED, trigger=trigger, actions=[action]))
 
 
 def _name(occasion: str) -> str:
     return f"rlhf: notify when {occasion}"
 
 
-def _action(block, is_hook: bool, occasion: str, about_model: bool) -> ActionTypes:
+def _action(block: UUID, is_hook: bool, occasion: str, about_model: bool) -> ActionTypes:
     text = ABOUT_MODEL if about_model else ABOUT_RUN
     if is_hook:
         subject = "{{ event.payload['model'] }}" if about_model else "{{ flow_run.name }}"
@@ -110,30 +109,32 @@ def _action(block, is_hook: bool, occasion: str, about_model: bool) -> ActionTyp
     return SendNotification(block_document_id=block, subject=f"RLHF: {occasion}", body=text)
 
 
-def _webhook(url: str):
-    """The block that keeps the URL, which may hold a token; Prefect encrypts it."""
+def _webhook(url: str) -> UUID:
+    """Create the block that keeps the URL; Prefect encrypts it, because it may hold a token."""
     if not url.startswith(("http://", "https://")):
         raise BadInput(
             "--notify takes an http or https address, or the name of a Prefect block, e.g."
             " slack-webhook/team."
         )
-    return Webhook(method="POST", url=SecretStr(url)).save(BLOCK, overwrite=True)
+    saved = Webhook(method="POST", url=SecretStr(url)).save(BLOCK, overwrite=True)
+    assert isinstance(saved, UUID)  # a coroutine only inside an event loop
+    return saved
 
 
-def _block(name: str):
+def _block(name: str) -> UUID:
     kind, _, document = name.partition("/")
     with get_client(sync_client=True) as client:
         found = [item for item in client.read_block_documents() if item.name == document]
-    match = [item.id for item in found if item.block_type and item.block_type.slug == kind]
-    if not match:
+    matching = [item.id for item in found if item.block_type and item.block_type.slug == kind]
+    if not matching:
         raise BadInput(
             f"there is no Prefect block {name!r}; make one on Prefect's page, or give an http"
             " address."
         )
-    return match[0]
+    return matching[0]
 
 
-def _put(automation: AutomationCore) -> None:
+def _replace(automation: AutomationCore) -> None:
     with get_client(sync_client=True) as client:
         for old in client.read_automations_by_name(automation.name):
             client.delete_automation(old.id)

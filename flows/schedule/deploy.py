@@ -1,11 +1,13 @@
-"""A recipe as a Prefect deployment: the recipe itself is the parameter, so Prefect's page has a
-form for it and its server checks what is put in against the schema of the very models that read a
-recipe file.
+"""Deploy a recipe to Prefect.
+
+The recipe itself is the deployment's parameter. So Prefect's page has a form for it, and Prefect's
+server checks the input against the schema of the models that read a recipe file.
 """
 
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prefect import Flow, get_client
@@ -24,7 +26,7 @@ from pydantic import ValidationError
 
 from flows.pipeline import pipeline
 from flows.platform.pages import NO_ACCOUNT, refuses_account
-from flows.schedule.watch import baseline, watch
+from flows.schedule.watch import remember_digest, watch
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks.execution import concurrency
@@ -38,9 +40,10 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """What the user asked for. pool None: served by this process (`rlhf serve`). directory: on the
-    worker's machine, in which runs start and relative paths begin; None: where the pool has them
-    start.
+    """The options of a deployment.
+
+    pool: None for a deployment that this process serves (`rlhf serve`). directory: the folder on
+    the worker's machine in which runs start and relative paths begin; None: the pool's own.
     """
 
     name: str
@@ -49,7 +52,7 @@ class DeploymentOptions:
     timezone: str = "UTC"
     paused: bool = False
     on_data: tuple[str, ...] | None = None  # paths to watch; empty: the recipe's data files
-    every: int = 300  # seconds between looks at the data
+    every: int = 300  # seconds between two checks of the data
     on_promotion: tuple[str, ...] = ()  # registered models
     directory: str | None = None
 
@@ -65,7 +68,7 @@ def require_server() -> None:
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
             if not problem:
-                client.read_flows(limit=1)  # the health check asks for no account
+                client.read_flows(limit=1)  # the health check needs no account
     except Exception as error:
         if refuses_account(error):
             raise BadInput(NO_ACCOUNT.format(url=url)) from error
@@ -78,17 +81,15 @@ def require_server() -> None:
 
 
 def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:
-    """Create or replace the deployment of a recipe on the server, and the one that watches its data
-    when asked to.
+    """Create or replace the deployment of a recipe, and the one that watches its data if asked.
 
-    Raises BadInput and ConfigError for what cannot be: no server, no pool, a bad cron, timezone or
-    recipe.
+    Raises BadInput without a server or pool, ConfigError for a bad cron, timezone or recipe.
     """
     require_server()
     recipe = load_recipe(name, settings)
     if wanted.pool:
         wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
-    made = built(recipe, wanted)
+    made = build_deployments(recipe, wanted)
     concurrency.create_limits(
         [concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()]
     )
@@ -102,8 +103,11 @@ def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[Ru
     return made
 
 
-def built(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerDeployment]:
-    """The deployments, not yet on the server. Raises BadInput for a bad cron, timezone or trigger."""
+def build_deployments(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerDeployment]:
+    """Return the deployments before they are on the server.
+
+    Raises ConfigError for a bad cron, timezone or trigger.
+    """
     schedule = _schedule(wanted)
     triggers = [_on_promotion(recipe, wanted, model) for model in wanted.on_promotion]
     if wanted.on_data is not None:
@@ -128,28 +132,32 @@ def built(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerDeployment]:
     ]
     if wanted.on_data is not None:
         paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data] or None
-        look = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
-        baseline(recipe, wanted.name, paths)
-        made.append(_deployment(watch, wanted, f"{wanted.name}-data", look, interval=wanted.every))
+        watched = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
+        remember_digest(recipe, wanted.name, paths)
+        made.append(
+            _deployment(watch, wanted, f"{wanted.name}-data", watched, interval=wanted.every)
+        )
     return made
 
 
 def _deployment(
-    flow: Flow, wanted: DeploymentOptions, name: str, parameters: dict, **when
+    flow: Flow, wanted: DeploymentOptions, name: str, parameters: dict, **when: Any
 ) -> RunnerDeployment:
-    on_pool = {"work_pool_name": wanted.pool} if wanted.pool else {}
+    in_pool: dict[str, Any] = {"work_pool_name": wanted.pool} if wanted.pool else {}
     if wanted.directory:
-        on_pool["job_variables"] = {WORKING_DIR: wanted.directory}
-    return flow.to_deployment(
+        in_pool["job_variables"] = {WORKING_DIR: wanted.directory}
+    made = flow.to_deployment(
         name,
         parameters=parameters,
         paused=wanted.paused,
         concurrency_limit=ONE_AT_A_TIME,
         tags=["rlhf"],
         entrypoint_type=EntrypointType.MODULE_PATH,
-        **on_pool,
+        **in_pool,
         **when,
     )
+    assert isinstance(made, RunnerDeployment)  # a coroutine only inside an event loop
+    return made
 
 
 def _schedule(wanted: DeploymentOptions) -> CronSchedule | None:
@@ -159,7 +167,7 @@ def _schedule(wanted: DeploymentOptions) -> CronSchedule | None:
         return CronSchedule(cron=wanted.cron, timezone=wanted.timezone)
     except ValidationError as error:
         found = error.errors()[0]
-        key = found["loc"][0] if found["loc"] else "cron"
+        key = str(found["loc"][0]) if found["loc"] else "cron"
         example = '"0 2 * * 0"' if key == "cron" else "Europe/Berlin"
         raise ConfigError(
             f"--{key} {getattr(wanted, key)!r} is not valid; expected e.g. {example}."
@@ -189,8 +197,9 @@ def _trigger(
 
 
 def _directory(pool: WorkPool, asked: str | None) -> str | None:
-    """Where runs of this pool start: as asked, else here. Jobs in images of their own start where
-    their image says.
+    """Return the folder in which runs of this pool start: as asked, else the current one.
+
+    None where jobs run in an image, which says where they start.
     """
     if WORKING_DIR in pool.base_job_template.get("variables", {}).get("properties", {}):
         return asked or os.getcwd()

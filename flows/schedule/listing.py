@@ -1,6 +1,10 @@
-"""`rlhf schedules`: this project's deployments as Prefect's server knows them."""
+"""List this project's deployments on Prefect's server."""
+
+from datetime import datetime
+from uuid import UUID
 
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -10,7 +14,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from rich.table import Table
 
@@ -20,7 +26,7 @@ COLUMNS = ("deployment", "schedule", "starts on", "next run", "latest run", "sta
 
 
 def listing() -> list[dict]:
-    """A row a deployment. Raises BadInput without a server."""
+    """Return one row per deployment. Raises BadInput without a server."""
     require_server()
     with get_client(sync_client=True) as client:
         found = client.read_deployments(
@@ -30,7 +36,9 @@ def listing() -> list[dict]:
         return [_row(client, flows, item) for item in sorted(found, key=lambda item: item.name)]
 
 
-def _row(client, flows: dict, item) -> dict:
+def _row(
+    client: SyncPrefectClient, flows: dict[UUID, str], item: DeploymentResponse
+) -> dict[str, str]:
     following = _run(client, item.id, waiting=True)
     latest = _run(client, item.id, waiting=False)
     triggers = client.read_resource_related_automations(f"prefect.deployment.{item.id}")
@@ -41,20 +49,17 @@ def _row(client, flows: dict, item) -> dict:
         )
         or "-",
         "starts on": ", ".join(trigger.name for trigger in triggers) or "-",
-        "next run": "paused"
-        if item.paused
-        else _when(following.expected_start_time)
-        if following
-        else "-",
-        "latest run": _when(latest.start_time or latest.expected_start_time) if latest else "-",
-        "state": latest.state.name if latest else "-",
+        "next run": "paused" if item.paused else _when(following and following.expected_start_time),
+        "latest run": _when(latest and (latest.start_time or latest.expected_start_time)),
+        "state": (latest and latest.state and latest.state.name) or "-",
         "pool": item.work_pool_name or "served",
     }
 
 
-def _run(client, deployment_id, *, waiting: bool):
-    """The next run of a deployment, or the latest one that began (one too many at once is cancelled
-    before it begins).
+def _run(client: SyncPrefectClient, deployment_id: UUID, *, waiting: bool) -> FlowRun | None:
+    """Return the next run of a deployment, or the latest one that began.
+
+    A run that exceeds the concurrency limit is cancelled before it begins.
     """
     scheduled = [StateType.SCHEDULED]
     kinds = (
@@ -74,18 +79,19 @@ def _run(client, deployment_id, *, waiting: bool):
     return found[0] if found else None
 
 
-def _words(schedule) -> str:
-    if cron := getattr(schedule, "cron", None):
-        return f"{cron} {schedule.timezone or 'UTC'}"
+def _words(schedule: SCHEDULE_TYPES) -> str:
+    if isinstance(schedule, CronSchedule):
+        return f"{schedule.cron} {schedule.timezone or 'UTC'}"
+    assert isinstance(schedule, IntervalSchedule)  # this project makes no other kind
     return f"every {schedule.interval.total_seconds():g} s"
 
 
-def _when(time) -> str:
+def _when(time: datetime | None) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
 
 
-def table(rows: list[dict]) -> Table:
-    """The rows for a terminal."""
+def listing_table(rows: list[dict]) -> Table:
+    """Return the rows as a table for a terminal."""
     result = Table(title="Deployments", title_justify="left")
     for column in COLUMNS:
         result.add_column(column, overflow="fold")

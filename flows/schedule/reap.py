@@ -1,6 +1,4 @@
-"""`rlhf reap`: end in Prefect and MLflow the runs whose process has died, now and not when their
-heartbeats are missed.
-"""
+"""End in Prefect and MLflow the runs whose process has died, before their heartbeats are missed."""
 
 from dataclasses import dataclass
 
@@ -15,7 +13,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Crashed, Scheduled
+from prefect.states import Crashed, Scheduled, State
 
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
@@ -26,9 +24,7 @@ KILLED = "The process of this run was killed. Run it again and it resumes where 
 
 @dataclass(frozen=True)
 class Reaped:
-    """Names of the runs that were marked as crashed, of those that are to run again, and what
-    MLflow has now.
-    """
+    """The runs that were marked as crashed, those that will run again, and what MLflow has now."""
 
     crashed: list[str]
     again: list[str]
@@ -36,14 +32,16 @@ class Reaped:
 
 
 def reap(*, again: bool) -> Reaped:
-    """Mark dead runs of this workspace as crashed, or with `again` have the worker start deployed
-    ones once more.
+    """Mark dead runs of this workspace as crashed.
+
+    again: have the worker start the runs of deployments once more instead.
     """
     workspace = Workspace.here()
-    crashed, restarted = [], []
+    crashed: list[str] = []
+    restarted: list[str] = []
     for run in _found(_dead(workspace), again=again) if PREFECT_API_URL.value() else []:
         restart = again and run.deployment_id is not None
-        state = (
+        state: State = (
             Scheduled(name="AwaitingRetry", message=KILLED) if restart else Crashed(message=KILLED)
         )
         with get_client(sync_client=True) as client:
@@ -53,7 +51,7 @@ def reap(*, again: bool) -> Reaped:
 
 
 def _dead(workspace: Workspace) -> list[Record]:
-    """Records that nobody holds, whether or not they were seen to be dead before."""
+    """Return the records whose lock nobody holds, whether they were known to be dead or not."""
     known = [Record.model_validate(values) for values in records(workspace)]
     unsure = [
         record for record in known if record.flow_run_id and record.status in ("RUNNING", "KILLED")
@@ -67,23 +65,25 @@ def _free(workspace: Workspace, record: Record) -> bool:
 
 
 def _found(dead: list[Record], *, again: bool) -> list[FlowRun]:
-    """Their flow runs that Prefect believes to be alive; with `again` also those that it has found
-    to be crashed by itself, where their deployment has not run since.
+    """Return the flow runs of these records that Prefect believes to be alive.
+
+    again: also return those that Prefect has marked as crashed itself, if their deployment has
+    not run since.
     """
     if not dead:
         return []
     ids = FlowRunFilterId(any_=[record.flow_run_id for record in dead])
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids))
-    return [run for run in found if run.state and (_alive(run) or (again and _crashed_last(run)))]
+    return [run for run in found if _alive(run) or (again and _crashed_last(run))]
 
 
 def _alive(run: FlowRun) -> bool:
-    return not run.state.is_final() and not run.state.is_scheduled()
+    return bool(run.state and not run.state.is_final() and not run.state.is_scheduled())
 
 
 def _crashed_last(run: FlowRun) -> bool:
-    if not run.state.is_crashed() or run.deployment_id is None:
+    if not (run.state and run.state.is_crashed()) or run.deployment_id is None:
         return False
     this = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
     with get_client(sync_client=True) as client:

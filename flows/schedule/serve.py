@@ -1,10 +1,10 @@
-"""`rlhf serve`: recipes run by this process, as Prefect's server says; no work pool, no worker."""
+"""Serve recipes from this process, without a work pool and a worker."""
 
 from collections.abc import Callable
 
 from prefect import serve as prefect_serve
 
-from flows.schedule.deploy import DeploymentOptions, built, require_server
+from flows.schedule.deploy import DeploymentOptions, build_deployments, require_server
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
@@ -13,8 +13,9 @@ from tasks.execution import concurrency
 def serve(
     names: list[str], settings: list[str], when: tuple[str | None, str], tell: Callable[[str], None]
 ) -> None:
-    """Serve a deployment a recipe, named as the recipe, until Ctrl-C or SIGTERM; when: cron and
-    timezone.
+    """Serve one deployment per recipe, named as the recipe, until Ctrl-C or SIGTERM.
+
+    when: cron expression and timezone. Raises BadInput for two recipes of one name.
     """
     require_server()
     recipes = [load_recipe(name, settings) for name in names]
@@ -22,7 +23,10 @@ def serve(
         raise BadInput(
             "two of these recipes have the same name; a served deployment is named as its recipe."
         )
-    made = [built(recipe, DeploymentOptions(recipe.name, None, *when))[0] for recipe in recipes]
+    made = [
+        build_deployments(recipe, DeploymentOptions(recipe.name, None, *when))[0]
+        for recipe in recipes
+    ]
     concurrency.create_limits(
         [
             *map(concurrency.model_limit, {recipe.registry.name for recipe in recipes}),

@@ -6,8 +6,7 @@ from rlhf_core.config import load_recipe
 
 
 def resolved(recipe: str, settings: list[str] | None = None) -> dict:
-    """The recipe with its settings, as a deployment's parameter, and the folder that its relative
-    paths begin in.
+    """Return the recipe as a deployment's parameter, and the folder of its relative paths.
 
     Raises ConfigError, as `rlhf run` does.
     """

@@ -1,6 +1,4 @@
-"""rlhf-watch: a small scheduled flow that looks at a deployment's data and tells Prefect when their
-digest has changed.
-"""
+"""The flow rlhf-watch: emit a Prefect event when the data of a deployment have changed."""
 
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ from tasks.promotion import announce
 from tasks.stages import validate
 from tasks.stages.spec import local
 
-SETTLED_SECONDS = 30  # a file that was written to since may not be complete
+SETTLED_SECONDS = 30  # a file that was written to more recently may be incomplete
 
 
 @flow(name="rlhf-watch", persist_result=False)
@@ -27,13 +25,12 @@ def watch(
     paths: list[str] | None = None,
     settled_seconds: int = SETTLED_SECONDS,
 ) -> str:
-    """Emit 'rlhf.data-changed' when the digest of the data is another one than the last time; the
-    digest.
+    """Emit 'rlhf.data-changed' if the digest of the data has changed, and return the digest.
 
     paths: files or folders to watch instead of the recipe's local data files.
     """
     places = watched(recipe, paths)
-    if _youngest(places) > time.time() - settled_seconds:
+    if _latest_change(places) > time.time() - settled_seconds:
         return "still being written"
     found, name = digest(places), _variable(deployment)
     if found != Variable.get(name):
@@ -44,15 +41,16 @@ def watch(
     return found
 
 
-def baseline(recipe: Recipe, deployment: str, paths: list[str] | None) -> None:
-    """Remember the data as they are now: only a later change is news. Raises BadInput when there is
-    nothing to watch.
+def remember_digest(recipe: Recipe, deployment: str, paths: list[str] | None) -> None:
+    """Store the digest of the data as they are now, so that only a later change is reported.
+
+    Raises BadInput when there is nothing to watch.
     """
     Variable.set(_variable(deployment), digest(watched(recipe, paths)), overwrite=True)
 
 
 def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
-    """The files and folders to watch. Raises BadInput when there is none, or one is missing."""
+    """Return the files and folders to watch. Raises BadInput for none, or a missing one."""
     if paths:
         if missing := [path for path in paths if not Path(path).exists()]:
             raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
@@ -73,11 +71,11 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
 
 
 def digest(places: list[Path]) -> str:
-    """One digest of all bytes."""
+    """Return one digest of all bytes."""
     return digest_json([Artifact.of(path).digest for path in places])
 
 
-def _youngest(places: list[Path]) -> float:
+def _latest_change(places: list[Path]) -> float:
     files = [
         file
         for place in places

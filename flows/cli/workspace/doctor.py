@@ -28,18 +28,23 @@ def doctor(as_json: AsJson = False) -> None:
         if not as_json:
             _print(check)
     if as_json:
-        print_json([vars(check) for check in checks])
+        print_json([_values(check) for check in checks])
     failed = sum(check.level == "fail" for check in checks)
     if failed:
         print(f"rlhf: {failed} of {len(checks)} checks failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
+def _values(check: "HealthCheck") -> dict[str, str]:
+    values = vars(check)
+    return {name: values[name] for name in ("name", "level", "found")} | {"mend": check.fix}
+
+
 def _print(check: "HealthCheck") -> None:
     out = console()
     out.print(f"[{COLORS[check.level]}]{check.level:4}[/]", end=" ")
     lines = [f"{check.name:15} {check.found}"]
-    if check.mend:
-        lines.append(f"     {'':15} to mend: {check.mend}")
+    if check.fix:
+        lines.append(f"     {'':15} to fix: {check.fix}")
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ def healthy_server():
 def test_a_taken_port_is_named_with_the_option_that_avoids_it(listener):
     number = listener.getsockname()[1]
     check = doctor.port("MLflow port", number, "--port")
-    assert check.level == "warn" and str(number) in check.found and "rlhf ui --port" in check.mend
+    assert check.level == "warn" and str(number) in check.found and "rlhf ui --port" in check.fix
 
 
 def test_a_free_port_is_ok(closed_port):
@@ -57,12 +57,12 @@ def test_a_free_port_is_ok(closed_port):
 
 def test_an_unreachable_mlflow_is_a_warning_that_names_sync(closed_port):
     check = doctor.tracking(f"http://127.0.0.1:{closed_port}")
-    assert check.level == "warn" and "does not answer" in check.found and "rlhf sync" in check.mend
+    assert check.level == "warn" and "does not answer" in check.found and "rlhf sync" in check.fix
 
 
 def test_an_unreachable_prefect_server_is_a_failure(closed_port):
     check = doctor.prefect_api(f"http://127.0.0.1:{closed_port}/api")
-    assert check.level == "fail" and "unset PREFECT_API_URL" in check.mend
+    assert check.level == "fail" and "unset PREFECT_API_URL" in check.fix
 
 
 def test_servers_that_answer_are_ok(healthy_server):
@@ -73,12 +73,12 @@ def test_servers_that_answer_are_ok(healthy_server):
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])
 def test_a_file_store_is_refused_as_mlflow_refuses_it(uri):
     check = doctor.tracking(uri)
-    assert check.level == "fail" and "sqlite:///" in check.mend
+    assert check.level == "fail" and "sqlite:///" in check.fix
 
 
 def test_a_password_in_an_address_is_not_printed(closed_port):
     check = doctor.tracking(f"http://ada:secret@127.0.0.1:{closed_port}")
-    assert "secret" not in check.found + check.mend and "ada:***@" in check.found
+    assert "secret" not in check.found + check.fix and "ada:***@" in check.found
 
 
 def test_unset_addresses_are_ok():
@@ -92,7 +92,7 @@ def test_a_missing_compiler_says_how_to_install_one(monkeypatch, tmp_path):
     assert (
         check.level == "fail"
         and "'g++' is not on PATH" in check.found
-        and "apt-get install g++" in check.mend
+        and "apt-get install g++" in check.fix
     )
 
 
@@ -109,7 +109,7 @@ def test_packages_are_compared_with_the_lock_file(tmp_path):
     )
     checks = {check.name: check for check in doctor.packages(lock)}
     assert checks["torch"].level == "ok"  # a build label is not part of the pin
-    assert checks["prefect"].level == "warn" and "pip install" in checks["prefect"].mend
+    assert checks["prefect"].level == "warn" and "pip install" in checks["prefect"].fix
     assert (
         checks["other packages"].level == "fail"
         and "no-such-package missing" in checks["other packages"].found
@@ -146,7 +146,7 @@ def test_the_torchvision_trap_is_named_with_the_way_out():
     check = doctor.vllm_imports(
         lambda code: "RuntimeError: operator torchvision::nms does not exist"
     )
-    assert check.level == "fail" and "pip uninstall torchvision" in check.mend
+    assert check.level == "fail" and "pip uninstall torchvision" in check.fix
 
 
 def test_an_import_that_fails_gives_its_last_line():
@@ -159,6 +159,6 @@ def test_an_import_that_fails_gives_its_last_line():
 
 def test_little_disk_and_little_memory_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(doctor.DISK_GIB, "fail", 1e9)
-    assert doctor.disk(tmp_path).level == "fail" and "RLHF_HOME" in doctor.disk(tmp_path).mend
+    assert doctor.disk(tmp_path).level == "fail" and "RLHF_HOME" in doctor.disk(tmp_path).fix
     monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
     assert doctor.memory().level == "warn"

@@ -156,7 +156,7 @@ async def main():
             print(made.status_code, [item.name for item in triggers.automations_by_id.values()])
 
 if "mended" in sys.argv:
-    prefect_server.mend()
+    prefect_server.prevent_deadlock()
 asyncio.run(main())
 """
 
@@ -184,7 +184,7 @@ def test_prefects_server_does_not_stop_when_an_automation_is_made_while_it_looks
     assert run("mended", seconds=200).strip() == "201 ['a']"
     with pytest.raises(
         subprocess.TimeoutExpired
-    ):  # else Prefect has mended it: flows/platform/prefect_server.py can go
+    ):  # else Prefect has fixed it: flows/platform/prefect_server.py can go
         run(seconds=40)
 
 

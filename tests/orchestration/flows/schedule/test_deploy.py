@@ -22,7 +22,7 @@ from flows.pipeline import (
 )  # before anything else of Prefect: it sets what Prefect reads when it is imported
 from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
-from flows.schedule.deploy import DeploymentOptions, built
+from flows.schedule.deploy import DeploymentOptions, build_deployments
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
@@ -43,7 +43,7 @@ def problems(parameters: dict, schema: dict, **options) -> list:
 )
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_recipe_passes_the_schema_that_prefect_checks_it_with(settings, complete):
-    (made,) = built(load_recipe("quickstart", settings), DeploymentOptions("x", "pool"))
+    (made,) = build_deployments(load_recipe("quickstart", settings), DeploymentOptions("x", "pool"))
     schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
     assert not problems(
         made.parameters, schema, ignore_required=not complete, allow_none_with_default=True
@@ -54,13 +54,13 @@ def test_a_recipe_passes_the_schema_that_prefect_checks_it_with(settings, comple
     "change", [{"seed": -1}, {"ppo": {"beta": "much"}}, {"ppo": {"betta": 0.1}}, {"model": {}}]
 )
 def test_what_a_recipe_file_may_not_say_is_refused_by_the_form_too(change):
-    (made,) = built(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
+    (made,) = build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
     schema = made._parameter_openapi_schema.model_dump(exclude_unset=True)
     assert problems({"recipe": made.parameters["recipe"] | change}, schema)
 
 
 def test_the_form_names_bounds_and_meanings():
-    definitions = built(load_recipe("quickstart"), DeploymentOptions("x", "pool"))[
+    definitions = build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool"))[
         0
     ]._parameter_openapi_schema.definitions
     beta = definitions["PPO"]["properties"]["beta"]
@@ -79,11 +79,13 @@ def test_the_form_names_bounds_and_meanings():
 )
 def test_a_deployment_that_cannot_be_is_refused(wanted, said):
     with pytest.raises(BadInput, match=said):
-        built(load_recipe("quickstart"), DeploymentOptions("x", "pool", **wanted))
+        build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool", **wanted))
 
 
 def test_runs_of_a_deployment_do_not_overlap_and_do_not_queue():
-    (made,) = built(load_recipe("quickstart"), DeploymentOptions("x", "pool", cron="0 2 * * 0"))
+    (made,) = build_deployments(
+        load_recipe("quickstart"), DeploymentOptions("x", "pool", cron="0 2 * * 0")
+    )
     assert (
         made.concurrency_limit == 1
         and made.concurrency_options.collision_strategy.value == "CANCEL_NEW"
@@ -92,7 +94,7 @@ def test_runs_of_a_deployment_do_not_overlap_and_do_not_queue():
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_paused_deployment_starts_by_no_event_either(paused):
-    (made,) = built(
+    (made,) = build_deployments(
         load_recipe("quickstart"),
         DeploymentOptions("x", "pool", paused=paused, on_promotion=("other-reward",)),
     )
@@ -151,7 +153,7 @@ def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here
         str(tmp_path),
         "/opt/rlhf",
     ]
-    (made,) = built(
+    (made,) = build_deployments(
         load_recipe("quickstart"), DeploymentOptions("x", "pool", directory="/opt/rlhf")
     )
     assert made.job_variables == {"working_dir": "/opt/rlhf"}
@@ -172,7 +174,7 @@ def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name
     assert deploy._directory(found, None) is None
     with pytest.raises(BadInput, match="leave out --directory"):
         deploy._directory(found, "/data")
-    (made,) = built(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
+    (made,) = build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
     assert made.job_variables == {}
 
 
@@ -355,7 +357,9 @@ def test_the_declarative_deployments_are_those_of_the_command(platform):
         [sys.executable, *words], capture_output=True, text=True, env=environment, cwd=root
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (expected,) = built(load_recipe("quickstart"), DeploymentOptions("x", "rlhf", "0 2 * * 0"))
+    (expected,) = build_deployments(
+        load_recipe("quickstart"), DeploymentOptions("x", "rlhf", "0 2 * * 0")
+    )
     found = platform.ask("GET", "deployments/name/rlhf/weekly-quickstart").json()
     assert found["parameters"] == expected.parameters and found["tags"] == ["rlhf"]
     limit, options = found["global_concurrency_limit"], found["concurrency_options"]
@@ -606,7 +610,7 @@ def test_reap_ends_a_killed_run_in_prefect_and_mlflow(platform):
 
 
 def test_the_flow_that_is_deployed_is_the_one_that_is_run_by_hand():
-    (made,) = built(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
+    (made,) = build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool"))
     assert (
         made.entrypoint == "flows.pipeline.pipeline" and made.flow_name == pipeline.name == "rlhf"
     )
