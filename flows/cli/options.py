@@ -2,14 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rlhf_core.stage_catalogue import STAGES, steps
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 
-TrainingStage = Literal["prepare", "validate", "sft", "reward", "ppo", "dpo", "evaluate"]
-Stage = Literal[TrainingStage, "promote"]
+if TYPE_CHECKING:
+    StageName = str
+    StepName = str
+else:  # the choices of an option
+    StageName = Literal[tuple(STAGES)]
+    StepName = Literal[steps()]
 
 
 def recipe_names(incomplete: str) -> list[str]:

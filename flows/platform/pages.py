@@ -34,7 +34,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 
-Server: TypeAlias = "subprocess.Popen[bytes]"
+Server: TypeAlias = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)

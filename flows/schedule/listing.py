@@ -49,8 +49,10 @@ def _row(
         )
         or "-",
         "starts on": ", ".join(trigger.name for trigger in triggers) or "-",
-        "next run": "paused" if item.paused else _when(following and following.expected_start_time),
-        "latest run": _when(latest and (latest.start_time or latest.expected_start_time)),
+        "next run": "paused"
+        if item.paused
+        else _when(following.expected_start_time if following else None),
+        "latest run": _when((latest.start_time or latest.expected_start_time) if latest else None),
         "state": (latest and latest.state and latest.state.name) or "-",
         "pool": item.work_pool_name or "served",
     }

@@ -4,16 +4,16 @@ from typing import Annotated, get_args
 
 import typer
 
-from flows.cli.options import AsJson, Debug, RecipeName, Settings, Stage
+from flows.cli.options import AsJson, Debug, RecipeName, Settings, StepName
 from flows.cli.output import print_json
 from flows.cli.runs.outcome import finish
 from flows.settings import quiet_libraries
 
 FromStage = Annotated[
-    Stage | None,
+    StepName | None,
     typer.Option("--from", help="Take the stages before this one as they are recorded"),
 ]
-UntilStage = Annotated[Stage | None, typer.Option(help="Stop after this stage")]
+UntilStage = Annotated[StepName | None, typer.Option(help="Stop after this stage")]
 PrintLaunch = Annotated[
     bool,
     typer.Option(
@@ -32,7 +32,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run the stages of a recipe: skip finished ones, resume an interrupted one."""
-    order = get_args(Stage)
+    order = get_args(StepName)
     if from_stage and until and order.index(from_stage) > order.index(until):
         raise typer.BadParameter(
             f"--from {from_stage} comes after --until {until}: nothing would run."

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, RecipeName, Settings, TrainingStage
+from flows.cli.options import AsJson, RecipeName, Settings, StageName
 from flows.cli.output import console, print_json, print_parts
 from flows.settings import quiet_libraries
 
@@ -46,7 +46,7 @@ Jobs = Annotated[
         help="Runs at the same time, each a process of its own (default: one per GPU; 1 on a CPU)",
     ),
 ]
-UntilStage = Annotated[TrainingStage, typer.Option(help="Stop each run after this stage")]
+UntilStage = Annotated[StageName, typer.Option(help="Stop each run after this stage")]
 MostRuns = Annotated[int, typer.Option(min=1, help="Refuse a grid larger than this")]
 
 

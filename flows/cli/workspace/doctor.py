@@ -36,8 +36,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _values(check: "HealthCheck") -> dict[str, str]:
-    values = vars(check)
-    return {name: values[name] for name in ("name", "level", "found")} | {"mend": check.fix}
+    return {"name": check.name, "level": check.level, "found": check.found, "mend": check.fix}
 
 
 def _print(check: "HealthCheck") -> None:

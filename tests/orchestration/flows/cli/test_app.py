@@ -1,6 +1,4 @@
-"""The command line: exit codes, messages, what is imported when, and whole runs on the small stage
-program.
-"""
+"""The command line: exit codes, messages, imports, and whole runs on the small stage program."""
 
 import json
 import os

@@ -148,7 +148,8 @@ async def main():
                     await asyncio.sleep(2)
             busy = asyncio.create_task(looks_at_triggers())
             await asyncio.sleep(0)
-            trigger = {"type": "event", "expect": ["x"], "posture": "Reactive", "threshold": 1, "within": 0}
+            trigger = {"type": "event", "expect": ["x"], "posture": "Reactive"}
+            trigger |= {"threshold": 1, "within": 0}
             automation = {"name": "a", "trigger": trigger, "actions": [{"type": "do-nothing"}]}
             made = await client.post("/automations/", json=automation)
             await busy

@@ -326,8 +326,9 @@ def test_every_occasion_is_told_with_a_link_to_the_page(platform):
             ):
                 platform.post(f"flow_runs/{run}/set_state", state=state, force=True)
         code = (
-            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks.promotion import"
-            " announce\nannounce.publish(announce.PROMOTED, announce.model_resource('x-policy'),"
+            f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
+            "from tasks.promotion import announce\n"
+            "announce.publish(announce.PROMOTED, announce.model_resource('x-policy'),"
             " {'model': 'x', 'reason': 'better'})"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
@@ -538,8 +539,9 @@ def test_a_promotion_starts_the_deployments_that_wait_for_it(platform):
 @pytest.mark.slow
 def test_two_processes_do_not_hold_one_device_at_once(platform, tmp_path):
     code = (
-        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks.promotion import"
-        " limits\nwith limits.devices_reserved():\n  print(time.time(), flush=True);"
+        f"import os, time; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
+        "from tasks.execution.concurrency import devices_reserved\n"
+        "with devices_reserved():\n  print(time.time(), flush=True);"
         " time.sleep(3); print(time.time())"
     )
     both = [
@@ -560,8 +562,9 @@ def test_two_processes_do_not_hold_one_device_at_once(platform, tmp_path):
 @pytest.mark.slow
 def test_a_device_without_a_limit_is_refused(platform):
     code = (
-        f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\nfrom tasks import limits\n"
-        "with limits.devices_reserved():\n  print('unguarded')"
+        f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
+        "from tasks.execution.concurrency import devices_reserved\n"
+        "with devices_reserved():\n  print('unguarded')"
     )
     environment = platform.environment | {"RLHF_DEVICE_LIMITS": "nobody-made-this"}
     done = subprocess.run(

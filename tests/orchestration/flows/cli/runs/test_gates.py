@@ -1,6 +1,4 @@
-"""`rlhf gates`: the verdicts of a recorded run, one gate in full, and a gate of severity warning in
-a whole pipeline.
-"""
+"""`rlhf gates`: the verdicts of a run, one gate in full, and a gate of severity warning."""
 
 import json
 from pathlib import Path

@@ -53,7 +53,7 @@ def test_the_printed_options_make_it_fit(rlhf_plan):
     ],
 )
 def test_what_makes_it_fit_is_no_combination_that_is_refused(rlhf_plan, layout):
-    """ZeRO 3 takes neither adapters nor a shared critic; what is left is more devices, or nothing."""
+    """ZeRO 3 takes neither adapters nor a shared critic: more devices are left, or nothing."""
     words = ("smollm2", "--model", "llama-2-13b", "--gpus", "8", "--gpu-memory", "40GiB", "--json")
     settings = [*layout, "distributed.ranks=8", "ppo.sampling.kv_cache_mib=8192"]
     found = json.loads(rlhf_plan(*words, *(f"--set={setting}" for setting in settings))[1])[

@@ -1,4 +1,4 @@
-"""`rlhf trace`: what it runs first, what it prints, and the page; the stages are a small program."""
+"""`rlhf trace`: what it runs first, what it prints, its page; the stages are a small program."""
 
 import io
 import json
