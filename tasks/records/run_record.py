@@ -70,7 +70,7 @@ class Registration(BaseModel):
     stage: str
     artifact: Artifact
     tags: dict[str, str]
-    decisions: list[Decision] = []  # of every gate that these bytes passed
+    decisions: list[Decision] = []  # of every gate about these bytes
     note: str = ""  # Markdown, the description of the version
     card: str = ""  # Markdown, README.md beside the weights
     sign_off: SignOff = SignOff()

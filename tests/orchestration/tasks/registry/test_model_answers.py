@@ -1,0 +1,208 @@
+"""Registered models answer as the project and transformers do, in every form of input."""
+
+import json
+import shutil
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from passed_gate import DECISION
+from plain_answers import plain_replies, project_scores
+from transformers import AutoTokenizer
+
+from rlhf_core.batching.batch import encode
+from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE
+from rlhf_core.digest import digest_path
+from rlhf_core.modeling.ensemble import close_ensemble, member_folder
+from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.reward.scoring import score_sequences
+from tasks.registry import packaging
+from tasks.registry.packaging import build, model_folder
+
+
+def test_the_reward_model_scores_pairs_as_training_does(reward, reward_folder, pairs):
+    found = reward.predict(pairs)
+    chosen, rejected = (
+        project_scores(reward_folder, pairs, field) for field in ("chosen", "rejected")
+    )
+    assert found["chosen_score"].tolist() == pytest.approx(chosen, abs=1e-5)
+    assert found["rejected_score"].tolist() == pytest.approx(rejected, abs=1e-5)
+    assert found["margin"].tolist() == pytest.approx(
+        [a - b for a, b in zip(chosen, rejected, strict=True)], abs=2e-5
+    )
+    assert found["probability"].tolist() == pytest.approx(
+        torch.sigmoid(torch.tensor(found["margin"])).tolist(), abs=1e-6
+    )
+    assert len({round(value, 4) for value in chosen + rejected}) > 20
+
+
+def test_conversations_score_what_their_pair_scores(reward, reward_folder, pairs):
+    conversations = [
+        {"messages": [*row["prompt"], {"role": "assistant", "content": row["chosen"]}]}
+        for row in pairs
+    ]
+    found = reward.predict(pd.DataFrame(conversations, index=range(100, 100 + len(pairs))))
+    assert found["score"].tolist() == pytest.approx(
+        project_scores(reward_folder, pairs, "chosen"), abs=1e-5
+    )
+    assert found.index[0] == 100
+    assert reward.predict(conversations[0])["score"][0] == pytest.approx(
+        found["score"][100], abs=1e-5
+    )
+
+
+def test_a_prompt_may_be_text_or_messages(reward, pairs):
+    as_text = [row | {"prompt": row["prompt"][-1]["content"]} for row in pairs]
+    assert reward.predict(as_text).equals(reward.predict(pairs))
+
+
+def test_a_conversation_is_scored_turn_by_turn_history_included(reward, pairs):
+    history = [
+        {"role": "user", "content": "w1 w2"},
+        {"role": "assistant", "content": "w3"},
+        *pairs[0]["prompt"],
+    ]
+    longer = reward.predict([pairs[0] | {"prompt": history}])
+    assert abs(longer["chosen_score"][0] - reward.predict(pairs[:1])["chosen_score"][0]) > 1e-4
+
+
+def test_greedy_replies_to_ragged_prompts_are_those_of_transformers(policy, tiny_model, pairs):
+    assert len({len(row["prompt"][0]["content"].split()) for row in pairs}) > 3
+    found = policy.predict(
+        [{"messages": row["prompt"]} for row in pairs], params={"max_tokens": 12}
+    )
+    assert found == plain_replies(tiny_model, pairs, 12)
+    assert len(set(found)) > 3
+
+
+def test_chat_input_comes_as_one_conversation_a_list_or_a_frame(policy, pairs, tmp_path):
+    chats, limit = [{"messages": row["prompt"]} for row in pairs[:3]], {"max_tokens": 5}
+    frame = pd.DataFrame(chats)
+    frame.to_parquet(tmp_path / "chats.parquet")
+    answers = policy.predict(chats, params=limit)
+    assert policy.predict(frame, params=limit) == answers
+    assert policy.predict(pd.read_parquet(tmp_path / "chats.parquet"), params=limit) == answers
+    assert policy.predict(chats[0], params=limit) == answers[:1]
+
+
+def test_a_seed_fixes_sampled_replies(policy, pairs):
+    chats = [{"messages": row["prompt"]} for row in pairs[:4]]
+
+    def sampled(seed: int) -> list[str]:
+        return policy.predict(chats, params={"temperature": 1.0, "max_tokens": 12, "seed": seed})
+
+    before = torch.random.get_rng_state()
+    assert sampled(1) == sampled(1) != sampled(2)
+    assert torch.equal(before, torch.random.get_rng_state()), (
+        "the caller's own random state is left alone"
+    )
+
+
+def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts(policy, pairs):
+    """Transformers keeps the 50 likeliest tokens; the policy was trained and measured on all 62."""
+    chats = [{"messages": pairs[0]["prompt"]}] * 800
+    replies = policy.predict(
+        chats, params={"temperature": 1000.0, "max_tokens": 1}
+    )  # nearly uniform
+    assert len(set(replies)) > 55
+
+
+@pytest.mark.slow
+def test_the_folders_own_generation_settings_change_nothing(tiny_model, policy, pairs, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 9.0, "max_new_tokens": 3})
+    )
+    build("policy", folder, tmp_path / "version", [], "")
+    chats = [{"messages": row["prompt"]} for row in pairs[:3]]
+    assert mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(chats) == policy.predict(
+        chats
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        (
+            "policy",
+            {"messages": [{"role": "user", "content": "w1 " * 1100}]},
+            "the model reads 1024",
+        ),
+        ("policy", [{"role": "user", "content": "w1"}], "missing inputs \\['messages'\\]"),
+        (
+            "reward",
+            {"messages": [{"role": "user", "content": "w1"}]},
+            "end with the assistant's turn",
+        ),
+        (
+            "reward",
+            {"prompt": "w1", "chosen": "w2"},
+            "expected only 'messages', or 'prompt', 'chosen' and 'rejected'",
+        ),
+        (
+            "reward",
+            {"prompt": 7, "chosen": "w2", "rejected": "w3"},
+            "expected a prompt \\(text or messages\\)",
+        ),
+        (
+            "reward",
+            {"prompt": "w1 " * 1100, "chosen": "w2", "rejected": "w3"},
+            "the model reads 1024",
+        ),
+    ],
+)
+def test_input_that_cannot_be_answered_is_refused_in_words(kind, rows, message, policy, reward):
+    with pytest.raises(MlflowException, match=message):
+        {"policy": policy, "reward": reward}[kind].predict(rows)
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward"])
+def test_the_input_example_is_answered(kind, request):
+    model = request.getfixturevalue(kind)
+    assert model.input_example == packaging.EXAMPLES[kind]
+    assert len(model.predict(model.input_example)) == 1
+
+
+def test_a_reward_model_without_a_chat_template_gets_the_one_of_training(
+    reward_folder, pairs, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(reward_folder, folder)
+    (folder / "chat_template.jinja").unlink()
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
+    build("reward", folder, tmp_path / "version", [], "")
+    found = mlflow.pyfunc.load_model(str(tmp_path / "version"))
+    assert found.unwrap_python_model().tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE
+    assert found.predict(pairs)["chosen_score"].tolist() == pytest.approx(
+        project_scores(folder, pairs, "chosen"), abs=1e-5
+    )
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(
+    tiny_model, pairs, tmp_path
+):
+    tokenizer, folder, expected = load_tokenizer(tiny_model), tmp_path / "model", []
+    sequences = encode(tokenizer, pairs, "chosen")
+    for number, offset in ((1, 0.25), (2, -1.5)):
+        model = load_scalar(tiny_model, new_head=True, seed=number)
+        save_model(model, tokenizer, member_folder(folder, number))
+        expected.append(
+            score_sequences(
+                inference(model, dtype="float32"), sequences, tokenizer.pad_token_id, 4096
+            )
+            - offset
+        )
+    close_ensemble(folder, [0.25, -1.5])
+    build("reward", folder, tmp_path / "version", [DECISION], "# reward")
+    rows = [
+        {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
+        for row in pairs
+    ]
+    found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pd.DataFrame(rows))
+    assert torch.tensor(found["chosen_score"]).allclose(
+        torch.stack(expected).mean(0).double(), atol=1e-4
+    )
+    assert digest_path(model_folder(tmp_path / "version")) == digest_path(folder)
