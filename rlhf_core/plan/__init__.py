@@ -1,1 +1,1 @@
-"""The memory planner: bytes per stage by arithmetic alone; formulas in infra/docs."""
+"""The memory planner: bytes of each stage on a device, by arithmetic alone."""

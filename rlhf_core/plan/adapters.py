@@ -1,8 +1,7 @@
-"""What low-rank adapters change in the arithmetic: how much learns, and what the backward pass
-needs.
+"""The change of the arithmetic by low-rank adapters: parameters that learn, and activations.
 
-Letters as in memory.py; r: rank. The coefficients are counted from PEFT's layers and held to
-autograd by tests.
+Letters as in memory.py; r: rank. The coefficients are counted from PEFT's layers. Tests compare
+them with autograd.
 """
 
 from rlhf_core.config import LoRA
@@ -12,7 +11,7 @@ from rlhf_core.plan.strategy import Strategy
 
 
 def adapted_maps(shape: ModelShape, lora: LoRA) -> dict[str, tuple[int, int]]:
-    """The linear maps of a layer that have an adapter, with their widths."""
+    """Return the linear maps of a layer that have an adapter, with their widths."""
     if lora.target_modules == "all-linear":
         return shape.linear_maps
     named = {name.rpartition(".")[2] for name in lora.target_modules}
@@ -20,19 +19,22 @@ def adapted_maps(shape: ModelShape, lora: LoRA) -> dict[str, tuple[int, int]]:
 
 
 def adapter_parameters(shape: ModelShape, lora: LoRA) -> int:
-    """N r sum (in + out) over the adapted maps (Hu et al. 2021, arXiv:2106.09685, section 4.1)."""
+    """Return n r sum (in + out) over the adapted maps.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+    """
     return shape.layers * lora.rank * sum(map(sum, adapted_maps(shape, lora).values()))
 
 
 def activations_change(
     shape: ModelShape, batch: BatchShape, strategy: Strategy, lora: LoRA
 ) -> float:
-    """Bytes that saved_activations grows by when adapters learn in place of the weights; mostly
-    below 0.
+    """Return the bytes that saved_activations grows by if adapters learn in place of the weights.
 
-    A token and layer: + e r for each adapter (A x), + 2Q in bfloat16 (o_proj's input, cast twice);
-    less both norms' normed outputs, 8D, that only their own weights needed, and the inputs of maps
-    that have no adapter. Once: the last norm's, 4D.
+    The number is mostly below 0. Per token and layer: + e r for each adapter (A x), + 2Q in
+    bfloat16 (o_proj's input, cast twice); minus 8D, the normed outputs of both norms, which only
+    their own weights needed, and minus the inputs of maps without an adapter. Once per token: minus
+    4D, the last norm's normed output.
     """
     if strategy.half_weights or strategy.checkpointing:
         # an upper bound: training does not offer the one, and the other keeps no such tensors

@@ -1,11 +1,13 @@
-"""The formulas: bytes on one device for weights, gradients, optimizer states, activations, logits
-and KV cache.
+"""The formulas: bytes on one device.
 
-Letters: P parameters, N devices, w bytes of a weight, T tokens that go through the model at once, L
-tokens of the longest row, D hidden, I intermediate, Q query width, H heads, V vocabulary, n layers.
+They cover weights, gradients, optimizer states, activations, logits and KV cache.
+
+Letters: P parameters, N devices, w bytes of a weight, e bytes of a number in a matrix product, T
+tokens that go through the model at once, L tokens of the longest row, D hidden, I intermediate, Q
+query width, H heads, V vocabulary, n layers.
 Sources: Rajbhandari et al. 2020 (arXiv:1910.02054) for the states, Korthikanti et al. 2022
-(arXiv:2205.05198) for the idea behind the activations, whose coefficients are counted from the
-modules that run here; tests hold them to what autograd really saves.
+(arXiv:2205.05198) for the idea behind the activations. The activations' coefficients are counted
+from the modules that run here; tests compare them with what autograd really saves.
 """
 
 from dataclasses import dataclass
@@ -15,9 +17,8 @@ from rlhf_core.plan.strategy import Strategy
 
 # elements of DeepSpeed's gradient buckets: reduce_bucket_size, and the all-reduce of stage 0
 BUCKET = 500_000_000
-LIVE_PARAMETERS = (
-    1_000_000_000  # elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
-)
+# elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
+LIVE_PARAMETERS = 1_000_000_000
 ADAM_STATES = 2  # float32 mean and variance
 FLOAT = 4
 HALF = 2
@@ -25,8 +26,9 @@ HALF = 2
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What goes through a model at once. tokens: padding included; length: of the longest row;
-    positions: with logits.
+    """The tokens that go through a model at once.
+
+    tokens: padding included. length: tokens of the longest row. positions: tokens with logits.
     """
 
     tokens: int
@@ -36,15 +38,15 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Bytes on one device for a model that learns. stepping: held only while the optimizer steps;
-    host: in host memory.
+    """Bytes on one device for a model that learns.
+
+    stepping: held only while the optimizer steps. host: in host memory.
     """
 
     weights: float
-    casts: (
-        float  # bfloat16 copies of weights, from the forward pass to the end of the backward pass
-    )
-    # those of them that autocast keeps in a pass without gradients: of weights that learn
+    # bfloat16 copies of weights, from the forward pass to the end of the backward pass
+    casts: float
+    # the copies that autocast keeps in a pass without gradients: of weights that learn
     cached: float
     gradients: float
     optimizer: float
@@ -61,14 +63,17 @@ def training_state(
     touched_only: bool = False,
     adapters: int | None = None,
 ) -> TrainingState:
-    """States of AdamW training (Rajbhandari et al. 2020, section 3, as DeepSpeed's code has it).
+    """Return the states of AdamW training.
 
-    stage 0: wP + wP + 8P. stages 1, 2: the optimizer's 4P master weights + 8P are divided by N, in
-    stage 2 the gradients too, in stage 3 the weights too. parameters: P; matrices: weights of
-    linear maps, which autocast copies.
-    touched_only: count of a bucket what is written, as host memory does, not what is reserved.
-    adapters: so many parameters learn (adapters and a head) beside the P, which are frozen:
-    gradients, optimizer and buckets are theirs alone.
+    Stage 0: wP + wP + 8P. Stages 1 and 2: the optimizer's 4P master weights + 8P are divided by N,
+    in stage 2 the gradients too, in stage 3 the weights too.
+    Source: Rajbhandari et al. 2020, section 3, as DeepSpeed implements it.
+
+    parameters: P. matrices: weights of linear maps, which autocast copies.
+    touched_only: count the bytes of a bucket that are written, as host memory does, and not those
+    that are reserved.
+    adapters: number of parameters that learn (adapters and a head) beside the P, which are frozen.
+    Gradients, optimizer and buckets are then only of these.
     """
     learning = parameters if adapters is None else adapters
     parameters, matrices = parameters + (adapters or 0), matrices + (adapters or 0)
@@ -81,9 +86,8 @@ def training_state(
     )
     gradients = w * (share if stage >= 2 else learning)
     optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * learning
-    of_casts = (
-        (w if stage < 3 else HALF) if strategy.autocast else 0
-    )  # autocast's gradients have a bucket of their own
+    # autocast's gradients have a bucket of their own
+    of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0
     bucket = w * min(BUCKET, learning) if touched_only else (w + of_casts) * BUCKET
     offloaded = strategy.offload_optimizer and sharded
     return TrainingState(
@@ -101,18 +105,17 @@ def training_state(
 
 
 def saved_activations(shape: ModelShape, batch: BatchShape, strategy: Strategy) -> float:
-    """What the backbone's forward pass leaves for the backward pass, bytes.
+    """Return the bytes that the backbone's forward pass keeps for the backward pass.
 
-    float32, a token and layer: 4 (6D + 4Q + 4I + L + H + 2): two norms keep input, normed and
-    scaled output; attention keeps q, k (repeated over its group), v, output, one mask row, one
-    log-sum a head; the MLP keeps gate, silu(gate), up and their product. With checkpointing only
-    each layer's input, plus one layer recomputed.
+    Per token and layer in float32: 4 (6D + 4Q + 4I + L + H + 2). Two norms keep input, normed and
+    scaled output. Attention keeps q, k (repeated over its group), v, output, one mask row and one
+    log-sum per head. The MLP keeps gate, silu(gate), up and their product. With checkpointing:
+    each layer's input, plus one layer that is recomputed.
     """
     layer = _saved_by_layer(shape, batch.length, strategy)
     residual = strategy.weight_bytes  # bytes of a number between layers
-    final = (
-        (FLOAT + residual) * shape.hidden + 2 * residual * shape.head_width + FLOAT + 8
-    )  # norm; cos, sin; token ids
+    # norm; cos, sin; token ids
+    final = (FLOAT + residual) * shape.hidden + 2 * residual * shape.head_width + FLOAT + 8
     if strategy.checkpointing:
         return batch.tokens * (shape.layers * residual * shape.hidden + layer + final)
     return batch.tokens * (shape.layers * layer + final)
@@ -131,8 +134,9 @@ def _saved_by_layer(shape: ModelShape, length: int, strategy: Strategy) -> int:
 def working_tensors(
     shape: ModelShape, batch: BatchShape, strategy: Strategy, *, learns: bool
 ) -> float:
-    """What lives beside the saved activations: 4T(I + 2D) of gradients, or T(4eI + 12D) of a pass
-    without gradients.
+    """Return the bytes that live beside the saved activations.
+
+    4T(I + 2D) of gradients, or T(4eI + 12D) of a pass without gradients.
     """
     if learns:
         return FLOAT * batch.tokens * (shape.intermediate + 2 * shape.hidden)
@@ -144,11 +148,11 @@ def working_tensors(
 def logits(
     shape: ModelShape, batch: BatchShape, strategy: Strategy, *, learns: bool, entropy: bool = False
 ) -> float:
-    """float32 tensors of size positions x V that live at once, bytes.
+    """Return the bytes of the float32 tensors of size positions x V that live at once.
 
-    Without gradients 2 (logits, and exp inside logsumexp), with them 4 (logits, and three inside
-    its backward pass). An entropy adds one, or two where bfloat16 logits are widened once more,
-    which also keeps those.
+    Without gradients there are 2 (logits, and exp inside logsumexp), with gradients 4 (logits, and
+    three inside the backward pass). An entropy adds one, or two where bfloat16 logits are widened
+    once more; the bfloat16 logits are then kept too.
     """
     half = strategy.compute_bytes == HALF
     copies = (4 if learns else 2) + entropy * (2 if learns and half else 1)
@@ -157,18 +161,19 @@ def logits(
 
 
 def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
-    """Keys and values of one token over all layers, on one device: 2 n (kv width) e bytes; heads
-    are divided, never split.
+    """Return the bytes of one token's keys and values over all layers, on one device.
+
+    2 n (kv width) e bytes. Heads are divided among devices, never split.
     """
     heads = -(-shape.kv_heads // strategy.sampler_over)
     return 2 * shape.layers * heads * shape.head_width * strategy.compute_bytes
 
 
 def frozen_weights(parameters: int, strategy: Strategy) -> tuple[float, float]:
-    """A model that does not learn, on the device and in host memory: 4P bytes, or 2P in bfloat16.
+    """Return the bytes of a frozen model on the device and in host memory.
 
-    Sharded or offloaded: a share on each device or its host, and on the device what is gathered at
-    once.
+    4P bytes, or 2P in bfloat16. Sharded or offloaded: a share on each device or its host, and on
+    the device the parameters that are gathered at once.
     """
     size = HALF if strategy.half_frozen else FLOAT
     if strategy.frozen == "whole":

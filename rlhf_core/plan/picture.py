@@ -1,10 +1,14 @@
-"""A plan as a picture: one stacked bar a stage, and the line of what a device has."""
+"""A plan as a picture: one stacked bar per stage, and a line at the memory of a device."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.stage_plan import MEMORY_KINDS, StagePlan
 from rlhf_core.plan.strategy import GIB
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORMATS = (".svg", ".png")
 _COLORS = dict(
@@ -18,8 +22,9 @@ _OVERHEAD = "#bab0ac"
 
 
 def draw_plans(plans: list[StagePlan], file: Path) -> None:
-    """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind. Raises
-    ConfigError for other endings.
+    """Write `file` (.svg or .png): GiB on one device at each stage's peak, by kind.
+
+    Raises ConfigError for other endings.
     """
     if file.suffix.lower() not in FORMATS:
         raise ConfigError(
@@ -33,28 +38,8 @@ def draw_plans(plans: list[StagePlan], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.8 * len(plans)), layout="constrained")
     for row, plan in enumerate(plans):
-        left = 0.0
-        for label, size in _segments(plan):
-            axes.barh(
-                row,
-                size / GIB,
-                left=left,
-                color=_COLORS.get(label, _OVERHEAD),
-                edgecolor="white",
-                linewidth=0.5,
-            )
-            left += size / GIB
-        verdict = "fits" if plan.fits else f"{-plan.spare / GIB:,.1f} GiB too much"
-        axes.text(left, row, f"  {left:,.1f}: {verdict}", va="center")
-    capacity = plans[0].hardware.capacity / GIB
-    axes.axvline(capacity, color="black", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(plans)), [plan.stage for plan in plans])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(capacity, *(plan.peak / GIB for plan in plans)))
-    axes.set_xlabel(
-        f"GiB on each of {plans[0].strategy.devices} device(s) at the peak; dashed: the"
-        f" {capacity:,.1f} GiB it has"
-    )
+        _draw_bar(axes, row, plan)
+    _draw_scale(axes, plans)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (*_COLORS.values(), _OVERHEAD)]
     figure.legend(
         handles,
@@ -66,6 +51,28 @@ def draw_plans(plans: list[StagePlan], file: Path) -> None:
     )
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _draw_bar(axes: "Axes", row: int, plan: StagePlan) -> None:
+    left = 0.0
+    for label, size in _segments(plan):
+        color = _COLORS.get(label, _OVERHEAD)
+        axes.barh(row, size / GIB, left=left, color=color, edgecolor="white", linewidth=0.5)
+        left += size / GIB
+    fit = "fits" if plan.fits else f"{-plan.spare / GIB:,.1f} GiB too much"
+    axes.text(left, row, f"  {left:,.1f}: {fit}", va="center")
+
+
+def _draw_scale(axes: "Axes", plans: list[StagePlan]) -> None:
+    capacity = plans[0].hardware.capacity / GIB
+    axes.axvline(capacity, color="black", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(plans)), [plan.stage for plan in plans])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * max(capacity, *(plan.peak / GIB for plan in plans)))
+    axes.set_xlabel(
+        f"GiB on each of {plans[0].strategy.devices} device(s) at the peak; dashed: the"
+        f" {capacity:,.1f} GiB it has"
+    )
 
 
 def _segments(plan: StagePlan) -> list[tuple[str, float]]:

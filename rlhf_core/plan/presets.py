@@ -34,14 +34,14 @@ PRESETS |= {
     for name, shape in PRESETS.items()
     if name.startswith("llama-3-")
 }
-for _size in (7, 13, 70):  # as papers count: 7B is 7 * 10^9 parameters, all four models alike
+for _size in (7, 13, 70):  # papers count 7B as 7 * 10^9 parameters, for all four models
     _like = PRESETS[f"llama-2-{_size}b"]
     _source = f"{_size} * 10^9 parameters in layers of {_like.name}; {_like.source}"
     PRESETS[f"{_size}b"] = replace(_like, name=f"{_size}b", source=_source, nominal=_size * 10**9)
 
 
 def preset(name: str) -> ModelShape:
-    """The shape of that name. Raises ConfigError with the names there are."""
+    """Return the shape of that name. Raises ConfigError that lists the known names."""
     try:
         return PRESETS[name.lower()]
     except KeyError:

@@ -1,11 +1,13 @@
-"""The smallest change that makes a stage fit: cheap changes first, those that training does not
-offer yet after them.
+"""The smallest change that makes a stage fit.
+
+Cheap changes come first, changes that training does not offer yet come last.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,14 +18,14 @@ from rlhf_core.plan.stage_plan import StageModels, StagePlan
 from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import Strategy
 
-LEAST_KV_ROWS = 8  # so many of the longest rows must stay in vLLM's cache, or generation crawls
-MOST_PER_HOST = (
-    8  # devices: their number in the usual server, beyond which tensor parallelism is slow
-)
+LEAST_KV_ROWS = 8  # longest rows that must fit in vLLM's cache, or generation is very slow
+MOST_PER_HOST = 8  # devices of the usual server; tensor parallelism over more is slow
 MOST_DOUBLINGS = 6  # of the number of devices
-UNOFFERED = 100  # a change that no recipe can make weighs more than all together that it can
-DOUBLING = 10_000  # more devices weigh more than any change of settings
-COSTS = {  # in the order in which they are tried
+UNOFFERED = 100  # a change that no recipe offers costs more than all that it offers together
+DOUBLING = 10_000  # more devices cost more than any change of settings
+COSTS: dict[
+    str, dict[Any, int]
+] = {  # setting -> value -> cost, in the order in which they are tried
     "dtype": {"bfloat16": 1},
     "zero_stage": {1: 1, 2: 2, 3: 3},
     "checkpointing": {True: 4},
@@ -52,8 +54,9 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Change:
-    """One setting that differs; option: what to pass on the command line, empty where training does
-    not offer it yet.
+    """One setting that differs.
+
+    option: its option on the command line, empty if training does not offer the change yet.
     """
 
     text: str
@@ -71,31 +74,27 @@ class Remedy:
 def find_remedy(
     recipe: Recipe, models: StageModels, plan: StagePlan, *, doubling: int = DOUBLING
 ) -> Remedy | None:
-    """The cheapest changes with which the stage fits, or None.
+    """Return the cheapest changes with which the stage fits, or None.
 
-    Sets of changes are tried by their cost, each with the smallest microbatch and cache; of the
-    first set that fits, these two are then made as large as still fits. doubling: what twice as
-    many devices weigh; 1 makes them cheap.
+    Sets of changes are tried by their cost, each with the smallest microbatch and cache. For the
+    first set that fits, microbatch and cache are then made as large as still fits.
+    doubling: cost of twice as many devices; 1 makes them cheap.
     """
 
     def build(strategy: Strategy) -> StagePlan:
         return plan_stage(recipe, plan.stage, models, strategy, plan.hardware)
 
-    tokens, caches, loads = (
-        _token_levels(recipe, plan),
-        _cache_levels(recipe, plan, models),
-        _loading(recipe, plan.stage),
-    )
+    tokens = _token_levels(recipe, plan)
+    caches = _cache_levels(recipe, plan, models)
+    loads = _loading(recipe, plan.stage)
     for strategy in _by_cost(plan, doubling):
         smallest = replace(
             strategy, micro_batch_tokens=tokens[-1], kv_cache_mib=caches(strategy)[-1]
         )
         if not (loads(strategy) and build(smallest).fits):
             continue
-        sizes = sorted(
-            product(range(len(tokens)), range(len(caches(strategy)))),
-            key=lambda pair: (sum(pair), pair),
-        )
+        levels = product(range(len(tokens)), range(len(caches(strategy))))
+        sizes = sorted(levels, key=lambda pair: (sum(pair), pair))
         for i, j in sizes:
             found = build(
                 replace(strategy, micro_batch_tokens=tokens[i], kv_cache_mib=caches(strategy)[j])
@@ -106,8 +105,9 @@ def find_remedy(
 
 
 def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
-    """Whether a recipe with what a strategy says of the stage would be loaded: ZeRO 3 takes no
-    adapters, and so on.
+    """Return a check that a recipe with a strategy's settings would be loaded.
+
+    ZeRO 3 takes no adapters, and so on.
     """
     if stage == OWN_SAMPLER:
         return lambda strategy: True
@@ -136,7 +136,7 @@ def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
 
 
 def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
-    """Every layout but for microbatch and cache, the cheapest first; the present one has cost 0."""
+    """Yield every layout, microbatch and cache aside, cheapest first; the present one costs 0."""
     now, options = plan.strategy, []
     for name, values in COSTS.items():
         present = getattr(now, name)
@@ -165,8 +165,9 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
 
 
 def _applies(stage: str, name: str) -> bool:
-    """Whether a stage has what the setting is about: an optimizer, a sampler or a model that does
-    not learn.
+    """Return True if a stage has what the setting changes.
+
+    That is an optimizer, a sampler or a model that does not learn.
     """
     if stage == OWN_SAMPLER:
         return name in ("dtype", "sampler_over")
@@ -176,11 +177,11 @@ def _applies(stage: str, name: str) -> bool:
 
 
 def is_possible(stage: str, strategy: Strategy) -> bool:
-    """Host memory and half weights come with ZeRO's own master weights; nothing is divided over one
-    device.
+    """Return True if training could run this layout.
 
-    Models that do not learn are shared out like the actor, by ZeRO 3; the evaluation has several
-    devices only with them.
+    Host memory and half weights need ZeRO's own master weights, and one device divides nothing.
+    Frozen models are sharded like the actor, by ZeRO 3. The evaluation has several devices only
+    with sharded models.
     """
     if strategy.frozen == "sharded" and (
         strategy.devices == 1 or (stage == "ppo" and strategy.zero_stage < 3)
@@ -192,8 +193,9 @@ def is_possible(stage: str, strategy: Strategy) -> bool:
 
 
 def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
-    """micro_batch_tokens and its halves, down to one longest row (a pair of them for the reward
-    model).
+    """Return micro_batch_tokens and its halves, down to one longest row.
+
+    Where rows come in pairs, down to two longest rows.
     """
     return _halves(
         plan.strategy.micro_batch_tokens,
@@ -201,7 +203,11 @@ def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
     )
 
 
-def _cache_levels(recipe: Recipe, plan: StagePlan, models: StageModels):
+def _cache_levels(
+    recipe: Recipe, plan: StagePlan, models: StageModels
+) -> Callable[[Strategy], list[int]]:
+    """Return a function of a strategy: kv_cache_mib and its halves, down to LEAST_KV_ROWS rows."""
+
     def levels(strategy: Strategy) -> list[int]:
         row = longest_row(recipe, plan.stage) * kv_bytes_per_token(models.policy, strategy)
         return _halves(strategy.kv_cache_mib, -(-LEAST_KV_ROWS * row // 2**20))
@@ -249,5 +255,5 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
 
 
 def _option(name: str, stage: str, over: int) -> str:
-    """What to pass on the command line, or '' for what no recipe can say."""
+    """Return the option on the command line, '' for a change that no recipe offers."""
     return f"--set {OPTIONS[name].format(stage=stage, over=over)}" if name in OPTIONS else ""

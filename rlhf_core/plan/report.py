@@ -1,4 +1,4 @@
-"""A plan in words and as JSON values."""
+"""A plan as a table, as text and as JSON values."""
 
 from rlhf_core.config import Recipe
 from rlhf_core.plan.layout import longest_row
@@ -11,7 +11,7 @@ ROLES = ("actor", "critic", "reward", "reference")
 
 
 def half_weights_gb(models: StageModels) -> dict[str, float]:
-    """Weights of the four models at 2 bytes a parameter, GB (10^9 bytes), as papers count them."""
+    """Return the weights of the four models at 2 bytes per parameter, in GB (10^9 bytes)."""
     parameters = {
         role: models.reward.scalar if role in ("critic", "reward") else models.policy.policy
         for role in ROLES
@@ -20,20 +20,22 @@ def half_weights_gb(models: StageModels) -> dict[str, float]:
 
 
 def fit_text(plan: StagePlan) -> str:
-    """'fits, N GiB to spare' or 'does not fit by N GiB'."""
+    """Return 'fits, N GiB to spare' or 'does not fit by N GiB'."""
     if plan.fits:
         return f"fits, {plan.spare / GIB:,.1f} GiB to spare"
     return f"does not fit by {-plan.spare / GIB:,.1f} GiB"
 
 
 def table_rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
-    """Model, bytes of each kind, and the kinds that are not held at the peak (the most of any phase
-    is given for these).
+    """Return each model, its bytes by kind, and the kinds that it does not hold at the peak.
+
+    For kinds that are not held at the peak, the bytes are the most of any phase.
     """
-    result = []
+    result: list[tuple[str, dict[str, float], set[str]]] = []
     for model in dict.fromkeys(part.model for part in plan.parts):
         own = [part for part in plan.parts if part.model == model]
-        sizes, elsewhere = {}, set()
+        sizes: dict[str, float] = {}
+        elsewhere: set[str] = set()
         for kind in MEMORY_KINDS:
             parts = [part for part in own if part.kind == kind]
             sizes[kind] = sum(part.bytes for part in parts if part.held_in(plan.peak_phase))
@@ -47,8 +49,9 @@ def table_rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
 
 
 def cache_capacity(recipe: Recipe, models: StageModels, plan: StagePlan) -> tuple[int, int] | None:
-    """Tokens that the sampler's cache holds, and how many of the longest rows; None for a stage
-    without vLLM.
+    """Return the tokens that the sampler's cache holds, and the number of longest rows.
+
+    None for a stage without a sampler.
     """
     if not any(part.kind == "KV cache" for part in plan.parts):
         return None
@@ -57,7 +60,7 @@ def cache_capacity(recipe: Recipe, models: StageModels, plan: StagePlan) -> tupl
 
 
 def plan_as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
-    """One stage; sizes in bytes on one device."""
+    """Return the JSON values of one stage. Sizes are bytes on one device."""
     values = {
         "stage": plan.stage,
         "fits": plan.fits,

@@ -1,23 +1,18 @@
-"""The shape of a decoder-only model: what its configuration says, and how many parameters that
-makes.
-"""
+"""The shape of a decoder-only model, from its configuration, and its number of parameters."""
 
 from dataclasses import dataclass
 
 from rlhf_core.errors import ConfigError
 
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-)  # rotary positions, RMS norms, gated MLP: what the formulas are written for
+# rotary positions, RMS norms, gated MLP: the formulas are written for these
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a config.json that memory depends on. Linear layers have no bias unless a flag
-    says so.
+    """The numbers of a config.json that memory depends on.
+
+    Linear maps have no bias unless a flag says so.
     """
 
     name: str
@@ -34,19 +29,18 @@ class ModelShape:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    nominal: int | None = (
-        None  # a round parameter count, as papers use it in place of the exact one
-    )
+    nominal: int | None = None  # a round parameter count, as papers use instead of the exact one
 
     @property
     def query_width(self) -> int:
-        """Heads * head_width; equals `hidden` in most models."""
+        """Width of all queries of one token: heads * head_width; equals `hidden` in most models."""
         return self.heads * self.head_width
 
     @property
     def kv_width(self) -> int:
-        """Width of all keys of one token, and of all values; smaller than query_width with grouped
-        queries.
+        """Width of all keys of one token, and of all values.
+
+        With grouped queries it is smaller than query_width.
         """
         return self.kv_heads * self.head_width
 
@@ -63,9 +57,7 @@ class ModelShape:
 
     @property
     def linear_maps(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of one layer's linear maps, by the names that they have in these
-        families.
-        """
+        """Input and output width of one layer's linear maps, by their names in these families."""
         D, Q, KV, inner = self.hidden, self.query_width, self.kv_width, self.intermediate
         return {
             "q_proj": (D, Q),
@@ -98,13 +90,14 @@ class ModelShape:
 
     @property
     def scalar(self) -> int:
-        """Parameters of a reward model or critic of this shape: the backbone and a head of one row."""
+        """Parameters of a reward model or critic: the backbone and a head of one row."""
         return self.nominal or self.backbone + self.hidden
 
 
 def shape_of(config: dict, name: str, source: str) -> ModelShape:
-    """The shape in a config.json's values. Raises ConfigError for a family without formulas or a
-    missing key.
+    """Return the shape in a config.json's values.
+
+    Raises ConfigError for a family without formulas or a missing key.
     """
     family = config.get("model_type")
     if family not in FAMILIES:

@@ -1,4 +1,4 @@
-"""Where a recipe's model shapes come from, without its weights being read."""
+"""The model shapes of a recipe, found without reading any weights."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,10 @@ from rlhf_core.prepare import PACKAGE_PREFIX, find_gguf
 def find_models(
     recipe: Recipe, *, name: str | None = None, config: Path | None = None
 ) -> StageModels:
-    """The shapes to plan with: a preset's, a config.json's, or those that the recipe names. Raises
-    ConfigError.
+    """Return the shapes to plan with: of a preset, of a config.json, or of the recipe's models.
 
     A reward model that the recipe brings (model.reward) has its own shape, unless a preset or file
-    was asked for.
+    is given. Raises ConfigError if no shape is found, or two are given.
     """
     if name and config:
         raise ConfigError("--model and --model-config name two shapes; expected one of them.")
@@ -48,8 +47,9 @@ def _from_file(path: Path) -> ModelShape:
 
 
 def _from_base(base: str) -> ModelShape:
-    """The shape of model.base: a folder, 'quickstart', 'package:NAME', or a hub name that a preset
-    knows.
+    """Return the shape of model.base.
+
+    base: a folder, 'quickstart', 'package:NAME', or a hub name that a preset knows.
     """
     if base == "quickstart":
         from rlhf_core.quickstart.base_model import make_model, make_tokenizer

@@ -1,4 +1,4 @@
-"""How a stage is laid out on devices: what a user may change to make it fit."""
+"""The layout of a stage on devices: everything that a user may change to make it fit."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,31 +8,30 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Strategy:
-    """Data parallelism over `devices`, and what each of them holds. The first four are what a
-    recipe says.
+    """Data parallelism over `devices`, and what each of them holds.
+
+    The first four fields are the recipe's.
     """
 
     micro_batch_tokens: int
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # of matrix products; weights stay float32 unless half_weights
-    )
+    # number type of matrix products; weights stay float32 unless half_weights
+    dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: int = 0
     kv_cache_mib: int = 0
     devices: int = 1
-    half_weights: bool = (
-        False  # weights and gradients in bfloat16, float32 master weights with the optimizer
-    )
+    # weights and gradients in bfloat16, float32 master weights with the optimizer
+    half_weights: bool = False
     checkpointing: bool = False  # activations recomputed layer by layer
     offload_optimizer: bool = False  # optimizer states in host memory
     half_frozen: bool = False  # models that do not learn in bfloat16
-    frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where they are
+    frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where models that do not learn are
     sampler_over: int = 1  # devices that share one copy of vLLM's weights (tensor parallelism)
-    sampler_sleeps: bool = False  # vLLM gives its memory back while the policy learns
-    own_sampler: int = 0  # vLLM on so many devices beside these
+    sampler_sleeps: bool = False  # vLLM releases its memory while the policy learns
+    own_sampler: int = 0  # number of devices beside these that vLLM has to itself
 
     @property
     def autocast(self) -> bool:
-        """Whether matrix products cast float32 weights to bfloat16."""
+        """True if matrix products cast float32 weights to bfloat16."""
         return self.dtype == "bfloat16" and not self.half_weights
 
     @property
@@ -48,8 +47,9 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the devices have. overhead: bytes that no model accounts for; see infra/docs/results/memory.md
-    for its basis.
+    """The devices. overhead: bytes that no model accounts for.
+
+    The basis of the overhead: infra/docs/results/memory.md.
     """
 
     kind: Literal["gpu", "cpu"]
