@@ -1,6 +1,4 @@
-"""What later stages will ask of the data and of the model, looked for while nothing has been
-trained yet.
-"""
+"""Check the data and the base model for what later stages need, before anything is trained."""
 
 from pathlib import Path
 
@@ -9,8 +7,9 @@ from rlhf_core.config.stage_configs import Needs
 
 
 def needs_of(recipe: Recipe) -> Needs:
-    """What the stages that the recipe runs, and trains, will ask for; of the base model nothing
-    where model.sft is given.
+    """Return what the stages need that the recipe runs and trains.
+
+    Nothing is needed of the base model if model.sft is given.
     """
     trains = {"sft": recipe.model.sft is None, "reward": recipe.model.reward is None}
     running = [
@@ -42,8 +41,7 @@ def needs_of(recipe: Recipe) -> Needs:
 
 
 def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
-    """Raise BadInput for the first that is missing, in the words of the stage that would have
-    missed it.
+    """Raise BadInput for the first need that is not met, with the message of the later stage.
 
     splits: records by split; model: folder of the base model.
     """
@@ -78,4 +76,5 @@ def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:
             AutoConfig.from_pretrained(folder, trust_remote_code=False)
         )
     for adapter in adapters:
+        assert adapter.target_modules != "all-linear"  # needs_of left these out
         require_linear(model, adapter.target_modules)

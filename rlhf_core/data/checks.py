@@ -1,4 +1,4 @@
-"""Which checks run on which frame, and what their verdicts say in words."""
+"""The checks of each frame, and their results in words."""
 
 import pandas as pd
 
@@ -58,15 +58,17 @@ ADVICE = {
 
 
 def counts_as_dropped(table: Table, entry: TableEntry) -> bool:
-    """Whether a row was lost: quarantined, except a repeated prompt in a list of prompts, whose
-    first one is kept.
+    """Return True if a row was lost: it is in quarantine.
+
+    A repeated prompt in a list of prompts is not lost, because the first one is kept.
     """
     return entry.rule is not None and not (table.kind == "prompts" and entry.rule == "duplicates")
 
 
 def source_frame(table: Table) -> pd.DataFrame:
-    """One row for each row read: line, a flag for each rule, token counts, the beginning of each
-    text (null when blank).
+    """Return one row per row read.
+
+    Columns: line, a flag per rule, token counts, and the beginning of each text (null if blank).
     """
     columns: dict[str, list] = {"line": [entry.line for entry in table.entries]}
     for column in table.columns:
@@ -80,9 +82,9 @@ def source_frame(table: Table) -> pd.DataFrame:
 
 
 def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """One row for each record of a split; `longer_wins` (a tie is 0.5) and `agreement` for
-    comparisons, else null.
+    """Return one row per record of a split.
 
+    `longer_wins` (a tie is 0.5) and `agreement` are null unless the record is a comparison.
     tokens: token counts by record id.
     """
     rows = [
@@ -99,8 +101,9 @@ def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.Da
 
 
 def longer_wins(tokens: dict[str, int]) -> float | None:
-    """1 when the chosen answer has more tokens than the rejected one, 0 when fewer, 0.5 when as
-    many.
+    """Return 1 if the chosen answer has more tokens than the rejected one, 0 if fewer, else 0.5.
+
+    None without token counts of a pair.
     """
     if "chosen" not in tokens:
         return None
@@ -110,7 +113,7 @@ def longer_wins(tokens: dict[str, int]) -> float | None:
 
 
 def source_checks(table: Table, rules: Rules) -> list[Expectation]:
-    """Checks of a source's frame; a row rule without a severity of its own is an error."""
+    """Return the checks of a source's frame; a row rule without its own severity is an error."""
     checks = [Expectation("rows_read", table.name, "error", "rows", low=1)]
     checks += [
         Expectation("null_column", table.name, "error", "present", f"text_{c}")
@@ -122,21 +125,16 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
         if rule == "leakage" and table.name.endswith("_heldout"):
             continue
         high = rules.max_share_dropped if rule in SHARE_RULES else 0.0
-        checks.append(
-            Expectation(
-                rule,
-                table.name,
-                "error" if rule == "schema" else getattr(rules, rule),
-                "flag",
-                rule,
-                high=high,
-            )
-        )
+        severity = "error" if rule == "schema" else getattr(rules, rule)
+        checks.append(Expectation(rule, table.name, severity, "flag", rule, high=high))
     return [check for check in checks if check.severity != "off"]
 
 
 def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectation]:
-    """Checks of a split's frame, called "split_<name>" because a source may have the same name."""
+    """Return the checks of a split's frame.
+
+    The frame is called "split_<name>" because a source may have the same name.
+    """
     name = f"split_{split}"
     least = {
         "demonstrations_train": rules.min_demonstrations,
@@ -147,43 +145,28 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
         Expectation("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))
     ]
     if split == "comparisons_train":
-        checks.append(
-            Expectation(
-                "longer_wins",
-                name,
-                rules.longer_wins,
-                "mean",
-                "longer_wins",
-                high=rules.max_longer_wins,
-            )
-        )
+        rule, high = "longer_wins", rules.max_longer_wins
+        checks.append(Expectation(rule, name, rules.longer_wins, "mean", "longer_wins", high=high))
         if frame["agreement"].notna().any():
-            low = rules.min_annotator_agreement
-            checks.append(
-                Expectation(
-                    "annotator_agreement",
-                    name,
-                    rules.annotator_agreement,
-                    "mean",
-                    "agreement",
-                    low=low,
-                )
-            )
+            rule, low = "annotator_agreement", rules.min_annotator_agreement
+            severity = rules.annotator_agreement
+            checks.append(Expectation(rule, name, severity, "mean", "agreement", low=low))
     return [check for check in checks if check.severity != "off"]
 
 
-def report_entry(check: Expectation, verdict: ExpectationResult, table: Table | None) -> dict:
-    """One entry of the report: {"rule", "source", "severity", "passed", "found", "expected",
-    "detail"}.
+def report_entry(check: Expectation, result: ExpectationResult, table: Table | None) -> dict:
+    """Return one entry of the report.
+
+    Its keys: "rule", "source", "severity", "passed", "found", "expected", "detail".
     """
     return {
         "rule": check.rule,
         "source": check.source,
         "severity": check.severity,
-        "passed": verdict.passed,
-        "found": verdict.found,
+        "passed": result.passed,
+        "found": result.found,
         "expected": _expected(check),
-        "detail": _detail(check, verdict, table),
+        "detail": _detail(check, result, table),
     }
 
 
@@ -197,31 +180,28 @@ def _expected(check: Expectation) -> str:
     return f"at most {check.high:g}" if check.low is None else f"at least {check.low:g}"
 
 
-def _detail(check: Expectation, verdict: ExpectationResult, table: Table | None) -> str:
-    if verdict.found is None:
+def _detail(check: Expectation, result: ExpectationResult, table: Table | None) -> str:
+    if result.found is None:
         return "could not be evaluated, so it did not pass"
     if check.kind == "present":
-        return (
-            f"{check.column.removeprefix('text_')} is null or blank in a share of"
-            f" {verdict.found:.3g} of the rows"
-        )
+        column = check.column.removeprefix("text_")
+        return f"{column} is null or blank in a share of {result.found:.3g} of the rows"
     if check.kind != "flag" or table is None:
-        return f"over {verdict.evaluated} rows"
-    broken = [
-        e
-        for e in table.entries
-        if (counts_as_dropped(table, e) if check.rule == "share_dropped" else e.rule == check.rule)
-    ]
+        return f"over {result.evaluated} rows"
+    if check.rule == "share_dropped":
+        broken = [entry for entry in table.entries if counts_as_dropped(table, entry)]
+    else:
+        broken = table.broken(check.rule)
     if not broken:
-        return f"0 of {verdict.evaluated} rows"
+        return f"0 of {result.evaluated} rows"
     lines = ", ".join(str(entry.line) for entry in broken[:EXAMPLES])
     return (
-        f"{len(broken)} of {verdict.evaluated} rows, first on line {lines}; e.g. {broken[0].reason}"
+        f"{len(broken)} of {result.evaluated} rows, first on line {lines}; e.g. {broken[0].reason}"
     )
 
 
 def failure_message(failed: list[dict], report: str) -> str:
-    """What a person reads: every failed rule with found, expected and what to do."""
+    """Return the text of a refusal: every failed rule with found, expected and what to do."""
     lines = []
     for item in failed:
         found = "nothing that can be evaluated" if item["found"] is None else f"{item['found']:.4g}"

@@ -1,8 +1,7 @@
-"""The rules' verdicts, by Great Expectations. The only file that imports it.
+"""The results of the rules, by Great Expectations. Only this file imports it.
 
 Great Expectations fails open: an empty frame, an empty suite and a column of nulls all succeed. A
-check here passes only when it succeeded *and* was evaluated on as many rows as there are, without
-an exception.
+check here passes only if it succeeded *and* was evaluated on every row, without an exception.
 """
 
 import math
@@ -11,26 +10,27 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import pandas as pd
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # marshmallow's and pandas' deprecations, nobody's concern here
+    warnings.simplefilter("ignore")  # deprecations of marshmallow and pandas
     import great_expectations as gx
     import great_expectations.expectations as gxe
 
 from rlhf_core.config import Severity
 
 _REMOTE = re.compile(
-    r"<script\b[^>]*\bsrc=[\"']https?:[^>]*>.*?</script>|<(?:link|img)\b[^>]*\b(?:href|src)=[\"']https?:[^>]*>",
+    r"<script\b[^>]*\bsrc=[\"']https?:[^>]*>.*?</script>"
+    r"|<(?:link|img)\b[^>]*\b(?:href|src)=[\"']https?:[^>]*>",
     re.S,
 )
 _STYLE = (
-    "<style>body{font:14px/1.4"
-    " sans-serif;margin:1.5em;color:#222;background:#fff}table{border-collapse:collapse}td,th{border:1px"
-    " solid #ccc;padding:.3em"
-    " .6em;text-align:left}button,nav,.modal,footer{display:none!important}</style>"
+    "<style>body{font:14px/1.4 sans-serif;margin:1.5em;color:#222;background:#fff}"
+    "table{border-collapse:collapse}"
+    "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}"
+    "button,nav,.modal,footer{display:none!important}</style>"
 )
 
 
@@ -38,24 +38,26 @@ _STYLE = (
 class Expectation:
     """One rule on one source's frame.
 
-    kind 'rows': at least `low` rows; 'flag': at most a share `high` of the rows has True in
-    `column`; 'present': some value in `column` is not null; 'mean': low <= mean of `column` <=
-    high, nulls left out.
+    kind 'rows': at least `low` rows. 'flag': at most a share `high` of the rows has True in
+    `column`. 'present': some value in `column` is not null. 'mean': low <= mean of `column` <=
+    high, without nulls.
     """
 
     rule: str
     source: str
     severity: Severity
     kind: Literal["rows", "flag", "present", "mean"]
-    column: str | None = None
+    column: str = ""  # none for kind 'rows'
     low: float | None = None
     high: float | None = None
 
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """`found`: rows, share of flagged rows, share of nulls or mean; None when it could not be
-    evaluated.
+    """The result of a check.
+
+    found: rows, share of flagged rows, share of nulls or mean; None if it could not be evaluated.
+    evaluated: rows that were looked at.
     """
 
     passed: bool
@@ -66,12 +68,13 @@ class ExpectationResult:
 def evaluate(
     frames: dict[str, pd.DataFrame], checks: list[Expectation], docs: Path
 ) -> tuple[list[ExpectationResult], dict]:
-    """Verdicts in the order of `checks`, and a summary; writes Data Docs (HTML without remote
-    parts) into `docs`.
+    """Return the results in the order of `checks`, and a summary.
+
+    Writes Data Docs (HTML without remote parts) into `docs`.
     """
-    shutil.rmtree(docs, ignore_errors=True)  # pages of an attempt that did not finish
+    shutil.rmtree(docs, ignore_errors=True)  # pages of an earlier try that did not finish
     context = _context(docs)
-    verdicts: dict[int, ExpectationResult] = {}
+    results: dict[int, ExpectationResult] = {}
     summary = {}
     for name, frame in frames.items():
         numbered = [(i, check) for i, check in enumerate(checks) if check.source == name]
@@ -83,19 +86,20 @@ def evaluate(
         }
         for result in outcome.results:
             i = result.expectation_config.meta["check"]
-            verdicts[i] = _verdict(checks[i], result, frame)
-    missing = [check for i, check in enumerate(checks) if i not in verdicts]
+            results[i] = _checked(checks[i], result, frame)
+    missing = [check for i, check in enumerate(checks) if i not in results]
     assert not missing, f"not evaluated: {missing}"
     context.build_data_docs(site_names=["docs"])
     _make_local(docs)
-    return [verdicts[i] for i in range(len(checks))], {"version": gx.__version__, "suites": summary}
+    return [results[i] for i in range(len(checks))], {"version": gx.__version__, "suites": summary}
 
 
-def plain_number(value: object) -> float | int | None:
-    """A Python number; None for null, NaN and infinities."""
+def plain_number(value: SupportsFloat | None) -> float | int | None:
+    """Return a Python number; None for null, NaN and infinities."""
     if value is None or not math.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() else float(value)
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _context(docs: Path):
@@ -136,8 +140,10 @@ def _expectation(check: Expectation, meta: dict):
     severity = "critical" if check.severity == "error" else "warning"
     common = {"meta": meta, "severity": severity}
     if check.kind == "rows":
+        assert check.low is not None
         return gxe.ExpectTableRowCountToBeBetween(min_value=int(check.low), **common)
     if check.kind == "flag":
+        assert check.high is not None
         mostly = round(1 - check.high, 12)
         return gxe.ExpectColumnValuesToBeInSet(
             column=check.column, value_set=[False], mostly=mostly, **common
@@ -149,7 +155,7 @@ def _expectation(check: Expectation, meta: dict):
     )
 
 
-def _verdict(check: Expectation, result, frame: pd.DataFrame) -> ExpectationResult:
+def _checked(check: Expectation, result, frame: pd.DataFrame) -> ExpectationResult:
     rows, body = len(frame), result.result
     if _raised(result.exception_info):
         return ExpectationResult(False, None, 0)
@@ -170,14 +176,15 @@ def _verdict(check: Expectation, result, frame: pd.DataFrame) -> ExpectationResu
 
 
 def _raised(info: dict) -> bool:
-    """Whether evaluation raised; the information is one dict, or one for each metric."""
+    """Return True if the evaluation raised. The information is one dict, or one per metric."""
     nested = [value for value in info.values() if isinstance(value, dict)]
     return any(item.get("raised_exception") for item in nested or [info])
 
 
 def _make_local(docs: Path) -> None:
-    """Take out what a browser would fetch from elsewhere; the pages stay readable without a
-    network.
+    """Remove everything that a browser would fetch from elsewhere.
+
+    The pages stay readable without a network.
     """
     for page in docs.rglob("*.html"):
         text = _REMOTE.sub("", page.read_text(encoding="utf-8"))

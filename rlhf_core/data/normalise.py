@@ -1,16 +1,16 @@
-"""One row of any common format -> a canonical record, or the reason why not. Pure functions.
+"""Turn one row of any common format into a canonical record, or say why not. Pure functions.
 
 demonstration  {"id", "prompt": messages, "response", "meta"}
-comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against", "meta"}, and "strength"
-               where a column strength or margin holds a number of 0 or more
+comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against",
+               "meta"}, and "strength" if a column strength or margin holds a number of 0 or more
 prompt         {"id", "prompt": messages, "meta"}
 
-`messages` is a list of {"role", "content"}; "id" is the first 16 hex digits of the digest of the
-texts; "meta" holds every other column.
+`messages` is a list of {"role", "content"}. "id" is the first 16 hex digits of the digest of the
+texts. "meta" holds every other column.
 """
 
 import math
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 from rlhf_core.data.transcripts import (
     Messages,
@@ -37,6 +37,7 @@ CANONICAL = (
     "labels",
     "strength",
 )
+# columns by which a format is recognised; the first format whose columns are all there counts
 FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (
         ("prompt", "response"),
@@ -48,15 +49,14 @@ FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
     "comparisons": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
 }
-"""Columns by which a format is recognised, the first that is there counts."""
 _CHOSEN = {1: 1, 0: 0, "chosen": 1, "rejected": 0, "1": 1, "0": 0}
 
 
 def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> dict[str, str]:
-    """Column in the file -> name here, for every column; a column in the way of a mapped one keeps
-    its text as 'x_unmapped'.
+    """Return the name here of every column in the file.
 
-    Raises BadInput when the mapping names a column that is not there or a canonical name that does
+    A column whose name a mapped one takes keeps its text as 'x_unmapped'.
+    Raises BadInput if the mapping names a column that is not there or a canonical name that does
     not exist.
     """
     if unknown := sorted(set(mapping) - set(CANONICAL)):
@@ -74,7 +74,7 @@ def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> di
 
 
 def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
-    """The format of a source: the columns that are read. Raises BadInput when no format fits."""
+    """Return the format of a source: its columns to read. Raises BadInput if no format fits."""
     for format_ in FORMATS[kind]:
         if set(format_) <= set(columns):
             return format_
@@ -87,8 +87,9 @@ def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ..
 
 
 def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
-    """The canonical record of a row with canonical column names. Raises Reject with the rule and
-    the reason.
+    """Return the canonical record of a row that has canonical column names.
+
+    Raises RejectedRow with the rule and the reason.
     """
     record = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[
         kind
@@ -147,8 +148,9 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
 
 
 def _asked(value: object) -> Messages:
-    """A prompt column: plain text is one user message; a transcript may end in an open
-    'Assistant:'.
+    """Return the messages of a prompt column.
+
+    Plain text is one user message. A transcript may end in an open 'Assistant:'.
     """
     if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("Human:")):
         messages = read_messages(value, "prompt", open_end=True)
@@ -161,8 +163,9 @@ def _asked(value: object) -> Messages:
 
 
 def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages, str]:
-    """Prompt and answer, where the answer is text, one assistant message, or the whole dialogue
-    again.
+    """Return prompt and answer.
+
+    The answer is text, one assistant message, or the whole dialogue again.
     """
     asked = _asked(prompt)
     if not isinstance(answer, list):
@@ -198,15 +201,13 @@ def _votes(row: dict) -> tuple[int | None, int | None]:
 
 
 def _strength(row: dict) -> float | None:
-    """By how much the chosen answer is better, in the annotators' own unit: a number of 0 or more,
-    else nothing is known.
+    """Return by how much the chosen answer is better, in the annotators' own unit.
+
+    Anything but a number of 0 or more counts as unknown: None.
     """
     for column in ("strength", "margin"):
-        try:
-            number = float(row.get(column))
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number) and number >= 0 and not isinstance(row[column], bool):
+        number = _number(row.get(column))
+        if number is not None and math.isfinite(number) and number >= 0:
             return number
     return None
 
@@ -214,26 +215,32 @@ def _strength(row: dict) -> float | None:
 def _count(value: object, column: str) -> int | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    try:
-        number = float(value)
-        valid = not isinstance(value, bool) and number.is_integer() and number >= 0
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
+    number = _number(value)
+    if number is None or not number.is_integer() or number < 0:
         raise RejectedRow(
             "schema", f"{column} is {value!r:.40}; expected a whole number, 0 or more"
         )
     return int(number)
 
 
+def _number(value: object) -> float | None:
+    """Return the number in a value of JSON, CSV or Arrow; None for booleans and anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | bytes | SupportsFloat):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def annotator_agreement(record: dict) -> float | None:
-    """Share of a pair's votes that side with the majority; None without votes."""
+    """Return the share of a pair's votes that agree with the majority; None without votes."""
     votes = [record.get("votes_for") or 0, record.get("votes_against") or 0]
     return max(votes) / sum(votes) if sum(votes) else None
 
 
 def as_json_value(value: object) -> object:
-    """`value` as JSON can hold it: NaN and infinities are null, dates and bytes are text."""
+    """Return `value` as JSON can hold it: NaN and infinities are null, dates and bytes text."""
     if isinstance(value, dict):
         return {str(key): as_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,9 @@
-"""Read a source of any supported format into a `datasets.Dataset`, remembering where each row
-stood.
-"""
+"""Read a source of any supported format into a `datasets.Dataset`, with the line of each row."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +27,10 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A source's rows in their order. `lines[i]` is the 1-based line (JSONL, CSV) or row of
-    `table[i]`.
+    """A source's rows in their order.
+
+    lines[i]: the 1-based line (JSONL, CSV) or row of table[i].
+    as_json: columns of mixed types, which the table holds as JSON text.
     """
 
     source: str
@@ -40,7 +40,7 @@ class Rows:
     as_json: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
-        """(line, row); columns of mixed types come back with the types they had in the file."""
+        """Yield (line, row); columns of mixed types have the types that they had in the file."""
         for line, row in zip(self.lines, self.table.data.to_pylist(), strict=True):
             yield (
                 line,
@@ -58,12 +58,10 @@ def read_source(name: str, source: Source, path: Path | None) -> Rows:
     StageFailed when the hub cannot be reached.
     """
     kind = _format(name, source, path)
-    if kind == "hub":
+    if path is None or kind == "hub":
         rows = _from_table(name, source.path, _load_hub(name, source))
-    elif kind in ("jsonl", "json", "csv"):
-        numbered = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv}[kind](
-            path, source.limit
-        )
+    elif kind in _READERS:
+        numbered = _READERS[kind](path, source.limit)
         rows = _from_records(name, path, numbered[: source.limit])
     else:
         rows = _from_table(name, source.path, _load_arrow(name, source, path, kind))
@@ -117,9 +115,8 @@ def _bad_line(path: Path, line: int, found: str, expected: str) -> BadInput:
 
 
 def _loads(text: str) -> object:
-    value = json.loads(
-        text, parse_constant=lambda _: None
-    )  # NaN and Infinity are not JSON: a missing value
+    # NaN and Infinity are not JSON: a missing value
+    value = json.loads(text, parse_constant=lambda _: None)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     return value
@@ -173,7 +170,7 @@ def _read_json(path: Path, limit: int | None) -> list[tuple[int, dict]]:
 
 
 def _read_csv(path: Path, limit: int | None) -> list[tuple[int, dict]]:
-    """Every value as text, also 'NA' and '12': a CSV file has no types and no nulls."""
+    """Read every value as text, also 'NA' and '12': a CSV file has no types and no nulls."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     rows: list[tuple[int, dict]] = []
     start = 1
@@ -202,6 +199,13 @@ def _read_csv(path: Path, limit: int | None) -> list[tuple[int, dict]]:
     return rows
 
 
+_READERS: dict[str, Callable[[Path, int | None], list[tuple[int, dict]]]] = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+}
+
+
 def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Rows:
     columns = list(dict.fromkeys(key for _, row in numbered for key in row))
     arrays, as_json = {}, set()
@@ -214,7 +218,7 @@ def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Ro
             )
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
             exact = False
-        # Arrow columns have one type; a row of another type is for the rules to judge, not a crash
+        # Arrow columns have one type; rows of another type are left to the rules
         if not exact:
             as_json.add(column)
             arrays[column] = pa.array(
@@ -255,9 +259,8 @@ def _read_arrow(path: Path) -> Dataset:
     with pa.memory_map(str(path)) as file:
         try:
             return Dataset(InMemoryTable(pa.ipc.open_stream(file).read_all()))
-        except (
-            pa.ArrowInvalid
-        ):  # not the stream format that `datasets` writes: the file format (Feather)
+        except pa.ArrowInvalid:
+            # not the stream format that `datasets` writes: the file format (Feather)
             file.seek(0)
             return Dataset(InMemoryTable(pa.ipc.open_file(file).read_all()))
 

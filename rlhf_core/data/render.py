@@ -1,24 +1,24 @@
-"""From messages to token ids: the one place where a chat template is applied."""
+"""Turn messages into token ids. Chat templates are applied only here."""
 
 from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
 
-Messages = list[dict[str, str]]
-
+# used if a tokenizer has no template: role tag, text, newline; an assistant's turn also ends in EOS
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-"""Used when a tokenizer brings no template: role tag, text, newline; an assistant's turn also ends with EOS."""
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set DEFAULT_CHAT_TEMPLATE when the tokenizer has none, so that it is saved with it; BadInput
-    without EOS.
+    """Set DEFAULT_CHAT_TEMPLATE if the tokenizer has no template, so that it is saved with it.
+
+    Raises BadInput if the tokenizer has no end-of-text token.
     """
     if tokenizer.eos_token_id is None:
         raise BadInput(
@@ -31,15 +31,14 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """The prompt as the model sees it, up to and including the opening of the assistant's turn.
+    """Return the prompt as the model sees it, with the opening of the assistant's turn.
 
-    Raises BadInput when the template refuses the messages, e.g. a role it does not know.
+    Raises BadInput if the template refuses the messages, e.g. a role that it does not know.
     """
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except (
-        Exception
-    ) as error:  # jinja raises several kinds, templates call raise_exception with their own words
+    except Exception as error:
+        # jinja raises several kinds, and templates raise their own texts
         roles = [message.get("role") for message in messages]
         raise BadInput(
             f"the model's chat template refuses messages with the roles {roles}: {error}"
@@ -47,19 +46,20 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Token ids of the chat template over `messages`, opening of the assistant's turn included;
-    raises BadInput.
+    """Return the token ids of the chat template over `messages`.
+
+    They include the opening of the assistant's turn. Raises BadInput if the template refuses.
     """
     return tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
 
 def render_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a response without special tokens, then EOS."""
+    """Return the token ids of a response without special tokens, then EOS."""
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[int]:
-    """Tokens in each text without special tokens, encoded as one batch."""
+    """Return the tokens in each text without special tokens, encoded as one batch."""
     texts = list(texts)
     if not texts:
         return []
@@ -69,7 +69,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> li
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text; where it is a part of a character, by its name in the vocabulary."""
+    """Return a token as text, or its name in the vocabulary if it is part of a character."""
     text = tokenizer.decode([token])
     return (
         tokenizer.convert_ids_to_tokens(token)

@@ -1,6 +1,4 @@
-"""The report of a validation: as JSON, as a table, and as one HTML page over Great Expectations'
-own.
-"""
+"""The report of a validation: JSON, a table, and an index page of Great Expectations' pages."""
 
 import json
 from html import escape
@@ -34,10 +32,10 @@ _STYLE = (
 
 
 def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rules) -> dict:
-    """Judge every rule and write Data Docs into `path`/data_docs.
+    """Check every rule, write Data Docs into `path`/data_docs, and return the report.
 
-    {"rules": [...], "rows": counts by source, "splits": rows and content digest,
-    "great_expectations": summary}
+    The report: {"rules": [...], "rows": counts by source, "splits": rows and content digest,
+    "great_expectations": summary}.
     """
     tokens = _tokens(tables)
     frames = {name: source_frame(table) for name, table in tables.items()}
@@ -45,10 +43,10 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     for split, records in splits.items():
         frame = frames[f"split_{split}"] = split_frame(records, tokens)
         checks += split_checks(split, frame, rules)
-    verdicts, summary = evaluate(frames, checks, path / "data_docs")
+    results, summary = evaluate(frames, checks, path / "data_docs")
     return {
         "rules": [
-            report_entry(c, v, tables.get(c.source)) for c, v in zip(checks, verdicts, strict=True)
+            report_entry(c, r, tables.get(c.source)) for c, r in zip(checks, results, strict=True)
         ],
         "rows": {name: _counts(table) for name, table in tables.items()},
         "splits": {
@@ -60,7 +58,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
 
 
 def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
-    """The stage's metrics; a mean over nothing is left out."""
+    """Return the stage's metrics; a mean over nothing is left out."""
     tokens = _tokens(tables)
     pairs = splits["comparisons_train"]
     failed = [item["severity"] for item in report["rules"] if not item["passed"]]
@@ -73,7 +71,9 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
         **{f"data/{split}": len(records) for split, records in splits.items()},
     }
     means = {
-        "data/longer_wins": [longer_wins(tokens[record["id"]]) for record in pairs],
+        "data/longer_wins": [
+            longer for record in pairs if (longer := longer_wins(tokens[record["id"]])) is not None
+        ],
         "data/annotator_agreement": [
             share for record in pairs if (share := annotator_agreement(record)) is not None
         ],
@@ -82,7 +82,10 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
 
 
 def _tokens(tables: dict[str, Table]) -> dict[str, dict[str, int]]:
-    return {entry.record["id"]: entry.tokens for table in tables.values() for entry in table.kept}
+    """Return the token counts of every kept record, by its id."""
+    return {
+        entry.canonical["id"]: entry.tokens for table in tables.values() for entry in table.kept
+    }
 
 
 def _share_dropped(table: Table) -> float:
@@ -105,8 +108,9 @@ def _counts(table: Table) -> dict:
 
 
 def write_report(path: Path, report: dict) -> None:
-    """report.json, report.table.json ({"columns", "data"}) and data_docs/index.html in the folder
-    `path`.
+    """Write report.json, report.table.json and data_docs/index.html into `path`.
+
+    The table is {"columns", "data"}.
     """
     rows = [[_cell(item[column]) for column in COLUMNS] for item in report["rules"]]
     write_atomically(path / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
@@ -126,7 +130,7 @@ def _cell(value: object) -> object:
 
 
 def _page(docs: Path, report: dict) -> str:
-    """One HTML page without a script or a remote part."""
+    """Return one HTML page without a script or a remote part."""
     failed = [item for item in report["rules"] if not item["passed"]]
     errors = sum(item["severity"] == "error" for item in failed)
     links = sorted(
@@ -147,7 +151,8 @@ def _page(docs: Path, report: dict) -> str:
         f"</head><body><h1>Data validation: {'refused' if errors else 'passed'}</h1>"
         f"<p>{len(report['rules'])} rules judged, {errors} errors, {len(failed) - errors}"
         " warnings.</p>"
-        f"<h2>Rules</h2>{_html_table(rules)}<h2>Rows</h2>{_html_table(rows)}<h2>Splits</h2>{_html_table(splits)}"
+        f"<h2>Rules</h2>{_html_table(rules)}<h2>Rows</h2>{_html_table(rows)}"
+        f"<h2>Splits</h2>{_html_table(splits)}"
         f"<h2>Great Expectations, one page a suite</h2><ul>{items}</ul></body></html>\n"
     )
 

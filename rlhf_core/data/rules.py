@@ -1,29 +1,35 @@
-"""The rules about single rows: each finds rows and says why. Pure functions over tables; a row
-breaks one rule, the first.
+"""The rules about single rows: each returns the rows that break it, with the reason.
+
+They are pure functions over tables. A row breaks one rule at most, the first.
 """
 
 from dataclasses import replace
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import Data, Rules
+from rlhf_core.data.normalise import RowKind
 from rlhf_core.data.render import count_tokens, prompt_text
 from rlhf_core.data.splits import is_heldout, prompt_key
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.errors import BadInput
 
 ANSWERS = ("response", "chosen", "rejected")
-HELDOUT_FOR = {
+# kind of training rows -> kinds whose held-out prompts must not be among them, because the model
+# trained on them is measured on those prompts
+HELDOUT_FOR: dict[RowKind, tuple[RowKind, ...]] = {
     "demonstrations": ("demonstrations", "comparisons", "prompts"),
     "comparisons": ("comparisons", "prompts"),
     "prompts": ("comparisons", "prompts"),
 }
-"""Whose held-out prompts may not be in the training rows of a kind: those its model is measured on."""
 
 
 def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """Quarantine rows whose template fails, equal pairs, repeats, contradictions and overlong rows,
-    in this order.
+    """Quarantine rows that the row rules refuse.
+
+    In this order: rows that the chat template refuses, equal pairs, repeats, contradictions and
+    overlong rows.
     """
     rules = data.rules
     table = with_token_counts(table, tokenizer)
@@ -41,23 +47,23 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
 
 
 def with_token_counts(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """Count tokens: prompts with the chat template, answers with EOS. Prompts the template refuses
-    break 'schema'.
+    """Return the table with token counts: prompts with the chat template, answers with EOS.
+
+    Prompts that the template refuses break 'schema'.
     """
-    texts, refused = {}, {}
-    for i, entry in enumerate(table.entries):
-        if entry.rule is None:
-            try:
-                texts[i] = prompt_text(tokenizer, entry.record["prompt"])
-            except BadInput as error:
-                refused[i] = str(error)
+    texts: dict[int, str] = {}
+    refused: dict[int, str] = {}
+    for i, entry in _kept(table):
+        try:
+            texts[i] = prompt_text(tokenizer, entry.canonical["prompt"])
+        except BadInput as error:
+            refused[i] = str(error)
     table = table.quarantine("schema", refused)
     tokens: dict[int, dict[str, int]] = {i: {} for i in texts}
     _count(tokenizer, tokens, "prompt", texts, extra=0)
     for column in ANSWERS:
-        answers = {
-            i: table.entries[i].record[column] for i in texts if column in table.entries[i].record
-        }
+        records = {i: table.entries[i].canonical for i in texts}
+        answers = {i: record[column] for i, record in records.items() if column in record}
         _count(tokenizer, tokens, column, answers, extra=1)  # EOS
     return table.with_entries(
         replace(entry, tokens=tokens.get(i, {})) for i, entry in enumerate(table.entries)
@@ -76,31 +82,31 @@ def _kept(table: Table) -> list[tuple[int, TableEntry]]:
 
 
 def equal_pairs(table: Table) -> dict[int, str]:
-    """Pairs whose answers are the same text, white space at the ends aside."""
+    """Return the pairs whose answers are the same text, white space at the ends aside."""
     return {
         i: "chosen and rejected are the same text"
         for i, entry in _kept(table)
-        if entry.record["chosen"].strip() == entry.record["rejected"].strip()
+        if entry.canonical["chosen"].strip() == entry.canonical["rejected"].strip()
     }
 
 
 def duplicates(table: Table) -> dict[int, str]:
-    """Rows whose texts stood in the file before."""
+    """Return the rows whose texts occurred earlier in the file."""
     first: dict[str, int] = {}
     found = {}
     for i, entry in _kept(table):
-        line = first.setdefault(entry.record["id"], entry.line)
+        line = first.setdefault(entry.canonical["id"], entry.line)
         if line != entry.line:
             found[i] = f"the same texts as line {line}"
     return found
 
 
 def contradictions(table: Table) -> dict[int, str]:
-    """Pairs that are also there with chosen and rejected exchanged; both are found."""
-    lines = {_pair(entry.record, "chosen", "rejected"): entry.line for _, entry in _kept(table)}
+    """Return both rows of every pair that also occurs with chosen and rejected exchanged."""
+    lines = {_pair(entry.canonical, "chosen", "rejected"): entry.line for _, entry in _kept(table)}
     found = {}
     for i, entry in _kept(table):
-        line = lines.get(_pair(entry.record, "rejected", "chosen"))
+        line = lines.get(_pair(entry.canonical, "rejected", "chosen"))
         if line is not None and line != entry.line:
             found[i] = f"the same pair as line {line}, labelled the other way"
     return found
@@ -111,63 +117,59 @@ def _pair(record: dict, first: str, second: str) -> tuple[str, str, str]:
 
 
 def too_long(table: Table, max_prompt: int, max_response: int) -> dict[int, str]:
-    """Rows over a limit in tokens."""
-    found = {}
+    """Return the rows over a limit in tokens."""
+    found: dict[int, str] = {}
     for i, entry in _kept(table):
         for column, tokens in entry.tokens.items():
-            limit, name = (
-                (max_prompt, "max_prompt_tokens")
-                if column == "prompt"
-                else (max_response, "max_response_tokens")
-            )
+            limit, name = max_response, "max_response_tokens"
+            if column == "prompt":
+                limit, name = max_prompt, "max_prompt_tokens"
             if tokens > limit:
                 found.setdefault(i, f"{column} has {tokens} tokens; {name} is {limit}")
     return found
 
 
 def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, Table]:
-    """Put every kept row into a split: by its file when the user gave a held-out one, else by hash
-    of its prompt.
+    """Return the tables with every kept row in a split.
+
+    By its file if the user gave a held-out one, else by hash of its prompt.
     """
 
-    def split_of(entry: TableEntry, kind: str) -> str:
-        side = is_heldout(entry.record["prompt"], seed=seed, fraction=data.heldout_fraction)
-        return f"{kind}_{'heldout' if side else 'train'}"
-
-    assigned = {}
-    for name, table in tables.items():
+    def split_of(name: str, entry: TableEntry) -> str:
         if name.endswith("_heldout"):
-            assigned[name] = table.assigned(lambda _, name=name: name)
-        elif f"{name}_heldout" in tables:
-            assigned[name] = table.assigned(lambda _, name=name: f"{name}_train")
-        else:
-            assigned[name] = table.assigned(lambda entry, name=name: split_of(entry, name))
-    return assigned
+            return name
+        heldout = f"{name}_heldout" not in tables and is_heldout(
+            entry.canonical["prompt"], seed=seed, fraction=data.heldout_fraction
+        )
+        return f"{name}_{'heldout' if heldout else 'train'}"
+
+    return {name: table.assigned(partial(split_of, name)) for name, table in tables.items()}
 
 
 def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]:
-    """Quarantine training rows whose prompt is in a held-out split; for rows split by hash there
-    are none.
+    """Quarantine training rows whose prompt is in a held-out split.
+
+    Rows that were split by hash have no such prompt.
     """
     if rules.leakage == "off":
         return tables
-    heldout: dict[str, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
+    heldout: dict[RowKind, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
     for table in tables.values():
         for entry in table.kept:
-            if entry.split.endswith("_heldout"):
+            if entry.is_in("heldout"):
                 where = f"{table.name} line {entry.line}"
-                heldout[table.kind].setdefault(prompt_key(entry.record["prompt"]), where)
+                heldout[table.kind].setdefault(prompt_key(entry.canonical["prompt"]), where)
     return {
         name: table.quarantine("leakage", _leaks(table, heldout)) for name, table in tables.items()
     }
 
 
-def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
+def _leaks(table: Table, heldout: dict[RowKind, dict[str, str]]) -> dict[int, str]:
     found = {}
     for i, entry in _kept(table):
-        if not entry.split.endswith("_train"):
+        if not entry.is_in("train"):
             continue
-        key = prompt_key(entry.record["prompt"])
+        key = prompt_key(entry.canonical["prompt"])
         where = next(
             (heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None
         )
@@ -177,7 +179,7 @@ def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
 
 
 def records_of(tables: dict[str, Table], split: str) -> list[dict]:
-    """The kept records of a split, in the order of sources and rows."""
+    """Return the kept records of a split, in the order of sources and rows."""
     return [
-        entry.record for table in tables.values() for entry in table.kept if entry.split == split
+        entry.canonical for table in tables.values() for entry in table.kept if entry.split == split
     ]

@@ -1,4 +1,4 @@
-"""Which prompts are held out, and the files of the splits."""
+"""The choice of held-out prompts, and the files of the splits."""
 
 import hashlib
 import json
@@ -19,16 +19,19 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
 
 
 def prompt_key(messages: list[dict[str, str]]) -> str:
-    """Identity of a prompt, sha256 hex: roles and texts, runs of white space counted as one blank."""
+    """Return the identity of a prompt, sha256 in hex.
+
+    It covers roles and texts; a run of white space counts as one blank.
+    """
     return digest_json(
         [[message["role"], " ".join(message["content"].split())] for message in messages]
     )
 
 
 def is_heldout(messages: list[dict[str, str]], *, seed: int, fraction: float) -> bool:
-    """Whether a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
+    """Return True if a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
 
-    It depends on nothing but the seed, the fraction and the prompt, so that added rows move no
+    The result depends only on the seed, the fraction and the prompt, so that added rows move no
     other row.
     """
     digest = hashlib.sha256(f"{seed}:{prompt_key(messages)}".encode()).digest()
@@ -36,10 +39,8 @@ def is_heldout(messages: list[dict[str, str]], *, seed: int, fraction: float) ->
 
 
 def unique_prompts(records: list[dict]) -> list[dict]:
-    """One prompt record {"id", "prompt", "meta"} for each different prompt, in order of first
-    appearance.
-    """
-    seen = {}
+    """Return one record {"id", "prompt", "meta"} per different prompt, in order of appearance."""
+    seen: dict[str, dict] = {}
     for record in records:
         prompt = record["prompt"]
         seen.setdefault(
@@ -59,7 +60,7 @@ def save_split(path: Path, records: list[dict]) -> None:
 
 
 def load_split(path: Path) -> list[dict]:
-    """The canonical records of a split file. Raises BadInput when a line is not a JSON object."""
+    """Return the canonical records of a split file. Raises BadInput if a line is not JSON."""
     records = []
     with Path(path).open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, start=1):

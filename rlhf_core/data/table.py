@@ -1,9 +1,8 @@
-"""A source's rows on their way through the rules: each is kept, in a split, or quarantined with its
-reason.
-"""
+"""A source's rows between reading and splitting: each is kept, or quarantined with its reason."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from rlhf_core.data.normalise import (
     RowKind,
@@ -18,8 +17,10 @@ from rlhf_core.data.transcripts import RejectedRow
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One row read. `record` is None when it could not be read; `rule` is None as long as no rule
-    broke it.
+    """One row read.
+
+    record: the canonical record, None if the row has no known format. rule: the rule that it
+    breaks, None if it is kept. tokens: by column. split: None until it is assigned.
     """
 
     line: int
@@ -30,10 +31,20 @@ class TableEntry:
     tokens: dict[str, int] = field(default_factory=dict)
     split: str | None = None
 
+    @property
+    def canonical(self) -> dict:
+        """The canonical record. Only a row in quarantine may have none."""
+        assert self.record is not None, f"line {self.line} has no record"
+        return self.record
+
+    def is_in(self, side: Literal["train", "heldout"]) -> bool:
+        """Return True if the row is in a split of that side."""
+        return self.split is not None and self.split.endswith(f"_{side}")
+
 
 @dataclass(frozen=True)
 class Table:
-    """A source: all its rows, in the file's order. `columns` are those its texts were read from."""
+    """A source: all its rows, in the file's order. columns: those that its texts come from."""
 
     name: str
     kind: RowKind
@@ -43,15 +54,17 @@ class Table:
 
     @property
     def kept(self) -> list[TableEntry]:
+        """Rows that broke no rule."""
         return [entry for entry in self.entries if entry.rule is None]
 
     def broken(self, rule: str) -> list[TableEntry]:
-        """Rows quarantined under `rule`."""
+        """Return the rows quarantined under `rule`."""
         return [entry for entry in self.entries if entry.rule == rule]
 
     def quarantine(self, rule: str, reasons: dict[int, str]) -> "Table":
-        """A table in which kept rows with a reason (by position in `entries`) are quarantined under
-        `rule`.
+        """Return a table in which kept rows with a reason are quarantined under `rule`.
+
+        reasons: by position in `entries`.
         """
         return self.with_entries(
             replace(entry, rule=rule, reason=reasons[i], split=None)
@@ -61,14 +74,14 @@ class Table:
         )
 
     def assigned(self, split_of: Callable[[TableEntry], str]) -> "Table":
-        """A table whose kept rows are in splits."""
+        """Return a table whose kept rows are in splits."""
         return self.with_entries(
             replace(entry, split=split_of(entry)) if entry.rule is None else entry
             for entry in self.entries
         )
 
     def with_entries(self, entries: Iterable[TableEntry]) -> "Table":
-        """The same source with other entries; never more nor fewer of them."""
+        """Return the same source with other entries, the same number of them."""
         new = list(entries)
         assert len(new) == len(self.entries), (
             f"{self.name}: {len(self.entries)} rows became {len(new)}"
@@ -76,7 +89,7 @@ class Table:
         return replace(self, entries=new)
 
     def quarantined(self) -> list[dict]:
-        """One {"source", "file", "line", "rule", "reason", "row"} for each quarantined row."""
+        """Return one {"source", "file", "line", "rule", "reason", "row"} per quarantined row."""
         return [
             {
                 "source": self.name,
@@ -92,8 +105,9 @@ class Table:
 
 
 def build_table(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
-    """Normalise every row; those that cannot be are quarantined. Raises BadInput when the columns
-    fit no format.
+    """Normalise every row, and quarantine the rows that cannot be normalised.
+
+    Raises BadInput if the columns fit no format.
     """
     names = rename_columns(rows.source, rows.table.column_names, mapping)
     columns = detect_format(rows.source, kind, sorted(names.values()))
@@ -102,6 +116,6 @@ def build_table(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
         row = {names[column]: value for column, value in raw.items()}
         try:
             entries.append(TableEntry(line, row, normalise(kind, columns, row)))
-        except RejectedRow as reject:
-            entries.append(TableEntry(line, row, None, reject.rule, reject.reason))
+        except RejectedRow as rejected:
+            entries.append(TableEntry(line, row, None, rejected.rule, rejected.reason))
     return Table(rows.source, kind, rows.file, columns, entries)

@@ -1,8 +1,10 @@
-"""Dialogues as lists of messages: chat lists, ShareGPT lists, and "Human: ... Assistant: ..."
-transcripts.
+"""Dialogues as lists of messages.
+
+They are read from chat lists, ShareGPT lists and "Human: ... Assistant: ..." transcripts.
 """
 
 import re
+from typing import Any
 
 Messages = list[dict[str, str]]
 ROLES = {
@@ -17,7 +19,7 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 
 class RejectedRow(Exception):
-    """Why a row is not a record: the rule it breaks and the reason in words."""
+    """Raised for a row that is no record, with the rule that it breaks and the reason."""
 
     def __init__(self, rule: str, reason: str):
         super().__init__(reason)
@@ -25,7 +27,7 @@ class RejectedRow(Exception):
 
 
 def require_text(value: object, column: str) -> str:
-    """The value, a text with something in it. Raises Reject('empty_text') or Reject('schema')."""
+    """Return the value, a text that is not blank. Raises RejectedRow: 'empty_text' or 'schema'."""
     if value is None:
         raise RejectedRow("empty_text", f"{column} is null")
     if not isinstance(value, str):
@@ -38,16 +40,16 @@ def require_text(value: object, column: str) -> str:
 
 
 def read_messages(value: object, column: str, *, open_end: bool = False) -> Messages:
-    """Messages from a chat list or a transcript; `open_end`: it may end in "Assistant:" with
-    nothing after it.
+    """Return the messages of a chat list or a transcript.
 
-    Raises Reject when a role is unknown, a text is empty or there is no user's message.
+    open_end: it may end in "Assistant:" with nothing after it.
+    Raises RejectedRow if a role is unknown, a text is empty or there is no message.
     """
-    messages = (
-        _from_list(value, column)
-        if isinstance(value, list)
-        else _from_transcript(require_text(value, column), column)
-    )
+    messages: list[dict[str, Any]]
+    if isinstance(value, list):
+        messages = _from_list(value, column)
+    else:
+        messages = _from_transcript(require_text(value, column), column)
     if open_end and messages and messages[-1] == {"role": "assistant", "content": ""}:
         messages = messages[:-1]
     for number, message in enumerate(messages, start=1):
@@ -57,7 +59,8 @@ def read_messages(value: object, column: str, *, open_end: bool = False) -> Mess
     return messages
 
 
-def _from_list(value: list, column: str) -> Messages:
+def _from_list(value: list, column: str) -> list[dict[str, Any]]:
+    """Return the messages of a list; their contents may still be of any type."""
     messages = []
     for number, item in enumerate(value, start=1):
         if not isinstance(item, dict):
@@ -77,7 +80,7 @@ def _from_list(value: list, column: str) -> Messages:
     return messages
 
 
-def _from_transcript(text: str, column: str) -> Messages:
+def _from_transcript(text: str, column: str) -> list[dict[str, Any]]:
     pieces = _TURN.split(text.strip())
     if len(pieces) == 1 or pieces[0].strip():
         raise RejectedRow(
@@ -91,8 +94,9 @@ def _from_transcript(text: str, column: str) -> Messages:
 
 
 def split_last_answer(messages: Messages, column: str) -> tuple[Messages, str]:
-    """(prompt, answer): the last message is the assistant's answer to those before. Raises Reject
-    otherwise.
+    """Return (prompt, answer): the last message answers those before it.
+
+    Raises RejectedRow if the last message is not the assistant's answer to a question.
     """
     if messages[-1]["role"] != "assistant":
         raise RejectedRow(
@@ -105,15 +109,12 @@ def split_last_answer(messages: Messages, column: str) -> tuple[Messages, str]:
 
 
 def split_shared_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str]:
-    """(prompt, chosen answer, rejected answer): the prompt is the common beginning of both
-    dialogues.
+    """Return (prompt, chosen answer, rejected answer) of two dialogues with the same beginning.
 
-    Raises Reject when they part earlier than at their last message.
+    Raises RejectedRow if they differ before their last message.
     """
-    (prompt, answer), (other, other_answer) = (
-        split_last_answer(chosen, "chosen"),
-        split_last_answer(rejected, "rejected"),
-    )
+    prompt, answer = split_last_answer(chosen, "chosen")
+    other, other_answer = split_last_answer(rejected, "rejected")
     if prompt != other:
         common = next(
             (n for n, (a, b) in enumerate(zip(prompt, other, strict=False)) if a != b),

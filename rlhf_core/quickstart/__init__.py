@@ -1,1 +1,1 @@
-"""The quickstart: a generated corpus with a known utility, and its base model."""
+"""The quickstart: a generated language, its data files, its annotators and a base model."""

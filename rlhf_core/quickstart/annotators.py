@@ -1,6 +1,4 @@
-"""Simulated annotators: people who mostly prefer the more useful reply, each with leanings and
-slips.
-"""
+"""Simulated annotators, who mostly prefer the more useful reply, with biases and errors."""
 
 import math
 from random import Random
@@ -11,14 +9,15 @@ from rlhf_core.quickstart.utility import score
 
 
 class Annotator(NamedTuple):
-    """One annotator: P(prefers a) = sigmoid((value(a) - value(b)) / temperature), flipped with
-    `error_rate`.
+    """One annotator: P(prefers a) = sigmoid((value(a) - value(b)) / temperature).
+
+    The vote is flipped with probability `error_rate`.
     """
 
-    temperature: float  # utility; how large a difference is clear to them
-    per_word: float  # utility per word; above 0 they lean to the longer reply
-    per_courtesy: float  # utility per kind word, on top of what it is truly worth
-    error_rate: float  # share of votes given to the wrong button
+    temperature: float  # in units of utility: the size of a difference that is clear to them
+    per_word: float  # utility per word; above 0 they prefer the longer reply
+    per_courtesy: float  # utility per kind word, added to its true utility
+    error_rate: float  # share of votes that are flipped
 
 
 ANNOTATORS = (
@@ -28,14 +27,15 @@ ANNOTATORS = (
     Annotator(temperature=1.4, per_word=0.02, per_courtesy=-0.2, error_rate=0.10),
     Annotator(temperature=1.0, per_word=0.00, per_courtesy=0.2, error_rate=0.07),
 )
-VOTES = 3  # annotators asked about a pair; odd, so that there is a majority
+VOTES = 3  # annotators per pair; odd, so that there is a majority
 
 
 def preference(
     annotator: Annotator, replies: tuple[str, str], utilities: tuple[float, float]
 ) -> float:
-    """Probability that `annotator` votes for the first of two replies (Bradley and Terry 1952, with
-    slips).
+    """Return the probability that `annotator` votes for the first of two replies.
+
+    Source: Bradley and Terry 1952, with errors added.
     """
     first, second = (_value(annotator, *pair) for pair in zip(replies, utilities, strict=True))
     clear = 1 / (1 + math.exp(-(first - second) / annotator.temperature))
@@ -43,28 +43,28 @@ def preference(
 
 
 def votes_for_first(rng: Random, replies: tuple[str, str], utilities: tuple[float, float]) -> int:
-    """How many of VOTES annotators, drawn without replacement, prefer the first reply."""
+    """Return the votes for the first reply, of VOTES annotators drawn without replacement."""
     return sum(
         rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES)
     )
 
 
 def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:
-    """A judge: what the majority of VOTES annotators says of each pair, 1 (a is better) or 0.
+    """Return the majority label of VOTES annotators for each pair: 1 (a is better) or 0.
 
-    The same pair gets the same annotators and votes, in whichever order it is shown. Raises
-    BadInput for a prompt of another language.
+    This is a judge function. The same pair gets the same annotators and votes in either order.
+    Raises BadInput for a prompt of another language.
     """
     return [_majority(*pair) for pair in zip(prompts, replies_a, replies_b, strict=True)]
 
 
 def _majority(prompt: str, reply_a: str, reply_b: str) -> float:
     first, second = sorted((reply_a, reply_b))
-    worth = tuple(score([prompt] * 2, [first, second]))
-    prefer_first = (
-        votes_for_first(Random(f"{prompt}\0{first}\0{second}"), (first, second), worth) > VOTES / 2
+    first_utility, second_utility = score([prompt] * 2, [first, second])
+    votes = votes_for_first(
+        Random(f"{prompt}\0{first}\0{second}"), (first, second), (first_utility, second_utility)
     )
-    return float(prefer_first == (first == reply_a))
+    return float((votes > VOTES / 2) == (first == reply_a))
 
 
 def _value(annotator: Annotator, reply: str, utility: float) -> float:

@@ -1,5 +1,6 @@
-"""The quickstart's base model: a small Llama and its word-level tokenizer, trained from scratch on
-the raw corpus.
+"""The quickstart's base model: a small Llama, trained from scratch on the raw corpus.
+
+Its tokenizer is word-level.
 """
 
 from collections.abc import Callable
@@ -30,13 +31,14 @@ TEMPLATE = (
 MAX_TOKENS = 256
 STEPS = 300
 WARMUP = 20
-BATCH = 32  # conversations a step, about 40 tokens each
+BATCH = 32  # conversations per step, about 40 tokens each
 LR = 3e-3
 
 
 def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float], None]) -> None:
-    """Train the base model and save it with its tokenizer into `folder`; `log` gets (step, steps,
-    nats a token).
+    """Train the base model and save it with its tokenizer into `folder`.
+
+    log: called with (step, steps, loss in nats per token).
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
@@ -46,8 +48,9 @@ def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float],
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word between blanks, with a chat template of one token a role; decoding joins
-    words by one blank.
+    """Return a tokenizer with one token per word between blanks.
+
+    Its chat template has one token per role. Decoding joins words with one blank.
     """
     words = (*SPECIAL, *vocabulary())
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNK))
@@ -67,7 +70,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh model of about 0.6M parameters."""
+    """Return a fresh model of about 0.6M parameters."""
     ids = {
         f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
     }
@@ -97,8 +100,10 @@ def train(
     steps: int,
     log: Callable[[int, int, float], None],
 ) -> LlamaForCausalLM:
-    """Next-token training on `steps` batches of raw conversations, none seen twice; AdamW, warm-up,
-    linear decay.
+    """Train for next-token prediction on `steps` batches of raw conversations, and return `model`.
+
+    No conversation is seen twice. AdamW with linear warm-up and linear decay.
+    log: called with (step, steps, loss in nats per token).
     """
     text = raw_text(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)

@@ -1,8 +1,7 @@
-"""The quickstart's files: demonstrations, comparisons and prompts, the same bytes for the same
-seed.
+"""The quickstart's files: demonstrations, comparisons and prompts.
 
-Held-out files ask for (verb, object) combinations that no training file holds, so that memorising
-does not pass.
+The same seed gives the same bytes. Held-out files ask for (verb, object) combinations that no
+training file holds, so that memorising does not help.
 """
 
 import json
@@ -33,15 +32,10 @@ SIZES = {
     "prompts_heldout": 256,
 }
 HELDOUT_SHARE = 0.2  # of the (verb, object) combinations
-
-DISTORTED_SHARE = (
-    0.35  # of the compared replies: a reward model that never saw a cheap trick rewards it
-)
-
-CONTRASTED_SHARE = (
-    0.2  # of the comparisons: a reward model hardly notices otherwise what a reply is about
-)
-
+# of the compared replies: a reward model that never saw a cheap trick rewards it
+DISTORTED_SHARE = 0.35
+# of the comparisons: without them a reward model hardly notices the subject of a reply
+CONTRASTED_SHARE = 0.2
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
 
@@ -56,24 +50,24 @@ def write_files(folder: Path, *, seed: int) -> None:
 
 
 def corpus(seed: int) -> dict[str, list[CorpusRow]]:
-    """Rows of every file: {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against}
-    or {prompt}.
+    """Return the rows of every file, by its name.
+
+    A row is {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against} or {prompt}.
     """
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}
     train, heldout = split_requests(seed)
     files = {}
     for name, size in SIZES.items():
         kind, split = name.split("_")
-        rng = Random(
-            f"{seed}/{name}"
-        )  # text seeds go through SHA-512, so they hold across processes
+        rng = Random(f"{seed}/{name}")  # text seeds go through SHA-512: the same in each process
         files[name] = _distinct(rng, make[kind], train if split == "train" else heldout, size)
     return files
 
 
 def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
-    """All (verb, object) combinations, training and held-out ones; every verb and object is among
-    both.
+    """Return the training and the held-out (verb, object) combinations.
+
+    Every verb and every object occurs in both.
     """
     requests = [Request(verb, thing) for verb in VERBS for thing in OBJECTS]
     rng = Random(f"{seed}/split")
@@ -88,11 +82,10 @@ def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
 
 
 def raw_text(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, reply) on training combinations, mostly poor ones: what the base model
-    learns the language from.
+    """Yield (prompt, reply) on training combinations without end; most replies are poor.
 
-    The first ones only say again what was asked: that is how a small model soon learns to look at
-    the question.
+    The base model learns the language from them. The first replies only restate the request, which
+    teaches a small model early to look at the question.
     """
     rng = Random(f"{seed}/raw")
     train, _ = split_requests(seed)
@@ -130,8 +123,9 @@ def _compared_reply(rng: Random, request: Request) -> str:
 
 
 def _comparison(rng: Random, request: Request) -> CorpusRow:
-    """Two different replies; the majority of the votes decides which is the chosen one,
-    disagreement stays.
+    """Return a row of two different replies; the majority of the votes decides the chosen one.
+
+    Votes against the majority stay in the row.
     """
     prompt = sample_prompt(rng, request)
     first = second = _compared_reply(rng, request)

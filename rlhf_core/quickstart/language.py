@@ -1,103 +1,30 @@
-"""The quickstart's small language: its words, requests, and replies of any quality. Words stand
-between blanks.
+"""The quickstart's small language: its words, requests, and replies of any quality.
+
+Words are separated by blanks.
 """
 
 import re
 from random import Random
 from typing import NamedTuple
 
-VERBS = (
-    "clean",
-    "paint",
-    "fix",
-    "move",
-    "pack",
-    "store",
-    "sell",
-    "measure",
-    "decorate",
-    "restore",
-    "protect",
-    "assemble",
-    "carry",
-    "inspect",
-    "recycle",
-    "improve",
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+VERBS = _words(
+    "clean paint fix move pack store sell measure decorate restore protect assemble carry "
+    "inspect recycle improve"
 )
-OBJECTS = (
-    "table",
-    "chair",
-    "bike",
-    "lamp",
-    "sofa",
-    "mirror",
-    "fence",
-    "boat",
-    "clock",
-    "piano",
-    "window",
-    "door",
-    "shelf",
-    "tent",
-    "stove",
-    "guitar",
-    "carpet",
-    "kettle",
-    "ladder",
-    "basket",
-    "bench",
-    "camera",
-    "drawer",
-    "roof",
+OBJECTS = _words(
+    "table chair bike lamp sofa mirror fence boat clock piano window door shelf tent stove "
+    "guitar carpet kettle ladder basket bench camera drawer roof"
 )
-ACTIONS = (
-    "wipe",
-    "rub",
-    "rinse",
-    "brush",
-    "dry",
-    "scrub",
-    "wrap",
-    "mark",
-    "sand",
-    "loosen",
-    "tighten",
-    "lift",
-    "tap",
-    "seal",
-    "trim",
-    "level",
+ACTIONS = _words(
+    "wipe rub rinse brush dry scrub wrap mark sand loosen tighten lift tap seal trim level"
 )
-TOOLS = (
-    "soap",
-    "water",
-    "cloth",
-    "oil",
-    "tape",
-    "paper",
-    "rope",
-    "glue",
-    "foam",
-    "wax",
-    "wire",
-    "gloves",
-    "pliers",
-    "chalk",
-)
-ADJECTIVES = (
-    "wooden",
-    "old",
-    "small",
-    "heavy",
-    "dusty",
-    "broken",
-    "new",
-    "fragile",
-    "cheap",
-    "large",
-    "rusty",
-    "antique",
-)
+TOOLS = ("soap water cloth oil tape paper rope glue foam wax wire gloves pliers chalk").split()
+ADJECTIVES = ("wooden old small heavy dusty broken new fragile cheap large rusty antique").split()
 SETTINGS = (
     "",
     "at home",
@@ -185,14 +112,14 @@ MAX_REPLY_WORDS = 47  # 48 tokens with end-of-text
 
 
 class Request(NamedTuple):
-    """What a prompt asks for."""
+    """The verb and the object that a prompt asks for."""
 
     verb: str
     object: str
 
 
 def sample_prompt(rng: Random, request: Request) -> str:
-    """One wording of `request`."""
+    """Return one wording of `request`."""
     text = rng.choice(REQUESTS).format(
         verb=request.verb,
         object=request.object,
@@ -203,10 +130,10 @@ def sample_prompt(rng: Random, request: Request) -> str:
 
 
 def sample_reply(rng: Random, request: Request, *, quality: float) -> str:
-    """A reply of 1 to MAX_REPLY_WORDS words; `quality` in [0, 1] sets how often each of its parts
-    is a good one.
+    """Return a reply of 1 to MAX_REPLY_WORDS words.
 
-    The number of parts does not depend on `quality`, so that length says little about it.
+    quality: in [0, 1]; it sets how often each part is a good one. The number of parts does not
+    depend on it, so that length says little about quality.
     """
     while True:
         about = _subject(rng, request, quality)
@@ -222,8 +149,9 @@ def sample_reply(rng: Random, request: Request, *, quality: float) -> str:
 
 
 def distort(rng: Random, reply: str) -> str:
-    """The reply with most sentences left out, or one of them said again: how a policy cheats a
-    naive reward model.
+    """Return the reply with most sentences left out, or some of them repeated.
+
+    A policy cheats a naive reward model this way.
     """
     sentences = re.findall(r"[^.!]+[.!]", reply)
     if rng.random() < 0.6:
@@ -238,8 +166,9 @@ def distort(rng: Random, reply: str) -> str:
 
 
 def replace_subject(rng: Random, request: Request, reply: str) -> str:
-    """The reply with the requested verb or object replaced by another one; the same reply when it
-    does not say it.
+    """Return the reply with the requested verb or object replaced by another one.
+
+    A reply without that word stays the same.
     """
     asked, words = (request.verb, VERBS) if rng.random() < 0.25 else (request.object, OBJECTS)
     other = rng.choice([word for word in words if word != asked])
@@ -247,7 +176,7 @@ def replace_subject(rng: Random, request: Request, reply: str) -> str:
 
 
 def restate(rng: Random, request: Request) -> str:
-    """One sentence that says what was asked."""
+    """Return one sentence that restates the request."""
     return rng.choice(LEADS).format(verb=request.verb, object=request.object)
 
 
@@ -303,7 +232,7 @@ def _vague(rng: Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a prompt or a reply can hold, sorted."""
+    """Return every word that a prompt or a reply can hold, sorted."""
     fixed = (
         *VERBS,
         *OBJECTS,

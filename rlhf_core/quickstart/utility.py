@@ -1,11 +1,12 @@
-"""The true utility of a quickstart reply: known, so that true gain can be measured. No stage trains
-on it.
+"""The true utility of a quickstart reply.
 
-utility = 0.8 [the requested verb is said] - 0.5 [another verb is said]
+It is known, so that true gain can be measured. No stage trains on it.
+
+utility = 0.8 [the requested verb occurs] - 0.5 [another verb occurs]
           + 0.9 per distinct concrete step about the requested object, up to 3
           - 0.6 per sentence about another object, up to 3
           + 0.4 per courtesy, up to 2   - 1.0 per insult, up to 2   - 0.3 per filler word, up to 5
-          - 0.6 per sentence said before, up to 3   - 0.05 per word over 32
+          - 0.6 per repeated sentence, up to 3   - 0.05 per word over 32
 """
 
 from rlhf_core.errors import BadInput
@@ -32,14 +33,14 @@ LONG_WORD, FREE_WORDS = -0.05, 32
 
 
 def score(prompts: list[str], replies: list[str]) -> list[float]:
-    """True utility of each reply to its prompt, in [-8.4, 4.3] for replies of up to 48 words.
+    """Return the true utility of each reply, in [-8.4, 4.3] for replies of up to 48 words.
 
-    Raises BadInput when a prompt asks for no known verb or object, or when the lists differ in
+    Raises BadInput if a prompt asks for no known verb or object, or when the lists differ in
     length.
     """
     if len(prompts) != len(replies):
         raise BadInput(
-            f"{len(prompts)} prompts and {len(replies)} replies; expected one reply a prompt."
+            f"{len(prompts)} prompts and {len(replies)} replies; expected one reply per prompt."
         )
     return [
         utility(parse_request(prompt), reply)
@@ -48,7 +49,7 @@ def score(prompts: list[str], replies: list[str]) -> list[float]:
 
 
 def parse_request(prompt: str) -> Request:
-    """The verb and the object that a prompt asks for. Raises BadInput when it names none."""
+    """Return the verb and the object that a prompt asks for. Raises BadInput if it names none."""
     words = prompt.split()
     verb = next((word for word in words if word in VERBS), None)
     thing = next((word for word in words if word in OBJECTS), None)
@@ -61,7 +62,7 @@ def parse_request(prompt: str) -> Request:
 
 
 def utility(request: Request, reply: str) -> float:
-    """The module's formula for one reply."""
+    """Return the module's formula for one reply."""
     words = reply.split()
     sentences = _sentences(words)
     verbs = {word for word in words if word in VERBS}
@@ -83,16 +84,18 @@ def utility(request: Request, reply: str) -> float:
 
 
 def _sentences(words: list[str]) -> list[tuple[str, ...]]:
-    """Sentences without their end mark and words of order: 'then wipe it' says what 'first wipe it'
-    said.
+    """Return the sentences without end mark and words of order.
+
+    'then wipe it' repeats 'first wipe it'.
     """
     text = " ".join("." if word in "!?" else word for word in words if word not in ORDER)
     return [tuple(sentence.split()) for sentence in text.split(".") if sentence.strip()]
 
 
 def _distinct_steps(sentences: list[tuple[str, ...]], thing: str) -> int:
-    """Different actions in sentences that name an action, a tool and the requested object; one a
-    sentence.
+    """Return the number of different actions, at most one per sentence.
+
+    A sentence counts if it names an action, a tool and the requested object.
     """
     actions = set()
     for sentence in sentences:
