@@ -198,29 +198,27 @@ class EvaluateGate(StageGate):
 
     def bounds(self) -> Bounds:
         """Return every gate of this section that has a threshold."""
-        optional = {
+        length = self.max_length_correlation
+        optional: dict[str, tuple[str, Bound, float | None]] = {
             "independent": ("eval/independent_gain_lower", "more than", self.min_independent_gain),
             "independent_down": (
                 "eval/reward_up_independent_down",
                 "at most",
                 self.max_independent_down,
             ),
-            "length_correlation": (
-                "eval/length_correlation",
-                "at most",
-                self.max_length_correlation,
-            ),
-            "length_correlation_sft": (
-                "eval/length_correlation_sft",
-                "at most",
-                self.max_length_correlation,
-            ),
+            "length_correlation": ("eval/length_correlation", "at most", length),
+            "length_correlation_sft": ("eval/length_correlation_sft", "at most", length),
             "distinct_2": ("eval/distinct_2_ratio", "at least", self.min_distinct_2_ratio),
             "opening": ("eval/opening_share", "at most", self.max_opening_share),
             "kl_per_reward": ("eval/kl_per_reward", "at most", self.max_kl_per_reward),
             "disagreement": ("eval/reward_disagreement", "at most", self.max_reward_disagreement),
         }
-        return {name: bound for name, bound in optional.items() if bound[2] is not None} | {
+        given: Bounds = {
+            name: (metric, bound, value)
+            for name, (metric, bound, value) in optional.items()
+            if value is not None
+        }
+        return given | {
             "prompts": ("eval/prompts", "at least", self.min_prompts),
             "win_rate": ("eval/win_rate_lower", "more than", self.min_win_rate_lower),
             "kl": ("eval/kl_per_response", "at most", self.max_kl_per_response),

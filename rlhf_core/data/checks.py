@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rlhf_core.config import Rules
+from rlhf_core.config import Rules, Severity
 from rlhf_core.data.expectations import Expectation, ExpectationResult
 from rlhf_core.data.normalise import annotator_agreement
 from rlhf_core.data.rules import ANSWERS
@@ -125,7 +125,7 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
         if rule == "leakage" and table.name.endswith("_heldout"):
             continue
         high = rules.max_share_dropped if rule in SHARE_RULES else 0.0
-        severity = "error" if rule == "schema" else getattr(rules, rule)
+        severity: Severity = "error" if rule == "schema" else getattr(rules, rule)
         checks.append(Expectation(rule, table.name, severity, "flag", rule, high=high))
     return [check for check in checks if check.severity != "off"]
 

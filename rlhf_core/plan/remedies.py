@@ -137,23 +137,12 @@ def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
 
 def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
     """Yield every layout, microbatch and cache aside, cheapest first; the present one costs 0."""
-    now, options = plan.strategy, []
-    for name, values in COSTS.items():
-        present = getattr(now, name)
-        applies = _applies(plan.stage, name)
-        options.append(
-            [
-                (0, (name, present)),
-                *((cost, (name, v)) for v, cost in values.items() if applies and v != present),
-            ]
-        )
-    options[1] = [
-        (cost, (name, stage)) for cost, (name, stage) in options[1] if stage >= now.zero_stage
-    ]
+    now = plan.strategy
+    options = [_options(plan, name) for name in COSTS]
     options.append(
         [(doubling * k, ("devices", now.devices * 2**k)) for k in range(MOST_DOUBLINGS + 1)]
     )
-    layouts = [
+    layouts: list[tuple[int, dict[str, Any]]] = [
         (sum(cost for cost, _ in chosen), dict(pair for _, pair in chosen))
         for chosen in product(*options)
     ]
@@ -162,6 +151,19 @@ def _by_cost(plan: StagePlan, doubling: int) -> Iterator[Strategy]:
         strategy = replace(now, **values | {"sampler_over": min(values["sampler_over"], most)})
         if is_possible(plan.stage, strategy):
             yield strategy
+
+
+def _options(plan: StagePlan, name: str) -> list[tuple[int, tuple[str, Any]]]:
+    """Return the cost and the value of one setting's choices; the present one comes first."""
+    present = getattr(plan.strategy, name)
+    choices = [(0, (name, present))]
+    if _applies(plan.stage, name):
+        choices += [
+            (cost, (name, value)) for value, cost in COSTS[name].items() if value != present
+        ]
+    if name == "zero_stage":  # never less than the recipe's
+        return [(cost, (name, stage)) for cost, (name, stage) in choices if stage >= present]
+    return choices
 
 
 def _applies(stage: str, name: str) -> bool:

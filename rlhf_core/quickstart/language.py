@@ -23,8 +23,8 @@ OBJECTS = _words(
 ACTIONS = _words(
     "wipe rub rinse brush dry scrub wrap mark sand loosen tighten lift tap seal trim level"
 )
-TOOLS = ("soap water cloth oil tape paper rope glue foam wax wire gloves pliers chalk").split()
-ADJECTIVES = ("wooden old small heavy dusty broken new fragile cheap large rusty antique").split()
+TOOLS = _words("soap water cloth oil tape paper rope glue foam wax wire gloves pliers chalk")
+ADJECTIVES = _words("wooden old small heavy dusty broken new fragile cheap large rusty antique")
 SETTINGS = (
     "",
     "at home",
