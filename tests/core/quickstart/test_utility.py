@@ -58,5 +58,5 @@ def test_utility_depends_on_what_was_asked():
 def test_utility_refuses_what_it_cannot_judge():
     with pytest.raises(BadInput, match="not a quickstart request"):
         score(["what is the capital of france ?"], ["paris ."])
-    with pytest.raises(BadInput, match="one reply a prompt"):
+    with pytest.raises(BadInput, match="one reply per prompt"):
         score([PROMPT], [])
