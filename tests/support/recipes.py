@@ -21,3 +21,10 @@ def prepared_recipe(**changes: object) -> Recipe:
     """Return a recipe on the quickstart's base model, a prepared file and a data set of a hub."""
     data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"}
     return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)
+
+
+def llama_recipe(**changes: object) -> Recipe:
+    """Return a recipe on Llama 2 7B with prompts of 192 and responses of 256 tokens."""
+    limits = {"max_prompt_tokens": 192, "max_response_tokens": 256}
+    data = {"demonstrations": "d", "comparisons": "c"} | limits
+    return tiny_recipe(**{"model": {"base": "llama-2-7b"}, "data": data} | changes)

@@ -4,11 +4,12 @@ counts and autograd.
 
 import pytest
 import torch
+from recipes import llama_recipe
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.config import LoRA, Recipe
+from rlhf_core.config import LoRA
 from rlhf_core.modeling.lora import add_adapter
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
@@ -138,19 +139,8 @@ def test_states_of_adapters_are_theirs_alone():
 
 
 def planned(stage: str, **sections) -> StagePlan:
-    data = {
-        "demonstrations": "d",
-        "comparisons": "c",
-        "max_prompt_tokens": 192,
-        "max_response_tokens": 256,
-    }
-    values = {
-        "name": "n",
-        "model": {"base": "llama-2-7b", "dtype": "bfloat16"},
-        "data": data,
-        "registry": {"name": "n"},
-    }
-    recipe = Recipe.model_validate(values | sections)
+    base = {"base": "llama-2-7b", "dtype": "bfloat16"}
+    recipe = llama_recipe(**{"model": base} | sections)
     return plan_stage(
         recipe, stage, StageModels(preset("7b"), preset("7b")), strategy_of(recipe, stage, 1), H100
     )

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recipes import llama_recipe
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.config import load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
@@ -300,21 +301,10 @@ def test_checkpointing_keeps_the_input_of_each_layer():
 # stages
 
 
-def recipe(**sections) -> Recipe:
-    data = {
-        "demonstrations": "d",
-        "comparisons": "c",
-        "max_prompt_tokens": 192,
-        "max_response_tokens": 256,
-    }
-    values = {"name": "n", "model": {"base": "llama-2-7b"}, "data": data, "registry": {"name": "n"}}
-    return Recipe.model_validate(values | sections)
-
-
 def planned(
     name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections
 ) -> StagePlan:
-    loaded, models = recipe(**sections), StageModels(preset(name), preset(name))
+    loaded, models = llama_recipe(**sections), StageModels(preset(name), preset(name))
     return plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), hardware)
 
 
@@ -382,7 +372,7 @@ def test_more_devices_never_need_more_of_each(stage, zero_stage, doublings):
 
 
 def remedied(plan: StagePlan, name: str, **sections):
-    return find_remedy(recipe(**sections), StageModels(preset(name), preset(name)), plan)
+    return find_remedy(llama_recipe(**sections), StageModels(preset(name), preset(name)), plan)
 
 
 def test_sft_of_7b_on_eight_devices_of_80_gib_fits_with_zero_2():
@@ -412,7 +402,7 @@ def test_a_remedy_fits_and_none_of_its_changes_can_be_left_out(stage, name, gib)
             without = replace(after, **{field: getattr(before, field)})
             assert (
                 not is_possible(stage, without)
-                or not plan_stage(recipe(), stage, models, without, plan.hardware).fits
+                or not plan_stage(llama_recipe(), stage, models, without, plan.hardware).fits
             )
 
 
@@ -441,8 +431,8 @@ def test_70b_with_four_models_needs_what_training_does_not_offer():
 
 
 def test_a_folder_and_its_config_give_the_same_shape(tiny_model):
-    by_folder = find_models(recipe(model={"base": str(tiny_model)}))
-    by_file = find_models(recipe(), config=tiny_model / "config.json")
+    by_folder = find_models(llama_recipe(model={"base": str(tiny_model)}))
+    by_file = find_models(llama_recipe(), config=tiny_model / "config.json")
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert by_folder == by_file
     assert by_folder.policy.policy == sum(p.numel() for p in model.parameters())
@@ -461,7 +451,9 @@ def test_a_gguf_package_has_the_shape_of_its_preset():
 
 
 def test_a_given_reward_model_has_its_own_shape(tiny_model):
-    found = find_models(recipe(model={"base": "meta-llama/Llama-2-7b", "reward": str(tiny_model)}))
+    found = find_models(
+        llama_recipe(model={"base": "meta-llama/Llama-2-7b", "reward": str(tiny_model)})
+    )
     assert found.policy == preset("llama-2-7b")
     assert found.reward.hidden == 64
 
@@ -482,16 +474,16 @@ def test_a_given_reward_model_has_its_own_shape(tiny_model):
 def test_an_unusable_config_is_refused(tmp_path, content, said):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=said):
-        find_models(recipe(), config=tmp_path / "config.json")
+        find_models(llama_recipe(), config=tmp_path / "config.json")
 
 
 def test_names_are_refused_with_what_there_is():
     with pytest.raises(ConfigError, match="expected one of 13b, 70b, 7b"):
-        find_models(recipe(), name="8b")
+        find_models(llama_recipe(), name="8b")
     with pytest.raises(ConfigError, match="expected one of them"):
-        find_models(recipe(), name="7b", config=Path("config.json"))
+        find_models(llama_recipe(), name="7b", config=Path("config.json"))
     with pytest.raises(ConfigError, match="neither a folder nor a preset"):
-        find_models(recipe(model={"base": "org/unknown"}))
+        find_models(llama_recipe(model={"base": "org/unknown"}))
 
 
 # the picture
