@@ -1,5 +1,6 @@
-"""Packed rows give the losses and gradients of rows of their own; NEFTune noise is the same
-whatever the batch and resume.
+"""Packed rows give the losses and gradients of rows of their own.
+
+NEFTune noise is the same in any batch, and after a resume.
 """
 
 import os
@@ -84,7 +85,7 @@ def test_a_model_whose_attention_crosses_is_refused(policy):
     require_separation(policy, SEQUENCES[0], SEQUENCES[2])
 
     def crossing(batch):
-        """As a model would that is told to look at everything before."""
+        """Attend to everything before, as a model that ignores positions does."""
         mask = torch.ones_like(batch.ids_BL)
         keep = batch.places_T - 1
         return policy.model(

@@ -1,5 +1,6 @@
-"""What a recipe may say of how a stage steps changes memory and speed, not the numbers. DeepSpeed
-in this process, one rank.
+"""Options of how a stage steps change memory and speed, not the numbers.
+
+DeepSpeed in this process, one rank.
 """
 
 import random

@@ -228,8 +228,9 @@ def experience(config: PPO, scores: list[list[float]]):
 
 
 def test_uncertainty_penalty_takes_the_variance_off_the_mean():
-    """Scores 1 and 3: mean 2, variance 1; scores 4 and 4: mean 4, variance 0, less the penalty for
-    no end.
+    """Scores 1 and 3: mean 2, variance 1; scores 4 and 4: mean 4, variance 0.
+
+    The second response pays the penalty for a missing end.
     """
     grouped = {"advantage": "reinforce++", "missing_eos_penalty": 0.25}
     plain = experience(PPO(**grouped), [[1.0, 4.0], [3.0, 4.0]])

@@ -1,5 +1,6 @@
-"""Adapters on tiny real models: what learns, what is stored, and that merged weights say what the
-adapter said.
+"""Adapters on tiny real models: what learns, what is stored.
+
+Merged weights give what the adapter gave.
 """
 
 import shutil

@@ -1,5 +1,6 @@
-"""Model folders that cannot be used are refused with one clear sentence, and nothing in them is
-executed.
+"""Model folders that cannot be used are refused with one clear sentence.
+
+Nothing in them is executed.
 """
 
 import copy

@@ -40,8 +40,9 @@ def shift(module: torch.nn.Module, seed: int = 2) -> None:
 
 @pytest.fixture(scope="module")
 def reward(tiny_model, tmp_path_factory) -> Path:
-    """A folder with a reward model trained by adapter, `model`, and its `adapter`; other maps than
-    the policy's.
+    """A folder with a reward model trained by adapter, `model`, and its `adapter`.
+
+    The adapter is on other maps than the policy's.
     """
     folder = tmp_path_factory.mktemp("reward")
     scalar = load_scalar(tiny_model, new_head=True, seed=3)

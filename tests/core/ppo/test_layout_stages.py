@@ -1,5 +1,6 @@
-"""Real stage processes with low-rank adapters, one after the other: what they leave behind, and
-that a killed one resumes.
+"""Real stage processes with low-rank adapters, one after the other.
+
+They leave plain models behind, and a killed one resumes.
 """
 
 import json

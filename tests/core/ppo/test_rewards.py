@@ -3,7 +3,6 @@
 And what each option leaves alone.
 """
 
-import json
 import math
 import sys
 from functools import reduce
@@ -35,7 +34,6 @@ from rlhf_core.ppo.rewards import (
 )
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
-from rlhf_core.ppo.state import LoopState
 
 PROMPTS = ("w1", "w3 w2")
 REPLIES = (("w4 w5", True), ("w6 w7 w8", False))
@@ -365,30 +363,6 @@ def test_padding_and_order_of_rows_change_no_reward(given_rows, columns, random)
     moved = weighed(final_B[order], process_BR[order], mask_BR[order])
     torch.testing.assert_close(moved.final_B, expected.final_B[order])
     torch.testing.assert_close(moved.process_BR, expected.process_BR[order])
-
-
-# State
-
-
-def test_the_loops_state_survives_a_checkpoint_bit_for_bit():
-    config = PPO(kl_controller="adaptive", kl_target=2.0, kl_horizon=300, rollout_batch=64)
-
-    def steps(state: LoopState, numbers: range, *, interrupted: bool) -> LoopState:
-        for step in numbers:
-            score_B = torch.randn(64, generator=torch.Generator().manual_seed(step))
-            state = state.after(
-                0.1 * step, merge_moments(state.scores, score_moments(score_B)), config
-            )
-            if interrupted:
-                state = LoopState.from_json(json.loads(json.dumps(state.as_json())))
-        return state
-
-    whole = steps(LoopState.first(config), range(1, 30), interrupted=False)
-    resumed = steps(LoopState.first(config), range(1, 30), interrupted=True)
-    assert whole.beta != config.beta and float(whole.scores.n) == 64 * 29
-    assert whole.beta == resumed.beta and all(
-        a.equal(b) for a, b in zip(whole.scores, resumed.scores, strict=True)
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""transformers as the sampler: its log-probabilities are the trainer's, its replies depend on
-nothing but their own seed.
+"""transformers as the sampler: its log-probabilities are the trainer's.
+
+Its replies depend on nothing but their own seed.
 """
 
 import json
@@ -41,9 +42,7 @@ def sampler_of(model, **changes) -> TransformersSampler:
 
 @pytest.fixture(scope="module")
 def loud_model(tiny_model, tmp_path_factory):
-    """The tiny model with decided opinions: logits twenty times as large, so that low temperature
-    is greedy.
-    """
+    """The tiny model with logits twenty times as large, so that low temperature is greedy."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
         model.lm_head.weight *= 20
@@ -100,8 +99,9 @@ def test_tokens_are_drawn_as_often_as_the_distribution_says():
 
 
 def test_a_reply_ends_with_end_of_text_or_at_the_limit(tiny_model):
-    """The tiny model's 62 tokens are about equally likely: of 200 replies some end early, most do
-    not.
+    """The tiny model's 62 tokens are about equally likely.
+
+    So of 200 replies some end early, most do not.
     """
     samples = sampler_of(tiny_model, kv_cache_mib=64).generate(
         [[7, 8]] * 200, seeds=list(range(200)), eos_id=EOS
@@ -191,8 +191,9 @@ def test_ppo_learns_with_it_and_stays_close_to_the_sampler(tiny_model, tiny_spli
 
 @pytest.mark.slow
 def test_its_greedy_replies_are_those_of_vllm(loud_model):
-    """Both engines in one process of their own, at the lowest temperature that vLLM takes; one
-    mismatch is a bug.
+    """Both engines in one process of their own, at the lowest temperature that vLLM takes.
+
+    One mismatch is a bug.
     """
     code = f"""
         import json
@@ -202,7 +203,8 @@ def test_its_greedy_replies_are_those_of_vllm(loud_model):
         found = {{}}
         for engine in ("transformers", "vllm"):
             config = Sampling(engine=engine, temperature=0.01, max_new_tokens=12, kv_cache_mib=32)
-            sampler = open_sampler(Path({str(loud_model)!r}), config, max_prompt_tokens=7, dtype="float32")
+            folder = Path({str(loud_model)!r})
+            sampler = open_sampler(folder, config, max_prompt_tokens=7, dtype="float32")
             samples = sampler.generate({PROMPTS}, seeds={SEEDS}, eos_id={EOS})
             found[engine] = [[sample.tokens, sample.ended] for sample in samples]
             sampler.close()

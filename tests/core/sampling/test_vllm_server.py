@@ -1,5 +1,7 @@
-"""vLLM's own server as the sampler: replies of the sampler in this process, weights by vLLM's
-transfer, a clear end.
+"""vLLM's own server as the sampler.
+
+It gives the replies of the sampler in this process, takes weights by vLLM's transfer, and has a
+clear end.
 """
 
 import os

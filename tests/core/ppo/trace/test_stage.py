@@ -223,7 +223,7 @@ def test_forward_passes_are_as_many_as_the_code_path_makes(traced):
     found = {step["name"]: step["forward_passes"] for step in flow["steps"]}
     assert found.pop("rollout") == {
         "sampler": max(response for _, response in size.values())
-    }  # a token a row each time
+    }  # one token per row each time
     assert found == {
         "experience": dict.fromkeys(("actor", "reference", "critic", "reward"), once),
         "ratio before": {"actor": once},

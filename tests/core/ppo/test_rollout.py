@@ -1,0 +1,43 @@
+"""Rollouts: several steps at once, and the order of the prompts."""
+
+import dataclasses
+import random
+
+from rlhf_core.ppo.rollout import Prompt, indices_of_step, roll_out
+from rlhf_core.sampling.base import Sample
+
+
+class Dice:
+    """A sampler that draws by seed alone."""
+
+    ranks_each = 1
+    calls = 0
+
+    def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
+        self.calls += 1
+        drawn = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            rng = random.Random(seed + sum(prompt))
+            tokens = rng.choices(range(6, 60), k=rng.randint(1, 6))
+            drawn.append(Sample(tokens, [rng.uniform(-3, 0) for _ in tokens], rng.random() < 0.5))
+        return drawn
+
+
+def test_several_steps_generated_at_once_are_those_generated_one_by_one_but_older():
+    prompts = {step: [Prompt([step, i], {"i": i}) for i in range(3)] for step in (4, 5, 6)}
+    dice = Dice()
+    together = roll_out(dice, prompts, seed=7, eos_id=1)
+    assert dice.calls == 1 and [together[step].age for step in (4, 5, 6)] == [0, 1, 2]
+    for step, asked in prompts.items():
+        alone = roll_out(Dice(), {step: asked}, seed=7, eos_id=1)[step]
+        assert dataclasses.replace(together[step], age=0, seconds=0.0) == dataclasses.replace(
+            alone, seconds=0.0
+        )
+        assert [sequence.prompt for sequence in alone.sequences] == [one.ids for one in asked]
+        assert alone.records == tuple(one.record for one in asked)
+
+
+def test_every_prompt_comes_once_an_epoch():
+    epoch = [i for step in (1, 2, 3) for i in indices_of_step(9, step, 3, seed=5)]
+    assert sorted(epoch) == list(range(9)) and epoch != list(range(9))
+    assert indices_of_step(9, 4, 3, seed=5) != indices_of_step(9, 1, 3, seed=5)
