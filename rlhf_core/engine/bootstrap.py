@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 # How long a rank waits for another, which may still generate or compile its first kernels.
-PATIENCE = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=30)
 
 
 def add_scripts_to_path() -> None:
@@ -79,7 +79,7 @@ def init_distributed() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(
-        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT
     )
     if "MASTER_PORT" in missing:  # taken now: a child process that inherited it could not listen
         del os.environ["MASTER_PORT"]

@@ -55,11 +55,9 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
         if step % config.checkpoint_every == 0 and step < config.steps:
             save(run.checkpoints, step, engines, state, keep=config.keep_checkpoints)
     output = _output(trainer, run)
-    return (
-        merged([output, checker.output(config.steps, run.path)])
-        if checker and is_rank_zero()
-        else output
-    )
+    if checker and is_rank_zero():
+        return merged([output, checker.output(config.steps, run.path)])
+    return output
 
 
 def _output(trainer: Trainer, run: RunDir) -> Output:
