@@ -23,7 +23,7 @@ from tasks.run_stage import run_stage, with_champion
 
 
 def stages(context: RunContext) -> None:
-    """prepare, validate, sft, reward, ppo or dpo, evaluate, promote; each gate before what follows."""
+    """Run the stages in order, each gate before what follows it."""
     base = run_stage(context, PREPARE)
     data = run_stage(context, VALIDATE, base)
 
@@ -60,11 +60,11 @@ def _run_name() -> str:
 def pipeline(
     recipe: Recipe, from_stage: str | None = None, until: str | None = None
 ) -> PipelineResult | State:
-    """Prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote, from `from_stage` to `until`.
+    """Run prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote.
 
-    A stage is a process whose run directory is its cache; a gate is recorded before it stops
-    anything. A refusal by a gate is a state of its own, 'Refused': whoever is notified sees that
-    nothing is broken.
+    from_stage, until: the first and the last step that may run. A stage is a process whose run
+    directory is its cache; a gate is recorded before it stops anything. A refusal by a gate is a
+    state of its own, 'Refused': whoever is notified sees that nothing is broken.
     """
     if runtime.deployment.id:
         outlive_reader()
@@ -94,4 +94,6 @@ def run_pipeline(
 
     Ctrl-C and SIGTERM end the stage that runs, with its whole process group.
     """
-    return pipeline(recipe, from_stage, until)
+    result = pipeline(recipe, from_stage, until)
+    assert isinstance(result, PipelineResult), "a failed state raises"
+    return result

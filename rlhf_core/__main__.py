@@ -1,5 +1,6 @@
-"""`python -m rlhf_core STAGE SPEC RUN_DIR`: run one stage. Exit codes: 0 done, 2 refused, else
-infrastructure.
+"""Run one stage: `python -m rlhf_core STAGE SPEC RUN_DIR`.
+
+Exit codes: 0 done, 2 refused, anything else infrastructure.
 """
 
 import json
@@ -10,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
+from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.metrics import require_declared
 from rlhf_core.ranks import is_rank_zero, ranks
@@ -30,7 +33,7 @@ REFUSED = 2
 
 
 def environment() -> dict[str, str]:
-    """What the numbers depend on besides the spec: versions and hardware."""
+    """Return what the numbers depend on besides the spec: versions and hardware."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "deepspeed", "datasets", "great-expectations")
@@ -42,10 +45,9 @@ def environment() -> dict[str, str]:
 
 
 def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
-    """Run a stage to its result.json; return at once when that exists. Raises BadInput,
-    GateRefused.
+    """Run a stage to its result.json; return at once when that exists.
 
-    Every rank runs it; rank 0 checks the inputs and writes.
+    Every rank runs it; rank 0 checks the inputs and writes. Raises BadInput, GateRefused.
     """
     if finished := read_result(run.path):
         return finished
@@ -54,14 +56,17 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
     if is_rank_zero():
         for item in spec.inputs.values():
             item.verified()
-    if (
-        ranks() == 1
-    ):  # whoever starts several has removed it: another rank may have written its own by now
+    if ranks() == 1:  # whoever starts several removes it: another rank may have written its own
         (run.path / "failure.json").unlink(missing_ok=True)
     stage = stage_named(spec.stage)
-    typed = StageSpec[resolve_name(stage.config)].model_validate(spec.model_dump())
+    typed = _with_config(spec, resolve_name(stage.config))
     output: Output = resolve_name(stage.entry)(typed, run)
     return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
+
+
+def _with_config(spec: StageSpec[Any], config: type[StageConfig]) -> StageSpec[StageConfig]:
+    values = spec.config if isinstance(spec.config, dict) else spec.config.model_dump(mode="json")
+    return spec.model_copy(update={"config": config.model_validate(values)})
 
 
 def _require_ranks(spec: StageSpec) -> None:
@@ -106,7 +111,7 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
 def main(argv: list[str]) -> int:
     """Entry point of a stage process."""
     stage, spec_path, run_path = argv
-    spec = StageSpec.model_validate_json(Path(spec_path).read_text())
+    spec: StageSpec[Any] = StageSpec.model_validate_json(Path(spec_path).read_text())
     run = RunDir(Path(run_path))
     try:
         run_stage(spec, run)

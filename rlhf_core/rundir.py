@@ -1,7 +1,7 @@
 """The contract between orchestration and learning: a run directory.
 
 spec.json      what to do, fully resolved, written before the stage starts
-metrics.jsonl  one line a step, appended as the stage goes; also the spool for MLflow
+metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
@@ -48,8 +48,9 @@ class Artifact(Frozen):
         return cls(path=path.resolve(), digest=digest_path(path))
 
     def verified(self) -> "Artifact":
-        """Itself, after reading the bytes again. Raises BadInput when they changed since they were
-        digested.
+        """Return itself after reading the bytes again.
+
+        Raises BadInput when they changed since they were digested.
         """
         found = Artifact.of(self.path).digest
         if found != self.digest:
@@ -92,8 +93,9 @@ class StageSpec(Frozen, Generic[ConfigT]):
 
 
 class StageResult(Frozen):
-    """What a finished stage leaves behind. Paths in `outputs` and `files` are relative to the run
-    directory.
+    """What a finished stage leaves behind.
+
+    Paths in `outputs` and `files` are relative to the run directory.
     """
 
     stage: str
@@ -126,7 +128,7 @@ class Output(Frozen):
 
 
 def merged(parts: list[Output]) -> Output:
-    """The parts of a stage's output as one; a later part wins where two name the same."""
+    """Return the parts of a stage's output as one; a later part wins where two name the same."""
     fields = Output.model_fields
     return Output(
         **{
@@ -137,8 +139,9 @@ def merged(parts: list[Output]) -> Output:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old content or all of the new one, even after a
-    power cut.
+    """Write `text` to `path` by rename.
+
+    The file holds its old content or all of the new one, even after a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w") as file:
@@ -160,18 +163,20 @@ class RunDir:
 
     @property
     def metrics_path(self) -> Path:
+        """The file of the steps' metrics."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
-        """Append one line. A step that is already there (a resumed stage repeats it, with equal
-        values) is not doubled.
+        """Append one line.
 
-        step: 1-based; steps: how many there will be; metrics: declared names only (KeyError
-        otherwise).
+        A step that is there already is not doubled: a resumed stage repeats it with equal values.
+        step: counted from 1; steps: how many there will be. Raises KeyError for a metric that is
+        not declared.
         """
         require_declared(metrics)
         if step in self._logged_steps or not is_rank_zero():
@@ -188,8 +193,9 @@ class RunDir:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Complete lines of a metrics.jsonl; a last line cut off by a kill is left out (and cut from
-    the file).
+    """Return the complete lines of a metrics.jsonl.
+
+    A last line that a kill cut off is left out, and cut from the file.
     """
     if not path.exists():
         return []
@@ -202,9 +208,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def read_result(path: Path) -> StageResult | None:
-    """The result of the run directory at `path` with absolute output paths, or None while it is
-    unfinished.
-    """
+    """Return the result of a run directory, with absolute paths; None while it is unfinished."""
     file = path / "result.json"
     if not file.exists():
         return None
@@ -217,5 +221,5 @@ def read_result(path: Path) -> StageResult | None:
 
 
 def finite(metrics: dict[str, float]) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return True when no value is NaN or infinite."""
     return all(math.isfinite(value) for value in metrics.values())

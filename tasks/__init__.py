@@ -1,4 +1,4 @@
-"""One file a stage, and what they share. Only here the core meets Prefect and MLflow."""
+"""The steps of the flow: here alone the core meets Prefect and MLflow."""
 
 import os
 

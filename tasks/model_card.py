@@ -1,6 +1,7 @@
 """The model card of a registered version, in Markdown.
 
-It says what the model is, on what data it was made, how good it is, who let it pass, how to load it.
+It says what the model is, on what data it was made, how good it is, who let it pass, and how to
+load it.
 """
 
 import html
@@ -61,8 +62,9 @@ def card(
 
 
 def description(text: str, limit: int = DESCRIPTION_LENGTH) -> str:
-    """A card cut to `limit` characters by whole sections, those first that MLflow shows elsewhere
-    too.
+    """Cut a card to `limit` characters by whole sections.
+
+    Sections that MLflow shows elsewhere too go first.
     """
     head, *sections = text.split("\n\n## ")
     gone: list[str] = []
@@ -84,8 +86,9 @@ def _joined(head: str, sections: list[str], gone: list[str]) -> str:
 
 
 def cell(value: object, limit: int = CELL) -> str:
-    """Any text as the content of one table cell: one line, cut, nothing in it is read as Markdown,
-    HTML or a link.
+    """Return any text as the content of one table cell.
+
+    It is one line, cut, and nothing in it is read as Markdown, HTML or a link.
     """
     text = " ".join(str(value).split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
@@ -94,7 +97,7 @@ def cell(value: object, limit: int = CELL) -> str:
 
 
 def table(head: list[str], rows: list[list]) -> str:
-    """A Markdown table; cells are text that is escaped already. Empty without rows."""
+    """Return a Markdown table of cells that are escaped already; '' without rows."""
     lines = [head, ["---"] * len(head), *rows] if rows else []
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -138,12 +141,10 @@ def _metrics(output: StageOutput, gated: set[str], maker: Stage) -> str:
     rows = []
     for stage in dict.fromkeys((maker, output.stage)):
         if result := output.results.get(stage.name):
-            headline = {stage.headline_of(result.metrics)}
-            wanted = (gated | set(result.intervals) | headline) & set(result.metrics)
+            shown = {*gated, *result.intervals, stage.headline_of(result.metrics)}
+            wanted = [name for name in sorted(result.metrics) if name in shown]
             rows += [
-                _metric_row(metric, result)
-                for metric in sorted(wanted)
-                if not _is_bound(metric, result)
+                _metric_row(metric, result) for metric in wanted if not _is_bound(metric, result)
             ]
     return table(["metric", "value", "95% interval", "n", "unit"], rows)
 
@@ -161,7 +162,7 @@ def _metric_row(metric: str, result: StageResult) -> list:
 
 
 def _samples(record: Record, output: StageOutput, kind: ModelKind, limit: int) -> str:
-    """Show the first held-out items of the stage that measured the model; none from an older run."""
+    """Show the first held-out items of the stage that measured the model."""
     entry, result = record.stage(output.stage.name), output.results.get(output.stage.name)
     if not entry or not result or "items" not in result.files:
         return ""
@@ -232,7 +233,7 @@ def _loading(recipe: Recipe, model: str, kind: ModelKind) -> str:
     params = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
     if kind == "policy":
         auto_class, flags = "AutoModelForCausalLM", "--generation-config vllm"
-        note = " Replies are greedy unless asked otherwise; the metrics are of replies sampled as below."
+        note = " Replies are greedy unless asked otherwise; the metrics are of sampled replies."
         example = (
             'model.predict({"messages": [{"role": "user", "content": "..."}]},'
             f" params={json.dumps(params)})"

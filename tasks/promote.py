@@ -42,7 +42,11 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
             " nothing was promoted. Everything trained is kept: run the recipe again when MLflow"
             " answers, and only the promotion is left to do."
         )
-    version = next(item.version for item in tracker.record.registrations if item.model == model)
+    version = next(
+        item.version
+        for item in tracker.record.registrations
+        if item.model == model and item.version
+    )
     result = _promoted(context, model, version)
     seconds = time.monotonic() - started
     tracker.record.promotion = asdict(result) | {"seconds": seconds}

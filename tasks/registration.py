@@ -1,4 +1,4 @@
-"""What the registry is to hold of a model: its bytes, verdicts, overrides, data, origin and card."""
+"""Register a model: its bytes, verdicts, overrides, data, origin and card."""
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact
@@ -18,10 +18,10 @@ def register_reward_model(context: RunContext, reward: StageOutput) -> None:
 
 
 def register_policy(context: RunContext, evaluation: StageOutput) -> str:
-    """Have the evaluated policy registered, or its version's records renewed; return its model's name.
+    """Have the evaluated policy registered; return the name of its registered model.
 
-    It carries the verdicts of every stage, the contest with its rival, and where a person's
-    approval stands.
+    A second call renews the records of its version. They hold the verdicts of every stage, the
+    contest with its rival, and where a person's approval stands.
     """
     record, against = context.record, rival(evaluation)
     decisions, tags = record.decisions, {}
@@ -43,7 +43,7 @@ def register_policy(context: RunContext, evaluation: StageOutput) -> str:
 
 
 def rival(evaluation: StageOutput) -> Artifact | None:
-    """Return the champion that the policy was compared with, None where there was no other model."""
+    """Return the champion that the policy was compared with; None where there was none."""
     champion = evaluation.artifacts.get("champion")
     policy = evaluation.artifacts["policy"]
     return champion if champion and champion.digest != policy.digest else None

@@ -15,6 +15,7 @@ from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
 from tasks.promotion.rival import champion_to_beat
 from tasks.records import events
+from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.stages.contract import outputs_of, spec_of
 from tasks.tracking.client import brief
@@ -99,13 +100,13 @@ def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:
 
 
 def close(context: RunContext, output: StageOutput, decisions: list[Decision]) -> None:
-    """Record that a stage has ended, with the decisions of its gates; nothing for one that had nothing to run."""
-    if output.run is None:
+    """Record that a stage has ended, with the decisions of its gates."""
+    if output.run is None:  # there was nothing to run
         return
     name, result, tracker = output.stage.name, output.run.result, context.tracker
     stops = refused(decisions)
     sentence = "; ".join(decision.reason for decision in stops) or None
-    status = "FAILED" if stops else "FINISHED"
+    status: Status = "FAILED" if stops else "FINISHED"
     tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
     link = tracker.link(name)
     events.emit(

@@ -26,7 +26,7 @@ def report_of(rows: Iterable[StepRow]) -> dict | None:
 
 
 def report_table(report: dict) -> Table:
-    """The data report, a line a rule."""
+    """Return the data report, one row per rule."""
     table = Table(title="Data report", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "rule", "source", "found"):
         table.add_column(column, no_wrap=True)
@@ -39,7 +39,7 @@ def report_table(report: dict) -> Table:
 
 
 def report_findings(report: dict) -> Iterator[Text]:
-    """A sentence for each rule that did not pass."""
+    """Yield a sentence for each rule that did not pass."""
     for row in _rows(report):
         if row.get("passed") is False:
             text = (

@@ -25,6 +25,7 @@ from tasks.records.events import (
     Event,
     RunStarted,
     StageAborted,
+    StageEvent,
     StageFinished,
     StageProgress,
     StageStarted,
@@ -40,9 +41,7 @@ MARKS = {
 
 
 class LiveDisplay:
-    """Listens to a pipeline's events and draws them on a console. Use it as a context around the
-    run.
-    """
+    """A listener that draws a pipeline's events on a console; a context around the run."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -83,7 +82,7 @@ class LiveDisplay:
         if self._live:
             self._live.refresh()
 
-    def _take(self, event: Event, now: float) -> None:
+    def _take(self, event: StageEvent, now: float) -> None:
         if isinstance(event, StageStarted):
             self.views[event.stage] = StageView(
                 event.stage, event.run_dir, now, state="cached" if event.cached else "running"
@@ -112,7 +111,7 @@ class LiveDisplay:
 
     # plain lines
 
-    def _print_plain(self, event: Event, now: float) -> None:
+    def _print_plain(self, event: StageEvent, now: float) -> None:
         view = self.views[event.stage]
         if isinstance(event, StageStarted):
             if not event.cached:

@@ -60,7 +60,7 @@ class RunOutcome:
         return values | ({"report": self.report} if self.report else {})
 
     def tables(self, *, full_links: bool) -> Iterator[RenderableType]:
-        """Yield what is printed at the end: data report when asked for, stages, promotion, links."""
+        """Yield what is printed at the end: data report if asked for, stages, promotion, links."""
         result = self.result
         if self.report:
             yield report_table(self.report)

@@ -64,14 +64,15 @@ def run_recipe(
 
 
 def _record(record_id: str | None) -> Record | None:
-    """Return the record of the run that the display has seen; None for one refused before it began."""
+    """Return the record of the run that was seen; None for one refused before it began."""
     return find_records(Workspace.here(), record_id)[0] if record_id else None
 
 
 @contextlib.contextmanager
 def _ending_at_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C end in a KeyboardInterrupt: the terminal ends Prefect's own server too, and
-    Prefect then fails to reach it.
+    """Let Ctrl-C end in a KeyboardInterrupt.
+
+    The terminal ends Prefect's own server too, and Prefect then fails to reach it.
     """
     pressed = []
 

@@ -1,6 +1,4 @@
-"""What is known of each stage of a pipeline, and how it is said: in a line, in the table at the
-end.
-"""
+"""The view of one stage while a pipeline runs, and the words of its line."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,8 +44,9 @@ class StageView:
         self.latest = now
 
     def seconds_left(self, now: float) -> float | None:
-        """Steps to go at the pace so far, or what the stage itself said; None when neither is
-        known.
+        """Return the seconds to go at the pace so far, else by the stage's own estimate.
+
+        None when neither is known.
         """
         if not self.steps:
             return None
@@ -59,7 +58,7 @@ class StageView:
 
 
 def running_parts(view: StageView, now: float) -> list[str]:
-    """What a running stage's line says: step, metrics, speed, time left, time so far."""
+    """Return the parts of a running stage's line: step, metrics, speed, time left and so far."""
     parts = [f"step {view.step}/{view.steps}"] if view.steps else []
     parts += [
         f"{short_name(name)} {view.metrics[name]:.4g}"
@@ -74,7 +73,7 @@ def running_parts(view: StageView, now: float) -> list[str]:
 
 
 def ended_parts(view: StageView) -> list[str]:
-    """What an ended stage's line says; the first part is how it ended."""
+    """Return the parts of an ended stage's line; the first is how it ended."""
     took = f"in {duration(view.seconds)}"
     parts = [
         {"cached": f"already done (took {duration(view.seconds)})"}.get(
@@ -95,7 +94,7 @@ def ended_parts(view: StageView) -> list[str]:
 
 
 def how_to_approve(event: ApprovalAsked) -> str:
-    """What the display says while a run waits for a person."""
+    """Return the sentence for a run that waits for a person."""
     page = f"on Prefect's page {event.page}" if event.page else "on Prefect's page (rlhf ui)"
     evidence = f"; evidence: {event.link}" if event.link else ""
     return (
@@ -105,7 +104,7 @@ def how_to_approve(event: ApprovalAsked) -> str:
 
 
 def failure_lines(event: StageAborted) -> list[str]:
-    """The message, where the log is and how it ends; nothing said twice."""
+    """Return the message, the log's place and its last lines; nothing is said twice."""
     lines = [f"{event.stage}: failed: {event.message}"]
     if str(event.log) not in event.message:
         lines.append(f"  its log is {event.log}")
@@ -115,7 +114,7 @@ def failure_lines(event: StageAborted) -> list[str]:
 
 
 def verdict_of(decisions: Iterable[Decision]) -> str:
-    """'gate passed', or every gate that did not simply pass with its sentence; '' without a gate."""
+    """Return 'gate passed', or a sentence per gate that did not simply pass; '' without a gate."""
     decisions = list(decisions)
     notable = [f"{d.verdict} ({d.gate}): {d.reason}" for d in decisions if d.verdict != "passed"]
     return "; ".join(notable) if notable else ("gate passed" if decisions else "")

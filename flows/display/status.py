@@ -1,4 +1,4 @@
-"""`rlhf status`: the latest pipeline runs of this workspace, from their records; needs no MLflow."""
+"""The latest pipeline runs of this workspace, from their records; MLflow is not needed."""
 
 import json
 from datetime import datetime
@@ -23,7 +23,7 @@ COLORS = {
 
 
 def recent(limit: int) -> list[dict]:
-    """The latest `limit` runs, newest first, as JSON values."""
+    """Return the latest `limit` runs, newest first, as JSON values."""
     workspace = Workspace.here()
     return [
         _run(workspace, Record.model_validate(record))
@@ -92,8 +92,9 @@ def _stage(stage: StageRecord, alive: bool) -> dict:
 
 
 def read_steps(stage: StageRecord) -> dict | None:
-    """The last complete line of a stage's metrics; the file is not touched, for its stage may be
-    writing it.
+    """Return the last complete line of a stage's metrics.
+
+    The file is only read: its stage may be writing it.
     """
     file = stage.run_dir / "metrics.jsonl"
     data = file.read_bytes() if file.exists() else b""
@@ -102,7 +103,7 @@ def read_steps(stage: StageRecord) -> dict | None:
 
 
 def status_table(runs: list[dict]) -> Table:
-    """One row a run: its stages in order, each in the colour of its state."""
+    """Return one row per run: its stages in order, each in the colour of its state."""
     table = Table(title="Latest runs", title_justify="left")
     for column in ("run", "started", "took", "state", "stages"):
         table.add_column(column, no_wrap=column in ("run", "took", "state"))

@@ -1,6 +1,4 @@
-"""Writing a run's report when it ends: into the workspace, linked from Prefect; the tracker brings
-it to MLflow.
-"""
+"""Write a run's report when it ends, and link it from Prefect; the tracker brings it to MLflow."""
 
 import logging
 from pathlib import Path
@@ -22,9 +20,7 @@ FOLDER, FILE = "reports", "report.html"
 
 
 def write_report(context: RunContext) -> Path | None:
-    """Write the report of a session that has ended, and say where it is; None when no stage had
-    begun.
-    """
+    """Write the report of a run that has ended; return its path, None when no stage had begun."""
     path = context.record.report = write_page(context)
     if path and runtime.flow_run.id:
         _tell_prefect(context, path)
@@ -32,8 +28,9 @@ def write_report(context: RunContext) -> Path | None:
 
 
 def write_page(context: RunContext) -> Path | None:
-    """Write the report of a session as it stands; None when no stage had begun. Works while MLflow
-    is away.
+    """Write the report of a run as it stands; return its path, None when no stage had begun.
+
+    MLflow is not needed.
     """
     record, workspace = context.record, context.workspace
     if not record.stages:
@@ -46,9 +43,7 @@ def write_page(context: RunContext) -> Path | None:
 
 
 def _champion(context: RunContext, run: RunEvidence) -> RunEvidence | None:
-    """The run that made the champion which the policy was compared with; None when MLflow cannot
-    say.
-    """
+    """Return the run that made the champion of the comparison; None when MLflow cannot say."""
     digest = run.model("champion")
     if digest is None or context.tracker.problem:
         return None

@@ -9,11 +9,11 @@ from tasks.tracking.client import report_link, version_page
 
 
 def evidence(context: RunContext, evaluation: StageOutput) -> str:
-    """Return Markdown: the model and its rival, every gate's verdict, metrics with intervals, links."""
-    other = rival(evaluation)
+    """Return Markdown: the model and its rival, verdicts, metrics with intervals, links."""
+    policy, other = evaluation.artifacts["policy"], rival(evaluation)
     lines = [
         f"## May this policy be promoted? {context.record.name}",
-        f"Policy `{evaluation.artifacts['policy'].digest[:12]}` of recipe **{context.recipe.name}**, "
+        f"Policy `{policy.digest[:12]}` of recipe **{context.recipe.name}**, "
         + (
             f"to replace champion `{other.digest[:12]}`."
             if other

@@ -112,18 +112,18 @@ def _outside_prefect(
     Prefect's server arbitrates: what its page took first counts.
     """
     workspace, record_id = context.workspace, context.record_id
-    if decided := decisions.read_decision(
-        workspace, asked.evidence
-    ):  # given to another run that shows the same
+    # another run that shows the same may have been answered
+    if decided := decisions.read_decision(workspace, asked.evidence):
         paused.end(decided)
         return decided
     if decisions.now() >= asked.until:
         return _expired(context, asked, paused)
-    answer = decisions.read_answer(workspace, record_id)
-    if answer and paused.end(decided := _by_command(asked, answer)):
-        decided = decisions.record_decision(workspace, decided)
-        decisions.remove_answer(workspace, record_id)
-        return decided
+    if answer := decisions.read_answer(workspace, record_id):
+        by_command = _by_command(asked, answer)
+        if paused.end(by_command):
+            recorded = decisions.record_decision(workspace, by_command)
+            decisions.remove_answer(workspace, record_id)
+            return recorded
     return None
 
 

@@ -78,15 +78,10 @@ class ApprovalDecided:
     stage: str = "approval"
 
 
-Event = (
-    RunStarted
-    | StageStarted
-    | StageProgress
-    | StageFinished
-    | StageAborted
-    | ApprovalAsked
-    | ApprovalDecided
+StageEvent = (
+    StageStarted | StageProgress | StageFinished | StageAborted | ApprovalAsked | ApprovalDecided
 )
+Event = RunStarted | StageEvent
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
 

@@ -1,3 +1,1 @@
-"""The stages: from a recipe and earlier outputs to a spec, from a result to outputs. One file a
-stage.
-"""
+"""The stages: from recipe and earlier outputs to a spec, one file per stage."""

@@ -1,5 +1,6 @@
-"""Whether the longest row that a recipe allows fits into what the model can read and the sampler
-hold, known before anything is trained; and whether the samplers are there at all.
+"""Check before training that the longest allowed row fits model and sampler cache.
+
+Check also that the samplers are installed.
 """
 
 import json
@@ -14,10 +15,10 @@ SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
-    """Raise BadInput when a prompt with its response may exceed the model's context, or all of a
-    sampler's cache, naming the key and both numbers.
+    """Raise BadInput when a prompt with its response may exceed the model's context or the cache.
 
-    A model whose config.json names no context (max_position_embeddings) has none.
+    The message names the key and both numbers. A model whose config.json names no context
+    (max_position_embeddings) has none.
     """
     config = json.loads((model / "config.json").read_text())
     sampling = [stage for stage in SAMPLING if recipe.runs(stage)]
@@ -42,9 +43,7 @@ def _require_room(key: str, response: int, prompt: int, context: int, model: Pat
 
 
 def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
-    """One of the longest rows must fit; the models whose keys and values can be counted are those
-    of rlhf plan.
-    """
+    """Check that one of the longest rows fits, for models whose shape `rlhf plan` knows."""
     from rlhf_core.plan.layout import strategy_of
     from rlhf_core.plan.memory import kv_bytes_per_token
     from rlhf_core.plan.shape import shape_of

@@ -44,7 +44,7 @@ def check(config: Evaluate) -> None:
 
 
 def _opinions(config: Evaluate) -> Artifacts:
-    """Return the further reward models as \'reward_2\' and on, and the sources of functions."""
+    """Return the further reward models as 'reward_2' and on, and the sources of functions."""
     folders = enumerate(_folders(config), start=2)
     return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(
         config

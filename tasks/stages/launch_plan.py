@@ -19,8 +19,9 @@ UNKNOWN = "RUN_DIR"  # in place of a folder whose name the results of earlier st
 
 @dataclass(frozen=True)
 class Launch:
-    """How one stage is started: on this host, and by hand on others. environment: what it gets
-    besides this one.
+    """How one stage starts: on this host, and by hand on others.
+
+    environment: variables that the stage gets besides those of this process.
     """
 
     stage: str
@@ -31,7 +32,7 @@ class Launch:
     elsewhere: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """As comments and commands for a shell."""
+        """Yield comments and commands for a shell."""
         if self.finished:
             yield f"# {self.stage}: finished in {self.run_dir}, would not be started"
         elif self.run_dir == UNKNOWN:
@@ -49,28 +50,24 @@ class Launch:
 
 
 def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
-    """Every stage that the recipe has, in order. Raises BadInput as a run would before its first
-    stage.
-    """
+    """Yield every stage of the recipe, in order. Raises BadInput as a run would at its start."""
     check_paths(recipe)
-    have: (
-        Artifacts | None
-    ) = {}  # None: an earlier stage has not been run, its results are not known
+    have: Artifacts = {}
+    known = True  # until a stage has not been run: then nobody knows what later ones take
     for name, stage in STAGES.items():
         if not recipe.runs(name):
             continue
-        spec = _unknown(recipe, name) if have is None else spec_of(stage, recipe, have)
-        if spec is None:
-            have |= outputs_of(stage, recipe, None)
+        if not known:
+            yield _launch(recipe, _unknown(recipe, name), UNKNOWN, finished=False)
             continue
-        result = None if have is None else read_result(workspace.run_dir(spec))
-        yield _launch(
-            recipe,
-            spec,
-            UNKNOWN if have is None else str(workspace.run_dir(spec)),
-            finished=result is not None,
-        )
-        have = None if result is None else have | outputs_of(stage, recipe, result)
+        spec = spec_of(stage, recipe, have)
+        result = read_result(workspace.run_dir(spec)) if spec else None
+        if spec:
+            folder = str(workspace.run_dir(spec))
+            yield _launch(recipe, spec, folder, finished=result is not None)
+        known = spec is None or result is not None
+        if known:
+            have |= outputs_of(stage, recipe, result)
 
 
 def _unknown(recipe: Recipe, name: str) -> StageSpec:

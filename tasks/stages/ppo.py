@@ -37,7 +37,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _labeller(recipe: Recipe) -> Artifacts:
-    """Return the source of the function that labels, as 'judge': after an edit it is asked again."""
+    """Return the source of the function that labels, as 'judge': once edited, it is asked again."""
     watch = recipe.ppo.reward_check
     name = watch.judge.function if watch and watch.judge else None
     return {"judge": source_of("ppo.reward_check.judge.function", name)} if name else {}

@@ -13,7 +13,9 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
         "model": have["sft"],
         "comparisons_train": have["comparisons_train"],
         "comparisons_heldout": have["comparisons_heldout"],
-    } | {"given": model for model in given(recipe).values()}
+    }
+    if brought := given(recipe):
+        inputs["given"] = brought["reward"]
     train = recipe.model.reward is None
     config = RewardStageConfig(reward=recipe.reward, train=train, **trained(recipe))
     return make_spec(recipe, "reward", config, inputs)

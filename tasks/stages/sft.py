@@ -12,7 +12,9 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[SFTStageConfig]:
         "model": have["base"],
         "demonstrations_train": have["demonstrations_train"],
         "demonstrations_heldout": have["demonstrations_heldout"],
-    } | {"given": model for model in given(recipe).values()}
+    }
+    if brought := given(recipe):
+        inputs["given"] = brought["sft"]
     train = recipe.model.sft is None
     config = SFTStageConfig(sft=recipe.sft, train=train, **trained(recipe))
     return make_spec(recipe, "sft", config, inputs)

@@ -1,6 +1,4 @@
-"""What stage files share: the names under which artifacts are known between stages, and how a spec
-is made of them.
-"""
+"""What the files of the stages share: names of artifacts, checked paths, and the spec itself."""
 
 import ast
 import importlib.util
@@ -17,21 +15,15 @@ from rlhf_core.errors import BadInput
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
 
-# Names in use: base, files, <split names of validate>, sft, reward, reward_adapter, policy,
-# champion.
+# by name: base, files, the splits, sft, reward, reward_adapter, policy, champion
 Artifacts = dict[str, Artifact]
 
 # folders, ':' between them; set for workers, whose recipes come from a page or a schedule
 ROOTS = "RLHF_ALLOWED_ROOTS"
 _PROJECT = Path(__file__).resolve().parents[2]
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-_ANY_NAME = {
-    "*",
-    "__getattr__",
-    "globals",
-    "setattr",
-    "exec",
-}  # what these bind is known only when the module runs
+# what these bind is known only when the module runs
+_ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
@@ -48,10 +40,10 @@ def trained(recipe: Recipe) -> dict[str, Any]:
 
 
 def local(field: str, text: str) -> Path | None:
-    """The file or folder that `text` names (relative: to the current folder), or None for a hub
-    name.
+    """Return the file or folder that `text` names, or None for a hub name.
 
-    Raises BadInput, naming the field, when it is neither.
+    A relative path starts at the current folder. Raises BadInput naming the field when it is
+    neither.
     """
     path = Path(text).expanduser()
     if path.exists():
@@ -65,10 +57,10 @@ def local(field: str, text: str) -> Path | None:
 
 
 def permitted(field: str, path: Path, *further: Path) -> Path:
-    """`path`, which a recipe names. Raises BadInput when RLHF_ALLOWED_ROOTS is set and `path` lies
-    outside, links followed.
+    """Return `path`, which a recipe names, when it may be read.
 
-    further: folders that are allowed as well.
+    further: folders that are allowed as well. Raises BadInput when RLHF_ALLOWED_ROOTS is set and
+    `path`, links followed, is outside.
     """
     roots = [Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(":") if root]
     if roots and not any(
@@ -83,7 +75,7 @@ def permitted(field: str, path: Path, *further: Path) -> Path:
 
 
 def looks_like_hub(text: str) -> bool:
-    """Whether `text` can only be a name on a hub: 'org/name' without a file's ending."""
+    """Return True when `text` can only be a hub name: 'org/name' without a file's ending."""
     return (
         "/" in text
         and bool(_HUB_NAME.match(text))
@@ -93,7 +85,7 @@ def looks_like_hub(text: str) -> bool:
 
 
 def model_folder(field: str, text: str) -> Path:
-    """The model folder that `text` names. Raises BadInput, naming the field, when it is none."""
+    """Return the model folder that `text` names. Raises BadInput naming the field otherwise."""
     path = permitted(field, Path(text).expanduser())
     if not path.is_dir():
         raise BadInput(
@@ -118,12 +110,11 @@ def model_folder(field: str, text: str) -> Path:
 
 
 def source_of(field: str, name: str) -> Artifact:
-    """The file of the module in 'module:function', found as a stage process finds it: in the
-    current folder first.
+    """Return the source file of the module in 'module:function'.
 
-    It makes what the function said part of a run's identity: an edited scorer is asked again.
-    Nothing of it runs here. Raises BadInput for a module that is not there, cannot be read, or has
-    no such name.
+    The current folder is searched first, as in a stage process. The source is part of a run's
+    identity: an edited scorer is asked again. Nothing of it runs here. Raises BadInput for a module
+    that is not there, cannot be read, or has no such name.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -138,15 +129,13 @@ def source_of(field: str, name: str) -> Artifact:
             f"{field} is {name!r}: no such module in {here} nor installed; expected"
             " 'module:function'."
         )
-    file = permitted(field, Path(found.origin), _PROJECT)
+    file = permitted(field, Path(str(found.origin)), _PROJECT)
     _require_name(field, name, file)
     return Artifact.of(file)
 
 
 def _require_name(field: str, name: str, file: Path) -> None:
-    """Raise BadInput when the source of a module binds no such name, as far as that can be told
-    without running it.
-    """
+    """Raise BadInput when the module's source binds no such name; nothing of it runs."""
     if file.suffix != ".py":
         return
     attribute = name.partition(":")[2]

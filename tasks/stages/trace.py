@@ -15,7 +15,7 @@ BEFORE = tuple(STAGES.values())[: tuple(STAGES).index("ppo")]
 
 
 def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
-    """Trace a batch of the recipe\'s PPO, or find it traced.
+    """Trace a batch of the recipe's PPO, or find it traced.
 
     trained: by the policy that ppo made, not by the SFT model. Raises BadInput for a recipe without
     PPO or when an earlier stage has not run, and what the stage raises.

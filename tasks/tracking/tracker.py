@@ -1,23 +1,28 @@
-"""The record of the pipeline that runs here, forwarded to MLflow as it grows."""
+"""The record of a run that is under way, forwarded to MLflow as it grows."""
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from tasks.records.run_record import Record, Registration, StageRecord, find_records, now
+from rlhf_core.gates.decide import Decision
+from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for, link
 from tasks.tracking.forwarder import Forwarder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger("rlhf.tracking")
 
 
 class Tracker:
-    """The record of the running pipeline, forwarded every few seconds; an unreachable MLflow is
-    asked again later.
+    """The record of the running pipeline, forwarded every few seconds.
+
+    An MLflow server that does not answer is tried again later.
     """
 
     EVERY_SECONDS = 2.0
@@ -30,63 +35,61 @@ class Tracker:
         self._next_tick = self._next_try = 0.0
 
     def stage_started(self, stage: str, run_dir: Path, *, cached: bool) -> None:
-        """A stage begins, or begins again after a failure; cached: it is finished already."""
+        """Record that a stage begins, or begins again; cached: it is finished already."""
         entry = self.record.stage(stage)
         if entry is None:
             entry = StageRecord(stage=stage, run_dir=run_dir, started=now())
             self.record.stages.append(entry)
-        entry.status, entry.ended, entry.error, entry.closed, entry.cached = (
-            "RUNNING",
-            None,
-            None,
-            False,
-            cached,
-        )
+        entry.status, entry.cached = "RUNNING", cached
+        entry.ended, entry.error, entry.closed = None, None, False
         self._changed()
 
     def stage_ended(
-        self, stage: str, *, status: str, decisions: list = (), error: str | None = None
+        self,
+        stage: str,
+        *,
+        status: Status,
+        decisions: Iterable[Decision] = (),
+        error: str | None = None,
     ) -> None:
-        """A stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED."""
+        """Record how a stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED.
+
+        Raises KeyError for a stage that has not begun.
+        """
         entry = self.record.stage(stage)
-        entry.status, entry.decisions, entry.error, entry.ended = (
-            status,
-            list(decisions),
-            error,
-            now(),
-        )
+        if entry is None:
+            raise KeyError(stage)
+        entry.status, entry.ended = status, now()
+        entry.decisions, entry.error = list(decisions), error
         self._changed()
         self.flush()
 
     def register(self, registration: Registration) -> None:
-        """Have a model registered as soon as MLflow is there; again, when its records have changed."""
+        """Have a model registered as soon as MLflow answers, again when its records change."""
         others = [item for item in self.record.registrations if item.model != registration.model]
         self.record.registrations = [*others, registration]
         self._changed()
 
     def show_report(self, path: Path | None) -> None:
-        """Have a report of the run, as it stands, in MLflow if that answers; the one of its end
-        replaces it.
-        """
+        """Store the report as it stands in MLflow, if that answers; the final one replaces it."""
         self.record.report = path
         self._changed()
-        if path and self.retry():
+        if path and self.retry() and self._forwarder:
             self._forwarder.show_report()
 
     def end(
         self,
-        status: str,
+        status: Status,
         error: str | None = None,
         report: Callable[[], Path | None] = lambda: None,
     ) -> None:
-        """The pipeline ended. report: writes its report; when it cannot, that is logged and the
-        status stays.
+        """Record how the pipeline ended, and have its report written.
+
+        report: writes the report; a failure to write it is logged and changes no status.
         """
         self.record.status, self.record.error, self.record.ended = status, error, now()
         for stage in self.record.stages:
-            if (
-                stage.status == "RUNNING"
-            ):  # it had ended, and what came after it broke off before its gate had spoken
+            if stage.status == "RUNNING":  # it had ended; what broke off came before its gate
                 stage.status, stage.error, stage.ended = status, error, now()
         self._changed()
         try:
@@ -105,7 +108,7 @@ class Tracker:
             self._next_tick = time.monotonic() + self.EVERY_SECONDS
 
     def flush(self) -> bool:
-        """Forward now, unless MLflow was found unreachable a moment ago; whether it has everything."""
+        """Forward now, unless MLflow failed a moment ago; return True when it has everything."""
         if time.monotonic() < self._next_try:
             return False
         try:
@@ -124,16 +127,17 @@ class Tracker:
         return self.problem is None
 
     def retry(self) -> bool:
-        """Forward now in any case; whether MLflow has everything."""
+        """Forward now in any case; return True when MLflow has everything."""
         self._next_try = 0.0
         return self.flush()
 
     @property
-    def client(self) -> Any:
+    def client(self) -> "MlflowClient":
+        """The client of the store that the record names."""
         return client_for(self.record.tracking_uri)
 
     def link(self, stage: str | None = None) -> str | None:
-        """The page of a stage's run, or of the parent."""
+        """Return the page of a stage's run, or of the parent."""
         entry = self.record.stage(stage) if stage else self.record
         return link(self.record, entry.run_id if entry else None)
 
