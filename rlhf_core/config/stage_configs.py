@@ -1,6 +1,6 @@
-"""What a stage process is told besides its inputs: one frozen model per stage.
+"""The configuration of a stage process, besides its inputs: one frozen model per stage.
 
-Its JSON is part of a stage's identity: a gate's threshold is not in it, since it trains nothing.
+Its JSON is part of a stage's identity. A gate's threshold is not in it, because it trains nothing.
 """
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer
@@ -18,7 +18,9 @@ from rlhf_core.config.training import DPO, SFT, Reward
 class StageConfig(Config):
     """Base of the stages' configurations."""
 
-    ranks: Positive = Field(1, description="Processes of the stage, which sum in their own order")
+    ranks: Positive = Field(
+        1, description="Processes of the stage. Their number decides the order of sums."
+    )
 
     @model_serializer(mode="wrap")
     def _as_identity(self, handler: SerializerFunctionWrapHandler) -> dict:
@@ -32,23 +34,23 @@ class StageConfig(Config):
 
 
 class PrepareStageConfig(StageConfig):
-    """Where the base model comes from."""
+    """The source of the base model."""
 
     base: str
 
 
 class Needs(Config):
-    """What later stages will ask of the data and the model, by the options that are switched on."""
+    """The needs of later stages, by the options that are on; empty if none of them is."""
 
     strength: bool = False  # reward.margin_scale
     votes: bool = False  # reward.smoothing_from_votes
-    functions: tuple[RewardFunction, ...] = ()  # those that want columns of the prompts
+    functions: tuple[RewardFunction, ...] = ()  # those that take columns of the prompts
     adapters: tuple[LoRA, ...] = ()  # those that name their target modules
     tensor_parallel: tuple[int, ...] = ()  # above 1
 
 
 class ValidateStageConfig(StageConfig):
-    """Where the rows come from, what they must be like, and what later stages ask of them."""
+    """The sources of rows, their rules, and what later stages need of them."""
 
     data: Data
     needs: Needs = Needs()
@@ -59,20 +61,26 @@ class ValidateStageConfig(StageConfig):
 
 
 class ModelStageConfig(StageConfig):
-    """What every stage that runs models is told."""
+    """Base of the configurations of stages that run models."""
 
     dtype: Dtype
 
 
 class SFTStageConfig(ModelStageConfig):
-    """train: False for a given SFT model, which is measured only."""
+    """The SFT section.
+
+    train: False for a given SFT model, which is only measured.
+    """
 
     sft: SFT
     train: bool
 
 
 class RewardStageConfig(ModelStageConfig):
-    """train: False for a given reward model, which is measured only."""
+    """The reward section.
+
+    train: False for a given reward model, which is only measured.
+    """
 
     reward: Reward
     train: bool
@@ -85,7 +93,10 @@ class PPOStageConfig(ModelStageConfig):
 
 
 class TraceStageConfig(PPOStageConfig):
-    """rows: responses to show token by token."""
+    """The PPO section of a trace.
+
+    rows: responses to show token by token.
+    """
 
     rows: int
 

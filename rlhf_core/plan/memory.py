@@ -68,7 +68,6 @@ def training_state(
     Stage 0: wP + wP + 8P. Stages 1 and 2: the optimizer's 4P master weights + 8P are divided by N,
     in stage 2 the gradients too, in stage 3 the weights too.
     Source: Rajbhandari et al. 2020, section 3, as DeepSpeed implements it.
-
     parameters: P. matrices: weights of linear maps, which autocast copies.
     touched_only: count the bytes of a bucket that are written, as host memory does, and not those
     that are reserved.

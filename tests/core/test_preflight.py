@@ -1,5 +1,6 @@
-"""Options that ask something of the data or the model: what is missing is said by validate, before
-anything is trained.
+"""Options that need something of the data or the model.
+
+The validate stage refuses a recipe whose needs are not met, before anything is trained.
 """
 
 import pytest

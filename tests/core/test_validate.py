@@ -1,4 +1,4 @@
-"""The whole stage on real files, with real Great Expectations: what it writes, counts and refuses."""
+"""The whole stage on real files, with Great Expectations: what it writes, counts, refuses."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""What a recipe says of ranks: hosts and slots, and combinations that are refused with both numbers
-and the remedy.
+"""The ranks of a recipe: hosts and slots.
+
+Impossible combinations are refused with both numbers and the remedy.
 """
 
 import pytest

@@ -1,5 +1,6 @@
-"""A gate that could not be decided, or never pass, is refused when the recipe is read; and all
-domains are sound.
+"""A gate that cannot be decided, or never pass, is refused when the recipe is read.
+
+The domains of all metrics are sound.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""infra/docs/reference/hyperparameters.md states every default with its bound and its source, and states
-nothing that is not so.
+"""The page of hyperparameters states every default with its bound and its source.
+
+The page is infra/docs/reference/hyperparameters.md. It states nothing that is not true.
 """
 
 import re
@@ -67,8 +68,9 @@ def shown(value: object) -> str:
 
 
 def defaults(schema: dict, prefix: str = "") -> dict[str, tuple[str, str]]:
-    """Key -> (default, bound) for each number, switch and choice, and for each section that is off
-    by default.
+    """Return key -> (default, bound).
+
+    For each number, switch and choice, and for each section that is off by default.
     """
     found = {}
     for name, field in schema.get("properties", {}).items():

@@ -1,5 +1,6 @@
-"""Bad values are refused when the recipe is loaded, before anything starts: the key, both numbers,
-and what to do.
+"""Bad values are refused when the recipe is loaded, before anything starts.
+
+The message has the key, both numbers, and what to do.
 """
 
 import pytest

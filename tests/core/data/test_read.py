@@ -1,5 +1,6 @@
-"""Every format gives the same rows with their places; what cannot be read is refused with file and
-line.
+"""Every format gives the same rows with their places.
+
+A source that cannot be read is refused with file and line.
 """
 
 import json

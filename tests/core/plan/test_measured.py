@@ -1,5 +1,6 @@
-"""The planner's prediction against the peak memory of real stage processes on the CPU: a 34M model
-less a tiny one.
+"""The planner's prediction against the peak memory of real stage processes on the CPU.
+
+The peak of a tiny model is subtracted from that of a 34M model.
 """
 
 import json
@@ -77,7 +78,8 @@ with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler
             logprobs_BR = token_logprobs(engine(batch), batch.response_ids_BR)
             engine.backward(cross_entropy(logprobs_BR, batch.response_mask_BR, 1.0))
         engine.step(1e-4)
-events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+recorded = profiler.profiler.kineto_results.events()
+events = [event for event in recorded if event.name() == "[memory]"]
 held = peak = 0
 for event in sorted(events, key=lambda event: event.start_ns()):
     held += event.nbytes()
@@ -283,8 +285,9 @@ ALONE = [(dtype, stage, 1) for dtype in ("float32", "bfloat16") for stage in (0,
 def test_predicted_peak_of_deepspeed_steps_is_what_the_allocator_holds(
     tmp_path, dtype, zero_stage, devices
 ):
-    """On a GPU the allocator's bytes are the device's: reserved buckets count in full, unlike in a
-    CPU's resident memory.
+    """On a GPU the allocator's bytes are the device's.
+
+    Reserved buckets count in full, unlike in a CPU's resident memory.
     """
     write_model(tmp_path, MIDDLE)
     recipe = recipe_of(tmp_path, dtype, zero_stage)

@@ -1,5 +1,6 @@
-"""The planner's arithmetic of layouts: adapters, no copy of the reference, a shared critic; against
-counts and autograd.
+"""The planner's arithmetic of layouts, against counts and autograd.
+
+Layouts: adapters, no copy of the reference, a shared critic.
 """
 
 import pytest
