@@ -6,15 +6,12 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves setup lint clean
+.PHONY: run test test-slow learning-curves setup lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
 
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What takes too long for every change, or needs PostgreSQL: three seeds of the quickstart, serving, faults, ...: about two hours.
@@ -36,8 +33,15 @@ $(READY): infra/requirements/cpu.txt infra/requirements/platform.txt
 	touch $@
 
 lint: $(READY)
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+# Format, and correct what ruff can correct.
+format: $(READY)
 	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .rlhf build *.egg-info
+	rm -rf .rlhf build *.egg-info .mypy_cache
