@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from flows.cli.app import app, load_command
 from rlhf_core import errors
@@ -76,6 +76,7 @@ def pages() -> dict[Path, str]:
 def commands() -> str:
     """Return the page of all commands, exit codes and environment variables."""
     group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     context = typer.Context(group, info_name="rlhf")
     found = {name: load_command(name) for name in group.list_commands(context)}
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
@@ -202,10 +203,9 @@ def kind(field: dict, schema: dict) -> str:
     if field.get("type") == "array":
         return f"list of: {kind(field.get('items', {}), schema)}"
     if field.get("type") == "object":
-        inner = field.get("additionalProperties") or next(
-            iter(field.get("patternProperties", {}).values()), {}
-        )
-        return f"table of: {kind(inner, schema) if isinstance(inner, dict) else 'any'}"
+        choices = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
+        inner = next((one for one in choices if isinstance(one, dict)), None)
+        return f"table of: {kind(inner, schema) if inner else 'any'}"
     if field.get("type") in ("integer", "number"):
         return f"{field['type']}{bounds(field)}"
     return {"boolean": "`true`, `false`", "string": "text"}.get(field.get("type", ""), "any")

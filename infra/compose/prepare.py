@@ -1,5 +1,6 @@
-"""Make what a new platform lacks: bucket, the workers' MLflow account, work pools, device limits.
-Again: no change.
+"""Make what a new platform lacks: bucket, workers' MLflow account, work pools, device limits.
+
+A second run changes nothing.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ BUCKET, ACCOUNT, POOLS, DEVICES = (
 
 
 def bucket() -> None:
-    """The bucket of MLflow's artifacts."""
+    """Make the bucket of MLflow's artifacts."""
     store = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
     try:
         store.head_bucket(Bucket=BUCKET)
@@ -34,8 +35,9 @@ def bucket() -> None:
 
 
 def account() -> None:
-    """The account under which workers write; it manages the experiments and models that it makes,
-    and no others.
+    """Make the account under which workers write.
+
+    It manages the experiments and models that it makes, and no others.
     """
     client = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
     try:
@@ -46,7 +48,7 @@ def account() -> None:
 
 
 async def pools() -> None:
-    """A work pool for CPU machines, one for GPU machines."""
+    """Make a work pool for CPU machines and one for GPU machines."""
     async with get_client() as client:
         for name in POOLS:
             with suppress(ObjectAlreadyExists):
@@ -54,8 +56,9 @@ async def pools() -> None:
 
 
 async def devices() -> None:
-    """A limit for each kind of device, that a stage holds while it runs (RLHF_DEVICE_LIMITS of the
-    workers).
+    """Make a limit for each kind of device, which a stage holds while it runs.
+
+    The workers name it in RLHF_DEVICE_LIMITS.
     """
     async with get_client() as client:
         for name in DEVICES:
