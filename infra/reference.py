@@ -232,8 +232,8 @@ def metrics() -> str:
     """Return the page of all metrics, a table per stage."""
     parts = [
         "# What does each metric mean?\n\nEvery number that a stage logs is declared in "
-        "`rlhf_core/metric_table.py` with its unit, range and meaning; a stage that logs another name "
-        f"fails.\n\n{MADE}\nGates may be set on any of them: [gates](../concepts/gates.md).\n"
+        "`rlhf_core/metric_table.py` with its unit, range and meaning; a stage that logs another "
+        f"name fails.\n\n{MADE}\nGates may be set on any of them: [gates](../concepts/gates.md).\n"
     ]
     for prefix, title in STAGES.items():
         rows = [
