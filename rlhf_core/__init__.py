@@ -1,1 +1,1 @@
-"""The learning: validation, SFT, reward model, PPO and evaluation, with neither Prefect nor MLflow."""
+"""The learning, from validation to evaluation; it needs neither Prefect nor MLflow."""

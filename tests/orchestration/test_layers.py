@@ -27,9 +27,18 @@ OWNERS = {
 
 
 def imported(file: Path) -> set[str]:
-    """Return the top-level names that a file imports anywhere, by `import_module` too."""
+    """Return the top-level names that a file imports when it runs, by `import_module` too."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for_types = [
+        node
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    ]
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:

@@ -22,7 +22,6 @@ EXCEPTIONS = {  # tests of no single module: why
     "tests/core/objectives/test_pair_invariances.py": "what must not matter to losses of pairs",
     "tests/core/objectives/test_parity.py": "every loss against other packages",
     "tests/core/objectives/test_parity_advantages.py": "advantages against other packages",
-    "tests/core/plan/test_layouts.py": "adapters, critic and reference across the planner",
     "tests/core/plan/test_measured.py": "the planner against the memory of real stages",
     "tests/core/ppo/test_layout_stages.py": "three stages, one after the other",
     "tests/core/test_stages.py": "the learning stages, one after the other",

@@ -41,7 +41,7 @@ Approver = Annotated[
         help="Who approved, where the recipe requires approval and none is recorded",
     ),
 ]
-Comment = Annotated[
+ApprovalComment = Annotated[
     str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")
 ]
 
@@ -53,7 +53,7 @@ def promote(
     reason: Reason = "",
     override_contest: ContestOverride = "",
     approved_by: Approver = "",
-    comment: Comment = "",
+    comment: ApprovalComment = "",
     adopt: Adopt = False,
     as_json: AsJson = False,
 ) -> None:

@@ -22,7 +22,7 @@ REFERENCE = (
 FOLDER = "comparisons"  # of a run's artifacts
 LONGEST_NAME = 150  # characters of the page's file name
 
-References = Annotated[
+RunReferences = Annotated[
     list[str], typer.Argument(metavar="RUN_A RUN_B ...", help=REFERENCE, autocompletion=run_names)
 ]
 Samples = Annotated[
@@ -38,7 +38,7 @@ Attach = Annotated[
 
 
 def compare(
-    references: References,
+    references: RunReferences,
     samples: Samples = 4,
     reverse: Reverse = False,
     html: PageFile = None,

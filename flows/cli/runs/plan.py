@@ -34,7 +34,7 @@ GpuMemory = Annotated[
         help=f"Of one device, e.g. 80GiB or 80GB [default with --gpus: {DEFAULT_MEMORY}]",
     ),
 ]
-ModelName = Annotated[
+ShapeName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -57,7 +57,7 @@ def plan(
     recipe: RecipeName,
     gpus: Gpus = None,
     gpu_memory: GpuMemory = None,
-    model: ModelName = None,
+    model: ShapeName = None,
     model_config: ModelConfig = None,
     settings: Settings = None,
     picture: Picture = None,

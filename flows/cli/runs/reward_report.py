@@ -19,7 +19,7 @@ Shares = Annotated[
         help="Also train on these shares of the pairs, e.g. 0.125,0.25,0.5: one stage per share",
     ),
 ]
-Labels = Annotated[
+LabelsFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
@@ -39,7 +39,7 @@ Mistakes = Annotated[
 def reward_report(
     run: RunName = "latest",
     learning_curve: Shares = None,
-    labels: Labels = None,
+    labels: LabelsFile = None,
     mistakes: Mistakes = 5,
     html: PageFile = None,
     as_json: AsJson = False,

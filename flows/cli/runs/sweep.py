@@ -46,7 +46,7 @@ Jobs = Annotated[
         help="Runs at the same time, each a process of its own (default: one per GPU; 1 on a CPU)",
     ),
 ]
-UntilStage = Annotated[StageName, typer.Option(help="Stop each run after this stage")]
+LastStage = Annotated[StageName, typer.Option(help="Stop each run after this stage")]
 MostRuns = Annotated[int, typer.Option(min=1, help="Refuse a grid larger than this")]
 
 
@@ -56,7 +56,7 @@ def sweep(
     settings: Settings = None,
     metric: MetricNames = None,
     jobs: Jobs = None,
-    until: UntilStage = "evaluate",
+    until: LastStage = "evaluate",
     max_runs: MostRuns = 32,
     as_json: AsJson = False,
 ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDE = 220  # columns outside a terminal
 
-Rows = Annotated[
+TracedRows = Annotated[
     int,
     typer.Option(
         min=1,
@@ -40,7 +40,7 @@ Trained = Annotated[
 def trace(
     recipe: RecipeName,
     settings: Settings = None,
-    rows: Rows = 4,
+    rows: TracedRows = 4,
     trained: Trained = False,
     html: PageFile = None,
     as_json: AsJson = False,

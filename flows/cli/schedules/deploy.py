@@ -14,7 +14,7 @@ DeploymentName = Annotated[
 Paused = Annotated[
     bool, typer.Option("--paused", help="Create it without starting anything by itself")
 ]
-Pool = Annotated[str, typer.Option(help="Work pool whose worker runs it")]
+WorkPool = Annotated[str, typer.Option(help="Work pool whose worker runs it")]
 OnData = Annotated[bool, typer.Option("--on-data", help="Run when the recipe's data files change")]
 Watch = Annotated[
     list[str] | None, typer.Option(help="File or folder to watch instead; repeatable")
@@ -37,7 +37,7 @@ def deploy(
     cron: Cron = None,
     timezone: Timezone = "UTC",
     paused: Paused = False,
-    pool: Pool = "rlhf",
+    pool: WorkPool = "rlhf",
     on_data: OnData = False,
     watch: Watch = None,
     every: Every = 300,

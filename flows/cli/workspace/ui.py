@@ -10,10 +10,10 @@ from flows.cli.options import Debug
 if TYPE_CHECKING:
     from flows.platform.pages import Page
 
-MlflowPort = Annotated[
+MlflowPagePort = Annotated[
     int | None, typer.Option(help="MLflow's port (default: 5000, or a free one)")
 ]
-PrefectPort = Annotated[
+PrefectPagePort = Annotated[
     int | None, typer.Option(help="Prefect's port (default: 4200, or a free one)")
 ]
 Browser = Annotated[
@@ -22,8 +22,8 @@ Browser = Annotated[
 
 
 def ui(
-    port: MlflowPort = None,
-    prefect_port: PrefectPort = None,
+    port: MlflowPagePort = None,
+    prefect_port: PrefectPagePort = None,
     browser: Browser = True,
     debug: Debug = False,
 ) -> None:

@@ -14,10 +14,10 @@ from flows.settings import quiet_libraries
 if TYPE_CHECKING:
     from flows.platform.state import Platform
 
-PrefectPort = Annotated[
+PrefectServerPort = Annotated[
     int | None, typer.Option(help="Prefect's port (default: the last, 4200, or free)")
 ]
-MlflowPort = Annotated[
+MlflowServerPort = Annotated[
     int | None, typer.Option(help="MLflow's port (default: the last, 5000, or free)")
 ]
 Database = Annotated[
@@ -27,17 +27,17 @@ Database = Annotated[
         help="PostgreSQL, postgresql://user:password@host:port (default: SQLite)",
     ),
 ]
-Pool = Annotated[str | None, typer.Option(help="Name of the work pool (default: rlhf)")]
+PoolName = Annotated[str | None, typer.Option(help="Name of the work pool (default: rlhf)")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Runs that the worker starts at once (default: all due)")
 ]
 
 
 def up(
-    prefect_port: PrefectPort = None,
-    port: MlflowPort = None,
+    prefect_port: PrefectServerPort = None,
+    port: MlflowServerPort = None,
     database: Database = None,
-    pool: Pool = None,
+    pool: PoolName = None,
     limit: Limit = None,
     notify: Notify = None,
     as_json: AsJson = False,

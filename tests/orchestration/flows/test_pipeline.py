@@ -1,5 +1,6 @@
-"""The whole flow on real Prefect and MLflow; the stages are a small program, the models a two-layer
-Llama.
+"""The whole flow on real Prefect and MLflow.
+
+The stages are a small program, the models a two-layer Llama.
 """
 
 import contextlib

@@ -1,6 +1,4 @@
-"""The model card says what a version rests on, fits where MLflow keeps it, and shows model output
-as text.
-"""
+"""The model card says what a version rests on, fits into MLflow, shows model output as text."""
 
 import json
 from collections.abc import Iterator

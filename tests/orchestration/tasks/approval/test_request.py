@@ -1,5 +1,6 @@
-"""Human approval on real Prefect servers: a small flow that only asks, answers from other processes
-and from the page's API.
+"""Approval by a person on real Prefect servers.
+
+A small flow only asks; the answers come from other processes and from the page's API.
 """
 
 import contextlib
@@ -110,7 +111,7 @@ def run(home, tmp_path):
 
 @pytest.fixture
 def when_asked():
-    """when_asked(action): do that in a thread as soon as a run asks; an error in it fails the test."""
+    """when_asked(action): act in a thread as soon as a run asks; an error there fails the test."""
     threads, errors, asked = [], [], []
 
     def guarded(action) -> None:
@@ -150,9 +151,7 @@ def ephemeral_api() -> str:
 
 
 def posted(url: str, values: dict) -> Any:
-    """The server's answer; asked again when it is too busy for one (SQLite is locked), as Prefect's
-    own client does.
-    """
+    """Return the server's answer; ask again while SQLite is locked, as Prefect's client does."""
     for _ in range(20):
         reply = httpx.post(url, json=values, timeout=30)
         if reply.status_code < 500:
@@ -452,12 +451,10 @@ def pipeline_recipe(recipe_file) -> Path:
 
 @pytest.fixture
 def started(pipeline_recipe, command, prefect_server, tmp_path):
-    """started(): `rlhf run` as a process on a Prefect server, once it waits for approval; and the
-    file of what it says.
-    """
+    """started(): `rlhf run` on a Prefect server, once it waits for approval; its output file."""
     code = (
-        f"import sys; from tasks.execution import stage_process; stage_process.COMMAND = {command!r}; from flows.cli.app"
-        " import main; sys.exit(main())"
+        "import sys; from tasks.execution import stage_process;"
+        f" stage_process.COMMAND = {command!r}; from flows.cli.app import main; sys.exit(main())"
     )
     running: list[subprocess.Popen] = []
 
