@@ -61,7 +61,7 @@ class Artifact(Frozen):
         return self
 
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", covariant=True)  # specs are frozen
 
 
 class StageSpec(Frozen, Generic[ConfigT]):
