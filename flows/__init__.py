@@ -1,4 +1,4 @@
-"""What runs, in what order; importing it sets what Prefect and MLflow read at their import."""
+"""The flows and the command line; importing this sets the settings of Prefect and MLflow."""
 
 from flows import settings
 

@@ -40,7 +40,7 @@ class Artifact(Frozen):
 
     @classmethod
     def of(cls, path: Path) -> "Artifact":
-        """Digest what lies at `path`. Raises BadInput when nothing is there."""
+        """Return `path` with the digest of its content. Raises BadInput when nothing is there."""
         if not path.exists():
             raise BadInput(
                 f"{path} does not exist; expected a file or folder. Check the path in the recipe."
@@ -93,7 +93,7 @@ class StageSpec(Frozen, Generic[ConfigT]):
 
 
 class StageResult(Frozen):
-    """What a finished stage leaves behind.
+    """The result of a finished stage.
 
     Paths in `outputs` and `files` are relative to the run directory.
     """
@@ -116,7 +116,7 @@ class StageResult(Frozen):
 
 
 class Output(Frozen):
-    """What a stage's `run` returns; the runner adds digests, time and environment."""
+    """The return value of a stage's `run`; the runner adds digests, time and environment."""
 
     outputs: dict[str, str] = Field(
         default={}, description="Name to path relative to the run directory."
@@ -205,6 +205,20 @@ def read_metrics(path: Path) -> list[dict]:
         with path.open("rb+") as file:
             file.truncate(len(complete))
     return [json.loads(line) for line in complete.splitlines()]
+
+
+def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
+    """Return the complete lines after byte `offset`, and the offset after them.
+
+    A file that does not exist yet has no lines.
+    """
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    return [json.loads(line) for line in data[:end].splitlines()], offset + end
 
 
 def read_result(path: Path) -> StageResult | None:

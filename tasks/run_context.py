@@ -28,7 +28,7 @@ class UntilReached(Exception):
 
 @dataclass(frozen=True)
 class RunContext:
-    """Which run this is: its recipe, where its record is, and which steps are wanted."""
+    """The run that a task works for: its recipe, its record, and the steps that are wanted."""
 
     recipe: Recipe
     workspace: Workspace
@@ -60,7 +60,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage left, with everything that led to it; a later stage takes it as an argument."""
+    """The output of a stage with everything that led to it; a later stage takes it."""
 
     stage: Stage
     inputs: Artifacts  # by name: what its spec could be made of

@@ -1,4 +1,4 @@
-"""What a pipeline run came to, read from its record: the one account that every display shows."""
+"""The result of a pipeline run, read from its record: the one account for every display."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,10 @@ class StepRow:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What a run came to. problem: why MLflow has not all of it (`rlhf sync` forwards the rest)."""
+    """The result of a run.
+
+    problem: the reason why MLflow has not all of it; `rlhf sync` forwards the rest.
+    """
 
     name: str
     rows: list[StepRow]
@@ -57,7 +60,7 @@ class PipelineResult:
 
 
 def result_of(record: Record, problem: str | None) -> PipelineResult:
-    """Return what the run of this record came to."""
+    """Return the result of the run with this record."""
     promotion = None
     if record.promotion:
         values = {name: value for name, value in record.promotion.items() if name != "seconds"}

@@ -1,1 +1,1 @@
-"""What a person at a terminal sees of runs."""
+"""The display of runs in the terminal."""

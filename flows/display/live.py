@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a pipeline: a live line per stage, plain lines elsewhere."""
+"""The live display of a pipeline: a line per stage in a terminal, plain lines elsewhere."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""How a run ended, as the command line prints it."""
+"""The end of a run, as the command line prints it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ STYLES = {"refused": "red", "failed": "red"}
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended, also when it ended with an error."""
+    """The end of a run, also of one that ended with an error."""
 
     rows: list[StepRow]
     result: PipelineResult | None = None  # of a run that finished

@@ -15,7 +15,7 @@ SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
 
 @dataclass
 class StageView:
-    """What is known of one stage so far. Times are of the monotonic clock."""
+    """The state of one stage so far. Times are of the monotonic clock."""
 
     stage: str
     run_dir: Path | None  # approval and promote have none

@@ -1,4 +1,4 @@
-"""What ranks exchange besides gradients: numbers to add up, and values to put side by side.
+"""Exchanges between ranks besides gradients: sums, and values side by side.
 
 With one rank every function returns its argument.
 """

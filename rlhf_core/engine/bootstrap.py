@@ -1,4 +1,4 @@
-"""What a process needs before DeepSpeed runs: environment, compiled ops, the process group."""
+"""Prepare a process for DeepSpeed: environment, compiled ops, the process group."""
 
 import contextlib
 import fcntl

@@ -26,7 +26,7 @@ CHECKSUM = ".crc32"  # suffix of the file beside each state file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a stage needs to continue after `step`."""
+    """The state from which a stage continues after `step`."""
 
     step: int
     tensors: dict[str, Tensor]

@@ -23,7 +23,7 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class SupervisedTask:
-    """What a stage learns from.
+    """The task that a stage learns.
 
     stage: its name, the prefix of its metrics.
     examples: how many there are.

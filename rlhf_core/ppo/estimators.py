@@ -23,7 +23,7 @@ from rlhf_core.ppo.scoring import ModelOutputs
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the losses weigh each token with. (B, R) tensors are float32 and 0 at padding."""
+    """The weights of each token in the losses. (B, R) tensors are float32 and 0 at padding."""
 
     # -beta * KL (with kl_in "reward") and process reward at every token, final_B at the last one
     rewards_BR: Tensor

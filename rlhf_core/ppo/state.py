@@ -1,4 +1,4 @@
-"""What the PPO loop carries from step to step, and its checkpoints."""
+"""The state that the PPO loop carries from step to step, and its checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from rlhf_core.ppo.rewards import NO_SCORES
 
 @dataclass(frozen=True)
 class LoopState:
-    """What the next step starts from besides weights.
+    """The state that the next step starts from, besides weights.
 
     beta: KL coefficient, score per nat. scores: moments of all responses' scores so far.
     """

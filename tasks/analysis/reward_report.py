@@ -10,11 +10,10 @@ from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
-from rlhf_core.rundir import StageResult, StageSpec
+from rlhf_core.rundir import StageResult, StageSpec, new_lines
 from rlhf_core.statistics.intervals import bootstrap
 from tasks.analysis.run_evidence import Curve, estimates
 from tasks.execution.stage_process import run_stage
-from tasks.records.metrics_tail import new_lines
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
 

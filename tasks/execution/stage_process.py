@@ -17,11 +17,10 @@ from typing import TextIO
 from rlhf_core import errors
 from rlhf_core.config import Distributed
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
-from rlhf_core.rundir import StageResult, StageSpec, read_result, write_atomically
+from rlhf_core.rundir import StageResult, StageSpec, new_lines, read_result, write_atomically
 from tasks.execution import dropped_signals, group_guard, launcher, resource_usage
 from tasks.execution.launcher import has_cuda
 from tasks.records import events
-from tasks.records.metrics_tail import new_lines
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
 REFUSED = 2

@@ -1,4 +1,4 @@
-"""Where a run comes from: the commit of this source tree and the hardware of this machine."""
+"""The origin of a run: the commit of this source tree and the hardware of this machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What would be started for a recipe, stage by stage, without starting anything."""
+"""The commands that would start the stages of a recipe; nothing is started."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ UNKNOWN = "RUN_DIR"  # in place of a folder whose name the results of earlier st
 
 @dataclass(frozen=True)
 class Launch:
-    """How one stage starts: on this host, and by hand on others.
+    """The start of one stage: on this host, and by hand on others.
 
     environment: variables that the stage gets besides those of this process.
     """

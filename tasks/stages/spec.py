@@ -1,4 +1,4 @@
-"""What the files of the stages share: names of artifacts, checked paths, and the spec itself."""
+"""Helpers of the stages' files: names of artifacts, checked paths, and the spec itself."""
 
 import ast
 import importlib.util
@@ -35,7 +35,7 @@ def make_spec(recipe: Recipe, stage: str, config: StageConfig, inputs: Artifacts
 
 
 def trained(recipe: Recipe) -> dict[str, Any]:
-    """Return what every stage that trains is told: number of ranks and type of the weights."""
+    """Return the configuration of every stage that trains: ranks and type of the weights."""
     return {"ranks": recipe.distributed.world_size, "dtype": recipe.model.dtype}
 
 
@@ -52,7 +52,7 @@ def local(field: str, text: str) -> Path | None:
         return None
     raise BadInput(
         f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name"
-        " (org/name). Mend the path in the recipe or with --set."
+        " (org/name). Correct the path in the recipe or with --set."
     )
 
 
@@ -142,7 +142,9 @@ def _require_name(field: str, name: str, file: Path) -> None:
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError) as error:
-        raise BadInput(f"{field} is {name!r}, and {file} is no Python: {error}. Mend it.") from None
+        raise BadInput(
+            f"{field} is {name!r}, and {file} is no Python: {error}. Correct it."
+        ) from None
     known = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
     known |= {node.id for node in nodes if isinstance(node, ast.Name)}
     defined = {

@@ -36,7 +36,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if source.format == "hub":
-        # what lies here under that name would be read in the hub's place
+        # a path of that name here would be read in the hub's place
         if Path(source.path).exists():
             permitted(field, Path(source.path))
         return None

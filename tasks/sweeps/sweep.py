@@ -13,9 +13,8 @@ from pydantic import BaseModel
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import refused, worst_verdict
-from rlhf_core.rundir import Artifact
+from rlhf_core.rundir import Artifact, new_lines
 from rlhf_core.stage_catalogue import STAGES
-from tasks.records.metrics_tail import new_lines
 from tasks.records.run_record import Membership, Record, StageRecord, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures

@@ -62,7 +62,7 @@ def die_after(count: int) -> None:
 
 
 def work(name: str, job: dict) -> dict:
-    """What became of one job."""
+    """Return the result of one job."""
     if "kill_after" in job:
         die_after(job.pop("kill_after"))
     action = job.pop("action")

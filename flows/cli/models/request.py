@@ -1,4 +1,4 @@
-"""What `rlhf promote` and `rlhf rollback` share: options, their checks, the printed result."""
+"""Options of `rlhf promote` and `rlhf rollback`, their checks, and the printed result."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

@@ -1,4 +1,4 @@
-"""What happens while the code runs: the models' forward passes, and bytes between ranks."""
+"""Observe the code while it runs: the models' forward passes, and bytes between ranks."""
 
 import contextlib
 from collections import Counter, defaultdict

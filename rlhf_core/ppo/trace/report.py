@@ -1,4 +1,4 @@
-"""What a trace writes: trace.json and tokens.json of one batch."""
+"""The files of a trace: trace.json and tokens.json of one batch."""
 
 import json
 import math

@@ -28,7 +28,7 @@ SCHEMA = Recipe.model_json_schema()
 
 
 def variants(schema: dict) -> list[dict]:
-    """What a value may be: the schema itself, or each alternative, references followed."""
+    """Return the schemas that a value may have, references followed."""
     if "$ref" in schema:
         schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] | {
             k: v for k, v in schema.items() if k != "$ref"
@@ -94,7 +94,7 @@ def defaults(schema: dict, prefix: str = "") -> dict[str, tuple[str, str]]:
 
 
 def nested(kinds: list[dict]) -> list[dict]:
-    """What a list or a table of sections holds."""
+    """Return the schema of the items of a list or a table of sections."""
     inner = [
         kind[name]
         for kind in kinds

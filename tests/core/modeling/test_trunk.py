@@ -30,7 +30,7 @@ LORA = LoRA(rank=4)
 
 
 def shift(module: torch.nn.Module, seed: int = 2) -> None:
-    """What learns goes elsewhere."""
+    """Move the weights that learn."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

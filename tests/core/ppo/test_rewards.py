@@ -1,4 +1,4 @@
-"""What PPO rewards: functions and reward model weighed, process rewards, shaping.
+"""The rewards of PPO: functions and reward model weighed, process rewards, shaping.
 
 And what each option leaves alone.
 """

@@ -1,4 +1,4 @@
-"""What stages take, as folders of a few bytes, and the folder that recipes may read."""
+"""Inputs of stages as folders of a few bytes, and the folder that recipes may read."""
 
 from pathlib import Path
 

@@ -72,7 +72,7 @@ for name in modules.values():
 
 
 def completed(*words: str) -> list[str]:
-    """What bash is offered for the last of the words."""
+    """Return the completions that bash gets for the last of the words."""
     given = {
         "_RLHF_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(("rlhf", *words)),

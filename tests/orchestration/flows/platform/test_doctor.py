@@ -1,4 +1,4 @@
-"""What `rlhf doctor` says of a machine with something wrong."""
+"""`rlhf doctor` on a machine with something wrong."""
 
 import socket
 import threading

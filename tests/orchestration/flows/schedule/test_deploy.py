@@ -29,7 +29,7 @@ from tasks.execution import concurrency
 
 
 def problems(parameters: dict, schema: dict, **options) -> list:
-    """What Prefect's server finds wrong."""
+    """Return the errors that Prefect's server finds."""
     from prefect.utilities.schema_tools.validation import validate
 
     return validate(parameters, schema, **options)

@@ -79,7 +79,7 @@ def approval_recipe(hours: float) -> Recipe:
 
 @flow(name="asks", flow_run_name="{name}", persist_result=False)
 def asks(name: str, recipe: Recipe, policy: Path, decisions: list[Decision]) -> Record:
-    """What the pipeline does between the last gate and promote, with the record that it keeps."""
+    """Do what the pipeline does between the last gate and promote, with its record."""
     workspace = Workspace.here()
     record = Record.new(workspace, recipe, runtime.flow_run.name)
     with record_lock(workspace, record.id), tracking(workspace, record) as tracker:
@@ -167,7 +167,7 @@ def paused_run(api: str) -> dict:
 
 
 def resume(api: str, run_id: str, values: dict | None) -> dict:
-    """What the page's form sends."""
+    """Send what the page's form sends."""
     return posted(f"{api}/flow_runs/{run_id}/resume", {"run_input": values})
 
 
@@ -176,7 +176,7 @@ def artifact(api: str) -> dict:
 
 
 def on_the_version(record: Record) -> SignOff:
-    """What the registered policy's files say of its approval."""
+    """Return the approval in the files of the registered policy."""
     version = MlflowClient(tracking_uri=record.tracking_uri).get_model_version_by_alias(
         "tiny-policy", "candidate"
     )

@@ -1,4 +1,4 @@
-"""What a version, an alias, a ledger entry or an open run needs is never removed."""
+"""A run directory that a version, an alias, a ledger entry or an open run needs is kept."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a model or a cache cannot hold is refused before anything is trained."""
+"""Rows that a model or a cache cannot hold are refused before anything is trained."""
 
 import json
 

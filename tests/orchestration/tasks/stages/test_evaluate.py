@@ -1,4 +1,4 @@
-"""What the evaluation takes: champion, further reward models, scorers."""
+"""The inputs of the evaluation: champion, further reward models, scorers."""
 
 import pytest
 from recipes import prepared_recipe

@@ -1,4 +1,4 @@
-"""What PPO takes: adapters and reward functions."""
+"""The inputs of PPO: adapters and reward functions."""
 
 import pytest
 from recipes import prepared_recipe

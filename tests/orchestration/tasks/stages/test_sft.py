@@ -1,4 +1,4 @@
-"""What the SFT stage takes."""
+"""The inputs of the SFT stage."""
 
 from recipes import prepared_recipe
 

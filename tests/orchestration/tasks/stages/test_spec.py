@@ -1,4 +1,4 @@
-"""What the identity of a stage depends on, and which folders a recipe may read."""
+"""The identity of a stage, and the folders that a recipe may read."""
 
 import pytest
 from recipes import prepared_recipe

@@ -1,4 +1,4 @@
-"""Which files the data validation takes, and which paths are refused."""
+"""The files that validation takes, and the paths that are refused."""
 
 import pytest
 from recipes import prepared_recipe
