@@ -102,9 +102,8 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
         environment=environment(),
     )
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
-    shutil.rmtree(
-        run.checkpoints, ignore_errors=True
-    )  # they served to resume; several times the model's size
+    # checkpoints served to resume, and take several times the model's size
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
     return result
 
 

@@ -15,12 +15,10 @@ class Stage:
     entry: str  # 'module:function' that the stage process calls with (spec, run directory)
     metric_prefix: str  # of its metrics' names, without the slash
     config: str = "rlhf_core.config.stage_configs:ModelStageConfig"  # class of its spec's config
-    takes: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # input's name -> artifact's name
-    gives: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # artifact's name -> output's name
+    # input's name -> artifact's name
+    takes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    # artifact's name -> output's name
+    gives: Mapping[str, str] = field(default_factory=dict, hash=False)
     parents: tuple[str, ...] = ()  # artifacts: models that the model it makes descends from
     gated: bool = False  # a recipe may set gates on its metrics
     samples: bool = False  # generates replies, with the settings of its section `sampling`

@@ -78,9 +78,7 @@ def _ending_at_ctrl_c() -> Iterator[None]:
 
     def note(*_: object) -> None:
         pressed.append(True)
-        logging.raiseExceptions = (
-            False  # Prefect's log handler complains to standard error otherwise
-        )
+        logging.raiseExceptions = False  # else Prefect's log handler complains to standard error
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
