@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf_core.gates.decide import Decision, refused, worst_verdict
-from rlhf_core.rundir import read_metrics
+from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import PROMOTE, STAGES
 from tasks.promotion.promotion import PromotionResult
 from tasks.records.run_record import Record, StageRecord
@@ -84,13 +84,14 @@ def _stage_row(stage: StageRecord, page: str | None) -> StepRow:
     result, stops = stage.result, refused(stage.decisions)
     elapsed = ((stage.ended or stage.started) - stage.started) / 1000
     failed = stage.status == "FAILED" and not stops
-    lines = [] if result else read_metrics(stage.run_dir / "metrics.jsonl")
+    lines = new_lines(stage.run_dir / "metrics.jsonl", 0)[0]
+    last_step = lines[-1]["metrics"] if lines else {}
     return StepRow(
         name=stage.stage,
         state="refused" if stops else _state(stage),
         seconds=result.seconds if result else elapsed,
         link=page,
-        metrics=result.metrics if result else (lines[-1]["metrics"] if lines else {}),
+        metrics=last_step | (result.metrics if result else {}),
         decisions=stage.decisions,
         error=(stage.error or "").split("; its log is")[0] if failed else "",
         run_dir=stage.run_dir,
