@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from flows.cli.app import app, load_command
 from rlhf_core import errors
 from rlhf_core.config import Recipe
+from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.metrics import METRICS, domain
 
 FOLDER = Path(__file__).parent / "docs" / "reference"
@@ -233,7 +234,8 @@ def metrics() -> str:
     parts = [
         "# What does each metric mean?\n\nEvery number that a stage logs is declared in "
         "`rlhf_core/metric_table.py` with its unit, range and meaning; a stage that logs another "
-        f"name fails.\n\n{MADE}\nGates may be set on any of them: [gates](../concepts/gates.md).\n"
+        f"name fails.\n\n{MADE}\nGates may be set on those of "
+        f"{', '.join(name for name in METRIC_PREFIXES)}: [gates](../concepts/gates.md).\n"
     ]
     for prefix, title in STAGES.items():
         rows = [

@@ -49,7 +49,7 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
     )
     result = _promoted(context, model, version)
     seconds = time.monotonic() - started
-    tracker.record.promotion = asdict(result) | {"seconds": seconds}
+    tracker.keep_promotion(asdict(result) | {"seconds": seconds})
     create_markdown_artifact(result.reason, key="promotion")
     events.emit(events.StageFinished(PROMOTE, seconds, {}, link=tracker.link()))
     return result

@@ -1,4 +1,4 @@
-"""One run of the pipeline as frozen values, which Prefect tasks take and return."""
+"""One run of the pipeline as frozen values that Prefect tasks take and return."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping

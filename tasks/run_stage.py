@@ -91,7 +91,7 @@ def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:
     except BadInput:
         raise
     except Exception as error:
-        tracker.problem = brief(error)
+        tracker.is_behind(error)
         return policy
     found = {"champion": champion} if champion else {}
     return StageOutput(

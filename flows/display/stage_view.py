@@ -8,6 +8,7 @@ from flows.report.text import duration, key_metric, short_name
 from rlhf_core.gates.decide import Decision
 from rlhf_core.stage_catalogue import STAGES
 from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
+from tasks.run_result import StepState
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
 SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
@@ -23,7 +24,7 @@ class StageView:
     step: int = 0
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    state: str = "running"  # running, waiting (for a person), done, cached, refused, failed
+    state: StepState = "running"
     seconds: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     link: str | None = None

@@ -1,6 +1,5 @@
 """The latest pipeline runs of this workspace, from their records; MLflow is not needed."""
 
-import json
 from datetime import datetime
 
 from rich.table import Table
@@ -8,6 +7,7 @@ from rich.text import Text
 
 from flows.report.text import duration
 from rlhf_core.gates.decide import refused
+from rlhf_core.rundir import new_lines
 from tasks.records.run_record import Record, StageRecord, now, record_lock, records
 from tasks.records.workspace import Workspace
 
@@ -78,8 +78,8 @@ def _refusal(record: Record) -> str | None:
 
 def _stage(stage: StageRecord, alive: bool) -> dict:
     progress = None
-    if stage.status == "RUNNING" and (lines := read_steps(stage)):
-        progress = f"{lines['step']}/{lines['steps']}"
+    if stage.status == "RUNNING" and (lines := new_lines(stage.run_dir / "metrics.jsonl", 0)[0]):
+        progress = f"{lines[-1]['step']}/{lines[-1]['steps']}"
     return {
         "stage": stage.stage,
         "state": _state(stage.status, alive, bool(refused(stage.decisions))),
@@ -89,17 +89,6 @@ def _stage(stage: StageRecord, alive: bool) -> dict:
         "error": stage.error,
         "run_dir": str(stage.run_dir),
     }
-
-
-def read_steps(stage: StageRecord) -> dict | None:
-    """Return the last complete line of a stage's metrics.
-
-    The file is only read: its stage may be writing it.
-    """
-    file = stage.run_dir / "metrics.jsonl"
-    data = file.read_bytes() if file.exists() else b""
-    complete = data[: data.rfind(b"\n")].splitlines() if b"\n" in data else []
-    return json.loads(complete[-1]) if complete else None
 
 
 def status_table(runs: list[dict]) -> Table:

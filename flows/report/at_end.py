@@ -21,7 +21,8 @@ FOLDER, FILE = "reports", "report.html"
 
 def write_report(context: RunContext) -> Path | None:
     """Write the report of a run that has ended; return its path, None when no stage had begun."""
-    path = context.record.report = write_page(context)
+    path = write_page(context)
+    context.tracker.keep_report(path)
     if path and runtime.flow_run.id:
         _tell_prefect(context, path)
     return path

@@ -1,7 +1,7 @@
 """The rule of a gate: one bound on one metric. Every gate of a recipe becomes one."""
 
 import difflib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,11 @@ METRIC_PREFIXES = {
     stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated
 }
 
+if TYPE_CHECKING:
+    GatedStage = str
+else:
+    GatedStage = Literal[tuple(METRIC_PREFIXES)]
+
 
 class Override(Config):
     """A recorded decision to let a worse value pass.
@@ -40,10 +45,8 @@ class Override(Config):
 class GateRule(Config):
     """One bound on a final metric of a stage, an end of its interval, or a paired difference."""
 
-    stage: Literal["sft", "reward", "ppo", "dpo", "evaluate"] = Field(
-        description="Stage whose result the gate looks at."
-    )
-    metric: str = Field(description="A final metric of that stage, see rlhf_core/metrics.py.")
+    stage: GatedStage = Field(description="Stage whose result the gate looks at.")
+    metric: str = Field(description="A final metric of that stage, see rlhf_core/metric_table.py.")
     of: GateValue = Field(
         "estimate",
         description="Value compared with the threshold: the estimate or an end of its interval.",

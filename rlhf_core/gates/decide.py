@@ -149,11 +149,10 @@ def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
     """
     if stage not in METRIC_PREFIXES:
         return []
-    own = {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
-    return [
-        Gate(name=name, **dict(rule))
-        for name, rule in (getattr(recipe, stage).gate.rules() | own).items()
-    ]
+    section = getattr(recipe, stage, None)
+    rules = section.gate.rules() if section else {}
+    rules |= {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
+    return [Gate(name=name, **dict(rule)) for name, rule in rules.items()]
 
 
 def decide_all(recipe: Recipe, subject: Subject) -> list[Decision]:

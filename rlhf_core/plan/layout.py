@@ -4,7 +4,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.plan.strategy import Strategy
 from rlhf_core.stage_catalogue import STAGES
 
-MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.gated)
+MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.planned)
 OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
 PAIRED_STAGES = ("reward", "dpo")  # stages whose rows come in pairs that stay together
 

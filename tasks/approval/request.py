@@ -45,7 +45,7 @@ def approval(
     """
     started, tracker = time.monotonic(), context.tracker
     asked = _question(context, evaluation)
-    _record(context, asked)
+    tracker.keep_approval(asked)
     register_policy(context, evaluation)
     _show_report(context, report)
     text = evidence(context, evaluation)
@@ -54,7 +54,7 @@ def approval(
     )
     earlier = decisions.read_decision(context.workspace, asked.evidence)
     decided = earlier or _ask(context, asked, text)
-    _record(context, decided)
+    tracker.keep_approval(decided)
     register_policy(context, evaluation)
     tracker.retry()
     sentence = decided.sentence_in(asked.run)
@@ -82,11 +82,6 @@ def _question(context: RunContext, evaluation: StageOutput) -> ApprovalRecord:
     )
     until = asked_at + timedelta(hours=context.recipe.registry.approval.timeout_hours)
     return ApprovalRecord(evidence=shown, run=context.record.name, asked_at=asked_at, until=until)
-
-
-def _record(context: RunContext, approval: ApprovalRecord) -> None:
-    context.record.approval = approval
-    context.record.save(context.workspace)
 
 
 def _ask(context: RunContext, asked: ApprovalRecord, text: str) -> ApprovalRecord:

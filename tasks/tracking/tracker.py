@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_core.gates.decide import Decision
+from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for, link
@@ -70,10 +71,28 @@ class Tracker:
         self.record.registrations = [*others, registration]
         self._changed()
 
-    def show_report(self, path: Path | None) -> None:
-        """Store the report as it stands in MLflow, if that answers; the final one replaces it."""
+    def keep_approval(self, approval: ApprovalRecord) -> None:
+        """Record what a person was asked about the policy, or answered."""
+        self.record.approval = approval
+        self._changed()
+
+    def keep_promotion(self, promotion: dict) -> None:
+        """Record the result of the promotion."""
+        self.record.promotion = promotion
+        self._changed()
+
+    def keep_report(self, path: Path | None) -> None:
+        """Record where the run's report is."""
         self.record.report = path
         self._changed()
+
+    def is_behind(self, error: Exception) -> None:
+        """Note that MLflow did not answer; the next success of `flush` takes it back."""
+        self.problem = brief(error)
+
+    def show_report(self, path: Path | None) -> None:
+        """Store the report as it stands in MLflow, if that answers; the final one replaces it."""
+        self.keep_report(path)
         if path and self.retry() and self._forwarder:
             self._forwarder.show_report()
 
@@ -93,7 +112,7 @@ class Tracker:
                 stage.status, stage.error, stage.ended = status, error, now()
         self._changed()
         try:
-            self.record.report = report()
+            self.keep_report(report())
         except Exception as problem:
             log.warning(
                 "the report of %s could not be written (%s)", self.record.name, brief(problem)
@@ -122,7 +141,7 @@ class Tracker:
                     self.record.tracking_uri,
                     brief(error),
                 )
-            self.problem = brief(error)
+            self.is_behind(error)
             self._next_try = time.monotonic() + self.AFTER_FAILURE_SECONDS
         return self.problem is None
 

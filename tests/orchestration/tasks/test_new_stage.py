@@ -7,9 +7,11 @@ from mlflow import MlflowClient
 
 from flows.pipeline import flow  # the settings that Prefect reads at its import
 from rlhf_core.config import Recipe
+from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import SFT, STAGES, Stage
 from tasks.execution import stage_process
+from tasks.gate import gate
 from tasks.run_context import StageOutput, opened
 from tasks.run_result import PipelineResult, result_of
 from tasks.run_stage import run_stage
@@ -37,6 +39,7 @@ TOY = Stage(
     metric_prefix="data",
     takes={"model": "sft"},
     gives={"count": "count"},
+    gated=True,
     headline=("data/rows",),
 )
 
@@ -48,6 +51,7 @@ def toy(tmp_path, monkeypatch) -> Stage:
     (tmp_path / "start.py").write_text(START.format(folder=str(tmp_path)))
     monkeypatch.setattr(stage_process, "COMMAND", (sys.executable, str(tmp_path / "start.py")))
     monkeypatch.setitem(STAGES, "toy", TOY)
+    monkeypatch.setitem(METRIC_PREFIXES, "toy", "data/")
     return TOY
 
 
@@ -67,6 +71,7 @@ def test_a_stage_runs_is_recorded_and_is_not_repeated(toy, home, tiny_model, tmp
     def counted() -> tuple[StageOutput, PipelineResult]:
         with opened(recipe, "a", from_stage=None, until="toy", report=lambda _: None) as context:
             output = run_stage(context, toy, sft)
+            gate(context, output)
             tracker = context.tracker
         return output, result_of(tracker.record, tracker.problem)
 

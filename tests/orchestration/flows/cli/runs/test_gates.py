@@ -273,8 +273,8 @@ def test_a_warning_is_recorded_and_shown_and_the_pipeline_goes_on(pipeline, home
         "severity": "warning",
     }
     done = pipeline(gates={"loss": lenient})
-    verdicts = {row.stage: row.verdict for row in done.rows}
-    assert verdicts == {"prepare": "", "validate": "", "sft": "warning", "reward": "passed"}
+    verdicts = {row.name: row.verdict for row in done.rows}
+    assert verdicts == {"validate": "", "sft": "warning", "reward": "passed"}
     stage = Record.model_validate(records(Workspace(home))[-1]).stage("sft")
     assert stage.verdict == "warning" and stage.status == "FINISHED" and stage.error is None
     decision = stage.decisions[-1]
