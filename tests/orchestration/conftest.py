@@ -30,7 +30,7 @@ if "PREFECT_HOME" not in os.environ:
     # registered first, so that it runs after Prefect has ended its server
     atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
-PROGRAM = Path(__file__).resolve().parents[1] / "support" / "stage_program.py"
+PROGRAM = Path(__file__).resolve().parents[1] / "support" / "runs" / "stage_program.py"
 RECIPE = """
 name = "tiny"
 description = "Two files"

@@ -21,7 +21,7 @@ from flows.platform.pages import free_port
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 
-PROGRAM = Path(__file__).resolve().parents[2] / "support" / "stage_program.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "support" / "runs" / "stage_program.py"
 STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response"}
 UNSETTLED = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]
 INSTEAD = """

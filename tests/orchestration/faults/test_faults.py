@@ -19,7 +19,7 @@ from tasks.records.run_record import records
 from tasks.records.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SUPPORT = Path(__file__).resolve().parents[2] / "support"
+RUNS = Path(__file__).resolve().parents[2] / "support" / "runs"
 ALL = ["validate", "sft", "reward", "ppo", "evaluate"]
 HOLD = {"hold": True}
 
@@ -135,8 +135,7 @@ def clock(tmp_path):
     """Set the wall clock of running processes off by some seconds: a function, and variables."""
     library, file = tmp_path / "clock.so", tmp_path / "shift"
     subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-o", str(library), str(SUPPORT / "clock.c"), "-ldl"],
-        check=True,
+        ["gcc", "-shared", "-fPIC", "-o", str(library), str(RUNS / "clock.c"), "-ldl"], check=True
     )
     variables = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(file)}
 

@@ -23,7 +23,7 @@ from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import StageSpec, read_metrics, read_result
 from tasks.execution import launcher, stage_process
 
-WORKER = Path(__file__).parents[3] / "support" / "run_stages.py"
+WORKER = Path(__file__).parents[3] / "support" / "runs" / "run_stages.py"
 TWO = Distributed(ranks=2)
 SECTIONS = {
     # 96 rows: the last step has 6

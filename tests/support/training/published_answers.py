@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-FIXTURES = Path(__file__).parents[1] / "core" / "objectives" / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "core" / "objectives" / "fixtures"
 PACKAGES = ("verl", "openrlhf", "trl")
 FOUND = {package: load_file(FIXTURES / f"{package}.safetensors") for package in PACKAGES}
 X = load_file(FIXTURES / "inputs.safetensors")
