@@ -126,7 +126,7 @@ class Record(BaseModel):
         """Return the record of a run that starts now; `name` is next_name's by default."""
         commit, dirty = git_state()
         return cls(
-            id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+            id=f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}",
             name=name or next_name(workspace, recipe),
             recipe=recipe.model_dump(mode="json"),
             commit=commit,
@@ -162,6 +162,19 @@ class Record(BaseModel):
     def stage(self, name: str) -> StageRecord | None:
         """Return the record of a stage, None before it has started."""
         return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def send_to(self, tracking_uri: str) -> None:
+        """Have everything forwarded to the MLflow at this address, from the beginning.
+
+        What a server at both addresses has already is found again and not doubled.
+        """
+        self.tracking_uri = tracking_uri
+        self.experiment_id = self.run_id = None
+        self.opened = self.closed = False
+        for stage in self.stages:
+            stage.run_id, stage.offset, stage.system_offset, stage.closed = None, 0, 0, False
+        for registration in self.registrations:
+            registration.version = None
 
     def save(self, workspace: Workspace) -> None:
         """Write the record to the outbox of `workspace`, atomically."""
@@ -200,9 +213,13 @@ def archive(workspace: Workspace, record: Record) -> None:
 
 
 def records(workspace: Workspace) -> list[dict]:
-    """Return every pipeline run of this workspace as JSON values, oldest first."""
+    """Return every pipeline run of this workspace as JSON values, oldest first.
+
+    The order is that of their starts: the ids of earlier releases begin with a local time.
+    """
     files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
-    return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.name)]
+    known = [json.loads(file.read_text()) for file in files]
+    return sorted(known, key=lambda record: (record["started"], record["id"]))
 
 
 def find_records(workspace: Workspace, run: str) -> list[Record]:
