@@ -23,6 +23,7 @@ from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
+from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum, token_logprobs
@@ -121,6 +122,7 @@ def _reference(
             folder.mkdir(exist_ok=True)
             temporary = file.with_name(f".{REFERENCE}.tmp")
             save_file({"logprobs_N": logprobs_N}, temporary)
+            follow_umask(temporary)
             temporary.replace(file)
         barrier()
     return load_file(file)["logprobs_N"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
+from rlhf_core.file_modes import follow_umask
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     model.generation_config = GenerationConfig(do_sample=True, **ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    follow_umask(folder)
 
 
 def _clean_config(config: "LlamaConfig", ids: dict[str, int]) -> "LlamaConfig":

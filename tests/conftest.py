@@ -22,6 +22,7 @@ def tiny_model(tmp_path_factory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from rlhf_core.data.render import ensure_chat_template
+    from rlhf_core.file_modes import follow_umask
 
     vocabulary = {
         word: i
@@ -49,6 +50,7 @@ def tiny_model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    follow_umask(folder)
     return folder
 
 

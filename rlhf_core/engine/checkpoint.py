@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.errors import BadInput
+from rlhf_core.file_modes import follow_umask
 from rlhf_core.ranks import is_rank_zero, rank, ranks
 
 CHECKSUM = ".crc32"  # suffix of the file beside each state file
@@ -55,6 +56,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     }
     file = temporary / _file(rank())
     save_file(_unshared(tensors), file)
+    follow_umask(file)
     file.with_suffix(CHECKSUM).write_text(_checksum(file))
     barrier()
     if is_rank_zero():

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from rlhf_core.config import LoRA
 from rlhf_core.engine.base import WrappedModel
 from rlhf_core.errors import BadInput
+from rlhf_core.file_modes import follow_umask
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -166,6 +167,7 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
         if parameter.requires_grad
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    follow_umask(folder)
 
 
 def write_origin(folder: Path, *, base: str, merged: str) -> None:

@@ -22,6 +22,7 @@ from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
+from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.lora import merge_adapter
 from rlhf_core.ranks import is_rank_zero
 
@@ -223,3 +224,4 @@ def save_model(
     model.model.config.pad_token_id = tokenizer.pad_token_id
     model.model.save_pretrained(path, state_dict=weights)
     tokenizer.save_pretrained(path)
+    follow_umask(path)

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf_core.file_modes import follow_umask
 from rlhf_core.quickstart.corpus import raw_text
 from rlhf_core.quickstart.language import vocabulary
 
@@ -45,6 +46,7 @@ def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float],
     model = train(make_model(tokenizer), tokenizer, seed=seed, steps=STEPS, log=log)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    follow_umask(folder)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -8,6 +8,7 @@ approval.json      the approval that their recipe requires, with the request and
 README.md          the model card
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
+from rlhf_core.file_modes import usual_mode
 from rlhf_core.gates.decide import Decision
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
@@ -231,7 +233,11 @@ def _name_weights(folder: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(os.path.realpath(source), target)  # a hub's cache holds symbolic links
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
+    """Link a file that whoever loads the version can read; copy any other with such a mode."""
+    file = os.path.realpath(source)  # a hub's cache holds symbolic links
+    if os.stat(file).st_mode & usual_mode() == usual_mode():
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(file, target)
+            return
+    shutil.copy2(source, target)
+    os.chmod(target, usual_mode())

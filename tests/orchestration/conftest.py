@@ -191,6 +191,8 @@ def tiny_models(tiny_model, tmp_path_factory) -> Path:
         AutoTokenizer,
     )
 
+    from rlhf_core.file_modes import follow_umask
+
     folder = tmp_path_factory.mktemp("models")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for kind, auto, count in (
@@ -204,6 +206,7 @@ def tiny_models(tiny_model, tmp_path_factory) -> Path:
             config.head_dim, config.num_hidden_layers = 16, 1
             auto.from_config(config).save_pretrained(folder / f"{kind}-{seed}")
             tokenizer.save_pretrained(folder / f"{kind}-{seed}")
+    follow_umask(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Registered models are standard MLflow models: their files, and how the files get there."""
 
 import ast
+import os
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,23 @@ def test_weights_are_stored_once_however_often_a_version_is_made(tiny_model, tmp
     assert digest_path(model_folder(target)) == digest_path(source)
     assert not (target / "artifacts" / "model" / "config.json").is_symlink()
     assert [path.name for path in target.parent.iterdir()] == ["artifacts"]
+
+
+def test_weights_that_their_owner_alone_may_read_are_registered_as_the_umask_says(
+    tiny_model, tmp_path
+):
+    source = tmp_path / "given"
+    shutil.copytree(tiny_model, source)
+    (source / "model.safetensors").chmod(0o600)
+    before = os.umask(0o022)
+    try:
+        build("policy", source, tmp_path / "version", [], "")
+    finally:
+        os.umask(before)
+    stored = tmp_path / "version" / "artifacts" / "model"
+    assert {oct(file.stat().st_mode & 0o777) for file in stored.iterdir()} == {"0o644"}
+    # the user's own file is the user's affair
+    assert (source / "model.safetensors").stat().st_mode & 0o777 == 0o600
 
 
 def test_making_a_version_again_mends_its_code_and_its_weights(tiny_model, tmp_path):
