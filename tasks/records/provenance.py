@@ -13,7 +13,8 @@ def git_state() -> tuple[str, bool]:
     """Return the commit of this source tree, and True if there are uncommitted changes.
 
     Outside git this is ('unknown', True). An image has no git: there RLHF_COMMIT names the commit
-    that it was built from.
+    that it was built from. The tree may belong to another user: git refuses to read that one by
+    itself, because its hooks would run, but this process runs the tree's code already.
     """
     built_from = os.environ.get("RLHF_COMMIT", "")
     if re.fullmatch("[0-9a-f]{40}", built_from):
@@ -21,7 +22,10 @@ def git_state() -> tuple[str, bool]:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+            ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *words],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         ).stdout
 
     try:
