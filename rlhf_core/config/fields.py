@@ -11,6 +11,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+# of names that files and registered models get: a file's name has 255 bytes at most, and MLflow's
+# column of a model's name 256 letters
+NAME_LENGTH = 64
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -4,7 +4,15 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from rlhf_core.config.fields import Config, CorrelationBound, Finite, NonNegative, Positive, Share
+from rlhf_core.config.fields import (
+    NAME_LENGTH,
+    Config,
+    CorrelationBound,
+    Finite,
+    NonNegative,
+    Positive,
+    Share,
+)
 from rlhf_core.config.gate_rules import Bound, GateRule, Override
 
 Overrides = Annotated[
@@ -228,7 +236,7 @@ class EvaluateGate(StageGate):
         }
 
 
-GateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+GateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=NAME_LENGTH)]
 
 
 def require_free_names(rules: dict[str, GateRule], sections: list[StageGate]) -> None:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import Config, Share
+from rlhf_core.config.fields import NAME_LENGTH, Config, Share
 from rlhf_core.config.gate_rules import METRIC_PREFIXES, GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
@@ -72,6 +72,7 @@ class Registry(Config):
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=NAME_LENGTH,
         description="The models are registered as '<name>-policy' and '<name>-reward'.",
     )
     min_win_rate_vs_champion: Share = Field(
@@ -84,7 +85,9 @@ class Recipe(Config):
     """One pipeline."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]*$", description="Recipe name, used in run names and tags."
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=NAME_LENGTH,
+        description="Recipe name, used in run names and tags.",
     )
     description: str = Field("", description="One sentence about the recipe.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(

@@ -110,6 +110,18 @@ REFUSED = {
             " reward_trunk to 'own'"
         ),
     ),
+    "a name longer than files and MLflow's columns can hold": (
+        [f"name={'a' * 65}"],
+        r"name: String should have at most 64 characters \(found 'aaa.*run names and tags",
+    ),
+    "a registered model's name longer than MLflow's columns can hold": (
+        [f"registry.name={'a' * 65}"],
+        r"registry\.name: String should have at most 64 characters",
+    ),
+    "a gate's name longer than MLflow's tags can hold": (
+        [f"gates.{'a' * 65}={{stage='sft', metric='sft/loss', bound='at most', threshold=1}}"],
+        "at most 64 characters",
+    ),
     "a sampler of several devices in an evaluation of one": (
         ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"],
         "tensor_parallel 2, but one rank evaluates; set frozen",
@@ -147,6 +159,11 @@ def test_a_value_out_of_bounds_is_answered_with_what_the_key_is_and_its_default(
 ):
     with pytest.raises(ConfigError, match=meaning):
         recipe(setting)
+
+
+def test_the_longest_names_are_taken(recipe):
+    longest = recipe(f"name={'a' * 64}", f"registry.name={'b' * 64}")
+    assert (longest.name, longest.registry.name) == ("a" * 64, "b" * 64)
 
 
 def test_the_values_at_the_edge_are_taken(recipe):
