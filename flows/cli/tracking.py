@@ -10,12 +10,17 @@ if TYPE_CHECKING:
 
 
 def tracking_client() -> "MlflowClient":
-    """Return a client of the tracking store. Raises RLHFError when the store does not answer."""
+    """Return a client of the tracking store.
+
+    Raises BadInput for an address that no store has, RLHFError when the store does not answer.
+    """
     quiet_libraries()
     from tasks.records.workspace import Workspace
+    from tasks.tracking.address import require_address
     from tasks.tracking.client import brief, client_for
 
     uri = Workspace.here().tracking_uri
+    require_address(uri)
     try:
         client = client_for(uri)
         client.search_experiments(max_results=1)

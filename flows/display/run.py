@@ -20,6 +20,7 @@ from tasks.records import events
 from tasks.records.run_record import Record, find_records
 from tasks.records.workspace import Workspace
 from tasks.run_result import rows_of
+from tasks.tracking.address import require_address
 
 
 def run_recipe(
@@ -31,9 +32,10 @@ def run_recipe(
 ) -> RunOutcome:
     """Run the recipe's stages from span[0] to span[1] with the display on standard error.
 
-    Raises ConfigError for what is wrong before anything runs; later errors are in the outcome.
+    Raises BadInput for what is wrong before anything runs; later errors are in the outcome.
     """
     recipe = load_recipe(name, settings)
+    require_address(Workspace.here().tracking_uri)
     quiet_libraries()
     display = LiveDisplay(Console(stderr=True))
     end = events.subscribe(display)

@@ -19,7 +19,9 @@ from flows.platform.doctor_packages import (
     vllm_imports,
 )
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, port_is_free
+from rlhf_core.errors import BadInput
 from tasks.execution.launcher import has_cuda
+from tasks.tracking.address import EXPECTED, SERVERS, redacted, require_address
 
 MEMORY_GIB = 4.0
 DISK_GIB = {"warn": 10.0, "fail": 2.0}
@@ -146,8 +148,12 @@ def tracking(uri: str | None) -> HealthCheck:
         return HealthCheck(
             "MLflow", "ok", "MLFLOW_TRACKING_URI is not set: SQLite in the workspace"
         )
-    name, scheme = f"MLFLOW_TRACKING_URI={redacted(uri)}", urlsplit(uri).scheme
-    if scheme in ("http", "https"):
+    try:
+        require_address(uri)
+    except BadInput as error:
+        return HealthCheck("MLflow", "fail", str(error), f"use {EXPECTED}, or unset it")
+    name = f"MLFLOW_TRACKING_URI={redacted(uri)}"
+    if urlsplit(uri).scheme in SERVERS:
         if answers(uri.rstrip("/") + "/health"):
             return HealthCheck("MLflow", "ok", f"{name} answers")
         fix = (
@@ -155,13 +161,6 @@ def tracking(uri: str | None) -> HealthCheck:
             " is back"
         )
         return HealthCheck("MLflow", "warn", f"{name} does not answer", fix)
-    if scheme in ("", "file"):
-        return HealthCheck(
-            "MLflow",
-            "fail",
-            f"{name} is a file store, which MLflow 3 refuses",
-            "use sqlite:///PATH, or a server's address",
-        )
     return HealthCheck("MLflow", "ok", name)
 
 
@@ -181,11 +180,3 @@ def prefect_api(url: str | None) -> HealthCheck:
         " PREFECT_API_URL"
     )
     return HealthCheck("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", fix)
-
-
-def redacted(url: str) -> str:
-    """Return the address without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()

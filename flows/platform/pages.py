@@ -17,6 +17,7 @@ from typing import TypeAlias
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.execution import group_guard
 from tasks.records.workspace import Workspace
+from tasks.tracking.sqlite_store import ensure_tables
 
 HOST = "127.0.0.1"
 MLFLOW_PORT = 5000
@@ -84,6 +85,7 @@ def mlflow_page(workspace: Workspace, port: int | None) -> Page:
     uri = workspace.tracking_uri
     if uri.startswith("http"):
         return Page("MLflow", uri, uri.rstrip("/") + "/health", None)
+    ensure_tables(uri)
     port = choose_port(port, MLFLOW_PORT)
     arguments = ["--backend-store-uri", uri, "--default-artifact-root", str(workspace.artifacts)]
     command = (

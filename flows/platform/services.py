@@ -8,6 +8,7 @@ from flows.platform.pages import QUIET
 from flows.platform.state import HOST, Platform
 from tasks.records.workspace import Workspace
 from tasks.stages.spec import ROOTS
+from tasks.tracking.sqlite_store import ensure_tables
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
 # in files: with leases in memory, a killed server would never give back its slots
@@ -60,7 +61,8 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
 
     Artifacts are in the workspace, where they are also found without a server.
     """
-    store = database or f"sqlite:///{workspace.home / 'mlflow.db'}"
+    store = database or workspace.own_store
+    ensure_tables(store)
     # in the environment, because every user of the machine sees a process's arguments
     values = environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}
     words = ("server", "--default-artifact-root", str(workspace.artifacts), "--host", HOST)

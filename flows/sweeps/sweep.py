@@ -17,6 +17,7 @@ from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps import sweep as sweeps
 from tasks.sweeps import tracking as sweep_tracking
+from tasks.tracking.address import require_address
 from tasks.tracking.client import brief
 
 REFUSED = 3
@@ -70,10 +71,12 @@ class SweepResult:
 def run_sweep(plan: SweepPlan, jobs: int, say: Callable[[str], None]) -> SweepResult:
     """Make the runs that are not settled yet, then write table, figures and MLflow.
 
-    say: prints a line. Raises BadInput when another process runs the same sweep.
+    say: prints a line. Raises BadInput when another process runs the same sweep, and for an MLflow
+    address that no store has.
     """
     quiet_libraries()
     workspace, sweep = Workspace.here(), plan.sweep
+    require_address(sweep.tracking_uri)
     with record_lock(workspace, f"sweep-{sweep.id}") as free:
         if not free:
             raise BadInput(

@@ -244,7 +244,8 @@ def _failure(stage: str, run_dir: Path, code: int) -> str:
 def environment(ranks: int = 1) -> dict[str, str]:
     """Return the environment of a stage process, from this one's.
 
-    It turns usage reports off, and names the CPU where there is no GPU.
+    It turns usage reports off, names the CPU where there is no GPU, and has the stage's log in
+    UTF-8 whatever the locale.
     """
     # Threads that spin long at barriers slow two stages on one machine down twentyfold and more.
     # Threads that sleep at once cost a stage that is alone a tenth. libgomp takes this count itself
@@ -254,4 +255,4 @@ def environment(ranks: int = 1) -> dict[str, str]:
         if has_cuda()
         else {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
     )
-    return launcher.variables(ranks, cpu | QUIET | os.environ)
+    return launcher.variables(ranks, cpu | QUIET | os.environ | {"PYTHONIOENCODING": "utf-8"})

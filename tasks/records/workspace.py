@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_core.errors import BadInput
+
 if TYPE_CHECKING:  # a command that only prints help must not load the core
     from rlhf_core.rundir import StageSpec
 
@@ -14,6 +16,15 @@ UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
 def home_folder() -> Path:
     """Return the folder named by RLHF_HOME, else .rlhf in the current folder; it may not exist."""
     return Path(os.environ.get("RLHF_HOME") or ".rlhf").expanduser().resolve()
+
+
+def _require_usable_name(home: Path) -> None:
+    """Raise BadInput for a path that the addresses of SQLite stores cut at its question mark."""
+    if "?" in str(home):
+        raise BadInput(
+            f"the workspace {home} has a question mark in its path; expected one without: Prefect"
+            " and MLflow cannot name a database there. Set RLHF_HOME to another folder."
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Workspace:
     def here(cls) -> "Workspace":
         """Return the workspace in RLHF_HOME, else in ./.rlhf; create the folder when absent."""
         home = home_folder()
+        _require_usable_name(home)
         home.mkdir(parents=True, exist_ok=True)
         return cls(home)
 
@@ -56,7 +68,12 @@ class Workspace:
     @property
     def tracking_uri(self) -> str:
         """Return MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.own_store
+
+    @property
+    def own_store(self) -> str:
+        """Return the address of the SQLite store of this workspace."""
+        return f"sqlite:///{self.home / 'mlflow.db'}"
 
     def run_dir(self, spec: "StageSpec") -> Path:
         """Return the run directory of a spec, named by its stage and digest."""

@@ -16,7 +16,7 @@ from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps.sweep import Sweep, gather
 from tasks.tracking import client as tracking
 from tasks.tracking.client import brief, client_for
-from tasks.tracking.sync import SyncReport
+from tasks.tracking.sync import SyncReport, present_address
 from tasks.tracking.sync import sync as sync_runs
 
 UNSENT = "unsent"  # a file in a sweep's folder while MLflow lacks its latest state
@@ -106,13 +106,14 @@ def note(sweep: Sweep) -> str:
     return f"**{sweep.name}**\n\n" + "\n".join(lines)
 
 
-def sync(workspace: Workspace | None = None) -> SyncReport:
+def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncReport:
     """Forward the runs and sweeps that MLflow lacks, pipeline runs first.
 
     Never raises because of MLflow: the report names what still waits, and the problem.
+    to: the address to send them to, in place of the one that each was recorded with.
     """
     workspace = workspace or Workspace.here()
-    report = sync_runs(workspace)
+    report = sync_runs(workspace, to=to)
     forwarded, waiting, problem = list(report.forwarded), list(report.waiting), report.problem
     for folder in sorted((workspace.home / "sweeps").glob(f"*/{UNSENT}")):
         with (
@@ -122,6 +123,8 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
             if not free:  # another process makes its runs
                 continue
             sweep = Sweep.model_validate_json((folder.parent / "sweep.json").read_text())
+            if (address := present_address(workspace, sweep.tracking_uri, to)) is not None:
+                sweep = sweep.model_copy(update={"tracking_uri": address})
             try:
                 forward(workspace, sweep)
                 forwarded.append(sweep.name)

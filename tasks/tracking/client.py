@@ -8,6 +8,8 @@ from mlflow import MlflowClient
 
 from tasks.records.run_record import Membership, Record, Registration, now
 from tasks.records.workspace import UI_URL, Workspace
+from tasks.tracking.address import require_address
+from tasks.tracking.sqlite_store import ensure_tables
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
@@ -17,8 +19,10 @@ KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 def client_for(uri: str) -> MlflowClient:
     """Return a client that gives up on a dead server within seconds.
 
-    MLflow's own default is about four minutes.
+    MLflow's own default is about four minutes. A SQLite store is made when absent. Raises BadInput
+    for an address that no store has.
     """
+    require_address(uri)
     defaults = {"MAX_RETRIES": "1", "TIMEOUT": "5", "BACKOFF_FACTOR": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
@@ -35,6 +39,7 @@ def client_for(uri: str) -> MlflowClient:
         os.environ.pop(URI_VARIABLE, None)
     else:
         os.environ[URI_VARIABLE] = before
+    ensure_tables(uri)
     return MlflowClient(tracking_uri=uri)
 
 

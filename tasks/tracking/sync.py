@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tasks.records.run_record import Record, StageRecord, now, pending, record_lock
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import is_address
 from tasks.tracking.client import brief, client_for
 from tasks.tracking.forwarder import Forwarder
 
@@ -28,8 +29,11 @@ class SyncReport:
         )
 
 
-def sync(workspace: Workspace | None = None) -> SyncReport:
-    """Forward every record of the outbox whose pipeline has ended; raise nothing of MLflow's."""
+def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncReport:
+    """Forward every record of the outbox whose pipeline has ended; raise nothing of MLflow's.
+
+    to: the address to send them to, in place of the one that each was recorded with.
+    """
     workspace = workspace or Workspace.here()
     forwarded: list[str] = []
     waiting: list[str] = []
@@ -40,6 +44,8 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
             if not free or not file.exists():
                 continue
             record = _ended(Record.model_validate_json(file.read_text()))
+            if (address := present_address(workspace, record.tracking_uri, to)) is not None:
+                record.send_to(address)
             try:
                 if record.tracking_uri in dead:
                     raise ConnectionError(f"{record.tracking_uri} does not answer")
@@ -50,6 +56,15 @@ def sync(workspace: Workspace | None = None) -> SyncReport:
                 problem = problem or brief(error)
                 dead |= set() if _answers(record.tracking_uri) else {record.tracking_uri}
     return SyncReport(forwarded, waiting, problem)
+
+
+def present_address(workspace: Workspace, recorded: str, to: str | None) -> str | None:
+    """Return the address to send a record to, None where that is the one it was recorded with.
+
+    Where no store has that one, it is the workspace's address of today.
+    """
+    wanted = to or (recorded if is_address(recorded) else workspace.tracking_uri)
+    return wanted if wanted != recorded else None
 
 
 def _answers(uri: str) -> bool:

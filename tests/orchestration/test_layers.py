@@ -15,6 +15,7 @@ OWNERS = {
         "tasks/tracking/client.py",
         "tasks/tracking/forwarder.py",
         "tasks/tracking/run_writer.py",
+        "tasks/tracking/sqlite_store.py",
         "tasks/registry/versions.py",
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",

@@ -1,0 +1,95 @@
+"""A SQLite store is complete or absent, whatever dies while it is made.
+
+The processes are real, and killed.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.errors import BadInput
+from tasks.tracking.client import client_for
+from tasks.tracking.sqlite_store import INCOMPLETE, ensure_tables
+
+OPEN = """
+import sys
+from tasks.tracking.client import client_for
+print("starts", flush=True)
+client = client_for(sys.argv[1])
+client.search_experiments(), client.search_registered_models()
+print("opened", flush=True)
+"""
+
+
+def opening(uri: str) -> subprocess.Popen:
+    """Start a process that opens a store."""
+    return subprocess.Popen(
+        [sys.executable, "-c", OPEN, uri],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])},
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.6])
+def test_a_process_killed_while_it_makes_the_store_leaves_one_that_opens(tmp_path, seconds):
+    file = tmp_path / "mlflow.db"
+    process = opening(f"sqlite:///{file}")
+    end = time.monotonic() + 120
+    while not any(found.stat().st_size for found in tmp_path.iterdir()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    client = client_for(f"sqlite:///{file}")
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
+    processes = [opening(f"sqlite:///{tmp_path / 'mlflow.db'}") for _ in range(3)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert all("opened" in output for output in outputs), outputs
+
+
+def test_a_store_that_an_earlier_release_left_half_made_is_set_aside(tmp_path):
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as store:
+        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store.execute("CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")
+        store.execute("CREATE TABLE runs (run_uuid TEXT)")
+    store.close()
+    client = client_for(f"sqlite:///{file}")
+    assert client.create_experiment("tiny")
+    assert (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
+
+
+def test_a_half_made_store_with_runs_is_left_as_it_is(tmp_path):
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as store:
+        store.execute("CREATE TABLE runs (run_uuid TEXT)")
+        store.execute("INSERT INTO runs VALUES ('x')")
+    store.close()
+    before = file.read_bytes()
+    ensure_tables(f"sqlite:///{file}")
+    assert file.read_bytes() == before and not (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
+
+
+def test_a_file_that_is_no_database_is_bad_input(tmp_path):
+    file = tmp_path / "mlflow.db"
+    file.write_text("some text " * 100)
+    with pytest.raises(BadInput, match=r"is no SQLite database.*rlhf sync"):
+        client_for(f"sqlite:///{file}")
+
+
+def test_a_finished_store_is_left_as_it_is(home):
+    before = (home / "mlflow.db").read_bytes()
+    client_for(f"sqlite:///{home / 'mlflow.db'}")
+    assert (home / "mlflow.db").read_bytes() == before
