@@ -40,12 +40,24 @@ class Artifact(Frozen):
 
     @classmethod
     def of(cls, path: Path) -> "Artifact":
-        """Return `path` with the digest of its content. Raises BadInput when nothing is there."""
-        if not path.exists():
+        """Return `path` with the digest of its content.
+
+        Raises BadInput when nothing is there, or nothing that this user may read.
+        """
+        try:
+            if not path.exists():
+                raise BadInput(
+                    f"{path} does not exist; expected a file or folder. Check the path in the"
+                    " recipe."
+                )
+            if path.is_dir():
+                os.listdir(path)  # a search below it passes over a folder that it may not read
+            return cls(path=path.resolve(), digest=digest_path(path))
+        except PermissionError as error:
             raise BadInput(
-                f"{path} does not exist; expected a file or folder. Check the path in the recipe."
-            )
-        return cls(path=path.resolve(), digest=digest_path(path))
+                f"{error.filename or path} may not be read by user {os.geteuid()}; expected a file"
+                f" or folder that you may read. Ask its owner for it: chmod -R a+rX {path}."
+            ) from None
 
     def verified(self) -> "Artifact":
         """Return itself after reading the bytes again.

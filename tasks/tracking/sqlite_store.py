@@ -26,24 +26,28 @@ def ensure_tables(uri: str) -> None:
     nothing. Raises BadInput for a file that is no SQLite database.
     """
     file = database_file(uri)
-    if file is None or _is_examined(file):
+    if file is None or _is_usable(file):
         return
     with _locked(file):
-        if file.exists() and _is_half_made(file):
+        if _is_usable(file):  # another process has made it meanwhile
+            return
+        if file.exists():
             aside = file.with_name(file.name + INCOMPLETE)
             file.replace(aside)
             _remove_journals(file)
             log.warning("%s was half made and held no run; it is %s now.", file, aside.name)
-        if not file.exists():
-            _make(file)
-    _complete.add((file, file.stat().st_ino))
+        _make(file)
 
 
-def _is_examined(file: Path) -> bool:
-    try:
-        return (file, file.stat().st_ino) in _complete
-    except OSError:
+def _is_usable(file: Path) -> bool:
+    """Return True for a store that is there, unless its tables are half made."""
+    if not file.exists():
         return False
+    identity = (file, file.stat().st_ino)
+    if identity not in _complete and _is_half_made(file):
+        return False
+    _complete.add(identity)
+    return True
 
 
 @contextlib.contextmanager

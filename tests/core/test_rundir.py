@@ -1,0 +1,62 @@
+"""An artifact is what this user can read, or a sentence that names the file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+
+OTHER = 12345  # a user that owns nothing
+
+
+@pytest.fixture
+def folder():
+    """A folder that every user can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def as_other_user():
+    """Work as a user who is not root: nothing is unreadable to root."""
+    if os.getuid():
+        yield
+        return
+    os.seteuid(OTHER)
+    yield
+    os.seteuid(0)
+
+
+@pytest.fixture
+def secret(folder) -> Path:
+    (folder / "data.jsonl").write_text("{}\n")
+    (folder / "data.jsonl").chmod(0)
+    return folder / "data.jsonl"
+
+
+def test_a_file_that_may_not_be_read_is_bad_input(secret, as_other_user):
+    with pytest.raises(BadInput, match=r"data\.jsonl may not be read by user .*chmod"):
+        Artifact.of(secret)
+
+
+def test_a_folder_with_a_file_that_may_not_be_read_is_bad_input(secret, as_other_user):
+    with pytest.raises(BadInput, match=r"data\.jsonl may not be read"):
+        Artifact.of(secret.parent)
+
+
+def test_a_folder_that_may_not_be_read_has_no_digest_of_nothing(folder, request):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model").chmod(0o111)
+    request.getfixturevalue("as_other_user")
+    with pytest.raises(BadInput, match="model may not be read"):
+        Artifact.of(folder / "model")
+
+
+def test_what_is_not_there_is_bad_input(folder):
+    with pytest.raises(BadInput, match="does not exist"):
+        Artifact.of(folder / "absent")
