@@ -12,6 +12,8 @@ RLHFError                 1
  +- StageFailed           1  retried
 """
 
+LAST_LINES = 15  # of a log, quoted in a message
+
 
 class RLHFError(Exception):
     """Base of all errors that this project raises on purpose.

@@ -95,9 +95,9 @@ def _not_loaded() -> None:
 
 for _panel, _commands in COMMANDS.items():
     for _name, _first_line in _commands.items():
-        app.command(_name, cls=LazyCommand, help=_first_line, rich_help_panel=_panel.capitalize())(
-            _not_loaded
-        )
+        _title = _panel.capitalize()
+        _register = app.command(_name, cls=LazyCommand, help=_first_line, rich_help_panel=_title)
+        _register(_not_loaded)
 
 
 @app.callback()

@@ -8,8 +8,6 @@ import typer
 
 from rlhf_core.stage_catalogue import STAGES, steps
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-
 if TYPE_CHECKING:
     StageName = str
     StepName = str
@@ -20,6 +18,8 @@ else:  # the choices of an option
 
 def recipe_names(incomplete: str) -> list[str]:
     """Return the names of the recipes that begin with `incomplete`."""
+    from rlhf_core.config import RECIPES
+
     return sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem.startswith(incomplete))
 
 

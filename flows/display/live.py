@@ -95,11 +95,8 @@ class LiveDisplay:
             view.state = (
                 "refused" if refused(event.decisions) else "cached" if event.cached else "done"
             )
-            view.seconds, view.decisions, view.link = (
-                event.seconds,
-                list(event.decisions),
-                event.link,
-            )
+            view.seconds, view.link = event.seconds, event.link
+            view.decisions = list(event.decisions)
             view.metrics |= event.metrics
         elif isinstance(event, ApprovalAsked):
             view.state, view.note = "waiting", how_to_approve(event)

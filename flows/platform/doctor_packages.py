@@ -9,8 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from rlhf_core import ROOT
+
 Level = Literal["ok", "warn", "fail"]
-LOCKS = Path(__file__).resolve().parents[2] / "infra" / "requirements"
+LOCKS = ROOT / "infra" / "requirements"
 KEY_PACKAGES = (
     "prefect",
     "mlflow",

@@ -14,14 +14,13 @@ from flows.platform import database, services
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, choose_port, free_port
 from flows.platform.services import MARKER, Program
 from flows.platform.state import Platform, Service, folder, locked, read, write
-from rlhf_core.errors import BadInput, RLHFError
+from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
 from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 NAMES = ("prefect", "mlflow", "worker")  # in the order in which they start
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0  # a flow run ends its stage and tells Prefect
-LAST_LINES = 15
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The plots of a report: curves over steps, reward against KL, reward-model margins, costs."""
 
-import math
-
 from markupsafe import Markup
 
 from flows.report.charts import Chart, Series, bars, figure
 from flows.report.page import join, legend
 from flows.report.text import duration, memory
 from rlhf_core.metrics import METRICS
+from rlhf_core.reward.slices import calibration
 from tasks.analysis.run_evidence import STAGE_ORDER, RunEvidence
 
 LEARNING = {
@@ -20,7 +19,6 @@ LEARNING = {
     "dpo/loss": "DPO loss over steps",
     "dpo/margin": "Implicit reward margin over steps",
 }
-BINS = 10
 MARGIN_BINS = 30
 
 
@@ -66,9 +64,9 @@ def _frontier(runs: list[RunEvidence], note: str) -> Markup:
 
 def _calibration(runs: list[RunEvidence]) -> Markup:
     series = [
-        Series(run.name, calibration(margins), color)
+        Series(run.name, [(part.confidence, part.right) for part in calibration(items)], color)
         for color, run in enumerate(runs)
-        if (margins := margins_of(run))
+        if (items := run.items("reward"))
     ]
     note = (
         "Held-out pairs in ten bins of equal count; on the dashed line the model is as sure as it"
@@ -112,23 +110,6 @@ def margins_of(run: RunEvidence) -> list[float]:
     return [
         chosen - rejected
         for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)
-    ]
-
-
-def calibration(margins: list[float]) -> list[tuple[float, float]]:
-    """Return (mean confidence sigmoid(|margin|), share right) of bins of equal count."""
-    ordered = sorted(margins, key=abs)
-    bins = [
-        ordered[round(i * len(ordered) / BINS) : round((i + 1) * len(ordered) / BINS)]
-        for i in range(BINS)
-    ]
-    return [
-        (
-            sum(1 / (1 + math.exp(-abs(m))) for m in part) / len(part),
-            sum(m > 0 for m in part) / len(part),
-        )
-        for part in bins
-        if part
     ]
 
 

@@ -9,11 +9,12 @@ from typing import get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from rlhf_core import ROOT
 from rlhf_core.config.fields import Config
 from rlhf_core.config.recipe import Recipe
 from rlhf_core.errors import ConfigError
 
-RECIPES = Path(__file__).resolve().parents[2] / "flows" / "recipes"
+RECIPES = ROOT / "flows" / "recipes"
 
 
 def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe:

@@ -219,14 +219,11 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _replicas_fit_the_ranks(self) -> "Recipe":
-        ranks, size, own = (
-            self.distributed.world_size,
-            self.ppo.sampling.tensor_parallel,
-            self.ppo.sampling.own_devices,
-        )
-        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel} | (
-            {} if own else {"ppo": size}
-        )
+        ranks, sampling = self.distributed.world_size, self.ppo.sampling
+        size, own = sampling.tensor_parallel, sampling.own_devices
+        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel}
+        if not own:
+            sharing["ppo"] = size
         for stage, parallel in sharing.items():
             if ranks % parallel:
                 raise ValueError(

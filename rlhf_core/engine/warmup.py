@@ -11,9 +11,7 @@ import os
 import shutil
 import sys
 
-from rlhf_core.errors import BadInput, StageFailed
-
-LAST_LINES = 15
+from rlhf_core.errors import LAST_LINES, BadInput, StageFailed
 
 
 def require_compiler() -> str:

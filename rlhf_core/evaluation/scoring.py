@@ -28,10 +28,8 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
     the policy reads the texts, rendered its own way and closed with its end of text. Otherwise it
     reads the tokens themselves.
     """
-    tokenizer, read = (
-        load_tokenizer(path),
-        {name: replied.sequences for name, replied in replies.items()},
-    )
+    tokenizer = load_tokenizer(path)
+    read = {name: replied.sequences for name, replied in replies.items()}
     if not _reads_the_same(tokenizer, setup.tokenizer):
         read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
     members = []

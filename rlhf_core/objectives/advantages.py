@@ -36,10 +36,8 @@ def gae(
     V is 0 past the end. t counts real tokens: masked ones between them (a tool's output) are
     skipped. Schulman et al. 2016, arXiv:1506.02438, eq. 16.
     """
-    rewards_BR, values_BR = (
-        rewards_BR.masked_fill(~mask_BR, 0.0),
-        values_BR.masked_fill(~mask_BR, 0.0),
-    )
+    rewards_BR = rewards_BR.masked_fill(~mask_BR, 0.0)
+    values_BR = values_BR.masked_fill(~mask_BR, 0.0)
     advantages_BR = torch.zeros_like(values_BR)
     next_advantage_B = next_value_B = torch.zeros_like(values_BR[:, 0])
     for t in reversed(range(values_BR.shape[1])):

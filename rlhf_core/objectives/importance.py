@@ -56,10 +56,8 @@ def mismatch(
     `cap` truncates the weights of the effective sample size (Kish 1965). Raises ValueError when the
     mask has no real token.
     """
-    sampler_N, trainer_N = (
-        sampler_logprobs_BR.detach()[mask_BR].double(),
-        trainer_logprobs_BR.detach()[mask_BR].double(),
-    )
+    sampler_N = sampler_logprobs_BR.detach()[mask_BR].double()
+    trainer_N = trainer_logprobs_BR.detach()[mask_BR].double()
     tokens = len(sampler_N)
     if tokens == 0:
         raise ValueError(

@@ -23,9 +23,8 @@ MOST_PER_HOST = 8  # devices of the usual server; tensor parallelism over more i
 MOST_DOUBLINGS = 6  # of the number of devices
 UNOFFERED = 100  # a change that no recipe offers costs more than all that it offers together
 DOUBLING = 10_000  # more devices cost more than any change of settings
-COSTS: dict[
-    str, dict[Any, int]
-] = {  # setting -> value -> cost, in the order in which they are tried
+CostOfValue = dict[Any, int]
+COSTS: dict[str, CostOfValue] = {  # by setting, in the order in which they are tried
     "dtype": {"bfloat16": 1},
     "zero_stage": {1: 1, 2: 2, 3: 3},
     "checkpointing": {True: 4},

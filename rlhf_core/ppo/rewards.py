@@ -146,10 +146,8 @@ def _weighted_sum(
     model: RewardModelScores, functions: list[Scores], mask_BR: Tensor, options: Rewards
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return whole-response scores (B,), process rewards (B, R), and each function's own (B, F)."""
-    final_B, process_BR = (
-        options.model_weight * model.score_B,
-        options.model_weight * model.process_BR,
-    )
+    final_B = options.model_weight * model.score_B
+    process_BR = options.model_weight * model.process_BR
     functions_BF = torch.zeros(len(mask_BR), len(functions), device=mask_BR.device)
     for place, (one, scores) in enumerate(zip(options.functions, functions, strict=True)):
         if one.per_token:

@@ -20,12 +20,12 @@ from typing import BinaryIO
 import httpx
 import psutil
 
+from rlhf_core import ROOT
 from rlhf_core.errors import StageFailed
 
 TIMEOUT_SECONDS = 1800.0  # to load the model, and to take new weights
 GRACE_SECONDS = 10.0
 CONNECTIONS = 512  # concurrent requests; the others queue here
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER_VARIABLES = (
     "RANK",
     "LOCAL_RANK",

@@ -140,10 +140,8 @@ def rows_at_once(
     itemsize: bytes of a number. Raises BadInput when none fits, or when prompt and response exceed
     the model's context.
     """
-    length, context = (
-        prompt_tokens + sampling.max_new_tokens,
-        getattr(config, "max_position_embeddings", None),
-    )
+    length = prompt_tokens + sampling.max_new_tokens
+    context = getattr(config, "max_position_embeddings", None)
     if context and length > context:
         raise BadInput(
             f"the longest prompt has {prompt_tokens} tokens and sampling.max_new_tokens is"

@@ -23,13 +23,13 @@ from tasks.analysis.run_evidence import (
     read_json,
     read_table,
 )
+from tasks.records.run_record import LATEST
 from tasks.tracking.client import KEY, brief, page
 from tasks.tracking.rendering import CURVES
 
 Client = MlflowClient
 PARENT = "mlflow.parentRunId"
 PIPELINES = f"tags.`{KEY}` IS NOT NULL and tags.stage = 'pipeline'"
-LATEST = re.compile(r"latest(?:~(\d+))?")
 VERSION = re.compile(r"(?:models:/)?([\w.-]+)(?:/(\d+)|@([\w.-]+))")
 LOGGED_MODEL = re.compile(r"(?:models:/)?m-[0-9a-f]{8,}")
 RUN_ID = re.compile(r"[0-9a-f]{4,32}")

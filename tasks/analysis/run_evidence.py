@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES
 from tasks.execution import resource_usage
-from tasks.records.provenance import ROOT
 from tasks.records.run_record import Record, StageRecord
 from tasks.tracking.rendering import CURVES, flatten
 

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from rlhf_core import errors
 from rlhf_core.config import Distributed
-from rlhf_core.errors import BadInput, RLHFError, StageFailed
+from rlhf_core.errors import LAST_LINES, BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, new_lines, read_result, write_atomically
 from tasks.execution import dropped_signals, group_guard, launcher, resource_usage
 from tasks.execution.launcher import has_cuda
@@ -25,7 +25,6 @@ from tasks.records import events
 COMMAND = (sys.executable, "-m", "rlhf_core")
 REFUSED = 2
 POLL_SECONDS = 0.2
-LAST_LINES = 15
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",

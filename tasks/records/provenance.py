@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from rlhf_core import ROOT
 
 
 def git_state() -> tuple[str, bool]:

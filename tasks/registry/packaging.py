@@ -26,6 +26,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array, Object, Property
 from pydantic import TypeAdapter, ValidationError
 
+from rlhf_core import ROOT
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import usual_mode
@@ -33,7 +34,6 @@ from rlhf_core.gates.decide import Decision
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import SignOff
-from tasks.records.provenance import ROOT
 from tasks.records.run_record import ModelKind, Registration
 
 CODE = ROOT / "mlflow"

@@ -53,10 +53,8 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
     except ConfigError:
         return
     sampling, prompt = getattr(recipe, stage).sampling, recipe.data.max_prompt_tokens
-    token, row = (
-        kv_bytes_per_token(shape, strategy_of(recipe, stage, 1)),
-        prompt + sampling.max_new_tokens,
-    )
+    token = kv_bytes_per_token(shape, strategy_of(recipe, stage, 1))
+    row = prompt + sampling.max_new_tokens
     if token * row > sampling.kv_cache_mib << 20:
         raise BadInput(
             f"{stage}.sampling.kv_cache_mib {sampling.kv_cache_mib} holds"

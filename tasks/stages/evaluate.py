@@ -46,9 +46,8 @@ def check(config: Evaluate) -> None:
 def _opinions(config: Evaluate) -> Artifacts:
     """Return the further reward models as 'reward_2' and on, and the sources of functions."""
     folders = enumerate(_folders(config), start=2)
-    return {f"reward_{number}": Artifact.of(folder) for number, folder in folders} | _sources(
-        config
-    )
+    models = {f"reward_{number}": Artifact.of(folder) for number, folder in folders}
+    return models | _sources(config)
 
 
 def _folders(config: Evaluate) -> list[Path]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rlhf_core import ROOT
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.digest import code_digest
@@ -20,7 +21,6 @@ Artifacts = dict[str, Artifact]
 
 # folders, ':' between them; set for workers, whose recipes come from a page or a schedule
 ROOTS = "RLHF_ALLOWED_ROOTS"
-_PROJECT = Path(__file__).resolve().parents[2]
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 # what these bind is known only when the module runs
 _ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
@@ -129,7 +129,7 @@ def source_of(field: str, name: str) -> Artifact:
             f"{field} is {name!r}: no such module in {here} nor installed; expected"
             " 'module:function'."
         )
-    file = permitted(field, Path(str(found.origin)), _PROJECT)
+    file = permitted(field, Path(str(found.origin)), ROOT)
     _require_name(field, name, file)
     return Artifact.of(file)
 

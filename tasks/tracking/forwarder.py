@@ -10,9 +10,9 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from rlhf_core import ROOT
 from rlhf_core.rundir import StageResult, new_lines
 from tasks.execution import resource_usage
-from tasks.records.provenance import ROOT
 from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.workspace import Workspace
 from tasks.registry import versions

@@ -80,9 +80,6 @@ def _ended(record: Record) -> Record:
     parts: list[Record | StageRecord] = [record, *record.stages]
     for part in parts:
         if part.status == "RUNNING":
-            part.status, part.ended, part.error = (
-                "KILLED",
-                now(),
-                "The process that ran this pipeline was killed.",
-            )
+            part.status, part.ended = "KILLED", now()
+            part.error = "The process that ran this pipeline was killed."
     return record

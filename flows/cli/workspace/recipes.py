@@ -2,8 +2,9 @@
 
 import tomllib
 
-from flows.cli.options import RECIPES, AsJson
+from flows.cli.options import AsJson
 from flows.cli.output import print_json
+from rlhf_core.config import RECIPES
 
 
 def recipes(as_json: AsJson = False) -> None:

@@ -115,6 +115,15 @@ def test_calibration_bins_hold_every_pair_in_order_of_confidence():
     )  # margins 0 and 1
 
 
+def test_calibration_of_ten_pairs_has_a_bin_for_each():
+    """sigmoid(|m|) against right or wrong, the least sure first."""
+    margins = [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    bins = calibration({"chosen_score": margins, "rejected_score": [0.0] * 10})
+    assert [part.right for part in bins] == [1, 0, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert bins[0].confidence == pytest.approx(0.524979)
+    assert bins[-1].confidence == pytest.approx(0.731059)
+
+
 def test_mistakes_are_the_surest_first_and_a_tie_is_none():
     found = mistakes(ITEMS, 3)
     assert [row["prompt"] for row in found] == ["p11", "p6", "p7"]

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.report.charts import Chart, Series, bars, figure, thinned, ticks
-from flows.report.plots import calibration, histogram
+from flows.report.plots import histogram
 
 
 def test_ticks_are_round_and_inside():
@@ -22,12 +22,7 @@ def test_thinning_keeps_both_ends():
     assert thinned(list(range(1000)), 5) == [0, 250, 500, 749, 999] and thinned([1, 2], 5) == [1, 2]
 
 
-def test_calibration_and_histogram_of_hand_made_margins():
-    """Ten pairs, each in its own bin: sigmoid(|m|) against right or wrong, the least sure first."""
-    margins = [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    points = calibration(margins)
-    assert [right for _, right in points] == [1, 0, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert points[0][0] == pytest.approx(0.524979) and points[-1][0] == pytest.approx(0.731059)
+def test_histogram_of_hand_made_margins():
     counts = histogram([0.0, 0.1, 1.0], 0.0, 1.0)
     assert (
         sum(count for _, count in counts) == 3
