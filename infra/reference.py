@@ -284,4 +284,4 @@ def escape(text: str) -> str:
 
 if __name__ == "__main__":
     for path, text in pages().items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")

@@ -67,7 +67,7 @@ class Reward(mlflow.pyfunc.PythonModel):
         """Return folder and offset of each member; ensemble.json exists when there are several."""
         if not (folder / "ensemble.json").exists():
             return [(folder, 0.0)]
-        offsets = json.loads((folder / "ensemble.json").read_text())["offsets"]
+        offsets = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))["offsets"]
         return [
             (folder if n == 1 else folder / f"member_{n}", offset)
             for n, offset in enumerate(offsets, start=1)

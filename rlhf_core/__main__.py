@@ -110,7 +110,9 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
 def main(argv: list[str]) -> int:
     """Entry point of a stage process."""
     stage, spec_path, run_path = argv
-    spec: StageSpec[Any] = StageSpec.model_validate_json(Path(spec_path).read_text())
+    spec: StageSpec[Any] = StageSpec.model_validate_json(
+        Path(spec_path).read_text(encoding="utf-8")
+    )
     run = RunDir(Path(run_path))
     try:
         run_stage(spec, run)

@@ -156,7 +156,7 @@ def write_atomically(path: Path, text: str) -> None:
     The file holds its old content or all of the new one, even after a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -200,7 +200,7 @@ class RunDir:
             "time": time.time(),
             "metrics": {k: float(v) for k, v in metrics.items()},
         }
-        with self.metrics_path.open("a") as file:
+        with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -238,7 +238,7 @@ def read_result(path: Path) -> StageResult | None:
     file = path / "result.json"
     if not file.exists():
         return None
-    result = StageResult.model_validate_json(file.read_text())
+    result = StageResult.model_validate_json(file.read_text(encoding="utf-8"))
     outputs = {
         k: Artifact(path=path.resolve() / v.path, digest=v.digest)
         for k, v in result.outputs.items()

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import io
 import sys
 import traceback
 from typing import Any
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
     RLHF_DEBUG=1 or --debug adds the error's traceback.
     """
+    print_any_text()
     try:
         app(args=argv)
     except PromotionRefused as error:
@@ -123,6 +125,13 @@ def main(argv: list[str] | None = None) -> int:
         hint = "" if debugging() else " (add --debug for the traceback)"
         return _report(f"unexpected {type(error).__name__}: {error}{hint}", 1)
     return 0
+
+
+def print_any_text() -> None:
+    """Print a question mark for a letter that the locale's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _report(message: str, code: int, word: str | None = None) -> int:

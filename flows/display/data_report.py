@@ -20,9 +20,15 @@ def report_of(rows: Iterable[StepRow]) -> dict | None:
     if folder is None:
         return None
     result = folder / "result.json"
-    name = json.loads(result.read_text())["files"].get(REPORT) if result.exists() else None
+    name = (
+        json.loads(result.read_text(encoding="utf-8"))["files"].get(REPORT)
+        if result.exists()
+        else None
+    )
     file = folder / name if name else next(iter(sorted(folder.rglob("*report*.table.json"))), None)
-    return json.loads(Path(file).read_text()) if file and Path(file).exists() else None
+    return (
+        json.loads(Path(file).read_text(encoding="utf-8")) if file and Path(file).exists() else None
+    )
 
 
 def report_table(report: dict) -> Table:

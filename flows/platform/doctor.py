@@ -61,7 +61,7 @@ def accelerator(*, cuda: bool) -> HealthCheck:
         return HealthCheck("accelerator", "ok", f"none; {cores} CPU cores")
     if smi := shutil.which("nvidia-smi"):
         query = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True)
+        done = subprocess.run(query, capture_output=True, encoding="utf-8")
         if done.returncode == 0:
             return HealthCheck("accelerator", "ok", "; ".join(done.stdout.strip().splitlines()))
     return HealthCheck(
@@ -94,7 +94,10 @@ def ninja() -> HealthCheck:
 def memory_limit() -> int | None:
     """Return the container's memory limit in bytes, or None without one."""
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
+        if (
+            Path(file).exists()
+            and (text := Path(file).read_text(encoding="utf-8").strip()).isdigit()
+        ):
             return int(text)
     return None
 

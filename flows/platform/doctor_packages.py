@@ -67,7 +67,7 @@ def lock_file() -> Path:
 
 def read_lock(path: Path) -> dict[str, str]:
     """Return the pinned version of each package."""
-    lines = (line.strip() for line in path.read_text().splitlines())
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
 
 
@@ -143,7 +143,8 @@ def last_error(code: str) -> str | None:
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=IMPORT_SECONDS,
             stdin=subprocess.DEVNULL,
         )

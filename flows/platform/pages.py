@@ -186,7 +186,7 @@ def wait_until_ready(page: Page, process: Server | None, log: Path) -> None:
                 " a local one."
             )
         if process.poll() is not None or time.monotonic() > end:
-            tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
+            tail = "\n  ".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-15:])
             raise RLHFError(f"{page.name} did not start; the end of its log {log}:\n  {tail}")
         time.sleep(0.3)
 

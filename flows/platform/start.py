@@ -173,9 +173,8 @@ def _wait(platform: Platform, names: list[str]) -> None:
     for service in (platform.services[name] for name in names):
         while not answers(service.health):
             if not service.runs or time.monotonic() > end:
-                tail = "\n  ".join(
-                    service.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-                )
+                log = service.log.read_text(encoding="utf-8", errors="replace")
+                tail = "\n  ".join(log.splitlines()[-LAST_LINES:])
                 raise RLHFError(
                     f"{service.name} did not start; the end of its log {service.log}:\n  {tail}"
                 )

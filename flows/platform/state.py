@@ -81,7 +81,7 @@ def read(workspace: Workspace) -> Platform | None:
     if not file.exists():
         return None
     try:
-        return Platform.model_validate_json(file.read_text())
+        return Platform.model_validate_json(file.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise RLHFError(
             f"{file} is damaged ({error.error_count()} errors); end the servers by hand and delete"
@@ -97,7 +97,7 @@ def write(workspace: Workspace, platform: Platform) -> None:
 @contextlib.contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
     """Let one `rlhf up` or `rlhf down` of a workspace run at a time; a second one waits."""
-    with (folder(workspace) / "lock").open("w") as lock:
+    with (folder(workspace) / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -14,7 +14,7 @@ from flows.report.text import shortened
 from flows.report.trace_text import facts, heading, many, number, shape, size, sums, totals, visible
 
 STYLE = Markup("<style>{}</style>").format(
-    Markup(Path(__file__).with_name("heatmap.css").read_text())
+    Markup(Path(__file__).with_name("heatmap.css").read_text(encoding="utf-8"))
 )
 CENTRE = {"ratio": 1.0, "importance": 1.0}  # the value without colour; 0 otherwise
 PROMPT = 1500  # characters

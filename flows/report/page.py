@@ -10,7 +10,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 LARGEST = 3_000_000  # bytes of a page
-STYLE, SCRIPT = (Path(__file__).with_name(name).read_text() for name in ("page.css", "page.js"))
+STYLE, SCRIPT = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+)
 
 Section = tuple[str, Markup]  # title, content
 

@@ -89,7 +89,7 @@ def write(found: "RowsByAlgorithm", folder: Path) -> list[Path]:
     learning_figure(found).savefig(files[0], dpi=120)
     rows = summary(found)
     values = [row | {key: row[key] and asdict(row[key]) for key in ("gain", "kl")} for row in rows]
-    files[1].write_text(json.dumps(values, indent=2))
+    files[1].write_text(json.dumps(values, indent=2), encoding="utf-8")
     last = rows[-1]
     gain = "none was evaluated"
     if last["gain"] is not None:

@@ -152,7 +152,7 @@ def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> subprocess.Pope
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=_environment(slot, jobs),
         start_new_session=True,
     )

@@ -54,7 +54,7 @@ class Distributed(Config):
     @staticmethod
     def _read_hosts(hostfile: str) -> dict[str, int]:
         try:
-            lines = Path(hostfile).expanduser().read_text().splitlines()
+            lines = Path(hostfile).expanduser().read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise ValueError(
                 f"hostfile {hostfile} cannot be read ({error}); expected a text file"

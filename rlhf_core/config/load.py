@@ -91,7 +91,7 @@ def _read(name: str) -> dict:
             f"no recipe {name!r}; expected one of {known}, or the path of a .toml file"
         )
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 

@@ -52,7 +52,9 @@ def load_ops() -> None:
     with contextlib.ExitStack() as stack:
         if folder := keep_extensions_here():
             folder.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context((folder / ".queue").open("w")), fcntl.LOCK_EX)
+            fcntl.flock(
+                stack.enter_context((folder / ".queue").open("w", encoding="utf-8")), fcntl.LOCK_EX
+            )
             for dead in folder.glob("*/lock"):
                 dead.unlink(missing_ok=True)
         build_shm_op()

@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
-        (temporary / "extra.json").write_text(json.dumps(record))
+        (temporary / "extra.json").write_text(json.dumps(record), encoding="utf-8")
     barrier()
     tensors = {
         name: value for name, value in checkpoint.tensors.items() if is_rank_zero() or _is_own(name)
@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     file = temporary / _file(rank())
     save_file(_unshared(tensors), file)
     follow_umask(file)
-    file.with_suffix(CHECKSUM).write_text(_checksum(file))
+    file.with_suffix(CHECKSUM).write_text(_checksum(file), encoding="utf-8")
     barrier()
     if is_rank_zero():
         _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _read(path: Path) -> Checkpoint | None:
     try:
-        record = json.loads((path / "extra.json").read_text())
+        record = json.loads((path / "extra.json").read_text(encoding="utf-8"))
         if record["ranks"] != ranks():
             raise BadInput(
                 f"{path} was written by {record['ranks']} ranks, this run has {ranks()}; "
@@ -129,7 +129,7 @@ def _read(path: Path) -> Checkpoint | None:
 
 
 def _load(file: Path) -> dict[str, Tensor]:
-    if file.with_suffix(CHECKSUM).read_text() != _checksum(file):
+    if file.with_suffix(CHECKSUM).read_text(encoding="utf-8") != _checksum(file):
         raise ValueError(f"{file.name} holds other bytes than were written")
     return load_file(file)
 

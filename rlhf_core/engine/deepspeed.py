@@ -241,4 +241,4 @@ def _checkpoint_activations(module: WrappedModel, zero_stage: int) -> None:
 def write_config(engine: Engine, path: Path) -> None:
     """Write the engine's configuration as JSON, on rank 0."""
     if is_rank_zero():
-        path.write_text(json.dumps(engine.config, indent=2))
+        path.write_text(json.dumps(engine.config, indent=2), encoding="utf-8")

@@ -21,7 +21,9 @@ def write_report(detection: Detection, columns: Columns, folder: Path) -> dict[s
     """
     figure, table = f"detector_{detection.name}.png", f"worst_{detection.name}.table.json"
     _draw(detection, columns, folder / figure)
-    (folder / table).write_text(json.dumps(worst(detection, columns), ensure_ascii=False, indent=1))
+    (folder / table).write_text(
+        json.dumps(worst(detection, columns), ensure_ascii=False, indent=1), encoding="utf-8"
+    )
     return {f"detector_{detection.name}": figure, f"worst_{detection.name}": table}
 
 

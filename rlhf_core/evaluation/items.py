@@ -67,7 +67,7 @@ def write_samples(
     ]
     data = [list(row) for row in zip(*rounded, strict=True)]
     table = json.dumps({"columns": shown, "data": data}, ensure_ascii=False, indent=1)
-    (folder / "samples.table.json").write_text(table)
+    (folder / "samples.table.json").write_text(table, encoding="utf-8")
     score_figure(scores["policy"], scores["sft"], folder / "scores.png")
     return Output(
         files={"samples": "samples.table.json", "scores": "scores.png"}

@@ -89,7 +89,7 @@ def _replied(setup: Setup, sampler: Sampler, number: int) -> Replies:
 
 
 def _architecture(path: Path) -> dict:
-    config = json.loads((path / "config.json").read_text())
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     return {
         key: value
         for key, value in config.items()

@@ -27,7 +27,7 @@ def worst_items(
     table. Raises ValueError when there is no evidence by item, BadInput when it is damaged.
     """
     if file := result.files.get(f"worst_{detector_of(rule.metric)}"):
-        table = json.loads((run_dir / file).read_text())
+        table = json.loads((run_dir / file).read_text(encoding="utf-8"))
         return {"columns": table["columns"], "data": table["data"][:count]}
     numbers = sorted(columns_needed(rule))
     items = load_items(result, run_dir, numbers)

@@ -20,7 +20,7 @@ def read_checks(folder: Path) -> dict[int, list[Pair]]:
     """Return the pairs of every check, by step."""
     files = sorted(folder.glob("step-*.jsonl"))
     return {
-        int(file.stem.partition("-")[2]): [json.loads(line) for line in file.open()]
+        int(file.stem.partition("-")[2]): [json.loads(line) for line in file.open(encoding="utf-8")]
         for file in files
     }
 

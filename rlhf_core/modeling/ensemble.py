@@ -47,7 +47,9 @@ def offsets_of(folder: Path) -> list[float]:
             )
         return [0.0]
     try:
-        offsets = [float(value) for value in json.loads(file.read_text())["offsets"]]
+        offsets = [
+            float(value) for value in json.loads(file.read_text(encoding="utf-8"))["offsets"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{file} cannot be read ({error!r}); expected the file that the reward stage wrote."

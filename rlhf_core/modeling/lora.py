@@ -172,13 +172,15 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 def write_origin(folder: Path, *, base: str, merged: str) -> None:
     """Record the model an adapter was trained on, and the one it gives when merged (digests)."""
-    (folder / "origin.json").write_text(json.dumps({"base": base, "merged": merged}, indent=1))
+    (folder / "origin.json").write_text(
+        json.dumps({"base": base, "merged": merged}, indent=1), encoding="utf-8"
+    )
 
 
 def require_origin(folder: Path, *, base: str, merged: str) -> None:
     """Raise BadInput unless the adapter was trained on `base` and gave `merged` (digests)."""
     try:
-        origin = json.loads((folder / "origin.json").read_text())
+        origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} does not say what its adapter was trained on ({error}); train the reward"

@@ -36,7 +36,7 @@ def _alike(shape: ModelShape) -> StageModels:
 def _from_file(path: Path) -> ModelShape:
     file = path / "config.json" if path.is_dir() else path
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read as a model's config.json: {error}") from None
     if not isinstance(values, dict):

@@ -58,7 +58,7 @@ class Checker:
         """Return the last check's results, and write the file of all pairs."""
         pairs = [pair for found in read_checks(self.folder).values() for pair in found]
         (path / ALL).write_text(
-            "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+            "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8"
         )
         return check_output(read_checks(self.folder), steps).model_copy(
             update={"files": {"onpolicy_pairs": ALL}}

@@ -46,7 +46,9 @@ def write_files(folder: Path, *, seed: int) -> None:
     """Write `NAME.jsonl` for every name in SIZES into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in corpus(seed).items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def corpus(seed: int) -> dict[str, list[CorpusRow]]:

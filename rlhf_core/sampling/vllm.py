@@ -118,7 +118,7 @@ class VLLMSampler(Sampler):
 
 def require_heads(model: Path, size: int) -> None:
     """Raise BadInput when tensor parallelism of this size cannot divide the model's heads."""
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     heads = config.get("num_attention_heads")
     if heads and heads % size:
         raise BadInput(

@@ -199,7 +199,7 @@ def counts(spec: StageSpec, shares: list[float]) -> list[int]:
 
 def training_pairs(spec: StageSpec) -> int:
     """Return the number of pairs that the stage trained on."""
-    with spec.inputs["comparisons_train"].verified().path.open() as file:
+    with spec.inputs["comparisons_train"].verified().path.open(encoding="utf-8") as file:
         there = sum(1 for _ in file)
     return min(there, spec.config["reward"].get("max_train") or there)
 

@@ -223,7 +223,7 @@ def _curve(lines: list[dict], name: str) -> Curve:
 
 def read_json(path: Path) -> dict:
     """Read a JSON object; {} when there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def items_in(path: Path) -> Columns | None:
@@ -235,7 +235,7 @@ def read_table(path: Path) -> Columns | None:
     """Read a sample table {columns, data} by column; None when there is no such file."""
     if not path.is_file():
         return None
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     return {
         name: [row[place] for row in value["data"]] for place, name in enumerate(value["columns"])
     }
@@ -245,7 +245,7 @@ def packages(locks: Iterable[Path]) -> dict[str, str]:
     """Return '<lock file>: <package>' -> version for every pin in requirement files."""
     pins = {}
     for lock in sorted(locks):
-        for line in lock.read_text().splitlines():
+        for line in lock.read_text(encoding="utf-8").splitlines():
             name, equals, version = line.partition("==")
             if equals and not line.startswith("#"):
                 pins[f"{lock.name}: {name.strip()}"] = version.split()[0]

@@ -38,21 +38,25 @@ class Answer(BaseModel):
 def read_decision(workspace: Workspace, evidence: str) -> ApprovalRecord | None:
     """Return the decision on this evidence, None when there is none."""
     file = _decision_file(workspace, evidence)
-    return ApprovalRecord.model_validate_json(file.read_text()) if file.exists() else None
+    return (
+        ApprovalRecord.model_validate_json(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else None
+    )
 
 
 def record_decision(workspace: Workspace, decided: ApprovalRecord) -> ApprovalRecord:
     """Record a decision unless there is one; return the one that counts, the first."""
     file = _decision_file(workspace, decided.evidence)
     _write_once(file, decided.model_dump_json(indent=2))
-    return ApprovalRecord.model_validate_json(file.read_text())
+    return ApprovalRecord.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 def read_answer(workspace: Workspace, record_id: str) -> Answer | None:
     """Return the answer that `rlhf approve` has left for a waiting run, None without one."""
     file = _answer_file(workspace, record_id)
     try:
-        return Answer.model_validate_json(file.read_text())
+        return Answer.model_validate_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 
@@ -184,7 +188,7 @@ def _write_once(path: Path, text: str) -> bool:
     One of several processes wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w") as lock:
+    with (path.parent / ".lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return False

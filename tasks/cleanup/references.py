@@ -83,9 +83,9 @@ def inputs_of(run_dir: Path) -> set[str]:
     if not file.exists():
         return set()
     try:
-        spec: StageSpec = StageSpec.model_validate_json(file.read_text())
+        spec: StageSpec = StageSpec.model_validate_json(file.read_text(encoding="utf-8"))
     except ValidationError:  # a spec of another version: take every path in it
-        return set(_IN_PATH.findall(file.read_text()))
+        return set(_IN_PATH.findall(file.read_text(encoding="utf-8")))
     return {name for item in spec.inputs.values() for name in _IN_PATH.findall(str(item.path))}
 
 
@@ -94,7 +94,7 @@ def open_runs(workspace: Workspace) -> set[str]:
     found = set()
     for file in pending(workspace):
         with contextlib.suppress(FileNotFoundError):  # forwarded meanwhile
-            record = Record.model_validate_json(file.read_text())
+            record = Record.model_validate_json(file.read_text(encoding="utf-8"))
             found |= {stage.run_dir.name for stage in record.stages}
     return found
 
@@ -130,7 +130,7 @@ def _unfinished_sweeps(workspace: Workspace) -> set[str]:
     found = set()
     for file in (workspace.home / "sweeps").glob("*/sweep.json"):
         try:
-            sweep = Sweep.model_validate_json(file.read_text())
+            sweep = Sweep.model_validate_json(file.read_text(encoding="utf-8"))
         except ValidationError:
             found.add(file.parent.name)
             continue

@@ -197,7 +197,7 @@ def _reports(workspace: Workspace, needed: References, older_than_days: float) -
 
 @contextlib.contextmanager
 def _alone(workspace: Workspace) -> Iterator[None]:
-    with (workspace.home / ".gc.lock").open("w") as lock:
+    with (workspace.home / ".gc.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -219,7 +219,7 @@ def _locked(run_dir: Path) -> Iterator[bool]:
     if not file.exists():
         yield True
         return
-    with file.open() as lock:
+    with file.open(encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

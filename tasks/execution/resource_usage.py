@@ -46,7 +46,7 @@ class ResourceSampler:
         if STAGE_MEMORY not in metrics:  # the process has ended
             return
         self._step += 1
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(
                 json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n"
             )
@@ -150,7 +150,11 @@ def costs(folder: Path) -> dict[str, float]:
     A peak is the largest sample; a peak between two samples is missed.
     """
     result = folder / "result.json"
-    values = {"seconds": json.loads(result.read_text())["seconds"]} if result.exists() else {}
+    values = (
+        {"seconds": json.loads(result.read_text(encoding="utf-8"))["seconds"]}
+        if result.exists()
+        else {}
+    )
     samples = [line["metrics"] for line in read(folder)]
     for name, metric in (
         ("peak_memory_mib", STAGE_MEMORY),

@@ -106,7 +106,7 @@ def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
     """Return the end of a log file; it is empty without a file."""
     if not log.exists():
         return []
-    with log.open(errors="replace") as file:
+    with log.open(errors="replace", encoding="utf-8") as file:
         return [line.rstrip("\n") for line in deque(file, maxlen=count)]
 
 
@@ -118,7 +118,7 @@ def _lock(run_dir: Path) -> TextIO:
     while True:
         run_dir.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            lock = (run_dir / ".lock").open("w")
+            lock = (run_dir / ".lock").open("w", encoding="utf-8")
             _wait_for(lock.fileno())
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), (run_dir / ".lock").stat()):
@@ -213,7 +213,7 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     if code == 0 and (result := read_result(run_dir)):
         return result
     if code == REFUSED and (run_dir / "failure.json").exists():
-        error = _refusal(json.loads((run_dir / "failure.json").read_text()))
+        error = _refusal(json.loads((run_dir / "failure.json").read_text(encoding="utf-8")))
     else:
         error = StageFailed(_failure(stage, run_dir, code))
     log = run_dir / "stage.log"

@@ -65,7 +65,7 @@ def user() -> str:
 
 def _space() -> str:
     try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
         return ""
@@ -74,7 +74,7 @@ def _space() -> str:
 def _stat(pid: int) -> tuple[str, str]:
     """Return the state letter and start time of a process; empty where the system hides them."""
     try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return "", ""
     return fields[0], fields[19]

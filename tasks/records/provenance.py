@@ -37,7 +37,8 @@ def git_state() -> tuple[str, bool]:
 def hardware() -> dict[str, str]:
     """Return the processor, cores, memory (GiB) and GPUs of this machine."""
     gpus = [
-        file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        file.read_text(encoding="utf-8")
+        for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     ]
     models = [
         line.partition(":")[2].strip()

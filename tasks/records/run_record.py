@@ -50,7 +50,11 @@ class StageRecord(BaseModel):
     def spec(self) -> StageSpec | None:
         """Return the spec in the run directory, None before the stage has started."""
         file = self.run_dir / "spec.json"
-        return StageSpec.model_validate_json(file.read_text()) if file.exists() else None
+        return (
+            StageSpec.model_validate_json(file.read_text(encoding="utf-8"))
+            if file.exists()
+            else None
+        )
 
     @property
     def verdict(self) -> str:
@@ -218,7 +222,7 @@ def records(workspace: Workspace) -> list[dict]:
     The order is that of their starts: the ids of earlier releases begin with a local time.
     """
     files = [*pending(workspace), *(workspace.outbox / "sent").glob("*.json")]
-    known = [json.loads(file.read_text()) for file in files]
+    known = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return sorted(known, key=lambda record: (record["started"], record["id"]))
 
 
@@ -243,7 +247,7 @@ def find_records(workspace: Workspace, run: str) -> list[Record]:
 def record_lock(workspace: Workspace, record_id: str) -> Iterator[bool]:
     """Hold a record's lock; yield False when another process has it, whose run is at work."""
     workspace.outbox.mkdir(parents=True, exist_ok=True)
-    with (workspace.outbox / f"{record_id}.lock").open("w") as lock:
+    with (workspace.outbox / f"{record_id}.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

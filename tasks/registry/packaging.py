@@ -163,7 +163,7 @@ def read_sign_off(root: Path) -> SignOff | None:
     if not file.exists():
         return None
     try:
-        return SignOff.model_validate_json(file.read_text())
+        return SignOff.model_validate_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(
             f"{file} does not say whether approval is required ({error}); register the model again."
@@ -185,7 +185,7 @@ def read_decisions(root: Path) -> list[Decision]:
         return []
     try:
         return TypeAdapter(list[Decision]).validate_python(
-            json.loads(file.read_text())["decisions"]
+            json.loads(file.read_text(encoding="utf-8"))["decisions"]
         )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise BadInput(

@@ -20,7 +20,7 @@ def require_context(recipe: Recipe, model: Path) -> None:
     The message names the key and both numbers. A model whose config.json names no context
     (max_position_embeddings) has none.
     """
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     sampling = [stage for stage in SAMPLING if recipe.runs(stage)]
     responses = {"data.max_response_tokens": recipe.data.max_response_tokens} | {
         f"{stage}.sampling.max_new_tokens": getattr(recipe, stage).sampling.max_new_tokens

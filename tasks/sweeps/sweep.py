@@ -125,7 +125,7 @@ def state_of(record: Record) -> PointState:
     failure = last.run_dir / "failure.json"
     error = None
     if failure.exists() and not last.decisions:
-        error = json.loads(failure.read_text())["error"]
+        error = json.loads(failure.read_text(encoding="utf-8"))["error"]
     return "refused" if refused(last.decisions) or error in REFUSALS else "failed"
 
 

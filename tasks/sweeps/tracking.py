@@ -122,7 +122,9 @@ def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncRe
         ):
             if not free:  # another process makes its runs
                 continue
-            sweep = Sweep.model_validate_json((folder.parent / "sweep.json").read_text())
+            sweep = Sweep.model_validate_json(
+                (folder.parent / "sweep.json").read_text(encoding="utf-8")
+            )
             if (address := present_address(workspace, sweep.tracking_uri, to)) is not None:
                 sweep = sweep.model_copy(update={"tracking_uri": address})
             try:

@@ -194,7 +194,7 @@ def curves(stage: str, lines: list[dict]) -> Figure | None:
 
 def table_columns(path: Path) -> dict[str, list]:
     """Read a *.table.json as columns: from {columns, data}, a list of rows, or columns."""
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(value, dict) and set(value) == {"columns", "data"}:
         return {
             name: [row[index] for row in value["data"]]

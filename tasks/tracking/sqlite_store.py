@@ -53,7 +53,7 @@ def _is_usable(file: Path) -> bool:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Hold the lock of a store's making; the system frees it when its process dies."""
-    with file.with_name(f".{file.name}.lock").open("w") as lock:
+    with file.with_name(f".{file.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -43,7 +43,7 @@ def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncRe
         with record_lock(workspace, file.stem) as free:
             if not free or not file.exists():
                 continue
-            record = _ended(Record.model_validate_json(file.read_text()))
+            record = _ended(Record.model_validate_json(file.read_text(encoding="utf-8")))
             if (address := present_address(workspace, record.tracking_uri, to)) is not None:
                 record.send_to(address)
             try:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import RLHF
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("flows", "tasks", "rlhf_core", "infra", "mlflow")
@@ -96,6 +97,14 @@ def latin_1(tmp_path_factory) -> dict[str, str]:
         pytest.skip("localedef has no sources of locales here")
     ours = {"LOCPATH": str(folder), "LC_ALL": "en_US.ISO-8859-1", "PYTHONPATH": str(ROOT)}
     return {name: v for name, v in os.environ.items() if name != "PYTHONUTF8"} | ours
+
+
+def test_a_command_prints_any_text_in_a_locale_that_is_not_utf_8(latin_1, tmp_path):
+    words = [*RLHF, "gates", TEXT]
+    environment = latin_1 | {"RLHF_HOME": str(tmp_path)}
+    done = subprocess.run(words, env=environment, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
+    assert done.stderr.startswith(b"rlhf: error: ")
 
 
 def test_a_run_directory_takes_any_text_in_a_locale_that_is_not_utf_8(latin_1, tmp_path):

@@ -56,7 +56,7 @@ def trace(
 
     name, done = _traced(recipe, settings or [], rows, trained)
     flow, tokens = (
-        json.loads((done.run_dir / done.result.files[file]).read_text())
+        json.loads((done.run_dir / done.result.files[file]).read_text(encoding="utf-8"))
         for file in ("trace", "tokens")
     )
     path = html or Workspace.here().home / "reports" / f"{done.run_dir.name}.html"

@@ -10,7 +10,10 @@ from rlhf_core.config import RECIPES
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes that come with the project."""
     rows = [
-        {"name": path.stem, "description": tomllib.loads(path.read_text()).get("description", "")}
+        {
+            "name": path.stem,
+            "description": tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""),
+        }
         for path in sorted(RECIPES.glob("*.toml"))
     ]
     if as_json:
