@@ -108,7 +108,7 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
 
 
 def main(argv: list[str]) -> int:
-    """Entry point of a stage process."""
+    """Run the stage of a spec in this process; return the exit code."""
     stage, spec_path, run_path = argv
     spec: StageSpec[Any] = StageSpec.model_validate_json(
         Path(spec_path).read_text(encoding="utf-8")

@@ -52,7 +52,7 @@ class PromotionRefused(GateRefused):
 
 
 class StageFailed(RLHFError):
-    """A stage process that failed for no fault of its input. Retried.
+    """A stage process that failed although its input is sound. Retried.
 
     Causes: it was killed, ran out of memory, or met a bug.
     """

@@ -294,5 +294,5 @@ EVAL: Rows = {
     "judge_win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
     "judge_ties_vs_champion": ("share", "Ties among the pairs judged against the champion"),
     "judge_position_bias_vs_champion": ("share", "Those whose winner changed with the order"),
-    "judge_unreadable_vs_champion": ("share", "Those left out for an unreadable answer"),
+    "judge_unreadable_vs_champion": ("share", "Those left out because an answer was unreadable"),
 }

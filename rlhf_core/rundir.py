@@ -97,7 +97,7 @@ class StageSpec(Frozen, Generic[ConfigT]):
 
     @property
     def digest(self) -> str:
-        """Identity of the result: content of inputs, not where they lie."""
+        """Identity of the result: the content of inputs, not their place."""
         body = self.model_dump(mode="json", exclude={"inputs"})
         return digest_json(
             body | {"inputs": {name: item.digest for name, item in self.inputs.items()}}

@@ -32,7 +32,7 @@ class RunOutcome:
 
     @property
     def state(self) -> str:
-        """finished, refused (by a gate) or failed."""
+        """The state of the run: finished, refused (by a gate) or failed."""
         if self.error is None:
             return "finished"
         return "refused" if isinstance(self.error, GateRefused) else "failed"

@@ -65,7 +65,10 @@ def _is_running(workspace: Workspace, record_id: str) -> bool:
 
 
 def _state(status: str, alive: bool, refused: bool) -> str:
-    """finished, running, interrupted (nobody holds the run any more), refused, failed or killed."""
+    """Return the state to show.
+
+    It is finished, running, interrupted (no process holds the run), refused, failed or killed.
+    """
     if status == "RUNNING":
         return "running" if alive else "interrupted"
     return "refused" if refused else status.lower()

@@ -122,7 +122,7 @@ def _planned(
     needed = {"prefect", "mlflow"} - set(running)
     if place and needed and not wanted.database:
         raise BadInput(
-            f"this platform's data lie in {place}; give --database (or RLHF_DATABASE_URL) with the"
+            f"this platform's data are in {place}; give --database (or RLHF_DATABASE_URL) with the"
             " password again."
         )
     urls = database.prepare(wanted.database) if wanted.database and needed else {}

@@ -29,7 +29,7 @@ class Service(Frozen):
 
     @property
     def runs(self) -> bool:
-        """Return True while the process runs."""
+        """True while the process runs."""
         return bool(self.owner.is_running())
 
 
@@ -47,17 +47,17 @@ class Platform(Frozen):
 
     @property
     def prefect_url(self) -> str:
-        """Return the address of Prefect's page."""
+        """The address of Prefect's page."""
         return f"http://{HOST}:{self.prefect_port}"
 
     @property
     def prefect_api(self) -> str:
-        """Return the address of Prefect's API (PREFECT_API_URL)."""
+        """The address of Prefect's API (PREFECT_API_URL)."""
         return f"{self.prefect_url}/api"
 
     @property
     def mlflow_url(self) -> str:
-        """Return the address of MLflow's server (MLFLOW_TRACKING_URI)."""
+        """The address of MLflow's server (MLFLOW_TRACKING_URI)."""
         return f"http://{HOST}:{self.mlflow_port}"
 
     def runs(self, name: str) -> bool:

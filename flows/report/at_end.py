@@ -24,7 +24,7 @@ def write_report(context: RunContext) -> Path | None:
     path = write_page(context)
     context.tracker.keep_report(path)
     if path and runtime.flow_run.id:
-        _tell_prefect(context, path)
+        _link_in_prefect(context, path)
     return path
 
 
@@ -66,12 +66,12 @@ def _champion(context: RunContext, run: RunEvidence) -> RunEvidence | None:
 
 
 def _versions(context: RunContext) -> dict[str, list[str]]:
-    """Model digest -> the version that this run registered."""
+    """Return the versions that this run registered, by the digest of their model."""
     registered = [item for item in context.record.registrations if item.version]
     return {item.artifact.digest: [f"{item.model} {item.version}"] for item in registered}
 
 
-def _tell_prefect(context: RunContext, path: Path) -> None:
+def _link_in_prefect(context: RunContext, path: Path) -> None:
     record = context.record
     url = report_link(record) or path.as_uri()
     note = (
@@ -79,6 +79,6 @@ def _tell_prefect(context: RunContext, path: Path) -> None:
     )
     try:
         create_link_artifact(url, key="report", link_text=f"Report of {record.name}")
-        create_markdown_artifact(note, key="report-summary", description=f"How {record.name} ended")
+        create_markdown_artifact(note, key="report-summary", description=f"Result of {record.name}")
     except Exception as error:  # a Prefect server that is gone must not cost the report
-        log.warning("Prefect was not told of the report (%s)", brief(error))
+        log.warning("the report is not linked from Prefect (%s)", brief(error))

@@ -36,7 +36,7 @@ class SweepResult:
 
     @property
     def error(self) -> RLHFError | None:
-        """Return why the sweep is not complete: bad input, or runs that failed.
+        """The reason why the sweep is not complete: bad input, or runs that failed.
 
         None when every run finished or was refused.
         """

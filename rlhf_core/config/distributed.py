@@ -26,7 +26,7 @@ class Distributed(Config):
     launcher: Literal["pdsh", "by_hand"] = Field(
         "pdsh",
         description=(
-            "How ranks start on other hosts. 'pdsh': over ssh. 'by_hand': you run the printed"
+            "Start of ranks on other hosts. 'pdsh': over ssh. 'by_hand': you run the printed"
             " command on each host."
         ),
     )

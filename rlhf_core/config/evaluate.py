@@ -38,8 +38,7 @@ class Evaluate(Config):
     train_reward: bool = Field(
         False,
         description=(
-            "With align = 'dpo': train a reward model all the same, to score replies. It has the"
-            " same gate."
+            "With align = 'dpo': train a reward model too, to score replies. It has the same gate."
         ),
     )
     reward_models: list[str] = Field(
@@ -57,7 +56,7 @@ class Evaluate(Config):
             " among them."
         ),
     )
-    sampling: Sampling = Field(Sampling(), description="How replies are sampled.")
+    sampling: Sampling = Field(Sampling(), description="Sampling of replies.")
     gate: EvaluateGate = Field(EvaluateGate(), description="Thresholds of the stage's gates.")
 
     @model_validator(mode="after")

@@ -151,8 +151,8 @@ class GateRule(Config):
         )
         if not low <= threshold <= high or strict:
             raise ValueError(
-                f"{field} {threshold:g} is impossible: what the gate looks at lies between {low:g}"
-                f" and {high:g}, and is to be {self.bound} it"
+                f"{field} {threshold:g} is impossible: the value of the gate is between {low:g}"
+                f" and {high:g}, and must be {self.bound} it"
             )
 
 
@@ -173,5 +173,5 @@ def _require_comparable(metric: str) -> None:
     if not has_champion_value(metric) and not is_against_champion(metric):
         names = [name for name in METRICS if has_champion_value(name) or is_against_champion(name)]
         raise ValueError(
-            f"{metric} is not known of the champion's replies; versus is for {', '.join(names)}"
+            f"{metric} is not known of the champion's replies; versus takes {', '.join(names)}"
         )

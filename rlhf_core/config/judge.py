@@ -30,7 +30,7 @@ class Judge(Config):
     )
     criterion: str = Field(
         "helpful, correct and harmless",
-        description="What makes a reply the better one, in the endpoint's instructions.",
+        description="Criterion of the better reply, in the endpoint's instructions.",
     )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Time limit of one request, seconds."

@@ -180,7 +180,7 @@ class PPOOptions(Training):
     reward_check: RewardCheck | None = Field(
         None, description="Check of the reward model on the policy's own replies. None: off."
     )
-    reward: Rewards = Field(Rewards(), description="What is rewarded.")
-    sampling: Sampling = Field(Sampling(), description="How replies are sampled.")
+    reward: Rewards = Field(Rewards(), description="Rewards of replies.")
+    sampling: Sampling = Field(Sampling(), description="Sampling of replies.")
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints.")
     gate: PPOGate = Field(PPOGate(), description="Thresholds of the stage's gates.")

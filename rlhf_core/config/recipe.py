@@ -95,7 +95,7 @@ class Recipe(Config):
     )
     align: Alignment = Field(
         "ppo",
-        description="How the policy is made: 'ppo' against a reward model, 'dpo' on comparisons.",
+        description="Method of alignment: 'ppo' against a reward model, 'dpo' on comparisons.",
     )
     model: Model = Field(description="Models that the pipeline starts from.")
     data: Data = Field(description="Sources of rows, their splits and rules.")

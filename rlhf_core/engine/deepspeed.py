@@ -48,7 +48,7 @@ class DeepSpeedEngine(Engine):
     def __init__(
         self, module: WrappedModel, training: Training, *, dtype: str, head: nn.Module | None = None
     ):
-        """head: a part of the module that has a learning rate of its own."""
+        """Wrap a module; `head` is a part of it that has a learning rate of its own."""
         import deepspeed
 
         init_distributed()

@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the runs, the baseline first."""
+        """The names of the runs, the baseline first."""
         return [run.name for run in self.runs]
 
 

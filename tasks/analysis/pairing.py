@@ -29,7 +29,7 @@ class JoinedItems:
 
     @property
     def size(self) -> int:
-        """Return the number of items."""
+        """The number of items."""
         return len(self.rows)
 
     def has(self, column: str) -> bool:

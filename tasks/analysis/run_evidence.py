@@ -34,7 +34,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95% interval; None where there is none."""
+        """The 95% interval; None where there is none."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
@@ -70,7 +70,7 @@ class StageEvidence:
 
     @property
     def config(self) -> dict:
-        """Return the resolved configuration of the stage."""
+        """The resolved configuration of the stage."""
         return self.spec.get("config", {})
 
 
@@ -96,7 +96,7 @@ class RunEvidence:
 
     @property
     def metrics(self) -> dict[str, Estimate]:
-        """Return every final metric of every stage."""
+        """Every final metric of every stage."""
         return {
             name: value
             for stage in self.stages.values()
@@ -105,7 +105,7 @@ class RunEvidence:
 
     @property
     def decisions(self) -> list[dict]:
-        """Return every gate decision, in the order of the stages."""
+        """Every gate decision, in the order of the stages."""
         return [decision for stage in self.stages.values() for decision in stage.decisions]
 
     def items(self, stage: str) -> Columns | None:

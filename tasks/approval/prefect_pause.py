@@ -44,7 +44,7 @@ class Form(RunInput):
     )
     name: str = Field(title="Your name", min_length=1, max_length=NAME_LENGTH)
     comment: str = Field(
-        "", title="Comment", description="Why; to reject, it is required", max_length=COMMENT_LENGTH
+        "", title="Comment", description="Reason; required to reject", max_length=COMMENT_LENGTH
     )
 
 
@@ -71,7 +71,7 @@ class PausedRun:
 
     @property
     def page(self) -> str | None:
-        """Return the run's page on Prefect's server, None without one (`rlhf ui` shows it then)."""
+        """The run's page on Prefect's server, None without one (`rlhf ui` shows it then)."""
         return url_for("flow-run", obj_id=self.id) if PREFECT_API_URL.value() else None
 
     def answer(self) -> Form | None:

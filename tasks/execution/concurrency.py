@@ -109,7 +109,7 @@ def _outlasting_outages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def model_reserved(registry_name: str) -> Iterator[None]:
-    """In a deployed run, wait until no other deployed run works on this registry name.
+    """Make a deployed run wait until no other deployed run works on this registry name.
 
     A run started by hand does not wait.
     """

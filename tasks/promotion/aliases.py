@@ -35,7 +35,7 @@ class RegistryAliases:
 
     @property
     def ledger(self) -> Ledger:
-        """Return the ledger of this name."""
+        """The ledger of this name."""
         return Ledger(self.client, self.name)
 
     def model(self, kind: ModelKind) -> str:

@@ -129,7 +129,7 @@ def require_evidence(
                 f"a model with digest {gate.model_digest[:12]}" if gate.model_digest else "no model"
             )
             raise GateRefused(
-                f"the record of {gate.stage}.{gate.gate} speaks of {about}, expected"
+                f"the record of {gate.stage}.{gate.gate} is about {about}, expected"
                 f" {expected[:12]}. {RUN_AGAIN}"
             )
 

@@ -110,19 +110,19 @@ class LedgerEntry(Frozen):
 
     @property
     def kind(self) -> ModelKind:
-        """Return the kind of model, which its name ends with."""
+        """The kind of model, which its name ends with."""
         return "reward" if self.model.endswith("-reward") else "policy"
 
     @property
     def approved(self) -> str:
-        """Return the approval that was given with the transaction, '' without one."""
+        """The approval that was given with the transaction, '' without one."""
         return (
             f"approved by {self.approved_by}: {self.approval_comment}" if self.approved_by else ""
         )
 
     @property
     def is_live(self) -> bool:
-        """Check whether a process still works on it."""
+        """True if a process still works on it."""
         if self.outcome:
             return False
         if self.owner.is_current:
@@ -151,7 +151,7 @@ class Ledger:
 
     @property
     def model(self) -> str:
-        """Return the name of the registered model whose versions are the entries."""
+        """The name of the registered model whose versions are the entries."""
         return f"{self.name}-ledger"
 
     def entries(self) -> list[LedgerEntry]:

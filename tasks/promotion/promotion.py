@@ -233,7 +233,7 @@ def history(registry: RegistryAliases) -> History:
     champion = states[-1] if states else AliasState()
     if all(entry.outcome for entry in entries) and (wrong := drift(champion, registry.aliases())):
         problems.append(
-            f"Aliases were moved, or versions deleted, behind the ledger's back: {wrong}."
+            f"Aliases were moved, or versions deleted, without an entry in the ledger: {wrong}."
         )
     if lost := missing_numbers(entries):
         problems.append(f"Entries {', '.join(map(str, lost))} were deleted.")

@@ -55,7 +55,7 @@ class Transaction:
 
     @property
     def champion(self) -> AliasState:
-        """Return the present champions by the ledger."""
+        """The present champions by the ledger."""
         return self.states[-1] if self.states else AliasState()
 
     def record_step(self, step: str) -> None:
@@ -134,8 +134,8 @@ def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
     if wrong := drift(transaction.champion, transaction.found):
         if not adopt:
             raise PromotionRefused(
-                f"aliases were moved, or versions deleted, behind the ledger's back: {wrong}."
-                " Nothing was changed. Look at them; then say which version is to be champion"
+                f"aliases were moved, or versions deleted, without an entry in the ledger: {wrong}."
+                " Nothing was changed. Look at them; then say which version to make champion"
                 f" (rlhf promote {registry.name} VERSION --adopt --reason ...), or go back to the"
                 f" last champion that is whole (rlhf rollback {registry.name} --adopt --reason"
                 " ...)."

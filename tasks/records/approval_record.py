@@ -37,7 +37,7 @@ class ApprovalRecord(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """Return the state in one sentence, without a full stop."""
+        """The state in one sentence, without a full stop."""
         if self.state == "waiting":
             return f"waiting for approval until {self.until:%Y-%m-%d %H:%M} UTC"
         if self.state == "expired":

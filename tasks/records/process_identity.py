@@ -1,4 +1,4 @@
-"""The identity of a process, by which a killed process is told from a slow one."""
+"""The identity of a process, which distinguishes a killed process from a slow one."""
 
 import getpass
 import os
@@ -34,7 +34,7 @@ class ProcessIdentity(Frozen):
 
     @property
     def is_current(self) -> bool:
-        """Check whether it is this process."""
+        """True if it is this process."""
         return self.pid == os.getpid() and self == ProcessIdentity.current()
 
     def is_running(self) -> bool | None:

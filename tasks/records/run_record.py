@@ -43,12 +43,12 @@ class StageRecord(BaseModel):
 
     @property
     def result(self) -> StageResult | None:
-        """Return the result in the run directory, None while the stage is unfinished."""
+        """The result in the run directory, None while the stage is unfinished."""
         return read_result(self.run_dir)
 
     @property
     def spec(self) -> StageSpec | None:
-        """Return the spec in the run directory, None before the stage has started."""
+        """The spec in the run directory, None before the stage has started."""
         file = self.run_dir / "spec.json"
         return (
             StageSpec.model_validate_json(file.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ class StageRecord(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Return the worst verdict of its gates.
+        """The worst verdict of its gates.
 
         Without a gate it is 'no gate', and before any decision the status of an unfinished stage.
         """
@@ -82,7 +82,7 @@ class Registration(BaseModel):
 
     @property
     def kind(self) -> ModelKind:
-        """Return the kind of model, which its name ends with."""
+        """The kind of model, which its name ends with."""
         return "reward" if self.model.endswith("-reward") else "policy"
 
 
@@ -143,7 +143,7 @@ class Record(BaseModel):
 
     @property
     def is_waiting(self) -> bool:
-        """Check whether a person was asked and has not answered.
+        """True if a person was asked and has not answered.
 
         The process of the run may be gone nevertheless.
         """

@@ -47,32 +47,32 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
-        """Return the folder of the run directories."""
+        """The folder of the run directories."""
         return self.home / "runs"
 
     @property
     def outbox(self) -> Path:
-        """Return the folder of the run records."""
+        """The folder of the run records."""
         return self.home / "outbox"
 
     @property
     def artifacts(self) -> Path:
-        """Return the folder where a local MLflow store keeps its artifacts."""
+        """The folder where a local MLflow store keeps its artifacts."""
         return self.home / "mlartifacts"
 
     @property
     def prefect(self) -> Path:
-        """Return the folder of the local Prefect server."""
+        """The folder of the local Prefect server."""
         return self.home / "prefect"
 
     @property
     def tracking_uri(self) -> str:
-        """Return MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
+        """MLFLOW_TRACKING_URI if set, else the SQLite store of this workspace."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.own_store
 
     @property
     def own_store(self) -> str:
-        """Return the address of the SQLite store of this workspace."""
+        """The address of the SQLite store of this workspace."""
         return f"sqlite:///{self.home / 'mlflow.db'}"
 
     def run_dir(self, spec: "StageSpec") -> Path:

@@ -21,7 +21,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
-    # further reward models are inputs: their content counts, not where they lie
+    # further reward models are inputs: their content counts, not their place
     section = recipe.evaluate.model_copy(update={"reward_models": []})
     sharded = recipe.evaluate.frozen == "sharded"
     config = EvaluateStageConfig(

@@ -76,7 +76,7 @@ class Sweep(BaseModel):
 
     @property
     def metrics(self) -> list[str]:
-        """Return the metrics to show.
+        """The metrics to show.
 
         They are those asked for, else the default ones that a run has, else the last stage's
         headline metric.

@@ -83,8 +83,8 @@ def brief(error: BaseException) -> str:
     """
     if not isinstance(error, Exception):
         return (
-            f"The process was told to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it again"
-            " and it resumes."
+            f"The process was asked to end (Ctrl-C or SIGTERM, {type(error).__name__}). Run it"
+            " again and it resumes."
         )
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first[:300]}"

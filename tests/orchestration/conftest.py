@@ -39,7 +39,7 @@ data.demonstrations = "{folder}/d.jsonl"
 data.comparisons = "{folder}/c.jsonl"
 registry.name = "tiny"
 """
-PLACES = (  # where MLflow's database says where files lie
+PLACES = (  # the columns of MLflow's database that name places of files
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),

@@ -1,7 +1,7 @@
 """Hold sizes, parameters, names and the layout of the tests, so that they cannot grow unnoticed.
 
-The limits of lines are for the code. A module of tests mirrors a module of the code and may be longer:
-it holds every claim about that module beside the data that those claims share.
+The limits of lines are for the code. A module of tests mirrors a module of the code and may be
+longer, because it holds every claim about that module beside the data that those claims share.
 """
 
 import ast

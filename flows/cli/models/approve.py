@@ -30,9 +30,9 @@ WaitingRun = Annotated[
 ]
 Reject = Annotated[bool, typer.Option("--reject", help="Reject the policy; needs --comment")]
 By = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who decides (default: the user's name)")
+    str | None, typer.Option(metavar="NAME", help="Name to record (default: the user's name)")
 ]
-Comment = Annotated[str, typer.Option(metavar="TEXT", help="Why; required to reject")]
+Comment = Annotated[str, typer.Option(metavar="TEXT", help="Reason; required to reject")]
 
 
 def approve(

@@ -16,8 +16,7 @@ from flows.cli.options import AsJson
 from rlhf_core.errors import BadInput
 
 Version = Annotated[
-    int,
-    typer.Argument(min=1, metavar="VERSION", help="Number of the version that is to be champion"),
+    int, typer.Argument(min=1, metavar="VERSION", help="Number of the version to make champion")
 ]
 Expected = Annotated[
     int | None,
@@ -38,11 +37,14 @@ Approver = Annotated[
     typer.Option(
         "--approved-by",
         metavar="NAME",
-        help="Who approved, where the recipe requires approval and none is recorded",
+        help="Name of the approver, where the recipe requires approval and none is recorded",
     ),
 ]
 ApprovalComment = Annotated[
-    str, typer.Option(metavar="TEXT", help="What they said; with --approved-by, kept in the ledger")
+    str,
+    typer.Option(
+        metavar="TEXT", help="The approver's comment; with --approved-by, kept in the ledger"
+    ),
 ]
 
 

@@ -19,7 +19,7 @@ ModelName = Annotated[
         metavar="NAME", help="registry.name of a recipe; with -reward the reward model is meant"
     ),
 ]
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the ledger")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, kept in the ledger")]
 Adopt = Annotated[
     bool,
     typer.Option(

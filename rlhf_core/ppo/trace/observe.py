@@ -148,5 +148,5 @@ def _counted(name: str, original: Callable, seen: Seen) -> Callable:
 
 
 def _size(value: Tensor | list) -> int:
-    """Bytes of a tensor, or of tensors in lists of any depth."""
+    """Return the bytes of a tensor, or of tensors in lists of any depth."""
     return value.nbytes if isinstance(value, Tensor) else sum(map(_size, value))

@@ -122,7 +122,7 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
         (own(stage="validate", metric="data/rows"), "gates.mine.stage"),
         (
             own(threshold=1.5),
-            "threshold 1.5 is impossible: what the gate looks at lies between 0 and 1",
+            "threshold 1.5 is impossible: the value of the gate is between 0 and 1",
         ),
         (own(threshold=1.0), "threshold 1 is impossible"),  # more than 1: never
         (own(bound="less than", threshold=0.0), "threshold 0 is impossible"),
@@ -140,7 +140,7 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
         ),
         (
             own(versus="champion", metric="eval/alignment_tax"),
-            "not known of the champion's replies; versus is for eval/score_policy",
+            "not known of the champion's replies; versus takes eval/score_policy",
         ),
         (
             own(versus="champion", metric="eval/kl_per_response"),

@@ -96,7 +96,7 @@ def test_margin_asks_for_a_larger_difference():
 
 @pytest.mark.parametrize("agreement", [1.0, 0.9, 0.6])
 def test_smoothed_bradley_terry_is_least_where_the_model_is_as_sure_as_the_annotators(agreement):
-    """The minimum lies at sigmoid(d) = agreement, and there the loss is the label's entropy."""
+    """The minimum is at sigmoid(d) = agreement, and there the loss is the label's entropy."""
     d = tensor(
         [math.log(agreement / (1 - agreement)) if agreement < 1 else 30.0], requires_grad=True
     )

@@ -104,7 +104,7 @@ def test_a_preempted_node_ends_all_its_processes_and_the_run_resumes_elsewhere(s
     site.wait(lambda: not site.of_runs(), 40)
     assert site.ended("node", 1) == ["Crashed"], site.states("node")
     assert "status code -15" in site.states("node")[0][1]
-    assert "The process was told to end (Ctrl-C or SIGTERM" in site.rlhf("status", "--json")
+    assert "The process was asked to end (Ctrl-C or SIGTERM" in site.rlhf("status", "--json")
     site.go()
     site.start("rlhf/node")
     assert site.ended("node", 2) == ["Completed", "Crashed"], site.states("node")

@@ -104,7 +104,7 @@ def test_data_on_postgresql_are_not_silently_replaced_by_sqlite(tmp_path):
         workspace,
         state.Platform(prefect_port=free_port(), mlflow_port=free_port(), pool="p", database=url),
     )
-    with pytest.raises(BadInput, match="data lie in postgresql://u:"):
+    with pytest.raises(BadInput, match="data are in postgresql://u:"):
         start.up(workspace, PlatformOptions(), print)
 
 

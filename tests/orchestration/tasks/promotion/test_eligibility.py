@@ -45,11 +45,11 @@ def bad_records(registrar, digest: str) -> dict[str, tuple[list, str]]:
         ),
         "of no model": (
             [*good[:-1], good[-1].model_copy(update={"model_digest": None})],
-            r"evaluate\.g speaks of no model",
+            r"evaluate\.g is about no model",
         ),
         "others": (
             [*good[:-1], good[-1].model_copy(update={"model_digest": "f" * 64})],
-            r"evaluate\.g speaks of a model with",
+            r"evaluate\.g is about a model with",
         ),
     }
 

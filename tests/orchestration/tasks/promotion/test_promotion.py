@@ -157,7 +157,7 @@ def test_prefect_is_told_once_of_each_model_that_has_another_champion_and_of_no_
     }
 
 
-# aliases behind the ledger's back
+# aliases without an entry in the ledger
 
 
 def move_by_hand(registry: RegistryAliases, version: str) -> None:
@@ -172,7 +172,7 @@ def test_a_moved_alias_is_refused_and_can_be_put_back_or_adopted(registry):
     ):
         with refused(
             registry,
-            r"behind the ledger's back: policy@champion is version 2, the ledger says version"
+            r"without an entry in the ledger: policy@champion is version 2, the ledger says version"
             r" 1\..*--adopt",
         ):
             ask()

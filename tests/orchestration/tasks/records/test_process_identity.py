@@ -1,4 +1,4 @@
-"""The identity of a process: a killed process, and a later one with its number, are told apart."""
+"""The identity of a process distinguishes a killed process, and a later one with its number."""
 
 import json
 import os
