@@ -14,6 +14,7 @@ from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import ContestLost
 from tasks.promotion.promotion import PromotionRequest, PromotionResult
 from tasks.records import events
+from tasks.records.promotion_record import PromotionRecord
 from tasks.registration import register_policy
 from tasks.run_context import RunContext, StageOutput
 from tasks.run_stage import is_infrastructure
@@ -49,7 +50,7 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
     )
     result = _promoted(context, model, version)
     seconds = time.monotonic() - started
-    tracker.keep_promotion(asdict(result) | {"seconds": seconds})
+    tracker.keep_promotion(PromotionRecord(**asdict(result), seconds=seconds))
     create_markdown_artifact(result.reason, key="promotion")
     events.emit(events.StageFinished(PROMOTE, seconds, {}, link=tracker.link()))
     return result

@@ -7,7 +7,7 @@ from typing import Literal
 from rlhf_core.gates.decide import Decision, refused, worst_verdict
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import PROMOTE, STAGES
-from tasks.promotion.promotion import PromotionResult
+from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, StageRecord
 from tasks.tracking.client import link
 
@@ -53,7 +53,7 @@ class PipelineResult:
 
     name: str
     rows: list[StepRow]
-    promotion: PromotionResult | None
+    promotion: PromotionRecord | None
     parent_run_id: str | None
     parent_link: str | None
     problem: str | None
@@ -61,12 +61,10 @@ class PipelineResult:
 
 def result_of(record: Record, problem: str | None) -> PipelineResult:
     """Return the result of the run with this record."""
-    promotion = None
-    if record.promotion:
-        values = {name: value for name, value in record.promotion.items() if name != "seconds"}
-        promotion = PromotionResult(**values)
     page = link(record, record.run_id)
-    return PipelineResult(record.name, rows_of(record), promotion, record.run_id, page, problem)
+    return PipelineResult(
+        record.name, rows_of(record), record.promotion, record.run_id, page, problem
+    )
 
 
 def rows_of(record: Record) -> list[StepRow]:
@@ -76,7 +74,7 @@ def rows_of(record: Record) -> list[StepRow]:
     if record.approval:
         rows.append(_approval_row(record, page))
     if record.promotion:
-        rows.append(StepRow(PROMOTE, "done", record.promotion.get("seconds", 0.0), page))
+        rows.append(StepRow(PROMOTE, "done", record.promotion.seconds, page))
     return rows
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 
-from prefect import task
+from prefect import Task, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.gates.decide import Decision, refused
@@ -21,7 +22,7 @@ from tasks.stages.contract import outputs_of, spec_of
 from tasks.tracking.client import brief
 
 
-def is_infrastructure(task, task_run, state) -> bool:
+def is_infrastructure(task: Task, task_run: TaskRun, state: State) -> bool:
     """Retry infrastructure failures only."""
     return isinstance(state.data, StageFailed)
 

@@ -52,7 +52,7 @@ def _run(workspace: Workspace, record: Record) -> dict:
         "approval": (
             approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None
         ),
-        "promotion": record.promotion,
+        "promotion": record.promotion.model_dump(mode="json") if record.promotion else None,
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
         "stages": [_stage(stage, alive) for stage in record.stages],

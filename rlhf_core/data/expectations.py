@@ -10,7 +10,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import pandas as pd
 
@@ -102,7 +102,7 @@ def plain_number(value: SupportsFloat | None) -> float | int | None:
     return int(number) if number.is_integer() else number
 
 
-def _context(docs: Path):
+def _context(docs: Path) -> Any:
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
@@ -120,7 +120,9 @@ def _context(docs: Path):
     return context
 
 
-def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int, Expectation]]):
+def _run_suite(
+    context: Any, name: str, frame: pd.DataFrame, numbered: list[tuple[int, Expectation]]
+) -> Any:
     suite = context.suites.add(gx.ExpectationSuite(name=name))
     for i, check in numbered:
         suite.add_expectation(_expectation(check, meta={"check": i, "rule": check.rule}))
@@ -136,7 +138,7 @@ def _run_suite(context, name: str, frame: pd.DataFrame, numbered: list[tuple[int
     return definition.run(batch_parameters={"dataframe": frame}, result_format=form)
 
 
-def _expectation(check: Expectation, meta: dict):
+def _expectation(check: Expectation, meta: dict) -> gxe.Expectation:
     severity = "critical" if check.severity == "error" else "warning"
     common = {"meta": meta, "severity": severity}
     if check.kind == "rows":
@@ -155,7 +157,7 @@ def _expectation(check: Expectation, meta: dict):
     )
 
 
-def _checked(check: Expectation, result, frame: pd.DataFrame) -> ExpectationResult:
+def _checked(check: Expectation, result: Any, frame: pd.DataFrame) -> ExpectationResult:
     rows, body = len(frame), result.result
     if _raised(result.exception_info):
         return ExpectationResult(False, None, 0)

@@ -71,7 +71,12 @@ def with_token_counts(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table
 
 
 def _count(
-    tokenizer, tokens: dict[int, dict[str, int]], column: str, texts: dict[int, str], *, extra: int
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: dict[int, dict[str, int]],
+    column: str,
+    texts: dict[int, str],
+    *,
+    extra: int,
 ) -> None:
     for i, count in zip(texts, count_tokens(tokenizer, texts.values()), strict=True):
         tokens[i][column] = count + extra

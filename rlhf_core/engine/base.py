@@ -1,7 +1,7 @@
 """Engines: what the stages ask of whatever steps an optimizer."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,10 +23,10 @@ class Engine(Protocol):
     module: WrappedModel  # that learns
     config: dict  # as it is written beside the model
 
-    def __call__(self, *inputs) -> Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         """Run the module's forward pass, with gradients."""
 
-    def infer(self, *inputs) -> Tensor:
+    def infer(self, *inputs: Any) -> Tensor:
         """Run the module's forward pass, without gradients."""
 
     def backward(self, loss: Tensor, *, counts: bool = True) -> None:

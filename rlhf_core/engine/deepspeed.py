@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +66,13 @@ class DeepSpeedEngine(Engine):
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         _keep_norm(self._engine, module, training.max_grad_norm)
 
-    def __call__(self, *inputs) -> Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         """Run the module's forward pass, with gradients."""
         self._drop(True)
         return self._engine(*inputs)
 
     @torch.no_grad()
-    def infer(self, *inputs) -> Tensor:
+    def infer(self, *inputs: Any) -> Tensor:
         """Run the module's forward pass, without gradients."""
         self._drop(False)
         return self._engine(*inputs)
@@ -202,7 +203,7 @@ def _optimizer(
     )
 
 
-def _keep_norm(engine, module: nn.Module, max_norm: float) -> None:
+def _keep_norm(engine: Any, module: nn.Module, max_norm: float) -> None:
     """Let DeepSpeed remember the gradient norm, which it clips by but forgets without ZeRO."""
     from deepspeed.runtime.utils import clip_grad_norm_
 

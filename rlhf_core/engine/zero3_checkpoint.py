@@ -4,6 +4,8 @@ Each rank writes its part of weights and AdamW state, and reads the same part ba
 `optimizer` is DeepSpeed's stage 3 optimizer.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from rlhf_core.ranks import rank
@@ -11,7 +13,7 @@ from rlhf_core.ranks import rank
 PREFIX = "shard"
 
 
-def state(optimizer) -> dict[str, Tensor]:
+def state(optimizer: Any) -> dict[str, Tensor]:
     """Return the rank's part of the weights (one flat tensor per group) and of AdamW's state.
 
     All are float32.
@@ -25,7 +27,7 @@ def state(optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def load_state(optimizer, tensors: dict[str, Tensor]) -> None:
+def load_state(optimizer: Any, tensors: dict[str, Tensor]) -> None:
     """Load the part that `state` gave on the same rank of the same number of ranks."""
     held = optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}

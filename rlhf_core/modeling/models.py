@@ -1,6 +1,7 @@
 """Models in the ecosystem's own formats, and the two forward passes that the pipeline needs."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -109,7 +110,7 @@ def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole
     module.requires_grad_(False)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
-    def forward(*inputs) -> Tensor:
+    def forward(*inputs: Any) -> Tensor:
         with (
             torch.no_grad(),
             torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"),
@@ -185,7 +186,7 @@ def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarM
     return ScalarModel(model)
 
 
-def _load(kind: type[PreTrainedModel], path: Path, **config_changes) -> PreTrainedModel:
+def _load(kind: type[PreTrainedModel], path: Path, **config_changes: object) -> PreTrainedModel:
     if not list(path.glob("*.safetensors")):
         pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
         found = f"only {pickles}, which can run code when loaded" if pickles else "none"

@@ -1,5 +1,7 @@
 """Layouts: which of PPO's four models stand on their own, and which share a trunk."""
 
+from torch import Tensor
+
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
@@ -74,7 +76,7 @@ def _critic(spec: StageSpec[PPOStageConfig], config: PPO) -> Engine:
 
 
 def _in_role(forward: Forward, role: str) -> Forward:
-    def forward_in_role(batch: Batch):
+    def forward_in_role(batch: Batch) -> Tensor:
         return forward(batch, role)
 
     return forward_in_role

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class VLLMSampler(Sampler):
         return self._runner.get_model()
 
     @property
-    def _runner(self):
+    def _runner(self) -> Any:
         return self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
 
     def close(self) -> None:
@@ -138,7 +139,7 @@ def _require_devices(size: int) -> None:
         )
 
 
-def _sample(output, eos_id: int) -> Sample:
+def _sample(output: Any, eos_id: int) -> Sample:
     tokens = list(output.token_ids)
     logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs, strict=True)]
     return Sample(tokens, logprobs, tokens[-1] == eos_id)

@@ -19,7 +19,7 @@ def listen() -> None:
     """
     before = sys.unraisablehook
 
-    def keep(found) -> None:
+    def keep(found: "sys.UnraisableHookArgs") -> None:
         if found.exc_value is not None and not isinstance(found.exc_value, Exception):
             _dropped.append(found.exc_value)
         before(found)

@@ -17,6 +17,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.records.approval_record import ApprovalRecord, SignOff
+from tasks.records.promotion_record import PromotionRecord
 from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import Workspace
 
@@ -115,7 +116,7 @@ class Record(BaseModel):
     error: str | None = None
     sweep: Membership | None = None
     approval: ApprovalRecord | None = None
-    promotion: dict | None = None
+    promotion: PromotionRecord | None = None
     flow_run_id: str | None = None  # in Prefect
     stages: list[StageRecord] = []
     registrations: list[Registration] = []

@@ -4,13 +4,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_core.metrics import METRICS
 
+if TYPE_CHECKING:
+    from tasks.sweeps.sweep import SweepMetric, SweepRow
+
+Measured: TypeAlias = "SweepMetric | Spread"
 SEED = "seed"  # a further key: the figures show mean and spread over its values
 LOG_SPAN = 20.0  # largest / smallest value; beyond it the key's axis is logarithmic
 COLORS = [f"C{number}" for number in range(10)]
@@ -21,7 +25,7 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def measured_text(measured: Any) -> str:
+def measured_text(measured: "Measured | None") -> str:
     """Return a measured value as '0.42 [0.31, 0.53]'; '-' for None."""
     if measured is None:
         return "-"
@@ -50,7 +54,7 @@ def _finite(
                 yield kl, -gain, index
 
 
-def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | None:
+def metrics_figure(rows: list["SweepRow"], keys: list[str], metrics: list[str]) -> Figure | None:
     """Draw each metric in a panel against the first key; None without any value.
 
     There is a line for each combination of the other keys.
@@ -69,17 +73,19 @@ def metrics_figure(rows: list, keys: list[str], metrics: list[str]) -> Figure | 
     return figure
 
 
-def _metric_panel(axes: Axes, rows: list, keys: list[str], name: str) -> None:
+def _metric_panel(axes: Axes, rows: list["SweepRow"], keys: list[str], name: str) -> None:
     key, others = keys[0], [other for other in keys[1:] if other != SEED]
     places = _places([row.values[key] for row in rows])
-    series: dict[str, list] = {}
+    series: dict[str, list[tuple[float, SweepRow]]] = {}
     for row, place in zip(rows, places, strict=True):
         if name in row.metrics:
             label = ", ".join(f"{other}={value_text(row.values[other])}" for other in others)
             series.setdefault(label, []).append((place, row))
     for (label, members), color in zip(series.items(), COLORS * len(series), strict=False):
         members.sort(key=lambda member: member[0])
-        measured = [(place, row.metrics[name]) for place, row in members]
+        measured: Sequence[tuple[float, Measured]] = [
+            (place, row.metrics[name]) for place, row in members
+        ]
         if SEED in keys[1:]:
             measured = over_seeds(measured)
         axes.errorbar(
@@ -123,7 +129,7 @@ def spread_of(values: list[float]) -> Spread:
     )
 
 
-def over_seeds(measured: list[tuple[float, Any]]) -> list[tuple[float, Spread]]:
+def over_seeds(measured: Sequence[tuple[float, Measured]]) -> list[tuple[float, Spread]]:
     """Return the spread of the values at each place, by rising place."""
     groups: dict[float, list[float]] = {}
     for place, found in sorted(measured, key=lambda pair: pair[0]):
@@ -131,13 +137,13 @@ def over_seeds(measured: list[tuple[float, Any]]) -> list[tuple[float, Spread]]:
     return [(place, spread_of(values)) for place, values in groups.items()]
 
 
-def _bars(measured: list) -> list[list[float]]:
+def _bars(measured: Sequence[Measured]) -> list[list[float]]:
     """Return the lengths of the bars below and above; 0 where the interval leaves the value out."""
     below = [0.0 if m.low is None else max(0.0, m.value - m.low) for m in measured]
     return [below, [0.0 if m.high is None else max(0.0, m.high - m.value) for m in measured]]
 
 
-def _marker(row: Any, color: str) -> dict:
+def _marker(row: "SweepRow", color: str) -> dict:
     """Return a full marker for a run that passed, a hollow one for a refused run."""
     return {
         "marker": "o",
@@ -189,23 +195,23 @@ def _key_axis(axes: Axes, values: list) -> None:
         axes.set_xticks(list(texts), [text[:24] for text in texts.values()])
 
 
-def frontier_figure(rows: list) -> Figure | None:
+def frontier_figure(rows: list["SweepRow"]) -> Figure | None:
     """Draw reward gain against KL, a point per run, and join the frontier; None without PPO.
 
     Points: held-out reward-model gain over the SFT model with its 95% interval. Thin curves: PPO
     steps, score on training prompts over that of the first step.
     """
-    known = [row for row in rows if row.gain]
+    known = [(row, row.kl, row.gain) for row in rows if row.gain and row.kl is not None]
     if not known:
         return None
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for row, color in zip(known, COLORS * len(known), strict=False):
-        _run_with_its_steps(axes, row, color)
-    best = [row for row in sorted(known, key=lambda row: row.kl) if row.on_frontier]
+    for (row, kl, gain), color in zip(known, COLORS * len(known), strict=False):
+        _run_with_its_steps(axes, row, (kl, gain), color)
+    best = sorted((kl, gain.value) for row, kl, gain in known if row.on_frontier)
     axes.plot(
-        [row.kl for row in best],
-        [row.gain.value for row in best],
+        [kl for kl, _ in best],
+        [gain for _, gain in best],
         "--",
         color="gray",
         zorder=2,
@@ -214,23 +220,26 @@ def frontier_figure(rows: list) -> Figure | None:
     axes.set(
         xlabel="KL from the SFT model (nats per response)",
         ylabel="reward-model score gain",
-        title=_frontier_title(known),
+        title=_frontier_title([row for row, _, _ in known]),
     )
     axes.margins(x=0.2)  # room for the labels
     axes.grid(alpha=0.3)
-    has_hollow = any(row.state != "finished" for row in known)
+    has_hollow = any(row.state != "finished" for row, _, _ in known)
     axes.legend(title="hollow: refused by a gate" if has_hollow else None)
     return figure
 
 
-def _run_with_its_steps(axes: Axes, row: Any, color: str) -> None:
+def _run_with_its_steps(
+    axes: Axes, row: "SweepRow", point: tuple[float, "SweepMetric"], color: str
+) -> None:
+    kl, gain = point
     if row.curve:
         axes.plot(*zip(*row.curve, strict=True), color=color, linewidth=0.8, alpha=0.45, zorder=1)
-    bars, marker = _bars([row.gain]), _marker(row, color)
-    axes.errorbar([row.kl], [row.gain.value], yerr=bars, capsize=3, zorder=3, **marker)
+    bars, marker = _bars([gain]), _marker(row, color)
+    axes.errorbar([kl], [gain.value], yerr=bars, capsize=3, zorder=3, **marker)
     axes.annotate(
         row.label,
-        (row.kl, row.gain.value),
+        (kl, gain.value),
         (6, 6),
         textcoords="offset points",
         fontsize="small",
@@ -238,7 +247,7 @@ def _run_with_its_steps(axes: Axes, row: Any, color: str) -> None:
     )
 
 
-def _frontier_title(rows: list) -> str:
+def _frontier_title(rows: list["SweepRow"]) -> str:
     alike = len({row.reward_model for row in rows}) == 1
     return (
         "Reward against KL"

@@ -120,7 +120,7 @@ def pipeline_note(record: Record) -> str:
     if record.approval:
         lines.append(f"Approval: {record.approval.sentence}.")
     if record.promotion:
-        lines.append(f"Promotion: {record.promotion['reason']}")
+        lines.append(f"Promotion: {record.promotion.reason}")
     return "\n\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.gates.decide import Decision
 from tasks.records.approval_record import ApprovalRecord
+from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, client_for, link
@@ -76,7 +77,7 @@ class Tracker:
         self.record.approval = approval
         self._changed()
 
-    def keep_promotion(self, promotion: dict) -> None:
+    def keep_promotion(self, promotion: PromotionRecord) -> None:
         """Record the result of the promotion."""
         self.record.promotion = promotion
         self._changed()

@@ -1,6 +1,6 @@
 """`rlhf promote`: make a version the champion, under the rules that the pipeline obeys."""
 
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -64,15 +64,20 @@ def promote(
     All its gates must have passed, its bytes must be unchanged, and it must have beaten the
     present champion.
     """
-    request = checked_request(reason, adopt, override_contest) | _approval(approved_by, comment)
+    request = checked_request(reason, adopt, override_contest)
+    approval = _approval(approved_by, comment)
     from tasks.promotion import aliases, promotion
 
     where, kind = aliases.open_registry(name)
     if kind == "reward":
         _refuse_policy_options(override_contest, approved_by)
     expects = None if expect_current is None else str(expect_current or "")
-    request |= {"version": str(version), "expects": expects}
-    made = promotion.promote(where, promotion.PromotionRequest(kind=kind, **request))
+    made = promotion.promote(
+        where,
+        promotion.PromotionRequest(
+            kind=kind, version=str(version), expects=expects, **request, **approval
+        ),
+    )
     print_result(made, as_json)
 
 
@@ -85,7 +90,14 @@ def _refuse_policy_options(override_contest: str, approved_by: str) -> None:
         )
 
 
-def _approval(name: str, comment: str) -> dict[str, str]:
+class PromotionApproval(TypedDict):
+    """The person who approved, and what they said; both empty without an approval."""
+
+    approved_by: str
+    approval_comment: str
+
+
+def _approval(name: str, comment: str) -> PromotionApproval:
     """Return who approved and what they said. Raises BadInput when only one of them is given."""
     given = {"--approved-by": " ".join(name.split()), "--comment": " ".join(comment.split())}
     require_short(given)

@@ -1,6 +1,6 @@
 """Options of `rlhf promote` and `rlhf rollback`, their checks, and the printed result."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -29,7 +29,15 @@ Adopt = Annotated[
 ]
 
 
-def checked_request(reason: str, adopt: bool, contest_override: str = "") -> dict[str, Any]:
+class CheckedRequest(TypedDict):
+    """The checked options that `rlhf promote` and `rlhf rollback` share."""
+
+    reason: str
+    adopt: bool
+    contest_override: str
+
+
+def checked_request(reason: str, adopt: bool, contest_override: str = "") -> CheckedRequest:
     """Return the checked options, and keep MLflow quiet before it is imported. Raises BadInput."""
     require_short({"--reason": reason, "--override-contest": contest_override})
     if adopt and not reason:

@@ -139,7 +139,7 @@ def _counted(name: str, original: Callable, seen: Seen) -> Callable:
     place, factor = COLLECTIVES[name]
 
     @wraps(original)
-    def call(group: ProcessGroup, *arguments, **options):
+    def call(group: ProcessGroup, *arguments: Any, **options: Any) -> Any:
         seen.calls[name] += 1
         seen.sent[name] += _size(arguments[place]) * factor(group.size())
         return original(group, *arguments, **options)

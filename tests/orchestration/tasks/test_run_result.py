@@ -10,6 +10,7 @@ from recipes import tiny_recipe
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import StageResult
 from tasks.records.approval_record import ApprovalRecord
+from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
 from tasks.run_result import result_of, rows_of
@@ -92,7 +93,7 @@ def test_an_answer_to_another_run_takes_no_time_and_names_that_run(record):
 
 def test_the_promotion_is_the_last_row_and_part_of_the_result(record):
     values = {"model": "tiny-policy", "version": "3", "promoted": True, "reason": "it won"}
-    record.promotion = values | {"seconds": 4.5}
+    record.promotion = PromotionRecord.model_validate(values | {"seconds": 4.5})
     result = result_of(record, None)
     assert [(row.name, row.state, row.seconds) for row in result.rows] == [("promote", "done", 4.5)]
     assert result.promotion.version == "3" and result.promotion.promoted
