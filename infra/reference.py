@@ -19,6 +19,7 @@ from rlhf_core import errors
 from rlhf_core.config import Recipe
 from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.metrics import METRICS, domain
+from rlhf_core.stage_catalogue import STAGES
 
 FOLDER = Path(__file__).parent / "docs" / "reference"
 MADE = "Made from the code by `infra/reference.py`; a test compares the two.\n"
@@ -29,17 +30,10 @@ EXIT_CODES = {
     errors.RLHFError.exit_code: "Anything else: infrastructure, or an unexpected error; the same "
     "command resumes",
 }
-STAGES = {
+METRIC_GROUPS = {  # prefix of names -> title
     "": "Of every stage",
     "system": "What a stage takes of the machine",
-    "prepare": "`prepare`",
-    "data": "`validate`",
-    "sft": "`sft`",
-    "reward": "`reward`",
-    "ppo": "`ppo`",
-    "dpo": "`dpo`",
-    "eval": "`evaluate`",
-}
+} | {stage.metric_prefix: f"`{name}`" for name, stage in STAGES.items()}
 VARIABLES = {
     "RLHF_HOME": "The workspace: runs, records and the local MLflow store. Default: `.rlhf` in the "
     "current folder",
@@ -237,7 +231,7 @@ def metrics() -> str:
         f"name fails.\n\n{MADE}\nGates may be set on those of "
         f"{', '.join(name for name in METRIC_PREFIXES)}: [gates](../concepts/gates.md).\n"
     ]
-    for prefix, title in STAGES.items():
+    for prefix, title in METRIC_GROUPS.items():
         rows = [
             [f"`{name}`", metric.unit, interval(*domain(name)), escape(metric.meaning)]
             for name, metric in METRICS.items()

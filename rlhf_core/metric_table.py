@@ -7,25 +7,27 @@ FUNCTIONS, MEMBERS = range(1, MAX_FUNCTIONS + 1), range(1, MAX_MEMBERS + 1)
 Domain = tuple[float | None, float | None]  # least and greatest value; None: no end
 ANY: Domain = (None, None)
 
-Rows = dict[str, tuple[str, str] | tuple[str, str, Domain]]  # by name without its prefix
+MetricRows = dict[str, tuple[str, str] | tuple[str, str, Domain]]  # by name without its prefix
 
 
 # in the metrics of every stage that trains
-ANY_STAGE: Rows = {
+ANY_STAGE_METRICS: MetricRows = {
     "tokens_per_second": ("tokens/s", "Non-padding tokens through the model, per second of a step"),
     "seconds_left": ("s", "Estimated time to the end of the stage"),
 }
 
 # what a stage uses of the machine, sampled from outside
-SYSTEM: Rows = {
+SYSTEM_METRICS: MetricRows = {
     "stage_memory_mib": ("MiB", "Memory of the stage's processes, shared pages counted once"),
     "stage_gpu_memory_mib": ("MiB", "GPU memory of the stage's processes, all devices together"),
     "stage_cpu_percentage": ("%", "Processor time of the stage's processes; 100 is one core"),
 }
 
-PREPARE: Rows = {"loss": ("nats/token", "Language-model loss of the generated base model")}
+PREPARE_METRICS: MetricRows = {
+    "loss": ("nats/token", "Language-model loss of the generated base model")
+}
 
-DATA: Rows = {
+DATA_METRICS: MetricRows = {
     "rows": ("rows", "Rows read"),
     "rows_kept": ("rows", "Rows that passed every rule"),
     "share_dropped": ("share", "Rows quarantined / rows read, worst source"),
@@ -41,7 +43,7 @@ DATA: Rows = {
     "warnings": ("rules", "Rules of severity warning that failed"),
 }
 
-SFT: Rows = {
+SFT_METRICS: MetricRows = {
     "loss": ("nats/token", "Prompt-masked cross-entropy on the step's batch"),
     "lr": ("1/step", "Learning rate"),
     "grad_norm": ("l2", "Global gradient norm before clipping"),
@@ -50,7 +52,7 @@ SFT: Rows = {
     "heldout_improvement": ("nats/token", "heldout_loss_before - heldout_loss", ANY),
 }
 
-REWARD: Rows = {
+REWARD_METRICS: MetricRows = {
     "loss": (
         "nats/pair",
         "Bradley-Terry loss on the step's batch, with margin and smoothing where set",
@@ -91,7 +93,7 @@ REWARD: Rows = {
     },
 }
 
-PPO: Rows = {
+PPO_METRICS: MetricRows = {
     "score_mean": (
         "score",
         "Score of the step's responses: weighted sum of reward model and functions, before shaping",
@@ -170,7 +172,7 @@ PPO: Rows = {
     "rollout_tokens_per_second": ("tokens/s", "Generated tokens per second of rollout"),
 }
 
-DPO: Rows = {
+DPO_METRICS: MetricRows = {
     "loss": ("nats/pair", "DPO loss on the step's batch; with loss = ipo in squared nats"),
     "train_accuracy": ("share", "Pairs of the batch that the implicit reward ranks as labelled"),
     "margin": (
@@ -205,7 +207,7 @@ DPO: Rows = {
     ),
 }
 
-EVAL: Rows = {
+EVAL_METRICS: MetricRows = {
     # without a reward model, the score is the independent scorer's
     "score_policy": ("score", "Mean reward-model score of the policy's held-out replies"),
     "score_sft": ("score", "The same for the SFT model, same prompts and seeds"),

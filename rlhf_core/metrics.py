@@ -18,15 +18,15 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     f"{prefix}{name}": Metric(*row)
     for prefix, rows in {
-        "": table.ANY_STAGE,
-        "system/": table.SYSTEM,
-        "prepare/": table.PREPARE,
-        "data/": table.DATA,
-        "sft/": table.SFT,
-        "reward/": table.REWARD,
-        "ppo/": table.PPO,
-        "dpo/": table.DPO,
-        "eval/": table.EVAL,
+        "": table.ANY_STAGE_METRICS,
+        "system/": table.SYSTEM_METRICS,
+        "prepare/": table.PREPARE_METRICS,
+        "data/": table.DATA_METRICS,
+        "sft/": table.SFT_METRICS,
+        "reward/": table.REWARD_METRICS,
+        "ppo/": table.PPO_METRICS,
+        "dpo/": table.DPO_METRICS,
+        "eval/": table.EVAL_METRICS,
     }.items()
     for name, row in rows.items()
 }

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from rlhf_core.config import LoRA, Recipe, Reward
+from rlhf_core.config import LoRA, Recipe, Reward, Training
 from rlhf_core.config.stage_configs import Needs
+from rlhf_core.stage_catalogue import LEARNING, SAMPLING
 
 
 def needs_of(recipe: Recipe) -> Needs:
@@ -12,22 +13,15 @@ def needs_of(recipe: Recipe) -> Needs:
     Nothing is needed of the base model if model.sft is given.
     """
     trains = {"sft": recipe.model.sft is None, "reward": recipe.model.reward is None}
-    running = [
-        stage
-        for stage in ("sft", "reward", "ppo", "dpo")
-        if recipe.runs(stage) and trains.get(stage, True)
-    ]
+    running = [stage for stage in LEARNING if recipe.runs(stage) and trains.get(stage, True)]
     on_base = recipe.model.sft is None
+    sections = [recipe.section(stage) for stage in running]
     adapters = [
         section.lora
-        for section in (getattr(recipe, stage) for stage in running)
-        if section.lora and on_base
+        for section in sections
+        if isinstance(section, Training) and section.lora and on_base
     ]
-    samplers = [
-        getattr(recipe, stage).sampling
-        for stage in ("ppo", "evaluate")
-        if recipe.runs(stage) and on_base
-    ]
+    samplers = [recipe.sampling(stage) for stage in SAMPLING if recipe.runs(stage) and on_base]
     reward = recipe.reward if "reward" in running else Reward()
     return Needs(
         strength=reward.margin_scale > 0,

@@ -15,11 +15,15 @@ class Stage:
     entry: str  # 'module:function' that the stage process calls with (spec, run directory)
     metric_prefix: str  # of its metrics' names, without the slash
     config: str = "rlhf_core.config.stage_configs:ModelStageConfig"  # class of its spec's config
-    # input's name -> artifact's name
+    # input's name -> artifact's name: what every recipe gives it; its file in tasks/stages adds the
+    # inputs that depend on the recipe
     takes: Mapping[str, str] = field(default_factory=dict, hash=False)
     # artifact's name -> output's name
     gives: Mapping[str, str] = field(default_factory=dict, hash=False)
+    makes: str = ""  # the kind of model that it makes, in words
     parents: tuple[str, ...] = ()  # artifacts: models that the model it makes descends from
+    heldout: str = ""  # the split that its final metrics are measured on
+    item_key: str = ""  # the column that names an item in its items.parquet
     gated: bool = False  # a recipe may set gates on its metrics
     planned: bool = False  # `rlhf plan` knows the models that it holds
     samples: bool = False  # generates replies, with the settings of its section `sampling`
@@ -43,6 +47,7 @@ PREPARE = Stage(
     entry="rlhf_core.prepare:run",
     config="rlhf_core.config.stage_configs:PrepareStageConfig",
     metric_prefix="prepare",
+    makes="base model",
     gives={"base": "model", "files": "files"},
     headline=("prepare/loss",),
     live=("prepare/loss",),
@@ -53,6 +58,7 @@ VALIDATE = Stage(
     entry="rlhf_core.validate:run",
     config="rlhf_core.config.stage_configs:ValidateStageConfig",
     metric_prefix="data",
+    takes={"model": "base"},
     gives={split: split for split in SPLITS},
     headline=("data/rows_kept", "data/rows"),
 )
@@ -61,7 +67,14 @@ SFT = Stage(
     entry="rlhf_core.sft:run",
     config="rlhf_core.config.stage_configs:SFTStageConfig",
     metric_prefix="sft",
+    takes={
+        "model": "base",
+        "demonstrations_train": "demonstrations_train",
+        "demonstrations_heldout": "demonstrations_heldout",
+    },
     gives={"sft": "model"},
+    makes="SFT model",
+    heldout="demonstrations_heldout",
     gated=True,
     planned=True,
     headline=("sft/heldout_loss", "sft/loss"),
@@ -73,8 +86,16 @@ REWARD = Stage(
     entry="rlhf_core.reward.stage:run",
     config="rlhf_core.config.stage_configs:RewardStageConfig",
     metric_prefix="reward",
+    takes={
+        "model": "sft",
+        "comparisons_train": "comparisons_train",
+        "comparisons_heldout": "comparisons_heldout",
+    },
     gives={"reward": "model", "reward_adapter": "adapter"},
+    makes="reward model",
     parents=("base", "sft"),
+    heldout="comparisons_heldout",
+    item_key="pair_id",
     gated=True,
     planned=True,
     headline=("reward/accuracy", "reward/train_accuracy"),
@@ -86,7 +107,9 @@ PPO = Stage(
     entry="rlhf_core.ppo.stage:run",
     config="rlhf_core.config.stage_configs:PPOStageConfig",
     metric_prefix="ppo",
+    takes={"policy": "sft", "prompts_train": "prompts_train"},
     gives={"policy": "model"},
+    makes="policy",
     parents=("base", "sft", "reward"),
     gated=True,
     planned=True,
@@ -116,7 +139,10 @@ DPO = Stage(
         "comparisons_heldout": "comparisons_heldout",
     },
     gives={"policy": "model"},
+    makes="policy",
     parents=("base", "sft"),
+    heldout="comparisons_heldout",
+    item_key="pair_id",
     gated=True,
     planned=True,
     headline=("dpo/accuracy", "dpo/train_accuracy"),
@@ -135,6 +161,14 @@ EVALUATE = Stage(
     entry="rlhf_core.evaluation.stage:run",
     config="rlhf_core.config.stage_configs:EvaluateStageConfig",
     metric_prefix="eval",
+    takes={
+        "policy": "policy",
+        "sft": "sft",
+        "prompts_heldout": "prompts_heldout",
+        "demonstrations_heldout": "demonstrations_heldout",
+    },
+    heldout="prompts_heldout",
+    item_key="prompt_id",
     gated=True,
     planned=True,
     samples=True,
@@ -150,6 +184,8 @@ TRACE = Stage(
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
 PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process
 ALIGNMENTS = (PPO.name, DPO.name)  # a recipe runs one of them: they make the policy
+SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)
+LEARNING = tuple(name for name, stage in STAGES.items() if stage.gated and stage.makes)
 
 
 def steps() -> tuple[str, ...]:
@@ -160,3 +196,8 @@ def steps() -> tuple[str, ...]:
 def stage_named(name: str) -> Stage:
     """Return the stage of that name, the trace included. Raises KeyError for any other name."""
     return STAGES[name] if name in STAGES else {TRACE.name: TRACE}[name]
+
+
+def stage_of_prefix(prefix: str) -> Stage | None:
+    """Return the stage whose metrics' names begin with `prefix/`; None when there is none."""
+    return next((stage for stage in STAGES.values() if stage.metric_prefix == prefix), None)

@@ -195,7 +195,7 @@ def _data(output: StageOutput) -> str:
 def _training(recipe: Recipe, maker: Stage) -> str:
     values = {"base": recipe.model.base, "dtype": recipe.model.dtype, "seed": str(recipe.seed)}
     values |= rendering.flatten(
-        getattr(recipe, maker.name).model_dump(mode="json", exclude={"gate"})
+        recipe.section(maker.name).model_dump(mode="json", exclude={"gate"})
     )
     return table(["setting", "value"], [[f"{key}", cell(value)] for key, value in values.items()])
 

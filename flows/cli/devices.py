@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_core.errors import ConfigError
+from rlhf_core.stage_catalogue import SAMPLING
 
 DEFAULT_MEMORY = "80GiB"
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(I?)B\s*")
@@ -27,7 +28,7 @@ class Devices:
         """Return the bytes of one device that a stage's process takes besides its tensors."""
         if self.kind == "gpu":
             return GPU_OVERHEAD
-        return CPU_OVERHEAD_VLLM if stage in ("ppo", "evaluate") else CPU_OVERHEAD
+        return CPU_OVERHEAD_VLLM if stage in SAMPLING else CPU_OVERHEAD
 
 
 def parse_memory(text: str) -> int:

@@ -12,6 +12,7 @@ from flows.display.run import quiet_libraries
 from flows.sweeps.grid import SweepPlan
 from flows.sweeps.runs import BAD_INPUT, RunEnd, run_in_parallel, run_sequentially
 from rlhf_core.errors import BadInput, RLHFError
+from rlhf_core.stage_catalogue import EVALUATE
 from tasks.records.run_record import record_lock
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
@@ -141,7 +142,7 @@ def result_lines(result: SweepResult, *, full_links: bool) -> Iterator[Table | T
         yield Text(f"Figure: {file}")
     if sweep.link:
         yield Text(f"MLflow: {sweep.link}")
-    if sweep.until == "evaluate" and any(row.state == "finished" for row in sweep.rows):
+    if sweep.until == EVALUATE.name and any(row.state == "finished" for row in sweep.rows):
         yield Text(
             "A sweep promotes nothing. rlhf run with --set KEY=VALUE promotes one of them and"
             " repeats nothing else."

@@ -15,10 +15,12 @@ from rlhf_core.config.fields import NAME_LENGTH, Config, Share
 from rlhf_core.config.gate_rules import METRIC_PREFIXES, GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
+from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS
 
 Alignment = Literal["ppo", "dpo"]
+StageSection = SFT | Reward | PPO | DPO | Evaluate
 Dtype = Literal["float32", "bfloat16"]
 _SAMPLE_LIMITS = {
     "reward": ("max_heldout", "pairs"),
@@ -151,6 +153,21 @@ class Recipe(Config):
             self.has_reward if stage == "reward" else stage == self.align or stage not in ALIGNMENTS
         )
 
+    def section(self, stage: str) -> StageSection:
+        """Return the settings of a stage that runs models. Raises KeyError for any other name."""
+        sections: dict[str, StageSection] = {
+            "sft": self.sft,
+            "reward": self.reward,
+            "ppo": self.ppo,
+            "dpo": self.dpo,
+            "evaluate": self.evaluate,
+        }
+        return sections[stage]
+
+    def sampling(self, stage: str) -> Sampling:
+        """Return how a stage samples. Raises KeyError for a stage that does not."""
+        return {"ppo": self.ppo.sampling, "evaluate": self.evaluate.sampling}[stage]
+
     @model_validator(mode="after")
     def _gates_are_decided(self) -> "Recipe":
         for name, rule in self.gates.items():
@@ -164,7 +181,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _gates_see_enough(self) -> "Recipe":
         for stage, (key, samples) in _SAMPLE_LIMITS.items():
-            section = getattr(self, stage)
+            section = self.section(stage)
             most, override = getattr(section, key), section.gate.overrides.get(samples)
             least = override.threshold if override else getattr(section.gate, f"min_{samples}")
             if self.runs(stage) and most < least:

@@ -1,8 +1,10 @@
 """The layout that a recipe gives each stage, and the longest row that the stage may see."""
 
-from rlhf_core.config import Recipe
+from dataclasses import replace
+
+from rlhf_core.config import PPO, Evaluate, Recipe, Training
 from rlhf_core.plan.strategy import Strategy
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import SAMPLING, STAGES
 
 MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.planned)
 OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
@@ -24,21 +26,27 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
     """Return the layout that the recipe gives a stage on `devices` training devices."""
     if stage == OWN_SAMPLER:
         return _own_strategy(recipe)
-    section = getattr(recipe, stage)
-    sampling = getattr(section, "sampling", None)
-    return Strategy(
-        micro_batch_tokens=section.micro_batch_tokens,
-        dtype=recipe.model.dtype,
-        zero_stage=getattr(section, "zero_stage", 0),
-        kv_cache_mib=sampling.kv_cache_mib if sampling else 0,
-        devices=devices,
-        frozen=getattr(section, "frozen", "whole"),
-        checkpointing=getattr(section, "activation_checkpointing", False),
-        offload_optimizer=getattr(section, "offload_optimizer", False),
-        sampler_over=sampling.tensor_parallel if sampling else 1,
-        sampler_sleeps=sampling.sleep if sampling else False,
-        own_sampler=sampling.own_devices if sampling else 0,
+    section = recipe.section(stage)
+    strategy = Strategy(
+        micro_batch_tokens=section.micro_batch_tokens, dtype=recipe.model.dtype, devices=devices
     )
+    if isinstance(section, Training):
+        strategy = replace(
+            strategy,
+            zero_stage=section.zero_stage,
+            checkpointing=section.activation_checkpointing,
+            offload_optimizer=section.offload_optimizer,
+        )
+    if isinstance(section, PPO | Evaluate):
+        strategy = replace(
+            strategy,
+            frozen=section.frozen,
+            kv_cache_mib=section.sampling.kv_cache_mib,
+            sampler_over=section.sampling.tensor_parallel,
+            sampler_sleeps=section.sampling.sleep,
+            own_sampler=section.sampling.own_devices,
+        )
+    return strategy
 
 
 def _own_strategy(recipe: Recipe) -> Strategy:
@@ -55,7 +63,6 @@ def _own_strategy(recipe: Recipe) -> Strategy:
 def longest_row(recipe: Recipe, stage: str) -> int:
     """Return the tokens of the longest prompt with its longest response that a stage may see."""
     section = stage.partition(".")[0]
-    samples = STAGES[section].samples
-    generated = getattr(recipe, section).sampling.max_new_tokens if samples else 0
+    generated = recipe.sampling(section).max_new_tokens if section in SAMPLING else 0
     read = 0 if section == "ppo" else recipe.data.max_response_tokens
     return recipe.data.max_prompt_tokens + max(generated, read)

@@ -113,7 +113,7 @@ def sampler(
     """
     shape, strategy, phase = inputs.models.policy, inputs.strategy, "generation"
     over = strategy.sampler_over
-    name, held = SAMPLERS[getattr(inputs.recipe, stage).sampling.engine], (phase, *awake)
+    name, held = SAMPLERS[inputs.recipe.sampling(stage).engine], (phase, *awake)
     workspace, logits = _workspace(inputs, sequences)
     return [
         MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),

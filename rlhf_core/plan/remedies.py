@@ -17,6 +17,7 @@ from rlhf_core.plan.memory import kv_bytes_per_token
 from rlhf_core.plan.stage_plan import StageModels, StagePlan
 from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import Strategy
+from rlhf_core.stage_catalogue import SAMPLING
 
 LEAST_KV_ROWS = 8  # longest rows that must fit in vLLM's cache, or generation is very slow
 MOST_PER_HOST = 8  # devices of the usual server; tensor parallelism over more is slow
@@ -110,7 +111,7 @@ def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
     """
     if stage == OWN_SAMPLER:
         return lambda strategy: True
-    section = getattr(recipe, stage)
+    section = recipe.section(stage)
     values = section.model_dump()
 
     @cache
@@ -173,7 +174,7 @@ def _applies(stage: str, name: str) -> bool:
     if stage == OWN_SAMPLER:
         return name in ("dtype", "sampler_over")
     if name in ("sampler_sleeps", "sampler_over", "frozen", "half_frozen"):
-        return stage in ("ppo", "evaluate")
+        return stage in SAMPLING
     return name == "dtype" or stage != "evaluate"
 
 

@@ -1,6 +1,6 @@
 """The models that each stage holds, in which of its phases, and their bytes on one device."""
 
-from rlhf_core.config import Recipe
+from rlhf_core.config import Recipe, Training
 from rlhf_core.plan import memory, parts
 from rlhf_core.plan.layout import OWN_SAMPLER, PAIRED_STAGES, longest_row
 from rlhf_core.plan.memory import BatchShape
@@ -19,7 +19,8 @@ def plan_stage(
     length = longest_row(recipe, stage)
     # a pair stays together
     tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED_STAGES else 1))
-    lora = None if stage == OWN_SAMPLER else getattr(getattr(recipe, stage), "lora", None)
+    section = None if stage == OWN_SAMPLER else recipe.section(stage)
+    lora = section.lora if isinstance(section, Training) else None
     batch = BatchShape(tokens, length, tokens)
     inputs = PlanInputs(recipe, models, strategy, hardware, batch, lora)
     held = _PARTS[stage](inputs)

@@ -8,19 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rlhf_core.data.splits import SOURCES, SPLITS
+from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, VALIDATE
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED
 
 NodeKind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # roles that do not change the target
 CODE = ("independent_scorer", "judge", "function_")  # prefixes of inputs that are source code
-MODELS = {
-    "prepare": "base model",
-    "sft": "SFT model",
-    "reward": "reward model",
-    "ppo": "policy",
-    "dpo": "policy",
-}
+MODELS = {name: stage.makes for name, stage in STAGES.items() if stage.makes}
 GIVEN = {
     "base": "base model",
     "given": "given model",
@@ -105,7 +100,7 @@ def build(evidence: Iterable[RunEvidence]) -> Graph:
     graph = Graph()
     for run in evidence:
         for stage in run.stages.values():
-            if stage.stage == "validate":
+            if stage.stage == VALIDATE.name:
                 _link_prepared_files(graph, run, stage)
             _add_stage(graph, run, stage)
     return graph
@@ -125,7 +120,7 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
         for name, digest in inputs.items():
             if name.endswith("_heldout"):
                 graph.link(digest, measured, "measured on")
-            elif stage.stage == "evaluate":
+            elif stage.stage == EVALUATE.name:
                 graph.link(
                     digest,
                     measured,
@@ -135,10 +130,10 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
 
 def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
     if name in (*SOURCES, *SPLITS):
-        label = f"{name} (file)" if stage.stage == "validate" else name
+        label = f"{name} (file)" if stage.stage == VALIDATE.name else name
         return Node(digest, "data", label)
     if name == "model":
-        return Node(digest, "model", "SFT model" if stage.stage == "reward" else "base model")
+        return Node(digest, "model", SFT.makes if stage.stage == REWARD.name else PREPARE.makes)
     return Node(digest, "model", ADAPTER if name == "reward_adapter" else GIVEN.get(name, name))
 
 
@@ -152,9 +147,9 @@ def _output_node(stage: StageEvidence, name: str, digest: str) -> Node:
 
 def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str, str]]:
     """Return the inputs that an output is made from, with their role."""
-    if stage == "validate":
+    if stage == VALIDATE.name:
         return [(name, "made from") for name in _files_of(output, inputs)]
-    if stage == "ppo":
+    if stage == PPO.name:
         roles = {
             "policy": "starts from",
             "reward": "trained against",
@@ -185,21 +180,20 @@ def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
 
 def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> str | None:
     """Return the model that a stage's held-out inputs measure; None when it measures none."""
-    if stage == "evaluate":
-        return inputs.get("policy")
-    if stage in ("sft", "reward", "dpo"):
-        return outputs.get("model") or inputs.get("given")
-    return None
+    known = STAGES.get(stage)
+    if known is None or not known.heldout:
+        return None
+    return outputs.get("model") or inputs.get("given") if known.makes else inputs.get("policy")
 
 
 def _link_prepared_files(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
     """Link source files that the prepare stage generated to its folder of files."""
-    folder = run.stages["prepare"].output("files") if "prepare" in run.stages else None
+    folder = run.stages[PREPARE.name].output("files") if PREPARE.name in run.stages else None
     for name in SOURCES:
         source = run.recipe.get("data", {}).get(name) or {}
         digest = stage.input(name)
         if folder and digest and source.get("path", "").startswith(PREPARED):
-            graph.add(Node(digest, "data", f"{name} (file)", "prepare"), run)
+            graph.add(Node(digest, "data", f"{name} (file)", PREPARE.name), run)
             graph.link(folder, digest, "made from")
 
 

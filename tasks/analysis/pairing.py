@@ -7,6 +7,7 @@ import numpy as np
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, is_proportion
 from rlhf_core.evidence.item_terms import metric_terms
 from rlhf_core.evidence.items import Columns
+from rlhf_core.stage_catalogue import EVALUATE, STAGES
 from rlhf_core.statistics.intervals import Term, bootstrap
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate, RunEvidence
@@ -14,9 +15,7 @@ from tasks.analysis.significance import Finding
 
 LOSS = "reward/heldout_loss"
 KEYS = {  # metric's prefix -> stage, column that items are joined on
-    "eval": ("evaluate", "prompt_id"),
-    "reward": ("reward", "pair_id"),
-    "dpo": ("dpo", "pair_id"),
+    stage.metric_prefix: (stage.name, stage.item_key) for stage in STAGES.values() if stage.item_key
 }
 
 
@@ -72,7 +71,7 @@ def _places(ids: list[str]) -> dict[tuple[str, int], int]:
 
 def join_evaluations(*runs: RunEvidence) -> JoinedItems | None:
     """Join the evaluations of several runs on the prompt."""
-    return join([run.items("evaluate") for run in runs], "prompt_id")
+    return join([run.items(EVALUATE.name) for run in runs], EVALUATE.item_key)
 
 
 def estimate(metric: str, run: RunEvidence) -> Estimate | None:
@@ -96,14 +95,14 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
 def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding | None:
     """Compare a metric over the items that both runs have; None when there are no such items.
 
-    Pairs of the reward model are joined only where both runs held out the same comparisons.
+    Pairs of answers are joined only where both runs held out the same comparisons.
     """
     prefix = metric.partition("/")[0]
     if prefix not in KEYS or (metric not in ITEM_METRICS and metric != LOSS):
         return None
-    if prefix in ("reward", "dpo") and first.heldout(prefix) != second.heldout(prefix):
-        return None
     stage, key = KEYS[prefix]
+    if key == "pair_id" and first.heldout(prefix) != second.heldout(prefix):
+        return None
     pairs = join([first.items(stage), second.items(stage)], key)
     columns = {"chosen_score", "rejected_score"} if metric == LOSS else columns_of(metric)
     if pairs is None or not all(map(pairs.has, columns)):

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
+from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
+from rlhf_core.stage_catalogue import PPO, REWARD
 from rlhf_core.statistics.intervals import bootstrap
 from tasks.analysis.run_evidence import Curve, estimates
 from tasks.execution.stage_process import run_stage
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
 
-CURVES = ("reward/loss", "reward/train_accuracy")
 MISTAKES = 20
 
 
@@ -75,7 +76,7 @@ def report(
     none: no curve. labels: a person's choices between the policy's own replies. Raises ConfigError
     when the run has no finished reward stage, BadInput when its evidence is gone.
     """
-    stage = record.stage("reward")
+    stage = record.stage(REWARD.name)
     result = stage.result if stage else None
     if stage is None or result is None:
         raise ConfigError(
@@ -87,7 +88,7 @@ def report(
         run=record.name,
         metrics={name: asdict(value) for name, value in estimates(result.model_dump()).items()},
         verdict=stage.verdict,
-        curves={name: curve for name in CURVES if (curve := _curve(stage, name))},
+        curves={name: curve for name in REWARD.live if (curve := _curve(stage, name))},
         slices=slices(items),
         calibration=calibration(items),
         mistakes=mistakes(items, MISTAKES),
@@ -102,7 +103,7 @@ def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:
 
     Raises ConfigError for labels without checks, BadInput for bad labels.
     """
-    stage = record.stage("ppo")
+    stage = record.stage(PPO.name)
     found = onpolicy_pairs.read_checks(stage.run_dir / onpolicy_pairs.FOLDER) if stage else {}
     if labels:
         if not found:
@@ -155,7 +156,7 @@ def learning_curve(
     """
     spec, whole = stage.spec, stage.result
     assert spec and whole, "a finished stage has both"
-    if not spec.config["train"]:
+    if not _config(spec).train:
         raise ConfigError(
             "this reward model was given, not trained, so there is no learning curve; drop"
             " --learning-curve."
@@ -201,9 +202,15 @@ def training_pairs(spec: StageSpec) -> int:
     """Return the number of pairs that the stage trained on."""
     with spec.inputs["comparisons_train"].verified().path.open(encoding="utf-8") as file:
         there = sum(1 for _ in file)
-    return min(there, spec.config["reward"].get("max_train") or there)
+    return min(there, _config(spec).reward.max_train or there)
+
+
+def _config(spec: StageSpec) -> RewardStageConfig:
+    return RewardStageConfig.model_validate(spec.config)
 
 
 def _with_pairs(spec: StageSpec, count: int) -> StageSpec:
-    config = spec.config | {"reward": spec.config["reward"] | {"max_train": count}}
+    config = _config(spec)
+    reward = config.reward.model_copy(update={"max_train": count})
+    config = config.model_copy(update={"reward": reward})
     return spec.model_copy(update={"config": config, "code": code_digest()})

@@ -12,7 +12,7 @@ from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.rundir import new_lines
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
 from tasks.execution import resource_usage
 from tasks.records.run_record import Record, StageRecord
 from tasks.tracking.rendering import CURVES, flatten
@@ -118,16 +118,12 @@ class RunEvidence:
             (stage.curves[metric] for stage in self.stages.values() if metric in stage.curves), []
         )
 
-    def heldout(self, stage: str) -> str | None:
-        """Return the digest of the data that the metrics '<stage>/...' were measured on."""
-        places = {
-            "sft": ("sft", "demonstrations"),
-            "reward": ("reward", "comparisons"),
-            "dpo": ("dpo", "comparisons"),
-            "eval": ("evaluate", "prompts"),
-        }
-        name, split = places.get(stage, ("", ""))
-        return self.stages[name].input(f"{split}_heldout") if name in self.stages else None
+    def heldout(self, prefix: str) -> str | None:
+        """Return the digest of the data that the metrics '<prefix>/...' were measured on."""
+        stage = stage_of_prefix(prefix)
+        if stage is None or stage.name not in self.stages:
+            return None
+        return self.stages[stage.name].input(stage.heldout)
 
     def model(self, name: str) -> str | None:
         """Return the digest of a model: base, sft, reward, policy or champion; None when unknown.
@@ -187,7 +183,7 @@ def from_record(
         ended=record.ended,
         hardware=record.hardware,
         packages=packages(LOCKS.glob("*.txt")),
-        promotion=record.promotion,
+        promotion=record.promotion.model_dump(mode="json") if record.promotion else None,
         approval=record.approval.sentence if record.approval else "",
         stages={stage.stage: _of_folder(stage) for stage in record.stages},
     )

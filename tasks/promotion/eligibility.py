@@ -4,10 +4,10 @@ import json
 import math
 from dataclasses import dataclass, field
 
-from rlhf_core.config import ALIGNMENTS
 from rlhf_core.errors import GateRefused, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageResult
+from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger import AliasState, Champion
 from tasks.records.approval_record import SignOff, evidence_digest
@@ -17,10 +17,10 @@ from tasks.registry import packaging, versions
 # stage and gate of the record of a policy's comparison with a champion
 CONTEST = ("promote", "champion")
 WIN_RATE = "eval/win_rate_vs_champion"
-REQUIRED = {
-    "ppo": ("sft", "reward", "ppo", "evaluate"),
-    "dpo": ("sft", "dpo", "evaluate"),
-    "reward": ("reward",),
+# maker -> stages that need gate records: those of the policy's parents, its own, and evaluate
+REQUIRED: dict[str, tuple[str, ...]] = {REWARD.name: (REWARD.name,)} | {
+    maker: (*(name for name in STAGES[maker].parents if name in LEARNING), maker, EVALUATE.name)
+    for maker in ALIGNMENTS
 }
 APPROVE = (
     "Run its recipe, which asks; or, if you have been told yes: --approved-by NAME --comment TEXT,"

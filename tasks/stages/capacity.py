@@ -9,9 +9,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.stage_catalogue import STAGES
-
-SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)
+from rlhf_core.stage_catalogue import SAMPLING
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
@@ -23,7 +21,7 @@ def require_context(recipe: Recipe, model: Path) -> None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     sampling = [stage for stage in SAMPLING if recipe.runs(stage)]
     responses = {"data.max_response_tokens": recipe.data.max_response_tokens} | {
-        f"{stage}.sampling.max_new_tokens": getattr(recipe, stage).sampling.max_new_tokens
+        f"{stage}.sampling.max_new_tokens": recipe.sampling(stage).max_new_tokens
         for stage in sampling
     }
     if context := config.get("max_position_embeddings"):
@@ -52,7 +50,7 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
         shape = shape_of(config, "", "")
     except ConfigError:
         return
-    sampling, prompt = getattr(recipe, stage).sampling, recipe.data.max_prompt_tokens
+    sampling, prompt = recipe.sampling(stage), recipe.data.max_prompt_tokens
     token = kv_bytes_per_token(shape, strategy_of(recipe, stage, 1))
     row = prompt + sampling.max_new_tokens
     if token * row > sampling.kv_cache_mib << 20:
@@ -67,9 +65,7 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
 def require_samplers(recipe: Recipe, stages: list[str]) -> None:
     """Raise BadInput when a stage that is to run samples with vLLM, and there is none."""
     wanting = [
-        stage
-        for stage in SAMPLING
-        if stage in stages and getattr(recipe, stage).sampling.engine == "vllm"
+        stage for stage in SAMPLING if stage in stages and recipe.sampling(stage).engine == "vllm"
     ]
     if wanting and find_spec("vllm") is None:
         raise BadInput(

@@ -4,11 +4,12 @@ from pkgutil import resolve_name
 from types import ModuleType
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.stage_catalogue import Stage
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
-from tasks.stages.spec import Artifacts, local, make_spec, model_folder, trained
+from tasks.stages.spec import Artifacts, local, make_spec, model_folder, taken, trained
 
 OWN_FILES: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -28,11 +29,10 @@ def spec_of(stage: Stage, recipe: Recipe, have: Artifacts) -> StageSpec | None:
     """
     if own := OWN_FILES.get(stage.name):
         return own.spec(recipe, have)
-    inputs = {name: have[artifact] for name, artifact in stage.takes.items()}
-    section = getattr(recipe, stage.name, None)
-    sections = {} if section is None else {stage.name: section}
-    config = resolve_name(stage.config)(**trained(recipe), **sections)
-    return make_spec(recipe, stage.name, config, inputs)
+    kind: type[StageConfig] = resolve_name(stage.config)
+    sections = {stage.name: recipe.section(stage.name)} if stage.name in kind.model_fields else {}
+    config = kind.model_validate({**trained(recipe), **sections})
+    return make_spec(recipe, stage.name, config, taken(stage, have))
 
 
 def outputs_of(stage: Stage, recipe: Recipe, result: StageResult | None) -> Artifacts:

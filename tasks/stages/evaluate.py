@@ -2,23 +2,24 @@
 
 from pathlib import Path
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of
-
-INPUTS = ("policy", "sft", "prompts_heldout", "demonstrations_heldout")
+from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, taken
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     """Return the spec.
 
-    Inputs: INPUTS, the reward model if there is one, further opinions that the recipe names, and a
-    champion other than the policy.
+    Inputs: the catalogue's, the reward model if there is one, further opinions that the recipe
+    names, and a champion other than the policy.
     """
-    names = (*INPUTS, "reward") if recipe.has_reward else INPUTS
-    inputs = {name: have[name] for name in names} | _opinions(recipe.evaluate)
+    inputs = taken(stage_catalogue.EVALUATE, have)
+    if recipe.has_reward:
+        inputs["reward"] = have["reward"]
+    inputs |= _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
     # further reward models are inputs: their content counts, not their place

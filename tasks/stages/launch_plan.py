@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rlhf_core.config import Recipe, Training
+from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.rundir import StageSpec, read_result
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import LEARNING, STAGES
 from tasks.execution import launcher, stage_process
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths, outputs_of, spec_of
@@ -71,7 +71,7 @@ def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
 
 
 def _unknown(recipe: Recipe, name: str) -> StageSpec:
-    trains = isinstance(getattr(recipe, name, None), Training)
+    trains = name in LEARNING
     return StageSpec(
         stage=name,
         seed=recipe.seed,

@@ -1,10 +1,11 @@
 """The spec of ppo: the policy, from the SFT model, what rewards, and prompts."""
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Rewards
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import StageSpec
-from tasks.stages.spec import Artifacts, make_spec, source_of, trained
+from tasks.stages.spec import Artifacts, make_spec, source_of, taken, trained
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
@@ -13,7 +14,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
     Inputs: policy (the SFT model it starts from and stays near), prompts, what gives the rewards,
     and the adapter of a reward model that shares the reference's trunk.
     """
-    inputs = {"policy": have["sft"], "prompts_train": have["prompts_train"]}
+    inputs = taken(stage_catalogue.PPO, have)
     inputs |= sources(recipe.ppo.reward)
     if recipe.ppo.reward.model_weight:
         inputs["reward"] = have["reward"]

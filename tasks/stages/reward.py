@@ -1,19 +1,16 @@
 """The spec of reward: train a reward model from the SFT model, or measure a given one."""
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageSpec
-from tasks.stages.spec import Artifacts, make_spec, model_folder, trained
+from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
     """Return the spec; a given reward model is the input 'given'."""
-    inputs = {
-        "model": have["sft"],
-        "comparisons_train": have["comparisons_train"],
-        "comparisons_heldout": have["comparisons_heldout"],
-    }
+    inputs = taken(stage_catalogue.REWARD, have)
     if brought := given(recipe):
         inputs["given"] = brought["reward"]
     train = recipe.model.reward is None

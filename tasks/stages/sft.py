@@ -1,18 +1,15 @@
 """The spec of sft: fine-tune the base model, or measure a given SFT model."""
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.spec import Artifacts, make_spec, model_folder, trained
+from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[SFTStageConfig]:
     """Return the spec; a given SFT model is the input 'given'."""
-    inputs = {
-        "model": have["base"],
-        "demonstrations_train": have["demonstrations_train"],
-        "demonstrations_heldout": have["demonstrations_heldout"],
-    }
+    inputs = taken(stage_catalogue.SFT, have)
     if brought := given(recipe):
         inputs["given"] = brought["sft"]
     train = recipe.model.sft is None

@@ -6,16 +6,19 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from rlhf_core import ROOT
 from rlhf_core.config import Recipe
+from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
+from rlhf_core.stage_catalogue import Stage
 
+StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
 # by name: base, files, the splits, sft, reward, reward_adapter, policy, champion
 Artifacts = dict[str, Artifact]
 
@@ -27,14 +30,28 @@ _ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
 
 
-def make_spec(recipe: Recipe, stage: str, config: StageConfig, inputs: Artifacts) -> StageSpec[Any]:
+class TrainedSettings(TypedDict):
+    """The configuration that every stage which trains has."""
+
+    ranks: int
+    dtype: Dtype
+
+
+def taken(stage: Stage, have: Artifacts) -> Artifacts:
+    """Return the inputs that the stage has with every recipe, from what earlier stages left."""
+    return {name: have[artifact] for name, artifact in stage.takes.items()}
+
+
+def make_spec(
+    recipe: Recipe, stage: str, config: StageConfigT, inputs: Artifacts
+) -> StageSpec[StageConfigT]:
     """Return the spec of `stage`; `config` holds only what the stage depends on."""
     return StageSpec(
         stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest()
     )
 
 
-def trained(recipe: Recipe) -> dict[str, Any]:
+def trained(recipe: Recipe) -> TrainedSettings:
     """Return the configuration of every stage that trains: ranks and type of the weights."""
     return {"ranks": recipe.distributed.world_size, "dtype": recipe.model.dtype}
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.splits import SOURCES
@@ -9,7 +10,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.capacity import require_context
-from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted
+from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
 PREPARED = "{prepared}"
 
@@ -21,7 +22,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     config. Raises BadInput for what cannot be read, and for rows that may be longer than the
     model's context.
     """
-    inputs = {"model": have["base"]}
+    inputs = taken(stage_catalogue.VALIDATE, have)
     for field in SOURCES:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):

@@ -12,6 +12,7 @@ from mlflow.entities import Metric
 
 from rlhf_core import ROOT
 from rlhf_core.rundir import StageResult, new_lines
+from rlhf_core.stage_catalogue import EVALUATE
 from tasks.execution import resource_usage
 from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.workspace import Workspace
@@ -115,7 +116,7 @@ class Forwarder:
         if record.approval:
             parent.log_json(record.approval.model_dump(mode="json"), "approval.json")
         if record.promotion:
-            parent.log_json(record.promotion, "promotion.json")
+            parent.log_json(record.promotion.model_dump(mode="json"), "promotion.json")
         self.client.set_terminated(parent.run_id, record.status, record.ended)
         record.closed = True
         record.save(self.workspace)
@@ -215,7 +216,7 @@ class Forwarder:
         self.client.log_artifact(run.run_id, str(stage.run_dir / "result.json"))
         for name, relative in result.files.items():
             run.log_path(name, stage.run_dir / relative)
-        if stage.stage == "evaluate" and "samples" in result.files:
+        if stage.stage == EVALUATE.name and "samples" in result.files:
             # MLflow's evaluation view compares parent runs
             parent.log_path("samples", stage.run_dir / result.files["samples"])
 

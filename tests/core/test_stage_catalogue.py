@@ -5,10 +5,19 @@ from typing import get_args
 
 import pytest
 
+from rlhf_core.config import RECIPES, load_recipe
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.recipe import Alignment
 from rlhf_core.metrics import METRICS
-from rlhf_core.stage_catalogue import ALIGNMENTS, STAGES, TRACE, stage_named
+from rlhf_core.stage_catalogue import (
+    ALIGNMENTS,
+    LEARNING,
+    SAMPLING,
+    STAGES,
+    TRACE,
+    stage_named,
+    stage_of_prefix,
+)
 
 
 @pytest.mark.parametrize("stage", [*STAGES.values(), TRACE], ids=lambda stage: stage.name)
@@ -28,3 +37,25 @@ def test_a_recipe_can_name_every_alignment_and_gate_every_gated_stage():
     assert get_args(Alignment) == ALIGNMENTS
     gated = {name for name, stage in STAGES.items() if stage.gated}
     assert set(get_args(GateRule.model_fields["stage"].annotation)) == gated
+
+
+def test_what_a_stage_takes_and_is_measured_on_is_there_before_it():
+    there: set[str] = set()
+    for stage in STAGES.values():
+        assert set(stage.takes.values()) <= there, stage.name
+        assert not stage.heldout or stage.heldout in there & set(stage.takes), stage.name
+        there |= set(stage.gives)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.toml")])
+def test_a_recipe_has_the_settings_of_every_stage_that_learns_or_samples(name):
+    recipe = load_recipe(name)
+    for stage in (*LEARNING, *SAMPLING):
+        assert recipe.section(stage) is getattr(recipe, stage)
+    for stage in SAMPLING:
+        assert recipe.sampling(stage) is getattr(recipe, stage).sampling
+
+
+def test_the_prefix_of_a_metric_names_its_stage():
+    assert [stage_of_prefix(stage.metric_prefix) for stage in STAGES.values()] == [*STAGES.values()]
+    assert stage_of_prefix("system") is None

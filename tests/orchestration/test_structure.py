@@ -5,6 +5,7 @@ longer, because it holds every claim about that module beside the data that thos
 """
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,14 +59,16 @@ def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]
 
 
 def type_names(tree: ast.Module) -> Iterator[str]:
-    """Yield the classes and type aliases that a module defines at its top level."""
+    """Yield the classes and type aliases that a module defines at its top level.
+
+    An alias is what has a name in CamelCase: of a Literal, a dict, a tuple, a union and so on.
+    """
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield node.name
-        elif isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name):
-            value = node.value.func if isinstance(node.value, ast.Call) else node.value
-            made = ast.unparse(value).split("[")[0].split(".")[-1]
-            if made in ("Callable", "Literal", "Annotated", "Union", "TypeVar", "NewType"):
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and re.match(r"[A-Z]\w*[a-z]", target.id):
                 yield target.id
 
 

@@ -12,6 +12,8 @@ from synthetic import Story, Synthetic
 
 from flows.report.reward import advice, reward_page
 from rlhf_core.batching.batch import subset
+from rlhf_core.config import Reward
+from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.items import write_items
@@ -19,6 +21,10 @@ from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks.analysis.reward_report import LearningPoint, counts, learning_curve, report
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
+
+
+def reward_config(max_train: int | None) -> RewardStageConfig:
+    return RewardStageConfig(reward=Reward(max_train=max_train), train=True, dtype="float32")
 
 
 def pairs_of(run_dir: Path, **columns) -> None:
@@ -125,7 +131,7 @@ def reward_stage(home, tmp_path):
         f"comparisons_{side}": Artifact.of(tmp_path / f"{side}.jsonl")
         for side in ("train", "heldout")
     }
-    config = {"reward": {"max_train": None}, "train": True}
+    config = reward_config(max_train=None)
     spec = StageSpec(stage="reward", seed=1, config=config, inputs=inputs, code="older")
     record = Synthetic(Workspace(home), tmp_path).write(Story("tiny-1a2b3c4-1"))
     stage = record.stage("reward")
@@ -136,7 +142,7 @@ def reward_stage(home, tmp_path):
 def test_the_learning_curve_takes_a_stage_a_share_and_the_run_itself(reward_stage):
     stage, workspace = reward_stage
     for pairs, right in ((16, 20), (32, 30)):
-        config = {"reward": {"max_train": pairs}, "train": True}
+        config = reward_config(max_train=pairs)
         finished(
             workspace,
             stage.spec.model_copy(update={"config": config, "code": code_digest()}),
@@ -157,7 +163,7 @@ def test_shares_outside_the_data_are_refused_and_the_whole_is_not_trained_again(
     assert counts(spec, [0.25, 0.999, 0.001]) == [1, 16]
     with pytest.raises(ConfigError, match="between 0 and 1"):
         counts(spec, [0.5, 1.5])
-    limited = spec.model_copy(update={"config": {"reward": {"max_train": 20}, "train": True}})
+    limited = spec.model_copy(update={"config": reward_config(max_train=20)})
     assert counts(limited, [0.5]) == [10]
 
 
