@@ -17,8 +17,7 @@ from tasks.records.workspace import Workspace
 from tasks.stages.capacity import require_samplers
 from tasks.stages.contract import check_paths
 from tasks.stages.spec import Artifacts
-from tasks.tracking.address import require_address
-from tasks.tracking.client import brief
+from tasks.tracking.client import brief, require_store
 from tasks.tracking.sync import sync
 from tasks.tracking.tracker import Tracker, tracker_of, tracking
 
@@ -98,7 +97,7 @@ def opened(
 
     workspace = Workspace.here()
     first, last = _span(recipe, from_stage, until)
-    require_address(workspace.tracking_uri)
+    require_store(workspace.tracking_uri)
     check_paths(recipe)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
     require_samplers(recipe, [step for step in wanted if recipe.runs(step)])

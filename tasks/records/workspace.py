@@ -27,6 +27,18 @@ def _require_usable_name(home: Path) -> None:
         )
 
 
+def _require_readable(home: Path) -> None:
+    """Raise BadInput for a folder that this user may not read: it would look like an empty one."""
+    try:
+        os.listdir(home)
+        os.stat(home / ".")  # the right to open what is listed
+    except PermissionError:
+        raise BadInput(
+            f"the workspace {home} may not be read by user {os.geteuid()}; expected one of your"
+            f" own. Set RLHF_HOME to it, or ask the owner for: chmod -R a+rX {home}."
+        ) from None
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder of runs, records and stores, and what is in it.
@@ -43,6 +55,7 @@ class Workspace:
         home = home_folder()
         _require_usable_name(home)
         home.mkdir(parents=True, exist_ok=True)
+        _require_readable(home)
         return cls(home)
 
     @property

@@ -6,6 +6,7 @@ import os
 import mlflow
 from mlflow import MlflowClient
 
+from rlhf_core.errors import BadInput
 from tasks.records.run_record import Membership, Record, Registration, now
 from tasks.records.workspace import UI_URL, Workspace
 from tasks.tracking.address import require_address
@@ -41,6 +42,20 @@ def client_for(uri: str) -> MlflowClient:
         os.environ[URI_VARIABLE] = before
     ensure_tables(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def require_store(uri: str) -> None:
+    """Raise BadInput for a store that nothing can ever be forwarded to.
+
+    One that does not answer now is something else: the run goes on, and is forwarded later.
+    """
+    require_address(uri)
+    try:
+        ensure_tables(uri)
+    except BadInput:
+        raise
+    except Exception:  # a full disk, a locked file: the tracker says so, and tries again
+        return
 
 
 def link(record: Record, run_id: str | None) -> str | None:

@@ -7,6 +7,7 @@ start them at once, leave a file that no MLflow opens again.
 import contextlib
 import fcntl
 import logging
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,17 @@ from tasks.tracking.address import database_file
 
 log = logging.getLogger("rlhf.tracking")
 INCOMPLETE = ".incomplete"  # suffix of a store that was set aside
+BEFORE = ".before-upgrade"  # suffix of an older MLflow's store, of which there is a newer copy
+RECORDS = ("runs", "registered_models", "experiments WHERE name != 'Default'")
 _complete: set[tuple[Path, int]] = set()  # files that this process has examined, with their inode
 
 
 def ensure_tables(uri: str) -> None:
     """Make the SQLite store at `uri`, complete when its file appears; leave any other store.
 
-    A file without a run, whose tables another process left half made, is set aside: it holds
-    nothing. Raises BadInput for a file that is no SQLite database.
+    A file without records, whose tables another process left half made, is set aside. One of an
+    older MLflow, which this one would upgrade in place, is upgraded as a copy. Raises BadInput for
+    a file that is no SQLite database, or cannot be upgraded.
     """
     file = database_file(uri)
     if file is None or _is_usable(file):
@@ -31,23 +35,30 @@ def ensure_tables(uri: str) -> None:
     with _locked(file):
         if _is_usable(file):  # another process has made it meanwhile
             return
-        if file.exists():
+        if not file.exists():
+            _make(file)
+        elif _holds_records(file):
+            _upgrade(file)
+        else:
             aside = file.with_name(file.name + INCOMPLETE)
             file.replace(aside)
             _remove_journals(file)
             log.warning("%s was half made and held no run; it is %s now.", file, aside.name)
-        _make(file)
+            _make(file)
 
 
 def _is_usable(file: Path) -> bool:
-    """Return True for a store that is there, unless its tables are half made."""
+    """Return True for a store that MLflow can be given, which opens it or says why not."""
     if not file.exists():
         return False
     identity = (file, file.stat().st_ino)
-    if identity not in _complete and _is_half_made(file):
-        return False
-    _complete.add(identity)
-    return True
+    if identity in _complete:
+        return True
+    tables, revision = _state(file)
+    if revision == _newest_revision() or (_holds_records(file) and _all_tables() <= tables):
+        _complete.add(identity)
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -61,14 +72,48 @@ def _locked(file: Path) -> Iterator[None]:
 def _make(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    new = file.with_name(f".{file.name}.new")  # under the lock: one process writes it
-    new.unlink(missing_ok=True)
-    _remove_journals(new)
-    uri = f"sqlite:///{new}"
+    new, uri = _new(file)
     store = SqlAlchemyStore(uri, (file.absolute().parent / "mlartifacts").as_uri())
     store.engine.dispose()
     SqlAlchemyStore._engine_map.pop(uri, None)  # the file has another name from now on
     new.replace(file)
+
+
+def _upgrade(file: Path) -> None:
+    """Upgrade a copy, and put it in the place of the store, which stays beside it."""
+    from alembic.util import CommandError
+    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    new, uri = _new(file)
+    with (
+        contextlib.closing(sqlite3.connect(file, timeout=20)) as old,
+        contextlib.closing(sqlite3.connect(new)) as copy,
+    ):
+        old.backup(copy)
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        _upgrade_db(engine)
+    except (SQLAlchemyError, CommandError) as error:
+        raise BadInput(
+            f"{file} has neither this MLflow's tables nor those of an earlier one"
+            f" ({str(error).splitlines()[0]}); expected a whole store. Put a backup in its place,"
+            " or move it away and run rlhf sync: it forwards the runs that the store lacks."
+        ) from None
+    finally:
+        engine.dispose()
+    aside = file.with_name(file.name + BEFORE)
+    shutil.copy2(file, aside)
+    new.replace(file)
+    log.warning("%s was upgraded to this MLflow's tables; the old one is %s.", file, aside.name)
+
+
+def _new(file: Path) -> tuple[Path, str]:
+    """Return the file that becomes the store, and its address; what was left of it is removed."""
+    new = file.with_name(f".{file.name}.new")  # under the lock: one process writes it
+    new.unlink(missing_ok=True)
+    _remove_journals(new)
+    return new, f"sqlite:///{new}"
 
 
 def _remove_journals(file: Path) -> None:
@@ -77,32 +122,44 @@ def _remove_journals(file: Path) -> None:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
-def _is_half_made(file: Path) -> bool:
-    """Return True for a store whose tables are incomplete and hold no experiment of a user."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
+# what a store holds
 
+
+def _state(file: Path) -> tuple[set[str], str | None]:
+    """Return the names of a store's tables, and the revision of its schema."""
     try:
-        with contextlib.closing(sqlite3.connect(file, timeout=20)) as store:
-            (tables,) = [{name for (name,) in store.execute("SELECT name FROM sqlite_master")}]
-            versions = (
-                store.execute("SELECT version_num FROM alembic_version").fetchall()
-                if "alembic_version" in tables
-                else []
-            )
-            if versions == [(_get_latest_schema_revision(),)]:
-                return False
-            return not any(_has_rows(store, name) for name in ("runs", "registered_models"))
-    except sqlite3.OperationalError:
-        return False  # locked or unreadable: MLflow says so
+        tables = {name for (name,) in _rows(file, "SELECT name FROM sqlite_master")}
+        revisions = _rows(file, "SELECT version_num FROM alembic_version")
     except sqlite3.DatabaseError as error:
         raise BadInput(
             f"{file} is no SQLite database ({error}); expected MLflow's store. Move it away, then"
             " run rlhf sync: it forwards what the store lacks."
         ) from None
+    return tables, revisions[0][0] if revisions else None
 
 
-def _has_rows(store: sqlite3.Connection, table: str) -> bool:
-    try:
-        return store.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
-    except sqlite3.OperationalError:  # no such table
-        return False
+def _holds_records(file: Path) -> bool:
+    return any(_rows(file, f"SELECT 1 FROM {what} LIMIT 1") for what in RECORDS)
+
+
+def _rows(file: Path, query: str) -> list[tuple]:
+    """Return the rows of a query, none where there is no such table."""
+    with contextlib.closing(sqlite3.connect(file, timeout=20)) as store:
+        try:
+            return store.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such" in str(error):
+                return []
+            raise
+
+
+def _newest_revision() -> str:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return _get_latest_schema_revision()
+
+
+def _all_tables() -> set[str]:
+    from mlflow.store.db.utils import Base
+
+    return set(Base.metadata.tables)

@@ -1,5 +1,9 @@
 """The workspace's folder: made when absent, refused where it cannot be used."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from rlhf_core.errors import BadInput
@@ -23,3 +27,22 @@ def test_a_store_is_where_the_path_says(tmp_path, monkeypatch, name):
     client_for(workspace.tracking_uri).search_experiments()
     assert (tmp_path / name / "mlflow.db").stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o744, 0o711], ids=oct)
+def test_the_workspace_of_another_user_is_no_empty_workspace(mode, monkeypatch):
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        home = Path(name, "home")
+        home.mkdir()
+        home.chmod(mode if os.getuid() == 0 else mode & 0o077)
+        monkeypatch.setenv("RLHF_HOME", str(home))
+        try:
+            if os.getuid() == 0:  # nothing is unreadable to root
+                os.seteuid(12345)
+            with pytest.raises(BadInput, match=r"may not be read by user .*RLHF_HOME"):
+                Workspace.here()
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+            home.chmod(0o700)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.errors import BadInput
-from tasks.tracking.client import client_for
-from tasks.tracking.sqlite_store import INCOMPLETE, ensure_tables
+from tasks.tracking.client import client_for, require_store
+from tasks.tracking.sqlite_store import BEFORE, INCOMPLETE
 
 OPEN = """
 import sys
@@ -71,15 +71,59 @@ def test_a_store_that_an_earlier_release_left_half_made_is_set_aside(tmp_path):
     assert (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
 
 
-def test_a_half_made_store_with_runs_is_left_as_it_is(tmp_path):
+def test_a_half_made_store_with_runs_is_left_as_it_is_and_refused(tmp_path):
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as store:
         store.execute("CREATE TABLE runs (run_uuid TEXT)")
         store.execute("INSERT INTO runs VALUES ('x')")
     store.close()
     before = file.read_bytes()
-    ensure_tables(f"sqlite:///{file}")
+    for opens in (require_store, client_for):
+        with pytest.raises(BadInput, match=r"mlflow\.db has neither .* a backup"):
+            opens(f"sqlite:///{file}")
     assert file.read_bytes() == before and not (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
+
+
+@pytest.fixture
+def older_store(tmp_path) -> Path:
+    """A store with an experiment, of an MLflow before the registry of MCP servers."""
+    from alembic import command
+    from mlflow.store.db.utils import InitialBase, _get_alembic_config, create_sqlalchemy_engine
+
+    file = tmp_path / "mlflow.db"
+    engine = create_sqlalchemy_engine(f"sqlite:///{file}")
+    InitialBase.metadata.create_all(engine)
+    config = _get_alembic_config(str(engine.url))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "b7e4c1a90f23")
+    engine.dispose()
+    with sqlite3.connect(file) as store:
+        store.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES ('old', 'active')")
+    store.close()
+    return file
+
+
+def test_the_store_of_an_older_mlflow_is_upgraded_as_a_copy(older_store):
+    before = older_store.read_bytes()
+    client = client_for(f"sqlite:///{older_store}")
+    assert "old" in [experiment.name for experiment in client.search_experiments()]
+    assert older_store.with_name(f"mlflow.db{BEFORE}").read_bytes() == before
+
+
+def test_an_upgrade_that_is_killed_leaves_the_store_of_the_older_mlflow(older_store):
+    before = older_store.read_bytes()
+    process = opening(f"sqlite:///{older_store}")
+    new = older_store.with_name(".mlflow.db.new")
+    end = time.monotonic() + 120
+    while not new.exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert older_store.read_bytes() == before
+    client = client_for(f"sqlite:///{older_store}")
+    assert "old" in [experiment.name for experiment in client.search_experiments()]
 
 
 def test_a_file_that_is_no_database_is_bad_input(tmp_path):
