@@ -1,5 +1,19 @@
 """The steps of the flow: here alone the core meets Prefect and MLflow."""
 
+import logging
 import os
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before anything here imports mlflow
+SETTINGS = {  # what MLflow reads; what the environment says already stays
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # a dead server is given up within seconds, not after MLflow's four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # the display shows the links
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)

@@ -17,12 +17,12 @@ def tracking_client() -> "MlflowClient":
     quiet_libraries()
     from tasks.records.workspace import Workspace
     from tasks.tracking.address import require_address
-    from tasks.tracking.client import brief, client_for
+    from tasks.tracking.client import brief, connect
 
     uri = Workspace.here().tracking_uri
     require_address(uri)
     try:
-        client = client_for(uri)
+        client = connect(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
         raise RLHFError(

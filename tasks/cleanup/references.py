@@ -18,7 +18,7 @@ from rlhf_core.rundir import StageSpec
 from tasks.records.run_record import Record, pending, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import Sweep
-from tasks.tracking.client import brief, client_for
+from tasks.tracking.client import brief, connect
 
 RUN_DIR = re.compile(r"[a-z]+-[0-9a-f]{12}")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -163,7 +163,7 @@ def _read_other_store(uri: str, say: Callable[[str], None]) -> RegisteredModels 
 
 
 def _read_store(uri: str) -> RegisteredModels:
-    client, found = client_for(uri), RegisteredModels()
+    client, found = connect(uri), RegisteredModels()
     for model in _pages(
         lambda token: client.search_registered_models(max_results=100, page_token=token)
     ):

@@ -20,7 +20,7 @@ from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 from tasks.tracking.address import require_address
-from tasks.tracking.client import brief, client_for
+from tasks.tracking.client import brief, connect
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # as in a recipe's registry.name
 
@@ -93,7 +93,7 @@ def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliase
     workspace = Workspace.here()
     require_address(workspace.tracking_uri)
     try:
-        client = client_for(workspace.tracking_uri)
+        client = connect(workspace.tracking_uri)
         models = {model.name for model in client.search_registered_models(max_results=1000)}
     except Exception as error:
         raise RLHFError(

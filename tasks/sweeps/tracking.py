@@ -15,7 +15,7 @@ from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps.sweep import Sweep, gather
 from tasks.tracking import client as tracking
-from tasks.tracking.client import brief, client_for
+from tasks.tracking.client import brief, connect
 from tasks.tracking.sync import SyncReport, present_address
 from tasks.tracking.sync import sync as sync_runs
 
@@ -49,7 +49,7 @@ def begin(workspace: Workspace, sweep: Sweep) -> str | None:
     Where it failed, the pipeline runs open it later.
     """
     try:
-        client = client_for(sweep.tracking_uri)
+        client = connect(sweep.tracking_uri)
         run_id = tracking.find_or_create_sweep_run(
             client,
             tracking.find_or_create_experiment(client, workspace, sweep.recipe),
@@ -67,7 +67,7 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
 
     Raises the client's errors when MLflow does not answer.
     """
-    client = client_for(sweep.tracking_uri)
+    client = connect(sweep.tracking_uri)
     experiment_id = tracking.find_or_create_experiment(client, workspace, sweep.recipe)
     run_id = tracking.find_or_create_sweep_run(
         client, experiment_id, sweep.membership(), sweep.recipe

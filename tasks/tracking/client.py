@@ -1,6 +1,5 @@
 """The MLflow client, experiments and runs found or created by key, and addresses of pages."""
 
-import logging
 import os
 
 import mlflow
@@ -17,24 +16,15 @@ PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 
-def client_for(uri: str) -> MlflowClient:
-    """Return a client that gives up on a dead server within seconds.
+def connect(uri: str) -> MlflowClient:
+    """Make a store the one that MLflow's own functions use, and return a client of it.
 
-    MLflow's own default is about four minutes. A SQLite store is made when absent. Raises BadInput
-    for an address that no store has.
+    A SQLite store is made when absent. Raises BadInput for an address that no store has.
     """
     require_address(uri)
-    defaults = {"MAX_RETRIES": "1", "TIMEOUT": "5", "BACKOFF_FACTOR": "1"}
-    for name, value in defaults.items():
-        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    # the display shows the links
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     before = os.environ.get(URI_VARIABLE)
-    # MLflow loads models by alias from there. The call writes the environment as well, in which
-    # only the user says where a workspace's MLflow is.
+    # MLflow resolves models:/ and mlflow-artifacts:/ there. The call writes the environment as
+    # well, in which only the user says where a workspace's MLflow is.
     mlflow.set_tracking_uri(uri)
     if before is None:
         os.environ.pop(URI_VARIABLE, None)

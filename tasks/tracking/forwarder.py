@@ -19,7 +19,7 @@ from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking import rendering
 from tasks.tracking.client import (
-    client_for,
+    connect,
     find_or_create_experiment,
     find_or_create_run,
     find_or_create_sweep_run,
@@ -35,7 +35,7 @@ class Forwarder:
 
     def __init__(self, workspace: Workspace, record: Record):
         self.workspace, self.record = workspace, record
-        self.client = client_for(record.tracking_uri)
+        self.client = connect(record.tracking_uri)
 
     def forward(self) -> None:
         """Send everything that MLflow does not have yet. Raises what MLflow raises."""

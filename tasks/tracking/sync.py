@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tasks.records.run_record import Record, StageRecord, now, pending, record_lock
 from tasks.records.workspace import Workspace
 from tasks.tracking.address import is_address
-from tasks.tracking.client import brief, client_for
+from tasks.tracking.client import brief, connect
 from tasks.tracking.forwarder import Forwarder
 
 
@@ -69,7 +69,7 @@ def present_address(workspace: Workspace, recorded: str, to: str | None) -> str 
 
 def _answers(uri: str) -> bool:
     try:
-        client_for(uri).search_experiments(max_results=1)
+        connect(uri).search_experiments(max_results=1)
     except Exception:
         return False
     return True

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from tasks.records.approval_record import ApprovalRecord
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
-from tasks.tracking.client import brief, client_for, link
+from tasks.tracking.client import brief, connect, link
 from tasks.tracking.forwarder import Forwarder
 
 if TYPE_CHECKING:
@@ -151,10 +152,10 @@ class Tracker:
         self._next_try = 0.0
         return self.flush()
 
-    @property
+    @cached_property
     def client(self) -> "MlflowClient":
         """The client of the store that the record names."""
-        return client_for(self.record.tracking_uri)
+        return connect(self.record.tracking_uri)
 
     def link(self, stage: str | None = None) -> str | None:
         """Return the page of a stage's run, or of the parent."""

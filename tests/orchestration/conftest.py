@@ -217,7 +217,7 @@ def filled_registrar(tiny_models, tmp_path_factory, empty_store) -> "Registrar":
 
     from tasks.promotion.aliases import RegistryAliases
     from tasks.records.workspace import Workspace
-    from tasks.tracking.client import client_for
+    from tasks.tracking.client import connect
 
     home = tmp_path_factory.mktemp("registry")
     shutil.copy(empty_store, home / "mlflow.db")
@@ -226,7 +226,7 @@ def filled_registrar(tiny_models, tmp_path_factory, empty_store) -> "Registrar":
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         registrar = Registrar(
-            RegistryAliases(client_for(workspace.tracking_uri), workspace, "tiny"), tiny_models
+            RegistryAliases(connect(workspace.tracking_uri), workspace, "tiny"), tiny_models
         )
         fill(registrar)
     return registrar
@@ -239,7 +239,7 @@ def registrar(filled_registrar, home) -> "Registrar":
 
     from tasks.promotion.aliases import RegistryAliases
     from tasks.records.workspace import Workspace
-    from tasks.tracking.client import client_for
+    from tasks.tracking.client import connect
 
     old, workspace = filled_registrar.registry.workspace.home, Workspace(home)
     shutil.copytree(old / "mlartifacts", home / "mlartifacts", copy_function=os.link)
@@ -249,7 +249,7 @@ def registrar(filled_registrar, home) -> "Registrar":
             store.execute(
                 f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(old), str(home))
             )
-    registry = RegistryAliases(client_for(workspace.tracking_uri), workspace, "tiny")
+    registry = RegistryAliases(connect(workspace.tracking_uri), workspace, "tiny")
     return Registrar(registry, filled_registrar.models, dict(filled_registrar.digests))
 
 

@@ -17,7 +17,7 @@ from flows.platform.pages import free_port
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.workspace import Workspace
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 
 pytestmark = pytest.mark.slow  # a password is hashed with every request
 SETTINGS = Path(__file__).resolve().parents[4] / "infra" / "compose" / "basic_auth.ini"
@@ -67,7 +67,7 @@ def registered(guarded, tiny_models, tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", guarded)
         patch.setenv("RLHF_HOME", str(home))
         become(patch, "pipeline")
-        registry = RegistryAliases(client_for(guarded), Workspace(home), "tiny")
+        registry = RegistryAliases(connect(guarded), Workspace(home), "tiny")
         registrar = Registrar(registry, tiny_models)
         registrar.add("reward", 1)
         registrar.policy(1)
@@ -82,7 +82,7 @@ def viewer(registered, guarded, tmp_path, monkeypatch) -> MlflowClient:
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded)
     become(monkeypatch, "ann")
-    return client_for(guarded)
+    return connect(guarded)
 
 
 def status(address: str, name: str | None, data: bytes | None = None) -> int:

@@ -11,13 +11,13 @@ import pytest
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift
 from tasks.promotion.promotion import PromotionRequest, history, promote
 from tasks.records.workspace import Workspace
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 
 pytestmark = pytest.mark.slow
 
 
 def at(folder: Path) -> RegistryAliases:
-    return RegistryAliases(client_for(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")
+    return RegistryAliases(connect(f"sqlite:///{folder}/mlflow.db"), Workspace(folder), "tiny")
 
 
 def copied(registry: RegistryAliases, folder: Path) -> RegistryAliases:

@@ -19,7 +19,7 @@ from tasks.promotion.aliases import RegistryAliases, champion_history, drift
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 
 COUNT = 20
 
@@ -107,7 +107,7 @@ def make_registry(tiny_models, tmp_path, monkeypatch):
 
     def make(uri: str, name: str) -> RegistryAliases:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        registry = RegistryAliases(client_for(uri), Workspace(tmp_path / "home"), name)
+        registry = RegistryAliases(connect(uri), Workspace(tmp_path / "home"), name)
         registrar = Registrar(registry, tiny_models)
         for seed in (1, 2):
             registrar.add("reward", seed)

@@ -23,7 +23,7 @@ from tasks.records.run_record import Record, Registration, pending
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
 from tasks.tracking import client as tracking
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 from tasks.tracking.forwarder import Forwarder
 from tasks.tracking.sync import sync
 from tasks.tracking.tracker import Tracker
@@ -199,10 +199,10 @@ def test_asking_another_store_leaves_the_workspace_with_its_own(
         Workspace.here().tracking_uri,
         f"sqlite:///{shutil.copy(empty_store, tmp_path / 'other.db')}",
     )
-    client_for(other)
+    connect(other)
     assert Workspace.here().tracking_uri == mine and mlflow.get_tracking_uri() == other
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    client_for(other)
+    connect(other)
     assert Workspace.here().tracking_uri == "http://127.0.0.1:9"
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.errors import BadInput
-from tasks.tracking.client import client_for, require_store
+from tasks.tracking.client import connect, require_store
 from tasks.tracking.sqlite_store import BEFORE, INCOMPLETE
 
 OPEN = """
 import sys
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 print("starts", flush=True)
-client = client_for(sys.argv[1])
+client = connect(sys.argv[1])
 client.search_experiments(), client.search_registered_models()
 print("opened", flush=True)
 """
@@ -48,7 +48,7 @@ def test_a_process_killed_while_it_makes_the_store_leaves_one_that_opens(tmp_pat
     time.sleep(seconds)
     process.kill()
     process.communicate()
-    client = client_for(f"sqlite:///{file}")
+    client = connect(f"sqlite:///{file}")
     assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
@@ -66,7 +66,7 @@ def test_a_store_that_an_earlier_release_left_half_made_is_set_aside(tmp_path):
         store.execute("CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")
         store.execute("CREATE TABLE runs (run_uuid TEXT)")
     store.close()
-    client = client_for(f"sqlite:///{file}")
+    client = connect(f"sqlite:///{file}")
     assert client.create_experiment("tiny")
     assert (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
 
@@ -78,7 +78,7 @@ def test_a_half_made_store_with_runs_is_left_as_it_is_and_refused(tmp_path):
         store.execute("INSERT INTO runs VALUES ('x')")
     store.close()
     before = file.read_bytes()
-    for opens in (require_store, client_for):
+    for opens in (require_store, connect):
         with pytest.raises(BadInput, match=r"mlflow\.db has neither .* a backup"):
             opens(f"sqlite:///{file}")
     assert file.read_bytes() == before and not (tmp_path / f"mlflow.db{INCOMPLETE}").exists()
@@ -106,7 +106,7 @@ def older_store(tmp_path) -> Path:
 
 def test_the_store_of_an_older_mlflow_is_upgraded_as_a_copy(older_store):
     before = older_store.read_bytes()
-    client = client_for(f"sqlite:///{older_store}")
+    client = connect(f"sqlite:///{older_store}")
     assert "old" in [experiment.name for experiment in client.search_experiments()]
     assert older_store.with_name(f"mlflow.db{BEFORE}").read_bytes() == before
 
@@ -122,7 +122,7 @@ def test_an_upgrade_that_is_killed_leaves_the_store_of_the_older_mlflow(older_st
     process.kill()
     process.communicate()
     assert older_store.read_bytes() == before
-    client = client_for(f"sqlite:///{older_store}")
+    client = connect(f"sqlite:///{older_store}")
     assert "old" in [experiment.name for experiment in client.search_experiments()]
 
 
@@ -130,10 +130,10 @@ def test_a_file_that_is_no_database_is_bad_input(tmp_path):
     file = tmp_path / "mlflow.db"
     file.write_text("some text " * 100)
     with pytest.raises(BadInput, match=r"is no SQLite database.*rlhf sync"):
-        client_for(f"sqlite:///{file}")
+        connect(f"sqlite:///{file}")
 
 
 def test_a_finished_store_is_left_as_it_is(home):
     before = (home / "mlflow.db").read_bytes()
-    client_for(f"sqlite:///{home / 'mlflow.db'}")
+    connect(f"sqlite:///{home / 'mlflow.db'}")
     assert (home / "mlflow.db").read_bytes() == before

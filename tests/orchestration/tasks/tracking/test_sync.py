@@ -8,7 +8,7 @@ from recipes import tiny_recipe
 
 from tasks.records.run_record import Record, pending
 from tasks.records.workspace import Workspace
-from tasks.tracking.client import client_for
+from tasks.tracking.client import connect
 from tasks.tracking.sync import sync
 from tasks.tracking.tracker import Tracker
 
@@ -68,6 +68,6 @@ def test_what_a_moved_server_has_already_is_not_doubled(home, tmp_path):
     tracker.record.save(workspace)
     assert sync(workspace, to=moved).forwarded == [tracker.record.name]
     assert sorted(run_names(moved)) == ["sft", tracker.record.name]
-    client = client_for(moved)
+    client = connect(moved)
     (run,) = client.search_runs(["1"], "tags.stage = 'sft'")
     assert [p.value for p in client.get_metric_history(run.info.run_id, "sft/loss")] == [2.0]
