@@ -371,9 +371,8 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     pair = (text + items["chosen"][5] + items["rejected"][5]).encode()
     assert items["pair_id"][5] == hashlib.sha256(pair).hexdigest()[:16]
-    assert (
-        items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1
-    )  # a word a token, and EOS
+    # one token per word, and EOS
+    assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1
 
 
 @pytest.mark.slow

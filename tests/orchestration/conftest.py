@@ -5,6 +5,7 @@ All tests share one Prefect home. A small real program stands in place of the co
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ if "PREFECT_HOME" not in os.environ:
     os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
     # registered first, so that it runs after Prefect has ended its server
     atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+importlib.import_module("flows")  # applies the settings that Prefect reads when it is imported
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "runs" / "stage_program.py"
 RECIPE = """

@@ -53,9 +53,8 @@ def test_no_secret_of_the_environment_is_in_any_store_after_runs_that_finish_ref
     plan(sft={"crash": True})
     run_pipeline(make_recipe(seed=3), until="sft")
     main_error = rlhf_exit_code("run", "no-such-recipe")
-    assert (home / "mlflow.db").exists() and holding(
-        home, b"tiny-policy"
-    )  # the search does find what is there
+    # the search does find what is there
+    assert (home / "mlflow.db").exists() and holding(home, b"tiny-policy")
     for place in (home, Path(os.environ["PREFECT_HOME"])):
         assert holding(place, CANARY) == []
     said = "".join(capfd.readouterr()) + caplog.text

@@ -139,9 +139,8 @@ def run(spec: StageSpec, folder: Path):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rlhf_core.__main__ import run_stage
 
-    torch.manual_seed(
-        0
-    )  # a stage process starts with torch's own seed; here others have drawn before
+    # a stage process starts with torch's own seed; here others have drawn before
+    torch.manual_seed(0)
     run_stage(spec, RunDir(folder))
     return read_result(folder)
 

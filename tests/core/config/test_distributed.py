@@ -102,9 +102,8 @@ def test_ranks_started_by_hand_need_the_first_hosts_address(tmp_path, recipe):
 
 def test_own_devices_are_beside_the_ranks_of_one_host(tmp_path, recipe):
     own = ("ppo.sampling.own_devices=4", "ppo.sampling.tensor_parallel=4")
-    assert (
-        recipe(*own, "distributed.ranks=2").ppo.sampling.own_devices == 4
-    )  # 4 divides neither of the 2 ranks
+    # 4 divides neither of the 2 ranks
+    assert recipe(*own, "distributed.ranks=2").ppo.sampling.own_devices == 4
     hosts = hostfile(tmp_path, "a slots=1\nb slots=1\n")
     with pytest.raises(
         ConfigError,

@@ -93,9 +93,8 @@ def test_a_gate_of_ones_own_is_read_from_the_recipe_with_its_override(recipe):
         0.9,
     )
     assert (gate.method, gate.severity, gate.override.by) == ("bootstrap", "warning", "ann")
-    assert (
-        gates_of(recipe(setting), "reward")[-1].name == "length_baseline"
-    )  # no gate of this stage
+    # no gate of this stage
+    assert gates_of(recipe(setting), "reward")[-1].name == "length_baseline"
 
 
 def test_gates_stand_in_a_toml_file(recipe, tmp_path):

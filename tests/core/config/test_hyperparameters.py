@@ -13,10 +13,8 @@ from rlhf_core.engine.deepspeed import ADAM_BETAS, ADAM_EPS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "infra" / "docs" / "reference" / "hyperparameters.md"
-NEITHER_LEARNS_NOR_DECIDES = (
-    "Source",
-    "Distributed",
-)  # sections: where rows come from, which processes run
+# sections: where rows come from, which processes run
+NEITHER_LEARNS_NOR_DECIDES = ("Source", "Distributed")
 FIXED = {
     "rlhf_core/engine/deepspeed.py ADAM_BETAS": str(ADAM_BETAS),
     "rlhf_core/engine/deepspeed.py ADAM_EPS": f"{ADAM_EPS:g}",

@@ -83,9 +83,8 @@ def test_each_bad_pair_is_quarantined_under_its_rule_and_the_good_one_is_kept(to
     reasons = {e.line: e.reason for e in checked.entries}
     assert reasons[3] == "the same texts as line 1"
     assert reasons[4] == "the same pair as line 5, labelled the other way"
-    assert (
-        reasons[6] == "prompt has 11 tokens; max_prompt_tokens is 10"
-    )  # 9 words and two role tags
+    # 9 words and two role tags
+    assert reasons[6] == "prompt has 11 tokens; max_prompt_tokens is 10"
     assert reasons[7] == "rejected has 5 tokens; max_response_tokens is 4"  # 4 words and EOS
 
 
@@ -134,9 +133,8 @@ def test_the_held_out_share_is_near_the_fraction_and_depends_on_the_seed():
         seed: [is_heldout(user(f"p{i}"), seed=seed, fraction=0.2) for i in range(4000)]
         for seed in (1, 2)
     }
-    assert all(
-        abs(sum(side) / 4000 - 0.2) < 0.025 for side in sides.values()
-    )  # four standard errors
+    # four standard errors
+    assert all(abs(sum(side) / 4000 - 0.2) < 0.025 for side in sides.values())
     assert sides[1] != sides[2]
 
 

@@ -72,9 +72,8 @@ def test_the_best_of_n_never_scores_below_the_sft_models_reply_and_is_recorded_l
     assert metrics["eval/score_best_of_n"] == pytest.approx(
         sum(items["best_of_n_score"]) / 50, rel=1e-5
     )
-    assert (
-        metrics["eval/win_rate_vs_best_of_n"] < 0.4
-    )  # the policy is the SFT model, and has one try
+    # the policy is the SFT model, and has one try
+    assert metrics["eval/win_rate_vs_best_of_n"] < 0.4
     assert result.intervals["eval/win_rate_vs_best_of_n"][1] < 0.5
     assert metrics["eval/kl_bound_best_of_n"] == pytest.approx(math.log(4) - 0.75)
     assert metrics["eval/independent_best_of_n"] == pytest.approx(
@@ -93,9 +92,8 @@ def test_the_best_of_n_never_scores_below_the_sft_models_reply_and_is_recorded_l
         assert found.problem is None and found.n == 50
     shown = json.loads((run.path / result.files["samples"]).read_text())["columns"]
     assert {"best_of_n_reply", "best_of_n_score", "best_of_n_independent"} <= set(shown)
-    assert (
-        items["policy_reply"] == items["sft_reply"]
-    )  # more draws leave the first ones as they are
+    # more draws leave the first ones as they are
+    assert items["policy_reply"] == items["sft_reply"]
 
 
 def test_without_a_reward_model_the_scorer_is_the_score_and_no_second_opinion(evaluated):

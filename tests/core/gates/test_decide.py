@@ -75,9 +75,8 @@ def test_a_metric_against_the_champion_is_a_comparison_already(subject):
     assert decision.value == 0.85 and decision.interval == pytest.approx(
         (0.5411540, 0.9645731), abs=1e-6
     )
-    assert not decide(
-        against, subject("evaluate", EVALUATED, CHAMPION, champion=True)
-    ).passed  # the metric is missing
+    # the metric is missing
+    assert not decide(against, subject("evaluate", EVALUATED, CHAMPION, champion=True)).passed
 
 
 def test_ties_on_every_item_decide_nothing(subject):

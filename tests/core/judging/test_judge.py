@@ -65,9 +65,10 @@ def test_judge_metrics_by_hand():
     }
     assert found["win_rate"] == 0.5 and found["ties"] == 0.5 and found["position_bias"] == 0.25
     assert found["unreadable"] == pytest.approx(0.2)
+    # Wilson, 2 of 4
     assert output.intervals["eval/judge_win_rate_vs_champion"] == pytest.approx(
         (0.1500, 0.8500), abs=5e-5
-    )  # Wilson, 2 of 4
+    )
     assert output.counts["eval/judge_win_rate_vs_champion"] == 4
     assert output.counts["eval/judge_unreadable_vs_champion"] == 5
 

@@ -18,9 +18,8 @@ CANARY = "canary-7f3a91c2-not-to-be-seen"
 PROMPTS = [f"prompt {i}" for i in range(4)]
 GOOD, BAD = ["good"] * 4, ["bad"] * 4
 
-Answer = Callable[
-    [dict, int], tuple[int, bytes]
-]  # the request's body and its number -> status, body
+# the request's body and its number -> status, body
+Answer = Callable[[dict, int], tuple[int, bytes]]
 
 
 def completion(text: str | None) -> bytes:
@@ -147,9 +146,8 @@ def test_a_lasting_failure_ends_the_stage_and_asks_no_further():
     with server(lambda body, number: (500, f"key {CANARY}".encode())) as (url, seen):
         text = failure(judge_at(url, parallel=1), StageFailed, pairs=50)
     assert "no answer in 2 tries; the last ended in 500 Internal Server Error" in text
-    assert (
-        len(seen) < 10
-    )  # the first pair twice, and what had begun before the others were called off
+    # the first pair twice, and what had begun before the others were called off
+    assert len(seen) < 10
 
 
 def test_an_endpoint_that_is_away_or_too_slow_is_infrastructure():

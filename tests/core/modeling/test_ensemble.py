@@ -78,9 +78,8 @@ def test_members_differ_and_the_stage_speaks_of_their_mean(trained):
         [members, torch.tensor([items[f"rejected_member_{m}"] for m in range(1, MEMBERS + 1)])],
         dim=1,
     )
-    assert (
-        both.mean(-1).abs().max() < 1e-5
-    )  # the zero of each member's scores is the mean of its held-out scores
+    # the zero of each member's scores is the mean of its held-out scores
+    assert both.mean(-1).abs().max() < 1e-5
     spread = both.std(0, correction=0).mean()
     assert result.metrics["reward/heldout_spread"] == pytest.approx(float(spread), rel=1e-5)
     for m in range(1, MEMBERS + 1):

@@ -74,9 +74,8 @@ def test_only_adapters_and_a_scalar_head_learn(tiny_model):
         {name for name, p in module.named_parameters() if p.requires_grad}
         for module in (policy, scalar)
     ]
-    assert (
-        all(".lora_" in name for name in learning[0]) and len(learning[0]) == 2 * 7 * 2
-    )  # layers, linear maps, A and B
+    # layers, linear maps, A and B
+    assert all(".lora_" in name for name in learning[0]) and len(learning[0]) == 2 * 7 * 2
     assert learning[1] == learning[0] | {"model.score.weight"}
     sizes = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert sizes == 2 * 4 * (4 * (64 + 64) + 3 * (64 + 128))
@@ -97,9 +96,8 @@ def test_a_step_moves_the_adapter_only_and_a_checkpoint_of_it_goes_on_bit_by_bit
     )
     assert all((".lora_" in name) for name in state if name.startswith("weights/"))
     changed = {name for name, p in policy.named_parameters() if not p.equal(before[name])}
-    assert changed == {
-        name for name in before if ".lora_B." in name
-    }  # A's gradient is 0 while B is
+    # A's gradient is 0 while B is
+    assert changed == {name for name in before if ".lora_B." in name}
     step(engine)
     resumed = adapted(tiny_model, config.lora, seed=9)
     other = DeepSpeedEngine(resumed, config, dtype="float32")

@@ -75,9 +75,8 @@ def test_new_reward_head_depends_on_the_seed_alone(tiny_model):
 def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(
     dtype, monkeypatch
 ):
-    monkeypatch.setattr(
-        nn.functional, "linear", nn.functional.linear
-    )  # DeepSpeed puts its own in its place, and leaves it
+    # DeepSpeed puts its own in its place, and leaves it
+    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)
     sizes = {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -95,9 +94,8 @@ def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole
     )
     for _ in range(2):
         assert forward(batch).equal(expected)
-        large = [
-            weight for weight in sharded.parameters() if weight.ds_numel > 100_000
-        ]  # DeepSpeed keeps smaller ones
+        # DeepSpeed keeps smaller ones
+        large = [weight for weight in sharded.parameters() if weight.ds_numel > 100_000]
         assert len(large) == 2 * 3 + 2 and not any(weight.numel() for weight in large)
 
 

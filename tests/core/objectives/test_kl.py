@@ -49,9 +49,8 @@ def test_k1_and_k3_have_the_exact_kl_as_their_expectation_and_k2s_gradient_is_th
     for estimator in ("k1", "k3"):
         expectation = (logprobs.exp() * token_kl(logprobs, ref, every, estimator)).sum()
         torch.testing.assert_close(expectation, kl)
-    probability = (
-        logprobs.exp().detach()
-    )  # samples come from pi, the gradient is that of the term in the loss
+    # samples come from pi, the gradient is that of the term in the loss
+    probability = logprobs.exp().detach()
     for estimator, expected in (("k1", torch.zeros_like(true_gradient)), ("k2", true_gradient)):
         loss = (probability * token_kl(logprobs, ref, every, estimator)).sum()
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
@@ -62,9 +61,8 @@ def test_exact_kl_of_impossible_tokens_and_of_padding():
     logits = tensor([[[0.0, 0.0, -math.inf], [NAN, NAN, NAN]]], requires_grad=True)
     ref_logits = tensor([[[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]])
     found = exact_kl(logits, ref_logits, tensor([[T, F]]))
-    torch.testing.assert_close(
-        found, tensor([[math.log(3 / 2), 0.0]])
-    )  # 2 * 1/2 * log((1/2) / (1/3))
+    # 2 * 1/2 * log((1/2) / (1/3))
+    torch.testing.assert_close(found, tensor([[math.log(3 / 2), 0.0]]))
     found.sum().backward()
     assert logits.grad.isfinite().all()
 

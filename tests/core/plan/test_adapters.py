@@ -67,9 +67,8 @@ def test_saved_activations_are_what_autograd_keeps(family, dtype, lora):
     policy, shape = made(family, lora)
     strategy, saved = Strategy(1, dtype=dtype), {}
     batch = collate([Sequence([5] * 3, [6] * 20), Sequence([5] * 7, [6] * 16)], 0)
-    weights = {
-        tuple(sorted(p.shape)) for p in policy.parameters()
-    }  # their bfloat16 copies have the same shapes
+    # their bfloat16 copies have the same shapes
+    weights = {tuple(sorted(p.shape)) for p in policy.parameters()}
 
     def keep(tensor):
         if tuple(sorted(tensor.shape)) not in weights:

@@ -120,10 +120,8 @@ def write_splits(folder: Path) -> None:
     for side, count in (("train", 32), ("heldout", 8)):
         kinds = {"demonstrations": [], "comparisons": [], "prompts": []}
         for i in range(count):
-            prompt = {
-                "id": str(i),
-                "prompt": [{"role": "user", "content": text(PROMPT - 3)}],
-            }  # the template has 3 more
+            # the template has 3 more
+            prompt = {"id": str(i), "prompt": [{"role": "user", "content": text(PROMPT - 3)}]}
             kinds["demonstrations"].append(prompt | {"response": text(RESPONSE - 1)})
             kinds["comparisons"].append(
                 prompt | {"chosen": text(RESPONSE - 1), "rejected": text(RESPONSE - 1)}

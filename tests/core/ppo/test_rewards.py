@@ -301,9 +301,8 @@ def test_length_penalty_is_the_soft_overlong_punishment_of_dapo():
         torch.zeros(limit), length_penalty=1 / cache, length_free=limit - cache
     )
     lengths = range(1, limit + 1)
-    expected = [
-        0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in lengths
-    ]  # eq. 13 within the limit
+    # eq. 13 within the limit
+    expected = [0.0 if n <= limit - cache else ((limit - cache) - n) / cache for n in lengths]
     assert rewards.final_B.tolist() == pytest.approx(expected)
     mask_BR = torch.arange(limit) < torch.arange(1, limit + 1)[:, None]
     assert token_rewards(rewards.final_B, torch.zeros(limit, limit), mask_BR, 0.0).sum(

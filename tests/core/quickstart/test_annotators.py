@@ -17,10 +17,8 @@ def test_votes_are_a_majority_of_those_asked_and_disagreement_is_kept(files):
 
 @pytest.mark.parametrize("annotator", ANNOTATORS)
 def test_an_annotator_errs_at_the_stated_rate_when_the_better_reply_is_clear(annotator):
-    replies = (
-        "let us clean the table .",
-        "let us clean the chair .",
-    )  # equal length and courtesy: no leaning
+    # equal length and courtesy: no leaning
+    replies = ("let us clean the table .", "let us clean the chair .")
     chance = preference(annotator, replies, (20.0, -20.0))
     assert chance == pytest.approx(1 - annotator.error_rate, abs=1e-6)
     rng = Random(0)

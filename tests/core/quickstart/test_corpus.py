@@ -88,9 +88,8 @@ def test_a_share_of_the_pairs_differs_only_in_what_the_reply_is_about(files):
 
     rows = files["comparisons_train"]
     contrasted = [row for row in rows if only_about(row)]
-    assert (
-        0.08 < len(contrasted) / len(rows) < CONTRASTED_SHARE + 0.03
-    )  # some replies say neither verb nor object
+    # some replies say neither verb nor object
+    assert 0.08 < len(contrasted) / len(rows) < CONTRASTED_SHARE + 0.03
     gains = [
         a - b
         for a, b in zip(

@@ -18,19 +18,13 @@ PROMPT = "please tell me how to clean a wooden table ."
         ("first wipe the table with soap .", 0.9),
         ("first wipe the table .", 0.0),  # no tool: not concrete
         ("first wipe the chair with soap .", -0.6),
-        (
-            "first wipe the table with soap . then wipe the table with oil .",
-            0.9,
-        ),  # one action twice is one step
-        (
-            "first wipe the table with soap . then wipe the table with soap .",
-            0.9 - 0.6,
-        ),  # and the same words a repeat
+        # one action twice is one step
+        ("first wipe the table with soap . then wipe the table with oil .", 0.9),
+        # and the same words a repeat
+        ("first wipe the table with soap . then wipe the table with soap .", 0.9 - 0.6),
         ("first wipe the table with soap . then rub the table with oil !", 1.8),
-        (
-            "wipe table soap . rub table soap . dry table soap . sand table soap .",
-            2.7,
-        ),  # three steps are enough
+        # three steps are enough
+        ("wipe table soap . rub table soap . dry table soap . sand table soap .", 2.7),
         ("glad to help . good luck !", 0.8),
         ("glad to help . thanks for asking . good luck !", 0.8),  # two courtesies are enough
         ("you idiot !", -1.0),

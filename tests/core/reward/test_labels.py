@@ -13,9 +13,8 @@ from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.reward.training import pair_objective
 
-SCORES = tensor(
-    [1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64
-)  # pairs (1, .5), (-.25, 2), (0, 0)
+# pairs (1, .5), (-.25, 2), (0, 0)
+SCORES = tensor([1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64)
 ROWS = [
     {"votes_for": 3, "votes_against": 0, "strength": 3.0},
     {"votes_for": 2, "votes_against": 1, "strength": 0.0},

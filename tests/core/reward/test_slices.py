@@ -110,9 +110,8 @@ def test_calibration_bins_hold_every_pair_in_order_of_confidence():
         p.confidence for p in bins
     )
     assert bins[-1].confidence == pytest.approx(1 / (1 + math.exp(-3))) and bins[-1].right == 0.0
-    assert bins[0].confidence == pytest.approx(
-        (0.5 + 1 / (1 + math.exp(-1))) / 2
-    )  # margins 0 and 1
+    # margins 0 and 1
+    assert bins[0].confidence == pytest.approx((0.5 + 1 / (1 + math.exp(-1))) / 2)
 
 
 def test_calibration_of_ten_pairs_has_a_bin_for_each():

@@ -23,12 +23,8 @@ from rlhf_core.statistics.intervals import (
         (81, 263, 0.95, (0.2553, 0.3662)),  # Newcombe 1998, table I, method 3
         (15, 148, 0.95, (0.0624, 0.1605)),  # the same
         (8, 10, 0.95, (0.4902, 0.9433)),
-        (
-            8,
-            10,
-            0.90,
-            (0.5408, 0.9314),
-        ),  # z = 1.6449: (0.8 + 0.1353 +- 1.6449 sqrt(0.016 + 0.006764)) / 1.27055
+        # z = 1.6449: (0.8 + 0.1353 +- 1.6449 sqrt(0.016 + 0.006764)) / 1.27055
+        (8, 10, 0.90, (0.5408, 0.9314)),
         (0, 10, 0.99, (0.0, 0.3989)),  # z^2 / (n + z^2) = 6.6349 / 16.6349
     ],
 )
@@ -122,9 +118,8 @@ def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
 def test_bootstrap_is_paired_and_repeats():
     base = np.random.default_rng(0).normal(0, 100, 50)
     terms = [mean(base + 1.0), (-1, *mean(base)[1:])]
-    assert bootstrap(terms) == pytest.approx(
-        (1.0, 1.0)
-    )  # the common part cancels on every resample
+    # the common part cancels on every resample
+    assert bootstrap(terms) == pytest.approx((1.0, 1.0))
     assert (
         bootstrap([mean(base)], seed=5)
         == bootstrap([mean(base)], seed=5)
@@ -133,9 +128,8 @@ def test_bootstrap_is_paired_and_repeats():
 
 
 def test_bootstrap_of_many_items_in_parts_is_still_about_the_mean():
-    values = np.random.default_rng(1).normal(
-        0, 1, 1500
-    )  # 10,000 resamples of 1,500 do not fit in one part
+    # 10,000 resamples of 1,500 do not fit in one part
+    values = np.random.default_rng(1).normal(0, 1, 1500)
     low, high = bootstrap([mean(values)])
     assert low < values.mean() < high and high - low == pytest.approx(
         2 * 1.96 * values.std() / 1500**0.5, rel=0.05

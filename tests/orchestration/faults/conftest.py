@@ -192,9 +192,8 @@ class Site(Platform):
             stage = run.data.tags["stage"]
             if stage in STEPS and run.info.status == "FINISHED":
                 points = client.get_metric_history(run.info.run_id, STEPS[stage])
-                of_steps = sorted(
-                    point.step for point in points if point.value == 1.0 / point.step
-                )  # not the stage's result
+                # not the stage's result
+                of_steps = sorted(point.step for point in points if point.value == 1.0 / point.step)
                 assert of_steps == [1, 2, 3], (run.info.run_name, stage)
         for version in client.search_model_versions():
             if not version.source.startswith("ledger:"):  # an entry of the ledger has no bytes
@@ -213,9 +212,8 @@ def site(tmp_path_factory, tiny_model, ready_models):
     (program / "sitecustomize.py").write_text(INSTEAD.format(program=str(program / "stage.py")))
     (program / "plan.json").write_text("{}")
     recipe = write_recipe(folder, tiny_model)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job ignores it, and with it all it starts
+    # a background job ignores it, and with it all it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="pg-") as place, postgres(Path(place)) as database:
         it = Site(folder, str(recipe), database)
         try:

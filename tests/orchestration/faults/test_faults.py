@@ -116,11 +116,8 @@ def test_the_same_pipeline_started_twice_trains_once_and_promotes_once(site):
     both = [site.by_hand("registry.name=twins", "seed=109") for _ in range(2)]
     ended = [(*run.communicate(timeout=400), run.returncode) for run in both]
     assert 0 in [code for _, _, code in ended], ended
-    for (
-        _,
-        told,
-        code,
-    ) in ended:  # while one moves aliases, or renews the records of the version that both found
+    # while one moves aliases, or renews the records of the version that both found
+    for _, told, code in ended:
         assert code == 0 or (
             code == 3
             and ("Nothing was changed; try again" in told or "run its recipe again" in told)

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
 import pytest
+from prefect import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 from transformers import AutoModelForCausalLM
 from workspaces import client, started
 
@@ -51,9 +53,8 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     tables = json.loads(
         client(home).get_run(first.parent_run_id).data.tags["mlflow.loggedArtifacts"]
     )
-    assert tables == [
-        {"path": "samples.json", "type": "table"}
-    ]  # what MLflow's evaluation view compares
+    # what MLflow's evaluation view compares
+    assert tables == [{"path": "samples.json", "type": "table"}]
     assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [
         *STAGES,
         "promote",
@@ -109,11 +110,6 @@ def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make_recipe, ru
     ) as refused:
         run(make_recipe())
     assert refused.value.exit_code == 3 and started(home) == ["validate", "sft", "reward"]
-    from prefect import (
-        get_client,
-    )  # after flows.pipeline, which sets what Prefect reads when it is imported
-    from prefect.client.schemas.sorting import FlowRunSort
-
     with get_client(sync_client=True) as prefect:
         (latest,) = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
     assert latest.state.name == "Refused" and "required at least 0.7" in latest.state.message
@@ -260,9 +256,8 @@ def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_ma
     assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
     back = run(make_recipe(dpo={"beta": 0.2}, **aligned))
     assert started(home) == ["dpo", "evaluate"] and back.promotion.promoted
-    assert (
-        client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
-    )  # no other takes its place
+    # no other takes its place
+    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
 
     plan(dpo={"metrics": {"dpo/accuracy_lower": 0.49}}, evaluate={"win_rate_vs_champion": 0.6})
     with pytest.raises(GateRefused, match=r"dpo/accuracy_lower is 0\.49, required more than 0\.5"):

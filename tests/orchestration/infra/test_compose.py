@@ -161,9 +161,8 @@ def test_whoever_keeps_data_keeps_it_in_a_named_volume():
 
 def test_mounted_files_exist_and_the_one_that_postgresql_runs_is_a_program():
     assert all((INFRA / config["file"]).exists() for config in PLATFORM["configs"].values())
-    assert os.access(
-        INFRA / "compose" / "databases.sh", os.X_OK
-    )  # Compose mounts a file as it is, without a mode of its own
+    # Compose mounts a file as it is, without a mode of its own
+    assert os.access(INFRA / "compose" / "databases.sh", os.X_OK)
     assert all(
         set(config) == {"source", "target"}
         for service in SERVICES.values()
@@ -203,9 +202,8 @@ def test_the_broker_takes_its_password_from_standard_input_and_replaces_the_shel
         words, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     ) as process:
         said = process.communicate()[0]
-    assert said.startswith(
-        f"{process.pid} redis-server -\nrequirepass it's secret\n"
-    )  # no shell stands before it
+    # no shell stands before it
+    assert said.startswith(f"{process.pid} redis-server -\nrequirepass it's secret\n")
     assert "secret" not in json.dumps(words).replace("/run/secrets", "").replace(
         "redis_password", ""
     )

@@ -98,9 +98,8 @@ def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_
         for word, rest in stages()["cpu"]
         if "PIP_EXTRA_INDEX_URL" in rest or "cpu.txt" in rest
     ]
-    assert (
-        words[1] == ("ARG", "PIP_EXTRA_INDEX_URL") and words[2][0] == "RUN"
-    )  # pip reads the variable
+    # pip reads the variable
+    assert words[1] == ("ARG", "PIP_EXTRA_INDEX_URL") and words[2][0] == "RUN"
     compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
     assert compose["x-ours"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] is None  # of whoever builds
 

@@ -204,9 +204,8 @@ def test_a_run_has_the_devices_of_its_pod_and_links_that_people_can_follow(rende
         f"https://{host}" for host in ingress["spec"]["tls"][0]["hosts"]
     }
     assert settings["prefect-server"]["PREFECT_UI_URL"] == settings["run"]["PREFECT_UI_URL"]
-    assert (
-        settings["run"]["RLHF_DEVICE_LIMITS"] == "none"
-    )  # a limit by host name would be that of one pod
+    # a limit by host name would be that of one pod
+    assert settings["run"]["RLHF_DEVICE_LIMITS"] == "none"
 
 
 def test_the_multi_node_launcher_holds_a_limit_of_its_own_and_takes_all_missed_runs_at_once():

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
+from prefect import flow
 
-from flows.pipeline import flow  # the settings that Prefect reads at its import
 from rlhf_core.config import Recipe
 from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.rundir import Artifact

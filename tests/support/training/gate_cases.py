@@ -15,9 +15,8 @@ GOOD = {
     "accuracy_over_length": 0.2,
 }
 WINS = {"policy_score": [1.0] * 8 + [0.0] * 2, "sft_score": [0.5] * 10}  # 8 of 10, score gain 0.3
-CHAMPION = WINS | {
-    "champion_score": [0.75] * 6 + [0.25, -0.25, 0.5, 0.0]
-}  # 8 won, 1 lost, 1 tie; gain 0.3
+# 8 won, 1 lost, 1 tie; gain 0.3
+CHAMPION = WINS | {"champion_score": [0.75] * 6 + [0.25, -0.25, 0.5, 0.0]}
 EVALUATED = {"win_rate": 0.8, "score_policy": 0.8, "score_sft": 0.5, "score_gain": 0.3}
 TEN = {"counts": dict.fromkeys(EVALUATED, 10)}
 ITEMS = {

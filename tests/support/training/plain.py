@@ -106,9 +106,8 @@ class PlainSampler(Sampler):
         tokens: list[int] = []
         logprobs: list[float] = []
         while len(tokens) < self._sampling.max_new_tokens and eos_id not in tokens:
-            batch = collate(
-                [Sequence(prompt, [*tokens, eos_id])], eos_id
-            )  # the last column predicts the next token
+            # the last column predicts the next token
+            batch = collate([Sequence(prompt, [*tokens, eos_id])], eos_id)
             logprobs_V = (self.model(batch)[0, -1] / self._sampling.temperature).log_softmax(-1)
             tokens.append(int(torch.multinomial(logprobs_V.exp(), 1, generator=generator)))
             logprobs.append(float(logprobs_V[tokens[-1]]))

@@ -221,9 +221,8 @@ def test_forward_passes_are_as_many_as_the_code_path_makes(traced):
             update += len(microbatches([size[row] for row in half], CONFIG.micro_batch_tokens))
     assert 1 < once < 8 and update > 4
     found = {step["name"]: step["forward_passes"] for step in flow["steps"]}
-    assert found.pop("rollout") == {
-        "sampler": max(response for _, response in size.values())
-    }  # one token per row each time
+    # one token per row each time
+    assert found.pop("rollout") == {"sampler": max(response for _, response in size.values())}
     assert found == {
         "experience": dict.fromkeys(("actor", "reference", "critic", "reward"), once),
         "ratio before": {"actor": once},

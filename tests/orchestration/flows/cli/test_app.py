@@ -38,9 +38,8 @@ except SystemExit:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert (
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    )  # whatever else runs on the machine
+    # whatever else runs on the machine
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize("name", LAZY)

@@ -183,9 +183,8 @@ def test_prefects_server_does_not_stop_when_an_automation_is_made_while_it_looks
         ).stdout
 
     assert run("mended", seconds=200).strip() == "201 ['a']"
-    with pytest.raises(
-        subprocess.TimeoutExpired
-    ):  # else Prefect has fixed it: flows/platform/prefect_server.py can go
+    # else Prefect has fixed it: flows/platform/prefect_server.py can go
+    with pytest.raises(subprocess.TimeoutExpired):
         run(seconds=40)
 
 

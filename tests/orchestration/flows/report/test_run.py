@@ -166,11 +166,8 @@ def test_a_judge_has_its_say_beside_the_reward_model(synthetic):
     ]
     run.stages["evaluate"].items["judge_vs_sft"] = [1.0] * 40 + [0.5] * 8 + [0.0] * 12 + [None] * 4
     *_, judge = head_to_head(run, "sft").win_rates
-    assert (judge.judge, judge.over, judge.finding.n) == (
-        "judge",
-        "SFT model",
-        60,
-    )  # four were not judged
+    # four were not judged
+    assert (judge.judge, judge.over, judge.finding.n) == ("judge", "SFT model", 60)
     assert judge.finding.difference == pytest.approx(44 / 60) and judge.finding.better
     assert "by the judge" in Page(run_page(run)).text
     assert [win_rate.judge for win_rate in head_to_head(run, "champion").win_rates] == [
@@ -306,9 +303,8 @@ def test_with_mlflow_down_the_report_is_written_now_and_forwarded_later(
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     file = pending(synthetic.workspace)[0]
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"tracking_uri": later})
-    )  # the server is up again, elsewhere
+    # the server is up again, elsewhere
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tracking_uri": later}))
     assert sync(synthetic.workspace).forwarded == ["a"]
     client = MlflowClient(tracking_uri=later)
     run_id = records(synthetic.workspace)[-1]["run_id"]

@@ -17,9 +17,7 @@ import pytest
 from command_line import RLHF
 from local_platform import FINAL, Platform, write_recipe
 
-from flows.pipeline import (
-    pipeline,
-)  # before anything else of Prefect: it sets what Prefect reads when it is imported
+from flows.pipeline import pipeline
 from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
 from flows.schedule.deploy import DeploymentOptions, build_deployments
@@ -231,9 +229,8 @@ def platform(tmp_path_factory, tiny_model):
 def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "twice", "--set", "registry.name=twice")
     slot = {"names": [concurrency.model_limit("twice")], "slots": 1}
-    platform.post(
-        "v2/concurrency_limits/increment", mode="concurrency", **slot
-    )  # another deployment of this model runs
+    # another deployment of this model runs
+    platform.post("v2/concurrency_limits/increment", mode="concurrency", **slot)
     for _ in range(2):
         platform.start("rlhf/twice", until="prepare")  # a local base model: nothing to prepare
     assert platform.ended("twice", 1) == ["Cancelled"]
@@ -471,9 +468,8 @@ def test_a_notification_block_of_prefects_is_told(platform):
 def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platform):
     platform.rlhf("deploy", platform.recipe, "--name", "again", "--set", "registry.name=again")
     device = {"names": concurrency.device_limits(), "slots": 1, "mode": "concurrency"}
-    platform.post(
-        "v2/concurrency_limits/increment", **device
-    )  # somebody else's stage: the run waits inside its own
+    # somebody else's stage: the run waits inside its own
+    platform.post("v2/concurrency_limits/increment", **device)
     run = platform.start("rlhf/again", until="validate")
     process = platform.wait(
         lambda: [p for p in processes_of(run) if "prefect.engine" in p.cmdline()]
@@ -487,12 +483,13 @@ def test_a_killed_run_of_a_deployment_is_started_once_more_by_reap_again(platfor
     )
     assert "crashed: none" in done
     platform.post("v2/concurrency_limits/decrement", **device)
+    # its lease
     platform.post(
         "v2/concurrency_limits/decrement",
         names=[concurrency.model_limit("again")],
         slots=1,
         mode="concurrency",
-    )  # its lease
+    )
     assert platform.ended("again", 1) == ["Failed"]  # one row is not enough data: it did run
     (found,) = platform.runs("again")
     assert (

@@ -110,11 +110,8 @@ def test_the_figure_holds_each_seed_the_mean_and_the_steps_of_those_that_have_th
     assert [c[0].get_ydata().tolist() for c in before_after.containers] == [[1.0, 2.5], [1.0, 0.5]]
     (line,) = by_step.lines
     assert line.get_label() == "PPO" and line.get_xdata().tolist() == [1, 2, 3]
-    assert line.get_ydata().tolist() == [
-        0.0,
-        1.5,
-        4.0,
-    ]  # the last step by the one seed that took it
+    # the last step by the one seed that took it
+    assert line.get_ydata().tolist() == [0.0, 1.5, 4.0]
     files = learning_curves.write(FOUND, tmp_path)
     assert files[0].stat().st_size > 10_000
     assert json.loads(files[1].read_text())[0]["gain"]["value"] == 1.5

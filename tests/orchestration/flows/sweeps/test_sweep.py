@@ -107,9 +107,8 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_f
         "ppo.beta=0.5",
     }
     one = values["rows"][0]["run_id"]
-    assert (
-        mlflow_runs.resolve(client(home), one[:8]).info.run_id == one
-    )  # the sweep above it is no pipeline run
+    # the sweep above it is no pipeline run
+    assert mlflow_runs.resolve(client(home), one[:8]).info.run_id == one
     assert mlflow_runs.resolve(client(home), "latest").info.run_id in {
         row["run_id"] for row in values["rows"]
     }

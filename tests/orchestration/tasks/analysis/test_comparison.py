@@ -255,9 +255,8 @@ def test_mlflow_tells_the_same_as_the_folders_of_a_run(synthetic):
         remote.started,
     )
     assert remote.stages["ppo"].costs == {"seconds": 12.5, "peak_memory_mib": 800.0}
-    assert (
-        len(remote.curve("ppo/score_mean")) == 20
-    )  # the summary under the last step is not a point of the curve
+    # the summary under the last step is not a point of the curve
+    assert len(remote.curve("ppo/score_mean")) == 20
 
 
 def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(synthetic):

@@ -46,9 +46,8 @@ def told(tmp_path_factory, empty_store):
         client.create_model_version("tiny-policy", source="file:///nowhere", tags=tags)
     client.set_registered_model_alias("tiny-policy", "champion", "2")
     client.set_registered_model_alias("tiny-policy", "candidate", "2")
-    client.create_registered_model(
-        "tiny-ledger"
-    )  # its entries have digests too, but are not models
+    # its entries have digests too, but are not models
+    client.create_registered_model("tiny-ledger")
     client.create_model_version(
         "tiny-ledger", source="ledger:/tiny", tags={"digest": tags["digest"]}
     )
@@ -95,9 +94,8 @@ def test_a_model_is_traced_back_to_the_files_with_role_run_and_version(told):
         and list(root.runs) == ["second"]
         and root.stage == "ppo"
     )
-    assert "policy-a" not in json.dumps(
-        found.graph.as_json()
-    )  # how the rival was made is another lineage
+    # how the rival was made is another lineage
+    assert "policy-a" not in json.dumps(found.graph.as_json())
 
 
 def test_data_leads_to_every_model_that_was_trained_on_it_or_on_what_came_of_it(told):

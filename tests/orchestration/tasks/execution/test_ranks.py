@@ -439,9 +439,8 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert len(steps) == SECTIONS["ppo"].steps
     assert steps[0]["ppo/policy_grad_norm"] > 0
-    assert (
-        max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4
-    )  # after the sync too: both halves are new
+    # after the sync too: both halves are new
+    assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4
 
 
 @pytest.mark.slow

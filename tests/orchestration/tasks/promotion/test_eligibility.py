@@ -58,9 +58,8 @@ def bad_records(registrar, digest: str) -> dict[str, tuple[list, str]]:
 def test_every_gate_record_is_read_again(registrar, case):
     digest = Artifact.of(registrar.models / "policy-2").digest
     records, says = bad_records(registrar, digest)[case]
-    assert (
-        registrar.add("policy", 2, records, reward_version="1") == "2"
-    )  # the same bytes: the same version, other records
+    # the same bytes: the same version, other records
+    assert registrar.add("policy", 2, records, reward_version="1") == "2"
     with refused(registrar.registry, says):
         promote(registrar.registry, PromotionRequest(version="2"))
     assert (

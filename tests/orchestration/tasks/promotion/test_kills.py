@@ -49,9 +49,8 @@ def kill_everywhere(
         (result,) = promoters.run(here, job | {"kill_after": count})
         if result["code"] == 0:
             assert result["promoted"], result
-            assert all(
-                aliases in (registry.aliases(), here.aliases()) for aliases in left_at
-            )  # as if it never or fully happened
+            # as if it never or fully happened
+            assert all(aliases in (registry.aliases(), here.aliases()) for aliases in left_at)
             return champions
         assert result["code"] == -9
         (after,) = promoters.run(here, next_job)
@@ -70,9 +69,8 @@ def test_a_killed_promotion_is_completed_or_undone_by_the_next_command(
     champions = kill_everywhere(promoters, registry, tmp_path, job, {"action": "history"})
     switched = champions.index("3")
     assert champions == ["1"] * switched + ["3"] * (len(champions) - switched)
-    assert (
-        switched >= 5 and len(champions) - switched >= 5
-    )  # it was killed often enough on either side
+    # it was killed often enough on either side
+    assert switched >= 5 and len(champions) - switched >= 5
 
 
 def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(

@@ -103,9 +103,8 @@ def test_a_seed_fixes_sampled_replies(policy, pairs):
 def test_samples_come_from_the_whole_vocabulary_and_differ_between_equal_prompts(policy, pairs):
     """Transformers keeps the 50 likeliest tokens; the policy was trained and measured on all 62."""
     chats = [{"messages": pairs[0]["prompt"]}] * 800
-    replies = policy.predict(
-        chats, params={"temperature": 1000.0, "max_tokens": 1}
-    )  # nearly uniform
+    # nearly uniform
+    replies = policy.predict(chats, params={"temperature": 1000.0, "max_tokens": 1})
     assert len(set(replies)) > 55
 
 

@@ -9,9 +9,8 @@ from tasks.registry import versions
 
 def test_the_same_bytes_are_one_version_also_when_two_register_at_once(registrar, monkeypatch):
     registry, look = registrar.registry, versions.version_with_digest
-    answers = iter(
-        [None, None]
-    )  # as if nobody had registered them yet: store_model's look and register's
+    # as if nobody had registered them yet: store_model's look and register's
+    answers = iter([None, None])
     monkeypatch.setattr(versions, "version_with_digest", lambda *args: next(answers, look(*args)))
     assert registrar.policy(2) == "2"
     found = registry.client.search_model_versions(

@@ -58,6 +58,7 @@ def test_a_given_sft_models_context_counts_in_place_of_the_base_models(have):
         )
 
 
+# 2 layers * 2 * 32 numbers per token: 512 bytes in float32
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 64,
@@ -66,13 +67,11 @@ LLAMA = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-}  # 2 layers * 2 * 32 numbers a token: 512 bytes in float32
+}
 
 
-CACHE = {
-    "max_new_tokens": 5888,
-    "kv_cache_mib": 3,
-}  # with 256 tokens of prompt 6,144, and 3 MiB hold as many
+# with 256 tokens of prompt 6,144, and 3 MiB hold as many
+CACHE = {"max_new_tokens": 5888, "kv_cache_mib": 3}
 
 
 @pytest.mark.parametrize("stage", ["ppo", "evaluate"])

@@ -106,10 +106,11 @@ def test_every_gate_of_a_run_is_shown(rlhf, recorded):
         "exact": "passed",
         "margin": "warning",
     }
+    # 7 of 10, exact
     assert (
         "lower 90% bound more than 0.3" in rows["exact"]
         and "0.3934 to 0.9127 (90%)" in rows["exact"]
-    )  # 7 of 10, exact
+    )
     assert "allowed to 0.3 by Ada: ten pairs must do here" in rows["lower_bound"]
     assert rlhf("gates")[1] == out == rlhf("gates", recorded.id[:12])[1]
 
@@ -156,9 +157,8 @@ def test_one_gate_is_explained_with_its_evidence_and_worst_pairs(rlhf, recorded,
         out.index("margin -4,") < out.index("margin -1,") < out.index("margin 0,")
         and "margin 1" not in out
     )
-    assert (
-        "good good" in out and max(map(len, out.split("items  ")[1].splitlines())) < 200
-    )  # long texts are cut
+    # long texts are cut
+    assert "good good" in out and max(map(len, out.split("items  ")[1].splitlines())) < 200
 
     whole = json.loads(rlhf("gates", "latest", "--explain", name, "--json")[1])
     assert (
@@ -173,9 +173,8 @@ def test_one_gate_is_explained_with_its_evidence_and_worst_pairs(rlhf, recorded,
 
 def test_the_sign_test_and_the_override_are_explained(rlhf, recorded):
     out = rlhf("gates", "latest", "--explain", "exact")[1]
-    assert (
-        "7 won and 3 lost items" in out and "sign test p = 0.344" in out
-    )  # 2 (1 + 10 + 45 + 120) / 1024
+    # 2 (1 + 10 + 45 + 120) / 1024
+    assert "7 won and 3 lost items" in out and "sign test p = 0.344" in out
     assert (
         "to 0.3 by Ada: ten pairs must do here"
         in rlhf("gates", "latest", "--explain", "lower_bound")[1]

@@ -221,10 +221,11 @@ def test_help_names_the_options_and_imports_nothing_heavy():
 
 def test_page_escapes_tokens_and_prompts_and_refers_to_nothing_outside(flow, tokens):
     text = trace_page("tiny <b>", flow, tokens)
+    # prompts, table
     assert (
         EVIL not in text
         and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == len(QUANTITIES) + 3
-    )  # prompts, table
+    )
     assert "tiny &lt;b&gt;" in text and "a note &amp; more" in text
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//)|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text
