@@ -65,9 +65,9 @@ def test_documented_thresholds_are_the_default_gates(stage, recipe):
     gates = gates_of(recipe(), stage)
     found = {gate.name: (gate.metric, gate.bound, gate.threshold) for gate in gates}
     assert found.items() >= DEFAULTS[stage].items()
-    assert {(gate.of, gate.min_n, gate.severity, gate.method, gate.override) for gate in gates} == {
-        ("estimate", 1, "error", "auto", None)
-    }
+    for gate in gates:
+        assert (gate.of, gate.min_n, gate.severity) == ("estimate", 1, "error")
+        assert (gate.method, gate.override) == ("auto", None)
 
 
 def test_stages_without_a_gate_have_none(recipe):

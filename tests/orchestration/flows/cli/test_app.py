@@ -58,9 +58,12 @@ modules = {
     for name in commands
 }
 for name in modules.values():
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        app.main([name, "--help"])
-    assert f" {name} [OPTIONS]" in out.getvalue()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = app.main([name, "--help"])
+        except SystemExit as end:
+            code = end.code
+    assert code == 0 and f" {name} [OPTIONS]" in out.getvalue()
     loaded = modules.keys() & sys.modules.keys()
     print(name, *(modules[module] for module in loaded))
     for module in loaded:

@@ -8,7 +8,7 @@ import threading
 from tasks.records import events
 
 
-def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe_file):
+def test_a_run_ends_with_its_table_the_promotion_and_its_report(rlhf, recipe_file, home):
     code, out, err = rlhf("run", recipe_file)
     assert code == 0, err
     assert "sft: done" in err and "reward: started" in err
@@ -18,12 +18,16 @@ def test_a_run_ends_with_its_table_and_the_promotion(rlhf, recipe_file):
         and "gate passed" in out
         and "/runs/" in out
     )
+    (page,) = (home / "reports").glob("*/report.html")
+    assert f"Report: {page}" in out.replace("\n", "")  # a long path is folded
     code, out, _ = rlhf("run", recipe_file, "--json")
     values = json.loads(out)
     assert code == 0 and values["state"] == "finished" and values["promotion"]["promoted"] is True
     stages = {stage["stage"]: stage for stage in values["stages"]}
     assert all(stages[name]["cached"] for name in ("validate", "sft", "reward", "ppo", "evaluate"))
     assert stages["reward"]["value"] == 0.8 and stages["reward"]["mlflow"]
+    (again,) = {*(home / "reports").glob("*/report.html")} - {page}
+    assert values["report_page"] == str(again)
     code, out, _ = rlhf("status", "--json")
     assert [run["state"] for run in json.loads(out)] == ["finished", "finished"]
 
