@@ -210,6 +210,30 @@ def even(prompts, replies, tokens):
 """
 
 
+CARRIED_ON = {  # options whose state a resumed stage must go on with
+    "reward": {
+        "model_weight": 0,
+        "functions": [
+            "resume_rules:short",
+            {"function": "resume_rules:even", "per_token": True, "weight": 0.5},
+        ],
+        "centre": True,
+        "scale": True,
+        "clip": 2.0,
+    },
+    "kl_controller": "adaptive",
+    "kl_target": 0.5,
+    "kl_horizon": 20,
+    "kl_exact": True,
+    "max_kl_update": 0.05,
+    "max_rollout_age": 1,
+    "importance_cap": 2.0,
+    "importance_level": "sequence",
+    "steps": 6,
+    "checkpoint_every": 2,
+}
+
+
 @pytest.mark.slow
 def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_weights(
     sft, reward, tiny_splits, tmp_path, monkeypatch
@@ -217,34 +241,7 @@ def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_wei
     """Adaptive state (beta, running moments) and rollouts of older weights survive a kill."""
     (tmp_path / "resume_rules.py").write_text(RULES)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    functions = [
-        "resume_rules:short",
-        {"function": "resume_rules:even", "per_token": True, "weight": 0.5},
-    ]
-    options = {
-        "reward": {
-            "model_weight": 0,
-            "functions": functions,
-            "centre": True,
-            "scale": True,
-            "clip": 2.0,
-        }
-    }
-    options |= {
-        "kl_controller": "adaptive",
-        "kl_target": 0.5,
-        "kl_horizon": 20,
-        "kl_exact": True,
-        "max_kl_update": 0.05,
-    }
-    options |= {
-        "max_rollout_age": 1,
-        "importance_cap": 2.0,
-        "importance_level": "sequence",
-        "steps": 6,
-        "checkpoint_every": 2,
-    }
-    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | options))
+    spec = ppo_spec(sft, reward, tiny_splits, PPO(**PPO_TINY.model_dump() | CARRIED_ON))
     spec = spec.model_copy(
         update={"inputs": {name: item for name, item in spec.inputs.items() if name != "reward"}}
     )
@@ -375,14 +372,11 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
     assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1
 
 
-@pytest.mark.slow
-def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
-    sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch
-):
-    """Evaluate with champion, second reward model and judge.
+@pytest.fixture
+def opinions(sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch):
+    """Make a judge that prefers short replies, and the inputs of an evaluation by every scorer.
 
-    The second reward model has another tokenizer and is the independent scorer. The judge prefers
-    short replies.
+    The second reward model has another tokenizer.
     """
     (tmp_path / "my_opinions.py").write_text(JUDGE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -392,26 +386,38 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
     second.resize_token_embeddings(len(tokenizer))
     for part in (second, tokenizer):
         part.save_pretrained(tmp_path / "second")
-    inputs = splits_of(tiny_splits, *EVALUATED)
-    inputs |= {
+    return splits_of(tiny_splits, *EVALUATED) | {
         "policy": ppo.outputs["model"].path,
         "sft": sft.outputs["model"].path,
         "champion": tiny_model,
+        "reward": reward.outputs["model"].path,
+        "reward_2": tmp_path / "second",
     }
-    inputs |= {"reward": reward.outputs["model"].path, "reward_2": tmp_path / "second"}
+
+
+def evaluation_spec(config: Evaluate, inputs: dict[str, Path]) -> StageSpec:
+    values = {"evaluate": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
+    return spec_of("evaluate", values, inputs)
+
+
+@pytest.mark.slow
+def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(opinions, tmp_path):
+    """Evaluate with champion, second reward model and judge.
+
+    The second reward model is the independent scorer.
+    """
     config = Evaluate(
         sampling=SAMPLING, max_prompts=40, judge=Judge(function="my_opinions:judge", max_pairs=30)
     )
-    values = {"evaluate": config.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
-    result = finish(spec_of("evaluate", values, inputs), tmp_path / "run")
+    result = finish(evaluation_spec(config, opinions), tmp_path / "run")
 
     assert_gates_can_use_items(result, tmp_path / "run")
     types, items = items_of(result, tmp_path / "run")
-    opinions = REPLY | {"score_2": "double", "independent": "double"}
+    scores = REPLY | {"score_2": "double", "independent": "double"}
     expected = {
         f"{name}_{column}": kind
         for name in ("policy", "sft", "champion")
-        for column, kind in opinions.items()
+        for column, kind in scores.items()
     }
     expected |= {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
     assert types == expected | {"judge_vs_sft": "double", "judge_vs_champion": "double"}
@@ -433,9 +439,11 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(
         assert len(table["data"]) == 20 and len(table["data"][0]) == len(table["columns"])
     assert result.metrics["eval/reward_disagreement"] > 0
 
+
+@pytest.mark.slow
+def test_a_scorer_that_gives_nan_refuses_the_evaluation(opinions, tmp_path):
     broken = Evaluate(sampling=SAMPLING, max_prompts=40, independent_scorer="my_opinions:broken")
-    values = {"evaluate": broken.model_dump(mode="json", exclude={"gate"}), "dtype": "float32"}
-    assert start(spec_of("evaluate", values, inputs), tmp_path / "refused").wait() == 2
+    assert start(evaluation_spec(broken, opinions), tmp_path / "refused").wait() == 2
     assert (
         "the independent scorer gave nan for reply 0"
         in (tmp_path / "refused" / "failure.json").read_text()

@@ -168,6 +168,17 @@ def test_everything_on_one_trunk_learns(inputs):
     assert not any(".reward." in name for name in state)
 
 
+TOTALS = (
+    "policy_loss",
+    "value_loss",
+    "value_clip_fraction",
+    "policy_clip_fraction",
+    "approx_kl_update",
+    "ratio_max",
+    "ratio_min",
+)
+
+
 def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(inputs):
     models, config = laid_out(inputs, critic="shared", value_coef=0.3)
     trunk = models.actor.module
@@ -178,25 +189,7 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
     experience = scored(models, config)
     part, tokens = experience.rows([0, 1, 2, 3]), 17
     part = type(part)(**vars(part) | {"returns_BR": part.returns_BR + 1.0})
-    _actor_backward(
-        models.actor,
-        part,
-        config,
-        tokens,
-        dict.fromkeys(
-            (
-                "policy_loss",
-                "value_loss",
-                "value_clip_fraction",
-                "policy_clip_fraction",
-                "approx_kl_update",
-                "ratio_max",
-                "ratio_min",
-            ),
-            1.0,
-        ),
-        counts=True,
-    )
+    _actor_backward(models.actor, part, config, tokens, dict.fromkeys(TOTALS, 1.0), counts=True)
     policy = PolicyModel(load_policy(inputs["policy"]).model)
     critic = ScalarModel(load_scalar(inputs["policy"], new_head=True, seed=3).model)
     loss, _, _ = policy_objective(policy(part.batch), part, config, tokens)

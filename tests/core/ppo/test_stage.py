@@ -120,12 +120,18 @@ PROCESS = PPO(
 UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline", group_size=2)
 
 
-@pytest.fixture
-def looped(models, tiny_model, tmp_path, monkeypatch):
-    """A function that runs the stage's own loop in this process, to its end or to a kill.
+class Killed(RunDir):
+    limit: int | None = None
 
-    It returns the actor's weights.
-    """
+    def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        super().log(step, steps, metrics)
+        if step == self.limit:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def build(models, tiny_model, tmp_path, monkeypatch):
+    """Make a function in place of the stage's `build`: engines of torch alone, in this process."""
     (tmp_path / "loop_rules.py").write_text(RULES)
     monkeypatch.syspath_prepend(tmp_path)
     tokenizer = load_tokenizer(tiny_model)
@@ -156,20 +162,22 @@ def looped(models, tiny_model, tmp_path, monkeypatch):
             seed=1,
         )
 
-    class Killed(RunDir):
-        limit: int | None = None
+    return built
 
-        def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
-            super().log(step, steps, metrics)
-            if step == self.limit:
-                raise KeyboardInterrupt
+
+@pytest.fixture
+def looped(build, tmp_path, monkeypatch):
+    """Make a function that runs the stage's own loop in this process, to its end or to a kill.
+
+    It returns the actor's weights.
+    """
 
     def run(
         name: str, config: PPO = ADAPTIVE, killed_after: int | None = None
     ) -> dict[str, Tensor]:
         directory = Killed(tmp_path / name)
         directory.limit = killed_after
-        monkeypatch.setattr(stage, "build", built)
+        monkeypatch.setattr(stage, "build", build)
         stage.run(
             StageSpec(
                 stage="ppo",

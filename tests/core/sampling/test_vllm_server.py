@@ -173,6 +173,19 @@ def servers(parent: int, model: Path) -> list[psutil.Process]:
     ]
 
 
+SERVED = PPO(
+    steps=3,
+    rollout_batch=16,
+    minibatches=2,
+    epochs=2,
+    policy_lr=1e-3,
+    critic_lr=1e-3,
+    checkpoint_every=1,
+    micro_batch_tokens=128,
+    sampling=Sampling(max_new_tokens=12, kv_cache_mib=32, own_devices=1),
+)
+
+
 @pytest.mark.slow
 def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_server(
     tiny_model, tiny_splits, tmp_path
@@ -187,18 +200,7 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
         "reward": tmp_path / "reward",
         "prompts_train": tiny_splits / "prompts_train.jsonl",
     }
-    config = PPO(
-        steps=3,
-        rollout_batch=16,
-        minibatches=2,
-        epochs=2,
-        policy_lr=1e-3,
-        critic_lr=1e-3,
-        checkpoint_every=1,
-        micro_batch_tokens=128,
-        sampling=Sampling(max_new_tokens=12, kv_cache_mib=32, own_devices=1),
-    )
-    apart = section_spec("ppo", config, inputs)
+    apart = section_spec("ppo", SERVED, inputs)
     stage = start(apart, tmp_path / "apart")
     while not read_metrics(tmp_path / "apart" / "metrics.jsonl"):
         assert stage.poll() is None, (tmp_path / "apart" / "stage.log").read_text()[-3000:]
@@ -210,10 +212,8 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
     finish(apart, tmp_path / "apart")
     assert not servers(1, tiny_model)
 
-    config = config.model_copy(
-        update={"sampling": config.sampling.model_copy(update={"own_devices": 0})}
-    )
-    shared = section_spec("ppo", config, inputs)
+    inside = SERVED.sampling.model_copy(update={"own_devices": 0})
+    shared = section_spec("ppo", SERVED.model_copy(update={"sampling": inside}), inputs)
     finish(shared, tmp_path / "shared")
     ours, theirs = (
         [line["metrics"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -37,6 +38,36 @@ def run():
     return run_pipeline
 
 
+def assert_versions_are_promoted_with_their_verdicts(home: Path, parent_run_id: str) -> None:
+    """Check what MLflow has of the first run that promotes."""
+    tables = json.loads(client(home).get_run(parent_run_id).data.tags["mlflow.loggedArtifacts"])
+    # what MLflow's evaluation view compares
+    assert tables == [{"path": "samples.json", "type": "table"}]
+    mlflow.set_tracking_uri(Workspace(home).tracking_uri)
+    folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")
+    assert (
+        AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers
+        == 2
+    )
+    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
+    verdicts = json.loads(
+        client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"]
+    )
+    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
+
+
+def assert_second_version_names_its_parents(home: Path) -> None:
+    tags = client(home).get_model_version("tiny-policy", "2").tags
+    assert tags["reward_version"] == "1" and set(json.loads(tags["parents"])) == {
+        "base",
+        "sft",
+        "reward",
+    }
+    assert (
+        tags["compared_with"] == client(home).get_model_version("tiny-policy", "1").tags["digest"]
+    )
+
+
 def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run, home, plan):
     heard = []
     end = events.subscribe(heard.append)
@@ -50,26 +81,11 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
         and first.problem is None
         and first.parent_run_id in first.parent_link
     )
-    tables = json.loads(
-        client(home).get_run(first.parent_run_id).data.tags["mlflow.loggedArtifacts"]
-    )
-    # what MLflow's evaluation view compares
-    assert tables == [{"path": "samples.json", "type": "table"}]
     assert [event.stage for event in heard if isinstance(event, events.StageFinished)] == [
         *STAGES,
         "promote",
     ]
-    mlflow.set_tracking_uri(Workspace(home).tracking_uri)
-    folder = mlflow.artifacts.download_artifacts("models:/tiny-policy@champion")
-    assert (
-        AutoModelForCausalLM.from_pretrained(f"{folder}/artifacts/model").config.num_hidden_layers
-        == 2
-    )
-    assert client(home).get_model_version_by_alias("tiny-reward", "champion").version == 1
-    verdicts = json.loads(
-        client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"]
-    )
-    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
+    assert_versions_are_promoted_with_their_verdicts(home, first.parent_run_id)
 
     again = run(make_recipe())
     assert started(home) == [] and all(row.state == "cached" for row in again.rows if row.run_dir)
@@ -92,15 +108,7 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     assert started(home) == [] and "already" in after.promotion.reason
     attempts = [(entry.version, entry.outcome) for entry in Ledger(client(home), "tiny").entries()]
     assert attempts == [("1", "done"), ("2", "refused"), ("2", "done")]
-    tags = client(home).get_model_version("tiny-policy", "2").tags
-    assert tags["reward_version"] == "1" and set(json.loads(tags["parents"])) == {
-        "base",
-        "sft",
-        "reward",
-    }
-    assert (
-        tags["compared_with"] == client(home).get_model_version("tiny-policy", "1").tags["digest"]
-    )
+    assert_second_version_names_its_parents(home)
 
 
 def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make_recipe, run, home, plan):

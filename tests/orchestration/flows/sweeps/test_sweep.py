@@ -60,14 +60,8 @@ def artifacts(home: Path, run_id: str) -> set[str]:
 # whole sweeps
 
 
-def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_file, home):
-    words = ["sweep", recipe_file, "--over", "ppo.beta=0.02,0.05,0.5", "--json"]
-    code, out, err = rlhf(*words)
-    assert code == 0, err
-    assert "3 runs (3 of ppo.beta), until evaluate, 1 at a time" in err
-    assert "[ppo.beta=0.05] sft: already done" in err and "[ppo.beta=0.02] sft: done" in err
-    assert started(home) == [*ALL_STAGES, *["ppo", "evaluate"] * 2]
-    values = json.loads(out)
+def assert_rows_of_three_betas(values: dict) -> None:
+    """Check the JSON of a sweep over ppo.beta of 0.02, 0.05 and 0.5."""
     assert (
         values["metrics"] == ["eval/score_gain", "eval/kl_per_response"]
         and values["mlflow_problem"] is None
@@ -90,6 +84,9 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_f
         [pytest.approx(2.5), pytest.approx(5.0)],
     ]
 
+
+def assert_runs_are_nested_and_no_champion_is_made(home: Path, values: dict) -> None:
+    """Check what MLflow has of the sweep."""
     top = client(home).get_run(values["run_id"])
     assert top.info.status == "FINISHED" and top.data.tags["sweep.keys"] == "ppo.beta"
     assert (
@@ -114,6 +111,18 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_f
     }
     assert [model.name for model in client(home).search_registered_models()] == ["tiny-reward"]
     assert "champion" not in client(home).get_registered_model("tiny-reward").aliases
+
+
+def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_file, home):
+    words = ["sweep", recipe_file, "--over", "ppo.beta=0.02,0.05,0.5", "--json"]
+    code, out, err = rlhf(*words)
+    assert code == 0, err
+    assert "3 runs (3 of ppo.beta), until evaluate, 1 at a time" in err
+    assert "[ppo.beta=0.05] sft: already done" in err and "[ppo.beta=0.02] sft: done" in err
+    assert started(home) == [*ALL_STAGES, *["ppo", "evaluate"] * 2]
+    values = json.loads(out)
+    assert_rows_of_three_betas(values)
+    assert_runs_are_nested_and_no_champion_is_made(home, values)
 
     code, out, err = rlhf(*words)
     assert code == 0 and started(home) == [] and "3 of them done earlier" in err

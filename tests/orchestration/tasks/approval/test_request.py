@@ -187,6 +187,15 @@ def latest(home: Path) -> Record:
     return Record.model_validate(records(Workspace(home))[-1])
 
 
+def assert_shows_links_metrics_gates_and_command(shown: str, link: str) -> None:
+    """Check the text of the artifact of the run asks-1 in Prefect."""
+    assert f"[report]({link}/artifacts/report.html), [MLflow]({link}), [tiny-policy 1](" in shown
+    assert "/#/models/tiny-policy/versions/1)" in shown
+    assert "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
+    assert "| evaluate.win_rate | **passed** | 0.8 | more than 0.5 |" in shown
+    assert "rlhf approve asks-1" in shown
+
+
 # the two doors
 
 
@@ -225,19 +234,7 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
     assert on_the_version(record) == SignOff(required=True, record=record.approval)
     stored = json.loads(Path(client.download_artifacts(record.run_id, "approval.json")).read_text())
     assert stored["by"] == "Ann" and stored["state"] == "approved"
-    shown = artifact(ephemeral_api())["data"]
-    assert (
-        f"[report]({asked[0].link}/artifacts/report.html), [MLflow]({asked[0].link}),"
-        " [tiny-policy 1](" in shown
-    )
-    assert (
-        "/#/models/tiny-policy/versions/1)" in shown
-        and "| eval/win_rate | 0.8 | 0.71 to 0.87 | 100 | share |" in shown
-    )
-    assert (
-        "| evaluate.win_rate | **passed** | 0.8 | more than 0.5 |" in shown
-        and "rlhf approve asks-1" in shown
-    )
+    assert_shows_links_metrics_gates_and_command(artifact(ephemeral_api())["data"], asked[0].link)
 
     again = run("asks-2")  # same policy, same gate records: nobody is asked
     assert len(asked) == 1 and rows_of(again)[-1].seconds == 0 and again.approval.run == "asks-1"
