@@ -1,6 +1,5 @@
 """The steps of the flow: here alone the core meets Prefect and MLflow."""
 
-import logging
 import os
 
 SETTINGS = {  # what MLflow reads; what the environment says already stays
@@ -15,5 +14,3 @@ SETTINGS = {  # what MLflow reads; what the environment says already stays
 }
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 """The MLflow client, experiments and runs found or created by key, and addresses of pages."""
 
+import logging
 import os
 
 import mlflow
@@ -14,6 +15,9 @@ from tasks.tracking.sqlite_store import ensure_tables
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
+
+for _name in ("mlflow", "alembic"):  # their import has set the levels to INFO
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def connect(uri: str) -> MlflowClient:
