@@ -5,6 +5,7 @@ import contextlib
 from prefect import State, flow, runtime
 from prefect.states import Failed
 
+from flows.platform import ephemeral_server
 from flows.report.at_end import write_page, write_report
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
@@ -94,6 +95,7 @@ def run_pipeline(
 
     Ctrl-C and SIGTERM end the stage that runs, with its whole process group.
     """
+    ephemeral_server.end_with_this_process()
     result = pipeline(recipe, from_stage, until)
     assert isinstance(result, PipelineResult), "a failed state raises"
     return result

@@ -2,6 +2,7 @@
 
 import os
 
+from flows import environment
 from tasks.records.workspace import home_folder
 
 QUIET = {
@@ -18,15 +19,18 @@ def apply() -> None:
 
     PREFECT_CLIENT_MAX_RETRIES: see flows/platform/services.py.
     """
+    workspace = home_folder()
     _set_defaults(
         {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
             "PREFECT_CLIENT_MAX_RETRIES": "8",
-            "PREFECT_HOME": str(home_folder() / "prefect"),
+            "PREFECT_HOME": str(workspace / "prefect"),
         }
     )
+    environment.bypass_proxies()
+    environment.provide_home(workspace / "home")
 
 
 def debugging() -> bool:

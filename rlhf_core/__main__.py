@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -118,13 +119,25 @@ def main(argv: list[str]) -> int:
         run_stage(spec, run)
     except (BadInput, GateRefused) as error:
         failure = {"stage": stage, "error": type(error).__name__, "message": str(error)}
-        write_atomically(run.path / "failure.json", json.dumps(failure))
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return REFUSED
+        return _refuse(run, failure)
+    except ImportError as error:  # the same at every try
+        traceback.print_exc()
+        message = (
+            f"stage {stage} cannot import what it needs: {error}. A package is missing or damaged;"
+            " rlhf doctor says which, and how to install it."
+        )
+        return _refuse(run, {"stage": stage, "error": BadInput.__name__, "message": message})
     except RLHFError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _refuse(run: RunDir, failure: dict[str, str]) -> int:
+    """Write why the stage must not be tried again, and return its exit code."""
+    write_atomically(run.path / "failure.json", json.dumps(failure))
+    print(f"{failure['error']}: {failure['message']}", file=sys.stderr)
+    return REFUSED
 
 
 if __name__ == "__main__":

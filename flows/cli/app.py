@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from flows.cli import process
 from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
 
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
 
     RLHF_DEBUG=1 or --debug adds the error's traceback.
     """
+    process.prepare()
     print_any_text()
     try:
         app(args=argv)

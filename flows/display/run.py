@@ -2,20 +2,21 @@
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
+from flows import environment
 from flows.display.data_report import report_of
 from flows.display.live import LiveDisplay
 from flows.display.outcome import RunOutcome
+from flows.platform import prefect_address
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
 from flows.settings import quiet_libraries
 from rlhf_core.config import load_recipe
-from rlhf_core.errors import RLHFError
+from rlhf_core.errors import BadInput, RLHFError
 from tasks.records import events
 from tasks.records.run_record import Record, find_records
 from tasks.records.workspace import Workspace
@@ -35,7 +36,10 @@ def run_recipe(
     Raises BadInput for what is wrong before anything runs; later errors are in the outcome.
     """
     recipe = load_recipe(name, settings)
-    require_address(Workspace.here().tracking_uri)
+    workspace = Workspace.here()
+    workspace.require_writable()
+    require_address(workspace.tracking_uri)
+    _tell_unusable_proxies()
     quiet_libraries()
     display = LiveDisplay(Console(stderr=True))
     end = events.subscribe(display)
@@ -72,10 +76,7 @@ def _record(record_id: str | None) -> Record | None:
 
 @contextlib.contextmanager
 def _ending_at_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C end in a KeyboardInterrupt.
-
-    The terminal ends Prefect's own server too, and Prefect then fails to reach it.
-    """
+    """Let Ctrl-C end in a KeyboardInterrupt, also where Prefect raises an error of its own."""
     pressed = []
 
     def note(*_: object) -> None:
@@ -84,8 +85,8 @@ def _ending_at_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
-    # Prefect raises SIGTERM once more when it has cleaned up; without a handler its own server
-    # would outlive this process.
+    # Prefect raises SIGTERM once more when it has cleaned up; without a handler it would end this
+    # process before the display has ended.
     before_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -105,11 +106,20 @@ def _pipeline() -> Callable:
 
 
 def _blame_prefect_server(error: Exception) -> None:
-    url = os.environ.get("PREFECT_API_URL")
+    """Raise BadInput when a server is configured that does not answer or refuses the account."""
+    address = prefect_address.configured()
+    if address is None:
+        return
     if refuses_account(error):
-        raise RLHFError(NO_ACCOUNT.format(url=url)) from error
-    if url and not answers(url.rstrip("/") + "/health"):
-        raise RLHFError(
-            f"the Prefect server at PREFECT_API_URL={url} does not answer ({type(error).__name__});"
-            " start it, or unset PREFECT_API_URL to run without one"
+        raise BadInput(NO_ACCOUNT.format(url=address.url)) from error
+    if not answers(address.url.rstrip("/") + "/health"):
+        raise BadInput(
+            f"the Prefect server at {address.url} does not answer ({type(error).__name__}); the"
+            f" address is set by {address.place}. Start the server, or {address.fix} to run"
+            " without it."
         ) from error
+
+
+def _tell_unusable_proxies() -> None:
+    for name, reason in environment.unusable_proxies.items():
+        print(f"rlhf: {name} is not used: {reason}", file=sys.stderr)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -12,10 +11,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
+from flows.platform import prefect_address
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.execution import group_guard
+from tasks.execution.guarded_process import GuardedProcess
 from tasks.records.workspace import Workspace
 from tasks.tracking.sqlite_store import ensure_tables
 
@@ -23,7 +22,6 @@ HOST = "127.0.0.1"
 MLFLOW_PORT = 5000
 PREFECT_PORT = 4200
 START_SECONDS = 120.0
-STOP_SECONDS = group_guard.GRACE_SECONDS
 NO_ACCOUNT = (
     "the Prefect server at {url} wants another account; set PREFECT_API_AUTH_STRING=NAME:PASSWORD"
 )
@@ -33,9 +31,8 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",  # a file of the current folder must not take a library's place
 }
-
-Server: TypeAlias = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -105,9 +102,9 @@ def mlflow_page(workspace: Workspace, port: int | None) -> Page:
 
 
 def prefect_page(port: int | None) -> Page:
-    """Return Prefect's page on the workspace's flow runs, or the server in PREFECT_API_URL."""
-    if api := os.environ.get("PREFECT_API_URL"):
-        api = api.rstrip("/")
+    """Return Prefect's page on the workspace's flow runs, or that of the configured server."""
+    if address := prefect_address.configured():
+        api = address.url.rstrip("/")
         return Page("Prefect", api.removesuffix("/api"), api + "/health", None)
     port = choose_port(port, PREFECT_PORT)
     arguments = ("server", "start", "--host", HOST, "--port", str(port), "--no-services")
@@ -131,7 +128,7 @@ def refuses_account(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def server(page: Page, log: Path, home: Path) -> Iterator[Server | None]:
+def server(page: Page, log: Path, home: Path) -> Iterator[GuardedProcess | None]:
     """Run the page's server as a process group of its own, and end it with the block.
 
     It also ends with this process, whatever kills this process. home: Prefect's folder.
@@ -146,34 +143,14 @@ def server(page: Page, log: Path, home: Path) -> Iterator[Server | None]:
         | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"{page.url}/api"}
     )
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, group_guard.__file__, *page.command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
+        process = GuardedProcess(page.command, stdout=output, stderr=output, env=environment)
     try:
         yield process
     finally:
-        stop(process)
+        process.end()
 
 
-def stop(process: Server) -> None:
-    """End a process group: send TERM, then KILL to what is left after the grace time."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdin:
-        process.stdin.close()
-    process.wait()
-
-
-def wait_until_ready(page: Page, process: Server | None, log: Path) -> None:
+def wait_until_ready(page: Page, process: GuardedProcess | None, log: Path) -> None:
     """Return when the page answers.
 
     Raises RLHFError with the end of its log when it dies or takes too long.
@@ -222,7 +199,9 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _wait_until_one_ends(pages: list[Page], running: list[Server | None], logs: list[Path]) -> None:
+def _wait_until_one_ends(
+    pages: list[Page], running: list[GuardedProcess | None], logs: list[Path]
+) -> None:
     """Wait for ever; raise RLHFError when a server ends."""
     while True:
         for page, process, log in zip(pages, running, logs, strict=True):

@@ -5,12 +5,15 @@ server checks the input against the schema of the models that read a recipe file
 """
 
 import os
+import shlex
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from prefect import Flow, get_client
+from prefect._vendor.croniter import CroniterBadDateError, croniter
 from prefect.client.schemas.objects import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
@@ -33,6 +36,7 @@ from tasks.execution import concurrency
 from tasks.promotion import announce
 
 WORKING_DIR = "working_dir"  # the job variable of process pools
+CRON_FIELDS = 5
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
@@ -163,14 +167,44 @@ def _deployment(
 def _schedule(wanted: DeploymentOptions) -> CronSchedule | None:
     if wanted.cron is None:
         return None
+    _require_five_fields(wanted.cron)
     try:
-        return CronSchedule(cron=wanted.cron, timezone=wanted.timezone)
+        schedule = CronSchedule(cron=wanted.cron, timezone=wanted.timezone)
     except ValidationError as error:
         found = error.errors()[0]
         key = str(found["loc"][0]) if found["loc"] else "cron"
         example = '"0 2 * * 0"' if key == "cron" else "Europe/Berlin"
         raise ConfigError(
             f"--{key} {getattr(wanted, key)!r} is not valid; expected e.g. {example}."
+        ) from None
+    _require_date(wanted.cron)
+    return schedule
+
+
+def _require_five_fields(cron: str) -> None:
+    """Raise ConfigError for a sixth field, which Prefect reads as seconds, and for a seventh."""
+    fields = cron.split()
+    if len(fields) == CRON_FIELDS or (len(fields) == 1 and cron.strip().startswith("@")):
+        return
+    hint = (
+        f" Without the seconds it is {shlex.quote(' '.join(fields[1:]))}."
+        if len(fields) == CRON_FIELDS + 1
+        else ""
+    )
+    raise ConfigError(
+        f"--cron {cron!r} has {len(fields)} fields; expected five (minute, hour, day of month,"
+        f' month, day of week) or a word such as @daily, e.g. "0 2 * * 0".{hint}'
+    )
+
+
+def _require_date(cron: str) -> None:
+    """Raise ConfigError for an expression without a date, such as February 31."""
+    try:
+        croniter(cron, datetime.now(UTC)).get_next()
+    except CroniterBadDateError:
+        raise ConfigError(
+            f"--cron {cron!r} has no date: no day of month and month in it go together; expected"
+            ' e.g. "0 2 * * 0", Sundays at 2.'
         ) from None
 
 

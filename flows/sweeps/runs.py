@@ -144,6 +144,7 @@ def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> subprocess.Pope
         sys.executable,
         group_guard.__file__,
         sys.executable,
+        "-P",  # a file of the current folder must not take a library's place
         "-m",
         "flows.sweeps.runs",
         json.dumps(task),

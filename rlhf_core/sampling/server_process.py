@@ -59,13 +59,14 @@ class ServerProcess:
         self._socket = str(Path(self._folder) / "socket")
         server = [
             sys.executable,
+            "-P",  # a file of the current folder must not take a library's place
             "-m",
             "vllm.entrypoints.openai.api_server",
             *arguments,
             "--uds",
             self._socket,
         ]
-        command = [sys.executable, "-c", ENDS_WITH_PARENT, *server]
+        command = [sys.executable, "-P", "-c", ENDS_WITH_PARENT, *server]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -40,7 +40,7 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
         return _over_hosts(distributed)
     return (
         sys.executable,
-        "-u",
+        "-uP",  # P: a file of the current folder must not take a library's place
         "-m",
         "deepspeed.launcher.launch",
         f"--world_info={_world({'localhost': _devices(distributed, _own_devices(spec))})}",
@@ -119,7 +119,7 @@ def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
         if distributed.launcher == "by_hand"
         else [f"--launcher={distributed.launcher}"]
     )
-    runner = (sys.executable, "-u", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
+    runner = (sys.executable, "-uP", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
     return (*runner, *how, *address, f"--master_port={distributed.master_port or PORT}", *_RANK)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ from rlhf_core import errors
 from rlhf_core.config import Distributed
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, new_lines, read_result, write_atomically
-from tasks.execution import dropped_signals, group_guard, launcher, resource_usage
+from tasks.execution import dropped_signals, launcher, resource_usage
+from tasks.execution.guarded_process import GuardedProcess
 from tasks.execution.launcher import has_cuda
 from tasks.records import events
 
@@ -153,39 +153,23 @@ def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None
 
 
 @contextlib.contextmanager
-def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
+def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[GuardedProcess]:
     """Start a process group that ends with the block, and with this process.
 
     It holds the lock as long as it lives.
     """
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, group_guard.__file__, *start.command, *arguments],
-            stdin=subprocess.PIPE,
+        process = GuardedProcess(
+            [*start.command, *arguments],
             stdout=output,
             stderr=output,
             env=start.environment,
-            start_new_session=True,
             pass_fds=(start.lock,),
         )
     try:
         yield process
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen) -> None:
-    try:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(group_guard.GRACE_SECONDS)
-    finally:  # the rest of the group: a straggler of a finished stage, or one that ignores TERM
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        assert process.stdin is not None  # started with a pipe
-        process.stdin.close()
-        process.wait()
+        process.end()
 
 
 def _follow(

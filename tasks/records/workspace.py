@@ -10,6 +10,7 @@ from rlhf_core.errors import BadInput
 if TYPE_CHECKING:  # a command that only prints help must not load the core
     from rlhf_core.rundir import StageSpec
 
+_ELSEWHERE = "Set RLHF_HOME to another folder, or change the permissions."
 UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
 
 
@@ -51,12 +52,32 @@ class Workspace:
 
     @classmethod
     def here(cls) -> "Workspace":
-        """Return the workspace in RLHF_HOME, else in ./.rlhf; create the folder when absent."""
+        """Return the workspace in RLHF_HOME, else in ./.rlhf; create the folder when absent.
+
+        Raises BadInput when it cannot be created.
+        """
         home = home_folder()
         _require_usable_name(home)
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"the workspace {home} cannot be made ({error.strerror}); expected a folder in"
+                f" which you may write. {_ELSEWHERE}"
+            ) from None
         _require_readable(home)
         return cls(home)
+
+    def require_writable(self) -> None:
+        """Raise BadInput unless this user can write to the workspace, as a run must."""
+        places = [self.home, self.runs, self.outbox, self.artifacts, self.prefect]
+        for path in [*places, self.home / "mlflow.db"]:
+            mode = os.W_OK | (0 if path.is_file() else os.X_OK)
+            if path.exists() and not os.access(path, mode):
+                raise BadInput(
+                    f"the workspace cannot be used: {path} cannot be written by user"
+                    f" {os.getuid()}; expected a workspace of your own. {_ELSEWHERE}"
+                )
 
     @property
     def runs(self) -> Path:
