@@ -18,6 +18,7 @@ KEPT = {
     "AWS_SHARED_CREDENTIALS_FILE": ".aws/credentials",
 }
 unusable_proxies: dict[str, str] = {}  # variables that were removed, and why
+replaced_homes: list[str] = []  # why the home folder was replaced; empty where it was not
 
 
 # proxies
@@ -73,6 +74,7 @@ def provide_home(substitute: Path) -> None:
     for name, place in KEPT.items():
         if home is not None and name not in os.environ and os.access(home / place, os.R_OK):
             os.environ[name] = str(home / place)
+    replaced_homes.append(f"{home} cannot be written" if home else "this user has none")
     os.environ["HOME"] = str(substitute)
 
 

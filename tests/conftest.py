@@ -1,15 +1,31 @@
-"""Small real parts: a two-layer Llama with a word tokenizer, and splits of validated data."""
+"""Small real parts: a two-layer Llama with a word tokenizer, and splits of validated data.
+
+The suite fails when a test leaves a process behind.
+"""
 
 import json
 import random
+import signal
 from pathlib import Path
 
+import left_processes
 import pytest
 import torch
 
 WORDS = [f"w{i}" for i in range(56)]
 # In this process, not in stages: tests run beside each other, and on tiny models threads only wait.
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script started the suite by `... &`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left_behind():
+    """Fail at the end of the session, after all other fixtures, when a process lives on."""
+    left_processes.mark()
+    yield
+    if left := left_processes.end_left():
+        pytest.fail("processes live on that tests have started:\n  " + "\n  ".join(left))
 
 
 @pytest.fixture(scope="session")

@@ -115,8 +115,7 @@ def _blame_prefect_server(error: Exception) -> None:
     if not answers(address.url.rstrip("/") + "/health"):
         raise BadInput(
             f"the Prefect server at {address.url} does not answer ({type(error).__name__}); the"
-            f" address is set by {address.place}. Start the server, or {address.fix} to run"
-            " without it."
+            f" address is set by {address.place}. Start the server, or {address.fix}."
         ) from error
 
 

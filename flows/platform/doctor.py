@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.platform import doctor_environment as surroundings
+from flows.platform import prefect_address
 from flows.platform.doctor_packages import (
     HealthCheck,
     lock_file,
@@ -19,8 +21,10 @@ from flows.platform.doctor_packages import (
     vllm_imports,
 )
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, port_is_free
+from flows.platform.prefect_address import PrefectAddress
 from rlhf_core.errors import BadInput
 from tasks.execution.launcher import has_cuda
+from tasks.records.workspace import Workspace
 from tasks.tracking.address import EXPECTED, SERVERS, redacted, require_address
 
 MEMORY_GIB = 4.0
@@ -48,7 +52,12 @@ def examine(home: Path) -> Iterator[HealthCheck]:
     yield port("MLflow port", MLFLOW_PORT, "--port")
     yield port("Prefect port", PREFECT_PORT, "--prefect-port")
     yield tracking(os.environ.get("MLFLOW_TRACKING_URI"))
-    yield prefect_api(os.environ.get("PREFECT_API_URL"))
+    yield prefect_api(prefect_address.configured())
+    yield surroundings.proxies()
+    yield surroundings.home()
+    yield surroundings.workspace(Workspace(home))
+    yield surroundings.current_folder(Path.cwd())
+    yield surroundings.left_servers()
 
 
 # the machine
@@ -167,19 +176,19 @@ def tracking(uri: str | None) -> HealthCheck:
     return HealthCheck("MLflow", "ok", name)
 
 
-def prefect_api(url: str | None) -> HealthCheck:
+def prefect_api(address: PrefectAddress | None) -> HealthCheck:
     """Check that the Prefect server answers.
 
-    Without PREFECT_API_URL the pipeline starts a server of its own for the run.
+    Without an address the pipeline starts a server of its own for the run.
     """
-    if not url:
+    if address is None:
         return HealthCheck(
             "Prefect", "ok", "PREFECT_API_URL is not set: a server for the length of a run"
         )
-    if answers(url.rstrip("/") + "/health"):
-        return HealthCheck("Prefect", "ok", f"PREFECT_API_URL={redacted(url)} answers")
+    found = f"{redacted(address.url)}, set by {address.place},"
+    if answers(address.url.rstrip("/") + "/health"):
+        return HealthCheck("Prefect", "ok", f"{found} answers")
     fix = (
-        "start it (prefect server start), fix the address (it ends in /api), or unset"
-        " PREFECT_API_URL"
+        f"start it (prefect server start), correct the address (it ends in /api), or {address.fix}"
     )
-    return HealthCheck("Prefect", "fail", f"PREFECT_API_URL={redacted(url)} does not answer", fix)
+    return HealthCheck("Prefect", "fail", f"{found} does not answer", fix)

@@ -141,7 +141,7 @@ def last_error(code: str) -> str | None:
     """Run Python code in a new process; return its last line when it failed, else None."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],
             capture_output=True,
             encoding="utf-8",
             errors="replace",

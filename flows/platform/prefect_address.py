@@ -40,7 +40,7 @@ def in_environment(url: str) -> PrefectAddress | None:
     """Return the address as the environment gives it, or None."""
     if not os.environ.get(VARIABLE):
         return None
-    return PrefectAddress(url, VARIABLE, f"unset {VARIABLE}")
+    return PrefectAddress(url, VARIABLE, f"unset {VARIABLE} to run without it")
 
 
 def in_files(url: str, folder: Path, profiles: Path) -> PrefectAddress | None:
@@ -62,7 +62,7 @@ def in_files(url: str, folder: Path, profiles: Path) -> PrefectAddress | None:
 
 
 def _in_file(url: str, place: str, fix: str) -> PrefectAddress:
-    return PrefectAddress(url, place, f"{fix}, or set {VARIABLE} to another server")
+    return PrefectAddress(url, place, f"{fix} to run without it, or set {VARIABLE} to another")
 
 
 def _value(file: Path, *keys: str) -> object:

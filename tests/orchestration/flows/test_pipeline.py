@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 from prefect import get_client
 from prefect.client.schemas.sorting import FlowRunSort
@@ -221,11 +222,13 @@ def test_sigterm_ends_the_stage_and_the_record(make_recipe, home, plan, tmp_path
                 break
             assert parent.poll() is None, parent.stdout.read().decode()
             time.sleep(0.05)
+        children = psutil.Process(parent.pid).children(recursive=True)
         os.kill(parent.pid, signal.SIGTERM)
         assert parent.wait(40) != 0
+        assert psutil.wait_procs(children, timeout=30)[1] == []
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(parent.pid, signal.SIGKILL)  # Prefect's own server outlives a SIGTERM
+            os.killpg(parent.pid, signal.SIGKILL)
     record = records(Workspace(home))[-1]
     assert record["status"] == "KILLED" and record["stages"][-1]["status"] == "KILLED"
 

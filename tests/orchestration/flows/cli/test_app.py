@@ -150,8 +150,14 @@ def test_debug_shows_the_traceback(rlhf, monkeypatch, how):
     assert code == 2 and "Traceback" in err and "no recipe 'nosuch'" in err
 
 
-def test_anything_unexpected_is_exit_1_without_a_traceback(rlhf, monkeypatch):
+def test_a_workspace_that_cannot_be_made_is_exit_2(rlhf, monkeypatch):
     monkeypatch.setenv("RLHF_HOME", "/dev/null/workspace")
+    code, _, err = rlhf("status")
+    assert code == 2 and "/dev/null/workspace cannot be made" in err and "RLHF_HOME" in err
+
+
+def test_anything_unexpected_is_exit_1_without_a_traceback(rlhf, home):
+    (home / "platform" / "state.json").mkdir(parents=True)
     code, _, err = rlhf("status")
     assert (
         code == 1

@@ -8,6 +8,7 @@ import pytest
 
 from flows.platform import doctor, doctor_packages
 from flows.platform.pages import port_is_free
+from flows.platform.prefect_address import PrefectAddress
 
 
 @pytest.fixture
@@ -42,6 +43,11 @@ def healthy_server():
         server.shutdown()
 
 
+def address(url: str) -> PrefectAddress:
+    """The server as PREFECT_API_URL names it."""
+    return PrefectAddress(url, "PREFECT_API_URL", "unset PREFECT_API_URL")
+
+
 def test_a_taken_port_is_named_with_the_option_that_avoids_it(listener):
     number = listener.getsockname()[1]
     check = doctor.port("MLflow port", number, "--port")
@@ -61,13 +67,13 @@ def test_an_unreachable_mlflow_is_a_warning_that_names_sync(closed_port):
 
 
 def test_an_unreachable_prefect_server_is_a_failure(closed_port):
-    check = doctor.prefect_api(f"http://127.0.0.1:{closed_port}/api")
+    check = doctor.prefect_api(address(f"http://127.0.0.1:{closed_port}/api"))
     assert check.level == "fail" and "unset PREFECT_API_URL" in check.fix
 
 
 def test_servers_that_answer_are_ok(healthy_server):
     assert doctor.tracking(healthy_server).level == "ok"
-    assert doctor.prefect_api(f"{healthy_server}/api").level == "ok"
+    assert doctor.prefect_api(address(f"{healthy_server}/api")).level == "ok"
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])

@@ -69,6 +69,9 @@ def test_the_form_names_bounds_and_meanings():
     ("wanted", "said"),
     [
         ({"cron": "0 99 * * 0"}, "--cron '0 99 \\* \\* 0' is not valid"),
+        ({"cron": "0 0 2 * * *"}, r"has 6 fields; expected five .* '0 2 \* \* \*'"),
+        ({"cron": "0 0 2 * * * 2030"}, "has 7 fields; expected five"),
+        ({"cron": "0 2 31 2 *"}, "--cron '0 2 31 2 \\*' has no date"),
         ({"cron": "0 2 * * 0", "timezone": "Mars"}, "--timezone 'Mars' is not valid"),
         ({"on_promotion": ("quickstart-reward",)}, "would start itself again"),
         ({"on_data": ()}, "reads no local data file"),
