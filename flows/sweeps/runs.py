@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from flows.display.run import run_recipe
-from flows.platform.pages import stop
 from flows.sweeps.grid import SweepPlan
 from rlhf_core.errors import RLHFError
-from tasks.execution import group_guard
+from tasks.execution.guarded_process import GuardedProcess
 from tasks.execution.launcher import has_cuda
 from tasks.records.run_record import MEMBERSHIP, Membership
 from tasks.tracking.client import brief
@@ -113,7 +112,7 @@ def run_in_parallel(plan: SweepPlan, labels: list[str], jobs: int) -> Iterator[t
     After bad input no further run starts. All runs end with this process.
     """
     waiting, go_on = list(labels), True
-    running: dict[str, tuple[subprocess.Popen, int]] = {}  # label -> process, slot
+    running: dict[str, tuple[GuardedProcess, int]] = {}  # label -> process, slot
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while running or (waiting and go_on):
@@ -130,33 +129,19 @@ def run_in_parallel(plan: SweepPlan, labels: list[str], jobs: int) -> Iterator[t
     finally:
         signal.signal(signal.SIGTERM, before)
         for child, _ in running.values():
-            stop(child)
+            child.end()
 
 
-def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> subprocess.Popen:
+def _start(plan: SweepPlan, label: str, slot: int, jobs: int) -> GuardedProcess:
     task = [
         plan.recipe,
         plan.settings[label],
         plan.sweep.until,
         plan.sweep.membership(label).model_dump(),
     ]
-    command = [
-        sys.executable,
-        group_guard.__file__,
-        sys.executable,
-        "-P",  # a file of the current folder must not take a library's place
-        "-m",
-        "flows.sweeps.runs",
-        json.dumps(task),
-    ]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        env=_environment(slot, jobs),
-        start_new_session=True,
-    )
+    # P: a file of the current folder must not take a library's place
+    command = [sys.executable, "-Pm", "flows.sweeps.runs", json.dumps(task)]
+    return GuardedProcess(command, stdout=subprocess.PIPE, env=_environment(slot, jobs))
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:
@@ -167,10 +152,10 @@ def _environment(slot: int, jobs: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))} | os.environ
 
 
-def _end_of(child: subprocess.Popen) -> RunEnd:
+def _end_of(child: GuardedProcess) -> RunEnd:
     assert child.stdout is not None, "it is a pipe"
     lines = child.stdout.read().strip().splitlines()
-    stop(child)
+    child.end()
     try:
         return RunEnd(**json.loads(lines[-1]))
     except (IndexError, ValueError, TypeError):
