@@ -17,7 +17,8 @@ COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine, and say how to fix what is wrong.
 
-    Checks versions, accelerator, memory, disk, compiler, ports and servers.
+    Checks versions, accelerator, memory, disk, compiler, ports, servers, proxies, home folder,
+    workspace and current folder.
     """
     from flows.platform.doctor import examine
     from tasks.records.workspace import Workspace
