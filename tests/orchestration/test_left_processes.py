@@ -10,7 +10,7 @@ import psutil
 SLEEP = "import time; time.sleep(120)"
 LEAVE = (
     "import subprocess, sys; "
-    f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=subprocess.DEVNULL).pid)"
+    f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=-3, stderr=-3).pid)"
 )
 
 

@@ -68,7 +68,7 @@ def test_a_server_whose_run_was_killed_is_told_with_its_number():
     """A program with the command line of Prefect's server, whose parent has ended."""
     parent = (
         "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c',"
-        f" 'import time; time.sleep(60)', {doctor.SERVER!r}], stdout=subprocess.DEVNULL).pid)"
+        f" 'import time; time.sleep(60)', {doctor.SERVER!r}], stdout=-3, stderr=-3).pid)"
     )
     done = subprocess.run(
         [sys.executable, "-c", parent], capture_output=True, text=True, start_new_session=True
