@@ -8,9 +8,9 @@ import left_processes
 import psutil
 
 SLEEP = "import time; time.sleep(120)"
+NOWHERE = "stdout=s.DEVNULL, stderr=s.DEVNULL"
 LEAVE = (
-    "import subprocess, sys; "
-    f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=-3, stderr=-3).pid)"
+    f"import subprocess as s, sys; print(s.Popen([sys.executable, '-c', {SLEEP!r}], {NOWHERE}).pid)"
 )
 
 

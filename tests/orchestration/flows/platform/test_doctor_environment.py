@@ -66,9 +66,10 @@ def test_a_workspace_that_cannot_be_written_is_a_failure(tmp_path):
 
 def test_a_server_whose_run_was_killed_is_told_with_its_number():
     """A program with the command line of Prefect's server, whose parent has ended."""
+    nowhere = "stdout=s.DEVNULL, stderr=s.DEVNULL"
     parent = (
-        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c',"
-        f" 'import time; time.sleep(60)', {doctor.SERVER!r}], stdout=-3, stderr=-3).pid)"
+        "import subprocess as s, sys; print(s.Popen([sys.executable, '-c',"
+        f" 'import time; time.sleep(60)', {doctor.SERVER!r}], {nowhere}).pid)"
     )
     done = subprocess.run(
         [sys.executable, "-c", parent], capture_output=True, text=True, start_new_session=True
