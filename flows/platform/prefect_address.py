@@ -45,7 +45,7 @@ def in_environment(url: str) -> PrefectAddress | None:
 
 def in_files(url: str, folder: Path, profiles: Path) -> PrefectAddress | None:
     """Return the address with the first file that sets it, in Prefect's order, or None."""
-    if (file := folder / ".env").is_file() and VARIABLE in file.read_text(errors="replace").upper():
+    if (file := folder / ".env").is_file() and VARIABLE in _text(file).upper():
         return _in_file(url, f"{VARIABLE} in {file}", f"remove {VARIABLE} from {file}")
     for name, keys in (
         ("prefect.toml", ("api", "url")),
@@ -65,10 +65,14 @@ def _in_file(url: str, place: str, fix: str) -> PrefectAddress:
     return PrefectAddress(url, place, f"{fix} to run without it, or set {VARIABLE} to another")
 
 
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
 def _value(file: Path, *keys: str) -> object:
     """Return a value of a TOML file; None where there is no such file or key."""
     try:
-        found: object = tomllib.loads(file.read_text())
+        found: object = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     for key in keys:

@@ -29,6 +29,7 @@ EXCEPTIONS = {  # tests of no single module: why
     "tests/core/objectives/test_parity_advantages.py": "advantages against other packages",
     "tests/core/plan/test_measured.py": "the planner against the memory of real stages",
     "tests/core/ppo/test_layout_stages.py": "three stages, one after the other",
+    "tests/core/test_current_folder.py": "the package itself, which says where a stage looks first",
     "tests/core/test_stages.py": "the learning stages, one after the other",
     "tests/orchestration/tasks/execution/test_ranks.py": "stages of the core on two ranks",
     "tests/orchestration/tasks/promotion/test_accounts.py": "promotion on a server with accounts",
