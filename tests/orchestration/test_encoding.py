@@ -103,7 +103,7 @@ def test_a_command_prints_any_text_in_a_locale_that_is_not_utf_8(latin_1, tmp_pa
     words = [*RLHF, "gates", TEXT]
     environment = latin_1 | {"RLHF_HOME": str(tmp_path)}
     done = subprocess.run(words, env=environment, capture_output=True, cwd=tmp_path)
-    assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and b"Traceback" not in done.stderr, done.stderr
     assert done.stderr.startswith(b"rlhf: error: ")
 
 
