@@ -9,10 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import RLHFError, StageFailed
 from rlhf_core.stage_catalogue import PROMOTE
-from tasks.promotion import promotion
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import ContestLost
 from tasks.promotion.promotion import PromotionRequest, PromotionResult
+from tasks.promotion.turn import promote_in_turn
 from tasks.records import events
 from tasks.records.promotion_record import PromotionRecord
 from tasks.registration import register_policy
@@ -62,7 +62,7 @@ def _promoted(context: RunContext, model: str, version: str) -> PromotionResult:
     )
     reason = f"pipeline run {context.record.name}"
     try:
-        return promotion.promote(registry, PromotionRequest(version=version, reason=reason))
+        return promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
     except ContestLost as lost:
         return PromotionResult(model, version, False, str(lost))
     except RLHFError:
