@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from rlhf_core.config import Data
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.checks import failure_message
-from rlhf_core.data.normalise import FORMATS
+from rlhf_core.data.columns import FORMATS
 from rlhf_core.data.read import read_source
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.data.report import make_report, validation_metrics, write_report
@@ -76,7 +76,8 @@ def _checked_table(
     source = getattr(data, name)
     rows = read_source(name, source, spec.inputs[name].path if name in spec.inputs else None)
     kind = next(kind for kind in FORMATS if name.startswith(kind))
-    table = build_table(rows, kind, source.columns)
+    needed = [column for function in spec.config.needs.functions for column in function.columns]
+    table = build_table(rows, kind, source.columns, ignored=source.ignore, needed=needed)
     return apply_row_rules(table, data, tokenizer)
 
 

@@ -30,6 +30,13 @@ class Source(Config):
             "Canonical column name -> column name in the file, e.g. {prompt = 'question'}."
         ),
     )
+    ignore: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Columns, and keys of messages, that are left out, e.g. a `context` that no model is to"
+            " read."
+        ),
+    )
     limit: int | None = Field(
         None,
         gt=0,
@@ -84,6 +91,27 @@ class Rules(Config):
     )
     chosen_equals_rejected: Severity = Field(
         "warning", description="Severity of a pair of equal texts. The pair is quarantined."
+    )
+    score_contradictions: Severity = Field(
+        "warning",
+        description=(
+            "Severity of a pair whose own scores or margin prefer the rejected answer. The pair is"
+            " quarantined."
+        ),
+    )
+    equal_scores: Severity = Field(
+        "warning", description="Severity of a pair with two equal scores. The pair is kept."
+    )
+    special_tokens: Severity = Field(
+        "warning",
+        description=(
+            "Severity of a text that spells one of the tokenizer's special tokens. The row is kept,"
+            " and its text stays text."
+        ),
+    )
+    unused_columns: Severity = Field(
+        "warning",
+        description="Severity of a text in a column that no stage reads. The row is kept.",
     )
     length: Severity = Field(
         "warning", description="Severity of a row over the token limits. The row is quarantined."

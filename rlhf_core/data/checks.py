@@ -4,7 +4,7 @@ import pandas as pd
 
 from rlhf_core.config import Rules, Severity
 from rlhf_core.data.expectations import Expectation, ExpectationResult
-from rlhf_core.data.normalise import annotator_agreement
+from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Table, TableEntry
 
@@ -14,9 +14,14 @@ ROW_RULES = (
     "chosen_equals_rejected",
     "duplicates",
     "contradictions",
+    "score_contradictions",
     "length",
     "leakage",
+    "special_tokens",
+    "equal_scores",
+    "unused_columns",
 )
+PAIR_RULES = ("chosen_equals_rejected", "contradictions", "score_contradictions", "equal_scores")
 SHARE_RULES = ("schema", "empty_text", "share_dropped")
 EXAMPLES = 5
 ADVICE = {
@@ -33,6 +38,21 @@ ADVICE = {
     "duplicates": "Remove the rows in quarantine.jsonl or set data.rules.duplicates = 'warning'.",
     "contradictions": (
         "Decide the pairs in quarantine.jsonl or set data.rules.contradictions = 'warning'."
+    ),
+    "score_contradictions": (
+        "Exchange chosen and rejected in these rows, or remove them, or set"
+        " data.rules.score_contradictions = 'off' to trust the labels."
+    ),
+    "equal_scores": (
+        "Remove the pairs that nobody preferred, or set data.rules.equal_scores = 'off'."
+    ),
+    "special_tokens": (
+        "Remove these texts, often an end-of-text token at the end of every answer, or set"
+        " data.rules.special_tokens = 'warning' to train on them as plain text."
+    ),
+    "unused_columns": (
+        "Name the columns of the prompt with data.<source>.columns (system, history and input join"
+        " it), list the others in data.<source>.ignore, or set data.rules.unused_columns = 'off'."
     ),
     "length": (
         "Raise data.max_prompt_tokens or data.max_response_tokens, or set data.rules.length ="
@@ -74,7 +94,7 @@ def source_frame(table: Table) -> pd.DataFrame:
     for column in table.columns:
         columns[f"text_{column}"] = [_preview(entry.row.get(column)) for entry in table.entries]
     for rule in ROW_RULES:
-        columns[rule] = [entry.rule == rule for entry in table.entries]
+        columns[rule] = [entry.breaks(rule) for entry in table.entries]
     columns["share_dropped"] = [counts_as_dropped(table, entry) for entry in table.entries]
     for column in ("prompt", *ANSWERS):
         columns[f"{column}_tokens"] = [entry.tokens.get(column) for entry in table.entries]
@@ -120,7 +140,7 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
         for c in table.columns
     ]
     for rule in (*ROW_RULES, "share_dropped"):
-        if rule in ("chosen_equals_rejected", "contradictions") and table.kind != "comparisons":
+        if rule in PAIR_RULES and table.kind != "comparisons":
             continue
         if rule == "leakage" and table.name.endswith("_heldout"):
             continue
@@ -195,9 +215,8 @@ def _detail(check: Expectation, result: ExpectationResult, table: Table | None) 
     if not broken:
         return f"0 of {result.evaluated} rows"
     lines = ", ".join(str(entry.line) for entry in broken[:EXAMPLES])
-    return (
-        f"{len(broken)} of {result.evaluated} rows, first on line {lines}; e.g. {broken[0].reason}"
-    )
+    reason = broken[0].notes.get(check.rule, broken[0].reason)
+    return f"{len(broken)} of {result.evaluated} rows, first on line {lines}; e.g. {reason}"
 
 
 def failure_message(failed: list[dict], report: str) -> str:

@@ -6,84 +6,27 @@ comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "vo
 prompt         {"id", "prompt": messages, "meta"}
 
 `messages` is a list of {"role", "content"}. "id" is the first 16 hex digits of the digest of the
-texts. "meta" holds every other column.
+texts. "meta" holds every other column. The columns system, history and input become part of the
+prompt; tools are refused, because no stage gives them to the chat template.
 """
 
 import math
-from typing import Literal, SupportsFloat
 
+from rlhf_core.data.columns import RowKind
 from rlhf_core.data.transcripts import (
     Messages,
     RejectedRow,
+    is_dialogue,
+    parsed_messages,
     read_messages,
     require_text,
     split_last_answer,
     split_shared_prompt,
 )
+from rlhf_core.data.verdicts import strength, verdict, votes
 from rlhf_core.digest import digest_json
-from rlhf_core.errors import BadInput
 
-RowKind = Literal["demonstrations", "comparisons", "prompts"]
-CANONICAL = (
-    "prompt",
-    "response",
-    "messages",
-    "text",
-    "chosen",
-    "rejected",
-    "votes_for",
-    "votes_against",
-    "votes",
-    "labels",
-    "strength",
-)
-# columns by which a format is recognised; the first format whose columns are all there counts
-FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
-    "demonstrations": (
-        ("prompt", "response"),
-        ("messages",),
-        ("prompt", "chosen"),
-        ("chosen",),
-        ("text",),
-    ),
-    "comparisons": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
-    "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
-}
-_CHOSEN = {1: 1, 0: 0, "chosen": 1, "rejected": 0, "1": 1, "0": 0}
-
-
-def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> dict[str, str]:
-    """Return the name here of every column in the file.
-
-    A column whose name a mapped one takes keeps its text as 'x_unmapped'.
-    Raises BadInput if the mapping names a column that is not there or a canonical name that does
-    not exist.
-    """
-    if unknown := sorted(set(mapping) - set(CANONICAL)):
-        raise BadInput(
-            f"{name}: columns maps {unknown}; expected canonical names, any of"
-            f" {', '.join(CANONICAL)}."
-        )
-    if missing := sorted(set(mapping.values()) - set(columns)):
-        raise BadInput(
-            f"{name}: columns maps to {missing}, but the file has {columns}. Correct the recipe's"
-            " columns."
-        )
-    canonical = {column: wanted for wanted, column in mapping.items()}
-    return {c: canonical.get(c, f"{c}_unmapped" if c in mapping else c) for c in columns}
-
-
-def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
-    """Return the format of a source: its columns to read. Raises BadInput if no format fits."""
-    for format_ in FORMATS[kind]:
-        if set(format_) <= set(columns):
-            return format_
-    expected = " or ".join("{" + ", ".join(format_) + "}" for format_ in FORMATS[kind])
-    raise BadInput(
-        f"{name}: found the columns {columns}; expected {expected}. "
-        f'Say which column is which, e.g. data.{name} = {{path = "...", columns = {{prompt ='
-        ' "question"}}.'
-    )
+_EMPTY_TOOLS = {"", "[]", "{}", "null", "none"}
 
 
 def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
@@ -91,9 +34,10 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
 
     Raises RejectedRow with the rule and the reason.
     """
-    record = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[
-        kind
-    ](format_, row)
+    _refuse_tools(row)
+    make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind]
+    record = make(format_, _with_input(format_, row))
+    record["prompt"] = _with_context(record["prompt"], row)
     content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
     meta = {
@@ -105,6 +49,10 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
 
 
 def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
+    if verdict(row) is False:
+        raise RejectedRow(
+            "schema", "label is false (KTO): a bad answer; expected a good one to be imitated"
+        )
     if format_[0] == "prompt":
         prompt, answer = _with_prompt(row["prompt"], row[format_[1]], format_[1])
         return {"prompt": prompt, "response": answer}
@@ -113,23 +61,29 @@ def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
 
 
 def _comparison(format_: tuple[str, ...], row: dict) -> dict:
-    if format_[0] == "prompt":
-        prompt, chosen = _with_prompt(row["prompt"], row["chosen"], "chosen")
-        other, rejected = _with_prompt(row["prompt"], row["rejected"], "rejected")
+    if format_[0] == "messages" and _ends_with_answer(row["messages"]):
+        format_ = ("chosen", "rejected")  # one of the two dialogues once more
+    if format_[0] in ("prompt", "messages"):
+        prompt, chosen = _with_prompt(row[format_[0]], row["chosen"], "chosen")
+        other, rejected = _with_prompt(row[format_[0]], row["rejected"], "rejected")
         if prompt != other:
             raise RejectedRow("schema", "chosen and rejected answer different prompts")
     else:
         pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
         prompt, chosen, rejected = split_shared_prompt(*pair)
-    votes_for, votes_against = _votes(row)
-    strength = _strength(row)
+    votes_for, votes_against = votes(row)
+    better = strength(row)
     return {
         "prompt": prompt,
         "chosen": chosen,
         "rejected": rejected,
         "votes_for": votes_for,
         "votes_against": votes_against,
-    } | ({} if strength is None else {"strength": strength})
+    } | ({} if better is None else {"strength": better})
+
+
+def _ends_with_answer(value: object) -> bool:
+    return read_messages(value, "messages", open_end=True)[-1]["role"] == "assistant"
 
 
 def _prompt(format_: tuple[str, ...], row: dict) -> dict:
@@ -147,12 +101,95 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
     }
 
 
+def _refuse_tools(row: dict) -> None:
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        tools = tools.strip().lower() not in _EMPTY_TOOLS
+    if tools:
+        raise RejectedRow(
+            "schema",
+            "tools are given, which no stage passes to the chat template; expected rows without"
+            " tools (ignore = ['tools'] trains on such rows without them)",
+        )
+
+
+def _with_input(format_: tuple[str, ...], row: dict) -> dict:
+    """Return the row with Alpaca's input on a new line below the prompt, as LLaMA-Factory has it.
+
+    Raises RejectedRow if there is an input and no plain prompt.
+    """
+    value = row.get("input")
+    if _is_blank(value):
+        return row
+    text, prompt = require_text(value, "input"), row.get("prompt")
+    if format_[0] != "prompt" or not isinstance(prompt, str) or is_dialogue(prompt):
+        raise RejectedRow(
+            "schema",
+            "input stands beside a dialogue; expected it beside a prompt of plain text (ignore ="
+            " ['input'] leaves it out)",
+        )
+    return row | {"prompt": f"{prompt}\n{text}"}
+
+
+def _with_context(prompt: Messages, row: dict) -> Messages:
+    """Return the prompt after the row's system message and history.
+
+    What the prompt begins with already is not repeated. Raises RejectedRow for two different
+    system messages, and for a history that is none.
+    """
+    history = _history(row.get("history"))
+    if history and prompt[: len(history)] != history:
+        at = 1 if prompt[0]["role"] == "system" else 0
+        if prompt[at : at + len(history)] != history:
+            prompt = [*prompt[:at], *history, *prompt[at:]]
+    if _is_blank(row.get("system")):
+        return prompt
+    system = {"role": "system", "content": require_text(row["system"], "system")}
+    if prompt[0] == system:
+        return prompt
+    if prompt[0]["role"] == "system":
+        raise RejectedRow(
+            "schema",
+            f"system is {system['content']!r:.40}, but the dialogue begins with the system message"
+            f" {prompt[0]['content']!r:.40}; expected one of the two",
+        )
+    return [system, *prompt]
+
+
+def _history(value: object) -> Messages:
+    """Return the messages of a history: pairs of question and answer, or a dialogue."""
+    if isinstance(value, str) and (parsed := parsed_messages(value, "history")) is not None:
+        value = parsed
+    if _is_blank(value):
+        return []
+    pairs = value if isinstance(value, list) else []
+    if pairs and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        return [
+            {"role": role, "content": require_text(text, "history")}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+    messages = read_messages(value, "history")
+    if messages[-1]["role"] != "assistant":
+        raise RejectedRow("schema", "history ends without an answer; expected the assistant's")
+    return messages
+
+
+def _is_blank(value: object) -> bool:
+    return (
+        value is None
+        or value == []
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
+
+
 def _asked(value: object) -> Messages:
     """Return the messages of a prompt column.
 
     Plain text is one user message. A transcript may end in an open 'Assistant:'.
     """
-    if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("Human:")):
+    if isinstance(value, list | dict) or (isinstance(value, str) and is_dialogue(value, first="Human")):
         messages = read_messages(value, "prompt", open_end=True)
         if messages[-1]["role"] == "assistant":
             raise RejectedRow(
@@ -168,9 +205,9 @@ def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages,
     The answer is text, one assistant message, or the whole dialogue again.
     """
     asked = _asked(prompt)
-    if not isinstance(answer, list):
+    if not isinstance(answer, list | dict):
         text = require_text(answer, column)
-        if not text.startswith("\n\nHuman:"):
+        if not is_dialogue(text):
             return asked, text
     messages = read_messages(answer, column)
     if len(messages) == 1 and messages[0]["role"] == "assistant":
@@ -179,64 +216,6 @@ def _with_prompt(prompt: object, answer: object, column: str) -> tuple[Messages,
     if before != asked and before[-len(asked) :] != asked:
         raise RejectedRow("schema", f"{column} holds a dialogue that does not continue the prompt")
     return before, text
-
-
-def _votes(row: dict) -> tuple[int | None, int | None]:
-    for column in ("votes", "labels"):
-        if isinstance(values := row.get(column), list) and values:
-            try:
-                chosen = sum(_CHOSEN[value] for value in values)
-            except (KeyError, TypeError):
-                raise RejectedRow(
-                    "schema",
-                    f"{column} is {values!r:.60}; expected a list of 0/1 or chosen/rejected",
-                ) from None
-            return chosen, len(values) - chosen
-    votes = [_count(row.get(column), column) for column in ("votes_for", "votes_against")]
-    if (votes[0] is None) != (votes[1] is None):
-        raise RejectedRow(
-            "schema", f"votes_for is {votes[0]}, votes_against {votes[1]}; expected both or neither"
-        )
-    return votes[0], votes[1]
-
-
-def _strength(row: dict) -> float | None:
-    """Return by how much the chosen answer is better, in the annotators' own unit.
-
-    Anything but a number of 0 or more counts as unknown: None.
-    """
-    for column in ("strength", "margin"):
-        number = _number(row.get(column))
-        if number is not None and math.isfinite(number) and number >= 0:
-            return number
-    return None
-
-
-def _count(value: object, column: str) -> int | None:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    number = _number(value)
-    if number is None or not number.is_integer() or number < 0:
-        raise RejectedRow(
-            "schema", f"{column} is {value!r:.40}; expected a whole number, 0 or more"
-        )
-    return int(number)
-
-
-def _number(value: object) -> float | None:
-    """Return the number in a value of JSON, CSV or Arrow; None for booleans and anything else."""
-    if isinstance(value, bool) or not isinstance(value, str | bytes | SupportsFloat):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def annotator_agreement(record: dict) -> float | None:
-    """Return the share of a pair's votes that agree with the majority; None without votes."""
-    votes = [record.get("votes_for") or 0, record.get("votes_against") or 0]
-    return max(votes) / sum(votes) if sum(votes) else None
 
 
 def as_json_value(value: object) -> object:

@@ -1,9 +1,11 @@
 """Turn messages into token ids. Chat templates are applied only here."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_core.data.special_tokens import encode_messages, encode_text
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
 
@@ -48,14 +50,18 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Return the token ids of the chat template over `messages`.
 
-    They include the opening of the assistant's turn. Raises BadInput if the template refuses.
+    They include the opening of the assistant's turn. A special token that a message spells stays
+    text. Raises BadInput if the template refuses.
     """
-    return tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    return encode_messages(tokenizer, messages, partial(prompt_text, tokenizer))
 
 
 def render_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a response without special tokens, then EOS."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    """Return the token ids of a response without special tokens, then EOS.
+
+    A special token that the response spells stays text.
+    """
+    return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[int]:

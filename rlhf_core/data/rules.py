@@ -1,18 +1,22 @@
 """The rules about single rows: each returns the rows that break it, with the reason.
 
-They are pure functions over tables. A row breaks one rule at most, the first.
+They are pure functions over tables. A row is quarantined by one rule at most, the first. Notes are
+findings about rows that are kept.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import Data, Rules
-from rlhf_core.data.normalise import RowKind
-from rlhf_core.data.render import count_tokens, prompt_text
+from rlhf_core.data.columns import RowKind
+from rlhf_core.data.render import count_tokens, prompt_text, render_prompt
+from rlhf_core.data.special_tokens import encode_text, special_texts
 from rlhf_core.data.splits import is_heldout, prompt_key
 from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.verdicts import score_contradiction, score_tie
 from rlhf_core.errors import BadInput
 
 ANSWERS = ("response", "chosen", "rejected")
@@ -28,17 +32,23 @@ HELDOUT_FOR: dict[RowKind, tuple[RowKind, ...]] = {
 def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase) -> Table:
     """Quarantine rows that the row rules refuse.
 
-    In this order: rows that the chat template refuses, equal pairs, repeats, contradictions and
-    overlong rows.
+    In this order: rows that the chat template refuses, equal pairs, repeats, contradictions,
+    scores against the label and overlong rows. Texts that spell special tokens and equal scores are
+    noted.
     """
     rules = data.rules
     table = with_token_counts(table, tokenizer)
+    table = table.note("special_tokens", spelled_tokens(table, tokenizer))
     if table.kind == "comparisons" and rules.chosen_equals_rejected != "off":
         table = table.quarantine("chosen_equals_rejected", equal_pairs(table))
     if rules.duplicates != "off":
         table = table.quarantine("duplicates", duplicates(table))
     if table.kind == "comparisons" and rules.contradictions != "off":
         table = table.quarantine("contradictions", contradictions(table))
+    if table.kind == "comparisons":
+        if rules.score_contradictions != "off":
+            table = table.quarantine("score_contradictions", _by_row(table, score_contradiction))
+        table = table.note("equal_scores", _by_row(table, score_tie))
     if rules.length != "off":
         table = table.quarantine(
             "length", too_long(table, data.max_prompt_tokens, data.max_response_tokens)
@@ -61,10 +71,13 @@ def with_token_counts(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table
     table = table.quarantine("schema", refused)
     tokens: dict[int, dict[str, int]] = {i: {} for i in texts}
     _count(tokenizer, tokens, "prompt", texts, extra=0)
+    records = {i: table.entries[i].canonical for i in texts}
     for column in ANSWERS:
-        records = {i: table.entries[i].canonical for i in texts}
         answers = {i: record[column] for i, record in records.items() if column in record}
         _count(tokenizer, tokens, column, answers, extra=1)  # EOS
+    for i, record in records.items():
+        if special_texts(tokenizer, _texts(record)):  # more tokens than the text was counted as
+            tokens[i] = _exact_counts(tokenizer, record)
     return table.with_entries(
         replace(entry, tokens=tokens.get(i, {})) for i, entry in enumerate(table.entries)
     )
@@ -80,6 +93,34 @@ def _count(
 ) -> None:
     for i, count in zip(texts, count_tokens(tokenizer, texts.values()), strict=True):
         tokens[i][column] = count + extra
+
+
+def _exact_counts(tokenizer: PreTrainedTokenizerBase, record: dict) -> dict[str, int]:
+    counts = {"prompt": len(render_prompt(tokenizer, record["prompt"]))}
+    return counts | {
+        column: len(encode_text(tokenizer, record[column])) + 1
+        for column in ANSWERS
+        if column in record
+    }
+
+
+def _texts(record: dict) -> list[str]:
+    contents = [message["content"] for message in record["prompt"]]
+    return [*contents, *(record[column] for column in ANSWERS if column in record)]
+
+
+def spelled_tokens(table: Table, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Return the rows with a text that spells one of the tokenizer's special tokens."""
+    return {
+        i: f"the text {', '.join(map(repr, found))} is a special token of the tokenizer"
+        for i, entry in _kept(table)
+        if (found := special_texts(tokenizer, _texts(entry.canonical)))
+    }
+
+
+def _by_row(table: Table, finding: Callable[[dict], str | None]) -> dict[int, str]:
+    found = {i: finding(entry.row) for i, entry in _kept(table)}
+    return {i: reason for i, reason in found.items() if reason is not None}
 
 
 def _kept(table: Table) -> list[tuple[int, TableEntry]]:

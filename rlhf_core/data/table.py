@@ -1,16 +1,18 @@
 """A source's rows between reading and splitting: each is kept, or quarantined with its reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rlhf_core.data.normalise import (
+from rlhf_core.data.columns import (
     RowKind,
-    as_json_value,
     detect_format,
-    normalise,
     rename_columns,
+    require_ignored,
+    unused_columns,
+    without_ignored,
 )
+from rlhf_core.data.normalise import as_json_value, normalise
 from rlhf_core.data.read import Rows
 from rlhf_core.data.transcripts import RejectedRow
 
@@ -20,7 +22,8 @@ class TableEntry:
     """One row read.
 
     record: the canonical record, None if the row has no known format. rule: the rule that it
-    breaks, None if it is kept. tokens: by column. split: None until it is assigned.
+    breaks, None if it is kept. tokens: by column. split: None until it is assigned. notes: what
+    rules found that quarantine nothing, by rule.
     """
 
     line: int
@@ -30,12 +33,17 @@ class TableEntry:
     reason: str | None = None
     tokens: dict[str, int] = field(default_factory=dict)
     split: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def canonical(self) -> dict:
         """The canonical record. Only a row in quarantine may have none."""
         assert self.record is not None, f"line {self.line} has no record"
         return self.record
+
+    def breaks(self, rule: str) -> bool:
+        """Return True if the row is quarantined under `rule`, or noted by it."""
+        return self.rule == rule or rule in self.notes
 
     def is_in(self, side: Literal["train", "heldout"]) -> bool:
         """Return True if the row is in a split of that side."""
@@ -58,8 +66,15 @@ class Table:
         return [entry for entry in self.entries if entry.rule is None]
 
     def broken(self, rule: str) -> list[TableEntry]:
-        """Return the rows quarantined under `rule`."""
-        return [entry for entry in self.entries if entry.rule == rule]
+        """Return the rows quarantined under `rule`, or noted by it."""
+        return [entry for entry in self.entries if entry.breaks(rule)]
+
+    def note(self, rule: str, reasons: dict[int, str]) -> "Table":
+        """Return a table in which rows are noted under `rule`; reasons: by position."""
+        return self.with_entries(
+            replace(entry, notes=entry.notes | {rule: reasons[i]}) if i in reasons else entry
+            for i, entry in enumerate(self.entries)
+        )
 
     def quarantine(self, rule: str, reasons: dict[int, str]) -> "Table":
         """Return a table in which kept rows with a reason are quarantined under `rule`.
@@ -104,18 +119,36 @@ class Table:
         ]
 
 
-def build_table(rows: Rows, kind: RowKind, mapping: dict[str, str]) -> Table:
+def build_table(
+    rows: Rows,
+    kind: RowKind,
+    mapping: dict[str, str],
+    *,
+    ignored: Sequence[str] = (),
+    needed: Sequence[str] = (),
+) -> Table:
     """Normalise every row, and quarantine the rows that cannot be normalised.
 
-    Raises BadInput if the columns fit no format.
+    ignored: columns, and keys of messages, to leave out. needed: columns that a later stage reads.
+    Rows with texts in other columns are noted under 'unused_columns'.
+    Raises BadInput if the columns fit no format, or an ignored one is not there.
     """
-    names = rename_columns(rows.source, rows.table.column_names, mapping)
+    read = list(rows)
+    require_ignored(rows.source, rows.table.column_names, [row for _, row in read], ignored)
+    there = [column for column in rows.table.column_names if column not in ignored]
+    names = rename_columns(rows.source, there, mapping)
     columns = detect_format(rows.source, kind, sorted(names.values()))
+    written = {name: column for column, name in names.items()}  # as the file has them
     entries = []
-    for line, raw in rows:
-        row = {names[column]: value for column, value in raw.items()}
+    for line, raw in read:
+        row = {names[column]: v for column, v in without_ignored(raw, ignored).items()}
         try:
-            entries.append(TableEntry(line, row, normalise(kind, columns, row)))
+            record = normalise(kind, columns, row)
         except RejectedRow as rejected:
             entries.append(TableEntry(line, row, None, rejected.rule, rejected.reason))
+            continue
+        unused = [c for c in unused_columns(kind, columns, row, record) if c not in needed]
+        names_found = ", ".join(repr(written.get(column, column)) for column in unused)
+        notes = {"unused_columns": f"no stage reads {names_found}"} if unused else {}
+        entries.append(TableEntry(line, row, record, notes=notes))
     return Table(rows.source, kind, rows.file, columns, entries)

@@ -1,8 +1,11 @@
 """Dialogues as lists of messages.
 
-They are read from chat lists, ShareGPT lists and "Human: ... Assistant: ..." transcripts.
+They are read from chat lists, ShareGPT lists, either of these as JSON or Python text, and
+"Human: ... Assistant: ..." transcripts.
 """
 
+import ast
+import json
 import re
 from typing import Any
 
@@ -14,8 +17,29 @@ ROLES = {
     "tool": "tool",
     "human": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
 }
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+MESSAGE_KEYS = ("role", "content", "from", "value")
+# keys of a message that say what the model is to read or learn, and that no stage passes on
+_REFUSED_KEYS = (
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "tools",
+    "functions",
+    "images",
+    "audio",
+    "name",
+    "weight",
+)
+_TURN = re.compile(r"(?:^|\n\n|\r\n\r\n)(Human|Assistant):[ ]?")
+# turns on lines of their own, without a blank line between them
+_CLOSE_TURN = re.compile(r"(?:^|\r?\n)(Human|Assistant):[ ]?")
+_BEGINS_AS_LIST = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 
 
 class RejectedRow(Exception):
@@ -39,13 +63,49 @@ def require_text(value: object, column: str) -> str:
     return value
 
 
+def is_dialogue(text: str, *, first: str = "Human|Assistant") -> bool:
+    """Return True if a text begins as a transcript or as a written list of messages.
+
+    first: the roles that may open the transcript, '|' between them.
+    """
+    return bool(re.match(rf"\s*({first}):", text) or _BEGINS_AS_LIST.match(text))
+
+
+def parsed_messages(text: str, column: str) -> list | None:
+    """Return the list in a text that was written as JSON or as Python's repr.
+
+    None if the text is no list of messages. Raises RejectedRow if it begins as one and is not
+    complete.
+    """
+    if not text.lstrip().startswith("["):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    if _BEGINS_AS_LIST.match(text):
+        raise RejectedRow(
+            "schema",
+            f"{column} is a list of messages as text, which is neither JSON nor Python:"
+            f" {text[:40]!r}; expected JSON",
+        )
+    return None
+
+
 def read_messages(value: object, column: str, *, open_end: bool = False) -> Messages:
-    """Return the messages of a chat list or a transcript.
+    """Return the messages of a chat list, one message, either of them as text, or a transcript.
 
     open_end: it may end in "Assistant:" with nothing after it.
     Raises RejectedRow if a role is unknown, a text is empty or there is no message.
     """
     messages: list[dict[str, Any]]
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, str) and is_dialogue(value):
+        value = parsed_messages(value, column) or value
     if isinstance(value, list):
         messages = _from_list(value, column)
     else:
@@ -76,12 +136,31 @@ def _from_list(value: list, column: str) -> list[dict[str, Any]]:
                 f"message {number} of {column} has the role {role!r}; expected one of"
                 f" {sorted(ROLES)}",
             )
+        _refuse_unread(item, number, column)
         messages.append({"role": ROLES[role], "content": content})
     return messages
 
 
+def _refuse_unread(item: dict, number: int, column: str) -> None:
+    """Raise RejectedRow if a message holds what no stage would pass on."""
+    key = next((key for key in _REFUSED_KEYS if _says_something(key, item.get(key))), None)
+    if key is not None:
+        raise RejectedRow(
+            "schema",
+            f"message {number} of {column} has {key} {item[key]!r:.40}, which no stage passes to"
+            f" the model; expected role and content alone (ignore = ['{key}'] leaves it out)",
+        )
+
+
+def _says_something(key: str, value: object) -> bool:
+    """Return True for a value that is not empty; a weight of 1 is the same as none."""
+    return value not in (None, 1) if key == "weight" else bool(value)
+
+
 def _from_transcript(text: str, column: str) -> list[dict[str, Any]]:
-    pieces = _TURN.split(text.strip())
+    pieces, close = (turn.split(text.strip()) for turn in (_TURN, _CLOSE_TURN))
+    if "Assistant" not in pieces[1::2] and "Assistant" in close[1::2]:
+        pieces = close
     if len(pieces) == 1 or pieces[0].strip():
         raise RejectedRow(
             "schema",

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlhf_core.data.normalise import as_json_value, detect_format, normalise, rename_columns
+from rlhf_core.data.columns import detect_format, rename_columns
+from rlhf_core.data.normalise import as_json_value, normalise
 from rlhf_core.data.transcripts import RejectedRow
 from rlhf_core.errors import BadInput
 

@@ -7,7 +7,8 @@ import torch
 from torch import tensor
 
 from rlhf_core.config import Reward, load_recipe
-from rlhf_core.data.normalise import CANONICAL, normalise
+from rlhf_core.data.columns import CANONICAL
+from rlhf_core.data.normalise import normalise
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.reward.labels import Labels, labels_of
