@@ -16,14 +16,23 @@ class Source(Config):
             " the prepare stage."
         )
     )
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "arrow", "saved", "hub"] = Field(
-        "auto",
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "saved", "hub"] = (
+        Field(
+            "auto",
+            description=(
+                "File format. 'auto' goes by the file's ending, takes a folder for a saved dataset"
+                " or for shards of one format, and anything else for a hub name. Text may be"
+                " compressed by gzip, zstd, bzip2 or xz."
+            ),
+        )
+    )
+    split: str = Field(
+        "train",
         description=(
-            "File format. 'auto' goes by the file's ending, takes a folder for a saved dataset and"
-            " anything else for a hub name."
+            "Split to read from a hub or saved dataset, or from a folder of shards whose names"
+            " say train, validation or test."
         ),
     )
-    split: str = Field("train", description="Split to read from a hub or saved dataset.")
     columns: dict[str, str] = Field(
         {},
         description=(

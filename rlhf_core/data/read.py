@@ -1,36 +1,30 @@
 """Read a source of any supported format into a `datasets.Dataset`, with the line of each row."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
 from datasets.table import InMemoryTable
 
 from rlhf_core.config import Source
+from rlhf_core.data.normalise import as_json_value
+from rlhf_core.data.shards import COMPRESSED, FORMATS, format_of, is_saved_dataset, shards
+from rlhf_core.data.text_files import READERS, NumberedRows
 from rlhf_core.errors import BadInput, StageFailed
-
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
 
 
 @dataclass(frozen=True)
 class Rows:
     """A source's rows in their order.
 
-    lines[i]: the 1-based line (JSONL, CSV) or row of table[i].
-    as_json: columns of mixed types, which the table holds as JSON text.
+    lines[i]: the 1-based line (JSONL, CSV) or row of table[i]; in a folder of several files, the
+    row over all of them in the order of their names.
+    as_json: columns of mixed types or of types without a place in `datasets`, which the table
+    holds as JSON text.
     """
 
     source: str
@@ -59,12 +53,14 @@ def read_source(name: str, source: Source, path: Path | None) -> Rows:
     """
     kind = _format(name, source, path)
     if path is None or kind == "hub":
-        rows = _from_table(name, source.path, _load_hub(name, source))
-    elif kind in _READERS:
-        numbered = _READERS[kind](path, source.limit)
-        rows = _from_records(name, path, numbered[: source.limit])
+        rows = _from_dataset(name, source.path, _load_hub(name, source))
+    elif kind == "saved":
+        rows = _from_dataset(name, source.path, _load_saved(name, source, path))
     else:
-        rows = _from_table(name, source.path, _load_arrow(name, source, path, kind))
+        files = [path]
+        if path.is_dir():
+            kind, files = shards(name, path, source.split, kind)
+        rows = _from_files(name, path, files, kind, source.limit)
     rows = _limited(rows, source.limit)
     if not rows.lines:
         raise BadInput(
@@ -78,7 +74,7 @@ def _format(name: str, source: Source, path: Path | None) -> str:
     if path is None:
         if (
             source.format not in ("auto", "hub")
-            or Path(source.path).suffix in FORMATS
+            or format_of(Path(source.path))
             or source.path.startswith("/")
         ):
             raise BadInput(
@@ -86,124 +82,39 @@ def _format(name: str, source: Source, path: Path | None) -> str:
                 " recipe's path."
             )
         return "hub"
+    if path.is_dir():
+        saved = source.format == "auto" and is_saved_dataset(path)
+        return "saved" if saved else source.format
     if source.format != "auto":
         return source.format
-    if path.is_dir():
-        return "saved"
-    if path.suffix.lower() not in FORMATS:
+    if (found := format_of(path)) is None:
         raise BadInput(
-            f"{name}: {path} ends with {path.suffix!r}; expected one of {', '.join(FORMATS)} or a"
-            ' folder. Name the format: {path = "...", format = "jsonl"}.'
+            f"{name}: {path} ends with {path.suffix!r}; expected one of {', '.join(FORMATS)} (text"
+            f" also with {', '.join(COMPRESSED)} behind it) or a folder. Name the format: {{path ="
+            ' "...", format = "jsonl"}.'
         )
-    return FORMATS[path.suffix.lower()]
+    return found
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
+def _from_files(name: str, path: Path, files: list[Path], kind: str, limit: int | None) -> Rows:
+    """Return the rows of one file, or of several as one table."""
+    if kind in READERS:
+        numbered: NumberedRows = []
+        for file in files:
+            left = None if limit is None else limit - len(numbered)
+            numbered += READERS[kind](file, left)[:left]
+        if len(files) > 1:
+            numbered = [(row, values) for row, (_, values) in enumerate(numbered, start=1)]
+        return _from_records(name, path, numbered)
+    tables = [_load_arrow(name, file, kind) for file in files]
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
         raise BadInput(
-            f"{path} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); expected UTF-8"
-            " text. Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
+            f"{name}: the files of {path} have columns of different types ({error}); expected the"
+            " same columns in each. Give the path of the file to read."
         ) from None
-
-
-def _bad_line(path: Path, line: int, found: str, expected: str) -> BadInput:
-    return BadInput(f"{path} line {line}: {found}; expected {expected}. Correct or remove it.")
-
-
-def _loads(text: str) -> object:
-    # NaN and Infinity are not JSON: a missing value
-    value = json.loads(text, parse_constant=lambda _: None)
-    if "\\u" in text:
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
-    return value
-
-
-def _read_jsonl(path: Path, limit: int | None) -> list[tuple[int, dict]]:
-    rows: list[tuple[int, dict]] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if limit is not None and len(rows) == limit:
-            break
-        if not line.strip():
-            continue
-        try:
-            row = _loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _bad_line(
-                path, number, f"not JSON ({error}): {line[:60]!r}", "one JSON object a line"
-            ) from None
-        if not isinstance(row, dict):
-            raise _bad_line(
-                path,
-                number,
-                f"a JSON {type(row).__name__}: {line[:60]!r}",
-                "one JSON object a line",
-            )
-        rows.append((number, row))
-    return rows
-
-
-def _read_json(path: Path, limit: int | None) -> list[tuple[int, dict]]:
-    text = _text(path)
-    try:
-        value = _loads(text)
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        raise _bad_line(
-            path,
-            line,
-            f"not JSON ({error})",
-            "a list of objects (one object a line is format 'jsonl')",
-        ) from None
-    if not isinstance(value, list):
-        raise _bad_line(path, 1, f"a JSON {type(value).__name__}", "a list of objects")
-    for number, row in enumerate(value[:limit], start=1):
-        if not isinstance(row, dict):
-            raise BadInput(
-                f"{path} item {number}: a JSON {type(row).__name__}; expected an object. Correct or"
-                " remove it."
-            )
-    return list(enumerate(value[:limit], start=1))
-
-
-def _read_csv(path: Path, limit: int | None) -> list[tuple[int, dict]]:
-    """Read every value as text, also 'NA' and '12': a CSV file has no types and no nulls."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    rows: list[tuple[int, dict]] = []
-    start = 1
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise _bad_line(path, 1, f"a column name twice in {header}", "different names")
-        while limit is None or len(rows) < limit:
-            start = reader.line_num + 1
-            values = next(reader, None)
-            if values is None:
-                break
-            if values and len(values) != len(header):
-                raise _bad_line(
-                    path, start, f"{len(values)} values", f"{len(header)}, as in the first line"
-                )
-            if values:
-                rows.append((start, dict(zip(header, values, strict=True))))
-    except csv.Error as error:
-        raise _bad_line(
-            path,
-            start,
-            f"not CSV ({error})",
-            "comma-separated values, text with commas in double quotes",
-        ) from None
-    return rows
-
-
-_READERS: dict[str, Callable[[Path, int | None], list[tuple[int, dict]]]] = {
-    "jsonl": _read_jsonl,
-    "json": _read_json,
-    "csv": _read_csv,
-}
+    return _from_arrow(name, str(path), table)
 
 
 def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Rows:
@@ -228,8 +139,27 @@ def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Ro
     return Rows(name, str(path), table, [line for line, _ in numbered], frozenset(as_json))
 
 
-def _from_table(name: str, file: str, table: Dataset) -> Rows:
+def _from_dataset(name: str, file: str, table: Dataset) -> Rows:
     return Rows(name, file, table, list(range(1, len(table) + 1)))
+
+
+def _from_arrow(name: str, file: str, table: pa.Table) -> Rows:
+    """Return the rows of a table; columns of types that `datasets` lacks, e.g. maps, as JSON."""
+    as_json = set()
+    for place, field in enumerate(table.schema):
+        try:
+            Features.from_arrow_schema(pa.schema([field]))
+        except (ValueError, TypeError, NotImplementedError):
+            values = [_plain(value, field.type) for value in table.column(place).to_pylist()]
+            texts = [None if v is None else json.dumps(as_json_value(v)) for v in values]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
+            as_json.add(field.name)
+    rows = Dataset(InMemoryTable(table.replace_schema_metadata(None)))
+    return Rows(name, file, rows, list(range(1, len(rows) + 1)), frozenset(as_json))
+
+
+def _plain(value: object, kind: pa.DataType) -> object:
+    return dict(value) if pa.types.is_map(kind) and isinstance(value, list) else value
 
 
 def _limited(rows: Rows, limit: int | None) -> Rows:
@@ -239,30 +169,37 @@ def _limited(rows: Rows, limit: int | None) -> Rows:
     return Rows(rows.source, rows.file, table, rows.lines[:limit], rows.as_json)
 
 
-def _load_arrow(name: str, source: Source, path: Path, kind: str) -> Dataset:
+def _unreadable(name: str, path: Path, kind: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"{name}: {path} cannot be read as {kind} ({type(error).__name__}: {error}); expected a"
+        f" complete {kind} file or folder. Write it again."
+    )
+
+
+def _load_arrow(name: str, path: Path, kind: str) -> pa.Table:
     try:
-        if kind == "parquet":
-            return Dataset(InMemoryTable(pyarrow.parquet.read_table(path)))
-        if kind == "arrow":
-            return _read_arrow(path)
+        return pyarrow.parquet.read_table(path) if kind == "parquet" else _read_arrow(path)
+    except Exception as error:  # whatever pyarrow raises on bytes that are not its own
+        raise _unreadable(name, path, kind, error) from error
+
+
+def _load_saved(name: str, source: Source, path: Path) -> Dataset:
+    try:
         return _pick_split(name, source, load_from_disk(str(path)))
     except BadInput:
         raise
-    except Exception as error:  # whatever pyarrow and datasets raise on bytes that are not theirs
-        raise BadInput(
-            f"{name}: {path} cannot be read as {kind} ({type(error).__name__}: {error}); expected a"
-            f" complete {kind} file or folder. Write it again."
-        ) from error
+    except Exception as error:  # whatever datasets raises on files that are not its own
+        raise _unreadable(name, path, "saved", error) from error
 
 
-def _read_arrow(path: Path) -> Dataset:
+def _read_arrow(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         try:
-            return Dataset(InMemoryTable(pa.ipc.open_stream(file).read_all()))
+            return pa.ipc.open_stream(file).read_all()
         except pa.ArrowInvalid:
             # not the stream format that `datasets` writes: the file format (Feather)
             file.seek(0)
-            return Dataset(InMemoryTable(pa.ipc.open_file(file).read_all()))
+            return pa.ipc.open_file(file).read_all()
 
 
 def _pick_split(name: str, source: Source, found: Dataset | DatasetDict) -> Dataset:
@@ -281,7 +218,8 @@ def _load_hub(name: str, source: Source) -> Dataset:
         return _pick_split(name, source, load_dataset(source.path, split=source.split))
     except ConnectionError as error:
         raise StageFailed(
-            f"{name}: the hub could not be reached for {source.path!r}: {error}"
+            f"{name}: {source.path!r} is no file or folder here, and the hub could not be reached"
+            f" for it: {error}"
         ) from error
     except Exception as error:  # not found, gated, broken: datasets has a dozen kinds
         raise BadInput(

@@ -1,0 +1,107 @@
+"""Formats by file name, and the files of a folder by format and split."""
+
+import re
+from pathlib import Path
+
+from rlhf_core.errors import BadInput
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+}
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
+# written beside the rows by `datasets` and by the hub
+_NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+_SPLIT_NAME = re.compile(rf"(?:^|[-._/\d])({'|'.join(_SPLITS)})(?=$|[-._/\d])", re.I)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name says, its compression aside; None for another name."""
+    suffix = path.suffix.lower()
+    if suffix not in COMPRESSED:
+        return FORMATS.get(suffix)
+    inner = FORMATS.get(path.with_suffix("").suffix.lower())
+    return inner if inner in _TEXT_FORMATS else None
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Return True for a folder that `datasets` saved, or one without a file of rows."""
+    return (
+        (folder / "dataset_dict.json").exists()
+        or (folder / "state.json").exists()
+        or not data_files(folder)
+    )
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Return the files of rows below a folder in the order of their names; hidden ones left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and format_of(file)
+        and file.name not in _NO_ROWS
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def shards(name: str, folder: Path, split: str, format_: str) -> tuple[str, list[Path]]:
+    """Return the format and the files of one split of a folder.
+
+    format_: "auto", or the format of the files to take. The split is a word in the path of a file
+    below the folder, such as train-00000-of-00002.parquet or test/part.jsonl. Without any such word
+    all files are the split 'train'.
+    Raises BadInput for several formats, an absent split, and files in no split beside others that
+    are in one.
+    """
+    files = [file for file in data_files(folder) if format_ in ("auto", format_of(file))]
+    formats = sorted({str(format_of(file)) for file in files})
+    if len(formats) != 1:
+        raise BadInput(
+            f"{name}: {folder} holds files of {' and '.join(formats) or 'no'} format; expected one"
+            ' format. Name it: {path = "...", format = "jsonl"}.'
+        )
+    by_split: dict[str | None, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file.relative_to(folder)), []).append(file)
+    unnamed = by_split.pop(None, [])
+    if unnamed and by_split:
+        raise BadInput(
+            f"{name}: {folder} holds {unnamed[0].name}, which names no split, beside files of the"
+            f" splits {sorted(map(str, by_split))}; expected train, validation or test in the name"
+            " of every file. Move it away, or give the path of the file to read."
+        )
+    found = by_split or {"train": unnamed}
+    wanted = _SPLITS.get(split.lower(), split)
+    if wanted not in found:
+        raise BadInput(
+            f"{name}: {folder} has the splits {sorted(map(str, found))}; expected {split!r}. "
+            'Name one: {path = "...", split = "..."}.'
+        )
+    return formats[0], found[wanted]
+
+
+def _split_of(path: Path) -> str | None:
+    """Return the split in a relative path: that of the file's name, else of the nearest folder."""
+    for part in reversed(path.parts):
+        if words := _SPLIT_NAME.findall(part):
+            return _SPLITS[words[0].lower()]
+    return None
