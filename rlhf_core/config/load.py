@@ -2,11 +2,13 @@
 
 import difflib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from rlhf_core import ROOT
@@ -20,7 +22,8 @@ RECIPES = ROOT / "flows" / "recipes"
 def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Return a recipe, by its name or the path of a TOML file, with settings on top.
 
-    settings: 'key=value' with dotted keys and TOML values.
+    settings: 'key=value' with dotted keys and TOML values. 'key=none' unsets a key: it has no
+    value, or its default where it needs one.
     Raises ConfigError that names the key, the value found and what is allowed.
     """
     values = _read(name)
@@ -56,18 +59,24 @@ def _meaning(location: tuple[str | int, ...]) -> str:
 
     They help the reader whose value was refused.
     """
-    section: type[Config] | None = Recipe
-    field = None
     # parts that are numbers are places in a list
-    for name in (part for part in location if isinstance(part, str)):
-        field = section.model_fields.get(name) if section is not None else None
-        section = _section_in(field.annotation) if field else None
+    field = _field([part for part in location if isinstance(part, str)])
     if field is None:
         return ""
     known = [field.description.rstrip(".")] if field.description else []
     if field.default is None or isinstance(field.default, str | int | float):
         known.append(f"default {'none' if field.default is None else json.dumps(field.default)}")
     return f". It is: {'; '.join(known)}" if known else ""
+
+
+def _field(names: list[str]) -> FieldInfo | None:
+    """Return the field of a recipe's dotted key; None if there is no such key."""
+    section: type[Config] | None = Recipe
+    field = None
+    for name in names:
+        field = section.model_fields.get(name) if section is not None else None
+        section = _section_in(field.annotation) if field else None
+    return field
 
 
 def _section_in(annotation: object) -> type[Config] | None:
@@ -85,15 +94,28 @@ def _read(name: str) -> dict:
     path = Path(name)
     if path.suffix != ".toml":
         path = RECIPES / f"{name}.toml"
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a folder that may not be searched, or a name that is too long
+        raise _unreadable(path, error) from None
+    if not there:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise ConfigError(
             f"no recipe {name!r}; expected one of {known}, or the path of a .toml file"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"recipe {path} cannot be read ({error.strerror}); expected a .toml file that user"
+        f" {os.geteuid()} may read. Check the path, or have its owner run `chmod a+r` on it."
+    )
 
 
 def _apply(values: dict, setting: str) -> None:
@@ -113,7 +135,12 @@ def _apply(values: dict, setting: str) -> None:
         child = dict(child) if child else {}
         values[parent] = child
         values = child
-    values[last] = _value(text.strip())
+    if text.strip() != "none" or not (field := _field(key.strip().split("."))):
+        values[last] = _value(text.strip())
+    elif type(None) in get_args(field.annotation):
+        values[last] = None
+    else:
+        values.pop(last, None)  # back to the default
 
 
 def _value(text: str) -> object:

@@ -6,7 +6,14 @@ from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.spec import Artifacts, looks_like_hub, make_spec, model_folder
+from tasks.stages.spec import (
+    Artifacts,
+    is_there,
+    looks_like_hub,
+    make_spec,
+    model_folder,
+    similar_names,
+)
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PrepareStageConfig] | None:
@@ -27,11 +34,14 @@ def _is_folder(recipe: Recipe) -> bool:
     base = recipe.model.base
     if base == "quickstart" or base.startswith("package:"):
         return False
-    if Path(base).expanduser().is_dir():
+    path = Path(base).expanduser()
+    if is_there("model.base", path) and path.is_dir():
         return True
-    if not looks_like_hub(base) and ("/" in base or base.startswith((".", "~"))):
+    similar = similar_names(path) if "/" in base else []
+    if similar or (not looks_like_hub(base) and ("/" in base or base.startswith((".", "~")))):
+        there = f" ({' and '.join(similar)} there)" if similar else ""
         raise BadInput(
-            f"model.base is {base!r}: no such folder in {Path.cwd()}, and not a hub name"
-            " (org/name)."
+            f"model.base is {base!r}: no such folder in {Path.cwd()}{there}, and not a hub name"
+            " (org/name). Correct the path in the recipe or with --set."
         )
     return False

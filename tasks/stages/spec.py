@@ -1,6 +1,7 @@
 """Helpers of the stages' files: names of artifacts, checked paths, and the spec itself."""
 
 import ast
+import difflib
 import importlib.util
 import os
 import re
@@ -12,6 +13,7 @@ from rlhf_core import ROOT
 from rlhf_core.config import Recipe
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import StageConfig
+from rlhf_core.data.shards import COMPRESSED, FORMATS
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.pickles import pickle_files
@@ -27,7 +29,7 @@ ROOTS = "RLHF_ALLOWED_ROOTS"
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 # what these bind is known only when the module runs
 _ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
-_FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".arrow", ".gz", ".toml", ".gguf"}
+_FILE_ENDINGS = {*FORMATS, *COMPRESSED, ".toml", ".gguf"}
 
 
 class TrainedSettings(TypedDict):
@@ -60,16 +62,78 @@ def local(field: str, text: str) -> Path | None:
     """Return the file or folder that `text` names, or None for a hub name.
 
     A relative path starts at the current folder. Raises BadInput naming the field when it is
-    neither.
+    neither, when its folder is here and it is not, and when it may not be read.
     """
     path = Path(text).expanduser()
-    if path.exists():
-        return permitted(field, path)
-    if looks_like_hub(text):
+    if is_there(field, path):
+        return readable(field, permitted(field, path))
+    if looks_like_hub(text) and not path.parent.is_dir():
         return None
+    hub = 'For the hub\'s data set of that name: {path = "...", format = "hub"}.'
     raise BadInput(
-        f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}, and not a hub name"
-        " (org/name). Correct the path in the recipe or with --set."
+        f"{field} is {text!r}: no file or folder of that name in {Path.cwd()}{_similar(path)}, and"
+        f" not a hub name (org/name). Correct the path in the recipe or with --set."
+        + (f" {hub}" if looks_like_hub(text) else "")
+    )
+
+
+def is_there(field: str, path: Path) -> bool:
+    """Return True when a file or folder is at `path`. Raises BadInput when it may not be seen."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise _unreadable(field, path) from None
+
+
+def similar_names(path: Path) -> list[str]:
+    """Return the paths beside `path` whose names are like its name, at most three."""
+    try:
+        beside = sorted(item.name for item in path.parent.iterdir())
+    except OSError:
+        return []
+    same = [name for name in beside if name.partition(".")[0] == path.name]
+    close = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.75)
+    return [str(path.with_name(name)) for name in dict.fromkeys([*same, *close])][:3]
+
+
+def _similar(path: Path) -> str:
+    names = similar_names(path)
+    return f" ({' and '.join(names)} {'are' if len(names) > 1 else 'is'} there)" if names else ""
+
+
+def readable(field: str, path: Path) -> Path:
+    """Return `path` when it and every file below it can be read.
+
+    Raises BadInput naming the field for what may not be read, and for a pipe, socket or device.
+    """
+    if not path.is_file() and not path.is_dir():
+        raise BadInput(
+            f"{field} leads to {path}, which is a pipe, socket or device; expected a file or"
+            " folder, because its bytes are read more than once. Write them to a file."
+        )
+    for item in [path, *_below(field, path)]:
+        if not os.access(item, os.R_OK | (os.X_OK if item.is_dir() else 0), effective_ids=True):
+            raise _unreadable(field, item)
+    return path
+
+
+def _below(field: str, path: Path) -> list[Path]:
+    refused: list[OSError] = []
+    items = [
+        Path(folder, name)
+        for folder, folders, files in os.walk(path, onerror=refused.append)
+        for name in [*folders, *files]
+        if not name.startswith(".")
+    ]
+    if refused:
+        raise _unreadable(field, Path(refused[0].filename))
+    return [item for item in items if item.is_file() or item.is_dir()]
+
+
+def _unreadable(field: str, path: Path) -> BadInput:
+    return BadInput(
+        f"{field} leads to {path}, which user {os.geteuid()} may not read; expected a file or"
+        f" folder that can be read. Have its owner run `chmod -R a+rX` on it, or copy it."
     )
 
 
@@ -104,11 +168,12 @@ def looks_like_hub(text: str) -> bool:
 def model_folder(field: str, text: str) -> Path:
     """Return the model folder that `text` names. Raises BadInput naming the field otherwise."""
     path = permitted(field, Path(text).expanduser())
-    if not path.is_dir():
+    if not is_there(field, path) or not path.is_dir():
         raise BadInput(
-            f"{field} is {text!r}: no such folder in {Path.cwd()}; expected a folder with a saved"
-            " model."
+            f"{field} is {text!r}: no such folder in {Path.cwd()}{_similar(path)}; expected a"
+            " folder with a saved model."
         )
+    readable(field, path)
     missing = [
         name for name in ("config.json", "tokenizer*", "*.safetensors") if not list(path.glob(name))
     ]
