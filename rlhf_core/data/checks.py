@@ -4,9 +4,9 @@ import pandas as pd
 
 from rlhf_core.config import Rules, Severity
 from rlhf_core.data.expectations import Expectation, ExpectationResult
-from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.verdicts import annotator_agreement
 
 ROW_RULES = (
     "schema",

@@ -1,4 +1,4 @@
-"""The columns of a source: their canonical names, the format that they make, and those left over."""
+"""The columns of a source: their canonical names, their format, and those that are left over."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -146,7 +146,9 @@ def _without_keys(value: object, ignored: Sequence[str]) -> object:
     ]
 
 
-def require_ignored(name: str, columns: Sequence[str], rows: list[dict], ignored: Sequence[str]):
+def require_ignored(
+    name: str, columns: Sequence[str], rows: list[dict], ignored: Sequence[str]
+) -> None:
     """Raise BadInput for an ignored name that is neither a column nor a key of a message."""
     for wanted in ignored:
         if wanted not in columns and not any(

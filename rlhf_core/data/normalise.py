@@ -189,7 +189,9 @@ def _asked(value: object) -> Messages:
 
     Plain text is one user message. A transcript may end in an open 'Assistant:'.
     """
-    if isinstance(value, list | dict) or (isinstance(value, str) and is_dialogue(value, first="Human")):
+    if isinstance(value, list | dict) or (
+        isinstance(value, str) and is_dialogue(value, first="Human")
+    ):
         messages = read_messages(value, "prompt", open_end=True)
         if messages[-1]["role"] == "assistant":
             raise RejectedRow(

@@ -181,9 +181,7 @@ def _read_separated(path: Path, limit: int | None, separator: str, expected: str
             if values:
                 rows.append((start, dict(zip(header, values, strict=True))))
     except csv.Error as error:
-        raise _bad_line(
-            path, start, f"not CSV ({error})", f"{expected} in double quotes"
-        ) from None
+        raise _bad_line(path, start, f"not CSV ({error})", f"{expected} in double quotes") from None
     return rows
 
 

@@ -111,7 +111,7 @@ def readable(field: str, path: Path) -> Path:
             f"{field} leads to {path}, which is a pipe, socket or device; expected a file or"
             " folder, because its bytes are read more than once. Write them to a file."
         )
-    for item in [path, *_below(field, path)]:
+    for item in [path, *(_below(field, path) if path.is_dir() else [])]:
         if not os.access(item, os.R_OK | (os.X_OK if item.is_dir() else 0), effective_ids=True):
             raise _unreadable(field, item)
     return path

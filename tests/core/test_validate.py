@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_core.__main__ import main, run_stage
-from rlhf_core.config import Data
+from rlhf_core.config import Data, Source
 from rlhf_core.data.expectations import Expectation, evaluate
 from rlhf_core.data.splits import SPLITS, load_split
 from rlhf_core.errors import BadInput
@@ -64,8 +64,8 @@ def make_spec(folder: Path, model: Path, sources: dict, **data) -> StageSpec:
     rows = {"demonstrations": demonstrations(), "comparisons": comparisons()} | sources
     paths = {name: write(folder / f"{name}.jsonl", content) for name, content in rows.items()}
     config = Data(
-        **{n: str(p) for n, p in paths.items()},
-        **{"heldout_fraction": 0.3, **data, "rules": SMALL | data.get("rules", {})},
+        **{n: str(p) for n, p in paths.items()}
+        | {"heldout_fraction": 0.3, **data, "rules": SMALL | data.get("rules", {})}
     )
     inputs = {"model": model, **paths}
     return StageSpec(
@@ -335,6 +335,78 @@ def test_what_a_later_stage_would_miss_is_refused_while_nothing_has_been_trained
     asked = spec.model_copy(update={"config": spec.config | {"needs": {"strength": True}}})
     message, report = refused(asked, tmp_path)
     assert "reward.margin_scale is set, but" in message and not failed_rules(report)
+
+
+def noted(spec: StageSpec, folder: Path) -> dict[str, dict]:
+    """Return the report's failed rules about comparisons, by rule, of a run that passes."""
+    run_stage(spec, RunDir(folder / "run"))
+    report = json.loads((folder / "run" / "report.json").read_text())
+    rules = [r for r in report["rules"] if r["source"] == "comparisons" and not r["passed"]]
+    return {rule["rule"]: rule for rule in rules}
+
+
+def test_texts_of_special_tokens_and_unread_columns_are_counted_and_kept(model, tmp_path):
+    rows = comparisons()
+    rows[3] |= {"prompt": f"{WORDS[3]} <eos> w1", "chosen": "w1 w2 <eos>"}
+    rows[4]["context"] = "A sea."
+    found = noted(make_spec(tmp_path, model, {"comparisons": rows}), tmp_path)
+    assert set(found) == {"special_tokens", "unused_columns"}
+    assert found["special_tokens"]["detail"] == (
+        "1 of 40 rows, first on line 4; e.g. the text '<eos>' is a special token of the tokenizer"
+    )
+    assert found["unused_columns"]["detail"] == (
+        "1 of 40 rows, first on line 5; e.g. no stage reads 'context'"
+    )
+    assert found["special_tokens"]["severity"] == found["unused_columns"]["severity"] == "warning"
+    assert not load_split(tmp_path / "run" / "quarantine.jsonl")
+
+
+def test_scores_against_the_label_are_quarantined_and_equal_ones_kept(model, tmp_path):
+    rows = [row | {"score_chosen": 7.0, "score_rejected": 3.0} for row in comparisons()]
+    rows[5] |= {"score_chosen": 3.0, "score_rejected": 7.0}
+    rows[6] |= {"margin": -2.0}
+    rows[7] |= {"score_chosen": 3.0}
+    found = noted(make_spec(tmp_path, model, {"comparisons": rows}), tmp_path)
+    assert set(found) == {"score_contradictions", "equal_scores"}
+    assert (
+        "2 of 40 rows, first on line 6, 7; e.g. score_chosen 3 is less than score_rejected 7"
+        in (found["score_contradictions"]["detail"])
+    )
+    assert found["equal_scores"]["found"] == pytest.approx(1 / 40)
+    quarantine = load_split(tmp_path / "run" / "quarantine.jsonl")
+    assert [(row["line"], row["rule"]) for row in quarantine] == [
+        (6, "score_contradictions"),
+        (7, "score_contradictions"),
+    ]
+
+
+def test_each_of_these_rules_can_stop_the_run_or_be_off(model, tmp_path):
+    rows = [row | {"score_chosen": 3.0, "score_rejected": 3.0} for row in comparisons()]
+    rows[3] |= {"chosen": "w1 w2 <eos>", "context": "A sea.", "score_chosen": 1.0}
+    names = ("special_tokens", "unused_columns", "equal_scores", "score_contradictions")
+    sources = {"comparisons": rows}
+    spec = make_spec(tmp_path, model, sources, rules=dict.fromkeys(names, "error"))
+    _, report = refused(spec, tmp_path)
+    assert {rule for rule, _ in failed_rules(report)} == set(names)
+    off = make_spec(tmp_path, model, sources, rules=dict.fromkeys(names, "off"))
+    assert not noted(off, tmp_path / "off")
+
+
+def test_an_ignored_column_is_in_no_record(model, tmp_path):
+    rows = [row | {"tools": [{"name": "w"}]} for row in comparisons()]
+    spec = make_spec(tmp_path, model, {"comparisons": rows})
+    message, _ = refused(spec, tmp_path)
+    assert "comparisons: schema: found 1 (40 of 40 rows" in message and "tools are given" in message
+    path = str(tmp_path / "comparisons.jsonl")
+    ignoring = make_spec(
+        tmp_path, model, {"comparisons": rows}, comparisons=Source(path=path, ignore=("tools",))
+    )
+    result = run_stage(ignoring, RunDir(tmp_path / "again"))
+    assert result.metrics["data/share_dropped"] == 0
+    assert all(
+        "tools" not in row["meta"]
+        for row in load_split(tmp_path / "again" / "splits" / "comparisons_train.jsonl")
+    )
 
 
 def test_every_severity_can_be_raised_to_an_error(model, tmp_path):

@@ -3,8 +3,11 @@
 The message has the key, both numbers, and what to do.
 """
 
+import os
+
 import pytest
 
+from rlhf_core.config import load_recipe
 from rlhf_core.errors import ConfigError
 
 REFUSED = {
@@ -190,3 +193,49 @@ def test_the_values_at_the_edge_are_taken(recipe):
         "distributed.ranks=2",
     )
     assert sharded.evaluate.frozen == "sharded"
+
+
+def test_none_unsets_a_key(recipe):
+    assert recipe("data.prompts='p.jsonl'", "data.prompts=none").data.prompts is None
+    assert recipe("ppo.lora=true", "ppo.lora=none").ppo.lora is None
+    assert recipe("sft.lr=0.5", "sft.lr=none").sft.lr == recipe().sft.lr
+    assert recipe("model.sft='none'").model.sft == "none"
+
+
+def test_none_of_a_key_that_must_be_there_or_is_not_known_is_refused(recipe):
+    with pytest.raises(ConfigError, match=r"data\.demonstrations: Field required"):
+        recipe("data.demonstrations=none")
+    with pytest.raises(ConfigError, match=r"data\.promts: there is no such key; did you mean"):
+        recipe("data.promts=none")
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(recipe, tmp_path):
+    recipe()
+    text = (tmp_path / "plain.toml").read_text()
+    (tmp_path / "bom.toml").write_text(text, encoding="utf-8-sig")
+    assert load_recipe(str(tmp_path / "bom.toml")) == recipe()
+
+
+def test_a_recipe_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / "a.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"a\.toml cannot be read \(Is a directory\); expected a"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_recipe_of_another_user_is_refused(recipe, tmp_path):
+    recipe()
+    (tmp_path / "plain.toml").chmod(0o600)
+    tmp_path.chmod(0o755)
+    opened = [folder for folder in tmp_path.parents if not folder.stat().st_mode & 0o001]
+    modes = {folder: folder.stat().st_mode for folder in opened}
+    for folder in opened:
+        folder.chmod(modes[folder] | 0o711)
+    os.seteuid(12345)
+    try:
+        with pytest.raises(ConfigError, match=r"Permission denied.*user 12345 may read"):
+            load_recipe(str(tmp_path / "plain.toml"))
+    finally:
+        os.seteuid(0)
+        for folder in opened:
+            folder.chmod(modes[folder])

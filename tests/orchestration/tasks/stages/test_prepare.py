@@ -17,3 +17,11 @@ def test_a_local_base_model_needs_no_preparation(tmp_path, have):
     )
     with pytest.raises(BadInput, match=r"model.base is './missing'"):
         prepare.spec(prepared_recipe(model={"base": "./missing"}), {})
+
+
+def test_a_mistyped_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"'models/bsae': no such folder .*\(models/base there\)"):
+        prepare.spec(prepared_recipe(model={"base": "models/bsae"}), {})
+    assert prepare.spec(prepared_recipe(model={"base": "org/name"}), {}) is not None

@@ -1,11 +1,13 @@
 """The identity of a stage, and the folders that a recipe may read."""
 
+import os
+
 import pytest
 from recipes import prepared_recipe
 
 from rlhf_core.errors import BadInput
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
-from tasks.stages.spec import local, source_of
+from tasks.stages.spec import local, model_folder, source_of
 
 
 def test_a_threshold_or_a_registry_name_is_in_no_spec(have):
@@ -34,6 +36,81 @@ def test_on_a_laptop_files_may_lie_anywhere(tmp_path, monkeypatch):
     monkeypatch.delenv("RLHF_ALLOWED_ROOTS", raising=False)
     (tmp_path / "a.jsonl").touch()
     assert local("data.comparisons", str(tmp_path / "a.jsonl")) == tmp_path / "a.jsonl"
+
+
+@pytest.fixture
+def other_user():
+    """Become user 12345, who owns no file here, until the test ends."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    yield lambda: os.seteuid(12345)
+    os.seteuid(0)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Open the folders above `tmp_path` to every user until the test ends."""
+    modes = {folder: folder.stat().st_mode for folder in (tmp_path, *tmp_path.parents)}
+    closed = {folder: mode for folder, mode in modes.items() if not mode & 0o001}
+    for folder, mode in closed.items():
+        folder.chmod(mode | 0o055 if folder == tmp_path else mode | 0o011)
+    yield tmp_path
+    for folder, mode in closed.items():
+        folder.chmod(mode)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "file in a folder", "file in a closed folder"])
+def test_what_may_not_be_read_is_refused_with_its_key(what, shared, other_user):
+    folder = shared / "d"
+    folder.mkdir()
+    file = folder / "secret.jsonl"
+    file.touch()
+    (folder if what.endswith("folder") and what != "file in a folder" else file).chmod(0o600)
+    asked = folder if what in ("folder", "file in a folder") else file
+    other_user()
+    with pytest.raises(BadInput, match=r"data\.comparisons leads to .*, which user 12345 may not"):
+        local("data.comparisons", str(asked))
+
+
+def test_a_model_folder_that_may_not_be_read_is_refused_with_its_key(shared, other_user):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (shared / name).write_text("{}")
+    (shared / "model.safetensors").chmod(0o600)
+    assert model_folder("model.sft", str(shared)) == shared
+    other_user()
+    with pytest.raises(
+        BadInput, match=r"model\.sft leads to .*model\.safetensors, which user 12345"
+    ):
+        model_folder("model.sft", str(shared))
+
+
+def test_a_pipe_is_refused_because_its_bytes_can_be_read_once(tmp_path):
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(BadInput, match=r"data\.comparisons leads to .*f, which is a pipe"):
+        local("data.comparisons", str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(
+    ("text", "similar"),
+    [
+        ("d/pairs", r" \(d/pairs\.jsonl is there\)"),
+        ("d/paris.jsonl", r" \(d/pairs\.jsonl is there\)"),
+        ("d/other", ""),
+        ("pears", r" \(pears\.csv is there\)"),
+    ],
+)
+def test_a_path_whose_folder_is_here_is_never_asked_of_the_hub(
+    text, similar, tmp_path, monkeypatch
+):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "pairs.jsonl").touch()
+    (tmp_path / "pears.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        BadInput, match=f"no file or folder of that name in {tmp_path}{similar}, an"
+    ):
+        local("data.comparisons", text)
+    assert local("data.comparisons", "org/name") is None
 
 
 def test_files_below_an_allowed_folder_are_read(confined, tmp_path):

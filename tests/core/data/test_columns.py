@@ -1,0 +1,196 @@
+"""A column that bears on the prompt is used, refused or named, never dropped."""
+
+import json
+
+import pytest
+
+from rlhf_core.config import Source
+from rlhf_core.data.columns import detect_format, rename_columns, unused_columns
+from rlhf_core.data.read import read_source
+from rlhf_core.data.table import build_table
+from rlhf_core.errors import BadInput
+
+USER = {"role": "user", "content": "Why?"}
+TERSE = {"role": "system", "content": "You are terse."}
+EARLIER = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+PAIR = {"chosen": "So.", "rejected": "No."}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Read rows as the validate stage does."""
+
+    def build(kind, rows, columns=None, **options):
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        read = read_source(kind, Source(path=str(file)), file)
+        return build_table(read, kind, columns or {}, **options)
+
+    return build
+
+
+def only(table):
+    (entry,) = table.entries
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"system": "You are terse.", "prompt": "Why?", **PAIR}, [TERSE, USER]),
+        ({"system_prompt": "You are terse.", "prompt": "Why?", **PAIR}, [TERSE, USER]),
+        ({"system": None, "prompt": "Why?", **PAIR}, [USER]),
+        ({"system": "You are terse.", "prompt": [TERSE, USER], **PAIR}, [TERSE, USER]),
+        ({"instruction": "Translate.", "input": "cat", **PAIR}, "Translate.\ncat"),
+        ({"instruction": "Translate.", "input": "", **PAIR}, "Translate."),
+        ({"prompt": "Why?", "history": [["a", "b"]], **PAIR}, [*EARLIER, USER]),
+        ({"prompt": "Why?", "history": EARLIER, "system": None, **PAIR}, [*EARLIER, USER]),
+        ({"prompt": [*EARLIER, USER], "history": [["a", "b"]], **PAIR}, [*EARLIER, USER]),
+        (
+            {"prompt": "Why?", "history": [["a", "b"]], "system": "You are terse.", **PAIR},
+            [TERSE, *EARLIER, USER],
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "Why?"}],
+                "chosen": {"from": "gpt", "value": "So."},
+                "rejected": {"from": "gpt", "value": "No."},
+            },
+            [USER],
+        ),
+        (
+            {
+                "messages": [USER, {"role": "assistant", "content": "So."}],
+                "chosen": [USER, {"role": "assistant", "content": "So."}],
+                "rejected": [USER, {"role": "assistant", "content": "No."}],
+            },
+            [USER],
+        ),
+    ],
+)
+def test_system_input_and_history_become_part_of_the_prompt(table, row, prompt):
+    entry = only(table("comparisons", [row]))
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    assert entry.canonical["prompt"] == prompt
+    assert (entry.canonical["chosen"], entry.canonical["rejected"]) == ("So.", "No.")
+    assert not entry.notes
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (
+            {"instruction": "Translate to French.", "input": "cat", "output": "chat"},
+            [{"role": "user", "content": "Translate to French.\ncat"}],
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "Why?"},
+                    {"from": "gpt", "value": "chat"},
+                ],
+                "system": "You are terse.",
+            },
+            [TERSE, USER],
+        ),
+        ({"prompt": "Why?", "completion": "chat"}, [USER]),
+        ({"prompt": "Why?", "completion": "chat", "label": True}, [USER]),
+    ],
+)
+def test_alpaca_sharegpt_and_completions_are_demonstrations(table, row, prompt):
+    found = only(table("demonstrations", [row])).canonical
+    assert (found["prompt"], found["response"]) == (prompt, "chat")
+
+
+def test_the_columns_of_the_recipe_go_before_the_names_that_are_known(table):
+    row = {"instruction": "x", "q": "Why?", "output": "chat"}
+    found = only(table("demonstrations", [row], {"prompt": "q"}))
+    assert found.canonical["prompt"] == [USER]
+    assert found.notes == {"unused_columns": "no stage reads 'instruction'"}
+    assert rename_columns("d", ["prompt", "instruction"], {}) == {
+        "prompt": "prompt",
+        "instruction": "instruction",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "reason"),
+    [
+        ("comparisons", {"prompt": "Why?", "tools": [{"name": "w"}], **PAIR}, "tools are given"),
+        ("comparisons", {"prompt": "Why?", "tools": '[{"name": "w"}]', **PAIR}, "tools are given"),
+        (
+            "demonstrations",
+            {"messages": [USER, {"role": "assistant", "content": "So."}], "input": "cat"},
+            "input stands beside a dialogue",
+        ),
+        (
+            "comparisons",
+            {"system": "Be kind.", "prompt": [TERSE, USER], **PAIR},
+            "system is 'Be kind.', but the dialogue begins",
+        ),
+        ("comparisons", {"prompt": "Why?", "history": [["a"]], **PAIR}, "message 1 of history"),
+        ("comparisons", {"prompt": "Why?", "history": [USER], **PAIR}, "history ends without"),
+        ("comparisons", {"prompt": "Why?", "system": 3, **PAIR}, "system is int 3"),
+        ("demonstrations", {"prompt": "Why?", "completion": "x", "label": False}, "label is false"),
+        ("demonstrations", {"prompt": "W", "completion": "x", "label": "False"}, "label is false"),
+    ],
+)
+def test_what_no_stage_can_use_is_refused_with_its_name(table, kind, row, reason):
+    entry = only(table(kind, [row]))
+    assert entry.rule == "schema" and reason in entry.reason
+
+
+@pytest.mark.parametrize("tools", [None, [], "[]", "null", ""])
+def test_no_tools_are_no_reason_to_refuse(table, tools):
+    assert only(table("comparisons", [{"prompt": "Why?", "tools": tools, **PAIR}])).rule is None
+
+
+def test_single_verdicts_are_no_comparisons_and_the_message_says_so():
+    with pytest.raises(BadInput, match=r"one answer a row with a label \(KTO\)"):
+        detect_format("comparisons", "comparisons", ["label", "prompt", "response"])
+
+
+def test_a_text_in_a_column_that_no_stage_reads_is_noted_whatever_its_name(table):
+    row = {"prompt": "Why?", **PAIR, "context": "A sea.", "passages": ["b"], "id": "7", "n": 3}
+    rows = table("comparisons", [row, {"prompt": "Why?", **PAIR, "context": ""}])
+    assert [entry.notes for entry in rows.entries] == [
+        {"unused_columns": "no stage reads 'context', 'passages'"},
+        {},
+    ]
+    needed = table("comparisons", [row], needed=["context", "passages"])
+    assert not only(needed).notes
+    assert not only(table("comparisons", [row], ignored=["context", "passages"])).notes
+
+
+def test_a_column_that_repeats_the_prompt_or_an_answer_is_not_noted(table):
+    """UltraFeedback and UltraChat have both `prompt` and the whole `messages`."""
+    whole = [USER, {"role": "assistant", "content": "So."}]
+    row = {"prompt": "Why?", "messages": whole, "chosen": whole, "rejected": [USER, *whole[1:]]}
+    assert not only(table("comparisons", [row])).notes
+    assert not only(table("demonstrations", [{"prompt": "Why?", "messages": whole}])).notes
+    assert only(table("demonstrations", [{"prompt": "Other.", "messages": whole}])).notes
+
+
+def test_a_key_of_a_message_that_no_stage_reads_is_noted(table):
+    messages = [{**USER, "mood": "cross"}, {"role": "assistant", "content": "So.", "url": "x"}]
+    entry = only(table("demonstrations", [{"messages": messages}]))
+    assert entry.notes == {"unused_columns": "no stage reads 'messages.mood'"}
+
+
+def test_ignored_columns_and_keys_are_left_out_and_must_be_there(table):
+    messages = [USER, {"role": "assistant", "content": "So.", "name": "Ann"}]
+    row = {"messages": messages, "tools": [{"name": "w"}]}
+    entry = only(table("demonstrations", [row], ignored=["name", "tools"]))
+    assert entry.rule is None and entry.canonical["meta"] == {}
+    with pytest.raises(BadInput, match="ignore names 'nmae', but the file has the columns"):
+        table("demonstrations", [row], ignored=["nmae"])
+
+
+def test_an_answer_column_is_not_missed_by_a_source_of_prompts(table):
+    row = {"prompt": "Why?", **PAIR, "completion": "x", "label": True, "score_chosen": 1.0}
+    assert not only(table("prompts", [row])).notes
+    record = {"prompt": [USER]}
+    assert unused_columns("prompts", ("prompt",), {"prompt": "Why?", "hint": "h"}, record) == [
+        "hint"
+    ]

@@ -1,0 +1,43 @@
+"""Scores beside a pair that contradict its label are found, whatever their names."""
+
+import pytest
+
+from rlhf_core.data.verdicts import score_contradiction, score_tie, verdict
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"score_chosen": 3.0, "score_rejected": 7.0}, "score_chosen 3 is less than score_rejecte"),
+        ({"chosen_score": "3", "rejected_score": "7"}, "chosen_score 3 is less than"),
+        ({"chosen-rating": 3, "rejected-rating": 7}, "chosen-rating 3 is less than"),
+        ({"margin": -2.0}, "margin -2 is negative"),
+        ({"strength": -1}, "strength -1 is negative"),
+        ({"score_chosen": 7, "score_rejected": 3, "margin": 4}, None),
+        ({"score_chosen": 3, "score_rejected": 3}, None),
+        ({"score_chosen": 3, "score_rejected": None}, None),
+        ({"score_chosen": float("nan"), "score_rejected": 1.0}, None),
+        ({"margin": "unknown"}, None),
+        ({}, None),
+    ],
+)
+def test_a_pair_whose_numbers_prefer_the_rejected_answer_is_found(row, reason):
+    found = score_contradiction(row)
+    assert found is None if reason is None else reason in found
+
+
+def test_equal_scores_are_a_tie_and_missing_ones_are_not():
+    row = {"score_chosen": "3.0", "score_rejected": 3}
+    assert score_tie(row) == "score_chosen and score_rejected are both 3"
+    assert score_tie({"score_chosen": None, "score_rejected": None}) is None
+    assert score_tie({"score_chosen": 3, "score_rejected": 4}) is None
+
+
+def test_a_verdict_is_a_boolean_and_no_other_label():
+    assert [verdict({"label": v}) for v in (True, False, "true", " False")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [verdict(row) for row in ({"label": 0}, {"label": "polite"}, {})] == [None] * 3
