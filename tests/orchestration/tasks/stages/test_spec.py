@@ -78,9 +78,7 @@ def test_a_model_folder_that_may_not_be_read_is_refused_with_its_key(shared, oth
     (shared / "model.safetensors").chmod(0o600)
     assert model_folder("model.sft", str(shared)) == shared
     other_user()
-    with pytest.raises(
-        BadInput, match=r"model\.sft leads to .*model\.safetensors, which user"
-    ):
+    with pytest.raises(BadInput, match=r"model\.sft leads to .*model\.safetensors, which user"):
         model_folder("model.sft", str(shared))
 
 
@@ -99,16 +97,12 @@ def test_a_pipe_is_refused_because_its_bytes_can_be_read_once(tmp_path):
         ("pears", r" \(pears\.csv is there\)"),
     ],
 )
-def test_a_path_whose_folder_is_here_is_not_asked_of_the_hub(
-    text, similar, tmp_path, monkeypatch
-):
+def test_a_path_whose_folder_is_here_is_not_asked_of_the_hub(text, similar, tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "pairs.jsonl").touch()
     (tmp_path / "pears.csv").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        BadInput, match=f"no file or folder of that name in {tmp_path}{similar},"
-    ):
+    with pytest.raises(BadInput, match=f"no file or folder of that name in {tmp_path}{similar},"):
         local("data.comparisons", text)
     assert local("data.comparisons", "org/name") is None
 
