@@ -32,7 +32,7 @@ def _require_readable(home: Path) -> None:
     """Raise BadInput for a folder that this user may not read: it would look like an empty one."""
     try:
         os.listdir(home)
-        os.stat(home / ".")  # the right to open what is listed
+        os.stat(f"{home}/.")  # the right to open what is listed; a Path drops the dot
     except PermissionError:
         raise BadInput(
             f"the workspace {home} may not be read by user {os.geteuid()}; expected one of your"
