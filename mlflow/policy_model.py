@@ -46,11 +46,16 @@ class Policy(mlflow.pyfunc.PythonModel):
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad is None else pad
+        listed = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}
         # the folder's own configuration would change temperature and penalties unnoticed
         self.model.generation_config = GenerationConfig(
-            eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.pad_id
+            eos_token_id=sorted(ends - {None}), pad_token_id=self.pad_id
         )
-        self.limit = getattr(model.config, "max_position_embeddings", 2**31)
+        # transformers maps other names of the context, such as n_positions, but not MPT's
+        named = ("max_position_embeddings", "max_seq_len")
+        limits = (getattr(model.config.get_text_config(), name, None) for name in named)
+        self.limit = next(filter(None, limits), 2**31)
         # a server predicts in threads, which share torch's random state
         self.one_at_a_time = threading.Lock()
 

@@ -60,7 +60,11 @@ class Reward(mlflow.pyfunc.PythonModel):
             self.members.append(
                 (model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), offset)
             )
-        self.limit = getattr(self.members[0][0].config, "max_position_embeddings", 2**31)
+        # transformers maps other names of the context, such as n_positions, but not MPT's
+        named = ("max_position_embeddings", "max_seq_len")
+        config = self.members[0][0].config.get_text_config()
+        limits = (getattr(config, name, None) for name in named)
+        self.limit = next(filter(None, limits), 2**31)
 
     @staticmethod
     def _parts(folder: Path) -> list[tuple[Path, float]]:

@@ -4,6 +4,7 @@ Each is a function of its arguments alone, so that a resumed stage draws what th
 have drawn. Changing a value here changes every trained model.
 """
 
+GENERATOR = 2**64  # torch's generators and vLLM take seeds below
 STEP = 65_536  # seeds of one PPO step: rollouts take them from 0 on,
 ONPOLICY = 32_768  # on-policy checks of the reward model from here on
 
@@ -20,14 +21,23 @@ def minibatch_seed(seed: int, step: int) -> int:
 
 def rollout_seeds(seed: int, step: int, count: int) -> range:
     """Return one sampling seed per response of one PPO step."""
-    first = (seed * 1_000_003 + step) * STEP
+    first = _first_of_step(seed, step)
     return range(first, first + count)
 
 
 def onpolicy_seeds(seed: int, step: int, count: int) -> range:
     """Return one sampling seed per reply of an on-policy check after one PPO step."""
-    first = (seed * 1_000_003 + step) * STEP + ONPOLICY
+    first = _first_of_step(seed, step) + ONPOLICY
     return range(first, first + count)
+
+
+def _first_of_step(seed: int, step: int) -> int:
+    """Return the first of a step's seeds, the remainder by 2^64.
+
+    It is a multiple of 2^16, so that the seeds of a step stay below 2^64, and those of two steps do
+    not meet.
+    """
+    return (seed * 1_000_003 + step) * STEP % GENERATOR
 
 
 def reply_seeds(seed: int, draw: int, count: int) -> range:

@@ -59,7 +59,8 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
 def render_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the token ids of a response without special tokens, then EOS.
 
-    A special token that the response spells stays text.
+    A special token that the response spells stays text. load_tokenizer makes the template's end of
+    turn the tokenizer's EOS.
     """
     return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
 

@@ -19,6 +19,7 @@ from transformers import (
 from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch
 from rlhf_core.config import FrozenPlacement
+from rlhf_core.data.end_of_turn import set_end_of_turn
 from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
@@ -91,9 +92,14 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def scalar_scores(head: nn.Module, hidden_BLD: Tensor, batch: Batch) -> Tensor:
-    """Return a scalar head's float32 scores after prompt and each response token, (B, R + 1)."""
+    """Return a scalar head's float32 scores after prompt and each response token, (B, R + 1).
+
+    The head is computed in float32 also under autocast: bfloat16 has 8 significant bits, so that
+    many unequal sequences would get equal scores.
+    """
     R = batch.response_mask_BR.shape[1]
-    return head(hidden_BLD[:, -(R + 1) :]).squeeze(-1).float()
+    with torch.autocast(hidden_BLD.device.type, enabled=False):
+        return head(hidden_BLD[:, -(R + 1) :].float()).squeeze(-1)
 
 
 def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
@@ -121,7 +127,11 @@ def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load a model folder's tokenizer, with a chat template. Raises BadInput without EOS token."""
+    """Load a model folder's tokenizer, with a chat template.
+
+    Its eos_token is the token with which the template ends an assistant's turn. Raises BadInput
+    without EOS token.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -135,12 +145,23 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     ensure_chat_template(tokenizer)
+    set_end_of_turn(tokenizer)
     return tokenizer
 
 
 def require_same_tokenizer(path: Path, other: Path, role: str) -> None:
-    """Raise BadInput when two models map text to different token ids; role: that of the other."""
-    if load_tokenizer(path).get_vocab() != load_tokenizer(other).get_vocab():
+    """Raise BadInput when two models map text to other token ids, or end a turn with other tokens.
+
+    role: that of the other model.
+    """
+    own, others = load_tokenizer(path), load_tokenizer(other)
+    if own.get_vocab() == others.get_vocab() and own.eos_token_id != others.eos_token_id:
+        raise BadInput(
+            f"the {role} ({other}) ends a turn with {others.eos_token!r}, the policy ({path}) with"
+            f" {own.eos_token!r}; expected the same token. Give both the same chat template, or the"
+            " same eos_token where the template writes none."
+        )
+    if own.get_vocab() != others.get_vocab():
         raise BadInput(
             f"the {role} ({other}) has another tokenizer than the policy ({path}); expected the"
             " same token ids. Train it from this base model; a champion of another base model"
@@ -207,6 +228,13 @@ def _load(kind: type[PreTrainedModel], path: Path, **config_changes: object) -> 
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
 
 
+def tied_names(path: Path) -> frozenset[str]:
+    """Return the names of tied weights that save_pretrained leaves out of the saved file."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    with torch.device("meta"):  # names alone, no memory
+        return frozenset(AutoModelForCausalLM.from_config(config).all_tied_weights_keys)
+
+
 def save_model(
     model: WrappedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -223,6 +251,18 @@ def save_model(
     if not is_rank_zero():
         return
     model.model.config.pad_token_id = tokenizer.pad_token_id
+    _stop_at_end_of_turn(model.model, tokenizer.eos_token_id)
     model.model.save_pretrained(path, state_dict=weights)
     tokenizer.save_pretrained(path)
     follow_umask(path)
+
+
+def _stop_at_end_of_turn(model: PreTrainedModel, eos_id: int) -> None:
+    """Add the end of turn to the ids at which the saved generation_config stops."""
+    config = getattr(model, "generation_config", None)  # a classifier does not generate
+    if config is None:
+        return
+    listed = config.eos_token_id
+    ids = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    if eos_id not in ids:
+        config.eos_token_id = [eos_id, *ids] if ids else eos_id

@@ -13,7 +13,7 @@ class Sample:
 
     tokens: list[int]
     logprobs: list[float]  # one per token, nats
-    ended: bool  # by end-of-text, not by the length limit
+    ended: bool  # by eos_id or an id of generation_config, not by the length limit
 
 
 class Sampler(Protocol):
@@ -26,7 +26,11 @@ class Sampler(Protocol):
         """The model that samples; None when it is in another process."""
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
-        """Return one response per prompt: a function of weights, prompt and its own seed."""
+        """Return one response per prompt: a function of weights, prompt and its own seed.
+
+        A response ends with eos_id, the tokenizer's end of turn, or with an id at which the model
+        folder's generation_config stops.
+        """
 
     def sleep(self) -> None:
         """Give the device's memory back until the next `sync`, where so configured."""

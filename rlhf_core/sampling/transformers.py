@@ -16,7 +16,9 @@ from rlhf_core.batching.batch import device
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import load_policy
+from rlhf_core.modeling.requirements import context_length
 from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.stops import stop_ids_of
 
 
 class TransformersSampler(Sampler):
@@ -26,6 +28,7 @@ class TransformersSampler(Sampler):
 
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
         self._sampling = sampling
+        self._stops = stop_ids_of(model)
         self._model = (
             load_policy(model)
             .model.to(device(), getattr(torch, dtype))
@@ -56,12 +59,13 @@ class TransformersSampler(Sampler):
         for row, prompt in enumerate(prompts):
             ids_BP[row, P - len(prompt) :] = torch.tensor(prompt)
             mask_BP[row, P - len(prompt) :] = 1
+        stops = self._stops | {eos_id}
         draw = SeededDraw(seeds, count, temperature=self._sampling.temperature)
         config = GenerationConfig(
             max_new_tokens=count,
             do_sample=False,  # `draw` leaves one token, and greedy search takes it
             use_cache=True,
-            eos_token_id=eos_id,
+            eos_token_id=sorted(stops),
             pad_token_id=eos_id,
         )
         ids_BL = self._model.generate(
@@ -72,7 +76,7 @@ class TransformersSampler(Sampler):
         )
         logprobs_BR = torch.stack(draw.logprobs, dim=1).tolist()
         return [
-            _sample(ids, logprobs, eos_id)
+            _sample(ids, logprobs, stops)
             for ids, logprobs in zip(ids_BL[:, P:].tolist(), logprobs_BR, strict=True)
         ]
 
@@ -141,7 +145,7 @@ def rows_at_once(
     the model's context.
     """
     length = prompt_tokens + sampling.max_new_tokens
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(config)
     if context and length > context:
         raise BadInput(
             f"the longest prompt has {prompt_tokens} tokens and sampling.max_new_tokens is"
@@ -160,7 +164,6 @@ def rows_at_once(
     return rows
 
 
-def _sample(ids: list[int], logprobs: list[float], eos_id: int) -> Sample:
-    ended = eos_id in ids
-    count = ids.index(eos_id) + 1 if ended else len(ids)
-    return Sample(ids[:count], logprobs[:count], ended)
+def _sample(ids: list[int], logprobs: list[float], stops: frozenset[int]) -> Sample:
+    end = next((place for place, id in enumerate(ids, start=1) if id in stops), None)
+    return Sample(ids[:end], logprobs[:end], end is not None)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import ranks
 from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.stops import stop_ids_of
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -38,6 +40,8 @@ class VLLMSampler(Sampler):
         from vllm import LLM
 
         self._sampling = sampling
+        self._stops = stop_ids_of(model)
+        self._tied = tied_names(model)
         self.ranks_each = sampling.tensor_parallel if ranks() > 1 else 1
         self._sleeps, self._asleep = sampling.sleep and torch.cuda.is_available(), False
         self._llm = LLM(
@@ -61,20 +65,21 @@ class VLLMSampler(Sampler):
         """Return one response per prompt: a function of weights, prompt and its own seed."""
         from vllm import SamplingParams
 
+        stops = self._stops | {eos_id}
         parameters = [
             SamplingParams(
                 temperature=self._sampling.temperature,
                 max_tokens=self._sampling.max_new_tokens,
                 seed=seed,
                 logprobs=0,
-                stop_token_ids=[eos_id],
+                stop_token_ids=sorted(stops),
                 detokenize=False,
             )
             for seed in seeds
         ]
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
-        return [_sample(output.outputs[0], eos_id) for output in outputs]
+        return [_sample(output.outputs[0], stops) for output in outputs]
 
     def sleep(self) -> None:
         """Free weights and key-value cache on the device until the next `sync`.
@@ -95,11 +100,27 @@ class VLLMSampler(Sampler):
         if self._asleep:
             self._llm.wake_up()
             self._asleep = False
+        # a tied weight comes once, as in the saved file: Gemma and BLOOM refuse the other name
         self._runner.reload_weights(
-            weights_iterator=((name, tensor.detach()) for name, tensor in weights)
+            weights_iterator=(
+                (name, tensor.detach()) for name, tensor in weights if name not in self._tied
+            )
         )
+        if self._tied:
+            self._pack_output_layer()
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
+
+    def _pack_output_layer(self) -> None:
+        """Let vLLM pack a tied output layer again: on a CPU it computes with a packed copy.
+
+        Reloading the embeddings alone leaves that copy as it was.
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        for module in self.model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
 
     @property
     def model(self) -> nn.Module:
@@ -139,7 +160,7 @@ def _require_devices(size: int) -> None:
         )
 
 
-def _sample(output: Any, eos_id: int) -> Sample:
+def _sample(output: Any, stops: frozenset[int]) -> Sample:
     tokens = list(output.token_ids)
     logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs, strict=True)]
-    return Sample(tokens, logprobs, tokens[-1] == eos_id)
+    return Sample(tokens, logprobs, tokens[-1] in stops)

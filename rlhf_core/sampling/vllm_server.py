@@ -18,6 +18,7 @@ from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.server_process import ServerProcess
+from rlhf_core.sampling.stops import stop_ids_of
 from rlhf_core.sampling.vllm import QUIET, require_heads
 
 TRANSFER = {  # the server's arguments for the weight transfer, by backend
@@ -37,6 +38,7 @@ class VLLMServerSampler(Sampler):
     def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
         require_heads(model, sampling.tensor_parallel)
         self._sampling, self.ranks_each = sampling, ranks()
+        self._stops = stop_ids_of(model)
         self._server = None
         if is_rank_zero():
             flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
@@ -67,11 +69,12 @@ class VLLMServerSampler(Sampler):
         """
         if self._server is None:
             return []
+        stops = self._stops | {eos_id}
         same = {
             "temperature": self._sampling.temperature,
             "max_tokens": self._sampling.max_new_tokens,
             "logprobs": 0,
-            "stop_token_ids": [eos_id],
+            "stop_token_ids": sorted(stops),
             "detokenize": False,
         }
         asked = [
@@ -79,7 +82,7 @@ class VLLMServerSampler(Sampler):
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         answers = self._server.post_all("/inference/v1/generate", asked)
-        return [_sample(answer["choices"][0], eos_id) for answer in answers]
+        return [_sample(answer["choices"][0], stops) for answer in answers]
 
     def sleep(self) -> None:
         """Do nothing: its devices are its own."""
@@ -180,11 +183,11 @@ def devices_left(visible: list[str], training: int, count: int) -> str:
     return ",".join(visible[-count:])
 
 
-def _sample(choice: dict, eos_id: int) -> Sample:
+def _sample(choice: dict, stops: frozenset[int]) -> Sample:
     tokens, entries = choice["token_ids"], choice["logprobs"]["content"]
     if [entry["token_id"] for entry in entries] != tokens:
         raise StageFailed(
             f"the sampler's server sent log-probabilities of other tokens than the {len(tokens)} of"
             " its response"
         )
-    return Sample(tokens, [entry["logprob"] for entry in entries], tokens[-1] == eos_id)
+    return Sample(tokens, [entry["logprob"] for entry in entries], tokens[-1] in stops)

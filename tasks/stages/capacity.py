@@ -1,30 +1,37 @@
-"""Check before training that the longest allowed row fits model and sampler cache.
+"""Check before training that the pipeline can use the models, and that the samplers are installed.
 
-Check also that the samplers are installed.
+The longest allowed row fits context and sampler cache, there are embeddings for every token, and a
+model from which a reward model or critic is made has a sequence classifier.
 """
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.modeling.requirements import (
+    context_of,
+    embedding_rows,
+    has_sequence_classifier,
+    read_config,
+)
+from rlhf_core.plan.shape import FAMILIES
 from rlhf_core.stage_catalogue import SAMPLING
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
     """Raise BadInput when a prompt with its response may exceed the model's context or the cache.
 
-    The message names the key and both numbers. A model whose config.json names no context
-    (max_position_embeddings) has none.
+    The message names the key and both numbers. A model whose configuration names no context has
+    none.
     """
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config = read_config(model)
     sampling = [stage for stage in SAMPLING if recipe.runs(stage)]
     responses = {"data.max_response_tokens": recipe.data.max_response_tokens} | {
         f"{stage}.sampling.max_new_tokens": recipe.sampling(stage).max_new_tokens
         for stage in sampling
     }
-    if context := config.get("max_position_embeddings"):
+    if context := context_of(model):
         for key, response in responses.items():
             _require_room(key, response, recipe.data.max_prompt_tokens, context, model)
     for stage in sampling:
@@ -60,6 +67,62 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
             f" and {stage}.sampling.max_new_tokens {sampling.max_new_tokens} are {row}; set it to"
             f" at least {-(-token * row >> 20)}, and to many times that for speed."
         )
+
+
+def require_classifier(recipe: Recipe, model: Path) -> None:
+    """Raise BadInput when a scalar model is made from a model that has no sequence classifier.
+
+    That is a reward model, or a critic of its own where no reward model scores.
+    """
+    family = read_config(model).get("model_type")
+    # the families that `rlhf plan` knows have one, and need no slow import
+    if family in FAMILIES or not (wanting := _made_from(recipe)):
+        return
+    if has_sequence_classifier(str(family)) is False:
+        raise BadInput(
+            f"{model} is of the family {family!r}, for which transformers has no sequence"
+            f" classifier; {wanting}"
+        )
+
+
+def _made_from(recipe: Recipe) -> str | None:
+    """Return what the recipe makes a scalar model for, with the remedy; None if for nothing."""
+    if recipe.runs("reward") and recipe.model.reward is None:
+        return (
+            "the reward stage trains one from it. Take a model of another family, give a reward"
+            " model with the same tokenizer (model.reward), or align with comparisons alone (align"
+            " = 'dpo' with evaluate.independent_scorer)."
+        )
+    ppo = recipe.ppo
+    own = ppo.has_critic and not ppo.shares_critic and not ppo.reward.model_weight
+    if recipe.runs("ppo") and own:
+        return (
+            "ppo.critic 'own' starts as one. Set ppo.critic to 'shared', or an advantage that"
+            " needs no critic (ppo.advantage = 'grpo')."
+        )
+    return None
+
+
+def require_given(recipe: Recipe, model: Path) -> None:
+    """Raise BadInput when a model that the recipe gives cannot be used.
+
+    It lacks embeddings for its tokenizer, or is a reward model that reads other token ids than the
+    policy, which starts from `model`.
+    """
+    given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
+    for folder in [Path(name).expanduser() for name in given if name]:
+        if embedding_rows(folder):
+            from rlhf_core.modeling.models import load_tokenizer
+            from rlhf_core.modeling.vocabulary import require_embeddings
+
+            require_embeddings(load_tokenizer(folder), folder)
+    if not (recipe.model.reward and recipe.runs("ppo") and recipe.ppo.reward.model_weight):
+        return
+    reward = Path(recipe.model.reward).expanduser()
+    if embedding_rows(reward) and embedding_rows(model):
+        from rlhf_core.modeling.models import require_same_tokenizer
+
+        require_same_tokenizer(model, reward, "reward model")
 
 
 def require_samplers(recipe: Recipe, stages: list[str]) -> None:

@@ -9,7 +9,7 @@ from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.capacity import require_context
+from tasks.stages.capacity import require_classifier, require_context, require_given
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
 PREPARED = "{prepared}"
@@ -19,18 +19,19 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     """Return the spec.
 
     Local sources are inputs under their field's name, known by content; hub names stay in the
-    config. Raises BadInput for what cannot be read, and for rows that may be longer than the
-    model's context.
+    config. Raises BadInput for what cannot be read, for rows that may be longer than the model's
+    context, and for models that later stages cannot use.
     """
     inputs = taken(stage_catalogue.VALIDATE, have)
     for field in SOURCES:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
-    require_context(
-        recipe,
-        model_folder("model.sft", recipe.model.sft) if recipe.model.sft else have["base"].path,
-    )
+    sft = recipe.model.sft
+    model = model_folder("model.sft", sft) if sft else have["base"].path
+    require_context(recipe, model)
+    require_classifier(recipe, model)
+    require_given(recipe, model)
     config = ValidateStageConfig(data=recipe.data, needs=needs_of(recipe))
     return make_spec(recipe, "validate", config, inputs)
 

@@ -2,6 +2,9 @@
 
 from itertools import chain
 
+import pytest
+import torch
+
 from rlhf_core.seeds import (
     epoch_seed,
     member_seed,
@@ -21,6 +24,25 @@ def test_the_values_are_those_of_every_model_trained_so_far():
     assert [member_seed(7, number) for number in (1, 2, 3)] == [7, 268_435_463, 536_870_919]
 
 
-def test_sampling_seeds_of_steps_and_of_checks_do_not_meet():
-    ranges = [of(1, step, 32_768) for step in (1, 2, 3) for of in (rollout_seeds, onpolicy_seeds)]
+@pytest.mark.parametrize("seed", [1, 281_474_132, 281_474_133, 2**31 - 1])
+def test_sampling_seeds_of_steps_and_of_checks_do_not_meet(seed):
+    ranges = [
+        of(seed, step, 32_768) for step in (1, 2, 3) for of in (rollout_seeds, onpolicy_seeds)
+    ]
     assert len(set(chain(*ranges))) == 6 * 32_768
+
+
+@pytest.mark.parametrize("seed", [0, 281_474_132, 281_474_133, 2**31 - 1])
+def test_every_seed_of_a_recipe_gives_seeds_that_torch_takes(seed):
+    generator = torch.Generator()
+    found = [
+        *(epoch_seed(seed, 0), minibatch_seed(seed, 100_000), member_seed(seed, 8)),
+        *(of(seed, step, 4)[-1] for step in (1, 100_000) for of in (rollout_seeds, onpolicy_seeds)),
+        reply_seeds(seed, 63, 100_000)[-1],
+    ]
+    for one in found:
+        assert generator.manual_seed(one).initial_seed() == one
+
+
+def test_seeds_up_to_the_largest_that_worked_before_keep_their_values():
+    assert rollout_seeds(281_474_132, 0, 1)[0] == 281_474_132 * 1_000_003 * 65_536

@@ -1,9 +1,11 @@
 """Rows that a model or a cache cannot hold are refused before anything is trained."""
 
 import json
+import shutil
 
 import pytest
 from recipes import prepared_recipe
+from transformers import AutoTokenizer, GPT2Config, GraniteConfig
 
 from rlhf_core.errors import BadInput
 from tasks.stages import capacity, validate
@@ -93,6 +95,82 @@ def test_a_cache_that_cannot_hold_one_row_is_refused_before_anything_is_trained(
         json.dumps(LLAMA | {"model_type": "of another make"})
     )
     assert validate.spec(prepared_recipe(**{stage: {"sampling": longer}}), have)
+
+
+def test_a_context_under_another_name_counts(have):
+    GPT2Config(n_positions=300).save_pretrained(have["base"].path)
+    with pytest.raises(BadInput, match=r"are 512 tokens together, the context of .*base is 300"):
+        validate.spec(prepared_recipe(), have)
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({}, "the reward stage trains one from it.*model.reward.*align = 'dpo'"),
+        (
+            {"align": "dpo", "evaluate": {"train_reward": True}},
+            "the reward stage trains one from it",
+        ),
+        ({"model": {"base": "b", "reward": "GIVEN"}}, None),
+        ({"align": "dpo", "evaluate": {"independent_scorer": "rules:exact"}}, None),
+        (
+            {
+                "model": {"base": "b", "reward": "GIVEN"},
+                "ppo": {"reward": {"model_weight": 0, "functions": ["rules:exact"]}},
+            },
+            "ppo.critic 'own' starts as one. Set ppo.critic to 'shared'",
+        ),
+        (
+            {
+                "model": {"base": "b", "reward": "GIVEN"},
+                "ppo": {
+                    "critic": "shared",
+                    "reward": {"model_weight": 0, "functions": ["rules:exact"]},
+                },
+            },
+            None,
+        ),
+    ],
+)
+def test_a_model_without_a_sequence_classifier_is_refused_where_one_is_made_from_it(
+    have, changes, culprit
+):
+    GraniteConfig(max_position_embeddings=512).save_pretrained(have["base"].path)
+    if "model" in changes:
+        changes = changes | {"model": {"base": "b", "reward": str(have["reward"].path)}}
+    recipe = prepared_recipe(**changes)
+    if culprit is None:
+        assert validate.spec(recipe, have)
+        return
+    message = rf"base is of the family 'granite', for which .* no sequence classifier; {culprit}"
+    with pytest.raises(BadInput, match=message):
+        validate.spec(recipe, have)
+
+
+@pytest.mark.parametrize("given", ["sft", "reward"])
+def test_a_given_model_with_fewer_embeddings_than_tokens_is_refused(
+    have, tiny_model, tmp_path, given
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "given")
+    recipe = prepared_recipe(model={"base": "b", given: str(folder)})
+    assert validate.spec(recipe, have)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"given has 63 tokens, the model has embeddings for 62"):
+        validate.spec(recipe, have)
+
+
+def test_a_given_reward_model_of_another_tokenizer_is_refused(have, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "given")
+    shutil.copytree(tiny_model, have["base"].path, dirs_exist_ok=True)
+    recipe = prepared_recipe(model={"base": "b", "reward": str(folder)})
+    assert validate.spec(recipe, have)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "<unk>"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"the reward model .*given\) ends a turn with '<unk>'"):
+        validate.spec(recipe, have)
 
 
 def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypatch):

@@ -1,0 +1,78 @@
+"""Facts about a model folder that config.json alone gives: context, classifier, embeddings.
+
+transformers is imported only where config.json does not say enough.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_core.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len")  # MPT has the second
+
+
+def context_length(config: "PretrainedConfig") -> int | None:
+    """Return the most tokens that the model reads, its reply included; None without a limit.
+
+    transformers maps a family's own name, such as GPT-2's n_positions.
+    """
+    text = config.get_text_config()
+    return next((found for name in CONTEXT_NAMES if (found := getattr(text, name, None))), None)
+
+
+def context_of(folder: Path) -> int | None:
+    """Return the context that config.json names, in tokens; None if it names none."""
+    config = read_config(folder)
+    text = config.get("text_config") or config
+    if found := text.get(CONTEXT_NAMES[0]):
+        return int(found)
+    names = (_own_name(text.get("model_type")), CONTEXT_NAMES[1])
+    return next((int(found) for name in names if name and (found := text.get(name))), None)
+
+
+def _own_name(model_type: str | None) -> str | None:
+    """Return the family's own name of the context, by transformers' map of attributes."""
+    if not model_type:
+        return None
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return None
+    return CONFIG_MAPPING[model_type].attribute_map.get(CONTEXT_NAMES[0])
+
+
+def read_config(folder: Path) -> dict:
+    """Return the values of a model folder's config.json. Raises BadInput when it is not JSON."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(
+            f"{folder / 'config.json'} is not JSON ({error}); copy the model again"
+        ) from None
+
+
+def has_sequence_classifier(model_type: str) -> bool | None:
+    """Return True if transformers has a sequence classifier of this family.
+
+    None for a family that transformers does not know. The names of its classes say it, so that
+    neither torch nor a model is imported.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    config = CONFIG_MAPPING_NAMES.get(model_type)
+    if config is None:
+        return None
+    return f"{config.removesuffix('Config')}ForSequenceClassification" in dir(transformers)
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Return the number of token ids that have an embedding; None if no config.json says it."""
+    if not (folder / "config.json").exists():
+        return None
+    config = read_config(folder)
+    return (config.get("text_config") or config).get("vocab_size") or config.get("vocab_size")

@@ -1,0 +1,81 @@
+"""What config.json alone says of a model: context, embeddings, sequence classifier."""
+
+import json
+
+import pytest
+from transformers import BloomConfig, CodeGenConfig, GPT2Config, LlamaConfig, MptConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from rlhf_core.errors import BadInput
+from rlhf_core.modeling.requirements import (
+    context_length,
+    context_of,
+    embedding_rows,
+    has_sequence_classifier,
+    read_config,
+)
+from rlhf_core.plan.shape import FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (LlamaConfig(max_position_embeddings=48), 48),
+        (GPT2Config(n_positions=32), 32),
+        (CodeGenConfig(n_positions=40), 40),
+        (MptConfig(max_seq_len=56), 56),
+        (BloomConfig(), None),  # its positions are biases by distance, without a limit
+    ],
+)
+def test_the_context_is_found_under_each_familys_name(tmp_path, config, context):
+    config.save_pretrained(tmp_path)
+    assert context_length(config) == context_of(tmp_path) == context
+
+
+@pytest.mark.parametrize(
+    ("values", "context", "rows"),
+    [
+        ({}, None, None),
+        ({"model_type": "of another make"}, None, None),
+        ({"model_type": "llama"}, None, None),  # not the default of LlamaConfig
+        ({"max_position_embeddings": 512, "vocab_size": 9}, 512, 9),
+        (
+            {
+                "model_type": "gemma3",
+                "text_config": {
+                    "model_type": "gemma3_text",
+                    "max_position_embeddings": 64,
+                    "vocab_size": 7,
+                },
+            },
+            64,
+            7,
+        ),
+    ],
+)
+def test_what_config_json_does_not_say_is_not_made_up(tmp_path, values, context, rows):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert context_of(tmp_path) == context
+    assert embedding_rows(tmp_path) == rows
+
+
+def test_a_folder_without_a_config_says_nothing_of_embeddings(tmp_path):
+    assert embedding_rows(tmp_path) is None
+
+
+def test_a_broken_config_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BadInput, match=r"config\.json is not JSON"):
+        read_config(tmp_path)
+
+
+def test_the_families_with_a_sequence_classifier_are_those_of_transformers_own_table():
+    told = {name: has_sequence_classifier(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    table = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    assert told == {name: name in table for name in told}
+    assert not told["granite"] and not told["cohere"] and not told["codegen"] and told["bloom"]
+    assert all(told[family] for family in FAMILIES)
+    assert has_sequence_classifier("of another make") is None
