@@ -55,6 +55,6 @@ def require_declared(metrics: dict[str, float]) -> None:
     """Raise KeyError, naming them, when names are not in METRICS."""
     if unknown := sorted(set(metrics) - set(METRICS)):
         raise KeyError(
-            f"metrics {unknown} are not in rlhf_core/metric_table.py; declare name, unit and"
+            f"metrics {unknown} are not declared in rlhf_core/metric_table.py; add name, unit and"
             " meaning"
         )
