@@ -1,4 +1,4 @@
-"""What config.json alone says of a model: context, embeddings, sequence classifier."""
+"""The facts of a model in its config.json alone: context, embeddings, sequence classifier."""
 
 import json
 
