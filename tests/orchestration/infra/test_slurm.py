@@ -92,7 +92,7 @@ def test_on_one_node_no_ssh_is_needed(job):
 
 
 RUN = """#!/bin/sh
-trap 'echo ended >>"$RLHF_HOME.log"; exit 143' TERM
+trap 'kill $!; echo ended >>"$RLHF_HOME.log"; exit 143' TERM
 cat "${4#*=}" >"$RLHF_HOME.log"
 sleep 60 & wait
 """
