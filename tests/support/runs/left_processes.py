@@ -29,6 +29,7 @@ def end_left() -> list[str]:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(left, timeout=GRACE_SECONDS)
     return described
 
 
