@@ -14,8 +14,8 @@ class RewardFunction(Config):
     function: str = Field(
         pattern=r"^[\w.]+:\w+$",
         description=(
-            "'module:function' that takes (prompts, replies) and returns one score per reply. An"
-            " exception in it ends the stage."
+            "'module:function' that takes (prompts, replies) and returns one score per reply. A"
+            " parameter `messages` gets the prompts' messages. An exception in it ends the stage."
         ),
     )
     weight: Finite = Field(

@@ -12,7 +12,7 @@ from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.evaluation.best_of_n import best
 from rlhf_core.evaluation.replies import Replies, Setup
-from rlhf_core.judging.functions import Scorer, call
+from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.objectives.losses import tempered, token_logprobs
@@ -62,10 +62,14 @@ def best_draws(setup: Setup, reward_model: Path, draws: list[Replies]) -> Replie
 
 
 def independent_scores(setup: Setup, scorer: Scorer, replies: dict[str, Replies]) -> ScoresByModel:
-    """Return the independent scorer's scores of every model's replies, (N,) float64 each."""
-    prompts = [row["prompt"][-1]["content"] for row in setup.rows]
+    """Return the independent scorer's scores of every model's replies, (N,) float64 each.
+
+    The scorer reads the whole conversation before a reply.
+    """
+    prompts = [conversation(row["prompt"]) for row in setup.rows]
+    bound = with_messages(scorer, [row["prompt"] for row in setup.rows], lists=2)
     values = {
-        name: call(scorer, "independent scorer", prompts, replied.texts)
+        name: call(bound, "independent scorer", prompts, replied.texts)
         for name, replied in replies.items()
     }
     return {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}

@@ -25,8 +25,8 @@ from rlhf_core.evaluation.items import item_columns, member_columns, write_sampl
 from rlhf_core.evaluation.replies import Replies, Setup, generate_replies
 from rlhf_core.evaluation.scoring import best_draws, independent_scores, response_kl, reward_scores
 from rlhf_core.evidence.items import Columns
-from rlhf_core.judging.functions import JudgeFunction, Scorer, load_function
-from rlhf_core.judging.judge import compare, conversation, judge_output, judged_rows, load_judge
+from rlhf_core.judging.functions import JudgeFunction, Scorer, conversation, load_function
+from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_judge
 from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, require_same_tokenizer
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec

@@ -4,16 +4,43 @@ A failed scorer is not a score of 0. Whatever such a function does wrong is an e
 """
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput, RLHFError
 
-Scorer = Callable[[list[str], list[str]], list[float]]
-"""(prompts, replies) -> scores"""
+Scorer = Callable[..., list[float]]
+"""(prompts, replies) -> scores; prompts: the text of each whole conversation"""
 JudgeFunction = Callable[[list[str], list[str], list[str]], list[float | None]]
 """(prompts, replies_a, replies_b) -> 1 a is better, 0.5 tie, 0 b is better, None unreadable"""
+MESSAGES = "messages"  # the parameter by which a function asks for the messages themselves
+
+
+def conversation(messages: Messages) -> str:
+    """Return the text of a prompt that scorers, judges and reward functions read.
+
+    This is the text of a single message, or 'role: text' paragraphs of several.
+    """
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def with_messages(function: Callable, prompts: list[Messages], *, lists: int) -> Callable:
+    """Return the function with `messages` set to the prompts, if it has such a parameter.
+
+    lists: number of lists that it gets by position. A parameter among these is no such parameter,
+    whatever its name.
+    """
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a function of C has no signature to read
+        names = []
+    return partial(function, **{MESSAGES: prompts}) if MESSAGES in names[lists:] else function
 
 
 def load_function(name: str, role: str) -> Callable:

@@ -52,16 +52,6 @@ def _call_judge(
     return list(values)
 
 
-def conversation(messages: list[dict[str, str]]) -> str:
-    """Return what the judge reads of a prompt.
-
-    This is the text of a single message, or 'role: text' paragraphs of several.
-    """
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
 def judged_rows(count: int, limit: int, *, seed: int) -> list[int]:
     """Return which of `count` pairs are judged: all, or `limit` of them drawn by seed."""
     return subset(list(range(count)), limit, seed=seed)

@@ -22,7 +22,7 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
-from rlhf_core.judging.functions import JudgeFunction
+from rlhf_core.judging.functions import JudgeFunction, conversation
 from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, check_output, read_checks
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.ranks import is_rank_zero
@@ -117,7 +117,7 @@ def answered(trainer: Trainer, rows: list[dict], step: int) -> list[Pair]:
 
 
 def _pair(step: int, row: dict, texts: list[str], scores: list[float]) -> Pair:
-    prompt = judging.conversation(row["prompt"])
+    prompt = conversation(row["prompt"])
     return {
         "id": item_id(str(step), prompt, *texts),
         "step": step,

@@ -15,8 +15,13 @@ from rlhf_core.batching.collective import gathered
 from rlhf_core.config import PPO, RewardFunction, Rewards
 from rlhf_core.data.render import token_text
 from rlhf_core.errors import BadInput
-from rlhf_core.evidence.items import last_user_turn
-from rlhf_core.judging.functions import call, call_per_token, load_function
+from rlhf_core.judging.functions import (
+    call,
+    call_per_token,
+    conversation,
+    load_function,
+    with_messages,
+)
 from rlhf_core.modeling.models import final_scores
 from rlhf_core.objectives.advantages import Moments, masked_moments, merge_moments
 from rlhf_core.ppo.rollout import Rollout
@@ -80,10 +85,13 @@ def load_functions(
 def _function_scores(
     one: RewardFunction, function: Callable, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
 ) -> Scores:
-    prompts = [last_user_turn(record["prompt"]) for record in rollout.records]
+    dialogues = [record["prompt"] for record in rollout.records]
+    prompts = [conversation(messages) for messages in dialogues]
     replies = [tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences]
     given = {name: [record["meta"][name] for record in rollout.records] for name in one.columns}
-    bound, role = partial(function, **given), f"reward function {one.function!r}"
+    asking = with_messages(function, dialogues, lists=3 if one.per_token else 2)
+    bound = partial(asking, **given)
+    role = f"reward function {one.function!r}"
     if not one.per_token:
         return call(bound, role, prompts, replies)
     tokens = [[token_text(tokenizer, token) for token in s.response] for s in rollout.sequences]

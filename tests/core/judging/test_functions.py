@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.judging.functions import call, load_function
+from rlhf_core.judging.functions import call, conversation, load_function, with_messages
 
 REPLIES = ["a", "b"]
 
@@ -17,6 +17,47 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_scorers", raising=False)
     return lambda source: (tmp_path / "my_scorers.py").write_text(source)
+
+
+TURNS = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "why?"},
+    {"role": "assistant", "content": "because"},
+    {"role": "user", "content": "why that?"},
+]
+
+
+def test_the_text_of_a_prompt_is_the_whole_conversation_with_its_roles():
+    assert conversation([{"role": "user", "content": "why?"}]) == "why?"
+    assert (
+        conversation(TURNS)
+        == "system: be brief\n\nuser: why?\n\nassistant: because\n\nuser: why that?"
+    )
+
+
+def test_a_function_with_a_parameter_messages_gets_the_messages_themselves():
+    def asks(prompts, replies, messages):
+        return [float(len(own)) for own in messages]
+
+    def asks_by_keyword(prompts, replies, *, messages=None):
+        return [float(len(own)) for own in messages]
+
+    for function in (asks, asks_by_keyword):
+        bound = with_messages(function, [TURNS, TURNS[:2]], lists=2)
+        assert call(bound, "scorer", REPLIES, REPLIES) == [4.0, 2.0]
+
+
+def test_a_function_of_two_lists_is_called_as_before_whatever_they_are_called():
+    def two(prompts, replies):
+        return [1.0, 2.0]
+
+    def named_otherwise(messages, replies):
+        return [float(len(text)) for text in messages]
+
+    assert with_messages(two, [TURNS, TURNS], lists=2) is two
+    bound = with_messages(named_otherwise, [TURNS, TURNS], lists=2)
+    assert call(bound, "scorer", REPLIES, REPLIES) == [1.0, 1.0]
+    assert with_messages(max, [TURNS], lists=2) is max
 
 
 def test_values_come_back_as_floats():

@@ -4,14 +4,7 @@ import pytest
 
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.judge import (
-    JudgeVerdict,
-    compare,
-    conversation,
-    judge_output,
-    judged_rows,
-    load_judge,
-)
+from rlhf_core.judging.judge import JudgeVerdict, compare, judge_output, judged_rows, load_judge
 from rlhf_core.metrics import require_declared
 
 PROMPTS = [f"prompt {i}" for i in range(4)]
@@ -84,12 +77,6 @@ def test_judged_pairs_are_a_draw_by_seed():
         judged_rows(100, 10, seed=1) == judged_rows(100, 10, seed=1) != judged_rows(100, 10, seed=2)
     )
     assert len(set(judged_rows(100, 10, seed=1))) == 10
-
-
-def test_the_judge_reads_the_whole_conversation():
-    assert conversation([{"role": "user", "content": "why?"}]) == "why?"
-    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "why?"}]
-    assert conversation(turns) == "system: be brief\n\nuser: why?"
 
 
 @pytest.mark.parametrize("value", [2.0, -1.0, 0.7])

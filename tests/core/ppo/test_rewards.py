@@ -5,6 +5,7 @@ And what each option leaves alone.
 
 import math
 import sys
+from dataclasses import replace
 from functools import reduce
 
 import pytest
@@ -61,6 +62,15 @@ def not_a_number(prompts, replies):
 
 def too_few(prompts, replies):
     return [1.0]
+
+def words(prompts, replies):
+    return [float(len(prompt.split())) for prompt in prompts]
+
+def turns(prompts, replies, messages):
+    return [float(sum(m["role"] == "user" for m in own)) for own in messages]
+
+def turns_of_tokens(prompts, replies, tokens, messages, level):
+    return [[float(len(m) + l)] * len(own) for own, m, l in zip(tokens, messages, level)]
 """
 
 
@@ -124,6 +134,26 @@ def test_by_default_the_score_is_the_reward_models_at_the_last_token(made):
         and not x.rewards.process_BR.any()
     )
     assert x.rewards.function_scores_BF.shape == (2, 0)
+
+
+def test_functions_see_every_message_of_the_prompt_with_its_role(rollout, tiny_model):
+    """A system message and an earlier turn: 'system: w9', 'user: w1', 'assistant: w2' and w3 w2."""
+    dialogue = [
+        {"role": "system", "content": "w9"},
+        {"role": "user", "content": "w1"},
+        {"role": "assistant", "content": "w2"},
+        rollout.records[1]["prompt"][0],
+    ]
+    records = (rollout.records[0], rollout.records[1] | {"prompt": dialogue})
+    functions = [
+        RewardFunction(function="rules:words"),
+        RewardFunction(function="rules:turns"),
+        RewardFunction(function="rules:turns_of_tokens", per_token=True, columns=["level"]),
+    ]
+    score = load_functions(functions, list(records), load_tokenizer(tiny_model))
+    found = score(replace(rollout, records=records))
+    assert found[:2] == [[1.0, 2 * 4 + 1], [1.0, 2.0]]
+    assert found[2] == [[1.0 + 3] * 3, [4.0 + 3] * 3]
 
 
 def test_functions_are_weighed_together_with_the_reward_model(made):
