@@ -5,6 +5,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
+
 _CHUNK = 1 << 20
 
 
@@ -26,16 +28,23 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """Return the digest of a file, or of a folder.
+    """Return the digest of a file, of a folder, or of the files that a pattern matches.
 
-    A folder's digest covers every file below it by relative name and content, without hidden files.
+    A folder's digest covers every file below it by relative name and content, without hidden files;
+    a pattern's digest covers the files that it matches in the same way.
     """
     if path.is_file():
         return digest_file(path)
+    if is_pattern(path):
+        return _digest_files(fixed_folder(path), matching_files(path))
     files = sorted(
         file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
     )
-    return digest_json([[file.relative_to(path).as_posix(), digest_file(file)] for file in files])
+    return _digest_files(path, files)
+
+
+def _digest_files(folder: Path, files: list[Path]) -> str:
+    return digest_json([[file.relative_to(folder).as_posix(), digest_file(file)] for file in files])
 
 
 @cache

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_core.digest import digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import require_declared
+from rlhf_core.patterns import is_there
 from rlhf_core.ranks import is_rank_zero
 
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
@@ -33,7 +34,7 @@ class Frozen(BaseModel):
 
 
 class Artifact(Frozen):
-    """A file or folder and the digest of its content."""
+    """A file, a folder or a pattern of files, and the digest of its content."""
 
     path: Path
     digest: str
@@ -45,7 +46,7 @@ class Artifact(Frozen):
         Raises BadInput when nothing is there, or nothing that this user may read.
         """
         try:
-            if not path.exists():
+            if not is_there(path):
                 raise BadInput(
                     f"{path} does not exist; expected a file or folder. Check the path in the"
                     " recipe."

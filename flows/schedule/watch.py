@@ -1,6 +1,7 @@
 """The flow rlhf-watch: emit a Prefect event when the data of a deployment have changed."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from prefect import flow
@@ -10,6 +11,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
+from rlhf_core.patterns import is_pattern, is_there, matching_files
 from rlhf_core.rundir import Artifact
 from tasks.promotion import announce
 from tasks.stages import validate
@@ -52,7 +54,7 @@ def remember_digest(recipe: Recipe, deployment: str, paths: list[str] | None) ->
 def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
     """Return the files and folders to watch. Raises BadInput for none, or a missing one."""
     if paths:
-        if missing := [path for path in paths if not Path(path).exists()]:
+        if missing := [path for path in paths if not is_there(Path(path))]:
             raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
         return [Path(path) for path in paths]
     sources = {name: getattr(recipe.data, name) for name in SOURCES}
@@ -76,13 +78,14 @@ def digest(places: list[Path]) -> str:
 
 
 def _latest_change(places: list[Path]) -> float:
-    files = [
-        file
-        for place in places
-        for file in (place.rglob("*") if place.is_dir() else [place])
-        if file.is_file()
-    ]
+    files = [file for place in places for file in _files(place) if file.is_file()]
     return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+def _files(place: Path) -> Iterable[Path]:
+    if is_pattern(place):
+        return matching_files(place)
+    return place.rglob("*") if place.is_dir() else [place]
 
 
 def _variable(deployment: str) -> str:

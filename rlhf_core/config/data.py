@@ -12,8 +12,8 @@ class Source(Config):
 
     path: str = Field(
         description=(
-            "File, folder of a saved dataset, or hub name. '{prepared}' stands for the output of"
-            " the prepare stage."
+            "File, folder, pattern of files such as 'shards/*.jsonl.gz', or hub name. '{prepared}'"
+            " stands for the output of the prepare stage."
         )
     )
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "saved", "hub"] = (

@@ -15,14 +15,15 @@ from rlhf_core.data.normalise import as_json_value
 from rlhf_core.data.shards import COMPRESSED, FORMATS, format_of, is_saved_dataset, shards
 from rlhf_core.data.text_files import READERS, NumberedRows
 from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.patterns import is_pattern
 
 
 @dataclass(frozen=True)
 class Rows:
     """A source's rows in their order.
 
-    lines[i]: the 1-based line (JSONL, CSV) or row of table[i]; in a folder of several files, the
-    row over all of them in the order of their names.
+    lines[i]: the 1-based line (JSONL, CSV) or row of table[i]; in a folder or pattern of several
+    files, the row over all of them in the order of their names.
     as_json: columns of mixed types or of types without a place in `datasets`, which the table
     holds as JSON text.
     """
@@ -58,7 +59,7 @@ def read_source(name: str, source: Source, path: Path | None) -> Rows:
         rows = _from_dataset(name, source.path, _load_saved(name, source, path))
     else:
         files = [path]
-        if path.is_dir():
+        if path.is_dir() or is_pattern(path):
             kind, files = shards(name, path, source.split, kind)
         rows = _from_files(name, path, files, kind, source.limit)
     rows = _limited(rows, source.limit)
@@ -85,7 +86,7 @@ def _format(name: str, source: Source, path: Path | None) -> str:
     if path.is_dir():
         saved = source.format == "auto" and is_saved_dataset(path)
         return "saved" if saved else source.format
-    if source.format != "auto":
+    if source.format != "auto" or is_pattern(path):
         return source.format
     if (found := format_of(path)) is None:
         raise BadInput(

@@ -1,9 +1,10 @@
-"""Formats by file name, and the files of a folder by format and split."""
+"""Formats by file name, and the files of a folder or pattern by format and split."""
 
 import re
 from pathlib import Path
 
 from rlhf_core.errors import BadInput
+from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -51,11 +52,15 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def data_files(folder: Path) -> list[Path]:
-    """Return the files of rows below a folder in the order of their names; hidden ones left out."""
+def data_files(place: Path) -> list[Path]:
+    """Return the files of rows below a folder, or that a pattern matches, in the order of paths.
+
+    Hidden files are left out, and files whose name says no format.
+    """
+    folder = fixed_folder(place) if is_pattern(place) else place
     return sorted(
         file
-        for file in folder.rglob("*")
+        for file in (matching_files(place) if is_pattern(place) else folder.rglob("*"))
         if file.is_file()
         and format_of(file)
         and file.name not in _NO_ROWS
@@ -63,40 +68,53 @@ def data_files(folder: Path) -> list[Path]:
     )
 
 
-def shards(name: str, folder: Path, split: str, format_: str) -> tuple[str, list[Path]]:
-    """Return the format and the files of one split of a folder.
+def shards(name: str, place: Path, split: str, format_: str) -> tuple[str, list[Path]]:
+    """Return the format and the files of one split of a folder or pattern.
 
     format_: "auto", or the format of the files to take. The split is a word in the path of a file
     below the folder, such as train-00000-of-00002.parquet or test/part.jsonl. Without any such word
-    all files are the split 'train'.
+    all files are the split 'train'. A pattern that matches one split only, such as
+    'test-*.parquet', has chosen it.
     Raises BadInput for several formats, an absent split, and files in no split beside others that
     are in one.
     """
-    files = [file for file in data_files(folder) if format_ in ("auto", format_of(file))]
-    formats = sorted({str(format_of(file)) for file in files})
+    files = [file for file in data_files(place) if format_ in ("auto", format_of(file))]
+    if not files and is_pattern(place) and format_ != "auto":
+        files = matching_files(place)  # their names say no format, the recipe does
+    formats = {str(format_of(file) or format_) for file in files}
     if len(formats) != 1:
         raise BadInput(
-            f"{name}: {folder} holds files of {' and '.join(formats) or 'no'} format; expected one"
-            ' format. Name it: {path = "...", format = "jsonl"}.'
+            f"{name}: {place} holds files of {' and '.join(sorted(formats)) or 'no'} format;"
+            ' expected one format. Name it: {path = "...", format = "jsonl"}.'
         )
-    by_split: dict[str | None, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_split_of(file.relative_to(folder)), []).append(file)
-    unnamed = by_split.pop(None, [])
-    if unnamed and by_split:
-        raise BadInput(
-            f"{name}: {folder} holds {unnamed[0].name}, which names no split, beside files of the"
-            f" splits {sorted(map(str, by_split))}; expected train, validation or test in the name"
-            " of every file. Move it away, or give the path of the file to read."
-        )
-    found = by_split or {"train": unnamed}
+    found = _by_split(name, place, files)
     wanted = _SPLITS.get(split.lower(), split)
+    if is_pattern(place) and len(found) == 1 and wanted == "train":
+        wanted = next(iter(found))
     if wanted not in found:
         raise BadInput(
-            f"{name}: {folder} has the splits {sorted(map(str, found))}; expected {split!r}. "
+            f"{name}: {place} has the splits {sorted(found)}; expected {split!r}. "
             'Name one: {path = "...", split = "..."}.'
         )
-    return formats[0], found[wanted]
+    return formats.pop(), found[wanted]
+
+
+def _by_split(name: str, place: Path, files: list[Path]) -> dict[str, list[Path]]:
+    folder = fixed_folder(place) if is_pattern(place) else place
+    named: dict[str, list[Path]] = {}
+    unnamed = []
+    for file in files:
+        if split := _split_of(file.relative_to(folder)):
+            named.setdefault(split, []).append(file)
+        else:
+            unnamed.append(file)
+    if unnamed and named:
+        raise BadInput(
+            f"{name}: {place} holds {unnamed[0].name}, which names no split, beside files of the"
+            f" splits {sorted(named)}; expected train, validation or test in the name"
+            " of every file. Move it away, or give the path of the file to read."
+        )
+    return named or {"train": unnamed}
 
 
 def _split_of(path: Path) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import ConfigError
+from rlhf_core.patterns import is_there
 from tasks.analysis import mlflow_runs
 from tasks.analysis.lineage_graph import Graph, ancestors, build, descendants
 from tasks.analysis.mlflow_runs import Client, Run
@@ -35,10 +36,11 @@ def lineage(client: Client, reference: str) -> Lineage:
         return _of_model(
             client, build([run]), version.tags.get("digest") or run.model("policy"), reference
         )
-    digest = digest_path(Path(reference)) if Path(reference).exists() else reference
+    is_here = is_there(Path(reference))
+    digest = digest_path(Path(reference)) if is_here else reference
     if found := _of_data(client, digest):
         return found
-    if Path(reference).exists():
+    if is_here:
         raise ConfigError(
             f"no run in MLflow has read {reference} (digest {digest[:12]}); has its content changed"
             " since?"

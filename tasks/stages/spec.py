@@ -16,6 +16,7 @@ from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.data.shards import COMPRESSED, FORMATS
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
+from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
 from rlhf_core.stage_catalogue import Stage
@@ -59,7 +60,7 @@ def trained(recipe: Recipe) -> TrainedSettings:
 
 
 def local(field: str, text: str) -> Path | None:
-    """Return the file or folder that `text` names, or None for a hub name.
+    """Return the file, folder or pattern that `text` names, or None for a hub name.
 
     A relative path starts at the current folder. Raises BadInput naming the field when it is
     neither, when its folder is here and it is not, and when it may not be read.
@@ -67,6 +68,8 @@ def local(field: str, text: str) -> Path | None:
     path = Path(text).expanduser()
     if is_there(field, path):
         return readable(field, permitted(field, path))
+    if is_pattern(path):
+        return _pattern(field, path)
     if looks_like_hub(text) and not path.parent.is_dir():
         return None
     hub = 'For the hub\'s data set of that name: {path = "...", format = "hub"}.'
@@ -75,6 +78,22 @@ def local(field: str, text: str) -> Path | None:
         f" not a hub name (org/name). Correct the path in the recipe or with --set."
         + (f" {hub}" if looks_like_hub(text) else "")
     )
+
+
+def _pattern(field: str, path: Path) -> Path:
+    files = matching_files(path)
+    if not files:
+        folder = fixed_folder(path)
+        if is_there(field, folder) and folder.is_dir():
+            readable(field, permitted(field, folder))
+        raise BadInput(
+            f"{field} is {str(path)!r}: no file in {Path.cwd()} matches; expected a file, a folder,"
+            " a pattern that matches at least one file, or a hub name. Correct it in the recipe or"
+            " with --set."
+        )
+    for file in files:
+        readable(field, permitted(field, file))
+    return path
 
 
 def is_there(field: str, path: Path) -> bool:

@@ -1,5 +1,6 @@
 """A folder of shards is one source: files of one format and one split, in the order of names."""
 
+import gzip
 import json
 
 import pandas as pd
@@ -97,3 +98,34 @@ def test_a_column_of_a_type_that_datasets_lacks_keeps_its_values(tmp_path):
         {"prompt": "a", "meta": {"k": "v"}},
         {"prompt": "b", "meta": None},
     ]
+
+
+def test_a_pattern_is_one_source_in_the_order_of_paths(tmp_path):
+    write(tmp_path, b__part="jsonl", a__part="jsonl", a__other="parquet")
+    assert prompts(read(tmp_path / "*" / "*.jsonl")) == ["p1", "p0"]
+    assert read(tmp_path / "*" / "*.jsonl").lines == [1, 2]
+    assert prompts(read(tmp_path / "*" / "*.jsonl", limit=1)) == ["p1"]
+
+
+def test_compressed_files_of_a_pattern_are_read(tmp_path):
+    for number in (1, 0):
+        text = json.dumps(row(number)) + "\n"
+        (tmp_path / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    assert prompts(read(tmp_path / "part-*.jsonl.gz")) == ["p0", "p1"]
+
+
+def test_a_pattern_over_several_splits_gives_the_asked_one_and_over_one_split_that_one(tmp_path):
+    write(tmp_path, **{"train-0": "jsonl", "test-0": "jsonl", "test-1": "jsonl"})
+    assert prompts(read(tmp_path / "*.jsonl")) == ["p0"]
+    assert prompts(read(tmp_path / "*.jsonl", split="test")) == ["p1", "p2"]
+    assert prompts(read(tmp_path / "test-*.jsonl")) == ["p1", "p2"]
+    with pytest.raises(BadInput, match=r"splits \['test'\]; expected 'validation'"):
+        read(tmp_path / "test-*.jsonl", split="validation")
+
+
+def test_the_format_of_a_pattern_without_an_ending_is_named(tmp_path):
+    for number in (0, 1):
+        (tmp_path / f"part-{number}").write_text(json.dumps(row(number)) + "\n")
+    with pytest.raises(BadInput, match=r'part-\* holds files of no format.*format = "jsonl"'):
+        read(tmp_path / "part-*")
+    assert prompts(read(tmp_path / "part-*", format="jsonl")) == ["p0", "p1"]

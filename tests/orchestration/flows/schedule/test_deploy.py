@@ -111,6 +111,18 @@ def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
     assert watch.digest([tmp_path]) != first
 
 
+def test_a_pattern_is_watched_for_new_files_that_it_matches(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1")
+    places = watch.watched(load_recipe("quickstart"), [str(tmp_path / "*.jsonl")])
+    first = watch.digest(places)
+    (tmp_path / "b.csv").write_text("2")
+    assert watch.digest(places) == first
+    (tmp_path / "b.jsonl").write_text("2")
+    assert watch.digest(places) != first
+    with pytest.raises(BadInput, match="no such file or folder"):
+        watch.watched(load_recipe("quickstart"), [str(tmp_path / "*.parquet")])
+
+
 @pytest.mark.parametrize(
     ("given", "visible", "expected"),
     [

@@ -1,6 +1,7 @@
 """The identity of a stage, and the folders that a recipe may read."""
 
 import os
+from pathlib import Path
 
 import pytest
 from recipes import prepared_recipe
@@ -142,3 +143,29 @@ def test_a_function_of_the_system_is_no_scorer_there(confined):
         source_of("evaluate.independent", "rlhf_core.quickstart.utility:score").path.name
         == "utility.py"
     )
+
+
+def test_a_pattern_gives_its_files_and_one_that_matches_none_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    assert local("data.comparisons", "*.jsonl.gz") == Path("*.jsonl.gz")
+    with pytest.raises(BadInput, match=rf"comparisons is '\*\.csv': no file in {tmp_path} matches"):
+        local("data.comparisons", "*.csv")
+
+
+def test_each_file_of_a_pattern_is_below_an_allowed_folder(confined, tmp_path):
+    (confined / "a.jsonl").touch()
+    assert local("data.comparisons", str(confined / "*.jsonl"))
+    (tmp_path / "outside.jsonl").touch()
+    (confined / "link.jsonl").symlink_to(tmp_path / "outside.jsonl")
+    with pytest.raises(BadInput, match=r"outside\.jsonl, outside .*RLHF_ALLOWED_ROOTS"):
+        local("data.comparisons", str(confined / "*.jsonl"))
+
+
+def test_a_pattern_in_a_folder_that_may_not_be_read_names_the_folder(shared, other_user):
+    folder = shared / "d"
+    folder.mkdir(mode=0o700)
+    (folder / "a.jsonl").touch()
+    other_user()
+    with pytest.raises(BadInput, match=r"/d/.*, which user 12345 may not read"):
+        local("data.comparisons", str(folder / "*.jsonl"))
