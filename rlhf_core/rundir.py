@@ -25,6 +25,7 @@ from rlhf_core.ranks import is_rank_zero
 
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
+TAIL_BYTES = 1 << 16  # how much of a file last_line reads at first
 
 
 class Frozen(BaseModel):
@@ -232,6 +233,24 @@ def new_lines(path: Path, offset: int) -> tuple[list[dict], int]:
         data = file.read()
     end = data.rfind(b"\n") + 1
     return [json.loads(line) for line in data[:end].splitlines()], offset + end
+
+
+def last_line(path: Path) -> dict | None:
+    """Return the last complete line; None when there is none.
+
+    It reads from the end, because the file of a long run holds many steps.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        size, wanted = file.seek(0, os.SEEK_END), TAIL_BYTES
+        while True:
+            start = file.seek(max(0, size - wanted))
+            data = file.read(size - start)
+            lines = data[: data.rfind(b"\n") + 1].splitlines()
+            if len(lines) > 1 or start == 0:  # the first may be cut off at its beginning
+                return json.loads(lines[-1]) if lines else None
+            wanted *= 2
 
 
 def read_result(path: Path) -> StageResult | None:

@@ -182,6 +182,7 @@ TRACE = Stage(
 )
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
+APPROVAL = "approval"  # by a person, where the recipe asks for it: a step of the flow, no process
 PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process
 ALIGNMENTS = (PPO.name, DPO.name)  # a recipe runs one of them: they make the policy
 SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)

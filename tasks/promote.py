@@ -17,6 +17,7 @@ from tasks.records import events
 from tasks.records.promotion_record import PromotionRecord
 from tasks.registration import register_policy
 from tasks.run_context import RunContext, StageOutput
+from tasks.run_result import row_of
 from tasks.run_stage import is_infrastructure
 from tasks.tracking.client import brief
 
@@ -52,7 +53,7 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
     seconds = time.monotonic() - started
     tracker.keep_promotion(PromotionRecord(**asdict(result), seconds=seconds))
     create_markdown_artifact(result.reason, key="promotion")
-    events.emit(events.StageFinished(PROMOTE, seconds, {}, link=tracker.link()))
+    events.emit(events.StepEnded(row_of(tracker.record, PROMOTE)))
     return result
 
 

@@ -5,7 +5,7 @@ from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import EVALUATE, REWARD, STAGES, Stage
 from tasks import model_card
 from tasks.promotion.eligibility import contest_record
-from tasks.records.approval_record import SignOff
+from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
 from tasks.run_context import RunContext, StageOutput
 from tasks.tracking import rendering
@@ -35,9 +35,11 @@ def register_policy(context: RunContext, evaluation: StageOutput) -> str:
         decisions, tags = [*decisions, contest], {"compared_with": against.digest}
     maker = STAGES[context.recipe.align]
     policy = _registration(context, evaluation, maker, "policy", decisions)
-    sign_off = SignOff(required=context.recipe.registry.approval.required, record=record.approval)
+    approval = VersionApproval(
+        required=context.recipe.registry.approval.required, record=record.approval
+    )
     context.tracker.register(
-        policy.model_copy(update={"tags": policy.tags | tags, "sign_off": sign_off})
+        policy.model_copy(update={"tags": policy.tags | tags, "approval": approval})
     )
     return policy.model
 

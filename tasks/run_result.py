@@ -1,47 +1,15 @@
 """The result of a pipeline run, read from its record: the one account for every display."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
-from rlhf_core.gates.decide import Decision, refused, worst_verdict
-from rlhf_core.rundir import new_lines
-from rlhf_core.stage_catalogue import PROMOTE, STAGES
+from rlhf_core.gates.decide import refused
+from rlhf_core.rundir import last_line
+from rlhf_core.stage_catalogue import APPROVAL, PROMOTE
+from tasks.records.approval_record import ApprovalRecord
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, StageRecord
+from tasks.records.step_row import StepRow, StepState
 from tasks.tracking.client import link
-
-StepState = Literal["done", "cached", "refused", "failed", "killed", "waiting", "running"]
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One step of a run: a stage, the approval by a person, or the promotion."""
-
-    name: str
-    state: StepState
-    seconds: float
-    link: str | None  # MLflow page of the stage's run, or of the pipeline's
-    metrics: dict[str, float] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-    note: str = ""  # what a person decided
-    error: str = ""
-    run_dir: Path | None = None
-
-    @property
-    def metric(self) -> str | None:
-        """The name of the metric that says how a stage went."""
-        return STAGES[self.name].headline_of(self.metrics) if self.name in STAGES else None
-
-    @property
-    def value(self) -> float | None:
-        """The value of that metric."""
-        return self.metrics[self.metric] if self.metric else None
-
-    @property
-    def verdict(self) -> str:
-        """The worst verdict of the gates, '' without any."""
-        return worst_verdict(self.decisions)
 
 
 @dataclass(frozen=True)
@@ -69,30 +37,39 @@ def result_of(record: Record, problem: str | None) -> PipelineResult:
 
 def rows_of(record: Record) -> list[StepRow]:
     """Return the steps of a run in order, as far as it came."""
+    names = [stage.stage for stage in record.stages]
+    names += [APPROVAL] if record.approval else []
+    names += [PROMOTE] if record.promotion else []
+    return [row_of(record, name) for name in names]
+
+
+def row_of(record: Record, name: str) -> StepRow:
+    """Return one step of a run. Raises KeyError for one that has not begun."""
     page = link(record, record.run_id)
-    rows = [_stage_row(stage, link(record, stage.run_id)) for stage in record.stages]
-    if record.approval:
-        rows.append(_approval_row(record, page))
-    if record.promotion:
-        rows.append(StepRow(PROMOTE, "done", record.promotion.seconds, page))
-    return rows
+    if name == APPROVAL and record.approval:
+        return _approval_row(record, record.approval, page)
+    if name == PROMOTE and record.promotion:
+        return StepRow(PROMOTE, "done", record.promotion.seconds, page)
+    if stage := record.stage(name):
+        return _stage_row(stage, link(record, stage.run_id))
+    raise KeyError(name)
 
 
 def _stage_row(stage: StageRecord, page: str | None) -> StepRow:
-    result, stops = stage.result, refused(stage.decisions)
+    result = stage.result
     elapsed = ((stage.ended or stage.started) - stage.started) / 1000
-    failed = stage.status == "FAILED" and not stops
-    lines = new_lines(stage.run_dir / "metrics.jsonl", 0)[0]
-    last_step = lines[-1]["metrics"] if lines else {}
+    last = last_line(stage.run_dir / "metrics.jsonl")
     return StepRow(
         name=stage.stage,
-        state="refused" if stops else _state(stage),
+        state="refused" if refused(stage.decisions) else _state(stage),
         seconds=result.seconds if result else elapsed,
         link=page,
-        metrics=last_step | (result.metrics if result else {}),
+        metrics=(last["metrics"] if last else {}) | (result.metrics if result else {}),
         decisions=stage.decisions,
-        error=(stage.error or "").split("; its log is")[0] if failed else "",
+        reason=stage.error or "",
+        cached=stage.cached,
         run_dir=stage.run_dir,
+        progress=(last["step"], last["steps"]) if last else None,
     )
 
 
@@ -103,14 +80,12 @@ def _state(stage: StageRecord) -> StepState:
     return states.get(stage.status, "running")
 
 
-def _approval_row(record: Record, page: str | None) -> StepRow:
+def _approval_row(record: Record, asked: ApprovalRecord, page: str | None) -> StepRow:
     """Return the approval's row: no time passed where an earlier run's answer counted."""
-    asked = record.approval
-    assert asked is not None
     earlier = asked.run != record.name
     waited = ((asked.decided_at or asked.asked_at) - asked.asked_at).total_seconds()
     state: StepState = "waiting"
     if asked.state != "waiting":
         state = "done" if asked.state == "approved" else "refused"
     note = asked.sentence_in(record.name)
-    return StepRow("approval", state, 0.0 if earlier else waited, page, note=note)
+    return StepRow(APPROVAL, state, 0.0 if earlier else waited, page, note=note)

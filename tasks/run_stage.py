@@ -18,6 +18,7 @@ from tasks.promotion.rival import champion_to_beat
 from tasks.records import events
 from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
+from tasks.run_result import row_of
 from tasks.stages.contract import outputs_of, spec_of
 from tasks.tracking.client import brief
 
@@ -73,6 +74,7 @@ def _run_process(context: RunContext, spec: StageSpec) -> StageRun:
             )
     except Exception as error:
         tracker.stage_ended(spec.stage, status="FAILED", error=str(error) or brief(error))
+        _emit_end(context, spec.stage)
         raise
     except BaseException as error:
         tracker.stage_ended(spec.stage, status="KILLED", error=brief(error))
@@ -104,16 +106,15 @@ def close(context: RunContext, output: StageOutput, decisions: list[Decision]) -
     """Record that a stage has ended, with the decisions of its gates."""
     if output.run is None:  # there was nothing to run
         return
-    name, result, tracker = output.stage.name, output.run.result, context.tracker
+    name, tracker = output.stage.name, context.tracker
     stops = refused(decisions)
     sentence = "; ".join(decision.reason for decision in stops) or None
     status: Status = "FAILED" if stops else "FINISHED"
     tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
-    link = tracker.link(name)
-    events.emit(
-        events.StageFinished(
-            name, result.seconds, result.metrics, decisions, link, output.run.cached
-        )
-    )
-    if link:
+    _emit_end(context, name)
+    if link := tracker.link(name):
         create_link_artifact(link, key=f"mlflow-{name}", link_text=f"{name} in MLflow")
+
+
+def _emit_end(context: RunContext, stage: str) -> None:
+    events.emit(events.StepEnded(row_of(context.tracker.record, stage)))

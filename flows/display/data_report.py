@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_core.stage_catalogue import VALIDATE
-from tasks.run_result import StepRow
+from tasks.records.step_row import StepRow
 
 REPORT = "report_table"
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,26 +11,25 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from flows.display.stage_view import (
-    StageView,
+from flows.display.live_row import (
+    LiveRow,
     ended_parts,
     failure_lines,
     how_to_approve,
     running_parts,
 )
 from flows.report.text import duration
-from rlhf_core.gates.decide import refused
 from tasks.records.events import (
     ApprovalAsked,
-    ApprovalDecided,
     Event,
     RunStarted,
     StageAborted,
-    StageEvent,
-    StageFinished,
     StageProgress,
     StageStarted,
+    StepEnded,
+    StepEvent,
 )
+from tasks.records.step_row import StepRow
 
 PLAIN_EVERY_S = 10.0
 MARKS = {
@@ -45,7 +45,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console):
         self.console = console
-        self.views: dict[str, StageView] = {}
+        self.rows: dict[str, LiveRow] = {}
         self.told: set[str] = set()  # messages of failures shown in full
         self.record_id: str | None = None  # of the run that is shown
         self._lock = threading.RLock()
@@ -82,34 +82,26 @@ class LiveDisplay:
         if self._live:
             self._live.refresh()
 
-    def _take(self, event: StageEvent, now: float) -> None:
+    def _take(self, event: StepEvent, now: float) -> None:
         if isinstance(event, StageStarted):
-            self.views[event.stage] = StageView(
-                event.stage, event.run_dir, now, state="cached" if event.cached else "running"
+            begun = StepRow(
+                event.stage, "cached" if event.cached else "running", run_dir=event.run_dir
             )
+            self.rows[event.stage] = LiveRow(begun, now)
             return
-        view = self.views.setdefault(event.stage, StageView(event.stage, None, now))
+        live = self.rows.setdefault(event.stage, LiveRow(StepRow(event.stage, "running"), now))
         if isinstance(event, StageProgress):
-            view.progress(event, now)
-        elif isinstance(event, StageFinished):
-            view.state = (
-                "refused" if refused(event.decisions) else "cached" if event.cached else "done"
-            )
-            view.seconds, view.link = event.seconds, event.link
-            view.decisions = list(event.decisions)
-            view.metrics |= event.metrics
+            live.progress(event, now)
         elif isinstance(event, ApprovalAsked):
-            view.state, view.note = "waiting", how_to_approve(event)
-        elif isinstance(event, ApprovalDecided):
-            view.state, view.note = "done" if event.approved else "refused", event.sentence
-            view.seconds, view.link = event.seconds, event.link
-        else:
-            view.state, view.seconds, view.failure = "failed", now - view.began, event.message
+            live.row = replace(live.row, state="waiting")
+            live.how_to_answer = how_to_approve(event)
+        elif isinstance(event, StepEnded):
+            live.row = event.row
 
     # plain lines
 
-    def _print_plain(self, event: StageEvent, now: float) -> None:
-        view = self.views[event.stage]
+    def _print_plain(self, event: StepEvent, now: float) -> None:
+        live = self.rows[event.stage]
         if isinstance(event, StageStarted):
             if not event.cached:
                 self._line(f"{event.stage}: started, log {event.run_dir / 'stage.log'}")
@@ -117,11 +109,11 @@ class LiveDisplay:
         elif isinstance(event, StageProgress):
             if now - self._last_line.get(event.stage, now) >= PLAIN_EVERY_S:
                 self._last_line[event.stage] = now
-                self._line(f"{event.stage}: " + ", ".join(running_parts(view, now)))
+                self._line(f"{event.stage}: " + ", ".join(running_parts(live, now)))
         elif isinstance(event, ApprovalAsked):
-            self._line(f"{event.stage}: {view.note}")
-        elif isinstance(event, StageFinished | ApprovalDecided):
-            self._line(f"{event.stage}: " + "; ".join(ended_parts(view)))
+            self._line(f"{event.stage}: {live.how_to_answer}")
+        elif isinstance(event, StepEnded) and event.row.state != "failed":  # StageAborted said it
+            self._line(f"{event.stage}: " + "; ".join(ended_parts(event.row)))
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -136,29 +128,20 @@ class LiveDisplay:
             grid.add_column(min_width=8)
             grid.add_column(width=14)
             grid.add_column(ratio=1)
-            for view in self.views.values():
-                grid.add_row(*_live_row(view, now))
+            for live in self.rows.values():
+                grid.add_row(*_cells(live, now))
             return Group(grid)
 
 
-def _live_row(view: StageView, now: float) -> tuple[RenderableType, ...]:
-    if view.state == "running":
-        bar = ProgressBar(
-            total=view.steps or None, completed=view.step, width=14, pulse=not view.steps
-        )
-        return (
-            Spinner("dots"),
-            Text(view.stage, style="bold"),
-            bar,
-            Text(", ".join(running_parts(view, now))),
-        )
-    if view.state == "waiting":
-        so_far, how = Text(duration(now - view.began)), Text(view.note, style="yellow")
-        return Spinner("dots"), Text(view.stage, style="bold"), so_far, how
-    mark = Text.from_markup(MARKS[view.state])
-    return (
-        mark,
-        Text(view.stage),
-        Text(duration(view.seconds)),
-        Text("; ".join(ended_parts(view)[1:])),
-    )
+def _cells(live: LiveRow, now: float) -> tuple[RenderableType, ...]:
+    row = live.row
+    if row.state == "running":
+        step, steps = row.progress or (0, None)
+        bar = ProgressBar(total=steps, completed=step, width=14, pulse=steps is None)
+        line = Text(", ".join(running_parts(live, now)))
+        return Spinner("dots"), Text(row.name, style="bold"), bar, line
+    if row.state == "waiting":
+        so_far, how = Text(duration(now - live.began)), Text(live.how_to_answer, style="yellow")
+        return Spinner("dots"), Text(row.name, style="bold"), so_far, how
+    mark, line = Text.from_markup(MARKS[row.state]), Text("; ".join(ended_parts(row)[1:]))
+    return mark, Text(row.name), Text(duration(row.seconds)), line

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.data_report import report_findings, report_table
-from flows.display.stage_view import verdict_of
+from flows.display.live_row import verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.errors import GateRefused, RLHFError
-from tasks.run_result import PipelineResult, StepRow
+from tasks.records.step_row import StepRow
+from tasks.run_result import PipelineResult
 
 STYLES = {"refused": "red", "failed": "red"}
 

@@ -7,9 +7,10 @@ from rich.text import Text
 
 from flows.report.text import duration
 from rlhf_core.gates.decide import refused
-from rlhf_core.rundir import new_lines
-from tasks.records.run_record import Record, StageRecord, now, record_lock, records
+from tasks.records.run_record import Record, now, record_lock, records
+from tasks.records.step_row import StepRow
 from tasks.records.workspace import Workspace
+from tasks.run_result import rows_of
 
 WAITING = "waiting for approval"
 COLORS = {
@@ -33,29 +34,24 @@ def recent(limit: int) -> list[dict]:
 
 def _run(workspace: Workspace, record: Record) -> dict:
     alive = record.status == "RUNNING" and _is_running(workspace, record.id)
-    approval = record.approval
-    is_refused = bool(_refusal(record)) or (
-        approval is not None and approval.state in ("rejected", "expired")
-    )
+    approval, rows = record.approval, rows_of(record)
     return {
         "name": record.name,
-        "state": WAITING
-        if alive and record.is_waiting
-        else _state(record.status, alive, is_refused),
+        "state": _run_state(record, rows, alive),
         "started": (
             datetime.fromtimestamp(record.started / 1000).astimezone().isoformat(timespec="seconds")
         ),
         "seconds": (
             ((record.ended or now()) - record.started) / 1000 if record.ended or alive else None
         ),
-        "reason": _refusal(record) or record.error,
+        "reason": next((d.reason for d in refused(record.decisions)), record.error),
         "approval": (
             approval.model_dump(mode="json") | {"sentence": approval.sentence} if approval else None
         ),
         "promotion": record.promotion.model_dump(mode="json") if record.promotion else None,
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
-        "stages": [_stage(stage, alive) for stage in record.stages],
+        "stages": [_stage(row, alive) for row in rows if row.run_dir],
     }
 
 
@@ -64,33 +60,32 @@ def _is_running(workspace: Workspace, record_id: str) -> bool:
         return not free
 
 
-def _state(status: str, alive: bool, refused: bool) -> str:
+def _run_state(record: Record, rows: list[StepRow], alive: bool) -> str:
     """Return the state to show.
 
-    It is finished, running, interrupted (no process holds the run), refused, failed or killed.
+    It is finished, running, waiting for approval, interrupted (no process holds the run), refused,
+    failed or killed.
     """
-    if status == "RUNNING":
-        return "running" if alive else "interrupted"
-    return "refused" if refused else status.lower()
+    if record.status == "RUNNING":
+        return (WAITING if record.is_waiting else "running") if alive else "interrupted"
+    is_refused = any(row.state == "refused" for row in rows)
+    return "refused" if is_refused else record.status.lower()
 
 
-def _refusal(record: Record) -> str | None:
-    reasons = [decision.reason for stage in record.stages for decision in refused(stage.decisions)]
-    return reasons[0] if reasons else None
-
-
-def _stage(stage: StageRecord, alive: bool) -> dict:
-    progress = None
-    if stage.status == "RUNNING" and (lines := new_lines(stage.run_dir / "metrics.jsonl", 0)[0]):
-        progress = f"{lines[-1]['step']}/{lines[-1]['steps']}"
+def _stage(row: StepRow, alive: bool) -> dict:
+    has_finished, is_running = row.state in ("done", "cached"), row.state == "running"
     return {
-        "stage": stage.stage,
-        "state": _state(stage.status, alive, bool(refused(stage.decisions))),
-        "cached": stage.cached,
-        "progress": progress,
-        "verdict": stage.verdict,
-        "error": stage.error,
-        "run_dir": str(stage.run_dir),
+        "stage": row.name,
+        "state": "finished"
+        if has_finished
+        else "interrupted"
+        if is_running and not alive
+        else row.state,
+        "cached": row.cached,
+        "progress": "{}/{}".format(*row.progress) if is_running and row.progress else None,
+        "verdict": row.verdict or ("no gate" if has_finished else row.state),
+        "error": row.reason or None,
+        "run_dir": str(row.run_dir),
     }
 
 

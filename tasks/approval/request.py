@@ -17,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import GateRefused, RLHFError
+from rlhf_core.stage_catalogue import APPROVAL
 from tasks.approval import decisions
 from tasks.approval.evidence import evidence
 from tasks.approval.prefect_pause import Form, PausedRun
@@ -24,6 +25,7 @@ from tasks.records import events
 from tasks.records.approval_record import ApprovalRecord, evidence_digest
 from tasks.registration import register_policy, rival
 from tasks.run_context import RunContext, StageOutput
+from tasks.run_result import row_of
 from tasks.tracking.client import brief
 
 POLL_SECONDS = 0.5  # between looks at the answer file
@@ -31,7 +33,7 @@ PREFECT_SECONDS = 3.0  # between questions to Prefect's server
 log = logging.getLogger("rlhf.approval")
 
 
-@task(task_run_name="approval", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name=APPROVAL, cache_policy=NO_CACHE, persist_result=False)
 def approval(
     context: RunContext, evaluation: StageOutput, report: Callable[[RunContext], Path | None]
 ) -> ApprovalRecord:
@@ -43,25 +45,23 @@ def approval(
     report: writes the run's report as it stands now. Raises GateRefused, after all is recorded,
     when approval is not given in time.
     """
-    started, tracker = time.monotonic(), context.tracker
+    tracker = context.tracker
     asked = _question(context, evaluation)
     tracker.keep_approval(asked)
     register_policy(context, evaluation)
     _show_report(context, report)
     text = evidence(context, evaluation)
     create_markdown_artifact(
-        text, key="approval", description=f"{asked.run}: may this policy be promoted?"
+        text, key=APPROVAL, description=f"{asked.run}: may this policy be promoted?"
     )
     earlier = decisions.read_decision(context.workspace, asked.evidence)
     decided = earlier or _ask(context, asked, text)
     tracker.keep_approval(decided)
     register_policy(context, evaluation)
     tracker.retry()
-    sentence = decided.sentence_in(asked.run)
-    approved, seconds = decided.state == "approved", time.monotonic() - started
-    events.emit(events.ApprovalDecided(approved, sentence, seconds, tracker.link()))
-    if not approved:
-        raise GateRefused(sentence)
+    events.emit(events.StepEnded(row_of(tracker.record, APPROVAL)))
+    if decided.state != "approved":
+        raise GateRefused(decided.sentence_in(asked.run))
     return decided
 
 

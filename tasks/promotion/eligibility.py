@@ -10,7 +10,7 @@ from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger import AliasState, Champion
-from tasks.records.approval_record import SignOff, evidence_digest
+from tasks.records.approval_record import VersionApproval, evidence_digest
 from tasks.records.run_record import ModelKind
 from tasks.registry import packaging, versions
 
@@ -41,10 +41,10 @@ class ApprovalMissing(PromotionRefused):
 
 @dataclass(frozen=True)
 class VersionEvidence:
-    """The gate records and the approval in a version's files. sign_off: None if not there."""
+    """The gate records and the approval in a version's files. approval: None if not there."""
 
     decisions: list[Decision] = field(default_factory=list)
-    sign_off: SignOff | None = None
+    approval: VersionApproval | None = None
 
 
 def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind) -> VersionEvidence:
@@ -62,7 +62,7 @@ def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind)
     try:
         with versions.served_files(registry.workspace, version) as folder:
             found = VersionEvidence(
-                packaging.read_decisions(folder), packaging.read_sign_off(folder)
+                packaging.read_decisions(folder), packaging.read_approval(folder)
             )
         require_evidence(kind, about, version.tags, found.decisions)
     except RLHFError as error:
@@ -154,18 +154,20 @@ def require_win(decisions: list[Decision], rival: Champion) -> None:
         )
 
 
-def require_approval(sign_off: SignOff | None, policy: str, decisions: list[Decision]) -> None:
+def require_approval(
+    approval: VersionApproval | None, policy: str, decisions: list[Decision]
+) -> None:
     """Raise ApprovalMissing unless a person approved of these bytes on these records.
 
     A recipe that requires no approval passes.
     """
-    if sign_off is None:
+    if approval is None:
         raise ApprovalMissing(
             f"its files do not say whether its recipe requires a person's approval. {APPROVE}"
         )
-    if not sign_off.required:
+    if not approval.required:
         return
-    record = sign_off.record
+    record = approval.record
     if record is None or record.state != "approved":
         found = record.sentence if record else "nobody was asked"
         raise ApprovalMissing(

@@ -179,7 +179,7 @@ def check_approval(transaction: Transaction, target: AliasState) -> None:
         return
     assert target.policy is not None  # only the promotion of a policy has this step
     try:
-        require_approval(evidence.sign_off, target.policy.digest, evidence.decisions)
+        require_approval(evidence.approval, target.policy.digest, evidence.decisions)
     except ApprovalMissing as missing:
         raise ApprovalMissing(
             f"Version {entry.version} of {entry.model} is not promoted: {missing}"

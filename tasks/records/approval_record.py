@@ -57,8 +57,8 @@ class ApprovalRecord(BaseModel):
         )
 
 
-class SignOff(BaseModel):
-    """The approval that the recipe of a policy requires, with the request and answer so far."""
+class VersionApproval(BaseModel):
+    """The approval that the recipe of a policy version requires, with request and answer so far."""
 
     required: bool = False
     record: ApprovalRecord | None = None

@@ -1,11 +1,12 @@
 """Events of a pipeline run, for listeners such as the terminal display and the log."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rlhf_core.gates.decide import Decision
+from rlhf_core.stage_catalogue import APPROVAL
+from tasks.records.step_row import StepRow
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,8 @@ class StageProgress:
 
 
 @dataclass(frozen=True)
-class StageFinished:
-    """A stage has finished, and its gates are decided."""
-
-    stage: str
-    seconds: float  # of the stage process when it ran, also when cached
-    metrics: dict[str, float]
-    decisions: list[Decision] = field(default_factory=list)
-    link: str | None = None  # MLflow page of the stage's run
-    cached: bool = False
-
-
-@dataclass(frozen=True)
 class StageAborted:
-    """A stage process has refused or failed."""
+    """A stage process has refused or failed. StepEnded follows, with its row."""
 
     stage: str
     message: str
@@ -64,24 +53,23 @@ class ApprovalAsked:
     until: datetime
     page: str | None  # of Prefect's server with the form; None without a server
     link: str | None  # the evidence in MLflow
-    stage: str = "approval"
+    stage: str = APPROVAL
 
 
 @dataclass(frozen=True)
-class ApprovalDecided:
-    """A person has decided, or the time is up."""
+class StepEnded:
+    """A stage has ended and its gates are decided, a person has decided, or promotion is over."""
 
-    approved: bool
-    sentence: str
-    seconds: float  # waited
-    link: str | None = None  # the evidence in MLflow
-    stage: str = "approval"
+    row: StepRow  # as the run's record has it
+
+    @property
+    def stage(self) -> str:
+        """The name of the step."""
+        return self.row.name
 
 
-StageEvent = (
-    StageStarted | StageProgress | StageFinished | StageAborted | ApprovalAsked | ApprovalDecided
-)
-Event = RunStarted | StageEvent
+StepEvent = StageStarted | StageProgress | StageAborted | ApprovalAsked | StepEnded
+Event = RunStarted | StepEvent
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
 

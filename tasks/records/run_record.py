@@ -11,12 +11,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
-from tasks.records.approval_record import ApprovalRecord, SignOff
+from tasks.records.approval_record import ApprovalRecord, VersionApproval
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import Workspace
@@ -78,7 +78,10 @@ class Registration(BaseModel):
     decisions: list[Decision] = []  # of every gate about these bytes
     note: str = ""  # Markdown, the description of the version
     card: str = ""  # Markdown, README.md beside the weights
-    sign_off: SignOff = SignOff()
+    # records of earlier releases call it sign_off
+    approval: VersionApproval = Field(
+        VersionApproval(), validation_alias=AliasChoices("approval", "sign_off")
+    )
     version: str | None = None
 
     @property

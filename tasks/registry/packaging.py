@@ -33,7 +33,7 @@ from rlhf_core.file_modes import usual_mode
 from rlhf_core.gates.decide import Decision
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
-from tasks.records.approval_record import SignOff
+from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
 
 CODE = ROOT / "mlflow"
@@ -130,13 +130,13 @@ def store(wanted: Registration, location: str, *, registered: bool) -> None:
     )
     if (folder := local_folder(location)) is not None:
         build_at(folder)
-        write_sign_off(folder, wanted.sign_off)
+        write_approval(folder, wanted.approval)
         return
     remote = get_artifact_repository(location)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "version"
         build_at(folder, place=os.symlink)  # no copy: the upload reads through the links
-        write_sign_off(folder, wanted.sign_off)
+        write_approval(folder, wanted.approval)
         if registered and any(item.path == "MLmodel" for item in remote.list_artifacts()):
             shutil.rmtree(folder / WEIGHTS)
         remote.log_artifacts(str(folder))
@@ -149,12 +149,12 @@ def write_evidence(root: Path, decisions: list[Decision], card: str) -> None:
     write_atomically(root / CARD, card)
 
 
-def write_sign_off(root: Path, sign_off: SignOff) -> None:
+def write_approval(root: Path, approval: VersionApproval) -> None:
     """Write approval.json."""
-    write_atomically(root / APPROVAL, sign_off.model_dump_json(indent=1) + "\n")
+    write_atomically(root / APPROVAL, approval.model_dump_json(indent=1) + "\n")
 
 
-def read_sign_off(root: Path) -> SignOff | None:
+def read_approval(root: Path) -> VersionApproval | None:
     """Read the approval from a version's files, None for a version of an earlier release.
 
     Raises BadInput when it cannot be read.
@@ -163,7 +163,7 @@ def read_sign_off(root: Path) -> SignOff | None:
     if not file.exists():
         return None
     try:
-        return SignOff.model_validate_json(file.read_text(encoding="utf-8"))
+        return VersionApproval.model_validate_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(
             f"{file} does not say whether approval is required ({error}); register the model again."

@@ -1,5 +1,6 @@
 """An artifact is what this user can read, or a sentence that names the file."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import Artifact
+from rlhf_core.rundir import TAIL_BYTES, Artifact, last_line
 
 OTHER = 12345  # a user that owns nothing
 
@@ -60,3 +61,18 @@ def test_a_folder_that_may_not_be_read_has_no_digest_of_nothing(folder, request)
 def test_what_is_not_there_is_bad_input(folder):
     with pytest.raises(BadInput, match="does not exist"):
         Artifact.of(folder / "absent")
+
+
+@pytest.mark.parametrize("width", [1, TAIL_BYTES - 20, TAIL_BYTES, 3 * TAIL_BYTES])
+def test_the_last_line_is_the_last_complete_one_however_long_it_is(tmp_path, width):
+    file = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "text": "x" * width}) for step in (1, 2, 3)]
+    file.write_text("\n".join(lines) + "\n" + '{"step": 4, "te')
+    assert last_line(file) == {"step": 3, "text": "x" * width}
+
+
+def test_without_a_complete_line_there_is_no_last_line(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert last_line(file) is None
+    file.write_text('{"step": 1')
+    assert last_line(file) is None

@@ -13,7 +13,7 @@ from tasks.records.approval_record import ApprovalRecord
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
-from tasks.run_result import result_of, rows_of
+from tasks.run_result import result_of, row_of, rows_of
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 REFUSAL = Decision.model_validate(
@@ -55,6 +55,7 @@ def test_a_stage_without_final_metrics_shows_those_of_its_last_step(record):
     add_stage(record, "sft", result={"sft/heldout_loss": 0.25}, status="FINISHED", cached=True)
     prepare, sft = rows_of(record)
     assert (prepare.metric, prepare.value, prepare.seconds) == ("prepare/loss", 0.5, 7.0)
+    assert prepare.progress == (2, 2) and row_of(record, "prepare") == prepare
     assert (sft.metric, sft.value, sft.state) == ("sft/heldout_loss", 0.25, "cached")
 
 
@@ -64,6 +65,14 @@ def test_a_failed_stage_shows_how_far_it_came_and_its_message_without_the_log(re
     (row,) = rows_of(record)
     assert (row.state, row.seconds, row.value) == ("failed", 3.0, 0.5)
     assert row.error == "stage sft ended with exit code 1" and row.run_dir == folder
+    assert row.reason == error
+
+
+def test_a_step_that_has_not_begun_has_no_row(record):
+    assert rows_of(record) == []
+    for name in ("sft", "approval", "promote"):
+        with pytest.raises(KeyError, match=name):
+            row_of(record, name)
 
 
 def test_a_refusal_is_no_error_of_the_stage(record):

@@ -8,7 +8,7 @@ from rlhf_core.rundir import Artifact, StageResult
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import WIN_RATE, contest_record
 from tasks.promotion.promotion import PromotionRequest, promote
-from tasks.records.approval_record import SignOff
+from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import Registration
 from tasks.registry import versions
 
@@ -40,7 +40,7 @@ class Registrar:
     registry: RegistryAliases
     models: Path
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, version) -> digest
-    sign_off: SignOff = field(default_factory=SignOff)  # of the next version
+    approval: VersionApproval = field(default_factory=VersionApproval)  # of the next version
 
     def add(
         self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str
@@ -63,7 +63,7 @@ class Registrar:
             tags={},
             card="# a card\n",
             decisions=self.records(kind, artifact.digest) if decisions is None else decisions,
-            sign_off=self.sign_off,
+            approval=self.approval,
         )
         versions.store_model(client, logged, wanted)
         version = versions.register(client, wanted, logged, {"digest": artifact.digest} | tags)

@@ -9,16 +9,16 @@ from rich.console import Console
 
 from flows.display import live
 from flows.display.live import LiveDisplay
+from flows.display.live_row import LiveRow, verdict_of
 from flows.display.outcome import results_table
-from flows.display.stage_view import StageView, verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.config.gate_rules import Override
 from rlhf_core.config.gates import RewardGate
 from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.records import events
-from tasks.records.events import StageAborted, StageFinished, StageProgress, StageStarted
-from tasks.run_result import StepRow
+from tasks.records.events import StageAborted, StageProgress, StageStarted, StepEnded
+from tasks.records.step_row import StepRow
 
 RUN = Path("runs/reward-0123")
 LINK = "http://127.0.0.1:5000/#/experiments/1/runs/0123456789abcdef"
@@ -87,7 +87,7 @@ def test_outside_a_terminal_a_stage_is_a_few_plain_lines(clock):
     with display:
         display(StageStarted("sft", Path("runs/sft-1")))
         steps(display, "sft", 25, clock, seconds=1.0, sft__loss=2.5, tokens_per_second=5400.0)
-        display(StageFinished("sft", 25.0, {"sft/heldout_loss": 2.25}, [], LINK))
+        display(StepEnded(StepRow("sft", "done", 25.0, LINK, {"sft/heldout_loss": 2.25})))
     assert said(display).splitlines() == [
         "sft: started, log runs/sft-1/stage.log",
         "sft: step 10/100, loss 2.5, 5,400 tokens/s, 1m 30s left, 10 s so far",
@@ -139,26 +139,26 @@ def test_a_terminal_shows_a_live_line_with_the_stages_own_numbers(clock, stage, 
 
 
 def test_time_left_follows_the_pace_of_the_steps(clock):
-    view = StageView("ppo", RUN, clock.now)
+    live_row = LiveRow(StepRow("ppo", "running"), clock.now)
     for step in range(1, 11):
-        view.progress(StageProgress("ppo", step, 50, {}), clock.now + 3.0 * step)
-    assert view.seconds_left(clock.now + 30.0) == pytest.approx(40 * 3.0)
-    assert view.seconds_left(clock.now + 32.0) == pytest.approx(40 * 3.0 - 2.0)
+        live_row.progress(StageProgress("ppo", step, 50, {}), clock.now + 3.0 * step)
+    assert live_row.seconds_left(clock.now + 30.0) == pytest.approx(40 * 3.0)
+    assert live_row.seconds_left(clock.now + 32.0) == pytest.approx(40 * 3.0 - 2.0)
 
 
 def test_time_left_of_a_resumed_stage_counts_from_where_it_resumed(clock):
-    view = StageView("ppo", RUN, clock.now)
+    live_row = LiveRow(StepRow("ppo", "running"), clock.now)
     for step in range(1, 41):  # what the file held already arrives at once
-        view.progress(StageProgress("ppo", step, 50, {}), clock.now)
-    assert view.seconds_left(clock.now) is None
-    view.progress(StageProgress("ppo", 41, 50, {}), clock.now + 4.0)
-    assert view.seconds_left(clock.now + 4.0) == pytest.approx(9 * 4.0)
+        live_row.progress(StageProgress("ppo", step, 50, {}), clock.now)
+    assert live_row.seconds_left(clock.now) is None
+    live_row.progress(StageProgress("ppo", 41, 50, {}), clock.now + 4.0)
+    assert live_row.seconds_left(clock.now + 4.0) == pytest.approx(9 * 4.0)
 
 
 def test_before_a_pace_is_known_the_stages_own_estimate_counts(clock):
-    view = StageView("ppo", RUN, clock.now)
-    view.progress(StageProgress("ppo", 1, 50, {"seconds_left": 77.0}), clock.now)
-    assert view.seconds_left(clock.now) == 77.0
+    live_row = LiveRow(StepRow("ppo", "running"), clock.now)
+    live_row.progress(StageProgress("ppo", 1, 50, {"seconds_left": 77.0}), clock.now)
+    assert live_row.seconds_left(clock.now) == 77.0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -198,9 +198,9 @@ def test_a_refused_gate_is_shown_with_its_sentence(terminal):
     display = LiveDisplay(console(terminal=terminal, width=160))
     with display:
         display(StageStarted("reward", RUN))
-        display(StageFinished("reward", 61.0, METRICS, [accuracy(0.61)], LINK))
+        display(StepEnded(reward_row()))
     assert "refused (accuracy): reward/accuracy is 0.61, required at least 0.7" in said(display)
-    assert display.views["reward"].state == "refused"
+    assert display.rows["reward"].row.state == "refused"
 
 
 def test_an_override_is_named_with_its_author_and_reason():

@@ -212,7 +212,7 @@ def test_a_sweep_that_was_stopped_goes_on(rlhf, recipe_file, home, plan):
     words = ["sweep", recipe_file, "--over", "ppo.beta=0.05,0.5", "--json"]
 
     def interrupt(event) -> None:
-        if isinstance(event, events.StageFinished) and event.stage == "evaluate":
+        if isinstance(event, events.StepEnded) and event.stage == "evaluate":
             threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
             raise KeyboardInterrupt
 

@@ -20,8 +20,8 @@ from tasks.approval.decisions import Answer
 from tasks.records import events
 from tasks.records.approval_record import ApprovalRecord
 from tasks.records.run_record import Record, record_lock
+from tasks.records.step_row import StepRow
 from tasks.records.workspace import Workspace
-from tasks.run_result import StepRow
 
 
 @pytest.fixture
@@ -111,10 +111,11 @@ def test_the_display_says_how_to_approve_and_what_was_said(terminal):
             force_terminal=terminal, record=True, width=400, color_system=None, file=io.StringIO()
         )
     )
+    row = StepRow("approval", "refused", 60.0, None, note="not approved by Ann: no")
     with display:
         display(events.ApprovalAsked("tiny-a-1", decisions.now(), None, "http://mlflow/run"))
         time.sleep(0.3)
-        display(events.ApprovalDecided(False, "not approved by Ann: no", 60.0))
+        display(events.StepEnded(row))
     said = display.console.export_text()
     for words in (
         "rlhf approve tiny-a-1",
@@ -124,7 +125,6 @@ def test_the_display_says_how_to_approve_and_what_was_said(terminal):
         "not approved by Ann: no",
     ):
         assert words in said
-    assert display.views["approval"].state == "refused"
-    row = StepRow("approval", "refused", 60.0, None, note="not approved by Ann: no")
+    assert display.rows["approval"].row.state == "refused"
     display.console.print(results_table([row], full_links=True))
     assert "not approved by Ann: no" in display.console.export_text()

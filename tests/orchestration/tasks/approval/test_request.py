@@ -28,14 +28,14 @@ from rlhf_core.errors import BadInput, GateRefused, RLHFError
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult
 from rlhf_core.stage_catalogue import EVALUATE
-from tasks.approval import decisions as signoff
+from tasks.approval import decisions
 from tasks.approval.decisions import Answer
 from tasks.approval.request import approval
 from tasks.records import events
-from tasks.records.approval_record import SignOff
+from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
-from tasks.registry.packaging import local_folder, read_sign_off
+from tasks.registry.packaging import local_folder, read_approval
 from tasks.run_context import RunContext, StageOutput
 from tasks.run_result import rows_of
 from tasks.tracking.tracker import tracking
@@ -175,12 +175,12 @@ def artifact(api: str) -> dict:
     return httpx.get(f"{api}/artifacts/approval/latest", timeout=30).json()
 
 
-def on_the_version(record: Record) -> SignOff:
+def on_the_version(record: Record) -> VersionApproval:
     """Return the approval in the files of the registered policy."""
     version = MlflowClient(tracking_uri=record.tracking_uri).get_model_version_by_alias(
         "tiny-policy", "candidate"
     )
-    return read_sign_off(local_folder(version.source))
+    return read_approval(local_folder(version.source))
 
 
 def latest(home: Path) -> Record:
@@ -231,7 +231,7 @@ def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_agai
     )
     assert "waiting for approval until" in before[0]
     assert before[1].required and before[1].record.state == "waiting"
-    assert on_the_version(record) == SignOff(required=True, record=record.approval)
+    assert on_the_version(record) == VersionApproval(required=True, record=record.approval)
     stored = json.loads(Path(client.download_artifacts(record.run_id, "approval.json")).read_text())
     assert stored["by"] == "Ann" and stored["state"] == "approved"
     assert_shows_links_metrics_gates_and_command(artifact(ephemeral_api())["data"], asked[0].link)
@@ -271,7 +271,7 @@ def test_a_rejection_is_a_refusal_with_its_reason_also_for_the_next_run(run, hom
         run("asks-2")
     assert len(asked) == 1
     with pytest.raises(BadInput, match="asks-2 is decided already: not approved by Ann"):
-        signoff.submit(Workspace(home), latest(home), Answer(approve=True, by="Bob"))
+        decisions.submit(Workspace(home), latest(home), Answer(approve=True, by="Bob"))
 
 
 def test_the_form_on_prefects_page_decides_and_must_be_filled_in(run, home, when_asked):

@@ -9,7 +9,7 @@ from rlhf_core.config.gate_rules import Override
 from rlhf_core.rundir import Artifact
 from tasks.promotion.eligibility import ApprovalMissing, ContestLost
 from tasks.promotion.promotion import PromotionRequest, promote, rollback
-from tasks.records.approval_record import ApprovalRecord, SignOff, evidence_digest
+from tasks.records.approval_record import ApprovalRecord, VersionApproval, evidence_digest
 from tasks.registry import versions
 
 
@@ -99,7 +99,7 @@ def test_only_an_sft_model_may_be_given_without_a_record(registrar):
 # who must be asked
 
 
-def asked(registrar, version: str, rival: str | None, **changes: object) -> SignOff:
+def asked(registrar, version: str, rival: str | None, **changes: object) -> VersionApproval:
     """Return the approval of this version's bytes and records, against this rival."""
     digest = registrar.digests["policy", version]
     shown = evidence_digest(
@@ -114,14 +114,14 @@ def asked(registrar, version: str, rival: str | None, **changes: object) -> Sign
         "state": "approved",
         "by": "Ann",
     }
-    return SignOff(
+    return VersionApproval(
         required=True,
         record=ApprovalRecord.model_validate(values | {"comment": "reads well"} | changes),
     )
 
 
 def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(registrar):
-    registrar.sign_off = asked(registrar, "2", "1")
+    registrar.approval = asked(registrar, "2", "1")
     registrar.policy(2, beats="1")
     assert (
         promote(registrar.registry, PromotionRequest(version="2")).promoted
@@ -131,7 +131,7 @@ def test_a_policy_whose_recipe_requires_approval_is_promoted_with_it(registrar):
 
 NOT_APPROVED = {
     "never asked": (
-        lambda registrar: SignOff(required=True),
+        lambda registrar: VersionApproval(required=True),
         r"none is recorded \(nobody was asked\)",
     ),
     "waiting": (
@@ -160,7 +160,7 @@ NOT_APPROVED = {
 @pytest.mark.parametrize("case", NOT_APPROVED)
 def test_without_a_valid_approval_it_is_refused(registrar, case):
     made, says = NOT_APPROVED[case]
-    registrar.sign_off = made(registrar)
+    registrar.approval = made(registrar)
     registrar.policy(2, beats="1")
     with refused(
         registrar.registry,
@@ -171,7 +171,7 @@ def test_without_a_valid_approval_it_is_refused(registrar, case):
 
 
 def test_who_approved_may_be_said_with_the_promotion_and_stands_in_ledger_and_version(registrar):
-    registrar.sign_off, registry = asked(registrar, "2", "1", state="rejected"), registrar.registry
+    registrar.approval, registry = asked(registrar, "2", "1", state="rejected"), registrar.registry
     registrar.policy(2, beats="1")
     result = promote(
         registry,

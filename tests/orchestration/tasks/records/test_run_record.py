@@ -5,7 +5,8 @@ import time
 import pytest
 from recipes import tiny_recipe
 
-from tasks.records.run_record import Record, find_records
+from tasks.records.approval_record import VersionApproval
+from tasks.records.run_record import Record, Registration, find_records
 from tasks.records.workspace import Workspace
 
 
@@ -46,3 +47,11 @@ def test_an_id_begins_with_the_time_in_utc(home, at_zone):
     at_zone("Asia/Tokyo")
     record = Record.new(Workspace.here(), tiny_recipe())
     assert record.id[:13] == time.strftime("%Y%m%d-%H%M", time.gmtime(record.started / 1000))
+
+
+def test_a_registration_that_an_earlier_release_left_keeps_its_approval():
+    values = {"model": "tiny-policy", "stage": "ppo", "tags": {}}
+    values |= {"artifact": {"path": "/a", "digest": "d"}, "sign_off": {"required": True}}
+    kept = Registration.model_validate(values)
+    assert kept.approval == VersionApproval(required=True)
+    assert Registration.model_validate_json(kept.model_dump_json()) == kept

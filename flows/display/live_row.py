@@ -1,35 +1,28 @@
-"""The view of one stage while a pipeline runs, and the words of its line."""
+"""One row of the live display, and the words of its line."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from flows.report.text import duration, key_metric, short_name
 from rlhf_core.gates.decide import Decision
 from rlhf_core.stage_catalogue import STAGES
 from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
-from tasks.run_result import StepState
+from tasks.records.step_row import StepRow
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
 SPEED = ("tokens_per_second", "ppo/rollout_tokens_per_second")
 
 
 @dataclass
-class StageView:
-    """The state of one stage so far. Times are of the monotonic clock."""
+class LiveRow:
+    """A step of a run, and what is known of it only while it runs: its pace, what it waits for.
 
-    stage: str
-    run_dir: Path | None  # approval and promote have none
+    Times are of the monotonic clock.
+    """
+
+    row: StepRow  # from the events while it runs, from the run's record when it has ended
     began: float
-    step: int = 0
-    steps: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    state: StepState = "running"
-    seconds: float = 0.0
-    decisions: list[Decision] = field(default_factory=list)
-    link: str | None = None
-    failure: str = ""
-    note: str = ""  # what a person is to do, or has said
+    how_to_answer: str = ""  # while a person is asked
     first_seen: float | None = None
     latest: float = 0.0
     pace_from: tuple[float, int] = (0.0, 0)
@@ -40,8 +33,8 @@ class StageView:
             self.first_seen = now
         if now - self.first_seen <= CATCH_UP_S:
             self.pace_from = (now, event.step)
-        self.step, self.steps = event.step, event.steps
-        self.metrics |= event.metrics
+        metrics = self.row.metrics | event.metrics
+        self.row = replace(self.row, progress=(event.step, event.steps), metrics=metrics)
         self.latest = now
 
     def seconds_left(self, now: float) -> float | None:
@@ -49,49 +42,44 @@ class StageView:
 
         None when neither is known.
         """
-        if not self.steps:
+        if self.row.progress is None:
             return None
-        then, step = self.pace_from
-        if self.step > step:
-            pace = (self.latest - then) / (self.step - step)
-            return max(0.0, pace * (self.steps - self.step) - (now - self.latest))
-        return self.metrics.get("seconds_left")
+        (step, steps), (then, first) = self.row.progress, self.pace_from
+        if step > first:
+            pace = (self.latest - then) / (step - first)
+            return max(0.0, pace * (steps - step) - (now - self.latest))
+        return self.row.metrics.get("seconds_left")
 
 
-def running_parts(view: StageView, now: float) -> list[str]:
+def running_parts(live: LiveRow, now: float) -> list[str]:
     """Return the parts of a running stage's line: step, metrics, speed, time left and so far."""
-    parts = [f"step {view.step}/{view.steps}"] if view.steps else []
+    metrics, progress = live.row.metrics, live.row.progress
+    parts = [f"step {progress[0]}/{progress[1]}"] if progress else []
     parts += [
-        f"{short_name(name)} {view.metrics[name]:.4g}"
-        for name in _live_metrics(view.stage)
-        if name in view.metrics
+        f"{short_name(name)} {metrics[name]:.4g}"
+        for name in _live_metrics(live.row.name)
+        if name in metrics
     ]
-    if speed := next((view.metrics[name] for name in SPEED if name in view.metrics), None):
+    if speed := next((metrics[name] for name in SPEED if name in metrics), None):
         parts.append(f"{speed:,.0f} tokens/s")
-    if (left := view.seconds_left(now)) is not None:
+    if (left := live.seconds_left(now)) is not None:
         parts.append(f"{duration(left)} left")
-    return [*parts, f"{duration(now - view.began)} so far"]
+    return [*parts, f"{duration(now - live.began)} so far"]
 
 
-def ended_parts(view: StageView) -> list[str]:
-    """Return the parts of an ended stage's line; the first is how it ended."""
-    took = f"in {duration(view.seconds)}"
+def ended_parts(row: StepRow) -> list[str]:
+    """Return the parts of an ended step's line; the first is how it ended."""
+    took = duration(row.seconds)
+    is_cached = row.state == "cached"
     parts = [
-        {"cached": f"already done (took {duration(view.seconds)})"}.get(
-            view.state, f"{view.state} {took}"
-        )
+        f"already done (took {took})" if is_cached else f"{row.state} in {took}",
+        key_metric(row.name, row.metrics),
+        verdict_of(row.decisions),
+        "nothing to repeat" if is_cached else "",
+        row.note,
+        row.error.split("\n")[0],
     ]
-    if text := key_metric(view.stage, view.metrics):
-        parts.append(text)
-    if verdict := verdict_of(view.decisions):
-        parts.append(verdict)
-    if view.state == "cached":
-        parts.append("nothing to repeat")
-    if view.note:
-        parts.append(view.note)
-    if view.failure:
-        parts.append(view.failure.splitlines()[0])
-    return parts
+    return [part for part in parts if part]
 
 
 def how_to_approve(event: ApprovalAsked) -> str:
