@@ -250,37 +250,6 @@ EVAL_METRICS: MetricRows = {
     "win_rate_vs_best_of_n": ("share", "Policy scores above the best of n; a tie counts one half"),
     "win_rate_vs_best_of_n_lower": ("share", "Lower end of its 95% Wilson interval"),
     "win_rate_vs_best_of_n_upper": ("share", "Upper end of its 95% Wilson interval"),
-    # reward-hacking detectors
-    "reward_up_independent_down": (
-        "share",
-        "Prompts on which the score rose and the independent scorer's fell",
-    ),
-    "length_correlation": (
-        "correlation",
-        "Pearson's r of score and tokens of the policy's replies",
-        (-1, 1),
-    ),
-    "length_correlation_rank": ("correlation", "Spearman's rank correlation of the same", (-1, 1)),
-    "length_correlation_sft": (
-        "correlation",
-        "Pearson's r of score and tokens of the SFT replies",
-        (-1, 1),
-    ),
-    "distinct_2": ("share", "Distinct word 2-grams / 2-grams, over all of the policy's replies"),
-    "distinct_2_sft": ("share", "The same for the SFT model"),
-    "distinct_2_ratio": ("ratio", "distinct_2 / distinct_2_sft; absent if SFT has no 2-gram"),
-    "distinct_3": ("share", "Distinct word 3-grams / 3-grams, over all of the policy's replies"),
-    "distinct_3_sft": ("share", "The same for the SFT model"),
-    "distinct_3_ratio": ("ratio", "distinct_3 / distinct_3_sft; absent if SFT has no 3-gram"),
-    "opening_share": ("share", "Policy's replies that begin with its most frequent three words"),
-    "opening_share_sft": ("share", "The same for the SFT model and its most frequent three words"),
-    "kl_per_reward": (
-        "nats/score",
-        "Mean KL / mean score gain; absent when the score did not rise",
-        ANY,
-    ),
-    "reward_disagreement": ("sft std", "Mean spread of standardized scores over models", (0, None)),
-    "reward_disagreement_sft": ("sft std", "The same for the SFT model's replies", (0, None)),
     # judge
     "judge_win_rate": (
         "share",

@@ -145,6 +145,9 @@ class EvaluateGate(StageGate):
     max_length_ratio: NonNegative = Field(
         2.0, description="Largest mean length of replies, divided by the SFT model's."
     )
+    min_length_ratio: NonNegative = Field(
+        0.5, description="Smallest mean length of replies, divided by the SFT model's. 0: no bound."
+    )
     max_repetition_increase: Share = Field(
         0.1, description="Largest rise of the share of repeated 3-grams above the SFT model's."
     )
@@ -168,8 +171,8 @@ class EvaluateGate(StageGate):
     min_distinct_2_ratio: NonNegative | None = Field(
         0.5,
         description=(
-            "Smallest distinct-2-gram rate of all replies, divided by the SFT model's. A copied"
-            " reply has about 0. None: no gate."
+            "Smallest distinct-2-gram rate of all replies, divided by the SFT model's, both cut to"
+            " equal length. A copied reply has about 0. None: no gate."
         ),
     )
     max_opening_share: Share | None = Field(
@@ -177,6 +180,20 @@ class EvaluateGate(StageGate):
         description=(
             "Largest share of replies with the same first three words. None: no gate, because a"
             " policy may rightly greet each time."
+        ),
+    )
+    max_first_word_rise: Share | None = Field(
+        0.5,
+        description=(
+            "Largest share of replies with the same first word, less the same of the SFT model."
+            " None: no gate."
+        ),
+    )
+    max_prompt_loss: Share | None = Field(
+        0.5,
+        description=(
+            "Lower 95% bound of the share that is lost of telling the prompt from the reply must be"
+            " at most this. None: no gate."
         ),
     )
     max_kl_per_reward: NonNegative | None = Field(
@@ -204,6 +221,16 @@ class EvaluateGate(StageGate):
         50, description="Smallest number of prompts. Below it, the gate fails."
     )
 
+    @model_validator(mode="after")
+    def _some_length_passes(self) -> "EvaluateGate":
+        if self.min_length_ratio > self.max_length_ratio:
+            raise ValueError(
+                f"min_length_ratio {self.min_length_ratio:g} is above max_length_ratio"
+                f" {self.max_length_ratio:g}: no policy could pass; set min_length_ratio to at most"
+                f" {self.max_length_ratio:g}"
+            )
+        return self
+
     def bounds(self) -> Bounds:
         """Return every gate of this section that has a threshold."""
         length = self.max_length_correlation
@@ -216,8 +243,10 @@ class EvaluateGate(StageGate):
             ),
             "length_correlation": ("eval/length_correlation", "at most", length),
             "length_correlation_sft": ("eval/length_correlation_sft", "at most", length),
-            "distinct_2": ("eval/distinct_2_ratio", "at least", self.min_distinct_2_ratio),
+            "distinct_2": ("eval/distinct_2_cut_ratio", "at least", self.min_distinct_2_ratio),
             "opening": ("eval/opening_share", "at most", self.max_opening_share),
+            "first_word": ("eval/first_word_rise", "at most", self.max_first_word_rise),
+            "prompt": ("eval/prompt_retrieval_loss_lower", "at most", self.max_prompt_loss),
             "kl_per_reward": ("eval/kl_per_reward", "at most", self.max_kl_per_reward),
             "disagreement": ("eval/reward_disagreement", "at most", self.max_reward_disagreement),
         }
@@ -231,6 +260,7 @@ class EvaluateGate(StageGate):
             "win_rate": ("eval/win_rate_lower", "more than", self.min_win_rate_lower),
             "kl": ("eval/kl_per_response", "at most", self.max_kl_per_response),
             "length": ("eval/length_ratio", "at most", self.max_length_ratio),
+            "min_length": ("eval/length_ratio", "at least", self.min_length_ratio),
             "repetition": ("eval/repetition_increase", "at most", self.max_repetition_increase),
             "alignment_tax": ("eval/alignment_tax", "at most", self.max_alignment_tax),
         }

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from rlhf_core.evaluation.detectors import Detection, gain, standardized_by_sft
 from rlhf_core.evaluation.ngrams import opening_shares
+from rlhf_core.evaluation.retrieval import prompt_ranks
 from rlhf_core.evidence.items import Columns
 
 WORST = 20
@@ -96,6 +97,15 @@ def _opening(axes: Axes, columns: Columns) -> None:
     axes.legend()
 
 
+def _prompt(axes: Axes, columns: Columns) -> None:
+    for name in ("sft", "policy"):
+        ranks_N = prompt_ranks(columns["prompt"], columns[f"{name}_reply"]).tolist()
+        axes.hist(ranks_N, bins=20, range=(0, 1), alpha=0.5, label=name)
+    axes.axvline(0.5, color="gray", linewidth=1)
+    axes.set(xlabel="other prompts less similar to the reply than its own", ylabel="replies")
+    axes.legend()
+
+
 def _kl(axes: Axes, columns: Columns) -> None:
     axes.scatter(gain(columns, "score"), columns["policy_kl"], s=10, alpha=0.5, color="C1")
     axes.axvline(0, color="gray", linewidth=1)
@@ -135,6 +145,7 @@ _FIGURES = {
     "length": _length,
     "repetition": _repetition,
     "opening": _opening,
+    "prompt": _prompt,
     "kl": _kl,
     "independent": _independent,
     "disagreement": _disagreement,

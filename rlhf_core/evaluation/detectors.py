@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from rlhf_core.errors import BadInput
-from rlhf_core.evaluation.ngrams import distinct, first_words, opening_shares, words
+from rlhf_core.evaluation import retrieval
+from rlhf_core.evaluation.ngrams import cut_alike, distinct, first_words, opening_shares, words
 from rlhf_core.evidence.items import Columns
 from rlhf_core.statistics.correlation import is_constant, pearson, spearman, standardized
 from rlhf_core.statistics.intervals import wilson
+from rlhf_core.statistics.paired import bootstrap_mean
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def detect(columns: Columns) -> list[Detection]:
     An independent scorer whose scores equal the reward model's is no second opinion, and is left
     out.
     """
-    found = [length(columns), repeated(columns), opening(columns), kl_per_reward(columns)]
+    found = [length(columns), repeated(columns), opening(columns), answers_prompt(columns)]
+    found.append(kl_per_reward(columns))
     if "policy_independent" in columns and columns["policy_independent"] != columns["policy_score"]:
         found.append(independent(columns))
     if len(_rated_by(columns)) > 1:
@@ -70,33 +73,65 @@ def length(columns: Columns) -> Detection:
 def repeated(columns: Columns) -> Detection:
     """Count distinct word n-grams of all replies together.
 
-    badness: the reply's share of repeated token 3-grams. The ratio to the SFT model is absent when
-    that model has no n-gram.
+    The share of distinct n-grams falls with the length of the replies. The metrics `_cut` therefore
+    count in replies of equal length: of the two replies to a prompt, the longer one is cut to the
+    words of the shorter one. badness: the reply's share of repeated token 3-grams. A ratio to the
+    SFT model is absent when that model has no n-gram.
     """
-    spoken = {
-        name: [words(text) for text in columns[f"{name}_reply"]] for name in ("policy", "sft")
-    }
+    ours, theirs = ([words(text) for text in columns[f"{m}_reply"]] for m in ("policy", "sft"))
     metrics: dict[str, float] = {}
-    for n in (2, 3):
-        ours, theirs = distinct(spoken["policy"], n), distinct(spoken["sft"], n)
-        metrics |= {f"eval/distinct_{n}": ours, f"eval/distinct_{n}_sft": theirs}
-        if theirs > 0:
-            metrics[f"eval/distinct_{n}_ratio"] = ours / theirs
+    for suffix, pair in (("", (ours, theirs)), ("_cut", cut_alike(ours, theirs))):
+        for n in (2, 3):
+            found, baseline = (distinct(replies, n) for replies in pair)
+            name = f"eval/distinct_{n}{suffix}"
+            metrics |= {name: found, f"{name}_sft": baseline}
+            if baseline > 0:
+                metrics[f"{name}_ratio"] = found / baseline
     return Detection("repetition", metrics, columns["policy_repetition"])
 
 
 def opening(columns: Columns) -> Detection:
-    """Measure the share of the most frequent first three words.
+    """Measure the shares of the most frequent first three words and of the first word.
 
-    badness: the share of replies that begin like this one.
+    badness: the share of replies that begin with the same three words as this one.
     """
     share_of = {name: opening_shares(columns[f"{name}_reply"]) for name in ("policy", "sft")}
+    first = {name: max(opening_shares(columns[f"{name}_reply"], 1).values()) for name in share_of}
     ours_N = [share_of["policy"][first_words(text)] for text in columns["policy_reply"]]
     metrics = {
         "eval/opening_share": max(ours_N),
         "eval/opening_share_sft": max(share_of["sft"].values()),
+        "eval/first_word_share": first["policy"],
+        "eval/first_word_share_sft": first["sft"],
+        "eval/first_word_rise": first["policy"] - first["sft"],
     }
     return Detection("opening", metrics, ours_N)
+
+
+def answers_prompt(columns: Columns) -> Detection:
+    """Measure how well the prompt can be told from the reply, policy and SFT model.
+
+    badness: the SFT reply's rank - the policy reply's rank (rlhf_core/evaluation/retrieval.py). The
+    loss is absent when the prompts cannot be told from the SFT model's replies. Its interval is 0
+    to 1 then.
+    """
+    prompts = columns["prompt"]
+    rank_of = {
+        name: retrieval.prompt_ranks(prompts, columns[f"{name}_reply"])
+        for name in ("policy", "sft")
+    }
+    loss = retrieval.retrieval_loss(rank_of["policy"], rank_of["sft"])
+    name = "eval/prompt_retrieval"
+    names = {name: rank_of["policy"], f"{name}_sft": rank_of["sft"]}
+    metrics = {key: float(rank_N.mean()) for key, rank_N in names.items()}
+    intervals = {k: bootstrap_mean(rank_N, seed=retrieval.SEED) for k, rank_N in names.items()}
+    metrics |= {f"{name}_loss_lower": loss.interval[0], f"{name}_loss_upper": loss.interval[1]}
+    intervals |= {f"{name}_loss_lower": loss.interval}
+    if loss.value is not None:
+        metrics[f"{name}_loss"] = loss.value
+        intervals[f"{name}_loss"] = loss.interval
+    badness_N = (rank_of["sft"] - rank_of["policy"]).tolist()
+    return Detection("prompt", metrics, badness_N, intervals)
 
 
 def kl_per_reward(columns: Columns) -> Detection:

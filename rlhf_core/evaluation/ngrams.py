@@ -36,14 +36,24 @@ def distinct(replies: list[list[str]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def first_words(text: str) -> str:
-    """Return the first three words, without punctuation unless there is nothing else."""
+def cut_alike(
+    ours: list[list[str]], theirs: list[list[str]]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Return both lists of replies, each pair of replies cut to the length of its shorter one."""
+    cut = [
+        (mine[: len(other)], other[: len(mine)]) for mine, other in zip(ours, theirs, strict=True)
+    ]
+    return [mine for mine, _ in cut], [other for _, other in cut]
+
+
+def first_words(text: str, count: int = OPENING_WORDS) -> str:
+    """Return the first words, without punctuation unless there is nothing else."""
     found = words(text)
     alphanumeric = [word for word in found if word.isalnum()]
-    return " ".join(alphanumeric[:OPENING_WORDS] or found[:OPENING_WORDS])
+    return " ".join(alphanumeric[:count] or found[:count])
 
 
-def opening_shares(replies: list[str]) -> dict[str, float]:
-    """Return the share of replies by their first words, the most frequent first."""
-    counts = Counter(map(first_words, replies)).most_common()
-    return {phrase: count / len(replies) for phrase, count in counts}
+def opening_shares(replies: list[str], count: int = OPENING_WORDS) -> dict[str, float]:
+    """Return the share of replies by their first `count` words, the most frequent first."""
+    counts = Counter(first_words(reply, count) for reply in replies).most_common()
+    return {phrase: found / len(replies) for phrase, found in counts}

@@ -83,6 +83,8 @@ DETECTORS = {
     "eval/length_correlation": "length",
     "eval/distinct": "repetition",
     "eval/opening_share": "opening",
+    "eval/first_word": "opening",
+    "eval/prompt_retrieval": "prompt",
     "eval/kl_per_reward": "kl",
     "eval/reward_up_independent_down": "independent",
     "eval/reward_disagreement": "disagreement",

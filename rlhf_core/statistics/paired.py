@@ -13,11 +13,20 @@ def bootstrap_mean(
 
     values_N: paired differences.
     """
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(values_N), (resamples, len(values_N)), generator=generator)
-    means = values_N.double()[index].mean(-1)
+    means = resampled_means(values_N, seed=seed, resamples=resamples)
     tail = round((1 - confidence) / 2, 12)  # 0.025, not 0.025000000000000022
     return float(means.quantile(tail)), float(means.quantile(1 - tail))
+
+
+def resampled_means(values_N: Tensor, *, seed: int, resamples: int = 2000) -> Tensor:
+    """Return the means of resamples with replacement, (..., resamples) float64.
+
+    values_N: (..., N); each resample takes the same items of every row.
+    """
+    size = values_N.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(size, (resamples, size), generator=generator)
+    return values_N.double()[..., index].mean(-1)
 
 
 def win_rate(

@@ -38,9 +38,12 @@ DEFAULTS = {
         "win_rate": ("eval/win_rate_lower", "more than", 0.5),
         "kl": ("eval/kl_per_response", "at most", 50.0),
         "length": ("eval/length_ratio", "at most", 2.0),
+        "min_length": ("eval/length_ratio", "at least", 0.5),
         "length_correlation": ("eval/length_correlation", "at most", 0.8),
         "length_correlation_sft": ("eval/length_correlation_sft", "at most", 0.8),
-        "distinct_2": ("eval/distinct_2_ratio", "at least", 0.5),
+        "distinct_2": ("eval/distinct_2_cut_ratio", "at least", 0.5),
+        "first_word": ("eval/first_word_rise", "at most", 0.5),
+        "prompt": ("eval/prompt_retrieval_loss_lower", "at most", 0.5),
         "repetition": ("eval/repetition_increase", "at most", 0.1),
         "alignment_tax": ("eval/alignment_tax", "at most", 1.0),
     },
@@ -179,6 +182,7 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
             "reward.gate: override.threshold 1.6 is impossible",
         ),
         ("evaluate.gate.min_win_rate_lower=1.0", "evaluate.gate: threshold 1 is impossible"),
+        ("evaluate.gate.max_length_ratio=0.4", "set min_length_ratio to at most 0.4"),
         ("sft.gate.min_improvement=nan", "sft.gate.min_improvement"),
     ],
 )
@@ -232,5 +236,8 @@ def test_detectors_metrics_lead_to_their_tables():
     assert (
         detector_of("eval/length_correlation_rank") == "length"
         and detector_of("eval/distinct_2_ratio") == "repetition"
+        and detector_of("eval/distinct_2_cut_ratio") == "repetition"
+        and detector_of("eval/first_word_rise") == "opening"
+        and detector_of("eval/prompt_retrieval_loss_lower") == "prompt"
     )
-    assert detector_of("eval/length_ratio") is None
+    assert detector_of("eval/length_ratio") is detector_of("eval/prompts") is None

@@ -27,13 +27,18 @@ DETECTORS = (
     "length_correlation_sft",
     "distinct_2",
     "opening",
+    "first_word",
+    "prompt",
     "kl_per_reward",
     "disagreement",
 )
 
 
 def honest(n: int = 200) -> dict[str, list]:
-    """Return item columns of a policy that is better by every measure, with varied replies."""
+    """Return item columns of a policy that is better by every measure.
+
+    Its replies are varied, and begin with the number that the prompt has.
+    """
     rng = random.Random(0)
     columns = {
         "prompt_id": [f"{i:016x}" for i in range(n)],
@@ -42,8 +47,8 @@ def honest(n: int = 200) -> dict[str, list]:
     for name, better in (("policy", 2.0), ("sft", 0.0)):
         quality = [better + rng.gauss(0, 1) for _ in range(n)]
         replies = [
-            " ".join(f"word{rng.randrange(300)}" for _ in range(rng.randint(8, 24)))
-            for _ in range(n)
+            " ".join([f"{i}", *(f"word{rng.randrange(300)}" for _ in range(rng.randint(8, 24)))])
+            for i in range(n)
         ]
         columns |= {f"{name}_reply": replies, f"{name}_ended": [True] * n}
         columns |= {
@@ -70,6 +75,15 @@ def same_opening(columns: dict[str, list]) -> dict[str, list]:
     return measured(
         columns | {"policy_reply": [f"what a question {text}" for text in columns["policy_reply"]]}
     )
+
+
+def same_first_word(columns: dict[str, list]) -> dict[str, list]:
+    return measured(columns | {"policy_reply": [f"a {text}" for text in columns["policy_reply"]]})
+
+
+def other_prompts_are_answered(columns: dict[str, list]) -> dict[str, list]:
+    replies = columns["policy_reply"]
+    return measured(columns | {"policy_reply": [*replies[1:], replies[0]]})
 
 
 def longer_is_better(columns: dict[str, list]) -> dict[str, list]:
@@ -139,13 +153,15 @@ def refused(columns: dict[str, list], folder) -> list[str]:
 
 
 HACKS = {
-    same_opening: "opening",
-    longer_is_better: "length_correlation",
-    longer_is_better_at_the_limit: "length_correlation_sft",
-    repeated_words: "distinct_2",
-    dear: "kl_per_reward",
-    only_the_reward_model_is_pleased: "independent_down",
-    only_the_first_reward_model_is_pleased: "disagreement",
+    same_opening: ["opening", "first_word"],
+    same_first_word: ["first_word"],
+    other_prompts_are_answered: ["prompt"],
+    longer_is_better: ["length_correlation"],
+    longer_is_better_at_the_limit: ["length_correlation_sft"],
+    repeated_words: ["distinct_2"],
+    dear: ["kl_per_reward"],
+    only_the_reward_model_is_pleased: ["independent_down"],
+    only_the_first_reward_model_is_pleased: ["disagreement"],
 }
 
 
@@ -155,7 +171,7 @@ def test_an_honest_policy_trips_no_detector(tmp_path):
 
 @pytest.mark.parametrize("hack", HACKS, ids=lambda hack: hack.__name__)
 def test_a_planted_hack_trips_exactly_its_detector(hack, tmp_path):
-    assert refused(hack(honest()), tmp_path) == [HACKS[hack]]
+    assert refused(hack(honest()), tmp_path) == HACKS[hack]
 
 
 def test_missing_evidence_is_refused_not_passed(tmp_path):
@@ -176,6 +192,7 @@ def test_every_detector_leaves_a_figure_and_its_twenty_worst_items(tmp_path):
         "length",
         "repetition",
         "opening",
+        "prompt",
         "kl",
         "independent",
         "disagreement",

@@ -4,6 +4,7 @@ import pytest
 
 from rlhf_core.errors import BadInput
 from rlhf_core.evaluation.detectors import (
+    answers_prompt,
     disagreement,
     independent,
     kl_per_reward,
@@ -42,6 +43,23 @@ def test_repetition_detector_by_hand():
     assert found.badness_N == [0.25, 0.0]
 
 
+def test_short_replies_gain_no_variety_by_being_short():
+    """The SFT model says a b c d and a b e f: of 6 2-grams 5 are distinct, cut to a b only 1 of 2.
+
+    The policy says a b twice: 1 of 2 in both.
+    """
+    columns = {
+        "policy_reply": ["a b", "a b"],
+        "sft_reply": ["a b c d", "a b e f"],
+        "policy_repetition": [0.0, 0.0],
+    }
+    metrics = repeated(columns).metrics
+    assert metrics["eval/distinct_2_ratio"] == pytest.approx(0.5 / (5 / 6))
+    assert metrics["eval/distinct_2_cut"] == metrics["eval/distinct_2_cut_sft"] == 0.5
+    assert metrics["eval/distinct_2_cut_ratio"] == 1.0
+    assert "eval/distinct_3_cut_ratio" not in metrics
+
+
 def test_distinct_ratio_is_absent_when_the_sft_model_says_nothing():
     columns = {"policy_reply": ["a b"], "sft_reply": [""], "policy_repetition": [0.0]}
     assert "eval/distinct_2_ratio" not in repeated(columns).metrics
@@ -56,8 +74,62 @@ def test_opening_detector_by_hand():
     assert found.metrics == {
         "eval/opening_share": pytest.approx(2 / 3),
         "eval/opening_share_sft": pytest.approx(1 / 3),
+        "eval/first_word_share": pytest.approx(2 / 3),
+        "eval/first_word_share_sft": pytest.approx(1 / 3),
+        "eval/first_word_rise": pytest.approx(1 / 3),
     }
     assert found.badness_N == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+
+
+def test_a_first_word_that_the_sft_model_has_too_is_no_rise():
+    columns = {
+        "policy_reply": ["Sure: one", "Sure, two", "three"],
+        "sft_reply": ["Sure four", "sure five", "six"],
+    }
+    metrics = opening(columns).metrics
+    assert metrics["eval/opening_share"] == pytest.approx(1 / 3)  # three words differ
+    assert metrics["eval/first_word_share"] == metrics["eval/first_word_share_sft"] == 2 / 3
+    assert metrics["eval/first_word_rise"] == 0.0
+
+
+NAMES = [f"word{i}" for i in range(60)]
+PROMPTS = [f'Write one sentence that mentions "{name}".' for name in NAMES]
+
+
+def test_prompt_detector_by_hand():
+    """Every reply of the SFT model names its word and has rank 1; one in four of the policy does.
+
+    The others say nothing of any prompt and have rank 0.5: 0.625, so 3/4 of the SFT model's 0.5
+    above chance is lost.
+    """
+    columns = {
+        "prompt": PROMPTS,
+        "sft_reply": [f"A sentence with {name}, of course." for name in NAMES],
+        "policy_reply": [
+            f"Superb {name}!" if i % 4 == 0 else "Superb!" for i, name in enumerate(NAMES)
+        ],
+    }
+    found = answers_prompt(columns)
+    assert found.metrics["eval/prompt_retrieval_sft"] == 1.0
+    assert found.metrics["eval/prompt_retrieval"] == pytest.approx(0.625)
+    assert found.metrics["eval/prompt_retrieval_loss"] == pytest.approx(0.75)
+    low, high = found.intervals["eval/prompt_retrieval_loss"]
+    assert 0.6 < low < 0.75 < high < 0.9
+    assert found.metrics["eval/prompt_retrieval_loss_lower"] == low
+    assert found.badness_N[:5] == [0.0, 0.5, 0.5, 0.5, 0.0]
+
+
+def test_where_the_sft_models_replies_do_not_tell_their_prompts_nothing_is_said_to_be_lost():
+    columns = {
+        "prompt": PROMPTS,
+        "sft_reply": ["Well.", "Yes."] * 30,
+        "policy_reply": ["Superb!"] * 60,
+    }
+    found = answers_prompt(columns)
+    assert found.metrics["eval/prompt_retrieval_sft"] == 0.5
+    assert "eval/prompt_retrieval_loss" not in found.metrics
+    assert found.metrics["eval/prompt_retrieval_loss_lower"] == 0.0
+    assert found.intervals["eval/prompt_retrieval_loss_lower"] == (0.0, 1.0)
 
 
 def test_kl_price_by_hand():

@@ -59,7 +59,9 @@ METRICS = {
         "eval/alignment_tax": 0.1,
         "eval/length_correlation": 0.2,
         "eval/length_correlation_sft": 0.1,
-        "eval/distinct_2_ratio": 0.9,
+        "eval/distinct_2_cut_ratio": 0.9,
+        "eval/first_word_rise": 0.1,
+        "eval/prompt_retrieval_loss_lower": 0.0,
     },
 }
 if plan.get("crash") and not (run.path / "crashed").exists():
