@@ -2,7 +2,14 @@
 
 from pydantic import model_validator
 
-from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, PPOOptions
+from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator, PPOOptions
+from rlhf_core.objectives.choices import LossAggregation
+
+# as the method's paper has it: DeepSeekMath's eq. 3, Liu et al. 2025 ("Dr. GRPO"); others: tokens
+AGGREGATIONS: dict[AdvantageEstimator, LossAggregation] = {
+    "grpo": "sequences",
+    "dr_grpo": "constant",
+}
 
 
 class PPO(PPOOptions):
@@ -12,6 +19,11 @@ class PPO(PPOOptions):
     def has_critic(self) -> bool:
         """True if values are learned."""
         return self.advantage == "gae"
+
+    @property
+    def aggregation(self) -> LossAggregation:
+        """The aggregation of the policy loss: the recipe's, or that of the advantage's paper."""
+        return self.loss_aggregation or AGGREGATIONS.get(self.advantage, "tokens")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PPO":

@@ -10,6 +10,7 @@ from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.rewards import Rewards
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import Training
+from rlhf_core.objectives.choices import LossAggregation
 
 AdvantageEstimator = Literal[
     "gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"
@@ -109,8 +110,8 @@ class PPOOptions(Training):
             " of this number + 1 steps are generated at once, then the sampler gets new weights."
         ),
     )
-    value_clip: Annotated[float, Field(gt=0)] = Field(
-        0.2, description="Clip of the change in value, in units of score."
+    value_clip: float | None = Field(
+        0.2, gt=0, description="Clip of the change in value, in units of score. None: off."
     )
     entropy_coef: NonNegative = Field(0.0, description="Coefficient of the entropy bonus.")
     advantage: AdvantageEstimator = Field(
@@ -118,6 +119,15 @@ class PPOOptions(Training):
         description=(
             "Advantage estimator. 'gae' learns a critic. The others compare responses and have no"
             " critic."
+        ),
+    )
+    loss_aggregation: LossAggregation | None = Field(
+        None,
+        description=(
+            "How the policy loss of a minibatch adds up its token losses. 'tokens': mean over all"
+            " response tokens. 'sequences': mean over responses of each one's mean. 'constant': sum"
+            " / (responses * sampling.max_new_tokens). None: 'sequences' for advantage 'grpo',"
+            " 'constant' for 'dr_grpo', else 'tokens'."
         ),
     )
     group_size: Positive = Field(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlhf_core.objectives.choices import LossAggregation
+
 
 def _widen(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -51,6 +53,32 @@ def sequence_sum(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 # Aggregation: token losses (B, R) -> one number
+
+
+def aggregate(
+    loss_BR: Tensor, mask_BR: Tensor, kind: LossAggregation, denominator: float
+) -> Tensor:
+    """Return these rows' part of the step's loss; denominator: that of `step_denominator`."""
+    if kind == "sequences":
+        return sequence_mean_token_mean(loss_BR, mask_BR, denominator)
+    return token_mean(loss_BR, mask_BR, denominator)
+
+
+def step_denominator(mask_BR: Tensor, kind: LossAggregation, *, length: int) -> int:
+    """Return the number by which `aggregate` divides, at least 1.
+
+    mask_BR: all rows of the optimizer step, of every microbatch and rank. Then no token's weight
+    depends on how the step is split.
+
+    tokens      the step's real tokens
+    sequences   the step's responses that have a real token
+    constant    length * the step's responses, where `length` is the longest response allowed
+    """
+    if kind == "tokens":
+        return max(1, int(mask_BR.sum()))
+    if kind == "sequences":
+        return max(1, int(mask_BR.any(-1).sum()))
+    return length * len(mask_BR)
 
 
 def token_mean(loss_BR: Tensor, mask_BR: Tensor, tokens: float) -> Tensor:

@@ -16,18 +16,9 @@ from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.advantages import explained_variance
-from rlhf_core.objectives.kl import token_kl
-from rlhf_core.objectives.losses import (
-    clipped_surrogate,
-    clipped_value_error,
-    masked_sum,
-    probability_ratio,
-    tempered,
-    token_entropy,
-    token_logprobs,
-    token_mean,
-)
+from rlhf_core.objectives.losses import masked_sum
 from rlhf_core.ppo.experience import Experience, ExperienceRows
+from rlhf_core.ppo.objective import Denominators, clip_high, policy_objective, value_objective
 from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.seeds import minibatch_seed
 
@@ -116,7 +107,7 @@ def _accumulate(
     Microbatches have similar lengths; denominators count the whole minibatch.
     """
     actor, critic, sizes = models.actor, models.critic, experience.batch.sizes
-    denominator = int(experience.batch.response_mask_BR[minibatch].sum())
+    denominators = Denominators.of(experience.batch.response_mask_BR[minibatch], config)
     totals = _no_totals()
     for indices, counts in own_microbatches(
         [sizes[row] for row in minibatch], config.micro_batch_tokens
@@ -124,13 +115,13 @@ def _accumulate(
         rows = experience.rows([minibatch[i] for i in indices])
         sums = totals if counts else _no_totals()
         if actor_learns:
-            _actor_backward(actor, rows, config, denominator, sums, counts=counts)
+            _actor_backward(actor, rows, config, denominators, sums, counts=counts)
         elif config.shares_critic:
             values_BR1 = actor(rows.batch, "critic")
-            loss = _value_loss(values_BR1, rows, config, denominator, sums)
+            loss = _value_loss(values_BR1, rows, config, denominators.tokens, sums)
             actor.backward(loss, counts=counts)
         if critic is not None:
-            loss = _value_loss(critic(rows.batch), rows, config, denominator, sums)
+            loss = _value_loss(critic(rows.batch), rows, config, denominators.tokens, sums)
             critic.backward(loss, counts=counts)
     return _over_ranks(totals)
 
@@ -147,81 +138,37 @@ def _over_ranks(totals: dict[str, float]) -> dict[str, float]:
     }
 
 
-def policy_objective(
-    logits_BRV: Tensor, rows: ExperienceRows, config: PPO, denominator: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the actor's loss, the surrogate in it, and the new log-probabilities, (B, R).
-
-    loss = sum over tokens [importance * clipped surrogate + beta * KL (with kl_in = "loss")
-    - entropy_coef * entropy] / denominator.
-    """
-    mask_BR = rows.batch.response_mask_BR
-    logits_BRV = tempered(logits_BRV, config.sampling.temperature)
-    logprobs_BR = token_logprobs(logits_BRV, rows.batch.response_ids_BR)
-    surrogate_BR = clipped_surrogate(
-        probability_ratio(logprobs_BR, rows.old_logprobs_BR, mask_BR),
-        rows.advantages_BR,
-        clip_low=config.clip,
-        clip_high=_clip_high(config),
-        dual_clip=config.dual_clip,
-    )
-    surrogate = loss = token_mean(rows.importance_BR * surrogate_BR, mask_BR, denominator)
-    if config.kl_in == "loss":
-        kl_BR = token_kl(logprobs_BR, rows.ref_logprobs_BR, mask_BR, config.kl_estimator)
-        loss = loss + rows.beta * token_mean(kl_BR, mask_BR, denominator)
-    if config.entropy_coef:
-        loss = (
-            loss
-            - config.entropy_coef * masked_sum(token_entropy(logits_BRV), mask_BR) / denominator
-        )
-    return loss, surrogate.detach(), logprobs_BR.detach()
-
-
 def _actor_backward(
     actor: Engine,
     rows: ExperienceRows,
     config: PPO,
-    denominator: int,
+    denominators: Denominators,
     totals: dict[str, float],
     *,
     counts: bool,
 ) -> None:
-    mask_BR = rows.batch.response_mask_BR
+    mask_BR, tokens = rows.batch.response_mask_BR, denominators.tokens
     logits_BRV, values_BR1 = with_values(actor(rows.batch))
-    loss, surrogate, new_logprobs_BR = policy_objective(logits_BRV, rows, config, denominator)
+    loss, surrogate, new_logprobs_BR = policy_objective(
+        logits_BRV, rows, config, denominators.policy
+    )
     if values_BR1 is not None:
-        loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, denominator, totals)
+        loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, tokens, totals)
     totals["policy_loss"] += float(surrogate)
     actor.backward(loss, counts=counts)
     log_ratio_BR = (new_logprobs_BR - rows.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
-    clipped = ((ratio_BR - 1 > _clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()
-    totals["policy_clip_fraction"] += float(clipped) / denominator
-    totals["approx_kl_update"] += (
-        float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / denominator
-    )
+    clipped = ((ratio_BR - 1 > clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()
+    totals["policy_clip_fraction"] += float(clipped) / tokens
+    totals["approx_kl_update"] += float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / tokens
     totals["ratio_max"] = max(totals["ratio_max"], float(ratio_BR.max()))
     totals["ratio_min"] = min(totals["ratio_min"], float(ratio_BR.min()))
 
 
-def _clip_high(config: PPO) -> float:
-    return config.clip if config.clip_high is None else config.clip_high
-
-
 def _value_loss(
-    values_BR1: Tensor,
-    rows: ExperienceRows,
-    config: PPO,
-    denominator: int,
-    totals: dict[str, float],
+    values_BR1: Tensor, rows: ExperienceRows, config: PPO, tokens: int, totals: dict[str, float]
 ) -> Tensor:
-    mask_BR = rows.batch.response_mask_BR
-    new_values_BR = values_BR1[:, : mask_BR.shape[1]]
-    error_BR = clipped_value_error(
-        new_values_BR, rows.values_BR, rows.returns_BR, mask_BR, clip=config.value_clip
-    )
-    loss = token_mean(error_BR, mask_BR, denominator)
+    loss, clipped = value_objective(values_BR1, rows, config, tokens)
     totals["value_loss"] += float(loss.detach())
-    clipped = ((new_values_BR.detach() - rows.values_BR).abs() > config.value_clip)[mask_BR].sum()
-    totals["value_clip_fraction"] += float(clipped) / denominator
+    totals["value_clip_fraction"] += clipped
     return loss

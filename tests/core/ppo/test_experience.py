@@ -17,9 +17,10 @@ from rlhf_core.objectives.advantages import token_rewards
 from rlhf_core.objectives.losses import token_logprobs, token_mean
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import experience_metrics, step_metrics
+from rlhf_core.ppo.objective import policy_objective
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
-from rlhf_core.ppo.update import policy_objective, update
+from rlhf_core.ppo.update import update
 
 T, F = True, False
 NAN = float("nan")

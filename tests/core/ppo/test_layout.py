@@ -25,11 +25,12 @@ from rlhf_core.modeling.models import (
 from rlhf_core.objectives.losses import clipped_value_error, token_mean
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
+from rlhf_core.ppo.objective import Denominators, policy_objective
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.ppo.trace.observe import observed
 from rlhf_core.ppo.trace.report import layout_notes
-from rlhf_core.ppo.update import _actor_backward, policy_objective, update
+from rlhf_core.ppo.update import _actor_backward, update
 from rlhf_core.rundir import Artifact, StageSpec
 
 LORA = LoRA(rank=4)
@@ -189,7 +190,14 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
     experience = scored(models, config)
     part, tokens = experience.rows([0, 1, 2, 3]), 17
     part = type(part)(**vars(part) | {"returns_BR": part.returns_BR + 1.0})
-    _actor_backward(models.actor, part, config, tokens, dict.fromkeys(TOTALS, 1.0), counts=True)
+    _actor_backward(
+        models.actor,
+        part,
+        config,
+        Denominators(tokens, tokens),
+        dict.fromkeys(TOTALS, 1.0),
+        counts=True,
+    )
     policy = PolicyModel(load_policy(inputs["policy"]).model)
     critic = ScalarModel(load_scalar(inputs["policy"], new_head=True, seed=3).model)
     loss, _, _ = policy_objective(policy(part.batch), part, config, tokens)

@@ -1,0 +1,5 @@
+"""Names that recipes and objectives share. Without torch, so that a recipe is read quickly."""
+
+from typing import Literal
+
+LossAggregation = Literal["tokens", "sequences", "constant"]

@@ -1,0 +1,92 @@
+"""The losses of actor and critic for some rows of a minibatch, and what a minibatch divides by."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from rlhf_core.config import PPO
+from rlhf_core.objectives.kl import token_kl
+from rlhf_core.objectives.losses import (
+    aggregate,
+    clipped_surrogate,
+    clipped_value_error,
+    probability_ratio,
+    step_denominator,
+    tempered,
+    token_entropy,
+    token_logprobs,
+    token_mean,
+)
+from rlhf_core.ppo.experience import ExperienceRows
+
+
+class Denominators(NamedTuple):
+    """The numbers by which one optimizer step divides, over all its microbatches and ranks."""
+
+    tokens: int  # of the value loss and of means over response tokens
+    policy: int  # of the policy loss, by config.aggregation
+
+    @classmethod
+    def of(cls, mask_BR: Tensor, config: PPO) -> "Denominators":
+        """Return those of a whole minibatch; mask_BR: its real response tokens."""
+        length = config.sampling.max_new_tokens
+        return cls(
+            tokens=step_denominator(mask_BR, "tokens", length=length),
+            policy=step_denominator(mask_BR, config.aggregation, length=length),
+        )
+
+
+def policy_objective(
+    logits_BRV: Tensor, rows: ExperienceRows, config: PPO, denominator: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the actor's loss, the surrogate in it, and the new log-probabilities, (B, R).
+
+    A token's loss is importance * clipped surrogate + beta * KL (with kl_in = "loss")
+    - entropy_coef * entropy. `config.aggregation` adds them up; `denominator` counts the whole
+    optimizer step.
+    """
+    mask_BR = rows.batch.response_mask_BR
+    logits_BRV = tempered(logits_BRV, config.sampling.temperature)
+    logprobs_BR = token_logprobs(logits_BRV, rows.batch.response_ids_BR)
+
+    def total(loss_BR: Tensor) -> Tensor:
+        return aggregate(loss_BR, mask_BR, config.aggregation, denominator)
+
+    surrogate_BR = clipped_surrogate(
+        probability_ratio(logprobs_BR, rows.old_logprobs_BR, mask_BR),
+        rows.advantages_BR,
+        clip_low=config.clip,
+        clip_high=clip_high(config),
+        dual_clip=config.dual_clip,
+    )
+    surrogate = loss = total(rows.importance_BR * surrogate_BR)
+    if config.kl_in == "loss":
+        kl_BR = token_kl(logprobs_BR, rows.ref_logprobs_BR, mask_BR, config.kl_estimator)
+        loss = loss + rows.beta * total(kl_BR)
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * total(token_entropy(logits_BRV))
+    return loss, surrogate.detach(), logprobs_BR.detach()
+
+
+def clip_high(config: PPO) -> float:
+    """Return the distance above 1 at which the ratio is clipped."""
+    return config.clip if config.clip_high is None else config.clip_high
+
+
+def value_objective(
+    values_BR1: Tensor, rows: ExperienceRows, config: PPO, tokens: float
+) -> tuple[Tensor, float]:
+    """Return the critic's loss, and the share of tokens whose value was clipped.
+
+    Both are sums over these rows / tokens, the response tokens of the whole optimizer step.
+    """
+    mask_BR = rows.batch.response_mask_BR
+    new_values_BR = values_BR1[:, : mask_BR.shape[1]]
+    error_BR = clipped_value_error(
+        new_values_BR, rows.values_BR, rows.returns_BR, mask_BR, clip=config.value_clip
+    )
+    loss = token_mean(error_BR, mask_BR, tokens)
+    if config.value_clip is None:
+        return loss, 0.0
+    moved_BR = (new_values_BR.detach() - rows.values_BR).abs()
+    return loss, float((moved_BR > config.value_clip)[mask_BR].sum()) / tokens

@@ -1,0 +1,242 @@
+"""The losses of actor and critic, by every option that changes them.
+
+Each option changes what it says and nothing else.
+"""
+
+import math
+
+import pytest
+import torch
+from ppo_batch import experience
+from ranks_of_step import microbatches_of_ranks
+from torch import Tensor, tensor
+
+from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.config import PPO, Sampling
+from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
+from rlhf_core.ppo.experience import ExperienceRows
+from rlhf_core.ppo.objective import Denominators, policy_objective, value_objective
+
+V = 7
+SEQUENCES = [
+    Sequence([2, 3], [4, 5, 1]),
+    Sequence([2, 3], [6, 1]),
+    Sequence([4], [5, 5, 5, 1]),
+    Sequence([4], [1]),
+]
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+BATCH = collate(SEQUENCES, 0)
+MASK = BATCH.response_mask_BR.cpu()
+LOGITS = seeded(*MASK.shape, V)
+LOGPROBS = token_logprobs(LOGITS, BATCH.response_ids_BR)
+TOKENS = int(MASK.sum())
+
+
+def part(**changes) -> ExperienceRows:
+    """Old log-probabilities of which some make the ratio leave the clip range on either side."""
+    tensors = {
+        "old_logprobs_BR": LOGPROBS + 0.6 * seeded(*MASK.shape, seed=1) - 0.5,
+        "ref_logprobs_BR": LOGPROBS + seeded(*MASK.shape, seed=2),
+        "values_BR": torch.zeros(MASK.shape),
+        "returns_BR": torch.zeros(MASK.shape),
+        "advantages_BR": seeded(*MASK.shape, seed=3),
+        "importance_BR": MASK.double(),
+    }
+    return ExperienceRows(batch=BATCH, beta=0.5, **tensors | changes)
+
+
+def objective(config: PPO, given: ExperienceRows | None = None) -> float:
+    denominator = Denominators.of(MASK, config).policy
+    return float(policy_objective(LOGITS, given or part(), config, denominator)[0])
+
+
+def by_hand(low: float = 0.2, high: float = 0.2, dual: float = math.inf) -> float:
+    """The surrogate as a loop over tokens."""
+    x, total = part(), 0.0
+    for row, column in MASK.nonzero().tolist():
+        advantage = float(x.advantages_BR[row, column])
+        ratio = math.exp(float(LOGPROBS[row, column] - x.old_logprobs_BR[row, column]))
+        loss = -min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+        total += min(loss, -dual * advantage) if advantage < 0 else loss
+    return total / TOKENS
+
+
+def test_defaults_are_the_symmetric_clip_alone():
+    assert objective(PPO()) == pytest.approx(by_hand())
+    assert PPO().has_critic and PPO().group_size == 1
+
+
+def test_clip_high_widens_the_upper_side_only():
+    assert objective(PPO(clip_high=0.6)) == pytest.approx(by_hand(high=0.6))
+    assert by_hand(high=0.6) != pytest.approx(by_hand())
+
+
+def test_dual_clip_bounds_the_loss_where_the_advantage_is_negative():
+    assert objective(PPO(dual_clip=1.2)) == pytest.approx(by_hand(dual=1.2))
+    assert by_hand(dual=1.2) < by_hand() - 1e-3
+
+
+def test_importance_weighs_each_tokens_surrogate():
+    weights = torch.rand(
+        MASK.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    )
+    singles = [
+        objective(
+            PPO(),
+            part(importance_BR=(MASK & (torch.arange(MASK.numel()).view_as(MASK) == i)).double()),
+        )
+        for i in range(MASK.numel())
+    ]
+    expected = (tensor(singles).view_as(MASK) * weights).sum()
+    assert objective(PPO(), part(importance_BR=weights)) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_kl_in_the_loss_adds_beta_times_the_mean_token_kl(estimator):
+    difference = (LOGPROBS - part().ref_logprobs_BR)[MASK]
+    mean = {"k2": (difference**2 / 2).mean(), "k3": ((-difference).exp() - 1 + difference).mean()}[
+        estimator
+    ]
+    found = objective(PPO(kl_in="loss", kl_estimator=estimator))
+    assert found - objective(PPO()) == pytest.approx(0.5 * float(mean))
+
+
+def test_entropy_bonus_is_taken_off():
+    expected = objective(PPO()) - 0.3 * float(token_entropy(LOGITS)[MASK].mean())
+    assert objective(PPO(entropy_coef=0.3)) == pytest.approx(expected)
+
+
+def test_temperature_reaches_the_update():
+    _, _, found = policy_objective(LOGITS, part(), PPO(sampling=Sampling(temperature=0.5)), TOKENS)
+    torch.testing.assert_close(found, token_logprobs(tempered(LOGITS, 0.5), BATCH.response_ids_BR))
+
+
+# Aggregation
+
+GROUPS = {"rollout_batch": 4, "group_size": 2, "minibatches": 2}
+BY_ADVANTAGE = {
+    "gae": "tokens",
+    "rloo": "tokens",
+    "reinforce++": "tokens",
+    "reinforce++-baseline": "tokens",
+    "grpo": "sequences",
+    "dr_grpo": "constant",
+}
+LENGTHS = MASK.sum(-1).tolist()  # 3, 2, 4, 1
+# the weight of each response's tokens, by hand: 10 tokens, 4 responses, at most 8 tokens each
+WEIGHTS = {
+    "tokens": [1 / 10, 1 / 10, 1 / 10, 1 / 10],
+    "sequences": [1 / 12, 1 / 8, 1 / 16, 1 / 4],
+    "constant": [1 / 32, 1 / 32, 1 / 32, 1 / 32],
+}
+
+
+def aggregating(kind: str, **changes) -> PPO:
+    return PPO(loss_aggregation=kind, sampling=Sampling(max_new_tokens=8), **changes)
+
+
+@pytest.mark.parametrize("advantage", BY_ADVANTAGE)
+def test_the_aggregation_is_that_of_the_advantages_paper_unless_the_recipe_has_another(advantage):
+    assert PPO(advantage=advantage, **GROUPS).aggregation == BY_ADVANTAGE[advantage]
+    assert PPO(advantage=advantage, loss_aggregation="tokens", **GROUPS).aggregation == "tokens"
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_each_token_weighs_what_its_aggregation_says(kind):
+    """The gradient of the loss by a token's importance is -advantage times its weight."""
+    weight_BR = tensor(WEIGHTS[kind], dtype=torch.float64)[:, None].expand(MASK.shape)
+    importance_BR = MASK.double().requires_grad_()
+    given = part(importance_BR=importance_BR, old_logprobs_BR=LOGPROBS)  # every ratio is 1
+    config = aggregating(kind)
+    policy_objective(LOGITS, given, config, Denominators.of(MASK, config).policy)[0].backward()
+    expected_BR = torch.where(MASK, -given.advantages_BR * weight_BR, 0.0)
+    torch.testing.assert_close(importance_BR.grad, expected_BR)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_an_aggregation_equals_its_papers_sum_with_kl_and_entropy_in_it(kind):
+    """Loop over responses and their tokens: DeepSeekMath's eq. 3 has the KL inside its means."""
+    config = aggregating(kind, kl_in="loss", kl_estimator="k3", entropy_coef=0.3)
+    x, entropy_BR, total = part(), token_entropy(LOGITS), 0.0
+    for row, length in enumerate(LENGTHS):
+        of_response = 0.0
+        for t in range(length):
+            advantage = float(x.advantages_BR[row, t])
+            ratio = math.exp(float(LOGPROBS[row, t] - x.old_logprobs_BR[row, t]))
+            gap = float(LOGPROBS[row, t] - x.ref_logprobs_BR[row, t])
+            clipped = min(max(ratio, 0.8), 1.2)
+            of_response += max(-ratio * advantage, -clipped * advantage)
+            of_response += 0.5 * (math.exp(-gap) - 1 + gap) - 0.3 * float(entropy_BR[row, t])
+        total += {
+            "tokens": of_response / sum(LENGTHS),
+            "sequences": of_response / length / 4,
+            "constant": of_response / (8 * 4),
+        }[kind]
+    assert objective(config) == pytest.approx(total)
+
+
+def test_by_a_constant_a_token_of_a_short_minibatch_weighs_as_much_as_one_of_a_long_one():
+    """Bug: under dr_grpo one of 10 tokens weighed 20 times as much as one of 200."""
+    config = PPO(advantage="dr_grpo", **GROUPS)
+
+    def weight(tokens: int) -> float:
+        mask_BR = torch.arange(60) < torch.full((4, 1), tokens // 4)
+        return 1 / Denominators.of(mask_BR, config).policy
+
+    assert weight(8) == weight(200) == 1 / (64 * 4)
+
+
+def test_a_response_without_real_tokens_counts_only_by_the_constant():
+    mask_BR = torch.cat([MASK, torch.zeros_like(MASK[:1])])
+    found = {kind: Denominators.of(mask_BR, aggregating(kind)).policy for kind in WEIGHTS}
+    assert found == {"tokens": 10, "sequences": 4, "constant": 40}
+    empty = torch.zeros_like(MASK)
+    found = {kind: Denominators.of(empty, aggregating(kind)) for kind in WEIGHTS}
+    assert found == {"tokens": (1, 1), "sequences": (1, 1), "constant": (1, 32)}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize(("budget", "ranks"), [(1, 1), (20, 1), (1, 3), (20, 2)])
+def test_microbatches_and_ranks_change_no_gradient(models, kind, budget, ranks):
+    config = aggregating(kind, kl_in="loss", kl_estimator="k3", entropy_coef=0.1)
+    made, policy = experience(models, config), models[0]
+    denominator = Denominators.of(made.batch.response_mask_BR, config).policy
+
+    def gradient(plan: list[tuple[list[int], bool]]) -> Tensor:
+        policy.requires_grad_(True).zero_grad()
+        for indices, counted in plan:
+            rows = made.rows(indices)
+            loss = policy_objective(policy(rows.batch), rows, config, denominator)[0]
+            (loss * counted).backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    whole = gradient([(list(range(8)), True)])
+    plans = microbatches_of_ranks(made.batch.sizes, budget, ranks)
+    assert whole.abs().max() > 1e-3 and sum(map(len, plans)) > 1
+    torch.testing.assert_close(sum(map(gradient, plans)), whole, atol=1e-6, rtol=1e-4)
+
+
+# The critic
+
+
+def test_the_value_loss_is_a_mean_over_tokens_and_its_clip_can_be_off():
+    values_BR1 = seeded(len(MASK), MASK.shape[1] + 1, seed=6)
+    given = part(values_BR=torch.zeros_like(LOGPROBS), returns_BR=torch.ones_like(LOGPROBS))
+    errors = {0.2: [], None: []}
+    for row, column in MASK.nonzero().tolist():
+        value = float(values_BR1[row, column])
+        clipped = min(max(value, -0.2), 0.2)
+        errors[0.2].append(max((value - 1) ** 2, (clipped - 1) ** 2) / 2)
+        errors[None].append((value - 1) ** 2 / 2)
+    share = float((values_BR1[:, :-1].abs() > 0.2)[MASK].double().mean())
+    for clip, expected in errors.items():
+        config = PPO(value_clip=clip, advantage="gae", loss_aggregation="sequences")
+        loss, clipped_share = value_objective(values_BR1, given, config, TOKENS)
+        assert float(loss) == pytest.approx(sum(expected) / TOKENS)
+        assert clipped_share == pytest.approx(0.0 if clip is None else share)
+    assert 0 < share < 1 and sum(errors[0.2]) > sum(errors[None])
