@@ -68,10 +68,10 @@ def grpo_advantages(
 ) -> Tensor:
     """Return (score - group mean) / (group std + eps), (B,); std over n - 1.
 
-    group_B: integer prompt of each response. A group of one gets 0, because there is nothing to
-    compare it with. Shao et al. 2024, arXiv:2402.03300, section 4.1.2. Without `scale_by_std` it is
-    Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), which gives no extra weight to prompts with
-    similar scores.
+    group_B: integer prompt of each response. A group of equal scores gets exactly 0, and so does a
+    group of one, because there is nothing to compare it with. Shao et al. 2024, arXiv:2402.03300,
+    section 4.1.2. Without `scale_by_std` it is Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), which
+    gives no extra weight to prompts with similar scores.
     """
     mean_B, count_B = _group_mean(score_B, group_B)
     centred_B = score_B - mean_B
@@ -111,12 +111,17 @@ def at_tokens(advantage_B: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def _group_mean(values_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and size of each row's group, (B,) each."""
+    """Return mean and size of each row's group, (B,) each.
+
+    The mean of equal values is that value, to the last bit: a difference by rounding would be
+    divided by a standard deviation of about 0.
+    """
     _, index_B, count_G = group_B.unique(return_inverse=True, return_counts=True)
-    sum_G = torch.zeros(len(count_G), dtype=values_B.dtype, device=values_B.device).index_add(
-        0, index_B, values_B
-    )
-    return (sum_G / count_G)[index_B], count_G[index_B]
+    zero_G = torch.zeros(len(count_G), dtype=values_B.dtype, device=values_B.device)
+    mean_G = zero_G.index_add(0, index_B, values_B) / count_G
+    least_G = zero_G.scatter_reduce(0, index_B, values_B, "amin", include_self=False)
+    most_G = zero_G.scatter_reduce(0, index_B, values_B, "amax", include_self=False)
+    return mean_G.clamp(least_G, most_G)[index_B], count_G[index_B]
 
 
 # Whitening, with moments that ranks or microbatches can merge
@@ -138,9 +143,14 @@ class Moments(NamedTuple):
 
 
 def masked_moments(values_BR: Tensor, mask_BR: Tensor) -> Moments:
-    """Return the moments over real tokens; number 0 and mean 0 when there are none."""
+    """Return the moments over real tokens; number 0 and mean 0 when there are none.
+
+    The moments of equal values are exactly that value and 0.
+    """
     count = mask_BR.sum().to(values_BR.dtype)
     mean = values_BR.masked_fill(~mask_BR, 0.0).sum() / count.clamp(min=1)
+    if count:
+        mean = _within(values_BR[mask_BR], mean)
     return Moments(count, mean, ((values_BR - mean).masked_fill(~mask_BR, 0.0) ** 2).sum())
 
 
@@ -165,9 +175,20 @@ def standardise(values_BR: Tensor, mask_BR: Tensor, *, mean: Tensor, std: Tensor
 
 
 def whiten(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """Return (x - mean) / (std + 1e-8) over this batch's real tokens, 0 at padding."""
-    real = values_BR[mask_BR]
-    return standardise(values_BR, mask_BR, mean=real.mean(), std=real.std(correction=0) + 1e-8)
+    """Return (x - mean) / (std + 1e-8) over this batch's real tokens, 0 at padding.
+
+    Equal values give exactly 0.
+    """
+    real_N = values_BR[mask_BR]
+    if not len(real_N):
+        return torch.zeros_like(values_BR)
+    mean, std = _within(real_N, real_N.mean()), real_N.std(correction=0) + 1e-8
+    return standardise(values_BR, mask_BR, mean=mean, std=std)
+
+
+def _within(values_N: Tensor, mean: Tensor) -> Tensor:
+    """Return a mean that rounding may have put beside equal values, within their range."""
+    return mean.clamp(*values_N.aminmax())
 
 
 def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> float:

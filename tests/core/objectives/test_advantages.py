@@ -102,9 +102,42 @@ def test_grpo_by_hand():
     )
 
 
-def test_equal_scores_in_a_group_teach_nothing():
-    assert not grpo_advantages(tensor([2.0, 2.0, 2.0]), tensor([0, 0, 0])).any()
-    assert not rloo_advantages(tensor([2.0, 2.0, 2.0]), tensor([0, 0, 0])).any()
+AWKWARD = (0.1, -0.3, 1 / 3, 8.7, -16.1, 1e-7, 12345.678)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [2, 3, 5, 7, 12, 64])
+@pytest.mark.parametrize("value", AWKWARD)
+def test_equal_rewards_teach_exactly_nothing(value, number, dtype):
+    """Bug: their mean differed from them by rounding, and so little was divided by eps alone."""
+    score = torch.full((number + 2,), value, dtype=dtype)
+    score[-1] += 5.0  # another group
+    group = tensor([1] * number + [0, 0])
+    for found in (
+        grpo_advantages(score, group),
+        grpo_advantages(score, group, scale_by_std=False),
+        rloo_advantages(score, group),
+    ):
+        assert found[:-2].count_nonzero() == 0 and found[-2] < 0 < found[-1]
+    equal, mask = score[:-2, None].expand(number, 3), tensor([[T, T, F]]).expand(number, 3)
+    assert whiten(equal, mask).count_nonzero() == 0
+    moments = masked_moments(equal, mask)
+    assert moments.squares == 0 and moments.mean == equal[0, 0]
+    at_last = token_rewards(score[:-2], torch.zeros(number, 3, dtype=dtype), mask, 0.0)
+    for groups in (None, group[:-2]):
+        found = whiten(reinforce_plus_plus_advantages(at_last, mask, group_B=groups), mask)
+        assert found.count_nonzero() == 0
+
+
+def test_an_equal_group_of_an_old_bug_by_hand():
+    """0.1 seven times: the sum of seven float32 of 0.1 is not 7 times it."""
+    score = tensor([0.1] * 7)
+    assert score.sum() / 7 != score[0]
+    assert grpo_advantages(score, torch.zeros(7, dtype=torch.long)).tolist() == [0.0] * 7
+
+
+def test_a_batch_without_tokens_whitens_to_nothing():
+    assert whiten(tensor([[NAN, NAN]]), tensor([[F, F]])).tolist() == [[0.0, 0.0]]
 
 
 @settings(deadline=None, max_examples=50)
