@@ -12,6 +12,8 @@ R, V, PAIRS = 9, 11, 12
 SETTINGS = {
     "clip_low": 0.2,
     "clip_high": 0.28,
+    "gspo_clip_low": 0.3,  # half of the inputs' responses have a ratio beyond
+    "gspo_clip_high": 0.5,
     "dual_clip": 3.0,
     "value_clip": 0.15,
     "gamma": 0.97,

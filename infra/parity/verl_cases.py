@@ -20,13 +20,24 @@ GLOBAL = {
     "global_batch_size": SETTINGS["sequences"],
     "loss_scale_factor": SETTINGS["horizon"],
 }
+BY_TOKEN = SETTINGS["clip_low"], SETTINGS["clip_high"]  # clips of a token's ratio
+BY_SEQUENCE = SETTINGS["gspo_clip_low"], SETTINGS["gspo_clip_high"]  # of a response's
 NO_DUAL_CLIP = 1e9  # verl's dual clip cannot be switched off
 
 
 def verl_cases(x: Cases) -> Cases:
     """Return every case of the package."""
     core, cases = load("verl.trainer.ppo.core_algos"), {}
-    for add in (_gae, _policy, _aggregation, _value, _divergence, _advantages, _adaptive_kl):
+    for add in (
+        _gae,
+        _policy,
+        _gspo_and_cispo,
+        _aggregation,
+        _value,
+        _divergence,
+        _advantages,
+        _adaptive_kl,
+    ):
         add(cases, core, x)
     _importance(cases, load("verl.trainer.ppo.rollout_corr_helper"), x)
     return cases
@@ -42,32 +53,84 @@ def _gae(cases: Cases, core, x: Cases) -> None:
 
 
 def _policy(cases: Cases, core, x: Cases) -> None:
+    """Record PPO's clipped surrogate, by every aggregation and with importance weights."""
+
     def add(
         name: str, mode: str, dual_clip: float, *, counts: dict, weights: Tensor | None = None
     ) -> None:
-        settings = {
-            "clip_ratio": SETTINGS["clip_low"],
-            "clip_ratio_low": SETTINGS["clip_low"],
-            "clip_ratio_high": SETTINGS["clip_high"],
-            "clip_ratio_c": dual_clip,
-            "global_batch_info": counts,
-        }
+        config = _clips(core, BY_TOKEN, counts, dual_clip=dual_clip)
         function = partial(
             core.compute_policy_loss_vanilla,
-            old_log_prob=x["old_logprobs"],
-            advantages=x["advantages"],
-            response_mask=x["mask"].double(),
-            loss_agg_mode=mode,
+            **_given(x, mode),
+            config=config,
             rollout_is_weights=weights,
-            config=SimpleNamespace(**settings, get=settings.get),
         )
         record(cases, name, function, log_prob=x["new_logprobs"])
 
-    weights = (x["old_logprobs"] - x["sampler_logprobs"]).exp().clamp(max=SETTINGS["cap"])
+    weights = _weights(x)
     add("policy/clip", "token-mean", NO_DUAL_CLIP, counts={})
     add("policy/importance", "token-mean", SETTINGS["dual_clip"], counts={}, weights=weights)
     for mode in MODES:
         add(f"policy/dual/{mode}", mode, SETTINGS["dual_clip"], counts=GLOBAL)
+
+
+def _gspo_and_cispo(cases: Cases, core, x: Cases) -> None:
+    """Record GSPO and CISPO, by two aggregations and with importance weights.
+
+    "below" swaps old and new, so that ratios are below 1. "unbounded" has no lower bound.
+    """
+    sequences, tokens = "seq-mean-token-mean", "token-mean"
+    unbounded = 10.0, SETTINGS["clip_high"]
+    variants = {
+        "gspo/sequences": (sequences, BY_SEQUENCE, None),
+        "gspo/tokens": (tokens, BY_SEQUENCE, None),
+        "gspo/below": (sequences, BY_SEQUENCE, None),
+        "gspo/importance": (sequences, BY_SEQUENCE, _weights(x)),
+        "cispo/tokens": (tokens, BY_TOKEN, None),
+        "cispo/sequences": (sequences, BY_TOKEN, None),
+        "cispo/unbounded": (tokens, unbounded, None),
+        "cispo/importance": (tokens, BY_TOKEN, _weights(x)),
+    }
+    for name, (mode, clips, weights) in variants.items():
+        old, new = x["old_logprobs"], x["new_logprobs"]
+        old, new = (new, old) if name.endswith("below") else (old, new)
+        function = partial(
+            getattr(core, f"compute_policy_loss_{name.partition('/')[0]}"),
+            **_given(x, mode) | {"old_log_prob": old},
+            config=_clips(core, clips, GLOBAL),
+            rollout_is_weights=weights,
+        )
+        record(cases, f"policy/{name}", function, log_prob=new)
+
+
+def _weights(x: Cases) -> Tensor:
+    return (x["old_logprobs"] - x["sampler_logprobs"]).exp().clamp(max=SETTINGS["cap"])
+
+
+def _given(x: Cases, mode: str) -> dict:
+    """Return what every policy loss takes besides the new log-probabilities and its clips."""
+    return {
+        "old_log_prob": x["old_logprobs"],
+        "advantages": x["advantages"],
+        "response_mask": x["mask"].double(),
+        "loss_agg_mode": mode,
+    }
+
+
+def _clips(
+    core, clips: tuple[float, float], counts: dict, *, dual_clip: float = NO_DUAL_CLIP
+) -> object:
+    """Return a configuration; its class is a stand-in's, which GSPO and CISPO ask for."""
+    config, (low, high) = core.ActorConfig(), clips
+    settings = {
+        "clip_ratio": low,
+        "clip_ratio_low": low,
+        "clip_ratio_high": high,
+        "clip_ratio_c": dual_clip,
+        "global_batch_info": counts,
+    }
+    config.__dict__ |= settings | {"get": settings.get}
+    return config
 
 
 def _aggregation(cases: Cases, core, x: Cases) -> None:

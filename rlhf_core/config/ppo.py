@@ -1,15 +1,27 @@
 """The ppo section: its keys, and the checks that they fit together."""
 
+import math
+
 from pydantic import model_validator
 
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator, PPOOptions
-from rlhf_core.objectives.choices import LossAggregation
+from rlhf_core.objectives.choices import LossAggregation, PolicyLoss
 
 # as the method's paper has it: DeepSeekMath's eq. 3, Liu et al. 2025 ("Dr. GRPO"); others: tokens
-AGGREGATIONS: dict[AdvantageEstimator, LossAggregation] = {
+AGGREGATIONS: dict[AdvantageEstimator | PolicyLoss, LossAggregation] = {
     "grpo": "sequences",
     "dr_grpo": "constant",
+    "gspo": "sequences",
+    "cispo": "tokens",
 }
+# distance of the clips below and above 1. gspo: Zheng et al. 2025, section 5.1. cispo: no lower
+# bound (MiniMax 2025, section 3.1); weights of at most 5 (Khatri et al. 2025, arXiv:2510.13786)
+CLIP_RANGES: dict[PolicyLoss, tuple[float, float]] = {
+    "clip": (0.2, 0.2),
+    "gspo": (3e-4, 4e-4),
+    "cispo": (math.inf, 4.0),
+}
+WIDEST_GSPO_CLIP = 0.1  # 300 times the paper's
 
 
 class PPO(PPOOptions):
@@ -22,8 +34,17 @@ class PPO(PPOOptions):
 
     @property
     def aggregation(self) -> LossAggregation:
-        """The aggregation of the policy loss: the recipe's, or that of the advantage's paper."""
-        return self.loss_aggregation or AGGREGATIONS.get(self.advantage, "tokens")
+        """The aggregation of the policy loss: the recipe's, or that of the method's paper."""
+        method = self.advantage if self.policy_loss == "clip" else self.policy_loss
+        return self.loss_aggregation or AGGREGATIONS.get(method, "tokens")
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """The distances below and above 1 at which the policy loss clips its ratio."""
+        low, high = CLIP_RANGES[self.policy_loss]
+        if self.clip is not None:
+            low = high = self.clip
+        return low, high if self.clip_high is None else self.clip_high
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PPO":
@@ -52,6 +73,23 @@ class PPO(PPOOptions):
             raise ValueError(
                 "kl_controller 'adaptive' multiplies beta, and 0 stays 0; set beta above 0, or"
                 " 'fixed'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_belong_to_the_loss(self) -> "PPO":
+        if self.dual_clip is not None and self.policy_loss != "clip":
+            raise ValueError(
+                f"dual_clip {self.dual_clip:g} with policy_loss {self.policy_loss!r}, which has no"
+                " dual clip; leave dual_clip out, or set policy_loss to 'clip'"
+            )
+        if self.policy_loss == "gspo" and max(self.clip_range) > WIDEST_GSPO_CLIP:
+            low, high = self.clip_range
+            raise ValueError(
+                f"policy_loss 'gspo' with a clip at 1 - {low:g} and 1 + {high:g}: the ratio of a"
+                " response is a mean over its tokens and stays near 1, so that hardly any would be"
+                f" clipped; expected at most {WIDEST_GSPO_CLIP:g}. Set clip and clip_high to none"
+                " for 0.0003 and 0.0004"
             )
         return self
 

@@ -10,7 +10,7 @@ from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.rewards import Rewards
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import Training
-from rlhf_core.objectives.choices import LossAggregation
+from rlhf_core.objectives.choices import LossAggregation, PolicyLoss
 
 AdvantageEstimator = Literal[
     "gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"
@@ -75,17 +75,36 @@ class PPOOptions(Training):
             " exceeds it is the actor's last in the step (Spinning Up stops at 0.015). None: off."
         ),
     )
-    clip: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="Clip of the surrogate's probability ratio."
+    policy_loss: PolicyLoss = Field(
+        "clip",
+        description=(
+            "Loss of a response token. 'clip': PPO's clipped surrogate. 'gspo': the same by the"
+            " response's ratio. 'cispo': log-probability weighted by the clipped ratio."
+        ),
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=(
+            "Distance below 1 at which the probability ratio is clipped. None: 0.2; 'gspo' 0.0003,"
+            " 'cispo' no lower bound."
+        ),
     )
     clip_high: float | None = Field(
-        None, gt=0, description="Upper clip, ratio above 1. None: the same as clip."
+        None,
+        gt=0,
+        description=(
+            "Distance above 1 at which the ratio is clipped. None: the same as clip; without clip"
+            " 0.2, 'gspo' 0.0004, 'cispo' 4 (a weight of at most 5)."
+        ),
     )
     dual_clip: float | None = Field(
         None,
         gt=1,
         description=(
-            "Where the advantage is below 0, the loss is at most this times |advantage|. None: off."
+            "With policy_loss 'clip': where the advantage is below 0, the loss is at most this"
+            " times |advantage|. None: off."
         ),
     )
     importance_cap: float | None = Field(
@@ -127,7 +146,8 @@ class PPOOptions(Training):
             "How the policy loss of a minibatch adds up its token losses. 'tokens': mean over all"
             " response tokens. 'sequences': mean over responses of each one's mean. 'constant': sum"
             " / (responses * sampling.max_new_tokens). None: 'sequences' for advantage 'grpo',"
-            " 'constant' for 'dr_grpo', else 'tokens'."
+            " 'constant' for 'dr_grpo', else 'tokens'; with policy_loss 'gspo' 'sequences', with"
+            " 'cispo' 'tokens'."
         ),
     )
     group_size: Positive = Field(

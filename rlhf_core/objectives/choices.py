@@ -3,3 +3,4 @@
 from typing import Literal
 
 LossAggregation = Literal["tokens", "sequences", "constant"]
+PolicyLoss = Literal["clip", "gspo", "cispo"]

@@ -187,6 +187,39 @@ def probability_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR:
     return (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0).exp()
 
 
+def sequence_ratio(new_logprobs_BR: Tensor, old_logprobs_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """Return sg[s] pi / sg[pi] at each token, (B, R), 1 at padding; sg: without gradient.
+
+    s = exp(mean over the response's tokens of new - old), the response's ratio, is the value at
+    each of its tokens. The gradient is s times that of the token's log-probability. Zheng et al.
+    2025, GSPO, arXiv:2507.18071, eq. 7 and, with a gradient by token, eq. 14 (GSPO-token). A mean
+    over the response's tokens gives both the same loss and gradient when they share an advantage.
+    """
+    log_ratio_BR = (new_logprobs_BR - old_logprobs_BR).masked_fill(~mask_BR, 0.0)
+    lengths_B1 = mask_BR.sum(-1, keepdim=True).clamp(min=1)
+    log_s_B1 = log_ratio_BR.detach().sum(-1, keepdim=True) / lengths_B1
+    own_BR = new_logprobs_BR.masked_fill(~mask_BR, 0.0)
+    return (own_BR - own_BR.detach() + log_s_B1.masked_fill(~mask_BR, 0.0)).exp()
+
+
+def clipped_importance(
+    new_logprobs_BR: Tensor,
+    ratio_BR: Tensor,
+    advantages_BR: Tensor,
+    mask_BR: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> Tensor:
+    """Return -sg[clip(rho, 1 - clip_low, 1 + clip_high)] A log pi, (B, R); sg: without gradient.
+
+    The clip bounds a token's weight, and no token loses its gradient. clip_low of 1 or more: no
+    lower bound. MiniMax 2025, CISPO, arXiv:2506.13585, eq. 4 and 5.
+    """
+    weight_BR = ratio_BR.detach().clamp(1 - clip_low, 1 + clip_high)
+    return -weight_BR * advantages_BR * new_logprobs_BR.masked_fill(~mask_BR, 0.0)
+
+
 def clipped_surrogate(
     ratio_BR: Tensor,
     advantages_BR: Tensor,

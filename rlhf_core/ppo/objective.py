@@ -8,9 +8,11 @@ from rlhf_core.config import PPO
 from rlhf_core.objectives.kl import token_kl
 from rlhf_core.objectives.losses import (
     aggregate,
+    clipped_importance,
     clipped_surrogate,
     clipped_value_error,
     probability_ratio,
+    sequence_ratio,
     step_denominator,
     tempered,
     token_entropy,
@@ -41,9 +43,9 @@ def policy_objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the actor's loss, the surrogate in it, and the new log-probabilities, (B, R).
 
-    A token's loss is importance * clipped surrogate + beta * KL (with kl_in = "loss")
-    - entropy_coef * entropy. `config.aggregation` adds them up; `denominator` counts the whole
-    optimizer step.
+    A token's loss is importance * surrogate + beta * KL (with kl_in = "loss") - entropy_coef *
+    entropy; `token_losses` gives the surrogate. `config.aggregation` adds them up, and
+    `denominator` counts the whole optimizer step.
     """
     mask_BR = rows.batch.response_mask_BR
     logits_BRV = tempered(logits_BRV, config.sampling.temperature)
@@ -52,13 +54,7 @@ def policy_objective(
     def total(loss_BR: Tensor) -> Tensor:
         return aggregate(loss_BR, mask_BR, config.aggregation, denominator)
 
-    surrogate_BR = clipped_surrogate(
-        probability_ratio(logprobs_BR, rows.old_logprobs_BR, mask_BR),
-        rows.advantages_BR,
-        clip_low=config.clip,
-        clip_high=clip_high(config),
-        dual_clip=config.dual_clip,
-    )
+    surrogate_BR = token_losses(logprobs_BR, rows, config)
     surrogate = loss = total(rows.importance_BR * surrogate_BR)
     if config.kl_in == "loss":
         kl_BR = token_kl(logprobs_BR, rows.ref_logprobs_BR, mask_BR, config.kl_estimator)
@@ -68,9 +64,34 @@ def policy_objective(
     return loss, surrogate.detach(), logprobs_BR.detach()
 
 
-def clip_high(config: PPO) -> float:
-    """Return the distance above 1 at which the ratio is clipped."""
-    return config.clip if config.clip_high is None else config.clip_high
+def token_losses(new_logprobs_BR: Tensor, rows: ExperienceRows, config: PPO) -> Tensor:
+    """Return the loss of each token by `config.policy_loss`, (B, R)."""
+    mask_BR, advantages_BR = rows.batch.response_mask_BR, rows.advantages_BR
+    low, high = config.clip_range
+    ratio_BR = policy_ratio(new_logprobs_BR, rows, config)
+    if config.policy_loss == "cispo":
+        return clipped_importance(
+            new_logprobs_BR, ratio_BR, advantages_BR, mask_BR, clip_low=low, clip_high=high
+        )
+    return clipped_surrogate(
+        ratio_BR, advantages_BR, clip_low=low, clip_high=high, dual_clip=config.dual_clip
+    )
+
+
+def policy_ratio(new_logprobs_BR: Tensor, rows: ExperienceRows, config: PPO) -> Tensor:
+    """Return the ratio that the policy loss clips, (B, R): each token's, or its response's."""
+    ratio = sequence_ratio if config.policy_loss == "gspo" else probability_ratio
+    return ratio(new_logprobs_BR, rows.old_logprobs_BR, rows.batch.response_mask_BR)
+
+
+def clipped_share(
+    new_logprobs_BR: Tensor, rows: ExperienceRows, config: PPO, tokens: float
+) -> float:
+    """Return the number of these rows' tokens whose ratio is out of the clip's range / tokens."""
+    low, high = config.clip_range
+    moved_BR = policy_ratio(new_logprobs_BR, rows, config) - 1
+    clipped_BR = (moved_BR > high) | (moved_BR < -low)
+    return float(clipped_BR[rows.batch.response_mask_BR].sum()) / tokens
 
 
 def value_objective(

@@ -18,7 +18,7 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.advantages import explained_variance
 from rlhf_core.objectives.losses import masked_sum
 from rlhf_core.ppo.experience import Experience, ExperienceRows
-from rlhf_core.ppo.objective import Denominators, clip_high, policy_objective, value_objective
+from rlhf_core.ppo.objective import Denominators, clipped_share, policy_objective, value_objective
 from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.seeds import minibatch_seed
 
@@ -158,8 +158,7 @@ def _actor_backward(
     actor.backward(loss, counts=counts)
     log_ratio_BR = (new_logprobs_BR - rows.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
-    clipped = ((ratio_BR - 1 > clip_high(config)) | (ratio_BR - 1 < -config.clip))[mask_BR].sum()
-    totals["policy_clip_fraction"] += float(clipped) / tokens
+    totals["policy_clip_fraction"] += clipped_share(new_logprobs_BR, rows, config, tokens)
     totals["approx_kl_update"] += float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / tokens
     totals["ratio_max"] = max(totals["ratio_max"], float(ratio_BR.max()))
     totals["ratio_min"] = min(totals["ratio_min"], float(ratio_BR.min()))

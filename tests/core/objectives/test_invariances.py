@@ -23,12 +23,14 @@ from rlhf_core.objectives.advantages import (
 from rlhf_core.objectives.importance import mismatch, truncated_weights
 from rlhf_core.objectives.kl import token_kl
 from rlhf_core.objectives.losses import (
+    clipped_importance,
     clipped_surrogate,
     clipped_value_error,
     cross_entropy,
     probability_ratio,
     sequence_mean_token_mean,
     sequence_mean_token_sum,
+    sequence_ratio,
     token_mean,
 )
 
@@ -76,6 +78,16 @@ def surrogate(x: Rows, dual_clip: float | None = None) -> Tensor:
     return clipped_surrogate(ratio, x.advantages, clip_low=0.2, clip_high=0.28, dual_clip=dual_clip)
 
 
+def gspo(x: Rows) -> Tensor:
+    ratio = sequence_ratio(x.new, x.old, x.mask)
+    return clipped_surrogate(ratio, x.advantages, clip_low=0.3, clip_high=0.4)
+
+
+def cispo(x: Rows) -> Tensor:
+    ratio = probability_ratio(x.new, x.old, x.mask)
+    return clipped_importance(x.new, ratio, x.advantages, x.mask, clip_low=0.2, clip_high=0.28)
+
+
 def value_error(x: Rows, clip: float | None) -> Tensor:
     return clipped_value_error(x.new, x.old, x.other, x.mask, clip=clip)
 
@@ -92,6 +104,8 @@ LOSSES: dict[str, Callable[[Rows, int, int], Tensor]] = {
     "surrogate by constant length": lambda x, n, b: sequence_mean_token_sum(
         surrogate(x, 3.0), x.mask, b, length=6
     ),
+    "gspo": lambda x, n, b: sequence_mean_token_mean(gspo(x), x.mask, b),
+    "cispo": lambda x, n, b: token_mean(cispo(x), x.mask, n),
     "value, clipped": lambda x, n, b: token_mean(value_error(x, 0.2), x.mask, n),
     "value": lambda x, n, b: token_mean(value_error(x, None), x.mask, n),
     "token importance": lambda x, n, b: token_mean(weights(x, "token") * surrogate(x), x.mask, n),
@@ -243,8 +257,9 @@ def test_padding_masked_rows_and_order_change_no_advantage(name, x, columns, ran
 @QUICK
 @given(ragged())
 def test_before_the_first_update_ratios_are_exactly_one_and_divergences_exactly_zero(x):
-    ratio = probability_ratio(x.old, x.old.clone(), x.mask)
-    assert ratio.equal(torch.ones_like(ratio))
+    for function in (probability_ratio, sequence_ratio):
+        ratio = function(x.old, x.old.clone(), x.mask)
+        assert ratio.equal(torch.ones_like(ratio))
     for estimator in ("k1", "k2", "k3"):
         assert not token_kl(x.old, x.old.clone(), x.mask, estimator).any()
     for level in ("token", "sequence"):

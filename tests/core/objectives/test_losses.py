@@ -8,7 +8,9 @@ from torch import tensor
 
 from rlhf_core.objectives.advantages import token_rewards
 from rlhf_core.objectives.losses import (
+    aggregate,
     bradley_terry,
+    clipped_importance,
     clipped_surrogate,
     clipped_value_error,
     cross_entropy,
@@ -18,7 +20,9 @@ from rlhf_core.objectives.losses import (
     reward_centring,
     sequence_mean_token_mean,
     sequence_mean_token_sum,
+    sequence_ratio,
     sequence_sum,
+    step_denominator,
     tempered,
     token_entropy,
     token_logprobs,
@@ -165,6 +169,80 @@ def test_clipped_tokens_give_no_gradient_and_first_epoch_gradient_is_minus_advan
     ratio = probability_ratio(new, torch.zeros(1, 2), tensor([[T, T]]))
     clipped_surrogate(ratio, tensor([[1.0, 3.0]]), clip_low=0.2, clip_high=0.2).sum().backward()
     torch.testing.assert_close(new.grad, tensor([[0.0, -3.0]]))
+
+
+def test_gspo_table():
+    # log-ratios of tokens: (0.2, -0.1, 0.2) mean 0.1; (-0.4, 0.0) mean -0.2; one of 0.3
+    new = tensor([[0.2, -0.1, 0.2], [-0.4, 0.0, NAN], [0.3, NAN, NAN]]).requires_grad_()
+    mask = tensor([[T, T, T], [T, T, F], [T, F, F]])
+    ratio = sequence_ratio(new, torch.zeros(3, 3), mask)
+    above, below, far = math.exp(0.1), math.exp(-0.2), math.exp(0.3)
+    expected = tensor([[above] * 3, [below, below, 1.0], [far, 1.0, 1.0]])
+    torch.testing.assert_close(ratio.detach(), expected)
+    # at most 1.15 and at least 0.9. Advantages +1: 1.105 stays; -1: 0.9 is worse; +2: 2 * 1.15
+    advantages = tensor([1.0, -1.0, 2.0])[:, None].expand(3, 3)
+    loss = clipped_surrogate(ratio, advantages, clip_low=0.1, clip_high=0.15)
+    total = aggregate(loss, mask, "sequences", 3)
+    assert float(total) == pytest.approx((-above + 0.9 - 2.3) / 3, rel=1e-6)
+    # only the first response is not clipped: -A s / (its 3 tokens * 3 responses), for each token
+    total.backward()
+    expected = torch.zeros(3, 3)
+    expected[0] = -above / 9
+    torch.testing.assert_close(new.grad, expected)
+
+
+def test_gspo_by_token_has_the_gradient_of_the_papers_sequence_objective():
+    """Eq. 5 differentiates s itself; with one advantage per response both are the same."""
+    generator = torch.Generator().manual_seed(0)
+    new, old = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64) / 9
+    mask = torch.arange(5) < tensor([5, 1, 3, 4])[:, None]
+    advantage_B = torch.randn(4, generator=generator, dtype=torch.float64)
+    leaf, same = new.clone().requires_grad_(), new.clone().requires_grad_()
+    s_B = ((leaf - old).masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).exp()
+    paper = -torch.minimum(s_B * advantage_B, s_B.clamp(0.95, 1.02) * advantage_B).mean()
+    loss = clipped_surrogate(
+        sequence_ratio(same, old, mask), advantage_B[:, None], clip_low=0.05, clip_high=0.02
+    )
+    ours = aggregate(loss, mask, "sequences", 4)
+    paper.backward()
+    ours.backward()
+    torch.testing.assert_close(ours, paper)
+    torch.testing.assert_close(same.grad, leaf.grad)
+    assert 0 < int((leaf.grad[:, 0] == 0).sum()) < 4  # some responses are clipped
+
+
+def test_cispo_table():
+    # (ratio, A) -> -clip(ratio) A log pi: (2, 1) -> 1.28 log 2; (.5, -1) -> .8; (1.1, 3) -> 3.3
+    new = tensor([[-0.1, -0.2, -0.3, NAN]]).requires_grad_()
+    ratio = tensor([[2.0, 0.5, 1.1, NAN]])
+    advantages, mask = tensor([[1.0, -1.0, 3.0, NAN]]), tensor([[T, T, T, F]])
+    found = clipped_importance(new, ratio, advantages, mask, clip_low=0.2, clip_high=0.28)
+    torch.testing.assert_close(found[mask], tensor([0.128, -0.16, 0.99]))
+    aggregate(found, mask, "tokens", 3).backward()  # every token keeps its gradient
+    torch.testing.assert_close(new.grad, tensor([[-1.28, 0.8, -3.3, 0.0]]) / 3)
+    free = clipped_importance(new, ratio, advantages, mask, clip_low=math.inf, clip_high=0.28)
+    torch.testing.assert_close(free[mask].detach(), tensor([0.128, -0.1, 0.99]))
+
+
+def test_cispo_gives_the_weight_no_gradient():
+    ratio = tensor([[1.1]], requires_grad=True)
+    new = tensor([[-1.0]], requires_grad=True)
+    clipped_importance(
+        new, ratio, tensor([[1.0]]), tensor([[T]]), clip_low=0.2, clip_high=0.28
+    ).sum().backward()
+    assert ratio.grad is None and float(new.grad) == pytest.approx(-1.1)
+
+
+def test_aggregation_table():
+    # token losses 1, 2, 3 and 4: of two responses; a third has no token
+    loss, mask = (
+        tensor([[1.0, 2.0, 3.0], [4.0, NAN, NAN], [NAN, NAN, NAN]]),
+        tensor([[T, T, T], [T, F, F], [F, F, F]]),
+    )
+    expected = {"tokens": (4, 10 / 4), "sequences": (2, (2 + 4) / 2), "constant": (24, 10 / 24)}
+    for kind, (denominator, value) in expected.items():
+        assert step_denominator(mask, kind, length=8) == denominator
+        assert float(aggregate(loss, mask, kind, denominator)) == pytest.approx(value)
 
 
 def test_clipped_value_error_table():

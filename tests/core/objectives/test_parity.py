@@ -4,6 +4,8 @@ The differences that infra/parity/README.md lists are configured away. infra/par
 made the fixtures.
 """
 
+import math
+
 import pytest
 import torch
 from published_answers import (
@@ -25,6 +27,7 @@ from torch import Tensor
 from rlhf_core.objectives.importance import truncated_weights
 from rlhf_core.objectives.losses import (
     bradley_terry,
+    clipped_importance,
     clipped_surrogate,
     clipped_value_error,
     dpo,
@@ -33,6 +36,7 @@ from rlhf_core.objectives.losses import (
     probability_ratio,
     sequence_mean_token_mean,
     sequence_mean_token_sum,
+    sequence_ratio,
     token_entropy,
     token_mean,
 )
@@ -125,6 +129,42 @@ def test_policy_loss_with_truncated_importance_weights(package, argument, dual_c
         return token_mean(weights * surrogate(inputs[argument], dual_clip), MASK, TOKENS)
 
     assert_parity(package, "policy/importance", ours, **{argument: X["new_logprobs"]})
+
+
+@pytest.mark.parametrize("case", ["sequences", "tokens", "below", "importance"])
+def test_gspo(case):
+    old, new = X["old_logprobs"], X["new_logprobs"]
+    old, new = (new, old) if case == "below" else (old, new)
+    mode = "token-mean" if case == "tokens" else "seq-mean-token-mean"
+    weights = 1.0
+    if case == "importance":
+        weights = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"])
+
+    def ours(log_prob):
+        ratio = sequence_ratio(log_prob, old, MASK)
+        clips = {"clip_low": S["gspo_clip_low"], "clip_high": S["gspo_clip_high"]}
+        return aggregate(
+            mode, weights * clipped_surrogate(ratio, X["advantages"], **clips), **GLOBAL
+        )
+
+    assert_parity("verl", f"policy/gspo/{case}", ours, log_prob=new)
+
+
+@pytest.mark.parametrize("case", ["tokens", "sequences", "unbounded", "importance"])
+def test_cispo(case):
+    mode = "seq-mean-token-mean" if case == "sequences" else "token-mean"
+    low = math.inf if case == "unbounded" else S["clip_low"]
+    weights = 1.0
+    if case == "importance":
+        weights = truncated_weights(X["old_logprobs"], X["sampler_logprobs"], MASK, cap=S["cap"])
+
+    def ours(log_prob):
+        ratio = probability_ratio(log_prob, X["old_logprobs"], MASK)
+        clips = {"clip_low": low, "clip_high": S["clip_high"]}
+        loss = clipped_importance(log_prob, ratio, X["advantages"], MASK, **clips)
+        return aggregate(mode, weights * loss, **GLOBAL)
+
+    assert_parity("verl", f"policy/cispo/{case}", ours, log_prob=X["new_logprobs"])
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])

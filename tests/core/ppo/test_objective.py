@@ -12,10 +12,11 @@ from ranks_of_step import microbatches_of_ranks
 from torch import Tensor, tensor
 
 from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.config import PPO, Sampling
+from rlhf_core.config import PPO, Sampling, load_recipe
+from rlhf_core.errors import ConfigError
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.experience import ExperienceRows
-from rlhf_core.ppo.objective import Denominators, policy_objective, value_objective
+from rlhf_core.ppo.objective import Denominators, clipped_share, policy_objective, value_objective
 
 V = 7
 SEQUENCES = [
@@ -219,6 +220,88 @@ def test_microbatches_and_ranks_change_no_gradient(models, kind, budget, ranks):
     plans = microbatches_of_ranks(made.batch.sizes, budget, ranks)
     assert whole.abs().max() > 1e-3 and sum(map(len, plans)) > 1
     torch.testing.assert_close(sum(map(gradient, plans)), whole, atol=1e-6, rtol=1e-4)
+
+
+# GSPO and CISPO
+
+
+def test_the_default_clips_and_aggregation_are_those_of_the_losses_papers():
+    found = {name: PPO(policy_loss=name) for name in ("clip", "gspo", "cispo")}
+    assert {name: config.clip_range for name, config in found.items()} == {
+        "clip": (0.2, 0.2),
+        "gspo": (3e-4, 4e-4),
+        "cispo": (math.inf, 4.0),
+    }
+    assert PPO(clip=0.1).clip_range == (0.1, 0.1)
+    assert PPO(clip_high=0.28).clip_range == (0.2, 0.28)
+    assert PPO(policy_loss="cispo", clip=0.1).clip_range == (0.1, 0.1)
+    assert PPO(policy_loss="cispo", clip_high=1.0).clip_range == (math.inf, 1.0)
+    assert PPO(policy_loss="gspo", clip_high=5e-4).clip_range == (3e-4, 5e-4)
+    for advantage in ("grpo", "dr_grpo", "rloo"):
+        kinds = {
+            name: PPO(policy_loss=name, advantage=advantage, **GROUPS).aggregation
+            for name in ("gspo", "cispo")
+        }
+        assert kinds == {"gspo": "sequences", "cispo": "tokens"}
+    assert PPO(policy_loss="gspo", loss_aggregation="tokens").aggregation == "tokens"
+
+
+@pytest.mark.parametrize("name", ["gspo", "cispo"])
+def test_a_policy_loss_equals_its_papers_sum(name):
+    """Loop over responses and tokens, with importance weights; the share of clipped tokens too."""
+    config = PPO(policy_loss=name, clip=0.1, clip_high=0.09)
+    weights = torch.rand(MASK.shape, generator=torch.Generator().manual_seed(4)).double()
+    old_BR = LOGPROBS + 0.15 * seeded(*MASK.shape, seed=1)  # some ratios within the range
+    x, total, clipped = part(importance_BR=weights, old_logprobs_BR=old_BR), 0.0, 0
+    for row, length in enumerate(LENGTHS):
+        gaps = [float(LOGPROBS[row, t] - x.old_logprobs_BR[row, t]) for t in range(length)]
+        for t in range(length):
+            ratio = math.exp(sum(gaps) / length if name == "gspo" else gaps[t])
+            within = min(max(ratio, 0.9), 1.09)
+            clipped += ratio != within
+            advantage, weight = float(x.advantages_BR[row, t]), float(weights[row, t])
+            if name == "gspo":
+                total -= weight * min(ratio * advantage, within * advantage) / length / 4
+            else:
+                total -= weight * within * advantage * float(LOGPROBS[row, t]) / 10
+    assert objective(config, x) == pytest.approx(total)
+    assert clipped_share(LOGPROBS, x, config, TOKENS) == pytest.approx(clipped / 10)
+    assert 0 < clipped < 10
+
+
+@pytest.mark.parametrize("name", ["gspo", "cispo"])
+def test_every_policy_loss_descends_by_advantage_before_the_first_step(name):
+    """At a ratio of 1 all have the same gradient, if they are added up in the same way."""
+    gradients = []
+    for loss in ("clip", name):
+        config = PPO(policy_loss=loss, loss_aggregation="sequences")
+        logits = LOGITS.clone().requires_grad_()
+        given = part(old_logprobs_BR=LOGPROBS)
+        policy_objective(logits, given, config, 4)[0].backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["ppo.policy_loss='gspo'", "ppo.dual_clip=3.0"], "'gspo', which has no dual clip"),
+        (["ppo.policy_loss='cispo'", "ppo.dual_clip=3.0"], "'cispo', which has no dual clip"),
+        (["ppo.policy_loss='gspo'", "ppo.clip=0.2"], r"clip at 1 - 0.2 and 1 \+ 0.2: .* 0.0003"),
+        (["ppo.policy_loss='gspo'", "ppo.clip_high=0.3"], r"1 - 0.0003 and 1 \+ 0.3"),
+        (["ppo.policy_loss='ppo'"], "'clip', 'gspo' or 'cispo'"),
+        (["ppo.loss_aggregation='mean'"], "'tokens', 'sequences' or 'constant'"),
+    ],
+)
+def test_combinations_that_do_not_fit_are_refused_with_a_reason(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("quickstart", settings)
+
+
+def test_a_clip_can_be_unset_and_the_value_clip_switched_off():
+    recipe = load_recipe("quickstart", ["ppo.clip=none", "ppo.value_clip=none"])
+    assert recipe.ppo.clip_range == (0.2, 0.2) and recipe.ppo.value_clip is None
 
 
 # The critic
