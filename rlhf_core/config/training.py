@@ -33,7 +33,10 @@ class Training(Config):
     max_grad_norm: NonNegative = Field(
         1.0, description="Global l2 norm at which gradients are clipped. 0: off."
     )
-    weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="Weight decay of AdamW, per step times the rate. Biases and norms have none.",
+    )
     lora: OptionalLoRA = Field(
         None, description="Train only low-rank adapters (and a scalar head). None: the whole model."
     )

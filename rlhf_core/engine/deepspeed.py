@@ -12,6 +12,7 @@ from rlhf_core.config import Training
 from rlhf_core.engine import zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
+from rlhf_core.engine.parameter_groups import ParameterGroup, parameter_groups
 from rlhf_core.ranks import is_rank_zero, ranks
 
 ADAM_BETAS = (0.9, 0.95)
@@ -58,8 +59,10 @@ class DeepSpeedEngine(Engine):
         self.config = deepspeed_config(training, dtype)
         self._sharded = training.zero_stage == 3
         self._partitions_optimizer = training.zero_stage > 0
+        groups = parameter_groups(module, head, training.weight_decay)
+        self._of_head = [group.of_head for group in groups]
         self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=_optimizer(module, head, training), config=self.config
+            model=module, optimizer=_optimizer(groups), config=self.config
         )
         self.module = module
         # of adapters; models have none
@@ -96,9 +99,9 @@ class DeepSpeedEngine(Engine):
         The norm is that before clipping.
         head_lr: the rate of the head; None where there is no head.
         """
-        rates = [lr] if head_lr is None else [lr, head_lr]
-        for group, rate in zip(self._engine.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        groups = self._engine.optimizer.param_groups
+        for group, of_head in zip(groups, self._of_head, strict=True):
+            group["lr"] = head_lr if of_head and head_lr is not None else lr
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
@@ -184,21 +187,12 @@ class DeepSpeedEngine(Engine):
         return getattr(optimizer, "optimizer", optimizer)
 
 
-def _optimizer(
-    module: nn.Module, head: nn.Module | None, training: Training
-) -> torch.optim.Optimizer:
-    """Return AdamW with one group of weights, and a second one where there is a head."""
-    own = set(head.parameters()) if head is not None else set()
-    groups = [
-        [p for p in module.parameters() if p.requires_grad and (p in own) == of_head]
-        for of_head in (False, True)
-    ]
+def _optimizer(groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        [{"params": group} for group in groups if group],
+        [{"params": group.weights, "weight_decay": group.weight_decay} for group in groups],
         lr=0.0,
         betas=ADAM_BETAS,
         eps=ADAM_EPS,
-        weight_decay=training.weight_decay,
         fused=True,
     )
 
