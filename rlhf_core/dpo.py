@@ -133,6 +133,7 @@ def _accumulator(
 ) -> Callable[[list[int]], StepOutcome]:
     def accumulate(indices: list[int]) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
+        tokens = sum(len(train[k]) for k in picked)
         loss_sum, found = 0.0, []
         for rows, counts in own_microbatches(
             [train[k].size for k in picked], config.micro_batch_tokens, group=2
@@ -142,15 +143,12 @@ def _accumulator(
             logprobs_B = _summed(engine(batch), batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
             loss = pair_loss(logratio_B, len(indices), config)
-            engine.backward(loss, counts=counts)
+            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
             if counts:
                 loss_sum += float(loss)
                 found += logratio_B.tolist()
         logratio_N = torch.tensor([one for part in gathered(found) for one in part])
-        return StepOutcome(
-            total({"loss": loss_sum}) | _step_metrics(logratio_N, config),
-            sum(len(train[k]) for k in picked),
-        )
+        return StepOutcome(total({"loss": loss_sum}) | _step_metrics(logratio_N, config), tokens)
 
     return accumulate
 

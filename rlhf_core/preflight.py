@@ -1,10 +1,14 @@
 """Check the data and the base model for what later stages need, before anything is trained."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_core.config import LoRA, Recipe, Reward, Training
 from rlhf_core.config.stage_configs import Needs
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def needs_of(recipe: Recipe) -> Needs:
@@ -16,11 +20,8 @@ def needs_of(recipe: Recipe) -> Needs:
     running = [stage for stage in LEARNING if recipe.runs(stage) and trains.get(stage, True)]
     on_base = recipe.model.sft is None
     sections = [recipe.section(stage) for stage in running]
-    adapters = [
-        section.lora
-        for section in sections
-        if isinstance(section, Training) and section.lora and on_base
-    ]
+    trained = [one for one in sections if isinstance(one, Training) and on_base]
+    adapters = [one.lora for one in trained if one.lora]
     samplers = [recipe.sampling(stage) for stage in SAMPLING if recipe.runs(stage) and on_base]
     reward = recipe.reward if "reward" in running else Reward()
     return Needs(
@@ -31,6 +32,7 @@ def needs_of(recipe: Recipe) -> Needs:
         ),
         adapters=tuple(lora for lora in adapters if lora.target_modules != "all-linear"),
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
+        router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
     )
 
 
@@ -53,6 +55,10 @@ def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
             require_columns(function, splits["prompts_train"])
     if needs.adapters:
         _require_modules(needs.adapters, model)
+    if needs.router_aux_loss_coef:
+        from rlhf_core.engine.router import router_loss
+
+        router_loss(_shapes(model), needs.router_aux_loss_coef)
     for size in needs.tensor_parallel:
         from rlhf_core.sampling.vllm import require_heads
 
@@ -60,15 +66,20 @@ def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
 
 
 def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from rlhf_core.modeling.lora import require_linear
 
-    with torch.device("meta"):  # shapes alone, no memory
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        )
+    model = _shapes(folder)
     for adapter in adapters:
         assert adapter.target_modules != "all-linear"  # needs_of left these out
         require_linear(model, adapter.target_modules)
+
+
+def _shapes(folder: Path) -> "PreTrainedModel":
+    """Return the model of a folder without its weights: shapes alone, no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        )

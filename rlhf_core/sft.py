@@ -83,7 +83,7 @@ def _accumulator(
 
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train[i] for i in indices]
-        denominator = sum(len(s.response) for s in step_batch)
+        denominator, tokens = sum(len(s.response) for s in step_batch), sum(map(len, step_batch))
         loss_sum, seed = 0.0, gathered(step_seed())[0] if alpha else 0
         for rows, counts in own_microbatches(
             [s.size for s in step_batch], config.micro_batch_tokens
@@ -96,10 +96,10 @@ def _accumulator(
                 noises = [noise(batch, sequences, alpha=alpha, width=width, seeds=seeds)]
             logprobs_BR = token_logprobs(engine(batch, *noises), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
-            engine.backward(loss, counts=counts)
+            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
             if counts:
                 loss_sum += float(loss)
-        return StepOutcome(total({"loss": loss_sum}), sum(map(len, step_batch)))
+        return StepOutcome(total({"loss": loss_sum}), tokens)
 
     return accumulate
 

@@ -47,6 +47,7 @@ class Needs(Config):
     functions: tuple[RewardFunction, ...] = ()  # those that take columns of the prompts
     adapters: tuple[LoRA, ...] = ()  # those that name their target modules
     tensor_parallel: tuple[int, ...] = ()  # above 1
+    router_aux_loss_coef: float = 0.0  # the largest that a section sets
 
 
 class ValidateStageConfig(StageConfig):

@@ -37,6 +37,14 @@ class Training(Config):
         0.0,
         description="Weight decay of AdamW, per step times the rate. Biases and norms have none.",
     )
+    router_aux_loss_coef: float | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Weight of the load-balancing loss of a mixture of experts. None: the model's own, of"
+            " its config.json; a model without experts has no such loss. 0: off."
+        ),
+    )
     lora: OptionalLoRA = Field(
         None, description="Train only low-rank adapters (and a scalar head). None: the whole model."
     )

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_core.engine.router import RouterLoss
+
 Forward = Callable[..., Tensor]  # a forward pass: a batch, and for a trunk a role
 
 
@@ -15,6 +17,14 @@ class WrappedModel(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
+        self.router: RouterLoss | None = None  # of a mixture of experts that learns
+
+    def with_router_loss(self, loss: Tensor, step_tokens: int) -> Tensor:
+        """Return a microbatch's loss plus the last pass's part of the router's, if there is one.
+
+        step_tokens: those that the model reads in the whole optimizer step, over all ranks.
+        """
+        return loss if self.router is None else loss + self.router.take(step_tokens)
 
 
 class Engine(Protocol):

@@ -13,6 +13,8 @@ from rlhf_core.engine import zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
 from rlhf_core.engine.parameter_groups import ParameterGroup, parameter_groups
+from rlhf_core.engine.router import router_loss
+from rlhf_core.errors import BadInput
 from rlhf_core.ranks import is_rank_zero, ranks
 
 ADAM_BETAS = (0.9, 0.95)
@@ -54,6 +56,7 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         init_distributed()
+        module.router = router_loss(module.model, training.router_aux_loss_coef)
         if training.activation_checkpointing:
             _checkpoint_activations(module, training.zero_stage)
         self.config = deepspeed_config(training, dtype)
@@ -226,6 +229,12 @@ def shared_out(module: nn.Module) -> nn.Module:
 
 
 def _checkpoint_activations(module: WrappedModel, zero_stage: int) -> None:
+    if module.router is not None and zero_stage == 3:
+        raise BadInput(
+            "activation_checkpointing at zero_stage 3 gives the routers of a mixture of experts no"
+            f" gradient from their own loss (coefficient {module.router.coefficient:g}); switch"
+            " activation_checkpointing off, or set zero_stage to 2, or router_aux_loss_coef to 0"
+        )
     # At ZeRO 3 the weights are empty when the backward pass compares recomputed with saved tensors;
     # a reentrant pass compares nothing.
     module.model.gradient_checkpointing_enable({"use_reentrant": zero_stage == 3})

@@ -27,14 +27,16 @@ class Denominators(NamedTuple):
 
     tokens: int  # of the value loss and of means over response tokens
     policy: int  # of the policy loss, by config.aggregation
+    read: int  # of a router's loss: tokens that the model reads, prompts included
 
     @classmethod
-    def of(cls, mask_BR: Tensor, config: PPO) -> "Denominators":
+    def of(cls, mask_BR: Tensor, config: PPO, *, read: int) -> "Denominators":
         """Return those of a whole minibatch; mask_BR: its real response tokens."""
         length = config.sampling.max_new_tokens
         return cls(
             tokens=step_denominator(mask_BR, "tokens", length=length),
             policy=step_denominator(mask_BR, config.aggregation, length=length),
+            read=read,
         )
 
 

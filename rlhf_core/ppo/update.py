@@ -107,7 +107,11 @@ def _accumulate(
     Microbatches have similar lengths; denominators count the whole minibatch.
     """
     actor, critic, sizes = models.actor, models.critic, experience.batch.sizes
-    denominators = Denominators.of(experience.batch.response_mask_BR[minibatch], config)
+    denominators = Denominators.of(
+        experience.batch.response_mask_BR[minibatch],
+        config,
+        read=sum(sum(sizes[row]) for row in minibatch),
+    )
     totals = _no_totals()
     for indices, counts in own_microbatches(
         [sizes[row] for row in minibatch], config.micro_batch_tokens
@@ -122,6 +126,7 @@ def _accumulate(
             actor.backward(loss, counts=counts)
         if critic is not None:
             loss = _value_loss(critic(rows.batch), rows, config, denominators.tokens, sums)
+            loss = critic.module.with_router_loss(loss, denominators.read)
             critic.backward(loss, counts=counts)
     return _over_ranks(totals)
 
@@ -155,7 +160,7 @@ def _actor_backward(
     if values_BR1 is not None:
         loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, tokens, totals)
     totals["policy_loss"] += float(surrogate)
-    actor.backward(loss, counts=counts)
+    actor.backward(actor.module.with_router_loss(loss, denominators.read), counts=counts)
     log_ratio_BR = (new_logprobs_BR - rows.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
     totals["policy_clip_fraction"] += clipped_share(new_logprobs_BR, rows, config, tokens)

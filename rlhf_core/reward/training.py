@@ -139,6 +139,7 @@ def _accumulator(
 ) -> Callable[[list[int]], StepOutcome]:
     def accumulate(indices: list[int]) -> StepOutcome:
         step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
+        tokens = sum(map(len, step_batch))
         sums: dict[str, float] = defaultdict(float)
         margins: list[float] = []
         for rows, counts in own_microbatches(
@@ -148,7 +149,7 @@ def _accumulator(
             scores_B = final_scores(engine(batch), batch.response_mask_BR)
             labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
             loss, parts = pair_objective(scores_B, labels, config, len(indices))
-            engine.backward(loss, counts=counts)
+            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
             if not counts:
                 continue
             for name, value in parts.items():
@@ -159,7 +160,7 @@ def _accumulator(
             "train_accuracy": float((margin_N > 0).double().mean()),
             "margin": float(margin_N.mean()),
         }
-        return StepOutcome(metrics, sum(map(len, step_batch)))
+        return StepOutcome(metrics, tokens)
 
     return accumulate
 

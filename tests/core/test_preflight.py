@@ -45,6 +45,10 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
         (["sft.lora={target_modules=['q_proj']}", "model.sft='given'"], {}),
         (["ppo.lora={target_modules=['query']}", "model.sft='of another make'"], {}),
         (["ppo.sampling.tensor_parallel=2", "distributed.ranks=2"], {"tensor_parallel": [2]}),
+        (
+            ["ppo.router_aux_loss_coef=0.01", "sft.router_aux_loss_coef=0"],
+            {"router_aux_loss_coef": 0.01},
+        ),
     ],
 )
 def test_needs_are_those_of_the_stages_that_run(recipe, settings, needs):
@@ -73,6 +77,10 @@ def test_needs_are_those_of_the_stages_that_run(recipe, settings, needs):
         (
             {"tensor_parallel": [2]},
             "sampling.tensor_parallel 2 does not divide the 1 attention heads",
+        ),
+        (
+            {"router_aux_loss_coef": 0.01},
+            "router_aux_loss_coef is 0.01, but LlamaForCausalLM has no experts",
         ),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
         models.actor,
         part,
         config,
-        Denominators(tokens, tokens),
+        Denominators(tokens, tokens, read=40),
         dict.fromkeys(TOTALS, 1.0),
         counts=True,
     )

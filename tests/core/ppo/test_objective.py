@@ -52,7 +52,7 @@ def part(**changes) -> ExperienceRows:
 
 
 def objective(config: PPO, given: ExperienceRows | None = None) -> float:
-    denominator = Denominators.of(MASK, config).policy
+    denominator = Denominators.of(MASK, config, read=1).policy
     return float(policy_objective(LOGITS, given or part(), config, denominator)[0])
 
 
@@ -154,7 +154,9 @@ def test_each_token_weighs_what_its_aggregation_says(kind):
     importance_BR = MASK.double().requires_grad_()
     given = part(importance_BR=importance_BR, old_logprobs_BR=LOGPROBS)  # every ratio is 1
     config = aggregating(kind)
-    policy_objective(LOGITS, given, config, Denominators.of(MASK, config).policy)[0].backward()
+    policy_objective(LOGITS, given, config, Denominators.of(MASK, config, read=1).policy)[
+        0
+    ].backward()
     expected_BR = torch.where(MASK, -given.advantages_BR * weight_BR, 0.0)
     torch.testing.assert_close(importance_BR.grad, expected_BR)
 
@@ -187,18 +189,18 @@ def test_by_a_constant_a_token_of_a_short_minibatch_weighs_as_much_as_one_of_a_l
 
     def weight(tokens: int) -> float:
         mask_BR = torch.arange(60) < torch.full((4, 1), tokens // 4)
-        return 1 / Denominators.of(mask_BR, config).policy
+        return 1 / Denominators.of(mask_BR, config, read=1).policy
 
     assert weight(8) == weight(200) == 1 / (64 * 4)
 
 
 def test_a_response_without_real_tokens_counts_only_by_the_constant():
     mask_BR = torch.cat([MASK, torch.zeros_like(MASK[:1])])
-    found = {kind: Denominators.of(mask_BR, aggregating(kind)).policy for kind in WEIGHTS}
+    found = {kind: Denominators.of(mask_BR, aggregating(kind), read=1).policy for kind in WEIGHTS}
     assert found == {"tokens": 10, "sequences": 4, "constant": 40}
     empty = torch.zeros_like(MASK)
-    found = {kind: Denominators.of(empty, aggregating(kind)) for kind in WEIGHTS}
-    assert found == {"tokens": (1, 1), "sequences": (1, 1), "constant": (1, 32)}
+    found = {kind: Denominators.of(empty, aggregating(kind), read=1) for kind in WEIGHTS}
+    assert found == {"tokens": (1, 1, 1), "sequences": (1, 1, 1), "constant": (1, 32, 1)}
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -206,7 +208,7 @@ def test_a_response_without_real_tokens_counts_only_by_the_constant():
 def test_microbatches_and_ranks_change_no_gradient(models, kind, budget, ranks):
     config = aggregating(kind, kl_in="loss", kl_estimator="k3", entropy_coef=0.1)
     made, policy = experience(models, config), models[0]
-    denominator = Denominators.of(made.batch.response_mask_BR, config).policy
+    denominator = Denominators.of(made.batch.response_mask_BR, config, read=1).policy
 
     def gradient(plan: list[tuple[list[int], bool]]) -> Tensor:
         policy.requires_grad_(True).zero_grad()
