@@ -102,7 +102,12 @@ class PPOGate(StageGate):
 
     stage = "ppo"
     max_kl_per_response: NonNegative = Field(
-        50.0, description="Largest KL from the SFT model in the last step, nats per response."
+        50.0,
+        description=(
+            "Largest KL from the SFT model, nats per response: log pi - log pi_sft (k1) summed over"
+            " a response's tokens, mean over the responses of the last 5 steps, each before its"
+            " update."
+        ),
     )
 
     def bounds(self) -> Bounds:
@@ -140,7 +145,11 @@ class EvaluateGate(StageGate):
         0.5, description="Lower 95% bound of the win rate over the SFT model must exceed this."
     )
     max_kl_per_response: NonNegative = Field(
-        50.0, description="Largest KL from the SFT model on held-out prompts, nats per response."
+        50.0,
+        description=(
+            "Largest KL of the finished policy from the SFT model on held-out prompts, nats per"
+            " response."
+        ),
     )
     max_length_ratio: NonNegative = Field(
         2.0, description="Largest mean length of replies, divided by the SFT model's."

@@ -49,7 +49,11 @@ class PPOOptions(Training):
         10_000, description="Responses over which adaptive beta may change by a factor of e^0.2."
     )
     kl_budget: Annotated[float, Field(gt=0)] = Field(
-        100.0, description="Largest KL, nats per response. Above it, the stage stops."
+        100.0,
+        description=(
+            "Largest KL from the SFT model in one step, nats per response. Above it, the stage"
+            " stops."
+        ),
     )
     kl_estimator: Literal["k1", "k2", "k3"] = Field(
         "k1", description="Estimator of the KL from sampled tokens, in nats (Schulman 2020)."

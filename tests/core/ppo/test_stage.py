@@ -11,6 +11,7 @@ from plain import PlainSampler
 from torch import Tensor
 
 from rlhf_core.config import PPO, Sampling, load_recipe
+from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.errors import ConfigError
 from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
@@ -258,3 +259,19 @@ def test_responses_of_older_weights_show_in_age_and_mismatch(looped, tmp_path):
         "ppo/importance_mean"
     ] == pytest.approx(1, abs=1e-4)
     assert [step["ppo/seconds_sync"] > 0 for step in steps] == [False, True] * 3
+
+
+def test_the_gate_of_the_kl_reads_the_mean_over_the_last_steps_that_its_text_names(
+    looped, tmp_path
+):
+    """Bug: the text said the last step."""
+    looped("gated", PPO(**SHORT | {"steps": 7}))
+    steps = [line["metrics"] for line in read_metrics(tmp_path / "gated" / "metrics.jsonl")]
+    last_five = [step["ppo/kl_per_response"] for step in steps[2:]]
+    gate = PPOGate()
+    metric, bound, limit = gate.bounds()["kl"]
+    found = stage._summary(RunDir(tmp_path / "gated"))[metric]
+    assert len(last_five) == 5 and found == pytest.approx(sum(last_five) / 5)
+    assert found != pytest.approx(last_five[-1]) and (bound, limit) == ("at most", 50.0)
+    text = PPOGate.model_fields["max_kl_per_response"].description
+    assert f"mean over the responses of the last {stage.SUMMARY_STEPS} steps" in text
