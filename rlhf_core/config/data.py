@@ -7,6 +7,10 @@ from pydantic import BeforeValidator, Field
 from rlhf_core.config.fields import Config, Positive, Severity, Share
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Source(Config):
     """One source of rows. A plain string is short for `{path = "..."}`."""
 
@@ -25,6 +29,19 @@ class Source(Config):
                 " compressed by gzip, zstd, bzip2 or xz."
             ),
         )
+    )
+    config: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="Configuration of a hub data set. None: its default, or the only one.",
+    )
+    revision: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description=(
+            "Branch, tag or commit of a hub data set. None: the default branch. The record and the"
+            " lineage have the commit."
+        ),
     )
     split: str = Field(
         "train",

@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, load_from_disk
 from datasets.table import InMemoryTable
 
 from rlhf_core.config import Source
+from rlhf_core.data.hub import load_hub
 from rlhf_core.data.normalise import as_json_value
-from rlhf_core.data.shards import COMPRESSED, FORMATS, format_of, is_saved_dataset, shards
+from rlhf_core.data.shards import (
+    COMPRESSED,
+    FORMATS,
+    format_of,
+    is_saved_dataset,
+    shards,
+    unread_file,
+)
 from rlhf_core.data.text_files import READERS, NumberedRows
-from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.errors import BadInput
 from rlhf_core.patterns import is_pattern
 
 
@@ -54,7 +62,7 @@ def read_source(name: str, source: Source, path: Path | None) -> Rows:
     """
     kind = _format(name, source, path)
     if path is None or kind == "hub":
-        rows = _from_dataset(name, source.path, _load_hub(name, source))
+        rows = _from_dataset(name, source.path, load_hub(name, source))
     elif kind == "saved":
         rows = _from_dataset(name, source.path, _load_saved(name, source, path))
     else:
@@ -89,6 +97,10 @@ def _format(name: str, source: Source, path: Path | None) -> str:
     if source.format != "auto" or is_pattern(path):
         return source.format
     if (found := format_of(path)) is None:
+        if other := unread_file(path):
+            raise BadInput(
+                f"{name}: {path} is {other}. Expected one of {', '.join(FORMATS)}, or a folder."
+            )
         raise BadInput(
             f"{name}: {path} ends with {path.suffix!r}; expected one of {', '.join(FORMATS)} (text"
             f" also with {', '.join(COMPRESSED)} behind it) or a folder. Name the format: {{path ="
@@ -170,6 +182,19 @@ def _limited(rows: Rows, limit: int | None) -> Rows:
     return Rows(rows.source, rows.file, table, rows.lines[:limit], rows.as_json)
 
 
+def _require_files(name: str, path: Path) -> None:
+    """Raise BadInput for a folder that `datasets` has not saved and that holds no file to read."""
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return
+    here = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+    what = next((f" {n} is {found}." for n in here if (found := unread_file(Path(n)))), "")
+    raise BadInput(
+        f"{name}: {path} cannot be read as saved: it holds {', '.join(here[:5]) or 'nothing'};"
+        f" expected a data set that `datasets` saved, or files that end with one of"
+        f" {', '.join(FORMATS)}.{what}"
+    )
+
+
 def _unreadable(name: str, path: Path, kind: str, error: Exception) -> BadInput:
     return BadInput(
         f"{name}: {path} cannot be read as {kind} ({type(error).__name__}: {error}); expected a"
@@ -185,6 +210,7 @@ def _load_arrow(name: str, path: Path, kind: str) -> pa.Table:
 
 
 def _load_saved(name: str, source: Source, path: Path) -> Dataset:
+    _require_files(name, path)
     try:
         return _pick_split(name, source, load_from_disk(str(path)))
     except BadInput:
@@ -212,19 +238,3 @@ def _pick_split(name: str, source: Source, found: Dataset | DatasetDict) -> Data
             'Name one: {path = "...", split = "..."}.'
         )
     return _pick_split(name, source, found[source.split])
-
-
-def _load_hub(name: str, source: Source) -> Dataset:
-    try:
-        return _pick_split(name, source, load_dataset(source.path, split=source.split))
-    except ConnectionError as error:
-        raise StageFailed(
-            f"{name}: {source.path!r} is no file or folder here, and the hub could not be reached"
-            f" for it: {error}"
-        ) from error
-    except Exception as error:  # not found, gated, broken: datasets has a dozen kinds
-        raise BadInput(
-            f"{name}: {source.path!r} is neither a file here nor a hub data set that loads"
-            f" ({type(error).__name__}: {error}); expected an existing path or 'owner/name'. Check"
-            " the recipe's path, format and split."
-        ) from error

@@ -15,6 +15,17 @@ FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+# endings of files that hold no rows to read, and what to do with them
+_CONVERT = {
+    "a zip archive; unpack it": (".zip",),
+    "a tar archive; unpack it": (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+    "an archive; unpack it": (".7z", ".rar"),
+    "a workbook; save its sheet as CSV in UTF-8": (".xlsx", ".xls", ".xlsm", ".ods"),
+    "a pickle, which may run code when it is read; write its rows as JSONL": (".pkl", ".pickle"),
+    "a database; write its rows as JSONL or Parquet": (".db", ".sqlite", ".sqlite3", ".duckdb"),
 }
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
@@ -41,6 +52,12 @@ def format_of(path: Path) -> str | None:
         return FORMATS.get(suffix)
     inner = FORMATS.get(path.with_suffix("").suffix.lower())
     return inner if inner in _TEXT_FORMATS else None
+
+
+def unread_file(path: Path) -> str | None:
+    """Return what a file is by its ending, and what to do with it; None for an unknown ending."""
+    name = path.name.lower()
+    return next((what for what, endings in _CONVERT.items() if name.endswith(endings)), None)
 
 
 def is_saved_dataset(folder: Path) -> bool:

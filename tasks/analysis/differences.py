@@ -47,7 +47,7 @@ def _data(run: RunEvidence) -> dict[str, str]:
     metrics = run.metrics
     found: dict[str, str] = {}
     for stage in run.stages.values():
-        inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
+        inputs = stage.inputs
         if stage.stage == "validate":
             found |= {f"source {name}": inputs[name] for name in SOURCES if name in inputs}
             inputs = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from rlhf_core.data.hub import hub_sources
 from rlhf_core.data.splits import SOURCES, SPLITS
 from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, VALIDATE
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
@@ -107,9 +108,8 @@ def build(evidence: Iterable[RunEvidence]) -> Graph:
 
 
 def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
-    inputs = {name: item["digest"] for name, item in stage.spec.get("inputs", {}).items()}
     outputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
-    inputs = {name: digest for name, digest in inputs.items() if not name.startswith(CODE)}
+    inputs = {n: digest for n, digest in stage.inputs.items() if not n.startswith(CODE)}
     for name, digest in inputs.items():
         graph.add(_input_node(stage, name, digest), run)
     for name, digest in outputs.items():
@@ -130,7 +130,9 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
 
 def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
     if name in (*SOURCES, *SPLITS):
-        label = f"{name} (file)" if stage.stage == VALIDATE.name else name
+        source = hub_sources(stage.config).get(name)
+        place = f" ({source['path'] if source else 'file'})" if stage.stage == VALIDATE.name else ""
+        label = f"{name}{place}"
         return Node(digest, "data", label)
     if name == "model":
         return Node(digest, "model", SFT.makes if stage.stage == REWARD.name else PREPARE.makes)

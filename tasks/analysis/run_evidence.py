@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
+from rlhf_core.data.hub import hub_sources
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
@@ -60,9 +61,16 @@ class StageEvidence:
     items: Columns | None = None  # items.parquet
     samples: Columns | None = None  # the sample table, of runs without items
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digest of each input by name; that of a hub data set is its commit."""
+        files = {name: item["digest"] for name, item in self.spec.get("inputs", {}).items()}
+        hub = hub_sources(self.config)
+        return files | {name: source["revision"] for name, source in hub.items()}
+
     def input(self, name: str) -> str | None:
         """Return the digest of an input; None when the stage had no such input."""
-        return self.spec.get("inputs", {}).get(name, {}).get("digest")
+        return self.inputs.get(name)
 
     def output(self, name: str) -> str | None:
         """Return the digest of an output; None when the stage left no such output."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
+from rlhf_core.data.hub import at_commit
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
@@ -19,20 +20,26 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     """Return the spec.
 
     Local sources are inputs under their field's name, known by content; hub names stay in the
-    config. Raises BadInput for what cannot be read, for rows that may be longer than the model's
-    context, and for models that later stages cannot use.
+    config, each with its commit. Raises BadInput for what cannot be read, for rows that may be
+    longer than the model's context, and for models that later stages cannot use; StageFailed when
+    neither the hub nor its cache knows the commit.
     """
     inputs = taken(stage_catalogue.VALIDATE, have)
+    hub: dict[str, Source] = {}
     for field in SOURCES:
         source = getattr(recipe.data, field)
         if source and (found := _source(f"data.{field}", source, have)):
             inputs[field] = found
+        elif source:
+            hub[field] = source
     sft = recipe.model.sft
     model = model_folder("model.sft", sft) if sft else have["base"].path
     require_context(recipe, model)
     require_classifier(recipe, model)
     require_given(recipe, model)
-    config = ValidateStageConfig(data=recipe.data, needs=needs_of(recipe))
+    commits = {field: at_commit(f"data.{field}", source) for field, source in hub.items()}
+    data = recipe.data.model_copy(update=commits)
+    config = ValidateStageConfig(data=data, needs=needs_of(recipe))
     return make_spec(recipe, "validate", config, inputs)
 
 
@@ -44,7 +51,11 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
         return None
     if not source.path.startswith(PREPARED):
         path = local(field, source.path)
-        return Artifact.of(path) if path else None
+        if path is None:
+            return None
+        _require_no_revision(field, source)
+        return Artifact.of(path)
+    _require_no_revision(field, source)
     if "files" not in have:
         raise BadInput(
             f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a"
@@ -58,3 +69,14 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
             " prepared folder."
         )
     return Artifact.of(path)
+
+
+def _require_no_revision(field: str, source: Source) -> None:
+    """Raise BadInput for a configuration or revision of a local source, which has neither."""
+    for key in ("config", "revision"):
+        if getattr(source, key):
+            raise BadInput(
+                f"{field} has the {key} {getattr(source, key)!r}, but {source.path!r} is a file or"
+                f" folder here; expected a {key} with a hub data set alone. Remove it, or set"
+                ' format = "hub".'
+            )

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow.entities import Metric
 
 from rlhf_core import ROOT
+from rlhf_core.data.hub import hub_sources
 from rlhf_core.rundir import StageResult, new_lines
 from rlhf_core.stage_catalogue import EVALUATE
 from tasks.execution import resource_usage
@@ -148,7 +149,7 @@ class Forwarder:
             run = RunWriter(self.client, run_id)
             run.log_params({"seed": str(spec.seed)} | rendering.flatten(spec.config))
             run.set_tags({"run_digest": spec.digest, "code_digest": spec.code})
-            run.log_datasets(spec.inputs)
+            run.log_datasets(spec.inputs, hub_sources(spec.config))
         return run_id
 
     def _metrics(self, stage: StageRecord, run_id: str) -> None:

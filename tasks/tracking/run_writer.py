@@ -46,10 +46,11 @@ class RunWriter:
         """Store a JSON value as the file `name`."""
         self.client.log_dict(self.run_id, value, name)
 
-    def log_datasets(self, inputs: dict[str, Artifact]) -> None:
-        """Log those of a stage's inputs that are data: splits and sources."""
+    def log_datasets(self, inputs: dict[str, Artifact], hub: dict[str, dict[str, Any]]) -> None:
+        """Log those of a stage's inputs that are data: splits, sources, and hub data sets."""
         datasets = [
-            _dataset(name, item) for name, item in inputs.items() if name in {*SOURCES, *SPLITS}
+            *(_dataset(name, item) for name, item in inputs.items() if name in {*SOURCES, *SPLITS}),
+            *(_hub_dataset(name, source) for name, source in hub.items()),
         ]
         if datasets:
             self.client.log_inputs(self.run_id, datasets)
@@ -118,3 +119,16 @@ def _dataset(name: str, item: Artifact) -> DatasetInput:
     source = json.dumps({"uri": str(item.path), "digest": item.digest})
     dataset = Dataset(name=name, digest=item.digest[:32], source_type="local", source=source)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def _hub_dataset(name: str, source: dict[str, Any]) -> DatasetInput:
+    """Return a data set of the hub by name and commit, as MLflow's own source of such data."""
+    names = {"path": "path", "config_name": "config", "split": "split", "revision": "revision"}
+    place = {theirs: source.get(ours) for theirs, ours in names.items()}
+    dataset = Dataset(
+        name=name,
+        digest=source["revision"][:32],
+        source_type="hugging_face",
+        source=json.dumps(place),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "source")])

@@ -19,7 +19,10 @@ def tiny_recipe(**changes: object) -> Recipe:
 
 def prepared_recipe(**changes: object) -> Recipe:
     """Return a recipe on the quickstart's base model, a prepared file and a data set of a hub."""
-    data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": "org/name"}
+    data = {
+        "demonstrations": "{prepared}/data.jsonl",
+        "comparisons": {"path": "org/name", "revision": "0" * 40},
+    }
     return tiny_recipe(**{"model": {"base": "quickstart"}, "data": data} | changes)
 
 

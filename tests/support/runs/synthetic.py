@@ -55,6 +55,7 @@ class Synthetic:
 
     def __init__(self, workspace: Workspace, folder: Path):
         self.workspace, self.folder = workspace, folder
+        self.hub: dict[str, dict] = {}  # sources of validate that are data sets of the hub
 
     def artifact(self, name: str, *, model: bool = False) -> Artifact:
         """Make a file of data, or a model's folder, whose content is its name."""
@@ -124,6 +125,9 @@ class Synthetic:
 
     def _stage(self, story: Story, stage: str, inputs: dict, outputs: dict) -> StageRecord:
         config = {stage: {"independent_scorer": story.scorer}, "of": story.name, "lift": story.lift}
+        if stage == "validate" and self.hub:
+            config["data"] = self.hub
+            inputs = {name: item for name, item in inputs.items() if name not in self.hub}
         spec = StageSpec(
             stage=stage, seed=story.seed, config=config, inputs=inputs, code="c0de" * 16
         )

@@ -221,3 +221,26 @@ def test_the_command_draws_a_tree_and_prints_json(told, capsys):
     assert "Models that saw it" in capsys.readouterr().out
     assert rlhf_exit_code("lineage", "nothing-such") == 2
     assert "there is no run 'nothing-such'" in capsys.readouterr().err
+
+
+def test_a_hub_data_set_is_in_the_lineage_by_its_commit(home, synthetic):
+    commit = "c0ffee" + "0" * 34
+    source = {"path": "org/pairs", "config": "easy", "revision": commit, "split": "train"}
+    synthetic.hub = {"comparisons": source}
+    tracker = synthetic.tell(Story("first"))
+    found = lineage(tracker.client, commit)
+    assert found.graph.nodes[commit].name == "comparisons (org/pairs)"
+    assert set(found.saw) == {
+        synthetic.artifact(name, model=True).digest for name in ("reward-a", "policy-a")
+    }
+    datasets = tracker.client.get_run(tracker.record.stage("validate").run_id).inputs
+    (logged,) = [
+        item.dataset for item in datasets.dataset_inputs if commit[:32] == item.dataset.digest
+    ]
+    assert logged.source_type == "hugging_face"
+    assert json.loads(logged.source) == {
+        "path": "org/pairs",
+        "config_name": "easy",
+        "split": "train",
+        "revision": commit,
+    }

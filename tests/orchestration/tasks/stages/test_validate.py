@@ -1,6 +1,7 @@
 """The files that validation takes, and the paths that are refused."""
 
 import pytest
+from huggingface_hub import constants
 from recipes import prepared_recipe
 
 from rlhf_core.errors import BadInput
@@ -36,6 +37,28 @@ def test_a_folder_here_cannot_pose_as_a_hub_name(make_recipe, confined, tmp_path
     data = {"demonstrations": {"path": "org/data", "format": "hub"}, "comparisons": "c.jsonl"}
     with pytest.raises(BadInput, match="outside"):
         validate.spec(make_recipe(data=data), {"base": Artifact(path=tmp_path, digest="d")})
+
+
+def test_the_spec_has_the_commit_of_a_hub_data_set(have, tmp_path, monkeypatch):
+    refs = tmp_path / "datasets--org--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("c0ffee" + "0" * 34)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the hub does not answer
+    hub = {"path": "org/name", "config": "easy", "revision": "main"}
+    data = {"demonstrations": "{prepared}/data.jsonl", "comparisons": hub}
+    found = validate.spec(prepared_recipe(data=data), have).model_dump(mode="json")
+    sources = found["config"]["data"]
+    assert sources["comparisons"]["revision"] == "c0ffee" + "0" * 34
+    assert not {"config", "revision"} & set(sources["demonstrations"])
+
+
+@pytest.mark.parametrize("key", ["config", "revision"])
+def test_a_revision_or_configuration_of_a_file_here_is_refused(have, key):
+    local = {"path": "{prepared}/data.jsonl", key: "x"}
+    data = {"demonstrations": local, "comparisons": local}
+    with pytest.raises(BadInput, match=rf"data\.demonstrations has the {key} 'x'"):
+        validate.spec(prepared_recipe(data=data), have)
 
 
 @pytest.mark.parametrize("path", ["{prepared}/../../other/rows.jsonl", "{prepared}/link"])
