@@ -1,5 +1,6 @@
 """The columns of a source: their canonical names, their format, and those that are left over."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -33,7 +34,11 @@ ALIASES = {
     "output": "response",
     "completion": "response",  # TRL, KTO
     "system_prompt": "system",
+    "chosen_response": "chosen",
+    "rejected_response": "rejected",
 }
+# Stanford Human Preferences: a post, two answers, and labels 1 where the first is the better one
+SHP = ("history", "human_ref_A", "human_ref_B", "labels")
 # columns by which a format is recognised; the first format whose columns are all there counts
 FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (
@@ -47,8 +52,20 @@ FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
         ("prompt", "chosen", "rejected"),
         ("messages", "chosen", "rejected"),
         ("chosen", "rejected"),
+        SHP,
     ),
     "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
+}
+# columns of layouts that are no rows to train on, and what to make of them
+_OTHER_LAYOUTS = {
+    "answers": "a ranking of several answers a row; expected a pair a row. Write each better answer"
+    " beside each worse one, as {prompt, chosen, rejected}",
+    "completions": "several completions a row; expected a pair a row. Write a better one beside a"
+    " worse one, as {prompt, chosen, rejected}",
+    "message_tree_id": "a tree of messages; expected a dialogue a row. Write each path from its"
+    " root as {messages}, and two replies to one message as {messages, chosen, rejected}",
+    "preferred_output": "OpenAI's preference format; expected {messages, chosen, rejected}. Write"
+    " input.messages as messages, and the two outputs as chosen and rejected",
 }
 _ANSWERS = {"response", "chosen", "rejected", "label"}
 _VERDICTS = {"votes_for", "votes_against", "votes", "labels", "strength", "margin"}
@@ -59,6 +76,7 @@ _PROVENANCE = {
     "created_at",
     "dataset",
     "date",
+    "domain",
     "hash",
     "id",
     "index",
@@ -106,9 +124,15 @@ def rename_columns(name: str, columns: list[str], mapping: dict[str, str]) -> di
 
 def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ...]:
     """Return the format of a source: its columns to read. Raises BadInput if no format fits."""
+    other = next((name for name in _OTHER_LAYOUTS if name in columns), None)
+    if {"parent_id", "role", "text"} <= set(columns):  # a message of a tree a row
+        other = "message_tree_id"
     for format_ in FORMATS[kind]:
-        if set(format_) <= set(columns):
+        if set(format_) <= set(columns) and other != "message_tree_id":
             return format_
+    if other:
+        found = other if other in columns else "parent_id"
+        raise BadInput(f"{name}: the column {found!r} says {_OTHER_LAYOUTS[other]}.")
     if kind == "comparisons" and {"response", "label"} <= set(columns):
         raise BadInput(
             f"{name}: found one answer a row with a label (KTO), the columns {columns}; expected"
@@ -190,7 +214,9 @@ def unused_columns(kind: RowKind, format_: tuple[str, ...], row: dict, record: d
 
 
 def _is_provenance(column: str) -> bool:
-    return column.lower() in _PROVENANCE or column.lower().endswith(("_id", "_hash", "_unmapped"))
+    return column.lower() in _PROVENANCE or bool(
+        re.search(r"(_id|_hash|_unmapped)(_[a-z])?$", column.lower())
+    )
 
 
 def _says_more(value: object, texts: set[str]) -> bool:

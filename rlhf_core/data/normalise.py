@@ -7,12 +7,13 @@ prompt         {"id", "prompt": messages, "meta"}
 
 `messages` is a list of {"role", "content"}. "id" is the first 16 hex digits of the digest of the
 texts. "meta" holds every other column. The columns system, history and input become part of the
-prompt; tools are refused, because no stage gives them to the chat template.
+prompt; tools, other arguments of the chat template and media are refused, because no stage gives
+them to the model.
 """
 
 import math
 
-from rlhf_core.data.columns import RowKind
+from rlhf_core.data.columns import SHP, RowKind
 from rlhf_core.data.transcripts import (
     Messages,
     RejectedRow,
@@ -26,7 +27,10 @@ from rlhf_core.data.transcripts import (
 from rlhf_core.data.verdicts import strength, verdict, votes
 from rlhf_core.digest import digest_json
 
-_EMPTY_TOOLS = {"", "[]", "{}", "null", "none"}
+_EMPTY = {"", "[]", "{}", "null", "none"}
+# columns that bear on the prompt by another way than its text: no stage passes them on
+_TO_TEMPLATE = ("tools", "functions", "chat_template_kwargs")
+_MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 
 
 def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
@@ -34,7 +38,9 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
 
     Raises RejectedRow with the rule and the reason.
     """
-    _refuse_tools(row)
+    _refuse_unread(row)
+    if format_ == SHP:
+        format_, row = ("prompt", "chosen", "rejected"), _pair_of_shp(row)
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind]
     record = make(format_, _with_input(format_, row))
     record["prompt"] = _with_context(record["prompt"], row)
@@ -61,6 +67,8 @@ def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
 
 
 def _comparison(format_: tuple[str, ...], row: dict) -> dict:
+    if _is_answer_to_question(format_, row):
+        format_, row = ("prompt", *format_), row | {"prompt": row["question"]}
     if format_[0] == "messages" and _ends_with_answer(row["messages"]):
         format_ = ("chosen", "rejected")  # one of the two dialogues once more
     if format_[0] in ("prompt", "messages"):
@@ -82,6 +90,30 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
     } | ({} if better is None else {"strength": better})
 
 
+def _is_answer_to_question(format_: tuple[str, ...], row: dict) -> bool:
+    """Return True if chosen is no dialogue and a column question has its prompt."""
+    chosen = row.get("chosen")
+    is_plain = isinstance(chosen, str) and not is_dialogue(chosen)
+    return format_ == ("chosen", "rejected") and is_plain and not _is_blank(row.get("question"))
+
+
+def _pair_of_shp(row: dict) -> dict:
+    """Return the row with its post as prompt and its two answers as chosen and rejected.
+
+    Raises RejectedRow for labels that are neither 0 nor 1.
+    """
+    better = {"1": "A", "0": "B"}.get(str(row["labels"]))
+    if better is None:
+        raise RejectedRow(
+            "schema",
+            f"labels is {row['labels']!r:.40}; expected 1 (human_ref_A is the better answer) or 0",
+        )
+    worse = "B" if better == "A" else "A"
+    answers = {"chosen": row[f"human_ref_{better}"], "rejected": row[f"human_ref_{worse}"]}
+    rest = {key: value for key, value in row.items() if key not in SHP}
+    return rest | {"prompt": row["history"]} | answers
+
+
 def _ends_with_answer(value: object) -> bool:
     return read_messages(value, "messages", open_end=True)[-1]["role"] == "assistant"
 
@@ -101,15 +133,19 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
     }
 
 
-def _refuse_tools(row: dict) -> None:
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        tools = tools.strip().lower() not in _EMPTY_TOOLS
-    if tools:
+def _refuse_unread(row: dict) -> None:
+    """Raise RejectedRow for what bears on the prompt and no stage would pass on."""
+    for column in (*_TO_TEMPLATE, *_MEDIA):
+        value = row.get(column)
+        if isinstance(value, str):
+            value = value.strip().lower() not in _EMPTY
+        if value is None or isinstance(value, float) or not value:
+            continue
+        to = "the chat template" if column in _TO_TEMPLATE else "the model"
         raise RejectedRow(
             "schema",
-            "tools are given, which no stage passes to the chat template; expected rows without"
-            " tools (ignore = ['tools'] trains on such rows without them)",
+            f"{column} are given, which no stage passes to {to}; expected rows without"
+            f" {column} (ignore = [{column!r}] trains on such rows without them)",
         )
 
 

@@ -31,13 +31,17 @@ _COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\xfd7zXZ": ("xz", lzma.decompress),
 }
 _BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
-# first bytes of files that hold no text, and what they are
+# first bytes of files that hold no text, what they are, and what to do
+_NAME_IT = 'name its format: {path = "...", format = "%s"}'
 _NOT_TEXT = {
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"\x89HDF": "an HDF5 file",
+    b"PK\x03\x04": ("a zip archive or a workbook", "unpack it, or save its sheet as CSV in UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("a workbook of Excel", "save its sheet as CSV in UTF-8"),
+    b"PAR1": ("a Parquet file", _NAME_IT % "parquet"),
+    b"ARROW1": ("an Arrow file", _NAME_IT % "arrow"),
+    b"\x89HDF": ("an HDF5 file", "write its rows as JSONL or Parquet"),
+    b"SQLite format 3": ("an SQLite database", "write its rows as JSONL or Parquet"),
 }
+_TAR = slice(257, 262)  # where a tar archive says that it is one
 _BYTE_ORDER_MARKS = {  # the longer one first, because it begins as the shorter one does
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -53,11 +57,11 @@ def read_text(path: Path) -> str:
     Raises BadInput with the line for bytes that are no text.
     """
     data = _decompressed(path)
-    if found := next((what for start, what in _NOT_TEXT.items() if data.startswith(start)), None):
-        raise BadInput(
-            f"{path} is {found}; expected text. Unpack it, or name its format: {{path ="
-            ' "...", format = "parquet"}.'
-        )
+    if data[_TAR] == b"ustar":
+        raise BadInput(f"{path} is a tar archive; expected text. Please unpack it.")
+    for start, (what, do) in _NOT_TEXT.items():
+        if data.startswith(start):
+            raise BadInput(f"{path} is {what}; expected text. Please {do}.")
     marks = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
     encoding = next(marks, "utf-8-sig")
     try:
@@ -83,6 +87,9 @@ def _decompressed(path: Path) -> bytes:
                     " download it again."
                 ) from None
     return data
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 
 
 def _bad_line(path: Path, line: int, found: str, expected: str) -> BadInput:
@@ -116,7 +123,7 @@ def read_jsonl(path: Path, limit: int | None) -> NumberedRows:
                 path,
                 number,
                 f"a JSON {type(row).__name__}: {line[:60]!r}",
-                "one JSON object a line",
+                "one JSON object a line (a list of objects is format 'json')",
             )
         rows.append((number, row))
     return rows
@@ -167,6 +174,10 @@ def _read_separated(path: Path, limit: int | None, separator: str, expected: str
     start = 1
     try:
         header = next(reader, [])
+        if other := _other_separator(header):
+            raise _bad_line(
+                path, 1, f"one column, {header[0]!r:.80}, with {other} in its name", expected
+            )
         if len(set(header)) != len(header):
             raise _bad_line(path, 1, f"a column name twice in {header}", "different names")
         while limit is None or len(rows) < limit:
@@ -183,6 +194,13 @@ def _read_separated(path: Path, limit: int | None, separator: str, expected: str
     except csv.Error as error:
         raise _bad_line(path, start, f"not CSV ({error})", f"{expected} in double quotes") from None
     return rows
+
+
+def _other_separator(header: list[str]) -> str | None:
+    """Return the separator that a file of one column seems to have in place of the expected one."""
+    if len(header) != 1:
+        return None
+    return next((name for mark, name in _SEPARATORS.items() if mark in header[0]), None)
 
 
 READERS: dict[str, Callable[[Path, int | None], NumberedRows]] = {

@@ -19,6 +19,8 @@ ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "developer": "system",  # OpenAI's name since 2024
+    "prompter": "user",  # OpenAssistant
 }
 MESSAGE_KEYS = ("role", "content", "from", "value")
 # keys of a message that say what the model is to read or learn, and that no stage passes on
@@ -137,8 +139,22 @@ def _from_list(value: list, column: str) -> list[dict[str, Any]]:
                 f" {sorted(ROLES)}",
             )
         _refuse_unread(item, number, column)
-        messages.append({"role": ROLES[role], "content": content})
+        messages.append({"role": ROLES[role], "content": _joined(content, number, column)})
     return messages
+
+
+def _joined(content: object, number: int, column: str) -> object:
+    """Return the text of a content that is given in parts. Raises RejectedRow for an image."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return content
+    kinds = {str(part.get("type")) for part in content}
+    if kinds != {"text"}:
+        raise RejectedRow(
+            "schema",
+            f"message {number} of {column} has parts of type {' and '.join(sorted(kinds))}, which"
+            " no stage passes to the model; expected text alone",
+        )
+    return "".join(require_text(part.get("text"), column) for part in content)
 
 
 def _refuse_unread(item: dict, number: int, column: str) -> None:

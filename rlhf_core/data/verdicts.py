@@ -58,6 +58,8 @@ def score_contradiction(row: dict) -> str | None:
         high, low = number(row.get(chosen)), number(row.get(rejected))
         if high is not None and low is not None and high < low:
             return f"{chosen} {high:g} is less than {rejected} {low:g}"
+    if row.get("human_ref_A") is None and number(row.get("labels")) == 0:
+        return "labels is 0: the second answer is the better one"
     for column in ("strength", "margin"):
         value = number(row.get(column))
         if value is not None and value < 0:

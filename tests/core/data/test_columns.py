@@ -120,6 +120,16 @@ def test_the_columns_of_the_recipe_go_before_the_names_that_are_known(table):
         ("comparisons", {"prompt": "Why?", "tools": [{"name": "w"}], **PAIR}, "tools are given"),
         ("comparisons", {"prompt": "Why?", "tools": '[{"name": "w"}]', **PAIR}, "tools are given"),
         (
+            "comparisons",
+            {"prompt": "Why?", "chat_template_kwargs": {"enable_thinking": False}, **PAIR},
+            "chat_template_kwargs are given, which no stage passes to the chat template",
+        ),
+        (
+            "comparisons",
+            {"prompt": "Why?", "images": ["a.png"], **PAIR},
+            "images are given, which no stage passes to the model",
+        ),
+        (
             "demonstrations",
             {"messages": [USER, {"role": "assistant", "content": "So."}], "input": "cat"},
             "input stands beside a dialogue",
@@ -194,3 +204,99 @@ def test_an_answer_column_is_not_missed_by_a_source_of_prompts(table):
     assert unused_columns("prompts", ("prompt",), {"prompt": "Why?", "hint": "h"}, record) == [
         "hint"
     ]
+
+
+# layouts of published data sets
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {  # UltraFeedback, binarized
+            "prompt": "Why?",
+            "prompt_id": "a1",
+            "messages": [USER, said("So.")],
+            "chosen": [USER, said("So.")],
+            "rejected": [USER, said("No.")],
+            "score_chosen": 8.0,
+            "score_rejected": 6.5,
+        },
+        {  # ORPO-DPO-mix
+            "source": "airoboros",
+            "prompt": "Why?",
+            "question": "Why?",
+            "chosen": [USER, said("So.")],
+            "rejected": [USER, said("No.")],
+        },
+        {
+            "chosen": "\n\nHuman: Why?\n\nAssistant: So.",
+            "rejected": "Human: Why?\n\nAssistant: No.",
+        },
+        {"instruction": "Why?", "chosen_response": "So.", "rejected_response": "No."},
+        {"question": "Why?", **PAIR},  # Orca
+        {  # Stanford Human Preferences: the labels say which answer is better
+            "history": "Why?",
+            "human_ref_A": "No.",
+            "human_ref_B": "So.",
+            "labels": 0,
+            "score_A": 2,
+            "score_B": 9,
+            "score_ratio": 4.5,
+            "domain": "askculinary_train",
+            "post_id": "p",
+            "c_root_id_A": "x",
+        },
+        {"history": "Why?", "human_ref_A": "So.", "human_ref_B": "No.", "labels": "1"},
+    ],
+    ids=["ultrafeedback", "orpo-mix", "hh", "argilla", "orca", "shp-b", "shp-a"],
+)
+def test_published_preference_data_are_read_as_pairs(table, row):
+    found = only(table("comparisons", [row]))
+    record = found.canonical
+    assert (record["prompt"], record["chosen"], record["rejected"]) == ([USER], "So.", "No.")
+    assert not found.notes
+
+
+def test_a_system_message_beside_a_question_is_used(table):
+    row = {"system": "You are terse.", "question": "Why?", **PAIR}
+    assert only(table("comparisons", [row])).canonical["prompt"] == [TERSE, USER]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        (["prompt", "answers", "turns"], "'answers' says a ranking of several answers"),  # Nectar
+        (["message_tree_id", "tree_state", "prompt"], "'message_tree_id' says a tree of messages"),
+        (["message_id", "parent_id", "role", "text"], "'parent_id' says a tree of messages"),
+        (["input", "preferred_output"], "'preferred_output' says OpenAI's preference format"),
+    ],
+)
+def test_a_layout_that_has_no_pairs_is_named(columns, reason):
+    for kind in ("comparisons", "demonstrations") if "parent_id" in columns else ("comparisons",):
+        with pytest.raises(BadInput, match=reason):
+            detect_format("data", kind, columns)
+
+
+def test_shp_labels_that_are_neither_0_nor_1_are_refused(table):
+    row = {"history": "Why?", "human_ref_A": "So.", "human_ref_B": "No.", "labels": 2}
+    entry = only(table("comparisons", [row]))
+    assert entry.rule == "schema" and "labels is 2" in entry.reason
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_openais_messages_are_read_with_their_parts_of_text(table, role):
+    parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]
+    messages = [{**TERSE, "role": role}, {"role": "user", "content": parts}, said("So.")]
+    found = only(table("demonstrations", [{"messages": messages}])).canonical
+    assert (found["prompt"], found["response"]) == ([TERSE, USER], "So.")
+
+
+def test_a_part_that_is_an_image_is_refused_by_its_type(table):
+    parts = [{"type": "text", "text": "Why?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    messages = [{"role": "user", "content": parts}, said("So.")]
+    entry = only(table("demonstrations", [{"messages": messages}]))
+    assert entry.rule == "schema" and "parts of type image_url and text" in entry.reason

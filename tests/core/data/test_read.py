@@ -7,6 +7,7 @@ import json
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -36,7 +37,7 @@ def write_as(kind, folder):
         frame.to_csv(path, index=False, encoding="utf-8-sig")
     elif kind == "parquet":
         frame.to_parquet(path)
-    elif kind == "arrow":
+    elif kind in ("arrow", "feather", "ipc"):
         frame.to_feather(path, compression="uncompressed")
     elif kind == "stream.arrow":
         table = pa.Table.from_pylist(ROWS)
@@ -48,7 +49,7 @@ def write_as(kind, folder):
 
 
 @pytest.mark.parametrize(
-    "kind", ["jsonl", "json", "csv", "parquet", "arrow", "stream.arrow", "saved"]
+    "kind", ["jsonl", "json", "csv", "parquet", "arrow", "stream.arrow", "feather", "ipc", "saved"]
 )
 def test_every_format_gives_the_same_rows_in_order(kind, tmp_path):
     rows = read(write_as(kind, tmp_path))
@@ -113,6 +114,11 @@ def test_columns_of_mixed_types_keep_the_types_they_had(tmp_path):
         ("a.parquet", b"PAR1 not parquet", "cannot be read as parquet"),
         ("a.arrow", b"not arrow", "cannot be read as arrow"),
         ("a.txt", b"hello", r"ends with '\.txt'; expected one of"),
+        ("a.xlsx", b"PK", r"a\.xlsx is a workbook; save its sheet as CSV"),
+        ("a.csv.zip", b"PK", r"a\.csv\.zip is a zip archive; unpack it"),
+        ("a.tar.gz", b"", r"a\.tar\.gz is a tar archive; unpack it"),
+        ("a.pkl", b"", r"a\.pkl is a pickle, which may run code"),
+        ("a.jsonl", b'[{"prompt": "a"}]', r"line 1: a JSON list.*format 'json'"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(name, content, message, tmp_path):
@@ -127,6 +133,48 @@ def test_a_folder_that_is_no_dataset_and_a_missing_file_are_refused(tmp_path):
         read(tmp_path / "empty")
     with pytest.raises(BadInput, match=r"gone\.jsonl does not exist"):
         read_source("demonstrations", Source(path="gone.jsonl"), None)
+
+
+def test_a_folder_without_a_file_to_read_names_what_it_holds(tmp_path):
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(BadInput, match=r"it holds rows\.xlsx; expected .*rows\.xlsx is a workbook"):
+        read(tmp_path)
+
+
+def test_types_that_other_programs_write_into_parquet_are_read(tmp_path):
+    text = pa.dictionary(pa.int8(), pa.string())
+    message = pa.struct([("role", text), ("content", pa.large_string()), ("name", pa.null())])
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    table = pa.table(
+        {
+            "messages": pa.array([messages], pa.large_list(message)),
+            "source": pa.array(["x"]).dictionary_encode(),
+            "long": pa.array(["y"], pa.large_string()),
+            "view": pa.array(["z"], pa.string_view()),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    ((_, row),) = read(tmp_path / "a.parquet")
+    assert [(item["role"], item["content"]) for item in row["messages"]] == [
+        ("user", "Why?"),
+        ("assistant", "So."),
+    ]
+    assert (row["source"], row["long"], row["view"]) == ("x", "y", "z")
+
+
+def test_an_empty_shard_adds_no_rows_and_one_without_bytes_is_named(tmp_path):
+    (tmp_path / "train-0.jsonl").write_text("")
+    (tmp_path / "train-1.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert [row for _, row in read(tmp_path)] == ROWS[:1]
+    other = tmp_path / "parquet"
+    other.mkdir()
+    none = pa.table({"prompt": pa.array([], pa.null()), "response": pa.array([], pa.null())})
+    pyarrow.parquet.write_table(none, other / "train-0.parquet")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), other / "train-1.parquet")
+    assert [row for _, row in read(other)] == ROWS
+    (other / "train-2.parquet").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"train-2\.parquet cannot be read as parquet .*0 bytes"):
+        read(other)
 
 
 def test_nan_in_json_is_a_missing_value(tmp_path):

@@ -74,9 +74,36 @@ def test_a_csv_text_may_be_longer_than_the_librarys_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start", "what"), [(b"PK\x03\x04", "a zip archive"), (b"PAR1", "a Parquet file")]
+    ("start", "what"),
+    [
+        (b"PK\x03\x04", "a zip archive or a workbook"),
+        (b"\xd0\xcf\x11\xe0", "a workbook of Excel"),
+        (b"PAR1", "a Parquet file"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"a" * 257 + b"ustar", "a tar archive"),
+    ],
 )
 def test_a_file_that_holds_no_text_is_named_for_what_it_is(start, what, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(start + b"\xff\xfe rest")
     with pytest.raises(BadInput, match=rf"a\.jsonl is {what}; expected text"):
         read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "what"),
+    [
+        ("prompt;response", "csv", "semicolons"),
+        ("prompt\tresponse", "csv", "tabs"),
+        ("prompt,response", "tsv", "commas"),
+    ],
+)
+def test_another_separator_is_named(header, kind, what, tmp_path):
+    (tmp_path / f"a.{kind}").write_text(f"{header}\n{header}\n")
+    with pytest.raises(BadInput, match=rf"line 1: one column, .* with {what} in its name"):
+        read(tmp_path / f"a.{kind}")
+
+
+def test_lines_that_end_as_on_windows_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(JSONL.replace(b"\n", b"\r\n"))
+    (tmp_path / "a.csv").write_bytes("prompt,response\r\nünï,a\tb\r\n3,4\r\n".encode("utf-8-sig"))
+    assert content(read(tmp_path / "a.jsonl")) == content(read(tmp_path / "a.csv")) == ROWS
