@@ -25,6 +25,7 @@ from tasks.registry.packaging import local_folder
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
 LONG_TIMEOUT_SECONDS = "600"
+_TAG_ATTEMPTS = 5
 _ABOUT = (
     "A version for each {kind} that has passed its gates, with its card. Aliases: `champion` (in"
     " use), `previous`, `candidate` (registered last). Move them with `rlhf promote {name} VERSION`"
@@ -32,6 +33,10 @@ _ABOUT = (
 )
 # files that may change; MLflow writes the last one when it reads
 RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")
+
+
+class OtherFiles(BadInput):
+    """A version's files are not those of its tags."""
 
 
 @contextlib.contextmanager
@@ -98,12 +103,25 @@ def register(
     version = version_with_digest(client, model, tags["digest"]) or _created(
         client, wanted, logged, tags
     )
-    for key, value in (tags | _digests_beside_weights(_location(version))).items():
-        client.set_model_version_tag(model, version.version, key, value)
+    _tag_as_stored(client, version, tags)
     if wanted.note:
         client.update_model_version(model, version.version, description=wanted.note)
     client.set_registered_model_alias(model, CANDIDATE, version.version)
     return str(version.version)
+
+
+def _tag_as_stored(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
+    """Tag a version, with the digests of its files as the store has them at the end.
+
+    A twin of this run may renew the files of the same version meanwhile. Whoever comes last sees
+    its tags and the files agree.
+    """
+    for _ in range(_TAG_ATTEMPTS):
+        found = _digests_beside_weights(_location(version))
+        for key, value in (tags | found).items():
+            client.set_model_version_tag(version.name, version.version, key, value)
+        if _digests_beside_weights(_location(version)) == found:
+            return
 
 
 def _created(
@@ -164,7 +182,7 @@ def served_files(
     """Yield the folder of a version's files as the registry serves them now.
 
     A local store gives its own folder, a remote one a fresh copy that is removed at the end.
-    uri: the address to load from; by default it names the version's number. Raises BadInput when
+    uri: the address to load from; by default it names the version's number. Raises OtherFiles when
     weights, gate records, code or approval have other digests than the version's tags.
     """
     with _opened(workspace, version, uri) as folder:
@@ -191,9 +209,10 @@ def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None)
 
 
 def require_digests(folder: Path, version: ModelVersion) -> None:
-    """Raise BadInput unless the files in `folder` have the digests of the version's tags.
+    """Raise OtherFiles unless the files in `folder` have the digests of the version's tags.
 
-    These are the digests of the weights, of the gate records, and of code and approval.
+    These are the digests of the weights, of the gate records, and of code and approval. Raises
+    BadInput when there are no files.
     """
     if not folder.is_dir():
         raise BadInput(
@@ -207,7 +226,7 @@ def require_digests(folder: Path, version: ModelVersion) -> None:
     }.items():
         expected = version.tags.get(tag)
         if found.get(tag) != expected:
-            raise BadInput(
+            raise OtherFiles(
                 f"version {version.version} of {version.name} has other {what} than when it was"
                 f" registered ({folder}): digest {(found.get(tag) or 'none')[:12]}, its tag says"
                 f" {(expected or 'none')[:12]}. Do not use it; run its recipe again, which stores"

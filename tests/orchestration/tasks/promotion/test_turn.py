@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from promotion_checks import files, replaced
 
 from rlhf_core.errors import PromotionRefused
 from tasks.promotion.promotion import PromotionRequest
@@ -67,3 +68,24 @@ def test_a_refusal_without_another_promotion_is_final_at_once(registry):
     with pytest.raises(PromotionRefused, match="expected"):
         promote_in_turn(registry, request)
     assert len(registry.ledger.entries()) == entries + 1
+
+
+def test_a_twin_that_renews_the_records_of_the_version_meanwhile_refuses_nobody(registry):
+    """A registration writes the files first, and a moment later the tags."""
+    gates = files(registry, "2") / "gates.json"
+    before = gates.read_bytes()
+    gates.write_bytes(before.replace(b"\n", b"\n\n"))
+    timer = threading.Timer(2.0, gates.write_bytes, [before])
+    timer.start()
+    result = promote_in_turn(registry, TWIN)
+    timer.join()
+    assert result.promoted and registry.aliases()["policy@champion"] == "2"
+
+
+def test_files_that_stay_other_than_their_tags_are_refused_in_the_end(registry):
+    gates = files(registry, "2") / "gates.json"
+    with (
+        replaced(gates, b'{"decisions": []}'),
+        pytest.raises(PromotionRefused, match="other gate records"),
+    ):
+        promote_in_turn(registry, TWIN, wait_seconds=2.0)

@@ -33,3 +33,19 @@ def test_a_version_says_where_it_comes_from(registry):
         "evaluate",
         "promote",
     ]
+
+
+def test_tags_are_those_of_the_files_also_when_a_twin_renews_them_meanwhile(registrar, monkeypatch):
+    registry = registrar.registry
+    gates, write = files(registry, "2") / "gates.json", registry.client.set_model_version_tag
+    twins = iter([gates.read_bytes().replace(b"\n", b"\n\n")])
+
+    def written_after_a_twin(*args: str) -> None:
+        for content in twins:  # the twin's files come between these files and their first tag
+            gates.write_bytes(content)
+        write(*args)
+
+    monkeypatch.setattr(registry.client, "set_model_version_tag", written_after_a_twin)
+    assert registrar.policy(2, beats="1") == "2"
+    version = registry.client.get_model_version("tiny-policy", "2")
+    versions.require_digests(files(registry, "2"), version)
