@@ -4,7 +4,6 @@ Without a server there are none.
 """
 
 import logging
-import os
 
 from tasks.tracking.client import brief
 
@@ -24,13 +23,16 @@ def data_resource(deployment: str) -> str:
 
 
 def publish(event: str, resource: str, payload: dict[str, str]) -> None:
-    """Send an event to Prefect's server, if one is configured.
+    """Send an event to Prefect's server, if its settings name one.
 
-    A failure is logged and stops nothing.
+    They are the environment, .env, prefect.toml and profiles. A failure is logged and stops
+    nothing.
     """
-    if not os.environ.get("PREFECT_API_URL"):
+    from prefect.settings import PREFECT_API_URL  # `rlhf promote` needs nothing else of Prefect
+
+    if not PREFECT_API_URL.value():
         return
-    from prefect.events import emit_event  # `rlhf promote` needs nothing else of Prefect
+    from prefect.events import emit_event
 
     # as the program ends, it warns of the number of events still to send
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
