@@ -52,6 +52,13 @@ COMMANDS = {
         "recipes": "List the recipes that come with the project.",
     },
 }
+# commands that write to the workspace; also to find out what they would do
+WRITING = {
+    *("run", "validate", "sweep", "trace"),
+    *("approve", "promote", "rollback", "history"),
+    *("deploy", "serve", "reap"),
+    *("up", "down", "ui", "sync", "gc"),
+}
 app = typer.Typer(
     name="rlhf",
     help=(
@@ -70,8 +77,16 @@ class LazyCommand(TyperCommand):
     """A command known by name and first line; its file is imported when the command is parsed."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """Import the command, and parse its arguments."""
-        return load_command(str(self.name)).make_context(info_name, args, parent, **extra)
+        """Import the command, and parse its arguments.
+
+        Raises BadInput for a command that writes, where the workspace cannot be written.
+        """
+        context = load_command(str(self.name)).make_context(info_name, args, parent, **extra)
+        if self.name in WRITING and not extra.get("resilient_parsing"):  # as completion parses
+            from tasks.records.workspace import Workspace
+
+            Workspace.here().require_writable()
+        return context
 
 
 def load_command(name: str) -> TyperCommand:

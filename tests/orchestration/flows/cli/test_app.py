@@ -1,11 +1,13 @@
 """The command line: help, imports, completion, exit codes and messages of bad input."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
 
 import pytest
+from unprivileged import without_privileges
 
 from flows.cli import app
 
@@ -165,3 +167,65 @@ def test_anything_unexpected_is_exit_1_without_a_traceback(rlhf, home):
         and "Traceback" not in err
         and "--debug" in err
     )
+
+
+# a workspace that cannot be written
+
+
+WRITING_COMMANDS = {
+    "run": ["quickstart"],
+    "validate": ["quickstart"],
+    "sweep": ["quickstart", "--over", "seed=1,2"],
+    "trace": ["quickstart"],
+    "approve": ["latest"],
+    "promote": ["quickstart", "1"],
+    "rollback": ["quickstart"],
+    "serve": ["quickstart"],
+    "deploy": ["quickstart", "--name", "x"],
+    "reap": [],
+    "sync": [],
+    "gc": [],
+    "up": [],
+    "history": ["quickstart"],
+    "down": [],
+    "ui": ["--no-browser"],
+}
+CALL_EACH = """
+import json, sys
+from flows.cli.app import main
+for name, words in json.loads(sys.argv[1]).items():
+    print(main([name, *words]), flush=True)
+"""
+
+
+def call_in_closed_workspace(commands: dict[str, list[str]], home) -> tuple[list[str], list[str]]:
+    """Return the exit codes of commands, and the lines that they wrote to standard error."""
+    home.mkdir()
+    home.chmod(0o555)
+    done = subprocess.run(
+        without_privileges(sys.executable, "-c", CALL_EACH, json.dumps(commands)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RLHF_HOME": str(home)},
+        timeout=120,
+    )
+    home.chmod(0o755)
+    return done.stdout.split(), done.stderr.splitlines()
+
+
+def test_each_command_that_writes_is_refused_at_once(tmp_path):
+    codes, said = call_in_closed_workspace(WRITING_COMMANDS, tmp_path / "w")
+    assert codes == ["2"] * len(WRITING_COMMANDS)
+    ours = [line for line in said if line.startswith("rlhf: ")]
+    assert len(ours) == len(WRITING_COMMANDS)
+    assert all(f"{tmp_path / 'w'} cannot be written by user" in line for line in ours)
+    assert all("Set RLHF_HOME to another folder" in line for line in ours)
+
+
+def test_help_needs_no_right_to_write(tmp_path):
+    codes, said = call_in_closed_workspace({"recipes": [], "promote": ["--help"]}, tmp_path / "w")
+    assert codes == ["0"] or not any("cannot be written" in line for line in said)
+
+
+def test_the_table_of_commands_that_write_is_tested_in_full():
+    assert set(WRITING_COMMANDS) == app.WRITING
