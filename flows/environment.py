@@ -17,8 +17,12 @@ KEPT = {
     "NETRC": ".netrc",
     "AWS_SHARED_CREDENTIALS_FILE": ".aws/credentials",
 }
+# variables that name folders of caches alone; what is in them is made again elsewhere
+CACHES = ("XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT")
+# variables of folders that also hold models and data sets, which stay where they are
+HUB_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 unusable_proxies: dict[str, str] = {}  # variables that were removed, and why
-replaced_homes: list[str] = []  # why the home folder was replaced; empty where it was not
+replaced_homes: list[str] = []  # why the home folder or a cache was replaced; mostly empty
 
 
 # proxies
@@ -76,6 +80,20 @@ def provide_home(substitute: Path) -> None:
             os.environ[name] = str(home / place)
     replaced_homes.append(f"{home} cannot be written" if home else "this user has none")
     os.environ["HOME"] = str(substitute)
+
+
+def drop_unusable_caches() -> None:
+    """Remove variables that name a cache which cannot be written; the home folder has one then."""
+    for name in CACHES:
+        if os.environ.get(name) and not is_writable(Path(os.environ[name])):
+            replaced_homes.append(f"{name}={os.environ[name]} cannot be written")
+            del os.environ[name]
+
+
+def unwritable_hub_caches() -> dict[str, str]:
+    """Return the variables of the hub's caches that name a folder which cannot be written."""
+    named = {name: os.environ[name] for name in HUB_CACHES if os.environ.get(name)}
+    return {name: place for name, place in named.items() if not is_writable(Path(place))}
 
 
 def home_folder() -> Path | None:

@@ -31,6 +31,7 @@ def apply() -> None:
     )
     environment.bypass_proxies()
     environment.provide_home(workspace / "home")
+    environment.drop_unusable_caches()
 
 
 def debugging() -> bool:

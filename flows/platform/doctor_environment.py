@@ -32,9 +32,14 @@ def proxies() -> HealthCheck:
 def home() -> HealthCheck:
     """Check that the home folder can be written; libraries keep caches there."""
     if environment.replaced_homes:
-        found = f"{environment.replaced_homes[0]}; caches go to {os.environ['HOME']}"
+        reasons = "; ".join(environment.replaced_homes)
+        found = f"{reasons}; caches go to {os.environ['HOME']}"
         fix = "set HOME to a folder in which you may write, to share caches between workspaces"
         return HealthCheck("home folder", "warn", found, fix)
+    if hub := environment.unwritable_hub_caches():
+        found = ", ".join(f"{name}={place}" for name, place in hub.items())
+        fix = "nothing for models and data that are there; for others, name a folder of your own"
+        return HealthCheck("home folder", "warn", f"{found} cannot be written", fix)
     return HealthCheck("home folder", "ok", str(environment.home_folder()))
 
 

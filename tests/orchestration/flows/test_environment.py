@@ -87,3 +87,21 @@ print(Path.home(), environment.replaced_homes)
     )
     expected = f"{tmp_path / 'home'} ['this user has none']"
     assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.parametrize("name", environment.CACHES)
+def test_a_cache_that_cannot_be_written_is_left_out_and_named(own_home, monkeypatch, name):
+    for other in environment.CACHES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "/dev/null/cache")
+    environment.drop_unusable_caches()
+    assert name not in os.environ
+    assert environment.replaced_homes == [f"{name}=/dev/null/cache cannot be written"]
+
+
+def test_a_cache_that_can_be_written_stays(own_home, monkeypatch, tmp_path):
+    for name in environment.CACHES:
+        monkeypatch.setenv(name, str(tmp_path / "not made yet"))
+    environment.drop_unusable_caches()
+    assert not environment.replaced_homes
+    assert {os.environ[name] for name in environment.CACHES} == {str(tmp_path / "not made yet")}

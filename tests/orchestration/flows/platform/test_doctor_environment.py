@@ -32,6 +32,16 @@ def test_a_replaced_home_is_a_warning(monkeypatch):
     assert check.level == "warn" and "/ cannot be written" in check.found and "HOME" in check.fix
 
 
+def test_a_cache_of_the_hub_that_cannot_be_written_is_a_warning(monkeypatch):
+    monkeypatch.setattr(environment, "replaced_homes", [])
+    for name in environment.HUB_CACHES:
+        monkeypatch.delenv(name, raising=False)
+    assert doctor.home().level == "ok"
+    monkeypatch.setenv("HF_HOME", "/dev/null/hub")
+    check = doctor.home()
+    assert check.level == "warn" and "HF_HOME=/dev/null/hub cannot be written" in check.found
+
+
 @pytest.mark.parametrize("make", ["file", "package"])
 def test_a_library_name_in_the_current_folder_is_a_warning(tmp_path, make):
     assert doctor.current_folder(tmp_path).level == "ok"
