@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import TAIL_BYTES, Artifact, last_line
+from rlhf_core.rundir import TAIL_BYTES, Artifact, StageSpec, last_line
 
 OTHER = 12345  # a user that owns nothing
 
@@ -76,3 +76,23 @@ def test_without_a_complete_line_there_is_no_last_line(tmp_path):
     assert last_line(file) is None
     file.write_text('{"step": 1')
     assert last_line(file) is None
+
+
+def test_a_stage_is_known_by_contents_configuration_seed_and_code(folder):
+    def digest(place: str, content: str = "{}", **changes: object) -> str:
+        (folder / place).mkdir()
+        (folder / place / "data.jsonl").write_text(content)
+        inputs = {"data": Artifact.of(folder / place / "data.jsonl")}
+        values = {"stage": "sft", "seed": 1, "config": {"lr": 1.0}, "code": "c", "inputs": inputs}
+        return StageSpec(**values | changes).digest
+
+    first = digest("a")
+    assert digest("b") == first  # another place, the same bytes
+    others = [
+        digest("c", content="{ }"),
+        digest("d", seed=2),
+        digest("e", config={"lr": 2.0}),
+        digest("f", code="d"),
+        digest("g", stage="reward"),
+    ]
+    assert len({first, *others}) == 6
