@@ -20,14 +20,12 @@ PINNED = ".txt: "  # in the key of a package of a requirement file
 
 def verdict(found: Finding) -> Markup:
     """Return the verdict of a finding as a badge."""
-    if found.verdict != "beyond noise":
+    if found.verdict != "significant":
         return badge(found.verdict)
     if found.better is None:
-        return badge("beyond noise", "warn")
+        return badge("significant", "warn")
     return (
-        badge("better, beyond noise", "good")
-        if found.better
-        else badge("worse, beyond noise", "bad")
+        badge("better, significant", "good") if found.better else badge("worse, significant", "bad")
     )
 
 

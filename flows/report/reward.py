@@ -180,7 +180,7 @@ def advice(points: list[LearningPoint]) -> str:
     if high < 0:
         return f"{step}: it fell, so look at the labels before collecting more."
     return (
-        f"{step}: no change beyond noise, so more labels of this kind promise little, or the"
+        f"{step}: no significant change, so more labels of this kind promise little, or the"
         " held-out set is too small to tell."
     )
 

@@ -38,7 +38,7 @@ class Slice:
 
     @property
     def differs(self) -> bool:
-        """True if the slice is better or worse than the rest beyond noise.
+        """True if the slice is significantly better or worse than the rest.
 
         This is one test of many: no correction is made.
         """

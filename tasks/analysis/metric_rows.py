@@ -68,9 +68,9 @@ def _row(metric: str, runs: list[RunEvidence]) -> MetricRow:
 def with_better_side(metric: str, found: Finding) -> Finding:
     """Return the finding with the better side marked.
 
-    It stays unmarked within noise, and for a metric of which neither side is better.
+    It stays unmarked where it is not significant, and for a metric of which neither side is better.
     """
-    if found.verdict != "beyond noise" or found.difference is None:
+    if found.verdict != "significant" or found.difference is None:
         return found
     if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER:
         return found

@@ -18,8 +18,8 @@ from tasks.analysis.run_evidence import Estimate
 MIN_ITEMS = 20  # the percentile bootstrap of fewer items is too narrow for a verdict
 LEVEL = 0.05
 Significance = Literal[
-    "beyond noise",
-    "within noise",
+    "significant",
+    "not significant",
     "identical",
     "too few items",
     "no interval",
@@ -39,7 +39,7 @@ class Finding:
     n: int | None = None
     method: str = ""  # how the interval was made
     note: str = ""
-    better: bool | None = None  # the second run is the better one; None: within noise, or no side
+    better: bool | None = None  # the second run is better; None: not significant, or no side
 
 
 def terms(values: Sequence[float]) -> list[Term]:
@@ -56,15 +56,15 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def verdict_on(low: float, high: float) -> Significance:
-    """Return the verdict on a difference with this interval: beyond noise when 0 is outside."""
-    return "beyond noise" if low > 0 or high < 0 else "within noise"
+    """Return the verdict on a difference with this interval: significant when 0 is outside."""
+    return "significant" if low > 0 or high < 0 else "not significant"
 
 
 def paired(first: list[Term], second: list[Term], *, share: bool = False) -> Finding:
     """Return second - first over the same items; percentile bootstrap over items (Efron 1979).
 
     share: the metric is a share of items. Then the exact McNemar test (1947), a sign test of the
-    items that changed sides, must agree before the difference is called beyond noise.
+    items that changed sides, must agree before the difference is called significant.
     """
     both = second + [(-sign, top, bottom) for sign, top, bottom in first]
     before_N, after_N = item_values(first), item_values(second)
@@ -80,7 +80,7 @@ def paired(first: list[Term], second: list[Term], *, share: bool = False) -> Fin
     verdict = verdict_on(low, high)
     if share:
         p = sign_test(int((after_N > before_N).sum()), int((after_N < before_N).sum()))
-        verdict = verdict if p < LEVEL else "within noise"
+        verdict = verdict if p < LEVEL else "not significant"
         method = f"{method}; McNemar p = {p:.2g}"
     return Finding(verdict, difference, low, high, n, method)
 
@@ -125,8 +125,8 @@ def rate(estimate: Estimate, method: str, note: str = "") -> Finding:
         return Finding("no interval", value, n=n, note=note)
     low, high = estimate.interval
     if low <= 0.5 <= high:
-        return Finding("within noise", value, low, high, n, method, note)
-    return Finding("beyond noise", value, low, high, n, method, note, better=value > 0.5)
+        return Finding("not significant", value, low, high, n, method, note)
+    return Finding("significant", value, low, high, n, method, note, better=value > 0.5)
 
 
 def _too_few(n: int) -> str:

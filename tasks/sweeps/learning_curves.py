@@ -27,7 +27,7 @@ def summary(found: RowsByAlgorithm) -> list[dict]:
                 "seeds": len(runs),
                 "evaluated": len(ended),
                 "raised": sum(gain > 0 for gain in gains),
-                "raised_beyond_noise": sum((run.metrics[GAIN].low or 0.0) > 0 for run in ended),
+                "raised_significantly": sum((run.metrics[GAIN].low or 0.0) > 0 for run in ended),
                 "gain": spread_of(gains) if gains else None,
                 "kl": spread_of([run.metrics[KL].value for run in ended]) if ended else None,
             }

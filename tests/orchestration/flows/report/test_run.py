@@ -67,7 +67,7 @@ def test_the_comparison_is_one_self_contained_page_with_every_part(synthetic):
     ):
         assert plot in seen.text
     assert EVIL in seen.text and EVIL not in text and "&lt;script&gt;alert(1)" in text
-    assert seen.text.count("better, beyond noise") > 2 and "paired bootstrap" in seen.text
+    assert seen.text.count("better, significant") > 2 and "paired bootstrap" in seen.text
 
 
 def test_names_and_values_are_escaped_too(synthetic):

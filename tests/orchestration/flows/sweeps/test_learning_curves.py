@@ -90,7 +90,7 @@ FOUND = {
 
 def test_the_summary_counts_what_ended_and_what_rose():
     ppo, dpo = summary(FOUND)
-    assert (ppo["seeds"], ppo["evaluated"], ppo["raised"], ppo["raised_beyond_noise"]) == (
+    assert (ppo["seeds"], ppo["evaluated"], ppo["raised"], ppo["raised_significantly"]) == (
         2,
         2,
         2,

@@ -109,11 +109,11 @@ def test_what_differs_is_found_and_what_does_not_is_not_listed(synthetic):
     assert groups["environment"] == groups["code"] == []
 
 
-def test_a_better_policy_is_better_beyond_noise_on_the_same_prompts(synthetic):
+def test_a_better_policy_is_significantly_better_on_the_same_prompts(synthetic):
     better = Story("b", lift=1.5, seed=2, policy="policy-b", prompts=48)
     comparison = compared(synthetic, Story("a", lift=0.5), better)
     score = found(comparison, "eval/score_policy")
-    assert score.verdict == "beyond noise" and score.better and score.n == 48
+    assert score.verdict == "significant" and score.better and score.n == 48
     assert 0.5 < score.low < score.difference < score.high < 1.3
     assert {win_rate.judge: win_rate.finding.better for win_rate in comparison.win_rates} == {
         "reward model": True,
@@ -156,7 +156,7 @@ def test_scores_of_two_reward_models_are_not_held_against_each_other(synthetic):
     assert all(sample.scores[1] == independent[sample.prompt] for sample in comparison.samples)
     accuracy = found(comparison, "reward/accuracy")
     assert (
-        accuracy.verdict == "beyond noise"
+        accuracy.verdict == "significant"
         and accuracy.better
         and "McNemar" in accuracy.method
         and accuracy.n == 120
@@ -180,7 +180,7 @@ def test_accuracy_on_two_heldout_sets_is_compared_unpaired_and_says_so(synthetic
         "reward/accuracy",
     )
     assert (
-        accuracy.verdict == "within noise"
+        accuracy.verdict == "not significant"
         and "unpaired" in accuracy.method
         and "different held-out sets" in accuracy.note
     )
@@ -201,7 +201,7 @@ def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(synthetic):
     assert found(comparison, "eval/score_policy").verdict == "no interval"
     assert "no per-item evidence" in found(comparison, "eval/score_policy").note
     rate = found(comparison, "eval/win_rate")
-    assert rate.verdict == "beyond noise" and rate.better is False and "unpaired" in rate.method
+    assert rate.verdict == "significant" and rate.better is False and "unpaired" in rate.method
     assert comparison.samples == [] and any(
         "No per-item evidence" in note for note in comparison.cautions
     )
@@ -223,7 +223,7 @@ def test_three_runs_are_each_held_against_the_first(synthetic):
         *(Story(f"run-{seed}", lift, seed, policy=f"policy-{seed}") for seed, lift in lifts),
     )
     row = next(row for row in comparison.metrics if row.metric == "eval/score_policy")
-    assert len(row.values) == 3 and row.against[1].verdict == "beyond noise"
+    assert len(row.values) == 3 and row.against[1].verdict == "significant"
     assert len(comparison.samples[0].replies) == 3 and len(comparison.win_rates) == 4
 
 
@@ -302,7 +302,7 @@ def test_the_command_prints_json_and_attaches_the_page_to_both_runs(told, capsys
     row = next(row for row in printed["metrics"] if row["metric"] == "eval/score_policy")
     assert row["values"][0]["low"] < row["values"][0]["value"] < row["values"][0]["high"]
     assert (
-        row["against"][0]["verdict"] == "beyond noise"
+        row["against"][0]["verdict"] == "significant"
         and row["against"][0]["method"] == "paired bootstrap"
     )
     assert printed["runs"][1]["costs"]["ppo"]["peak_memory_mib"] == 900.0
@@ -323,9 +323,7 @@ def test_the_command_prints_tables_and_replies_from_both_ends(told, tmp_path, ca
         == 0
     )
     out = capsys.readouterr().out
-    assert (
-        "What differs: config" in out and "better, beyond noise" in out and f"Page: {page}" in out
-    )
+    assert "What differs: config" in out and "better, significant" in out and f"Page: {page}" in out
     assert "2 of 64" in out and "tiny-aaaaaaa-2 wins" in out and page.stat().st_size > 10_000
     assert told[0].client.list_artifacts(told[0].record.run_id, "comparisons") == []
 

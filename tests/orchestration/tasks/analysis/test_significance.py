@@ -9,12 +9,12 @@ from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate
 
 
-def test_a_clear_difference_is_beyond_noise_and_its_interval_holds_it():
+def test_a_clear_difference_is_significant_and_its_interval_holds_it():
     rng = random.Random(0)
     first = [rng.gauss(0, 1) for _ in range(200)]
     second = [value + 0.5 + rng.gauss(0, 0.2) for value in first]
     finding = significance.paired(significance.terms(first), significance.terms(second))
-    assert finding.verdict == "beyond noise" and finding.n == 200
+    assert finding.verdict == "significant" and finding.n == 200
     assert 0.45 < finding.low < finding.difference < finding.high < 0.55
     swapped = significance.paired(significance.terms(second), significance.terms(first))
     assert (swapped.difference, swapped.low, swapped.high) == pytest.approx(
@@ -28,11 +28,11 @@ def test_pairing_sees_what_two_separate_intervals_cannot():
     second = [value + 0.3 + rng.gauss(0, 0.1) for value in first]
     assert (
         significance.paired(significance.terms(first), significance.terms(second)).verdict
-        == "beyond noise"
+        == "significant"
     )
     assert (
         significance.unpaired(significance.mean(first), significance.mean(second)).verdict
-        == "within noise"
+        == "not significant"
     )
 
 
@@ -42,7 +42,7 @@ def test_no_difference_is_not_called_one():
     second = [value + rng.gauss(0, 1) for value in first]
     assert (
         significance.paired(significance.terms(first), significance.terms(second)).verdict
-        == "within noise"
+        == "not significant"
     )
     same = significance.paired(significance.terms(first), significance.terms(first))
     assert same.verdict == "identical" and same.difference == same.low == same.high == 0.0
@@ -62,9 +62,9 @@ def test_a_share_needs_the_exact_test_too():
     weak = significance.paired(
         first, significance.terms([*agree, *[1.0] * 10, *[0.0] * 5]), share=True
     )
-    assert weak.verdict == "within noise" and "McNemar p = 0.3" in weak.method
+    assert weak.verdict == "not significant" and "McNemar p = 0.3" in weak.method
     strong = significance.paired(first, significance.terms([*agree, *[1.0] * 15]), share=True)
-    assert strong.difference == pytest.approx(0.10) and strong.verdict == "beyond noise"
+    assert strong.difference == pytest.approx(0.10) and strong.verdict == "significant"
     once = significance.paired(
         significance.terms([*agree, *[0.0] * 14, 1.0]),
         significance.terms([*agree, *[1.0] * 14, 0.0]),
@@ -79,11 +79,11 @@ def test_unpaired_shares_have_newcombes_interval():
     finding = significance.unpaired(first, second)
     assert (finding.low, finding.high) == pytest.approx(
         (0.0524, 0.3339), abs=1e-4
-    ) and finding.verdict == "beyond noise"
+    ) and finding.verdict == "significant"
     assert significance.unpaired(Estimate(1.0), second).verdict == "no interval"
 
 
 def test_a_win_rate_is_held_against_a_half_and_ties_count_half():
     assert significance.win_rate([1.0] * 30, [1.0] * 30).difference == 0.5
     lost = significance.win_rate([0.0] * 40, [1.0] * 40)
-    assert lost.verdict == "beyond noise" and lost.better is False and lost.high < 0.1
+    assert lost.verdict == "significant" and lost.better is False and lost.high < 0.1
