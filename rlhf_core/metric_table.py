@@ -102,7 +102,8 @@ PPO_METRICS: MetricRows = {
     "score_spread": ("score", "Mean standard deviation of a score over the members", (0, None)),
     "reward_mean": (
         "score",
-        "Score minus missing-EOS penalty, minus KL penalty with kl_in = reward, per response",
+        "Score minus penalties, minus KL penalty with kl_in = reward, per response. With truncated"
+        " = bootstrap the score of a truncated response is not in it",
     ),
     "model_score_mean": ("score", "The reward model's part, before its weight; with functions"),
     **{

@@ -64,6 +64,12 @@ class PPO(PPOOptions):
                 f"critic_warmup_steps {self.critic_warmup_steps}, but advantage {self.advantage!r}"
                 " has no critic"
             )
+        if self.truncated == "bootstrap" and not self.has_critic:
+            raise ValueError(
+                f"truncated 'bootstrap' takes the critic's value at the cut, but advantage"
+                f" {self.advantage!r} has no critic; set truncated to 'terminal', or advantage to"
+                " 'gae'"
+            )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError(
                 "kl_in 'loss' with kl_estimator 'k1' has an expected gradient of 0; expected k2"

@@ -15,6 +15,7 @@ from rlhf_core.objectives.choices import LossAggregation, PolicyLoss
 AdvantageEstimator = Literal[
     "gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline"
 ]
+Truncated = Literal["terminal", "bootstrap"]
 GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
 
 
@@ -203,6 +204,14 @@ class PPOOptions(Training):
     )
     missing_eos_penalty: NonNegative = Field(
         1.0, description="Score subtracted from a response without an end-of-text token."
+    )
+    truncated: Truncated = Field(
+        "terminal",
+        description=(
+            "Value of a response that max_new_tokens cuts. 'terminal': its score, as of one that"
+            " ended. 'bootstrap' (advantage 'gae'): the critic's value at the cut, in place of its"
+            " score."
+        ),
     )
     uncertainty_penalty: NonNegative = Field(
         0.0,

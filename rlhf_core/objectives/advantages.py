@@ -25,7 +25,13 @@ def token_rewards(score_B: Tensor, kl_BR: Tensor, mask_BR: Tensor, beta: float) 
 
 
 def gae(
-    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float
+    rewards_BR: Tensor,
+    values_BR: Tensor,
+    mask_BR: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    end_values_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns by generalised advantage estimation, (B, R) each, 0 at padding.
 
@@ -33,13 +39,17 @@ def gae(
     A_t = delta_t + gamma lam A_{t+1}
     return_t = A_t + V_t
 
-    V is 0 past the end. t counts real tokens: masked ones between them (a tool's output) are
-    skipped. Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+    V past the end is end_values_B, or 0: 0 where the response ended, the value of the last state
+    where it was cut (Pardo et al. 2018, arXiv:1712.00378, section 3.2). t counts real tokens:
+    masked ones between them (a tool's output) are skipped. Schulman et al. 2016, arXiv:1506.02438,
+    eq. 16.
     """
     rewards_BR = rewards_BR.masked_fill(~mask_BR, 0.0)
     values_BR = values_BR.masked_fill(~mask_BR, 0.0)
     advantages_BR = torch.zeros_like(values_BR)
     next_advantage_B = next_value_B = torch.zeros_like(values_BR[:, 0])
+    if end_values_B is not None:
+        next_value_B = end_values_B.to(values_BR.dtype)
     for t in reversed(range(values_BR.shape[1])):
         delta_B = rewards_BR[:, t] + gamma * next_value_B - values_BR[:, t]
         next_advantage_B = torch.where(

@@ -45,21 +45,34 @@ def estimate(
     kl_BR = token_kl(outputs.old_logprobs_BR, outputs.ref_logprobs_BR, mask_BR, config.kl_estimator)
     penalty = beta if config.kl_in == "reward" else 0.0
     rewards_BR = token_rewards(rewards.final_B, kl_BR, mask_BR, penalty) + rewards.process_BR
-    advantages_BR, returns_BR = estimate_advantages(rewards_BR, outputs.values_BR, mask_BR, config)
+    end_values_B = outputs.end_values_B.masked_fill(~rewards.bootstrapped_B, 0.0)
+    advantages_BR, returns_BR = estimate_advantages(
+        rewards_BR, outputs.values_BR, mask_BR, config, end_values_B
+    )
     importance_BR = _importance(outputs.old_logprobs_BR, sampler_logprobs_BR, mask_BR, config)
     return Estimates(rewards_BR, advantages_BR, returns_BR, importance_BR)
 
 
 def estimate_advantages(
-    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, config: PPO
+    rewards_BR: Tensor,
+    values_BR: Tensor,
+    mask_BR: Tensor,
+    config: PPO,
+    end_values_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns, (B, R) each, by `config.advantage`.
 
     Rows of one prompt are neighbours, `config.group_size` at a time.
+    end_values_B: values of the states after the last tokens, for 'gae'; None: 0.
     """
     if config.advantage == "gae":
         advantages_BR, returns_BR = gae(
-            rewards_BR, values_BR, mask_BR, gamma=config.gamma, lam=config.gae_lambda
+            rewards_BR,
+            values_BR,
+            mask_BR,
+            gamma=config.gamma,
+            lam=config.gae_lambda,
+            end_values_B=end_values_B,
         )
         if config.whiten_advantages:
             advantages_BR = whiten(advantages_BR, mask_BR)

@@ -58,6 +58,8 @@ class ShapedRewards:
     final_B: Tensor
     process_BR: Tensor  # paid at each token: scaled, clipped; 0 without process rewards
     running: Moments  # of all responses' score_B so far, this rollout's included
+    # cut responses whose value at the cut stands for their score; all False unless so configured
+    bootstrapped_B: Tensor
 
 
 def load_functions(
@@ -135,7 +137,9 @@ def shape_rewards(
     """Return the rewards that the scores of reward model and functions give.
 
     An uncertain ensemble pays less: mean - coefficient * variance (Coste et al. 2023,
-    arXiv:2310.02743, eq. 5).
+    arXiv:2310.02743, eq. 5). With truncated = 'bootstrap' a cut response is not paid its score: the
+    value at the cut stands for the score that the whole response would get. Penalties and process
+    rewards are paid all the same.
     running: the moments of all scores before this rollout.
     """
     options = config.reward
@@ -143,11 +147,14 @@ def shape_rewards(
     score_B = final_B + process_BR.sum(-1)
     running = merge_moments(running, score_moments(score_B))
     final_B, process_BR = normalise(final_B, process_BR, running, options)
+    bootstrapped_B = ~ended_B & (config.truncated == "bootstrap")
+    final_B = final_B.masked_fill(bootstrapped_B, 0.0)
     final_B = final_B - length_penalty(mask_BR, options) - config.missing_eos_penalty * (~ended_B)
     if config.uncertainty_penalty:
         assert model.spread_B is not None  # load_models refuses the penalty without an ensemble
-        final_B = final_B - config.uncertainty_penalty * model.spread_B**2
-    return ShapedRewards(functions_BF, score_B, final_B, process_BR, running)
+        variance_B = (model.spread_B**2).masked_fill(bootstrapped_B, 0.0)
+        final_B = final_B - config.uncertainty_penalty * variance_B
+    return ShapedRewards(functions_BF, score_B, final_B, process_BR, running, bootstrapped_B)
 
 
 def _weighted_sum(

@@ -15,6 +15,7 @@ from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine, Forward
+from rlhf_core.modeling.models import final_scores
 from rlhf_core.objectives.kl import exact_kl
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.rewards import RewardModelScores, RolloutScorer, model_rewards
@@ -49,6 +50,7 @@ class ModelOutputs:
     exact_kl_BR: Tensor | None  # over the vocabulary, nats; None unless config.kl_exact
     entropy_BR: Tensor  # of the actor, over the vocabulary
     values_BR: Tensor  # critic before each token is emitted; 0 without a critic
+    end_values_B: Tensor  # critic after the last token; 0 without a critic
 
     @property
     def kl_BR(self) -> Tensor:
@@ -91,9 +93,17 @@ def score_batch(
         exact_kl_BR=whole(lambda part: part.outputs.exact_kl_BR) if config.kl_exact else None,
         entropy_BR=whole(lambda part: part.outputs.entropy_BR),
         values_BR=whole(lambda part: part.outputs.values_BR),
+        end_values_B=_end_values(parts, batch),
     ), _reward_model_scores(
         parts, batch, len(models.rewards), process_BR=whole(lambda part: part.process_BR)
     )
+
+
+def _end_values(parts: list[_Part], batch: Batch) -> Tensor:
+    values_B = torch.zeros(len(batch.ids_BL), device=batch.ids_BL.device)
+    for part in parts:
+        values_B[part.rows] = part.outputs.end_values_B.float()
+    return summed(values_B)
 
 
 def _reward_model_scores(
@@ -147,6 +157,7 @@ def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:
         exact_kl_BR=exact_kl_BR,
         entropy_BR=entropy_BR,
         values_BR=values_BR1[:, : ids_BR.shape[1]],
+        end_values_B=final_scores(values_BR1, part.response_mask_BR),
     )
 
 

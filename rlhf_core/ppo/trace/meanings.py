@@ -57,6 +57,10 @@ TENSORS = {
         "paid at the last token: the score centred, scaled and clipped where so configured, less"
         " the penalties"
     ),
+    "bootstrapped_B": (
+        "true when the response was cut and the value at the cut stands for its score (truncated ="
+        " 'bootstrap')"
+    ),
     "process_BR": (
         "reward of each token by itself, scaled and clipped where so configured; 0 without process"
         " rewards"
@@ -71,6 +75,7 @@ TENSORS = {
     "values_BR": (
         "the critic's forecast of the return, made before each token is emitted; 0 without a critic"
     ),
+    "end_values_B": "the critic's forecast after the last token; 0 without a critic",
     "kl_BR": "old - reference log-probability at each token (k1 estimate of the KL), nats",
     "rewards_BR": (
         "-beta * KL at each token (none when the KL stands in the loss) + process reward, final_B"

@@ -63,6 +63,7 @@ def experience_rows(experience: Experience) -> list[dict]:
         "exact_kl_BR": outputs.exact_kl_BR,
         "entropy_BR": outputs.entropy_BR,
         "values_BR": outputs.values_BR,
+        "end_values_B": outputs.end_values_B,
         "advantages_BR": estimates.advantages_BR,
         "returns_BR": estimates.returns_BR,
         "importance_BR": estimates.importance_BR,

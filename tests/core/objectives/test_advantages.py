@@ -50,6 +50,24 @@ def test_gae_by_hand():
     torch.testing.assert_close(returns, tensor([[0.5625, 1.75, 2.0]]))
 
 
+def test_gae_of_a_cut_response_goes_on_with_the_value_at_the_cut_by_hand():
+    """With gamma .5 and lambda .5, row 1 ended; row 2 is the same but cut at a state of value 4.
+
+    d3 = 2 + .5*4 - 1 = 3; A3 = 3; A2 = 1 + .25*3 = 1.75; A1 = .05 + .25*1.75 = .4875
+    Row 3, cut after one token at a state of value -2: A = 1 + .5*-2 - .5 = -.5
+    """
+    rewards = tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [1.0, NAN, NAN]])
+    values = tensor([[0.2, 0.5, 1.0], [0.2, 0.5, 1.0], [0.5, NAN, NAN]])
+    mask = tensor([[T, T, T], [T, T, T], [T, F, F]])
+    end = tensor([0.0, 4.0, -2.0])
+    advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=0.5, end_values_B=end)
+    expected = tensor([[0.3625, 1.25, 1.0], [0.4875, 1.75, 3.0], [-0.5, 0.0, 0.0]])
+    torch.testing.assert_close(advantages, expected)
+    torch.testing.assert_close(returns, expected + values.nan_to_num())
+    unbootstrapped = gae(rewards, values, mask, gamma=0.5, lam=0.5)[0]
+    assert unbootstrapped[0].equal(advantages[0]) and unbootstrapped[2, 0] == 0.5
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     st.integers(1, 6), st.integers(0, 4), st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1)

@@ -18,6 +18,7 @@ from rlhf_core.objectives.advantages import grpo_advantages, rloo_advantages, wh
 from rlhf_core.ppo.estimators import estimate_advantages
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import step_metrics
+from rlhf_core.ppo.rewards import NO_SCORES, RewardModelScores, shape_rewards
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
 
@@ -111,6 +112,53 @@ def test_importance_of_a_sequence_is_the_capped_product_at_all_its_tokens(models
         )
 
 
+def test_a_cut_response_is_worth_its_score_or_the_value_at_the_cut_by_hand():
+    """Rows of 1, 2, 3 and 4 tokens with scores 1, 2, 4 and 7; the second and the last were cut.
+
+    The critic says 10 * row + t after t tokens. gamma and lambda are 1, there is no KL: a return is
+    the sum of the rewards to come and the value at the cut.
+    """
+    rows = sorted(SEQUENCES, key=len)
+    ended = [True, False, True, False]
+
+    def found(**options) -> Experience:
+        config = PPO(gae_lambda=1.0, whiten_advantages=False, beta=0.0, **options)
+        models = fixed(LOGITS, tensor([1.0, 2.0, 4.0, 7.0]))
+
+        def critic(batch: Batch) -> Tensor:
+            R1 = batch.response_mask_BR.shape[1] + 1
+            return 10.0 * torch.arange(len(rows))[:, None] + torch.arange(R1)
+
+        logprobs = [[-3.0] * len(s.response) for s in rows]
+        given = Rollout(rows, logprobs, ended, 0.0)
+        models = replace(models, critic=FixedEngine(critic))
+        return make_experience(given, models, config, beta=0.0, pad_id=0)
+
+    mask_BR = found().batch.response_mask_BR
+    assert mask_BR.sum(-1).tolist() == [1, 2, 3, 4]
+    terminal = found()
+    assert found(truncated="terminal").estimates.returns_BR.equal(terminal.estimates.returns_BR)
+    assert terminal.rewards.final_B.tolist() == [1.0, 2.0 - 1, 4.0, 7.0 - 1]
+    assert [row[0] for row in terminal.estimates.returns_BR.tolist()] == [1.0, 1.0, 4.0, 6.0]
+    cut = found(truncated="bootstrap", missing_eos_penalty=0.5)
+    assert cut.rewards.score_B.tolist() == [1.0, 2.0, 4.0, 7.0]  # what is reported
+    assert cut.rewards.final_B.tolist() == [1.0, -0.5, 4.0, -0.5]
+    assert cut.outputs.end_values_B.tolist() == [1.0, 12.0, 23.0, 34.0]
+    expected = tensor([[1.0], [12.0 - 0.5], [4.0], [34.0 - 0.5]]).where(mask_BR, tensor(0.0))
+    assert cut.estimates.returns_BR.tolist() == expected.tolist()
+    values_BR = cut.outputs.values_BR
+    assert cut.estimates.advantages_BR.tolist() == (expected - values_BR).tolist()
+
+
+def test_the_uncertainty_of_a_score_that_is_not_paid_costs_nothing():
+    model = RewardModelScores(tensor([3.0, 3.0]), torch.zeros(2, 1), tensor([2.0, 2.0]))
+    mask, ended = tensor([[True], [True]]), tensor([True, False])
+    for truncated, expected in (("terminal", [1.0, 0.0]), ("bootstrap", [1.0, -1.0])):
+        config = PPO(truncated=truncated, uncertainty_penalty=0.5)
+        rewards = shape_rewards(model, [], mask, ended, config, NO_SCORES)
+        assert rewards.final_B.tolist() == expected
+
+
 GROUPED = {"rollout_batch": 4, "group_size": 2}
 REWARDS = seeded(*MASK.shape, seed=5).masked_fill(~MASK, 0.0)
 SCORE, GROUP = REWARDS.sum(-1), tensor([0, 0, 1, 1])
@@ -147,6 +195,15 @@ def test_experience_without_a_critic_has_no_values():
         (["ppo.advantage='grpo'"], "expected group_size of 2 or more"),
         (["ppo.group_size=3"], "64 is not a multiple of group_size 3"),
         (["ppo.advantage='reinforce++'", "ppo.critic_warmup_steps=2"], "has no critic"),
+        (
+            [
+                "ppo.truncated='bootstrap'",
+                "ppo.advantage='rloo'",
+                "ppo.group_size=2",
+                "ppo.critic_warmup_steps=0",
+            ],
+            "advantage 'rloo' has no critic; set truncated to 'terminal'",
+        ),
         (["ppo.kl_in='loss'"], "expected k2 or k3"),
         (["ppo.dual_clip=1.0"], "greater than 1"),
         (["ppo.importance_cap=0.5"], "greater than or equal to 1"),
