@@ -113,6 +113,11 @@ PPO_METRICS: MetricRows = {
     "score_running_mean": ("score", "Mean of all scores so far, which centring subtracts"),
     "score_running_std": ("score", "Their standard deviation, by which scaling divides", (0, None)),
     "length_penalty_mean": ("score", "Length penalty per response", (0, None)),
+    "overlong_penalty_mean": ("score", "Soft overlong penalty per response", (0, None)),
+    "overlong_masked": (
+        "responses",
+        "Truncated responses that the losses leave out; with overlong = mask",
+    ),
     "kl_per_response": (
         "nats",
         "Sum over response tokens of logpi_old - logpi_ref, mean over responses",

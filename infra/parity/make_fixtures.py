@@ -16,6 +16,7 @@ from published import versions
 from safetensors.torch import save_file
 from trl_cases import trl_cases
 from verl_cases import verl_cases
+from verl_reward_cases import verl_reward_cases
 
 
 def main(folder: Path) -> None:
@@ -23,6 +24,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     x = make_inputs()
     files = {"inputs": x, "verl": verl_cases(x), "openrlhf": openrlhf_cases(x), "trl": trl_cases(x)}
+    files["verl_rewards"] = verl_reward_cases()
     made_by = {"versions": versions(), "seed": SEED, "settings": SETTINGS}
     metadata = {"made_by": json.dumps(made_by)}  # one key: safetensors may reorder several
     for name, tensors in files.items():

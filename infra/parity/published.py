@@ -16,6 +16,7 @@ from typing import ClassVar
 FILES = {
     "verl.trainer.ppo.core_algos": "verl",
     "verl.trainer.ppo.rollout_corr_helper": "verl",
+    "verl.workers.reward_manager.dapo": "verl",
     "verl.utils.torch_functional": "verl",
     "openrlhf.models.loss": "openrlhf",
     "openrlhf.models.utils": "openrlhf",

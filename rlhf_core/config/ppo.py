@@ -70,6 +70,11 @@ class PPO(PPOOptions):
                 f" {self.advantage!r} has no critic; set truncated to 'terminal', or advantage to"
                 " 'gae'"
             )
+        if self.truncated == "bootstrap" and self.overlong == "mask":
+            raise ValueError(
+                "overlong 'mask' leaves truncated responses out of the losses, so that truncated"
+                " 'bootstrap' changes nothing; set overlong to 'keep', or truncated to 'terminal'"
+            )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError(
                 "kl_in 'loss' with kl_estimator 'k1' has an expected gradient of 0; expected k2"
@@ -212,6 +217,21 @@ class PPO(PPOOptions):
             raise ValueError(
                 f"reward.length_free {free} is no less than sampling.max_new_tokens {most}: no"
                 f" response would be penalised; expected at most {most - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlong_penalty_fits(self) -> "PPO":
+        most = self.sampling.max_new_tokens
+        if self.overlong_buffer > most:
+            raise ValueError(
+                f"overlong_buffer {self.overlong_buffer} is more than sampling.max_new_tokens"
+                f" {most}: it is the last part of that; expected at most {most}"
+            )
+        if self.overlong_coef != 1 and not self.overlong_buffer:
+            raise ValueError(
+                f"overlong_coef {self.overlong_coef:g}, but overlong_buffer 0 switches the penalty"
+                " off; set overlong_buffer, e.g. a fifth of max_new_tokens"
             )
         return self
 

@@ -213,6 +213,23 @@ class PPOOptions(Training):
             " score."
         ),
     )
+    overlong: Literal["keep", "mask"] = Field(
+        "keep",
+        description=(
+            "'mask': a response that max_new_tokens cuts counts in no loss (DAPO's overlong"
+            " filtering). Its reward still counts in the baseline of its group. 'keep': it counts."
+        ),
+    )
+    overlong_buffer: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description=(
+            "Soft overlong penalty of DAPO: over the last tokens of this number before"
+            " max_new_tokens it rises linearly from 0 to overlong_coef. 0: off."
+        ),
+    )
+    overlong_coef: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Soft overlong penalty at max_new_tokens, score."
+    )
     uncertainty_penalty: NonNegative = Field(
         0.0,
         description=(

@@ -95,8 +95,8 @@ class Rewards(Config):
     length_free: Annotated[int, Field(ge=0)] = Field(
         0,
         description=(
-            "Response tokens without a length penalty. Soft overlong punishment of DAPO:"
-            " length_penalty 1 / n, length_free limit - n."
+            "Response tokens without a length penalty. ppo.overlong_buffer instead counts from"
+            " max_new_tokens down."
         ),
     )
 

@@ -45,9 +45,15 @@ def estimate(
     kl_BR = token_kl(outputs.old_logprobs_BR, outputs.ref_logprobs_BR, mask_BR, config.kl_estimator)
     penalty = beta if config.kl_in == "reward" else 0.0
     rewards_BR = token_rewards(rewards.final_B, kl_BR, mask_BR, penalty) + rewards.process_BR
-    end_values_B = outputs.end_values_B.masked_fill(~rewards.bootstrapped_B, 0.0)
+    cut_B = rewards.cut_B
+    end_values_B = outputs.end_values_B.masked_fill(~cut_B | (config.truncated == "terminal"), 0.0)
     advantages_BR, returns_BR = estimate_advantages(
-        rewards_BR, outputs.values_BR, mask_BR, config, end_values_B
+        rewards_BR,
+        outputs.values_BR,
+        mask_BR,
+        config,
+        end_values_B=end_values_B,
+        learned_B=learned_rows(cut_B, config),
     )
     importance_BR = _importance(outputs.old_logprobs_BR, sampler_logprobs_BR, mask_BR, config)
     return Estimates(rewards_BR, advantages_BR, returns_BR, importance_BR)
@@ -58,13 +64,18 @@ def estimate_advantages(
     values_BR: Tensor,
     mask_BR: Tensor,
     config: PPO,
+    *,
     end_values_B: Tensor | None = None,
+    learned_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns, (B, R) each, by `config.advantage`.
 
     Rows of one prompt are neighbours, `config.group_size` at a time.
     end_values_B: values of the states after the last tokens, for 'gae'; None: 0.
+    learned_B: the rows whose tokens the losses count, which whitening takes its moments from; None:
+    all. Baselines of groups and of the batch are over all rows.
     """
+    counted_BR = mask_BR if learned_B is None else mask_BR & learned_B[:, None]
     if config.advantage == "gae":
         advantages_BR, returns_BR = gae(
             rewards_BR,
@@ -75,7 +86,7 @@ def estimate_advantages(
             end_values_B=end_values_B,
         )
         if config.whiten_advantages:
-            advantages_BR = whiten(advantages_BR, mask_BR)
+            advantages_BR = whiten(advantages_BR, counted_BR)
         return advantages_BR, returns_BR
     group_B = torch.arange(len(rewards_BR), device=rewards_BR.device) // config.group_size
     if config.advantage in ("reinforce++", "reinforce++-baseline"):
@@ -83,7 +94,7 @@ def estimate_advantages(
         returns_BR = reinforce_plus_plus_advantages(
             rewards_BR, mask_BR, gamma=config.gamma, group_B=baseline_B
         )
-        return whiten(returns_BR, mask_BR), returns_BR
+        return whiten(returns_BR, counted_BR), returns_BR
     if config.advantage == "rloo":
         advantage_B = rloo_advantages(rewards_BR.sum(-1), group_B)
     else:
@@ -92,6 +103,14 @@ def estimate_advantages(
         )
     advantages_BR = at_tokens(advantage_B, mask_BR)
     return advantages_BR, advantages_BR
+
+
+def learned_rows(cut_B: Tensor, config: PPO) -> Tensor:
+    """Return the rows that count in the losses, bool: with overlong = 'mask' those not cut.
+
+    Overlong filtering of DAPO (Yu et al. 2025, arXiv:2503.14476, section 3.4).
+    """
+    return ~cut_B if config.overlong == "mask" else torch.ones_like(cut_B)
 
 
 def _importance(old_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, config: PPO) -> Tensor:

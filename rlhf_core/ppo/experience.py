@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf_core.batching.batch import Batch, collate, select
 from rlhf_core.config import PPO
 from rlhf_core.objectives.advantages import Moments
-from rlhf_core.ppo.estimators import Estimates, estimate
+from rlhf_core.ppo.estimators import Estimates, estimate, learned_rows
 from rlhf_core.ppo.rewards import (
     NO_SCORES,
     RewardModelScores,
@@ -44,6 +44,7 @@ class Experience:
 
     batch: Batch
     ended_B: Tensor  # bool, by end-of-text
+    learned_B: Tensor  # bool; the losses leave the other rows out
     sampler_logprobs_BR: Tensor  # by the sampler, of the distribution that it sampled from
     outputs: ModelOutputs
     reward_model: RewardModelScores
@@ -100,6 +101,7 @@ def make_experience(
     return Experience(
         batch=batch,
         ended_B=ended_B,
+        learned_B=learned_rows(rewards.cut_B, config),
         sampler_logprobs_BR=sampler_BR,
         outputs=outputs,
         reward_model=reward_model,

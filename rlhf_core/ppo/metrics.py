@@ -4,7 +4,7 @@ from rlhf_core.config import PPO
 from rlhf_core.objectives.importance import mismatch
 from rlhf_core.objectives.losses import masked_sum
 from rlhf_core.ppo.experience import Experience
-from rlhf_core.ppo.rewards import length_penalty
+from rlhf_core.ppo.rewards import length_penalty, overlong_penalty
 from rlhf_core.ppo.rollout import Rollout
 
 
@@ -60,6 +60,12 @@ def _reward_metrics(experience: Experience, config: PPO) -> dict[str, float]:
         metrics["ppo/length_penalty_mean"] = float(
             length_penalty(experience.batch.response_mask_BR, options).mean()
         )
+    if config.overlong_buffer:
+        metrics["ppo/overlong_penalty_mean"] = float(
+            overlong_penalty(experience.batch.response_mask_BR, config).mean()
+        )
+    if config.overlong == "mask":
+        metrics["ppo/overlong_masked"] = int((~experience.learned_B).sum())
     return metrics
 
 

@@ -58,8 +58,7 @@ class ShapedRewards:
     final_B: Tensor
     process_BR: Tensor  # paid at each token: scaled, clipped; 0 without process rewards
     running: Moments  # of all responses' score_B so far, this rollout's included
-    # cut responses whose value at the cut stands for their score; all False unless so configured
-    bootstrapped_B: Tensor
+    cut_B: Tensor  # bool, cut by max_new_tokens: not ended by end-of-text
 
 
 def load_functions(
@@ -148,13 +147,13 @@ def shape_rewards(
     running = merge_moments(running, score_moments(score_B))
     final_B, process_BR = normalise(final_B, process_BR, running, options)
     bootstrapped_B = ~ended_B & (config.truncated == "bootstrap")
-    final_B = final_B.masked_fill(bootstrapped_B, 0.0)
+    final_B = final_B.masked_fill(bootstrapped_B, 0.0) - overlong_penalty(mask_BR, config)
     final_B = final_B - length_penalty(mask_BR, options) - config.missing_eos_penalty * (~ended_B)
     if config.uncertainty_penalty:
         assert model.spread_B is not None  # load_models refuses the penalty without an ensemble
         variance_B = (model.spread_B**2).masked_fill(bootstrapped_B, 0.0)
         final_B = final_B - config.uncertainty_penalty * variance_B
-    return ShapedRewards(functions_BF, score_B, final_B, process_BR, running, bootstrapped_B)
+    return ShapedRewards(functions_BF, score_B, final_B, process_BR, running, ~ended_B)
 
 
 def _weighted_sum(
@@ -205,8 +204,18 @@ def normalise(
 
 
 def length_penalty(mask_BR: Tensor, options: Rewards) -> Tensor:
-    """Return length_penalty * max(0, tokens - length_free), (B,).
-
-    DAPO's soft overlong punishment is a case of it (Yu et al. 2025, arXiv:2503.14476, eq. 13).
-    """
+    """Return length_penalty * max(0, tokens - length_free), (B,)."""
     return options.length_penalty * (mask_BR.sum(-1) - options.length_free).clamp(min=0)
+
+
+def overlong_penalty(mask_BR: Tensor, config: PPO) -> Tensor:
+    """Return overlong_coef * min(1, max(0, tokens - limit + buffer) / buffer), (B,).
+
+    limit: max_new_tokens. buffer: overlong_buffer tokens; 0 without one. This is DAPO's soft
+    overlong punishment (Yu et al. 2025, arXiv:2503.14476, eq. 13).
+    """
+    tokens_B, buffer = mask_BR.sum(-1), config.overlong_buffer
+    if not buffer:
+        return torch.zeros(tokens_B.shape, device=tokens_B.device)
+    excess_B = tokens_B - (config.sampling.max_new_tokens - buffer)
+    return config.overlong_coef * (excess_B / buffer).clamp(0, 1)

@@ -30,10 +30,12 @@ def update(
 
     Every minibatch is one optimizer step of each model. During the first `critic_warmup_steps` only
     the critic learns; of a shared trunk, only its value head. So it is after the minibatch that
-    exceeds `max_kl_update`, until the step's end.
+    exceeds `max_kl_update`, until the step's end. Without a row to learn from nothing is done.
     """
-    started, rows = time.monotonic(), len(experience.batch.mask_BL)
+    started, rows = time.monotonic(), experience.learned_B.nonzero().flatten().tolist()
     policy_lr = config.policy_lr * min(1.0, step / max(1, config.warmup_steps))
+    if not rows:
+        return {"ppo/policy_lr": 0.0, "ppo/seconds_update": time.monotonic() - started}
     actor_learns = actor_goes_on = step > config.critic_warmup_steps
     sums: dict[str, list[float]] = defaultdict(list)
     for minibatch in _minibatches(rows, config, seed=minibatch_seed(seed, step)):
@@ -52,12 +54,13 @@ def update(
     return metrics | {"ppo/seconds_update": time.monotonic() - started}
 
 
-def _minibatches(rows: int, config: PPO, *, seed: int) -> Iterator[list[int]]:
-    """Yield the rows of each minibatch, in a new order in each epoch."""
+def _minibatches(rows: list[int], config: PPO, *, seed: int) -> Iterator[list[int]]:
+    """Yield each minibatch's part of `rows`, in a new order in each epoch."""
+    count = len(rows)
     for epoch in range(config.epochs):
-        permutation = torch.tensor(order(rows, seed=seed, epoch=epoch))
-        for minibatch in permutation.chunk(min(config.minibatches, rows)):
-            yield minibatch.tolist()
+        permutation = torch.tensor(order(count, seed=seed, epoch=epoch))
+        for minibatch in permutation.tensor_split(min(config.minibatches, count)):
+            yield [rows[place] for place in minibatch.tolist()]
 
 
 def _update_metrics(
@@ -74,7 +77,7 @@ def _update_metrics(
         metrics["ppo/explained_variance"] = explained_variance(
             experience.outputs.values_BR,
             experience.estimates.returns_BR,
-            experience.batch.response_mask_BR,
+            experience.batch.response_mask_BR & experience.learned_B[:, None],
         )
     return metrics
 

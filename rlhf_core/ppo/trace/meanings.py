@@ -57,9 +57,10 @@ TENSORS = {
         "paid at the last token: the score centred, scaled and clipped where so configured, less"
         " the penalties"
     ),
-    "bootstrapped_B": (
-        "true when the response was cut and the value at the cut stands for its score (truncated ="
-        " 'bootstrap')"
+    "cut_B": "true when max_new_tokens cut the response: it did not end by itself",
+    "learned_B": (
+        "true when the response counts in the losses: always, unless it was cut and overlong is"
+        " 'mask'"
     ),
     "process_BR": (
         "reward of each token by itself, scaled and clipped where so configured; 0 without process"

@@ -150,6 +150,26 @@ def test_a_cut_response_is_worth_its_score_or_the_value_at_the_cut_by_hand():
     assert cut.estimates.advantages_BR.tolist() == (expected - values_BR).tolist()
 
 
+def test_overlong_filtering_whitens_over_the_rows_that_count():
+    """Rewards of 1, 3 and 9 at single tokens, the last one cut: mean 2, deviation 1 of the others.
+
+    In a group the cut response's reward still counts in the baseline.
+    """
+    mask_BR, learned_B = torch.ones(3, 1, dtype=torch.bool), tensor([True, True, False])
+    rewards_BR, values_BR = tensor([[1.0], [3.0], [9.0]]), torch.zeros(3, 1)
+    for advantage in ("gae", "reinforce++"):
+        advantages_BR, returns_BR = estimate_advantages(
+            rewards_BR, values_BR, mask_BR, PPO(advantage=advantage), learned_B=learned_B
+        )
+        torch.testing.assert_close(advantages_BR, tensor([[-1.0], [1.0], [0.0]]))
+        assert returns_BR.tolist() == [[1.0], [3.0], [9.0]]
+    config = PPO(advantage="rloo", group_size=3, rollout_batch=3, minibatches=1)
+    advantages_BR, _ = estimate_advantages(
+        rewards_BR, values_BR, mask_BR, config, learned_B=learned_B
+    )
+    torch.testing.assert_close(advantages_BR, tensor([[1 - 6.0], [3 - 5.0], [9 - 2.0]]))
+
+
 def test_the_uncertainty_of_a_score_that_is_not_paid_costs_nothing():
     model = RewardModelScores(tensor([3.0, 3.0]), torch.zeros(2, 1), tensor([2.0, 2.0]))
     mask, ended = tensor([[True], [True]]), tensor([True, False])

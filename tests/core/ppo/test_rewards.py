@@ -13,12 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import FixedEngine
+from published_answers import FIXTURES
+from safetensors.torch import load_file
 from torch import Tensor, tensor
 from transformers import AutoConfig, LlamaForTokenClassification
 
 from rlhf_core.batching.batch import Batch, Sequence, collate
-from rlhf_core.config import PPO, RewardFunction, Rewards, load_recipe
+from rlhf_core.config import PPO, RewardFunction, Rewards, Sampling, load_recipe
 from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.metrics import require_declared
 from rlhf_core.modeling.models import load_scalar, load_tokenizer
 from rlhf_core.objectives.advantages import merge_moments, token_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
@@ -30,6 +33,7 @@ from rlhf_core.ppo.rewards import (
     load_functions,
     model_rewards,
     normalise,
+    overlong_penalty,
     score_moments,
     shape_rewards,
 )
@@ -340,6 +344,67 @@ def test_length_penalty_is_the_soft_overlong_punishment_of_dapo():
     ).tolist() == pytest.approx(expected)
 
 
+def masked(*tokens: int) -> Tensor:
+    return torch.arange(max(tokens)) < tensor(tokens)[:, None]
+
+
+def test_the_soft_overlong_penalty_by_hand():
+    """Limit 10, buffer 4: 0 up to 6 tokens, then a quarter more for each, 1 at the limit."""
+    mask_BR = masked(1, 6, 7, 8, 9, 10)
+    options = {"sampling": Sampling(max_new_tokens=10), "overlong_buffer": 4}
+    penalty_B = overlong_penalty(mask_BR, PPO(**options))
+    assert penalty_B.tolist() == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
+    assert overlong_penalty(mask_BR, PPO(**options, overlong_coef=2.0)).tolist() == [
+        0.0,
+        0.0,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+    ]
+    assert not overlong_penalty(mask_BR, PPO()).any()
+
+
+def test_the_soft_overlong_penalty_is_that_of_verls_reward_manager():
+    """infra/parity/verl_reward_cases.py: responses of 1 to 20 tokens, limit 20, float32."""
+    published = load_file(FIXTURES / "verl_rewards.safetensors")
+    assert len(published) == 3
+    for case, rewards_B in published.items():
+        _, buffer, factor = case.split("/")
+        config = PPO(
+            sampling=Sampling(max_new_tokens=20),
+            overlong_buffer=int(buffer),
+            overlong_coef=float(factor),
+        )
+        found_B = overlong_penalty(masked(*range(1, 21)), config)
+        torch.testing.assert_close(-found_B, rewards_B, atol=1e-7, rtol=0)
+
+
+def test_the_soft_overlong_penalty_is_subtracted_from_the_score_and_reported(rollout):
+    """Responses of 3 tokens of at most 4, buffer 2: half of the coefficient."""
+    config = PPO(
+        sampling=Sampling(max_new_tokens=4),
+        overlong_buffer=2,
+        overlong_coef=3.0,
+        missing_eos_penalty=0.0,
+        rollout_batch=2,
+        minibatches=1,
+    )
+
+    def policy(batch: Batch) -> Tensor:
+        return torch.zeros(*batch.response_mask_BR.shape, 62)
+
+    def scalar(batch: Batch) -> Tensor:
+        return torch.full((len(batch.mask_BL), batch.response_mask_BR.shape[1] + 1), 5.0)
+
+    models = Models(FixedEngine(policy), FixedEngine(scalar), policy, (scalar,), lambda _: [])
+    x = make_experience(rollout, models, config, beta=0.0, pad_id=0)
+    assert x.rewards.score_B.tolist() == [5.0, 5.0] and x.rewards.final_B.tolist() == [3.5, 3.5]
+    metrics = step_metrics(x, config)
+    assert metrics["ppo/overlong_penalty_mean"] == 1.5 and metrics["ppo/reward_mean"] == 3.5
+    require_declared(metrics)
+
+
 def test_penalties_come_after_clipping_and_keep_their_size(made):
     x = made(clip=1.0, length_penalty=0.25)
     assert x.rewards.final_B.tolist() == [1 - 0.75, 1 - 0.75 - 0.5]
@@ -416,6 +481,12 @@ def test_padding_and_order_of_rows_change_no_reward(given_rows, columns, random)
             "length_free 48 is no less than sampling.max_new_tokens 48.*at most 47",
         ),
         (["model_at='first'"], "'last', 'every' or 'difference'"),
+        (["../overlong_buffer=49"], "49 is more than sampling.max_new_tokens 48.*at most 48"),
+        (["../overlong_coef=0.5"], "overlong_buffer 0 switches the penalty off"),
+        (
+            ["../overlong='mask'", "../truncated='bootstrap'"],
+            "'bootstrap' changes nothing; set overlong to 'keep'",
+        ),
     ],
 )
 def test_rewards_that_make_no_sense_are_refused_with_a_reason(settings, message):

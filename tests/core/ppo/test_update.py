@@ -1,14 +1,19 @@
 """The update: when the actor stops, and which steps are taken."""
 
 import copy
+from dataclasses import replace
 
+import pytest
 import torch
 from plain import PlainEngine as Plain
 from plain import no_functions
 from ppo_batch import experience
 from torch import Tensor
 
+from rlhf_core.batching.batch import select
 from rlhf_core.config import PPO
+from rlhf_core.ppo.experience import Experience
+from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import update
 
@@ -73,3 +78,67 @@ def test_warm_up_of_the_critic_moves_no_actor(models):
         == metrics["ppo/policy_lr"]
         == 0
     )
+
+
+def test_overlong_filtering_learns_from_the_rows_that_ended_alone(models):
+    """The same weights as a step on these rows only, whatever the others hold."""
+    config = PPO(
+        overlong="mask",
+        whiten_advantages=False,
+        policy_lr=1e-2,
+        critic_lr=1e-2,
+        epochs=1,
+        minibatches=2,
+        rollout_batch=8,
+    )
+    made = experience(models, config)
+    cut_B = torch.arange(8) % 3 == 1
+    learned_B, kept = ~cut_B, (~cut_B).nonzero().flatten().tolist()
+    estimates = made.estimates
+
+    def stepped(given: Experience) -> tuple[dict[str, float], dict[str, Tensor]]:
+        actor = Plain(copy.deepcopy(models[0]))
+        critic = Plain(copy.deepcopy(models[1]))
+        learning = Models(actor, critic, actor.infer, (), no_functions)
+        metrics = update(learning, given, config, step=1, seed=3)
+        assert actor.steps == critic.steps == config.epochs * config.minibatches
+        return metrics, {"actor": weights(actor), "critic": weights(critic)}
+
+    junk = replace(
+        estimates,
+        advantages_BR=estimates.advantages_BR.masked_fill(cut_B[:, None], 1e3),
+        returns_BR=estimates.returns_BR.masked_fill(cut_B[:, None], 1e3),
+    )
+    metrics, found = stepped(replace(made, learned_B=learned_B, estimates=junk))
+    batch, R = select(made.batch, kept), select(made.batch, kept).response_mask_BR.shape[1]
+
+    def part(record):
+        fields = {name: value for name, value in vars(record).items() if name.endswith("_BR")}
+        fields = {name: x[kept][:, :R] for name, x in fields.items() if x is not None}
+        return replace(record, **fields)
+
+    alone = replace(
+        made,
+        batch=batch,
+        learned_B=learned_B[kept],
+        outputs=part(made.outputs),
+        estimates=part(estimates),
+    )
+    expected_metrics, expected = stepped(alone)
+    _, of_all = stepped(made)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, atol=1e-5, rtol=1e-4)
+        assert (of_all[name] - values).abs().mean() > 1e-3
+    assert metrics["ppo/explained_variance"] == pytest.approx(
+        expected_metrics["ppo/explained_variance"], abs=1e-5
+    )
+
+
+def test_a_step_of_cut_responses_alone_learns_nothing(models):
+    config = PPO(overlong="mask", rollout_batch=8)
+    made = replace(experience(models, config), learned_B=torch.zeros(8, dtype=torch.bool))
+    actor, critic = Plain(copy.deepcopy(models[0])), Plain(copy.deepcopy(models[1]))
+    learning = Models(actor, critic, actor.infer, (), no_functions)
+    metrics = update(learning, made, config, step=1, seed=3)
+    assert actor.steps == critic.steps == 0 and metrics["ppo/policy_lr"] == 0.0
+    assert step_metrics(made, config)["ppo/overlong_masked"] == 8
