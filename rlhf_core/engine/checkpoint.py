@@ -23,6 +23,8 @@ from rlhf_core.file_modes import follow_umask
 from rlhf_core.ranks import is_rank_zero, rank, ranks
 
 CHECKSUM = ".crc32"  # suffix of the file beside each state file
+RNG = "rng"  # name of the CPU generator's state
+CUDA_RNG = "rng_cuda/"  # and begin of the names of the CUDA generators' states, by device
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     """Write `step-N` by rename, then remove all but the newest `keep`.
 
-    The torch RNG state is saved too. Every rank calls this. Tensors named `.../shard/...` or
-    `shard/...` are the rank's own, the others are equal on all ranks.
+    The states of torch's generators are saved too, those of the CPU and of every CUDA device that
+    the rank sees. Every rank calls this, and writes its own states. Tensors named `.../shard/...`
+    or `shard/...` are the rank's own, the others are equal on all ranks.
     """
     temporary = folder / f".step-{checkpoint.step}.tmp"
     if is_rank_zero():
@@ -51,9 +54,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     tensors = {
         name: value for name, value in checkpoint.tensors.items() if is_rank_zero() or _is_own(name)
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()} | {
-        "rng": torch.get_rng_state()
-    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors |= _generator_states()
     file = temporary / _file(rank())
     save_file(_unshared(tensors), file)
     follow_umask(file)
@@ -63,6 +65,28 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
         _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
         for old in _newest_first(folder)[keep:]:
             shutil.rmtree(old)
+
+
+def _generator_states() -> dict[str, Tensor]:
+    states = {RNG: torch.get_rng_state()}
+    if torch.cuda.is_available():
+        found = torch.cuda.get_rng_state_all()
+        states |= {f"{CUDA_RNG}{device}": state for device, state in enumerate(found)}
+    return states
+
+
+def _restore_generators(tensors: dict[str, Tensor]) -> None:
+    """Take the generators' states out of the tensors and set them.
+
+    A state of a CUDA device that this machine lacks is left aside: the stage goes on, with other
+    random numbers on the devices that it has.
+    """
+    torch.set_rng_state(tensors.pop(RNG))
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for name in [name for name in tensors if name.startswith(CUDA_RNG)]:
+        state, device = tensors.pop(name), int(name.removeprefix(CUDA_RNG))
+        if device < devices:
+            torch.cuda.set_rng_state(state, device)
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
@@ -105,7 +129,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         found = _read(folder / name)
         everywhere = all(gathered(found is not None))
         if found is not None and everywhere:
-            torch.set_rng_state(found.tensors.pop("rng"))
+            _restore_generators(found.tensors)
             return found
     return None
 

@@ -28,6 +28,29 @@ def test_newest_checkpoint_comes_back_with_its_tensors_and_random_state(tmp_path
     assert torch.rand(2).equal(expected)
 
 
+def test_a_checkpoint_of_a_gpu_loads_where_there_is_none(tmp_path):
+    """Its generators' states reach no engine: `load_state` takes what it has a place for."""
+    tensors = {"w": torch.ones(1), "rng_cuda/7": torch.get_rng_state()}
+    save_checkpoint(tmp_path, Checkpoint(1, tensors, {}), keep=1)
+    assert set(load_checkpoint(tmp_path).tensors) == {"w"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_random_state_of_every_gpu_comes_back(tmp_path):
+    devices = range(torch.cuda.device_count())
+    save(tmp_path, 1)
+    expected = [torch.rand(3, device=f"cuda:{device}") for device in devices]
+    dropped = [torch.dropout(torch.ones(64, device="cuda"), 0.5, train=True) for _ in range(2)]
+    torch.cuda.manual_seed_all(99)
+    load_checkpoint(tmp_path)
+    assert all(
+        torch.rand(3, device=f"cuda:{device}").equal(numbers)
+        for device, numbers in zip(devices, expected, strict=True)
+    )
+    again = [torch.dropout(torch.ones(64, device="cuda"), 0.5, train=True) for _ in range(2)]
+    assert all(a.equal(b) for a, b in zip(dropped, again, strict=True))
+
+
 def test_only_the_newest_are_kept(tmp_path):
     save(tmp_path, 1, 2, 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000010"]

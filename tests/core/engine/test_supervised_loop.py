@@ -1,10 +1,13 @@
 """The supervised loop: logged learning rates, and the order of the data after a resume."""
 
+import contextlib
+
 import pytest
 import torch
 from plain import PlainEngine
 from torch import Tensor, nn
 
+from rlhf_core.batching.batch import device
 from rlhf_core.config import SFT
 from rlhf_core.engine.schedule import linear_schedule
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
@@ -51,6 +54,47 @@ def test_the_learning_rate_logged_is_the_one_that_moved_the_weights(tmp_path):
     logged = [line["metrics"]["sft/lr"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert logged == [linear_schedule(step, 8, peak=1e-2, warmup_ratio=0.4) for step in range(1, 9)]
     assert moves == pytest.approx(logged, rel=1e-6) and len(set(logged)) > 3
+
+
+class Dropped(nn.Module):
+    """A linear layer behind dropout; its weights depend on every random number that was drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs).square().sum()
+
+
+def trained_with_dropout(folder, *, killed_before: int | None = None) -> Tensor:
+    """Run the supervised loop over 12 examples, on the GPU where there is one."""
+    torch.manual_seed(3)
+    engine, steps = PlainEngine(Dropped().to(device())), []
+    if (folder / "checkpoints").exists():
+        torch.manual_seed(99)  # a new process is somewhere else
+
+    def accumulate(indices: list[int]) -> StepOutcome:
+        steps.append(indices)
+        if len(steps) == killed_before:
+            raise KeyboardInterrupt
+        inputs = torch.eye(16, device=device())[indices]
+        engine.backward(engine(inputs))
+        return StepOutcome({"loss": 0.0}, 1)
+
+    config = SFT(lr=1e-1, epochs=2, batch_size=3, checkpoint_every=2)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(engine, RunDir(folder), config, SupervisedTask("sft", 12, accumulate), seed=1)
+    return torch.cat([p.detach().flatten() for p in engine.module.parameters()])
+
+
+def test_a_resumed_stage_with_dropout_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = trained_with_dropout(tmp_path / "whole")
+    assert whole.equal(trained_with_dropout(tmp_path / "again"))
+    for step in (3, 4, 7):  # after a checkpoint, and a step later
+        folder = tmp_path / f"killed-{step}"
+        assert not trained_with_dropout(folder, killed_before=step).equal(whole)
+        assert trained_with_dropout(folder).equal(whole)
 
 
 def test_a_resumed_stage_repeats_no_batch_and_leaves_none_out(tmp_path):
