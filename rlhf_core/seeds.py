@@ -4,6 +4,8 @@ Each is a function of its arguments alone, so that a resumed stage draws what th
 have drawn. Changing a value here changes every trained model.
 """
 
+import hashlib
+
 GENERATOR = 2**64  # torch's generators and vLLM take seeds below
 STEP = 65_536  # seeds of one PPO step: rollouts take them from 0 on,
 ONPOLICY = 32_768  # on-policy checks of the reward model from here on
@@ -19,9 +21,16 @@ def minibatch_seed(seed: int, step: int) -> int:
     return seed * 8_191 + step
 
 
-def rollout_seeds(seed: int, step: int, count: int) -> range:
-    """Return one sampling seed per response of one PPO step."""
+def rollout_seeds(seed: int, step: int, count: int, *, draw: int = 1) -> range:
+    """Return one sampling seed per response of one PPO step.
+
+    draw: the number of the step's round of dynamic sampling, from 1. Later rounds have seeds of
+    their own, whatever the number of responses in the earlier ones.
+    """
     first = _first_of_step(seed, step)
+    if draw > 1:
+        digest = hashlib.sha256(f"{seed} {step} {draw}".encode()).digest()
+        first = int.from_bytes(digest[:6]) * STEP
     return range(first, first + count)
 
 

@@ -11,7 +11,7 @@ from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.recipe import ALIGNMENTS, Approval, Model, Recipe, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
-from rlhf_core.config.sampling import Sampling
+from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import DPO, SFT, Reward, Training
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Config",
     "Data",
     "Distributed",
+    "DynamicSampling",
     "Evaluate",
     "FrozenPlacement",
     "Judge",

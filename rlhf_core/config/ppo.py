@@ -221,6 +221,22 @@ class PPO(PPOOptions):
         return self
 
     @model_validator(mode="after")
+    def _dynamic_sampling_is_possible(self) -> "PPO":
+        if self.dynamic_sampling and self.advantage not in GROUP_ESTIMATORS:
+            raise ValueError(
+                f"dynamic_sampling drops groups of equal rewards, but advantage"
+                f" {self.advantage!r} compares no group; expected one of"
+                f" {', '.join(GROUP_ESTIMATORS)}, or no dynamic_sampling"
+            )
+        if self.dynamic_sampling and self.max_rollout_age:
+            raise ValueError(
+                f"dynamic_sampling with max_rollout_age {self.max_rollout_age}: the prompts of a"
+                " step are known only when the step before has its rewards; set max_rollout_age"
+                " to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _overlong_penalty_fits(self) -> "PPO":
         most = self.sampling.max_new_tokens
         if self.overlong_buffer > most:

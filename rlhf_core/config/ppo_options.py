@@ -8,7 +8,7 @@ from rlhf_core.config.fields import FrozenPlacement, NonNegative, Positive, Rate
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.judge import RewardCheck
 from rlhf_core.config.rewards import Rewards
-from rlhf_core.config.sampling import Sampling
+from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import Training
 from rlhf_core.objectives.choices import LossAggregation, PolicyLoss
 
@@ -241,6 +241,13 @@ class PPOOptions(Training):
         None, description="Check of the reward model on the policy's own replies. None: off."
     )
     reward: Rewards = Field(Rewards(), description="Rewards of replies.")
+    dynamic_sampling: DynamicSampling | None = Field(
+        None,
+        description=(
+            "Drop groups whose rewards are all equal, and sample new prompts until the batch is"
+            " full; for advantages that compare a group. None: off."
+        ),
+    )
     sampling: Sampling = Field(Sampling(), description="Sampling of replies.")
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints.")
     gate: PPOGate = Field(PPOGate(), description="Thresholds of the stage's gates.")

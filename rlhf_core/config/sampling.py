@@ -4,7 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, Positive
+from rlhf_core.config.fields import Config, NonNegative, Positive
+
+
+class DynamicSampling(Config):
+    """Sampling of further prompts for groups whose rewards are all equal (DAPO).
+
+    Such a group has advantage 0 at every token.
+    """
+
+    max_rounds: Positive = Field(
+        10,
+        description=(
+            "Rounds of sampling per step, the first included. Then the step goes on with the groups"
+            " that it has, or is refused when it has none."
+        ),
+    )
+    min_spread: NonNegative = Field(
+        1e-6,
+        description=(
+            "A group stays if its largest and its smallest reward differ by more than this. Reward:"
+            " score less penalties, before centring, scaling, clipping and KL."
+        ),
+    )
 
 
 class Sampling(Config):

@@ -95,7 +95,8 @@ def make_experience(
     ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
     sampler_BR = padded_rows(rollout.sampler_logprobs, mask_BR.shape[1]).to(mask_BR.device)
     outputs, reward_model = score_batch(batch, models, config)
-    scores = models.functions(rollout)
+    kept = rollout.selection
+    scores = models.functions(rollout) if kept is None else kept.functions
     rewards = shape_rewards(reward_model, scores, mask_BR, ended_B, config, running)
     estimates = estimate(outputs, rewards, sampler_BR, mask_BR, config, beta)
     return Experience(

@@ -91,9 +91,22 @@ def _distance_metrics(experience: Experience, config: PPO) -> dict[str, float]:
 def speed_metrics(rollout: Rollout, config: PPO, *, seconds: float) -> dict[str, float]:
     """Return durations and speeds of one step; seconds: from the rollout's end to the step's."""
     tokens = sum(map(len, rollout.sequences))
-    metrics = {
+    selection, generated = rollout.selection, rollout.response_tokens
+    metrics: dict[str, float] = {}
+    if selection:
+        generated += selection.tokens_dropped
+        metrics = {
+            "ppo/sampling_rounds": selection.rounds,
+            "ppo/groups": len(rollout.sequences) // config.group_size,
+            "ppo/groups_dropped": selection.groups_dropped,
+            "ppo/tokens_dropped": selection.tokens_dropped,
+            "ppo/score_mean_sampled": selection.score_mean,
+            "ppo/seconds_selection": selection.seconds,
+        }
+        seconds += selection.seconds
+    metrics |= {
         "ppo/seconds_rollout": rollout.seconds,
-        "ppo/rollout_tokens_per_second": rollout.response_tokens / rollout.seconds,
+        "ppo/rollout_tokens_per_second": generated / rollout.seconds,
         "tokens_per_second": tokens / (rollout.seconds + seconds),
     }
     return metrics | ({"ppo/rollout_age": rollout.age} if config.max_rollout_age else {})

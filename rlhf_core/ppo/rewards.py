@@ -24,10 +24,9 @@ from rlhf_core.judging.functions import (
 )
 from rlhf_core.modeling.models import final_scores
 from rlhf_core.objectives.advantages import Moments, masked_moments, merge_moments
-from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.rollout import Rollout, Scores
 from rlhf_core.ranks import is_rank_zero
 
-Scores = list[float] | list[list[float]]  # one per response, or one per token of each
 RolloutScorer = Callable[[Rollout], list[Scores]]
 """A rollout -> the scores of each of the recipe's reward functions, in their order."""
 SMALLEST_STD = 1e-8  # scores that differ by less are not scaled

@@ -18,6 +18,21 @@ class Prompt:
     record: dict
 
 
+Scores = list[float] | list[list[float]]  # one per response, or one per token of each
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The account of dynamic sampling for one step."""
+
+    rounds: int
+    groups_dropped: int
+    tokens_dropped: int  # response tokens of the dropped groups
+    score_mean: float  # over all responses, those of dropped groups included
+    seconds: float  # reward passes that decided which groups stay
+    functions: list[Scores]  # the kept responses' scores by each reward function
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One step's responses, one entry per prompt."""
@@ -28,6 +43,8 @@ class Rollout:
     seconds: float
     records: tuple[dict, ...] = ()  # the prompts' records, for reward functions
     age: int = 0  # steps that the actor has learned since the weights that generated it
+    cursor: int = 0  # place in the seeded order of prompts at which the next step goes on
+    selection: Selection | None = None  # None: without dynamic sampling
 
     @property
     def response_tokens(self) -> int:
@@ -35,29 +52,39 @@ class Rollout:
         return sum(len(s.response) for s in self.sequences)
 
 
-def indices_of_step(prompts: int, step: int, count: int, *, seed: int) -> list[int]:
-    """Return the indices of the `count` prompts, out of `prompts`, that the 1-based `step` takes.
+def indices_from(prompts: int, cursor: int, count: int, *, seed: int) -> list[int]:
+    """Return the indices of the next `count` prompts, out of `prompts`, from place `cursor` on.
 
-    Steps go through epochs of a seeded order; the result is a function of step and seed alone.
+    Steps go through epochs of a seeded order; the result is a function of place and seed alone.
     """
     picked = []
-    for position in range((step - 1) * count, step * count):
+    for position in range(cursor, cursor + count):
         epoch, offset = divmod(position, prompts)
         picked.append(order(prompts, seed=seed, epoch=epoch)[offset])
     return picked
 
 
 def roll_out(
-    sampler: Sampler, prompts: dict[int, list[Prompt]], *, seed: int, eos_id: int
+    sampler: Sampler,
+    prompts: dict[int, list[Prompt]],
+    *,
+    seed: int,
+    eos_id: int,
+    draw_number: int = 1,
 ) -> dict[int, Rollout]:
     """Generate one response per prompt, for one step or for several at once.
 
     prompts, and the rollouts returned: by step, the next step first.
+    draw_number: the step's round of dynamic sampling, from 1.
     The same steps and weights give the same responses, whatever the number of ranks.
     """
     started, first = time.monotonic(), min(prompts)
     asked = [prompt.ids for own in prompts.values() for prompt in own]
-    seeds = [one for step, own in prompts.items() for one in rollout_seeds(seed, step, len(own))]
+    seeds = [
+        one
+        for step, own in prompts.items()
+        for one in rollout_seeds(seed, step, len(own), draw=draw_number)
+    ]
     samples = iter(draw(sampler, asked, seeds=seeds, eos_id=eos_id))
     found = {step: list(islice(samples, len(own))) for step, own in prompts.items()}
     seconds = (time.monotonic() - started) / len(prompts)

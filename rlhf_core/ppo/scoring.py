@@ -5,6 +5,7 @@ Axes: B rows, R response tokens, V vocabulary; M reward models.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
@@ -59,14 +60,20 @@ class ModelOutputs:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The results for one microbatch, its padding columns trimmed."""
+class _RewardPart:
+    """The reward models' results for one microbatch, its padding columns trimmed."""
 
     rows: list[int]
     mask_BR: Tensor
-    outputs: ModelOutputs
     scores: list[Tensor]  # (B,) of each reward model
     process_BR: Tensor  # the mean over the reward models
+
+
+@dataclass(frozen=True)
+class _Part(_RewardPart):
+    """The results of all models for one microbatch."""
+
+    outputs: ModelOutputs
 
 
 def score_batch(
@@ -99,6 +106,18 @@ def score_batch(
     )
 
 
+def score_rewards(batch: Batch, models: Models, config: PPO) -> RewardModelScores:
+    """Run the reward models alone over every sequence; return the results on every rank."""
+    process_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
+    parts = []
+    for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
+        part = _reward_rows(batch, rows, models, config)
+        if counts:
+            parts.append(part)
+            process_BR[rows] = _widened(part.process_BR, part.mask_BR, process_BR.shape[1])
+    return _reward_model_scores(parts, batch, len(models.rewards), process_BR=summed(process_BR))
+
+
 def _end_values(parts: list[_Part], batch: Batch) -> Tensor:
     values_B = torch.zeros(len(batch.ids_BL), device=batch.ids_BL.device)
     for part in parts:
@@ -107,7 +126,7 @@ def _end_values(parts: list[_Part], batch: Batch) -> Tensor:
 
 
 def _reward_model_scores(
-    parts: list[_Part], batch: Batch, members: int, *, process_BR: Tensor
+    parts: Seq[_RewardPart], batch: Batch, members: int, *, process_BR: Tensor
 ) -> RewardModelScores:
     scores_MB = torch.zeros(max(1, members), len(batch.ids_BL), device=batch.ids_BL.device)
     for part in parts:
@@ -119,15 +138,19 @@ def _reward_model_scores(
 
 
 def _score_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> _Part:
+    outputs = _outputs(select(batch, rows), models, config)
+    return _Part(**vars(_reward_rows(batch, rows, models, config)), outputs=outputs)
+
+
+def _reward_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> _RewardPart:
     part = select(batch, rows)
     mask_BR = part.response_mask_BR
-    outputs = _outputs(part, models, config)
     scores, process_BR = [], torch.zeros(mask_BR.shape, device=mask_BR.device)
     for reward in models.rewards:
         score_B, token_BR = model_rewards(reward(part), mask_BR, config.reward.model_at)
         scores.append(score_B)
         process_BR = process_BR + token_BR / len(models.rewards)
-    return _Part(rows, mask_BR, outputs, scores, process_BR)
+    return _RewardPart(rows, mask_BR, scores, process_BR)
 
 
 def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:

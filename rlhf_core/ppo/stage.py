@@ -39,7 +39,7 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
         trainer.sync()
     elif checker:
         checker.start(trainer)
-    for step, rollout in trainer.rollouts(done + 1):
+    for step, rollout in trainer.rollouts(done + 1, state.cursor):
         started = time.monotonic()
         experience = trainer.score(rollout, state)
         metrics = step_metrics(experience, config)
@@ -48,7 +48,12 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
         metrics |= {"ppo/seconds_sync": trainer.sync_after(step)}
         metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
         check(metrics, step, config)
-        state = state.after(metrics["ppo/kl_per_response"], experience.rewards.running, config)
+        state = state.after(
+            metrics["ppo/kl_per_response"],
+            experience.rewards.running,
+            config,
+            cursor=rollout.cursor,
+        )
         if checker:
             metrics |= checker.after(trainer, step, config.steps)
         run.log(step, config.steps, metrics)

@@ -18,18 +18,20 @@ from rlhf_core.ppo.rewards import NO_SCORES
 class LoopState:
     """The state that the next step starts from, besides weights.
 
-    beta: KL coefficient, score per nat. scores: moments of all responses' scores so far.
+    beta: KL coefficient, score per nat. scores: moments of all responses' scores so far. cursor:
+    place in the seeded order of prompts at which the next step goes on.
     """
 
     beta: float
     scores: Moments
+    cursor: int
 
     @classmethod
     def first(cls, config: PPO) -> "LoopState":
         """Return the state before the first step."""
-        return cls(config.beta, NO_SCORES)
+        return cls(config.beta, NO_SCORES, cursor=0)
 
-    def after(self, kl: float, scores: Moments, config: PPO) -> "LoopState":
+    def after(self, kl: float, scores: Moments, config: PPO, *, cursor: int) -> "LoopState":
         """Return the state after a step; kl: of that step, nats per response."""
         beta = self.beta
         if config.kl_controller == "adaptive":
@@ -37,11 +39,12 @@ class LoopState:
             beta = adapt_beta(
                 beta, kl, target=config.kl_target, horizon=horizon, responses=responses
             )
-        return LoopState(beta, scores)
+        return LoopState(beta, scores, cursor)
 
     def as_json(self) -> dict:
         """Return the state as JSON values, which keep every bit of a float64."""
-        return {"beta": self.beta, "scores": [float(value) for value in self.scores]}
+        scores = [float(value) for value in self.scores]
+        return {"beta": self.beta, "scores": scores, "cursor": self.cursor}
 
     @classmethod
     def from_json(cls, kept: dict) -> "LoopState":
@@ -49,6 +52,7 @@ class LoopState:
         return cls(
             kept["beta"],
             Moments(*(torch.tensor(value, dtype=torch.float64) for value in kept["scores"])),
+            kept["cursor"],
         )
 
 

@@ -1,7 +1,8 @@
 """The PPO trainer: models, sampler and prompts, and the parts of a step that need them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -14,10 +15,11 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
 from rlhf_core.modeling.lora import plain_tensors
 from rlhf_core.modeling.models import load_tokenizer, require_same_tokenizer
+from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.rewards import load_functions
-from rlhf_core.ppo.rollout import Prompt, Rollout, indices_of_step, roll_out
+from rlhf_core.ppo.rollout import Prompt, Rollout, indices_from, roll_out
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.rundir import StageSpec, finite
@@ -49,34 +51,64 @@ class Trainer:
     config: PPO
     seed: int
 
-    def rollouts(self, first: int) -> Iterator[tuple[int, Rollout]]:
+    @property
+    def groups(self) -> int:
+        """Prompts of one step, each with `group_size` responses."""
+        return self.config.rollout_batch // self.config.group_size
+
+    def rollouts(self, first: int, cursor: int) -> Iterator[tuple[int, Rollout]]:
         """Yield each step from `first` to the last with its rollout, generated when it is due.
+
+        cursor: place in the seeded order of prompts at which the first step begins.
 
         The sampler gets new weights after every max_rollout_age + 1 steps; their rollouts are
         generated together, and the later ones are older by a step each.
         """
         last, ahead = self.config.steps, self.config.max_rollout_age
         for step in range(first, last + 1, ahead + 1):
-            found = self.roll_out(step, steps=min(ahead, last - step) + 1)
+            found = self.roll_out(step, cursor, steps=min(ahead, last - step) + 1)
+            cursor = found[max(found)].cursor
             self.sampler.sleep()
             yield from found.items()
 
-    def roll_out(self, step: int, *, steps: int = 1) -> dict[int, Rollout]:
+    def roll_out(self, step: int, cursor: int, *, steps: int = 1) -> dict[int, Rollout]:
         """Generate responses to the prompts of a step, or of several from there on, by step.
 
-        Each prompt comes `group_size` times, side by side.
+        Each prompt comes `group_size` times, side by side. With dynamic sampling groups without a
+        spread of reward give way to groups of further prompts.
         """
-        config = self.config
-        count = config.rollout_batch // config.group_size
+        options = self.config.dynamic_sampling
+        if options is None:
+            return self._draw(range(step, step + steps), cursor, self.groups)
+        wanted = Wanted(step, self.groups, self.config.group_size, options)
+        return {step: fill_batch(wanted, cursor, partial(self._round, step))}
+
+    def _draw(
+        self, steps: range, cursor: int, groups: int, *, number: int = 1
+    ) -> dict[int, Rollout]:
+        """Generate the responses to each step's next `groups` prompts, by step."""
+        cursors = {step: cursor + place * groups for place, step in enumerate(steps)}
         prompts = {
-            one: [
+            step: [
                 self.prompts[i]
-                for i in indices_of_step(len(self.prompts), one, count, seed=self.seed)
-                for _ in range(config.group_size)
+                for i in indices_from(len(self.prompts), begin, groups, seed=self.seed)
+                for _ in range(self.config.group_size)
             ]
-            for one in range(step, step + steps)
+            for step, begin in cursors.items()
         }
-        return roll_out(self.sampler, prompts, seed=self.seed, eos_id=self.tokenizer.eos_token_id)
+        eos_id = self.tokenizer.eos_token_id
+        found = roll_out(self.sampler, prompts, seed=self.seed, eos_id=eos_id, draw_number=number)
+        return {
+            step: replace(rollout, cursor=cursors[step] + groups) for step, rollout in found.items()
+        }
+
+    def _round(self, step: int, number: int, cursor: int, groups: int) -> RewardedRollout:
+        """Generate one round of dynamic sampling, and its rewards."""
+        if number > 1 and self.config.sampling.sleep:
+            self.sync()  # the sampler gave its weights back for the rewards of the round before
+        rollout = self._draw(range(step, step + 1), cursor, groups, number=number)[step]
+        self.sampler.sleep()
+        return with_rewards(rollout, self.models, self.config, pad_id=self.tokenizer.pad_token_id)
 
     def score(self, rollout: Rollout, state: LoopState) -> Experience:
         """Return the experience that models and reward functions make of a rollout.

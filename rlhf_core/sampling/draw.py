@@ -12,6 +12,8 @@ def draw(
 ) -> list[Sample]:
     """Return one response per prompt, on every rank; each sampler answers its share of them."""
     own = rank_slice(len(prompts), group=sampler.ranks_each)
-    drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
+    drawn: list[Sample] = []
+    if prompts[own]:  # with fewer prompts than ranks some have no share
+        drawn = sampler.generate(prompts[own], seeds=list(seeds[own]), eos_id=eos_id)
     parts = gathered([(s.tokens, s.logprobs, s.ended) for s in drawn])[:: sampler.ranks_each]
     return [Sample(*fields) for part in parts for fields in part]

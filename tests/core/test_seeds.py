@@ -32,6 +32,12 @@ def test_sampling_seeds_of_steps_and_of_checks_do_not_meet(seed):
     assert len(set(chain(*ranges))) == 6 * 32_768
 
 
+def test_rounds_of_dynamic_sampling_have_seeds_of_their_own_below_2_64():
+    ranges = [rollout_seeds(7, step, 4096, draw=draw) for step in (1, 2) for draw in (1, 2, 3, 10)]
+    assert len(set(chain(*ranges))) == 8 * 4096 and max(map(max, ranges)) < 2**64
+    assert rollout_seeds(7, 3, 2, draw=1) == rollout_seeds(7, 3, 2)
+
+
 @pytest.mark.parametrize("seed", [0, 281_474_132, 281_474_133, 2**31 - 1])
 def test_every_seed_of_a_recipe_gives_seeds_that_torch_takes(seed):
     generator = torch.Generator()

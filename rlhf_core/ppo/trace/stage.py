@@ -61,7 +61,7 @@ def trace_batch(trainer: Trainer, step: int) -> Traced:
         modules["sampler"] = trainer.sampler.model
     with observed(modules) as seen:
         with _step(flow, seen, "rollout") as tensors:
-            rollout = trainer.roll_out(step)[step]
+            rollout = trainer.roll_out(step, (step - 1) * trainer.groups)[step]
             tensors += list_rows(rollout)
         with _step(flow, seen, "experience") as tensors:
             experience = trainer.score(rollout, LoopState.first(config))

@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from rlhf_core.ppo.rollout import Prompt, indices_of_step, roll_out
+from rlhf_core.ppo.rollout import Prompt, indices_from, roll_out
 from rlhf_core.sampling.base import Sample
 
 
@@ -38,6 +38,22 @@ def test_several_steps_generated_at_once_are_those_generated_one_by_one_but_olde
 
 
 def test_every_prompt_comes_once_an_epoch():
-    epoch = [i for step in (1, 2, 3) for i in indices_of_step(9, step, 3, seed=5)]
+    epoch = [i for cursor in (0, 3, 6) for i in indices_from(9, cursor, 3, seed=5)]
     assert sorted(epoch) == list(range(9)) and epoch != list(range(9))
-    assert indices_of_step(9, 4, 3, seed=5) != indices_of_step(9, 1, 3, seed=5)
+    assert indices_from(9, 9, 3, seed=5) != indices_from(9, 0, 3, seed=5)
+
+
+def test_the_order_is_the_same_however_it_is_cut():
+    assert indices_from(9, 7, 5, seed=5) == [
+        *indices_from(9, 7, 1, seed=5),
+        *indices_from(9, 8, 4, seed=5),
+    ]
+
+
+def test_later_rounds_of_a_step_draw_other_responses_to_the_same_prompt():
+    asked = {4: [Prompt([4, 1], {})]}
+    first, again, second = (
+        roll_out(Dice(), asked, seed=7, eos_id=1, draw_number=number)[4].sequences
+        for number in (1, 1, 2)
+    )
+    assert first == again != second

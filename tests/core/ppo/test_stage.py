@@ -4,6 +4,8 @@ Two-layer models, plain torch.
 """
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 from plain import PlainEngine as Plain
@@ -13,7 +15,7 @@ from torch import Tensor
 from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.stage_configs import PPOStageConfig
-from rlhf_core.errors import ConfigError
+from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
 from rlhf_core.ppo import stage
 from rlhf_core.ppo.rewards import load_functions
@@ -67,6 +69,14 @@ def even(prompts, replies, tokens):
 
 def short(prompts, replies):
     return [-len(reply.split()) / 4 for reply in replies]
+
+def sometimes(prompts, replies):  # prompts of odd words are solved by every reply
+    odd = [int(prompt.split()[0][1:]) % 2 for prompt in prompts]
+    words = [sum(ord(word[-1]) for word in reply.split()) for reply in replies]
+    return [1.0 if o else -(n % 7) / 7 for o, n in zip(odd, words)]
+
+def never(prompts, replies):
+    return [0.0] * len(replies)
 """
 FUNCTIONS = [{"function": "loop_rules:even", "per_token": True, "weight": 0.5}, "loop_rules:short"]
 ADAPTIVE = PPO(
@@ -119,6 +129,16 @@ PROCESS = PPO(
     whiten_advantages=False,
 )
 UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline", group_size=2)
+
+
+SELECTIVE = PPO(
+    **SHORT | {"steps": 4, "rollout_batch": 12, "policy_lr": 1e-4},
+    advantage="grpo",
+    group_size=3,
+    missing_eos_penalty=0.0,
+    dynamic_sampling={"max_rounds": 3},
+    reward={"model_weight": 0, "functions": ["loop_rules:sometimes"]},
+)
 
 
 class Killed(RunDir):
@@ -247,6 +267,44 @@ def test_other_options_are_paid_in_the_loop_as_they_say_and_resume_bit_for_bit(
             )
             assert step["score_spread"] > 0 and step["reward_mean"] <= most + 1e-5
         assert step["sampler_logprob_diff_max"] < 1e-4  # at temperature 0.7
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of each step without durations and speeds."""
+    lines = [line["metrics"] for line in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def test_dynamic_sampling_replaces_groups_of_equal_rewards_and_resumes_bit_for_bit(
+    looped, tmp_path
+):
+    """Half of the prompts give equal rewards; after a kill the prompts go on where they were."""
+    whole, again = looped("whole", SELECTIVE), looped("again", SELECTIVE)
+    assert all(again[name].equal(tensor) for name, tensor in whole.items())
+    with pytest.raises(KeyboardInterrupt):
+        looped("killed", SELECTIVE, killed_after=3)
+    resumed = looped("killed", SELECTIVE)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    steps = timeless(tmp_path / "whole")
+    assert timeless(tmp_path / "killed") == timeless(tmp_path / "again") == steps
+    assert len(steps) == 4 and max(step["ppo/sampling_rounds"] for step in steps) > 1
+    for step in steps:
+        assert step["ppo/groups"] <= 4 and step["ppo/policy_grad_norm"] > 0
+        full = step["ppo/groups"] == 4
+        assert full or step["ppo/sampling_rounds"] == 3
+        assert (step["ppo/groups_dropped"] > 0) == (step["ppo/tokens_dropped"] > 0)
+        if step["ppo/groups_dropped"]:  # the dropped groups all score 1, the others at most 0
+            assert step["ppo/score_mean_sampled"] > step["ppo/score_mean"]
+    taken = json.loads((tmp_path / "whole/checkpoints/step-000003/extra.json").read_text())
+    sampled = sum(step["ppo/groups"] + step["ppo/groups_dropped"] for step in steps[:3])
+    assert taken["extra"]["cursor"] == sampled > 3 * 4
+
+
+def test_rewards_that_never_differ_end_the_stage_with_what_to_do(looped):
+    given = {"model_weight": 0, "functions": ["loop_rules:never"]}
+    config = SELECTIVE.model_copy(update={"reward": SELECTIVE.reward.model_validate(given)})
+    with pytest.raises(BadInput, match=r"none of 12 groups \(3 rounds\).*raise ppo.group_size"):
+        looped("equal", config)
 
 
 def test_responses_of_older_weights_show_in_age_and_mismatch(looped, tmp_path):
