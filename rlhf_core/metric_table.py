@@ -31,6 +31,7 @@ DATA_METRICS: MetricRows = {
     "rows": ("rows", "Rows read"),
     "rows_kept": ("rows", "Rows that passed every rule"),
     "share_dropped": ("share", "Rows quarantined / rows read, worst source"),
+    "rows_truncated": ("rows", "Rows whose prompt data.overlong = truncate_left has shortened"),
     "longer_wins": ("share", "Pairs whose chosen answer is the longer one, training split"),
     "annotator_agreement": ("share", "Mean share of a pair's votes that side with the majority"),
     "demonstrations_train": ("rows", "Demonstrations to train on"),

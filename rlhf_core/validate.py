@@ -33,11 +33,11 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     tables = {
         name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
     }
-    tables = quarantine_leaks(assign_splits(tables, data, spec.seed), data.rules)
+    tables = quarantine_leaks(assign_splits(tables, data, spec.seed), data.checked_rules)
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
-    report = make_report(run.path, tables, splits, data.rules)
+    report = make_report(run.path, tables, splits, data.checked_rules)
     write_report(run.path, report)
     metrics = validation_metrics(tables, splits, report)
     run.log(1, 1, metrics)

@@ -142,6 +142,13 @@ class Rules(Config):
     length: Severity = Field(
         "warning", description="Severity of a row over the token limits. The row is quarantined."
     )
+    truncated: Severity = Field(
+        "warning",
+        description=(
+            "Severity of a prompt that data.overlong = 'truncate_left' has shortened. The row is"
+            " kept."
+        ),
+    )
     max_longer_wins: Share = Field(
         0.8, description="Largest share of pairs in which the longer answer is the chosen one."
     )
@@ -181,9 +188,25 @@ class Data(Config):
         0.1, description="Share of prompts that are held out, by hash."
     )
     max_prompt_tokens: Positive = Field(
-        256, description="Longer prompts are quarantined. Tokens, the chat template included."
+        256, description="Longest prompt, tokens, the chat template included. Longer: see overlong."
     )
     max_response_tokens: Positive = Field(
-        256, description="Longer responses are quarantined. Tokens, the end-of-text token included."
+        256, description="Longest response, tokens, the end of text included. Longer: see overlong."
+    )
+    overlong: Literal["drop", "truncate_left", "error"] = Field(
+        "drop",
+        description=(
+            "Rows over a limit. 'drop': they go to quarantine. 'truncate_left': a prompt loses its"
+            " oldest turns, then the beginning of its last user turn; the system message stays, and"
+            " a row with a longer response goes to quarantine. 'error': a single one refuses the"
+            " data."
+        ),
     )
     rules: Rules = Field(Rules(), description="Rules that the rows must meet.")
+
+    @property
+    def checked_rules(self) -> Rules:
+        """The rules as they are applied: overlong = 'error' makes the limits an error."""
+        if self.overlong != "error":
+            return self.rules
+        return self.rules.model_copy(update={"length": "error"})

@@ -16,6 +16,7 @@ ROW_RULES = (
     "contradictions",
     "score_contradictions",
     "length",
+    "truncated",
     "leakage",
     "special_tokens",
     "equal_scores",
@@ -55,8 +56,12 @@ ADVICE = {
         " it), list the others in data.<source>.ignore, or set data.rules.unused_columns = 'off'."
     ),
     "length": (
-        "Raise data.max_prompt_tokens or data.max_response_tokens, or set data.rules.length ="
-        " 'warning'."
+        "Raise data.max_prompt_tokens or data.max_response_tokens, or set data.overlong = 'drop' or"
+        " 'truncate_left' (prompts only), and data.rules.length = 'warning'."
+    ),
+    "truncated": (
+        "Raise data.max_prompt_tokens, set data.overlong = 'drop' to leave these rows out, or"
+        " data.rules.truncated = 'warning'."
     ),
     "leakage": (
         "Take these prompts out of the training files, give held-out files for every source or for"
@@ -144,6 +149,8 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
             continue
         if rule == "leakage" and table.name.endswith("_heldout"):
             continue
+        if rule == "truncated" and not table.broken(rule):
+            continue  # only data.overlong = "truncate_left" shortens prompts
         high = rules.max_share_dropped if rule in SHARE_RULES else 0.0
         severity: Severity = "error" if rule == "schema" else getattr(rules, rule)
         checks.append(Expectation(rule, table.name, severity, "flag", rule, high=high))

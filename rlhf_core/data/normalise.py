@@ -44,14 +44,19 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind]
     record = make(format_, _with_input(format_, row))
     record["prompt"] = _with_context(record["prompt"], row)
-    content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
     meta = {
         key: as_json_value(value)
         for key, value in row.items()
         if key not in read and value is not None
     }
-    return {"id": digest_json(content)[:16], **record, "meta": meta}
+    return {"id": record_id(record), **record, "meta": meta}
+
+
+def record_id(record: dict) -> str:
+    """Return the first 16 hex digits of the digest of a canonical record's texts."""
+    content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
+    return digest_json(content)[:16]
 
 
 def _demonstration(format_: tuple[str, ...], row: dict) -> dict:

@@ -65,6 +65,7 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
     metrics = {
         "data/rows": sum(len(table.entries) for table in tables.values()),
         "data/rows_kept": sum(len(table.kept) for table in tables.values()),
+        "data/rows_truncated": sum(len(table.broken("truncated")) for table in tables.values()),
         "data/share_dropped": max(_share_dropped(table) for table in tables.values()),
         "data/errors": failed.count("error"),
         "data/warnings": failed.count("warning"),

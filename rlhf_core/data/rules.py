@@ -16,6 +16,7 @@ from rlhf_core.data.render import count_tokens, prompt_text, render_prompt
 from rlhf_core.data.special_tokens import encode_text, special_texts
 from rlhf_core.data.splits import is_heldout, prompt_key
 from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.truncation import truncate_prompts
 from rlhf_core.data.verdicts import score_contradiction, score_tie
 from rlhf_core.errors import BadInput
 
@@ -33,11 +34,13 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
     """Quarantine rows that the row rules refuse.
 
     In this order: rows that the chat template refuses, equal pairs, repeats, contradictions,
-    scores against the label and overlong rows. Texts that spell special tokens and equal scores are
-    noted.
+    scores against the label and overlong rows. With overlong = 'truncate_left' long prompts are
+    shortened before. Shortened prompts, texts that spell special tokens and equal scores are noted.
     """
-    rules = data.rules
+    rules = data.checked_rules
     table = with_token_counts(table, tokenizer)
+    if data.overlong == "truncate_left":
+        table = truncate_prompts(table, data.max_prompt_tokens, tokenizer)
     table = table.note("special_tokens", spelled_tokens(table, tokenizer))
     if table.kind == "comparisons" and rules.chosen_equals_rejected != "off":
         table = table.quarantine("chosen_equals_rejected", equal_pairs(table))

@@ -153,7 +153,7 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
         ("ppo.reward.functions=['rules']", "'module:function' that takes .prompts, replies."),
         (
             "data.max_prompt_tokens=0",
-            "Longer prompts are quarantined. Tokens, the chat template included; default 256",
+            "Longest prompt, tokens, the chat template included. Longer: see overlong; default 256",
         ),
     ],
 )

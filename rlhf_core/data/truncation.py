@@ -1,0 +1,104 @@
+"""Shorten prompts over the limit from the left: the oldest turns go, then the oldest text.
+
+The system message and the last turn's end stay, and so do all responses.
+"""
+
+import re
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.data.normalise import record_id
+from rlhf_core.data.render import render_prompt
+from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.transcripts import Messages
+from rlhf_core.errors import BadInput
+
+RULE = "truncated"  # under which a shortened row is noted
+_LONGEST_WORD = 40  # letters; a cut inside a longer word stays where it is
+
+
+def truncate_prompts(table: Table, limit: int, tokenizer: PreTrainedTokenizerBase) -> Table:
+    """Return the table with every kept prompt over `limit` tokens shortened, and noted.
+
+    A prompt that cannot be shortened enough, because the system message alone is too long, stays.
+    """
+    notes: dict[int, str] = {}
+    entries = list(table.entries)
+    for place, entry in enumerate(entries):
+        before = entry.tokens.get("prompt", 0)
+        if entry.rule is not None or before <= limit:
+            continue
+        messages = shortened(entry.canonical["prompt"], limit, tokenizer)
+        if messages is not None:
+            entries[place] = _with_prompt(entry, messages, tokenizer)
+            after = entries[place].tokens["prompt"]
+            notes[place] = f"the prompt had {before} tokens; its last {after} are kept"
+    return table.with_entries(entries).note(RULE, notes)
+
+
+def _with_prompt(
+    entry: TableEntry, messages: Messages, tokenizer: PreTrainedTokenizerBase
+) -> TableEntry:
+    record = entry.canonical | {"prompt": messages}
+    tokens = entry.tokens | {"prompt": len(render_prompt(tokenizer, messages))}
+    return replace(entry, record=record | {"id": record_id(record)}, tokens=tokens)
+
+
+def shortened(
+    messages: Messages, limit: int, tokenizer: PreTrainedTokenizerBase
+) -> Messages | None:
+    """Return the messages without as much of the oldest text as the limit asks.
+
+    limit: tokens, with the chat template. Whole turns go first: what is left begins with a user's
+    turn. If the last one alone is too long, its beginning goes, at a word where there is one.
+    Return None when not even its last letter fits.
+    """
+    first = 1 if messages[0]["role"] == "system" else 0
+    system, turns = messages[:first], messages[first:]
+    starts = [place for place, turn in enumerate(turns) if turn["role"] == "user" and place]
+    for start in starts:
+        if _fits(left := [*system, *turns[start:]], limit, tokenizer):
+            return left
+    last = starts[-1] if starts else 0
+    return _with_text_cut(system, turns[last:], limit, tokenizer)
+
+
+def _with_text_cut(
+    system: Messages, turns: Messages, limit: int, tokenizer: PreTrainedTokenizerBase
+) -> Messages | None:
+    """Return the messages with the beginning of the first turn's text cut off; None: none fits."""
+    if not turns:
+        return None
+    text = turns[0]["content"]
+
+    def cut(start: int) -> Messages:
+        return [*system, turns[0] | {"content": text[start:]}, *turns[1:]]
+
+    low, high = 0, len(text)  # the text from `low` on is too long, from `high` on it is empty
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _fits(cut(middle), limit, tokenizer):
+            high = middle
+        else:
+            low = middle
+    start = _next_word(text, high)
+    while start < len(text) and not _fits(cut(start), limit, tokenizer):
+        start += 1  # a tokenizer may join a shorter text's beginning less well
+    return cut(start) if text[start:].strip() else None
+
+
+def _next_word(text: str, start: int) -> int:
+    """Return the place where the next word begins, or `start` inside a text without blanks."""
+    if text[start - 1].isspace():
+        return start
+    blank = re.search(r"\s+", text[start : start + _LONGEST_WORD])
+    ahead = start + blank.end() if blank else start
+    return ahead if ahead < len(text) else start
+
+
+def _fits(messages: Messages, limit: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    try:
+        return len(render_prompt(tokenizer, messages)) <= limit
+    except BadInput:  # the template refuses a dialogue that begins so
+        return False
