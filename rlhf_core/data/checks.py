@@ -70,7 +70,8 @@ ADVICE = {
     ),
     "share_dropped": (
         "See quarantine.jsonl for the reasons; correct the file or raise"
-        " data.rules.max_share_dropped."
+        " data.rules.max_share_dropped. For prompts that are too long there is data.overlong ="
+        " 'truncate_left'."
     ),
     "min_rows": "Add rows, or lower data.rules.min_demonstrations, min_comparisons or min_heldout.",
     "longer_wins": (
