@@ -225,6 +225,31 @@ def test_prefects_server_may_be_down_for_minutes(site):
     site.sound(ALL)
 
 
+@pytest.mark.parametrize(
+    ("plan", "end"),
+    [({}, "Completed"), ({"reward": {"metrics": {"reward/accuracy": 0.5}}}, "Refused")],
+    ids=["well", "refused"],
+)
+def test_a_run_that_lives_through_an_outage_ends_in_its_own_state(site, plan, end):
+    """Once the server is back it marks the run as crashed, and later nothing says so any more."""
+    name = f"outage-{end.lower()}"
+    site.plan(sft=HOLD, **plan)
+    run = site.deployed(name, f"seed={130 + len(plan)}")
+    site.in_stage("sft")
+    site.kill("prefect")
+    time.sleep(100)
+    site.up()
+    site.wait(lambda: "Crashed" in dict(site.states(name)), 120)
+    assert site.of_runs()
+    assert site.rlhf("reap").startswith("crashed: none")
+    site.go()
+    site.wait(lambda: end in dict(site.states(name)))
+    assert [item["id"] for item in site.runs(name)] == [run]
+    site.wait(lambda: not site.of_runs(), 60)
+    time.sleep(10)
+    assert list(dict(site.states(name))) == [end]
+
+
 def test_a_machine_that_goes_away_in_ppo_resumes_where_it_was(site):
     """The worker, the flow run and the stage die at once, and none can report it."""
     site.plan(ppo=HOLD)
