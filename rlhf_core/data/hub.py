@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub: the commit that a revision names, and the rows at a commit."""
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,8 @@ def at_commit(name: str, source: Source) -> Source:
     from huggingface_hub import HfApi, errors
 
     try:
+        if _is_offline():
+            raise errors.OfflineModeIsEnabled("offline mode is enabled")
         commit = HfApi().dataset_info(source.path, revision=source.revision, timeout=_SECONDS).sha
         _note_commit(source)
     except errors.RevisionNotFoundError:
@@ -137,9 +140,11 @@ def _configurations(source: Source) -> list[str]:
 
 
 def _is_offline() -> bool:
+    """Return True where HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids to ask the hub."""
     from huggingface_hub import constants
 
-    return constants.HF_HUB_OFFLINE
+    own = os.environ.get("HF_DATASETS_OFFLINE", "").upper()  # as `datasets` reads it
+    return constants.HF_HUB_OFFLINE or own in ("1", "ON", "YES", "TRUE")
 
 
 def _cached_builder(name: str, source: Source) -> "DatasetBuilder":
@@ -198,9 +203,10 @@ def _cached_commit(source: Source) -> str | None:
 def _unreachable(name: str, source: Source, error: Exception) -> BadInput | StageFailed:
     if _is_offline():
         return BadInput(
-            f"{name}: {source.path!r} is no file or folder here, HF_HUB_OFFLINE forbids to ask the"
-            f" hub, and its cache does not have revision {source.revision or 'main'!r}; expected a"
-            " data set that was loaded before. Unset the variable, or correct the recipe."
+            f"{name}: {source.path!r} is no file or folder here, HF_HUB_OFFLINE or"
+            " HF_DATASETS_OFFLINE forbids to ask the hub, and its cache does not have revision"
+            f" {source.revision or 'main'!r}; expected a data set that was loaded before. Unset the"
+            " variable, or correct the recipe."
         )
     return StageFailed(
         f"{name}: {source.path!r} is no file or folder here, and the hub could not be reached"

@@ -115,6 +115,7 @@ def test_without_the_network_each_revision_is_read_from_the_cache(hub, read):
     sources = (easy(), easy(revision="v1"), {"path": "org/plain"})
     before = read(*sources)
     assert read(*sources, HF_HUB_OFFLINE="1") == before
+    assert read(*sources[:1], HF_DATASETS_OFFLINE="1") == before[:1]
     assert read(*sources, HF_ENDPOINT="http://127.0.0.1:9") == before
     pinned = easy(revision=hub.revisions["org/pairs"]["main"])
     assert read(pinned, HF_HUB_OFFLINE="1") == before[:1]
