@@ -17,9 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from flows.cli.app import app, load_command
 from rlhf_core import errors
 from rlhf_core.config import Recipe
-from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.metrics import METRICS, domain
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import STAGES, gated_stages
 
 FOLDER = Path(__file__).parent / "docs" / "reference"
 MADE = "Made from the code by `infra/reference.py`; a test compares the two.\n"
@@ -229,7 +228,7 @@ def metrics() -> str:
         "# What does each metric mean?\n\nEvery number that a stage logs is declared in "
         "`rlhf_core/metric_table.py` with its unit, range and meaning; a stage that logs another "
         f"name fails.\n\n{MADE}\nGates may be set on those of "
-        f"{', '.join(name for name in METRIC_PREFIXES)}: [gates](../concepts/gates.md).\n"
+        f"{', '.join(gated_stages())}: [gates](../concepts/gates.md).\n"
     ]
     for prefix, title in METRIC_GROUPS.items():
         rows = [

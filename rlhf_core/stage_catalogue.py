@@ -35,6 +35,16 @@ class Stage:
         """Return the name of the metric that says how the stage went, None when it has none."""
         return next((name for name in self.headline if name in metrics), None)
 
+    @property
+    def reads_pairs(self) -> bool:
+        """True if its rows are pairs of replies, which stay together in a microbatch."""
+        return any(name.startswith("comparisons_") for name in self.takes)
+
+    @property
+    def reads_replies(self) -> bool:
+        """True if replies of the data are among what it reads; else it generates them all."""
+        return self.reads_pairs or any(name.startswith("demonstrations_") for name in self.takes)
+
 
 SPLITS = tuple(
     f"{rows}_{side}"
@@ -192,6 +202,11 @@ LEARNING = tuple(name for name, stage in STAGES.items() if stage.gated and stage
 def steps() -> tuple[str, ...]:
     """Return what --from and --until may name, in order: the stages and the promotion."""
     return (*STAGES, PROMOTE)
+
+
+def gated_stages() -> list[str]:
+    """Return the names of the stages on whose metrics a recipe may set gates, in order."""
+    return [stage.name for stage in STAGES.values() if stage.gated]
 
 
 def stage_named(name: str) -> Stage:

@@ -1,9 +1,10 @@
 """The rule of a gate: one bound on one metric. Every gate of a recipe becomes one."""
 
 import difflib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic_core import PydanticKnownError
 
 from rlhf_core.config.fields import Config, Finite, Positive
 from rlhf_core.evidence.item_metrics import (
@@ -15,20 +16,27 @@ from rlhf_core.evidence.item_metrics import (
     is_proportion,
 )
 from rlhf_core.metrics import METRICS, domain
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import STAGES, gated_stages
 
 GateValue = Literal["estimate", "lower", "upper"]
 Bound = Literal["at least", "more than", "at most", "less than"]
 IntervalMethod = Literal["auto", "wilson", "bootstrap", "sign"]
-# stage -> prefix of its metrics
-METRIC_PREFIXES = {
-    stage.name: f"{stage.metric_prefix}/" for stage in STAGES.values() if stage.gated
-}
 
-if TYPE_CHECKING:
-    GatedStage = str
-else:
-    GatedStage = Literal[tuple(METRIC_PREFIXES)]
+
+def _require_gated(name: object) -> object:
+    names = gated_stages()
+    if name not in names:
+        *others, last = [repr(name) for name in names]
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+def _with_names(schema: dict[str, JsonValue]) -> None:
+    schema["enum"] = [*gated_stages()]
+
+
+# a Literal of the names in the catalogue, also of a stage that is added to it later
+GatedStage = Annotated[str, BeforeValidator(_require_gated), Field(json_schema_extra=_with_names)]
 
 
 class Override(Config):
@@ -157,14 +165,15 @@ class GateRule(Config):
 
 
 def _require_metric(stage: str, metric: str) -> None:
-    names = [name for name in METRICS if name.startswith(METRIC_PREFIXES[stage])]
+    prefix = f"{STAGES[stage].metric_prefix}/"
+    names = [name for name in METRICS if name.startswith(prefix)]
     if metric in names:
         return
     close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(close)}?"
         if close
-        else f"expected one that begins with {METRIC_PREFIXES[stage]}"
+        else f"expected one that begins with {prefix}"
     )
     raise ValueError(f"there is no metric {metric!r} of the stage {stage}; {hint}")
 

@@ -12,12 +12,12 @@ from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import NAME_LENGTH, Config, Share
-from rlhf_core.config.gate_rules import METRIC_PREFIXES, GateRule
+from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT, Reward
-from rlhf_core.stage_catalogue import ALIGNMENTS
+from rlhf_core.stage_catalogue import ALIGNMENTS, gated_stages
 
 Alignment = Literal["ppo", "dpo"]
 StageSection = SFT | Reward | PPO | DPO | Evaluate
@@ -135,7 +135,7 @@ class Recipe(Config):
         cls, gates: dict[str, GateRule], info: ValidationInfo
     ) -> dict[str, GateRule]:
         require_free_names(
-            gates, [info.data[stage].gate for stage in METRIC_PREFIXES if stage in info.data]
+            gates, [info.data[stage].gate for stage in gated_stages() if stage in info.data]
         )
         return gates
 

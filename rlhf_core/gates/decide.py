@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from rlhf_core.config import Recipe
-from rlhf_core.config.gate_rules import METRIC_PREFIXES, Bound, GateRule, GateValue, Override
+from rlhf_core.config.gate_rules import Bound, GateRule, GateValue, Override
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import is_against_champion
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
+from rlhf_core.stage_catalogue import STAGES, gated_stages
 
 if TYPE_CHECKING:
     from rlhf_core.gates.measure import MeasuredMetric
@@ -47,8 +48,10 @@ class Subject:
     @property
     def model(self) -> Artifact | None:
         """The model that passes or fails: the stage's output, or the given one that it measured."""
-        given = self.spec.inputs.get("policy" if self.spec.stage == "evaluate" else "given")
-        return self.result.outputs.get("model") or given
+        inputs, stage = self.spec.inputs, STAGES.get(self.spec.stage)
+        if stage and not stage.makes:
+            return inputs.get("policy") or inputs.get("model")
+        return self.result.outputs.get("model") or inputs.get("given")
 
     @property
     def data(self) -> dict[str, Artifact]:
@@ -147,7 +150,7 @@ def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
 
     A stage without gates gives none.
     """
-    if stage not in METRIC_PREFIXES:
+    if stage not in gated_stages():
         return []
     section = getattr(recipe, stage, None)
     rules = section.gate.rules() if section else {}

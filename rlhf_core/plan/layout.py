@@ -4,11 +4,10 @@ from dataclasses import replace
 
 from rlhf_core.config import PPO, Evaluate, Recipe, Training
 from rlhf_core.plan.strategy import Strategy
-from rlhf_core.stage_catalogue import SAMPLING, STAGES
+from rlhf_core.stage_catalogue import SAMPLING, STAGES, Stage
 
 MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.planned)
 OWN_SAMPLER = "ppo.sampling"  # planned like a stage: vLLM on devices of its own
-PAIRED_STAGES = ("reward", "dpo")  # stages whose rows come in pairs that stay together
 
 
 def stages_of(recipe: Recipe, kind: str = "gpu") -> list[str]:
@@ -62,7 +61,17 @@ def _own_strategy(recipe: Recipe) -> Strategy:
 
 def longest_row(recipe: Recipe, stage: str) -> int:
     """Return the tokens of the longest prompt with its longest response that a stage may see."""
-    section = stage.partition(".")[0]
+    section = _stage(stage).name
     generated = recipe.sampling(section).max_new_tokens if section in SAMPLING else 0
-    read = 0 if section == "ppo" else recipe.data.max_response_tokens
+    read = recipe.data.max_response_tokens if _stage(stage).reads_replies else 0
     return recipe.data.max_prompt_tokens + max(generated, read)
+
+
+def least_rows(stage: str) -> int:
+    """Return the rows that stay together in a microbatch: the two of a pair, else one."""
+    return 2 if _stage(stage).reads_pairs else 1
+
+
+def _stage(name: str) -> Stage:
+    """Return the stage of a planned name, which for OWN_SAMPLER is the one that it samples for."""
+    return STAGES[name.partition(".")[0]]

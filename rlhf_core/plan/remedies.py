@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf_core.config import Recipe
-from rlhf_core.plan.layout import OWN_SAMPLER, PAIRED_STAGES, longest_row
+from rlhf_core.plan.layout import OWN_SAMPLER, least_rows, longest_row
 from rlhf_core.plan.memory import kv_bytes_per_token
 from rlhf_core.plan.stage_plan import StageModels, StagePlan
 from rlhf_core.plan.stages import plan_stage
@@ -199,10 +199,8 @@ def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:
 
     Where rows come in pairs, down to two longest rows.
     """
-    return _halves(
-        plan.strategy.micro_batch_tokens,
-        longest_row(recipe, plan.stage) * (2 if plan.stage in PAIRED_STAGES else 1),
-    )
+    least = longest_row(recipe, plan.stage) * least_rows(plan.stage)
+    return _halves(plan.strategy.micro_batch_tokens, least)
 
 
 def _cache_levels(

@@ -2,7 +2,7 @@
 
 from rlhf_core.config import Recipe, Training
 from rlhf_core.plan import memory, parts
-from rlhf_core.plan.layout import OWN_SAMPLER, PAIRED_STAGES, longest_row
+from rlhf_core.plan.layout import OWN_SAMPLER, least_rows, longest_row
 from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.parts import PlanInputs
 from rlhf_core.plan.stage_plan import MemoryPart, StageModels, StagePlan
@@ -17,8 +17,7 @@ def plan_stage(
     A microbatch counts as full, and full of response tokens: the most logits it can have.
     """
     length = longest_row(recipe, stage)
-    # a pair stays together
-    tokens = max(strategy.micro_batch_tokens, length * (2 if stage in PAIRED_STAGES else 1))
+    tokens = max(strategy.micro_batch_tokens, length * least_rows(stage))
     section = None if stage == OWN_SAMPLER else recipe.section(stage)
     lora = section.lora if isinstance(section, Training) else None
     batch = BatchShape(tokens, length, tokens)

@@ -36,7 +36,13 @@ def test_every_metric_that_a_stage_shows_is_declared_and_its_own(stage):
 def test_a_recipe_can_name_every_alignment_and_gate_every_gated_stage():
     assert get_args(Alignment) == ALIGNMENTS
     gated = {name for name, stage in STAGES.items() if stage.gated}
-    assert set(get_args(GateRule.model_fields["stage"].annotation)) == gated
+    assert set(GateRule.model_json_schema()["properties"]["stage"]["enum"]) == gated
+
+
+def test_what_a_stage_reads_says_which_rows_stay_together_and_whose_length_counts():
+    planned = [stage for stage in STAGES.values() if stage.planned]
+    assert {stage.name for stage in planned if stage.reads_pairs} == {"reward", "dpo"}
+    assert {stage.name for stage in planned if not stage.reads_replies} == {"ppo"}
 
 
 def test_what_a_stage_takes_and_is_measured_on_is_there_before_it():

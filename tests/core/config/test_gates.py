@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-from rlhf_core.config.gate_rules import METRIC_PREFIXES
 from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
@@ -18,6 +17,7 @@ from rlhf_core.evidence.item_metrics import (
 )
 from rlhf_core.gates.decide import gates_of
 from rlhf_core.metrics import METRICS, domain
+from rlhf_core.stage_catalogue import gated_stages
 
 REASON = "labels of a judge, not of people"
 DEFAULTS = {
@@ -63,7 +63,7 @@ def own(name: str = "mine", **rule) -> str:
     return f"gates.{name}={{{', '.join(f'{key}={text}' for key, text in texts.items())}}}"
 
 
-@pytest.mark.parametrize("stage", METRIC_PREFIXES)
+@pytest.mark.parametrize("stage", gated_stages())
 def test_documented_thresholds_are_the_default_gates(stage, recipe):
     gates = gates_of(recipe(), stage)
     found = {gate.name: (gate.metric, gate.bound, gate.threshold) for gate in gates}
