@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from plain import FixedEngine, no_functions
-from ppo_batch import experience
+from ppo_batch import LOGITS, MASK, SEQUENCES, experience, seeded
 from torch import Tensor, tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO, load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.objectives.advantages import grpo_advantages, rloo_advantages, whiten
@@ -21,23 +21,6 @@ from rlhf_core.ppo.metrics import step_metrics
 from rlhf_core.ppo.rewards import NO_SCORES, RewardModelScores, shape_rewards
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
-
-V = 7
-SEQUENCES = [
-    Sequence([2, 3], [4, 5, 1]),
-    Sequence([2, 3], [6, 1]),
-    Sequence([4], [5, 5, 5, 1]),
-    Sequence([4], [1]),
-]
-
-
-def seeded(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-BATCH = collate(SEQUENCES, 0)
-MASK = BATCH.response_mask_BR.cpu()
-LOGITS = seeded(*MASK.shape, V)
 
 
 def fixed(logits: Tensor, scores: Tensor) -> Models:

@@ -7,33 +7,16 @@ import math
 
 import pytest
 import torch
-from ppo_batch import experience
+from ppo_batch import BATCH, LOGITS, MASK, experience, seeded
 from ranks_of_step import microbatches_of_ranks
 from torch import Tensor, tensor
 
-from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.experience import ExperienceRows
 from rlhf_core.ppo.objective import Denominators, clipped_share, policy_objective, value_objective
 
-V = 7
-SEQUENCES = [
-    Sequence([2, 3], [4, 5, 1]),
-    Sequence([2, 3], [6, 1]),
-    Sequence([4], [5, 5, 5, 1]),
-    Sequence([4], [1]),
-]
-
-
-def seeded(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-BATCH = collate(SEQUENCES, 0)
-MASK = BATCH.response_mask_BR.cpu()
-LOGITS = seeded(*MASK.shape, V)
 LOGPROBS = token_logprobs(LOGITS, BATCH.response_ids_BR)
 TOKENS = int(MASK.sum())
 
