@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -44,8 +45,8 @@ def die_after(count: int) -> None:
     """Kill this process after so many writes to the registry."""
     left = [count]
 
-    def counted(write):
-        def call(*args, **kwargs):
+    def counted(write: Callable) -> Callable:
+        def call(*args: object, **kwargs: object) -> object:
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1

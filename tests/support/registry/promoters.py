@@ -16,7 +16,9 @@ class Promoters:
         self.server = subprocess.Popen(
             [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self.server.stdout.readline() == "ready\n"
+        assert self.server.stdin and self.server.stdout  # both are pipes
+        self.to_server, self.from_server = self.server.stdin, self.server.stdout
+        assert self.from_server.readline() == "ready\n"
 
     def run(self, registry: RegistryAliases, *jobs: dict) -> list[dict]:
         """Run the jobs at once, each in its own process, and return a result per job.
@@ -29,13 +31,13 @@ class Promoters:
             "MLFLOW_TRACKING_URI": uri,
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         }
-        self.server.stdin.write(
+        self.to_server.write(
             json.dumps({"name": registry.name, "environment": environment, "jobs": jobs}) + "\n"
         )
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
+        self.to_server.flush()
+        return json.loads(self.from_server.readline())
 
     def close(self) -> None:
         """End the process that forks."""
-        self.server.stdin.close()
+        self.to_server.close()
         self.server.wait(60)  # its libraries take long to leave on a busy machine

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_core.errors import PromotionRefused
 from tasks.promotion.aliases import RegistryAliases
+from tasks.records.run_record import ModelKind
 from tasks.registry.packaging import local_folder
 
 
@@ -45,8 +46,11 @@ def refused(
     assert entries[-1].outcome_reason == str(raised.value)
 
 
-def files(registry: RegistryAliases, version: str, kind: str = "policy") -> Path:
-    return local_folder(registry.client.get_model_version(registry.model(kind), version).source)
+def files(registry: RegistryAliases, version: str, kind: ModelKind = "policy") -> Path:
+    source = registry.client.get_model_version(registry.model(kind), version).source
+    folder = local_folder(source or "")
+    assert source and folder, f"{source} is no local folder"
+    return folder
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import WIN_RATE, contest_record
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.approval_record import VersionApproval
-from tasks.records.run_record import Registration
+from tasks.records.run_record import ModelKind, Registration
 from tasks.registry import versions
 
 STAGES = ("sft", "reward", "ppo", "evaluate")
@@ -43,7 +43,7 @@ class Registrar:
     approval: VersionApproval = field(default_factory=VersionApproval)  # of the next version
 
     def add(
-        self, kind: str, seed: int, decisions: list[Decision] | None = None, **tags: str
+        self, kind: ModelKind, seed: int, decisions: list[Decision] | None = None, **tags: str
     ) -> str:
         """Register the model of this seed and return its version."""
         artifact, client = Artifact.of(self.models / f"{kind}-{seed}"), self.registry.client

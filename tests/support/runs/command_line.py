@@ -26,4 +26,5 @@ def rlhf_exit_code(*words: object) -> int:
     try:
         return main([str(word) for word in words])
     except SystemExit as end:
-        return end.code or 0
+        # a text as code is a message on standard error and exit code 1
+        return end.code if isinstance(end.code, int) else int(end.code is not None)

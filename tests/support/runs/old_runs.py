@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -31,7 +32,7 @@ def run_dir(
     stage: str,
     number: int,
     *,
-    inputs=(),
+    inputs: Iterable[Path] = (),
     state: str = "finished",
     days: float = OLD,
 ) -> Path:
@@ -44,7 +45,7 @@ def run_dir(
         other.name: Artifact(path=other / "model", digest=digest_path(other / "model"))
         for other in inputs
     }
-    spec = StageSpec(stage=stage, seed=1, config={}, inputs=given, code="c")
+    spec: StageSpec = StageSpec(stage=stage, seed=1, config={}, inputs=given, code="c")
     (path / "spec.json").write_text(spec.model_dump_json())
     if state == "finished":
         model = Artifact(path=Path("model"), digest=digest_path(path / "model"))
@@ -64,7 +65,7 @@ def record(
     *,
     sent: bool = True,
     days: float = OLD,
-    **changes,
+    **changes: object,
 ) -> Record:
     """Write the record of a pipeline run through these directories."""
     when = int((time.time() - days * 86400) * 1000)

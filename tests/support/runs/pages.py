@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from flows.report.page import LARGEST
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>"
+Attributes = list[tuple[str, str | None]]
 
 
 class Page(HTMLParser):
@@ -13,23 +14,26 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.tags, self.attributes, self.texts, self.open = [], [], [], []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag: str, attrs: Attributes) -> None:
         self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attributes]
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag != "meta":
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attributes):
+    def handle_startendtag(self, tag: str, attrs: Attributes) -> None:
         self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attributes]
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.texts.append(data)
 
     @property
@@ -60,6 +64,8 @@ def assert_self_contained(text: str) -> Page:
         )
         if name == "href":
             assert value.startswith(("#", "http://127.0.0.1:5000/#/experiments/")), value
-    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    found = re.search(r"<style>(.*?)</style>", text, re.S)
+    assert found, "the page has no style of its own"
+    style = found[1]
     assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
     return seen

@@ -20,7 +20,7 @@ SMALL = {
     "head_dim": 32,
     "max_position_embeddings": 64,
 }
-FAMILIES = {
+FAMILIES: dict[str, dict] = {
     "grouped queries": {"model_type": "llama"},
     "tied": {"model_type": "llama", "tie_word_embeddings": True},
     "no groups": {"model_type": "llama", "num_key_value_heads": 4, "head_dim": 16},
@@ -41,7 +41,7 @@ def small(family: str) -> ModelShape:
 
 
 def planned(
-    name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections
+    name: str, stage: str, hardware: Hardware = H100, devices: int = 8, **sections: dict
 ) -> StagePlan:
     loaded, models = llama_recipe(**sections), StageModels(preset(name), preset(name))
     return plan_stage(loaded, stage, models, strategy_of(loaded, stage, devices), hardware)

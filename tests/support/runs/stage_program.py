@@ -14,7 +14,8 @@ from pathlib import Path
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, write_atomically
 
 stage, spec_path, run_path = sys.argv[1:]
-spec, run = StageSpec.model_validate_json(Path(spec_path).read_text()), RunDir(Path(run_path))
+spec: StageSpec = StageSpec.model_validate_json(Path(spec_path).read_text())
+run = RunDir(Path(run_path))
 plan = json.loads((Path(__file__).parent / "plan.json").read_text()).get(stage, {})
 with (run.path.parent / "started.log").open("a") as file:
     file.write(stage + "\n")
@@ -79,10 +80,8 @@ for name in OUTPUTS[stage]:
     ready = Path(__file__).parent / "models" / stage  # one that loads, for what is to be promoted
     if ready.exists():
         shutil.copytree(ready, target, dirs_exist_ok=True)
-    elif "policy" in spec.inputs or ("model" in spec.inputs and stage != "validate"):
-        shutil.copytree(
-            spec.inputs.get("policy", spec.inputs.get("model")).path, target, dirs_exist_ok=True
-        )
+    elif stage != "validate" and (given := spec.inputs.get("policy") or spec.inputs.get("model")):
+        shutil.copytree(given.path, target, dirs_exist_ok=True)
     target.mkdir(exist_ok=True)
     (target / f"made_by_{stage}").write_text(spec.digest)
     outputs[name] = Artifact(path=Path(name), digest=Artifact.of(target).digest)

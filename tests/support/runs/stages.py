@@ -25,7 +25,9 @@ def spec_of(stage: str, config: dict, inputs: dict[str, Path]) -> StageSpec:
     return StageSpec(stage=stage, seed=1, config=config, inputs=artifacts, code=code_digest())
 
 
-def section_spec(stage: str, section: BaseModel, inputs: dict[str, Path], **more) -> StageSpec:
+def section_spec(
+    stage: str, section: BaseModel, inputs: dict[str, Path], **more: object
+) -> StageSpec:
     """Return the spec of a stage from its section of the recipe; `more` adds to its config."""
     values = section.model_dump(mode="json", exclude={"gate"})
     return spec_of(stage, {stage: values, "dtype": "float32"} | more, inputs)
@@ -51,8 +53,9 @@ def start(spec: StageSpec, folder: Path) -> subprocess.Popen:
 
 def finish(spec: StageSpec, folder: Path) -> StageResult:
     code = start(spec, folder).wait()
-    assert code == 0, (folder / "stage.log").read_text()[-3000:]
-    return read_result(folder)
+    result = read_result(folder)
+    assert code == 0 and result, (folder / "stage.log").read_text()[-3000:]
+    return result
 
 
 def kill_after_steps(spec: StageSpec, folder: Path, steps: int) -> None:

@@ -128,7 +128,7 @@ class Synthetic:
         if stage == "validate" and self.hub:
             config["data"] = self.hub
             inputs = {name: item for name, item in inputs.items() if name not in self.hub}
-        spec = StageSpec(
+        spec: StageSpec = StageSpec(
             stage=stage, seed=story.seed, config=config, inputs=inputs, code="c0de" * 16
         )
         folder = self.workspace.run_dir(spec)
@@ -208,7 +208,7 @@ def _pairs(story: Story) -> tuple[dict[str, float], dict[str, list]]:
     rng.shuffle(right)
     margins = [abs(rng.gauss(1.0, 0.6)) * (1 if good else -1) for good in right]
     count = range(story.pairs)
-    items = {
+    items: dict[str, list] = {
         "pair_id": [item_id(f"pair {place}") for place in count],
         "prompt": [f"pair {place}" for place in count],
         "chosen": ["good"] * story.pairs,
@@ -227,7 +227,8 @@ def _replies(story: Story) -> tuple[dict[str, float], dict[str, list]]:
     sft = [rng.gauss(0, 1) for _ in count]
     noise = random.Random(story.seed)
     policy = [score + story.lift + noise.gauss(0, 0.4) for score in sft]
-    items = {"prompt_id": [item_id(prompt) for prompt in prompts], "prompt": prompts}
+    items: dict[str, list] = {"prompt_id": [item_id(prompt) for prompt in prompts]}
+    items |= {"prompt": prompts}
     items |= _columns("policy", [f"{story.reply} ({place})" for place in count], policy)
     items |= _columns("sft", [f"The SFT model's reply {place}" for place in count], sft)
     if story.champion:

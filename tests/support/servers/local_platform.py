@@ -2,11 +2,14 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 from command_line import RLHF, environment_of
 
+Found = TypeVar("Found")
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -40,10 +43,10 @@ class Platform:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def post(self, path: str, **values):
+    def post(self, path: str, **values: object) -> Any:
         return self.ask("POST", path, json=values).json()
 
-    def ask(self, method: str, path: str, **more) -> httpx.Response:
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Send a request to Prefect's server; again while SQLite is locked (503).
 
         Prefect's own client does the same.
@@ -55,7 +58,7 @@ class Platform:
                 return reply.raise_for_status()
             time.sleep(1)
 
-    def start(self, name: str, state: dict | None = None, **parameters) -> str:
+    def start(self, name: str, state: dict | None = None, **parameters: object) -> str:
         """Create a run of a deployment, due now unless `state` says otherwise; return its id."""
         deployment = self.ask("GET", f"deployments/name/{name}").json()
         more = {"state": state} if state else {}
@@ -66,7 +69,7 @@ class Platform:
     def runs(self, name: str) -> list[dict]:
         return self.post("flow_runs/filter", deployments={"name": {"any_": [name]}})
 
-    def wait(self, condition, seconds: float = 120):
+    def wait(self, condition: Callable[[], Found], seconds: float = 120) -> Found:
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, (self.home / "platform" / "worker.log").read_text()[

@@ -1,5 +1,7 @@
 """Gates, metrics and items with known outcomes."""
 
+from typing import Any
+
 from rlhf_core.gates.decide import Gate
 
 BOUNDS = {  # does it hold just below, at, just above the threshold
@@ -48,9 +50,9 @@ ITEMS = {
 }
 
 
-def gate(bound: str = "at least", threshold: float = 0.7, **rule) -> Gate:
+def gate(bound: str = "at least", threshold: float = 0.7, **rule: Any) -> Gate:
     """Return a gate on the accuracy of a reward model."""
-    values = {
+    values: dict[str, Any] = {
         "name": "mine",
         "stage": "reward",
         "metric": "reward/accuracy",
@@ -60,6 +62,7 @@ def gate(bound: str = "at least", threshold: float = 0.7, **rule) -> Gate:
     return Gate(**values | rule)
 
 
-def evaluated(**rule) -> Gate:
+def evaluated(**rule: Any) -> Gate:
     """Return a gate on the win rate of an evaluation."""
-    return gate(**{"stage": "evaluate", "metric": "eval/win_rate", "threshold": 0.5} | rule)
+    values: dict[str, Any] = {"stage": "evaluate", "metric": "eval/win_rate", "threshold": 0.5}
+    return gate(**values | rule)

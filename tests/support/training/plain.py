@@ -5,6 +5,7 @@ They are slow, and give the same to the last bit each time.
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,11 @@ class PlainEngine(Engine):
         self.module, self.steps, self.config = module.requires_grad_(True), 0, {}
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
 
-    def __call__(self, *inputs) -> Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         return self.module(*inputs)
 
     @torch.no_grad()
-    def infer(self, *inputs) -> Tensor:
+    def infer(self, *inputs: Any) -> Tensor:
         return self.module(*inputs)
 
     def backward(self, loss: Tensor, *, counts: bool = True) -> None:
@@ -74,7 +75,7 @@ class FixedEngine(PlainEngine):
     def __init__(self, forward: Forward):
         self._forward = forward
 
-    def infer(self, *inputs) -> Tensor:
+    def infer(self, *inputs: Any) -> Tensor:
         return self._forward(*inputs)
 
 

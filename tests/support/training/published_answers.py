@@ -6,6 +6,7 @@ infra/parity/make_fixtures.py made the fixtures; infra/parity/README.md lists th
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,7 +20,7 @@ X = load_file(FIXTURES / "inputs.safetensors")
 MASK = X["mask"]
 TOKENS, SEQUENCES, PAIRS = int(MASK.sum()), int(MASK.any(-1).sum()), len(X["chosen"])
 EPS = 1e-8  # what verl and openrlhf add to a count before dividing by it
-CLOSE = {"atol": 1e-9, "rtol": 0}
+CLOSE: dict[str, Any] = {"atol": 1e-9, "rtol": 0}
 
 
 def made_by(package: str) -> dict:

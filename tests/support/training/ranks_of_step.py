@@ -6,7 +6,7 @@ from rlhf_core.batching.microbatches import own_microbatches
 
 
 def microbatches_of_ranks(
-    sizes, budget: int, count: int, *, group: int = 1
+    sizes: list[tuple[int, int]], budget: int, count: int, *, group: int = 1
 ) -> list[list[tuple[list[int], bool]]]:
     """Return the microbatches of each of `count` ranks."""
     found = []
