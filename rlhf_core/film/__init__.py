@@ -1,0 +1,1 @@
+"""The film recipe's reward functions and its independent scorer."""
