@@ -16,6 +16,7 @@ from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leak
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.trainable import require_language_model, require_weights
 from rlhf_core.modeling.vocabulary import require_embeddings
 from rlhf_core.preflight import require
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -28,6 +29,8 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     model lacks something that a later stage needs.
     """
     data = spec.config.data
+    require_language_model(spec.inputs["model"].path)
+    require_weights(spec.inputs["model"].path)
     tokenizer = _tokenizer(spec.inputs["model"].path)
     require_embeddings(tokenizer, spec.inputs["model"].path)
     tables = {

@@ -21,6 +21,7 @@ COMMANDS = {
     "runs": {
         "run": "Run the stages of a recipe: skip finished ones, resume an interrupted one.",
         "validate": "Check a recipe and its data files without training; print the data report.",
+        "inspect": "Check that a model can be used, or show the tokens that the stages read.",
         "status": "Show the platform, the latest pipeline runs and the state of their stages.",
         "gates": "Show every gate of a run: value, interval, samples, rule, verdict and reason.",
         "compare": "Compare runs with the first one: settings, metrics, plots and replies.",

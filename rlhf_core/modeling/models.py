@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -26,6 +25,7 @@ from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.lora import merge_adapter
+from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -186,7 +186,7 @@ def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarM
     BadInput for a folder that holds no one-label classifier.
     """
     if not new_head:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = load_config(path)
         if config.num_labels != 1:
             raise BadInput(
                 f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)"
@@ -200,37 +200,51 @@ def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarM
                 path,
             )
         )
-    model = _load(AutoModelForSequenceClassification, path, num_labels=1)
+    model = _load(AutoModelForSequenceClassification, path, drawn=("score.weight",), num_labels=1)
     width = model.score.weight.shape[-1]
     generator = torch.Generator().manual_seed(seed)
     model.score.weight.data = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
     return ScalarModel(model)
 
 
-def _load(kind: type[PreTrainedModel], path: Path, **config_changes: object) -> PreTrainedModel:
+def _load(
+    kind: type[PreTrainedModel],
+    path: Path,
+    *,
+    drawn: tuple[str, ...] = (),
+    **config_changes: object,
+) -> PreTrainedModel:
+    """Load a model in float32; drawn: weights that the folder need not have."""
     if not list(path.glob("*.safetensors")):
         pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
         found = f"only {pickles}, which can run code when loaded" if pickles else "none"
         raise BadInput(
             f"{path} holds no *.safetensors ({found}); save the model with save_pretrained"
         )
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config = load_config(path)
     for name in list(vars(config)):
         if name.endswith(("dropout", "dropout_rate")) or name.endswith("pdrop"):
             setattr(config, name, 0.0)
     for name, value in config_changes.items():
         setattr(config, name, value)
     try:
-        return kind.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        model, found = kind.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
+    require_complete(path, found, drawn=drawn)
+    return model
 
 
 def tied_names(path: Path) -> frozenset[str]:
     """Return the names of tied weights that save_pretrained leaves out of the saved file."""
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config = load_config(path)
     with torch.device("meta"):  # names alone, no memory
         return frozenset(AutoModelForCausalLM.from_config(config).all_tied_weights_keys)
 

@@ -16,6 +16,7 @@ from rlhf_core.modeling.requirements import (
     read_config,
 )
 from rlhf_core.plan.shape import FAMILIES
+from rlhf_core.sampling.architectures import service_of
 from rlhf_core.stage_catalogue import SAMPLING
 
 
@@ -123,6 +124,27 @@ def require_given(recipe: Recipe, model: Path) -> None:
         from rlhf_core.modeling.models import require_same_tokenizer
 
         require_same_tokenizer(model, reward, "reward model")
+
+
+def require_served(recipe: Recipe, model: Path) -> None:
+    """Raise BadInput when a stage of the recipe samples with vLLM, which has no such model class.
+
+    The families that `rlhf plan` knows are served, and need no slow import.
+    """
+    values = read_config(model)
+    wanting = [
+        f"{stage}.sampling.engine"
+        for stage in SAMPLING
+        if recipe.runs(stage) and recipe.sampling(stage).engine == "vllm"
+    ]
+    if not wanting or values.get("model_type") in FAMILIES:
+        return
+    names = values.get("architectures") or []
+    if any(service_of(name) == "none" for name in names[:1]):
+        raise BadInput(
+            f"{model} is a {names[0]}, which vLLM does not serve; set {' and '.join(wanting)} to"
+            " 'transformers' (slower, the same statistics), or take a model of another family"
+        )
 
 
 def require_samplers(recipe: Recipe, stages: list[str]) -> None:

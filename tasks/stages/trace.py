@@ -4,7 +4,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import TraceStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result
-from rlhf_core.stage_catalogue import STAGES
+from rlhf_core.stage_catalogue import STAGES, Stage
 from tasks.execution.stage_process import StageRun, run_stage
 from tasks.records.workspace import Workspace
 from tasks.stages import ppo
@@ -45,10 +45,13 @@ def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
     )
 
 
-def inputs(recipe: Recipe, workspace: Workspace) -> Artifacts:
-    """Return what the stages before ppo left. Raises BadInput when one of them is missing."""
+def inputs(recipe: Recipe, workspace: Workspace, stages: tuple[Stage, ...] = BEFORE) -> Artifacts:
+    """Return what these stages left, the first ones of the recipe; those before ppo by default.
+
+    Raises BadInput when one of them is missing.
+    """
     have: Artifacts = {}
-    for stage in BEFORE:
+    for stage in stages:
         given = spec_of(stage, recipe, have)
         result = _of(recipe, workspace, given) if given else None
         have |= outputs_of(stage, recipe, result)

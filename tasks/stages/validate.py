@@ -10,7 +10,7 @@ from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.capacity import require_classifier, require_context, require_given
+from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
 PREPARED = "{prepared}"
@@ -36,6 +36,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     model = model_folder("model.sft", sft) if sft else have["base"].path
     require_context(recipe, model)
     require_classifier(recipe, model)
+    require_served(recipe, model)
     require_given(recipe, model)
     commits = {field: at_commit(f"data.{field}", source) for field, source in hub.items()}
     data = recipe.data.model_copy(update=commits)

@@ -1,12 +1,14 @@
 """The whole stage on real files, with Great Expectations: what it writes, counts, refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_core.__main__ import main, run_stage
 from rlhf_core.config import Data, Source
@@ -32,6 +34,11 @@ def model(tmp_path_factory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", eos_token="<eos>"
     ).save_pretrained(folder)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS) + 2, **shape, **heads)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -461,10 +468,21 @@ def test_a_source_that_cannot_be_understood_is_refused(change, message, model, t
         run_stage(make_spec(tmp_path, model, change), RunDir(tmp_path / "run"))
 
 
-def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path):
-    (tmp_path / "model").mkdir()
+def test_a_model_folder_without_a_tokenizer_is_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model", ignore=lambda *_: ["tokenizer.json"])
     with pytest.raises(BadInput, match="no tokenizer loads from"):
-        run_stage(make_spec(tmp_path, tmp_path / "model", {}), RunDir(tmp_path / "run"))
+        run_stage(make_spec(tmp_path, folder, {}), RunDir(tmp_path / "run"))
+
+
+def test_a_model_that_cannot_be_trained_is_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "mlp" not in k}, folder / "model.safetensors")
+    with pytest.raises(BadInput, match="model lacks 3 of the model's weights"):
+        run_stage(make_spec(tmp_path, folder, {}), RunDir(tmp_path / "run"))
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(BadInput, match="transformers has no causal language model"):
+        run_stage(make_spec(tmp_path, folder, {}), RunDir(tmp_path / "run"))
 
 
 # ---- Great Expectations fails open, the verdicts do not

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from recipes import prepared_recipe
-from transformers import AutoTokenizer, GPT2Config, GraniteConfig
+from transformers import AutoTokenizer, GPT2Config, GPTNeoConfig, GraniteConfig
 
 from rlhf_core.errors import BadInput
 from tasks.stages import capacity, validate
@@ -171,6 +171,25 @@ def test_a_given_reward_model_of_another_tokenizer_is_refused(have, tiny_model, 
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match=r"the reward model .*given\) ends a turn with '<unk>'"):
         validate.spec(recipe, have)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_model_that_vllm_does_not_serve_is_refused_where_vllm_samples(have, served):
+    shape = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "max_position_embeddings": 512}
+    config = GPTNeoConfig(**shape, attention_types=[[["global"], 1]])
+    config.architectures = ["BloomForCausalLM" if served else "GPTNeoForCausalLM"]
+    config.save_pretrained(have["base"].path)
+    plain = {"sampling": {"engine": "transformers"}}
+    assert validate.spec(prepared_recipe(ppo=plain, evaluate=plain), have)
+    if served:
+        assert validate.spec(prepared_recipe(), have)
+        return
+    message = (
+        r"base is a GPTNeoForCausalLM, which vLLM does not serve; set ppo\.sampling\.engine and"
+        r" evaluate\.sampling\.engine to 'transformers'"
+    )
+    with pytest.raises(BadInput, match=message):
+        validate.spec(prepared_recipe(), have)
 
 
 def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypatch):

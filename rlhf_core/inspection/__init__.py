@@ -1,0 +1,1 @@
+"""The models and rows of a recipe as its stages read them, for people: nothing is trained."""

@@ -1,0 +1,98 @@
+"""Rows of a stage's batch, token by token: what the stage reads, what it trains, where it scores.
+
+The tokens come from the batch that the stage itself would make of the rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batching.batch import Batch, Sequence, collate
+from rlhf_core.data.render import token_text
+from rlhf_core.modeling.models import final_scores
+
+
+@dataclass(frozen=True)
+class InspectedRow:
+    """The tokens of one row, padding left out.
+
+    kind: of text, e.g. 'chosen'. record: id of the row that it was made from. prompt: number of its
+    tokens. trained: per token, True where the loss has a term. score_at: place of the token whose
+    score counts, ends_at: of the one that ends the reply; None where the stage has neither.
+    """
+
+    kind: str
+    record: str
+    ids: list[int]
+    texts: list[str]
+    prompt: int
+    trained: list[bool]
+    score_at: int | None = None
+    ends_at: int | None = None
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """The kind of a stage's rows, and what the stage does with them.
+
+    trains: the loss has a term at each response token. scores: the reward model's score is read.
+    """
+
+    name: str
+    trains: bool = False
+    scores: bool = False
+
+
+def rows_of_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: list[Sequence],
+    records: list[str],
+    kinds: list[RowKind],
+) -> list[InspectedRow]:
+    """Return the rows of the batch that a stage makes of these sequences.
+
+    kinds: repeated over the rows, e.g. chosen, rejected.
+    """
+    batch = collate(sequences, tokenizer.pad_token_id)
+    return [
+        _row(tokenizer, batch, place, record, kinds[place % len(kinds)])
+        for place, record in enumerate(records)
+    ]
+
+
+def prompt_row(tokenizer: PreTrainedTokenizerBase, ids: list[int], record: str) -> InspectedRow:
+    """Return a prompt that the policy answers."""
+    return InspectedRow("prompt", record, ids, _texts(tokenizer, ids), len(ids), [False] * len(ids))
+
+
+def _row(
+    tokenizer: PreTrainedTokenizerBase, batch: Batch, place: int, record: str, kind: RowKind
+) -> InspectedRow:
+    real_L = batch.mask_BL[place]
+    ids = batch.ids_BL[place][real_L].tolist()
+    trained_L = torch.zeros_like(real_L)
+    if kind.trains:
+        trained_L[-batch.response_mask_BR.shape[1] :] = batch.response_mask_BR[place]
+    _, response = batch.sizes[place]
+    last = len(ids) - response + _scored_column(batch, place) - 1
+    return InspectedRow(
+        kind=kind.name,
+        record=record,
+        ids=ids,
+        texts=_texts(tokenizer, ids),
+        prompt=len(ids) - response,
+        trained=trained_L[real_L].tolist(),
+        score_at=last if kind.scores else None,
+        ends_at=last if ids[last] == tokenizer.eos_token_id else None,
+    )
+
+
+def _scored_column(batch: Batch, place: int) -> int:
+    """Return the response tokens before the score that final_scores takes of a row."""
+    columns_BR1 = torch.arange(batch.response_mask_BR.shape[1] + 1).repeat(len(batch.ids_BL), 1)
+    return int(final_scores(columns_BR1, batch.response_mask_BR.cpu())[place])
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    return [token_text(tokenizer, token) for token in ids]

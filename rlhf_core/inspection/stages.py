@@ -1,0 +1,127 @@
+"""The first rows that each stage of a recipe reads, rendered by the stages' own functions."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batching.batch import encode, subset
+from rlhf_core.config import Recipe
+from rlhf_core.data.render import render_prompt
+from rlhf_core.data.splits import load_split
+from rlhf_core.inspection.rows import InspectedRow, RowKind, prompt_row, rows_of_batch
+from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.reward.scoring import pair_sequences
+
+Render = Callable[[PreTrainedTokenizerBase, list[dict]], list[InspectedRow]]
+ANSWERS = ("chosen", "rejected")
+MEANINGS = {
+    "sft": "The loss is the cross-entropy of the trained tokens.",
+    "reward": "The loss compares the two scores, each read at one token.",
+    "ppo": "The policy answers these prompts; the reward model's score is read at a reply's end.",
+    "dpo": "The loss compares the two sums of log-probabilities over the trained tokens.",
+    "evaluate": "Policy, SFT model and champion answer these prompts.",
+}
+
+
+@dataclass(frozen=True)
+class ReadModels:
+    """The folders whose tokenizers the stages load before anything is trained.
+
+    An SFT model gets the tokenizer of its base model, and a reward model that of its SFT model.
+    """
+
+    base: Path
+    sft: Path | None = None
+    reward: Path | None = None
+
+
+@dataclass(frozen=True)
+class InspectedStage:
+    """The first rows of a stage; count: the rows that it takes of the split in all."""
+
+    stage: str
+    split: str
+    count: int
+    model: Path
+    meaning: str
+    rows: tuple[InspectedRow, ...]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A stage's tokenizer, its split with the limit of rows, and how it renders a row."""
+
+    stage: str
+    model: Path
+    split: str
+    limit: int | None
+    render: Render
+
+
+def inspect_stages(
+    recipe: Recipe, models: ReadModels, splits: dict[str, Path], rows: int
+) -> list[InspectedStage]:
+    """Return each stage of the recipe with its first rows.
+
+    splits: the files of the validate stage by name.
+    """
+    return [
+        _inspected(recipe, reading, splits[reading.split], rows)
+        for reading in _readings(recipe, models)
+    ]
+
+
+def _readings(recipe: Recipe, models: ReadModels) -> Iterator[_Reading]:
+    given, sft = recipe.model, models.sft or models.base
+    side = "heldout" if given.sft else "train"
+    limit = recipe.sft.max_heldout if given.sft else recipe.sft.max_train
+    yield _Reading("sft", models.base, f"demonstrations_{side}", limit, _demonstrations)
+    if recipe.runs("reward"):
+        side = "heldout" if given.reward else "train"
+        limit = recipe.reward.max_heldout if given.reward else recipe.reward.max_train
+        folder = models.reward or sft
+        yield _Reading("reward", folder, f"comparisons_{side}", limit, _pairs(scores=True))
+    if recipe.runs("ppo"):
+        yield _Reading("ppo", sft, "prompts_train", None, _prompts)
+    if recipe.runs("dpo"):
+        limit = recipe.dpo.max_train
+        yield _Reading("dpo", sft, "comparisons_train", limit, _pairs(scores=False))
+    yield _Reading("evaluate", sft, "prompts_heldout", recipe.evaluate.max_prompts, _prompts)
+
+
+def _inspected(recipe: Recipe, reading: _Reading, file: Path, rows: int) -> InspectedStage:
+    taken = subset(load_split(file), reading.limit, seed=recipe.seed)
+    shown = reading.render(load_tokenizer(reading.model), taken[:rows])
+    return InspectedStage(
+        reading.stage,
+        reading.split,
+        len(taken),
+        reading.model,
+        MEANINGS[reading.stage],
+        tuple(shown),
+    )
+
+
+def _demonstrations(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+    kinds = [RowKind("demonstration", trains=True)]
+    names = [row["id"] for row in rows]
+    return rows_of_batch(tokenizer, encode(tokenizer, rows, "response"), names, kinds)
+
+
+def _pairs(*, scores: bool) -> Render:
+    """Return how a stage renders comparisons; scores: by scores, and not by log-probabilities."""
+    kinds = [RowKind(name, trains=not scores, scores=scores) for name in ANSWERS]
+
+    def render(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+        names = [row["id"] for row in rows for _ in ANSWERS]
+        return rows_of_batch(tokenizer, pair_sequences(tokenizer, rows), names, kinds)
+
+    return render
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+    return [
+        prompt_row(tokenizer, render_prompt(tokenizer, row["prompt"]), row["id"]) for row in rows
+    ]

@@ -1,0 +1,118 @@
+"""What a model's tokenizer and chat template do with a dialogue, by the pipeline's rendering."""
+
+from functools import partial
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt, render_response, token_text
+from rlhf_core.errors import BadInput
+from rlhf_core.inspection.findings import Finding, checked, note, ok, refuses
+from rlhf_core.sampling.stops import stop_ids_of
+
+QUESTION = {"role": "user", "content": "Is it so?"}
+ANSWER = "So it is."
+TODAY = "strftime_now"  # transformers' function by which a template asks for the date
+
+
+def tokenizer_findings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Finding]:
+    """Return what the tokenizer, as load_tokenizer gives it, does with a dialogue.
+
+    folder: the model's, whose files say what was there before load_tokenizer.
+    """
+    own = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    found = [checked("chat template", partial(_template, tokenizer, own.chat_template is not None))]
+    if not refuses(found, "chat template"):
+        found += [_system(tokenizer), _history(tokenizer), _date(tokenizer)]
+        found.append(_beginning(tokenizer))
+    return [*found, _end_of_turn(tokenizer, own, folder), _padding(own)]
+
+
+def named(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return a token as its text and its id: '<eos>' (1)."""
+    return f"{token_text(tokenizer, token)!r} ({token})"
+
+
+def template_source(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return where the chat template of a loaded tokenizer comes from."""
+    is_default = DEFAULT_CHAT_TEMPLATE in str(tokenizer.chat_template)
+    return "the pipeline's default" if is_default else "the model's own"
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, has_own: bool) -> Finding:
+    render_prompt(tokenizer, [QUESTION])
+    source = template_source(tokenizer)
+    if not has_own:
+        return note(
+            "chat template",
+            f"none: {source} is used and saved with the models (role tag, text, end of turn)",
+            source=source,
+        )
+    return ok("chat template", source, source=source)
+
+
+def _system(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    try:
+        render_prompt(tokenizer, [{"role": "system", "content": "Be brief."}, QUESTION])
+    except BadInput as error:
+        return note("system message", f"refused: {error}", accepted=False)
+    return ok("system message", "accepted", accepted=True)
+
+
+def _history(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Compare a dialogue that goes on with the prompt and the answer that it began with."""
+    first = [*render_prompt(tokenizer, [QUESTION]), *render_response(tokenizer, ANSWER)]
+    turns = [QUESTION, {"role": "assistant", "content": ANSWER}, QUESTION]
+    try:
+        whole = render_prompt(tokenizer, turns)
+    except BadInput as error:
+        return note("several turns", f"refused: {error}", same=None)
+    if whole[: len(first)] == first:
+        return ok("several turns", "a model reads its own answers as it wrote them", same=True)
+    return note(
+        "several turns",
+        "the template writes an earlier answer differently from how the model writes it",
+        same=False,
+    )
+
+
+def _date(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    if TODAY in str(tokenizer.chat_template):
+        return note("date", "the template prints the date of the day", printed=True)
+    return ok("date", "the template prints none", printed=False)
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return ok("beginning of text", "the tokenizer has no such token", id=None)
+    count = render_prompt(tokenizer, [QUESTION]).count(bos)
+    by_itself = tokenizer("a")["input_ids"][:1] == [bos]
+    times = {0: "not written", 1: "written once"}.get(count, f"written {count} times")
+    sentence = f"{named(tokenizer, bos)} is {times} in a prompt"
+    if count == by_itself:
+        return ok("beginning of text", sentence, id=bos, count=count)
+    own = "begins each text with it" if by_itself else "does not write it by itself"
+    return note("beginning of text", f"{sentence}; the tokenizer {own}", id=bos, count=count)
+
+
+def _end_of_turn(
+    tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, folder: Path
+) -> Finding:
+    eos = tokenizer.eos_token_id
+    stops = sorted({eos, *stop_ids_of(folder)})
+    others = [named(tokenizer, token) for token in stops if token != eos]
+    sentence = f"{named(tokenizer, eos)} ends a reply"
+    if eos != own.eos_token_id:
+        sentence += f": the template writes it, not eos_token {own.eos_token!r}"
+    if others:
+        sentence += f"; samplers also stop at {', '.join(others)} (generation_config)"
+    return ok("end of turn", sentence, id=eos, stops=stops)
+
+
+def _padding(own: PreTrainedTokenizerBase) -> Finding:
+    if own.pad_token_id is None:
+        return note("padding", "no pad token: the end of turn pads, and is masked", id=None)
+    if own.pad_token_id == own.eos_token_id:
+        return note("padding", f"{named(own, own.pad_token_id)}, which is eos_token too: masked")
+    return ok("padding", named(own, own.pad_token_id), id=own.pad_token_id)
