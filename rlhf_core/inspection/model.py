@@ -10,12 +10,16 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.errors import BadInput
 from rlhf_core.inspection.findings import Finding, checked, note, ok, refuses
 from rlhf_core.inspection.tokens import tokenizer_findings
 from rlhf_core.modeling.models import load_tokenizer, tied_names
 from rlhf_core.modeling.requirements import context_of, embedding_rows, has_sequence_classifier
-from rlhf_core.modeling.trainable import load_config, require_language_model, structure_of
+from rlhf_core.modeling.trainable import (
+    is_classifier,
+    load_config,
+    require_language_model,
+    structure_of,
+)
 from rlhf_core.modeling.vocabulary import require_embeddings
 from rlhf_core.sampling.architectures import service_of
 
@@ -29,8 +33,9 @@ def inspect_model(folder: Path) -> list[Finding]:
     """
     found = [checked("architecture", partial(_architecture, folder))]
     if not refuses(found, "architecture"):
-        found.append(checked("weights", partial(_weights, folder)))
-        found += [_context(folder), _tied(folder), _classifier(folder), _service(folder)]
+        found += [checked("weights", partial(_weights, folder)), _context(folder)]
+        if not is_classifier(load_config(folder)):
+            found += [_tied(folder), _classifier(folder), _service(folder)]
     tokenizer = checked("tokenizer", partial(_tokenizer, folder))
     found.append(tokenizer)
     if tokenizer.level != "refused":
@@ -44,7 +49,8 @@ def _architecture(folder: Path) -> Finding:
     require_language_model(folder)
     config = load_config(folder)
     (name, *_) = config.architectures or [type(config).__name__]
-    return ok("architecture", f"{name}, family {config.model_type}", family=config.model_type)
+    use = ", for model.reward" if is_classifier(config) else ""
+    return ok("architecture", f"{name}, family {config.model_type}{use}", family=config.model_type)
 
 
 def _weights(folder: Path) -> Finding:
@@ -119,5 +125,5 @@ def _embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> Finding:
     require_embeddings(tokenizer, folder)
     rows = embedding_rows(folder)
     if rows is None:
-        raise BadInput(f"{folder / 'config.json'} names no vocab_size")
+        return note("embeddings", "config.json names no vocab_size", rows=None)
     return ok("embeddings", f"{rows:,}, one for every token that text gives", rows=rows)

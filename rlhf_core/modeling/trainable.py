@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SHOWN = 3  # names of weights in a message
+CLASSIFIERS = {  # by the end of the name in config.json's architectures
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+}
 
 
 def load_config(folder: Path) -> "PretrainedConfig":
@@ -88,23 +97,36 @@ def require_language_model(folder: Path) -> None:
 
 
 def require_weights(folder: Path) -> None:
-    """Raise BadInput unless the safetensors hold each weight of the language model, in its shape.
+    """Raise BadInput unless the safetensors hold each weight of the model, in its shape.
 
     transformers would draw a missing weight at random. Reads names and shapes alone.
     """
     structure_of(folder)
 
 
+def is_classifier(config: "PretrainedConfig") -> bool:
+    """Return True for the configuration of a reward model: a sequence or token classifier."""
+    return any(name.endswith(tuple(CLASSIFIERS)) for name in config.architectures or [])
+
+
 def structure_of(folder: Path) -> "PreTrainedModel":
-    """Return the language model without its weights: shapes alone, no memory.
+    """Return the language model, or reward model, without its weights: shapes alone, no memory.
 
     Raises BadInput as require_weights does.
     """
+    config = load_config(folder)
+    kinds = [
+        kind
+        for name in config.architectures or []
+        for ending, kind in CLASSIFIERS.items()
+        if name.endswith(ending)
+    ]
+    kind = kinds[0] if kinds else AutoModelForCausalLM
     try:
         with _quiet():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = kind.from_pretrained(
                 folder,
-                config=load_config(folder),
+                config=config,
                 device_map="meta",
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -113,8 +135,8 @@ def structure_of(folder: Path) -> "PreTrainedModel":
             )
     except Exception as error:  # transformers and safetensors raise a dozen kinds
         raise BadInput(
-            f"{folder} cannot be loaded as a causal language model ({type(error).__name__}:"
-            f" {error}); copy the model again, or save it with save_pretrained"
+            f"{folder} cannot be loaded as {kind.__name__} ({type(error).__name__}: {error}); copy"
+            " the model again, or save it with save_pretrained"
         ) from error
     require_complete(folder, found)
     return model

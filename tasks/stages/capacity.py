@@ -107,15 +107,17 @@ def _made_from(recipe: Recipe) -> str | None:
 def require_given(recipe: Recipe, model: Path) -> None:
     """Raise BadInput when a model that the recipe gives cannot be used.
 
-    It lacks embeddings for its tokenizer, or is a reward model that reads other token ids than the
-    policy, which starts from `model`.
+    It lacks weights, or embeddings for its tokenizer, or is a reward model that reads other token
+    ids than the policy, which starts from `model`.
     """
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
         if embedding_rows(folder):
             from rlhf_core.modeling.models import load_tokenizer
+            from rlhf_core.modeling.trainable import require_weights
             from rlhf_core.modeling.vocabulary import require_embeddings
 
+            require_weights(folder)
             require_embeddings(load_tokenizer(folder), folder)
     if not (recipe.model.reward and recipe.runs("ppo") and recipe.ppo.reward.model_weight):
         return

@@ -18,7 +18,7 @@ from transformers import (
 
 from rlhf_core.errors import BadInput
 from rlhf_core.inspection.model import inspect_model
-from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
 from rlhf_core.modeling.vocabulary import require_embeddings
 
 
@@ -111,3 +111,15 @@ def test_what_only_some_recipes_need_is_a_note(tiny_model, tmp_path):
     GraniteForCausalLM(shape).save_pretrained(tmp_path / "granite")
     found = by_name(with_tokenizer(tmp_path / "granite", tiny_model))
     assert found["reward model"].level == "note" and found["vLLM"].level == "ok"
+
+
+def test_a_reward_model_is_looked_at_as_one(tiny_model, tmp_path):
+    save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), tmp_path)
+    found = by_name(tmp_path)
+    assert {one.level for one in found.values()} == {"ok"}
+    assert found["architecture"].found.endswith("family llama, for model.reward")
+    assert "vLLM" not in found and "tied weights" not in found
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("score.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "score.weight" in by_name(tmp_path)["weights"].found

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from recipes import prepared_recipe
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPTNeoConfig, GraniteConfig
 
 from rlhf_core.errors import BadInput
@@ -159,6 +160,16 @@ def test_a_given_model_with_fewer_embeddings_than_tokens_is_refused(
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match=r"given has 63 tokens, the model has embeddings for 62"):
         validate.spec(recipe, have)
+
+
+@pytest.mark.parametrize("given", ["sft", "reward"])
+def test_a_given_model_without_all_its_weights_is_refused(have, tiny_model, tmp_path, given):
+    folder = shutil.copytree(tiny_model, tmp_path / "given")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"given lacks 1 of the model's weights \(model\.norm"):
+        validate.spec(prepared_recipe(model={"base": "b", given: str(folder)}), have)
 
 
 def test_a_given_reward_model_of_another_tokenizer_is_refused(have, tiny_model, tmp_path):
