@@ -13,6 +13,7 @@ from flows.report.inspection_text import (
     part_of,
     row_heading,
     shown_of,
+    shown_path,
     shown_token,
 )
 from flows.report.page import Section, badge, cell, join, page, table
@@ -51,7 +52,7 @@ def _sections(inspection: Inspection) -> Iterator[Section]:
     for stage in inspection.stages:
         yield stage.stage, _stage(stage)
     for folder, findings in inspection.models.items():
-        yield f"Model {folder}", _findings(findings)
+        yield f"Model {shown_path(folder)}", _findings(findings)
 
 
 def _findings(findings: list[Finding]) -> Markup:

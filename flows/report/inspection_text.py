@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -33,7 +34,13 @@ def stage_lines(stage: InspectedStage) -> Iterator[RenderableType]:
 def shown_of(stage: InspectedStage) -> str:
     """Return the number of rows shown, of those that the stage takes, and from where."""
     shown = len({row.record for row in stage.rows})
-    return f"{shown} of {stage.count:,} rows of {stage.split}, tokens of {stage.model}"
+    return f"{shown} of {stage.count:,} rows of {stage.split}, tokens of {shown_path(stage.model)}"
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path as it is seen from the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def row_heading(row: InspectedRow) -> str:

@@ -90,10 +90,10 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> Finding:
     by_itself = tokenizer("a")["input_ids"][:1] == [bos]
     times = {0: "not written", 1: "written once"}.get(count, f"written {count} times")
     sentence = f"{named(tokenizer, bos)} is {times} in a prompt"
-    if count == by_itself:
+    if count == 1 or (not count and not by_itself):
         return ok("beginning of text", sentence, id=bos, count=count)
-    own = "begins each text with it" if by_itself else "does not write it by itself"
-    return note("beginning of text", f"{sentence}; the tokenizer {own}", id=bos, count=count)
+    expected = "the tokenizer begins each text with it" if by_itself else "expected once at most"
+    return note("beginning of text", f"{sentence}; {expected}", id=bos, count=count)
 
 
 def _end_of_turn(

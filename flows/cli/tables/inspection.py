@@ -6,7 +6,7 @@ from dataclasses import asdict
 from rich.console import RenderableType
 
 from flows.cli.tables.model_report import findings_table
-from flows.report.inspection_text import stage_lines
+from flows.report.inspection_text import shown_path, stage_lines
 from tasks.stages.inspected import Inspection
 
 
@@ -25,6 +25,6 @@ def inspection_json(inspection: Inspection) -> dict[str, object]:
 def inspection_parts(inspection: Inspection) -> Iterator[RenderableType]:
     """Yield the models' findings, and each stage's rows token by token."""
     for folder, findings in inspection.models.items():
-        yield findings_table(tuple(findings), title=str(folder))
+        yield findings_table(tuple(findings), title=str(shown_path(folder)))
     for stage in inspection.stages:
         yield from stage_lines(stage)
