@@ -17,7 +17,7 @@ from flows.report.inspection_text import (
     shown_token,
 )
 from flows.report.page import Section, badge, cell, join, page, table
-from rlhf_core.inspection.findings import Finding
+from rlhf_core.inspection.findings import ModelFinding
 from rlhf_core.inspection.rows import InspectedRow
 from rlhf_core.inspection.stages import InspectedStage
 from tasks.stages.inspected import Inspection
@@ -55,7 +55,7 @@ def _sections(inspection: Inspection) -> Iterator[Section]:
         yield f"Model {shown_path(folder)}", _findings(findings)
 
 
-def _findings(findings: list[Finding]) -> Markup:
+def _findings(findings: list[ModelFinding]) -> Markup:
     rows = [
         [cell(badge(one.level, BADGES[one.level])), cell(one.name, kind="key"), cell(one.found)]
         for one in findings

@@ -10,7 +10,7 @@ FindingLevel = Literal["ok", "note", "refused"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ModelFinding:
     """One thing that was looked at.
 
     level: 'refused' if a run refuses it, 'note' for what a user should know. values: the numbers in
@@ -23,24 +23,24 @@ class Finding:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def ok(name: str, found: str, **values: object) -> Finding:
+def ok(name: str, found: str, **values: object) -> ModelFinding:
     """Return a finding that needs nothing."""
-    return Finding(name, "ok", found, values)
+    return ModelFinding(name, "ok", found, values)
 
 
-def note(name: str, found: str, **values: object) -> Finding:
+def note(name: str, found: str, **values: object) -> ModelFinding:
     """Return a finding that a user should know of."""
-    return Finding(name, "note", found, values)
+    return ModelFinding(name, "note", found, values)
 
 
-def checked(name: str, look: Callable[[], Finding]) -> Finding:
+def checked(name: str, look: Callable[[], ModelFinding]) -> ModelFinding:
     """Return what `look` finds; a check of the pipeline that refuses becomes its own message."""
     try:
         return look()
     except BadInput as error:
-        return Finding(name, "refused", str(error))
+        return ModelFinding(name, "refused", str(error))
 
 
-def refuses(found: list[Finding], *names: str) -> bool:
+def refuses(found: list[ModelFinding], *names: str) -> bool:
     """Return True when one of the findings of these names is refused."""
     return any(one.level == "refused" and one.name in names for one in found)

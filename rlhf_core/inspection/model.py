@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.inspection.findings import Finding, checked, note, ok, refuses
+from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.inspection.tokens import tokenizer_findings
 from rlhf_core.modeling.models import load_tokenizer, tied_names
 from rlhf_core.modeling.requirements import context_of, embedding_rows, has_sequence_classifier
@@ -26,7 +26,7 @@ from rlhf_core.sampling.architectures import service_of
 SIZES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def inspect_model(folder: Path) -> list[Finding]:
+def inspect_model(folder: Path) -> list[ModelFinding]:
     """Return what a run would find of a model folder that has its files.
 
     What needs a part that is refused is left out.
@@ -45,7 +45,7 @@ def inspect_model(folder: Path) -> list[Finding]:
     return found
 
 
-def _architecture(folder: Path) -> Finding:
+def _architecture(folder: Path) -> ModelFinding:
     require_language_model(folder)
     config = load_config(folder)
     (name, *_) = config.architectures or [type(config).__name__]
@@ -53,7 +53,7 @@ def _architecture(folder: Path) -> Finding:
     return ok("architecture", f"{name}, family {config.model_type}{use}", family=config.model_type)
 
 
-def _weights(folder: Path) -> Finding:
+def _weights(folder: Path) -> ModelFinding:
     count = sum(weight.numel() for weight in structure_of(folder).parameters())
     types = Counter(
         file.get_slice(name).get_dtype()
@@ -70,14 +70,14 @@ def _weights(folder: Path) -> Finding:
     )
 
 
-def _context(folder: Path) -> Finding:
+def _context(folder: Path) -> ModelFinding:
     context = context_of(folder)
     if context is None:
         return ok("context", "config.json names no limit", tokens=None)
     return ok("context", f"{context:,} tokens, prompt and reply together", tokens=context)
 
 
-def _tied(folder: Path) -> Finding:
+def _tied(folder: Path) -> ModelFinding:
     names = sorted(tied_names(folder))
     if not names:
         return ok("tied weights", "none", names=[])
@@ -88,7 +88,7 @@ def _tied(folder: Path) -> Finding:
     )
 
 
-def _classifier(folder: Path) -> Finding:
+def _classifier(folder: Path) -> ModelFinding:
     family = load_config(folder).model_type
     if has_sequence_classifier(family):
         return ok("reward model", f"transformers has a sequence classifier of {family}")
@@ -99,7 +99,7 @@ def _classifier(folder: Path) -> Finding:
     )
 
 
-def _service(folder: Path) -> Finding:
+def _service(folder: Path) -> ModelFinding:
     architectures = load_config(folder).architectures or []
     service = service_of(architectures[0]) if architectures else None
     name = architectures[0] if architectures else "the class"
@@ -114,14 +114,14 @@ def _service(folder: Path) -> Finding:
     return note("vLLM", sentences[service], service=service)
 
 
-def _tokenizer(folder: Path) -> Finding:
+def _tokenizer(folder: Path) -> ModelFinding:
     tokenizer = load_tokenizer(folder)
     return ok(
         "tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens", tokens=len(tokenizer)
     )
 
 
-def _embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> Finding:
+def _embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> ModelFinding:
     require_embeddings(tokenizer, folder)
     rows = embedding_rows(folder)
     if rows is None:

@@ -33,8 +33,8 @@ class InspectedRow:
 
 
 @dataclass(frozen=True)
-class RowKind:
-    """The kind of a stage's rows, and what the stage does with them.
+class RowUse:
+    """The kind of a row, and what its stage does with it.
 
     trains: the loss has a term at each response token. scores: the reward model's score is read.
     """
@@ -48,7 +48,7 @@ def rows_of_batch(
     tokenizer: PreTrainedTokenizerBase,
     sequences: list[Sequence],
     records: list[str],
-    kinds: list[RowKind],
+    kinds: list[RowUse],
 ) -> list[InspectedRow]:
     """Return the rows of the batch that a stage makes of these sequences.
 
@@ -67,7 +67,7 @@ def prompt_row(tokenizer: PreTrainedTokenizerBase, ids: list[int], record: str) 
 
 
 def _row(
-    tokenizer: PreTrainedTokenizerBase, batch: Batch, place: int, record: str, kind: RowKind
+    tokenizer: PreTrainedTokenizerBase, batch: Batch, place: int, record: str, kind: RowUse
 ) -> InspectedRow:
     real_L = batch.mask_BL[place]
     ids = batch.ids_BL[place][real_L].tolist()

@@ -10,7 +10,7 @@ from rlhf_core.batching.batch import encode, subset
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
-from rlhf_core.inspection.rows import InspectedRow, RowKind, prompt_row, rows_of_batch
+from rlhf_core.inspection.rows import InspectedRow, RowUse, prompt_row, rows_of_batch
 from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.reward.scoring import pair_sequences
 
@@ -105,14 +105,14 @@ def _inspected(recipe: Recipe, reading: _Reading, file: Path, rows: int) -> Insp
 
 
 def _demonstrations(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
-    kinds = [RowKind("demonstration", trains=True)]
+    kinds = [RowUse("demonstration", trains=True)]
     names = [row["id"] for row in rows]
     return rows_of_batch(tokenizer, encode(tokenizer, rows, "response"), names, kinds)
 
 
 def _pairs(*, scores: bool) -> Render:
     """Return how a stage renders comparisons; scores: by scores, and not by log-probabilities."""
-    kinds = [RowKind(name, trains=not scores, scores=scores) for name in ANSWERS]
+    kinds = [RowUse(name, trains=not scores, scores=scores) for name in ANSWERS]
 
     def render(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
         names = [row["id"] for row in rows for _ in ANSWERS]

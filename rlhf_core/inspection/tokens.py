@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt, render_response, token_text
 from rlhf_core.errors import BadInput
-from rlhf_core.inspection.findings import Finding, checked, note, ok, refuses
+from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.sampling.stops import stop_ids_of
 
 QUESTION = {"role": "user", "content": "Is it so?"}
@@ -15,7 +15,7 @@ ANSWER = "So it is."
 TODAY = "strftime_now"  # transformers' function by which a template asks for the date
 
 
-def tokenizer_findings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Finding]:
+def tokenizer_findings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[ModelFinding]:
     """Return what the tokenizer, as load_tokenizer gives it, does with a dialogue.
 
     folder: the model's, whose files say what was there before load_tokenizer.
@@ -39,7 +39,7 @@ def template_source(tokenizer: PreTrainedTokenizerBase) -> str:
     return "the pipeline's default" if is_default else "the model's own"
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, has_own: bool) -> Finding:
+def _template(tokenizer: PreTrainedTokenizerBase, has_own: bool) -> ModelFinding:
     render_prompt(tokenizer, [QUESTION])
     source = template_source(tokenizer)
     if not has_own:
@@ -51,7 +51,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, has_own: bool) -> Finding:
     return ok("chat template", source, source=source)
 
 
-def _system(tokenizer: PreTrainedTokenizerBase) -> Finding:
+def _system(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
     try:
         render_prompt(tokenizer, [{"role": "system", "content": "Be brief."}, QUESTION])
     except BadInput as error:
@@ -59,7 +59,7 @@ def _system(tokenizer: PreTrainedTokenizerBase) -> Finding:
     return ok("system message", "accepted", accepted=True)
 
 
-def _history(tokenizer: PreTrainedTokenizerBase) -> Finding:
+def _history(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
     """Compare a dialogue that goes on with the prompt and the answer that it began with."""
     first = [*render_prompt(tokenizer, [QUESTION]), *render_response(tokenizer, ANSWER)]
     turns = [QUESTION, {"role": "assistant", "content": ANSWER}, QUESTION]
@@ -76,13 +76,13 @@ def _history(tokenizer: PreTrainedTokenizerBase) -> Finding:
     )
 
 
-def _date(tokenizer: PreTrainedTokenizerBase) -> Finding:
+def _date(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
     if TODAY in str(tokenizer.chat_template):
         return note("date", "the template prints the date of the day", printed=True)
     return ok("date", "the template prints none", printed=False)
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> Finding:
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
     bos = tokenizer.bos_token_id
     if bos is None:
         return ok("beginning of text", "the tokenizer has no such token", id=None)
@@ -98,7 +98,7 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 def _end_of_turn(
     tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, folder: Path
-) -> Finding:
+) -> ModelFinding:
     eos = tokenizer.eos_token_id
     stops = sorted({eos, *stop_ids_of(folder)})
     others = [named(tokenizer, token) for token in stops if token != eos]
@@ -110,7 +110,7 @@ def _end_of_turn(
     return ok("end of turn", sentence, id=eos, stops=stops)
 
 
-def _padding(own: PreTrainedTokenizerBase) -> Finding:
+def _padding(own: PreTrainedTokenizerBase) -> ModelFinding:
     if own.pad_token_id is None:
         return note("padding", "no pad token: the end of turn pads, and is masked", id=None)
     if own.pad_token_id == own.eos_token_id:

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-Service = Literal["own", "transformers", "none"]
+VLLMService = Literal["own", "transformers", "none"]
 
 
-def service_of(architecture: str) -> Service | None:
+def service_of(architecture: str) -> VLLMService | None:
     """Return how vLLM serves a model class: by its own, by transformers' class, or not at all.
 
     None where vLLM is not installed, and for a class that neither of them has.
@@ -41,7 +41,7 @@ def vllm_classes() -> frozenset[str] | None:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
         if _name(node).endswith("_MODELS") and _name(node) not in _NOT_SERVED
         for key in node.value.keys
-        if isinstance(key, ast.Constant)
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
     )
 
 

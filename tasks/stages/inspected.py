@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.data.splits import SPLITS
-from rlhf_core.inspection.findings import Finding
+from rlhf_core.inspection.findings import ModelFinding
 from rlhf_core.inspection.model import inspect_model
 from rlhf_core.inspection.stages import InspectedStage, ReadModels, inspect_stages
 from rlhf_core.stage_catalogue import PREPARE, VALIDATE
@@ -18,7 +18,7 @@ class Inspection:
     """The models whose tokenizers the stages load, and the first rows of each stage."""
 
     recipe: str
-    models: dict[Path, list[Finding]]
+    models: dict[Path, list[ModelFinding]]
     stages: list[InspectedStage]
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_core.config import Recipe
-from rlhf_core.inspection.findings import Finding, checked, ok, refuses
+from rlhf_core.inspection.findings import ModelFinding, checked, ok, refuses
 from tasks.stages.capacity import require_classifier, require_context, require_served
 from tasks.stages.spec import model_folder
 
@@ -20,7 +20,7 @@ class ModelReport:
 
     folder: Path
     recipe: str | None
-    findings: tuple[Finding, ...]
+    findings: tuple[ModelFinding, ...]
 
     @property
     def reasons(self) -> list[str]:
@@ -50,12 +50,12 @@ def model_report(folder: Path, recipe: Recipe | None = None) -> ModelReport:
     return ModelReport(folder, recipe.name if recipe else None, tuple(found))
 
 
-def _files(folder: Path) -> Finding:
+def _files(folder: Path) -> ModelFinding:
     model_folder("--model", str(folder))
     return ok("files", "config.json, tokenizer and safetensors, no pickles")
 
 
-def _for_recipe(recipe: Recipe, folder: Path) -> list[Finding]:
+def _for_recipe(recipe: Recipe, folder: Path) -> list[ModelFinding]:
     checks = {
         "recipe's lengths": (require_context, "the longest prompt and reply fit"),
         "recipe's scalar models": (require_classifier, "can be made from it, or are not asked for"),
@@ -69,6 +69,6 @@ def _for_recipe(recipe: Recipe, folder: Path) -> list[Finding]:
 
 def _required(
     name: str, check: Callable[[Recipe, Path], None], sentence: str, recipe: Recipe, folder: Path
-) -> Finding:
+) -> ModelFinding:
     check(recipe, folder)
     return ok(name, sentence)

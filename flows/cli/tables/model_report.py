@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_core.inspection.findings import Finding
+from rlhf_core.inspection.findings import ModelFinding
 from tasks.stages.model_report import ModelReport
 
 STYLES = {"ok": "green", "note": "yellow", "refused": "bold red"}
@@ -31,7 +31,7 @@ def model_parts(report: ModelReport) -> Iterator[RenderableType]:
     yield verdict(report)
 
 
-def findings_table(findings: tuple[Finding, ...], *, title: str) -> Table:
+def findings_table(findings: tuple[ModelFinding, ...], *, title: str) -> Table:
     """Return one row per finding."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)

@@ -1,7 +1,7 @@
 """Rows of a batch token by token: padding is left out, and the batch says what is trained."""
 
 from rlhf_core.batching.batch import Sequence
-from rlhf_core.inspection.rows import RowKind, prompt_row, rows_of_batch
+from rlhf_core.inspection.rows import RowUse, prompt_row, rows_of_batch
 from rlhf_core.modeling.models import load_tokenizer
 
 LONG = Sequence([3, 6, 7], [8, 9, 1])  # <eos> is 1
@@ -11,7 +11,7 @@ SHORT = Sequence([6], [10, 11])  # cut: it does not end
 def test_the_tokens_are_those_of_the_batch_without_its_padding(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     long, short = rows_of_batch(
-        tokenizer, [LONG, SHORT], ["a", "b"], [RowKind("demonstration", trains=True)]
+        tokenizer, [LONG, SHORT], ["a", "b"], [RowUse("demonstration", trains=True)]
     )
     assert (long.ids, long.prompt) == ([3, 6, 7, 8, 9, 1], 3)
     assert long.texts == ["user", "w0", "w1", "w2", "w3", "<eos>"]
@@ -22,7 +22,7 @@ def test_the_tokens_are_those_of_the_batch_without_its_padding(tiny_model):
 
 
 def test_a_scored_answer_is_scored_at_its_last_token_and_not_trained_token_by_token(tiny_model):
-    kinds = [RowKind("chosen", scores=True), RowKind("rejected", scores=True)]
+    kinds = [RowUse("chosen", scores=True), RowUse("rejected", scores=True)]
     chosen, rejected = rows_of_batch(load_tokenizer(tiny_model), [LONG, SHORT], ["a", "a"], kinds)
     assert (chosen.kind, chosen.score_at, rejected.kind, rejected.score_at) == (
         "chosen",
