@@ -11,9 +11,9 @@ from datasets import Dataset, DatasetDict, Features, load_from_disk
 from datasets.table import InMemoryTable
 
 from rlhf_core.config import Source
-from rlhf_core.data.hub import load_hub
 from rlhf_core.data.normalise import as_json_value
-from rlhf_core.data.shards import (
+from rlhf_core.data.sources.hub import load_hub
+from rlhf_core.data.sources.shards import (
     COMPRESSED,
     FORMATS,
     format_of,
@@ -21,7 +21,7 @@ from rlhf_core.data.shards import (
     shards,
     unread_file,
 )
-from rlhf_core.data.text_files import READERS, NumberedRows
+from rlhf_core.data.sources.text_files import READERS, NumberedRows
 from rlhf_core.errors import BadInput
 from rlhf_core.patterns import is_pattern
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from rlhf_core.data.hub import hub_sources
+from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.data.splits import SOURCES, SPLITS
 from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, VALIDATE
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
-from rlhf_core.data.hub import hub_sources
+from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix

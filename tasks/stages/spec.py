@@ -13,7 +13,7 @@ from rlhf_core import ROOT
 from rlhf_core.config import Recipe
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import StageConfig
-from rlhf_core.data.shards import COMPRESSED, FORMATS
+from rlhf_core.data.sources.shards import COMPRESSED, FORMATS
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
 from rlhf_core.patterns import fixed_folder, is_pattern, matching_files

@@ -5,7 +5,7 @@ from pathlib import Path
 from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
-from rlhf_core.data.hub import at_commit
+from rlhf_core.data.sources.hub import at_commit
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of

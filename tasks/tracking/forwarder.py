@@ -11,7 +11,7 @@ from typing import Any
 from mlflow.entities import Metric
 
 from rlhf_core import ROOT
-from rlhf_core.data.hub import hub_sources
+from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.rundir import StageResult, new_lines
 from rlhf_core.stage_catalogue import EVALUATE
 from tasks.execution import resource_usage

@@ -21,7 +21,7 @@ configs:
 READ = """
 import json, sys
 from rlhf_core.config import Source
-from rlhf_core.data.hub import at_commit
+from rlhf_core.data.sources.hub import at_commit
 from rlhf_core.data.read import read_source
 from rlhf_core.errors import RLHFError
 for values in json.load(sys.stdin):
