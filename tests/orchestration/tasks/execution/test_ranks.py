@@ -18,7 +18,17 @@ from safetensors.torch import load_file
 from stages import section_spec
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_core.config import DPO, PPO, SFT, Distributed, Evaluate, Reward, Sampling
+from rlhf_core.config import (
+    DPO,
+    PPO,
+    SFT,
+    Distributed,
+    DynamicSampling,
+    Evaluate,
+    Reward,
+    Rewards,
+    Sampling,
+)
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import StageSpec, read_metrics, read_result
 from tasks.execution import launcher, stage_process
@@ -178,6 +188,38 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
             together(start, ranks=2)
         for folder in specs:
             assert_same_losses(folder, tmp_path / "one" / stage, stage)
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_takes_the_same_rounds_on_one_rank_and_on_two(inputs, tmp_path):
+    """Half of the prompts give equal rewards: some rounds have fewer rows than a full batch."""
+    options = {
+        "steps": 3,
+        "advantage": "grpo",
+        "group_size": 3,
+        "dynamic_sampling": DynamicSampling(max_rounds=4),
+        "reward": Rewards(model_weight=0, functions=["counted:sometimes"]),
+        "missing_eos_penalty": 0.0,
+        "sampling": Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=32),
+    }
+    given = {name: inputs["ppo"][name] for name in ("policy", "prompts_train")}
+    for ranks in (1, 2):
+        together(
+            {tmp_path / str(ranks): ranks_spec("ppo", given, ranks=ranks, **options)}, ranks=ranks
+        )
+    one, two = (
+        [line["metrics"] for line in read_metrics(tmp_path / ranks / "metrics.jsonl")]
+        for ranks in ("1", "2")
+    )
+    counts = ("sampling_rounds", "groups", "groups_dropped", "tokens_dropped")
+    for ours, theirs in zip(one, two, strict=True):
+        assert [ours[f"ppo/{name}"] for name in counts] == [
+            theirs[f"ppo/{name}"] for name in counts
+        ]
+        for name in ("policy_loss", "score_mean_sampled", "policy_grad_norm"):
+            assert ours[f"ppo/{name}"] == pytest.approx(theirs[f"ppo/{name}"], abs=1e-5, rel=1e-5)
+    assert len(one) == 3 and max(step["ppo/sampling_rounds"] for step in one) > 1
+    assert sum(step["ppo/groups_dropped"] for step in one) > 0
 
 
 @pytest.mark.slow
