@@ -116,7 +116,7 @@ def _row_json(row: StepRow) -> dict:
         "stage": row.name,
         "state": row.state,
         "seconds": row.seconds,
-        "cached": row.state == "cached",
+        "cached": row.cached,
         "metric": row.metric,
         "value": row.value,
         "verdict": verdict_of(row.decisions) or row.note or None,

@@ -41,11 +41,12 @@ class ResourceSampler:
         """Append a line when one is due. A process that ends in between is left out."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + EVERY_SECONDS
-        metrics = self._processes() | _machine() | self._gpu_metrics()
-        if STAGE_MEMORY not in metrics:  # the process has ended
+        stage = self._processes()
+        if not stage:  # it has ended, or its program is still being loaded
             return
+        self._next = time.monotonic() + EVERY_SECONDS
         self._step += 1
+        metrics = stage | _machine() | self._gpu_metrics()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(
                 json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n"
@@ -64,7 +65,9 @@ class ResourceSampler:
                 memory += _resident(process)
             except psutil.Error:
                 continue
-        return {"system/stage_cpu_percentage": cpu, STAGE_MEMORY: memory / MIB} if memory else {}
+        if memory < MIB:  # no program runs in less
+            return {}
+        return {"system/stage_cpu_percentage": cpu, STAGE_MEMORY: memory / MIB}
 
     def _gpu_metrics(self) -> dict[str, float]:
         """Return the use of each device, and the stage's memory on all of them together, MiB.
