@@ -28,6 +28,9 @@ KEY = {
     "eval/no_eos_policy",
     "eval/alignment_tax",
     "eval/distinct_2_ratio",
+    "eval/distinct_2_cut_ratio",
+    "eval/first_word_share",
+    "eval/prompt_retrieval",
     "eval/length_correlation",
 }
 MINUTE = "%Y-%m-%d %H:%M UTC"

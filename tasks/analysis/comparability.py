@@ -27,6 +27,12 @@ _RELATIVE = (  # prefixes of metrics measured relative to the SFT model
     "dpo/",
     "eval/length_ratio",
     "eval/repetition_increase",
+    "eval/distinct_2_ratio",
+    "eval/distinct_3_ratio",
+    "eval/distinct_2_cut",
+    "eval/distinct_3_cut",
+    "eval/first_word_rise",
+    "eval/prompt_retrieval_loss",
 )
 
 

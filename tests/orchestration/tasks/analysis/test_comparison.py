@@ -8,6 +8,7 @@ from synthetic import Story, Synthetic
 
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
+from tasks.analysis.comparability import no_common_scale
 from tasks.analysis.comparison import Comparison, compare
 from tasks.analysis.run_evidence import from_record
 from tasks.analysis.significance import Finding
@@ -192,6 +193,19 @@ def test_kl_from_two_sft_models_is_not_compared_but_length_is(synthetic):
         found(comparison, "eval/kl_per_response").note == "measured from two different SFT models"
     )
     assert found(comparison, "eval/length_policy").n == 64
+
+
+def test_what_detectors_measure_relative_to_the_sft_model_is_not_compared_over_two(synthetic):
+    first, second = compared(synthetic, Story("a"), Story("b", sft="sft-b")).runs
+    for metric in (
+        "distinct_2_cut",
+        "distinct_3_ratio",
+        "first_word_rise",
+        "prompt_retrieval_loss",
+    ):
+        assert "two different SFT models" in no_common_scale(f"eval/{metric}", first, second)
+        assert no_common_scale(f"eval/{metric}", first, first) is None
+    assert no_common_scale("eval/prompt_retrieval", first, second) is None
 
 
 def test_a_run_without_items_is_compared_as_far_as_its_intervals_go(synthetic):
