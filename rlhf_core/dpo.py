@@ -143,12 +143,17 @@ def _accumulator(
             logprobs_B = _summed(engine(batch), batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
             loss = pair_loss(logratio_B, len(indices), config)
-            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
+            whole = engine.module.with_router_loss(loss, tokens, counts=counts)
+            engine.backward(whole, counts=counts)
             if counts:
                 loss_sum += float(loss)
                 found += logratio_B.tolist()
         logratio_N = torch.tensor([one for part in gathered(found) for one in part])
-        return StepOutcome(total({"loss": loss_sum}) | _step_metrics(logratio_N, config), tokens)
+        return StepOutcome(
+            total({"loss": loss_sum} | engine.module.router_metrics())
+            | _step_metrics(logratio_N, config),
+            tokens,
+        )
 
     return accumulate
 

@@ -9,6 +9,8 @@ ANY: Domain = (None, None)
 
 MetricRows = dict[str, tuple[str, str] | tuple[str, str, Domain]]  # by name without its prefix
 
+BALANCE = ("experts", "Load-balancing loss of a mixture of experts; even: experts per token")
+
 
 # in the metrics of every stage that trains
 ANY_STAGE_METRICS: MetricRows = {
@@ -46,6 +48,7 @@ DATA_METRICS: MetricRows = {
 
 SFT_METRICS: MetricRows = {
     "loss": ("nats/token", "Prompt-masked cross-entropy on the step's batch"),
+    "router_loss": BALANCE,
     "lr": ("1/step", "Learning rate"),
     "grad_norm": ("l2", "Global gradient norm before clipping"),
     "heldout_loss_before": ("nats/token", "Held-out loss of the base model"),
@@ -64,6 +67,7 @@ REWARD_METRICS: MetricRows = {
     ),
     "train_accuracy": ("share", "Pairs of the step's batch ranked as labelled; a tie is wrong"),
     "margin": ("score", "Mean score(chosen) - score(rejected) of the step's batch"),
+    "router_loss": BALANCE,
     "lr": ("1/step", "Learning rate"),
     "grad_norm": ("l2", "Global gradient norm before clipping"),
     "accuracy": ("share", "Held-out pairwise accuracy; a tie is wrong"),
@@ -155,6 +159,8 @@ PPO_METRICS: MetricRows = {
     "policy_updates": ("steps", "Optimizer steps of the actor; fewer if max_kl_update stopped it"),
     "ratio_max": ("ratio", "Largest new/old probability ratio of the step"),
     "ratio_min": ("ratio", "Smallest new/old probability ratio of the step"),
+    "router_loss": BALANCE,
+    "critic_router_loss": BALANCE,
     "policy_grad_norm": ("l2", "Actor gradient norm before clipping, mean over minibatches"),
     "critic_grad_norm": ("l2", "Critic gradient norm before clipping, mean over minibatches"),
     "policy_lr": ("1/step", "Actor learning rate"),
@@ -197,6 +203,7 @@ DPO_METRICS: MetricRows = {
     ),
     "chosen_logratio": ("nats", "Mean logpi - logpi_sft of the step's chosen replies", ANY),
     "rejected_logratio": ("nats", "Mean logpi - logpi_sft of the step's rejected replies", ANY),
+    "router_loss": BALANCE,
     "lr": ("1/step", "Learning rate"),
     "grad_norm": ("l2", "Global gradient norm before clipping"),
     "accuracy": (

@@ -96,10 +96,12 @@ def _accumulator(
                 noises = [noise(batch, sequences, alpha=alpha, width=width, seeds=seeds)]
             logprobs_BR = token_logprobs(engine(batch, *noises), batch.response_ids_BR)
             loss = cross_entropy(logprobs_BR, batch.response_mask_BR, denominator)
-            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
+            whole = engine.module.with_router_loss(loss, tokens, counts=counts)
+            engine.backward(whole, counts=counts)
             if counts:
                 loss_sum += float(loss)
-        return StepOutcome(total({"loss": loss_sum}), tokens)
+        sums = {"loss": loss_sum} | engine.module.router_metrics()
+        return StepOutcome(total(sums), tokens)
 
     return accumulate
 

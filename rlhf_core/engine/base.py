@@ -19,12 +19,22 @@ class WrappedModel(nn.Module):
         self.model = model
         self.router: RouterLoss | None = None  # of a mixture of experts that learns
 
-    def with_router_loss(self, loss: Tensor, step_tokens: int) -> Tensor:
+    def with_router_loss(self, loss: Tensor, step_tokens: int, *, counts: bool = True) -> Tensor:
         """Return a microbatch's loss plus the last pass's part of the router's, if there is one.
 
         step_tokens: those that the model reads in the whole optimizer step, over all ranks.
+        counts: as for `Engine.backward`.
         """
-        return loss if self.router is None else loss + self.router.take(step_tokens)
+        if self.router is None:
+            return loss
+        return loss + self.router.take(step_tokens, counts=counts)
+
+    def router_metrics(self) -> dict[str, float]:
+        """Return this rank's part of the router's loss since the last call, by metric name.
+
+        Nothing for a model without experts.
+        """
+        return {} if self.router is None else self.router.metrics()
 
 
 class Engine(Protocol):

@@ -22,21 +22,32 @@ class RouterLoss:
     def __init__(self, model: PreTrainedModel, coefficient: float):
         self.coefficient = coefficient
         self._kept: Tensor | None = None  # loss * tokens
+        self._step: float | None = None  # this rank's part of the step's loss
         own = "output_router_logits" in inspect.signature(model.forward).parameters
         self._function = None if own else _formula(model)
         source = model if own else model.base_model  # a classifier does not ask its backbone
         source.register_forward_pre_hook(self._ask, with_kwargs=True)
         source.register_forward_hook(self._keep, with_kwargs=True)
 
-    def take(self, step_tokens: int) -> Tensor | float:
+    def take(self, step_tokens: int, *, counts: bool) -> Tensor | float:
         """Return coefficient * loss * the pass's share of the step's tokens, and forget the pass.
 
         step_tokens: those that the model reads in the whole optimizer step, over all ranks, without
         padding. The sum over a step's microbatches is their mean, weighted by tokens. 0 when the
         last pass had no gradients in the experts.
+        counts: False for a pass that is made only because other ranks still have one to make.
         """
         kept, self._kept = self._kept, None
-        return 0.0 if kept is None else self.coefficient * kept / step_tokens
+        if kept is None:
+            return 0.0
+        if counts:
+            self._step = (self._step or 0.0) + float(kept.detach()) / step_tokens
+        return self.coefficient * kept / step_tokens
+
+    def metrics(self) -> dict[str, float]:
+        """Return this rank's part of the loss since the last call, before its coefficient."""
+        found, self._step = self._step, None
+        return {} if found is None else {"router_loss": found}
 
     def _ask(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         self._kept = None

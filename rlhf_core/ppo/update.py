@@ -129,8 +129,11 @@ def _accumulate(
             actor.backward(loss, counts=counts)
         if critic is not None:
             loss = _value_loss(critic(rows.batch), rows, config, denominators.tokens, sums)
-            loss = critic.module.with_router_loss(loss, denominators.read)
+            loss = critic.module.with_router_loss(loss, denominators.read, counts=counts)
             critic.backward(loss, counts=counts)
+    totals |= actor.module.router_metrics()
+    if critic is not None:
+        totals |= {f"critic_{k}": value for k, value in critic.module.router_metrics().items()}
     return _over_ranks(totals)
 
 
@@ -163,7 +166,8 @@ def _actor_backward(
     if values_BR1 is not None:
         loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, tokens, totals)
     totals["policy_loss"] += float(surrogate)
-    actor.backward(actor.module.with_router_loss(loss, denominators.read), counts=counts)
+    whole = actor.module.with_router_loss(loss, denominators.read, counts=counts)
+    actor.backward(whole, counts=counts)
     log_ratio_BR = (new_logprobs_BR - rows.old_logprobs_BR).masked_fill(~mask_BR, 0.0)
     ratio_BR = log_ratio_BR.exp()
     totals["policy_clip_fraction"] += clipped_share(new_logprobs_BR, rows, config, tokens)

@@ -149,14 +149,15 @@ def _accumulator(
             scores_B = final_scores(engine(batch), batch.response_mask_BR)
             labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
             loss, parts = pair_objective(scores_B, labels, config, len(indices))
-            engine.backward(engine.module.with_router_loss(loss, tokens), counts=counts)
+            whole = engine.module.with_router_loss(loss, tokens, counts=counts)
+            engine.backward(whole, counts=counts)
             if not counts:
                 continue
             for name, value in parts.items():
                 sums[name] += value
             margins += (scores_B[0::2] - scores_B[1::2]).tolist()
         margin_N = torch.tensor([margin for part in gathered(margins) for margin in part])
-        metrics = total(sums) | {
+        metrics = total(sums | engine.module.router_metrics()) | {
             "train_accuracy": float((margin_N > 0).double().mean()),
             "margin": float(margin_N.mean()),
         }

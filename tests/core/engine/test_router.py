@@ -28,6 +28,7 @@ from rlhf_core.config import DPO, PPO, SFT, Reward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.engine.router import router_loss
 from rlhf_core.errors import BadInput
+from rlhf_core.metrics import require_declared
 from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar
 from rlhf_core.modeling.trunk import load_trunk
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
@@ -156,7 +157,7 @@ def test_padding_counts_nowhere_and_the_coefficient_is_the_recipes(family):
     found = []
     for one in (batch, wide):
         model(one)
-        found.append(model.router.take(TOKENS))
+        found.append(model.router.take(TOKENS, counts=True))
     torch.testing.assert_close(found[0], 0.5 * balance(model, batch))
     torch.testing.assert_close(*found)
 
@@ -188,7 +189,7 @@ def test_a_packed_row_has_no_padding_to_leave_out(mixtral):
     output = model.model(
         input_ids=row.ids_BL, position_ids=row.position_ids_BL, output_router_logits=True
     )
-    torch.testing.assert_close(model.router.take(TOKENS), 0.02 * output.aux_loss)
+    torch.testing.assert_close(model.router.take(TOKENS, counts=True), 0.02 * output.aux_loss)
 
 
 def test_a_pass_without_gradients_leaves_nothing_and_a_loss_is_taken_once(mixtral):
@@ -247,39 +248,43 @@ def test_a_model_without_experts_has_no_such_loss_and_none_may_be_asked_of_it(ti
 # The stages
 
 
-def sft_step(folder: Path, coefficient: float) -> list[PreTrainedModel]:
+def sft_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = SFT(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_policy(folder), config, dtype="float32")
-    sft._accumulator(engine, SEQUENCES, config, 0)([0, 1, 2, 3])
-    return [engine.module.model]
+    outcome = sft._accumulator(engine, SEQUENCES, config, 0)([0, 1, 2, 3])
+    return engine.module.model, outcome.metrics
 
 
-def dpo_step(folder: Path, coefficient: float) -> list[PreTrainedModel]:
+def dpo_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = DPO(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_policy(folder), config, dtype="float32")
-    dpo._accumulator(engine, SEQUENCES, torch.zeros(4), config, 0)([0, 1])
-    return [engine.module.model]
+    outcome = dpo._accumulator(engine, SEQUENCES, torch.zeros(4), config, 0)([0, 1])
+    return engine.module.model, outcome.metrics
 
 
-def reward_step(folder: Path, coefficient: float) -> list[PreTrainedModel]:
+def reward_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = Reward(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_scalar(folder, new_head=True), config, dtype="float32")
     pairs = training.Comparisons(SEQUENCES, labels_of([{"meta": {}}] * 2, config))
-    training._accumulator(engine, pairs, config, 0)([0, 1])
-    return [engine.module.model]
+    outcome = training._accumulator(engine, pairs, config, 0)([0, 1])
+    return engine.module.model, outcome.metrics
 
 
 @pytest.mark.parametrize("step", [sft_step, dpo_step, reward_step])
 def test_a_stages_step_adds_the_coefficient_times_the_balancing_loss(mixtral, step):
     """The gradient is linear in the coefficient, and its part is that of transformers' loss."""
-    without, with_one = (routers(*step(mixtral, value)) for value in (0.0, 1.0))
+    (without, quiet), (with_one, metrics) = (step(mixtral, value) for value in (0.0, 1.0))
     budget = {"sft": [[1, 3], [0], [2]], "dpo": [[0, 1], [2, 3]], "reward": [[0, 1], [2, 3]]}
-    model = load_policy(mixtral)
+    model, mean = load_policy(mixtral), 0.0
     for rows in budget[step.__name__.partition("_")[0]]:
         part = [SEQUENCES[i] for i in rows]
-        (sum(map(len, part)) / TOKENS * balance(model, collate(part, 0))).backward()
-    for found, plain, expected in zip(with_one, without, routers(model.model), strict=True):
+        loss = sum(map(len, part)) / TOKENS * balance(model, collate(part, 0))
+        loss.backward()
+        mean += float(loss)
+    for found, plain, expected in zip(*map(routers, (with_one, without, model.model)), strict=True):
         torch.testing.assert_close(found - plain, expected, atol=1e-6, rtol=1e-3)
+    assert metrics["router_loss"] == pytest.approx(mean, rel=1e-5) and "router_loss" not in quiet
+    assert 1.9 < mean < 3  # 2 experts per token: near balance
 
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
@@ -308,7 +313,10 @@ def test_ppos_update_balances_the_experts_of_actor_and_critic(mixtral, critic):
             (load_policy(mixtral), load_scalar(mixtral, new_head=True), load_policy(mixtral)), PPO()
         )
         models = Models(actor, engines[1] if len(engines) > 1 else None, None, (), no_functions)
-        update(models, made, config, step=1, seed=1)
+        metrics = update(models, made, config, step=1, seed=1)
+        names = {"ppo/router_loss"} | ({"ppo/critic_router_loss"} if len(engines) > 1 else set())
+        assert {name for name in metrics if "router" in name} == (names if coefficient else set())
+        require_declared(metrics)
         moved.append([dict(engine.module.model.named_parameters()) for engine in engines])
     for plain, balanced in zip(*moved, strict=True):
         names = [name for name in plain if name.endswith(("mlp.gate.weight", "router.weight"))]
