@@ -97,6 +97,7 @@ class Policy(mlflow.pyfunc.PythonModel):
                 f"row {row}: the model's chat template refuses {messages}: {error}"
             ) from error
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = missing_bos(self.tokenizer, ids) + ids
         if len(ids) >= self.limit:
             raise refused(
                 f"row {row} has {len(ids)} tokens; the model reads {self.limit}, its reply included"
@@ -123,6 +124,13 @@ class Policy(mlflow.pyfunc.PythonModel):
             **how,
         )
         return self.tokenizer.batch_decode(ids_BL[:, P:], skip_special_tokens=True)
+
+
+def missing_bos(tokenizer, ids: list[int]) -> list[int]:
+    """Return BOS if the tokenizer begins each text with it and the template has written none."""
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return [bos] if adds_bos and ids[:1] != [bos] else []
 
 
 def digest_of(file: Path) -> str:

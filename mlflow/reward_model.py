@@ -19,8 +19,8 @@ BATCH = 16  # conversations scored at once
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 PAIR = ["prompt", "chosen", "rejected"]
 CHAT_TEMPLATE = (  # training uses it where the tokenizer has none
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 refused = MlflowException.invalid_parameter_value  # a server answers it with status 400
@@ -143,7 +143,8 @@ class Reward(mlflow.pyfunc.PythonModel):
         opening, answer = (
             self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)
         )
-        ids = [*opening, *answer, self.tokenizer.eos_token_id]
+        ids = [*missing_bos(self.tokenizer, opening), *opening]
+        ids += [*answer, self.tokenizer.eos_token_id]
         if len(ids) > self.limit:
             raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
         return ids
@@ -182,6 +183,13 @@ class Reward(mlflow.pyfunc.PythonModel):
                     model.score(hidden_BLD[last]).squeeze(-1).float().cpu().numpy() - offset
                 )
         return np.mean(scores, axis=0)
+
+
+def missing_bos(tokenizer, ids: list[int]) -> list[int]:
+    """Return BOS if the tokenizer begins each text with it and the template has written none."""
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return [bos] if adds_bos and ids[:1] != [bos] else []
 
 
 def digest_of(file: Path) -> str:

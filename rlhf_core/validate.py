@@ -7,10 +7,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_core.config import Data
 from rlhf_core.config.stage_configs import ValidateStageConfig
+from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.checks import failure_message
 from rlhf_core.data.columns import FORMATS
+from rlhf_core.data.end_of_turn import set_end_of_turn
 from rlhf_core.data.read import read_source
-from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.data.report import make_report, validation_metrics, write_report
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
@@ -72,6 +73,7 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
             " tokenizer.save_pretrained()."
         ) from error
     ensure_chat_template(tokenizer)
+    set_end_of_turn(tokenizer)
     return tokenizer
 
 

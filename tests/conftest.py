@@ -37,7 +37,7 @@ def tiny_model(tmp_path_factory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from rlhf_core.data.render import ensure_chat_template
+    from rlhf_core.data.chat_template import ensure_chat_template
     from rlhf_core.file_modes import follow_umask
 
     vocabulary = {

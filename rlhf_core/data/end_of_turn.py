@@ -1,11 +1,92 @@
-"""The token that ends an assistant's turn, by the chat template and not by eos_token alone.
+"""An assistant's turn by the chat template: what opens it, and the token that ends it.
 
-Gemma, Phi-3 and ChatML on a base model end a turn with another token than their eos_token.
+Gemma, Phi-3 and ChatML on a base model end a turn with another token than their eos_token. Llama 2
+and Vicuna write blanks around an answer, which a model of them writes too.
 """
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_core.data.chat_template import ASKED, apply_template
+from rlhf_core.data.transcripts import Messages
+
 ANSWER = "So it is."  # an assistant's text, found again in what the template writes
+ANSWERED = {"role": "assistant", "content": ANSWER}
+PADDED = {"role": "assistant", "content": f"  {ANSWER}  "}
+AGAIN = {"role": "user", "content": "And now?"}
+# what templates do with an answer's text
+TRIMMING = (str, str.strip, str.lstrip, str.rstrip)
+
+
+@dataclass(frozen=True)
+class AssistantTurn:
+    """How a template writes an answer in a dialogue that goes on.
+
+    opening: the end of a prompt, from its last special token on. before, after: what the template
+    writes between the prompt and the text, and between the text and the end of turn. The model has
+    to write both. end: the text of the tokenizer's EOS. trimming: the index of the template's
+    change of the text in TRIMMING. continues: True if a dialogue that goes on begins with prompt
+    and answer.
+    """
+
+    opening: str = ""
+    before: str = ""
+    after: str = ""
+    end: str = ""
+    trimming: int = 0
+    continues: bool = False
+
+    def text(self, answer: str) -> str:
+        """Return an answer as the template writes it, without its end of turn."""
+        return f"{self.before}{TRIMMING[self.trimming](answer)}{self.after}"
+
+    def answer(self, text: str) -> str:
+        """Return the answer in a text that the model wrote: the inverse of `text`."""
+        return text.removeprefix(self.before).removesuffix(self.after)
+
+
+def assistant_turn(tokenizer: PreTrainedTokenizerBase) -> AssistantTurn:
+    """Return how the tokenizer's template writes an answer.
+
+    It is empty where the template refuses a second question, or changes the answer's text.
+    """
+    return _turn_of(tokenizer, len(tokenizer), str(tokenizer.chat_template), tokenizer.eos_token)
+
+
+@lru_cache(maxsize=8)
+def _turn_of(
+    tokenizer: PreTrainedTokenizerBase, size: int, template: str, end: str
+) -> AssistantTurn:
+    """Return how a template writes an answer.
+
+    size, template: the tokenizer's when it was asked, because both can change.
+    """
+    try:
+        prompt, written, padded = (
+            apply_template(tokenizer, messages)
+            for messages in ([ASKED], [ASKED, ANSWERED, AGAIN], [ASKED, PADDED, AGAIN])
+        )
+    except Exception:  # each template has its own kind of error; rendering a prompt reports it
+        return AssistantTurn(end=end)
+    opening = prompt[_last_token(tokenizer, prompt) :]
+    before, found, rest = written.removeprefix(prompt).partition(ANSWER)
+    after = rest[: len(rest) - len(rest.lstrip())]
+    if not (written.startswith(prompt) and found and rest.startswith(after + end)):
+        return AssistantTurn(opening, end=end)
+    for index in range(len(TRIMMING)):
+        turn = AssistantTurn(opening, before, after, end, index, continues=True)
+        if padded.startswith(prompt + turn.text(PADDED["content"]) + end):
+            return turn
+    return AssistantTurn(opening, end=end)
+
+
+def _last_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Return where the last added token of a text begins, 0 if it has none."""
+    added = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values()]
+    return max((found.start() for found in re.finditer("|".join(added) or "(?!)", text)), default=0)
 
 
 def set_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -30,9 +111,9 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     White space before it does not count. None where the template refuses a turn of the assistant,
     or changes its text.
     """
-    turns = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": ANSWER}]
+    turns: Messages = [ASKED, ANSWERED]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        text = apply_template(tokenizer, turns, opened=False)
     except Exception:  # each template has its own kind of error; rendering a prompt reports it
         return None
     after = text.rpartition(ANSWER)[2].lstrip() if ANSWER in text else ""

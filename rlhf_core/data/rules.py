@@ -4,16 +4,17 @@ They are pure functions over tables. A row is quarantined by one rule at most, t
 findings about rows that are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import Data, Rules
+from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.data.columns import RowKind
-from rlhf_core.data.render import count_tokens, prompt_text, render_prompt
-from rlhf_core.data.special_tokens import encode_text, special_texts
+from rlhf_core.data.render import count_tokens, render_prompt, render_responses
+from rlhf_core.data.special_tokens import special_texts
 from rlhf_core.data.splits import is_heldout, prompt_key
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.truncation import truncate_prompts
@@ -72,39 +73,32 @@ def with_token_counts(table: Table, tokenizer: PreTrainedTokenizerBase) -> Table
         except BadInput as error:
             refused[i] = str(error)
     table = table.quarantine("schema", refused)
-    tokens: dict[int, dict[str, int]] = {i: {} for i in texts}
-    _count(tokenizer, tokens, "prompt", texts, extra=0)
     records = {i: table.entries[i].canonical for i in texts}
+    tokens = {i: {"prompt": count} for i, count in _prompt_counts(tokenizer, records, texts)}
     for column in ANSWERS:
         answers = {i: record[column] for i, record in records.items() if column in record}
-        _count(tokenizer, tokens, column, answers, extra=1)  # EOS
-    for i, record in records.items():
-        if special_texts(tokenizer, _texts(record)):  # more tokens than the text was counted as
-            tokens[i] = _exact_counts(tokenizer, record)
+        rendered = render_responses(tokenizer, answers.values())
+        for i, ids in zip(answers, rendered, strict=True):
+            tokens[i][column] = len(ids)
     return table.with_entries(
         replace(entry, tokens=tokens.get(i, {})) for i, entry in enumerate(table.entries)
     )
 
 
-def _count(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: dict[int, dict[str, int]],
-    column: str,
-    texts: dict[int, str],
-    *,
-    extra: int,
-) -> None:
-    for i, count in zip(texts, count_tokens(tokenizer, texts.values()), strict=True):
-        tokens[i][column] = count + extra
+def _prompt_counts(
+    tokenizer: PreTrainedTokenizerBase, records: dict[int, dict], texts: dict[int, str]
+) -> Iterator[tuple[int, int]]:
+    """Yield number and tokens of each prompt; texts: the prompts as the template has them."""
+    whole = {i: text for i, text in texts.items() if _is_encoded_whole(tokenizer, records[i])}
+    yield from zip(whole, count_tokens(tokenizer, whole.values()), strict=True)
+    for i in texts.keys() - whole.keys():
+        yield i, len(render_prompt(tokenizer, records[i]["prompt"]))
 
 
-def _exact_counts(tokenizer: PreTrainedTokenizerBase, record: dict) -> dict[str, int]:
-    counts = {"prompt": len(render_prompt(tokenizer, record["prompt"]))}
-    return counts | {
-        column: len(encode_text(tokenizer, record[column])) + 1
-        for column in ANSWERS
-        if column in record
-    }
+def _is_encoded_whole(tokenizer: PreTrainedTokenizerBase, record: dict) -> bool:
+    """Return True for a prompt without answers and without a text that spells a special token."""
+    answered = any(message["role"] == "assistant" for message in record["prompt"])
+    return not answered and not special_texts(tokenizer, _texts(record))
 
 
 def _texts(record: dict) -> list[str]:

@@ -5,7 +5,8 @@ prompt these are letters: only the chat template and the pipeline itself place s
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the token ids of a text; none of them is a special token but the unknown token."""
     pattern, ids = _special(tokenizer)
     if not pattern.search(text):
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return encode_template_text(tokenizer, text)
     encoded = _split(tokenizer, text)
     if ids.isdisjoint(encoded):
         return encoded
@@ -32,33 +33,71 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [token for part in parts if part for token in _split(tokenizer, part)]
 
 
-def encode_messages(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, render: Callable[[Messages], str]
+def encode_template_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, after: str = ""
 ) -> list[int]:
-    """Return the token ids of rendered messages; special tokens come from the template alone.
+    """Return the token ids of a text whose special tokens are meant, such as the template's.
 
-    render: returns the text of the chat template over messages. Texts that spell a special token
-    are marked before and put back after it, and the text between special tokens is encoded alone.
+    after: the special token that stands before the text. Some tokenizers begin a text that stands
+    alone with a blank, and some tokens take the white space beside them.
     """
-    pattern, _ = _special(tokenizer)
-    if not any(pattern.search(message["content"]) for message in messages):
-        return tokenizer(render(messages), add_special_tokens=False)["input_ids"]
-    mark = _unused_letter(message["content"] for message in messages)
-    spelled: list[str] = []
+    ids: list[int] = tokenizer(after + text, add_special_tokens=False)["input_ids"]
+    if not after:
+        return ids
+    if ids[:1] == [tokenizer.convert_tokens_to_ids(after)]:
+        return ids[1:]
+    return encode_template_text(tokenizer, text)
 
-    def hide(found: re.Match) -> str:
-        spelled.append(found[0])
-        return f"{mark}{len(spelled) - 1}{mark}"
 
-    hidden = [m | {"content": pattern.sub(hide, m["content"])} for m in messages]
-    ids: list[int] = []
-    for number, piece in enumerate(re.split(f"({pattern.pattern})", render(hidden))):
-        if number % 2:
-            ids.append(tokenizer.convert_tokens_to_ids(piece))
-        elif piece:
-            text = re.sub(f"{mark}(\\d+){mark}", lambda found: spelled[int(found[1])], piece)
-            ids += encode_text(tokenizer, text)
-    return ids
+@dataclass(frozen=True)
+class HiddenTokens:
+    """Messages with marks in place of the special tokens that their texts spell.
+
+    A template is applied to them as to the texts. spelled: the texts, by number. mark: a letter
+    that no message has; it stands before and after a number.
+    """
+
+    messages: Messages
+    spelled: list[str]
+    mark: str
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, messages: Messages) -> "HiddenTokens":
+        """Return the messages with marks, the same ones if they spell no special token."""
+        pattern, _ = _special(tokenizer)
+        if not any(pattern.search(message["content"]) for message in messages):
+            return cls(messages, [], "")
+        mark, spelled = _unused_letter(message["content"] for message in messages), []
+
+        def hide(found: re.Match) -> str:
+            spelled.append(found[0])
+            return f"{mark}{len(spelled) - 1}{mark}"
+
+        hidden = [m | {"content": pattern.sub(hide, m["content"])} for m in messages]
+        return cls(hidden, spelled, mark)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, *, after: str = ""
+    ) -> list[int]:
+        """Return the token ids of a text that the template wrote over the messages.
+
+        Its special tokens are the template's alone. Where the text has marks, what stands between
+        two special tokens is encoded alone. after: the special token before the text.
+        """
+        if not self.mark or self.mark not in text:
+            return encode_template_text(tokenizer, text, after=after)
+        pattern, _ = _special(tokenizer)
+        ids: list[int] = []
+        for number, piece in enumerate(re.split(f"({pattern.pattern})", text)):
+            if number % 2:
+                ids.append(tokenizer.convert_tokens_to_ids(piece))
+            elif piece:
+                ids += encode_text(tokenizer, self._shown(piece))
+        return ids
+
+    def _shown(self, text: str) -> str:
+        pattern = f"{self.mark}(\\d+){self.mark}"
+        return re.sub(pattern, lambda found: self.spelled[int(found[1])], text)
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlhf_core.data.render import prompt_text
+from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.evaluation.ngrams import repetition
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.evaluation.scoring import ScoresByModel

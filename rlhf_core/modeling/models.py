@@ -18,8 +18,8 @@ from transformers import (
 from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch
 from rlhf_core.config import FrozenPlacement
+from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.end_of_turn import set_end_of_turn
-from rlhf_core.data.render import ensure_chat_template
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
-from rlhf_core.data.render import prompt_text
+from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.evidence.items import Columns, data_columns, item_id, last_user_turn
 from rlhf_core.objectives.losses import bradley_terry

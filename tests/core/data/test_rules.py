@@ -1,16 +1,11 @@
-"""Rules over rows, splits by prompt, and the chat template."""
+"""Rules over rows, and splits by prompt."""
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rlhf_core.config import Data, Rules
-from rlhf_core.data.render import (
-    DEFAULT_CHAT_TEMPLATE,
-    ensure_chat_template,
-    render_prompt,
-    render_response,
-)
+from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import is_heldout, load_split, save_split, unique_prompts
 from rlhf_core.data.table import Table, TableEntry
@@ -252,38 +247,3 @@ def test_a_split_file_gives_back_its_records_and_refuses_a_broken_line(tmp_path)
     (tmp_path / "s.jsonl").write_text('{"id": "1"}\n{"id"')
     with pytest.raises(BadInput, match=r"s\.jsonl line 2 is not JSON"):
         load_split(tmp_path / "s.jsonl")
-
-
-# ---- rendering
-
-
-def test_the_default_template_writes_role_tags_and_opens_the_assistants_turn(tokenizer):
-    dialogue = [*user("w1 w2"), {"role": "assistant", "content": "w3"}, *user("w4")]
-    ids = render_prompt(tokenizer, dialogue)
-    assert type(ids) is list and all(type(i) is int for i in ids)
-    words = "<|user|> w1 w2 <|assistant|> w3 <eos> <|user|> w4 <|assistant|>"
-    assert ids == [tokenizer.convert_tokens_to_ids(word) for word in words.split()]
-    own = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_dict=False)
-    assert ids == own
-
-
-def test_a_response_is_its_tokens_and_end_of_text(tokenizer):
-    assert render_response(tokenizer, "w1 w2") == [
-        tokenizer.convert_tokens_to_ids(t) for t in ("w1", "w2", "<eos>")
-    ]
-
-
-def test_the_default_template_is_saved_with_the_tokenizer_and_never_replaces_another(
-    tokenizer, tmp_path
-):
-    tokenizer.save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == DEFAULT_CHAT_TEMPLATE
-    tokenizer.chat_template = "mine"
-    ensure_chat_template(tokenizer)
-    assert tokenizer.chat_template == "mine"
-
-
-def test_a_tokenizer_without_end_of_text_is_refused(tokenizer):
-    tokenizer.eos_token = None
-    with pytest.raises(BadInput, match="no end-of-text token"):
-        ensure_chat_template(tokenizer)

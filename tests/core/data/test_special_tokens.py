@@ -5,7 +5,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_core.batching.batch import encode
-from rlhf_core.data.render import ensure_chat_template, render_prompt, render_response
+from rlhf_core.data.chat_template import ensure_chat_template
+from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.data.special_tokens import encode_text, special_texts
 
 CHATML = (

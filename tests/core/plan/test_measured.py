@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from rlhf_core.config import Recipe
-from rlhf_core.data.render import ensure_chat_template
+from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.digest import code_digest
 from rlhf_core.plan.layout import strategy_of
 from rlhf_core.plan.source import find_models

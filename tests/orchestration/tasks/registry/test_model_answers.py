@@ -10,10 +10,12 @@ import torch
 from mlflow.exceptions import MlflowException
 from passed_gate import DECISION
 from plain_answers import plain_replies, project_scores
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from rlhf_core.batching.batch import encode
-from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE
+from rlhf_core.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from rlhf_core.data.render import render_prompt
 from rlhf_core.digest import digest_path
 from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
@@ -205,3 +207,36 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(
         torch.stack(expected).mean(0).double(), atol=1e-4
     )
     assert digest_path(model_folder(tmp_path / "version")) == digest_path(folder)
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward", "reward without a template"])
+def test_a_prompt_begins_with_bos_once_where_the_tokenizer_adds_it(
+    tiny_model, reward_folder, pairs, tmp_path, kind
+):
+    """As in training, also where the template in the folder writes none."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model if kind == "policy" else reward_folder, folder)
+    _begin_with_bos(folder, keep_template=not kind.endswith("template"))
+    build(kind.split()[0], folder, tmp_path / "version", [], "")
+    found = mlflow.pyfunc.load_model(str(tmp_path / "version"))
+    tokenizer, messages = load_tokenizer(folder), [{"role": "user", "content": "w1 w2"}]
+    expected = render_prompt(tokenizer, messages)
+    assert expected[0] == tokenizer.bos_token_id and expected.count(tokenizer.bos_token_id) == 1
+    if kind == "policy":
+        assert found.unwrap_python_model()._prompt(0, messages) == expected
+        return
+    assert found.predict(pairs)["chosen_score"].tolist() == pytest.approx(
+        project_scores(folder, pairs, "chosen"), abs=1e-5
+    )
+
+
+def _begin_with_bos(folder, *, keep_template: bool) -> None:
+    """Make the tokenizer in a folder begin each text with the token w55, as Llama's does."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = "w55"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="w55 $A", special_tokens=[("w55", tokenizer.convert_tokens_to_ids("w55"))]
+    )
+    tokenizer.save_pretrained(folder)
+    if not keep_template:
+        (folder / "chat_template.jinja").unlink()
