@@ -72,7 +72,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     if not is_rank_zero():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout)
-    return _output(pairs, logratio_N, config, pair_items(tokenizer, rows, pairs), run.path)
+    return _output(pairs, logratio_N, config, pair_items(rows, pairs), run.path)
 
 
 def response_logprobs(
@@ -130,8 +130,8 @@ def _reference(
 
 def _accumulator(
     engine: Engine, train: list[Sequence], reference_N: Tensor, config: DPO, pad_id: int
-) -> Callable[[list[int]], StepOutcome]:
-    def accumulate(indices: list[int]) -> StepOutcome:
+) -> Callable[[list[int], int], StepOutcome]:
+    def accumulate(indices: list[int], _step: int) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
         tokens = sum(len(train[k]) for k in picked)
         loss_sum, found = 0.0, []

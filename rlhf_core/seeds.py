@@ -16,6 +16,12 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
 
+def noise_seeds(seed: int, step: int, count: int) -> range:
+    """Return one seed of embedding noise per demonstration of one SFT step."""
+    first = _first_of_step(seed, step)
+    return range(first, first + count)
+
+
 def minibatch_seed(seed: int, step: int) -> int:
     """Return the seed from which the minibatch orders of one PPO step are derived."""
     return seed * 8_191 + step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.data.render import render_prompt, render_response
+from rlhf_core.data.render import TrainOn, render_demonstration, render_prompt, render_response
 from rlhf_core.seeds import epoch_seed
 
 
@@ -34,6 +34,13 @@ class Sequence:
     def size(self) -> tuple[int, int]:
         """Prompt and response tokens."""
         return len(self.prompt), len(self.response)
+
+
+@dataclass(frozen=True)
+class TrainedSequence(Sequence):
+    """A dialogue whose response may hold further prompts; trained: one per response token."""
+
+    trained: list[bool]
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Seq[dict], field: str) -> l
     return [
         Sequence(render_prompt(tokenizer, r["prompt"]), render_response(tokenizer, r[field]))
         for r in rows
+    ]
+
+
+def encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase, rows: Seq[dict], train_on: TrainOn
+) -> list[TrainedSequence]:
+    """Render demonstrations into token ids, with the answers of which each is to be learnt."""
+    return [
+        TrainedSequence(found.prompt, found.response, found.trained)
+        for row in rows
+        for found in render_demonstration(
+            tokenizer, row["prompt"], row["response"], train_on=train_on
+        )
     ]
 
 

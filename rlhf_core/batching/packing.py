@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, device
+from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, device
 from rlhf_core.errors import BadInput
 
 SAME = 1e-3  # share of the largest logit; without crossing the change is 0, or rounding
@@ -115,9 +115,14 @@ def _of_one(length: int, width: int, alpha: float, seed: int) -> Tensor:
     )
 
 
-def step_seed() -> int:
-    """Draw a seed for one step's noise from torch's generator.
+def trained_mask(batch: Batch | PackedBatch, sequences: Seq[TrainedSequence]) -> Tensor:
+    """Return the mask (B, R) of the response tokens that are trained.
 
-    The generator's state is a part of every checkpoint.
+    sequences: those of the batch, in its order.
     """
-    return int(torch.randint(2**31, ()))
+    real_BR = batch.response_mask_BR
+    trained_BR = torch.zeros_like(real_BR)
+    # the real response tokens of rows in order are those of the sequences in order
+    trained = [token for s in sequences for token in s.trained]
+    trained_BR[real_BR] = torch.tensor(trained, device=real_BR.device)
+    return trained_BR

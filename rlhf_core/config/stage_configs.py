@@ -3,6 +3,8 @@
 Its JSON is part of a stage's identity. A gate's threshold is not in it, because it trains nothing.
 """
 
+from typing import Literal
+
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer
 
 from rlhf_core.config.data import Data
@@ -109,6 +111,10 @@ class DPOStageConfig(ModelStageConfig):
 
 
 class EvaluateStageConfig(ModelStageConfig):
-    """The evaluation section; further reward models are inputs, known by content."""
+    """The evaluation section; further reward models are inputs, known by content.
+
+    train_on: that of SFT, for the held-out loss.
+    """
 
     evaluate: Evaluate
+    train_on: Literal["all", "last"] = "all"

@@ -97,6 +97,12 @@ class SFT(Training):
             " attends to another."
         ),
     )
+    train_on: Literal["all", "last"] = Field(
+        "all",
+        description=(
+            "Answers of a demonstration that are trained: 'all' of a dialogue, or the 'last' one."
+        ),
+    )
     neftune_alpha: NonNegative = Field(
         0.0,
         description=(

@@ -27,13 +27,13 @@ class SupervisedTask:
 
     stage: its name, the prefix of its metrics.
     examples: how many there are.
-    accumulate: takes the indices of a step's examples, runs the backward passes, and returns what
-    to log.
+    accumulate: takes the indices of a step's examples and the step's number from 1, runs the
+    backward passes, and returns what to log.
     """
 
     stage: str
     examples: int
-    accumulate: Callable[[list[int]], StepOutcome]
+    accumulate: Callable[[list[int], int], StepOutcome]
 
 
 def fit(
@@ -54,7 +54,7 @@ def fit(
         epoch, position = divmod(step - 1, per_epoch)
         begin = position * config.batch_size
         indices = order(examples, seed=seed, epoch=epoch)[begin : begin + config.batch_size]
-        outcome = task.accumulate(indices)
+        outcome = task.accumulate(indices, step)
         lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
         norm = engine.step(lr)
         metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}

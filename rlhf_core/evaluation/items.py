@@ -5,12 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.evaluation.ngrams import repetition
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.evaluation.scoring import ScoresByModel
 from rlhf_core.evidence.figures import score_figure
-from rlhf_core.evidence.items import Columns, item_id, last_user_turn, write_items
+from rlhf_core.evidence.items import Columns, last_user_turn, prompt_id, write_items
 from rlhf_core.rundir import Output
 
 
@@ -25,7 +24,7 @@ def item_columns(
     scores: by reward model, the main one first.
     """
     columns: Columns = {
-        "prompt_id": [item_id(prompt_text(setup.tokenizer, row["prompt"])) for row in setup.rows],
+        "prompt_id": [prompt_id(row["prompt"]) for row in setup.rows],
         "prompt": [last_user_turn(row["prompt"]) for row in setup.rows],
     }
     for name, replied in replies.items():

@@ -140,7 +140,13 @@ def _divergence_and_tax(
     """
     pad_id, budget = setup.tokenizer.pad_token_id, setup.config.micro_batch_tokens
     path = spec.inputs["demonstrations_heldout"].path
-    heldout = load_sequences(setup.tokenizer, path, setup.config.max_heldout, spec.seed)
+    heldout = load_sequences(
+        setup.tokenizer,
+        path,
+        setup.config.max_heldout,
+        seed=spec.seed,
+        train_on=spec.config.train_on,
+    )
     paths, frozen = {k: spec.inputs[k].path for k in ("policy", "sft")}, setup.config.frozen
     forward = {
         k: inference(load_policy(path), dtype=setup.dtype, frozen=frozen)

@@ -25,6 +25,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_core.digest import digest_json
+
 ITEMS = "items.parquet"
 OF_DATA = "data."  # begins the name of a column that the user's file brought
 LONGEST_VALUE = 200  # characters of such a column's text: slices need names, not documents
@@ -37,6 +39,15 @@ def item_id(*texts: str) -> str:
     It is the first 16 hex digits of sha256 over the texts' UTF-8, one after the other.
     """
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+def prompt_id(messages: list[dict[str, str]], *answers: str) -> str:
+    """Return the identity of a prompt, or of a prompt with its answers.
+
+    It covers roles and texts and not how a model's template renders them, so that runs with
+    different base models, or on different days, pair.
+    """
+    return item_id(digest_json([[m["role"], m["content"]] for m in messages]), *answers)
 
 
 def last_user_turn(messages: list[dict[str, str]]) -> str:

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
-from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.data.verdicts import annotator_agreement
-from rlhf_core.evidence.items import Columns, data_columns, item_id, last_user_turn
+from rlhf_core.evidence.items import Columns, data_columns, last_user_turn, prompt_id
 from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.rundir import Output
 from rlhf_core.statistics.calibration import calibration_error
@@ -91,16 +89,13 @@ def member_output(scores_MN: Tensor) -> Output:
     return Output(metrics=metrics, counts=dict.fromkeys(metrics, n), intervals=intervals)
 
 
-def pair_items(tokenizer: PreTrainedTokenizerBase, rows: list[dict], pairs: PairScores) -> Columns:
+def pair_items(rows: list[dict], pairs: PairScores) -> Columns:
     """Return the evidence of each held-out comparison, in the order of `rows`.
 
     The columns are documented in rlhf_core/evidence/items.py.
     """
-    texts = [
-        (prompt_text(tokenizer, row["prompt"]), row["chosen"], row["rejected"]) for row in rows
-    ]
     columns = {
-        "pair_id": [item_id(*parts) for parts in texts],
+        "pair_id": [prompt_id(row["prompt"], row["chosen"], row["rejected"]) for row in rows],
         "prompt": [last_user_turn(row["prompt"]) for row in rows],
         "chosen": [row["chosen"] for row in rows],
         "rejected": [row["rejected"] for row in rows],

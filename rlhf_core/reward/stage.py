@@ -59,7 +59,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     if not is_rank_zero():
         return Output()
     pairs = pair_scores(scores_MN.mean(0), heldout)
-    items = pair_items(tokenizer, rows, pairs)
+    items = pair_items(rows, pairs)
     parts = [heldout_output(pairs)]
     if len(scored) > 1:
         items |= member_items(scores_MN)

@@ -136,8 +136,8 @@ def _save(
 
 def _accumulator(
     engine: Engine, train: Comparisons, config: Reward, pad_id: int
-) -> Callable[[list[int]], StepOutcome]:
-    def accumulate(indices: list[int]) -> StepOutcome:
+) -> Callable[[list[int], int], StepOutcome]:
+    def accumulate(indices: list[int], _step: int) -> StepOutcome:
         step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
         tokens = sum(map(len, step_batch))
         sums: dict[str, float] = defaultdict(float)

@@ -28,6 +28,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     config = EvaluateStageConfig(
         evaluate=section,
         dtype=recipe.model.dtype,
+        train_on=recipe.sft.train_on,
         ranks=recipe.distributed.world_size if sharded else 1,
     )
     return make_spec(recipe, "evaluate", config, inputs)

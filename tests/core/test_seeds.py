@@ -9,6 +9,7 @@ from rlhf_core.seeds import (
     epoch_seed,
     member_seed,
     minibatch_seed,
+    noise_seeds,
     onpolicy_seeds,
     reply_seeds,
     rollout_seeds,
@@ -18,6 +19,7 @@ from rlhf_core.seeds import (
 def test_the_values_are_those_of_every_model_trained_so_far():
     assert epoch_seed(7, 3) == 7_000_024
     assert minibatch_seed(7, 3) == 57_340
+    assert list(noise_seeds(7, 3, 2)) == [458_753_572_864, 458_753_572_865]
     assert list(rollout_seeds(7, 3, 2)) == [458_753_572_864, 458_753_572_865]
     assert list(onpolicy_seeds(7, 3, 2)) == [458_753_605_632, 458_753_605_633]
     assert list(reply_seeds(7, 3, 2)) == [7_000_027, 7_000_028]
@@ -45,6 +47,7 @@ def test_every_seed_of_a_recipe_gives_seeds_that_torch_takes(seed):
         *(epoch_seed(seed, 0), minibatch_seed(seed, 100_000), member_seed(seed, 8)),
         *(of(seed, step, 4)[-1] for step in (1, 100_000) for of in (rollout_seeds, onpolicy_seeds)),
         reply_seeds(seed, 63, 100_000)[-1],
+        noise_seeds(seed, 100_000, 4)[-1],
     ]
     for one in found:
         assert generator.manual_seed(one).initial_seed() == one

@@ -363,11 +363,9 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
         for chosen, rejected in zip(items["chosen_score"], items["rejected_score"], strict=True)
     ]
     assert len(right) == 64 and sum(right) / 64 == reward.metrics["reward/accuracy"]
-    tokenizer = AutoTokenizer.from_pretrained(sft.outputs["model"].path)
-    messages = [{"role": "user", "content": items["prompt"][5]}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    pair = (text + items["chosen"][5] + items["rejected"][5]).encode()
-    assert items["pair_id"][5] == hashlib.sha256(pair).hexdigest()[:16]
+    messages = json.dumps([["user", items["prompt"][5]]], separators=(",", ":")).encode()
+    pair = hashlib.sha256(messages).hexdigest() + items["chosen"][5] + items["rejected"][5]
+    assert items["pair_id"][5] == hashlib.sha256(pair.encode()).hexdigest()[:16]
     # one token per word, and EOS
     assert items["chosen_tokens"][5] == len(items["chosen"][5].split()) + 1
 

@@ -11,8 +11,8 @@ import torch
 from stages import section_spec, splits_of
 from torch import Tensor
 
-from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.batching.packing import noise, pack, require_separation
+from rlhf_core.batching.batch import Sequence, TrainedSequence, collate
+from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
 from rlhf_core.config import SFT
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import PolicyModel, load_policy
@@ -81,6 +81,37 @@ def test_a_packed_row_holds_every_token_once_and_no_padding():
         pack([Sequence([], [1])])
 
 
+DIALOGUES = [
+    TrainedSequence([2, 3], [8, 1, 4, 5, 9, 1], [True, True, False, False, True, True]),
+    TrainedSequence([4, 5, 6], [7, 1], [True, True]),
+]
+
+
+def test_the_trained_tokens_of_padded_and_packed_rows_are_those_of_the_sequences():
+    assert trained_mask(collate(DIALOGUES, 0), DIALOGUES).tolist() == [
+        [True, True, False, False, True, True],
+        [True, True, False, False, False, False],
+    ]
+    assert trained_mask(pack(DIALOGUES), DIALOGUES).tolist() == [
+        [True, True, False, False, True, True, True, True]
+    ]
+
+
+def test_the_loss_of_a_dialogue_is_that_of_its_answers_after_all_that_precedes_them(policy):
+    """The slow way: one row per answer, with everything before it as the prompt."""
+    first, second = DIALOGUES
+    rows = [
+        Sequence(first.prompt, first.response[:2]),
+        Sequence(first.prompt + first.response[:4], first.response[4:]),
+        Sequence(second.prompt, second.response),
+    ]
+    expected = float(loss_of(policy, [collate([row], 0) for row in rows]))
+    for batch in (collate(DIALOGUES, 0), pack(DIALOGUES)):
+        logprobs_BR = token_logprobs(policy(batch), batch.response_ids_BR)
+        loss = cross_entropy(logprobs_BR, trained_mask(batch, DIALOGUES), 16)
+        assert float(loss.detach()) == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_model_whose_attention_crosses_is_refused(policy):
     require_separation(policy, SEQUENCES[0], SEQUENCES[2])
 
@@ -139,8 +170,6 @@ def run(spec: StageSpec, folder: Path):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rlhf_core.__main__ import run_stage
 
-    # a stage process starts with torch's own seed; here others have drawn before
-    torch.manual_seed(0)
     run_stage(spec, RunDir(folder))
     return read_result(folder)
 
@@ -154,6 +183,20 @@ def test_the_stage_learns_the_same_packed_or_not(tiny_model, tiny_splits, tmp_pa
         run(sft_spec(tiny_model, tiny_splits, packing=packing), tmp_path / name)
     assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "apart"), abs=1e-4)
     assert losses(tmp_path / "packed")[0] == pytest.approx(losses(tmp_path / "apart")[0], abs=1e-6)
+
+
+def test_two_runs_with_noise_give_the_same_bytes_whatever_was_drawn_before(
+    tiny_model, tiny_splits, tmp_path
+):
+    """The noise comes from the recipe's seed and the step; another seed gives other noise."""
+    spec = sft_spec(tiny_model, tiny_splits, neftune_alpha=5.0)
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        digests.append(run(spec, tmp_path / str(seed)).outputs["model"].digest)
+    assert digests[0] == digests[1]
+    other = run(spec.model_copy(update={"seed": spec.seed + 1}), tmp_path / "other")
+    assert other.outputs["model"].digest != digests[0]
 
 
 def test_interrupted_training_with_noise_ends_with_the_same_bytes(

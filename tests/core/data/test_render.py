@@ -128,6 +128,29 @@ def test_all_answers_of_a_demonstration_are_trained_and_nothing_else(family):
     assert row.trained == [True] * len(first) + [False] * between + [True] * len(last)
 
 
+def test_the_tokens_and_the_mask_of_a_dialogue_by_hand():
+    """Each answer with its end of turn is trained; the newline after it is the next prompt's."""
+    tokenizer = prepared(FAMILIES["qwen 2.5"])
+    prompt = [user("a"), assistant("b"), user("c")]
+    (row,) = render_demonstration(tokenizer, prompt, "d")
+    shown = tokenizer.convert_ids_to_tokens(row.prompt + row.response)
+    trained = [False] * len(row.prompt) + row.trained
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    expected = [
+        part
+        for role, letter in turns
+        for part in (
+            ("<|im_start|>", False),
+            (role, False),
+            ("Ċ", False),
+            (letter, role == "assistant"),
+            ("<|im_end|>", role == "assistant"),
+            ("Ċ", False),
+        )
+    ][:-1]
+    assert list(zip(shown, trained, strict=True)) == expected
+
+
 def test_the_last_answer_alone_is_trained_where_so_asked(family):
     _, tokenizer = family
     prompt = [user("Why?"), assistant("So."), user("And now?")]

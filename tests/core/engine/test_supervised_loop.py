@@ -31,7 +31,7 @@ def fitted(
     """Run the supervised loop over 10 examples; return each step's indices and weight change."""
     engine, batches, weights = PlainEngine(Slope()), [], []
 
-    def accumulate(indices: list[int]) -> StepOutcome:
+    def accumulate(indices: list[int], _step: int) -> StepOutcome:
         weights.append(engine.module.weight.item())
         if len(weights) == killed_before:
             raise KeyboardInterrupt

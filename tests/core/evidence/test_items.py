@@ -5,12 +5,28 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from rlhf_core.evidence.items import ITEMS, item_id, last_user_turn, read_items, write_items
+from rlhf_core.evidence.items import (
+    ITEMS,
+    item_id,
+    last_user_turn,
+    prompt_id,
+    read_items,
+    write_items,
+)
 
 
 def test_item_id_is_the_start_of_sha256_over_the_texts_bytes():
     assert item_id("é", "b") == hashlib.sha256("éb".encode()).hexdigest()[:16]
     assert item_id("abc") == "ba7816bf8f01cfea"  # FIPS 180-2, appendix B.1
+
+
+def test_the_identity_of_a_prompt_and_of_a_pair_comes_from_roles_and_texts():
+    messages = [{"role": "user", "content": "é"}]
+    digest = hashlib.sha256('[["user","é"]]'.encode()).hexdigest()
+    assert prompt_id(messages) == item_id(digest)
+    assert prompt_id(messages, "a", "b") == item_id(digest, "a", "b")
+    others = ([{"role": "system", "content": "é"}], [*messages, *messages], [])
+    assert len({prompt_id(messages), *map(prompt_id, others)}) == 4
 
 
 def test_the_prompt_shown_is_the_last_user_turn():

@@ -101,7 +101,7 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     order = [2, 0, 1]
     shuffled = torch.cat([scores[2 * i : 2 * i + 2] for i in order])
     _, expected = pair_objective(shuffled, labels_of([ROWS[i] for i in order], config), config, 3)
-    found = accumulate(order).metrics
+    found = accumulate(order, 1).metrics
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 

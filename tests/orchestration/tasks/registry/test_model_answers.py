@@ -231,11 +231,11 @@ def test_a_prompt_begins_with_bos_once_where_the_tokenizer_adds_it(
 
 
 def _begin_with_bos(folder, *, keep_template: bool) -> None:
-    """Make the tokenizer in a folder begin each text with the token w55, as Llama's does."""
+    """Make the tokenizer in a folder begin each text with the token ":", as Llama's does."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.bos_token = "w55"
+    tokenizer.bos_token = ":"
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="w55 $A", special_tokens=[("w55", tokenizer.convert_tokens_to_ids("w55"))]
+        single=": $A", special_tokens=[(":", tokenizer.convert_tokens_to_ids(":"))]
     )
     tokenizer.save_pretrained(folder)
     if not keep_template:
