@@ -38,7 +38,7 @@ class RenderedTurns:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PromptPart:
     """Token ids of a part of a prompt; answer: the number of its message if it is an answer."""
 
     ids: list[int]
@@ -98,10 +98,10 @@ def render_demonstration(
     inside = {part.answer for part in parts}
     alone = [k for k, _ in _prompts(tokenizer, prompt) if k not in inside]
     rows = [_alone(tokenizer, prompt[:k], prompt[k]["content"]) for k in alone]
-    return [*rows, _joined([*parts, _Part(last, len(prompt))])]
+    return [*rows, _joined([*parts, _PromptPart(last, len(prompt))])]
 
 
-def _joined(parts: list[_Part]) -> RenderedTurns:
+def _joined(parts: list[_PromptPart]) -> RenderedTurns:
     first = next(n for n, part in enumerate(parts) if part.answer is not None)
     before, after = parts[:first], parts[first:]
     return RenderedTurns(
@@ -126,19 +126,21 @@ def _prompts(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Iterator
                 continue
 
 
-def _parts(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[_Part]:
+def _parts(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[_PromptPart]:
     """Return a prompt in parts: answers that continue their prompt, and what is between them."""
     hidden = HiddenTokens.of(tokenizer, messages)
     whole, turn = prompt_text(tokenizer, hidden.messages), assistant_turn(tokenizer)
-    parts: list[_Part] = []
+    parts: list[_PromptPart] = []
     at, after = 0, ""
     for k, prompt in _prompts(tokenizer, hidden.messages) if turn.continues else ():
         written = prompt + turn.text(hidden.messages[k]["content"]) + turn.end
         if at <= len(prompt) and whole.startswith(written):
-            parts.append(_Part(hidden.encode(tokenizer, whole[at : len(prompt)], after=after)))
-            parts.append(_Part(render_response(tokenizer, messages[k]["content"]), k))
+            parts.append(
+                _PromptPart(hidden.encode(tokenizer, whole[at : len(prompt)], after=after))
+            )
+            parts.append(_PromptPart(render_response(tokenizer, messages[k]["content"]), k))
             at, after = len(written), turn.end
-    return [*parts, _Part(hidden.encode(tokenizer, whole[at:], after=after))]
+    return [*parts, _PromptPart(hidden.encode(tokenizer, whole[at:], after=after))]
 
 
 def _encode_after(
