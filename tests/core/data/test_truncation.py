@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_core.config import Data, Rules
+from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.checks import source_checks
-from rlhf_core.data.render import ensure_chat_template, render_prompt
+from rlhf_core.data.render import render_prompt
 from rlhf_core.data.rules import apply_row_rules, assign_splits
 from rlhf_core.data.splits import SPLITS
 from rlhf_core.data.table import Table, TableEntry

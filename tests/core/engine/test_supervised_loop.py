@@ -74,7 +74,7 @@ def trained_with_dropout(folder, *, killed_before: int | None = None) -> Tensor:
     if (folder / "checkpoints").exists():
         torch.manual_seed(99)  # a new process is somewhere else
 
-    def accumulate(indices: list[int]) -> StepOutcome:
+    def accumulate(indices: list[int], _step: int) -> StepOutcome:
         steps.append(indices)
         if len(steps) == killed_before:
             raise KeyboardInterrupt
