@@ -29,6 +29,7 @@ from rlhf_core.rundir import (
     write_atomically,
 )
 from rlhf_core.stage_catalogue import stage_named
+from rlhf_core.template_date import template_date
 
 REFUSED = 2
 
@@ -61,7 +62,8 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         (run.path / "failure.json").unlink(missing_ok=True)
     stage = stage_named(spec.stage)
     typed = _with_config(spec, resolve_name(stage.config))
-    output: Output = resolve_name(stage.entry)(typed, run)
+    with template_date(typed.config.template_date):
+        output: Output = resolve_name(stage.entry)(typed, run)
     return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
 
 

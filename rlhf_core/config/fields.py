@@ -1,8 +1,9 @@
 """The base class of every recipe section, and the bounded number types of its keys."""
 
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Config(BaseModel):
@@ -23,3 +24,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 # weights of a model that does not learn: whole on each rank, or divided among the ranks
 FrozenPlacement = Literal["whole", "sharded"]
 Severity = Literal["error", "warning", "off"]
+
+
+def _as_text(value: object) -> object:
+    """Return a date, as TOML has them, as text; other values as they are."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _is_a_day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"{text!r} is no date; expected YYYY-MM-DD, as 2026-01-31") from None
+
+
+TemplateDate = Annotated[str, BeforeValidator(_as_text), AfterValidator(_is_a_day)]

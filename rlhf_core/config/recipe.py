@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import NAME_LENGTH, Config, Share
+from rlhf_core.config.fields import NAME_LENGTH, Config, Share, TemplateDate
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
@@ -45,6 +45,13 @@ class Model(Config):
     reward: str | None = Field(
         None,
         description="Folder of an existing reward model. It is not trained, and has the same gate.",
+    )
+    template_date: TemplateDate | None = Field(
+        None,
+        description=(
+            "Date that a chat template prints if it asks for today's (Llama 3.2), YYYY-MM-DD. None:"
+            " the day on which the workspace first ran such a model."
+        ),
     )
     dtype: Dtype = Field(
         "float32", description="Number type of computation in training. Weights stay float32."

@@ -24,11 +24,17 @@ class StageConfig(Config):
         1, description="Processes of the stage. Their number decides the order of sums."
     )
 
+    template_date: str | None = Field(
+        None, description="Date that chat templates print, YYYY-MM-DD, if one of the inputs' does."
+    )
+
     @model_serializer(mode="wrap")
     def _as_identity(self, handler: SerializerFunctionWrapHandler) -> dict:
         values = handler(self)
         if self.ranks == 1:
             del values["ranks"]
+        if self.template_date is None:
+            del values["template_date"]
         for section in values.values():
             if isinstance(section, dict):
                 section.pop("gate", None)

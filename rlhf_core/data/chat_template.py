@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
+from rlhf_core.template_date import freeze_date
 
 # used if a tokenizer has no template: role tag, text, newline; EOS right after an assistant's text
 DEFAULT_CHAT_TEMPLATE = (
@@ -19,7 +20,8 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the tokenizer DEFAULT_CHAT_TEMPLATE if it has none, so that it is saved with it.
 
     Where the tokenizer begins each text with BOS and its template writes none, the template gets
-    one: template text is encoded without the tokenizer's own, so that there are never two.
+    one: template text is encoded without the tokenizer's own, so that there are never two. In a
+    stage, a template that prints the date prints that of the stage's spec.
     Raises BadInput if the tokenizer has no end-of-text token.
     """
     if tokenizer.eos_token_id is None:
@@ -30,6 +32,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    freeze_date(tokenizer)
     if adds_bos(tokenizer) and not writes_bos(tokenizer):
         tokenizer.chat_template = WRITE_BOS + tokenizer.get_chat_template()
 

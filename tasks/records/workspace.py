@@ -1,7 +1,10 @@
 """The folder with a user's runs, records and tracking store: RLHF_HOME, or ./.rlhf."""
 
+import contextlib
 import os
+import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,22 @@ UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
 def home_folder() -> Path:
     """Return the folder named by RLHF_HOME, else .rlhf in the current folder; it may not exist."""
     return Path(os.environ.get("RLHF_HOME") or ".rlhf").expanduser().resolve()
+
+
+def first_template_date(home: Path) -> str:
+    """Return the day on which the workspace first ran a model whose chat template prints the date.
+
+    The first call writes it, UTC, so that a run which goes on or is repeated on another day finds
+    its stages. Of two first runs at once both get the same day. Where it cannot be written, it is
+    today.
+    """
+    file, today = home / "template_date", datetime.now(UTC).date().isoformat()
+    if not file.exists():
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=home) as folder:
+            new = Path(folder, file.name)
+            new.write_text(today, encoding="utf-8")
+            os.link(new, file)  # fails when another run was first, and is never half written
+    return file.read_text(encoding="utf-8").strip() if file.exists() else today
 
 
 def _require_usable_name(home: Path) -> None:

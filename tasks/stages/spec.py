@@ -20,6 +20,8 @@ from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
 from rlhf_core.stage_catalogue import Stage
+from rlhf_core.template_date import folder_asks_for_date
+from tasks.records.workspace import first_template_date, home_folder
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
 # by name: base, files, the splits, sft, reward, reward_adapter, policy, champion
@@ -48,7 +50,13 @@ def taken(stage: Stage, have: Artifacts) -> Artifacts:
 def make_spec(
     recipe: Recipe, stage: str, config: StageConfigT, inputs: Artifacts
 ) -> StageSpec[StageConfigT]:
-    """Return the spec of `stage`; `config` holds only what the stage depends on."""
+    """Return the spec of `stage`; `config` holds only what the stage depends on.
+
+    The date that chat templates print is in it where a template of the inputs asks for one.
+    """
+    if any(folder_asks_for_date(item.path) for item in inputs.values()):
+        day = recipe.model.template_date or first_template_date(home_folder())
+        config = config.model_copy(update={"template_date": day})
     return StageSpec(
         stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest()
     )

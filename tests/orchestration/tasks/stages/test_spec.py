@@ -1,12 +1,15 @@
 """The identity of a stage, and the folders that a recipe may read."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from recipes import prepared_recipe
 
 from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks.records.workspace import first_template_date
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
 from tasks.stages.spec import local, model_folder, source_of
 
@@ -31,6 +34,34 @@ def test_a_policy_learning_rate_is_in_the_ppo_spec_only(have):
         if s.spec(other, have).digest != s.spec(prepared_recipe(), have).digest
     ]
     assert changed == [ppo]
+
+
+def test_the_date_of_a_template_is_in_the_spec_where_one_asks_for_it(have, tmp_path, monkeypatch):
+    """It is the day of the workspace's first such run: a later day finds the same stages."""
+    monkeypatch.setenv("RLHF_HOME", str(tmp_path))
+    recipe = prepared_recipe()
+    plain = sft.spec(recipe, have)
+    assert "template_date" not in plain.config.model_dump(mode="json")
+    assert not (tmp_path / "template_date").exists()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
+    dated = have | {"base": Artifact.of(base)}
+    today = sft.spec(recipe, dated)
+    assert today.config.template_date == datetime.now(UTC).date().isoformat()
+    (tmp_path / "template_date").write_text("2020-01-02")  # as if that day had been the first
+    first, again = sft.spec(recipe, dated), sft.spec(recipe, dated)
+    assert first.config.template_date == "2020-01-02" and first.digest == again.digest
+    pinned = prepared_recipe(model={"template_date": "2026-01-31"})
+    assert sft.spec(pinned, dated).config.template_date == "2026-01-31"
+    assert sft.spec(pinned, have).digest == plain.digest
+
+
+def test_the_date_of_a_template_is_today_where_the_workspace_cannot_keep_it(tmp_path):
+    today = datetime.now(UTC).date().isoformat()
+    assert first_template_date(tmp_path / "absent") == today
+    assert first_template_date(tmp_path) == first_template_date(tmp_path) == today
+    assert [file.name for file in tmp_path.iterdir()] == ["template_date"]
 
 
 def test_on_a_laptop_files_may_lie_anywhere(tmp_path, monkeypatch):
