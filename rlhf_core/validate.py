@@ -10,17 +10,18 @@ from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.checks import failure_message
 from rlhf_core.data.columns import FORMATS
-from rlhf_core.data.end_of_turn import set_end_of_turn
 from rlhf_core.data.read import read_source
 from rlhf_core.data.report import make_report, validation_metrics, write_report
 from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.end_of_reply import settle_end_of_turn
 from rlhf_core.modeling.trainable import require_language_model, require_weights
 from rlhf_core.modeling.vocabulary import require_embeddings
 from rlhf_core.preflight import require
 from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.sampling.stops import stop_ids_of
 
 
 def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
@@ -30,10 +31,12 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     model lacks something that a later stage needs.
     """
     data = spec.config.data
-    require_language_model(spec.inputs["model"].path)
-    require_weights(spec.inputs["model"].path)
-    tokenizer = _tokenizer(spec.inputs["model"].path)
-    require_embeddings(tokenizer, spec.inputs["model"].path)
+    model = spec.inputs["model"].path
+    require_language_model(model)
+    require_weights(model)
+    tokenizer = _tokenizer(model)
+    ending = settle_end_of_turn(tokenizer, stop_ids_of(model), data.rules.end_of_turn)
+    require_embeddings(tokenizer, model)
     tables = {
         name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
     }
@@ -42,6 +45,7 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
     report = make_report(run.path, tables, splits, data.checked_rules)
+    report["rules"] += ending
     write_report(run.path, report)
     metrics = validation_metrics(tables, splits, report)
     run.log(1, 1, metrics)
@@ -49,7 +53,7 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
         item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
     ]:
         raise BadInput(failure_message(failed, str(run.path / "report.json")))
-    require(spec.config.needs, splits, spec.inputs["model"].path)
+    require(spec.config.needs, splits, model)
     return Output(
         outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
         metrics=metrics,
@@ -73,7 +77,6 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
             " tokenizer.save_pretrained()."
         ) from error
     ensure_chat_template(tokenizer)
-    set_end_of_turn(tokenizer)
     return tokenizer
 
 

@@ -135,6 +135,13 @@ class Rules(Config):
             " and its text stays text."
         ),
     )
+    end_of_turn: Severity = Field(
+        "warning",
+        description=(
+            "Severity of a chat template that writes no token after an answer. eos_token ends"
+            " replies then, and earlier answers of a dialogue lack it."
+        ),
+    )
     unused_columns: Severity = Field(
         "warning",
         description="Severity of a text in a column that no stage reads. The row is kept.",

@@ -51,6 +51,10 @@ ADVICE = {
         "Remove these texts, often an end-of-text token at the end of every answer, or set"
         " data.rules.special_tokens = 'warning' to train on them as plain text."
     ),
+    "end_of_turn": (
+        "Write a token after an assistant's text in the chat template, such as {{ eos_token }}, or"
+        " set data.rules.end_of_turn = 'off' if all dialogues have one answer."
+    ),
     "unused_columns": (
         "Name the columns of the prompt with data.<source>.columns (system, history and input join"
         " it), list the others in data.<source>.ignore, or set data.rules.unused_columns = 'off'."

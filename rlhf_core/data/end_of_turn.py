@@ -29,7 +29,7 @@ class AssistantTurn:
     writes between the prompt and the text, and between the text and the end of turn. The model has
     to write both. end: the text of the tokenizer's EOS. trimming: the index of the template's
     change of the text in TRIMMING. continues: True if a dialogue that goes on begins with prompt
-    and answer.
+    and answer. opens: True if the template adds an opening to a prompt.
     """
 
     opening: str = ""
@@ -38,6 +38,7 @@ class AssistantTurn:
     end: str = ""
     trimming: int = 0
     continues: bool = False
+    opens: bool = True
 
     def text(self, answer: str) -> str:
         """Return an answer as the template writes it, without its end of turn."""
@@ -69,15 +70,18 @@ def _turn_of(
             apply_template(tokenizer, messages)
             for messages in ([ASKED], [ASKED, ANSWERED, AGAIN], [ASKED, PADDED, AGAIN])
         )
+        opens = prompt != apply_template(tokenizer, [ASKED], opened=False)
     except Exception:  # each template has its own kind of error; rendering a prompt reports it
         return AssistantTurn(end=end)
     opening = prompt[_last_token(tokenizer, prompt) :]
     before, found, rest = written.removeprefix(prompt).partition(ANSWER)
     after = rest[: len(rest) - len(rest.lstrip())]
-    if not (written.startswith(prompt) and found and rest.startswith(after + end)):
+    if not (written.startswith(prompt) and found):
         return AssistantTurn(opening, end=end)
+    if not rest.startswith(after + end):  # a text ends the turn, and eos_token a reply
+        return AssistantTurn(opening, before, end=end, opens=opens)
     for index in range(len(TRIMMING)):
-        turn = AssistantTurn(opening, before, after, end, index, continues=True)
+        turn = AssistantTurn(opening, before, after, end, index, continues=True, opens=opens)
         if padded.startswith(prompt + turn.text(PADDED["content"]) + end):
             return turn
     return AssistantTurn(opening, end=end)

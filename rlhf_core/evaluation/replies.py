@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate
-from rlhf_core.data.render import render_prompt
+from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.modeling.models import load_policy
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
@@ -84,7 +84,7 @@ def _replied(setup: Setup, sampler: Sampler, number: int) -> Replies:
     seeds = reply_seeds(setup.seed, number, len(setup.prompts))
     samples = draw(sampler, setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
     sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
-    texts = [setup.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
+    texts = [reply_text(setup.tokenizer, s.tokens) for s in samples]
     return Replies(sequences, texts, [s.ended for s in samples])
 
 

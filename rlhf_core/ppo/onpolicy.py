@@ -18,7 +18,7 @@ import torch
 from rlhf_core.batching.batch import Sequence, subset
 from rlhf_core.batching.collective import gathered
 from rlhf_core.config import RewardCheck
-from rlhf_core.data.render import render_prompt
+from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.data.splits import load_split
 from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
@@ -108,7 +108,7 @@ def answered(trainer: Trainer, rows: list[dict], step: int) -> list[Pair]:
         Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)
     ]
     scores = _scores(trainer, sequences)
-    texts = [tokenizer.decode(sample.tokens, skip_special_tokens=True) for sample in samples]
+    texts = [reply_text(tokenizer, sample.tokens) for sample in samples]
     return [
         _pair(step, row, texts[place : place + 2], scores[place : place + 2])
         for place, row in zip(range(0, len(twice), 2), rows, strict=True)

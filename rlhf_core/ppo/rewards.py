@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.collective import gathered
 from rlhf_core.config import PPO, RewardFunction, Rewards
-from rlhf_core.data.render import token_text
+from rlhf_core.data.render import reply_text, token_text
 from rlhf_core.errors import BadInput
 from rlhf_core.judging.functions import (
     call,
@@ -87,7 +87,7 @@ def _function_scores(
 ) -> Scores:
     dialogues = [record["prompt"] for record in rollout.records]
     prompts = [conversation(messages) for messages in dialogues]
-    replies = [tokenizer.decode(s.response, skip_special_tokens=True) for s in rollout.sequences]
+    replies = [reply_text(tokenizer, s.response) for s in rollout.sequences]
     given = {name: [record["meta"][name] for record in rollout.records] for name in one.columns}
     asking = with_messages(function, dialogues, lists=3 if one.per_token else 2)
     bound = partial(asking, **given)

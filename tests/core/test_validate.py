@@ -8,7 +8,12 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf_core.__main__ import main, run_stage
 from rlhf_core.config import Data, Source
@@ -366,6 +371,24 @@ def test_texts_of_special_tokens_and_unread_columns_are_counted_and_kept(model, 
     )
     assert found["special_tokens"]["severity"] == found["unused_columns"]["severity"] == "warning"
     assert not load_split(tmp_path / "run" / "quarantine.jsonl")
+
+
+def test_the_report_says_what_ends_a_reply(model, tmp_path):
+    """A template that ends turns with another token than eos_token is reconciled, and named."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}"
+        "{% if m.role == 'assistant' %}{{ unk_token + '\\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    run_stage(make_spec(tmp_path, folder, {"comparisons": comparisons()}), RunDir(tmp_path / "run"))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    (entry,) = [rule for rule in report["rules"] if rule["rule"] == "end_of_turn"]
+    assert entry["passed"] and entry["source"] == "model"
+    assert entry["detail"].startswith("the chat template ends an answer with '<unk>', which is")
+    assert "eos_token is '<eos>', generation_config stops at nothing" in entry["detail"]
 
 
 def test_scores_against_the_label_are_quarantined_and_equal_ones_kept(model, tmp_path):

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from rlhf_core import dpo, sft
-from rlhf_core.batching.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, collate
 from rlhf_core.batching.packing import pack
 from rlhf_core.config import DPO, PPO, SFT, Reward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
@@ -251,14 +251,15 @@ def test_a_model_without_experts_has_no_such_loss_and_none_may_be_asked_of_it(ti
 def sft_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = SFT(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_policy(folder), config, dtype="float32")
-    outcome = sft._accumulator(engine, SEQUENCES, config, 0)([0, 1, 2, 3])
+    trained = [TrainedSequence(s.prompt, s.response, [True] * len(s.response)) for s in SEQUENCES]
+    outcome = sft._accumulator(engine, trained, config, 0, seed=1)([0, 1, 2, 3], 1)
     return engine.module.model, outcome.metrics
 
 
 def dpo_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = DPO(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_policy(folder), config, dtype="float32")
-    outcome = dpo._accumulator(engine, SEQUENCES, torch.zeros(4), config, 0)([0, 1])
+    outcome = dpo._accumulator(engine, SEQUENCES, torch.zeros(4), config, 0)([0, 1], 1)
     return engine.module.model, outcome.metrics
 
 
@@ -266,7 +267,7 @@ def reward_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict
     config = Reward(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_scalar(folder, new_head=True), config, dtype="float32")
     pairs = training.Comparisons(SEQUENCES, labels_of([{"meta": {}}] * 2, config))
-    outcome = training._accumulator(engine, pairs, config, 0)([0, 1])
+    outcome = training._accumulator(engine, pairs, config, 0)([0, 1], 1)
     return engine.module.model, outcome.metrics
 
 

@@ -214,7 +214,7 @@ def test_a_prompt_begins_with_bos_once_where_the_tokenizer_adds_it(
     tiny_model, reward_folder, pairs, tmp_path, kind
 ):
     """As in training, also where the template in the folder writes none."""
-    folder = tmp_path / "model"
+    folder, pairs = tmp_path / "model", [row for row in pairs if "w55" not in json.dumps(row)]
     shutil.copytree(tiny_model if kind == "policy" else reward_folder, folder)
     _begin_with_bos(folder, keep_template=not kind.endswith("template"))
     build(kind.split()[0], folder, tmp_path / "version", [], "")
@@ -231,11 +231,11 @@ def test_a_prompt_begins_with_bos_once_where_the_tokenizer_adds_it(
 
 
 def _begin_with_bos(folder, *, keep_template: bool) -> None:
-    """Make the tokenizer in a folder begin each text with the token ":", as Llama's does."""
+    """Make the tokenizer in a folder begin each text with the token w55, as Llama's does."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.bos_token = ":"
+    tokenizer.bos_token = "w55"
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=": $A", special_tokens=[(":", tokenizer.convert_tokens_to_ids(":"))]
+        single="w55 $A", special_tokens=[("w55", tokenizer.convert_tokens_to_ids("w55"))]
     )
     tokenizer.save_pretrained(folder)
     if not keep_template:
