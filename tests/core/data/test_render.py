@@ -1,9 +1,15 @@
 """Prompts and answers of any chat template as token ids: a model reads what it wrote itself."""
 
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
-from chat_families import FAMILIES, REASONING
+from chat_families import FAMILIES, LLAMA_2, MISTRAL, REASONING, VICUNA, ZEPHYR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from rlhf_core.data.chat_template import adds_bos, apply_template, ensure_chat_template
 from rlhf_core.data.end_of_turn import assistant_turn, set_end_of_turn
@@ -193,3 +199,33 @@ def test_what_the_template_writes_before_an_answer_is_a_part_of_the_response():
     assert (turn.before, turn.after, turn.end) == (" ", " ", "</s>")
     turn = assistant_turn(prepared(FAMILIES["chatml on a base model"]))
     assert (turn.before, turn.after) == ("", "")
+
+
+# (template, first token of "So it is." after a prompt) of the tokenizer that Mistral has published
+PUBLISHED = [(MISTRAL, "So"), (LLAMA_2, "▁So"), (ZEPHYR, "So"), (VICUNA, "▁So")]
+
+
+@pytest.mark.parametrize(("template", "first"), PUBLISHED)
+def test_the_same_holds_for_the_tokenizer_of_mistral(template, first, tmp_path):
+    """The real vocabulary of 32,000 pieces, in the package mistral-common."""
+    package = find_spec("mistral_common")
+    if package is None:
+        pytest.skip("mistral-common is not installed")
+    models = Path(package.origin).parent / "data"
+    shutil.copy(models / "tokenizer.model.v1", tmp_path / "tokenizer.model")
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "chat_template": template} | named)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ensure_chat_template(tokenizer)
+    set_end_of_turn(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(render_response(tokenizer, "So it is."))[0] == first
+    for answer in TEXTS:
+        turns = [user("Why?"), assistant(answer), user("And now?")]
+        begins = render_prompt(tokenizer, turns[:1]) + render_response(tokenizer, answer)
+        ids = render_prompt(tokenizer, turns)
+        assert ids[: len(begins)] == begins
+        whole = tokenizer(apply_template(tokenizer, turns), add_special_tokens=False)["input_ids"]
+        # as one text, "[/INST]:" has the piece "]:", in which no prompt can end
+        assert ids == whole or answer == ":"
