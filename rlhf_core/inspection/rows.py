@@ -3,12 +3,15 @@
 The tokens come from the batch that the stage itself would make of the rows.
 """
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, collate
+from rlhf_core.batching.packing import trained_mask
 from rlhf_core.data.render import token_text
 from rlhf_core.modeling.models import final_scores
 
@@ -36,7 +39,8 @@ class InspectedRow:
 class RowUse:
     """The kind of a row, and what its stage does with it.
 
-    trains: the loss has a term at each response token. scores: the reward model's score is read.
+    trains: the loss has a term at each response token, in a demonstration at those of its answers.
+    scores: the reward model's score is read.
     """
 
     name: str
@@ -46,7 +50,7 @@ class RowUse:
 
 def rows_of_batch(
     tokenizer: PreTrainedTokenizerBase,
-    sequences: list[Sequence],
+    sequences: Seq[Sequence],
     records: list[str],
     kinds: list[RowUse],
 ) -> list[InspectedRow]:
@@ -55,8 +59,10 @@ def rows_of_batch(
     kinds: repeated over the rows, e.g. chosen, rejected.
     """
     batch = collate(sequences, tokenizer.pad_token_id)
+    dialogues = [s for s in sequences if isinstance(s, TrainedSequence)]
+    trained_BR = trained_mask(batch, dialogues) if dialogues else batch.response_mask_BR
     return [
-        _row(tokenizer, batch, place, record, kinds[place % len(kinds)])
+        _row(tokenizer, batch, trained_BR, place, (record, kinds[place % len(kinds)]))
         for place, record in enumerate(records)
     ]
 
@@ -67,13 +73,18 @@ def prompt_row(tokenizer: PreTrainedTokenizerBase, ids: list[int], record: str) 
 
 
 def _row(
-    tokenizer: PreTrainedTokenizerBase, batch: Batch, place: int, record: str, kind: RowUse
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    trained_BR: Tensor,
+    place: int,
+    use: tuple[str, RowUse],
 ) -> InspectedRow:
+    record, kind = use
     real_L = batch.mask_BL[place]
     ids = batch.ids_BL[place][real_L].tolist()
     trained_L = torch.zeros_like(real_L)
     if kind.trains:
-        trained_L[-batch.response_mask_BR.shape[1] :] = batch.response_mask_BR[place]
+        trained_L[-trained_BR.shape[1] :] = trained_BR[place]
     _, response = batch.sizes[place]
     last = len(ids) - response + _scored_column(batch, place) - 1
     return InspectedRow(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import encode, subset
+from rlhf_core.batching.batch import encode_demonstrations, subset
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
@@ -77,7 +77,7 @@ def _readings(recipe: Recipe, models: ReadModels) -> Iterator[_Reading]:
     given, sft = recipe.model, models.sft or models.base
     side = "heldout" if given.sft else "train"
     limit = recipe.sft.max_heldout if given.sft else recipe.sft.max_train
-    yield _Reading("sft", models.base, f"demonstrations_{side}", limit, _demonstrations)
+    yield _Reading("sft", models.base, f"demonstrations_{side}", limit, _demonstrations(recipe))
     if recipe.runs("reward"):
         side = "heldout" if given.reward else "train"
         limit = recipe.reward.max_heldout if given.reward else recipe.reward.max_train
@@ -104,10 +104,19 @@ def _inspected(recipe: Recipe, reading: _Reading, file: Path, rows: int) -> Insp
     )
 
 
-def _demonstrations(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+def _demonstrations(recipe: Recipe) -> Render:
     kinds = [RowUse("demonstration", trains=True)]
-    names = [row["id"] for row in rows]
-    return rows_of_batch(tokenizer, encode(tokenizer, rows, "response"), names, kinds)
+
+    def render(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+        encoded = [
+            (row["id"], sequence)
+            for row in rows
+            for sequence in encode_demonstrations(tokenizer, [row], recipe.sft.train_on)
+        ]
+        names, sequences = zip(*encoded, strict=True)
+        return rows_of_batch(tokenizer, sequences, list(names), kinds)
+
+    return render
 
 
 def _pairs(*, scores: bool) -> Render:

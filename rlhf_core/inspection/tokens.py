@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_core.data.render import DEFAULT_CHAT_TEMPLATE, render_prompt, render_response, token_text
+from rlhf_core.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from rlhf_core.data.render import render_prompt, render_response, token_text
 from rlhf_core.errors import BadInput
 from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.sampling.stops import stop_ids_of
