@@ -140,14 +140,30 @@ class Reward(mlflow.pyfunc.PythonModel):
             raise refused(
                 f"row {row}: the model's chat template refuses {prompt}: {error}"
             ) from error
-        opening, answer = (
-            self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, reply)
+        written = self._written(prompt, text, reply)
+        opening, answer, both = (
+            self.tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (text, written, text + written)
         )
+        if both[: len(opening)] == opening:  # some tokenizers begin a text alone with a blank
+            answer = both[len(opening) :]
         ids = [*missing_bos(self.tokenizer, opening), *opening]
         ids += [*answer, self.tokenizer.eos_token_id]
         if len(ids) > self.limit:
             raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
         return ids
+
+    def _written(self, prompt: list[dict], opening: str, reply: str) -> str:
+        """Return the reply with what the template writes around it in a dialogue that goes on."""
+        turns = [{"role": "assistant", "content": reply}, {"role": "user", "content": "And now?"}]
+        try:
+            whole = self.tokenizer.apply_chat_template(
+                [*prompt, *turns], add_generation_prompt=True, tokenize=False
+            )
+        except Exception:  # the template refuses a second question
+            return reply
+        written, end, _ = whole.removeprefix(opening).partition(self.tokenizer.eos_token)
+        return written if whole.startswith(opening) and end and reply.strip() in written else reply
 
     def _scores(self, sequences: list[list[int]]) -> np.ndarray:
         """Return the score at each sequence's last token, end-of-text included."""

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from rlhf_core.batching.batch import encode
 from rlhf_core.data.chat_template import DEFAULT_CHAT_TEMPLATE
-from rlhf_core.data.render import render_prompt
+from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.digest import digest_path
 from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
@@ -240,3 +240,25 @@ def _begin_with_bos(folder, *, keep_template: bool) -> None:
     tokenizer.save_pretrained(folder)
     if not keep_template:
         (folder / "chat_template.jinja").unlink()
+
+
+def test_a_reply_is_scored_with_what_the_template_writes_around_it(reward_folder, pairs, tmp_path):
+    """As in training: Llama 2 and Vicuna write blanks there, which their tokenizers keep."""
+    folder = tmp_path / "model"
+    shutil.copytree(reward_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{{ 'assistant : w50 ' + m.content + ' ' + eos_token + ' ' }}"
+        "{% else %}{{ 'user : ' + m.content + ' ' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    build("reward", folder, tmp_path / "version", [], "")
+    found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pairs)
+    for field in ("chosen", "rejected"):
+        assert found[f"{field}_score"].tolist() == pytest.approx(
+            project_scores(folder, pairs, field), abs=1e-5
+        )
+    response = render_response(load_tokenizer(folder), "w1")
+    assert tokenizer.convert_ids_to_tokens(response) == ["w50", "w1", "<eos>"]
