@@ -52,7 +52,7 @@ def test_the_date_of_a_template_is_in_the_spec_where_one_asks_for_it(have, tmp_p
     (tmp_path / "template_date").write_text("2020-01-02")  # as if that day had been the first
     first, again = sft.spec(recipe, dated), sft.spec(recipe, dated)
     assert first.config.template_date == "2020-01-02" and first.digest == again.digest
-    pinned = prepared_recipe(model={"template_date": "2026-01-31"})
+    pinned = prepared_recipe(model={"base": "quickstart", "template_date": "2026-01-31"})
     assert sft.spec(pinned, dated).config.template_date == "2026-01-31"
     assert sft.spec(pinned, have).digest == plain.digest
 
