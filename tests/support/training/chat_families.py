@@ -4,8 +4,8 @@ The templates are those of the models named, shortened where a part needs tools 
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tokenizers import (
     AddedToken,
@@ -218,7 +218,7 @@ class Family:
     template: str | None
     end: str
     named: dict[str, str]  # eos_token, bos_token, pad_token
-    added: list[AddedToken | str] = field(default_factory=list)
+    added: Sequence[AddedToken | str] = ()
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return a fresh tokenizer as its folder would give it."""
