@@ -383,7 +383,7 @@ def test_the_report_says_what_ends_a_reply(model, tmp_path):
     (entry,) = [rule for rule in report["rules"] if rule["rule"] == "end_of_turn"]
     assert entry["passed"] and entry["source"] == "model"
     assert entry["detail"].startswith("the chat template ends an answer with '<unk>', which is")
-    assert "eos_token is '<eos>', generation_config stops at nothing" in entry["detail"]
+    assert "eos_token is '<eos>', generation_config stops at 'w0'" in entry["detail"]
 
 
 def test_scores_against_the_label_are_quarantined_and_equal_ones_kept(model, tmp_path):

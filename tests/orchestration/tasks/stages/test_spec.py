@@ -43,7 +43,7 @@ def test_the_date_of_a_template_is_in_the_spec_where_one_asks_for_it(have, tmp_p
     plain = sft.spec(recipe, have)
     assert "template_date" not in plain.config.model_dump(mode="json")
     assert not (tmp_path / "template_date").exists()
-    base = tmp_path / "base"
+    base = tmp_path / "dated"
     base.mkdir()
     (base / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
     dated = have | {"base": Artifact.of(base)}
