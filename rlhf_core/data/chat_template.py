@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_core.data.tool_use import split_tools
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
 from rlhf_core.template_date import freeze_date
@@ -13,6 +14,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 WRITE_BOS = "{{ bos_token }}"
+_OTHER_CALL = [{"type": "function", "function": {"name": "other", "arguments": {}}}]
 ASKED = {"role": "user", "content": "Is it so?"}
 
 
@@ -56,23 +58,52 @@ def apply_template(
 ) -> str:
     """Return the text of the chat template over messages; raises what the template raises.
 
-    opened: with the opening of the assistant's turn. Chat templates are applied only here.
+    The template gets the tools of the first message. opened: with the opening of the assistant's
+    turn. Chat templates are applied only here.
     """
+    plain, tools = split_tools(messages)
     return str(
-        tokenizer.apply_chat_template(messages, add_generation_prompt=opened, tokenize=False)
+        tokenizer.apply_chat_template(
+            plain, tools=tools, add_generation_prompt=opened, tokenize=False
+        )
     )
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     """Return the prompt as the model sees it, with the opening of the assistant's turn.
 
-    Raises BadInput if the template refuses the messages, e.g. a role that it does not know.
+    Raises BadInput if the template refuses the messages, e.g. a role that it does not know, or
+    ignores tools or what they answered.
     """
     try:
-        return apply_template(tokenizer, messages)
+        text = apply_template(tokenizer, messages)
+        ignored = _ignored(tokenizer, messages, text)
     except Exception as error:
         # jinja raises several kinds, and templates raise their own texts
         roles = [message.get("role") for message in messages]
         raise BadInput(
             f"the model's chat template refuses messages with the roles {roles}: {error}"
         ) from error
+    if ignored:
+        raise BadInput(
+            f"the model's chat template ignores {ignored}; expected a template that writes them."
+            " Take a model whose template does, or rows without them (ignore = ['tools',"
+            " 'tool_calls'] leaves them out)."
+        )
+    return text
+
+
+def _ignored(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> str | None:
+    """Return what of the use of tools the template does not write; None if it writes all."""
+    plain, tools = split_tools(messages)
+    if tools and apply_template(tokenizer, plain) == text:
+        return "tools"
+    for number, message in enumerate(messages):
+        calls = "tool_calls" in message
+        if not calls and message["role"] != "tool":
+            continue
+        other = {"tool_calls": _OTHER_CALL} if calls else {"content": f"{message['content']}."}
+        changed = [*messages[:number], message | other, *messages[number + 1 :]]
+        if apply_template(tokenizer, changed) == text:
+            return "tool_calls" if calls else "messages of the role tool"
+    return None

@@ -24,6 +24,7 @@ CANONICAL = (
     "strength",
     *CONTEXT,
     "tools",
+    "functions",
     "label",
 )
 # other names of a canonical column, taken where the file has no column of the canonical name
@@ -194,7 +195,7 @@ def unused_columns(kind: RowKind, format_: tuple[str, ...], row: dict, record: d
     Left out: columns that the format reads, verdicts, provenance such as an id, numbers, and texts
     that the record holds already.
     """
-    read = {*format_, *CONTEXT, *_VERDICTS}
+    read = {*format_, *CONTEXT, *_VERDICTS, "tools", "functions"}
     if kind != "comparisons" or "response" not in row:
         read |= _ANSWERS
     texts = {message["content"].strip() for message in record["prompt"]}

@@ -7,13 +7,14 @@ prompt         {"id", "prompt": messages, "meta"}
 
 `messages` is a list of {"role", "content"}. "id" is the first 16 hex digits of the digest of the
 texts. "meta" holds every other column. The columns system, history and input become part of the
-prompt; tools, other arguments of the chat template and media are refused, because no stage gives
-them to the model.
+prompt, and tools go to the chat template with it. Other arguments of the template and media are
+refused, because no stage gives them to the model.
 """
 
 import math
 
 from rlhf_core.data.columns import SHP, RowKind
+from rlhf_core.data.tool_use import NotTools, parsed_tools, with_tools
 from rlhf_core.data.transcripts import (
     Messages,
     RejectedRow,
@@ -29,7 +30,7 @@ from rlhf_core.digest import digest_json
 
 _EMPTY = {"", "[]", "{}", "null", "none"}
 # columns that bear on the prompt by another way than its text: no stage passes them on
-_TO_TEMPLATE = ("tools", "functions", "chat_template_kwargs")
+_TO_TEMPLATE = ("chat_template_kwargs",)
 _MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 
 
@@ -43,7 +44,7 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
         format_, row = ("prompt", "chosen", "rejected"), _pair_of_shp(row)
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind]
     record = make(format_, _with_input(format_, row))
-    record["prompt"] = _with_context(record["prompt"], row)
+    record["prompt"] = with_tools(_with_context(record["prompt"], row), _tools(row))
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
     meta = {
         key: as_json_value(value)
@@ -136,6 +137,14 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
             else messages
         )
     }
+
+
+def _tools(row: dict) -> list[dict]:
+    """Return the tools of a row. Raises RejectedRow for a column that holds something else."""
+    try:
+        return parsed_tools(row.get("tools")) or parsed_tools(row.get("functions"))
+    except NotTools as error:
+        raise RejectedRow("schema", str(error)) from None
 
 
 def _refuse_unread(row: dict) -> None:

@@ -117,9 +117,12 @@ def _alone(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) ->
 
 
 def _prompts(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Iterator[tuple[int, str]]:
-    """Yield number and prompt of each answer that has one which the template does not refuse."""
+    """Yield number and prompt of each answer that has one which the template does not refuse.
+
+    A call of a tool is no answer: it is read and not trained.
+    """
     for k, message in enumerate(messages):
-        if k and message["role"] == "assistant":
+        if k and message["role"] == "assistant" and "tool_calls" not in message:
             try:
                 yield k, apply_template(tokenizer, messages[:k])
             except Exception:  # each template has its own kind of error

@@ -14,7 +14,7 @@ from rlhf_core.config import Data, Rules
 from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.data.columns import RowKind
 from rlhf_core.data.render import count_tokens, render_prompt, render_responses
-from rlhf_core.data.special_tokens import special_texts
+from rlhf_core.data.special_tokens import special_texts, texts_in
 from rlhf_core.data.splits import is_heldout, prompt_key
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.truncation import truncate_prompts
@@ -102,8 +102,10 @@ def _is_encoded_whole(tokenizer: PreTrainedTokenizerBase, record: dict) -> bool:
 
 
 def _texts(record: dict) -> list[str]:
-    contents = [message["content"] for message in record["prompt"]]
-    return [*contents, *(record[column] for column in ANSWERS if column in record)]
+    return [
+        *texts_in(record["prompt"]),
+        *(record[column] for column in ANSWERS if column in record),
+    ]
 
 
 def spelled_tokens(table: Table, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

@@ -5,13 +5,16 @@ prompt these are letters: only the chat template and the pipeline itself place s
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.transcripts import Messages
+
+_NAMES = ("role", "type")  # keys whose values a template compares and does not write as a text
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
@@ -65,16 +68,15 @@ class HiddenTokens:
     def of(cls, tokenizer: PreTrainedTokenizerBase, messages: Messages) -> "HiddenTokens":
         """Return the messages with marks, the same ones if they spell no special token."""
         pattern, _ = _special(tokenizer)
-        if not any(pattern.search(message["content"]) for message in messages):
+        if not any(pattern.search(text) for text in texts_in(messages)):
             return cls(messages, [], "")
-        mark, spelled = _unused_letter(message["content"] for message in messages), []
+        mark, spelled = _unused_letter(texts_in(messages)), []
 
         def hide(found: re.Match) -> str:
             spelled.append(found[0])
             return f"{mark}{len(spelled) - 1}{mark}"
 
-        hidden = [m | {"content": pattern.sub(hide, m["content"])} for m in messages]
-        return cls(hidden, spelled, mark)
+        return cls(_replaced(messages, pattern, hide), spelled, mark)
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, text: str, *, after: str = ""
@@ -98,6 +100,32 @@ class HiddenTokens:
     def _shown(self, text: str) -> str:
         pattern = f"{self.mark}(\\d+){self.mark}"
         return re.sub(pattern, lambda found: self.spelled[int(found[1])], text)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in a nested value: of messages their contents, tools and arguments too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            if key not in _NAMES:
+                yield from texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts_in(part)
+
+
+def _replaced(value: Any, pattern: re.Pattern, by: Callable[[re.Match], str]) -> Any:
+    """Return a nested value with each match in its texts, names of keys included, replaced."""
+    if isinstance(value, str):
+        return pattern.sub(by, value)
+    if isinstance(value, dict):
+        return {
+            pattern.sub(by, key): part if key in _NAMES else _replaced(part, pattern, by)
+            for key, part in value.items()
+        }
+    return [_replaced(part, pattern, by) for part in value] if isinstance(value, list) else value
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

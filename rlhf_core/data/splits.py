@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.stage_catalogue import SPLITS as SPLITS
@@ -18,17 +19,16 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
 )
 
 
-def prompt_key(messages: list[dict[str, str]]) -> str:
+def prompt_key(messages: list[Message]) -> str:
     """Return the identity of a prompt, sha256 in hex.
 
-    It covers roles and texts; a run of white space counts as one blank.
+    It covers roles, texts, tools and tool calls; a run of white space counts as one blank.
     """
-    return digest_json(
-        [[message["role"], " ".join(message["content"].split())] for message in messages]
-    )
+    parts = [[m["role"], " ".join(m["content"].split()), beside_text(m)] for m in messages]
+    return digest_json([part if part[2] else part[:2] for part in parts])
 
 
-def is_heldout(messages: list[dict[str, str]], *, seed: int, fraction: float) -> bool:
+def is_heldout(messages: list[Message], *, seed: int, fraction: float) -> bool:
     """Return True if a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
 
     The result depends only on the seed, the fraction and the prompt, so that added rows move no

@@ -9,7 +9,9 @@ import json
 import re
 from typing import Any
 
-Messages = list[dict[str, str]]
+from rlhf_core.data.tool_use import TOOL_KEYS, Message, NotTools, parsed_calls
+
+Messages = list[Message]
 ROLES = {
     "system": "system",
     "user": "user",
@@ -21,12 +23,13 @@ ROLES = {
     "model": "assistant",
     "developer": "system",  # OpenAI's name since 2024
     "prompter": "user",  # OpenAssistant
+    "function_call": "assistant",  # ShareGPT, of a call alone
+    "observation": "tool",
+    "function": "tool",  # OpenAI's name before 2024
 }
-MESSAGE_KEYS = ("role", "content", "from", "value")
+MESSAGE_KEYS = ("role", "content", "from", "value", "name", "function_call", *TOOL_KEYS)
 # keys of a message that say what the model is to read or learn, and that no stage passes on
 _REFUSED_KEYS = (
-    "tool_calls",
-    "function_call",
     "tool_call_id",
     "reasoning_content",
     "reasoning",
@@ -38,6 +41,7 @@ _REFUSED_KEYS = (
     "name",
     "weight",
 )
+_OF_RESULTS = ("tool_call_id", "name")  # of the role tool: which call it answers
 _TURN = re.compile(r"(?:^|\n\n|\r\n\r\n)(Human|Assistant):[ ]?")
 # turns on lines of their own, without a blank line between them
 _CLOSE_TURN = re.compile(r"(?:^|\r?\n)(Human|Assistant):[ ]?")
@@ -115,7 +119,8 @@ def read_messages(value: object, column: str, *, open_end: bool = False) -> Mess
     if open_end and messages and messages[-1] == {"role": "assistant", "content": ""}:
         messages = messages[:-1]
     for number, message in enumerate(messages, start=1):
-        require_text(message["content"], f"message {number} of {column}")
+        if "tool_calls" not in message or message["content"]:
+            require_text(message["content"], f"message {number} of {column}")
     if not messages:
         raise RejectedRow("empty_text", f"{column} holds no messages")
     return messages
@@ -139,8 +144,27 @@ def _from_list(value: list, column: str) -> list[dict[str, Any]]:
                 f" {sorted(ROLES)}",
             )
         _refuse_unread(item, number, column)
-        messages.append({"role": ROLES[role], "content": _joined(content, number, column)})
+        if role == "function_call":
+            item, content = {"function_call": content}, None
+        used = _tool_use(item, ROLES[role], f"message {number} of {column}")
+        content = "" if content is None and used else _joined(content, number, column)
+        messages.append({"role": ROLES[role], "content": content} | used)
     return messages
+
+
+def _tool_use(item: dict, role: str, where: str) -> dict[str, Any]:
+    """Return the keys of a message that say which tools it calls, or which call it answers.
+
+    Raises RejectedRow for calls that are none, and for those of anyone but the assistant.
+    """
+    try:
+        calls = parsed_calls(item)
+    except NotTools as error:
+        raise RejectedRow("schema", f"{where}: {error}") from None
+    if calls and role != "assistant":
+        raise RejectedRow("schema", f"{where} is a {role}'s and calls a tool")
+    answers = {key: item[key] for key in _OF_RESULTS if role == "tool" and item.get(key)}
+    return answers | ({"tool_calls": calls} if calls else {})
 
 
 def _joined(content: object, number: int, column: str) -> object:
@@ -159,7 +183,9 @@ def _joined(content: object, number: int, column: str) -> object:
 
 def _refuse_unread(item: dict, number: int, column: str) -> None:
     """Raise RejectedRow if a message holds what no stage would pass on."""
-    key = next((key for key in _REFUSED_KEYS if _says_something(key, item.get(key))), None)
+    named = ROLES.get(str(item.get("role") or item.get("from"))) == "tool"
+    refused = [key for key in _REFUSED_KEYS if not (named and key in _OF_RESULTS)]
+    key = next((key for key in refused if _says_something(key, item.get(key))), None)
     if key is not None:
         raise RejectedRow(
             "schema",
@@ -197,6 +223,12 @@ def split_last_answer(messages: Messages, column: str) -> tuple[Messages, str]:
         raise RejectedRow(
             "schema",
             f"{column} ends with a {messages[-1]['role']}'s message; expected the assistant's",
+        )
+    if "tool_calls" in messages[-1]:
+        raise RejectedRow(
+            "schema",
+            f"{column} ends with a call of a tool; expected an answer in text, because calls are"
+            " read and not trained",
         )
     if len(messages) < 2 or messages[-2]["role"] == "assistant":
         raise RejectedRow("schema", f"{column} has no question before the assistant's last message")

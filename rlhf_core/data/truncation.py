@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.data.normalise import record_id
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.tool_use import split_tools, with_tools
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
 
@@ -57,11 +58,12 @@ def shortened(
     first = 1 if messages[0]["role"] == "system" else 0
     system, turns = messages[:first], messages[first:]
     starts = [place for place, turn in enumerate(turns) if turn["role"] == "user" and place]
+    tools = split_tools(messages)[1] or []  # of the whole dialogue, whichever message is the first
     for start in starts:
-        if _fits(left := [*system, *turns[start:]], limit, tokenizer):
+        if _fits(left := with_tools([*system, *turns[start:]], tools), limit, tokenizer):
             return left
-    last = starts[-1] if starts else 0
-    return _with_text_cut(system, turns[last:], limit, tokenizer)
+    rest = turns[starts[-1] if starts else 0 :]
+    return _with_text_cut(system, rest if system else with_tools(rest, tools), limit, tokenizer)
 
 
 def _with_text_cut(

@@ -21,6 +21,7 @@ dpo       the same as reward; the score is the implicit reward, beta (logpi - lo
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,13 +42,19 @@ def item_id(*texts: str) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
-def prompt_id(messages: list[dict[str, str]], *answers: str) -> str:
+def prompt_id(messages: list[dict[str, Any]], *answers: str) -> str:
     """Return the identity of a prompt, or of a prompt with its answers.
 
     It covers roles and texts and not how a model's template renders them, so that runs with
     different base models, or on different days, pair.
     """
-    return item_id(digest_json([[m["role"], m["content"]] for m in messages]), *answers)
+    return item_id(digest_json([_identity(message) for message in messages]), *answers)
+
+
+def _identity(message: dict[str, Any]) -> list[Any]:
+    """Return role and content of a message, and what else a template reads of it."""
+    rest = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return [message["role"], message["content"], *([rest] if rest else [])]
 
 
 def last_user_turn(messages: list[dict[str, str]]) -> str:

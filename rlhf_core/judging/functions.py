@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from rlhf_core.data.tool_use import written
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput, RLHFError
 
@@ -27,7 +28,7 @@ def conversation(messages: Messages) -> str:
     """
     if len(messages) == 1:
         return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return "\n\n".join(f"{message['role']}: {written(message)}" for message in messages)
 
 
 def with_messages(function: Callable, prompts: list[Messages], *, lists: int) -> Callable:

@@ -117,8 +117,13 @@ def test_the_columns_of_the_recipe_go_before_the_names_that_are_known(table):
 @pytest.mark.parametrize(
     ("kind", "row", "reason"),
     [
-        ("comparisons", {"prompt": "Why?", "tools": [{"name": "w"}], **PAIR}, "tools are given"),
-        ("comparisons", {"prompt": "Why?", "tools": '[{"name": "w"}]', **PAIR}, "tools are given"),
+        ("comparisons", {"prompt": "Why?", "tools": {"name": "w"}, **PAIR}, "tools are {'name'"),
+        (
+            "comparisons",
+            {"prompt": "Why?", "tools": "w", **PAIR},
+            "tools is the text 'w'; expected",
+        ),
+        ("comparisons", {"prompt": "Why?", "tools": [{"x": 1}], **PAIR}, "expected an object with"),
         (
             "comparisons",
             {"prompt": "Why?", "chat_template_kwargs": {"enable_thinking": False}, **PAIR},

@@ -96,14 +96,7 @@ def test_an_answer_that_is_a_dialogue_of_the_user_alone_is_refused():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        ("tool_calls", [{"type": "function", "function": {"name": "w", "arguments": "{}"}}]),
-        ("function_call", {"name": "w"}),
-        ("tool_call_id", "1"),
-        ("reasoning_content", "Because."),
-        ("name", "Ann"),
-        ("weight", 0),
-    ],
+    [("tool_call_id", "1"), ("reasoning_content", "Because."), ("name", "Ann"), ("weight", 0)],
 )
 def test_what_a_message_says_besides_its_text_is_refused_by_its_name(key, value):
     messages = [USER, {"role": "assistant", "content": "So.", key: value}]
