@@ -10,10 +10,10 @@ from rlhf_core.data.render import render_prompt, render_response, token_text
 from rlhf_core.errors import BadInput
 from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.sampling.stops import stop_ids_of
+from rlhf_core.template_date import folder_asks_for_date
 
 QUESTION = {"role": "user", "content": "Is it so?"}
 ANSWER = "So it is."
-TODAY = "strftime_now"  # transformers' function by which a template asks for the date
 
 
 def tokenizer_findings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[ModelFinding]:
@@ -24,7 +24,7 @@ def tokenizer_findings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list
     own = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     found = [checked("chat template", partial(_template, tokenizer, own.chat_template is not None))]
     if not refuses(found, "chat template"):
-        found += [_system(tokenizer), _history(tokenizer), _date(tokenizer)]
+        found += [_system(tokenizer), _history(tokenizer), _date(folder)]
         found.append(_beginning(tokenizer))
     return [*found, _end_of_turn(tokenizer, own, folder), _padding(own)]
 
@@ -77,9 +77,14 @@ def _history(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
     )
 
 
-def _date(tokenizer: PreTrainedTokenizerBase) -> ModelFinding:
-    if TODAY in str(tokenizer.chat_template):
-        return note("date", "the template prints the date of the day", printed=True)
+def _date(folder: Path) -> ModelFinding:
+    if folder_asks_for_date(folder):
+        return note(
+            "date",
+            "the template asks for today's: a run prints one date in all its stages"
+            " (model.template_date)",
+            printed=True,
+        )
     return ok("date", "the template prints none", printed=False)
 
 

@@ -9,7 +9,9 @@ from rlhf_core.inspection.findings import ModelFinding
 from rlhf_core.inspection.model import inspect_model
 from rlhf_core.inspection.stages import InspectedStage, ReadModels, inspect_stages
 from rlhf_core.stage_catalogue import PREPARE, VALIDATE
+from rlhf_core.template_date import template_date
 from tasks.records.workspace import Workspace
+from tasks.stages.spec import date_of_templates
 from tasks.stages.trace import inputs
 
 
@@ -30,7 +32,9 @@ def inspect_recipe(recipe: Recipe, workspace: Workspace, *, rows: int) -> Inspec
     have = inputs(recipe, workspace, (PREPARE, VALIDATE))
     models = ReadModels(have["base"].path, _folder(recipe.model.sft), _folder(recipe.model.reward))
     splits = {name: have[name].path for name in SPLITS if name in have}
-    stages = inspect_stages(recipe, models, splits, rows)
+    folders = [folder for folder in (models.base, models.sft, models.reward) if folder]
+    with template_date(date_of_templates(recipe, folders)):  # as the stages do
+        stages = inspect_stages(recipe, models, splits, rows)
     read = dict.fromkeys(stage.model for stage in stages)
     return Inspection(recipe.name, {folder: inspect_model(folder) for folder in read}, stages)
 

@@ -54,12 +54,21 @@ def make_spec(
 
     The date that chat templates print is in it where a template of the inputs asks for one.
     """
-    if any(folder_asks_for_date(item.path) for item in inputs.values()):
-        day = recipe.model.template_date or first_template_date(home_folder())
+    if day := date_of_templates(recipe, [item.path for item in inputs.values()]):
         config = config.model_copy(update={"template_date": day})
     return StageSpec(
         stage=stage, seed=recipe.seed, config=config, inputs=inputs, code=code_digest()
     )
+
+
+def date_of_templates(recipe: Recipe, inputs: list[Path]) -> str | None:
+    """Return the date that the chat templates in these folders print, YYYY-MM-DD.
+
+    None where no template asks for one.
+    """
+    if not any(map(folder_asks_for_date, inputs)):
+        return None
+    return recipe.model.template_date or first_template_date(home_folder())
 
 
 def trained(recipe: Recipe) -> TrainedSettings:

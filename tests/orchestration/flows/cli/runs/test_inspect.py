@@ -83,3 +83,20 @@ def test_a_recipe_shows_real_rows_of_each_stage_and_trains_nothing(rlhf, real_re
     code, out, _ = rlhf("inspect", real_recipe, "--html", home / "own.html")
     assert code == 0 and (home / "own.html").exists()
     assert "<eos>[1] <- the reply ends" in out and "trained" in out
+
+
+def test_a_template_that_asks_for_todays_date_shows_the_date_that_the_stages_read(
+    rlhf, real_recipe, tiny_model, tmp_path, home
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "dated")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = "{{ strftime_now('w%-d') }} " + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    words = ("inspect", real_recipe, "--rows", "1", "--json", "--set", f"model.base={folder}")
+    code, out, error = rlhf(*words, "--set", "model.template_date=2020-01-02")
+    assert code == 0, error
+    found = json.loads(out)
+    shown = [row["texts"][0] for stage in found["stages"] for row in stage["rows"]]
+    assert set(shown) == {"w2"}
+    (spec,) = (home / "runs").glob("validate-*/spec.json")
+    assert json.loads(spec.read_text())["config"]["template_date"] == "2020-01-02"
