@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.inspection.findings import ModelFinding, checked, ok, refuses
-from tasks.stages.capacity import require_classifier, require_context, require_served
+from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
 from tasks.stages.spec import model_folder
 
 
@@ -60,6 +60,7 @@ def _for_recipe(recipe: Recipe, folder: Path) -> list[ModelFinding]:
         "recipe's lengths": (require_context, "the longest prompt and reply fit"),
         "recipe's scalar models": (require_classifier, "can be made from it, or are not asked for"),
         "recipe's samplers": (require_served, "serve it"),
+        "recipe's given models": (require_given, "can be used beside it, or there are none"),
     }
     return [
         checked(name, partial(_required, name, check, sentence, recipe, folder))

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from recipes import tiny_recipe
+from safetensors.torch import load_file, save_file
 
 from rlhf_core.errors import BadInput
 from tasks.stages.capacity import require_context
@@ -48,3 +49,13 @@ def test_pickles_and_missing_files_are_refused_and_what_is_there_is_looked_at(fo
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"--model is '.*gone': no such folder"):
         model_report(tmp_path / "gone")
+
+
+def test_a_model_that_the_recipe_gives_beside_it_is_looked_at(folder, tiny_model, tmp_path):
+    given = shutil.copytree(tiny_model, tmp_path / "given")
+    weights = load_file(given / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, given / "model.safetensors", metadata={"format": "pt"})
+    report = model_report(folder, tiny_recipe(model={"base": "b", "sft": str(given)}))
+    assert names(report) == {"recipe's given models"}
+    assert "given lacks 1 of the model's weights" in report.reasons[0]
