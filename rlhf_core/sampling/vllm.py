@@ -20,6 +20,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import ranks
 from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.output_layer import pack_output_layers
 from rlhf_core.sampling.stops import stop_ids_of
 
 QUIET = {
@@ -107,20 +108,9 @@ class VLLMSampler(Sampler):
             )
         )
         if self._tied:
-            self._pack_output_layer()
+            pack_output_layers(self.model)
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
-
-    def _pack_output_layer(self) -> None:
-        """Let vLLM pack a tied output layer again: on a CPU it computes with a packed copy.
-
-        Reloading the embeddings alone leaves that copy as it was.
-        """
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-        for module in self.model.modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
 
     @property
     def model(self) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.server_process import ServerProcess
@@ -49,7 +50,7 @@ class VLLMServerSampler(Sampler):
             os.environ.setdefault(key, value)
         from rlhf_core.sampling import weight_transfer
 
-        self._weights = weight_transfer.Weights()
+        self._weights = weight_transfer.Weights(tied_names(model))
         with self._ended_on_error("the meeting with its workers"):
             if self._server is not None:
                 self._server.wait_until_ready()

@@ -38,6 +38,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 )
 
 from rlhf_core.ranks import rank
+from rlhf_core.sampling.output_layer import pack_output_layers
 from rlhf_core.sampling.server_process import ServerProcess
 
 GLOO = "gloo"
@@ -59,10 +60,15 @@ def open_transfer(
 
 
 class Weights(WeightSource):
-    """The named tensors of the next transfer, which may be iterated again and again."""
+    """The named tensors of the next transfer, which may be iterated again and again.
 
-    def __init__(self) -> None:
+    tied: the names of tied weights. Such a weight is sent once, as it is in the saved file: vLLM's
+    Gemma and BLOOM refuse the other name.
+    """
+
+    def __init__(self, tied: frozenset[str] = frozenset()) -> None:
         self.tensors: Iterable[tuple[str, Tensor]] = ()
+        self._tied = tied
         self._metadata: list[ParamMeta] = []
 
     def metadata(self) -> list[ParamMeta]:
@@ -71,12 +77,12 @@ class Weights(WeightSource):
         They are learnt from one more pass before the first transfer.
         """
         self._metadata = self._metadata or [
-            ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors
+            ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self
         ]
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, tensor.detach()) for name, tensor in self.tensors)
+        return ((name, tensor.detach()) for name, tensor in self.tensors if name not in self._tied)
 
 
 class _Client(HTTPVLLMWeightSyncClient):
@@ -150,6 +156,11 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
             weight = torch.empty(shape, dtype=getattr(torch, dtype))
             self.model_update_group.broadcast(weight)
             self.model.load_weights([(name, weight)])
+
+    def finish_weight_update(self) -> None:
+        """Finish vLLM's reloading, and pack an output layer that is tied to the embeddings."""
+        super().finish_weight_update()
+        pack_output_layers(self.model)
 
 
 class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):

@@ -1,4 +1,7 @@
-"""vLLM in a process of its own: families whose output layer is tied take new weights."""
+"""vLLM in a process of its own: families whose output layer is tied take new weights.
+
+So do they in vLLM's server.
+"""
 
 import json
 import subprocess
@@ -36,7 +39,10 @@ IDS = {"pad_token_id": 0, "eos_token_id": EOS, "bos_token_id": None}
     ],
     ids=["gemma2", "bloom", "llama"],
 )
-def test_after_new_weights_its_log_probabilities_are_the_new_models(config, tiny_model, tmp_path):
+@pytest.mark.parametrize("own_devices", [0, 1], ids=["in process", "server"])
+def test_after_new_weights_its_log_probabilities_are_the_new_models(
+    config, own_devices, tiny_model, tmp_path
+):
     for seed, name in enumerate(("old", "new")):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
@@ -52,7 +58,7 @@ def test_after_new_weights_its_log_probabilities_are_the_new_models(config, tiny
         from rlhf_core.modeling.models import load_policy
         from rlhf_core.sampling.factory import open_sampler
         old, new = Path({str(tmp_path / "old")!r}), Path({str(tmp_path / "new")!r})
-        config = Sampling(max_new_tokens=8, kv_cache_mib=32)
+        config = Sampling(max_new_tokens=8, kv_cache_mib=32, own_devices={own_devices})
         sampler = open_sampler(old, config, max_prompt_tokens=4, dtype="float32")
         sampler.sync(load_policy(new).model.state_dict().items())
         samples = sampler.generate({PROMPTS}, seeds=[1, 2, 3], eos_id={EOS})
