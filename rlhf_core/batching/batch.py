@@ -63,6 +63,11 @@ class Batch:
         prompt_B = self.mask_BL.sum(-1) - response_B
         return list(zip(prompt_B.tolist(), response_B.tolist(), strict=True))
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        masks = self.mask_BL.to(device), self.response_mask_BR.to(device)
+        return Batch(self.ids_BL.to(device), *masks)
+
     @property
     def position_ids_BL(self) -> Tensor:
         """Positions counted from the first real token, so that padding moves nothing."""

@@ -1,8 +1,8 @@
 """The models' replies to the held-out prompts."""
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from rlhf_core.modeling.models import load_policy
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.sampling.factory import open_sampler
+from rlhf_core.sampling.stops import stop_ids_of
 from rlhf_core.seeds import reply_seeds
 
 
@@ -33,18 +34,26 @@ class Replies:
 
 @dataclass(frozen=True)
 class Setup:
-    """The prompts and settings that are the same for every model."""
+    """The prompts and settings that are the same for every model.
+
+    tokenizer: that of the policy and the SFT model. others: those of further models, by name.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     rows: list[dict]
     config: Evaluate
     seed: int
     dtype: str
+    others: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
 
-    @cached_property
-    def prompts(self) -> list[list[int]]:
-        """Token ids of the rendered prompts."""
-        return [render_prompt(self.tokenizer, row["prompt"]) for row in self.rows]
+    def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
+        """Return the tokenizer by which a model is prompted and its replies are read."""
+        return self.others.get(name, self.tokenizer)
+
+    def prompts_of(self, name: str) -> list[list[int]]:
+        """Return the token ids of the prompts, rendered by the model's own template."""
+        tokenizer = self.tokenizer_of(name)
+        return [render_prompt(tokenizer, row["prompt"]) for row in self.rows]
 
 
 def generate_replies(
@@ -52,16 +61,18 @@ def generate_replies(
 ) -> tuple[dict[str, Replies], list[Replies]]:
     """Return every model's replies, and the SFT model's `best_of_n` replies to every prompt.
 
-    The same prompt has the same seed for every model. Models of one architecture share one engine.
+    The same prompt has the same seed for every model, and is rendered by the model's own template.
+    Models of one architecture that stop at the same ids share one engine.
     The first of the draws is the SFT model's reply itself; there are no draws unless configured.
     """
-    longest = max(map(len, setup.prompts))
+    prompts = {name: setup.prompts_of(name) for name in models}
+    longest = max(len(prompt) for own in prompts.values() for prompt in own)
     sampler: Sampler | None = None
-    loaded: dict | None = None
+    loaded: tuple[dict, frozenset[int]] | None = None
     replies: dict[str, Replies] = {}
     draws: list[Replies] = []
     for name, path in models.items():
-        architecture = _architecture(path)
+        architecture = _architecture(path), stop_ids_of(path)
         if sampler is None or architecture != loaded:
             if sampler:
                 sampler.close()
@@ -71,20 +82,27 @@ def generate_replies(
             loaded = architecture
         else:
             sampler.sync(load_policy(path).model.state_dict().items())
-        replies[name] = _replied(setup, sampler, 0)
+        replied = partial(_replied, setup, sampler, setup.tokenizer_of(name), prompts[name])
+        replies[name] = replied(0)
         if name == "sft" and setup.config.best_of_n:
             numbers = range(1, setup.config.best_of_n)
-            draws = [replies[name], *(_replied(setup, sampler, number) for number in numbers)]
+            draws = [replies[name], *map(replied, numbers)]
     assert sampler is not None  # there is a policy at least
     sampler.sleep()
     return replies, draws
 
 
-def _replied(setup: Setup, sampler: Sampler, number: int) -> Replies:
-    seeds = reply_seeds(setup.seed, number, len(setup.prompts))
-    samples = draw(sampler, setup.prompts, seeds=seeds, eos_id=setup.tokenizer.eos_token_id)
-    sequences = [Sequence(p, s.tokens) for p, s in zip(setup.prompts, samples, strict=True)]
-    texts = [reply_text(setup.tokenizer, s.tokens) for s in samples]
+def _replied(
+    setup: Setup,
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    number: int,
+) -> Replies:
+    seeds = reply_seeds(setup.seed, number, len(prompts))
+    samples = draw(sampler, prompts, seeds=seeds, eos_id=tokenizer.eos_token_id)
+    sequences = [Sequence(p, s.tokens) for p, s in zip(prompts, samples, strict=True)]
+    texts = [reply_text(tokenizer, s.tokens) for s in samples]
     return Replies(sequences, texts, [s.ended for s in samples])
 
 

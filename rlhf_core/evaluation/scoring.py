@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, encode
+from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.evaluation.best_of_n import best
@@ -15,6 +14,7 @@ from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.modeling.reading import own_reading
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.reward.scoring import score_sequences
 
@@ -25,34 +25,27 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
     """Return one reward model's scores of every model's replies, (M, N) float32 each.
 
     M: members of an ensemble, else 1. A reward model with another tokenizer or chat template than
-    the policy reads the texts, rendered its own way and closed with its end of text. Otherwise it
-    reads the tokens themselves.
+    the model that replied reads the texts, rendered its own way. Otherwise it reads the tokens
+    themselves.
     """
-    tokenizer = load_tokenizer(path)
-    read = {name: replied.sequences for name, replied in replies.items()}
-    if not _reads_the_same(tokenizer, setup.tokenizer):
-        read = {name: _rendered(tokenizer, setup, replied) for name, replied in replies.items()}
+    pad_id = load_tokenizer(path).pad_token_id
+    read = {name: _read(setup, path, name, replied) for name, replied in replies.items()}
     members = []
     for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
         budget = setup.config.micro_batch_tokens
         members.append(
-            {
-                name: score_sequences(forward, found, tokenizer.pad_token_id, budget)
-                for name, found in read.items()
-            }
+            {name: score_sequences(forward, found, pad_id, budget) for name, found in read.items()}
         )
     return {name: torch.stack([scores[name] for scores in members]) for name in replies}
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, setup: Setup, replied: Replies) -> list[Sequence]:
-    pairs = zip(setup.rows, replied.texts, strict=True)
-    return encode(
-        tokenizer, [{"prompt": row["prompt"], "reply": text} for row, text in pairs], "reply"
-    )
-
-
-def _reads_the_same(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+def _read(setup: Setup, reward: Path, name: str, replied: Replies) -> list[Sequence]:
+    """Return a model's replies as the reward model in the folder `reward` reads them."""
+    reading = own_reading(reward, setup.tokenizer_of(name))
+    if reading is None:
+        return replied.sequences
+    responses = [s.response for s in replied.sequences]
+    return reading.sequences([row["prompt"] for row in setup.rows], responses, replied.ended)
 
 
 def best_draws(setup: Setup, reward_model: Path, draws: list[Replies]) -> Replies:

@@ -98,8 +98,8 @@ def _setup(
 ) -> tuple[Setup, dict[str, Path], list[Path]]:
     """Return the setup, the models that reply, and the reward models, the main one first if any.
 
-    Raises BadInput when nothing can score replies, or a model reads other token ids than the
-    policy.
+    Raises BadInput when nothing can score replies, or the SFT model reads other token ids than the
+    policy. The champion is prompted by its own template.
     """
     paths = {name: item.path for name, item in spec.inputs.items()}
     names = [name for name in MODELS if name in paths]
@@ -109,11 +109,13 @@ def _setup(
             "evaluate has no reward model and no evaluate.independent_scorer; expected one that"
             " scores replies"
         )
-    for name in (*names[1:], *main):
-        require_same_tokenizer(paths["policy"], paths[name], name)
+    require_same_tokenizer(paths["policy"], paths["sft"], "sft")
     further = _further_reward_models(spec)
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
-    setup = Setup(load_tokenizer(paths["policy"]), rows, config, spec.seed, spec.config.dtype)
+    tokenizer, others = load_tokenizer(paths["policy"]), {}
+    if "champion" in paths:
+        others["champion"] = load_tokenizer(paths["champion"])
+    setup = Setup(tokenizer, rows, config, spec.seed, spec.config.dtype, others)
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
 

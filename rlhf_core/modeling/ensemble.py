@@ -19,7 +19,8 @@ from pathlib import Path
 from rlhf_core.config import FrozenPlacement
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import inference, load_scalar
+from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer
+from rlhf_core.modeling.reading import reads_the_same
 from rlhf_core.rundir import ENSEMBLE, write_atomically
 
 
@@ -75,12 +76,25 @@ def load_members(
 ) -> Iterator[Forward]:
     """Yield the forward pass of each member, loaded one after the other.
 
-    It gives (B, R + 1) scores less the member's offset.
+    It gives (B, R + 1) scores less the member's offset. Raises BadInput for members of different
+    tokenizers, since one rendering is scored by all.
     """
     offsets = offsets_of(folder)
+    _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
         forward = inference(load_scalar(member_folder(folder, number)), dtype=dtype, frozen=frozen)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
+
+
+def _require_one_rendering(folder: Path, members: int) -> None:
+    first = load_tokenizer(folder) if members > 1 else None
+    for number in range(2, members + 1):
+        other = member_folder(folder, number)
+        if first and not reads_the_same(load_tokenizer(other), first):
+            raise BadInput(
+                f"{other} has another tokenizer or chat template than member 1 of the ensemble"
+                f" {folder}; expected the same for all members. Train the ensemble again."
+            )
 
 
 def _shifted(forward: Forward, offset: float) -> Forward:

@@ -8,6 +8,9 @@ from rlhf_core.data.render import render_prompt
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.requirements import embedding_rows
 
+# one turn of each role: what a template and its special tokens make of it
+TURNS = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+
 
 def require_embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raise BadInput when text may give a token for which the model in `folder` has no embedding.
@@ -20,7 +23,7 @@ def require_embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
         return
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     beyond = {id: token for token, id in tokenizer.get_vocab().items() if id >= rows}
-    written = written_ids(tokenizer)
+    written = rendered_ids(tokenizer) | {tokenizer.pad_token_id}
     if found := sorted(id for id in beyond if id in written or id not in special):
         raise BadInput(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens, the model has embeddings for"
@@ -30,8 +33,6 @@ def require_embeddings(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
         )
 
 
-def written_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids that rendering and padding write: special ones, and those of the template."""
-    named = (tokenizer.eos_token_id, tokenizer.pad_token_id)
-    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-    return {id for id in (*named, *render_prompt(tokenizer, turns)) if id is not None}
+def rendered_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that rendering writes: the end of turn, and those of the template."""
+    return {tokenizer.eos_token_id, *render_prompt(tokenizer, TURNS)}

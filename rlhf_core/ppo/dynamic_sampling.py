@@ -56,9 +56,8 @@ def with_rewards(rollout: Rollout, models: Models, config: PPO, *, pad_id: int) 
     ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
     functions = models.functions(rollout)
     plain = config.model_copy(update={"reward": config.reward.model_copy(update=UNSHAPED)})
-    rewards = shape_rewards(
-        score_rewards(batch, models, config), functions, mask_BR, ended_B, plain, NO_SCORES
-    )
+    scored = score_rewards(batch, models, config, models.read(rollout))
+    rewards = shape_rewards(scored, functions, mask_BR, ended_B, plain, NO_SCORES)
     reward_B = rewards.final_B + rewards.process_BR.sum(-1)
     return RewardedRollout(
         rollout, reward_B, rewards.score_B, functions, time.monotonic() - started

@@ -11,6 +11,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.lora import require_origin, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
+from rlhf_core.modeling.reading import Reading, reward_reading, same_vocabulary
 from rlhf_core.modeling.trunk import Trunk, load_trunk
 from rlhf_core.ppo.rewards import RolloutScorer
 from rlhf_core.ppo.scoring import Models
@@ -20,18 +21,23 @@ from rlhf_core.rundir import Artifact, StageSpec
 def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: RolloutScorer) -> Models:
     """Load the models of a PPO spec, laid out as the recipe says.
 
-    Raises BadInput for a reward adapter of another trunk, and for an uncertainty penalty with one
-    reward model.
+    Raises BadInput for a reward adapter of another trunk, for an uncertainty penalty with one
+    reward model, and for a reward model of other token ids where it must read the policy's.
     """
     dtype, policy = spec.config.dtype, spec.inputs["policy"]
     reference = spec.inputs.get("reference", policy)
+    reading = None
+    if config.reward.model_weight:
+        reading = reward_reading(config, policy.path, spec.inputs["reward"].path)
     adapter = _reward_adapter(spec, config, reference)
     off = config.reference == "adapter-off" and reference.digest == policy.digest
     actor = _actor(spec, config, reward_adapter=adapter if off else None)
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
         shared = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
-    critic = _critic(spec, config) if config.has_critic and not config.shares_critic else None
+    critic = None
+    if config.has_critic and not config.shares_critic:
+        critic = _critic(spec, config, reading)
     rewards: tuple[Forward, ...] = ()
     if adapter and shared:
         rewards = (_in_role(shared, "reward"),)
@@ -49,7 +55,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     else:
         copy = load_policy(reference.path)
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen)
-    return Models(actor, critic, reference_forward, rewards, functions)
+    return Models(actor, critic, reference_forward, rewards, functions, reading)
 
 
 def _actor(
@@ -65,9 +71,14 @@ def _actor(
     return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)
 
 
-def _critic(spec: StageSpec[PPOStageConfig], config: PPO) -> Engine:
-    """Return a critic that starts from the reward model; without one, from the policy."""
-    if config.reward.model_weight:
+def _critic(spec: StageSpec[PPOStageConfig], config: PPO, reading: Reading | None) -> Engine:
+    """Return a critic that starts from the reward model, or from the policy.
+
+    It reads the policy's token ids, so that it starts from a reward model of the same vocabulary
+    only.
+    """
+    known = reading is None or same_vocabulary(reading.tokenizer, reading.writer)
+    if config.reward.model_weight and known:
         start = load_scalar(spec.inputs["reward"].path)
     else:
         start = load_scalar(spec.inputs["policy"].path, new_head=True, seed=spec.seed)

@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from rlhf_core.batching.batch import Sequence, subset
 from rlhf_core.batching.collective import gathered
 from rlhf_core.config import RewardCheck
 from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.transcripts import Messages
 from rlhf_core.evidence.items import item_id
 from rlhf_core.judging import judge as judging
 from rlhf_core.judging.functions import JudgeFunction, conversation
 from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, check_output, read_checks
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.reward.scoring import score_sequences
+from rlhf_core.reward.scoring import member_scores
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import onpolicy_seeds
@@ -107,7 +106,8 @@ def answered(trainer: Trainer, rows: list[dict], step: int) -> list[Pair]:
     sequences = [
         Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)
     ]
-    scores = _scores(trainer, sequences)
+    prompts = [row["prompt"] for row in rows for _ in "ab"]
+    scores = _scores(trainer, prompts, sequences, [sample.ended for sample in samples])
     texts = [reply_text(tokenizer, sample.tokens) for sample in samples]
     return [
         _pair(step, row, texts[place : place + 2], scores[place : place + 2])
@@ -129,13 +129,16 @@ def _pair(step: int, row: dict, texts: list[str], scores: list[float]) -> Pair:
     }
 
 
-def _scores(trainer: Trainer, sequences: list[Sequence]) -> list[float]:
+def _scores(
+    trainer: Trainer, prompts: list[Messages], sequences: list[Sequence], ended: list[bool]
+) -> list[float]:
     """Return the reward model's score of each sequence, the mean over an ensemble."""
-    pad_id, budget = trainer.tokenizer.pad_token_id, trainer.config.micro_batch_tokens
-    members = [
-        score_sequences(forward, sequences, pad_id, budget) for forward in trainer.models.rewards
-    ]
-    return torch.stack(members).mean(0).tolist()
+    reading, pad_id = trainer.models.reading, trainer.tokenizer.pad_token_id
+    if reading is not None:
+        sequences = reading.sequences(prompts, [s.response for s in sequences], ended)
+        pad_id = reading.pad_id
+    budget = trainer.config.micro_batch_tokens
+    return member_scores(trainer.models.rewards, sequences, pad_id, budget).mean(0).tolist()
 
 
 def labelled(pairs: list[Pair], judge: JudgeFunction | None) -> list[Pair]:

@@ -6,20 +6,23 @@ Axes: B rows, R response tokens, V vocabulary; M reward models.
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, select
+from rlhf_core.batching.batch import Batch, Sequence, select
 from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.modeling.models import final_scores
+from rlhf_core.modeling.reading import Reading
 from rlhf_core.objectives.kl import exact_kl
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.rewards import RewardModelScores, RolloutScorer, model_rewards
+from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.reward.scoring import member_scores
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,20 @@ class Models:
     reference: Forward
     rewards: tuple[Forward, ...]  # the members of an ensemble; empty: reward functions alone
     functions: RolloutScorer
+    reading: Reading | None = None  # of the reward models; None: they read the policy's token ids
 
     @property
     def engines(self) -> dict[str, Engine]:
         """The engines that learn, by the name that their state has in a checkpoint."""
         return {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
+
+    def read(self, rollout: Rollout) -> list[Sequence] | None:
+        """Return a rollout as the reward models read it; None if they read its own token ids."""
+        if self.reading is None:
+            return None
+        prompts = [record["prompt"] for record in rollout.records]
+        responses = [sequence.response for sequence in rollout.sequences]
+        return self.reading.sequences(prompts, responses, rollout.ended)
 
 
 @dataclass(frozen=True)
@@ -77,12 +89,16 @@ class _Part(_RewardPart):
 
 
 def score_batch(
-    batch: Batch, models: Models, config: PPO
+    batch: Batch, models: Models, config: PPO, read: list[Sequence] | None = None
 ) -> tuple[ModelOutputs, RewardModelScores]:
-    """Run every model once over every sequence; return the results for all rows, on every rank."""
+    """Run every model once over every sequence; return the results for all rows, on every rank.
+
+    read: the batch's conversations as the reward models read them; None: as they are in the batch.
+    """
     parts = []
+    inside = models if read is None else replace(models, rewards=())
     for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
-        part = _score_rows(batch, rows, models, config)
+        part = _score_rows(batch, rows, inside, config)
         if counts:
             parts.append(part)
 
@@ -94,21 +110,30 @@ def score_batch(
             target_BR[part.rows] = _widened(values_BR, part.mask_BR, target_BR.shape[1])
         return summed(target_BR)
 
-    return ModelOutputs(
+    outputs = ModelOutputs(
         old_logprobs_BR=whole(lambda part: part.outputs.old_logprobs_BR),
         ref_logprobs_BR=whole(lambda part: part.outputs.ref_logprobs_BR),
         exact_kl_BR=whole(lambda part: part.outputs.exact_kl_BR) if config.kl_exact else None,
         entropy_BR=whole(lambda part: part.outputs.entropy_BR),
         values_BR=whole(lambda part: part.outputs.values_BR),
         end_values_B=_end_values(parts, batch),
-    ), _reward_model_scores(
-        parts, batch, len(models.rewards), process_BR=whole(lambda part: part.process_BR)
     )
+    process_BR = whole(lambda part: part.process_BR)
+    if read is not None:
+        return outputs, _read_scores(read, models, config, process_BR=process_BR)
+    return outputs, _reward_model_scores(parts, batch, len(models.rewards), process_BR=process_BR)
 
 
-def score_rewards(batch: Batch, models: Models, config: PPO) -> RewardModelScores:
-    """Run the reward models alone over every sequence; return the results on every rank."""
+def score_rewards(
+    batch: Batch, models: Models, config: PPO, read: list[Sequence] | None = None
+) -> RewardModelScores:
+    """Run the reward models alone over every sequence; return the results on every rank.
+
+    read: as in score_batch.
+    """
     process_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
+    if read is not None:
+        return _read_scores(read, models, config, process_BR=process_BR)
     parts = []
     for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
         part = _reward_rows(batch, rows, models, config)
@@ -125,6 +150,19 @@ def _end_values(parts: list[_Part], batch: Batch) -> Tensor:
     return summed(values_B)
 
 
+def _read_scores(
+    read: list[Sequence], models: Models, config: PPO, *, process_BR: Tensor
+) -> RewardModelScores:
+    """Return the scores of conversations that the reward models read in a rendering of their own.
+
+    process_BR: 0, because rewards at single tokens need the policy's token ids.
+    """
+    assert models.reading is not None  # it made `read`
+    budget, pad_id = config.micro_batch_tokens, models.reading.pad_id
+    scores_MB = member_scores(models.rewards, read, pad_id, budget).to(process_BR.device)
+    return _of_members(scores_MB, process_BR)
+
+
 def _reward_model_scores(
     parts: Seq[_RewardPart], batch: Batch, members: int, *, process_BR: Tensor
 ) -> RewardModelScores:
@@ -132,8 +170,11 @@ def _reward_model_scores(
     for part in parts:
         for member, score_B in enumerate(part.scores):
             scores_MB[member, part.rows] = score_B
-    scores_MB = summed(scores_MB)
-    spread_B = scores_MB.std(0, correction=0) if members > 1 else None
+    return _of_members(summed(scores_MB), process_BR)
+
+
+def _of_members(scores_MB: Tensor, process_BR: Tensor) -> RewardModelScores:
+    spread_B = scores_MB.std(0, correction=0) if len(scores_MB) > 1 else None
     return RewardModelScores(scores_MB.mean(0), process_BR, spread_B)
 
 

@@ -14,7 +14,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
 from rlhf_core.modeling.lora import plain_tensors
-from rlhf_core.modeling.models import load_tokenizer, require_same_tokenizer
+from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
@@ -146,8 +146,6 @@ def build(spec: StageSpec[PPOStageConfig]) -> Trainer:
     config, dtype = spec.config.ppo, spec.config.dtype
     policy_path = spec.inputs["policy"].path
     tokenizer = load_tokenizer(policy_path)
-    if config.reward.model_weight:
-        require_same_tokenizer(policy_path, spec.inputs["reward"].path, "reward model")
     records = load_split(spec.inputs["prompts_train"].path)
     functions = load_functions(config.reward.functions, records, tokenizer)
     prompts = [Prompt(render_prompt(tokenizer, record["prompt"]), record) for record in records]

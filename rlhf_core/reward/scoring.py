@@ -1,5 +1,7 @@
 """Comparisons as sequences, and scores of sequences by a reward model."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +17,14 @@ def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list
     """Return comparisons as token ids, chosen and rejected in turn."""
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
+
+
+def member_scores(
+    members: Iterable[Forward], sequences: list[Sequence], pad_id: int, token_budget: int
+) -> Tensor:
+    """Return each member's score of every sequence, (M, N) float32, in the order given."""
+    scored = [score_sequences(forward, sequences, pad_id, token_budget) for forward in members]
+    return torch.stack(scored)
 
 
 def score_sequences(

@@ -194,7 +194,9 @@ def test_evaluation_scores_replies_with_every_member(trained, tiny_model):
     folder, tokenizer = trained[0].outputs["model"].path, load_tokenizer(tiny_model)
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in ("w1 w2", "w3")]
     setup = Setup(tokenizer, rows, Evaluate(), 1, "float32")
-    sequences = [Sequence(prompt, [6 + i, 1]) for i, prompt in enumerate(setup.prompts)]
+    sequences = [
+        Sequence(prompt, [6 + i, 1]) for i, prompt in enumerate(setup.prompts_of("policy"))
+    ]
     scores = reward_scores(setup, folder, {"policy": Replies(sequences, ["a", "b"], [True, True])})[
         "policy"
     ]

@@ -1,5 +1,6 @@
 """PPO's layouts in this process: what shares a trunk computes what separate models compute."""
 
+import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from plain import no_functions
 from torch import Tensor
 
-from rlhf_core.batching.batch import Sequence
+from rlhf_core.batching.batch import Sequence, encode
 from rlhf_core.config import PPO, LoRA, load_recipe
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.digest import code_digest
@@ -17,12 +18,14 @@ from rlhf_core.modeling.lora import add_adapter, merge_adapter, save_adapter, wr
 from rlhf_core.modeling.models import (
     PolicyModel,
     ScalarModel,
+    inference,
     load_policy,
     load_scalar,
     load_tokenizer,
     save_model,
 )
 from rlhf_core.objectives.losses import clipped_value_error, token_mean
+from rlhf_core.ppo import onpolicy
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.objective import Denominators, policy_objective
@@ -30,7 +33,9 @@ from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models, with_values
 from rlhf_core.ppo.trace.observe import observed
 from rlhf_core.ppo.trace.report import layout_notes
+from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.ppo.update import _actor_backward, update
+from rlhf_core.reward.scoring import pair_sequences, score_sequences
 from rlhf_core.rundir import Artifact, StageSpec
 
 LORA = LoRA(rank=4)
@@ -346,3 +351,114 @@ def test_layouts_that_are_possible_are_taken():
     assert (
         ppo.shares_critic and ppo.lora == LoRA() and not load_recipe("quickstart").ppo.shares_critic
     )
+
+
+OTHER_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + ' <eos> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
+)
+PAIR = {
+    "prompt": [{"role": "user", "content": "w1 w2 w3"}],
+    "chosen": "w4 w6 w8",
+    "rejected": "w5 w7 w9 w11",
+}
+
+
+@pytest.fixture(scope="module")
+def own_template(inputs, tmp_path_factory) -> Path:
+    """The reward model of `inputs` with a chat template of its own."""
+    folder = tmp_path_factory.mktemp("own template")
+    tokenizer = load_tokenizer(inputs["reward"])
+    tokenizer.chat_template = OTHER_TEMPLATE
+    save_model(load_scalar(inputs["reward"]), tokenizer, folder / "template")
+    return folder / "template"
+
+
+def answered(policy: Path, *, ended: bool = True) -> Rollout:
+    """The pair's answers as a rollout of the policy's token ids, without an end if not `ended`."""
+    tokenizer = load_tokenizer(policy)
+    sequences = [encode(tokenizer, [PAIR], side)[0] for side in ("chosen", "rejected")]
+    if not ended:
+        sequences = [Sequence(one.prompt, one.response[:-1]) for one in sequences]
+    logprobs = [[-4.0] * len(one.response) for one in sequences]
+    return Rollout(sequences, logprobs, [ended] * 2, 1.0, records=(PAIR, PAIR))
+
+
+def gate_scores(reward: Path) -> Tensor:
+    """The pair's scores as the reward stage measures a given reward model."""
+    forward = inference(load_scalar(reward), dtype="float32")
+    return score_sequences(forward, pair_sequences(load_tokenizer(reward), [PAIR]), 0, 4096)
+
+
+def test_a_pair_scores_in_ppo_what_it_scores_in_the_gate_whatever_the_templates(
+    inputs, own_template
+):
+    """Each model reads its own rendering; read as the policy's ids the margin is another."""
+    for reward in (inputs["reward"], own_template):
+        models, config = laid_out(inputs | {"reward": reward})
+        found = make_experience(answered(inputs["policy"]), models, config, beta=0.1, pad_id=0)
+        torch.testing.assert_close(found.reward_model.score_B, gate_scores(reward))
+        torch.testing.assert_close(found.rewards.score_B, gate_scores(reward))
+    margins = [
+        float(scores[0] - scores[1])
+        for scores in (gate_scores(inputs["reward"]), gate_scores(own_template))
+    ]
+    assert abs(margins[0] - margins[1]) > 0.02
+
+
+def test_a_truncated_reply_is_scored_at_its_last_word_without_an_end(inputs, own_template):
+    models, config = laid_out(inputs | {"reward": own_template})
+    rollout = answered(inputs["policy"], ended=False)
+    found = make_experience(rollout, models, config, beta=0.1, pad_id=0)
+    cut = [
+        Sequence(one.prompt, one.response[:-1])
+        for one in pair_sequences(load_tokenizer(own_template), [PAIR])
+    ]
+    forward = inference(load_scalar(own_template), dtype="float32")
+    torch.testing.assert_close(found.reward_model.score_B, score_sequences(forward, cut, 0, 4096))
+    assert (found.reward_model.score_B - gate_scores(own_template)).abs().min() > 1e-3
+
+
+def test_checks_on_the_policys_own_replies_read_as_the_gate_does(inputs, own_template):
+    models, config = laid_out(inputs | {"reward": own_template})
+    tokenizer = load_tokenizer(inputs["policy"])
+    trainer = Trainer(models, Unused(), tokenizer, [], config, seed=1)
+    rollout = answered(inputs["policy"])
+    found = onpolicy._scores(trainer, [PAIR["prompt"]] * 2, rollout.sequences, rollout.ended)
+    assert found == pytest.approx(gate_scores(own_template).tolist(), abs=1e-5)
+
+
+class Unused:
+    """A sampler that no test asks."""
+
+
+def test_a_critic_starts_from_a_reward_model_of_the_policys_vocabulary_only(
+    inputs, own_template, tmp_path
+):
+    tokenizer = load_tokenizer(own_template)
+    tokenizer.add_tokens(["another"])
+    scalar = load_scalar(own_template)
+    scalar.model.resize_token_embeddings(len(tokenizer))
+    save_model(scalar, tokenizer, tmp_path / "more words")
+    rows = {
+        name: laid_out(inputs | {"reward": folder})[0].critic.module.model.config.vocab_size
+        for name, folder in {"template": own_template, "words": tmp_path / "more words"}.items()
+    }
+    assert rows == {"template": 62, "words": 62}
+    heads = [
+        laid_out(inputs | {"reward": folder})[0].critic.module.model.score.weight
+        for folder in (own_template, tmp_path / "more words")
+    ]
+    assert heads[0].equal(scalar.model.score.weight) and not heads[1].equal(heads[0])
+
+
+def test_a_shared_trunk_is_refused_for_a_reward_model_of_another_template(inputs, tmp_path):
+    """The policy differs from the reference, on whose trunk the reward model reads."""
+    policy = shutil.copytree(inputs["policy"], tmp_path / "policy")
+    tokenizer = load_tokenizer(policy)
+    tokenizer.chat_template = OTHER_TEMPLATE
+    tokenizer.save_pretrained(policy)
+    with pytest.raises(BadInput, match=r"ppo.reward_trunk is 'reference', but the reward model"):
+        laid_out(
+            inputs | {"policy": policy, "reference": inputs["policy"]}, reward_trunk="reference"
+        )
