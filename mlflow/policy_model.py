@@ -7,7 +7,9 @@ loaded.
 
 import hashlib
 import json
+import re
 import threading
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -40,13 +42,15 @@ class Policy(mlflow.pyfunc.PythonModel):
         require_bytes(folder)
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+        set_end_of_turn(self.tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, **safely
         )
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad is None else pad
-        listed = self.model.generation_config.eos_token_id
+        # the pipeline's samplers stop at these too
+        listed = self.model.generation_config.eos_token_id or self.model.config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}
         # the folder's own configuration would change temperature and penalties unnoticed
         self.model.generation_config = GenerationConfig(
@@ -89,14 +93,11 @@ class Policy(mlflow.pyfunc.PythonModel):
     def _prompt(self, row: int, messages) -> list[int]:
         """Return the token ids of the conversation and of the opening of the assistant's turn."""
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False
-            )
+            ids = encode_messages(self.tokenizer, list(messages))
         except Exception as error:  # each template has its own kind of error
             raise refused(
                 f"row {row}: the model's chat template refuses {messages}: {error}"
             ) from error
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = missing_bos(self.tokenizer, ids) + ids
         if len(ids) >= self.limit:
             raise refused(
@@ -152,6 +153,78 @@ def require_bytes(folder: Path) -> None:
             f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the"
             " version again"
         )
+
+
+# What follows is the same in policy_model.py and reward_model.py, because each is shipped alone. It
+# renders as training does: rlhf_core/data/special_tokens.py and end_of_turn.py.
+
+
+def set_end_of_turn(tokenizer) -> None:
+    """Make the token with which the template ends an assistant's turn the tokenizer's eos_token."""
+    answer = "So it is."
+    turns = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": answer}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # each template has its own kind of error; rendering a prompt reports it
+        return
+    after = text.rpartition(answer)[2].lstrip() if answer in text else ""
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    if token is None or ids[0] == tokenizer.eos_token_id:
+        return
+    if token.special:
+        tokenizer.eos_token = token
+    else:
+        tokenizer.add_special_tokens({"eos_token": token.content})
+
+
+def special_tokens(tokenizer) -> re.Pattern:
+    """Return a pattern of the texts of the tokenizer's special tokens."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    texts = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text; a special token that it spells stays text."""
+    pattern = special_tokens(tokenizer)
+    if not pattern.search(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    split = partial(tokenizer, add_special_tokens=False, split_special_tokens=True)
+    special = {*tokenizer.convert_tokens_to_ids(pattern.findall(text))} - {tokenizer.unk_token_id}
+    encoded = split(text)["input_ids"]
+    if special.isdisjoint(encoded):
+        return encoded
+    # the vocabulary has the special token as a word of its own: part it behind its first letter
+    parts = pattern.sub(lambda found: found[0][0] + "\0" + found[0][1:], text).split("\0")
+    return [token for part in parts if part for token in split(part)["input_ids"]]
+
+
+def encode_messages(tokenizer, messages: list[dict]) -> list[int]:
+    """Return the token ids of messages; special tokens come from the template alone.
+
+    A text that spells one is marked before the template and put back after it.
+    """
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    pattern, texts = special_tokens(tokenizer), [message["content"] for message in messages]
+    if not any(map(pattern.search, texts)):
+        return tokenizer(render(messages), add_special_tokens=False)["input_ids"]
+    used, spelled = set().union(*texts), []
+    mark = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in used)
+
+    def hide(found: re.Match) -> str:
+        spelled.append(found[0])
+        return f"{mark}{len(spelled) - 1}{mark}"
+
+    hidden = [message | {"content": pattern.sub(hide, message["content"])} for message in messages]
+    ids = []
+    for number, piece in enumerate(re.split(f"({pattern.pattern})", render(hidden))):
+        if number % 2:
+            ids.append(tokenizer.convert_tokens_to_ids(piece))
+        elif piece:
+            text = re.sub(f"{mark}(\\d+){mark}", lambda found: spelled[int(found[1])], piece)
+            ids += encode_text(tokenizer, text)
+    return ids
 
 
 mlflow.models.set_model(Policy())

@@ -7,6 +7,8 @@ loaded.
 
 import hashlib
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -37,7 +39,7 @@ class Reward(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
         """Load tokenizer and members. Refuses pickles, and bytes other than the registered ones."""
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
         folder = Path(context.artifacts["model"])
         if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
@@ -48,9 +50,10 @@ class Reward(mlflow.pyfunc.PythonModel):
         safely = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
         self.tokenizer.chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
+        set_end_of_turn(self.tokenizer)
         self.members = []  # of an ensemble, whose mean is the score; one for a single reward model
         for member, offset in self._parts(folder):
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = classifier_class(member, safely).from_pretrained(
                 member, use_safetensors=True, dtype=torch.float32, **safely
             )
             if model.config.num_labels != 1:
@@ -128,25 +131,22 @@ class Reward(mlflow.pyfunc.PythonModel):
         return self._ids(row, messages, chosen), self._ids(row, messages, rejected)
 
     def _ids(self, row: int, prompt: list[dict], reply: str) -> list[int]:
-        """Return the token ids that training used for this prompt and reply.
-
-        They are the prompt with the opening of the assistant's turn, the reply and end-of-text.
-        """
+        """Return training's token ids: prompt, opening of the assistant's turn, reply, its end."""
         try:
-            text = self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=False
-            )
+            opening = encode_messages(self.tokenizer, prompt)
         except Exception as error:  # each template has its own kind of error
             raise refused(
                 f"row {row}: the model's chat template refuses {prompt}: {error}"
             ) from error
-        written = self._written(prompt, text, reply)
-        opening, answer, both = (
-            self.tokenizer(part, add_special_tokens=False)["input_ids"]
-            for part in (text, written, text + written)
+        text = self.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=False
         )
-        if both[: len(opening)] == opening:  # some tokenizers begin a text alone with a blank
-            answer = both[len(opening) :]
+        written = self._written(prompt, text, reply)
+        answer = encode_text(self.tokenizer, written)
+        both = self.tokenizer(text + written, add_special_tokens=False)["input_ids"]
+        spells = special_tokens(self.tokenizer).search(written)
+        if both[: len(opening)] == opening and not spells:
+            answer = both[len(opening) :]  # some tokenizers begin a text alone with a blank
         ids = [*missing_bos(self.tokenizer, opening), *opening]
         ids += [*answer, self.tokenizer.eos_token_id]
         if len(ids) > self.limit:
@@ -227,6 +227,101 @@ def require_bytes(folder: Path) -> None:
             f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the"
             " version again"
         )
+
+
+def classifier_class(folder: Path, safely: dict) -> type:
+    """Return the class that loads a reward model.
+
+    A family without a sequence classifier gets the one of rlhf_core/modeling/classifier.py.
+    """
+    import transformers
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    config = transformers.AutoConfig.from_pretrained(folder, **safely)
+    if any(name.endswith("ForTokenClassification") for name in config.architectures or []):
+        return transformers.AutoModelForTokenClassification
+    family = type(config)
+    if family in transformers.AutoModelForSequenceClassification._model_mapping:
+        return transformers.AutoModelForSequenceClassification
+    base = next(
+        one
+        for one in transformers.AutoModelForCausalLM._model_mapping[family].__mro__
+        if one.__name__.endswith("PreTrainedModel") and one is not transformers.PreTrainedModel
+    )
+    own = {"base_model_prefix": base.base_model_prefix, "config_class": family}
+    return type("WithScalarHead", (GenericForSequenceClassification, base), own)
+
+
+# What follows is the same in policy_model.py and reward_model.py, because each is shipped alone. It
+# renders as training does: rlhf_core/data/special_tokens.py and end_of_turn.py.
+
+
+def set_end_of_turn(tokenizer) -> None:
+    """Make the token with which the template ends an assistant's turn the tokenizer's eos_token."""
+    answer = "So it is."
+    turns = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": answer}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # each template has its own kind of error; rendering a prompt reports it
+        return
+    after = text.rpartition(answer)[2].lstrip() if answer in text else ""
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    if token is None or ids[0] == tokenizer.eos_token_id:
+        return
+    if token.special:
+        tokenizer.eos_token = token
+    else:
+        tokenizer.add_special_tokens({"eos_token": token.content})
+
+
+def special_tokens(tokenizer) -> re.Pattern:
+    """Return a pattern of the texts of the tokenizer's special tokens."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    texts = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text; a special token that it spells stays text."""
+    pattern = special_tokens(tokenizer)
+    if not pattern.search(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    split = partial(tokenizer, add_special_tokens=False, split_special_tokens=True)
+    special = {*tokenizer.convert_tokens_to_ids(pattern.findall(text))} - {tokenizer.unk_token_id}
+    encoded = split(text)["input_ids"]
+    if special.isdisjoint(encoded):
+        return encoded
+    # the vocabulary has the special token as a word of its own: part it behind its first letter
+    parts = pattern.sub(lambda found: found[0][0] + "\0" + found[0][1:], text).split("\0")
+    return [token for part in parts if part for token in split(part)["input_ids"]]
+
+
+def encode_messages(tokenizer, messages: list[dict]) -> list[int]:
+    """Return the token ids of messages; special tokens come from the template alone.
+
+    A text that spells one is marked before the template and put back after it.
+    """
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    pattern, texts = special_tokens(tokenizer), [message["content"] for message in messages]
+    if not any(map(pattern.search, texts)):
+        return tokenizer(render(messages), add_special_tokens=False)["input_ids"]
+    used, spelled = set().union(*texts), []
+    mark = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in used)
+
+    def hide(found: re.Match) -> str:
+        spelled.append(found[0])
+        return f"{mark}{len(spelled) - 1}{mark}"
+
+    hidden = [message | {"content": pattern.sub(hide, message["content"])} for message in messages]
+    ids = []
+    for number, piece in enumerate(re.split(f"({pattern.pattern})", render(hidden))):
+        if number % 2:
+            ids.append(tokenizer.convert_tokens_to_ids(piece))
+        elif piece:
+            text = re.sub(f"{mark}(\\d+){mark}", lambda found: spelled[int(found[1])], piece)
+            ids += encode_text(tokenizer, text)
+    return ids
 
 
 mlflow.models.set_model(Reward())

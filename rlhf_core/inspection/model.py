@@ -13,7 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.inspection.tokens import tokenizer_findings
 from rlhf_core.modeling.models import load_tokenizer, tied_names
-from rlhf_core.modeling.requirements import context_of, embedding_rows, has_sequence_classifier
+from rlhf_core.modeling.requirements import (
+    WITHOUT_SCALAR_HEAD,
+    context_of,
+    embedding_rows,
+    has_sequence_classifier,
+)
 from rlhf_core.modeling.trainable import (
     is_classifier,
     load_config,
@@ -90,12 +95,18 @@ def _tied(folder: Path) -> ModelFinding:
 
 def _classifier(folder: Path) -> ModelFinding:
     family = load_config(folder).model_type
+    if family in WITHOUT_SCALAR_HEAD:
+        return note(
+            "reward model",
+            f"the sequence classifier of {family} has no single linear head: a recipe that trains a"
+            " reward model or a critic of its own from it is refused",
+        )
     if has_sequence_classifier(family):
         return ok("reward model", f"transformers has a sequence classifier of {family}")
-    return note(
+    return ok(
         "reward model",
-        f"transformers has no sequence classifier of {family}: a recipe that trains a reward model"
-        " or a critic of its own from it is refused",
+        f"transformers has no sequence classifier of {family}: a reward model or critic gets a"
+        " scalar head on its backbone",
     )
 
 

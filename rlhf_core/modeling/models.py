@@ -8,8 +8,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,7 +22,8 @@ from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
-from rlhf_core.modeling.lora import merge_adapter
+from rlhf_core.modeling.classifier import classifier_class, require_scalar_head
+from rlhf_core.modeling.lora import HEAD, merge_adapter
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
 
@@ -177,34 +176,42 @@ def load_policy(path: Path) -> PolicyModel:
     return PolicyModel(_load(AutoModelForCausalLM, path))
 
 
-def load_scalar(path: Path, *, new_head: bool = False, seed: int = 0) -> ScalarModel:
+def load_scalar(
+    path: Path, *, new_head: bool = False, seed: int = 0, tokens: int = 0
+) -> ScalarModel:
     """Load a one-label classifier in float32, dropout off.
 
     A sequence classifier, or a token classifier (a token-level reward model).
     new_head: `path` is a language model whose backbone is taken; the head is drawn from
-    N(0, 1 / (D + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B). Otherwise raises
-    BadInput for a folder that holds no one-label classifier.
+    N(0, 1 / (D + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B), and it gets
+    embeddings, of 0, for `tokens` tokens if it has fewer. Otherwise raises BadInput for a folder
+    that holds no one-label classifier.
     """
+    config = load_config(path)
+    if not new_head and config.num_labels != 1:
+        raise BadInput(
+            f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)"
+        )
+    drawn = (f"{HEAD}.weight",) if new_head else ()
+    model = _load(classifier_class(config), path, drawn=drawn, num_labels=1)
+    require_scalar_head(model, path)
     if not new_head:
-        config = load_config(path)
-        if config.num_labels != 1:
-            raise BadInput(
-                f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)"
-            )
-        by_token = any(
-            name.endswith("ForTokenClassification") for name in config.architectures or []
-        )
-        return ScalarModel(
-            _load(
-                AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification,
-                path,
-            )
-        )
-    model = _load(AutoModelForSequenceClassification, path, drawn=("score.weight",), num_labels=1)
+        return ScalarModel(model)
     width = model.score.weight.shape[-1]
     generator = torch.Generator().manual_seed(seed)
     model.score.weight.data = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
+    _embed(model, tokens)
     return ScalarModel(model)
+
+
+def _embed(model: PreTrainedModel, tokens: int) -> None:
+    """Give the model embeddings for so many tokens; those of new ones are 0."""
+    rows = len(model.get_input_embeddings().weight)
+    if rows >= tokens:
+        return
+    with torch.random.fork_rng(devices=[]):  # new rows are drawn first
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    model.get_input_embeddings().weight.data[rows:] = 0.0
 
 
 def _load(
@@ -264,7 +271,8 @@ def save_model(
     merge_adapter(model.model)
     if not is_rank_zero():
         return
-    model.model.config.pad_token_id = tokenizer.pad_token_id
+    for config in (model.model.config, model.model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id
     _stop_at_end_of_turn(model.model, tokenizer.eos_token_id)
     model.model.save_pretrained(path, state_dict=weights)
     tokenizer.save_pretrained(path)

@@ -1,4 +1,4 @@
-"""Facts about a model folder that config.json alone gives: context, classifier, embeddings.
+"""Facts about a model folder that config.json alone gives: context, scalar head, embeddings.
 
 transformers is imported only where config.json does not say enough.
 """
@@ -12,6 +12,37 @@ from rlhf_core.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+# families with a causal model whose sequence classifier has another head than one linear map
+# `score`, by model_type; all others get a scalar head (modeling/classifier.py)
+WITHOUT_SCALAR_HEAD = frozenset(
+    (
+        "bart",
+        "bert",
+        "big_bird",
+        "bigbird_pegasus",
+        "camembert",
+        "ctrl",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "mbart",
+        "megatron-bert",
+        "modernbert-decoder",
+        "mvp",
+        "plbart",
+        "reformer",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "xlm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
+    )
+)
 CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len")  # MPT has the second
 
 

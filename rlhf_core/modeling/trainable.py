@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -24,16 +19,15 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.classifier import classifier_class
 from rlhf_core.modeling.requirements import read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SHOWN = 3  # names of weights in a message
-CLASSIFIERS = {  # by the end of the name in config.json's architectures
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-}
+# the end of a reward model's name in config.json's architectures
+CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def load_config(folder: Path) -> "PretrainedConfig":
@@ -106,7 +100,7 @@ def require_weights(folder: Path) -> None:
 
 def is_classifier(config: "PretrainedConfig") -> bool:
     """Return True for the configuration of a reward model: a sequence or token classifier."""
-    return any(name.endswith(tuple(CLASSIFIERS)) for name in config.architectures or [])
+    return any(name.endswith(CLASSIFIERS) for name in config.architectures or [])
 
 
 def structure_of(folder: Path) -> "PreTrainedModel":
@@ -115,13 +109,7 @@ def structure_of(folder: Path) -> "PreTrainedModel":
     Raises BadInput as require_weights does.
     """
     config = load_config(folder)
-    kinds = [
-        kind
-        for name in config.architectures or []
-        for ending, kind in CLASSIFIERS.items()
-        if name.endswith(ending)
-    ]
-    kind = kinds[0] if kinds else AutoModelForCausalLM
+    kind = classifier_class(config) if is_classifier(config) else AutoModelForCausalLM
     try:
         with _quiet():
             model, found = kind.from_pretrained(

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from rlhf_core.batching.batch import subset
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.data.splits import load_split
@@ -11,6 +9,7 @@ from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
 from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import (
     PairScores,
@@ -21,7 +20,7 @@ from rlhf_core.reward.heldout_pairs import (
     pair_scores,
 )
 from rlhf_core.reward.labels import labels_of
-from rlhf_core.reward.scoring import pair_sequences, score_sequences
+from rlhf_core.reward.scoring import member_scores, pair_sequences
 from rlhf_core.reward.training import ADAPTER, MODEL, Comparisons, train_members
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 
@@ -39,6 +38,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     )
     heldout = pair_sequences(tokenizer, rows)
     if train_it:
+        give_own_pad(tokenizer, spec.inputs["model"].path)
         train_rows = subset(
             load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
         )
@@ -46,12 +46,8 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         forwards = train_members(spec, run, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config.dtype)
-    scored = [
-        score_sequences(forward, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-        for forward in forwards
-    ]
-    scores_MN = torch.stack(scored)
-    if train_it and len(scored) > 1:
+    scores_MN = member_scores(forwards, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    if train_it and len(scores_MN) > 1:
         offsets_M = scores_MN.mean(-1)
         if is_rank_zero():
             close_ensemble(run.path / MODEL, offsets_M.tolist())
@@ -61,7 +57,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     pairs = pair_scores(scores_MN.mean(0), heldout)
     items = pair_items(rows, pairs)
     parts = [heldout_output(pairs)]
-    if len(scored) > 1:
+    if len(scores_MN) > 1:
         items |= member_items(scores_MN)
         parts.append(member_output(scores_MN))
     return _written(merged(parts), pairs, items, run.path, trained=train_it)

@@ -80,7 +80,8 @@ def _train_member(
     number: int,
 ) -> Engine:
     config, seed = spec.config.reward, member_seed(spec.seed, number)
-    model = load_scalar(spec.inputs["model"].path, new_head=True, seed=seed)
+    path = spec.inputs["model"].path
+    model = load_scalar(path, new_head=True, seed=seed, tokens=len(tokenizer))
     engine = DeepSpeedEngine(
         with_adapter(model, config.lora, seed=seed), config, dtype=spec.config.dtype
     )

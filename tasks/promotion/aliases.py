@@ -17,7 +17,7 @@ from tasks.promotion.ledger import (
 )
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
-from tasks.registry import packaging, versions
+from tasks.registry import answers, packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 from tasks.tracking.address import require_address
 from tasks.tracking.client import brief, connect
@@ -236,6 +236,6 @@ def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasP
         try:
             with versions.served_files(registry.workspace, version, uri) as folder:
                 smoke(kind, packaging.model_folder(folder))
-                versions.predict_once(kind, folder)
+                answers.predict_once(kind, folder)
         except BadInput as error:
             raise PromotionRefused(f"{uri} does not load and run: {error}") from error

@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from rlhf_core.digest import digest_file, digest_json, digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from tasks.records.run_record import ModelKind, Registration
+from tasks.records.run_record import Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
@@ -258,18 +258,6 @@ def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
 
 def _holds(folder: Path, digest: str) -> bool:
     return folder.is_dir() and digest_path(packaging.model_folder(folder)) == digest
-
-
-def predict_once(kind: ModelKind, folder: Path) -> None:
-    """Load a version's files through MLflow and predict once, where they are an MLflow model.
-
-    Raises what MLflow raises.
-    """
-    if (folder / "MLmodel").exists():
-        model = mlflow.pyfunc.load_model(str(folder))
-        model.predict(
-            packaging.EXAMPLES[kind], params={"max_tokens": 1} if kind == "policy" else None
-        )
 
 
 # aliases

@@ -1,7 +1,7 @@
 """Check before training that the pipeline can use the models, and that the samplers are installed.
 
 The longest allowed row fits context and sampler cache, there are embeddings for every token, and a
-model from which a reward model or critic is made has a sequence classifier.
+model from which a reward model or critic is made can have a scalar head.
 """
 
 from importlib.util import find_spec
@@ -10,9 +10,9 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.requirements import (
+    WITHOUT_SCALAR_HEAD,
     context_of,
     embedding_rows,
-    has_sequence_classifier,
     read_config,
 )
 from rlhf_core.plan.shape import FAMILIES
@@ -71,18 +71,15 @@ def _require_cache(recipe: Recipe, stage: str, config: dict) -> None:
 
 
 def require_classifier(recipe: Recipe, model: Path) -> None:
-    """Raise BadInput when a scalar model is made from a model that has no sequence classifier.
+    """Raise BadInput when a scalar model is made from a model that can have no scalar head.
 
     That is a reward model, or a critic of its own where no reward model scores.
     """
     family = read_config(model).get("model_type")
-    # the families that `rlhf plan` knows have one, and need no slow import
-    if family in FAMILIES or not (wanting := _made_from(recipe)):
-        return
-    if has_sequence_classifier(str(family)) is False:
+    if family in WITHOUT_SCALAR_HEAD and (wanting := _made_from(recipe)):
         raise BadInput(
-            f"{model} is of the family {family!r}, for which transformers has no sequence"
-            f" classifier; {wanting}"
+            f"{model} is of the family {family!r}, whose sequence classifier in transformers has no"
+            f" single linear head; {wanting}"
         )
 
 
@@ -91,8 +88,8 @@ def _made_from(recipe: Recipe) -> str | None:
     if recipe.runs("reward") and recipe.model.reward is None:
         return (
             "the reward stage trains one from it. Take a model of another family, give a reward"
-            " model with the same tokenizer (model.reward), or align with comparisons alone (align"
-            " = 'dpo' with evaluate.independent_scorer)."
+            " model (model.reward), or align with comparisons alone (align = 'dpo' with"
+            " evaluate.independent_scorer)."
         )
     ppo = recipe.ppo
     own = ppo.has_critic and not ppo.shares_critic and not ppo.reward.model_weight
@@ -107,8 +104,9 @@ def _made_from(recipe: Recipe) -> str | None:
 def require_given(recipe: Recipe, model: Path) -> None:
     """Raise BadInput when a model that the recipe gives cannot be used.
 
-    It lacks weights, or embeddings for its tokenizer, or is a reward model that reads other token
-    ids than the policy, which starts from `model`.
+    It lacks weights, or embeddings for its tokenizer, or is a reward model whose padding may end a
+    conversation, or one that reads other token ids than the policy, which starts from `model`,
+    where PPO needs the same.
     """
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
@@ -119,13 +117,19 @@ def require_given(recipe: Recipe, model: Path) -> None:
 
             require_weights(folder)
             require_embeddings(load_tokenizer(folder), folder)
-    if not (recipe.model.reward and recipe.runs("ppo") and recipe.ppo.reward.model_weight):
-        return
-    reward = Path(recipe.model.reward).expanduser()
-    if embedding_rows(reward) and embedding_rows(model):
-        from rlhf_core.modeling.models import require_same_tokenizer
+    if recipe.model.reward:
+        _require_given_reward(recipe, model, Path(recipe.model.reward).expanduser())
 
-        require_same_tokenizer(model, reward, "reward model")
+
+def _require_given_reward(recipe: Recipe, model: Path, reward: Path) -> None:
+    if not embedding_rows(reward):
+        return
+    from rlhf_core.modeling.padding import require_own_pad
+    from rlhf_core.modeling.reading import reward_reading
+
+    require_own_pad(reward)
+    if recipe.runs("ppo") and recipe.ppo.reward.model_weight and embedding_rows(model):
+        reward_reading(recipe.ppo, model, reward)
 
 
 def require_served(recipe: Recipe, model: Path) -> None:

@@ -1,5 +1,6 @@
 """A recipe of defaults, and a finished stage as gates see it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ DATA = {
     "ppo": ("prompts_train",),
     "evaluate": ("prompts_heldout", "demonstrations_heldout"),
 }
+WORDS_OF_TINY = ("<pad>", "<eos>", "<unk>", "user", "assistant", ":", *(f"w{i}" for i in range(56)))
 PLAIN = (
     'name = "plain"\nmodel.base = "b"\nregistry.name = "plain"\ndata = {demonstrations = "d",'
     ' comparisons = "c"}\n'
@@ -29,6 +31,27 @@ def recipe(tmp_path) -> Callable[..., Recipe]:
     file = tmp_path / "plain.toml"
     file.write_text(PLAIN)
     return lambda *settings: load_recipe(str(file), settings)
+
+
+@pytest.fixture
+def padding_with(tiny_model, tmp_path) -> Callable[[str | None], Path]:
+    """Copy the tiny model; its tokenizer pads with this token, and knows no other as padding."""
+
+    def make(pad: str | None) -> Path:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        words = {word: number for number, word in enumerate(WORDS_OF_TINY)}
+        core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        named = {"eos_token": "<eos>", "unk_token": "<unk>"} | ({"pad_token": pad} if pad else {})
+        folder = shutil.copytree(tiny_model, tmp_path / "base")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **named)
+        tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture

@@ -110,7 +110,11 @@ def test_what_only_some_recipes_need_is_a_note(tiny_model, tmp_path):
     )
     GraniteForCausalLM(shape).save_pretrained(tmp_path / "granite")
     found = by_name(with_tokenizer(tmp_path / "granite", tiny_model))
-    assert found["reward model"].level == "note" and found["vLLM"].level == "ok"
+    assert found["reward model"].found.endswith("gets a scalar head on its backbone")
+    assert found["reward model"].level == "ok" and found["vLLM"].level == "ok"
+    scalar = load_scalar(tmp_path / "granite", new_head=True)
+    save_model(scalar, load_tokenizer(tiny_model), tmp_path / "reward")
+    assert by_name(tmp_path / "reward")["weights"].level == "ok"
 
 
 def test_a_reward_model_is_looked_at_as_one(tiny_model, tmp_path):

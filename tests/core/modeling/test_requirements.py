@@ -1,9 +1,13 @@
-"""The facts of a model in its config.json alone: context, embeddings, sequence classifier."""
+"""The facts of a model in its config.json alone: context, embeddings, scalar head."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+import transformers
 from transformers import BloomConfig, CodeGenConfig, GPT2Config, LlamaConfig, MptConfig
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -11,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.requirements import (
+    WITHOUT_SCALAR_HEAD,
     context_length,
     context_of,
     embedding_rows,
@@ -70,6 +75,20 @@ def test_a_broken_config_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInput, match=r"config\.json is not JSON"):
         read_config(tmp_path)
+
+
+def test_the_families_without_a_scalar_head_are_those_whose_classifier_has_another_one():
+    """Transformers' own classifiers build `self.score`, or inherit it from the generic class."""
+    folder, found = Path(transformers.__file__).parent / "models", set()
+    classifiers = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    for family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & classifiers.keys():
+        module = model_type_to_module_name(family)
+        source = (folder / module / f"modeling_{module}.py").read_text(encoding="utf-8")
+        body = re.search(rf"class {classifiers[family]}\(.*?(?=\nclass |\Z)", source, re.S)[0]
+        if "self.score =" not in body and "GenericForSequenceClassification" not in body:
+            found.add(family)
+    assert found == WITHOUT_SCALAR_HEAD
+    assert not WITHOUT_SCALAR_HEAD & FAMILIES.keys()
 
 
 def test_the_families_with_a_sequence_classifier_are_those_of_transformers_own_table():

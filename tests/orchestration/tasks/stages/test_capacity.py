@@ -6,9 +6,10 @@ import shutil
 import pytest
 from recipes import prepared_recipe
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2Config, GPTNeoConfig, GraniteConfig
+from transformers import AutoTokenizer, CTRLConfig, GPT2Config, GPTNeoConfig, GraniteConfig
 
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
 from tasks.stages import capacity, validate
 from tasks.stages.capacity import require_samplers
 
@@ -133,19 +134,24 @@ def test_a_context_under_another_name_counts(have):
         ),
     ],
 )
-def test_a_model_without_a_sequence_classifier_is_refused_where_one_is_made_from_it(
+def test_a_model_that_can_have_no_scalar_head_is_refused_where_one_is_made_from_it(
     have, changes, culprit
 ):
-    GraniteConfig(max_position_embeddings=512).save_pretrained(have["base"].path)
+    CTRLConfig(n_positions=512).save_pretrained(have["base"].path)
     if "model" in changes:
         changes = changes | {"model": {"base": "b", "reward": str(have["reward"].path)}}
     recipe = prepared_recipe(**changes)
     if culprit is None:
         assert validate.spec(recipe, have)
         return
-    message = rf"base is of the family 'granite', for which .* no sequence classifier; {culprit}"
+    message = rf"base is of the family 'ctrl', whose .* has no single linear head; {culprit}"
     with pytest.raises(BadInput, match=message):
         validate.spec(recipe, have)
+
+
+def test_a_family_without_a_sequence_classifier_is_taken(have):
+    GraniteConfig(max_position_embeddings=512).save_pretrained(have["base"].path)
+    assert validate.spec(prepared_recipe(), have)
 
 
 @pytest.mark.parametrize("given", ["sft", "reward"])
@@ -172,15 +178,19 @@ def test_a_given_model_without_all_its_weights_is_refused(have, tiny_model, tmp_
         validate.spec(prepared_recipe(model={"base": "b", given: str(folder)}), have)
 
 
-def test_a_given_reward_model_of_another_tokenizer_is_refused(have, tiny_model, tmp_path):
+def test_a_given_reward_model_of_another_tokenizer_is_refused_where_ppo_needs_the_same(
+    have, tiny_model, tmp_path
+):
     folder = shutil.copytree(tiny_model, tmp_path / "given")
     shutil.copytree(tiny_model, have["base"].path, dirs_exist_ok=True)
-    recipe = prepared_recipe(model={"base": "b", "reward": str(folder)})
+    given = {"base": "b", "reward": str(folder)}
+    recipe = prepared_recipe(model=given, ppo={"reward": {"model_at": "every"}})
     assert validate.spec(recipe, have)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token = "<unk>"
     tokenizer.save_pretrained(folder)
-    with pytest.raises(BadInput, match=r"the reward model .*given\) ends a turn with '<unk>'"):
+    assert validate.spec(prepared_recipe(model=given), have)
+    with pytest.raises(BadInput, match=r"ppo.reward.model_at is 'every', but the reward model"):
         validate.spec(recipe, have)
 
 
@@ -214,3 +224,14 @@ def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypa
         match=r"evaluate\.sampling\.engine is 'vllm', which is not installed here.* 'transformers'",
     ):
         require_samplers(prepared_recipe(ppo=plain), ["ppo", "evaluate"])
+
+
+def test_a_given_reward_model_that_pads_with_its_end_of_turn_is_refused(have, tiny_model, tmp_path):
+    recipe = prepared_recipe(model={"base": "b", "reward": str(tmp_path / "given")})
+    tokenizer, scalar = load_tokenizer(tiny_model), load_scalar(tiny_model, new_head=True)
+    save_model(scalar, tokenizer, tmp_path / "given")
+    assert validate.spec(recipe, have)
+    tokenizer.pad_token = tokenizer.eos_token
+    save_model(scalar, tokenizer, tmp_path / "given")
+    with pytest.raises(BadInput, match=r"given pads with '<eos>' .*resize_token_embeddings"):
+        validate.spec(recipe, have)

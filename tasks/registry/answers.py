@@ -1,0 +1,43 @@
+"""The answers of a version through MLflow, compared with those of the pipeline."""
+
+from pathlib import Path
+
+import mlflow
+
+from rlhf_core.errors import BadInput
+from tasks.records.run_record import ModelKind
+from tasks.registry import packaging
+
+TOLERANCE = 1e-3  # of a score, at least: both sides compute in float32
+
+
+def predict_once(kind: ModelKind, folder: Path) -> None:
+    """Load a version's files through MLflow and predict once, where they are an MLflow model.
+
+    Raises what MLflow raises, and BadInput when a reward model scores otherwise than here.
+    """
+    if not (folder / "MLmodel").exists():
+        return
+    model = mlflow.pyfunc.load_model(str(folder))
+    if kind == "policy":
+        model.predict(packaging.EXAMPLES[kind], params={"max_tokens": 1})
+    else:
+        _require_same_scores(model, folder)
+
+
+def _require_same_scores(model: mlflow.pyfunc.PyFuncModel, folder: Path) -> None:
+    # torch, which a pipeline without a promotion never needs in this process
+    from rlhf_core.modeling.smoke import CONVERSATIONS, pipeline_scores
+
+    rows = [
+        {"messages": [*row["prompt"], {"role": "assistant", "content": row["reply"]}]}
+        for row in CONVERSATIONS
+    ]
+    found = model.predict(rows)["score"].tolist()
+    expected = pipeline_scores(packaging.model_folder(folder))
+    for score, own in zip(found, expected, strict=True):
+        if abs(score - own) > TOLERANCE * max(1.0, abs(own)):
+            raise BadInput(
+                f"{folder} scores {own:.4g} in this pipeline and {score:.4g} as an MLflow model;"
+                " expected the same. Register the model again."
+            )
