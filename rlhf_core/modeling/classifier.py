@@ -5,8 +5,6 @@ get one here, built as transformers builds its own for Llama or Qwen, with the s
 weights. A transformers that has the class by then loads such a folder as it is.
 """
 
-from functools import cache
-
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,7 +17,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from rlhf_core.errors import BadInput
 
 
-def classifier_class(config: PretrainedConfig) -> type:
+def classifier_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """Return the class that loads a one-label model with this configuration.
 
     That is transformers' auto class of token classifiers where the folder names one, else that of
@@ -40,7 +38,6 @@ def reads_each_token(config: PretrainedConfig) -> bool:
     return any(name.endswith("ForTokenClassification") for name in names)
 
 
-@cache
 def with_scalar_head(family: type[PretrainedConfig]) -> type[PreTrainedModel]:
     """Return a sequence classifier of a family: its backbone with the linear head `score`.
 

@@ -43,9 +43,9 @@ def smoke(kind: Literal["policy", "reward"], folder: Path) -> None:
 def _run_once(kind: str, folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    auto = AutoModelForCausalLM if kind == "policy" else classifier_class(config)
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        auto = AutoModelForCausalLM if kind == "policy" else classifier_class(config)
         model, report = auto.from_pretrained(
             folder,
             dtype="auto",
@@ -62,7 +62,9 @@ def _run_once(kind: str, folder: Path) -> None:
         with torch.inference_mode():
             logits = model.eval()(input_ids=ids).logits
     except (OSError, ValueError, RuntimeError, IndexError, SafetensorError) as error:
-        raise BadInput(f"{folder} cannot be loaded and run as {auto.__name__}: {error}") from None
+        raise BadInput(
+            f"{folder} cannot be loaded and run as a {kind} model of transformers: {error}"
+        ) from None
     if not torch.isfinite(logits).all():
         raise BadInput(
             f"{folder} gives values that are not finite; expected finite logits for {TEXT!r}."

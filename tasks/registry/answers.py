@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mlflow
+from mlflow.pyfunc import PyFuncModel
 
 from rlhf_core.errors import BadInput
 from tasks.records.run_record import ModelKind
@@ -25,7 +26,7 @@ def predict_once(kind: ModelKind, folder: Path) -> None:
         _require_same_scores(model, folder)
 
 
-def _require_same_scores(model: mlflow.pyfunc.PyFuncModel, folder: Path) -> None:
+def _require_same_scores(model: PyFuncModel, folder: Path) -> None:
     # torch, which a pipeline without a promotion never needs in this process
     from rlhf_core.modeling.smoke import CONVERSATIONS, pipeline_scores
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
+from transformers import AutoModelForCausalLM, GraniteConfig
 
 from flows.platform.pages import free_port
 from rlhf_core.data.render import render_prompt, render_response
 from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.padding import give_own_pad
 from tasks.registry.packaging import build, model_folder
 
 pytestmark = pytest.mark.slow
@@ -189,7 +192,34 @@ def test_vllms_own_server_serves_the_policy(registry, tmp_path):
         assert answer["choices"][0]["message"]["content"].split() == greedy.split()
 
 
-def test_vllms_own_server_serves_the_reward_model(registry, tmp_path):
+def padded_with_eos(tiny_model: Path, folder: Path) -> Path:
+    """A reward model from a base that pads with its end of turn."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    give_own_pad(tokenizer, tiny_model)
+    scalar = load_scalar(tiny_model, new_head=True, seed=3, tokens=len(tokenizer))
+    save_model(scalar, tokenizer, folder / "scalar")
+    return folder / "scalar"
+
+
+def granite(tiny_model: Path, folder: Path) -> Path:
+    """A reward model of a family without a sequence classifier."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = GraniteConfig(vocab_size=62, **sizes, **heads, **ids)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    scalar = load_scalar(folder / "base", new_head=True, seed=3)
+    save_model(scalar, load_tokenizer(tiny_model), folder / "scalar")
+    return folder / "scalar"
+
+
+@pytest.mark.parametrize("made", [None, padded_with_eos, granite])
+def test_vllms_own_server_serves_the_reward_model(registry, tiny_model, tmp_path, made):
+    if made:
+        build("reward", made(tiny_model, tmp_path), tmp_path / "version", [], "")
+        registry = (registry[0], {"reward": tmp_path / "version"})
     root = registry[1]["reward"]
     scored = [*CHAT, {"role": "assistant", "content": "w5 w6"}]
     (score,) = mlflow.pyfunc.load_model(str(root)).predict({"messages": scored})["score"]
