@@ -1,9 +1,9 @@
 """The answers of a version through MLflow, compared with those of the pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
-from mlflow.pyfunc import PyFuncModel
 
 from rlhf_core.errors import BadInput
 from tasks.records.run_record import ModelKind
@@ -26,7 +26,8 @@ def predict_once(kind: ModelKind, folder: Path) -> None:
         _require_same_scores(model, folder)
 
 
-def _require_same_scores(model: PyFuncModel, folder: Path) -> None:
+def _require_same_scores(model: Any, folder: Path) -> None:
+    """Compare the scores of a loaded pyfunc model, whose answer is a frame, with the pipeline's."""
     # torch, which a pipeline without a promotion never needs in this process
     from rlhf_core.modeling.smoke import CONVERSATIONS, pipeline_scores
 
