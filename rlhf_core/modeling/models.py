@@ -243,7 +243,8 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    # the last one: a backbone that initialises weights its classifier does not have
+    except (OSError, ValueError, RuntimeError, SafetensorError, AttributeError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
     require_complete(path, found, drawn=drawn)
     return model

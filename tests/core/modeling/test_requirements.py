@@ -83,7 +83,8 @@ def test_the_families_without_a_scalar_head_are_those_whose_classifier_has_anoth
     classifiers = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     for family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & classifiers.keys():
         module = model_type_to_module_name(family)
-        source = (folder / module / f"modeling_{module}.py").read_text(encoding="utf-8")
+        files = (folder / module).glob("modeling_*.py")
+        source = "\n".join(file.read_text(encoding="utf-8") for file in files)
         body = re.search(rf"class {classifiers[family]}\(.*?(?=\nclass |\Z)", source, re.S)[0]
         if "self.score =" not in body and "GenericForSequenceClassification" not in body:
             found.add(family)

@@ -18,7 +18,7 @@ from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer
 from rlhf_core.modeling.reading import own_reading
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.reward.scoring import pair_sequences, score_sequences
-from rlhf_core.rundir import RunDir, StageResult
+from rlhf_core.rundir import RunDir, StageResult, StageSpec, read_result
 
 COMPARISONS = ("comparisons_train", "comparisons_heldout")
 REWARD = Reward(lr=3e-3, epochs=2, batch_size=16, max_train=48, max_heldout=32)
@@ -54,6 +54,11 @@ def granite(tiny_model, tmp_path_factory) -> Path:
     return folder
 
 
+def finished(spec: StageSpec, folder: Path) -> StageResult:
+    run_stage(spec, RunDir(folder))
+    return read_result(folder)
+
+
 @pytest.fixture
 def trained(tiny_splits, tmp_path, monkeypatch):
     """Train a reward model from this model, in this process; return the stage's result."""
@@ -62,7 +67,7 @@ def trained(tiny_splits, tmp_path, monkeypatch):
     def run(model: Path, config: Reward = REWARD) -> StageResult:
         inputs = {"model": model} | splits_of(tiny_splits, *COMPARISONS)
         spec = section_spec("reward", config, inputs, train=True)
-        return run_stage(spec, RunDir(tmp_path / "reward"))
+        return finished(spec, tmp_path / "reward")
 
     return run
 
@@ -72,7 +77,7 @@ def ppo(model: Path, reward: StageResult, splits: Path, folder: Path, config: PP
     if config.reward_trunk == "reference":
         inputs["reward_adapter"] = reward.outputs["adapter"].path
     spec = section_spec("ppo", config, inputs | splits_of(splits, "prompts_train"))
-    return run_stage(spec, RunDir(folder))
+    return finished(spec, folder)
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4)], ids=["full", "adapter"])

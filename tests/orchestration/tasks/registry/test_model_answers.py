@@ -360,7 +360,7 @@ def test_the_served_policy_stops_where_the_pipelines_samplers_do(tiny_model, tmp
 def test_a_scalar_head_on_a_family_without_a_classifier_scores_the_same_when_served(
     family, tiny_model, pairs, tmp_path
 ):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     more = {CodeGenConfig: {"rotary_dim": 8}, XGLMConfig: {"ffn_dim": 64}}
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     config = family(vocab_size=62, **sizes, **ids, **more.get(family, {"intermediate_size": 64}))
