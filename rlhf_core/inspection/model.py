@@ -98,8 +98,8 @@ def _classifier(folder: Path) -> ModelFinding:
     if family in WITHOUT_SCALAR_HEAD:
         return note(
             "reward model",
-            f"the sequence classifier of {family} has no single linear head: a recipe that trains a"
-            " reward model or a critic of its own from it is refused",
+            f"transformers makes no sequence classifier of {family} with one linear head: a recipe"
+            " that trains a reward model or a critic of its own from it is refused",
         )
     if has_sequence_classifier(family):
         return ok("reward model", f"transformers has a sequence classifier of {family}")

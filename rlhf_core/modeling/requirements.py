@@ -12,8 +12,9 @@ from rlhf_core.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# families with a causal model whose sequence classifier has another head than one linear map
-# `score`, by model_type; all others get a scalar head (modeling/classifier.py)
+# families with a causal model, by model_type, whose sequence classifier has another head than one
+# linear map `score`, or whose backbone does not load by itself (Llama 4, Mllama); the others get a
+# scalar head (modeling/classifier.py)
 WITHOUT_SCALAR_HEAD = frozenset(
     (
         "bart",
@@ -25,8 +26,11 @@ WITHOUT_SCALAR_HEAD = frozenset(
         "data2vec-text",
         "electra",
         "ernie",
+        "llama4",
+        "llama4_text",
         "mbart",
         "megatron-bert",
+        "mllama",
         "modernbert-decoder",
         "mvp",
         "plbart",

@@ -78,8 +78,8 @@ def require_classifier(recipe: Recipe, model: Path) -> None:
     family = read_config(model).get("model_type")
     if family in WITHOUT_SCALAR_HEAD and (wanting := _made_from(recipe)):
         raise BadInput(
-            f"{model} is of the family {family!r}, whose sequence classifier in transformers has no"
-            f" single linear head; {wanting}"
+            f"{model} is of the family {family!r}, of which transformers makes no sequence"
+            f" classifier with one linear head; {wanting}"
         )
 
 

@@ -144,7 +144,7 @@ def test_a_model_that_can_have_no_scalar_head_is_refused_where_one_is_made_from_
     if culprit is None:
         assert validate.spec(recipe, have)
         return
-    message = rf"base is of the family 'ctrl', whose .* has no single linear head; {culprit}"
+    message = rf"base is of the family 'ctrl', of which .* with one linear head; {culprit}"
     with pytest.raises(BadInput, match=message):
         validate.spec(recipe, have)
 
