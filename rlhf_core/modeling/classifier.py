@@ -15,6 +15,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.requirements import WITHOUT_SCALAR_HEAD
 
 
 def classifier_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -58,6 +59,16 @@ def with_scalar_head(family: type[PretrainedConfig]) -> type[PreTrainedModel]:
     # the generic class has a prefix of its own
     own = {"base_model_prefix": base.base_model_prefix, "config_class": family}
     return type(name, (GenericForSequenceClassification, base), own | {"__module__": __name__})
+
+
+def require_family(config: PretrainedConfig, where: object) -> None:
+    """Raise BadInput for a family that can have no scalar head."""
+    if config.model_type in WITHOUT_SCALAR_HEAD:
+        raise BadInput(
+            f"{where} is of the family {config.model_type!r}, of which transformers makes no"
+            " sequence classifier with one linear head; expected one for a reward model or critic."
+            " Take a model of another family."
+        )
 
 
 def require_scalar_head(model: PreTrainedModel, where: object) -> None:

@@ -22,7 +22,7 @@ from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
-from rlhf_core.modeling.classifier import classifier_class, require_scalar_head
+from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
 from rlhf_core.modeling.lora import HEAD, merge_adapter
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
@@ -192,6 +192,8 @@ def load_scalar(
         raise BadInput(
             f"{path} has {config.num_labels} labels; a reward model has one (num_labels=1)"
         )
+    if new_head:
+        require_family(config, path)
     drawn = (f"{HEAD}.weight",) if new_head else ()
     model = _load(classifier_class(config), path, drawn=drawn, num_labels=1)
     require_scalar_head(model, path)
@@ -243,8 +245,7 @@ def _load(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    # the last one: a backbone that initialises weights its classifier does not have
-    except (OSError, ValueError, RuntimeError, SafetensorError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
     require_complete(path, found, drawn=drawn)
     return model
