@@ -23,7 +23,7 @@ TRIMMING = (str, str.strip, str.lstrip, str.rstrip)
 
 @dataclass(frozen=True)
 class AssistantTurn:
-    """How a template writes an answer in a dialogue that goes on.
+    """An answer as the template writes it in a dialogue that goes on.
 
     opening: the end of a prompt, from its last special token on. before, after: what the template
     writes between the prompt and the text, and between the text and the end of turn. The model has

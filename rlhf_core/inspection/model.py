@@ -64,7 +64,7 @@ def _weights(folder: Path) -> ModelFinding:
         file.get_slice(name).get_dtype()
         for path in sorted(folder.glob("*.safetensors"))
         for file in [safe_open(path, "pt")]
-        for name in file.keys()  # noqa: SIM118
+        for name in sorted(file.keys())
     )
     names = [SIZES.get(kind, kind) for kind, _ in types.most_common()]
     return ok(

@@ -1,4 +1,4 @@
-"""What a model's tokenizer and chat template do with a dialogue, by the pipeline's rendering."""
+"""The effect of a model's tokenizer and chat template on a dialogue, as the pipeline renders it."""
 
 from functools import partial
 from pathlib import Path

