@@ -53,7 +53,7 @@ def _unknown_family(folder: Path, family: object, code: object) -> str:
     found = f"{folder} is of the family {family!r}" if family else f"{folder} names no model_type"
     own = (
         ", and names Python code of the model's own (auto_map), which is never run"
-        " (trust_remote_code)"
+        " (trust_remote_code=False)"
         if code
         else ""
     )

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
     "mlflow": {
+        "tasks/registry/answers.py",
         "tasks/registry/packaging.py",
         "tasks/tracking/client.py",
         "tasks/tracking/forwarder.py",
@@ -21,7 +22,11 @@ OWNERS = {
         "tasks/analysis/mlflow_runs.py",
     },
     "deepspeed": {"rlhf_core/engine/bootstrap.py", "rlhf_core/engine/deepspeed.py"},
-    "vllm": {"rlhf_core/sampling/vllm.py", "rlhf_core/sampling/weight_transfer.py"},
+    "vllm": {
+        "rlhf_core/sampling/output_layer.py",
+        "rlhf_core/sampling/vllm.py",
+        "rlhf_core/sampling/weight_transfer.py",
+    },
     "peft": {"rlhf_core/modeling/lora.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},
 }

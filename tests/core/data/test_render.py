@@ -6,7 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from chat_families import DEEPSEEK, DEEPSEEK_R1, FAMILIES, LLAMA_2, MISTRAL, REASONING, VICUNA, ZEPHYR
+from chat_families import (
+    DEEPSEEK,
+    DEEPSEEK_R1,
+    FAMILIES,
+    LLAMA_2,
+    MISTRAL,
+    REASONING,
+    VICUNA,
+    ZEPHYR,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer

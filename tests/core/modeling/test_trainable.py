@@ -91,7 +91,7 @@ def test_tied_weights_and_experts_are_not_missed(make, shape, tmp_path):
         (
             {"model_type": "newer", "auto_map": {"AutoModelForCausalLM": "modeling_newer.Newer"}},
             r"does not have, and names Python code of the model's own \(auto_map\), which is never"
-            r" run \(trust_remote_code\); expected a family of transformers",
+            r" run \(trust_remote_code=False\); expected a family of transformers",
         ),
         (
             LlamaConfig(hidden_size=64).to_dict() | {"hidden_size": "wide"},

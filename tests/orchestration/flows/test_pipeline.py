@@ -54,7 +54,7 @@ def assert_versions_are_promoted_with_their_verdicts(home: Path, parent_run_id: 
     verdicts = json.loads(
         client(home).get_model_version_by_alias("tiny-policy", "champion").tags["verdicts"]
     )
-    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 15
+    assert verdicts["evaluate.win_rate"]["verdict"] == "passed" and len(verdicts) == 18
 
 
 def assert_second_version_names_its_parents(home: Path) -> None:

@@ -206,7 +206,7 @@ def test_every_gpu_preset_fits_the_machine_that_it_names_and_the_documentation_s
 
 def test_every_recipe_loads_without_a_network_and_names_itself():
     recipes = {path.stem: load_recipe(path.stem) for path in RECIPES.glob("*.toml")}
-    assert {recipe.name for recipe in recipes.values()} == recipes.keys() and len(recipes) == 6
+    assert {recipe.name for recipe in recipes.values()} == recipes.keys() and len(recipes) == 7
     assert all(recipe.description for recipe in recipes.values())
 
 
