@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.gates.decide import Subject
@@ -23,6 +24,12 @@ PLAIN = (
     'name = "plain"\nmodel.base = "b"\nregistry.name = "plain"\ndata = {demonstrations = "d",'
     ' comparisons = "c"}\n'
 )
+
+
+@pytest.fixture(autouse=True)
+def own_linear(monkeypatch) -> None:
+    """Put back torch's linear map, which ZeRO 3 replaces for the rest of a process."""
+    monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -108,11 +107,7 @@ def test_a_head_is_computed_in_float32_so_that_unequal_sequences_have_unequal_sc
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(
-    dtype, monkeypatch
-):
-    # DeepSpeed puts its own in its place, and leaves it
-    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)
+def test_a_model_whose_weights_are_shared_out_says_the_same_and_keeps_none_whole(dtype):
     sizes = {
         "hidden_size": 256,
         "intermediate_size": 512,
