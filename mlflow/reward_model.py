@@ -1,14 +1,12 @@
 """A registered reward model as an MLflow model: conversations or pairs in, scores out.
 
-MLflow runs this file when it saves and when it loads the model ("models from code"). It needs
-mlflow, torch and transformers, but not the project. It imports the last two only when weights are
-loaded.
+MLflow runs this file when it saves and when it loads the model ("models from code"). A version
+holds the modules of rlhf_core that it imports, so that it needs mlflow, torch and transformers but
+not the project. Heavy imports wait until weights are loaded.
 """
 
-import hashlib
 import json
-import re
-from functools import partial
+import sys
 from pathlib import Path
 
 import mlflow
@@ -18,13 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 BATCH = 16  # conversations scored at once
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 PAIR = ["prompt", "chosen", "rejected"]
-CHAT_TEMPLATE = (  # training uses it where the tokenizer has none
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
 refused = MlflowException.invalid_parameter_value  # a server answers it with status 400
 
 
@@ -39,21 +31,26 @@ class Reward(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
         """Load tokenizer and members. Refuses pickles, and bytes other than the registered ones."""
         import torch
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig
 
         folder = Path(context.artifacts["model"])
-        if found := [file.name for file in folder.rglob("*") if file.suffix in PICKLES]:
-            raise refused(
-                f"{folder} holds {found}, which may run code when loaded; expected safetensors only"
-            )
-        require_bytes(folder)
+        root = folder.parents[1]
+        sys.path += map(str, root.glob("rlhf_core_*.zip"))  # the modules that are imported below
+        from rlhf_core.data import render
+        from rlhf_core.modeling.classifier import classifier_class
+        from rlhf_core.modeling.registered import open_registered
+        from rlhf_core.modeling.requirements import context_length
+
+        registered = Model.load(str(root)).metadata or {}
+        self.render = render
+        self.tokenizer = open_registered(
+            folder, registered.get("digest"), registered.get("template_date")
+        )
         safely = {"local_files_only": True, "trust_remote_code": False}
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-        self.tokenizer.chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
-        set_end_of_turn(self.tokenizer)
         self.members = []  # of an ensemble, whose mean is the score; one for a single reward model
         for member, offset in self._parts(folder):
-            model = classifier_class(member, safely).from_pretrained(
+            config = AutoConfig.from_pretrained(member, **safely)
+            model = classifier_class(config).from_pretrained(
                 member, use_safetensors=True, dtype=torch.float32, **safely
             )
             if model.config.num_labels != 1:
@@ -63,11 +60,7 @@ class Reward(mlflow.pyfunc.PythonModel):
             self.members.append(
                 (model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), offset)
             )
-        # transformers maps other names of the context, such as n_positions, but not MPT's
-        named = ("max_position_embeddings", "max_seq_len")
-        config = self.members[0][0].config.get_text_config()
-        limits = (getattr(config, name, None) for name in named)
-        self.limit = next(filter(None, limits), 2**31)
+        self.limit = context_length(self.members[0][0].config) or 2**31
 
     @staticmethod
     def _parts(folder: Path) -> list[tuple[Path, float]]:
@@ -133,37 +126,13 @@ class Reward(mlflow.pyfunc.PythonModel):
     def _ids(self, row: int, prompt: list[dict], reply: str) -> list[int]:
         """Return training's token ids: prompt, opening of the assistant's turn, reply, its end."""
         try:
-            opening = encode_messages(self.tokenizer, prompt)
+            opening = self.render.render_prompt(self.tokenizer, prompt)
         except Exception as error:  # each template has its own kind of error
-            raise refused(
-                f"row {row}: the model's chat template refuses {prompt}: {error}"
-            ) from error
-        text = self.tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, tokenize=False
-        )
-        written = self._written(prompt, text, reply)
-        answer = encode_text(self.tokenizer, written)
-        both = self.tokenizer(text + written, add_special_tokens=False)["input_ids"]
-        spells = special_tokens(self.tokenizer).search(written)
-        if both[: len(opening)] == opening and not spells:
-            answer = both[len(opening) :]  # some tokenizers begin a text alone with a blank
-        ids = [*missing_bos(self.tokenizer, opening), *opening]
-        ids += [*answer, self.tokenizer.eos_token_id]
+            raise refused(f"row {row}: {error}") from error
+        ids = [*opening, *self.render.render_response(self.tokenizer, reply)]
         if len(ids) > self.limit:
             raise refused(f"row {row} has {len(ids)} tokens; the model reads {self.limit}")
         return ids
-
-    def _written(self, prompt: list[dict], opening: str, reply: str) -> str:
-        """Return the reply with what the template writes around it in a dialogue that goes on."""
-        turns = [{"role": "assistant", "content": reply}, {"role": "user", "content": "And now?"}]
-        try:
-            whole = self.tokenizer.apply_chat_template(
-                [*prompt, *turns], add_generation_prompt=True, tokenize=False
-            )
-        except Exception:  # the template refuses a second question
-            return reply
-        written, end, _ = whole.removeprefix(opening).partition(self.tokenizer.eos_token)
-        return written if whole.startswith(opening) and end and reply.strip() in written else reply
 
     def _scores(self, sequences: list[list[int]]) -> np.ndarray:
         """Return the score at each sequence's last token, end-of-text included."""
@@ -199,129 +168,6 @@ class Reward(mlflow.pyfunc.PythonModel):
                     model.score(hidden_BLD[last]).squeeze(-1).float().cpu().numpy() - offset
                 )
         return np.mean(scores, axis=0)
-
-
-def missing_bos(tokenizer, ids: list[int]) -> list[int]:
-    """Return BOS if the tokenizer begins each text with it and the template has written none."""
-    bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-    return [bos] if adds_bos and ids[:1] != [bos] else []
-
-
-def digest_of(file: Path) -> str:
-    """Return the sha256 (hex) of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def require_bytes(folder: Path) -> None:
-    """Refuse bytes other than those evaluated and registered, whose digest MLmodel holds."""
-    expected = (Model.load(str(folder.parents[1])).metadata or {}).get("digest")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
-    parts = [[file.relative_to(folder).as_posix(), digest_of(file)] for file in files]
-    found = hashlib.sha256(
-        json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()
-    ).hexdigest()
-    if expected and found != expected:
-        raise refused(
-            f"{folder} has digest {found[:12]}, registered was {expected[:12]}; fetch the"
-            " version again"
-        )
-
-
-def classifier_class(folder: Path, safely: dict) -> type:
-    """Return the class that loads a reward model.
-
-    A family without a sequence classifier gets the one of rlhf_core/modeling/classifier.py.
-    """
-    import transformers
-    from transformers.modeling_layers import GenericForSequenceClassification
-
-    config = transformers.AutoConfig.from_pretrained(folder, **safely)
-    if any(name.endswith("ForTokenClassification") for name in config.architectures or []):
-        return transformers.AutoModelForTokenClassification
-    family = type(config)
-    if family in transformers.AutoModelForSequenceClassification._model_mapping:
-        return transformers.AutoModelForSequenceClassification
-    base = next(
-        one
-        for one in transformers.AutoModelForCausalLM._model_mapping[family].__mro__
-        if one.__name__.endswith("PreTrainedModel") and one is not transformers.PreTrainedModel
-    )
-    own = {"base_model_prefix": base.base_model_prefix, "config_class": family}
-    return type("WithScalarHead", (GenericForSequenceClassification, base), own)
-
-
-# What follows is the same in policy_model.py and reward_model.py, because each is shipped alone. It
-# renders as training does: rlhf_core/data/special_tokens.py and end_of_turn.py.
-
-
-def set_end_of_turn(tokenizer) -> None:
-    """Make the token with which the template ends an assistant's turn the tokenizer's eos_token."""
-    answer = "So it is."
-    turns = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": answer}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except Exception:  # each template has its own kind of error; rendering a prompt reports it
-        return
-    after = text.rpartition(answer)[2].lstrip() if answer in text else ""
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
-    if token is None or ids[0] == tokenizer.eos_token_id:
-        return
-    if token.special:
-        tokenizer.eos_token = token
-    else:
-        tokenizer.add_special_tokens({"eos_token": token.content})
-
-
-def special_tokens(tokenizer) -> re.Pattern:
-    """Return a pattern of the texts of the tokenizer's special tokens."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    texts = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
-
-
-def encode_text(tokenizer, text: str) -> list[int]:
-    """Return the token ids of a text; a special token that it spells stays text."""
-    pattern = special_tokens(tokenizer)
-    if not pattern.search(text):
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-    split = partial(tokenizer, add_special_tokens=False, split_special_tokens=True)
-    special = {*tokenizer.convert_tokens_to_ids(pattern.findall(text))} - {tokenizer.unk_token_id}
-    encoded = split(text)["input_ids"]
-    if special.isdisjoint(encoded):
-        return encoded
-    # the vocabulary has the special token as a word of its own: part it behind its first letter
-    parts = pattern.sub(lambda found: found[0][0] + "\0" + found[0][1:], text).split("\0")
-    return [token for part in parts if part for token in split(part)["input_ids"]]
-
-
-def encode_messages(tokenizer, messages: list[dict]) -> list[int]:
-    """Return the token ids of messages; special tokens come from the template alone.
-
-    A text that spells one is marked before the template and put back after it.
-    """
-    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
-    pattern, texts = special_tokens(tokenizer), [message["content"] for message in messages]
-    if not any(map(pattern.search, texts)):
-        return tokenizer(render(messages), add_special_tokens=False)["input_ids"]
-    used, spelled = set().union(*texts), []
-    mark = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in used)
-
-    def hide(found: re.Match) -> str:
-        spelled.append(found[0])
-        return f"{mark}{len(spelled) - 1}{mark}"
-
-    hidden = [message | {"content": pattern.sub(hide, message["content"])} for message in messages]
-    ids = []
-    for number, piece in enumerate(re.split(f"({pattern.pattern})", render(hidden))):
-        if number % 2:
-            ids.append(tokenizer.convert_tokens_to_ids(piece))
-        elif piece:
-            text = re.sub(f"{mark}(\\d+){mark}", lambda found: spelled[int(found[1])], piece)
-            ids += encode_text(tokenizer, text)
-    return ids
 
 
 mlflow.models.set_model(Reward())

@@ -18,6 +18,7 @@ from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import DPO
 from rlhf_core.config.stage_configs import DPOStageConfig
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
@@ -25,7 +26,7 @@ from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.lora import with_adapter
-from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_policy, save_model
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum, token_logprobs
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores

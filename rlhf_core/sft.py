@@ -14,11 +14,12 @@ from rlhf_core.config import SFT
 from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.data.render import TrainOn
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.lora import merge_adapter, with_adapter
-from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, save_model
+from rlhf_core.modeling.models import inference, load_policy, save_model
 from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.seeds import noise_seeds

@@ -7,11 +7,13 @@ load it.
 import html
 import json
 import re
+from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.evidence.items import read_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
+from rlhf_core.modeling.requirements import has_sequence_classifier, read_config
 from rlhf_core.rundir import Artifact, StageResult
 from rlhf_core.stage_catalogue import REWARD, STAGES, VALIDATE, Stage
 from tasks.records.run_record import ModelKind, Record
@@ -45,7 +47,7 @@ def card(
         "Gates": table_of(decisions),
         "Samples": _samples(context.record, output, kind, BRIEF_CELL if brief else CELL),
         "Data": _data(output),
-        "How to load": _loading(context.recipe, model, kind),
+        "How to load": _loading(context.recipe, model, kind, output.artifacts[kind].path),
         "Training": _training(context.recipe, maker),
         "Lineage": _lineage(context, output, maker),
     }
@@ -228,18 +230,26 @@ def _version(context: RunContext, artifact: Artifact, name: str) -> str:
     return (f"{model} version {version}, " if version else "") + f"`{artifact.digest[:16]}`"
 
 
-def _loading(recipe: Recipe, model: str, kind: ModelKind) -> str:
+def _in_transformers(auto_class: str) -> str:
+    return f"transformers.{auto_class}.from_pretrained(folder)"
+
+
+def _loading(recipe: Recipe, model: str, kind: ModelKind, folder: Path) -> str:
     uri, sampling = f"models:/{model}@champion", recipe.evaluate.sampling
     params = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
     if kind == "policy":
-        auto_class, flags = "AutoModelForCausalLM", "--generation-config vllm"
+        plain = _in_transformers("AutoModelForCausalLM")
+        flags = "--generation-config vllm"
         note = " Replies are greedy unless asked otherwise; the metrics are of sampled replies."
         example = (
             'model.predict({"messages": [{"role": "user", "content": "..."}]},'
             f" params={json.dumps(params)})"
         )
     else:
-        auto_class, flags, note = "AutoModelForSequenceClassification", "--runner pooling", ""
+        flags, note = "--runner pooling", ""
+        plain = _in_transformers("AutoModelForSequenceClassification")
+        if has_sequence_classifier(read_config(folder).get("model_type", "")) is False:
+            plain = "# transformers has no sequence classifier of this family; MLflow loads it"
         example = (
             'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])'
             '  # or {"messages": [...]}'
@@ -251,7 +261,7 @@ def _loading(recipe: Recipe, model: str, kind: ModelKind) -> str:
 model = mlflow.pyfunc.load_model("{uri}")
 {example}
 folder = mlflow.artifacts.download_artifacts("{uri}") + "/artifacts/model"
-transformers.{auto_class}.from_pretrained(folder)
+{plain}
 ```
 ```sh
 mlflow models serve -m {uri} --env-manager local --port 5001

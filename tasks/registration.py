@@ -8,6 +8,7 @@ from tasks.promotion.eligibility import contest_record
 from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
 from tasks.run_context import RunContext, StageOutput
+from tasks.stages.spec import date_of_templates
 from tasks.tracking import rendering
 
 
@@ -58,10 +59,12 @@ def _registration(
     kind: ModelKind,
     decisions: list[Decision],
 ) -> Registration:
+    artifact = output.artifacts[kind]
     return Registration(
         model=f"{context.recipe.registry.name}-{kind}",
         stage=maker.name,
-        artifact=output.artifacts[kind],
+        artifact=artifact,
+        template_date=date_of_templates(context.recipe, [artifact.path]),
         tags=_tags(context, output, maker, decisions),
         decisions=decisions,
         note=model_card.description(

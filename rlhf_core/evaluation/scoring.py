@@ -9,11 +9,11 @@ from torch import Tensor
 from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.evaluation.best_of_n import best
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
 from rlhf_core.modeling.ensemble import load_members
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.reading import own_reading
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.reward.scoring import score_sequences

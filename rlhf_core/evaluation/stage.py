@@ -11,6 +11,7 @@ from rlhf_core.batching.batch import subset
 from rlhf_core.config import Evaluate
 from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer, require_same_tokenizer
 from rlhf_core.errors import BadInput
 from rlhf_core.evaluation import best_of_n
 from rlhf_core.evaluation.comparison import (
@@ -27,7 +28,7 @@ from rlhf_core.evaluation.scoring import best_draws, independent_scores, respons
 from rlhf_core.evidence.items import Columns
 from rlhf_core.judging.functions import JudgeFunction, Scorer, conversation, load_function
 from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_judge
-from rlhf_core.modeling.models import inference, load_policy, load_tokenizer, require_same_tokenizer
+from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.sft import heldout_loss, load_sequences

@@ -10,9 +10,10 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.findings import ModelFinding, checked, note, ok, refuses
 from rlhf_core.inspection.tokens import tokenizer_findings
-from rlhf_core.modeling.models import load_tokenizer, tied_names
+from rlhf_core.modeling.models import tied_names
 from rlhf_core.modeling.requirements import (
     WITHOUT_SCALAR_HEAD,
     context_of,

@@ -10,8 +10,8 @@ from rlhf_core.batching.batch import encode_demonstrations, subset
 from rlhf_core.config import Recipe
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.rows import InspectedRow, RowUse, prompt_row, rows_of_batch
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.reward.scoring import pair_sequences
 
 Render = Callable[[PreTrainedTokenizerBase, list[dict]], list[InspectedRow]]

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_core.config import FrozenPlacement
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer
+from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.modeling.reading import reads_the_same
 from rlhf_core.rundir import ENSEMBLE, write_atomically
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.special_tokens import encode_text
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.requirements import embedding_rows, read_config
 from rlhf_core.modeling.vocabulary import rendered_ids
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import PPO
 from rlhf_core.data.render import render_prompt, render_response, reply_text
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.requirements import context_of
 from rlhf_core.modeling.vocabulary import TURNS
 

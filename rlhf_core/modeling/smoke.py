@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.utils.logging import disable_progress_bar
 
 from rlhf_core.batching.batch import Sequence, collate, encode
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.classifier import classifier_class, reads_each_token
 from rlhf_core.modeling.ensemble import load_members, member_folder, offsets_of
-from rlhf_core.modeling.models import ScalarModel, final_scores, load_tokenizer
+from rlhf_core.modeling.models import ScalarModel, final_scores
 from rlhf_core.modeling.padding import remedy
 
 TEXT = "How do I boil an egg?"

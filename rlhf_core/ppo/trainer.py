@@ -11,10 +11,10 @@ from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
 from rlhf_core.modeling.lora import plain_tensors
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models

@@ -5,10 +5,10 @@ from pathlib import Path
 from rlhf_core.batching.batch import subset
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import (

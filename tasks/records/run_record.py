@@ -78,6 +78,7 @@ class Registration(BaseModel):
     decisions: list[Decision] = []  # of every gate about these bytes
     note: str = ""  # Markdown, the description of the version
     card: str = ""  # Markdown, README.md beside the weights
+    template_date: str | None = None  # that the chat template prints if it asks for the day
     # records of earlier releases call it sign_off
     approval: VersionApproval = Field(
         VersionApproval(), validation_alias=AliasChoices("approval", "sign_off")

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.models import Model
 
 from rlhf_core.errors import BadInput
+from rlhf_core.template_date import template_date
 from tasks.records.run_record import ModelKind
 from tasks.registry import packaging
 
@@ -36,7 +38,8 @@ def _require_same_scores(model: Any, folder: Path) -> None:
         for row in CONVERSATIONS
     ]
     found = model.predict(rows)["score"].tolist()
-    expected = pipeline_scores(packaging.model_folder(folder))
+    with template_date((Model.load(str(folder)).metadata or {}).get("template_date")):
+        expected = pipeline_scores(packaging.model_folder(folder))
     for score, own in zip(found, expected, strict=True):
         if abs(score - own) > TOLERANCE * max(1.0, abs(own)):
             raise BadInput(

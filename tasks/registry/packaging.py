@@ -2,6 +2,7 @@
 
 MLmodel, <kind>_model.py, requirements.txt, ...
                    as mlflow.pyfunc.save_model writes them (models from code, no pickles)
+rlhf_core_<digest>.zip  the modules of this project that the code imports
 artifacts/model/   the Hugging Face folder, hard links into the run directory
 gates.json         every gate decision about these bytes
 approval.json      the approval that their recipe requires, with the request and the answer
@@ -14,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,6 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array, Object, Property
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_core import ROOT
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import usual_mode
@@ -35,8 +36,8 @@ from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
+from tasks.registry.shipped_code import write_code
 
-CODE = ROOT / "mlflow"
 WEIGHTS = Path("artifacts", "model")
 GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
 REQUIREMENTS = ("mlflow", "torch", "transformers")
@@ -80,12 +81,23 @@ EXAMPLES = {
 }
 
 
+@dataclass(frozen=True)
+class VersionRecords:
+    """The records of a version: gate decisions, card (Markdown), and the template's date.
+
+    template_date: the date that the model's chat template prints if it asks for the day.
+    """
+
+    decisions: list[Decision] = field(default_factory=list)
+    card: str = ""
+    template_date: str | None = None
+
+
 def build(
     kind: ModelKind,
     model: Path,
     target: Path,
-    decisions: list[Decision],
-    card: str,
+    records: VersionRecords,
     *,
     place: Callable | None = None,
 ) -> None:
@@ -104,11 +116,10 @@ def build(
         shutil.copytree(
             model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden
         )
-        _name_weights(folder)
-        write_evidence(folder, decisions, card)
+        _name_weights(folder, records.template_date)
+        _write_evidence(folder, records)
         if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
-            for file in [file for file in folder.iterdir() if file.is_file()]:
-                file.replace(target / file.name)
+            _renew(folder, target)
             return
         if target.exists():
             target.rename(Path(temporary) / "old")
@@ -125,8 +136,7 @@ def store(wanted: Registration, location: str, *, registered: bool) -> None:
         build,
         wanted.kind,
         wanted.artifact.verified().path,
-        decisions=wanted.decisions,
-        card=wanted.card,
+        records=VersionRecords(wanted.decisions, wanted.card, wanted.template_date),
     )
     if (folder := local_folder(location)) is not None:
         build_at(folder)
@@ -142,11 +152,11 @@ def store(wanted: Registration, location: str, *, registered: bool) -> None:
         remote.log_artifacts(str(folder))
 
 
-def write_evidence(root: Path, decisions: list[Decision], card: str) -> None:
+def _write_evidence(root: Path, records: VersionRecords) -> None:
     """Write gates.json and README.md."""
-    values = {"decisions": [decision.model_dump(mode="json") for decision in decisions]}
+    values = {"decisions": [decision.model_dump(mode="json") for decision in records.decisions]}
     write_atomically(root / GATES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(root / CARD, card)
+    write_atomically(root / CARD, records.card)
 
 
 def write_approval(root: Path, approval: VersionApproval) -> None:
@@ -210,17 +220,33 @@ def _refuse_pickles(model: Path) -> None:
 def _save_frame(kind: ModelKind, folder: Path) -> None:
     """Save a pyfunc model without its weights, which MLflow would copy."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
-    mlflow.pyfunc.save_model(
-        str(folder),
-        python_model=str(CODE / f"{kind}_model.py"),
-        signature=SIGNATURES[kind],
-        input_example=EXAMPLES[kind],
-        pip_requirements=pins,
-        uv_project_path=str(CODE),  # else a uv project in the current folder is copied in
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        script, archive = write_code(kind, Path(temporary))
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(script),
+            signature=SIGNATURES[kind],
+            input_example=EXAMPLES[kind],
+            pip_requirements=pins,
+            uv_project_path=temporary,  # else a uv project in the current folder is copied in
+        )
+        shutil.copy(archive, folder)
 
 
-def _name_weights(folder: Path) -> None:
+def _renew(folder: Path, target: Path) -> None:
+    """Move the files beside the weights to `target`; the code last that imports the others."""
+    new = sorted((file for file in folder.iterdir() if file.is_file()), key=_is_script)
+    for file in new:
+        file.replace(target / file.name)
+    for archive in {file.name for file in target.glob("*.zip")} - {file.name for file in new}:
+        (target / archive).unlink()
+
+
+def _is_script(file: Path) -> bool:
+    return file.suffix == ".py"
+
+
+def _name_weights(folder: Path, template_date: str | None) -> None:
     """Write into MLmodel what MLflow would write if it had copied the weights."""
     meta = Model.load(str(folder))
     meta.flavors["python_function"]["artifacts"] = {
@@ -228,6 +254,8 @@ def _name_weights(folder: Path) -> None:
     }
     # the model's code compares this digest with the weights when it is loaded
     meta.metadata = {"digest": digest_path(folder / WEIGHTS)}
+    if template_date:
+        meta.metadata["template_date"] = template_date
     meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     meta.save(str(folder / "MLmodel"))
 

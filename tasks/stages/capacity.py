@@ -111,7 +111,7 @@ def require_given(recipe: Recipe, model: Path) -> None:
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
         if embedding_rows(folder):
-            from rlhf_core.modeling.models import load_tokenizer
+            from rlhf_core.data.tokenizer import load_tokenizer
             from rlhf_core.modeling.trainable import require_weights
             from rlhf_core.modeling.vocabulary import require_embeddings
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from rlhf_core.config import LoRA
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.checkpoint import Checkpoint, save_checkpoint
 from rlhf_core.file_modes import usual_mode
 from rlhf_core.modeling.lora import add_adapter, save_adapter
-from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_policy, save_model
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077, 0o002], ids=oct)

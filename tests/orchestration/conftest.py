@@ -91,7 +91,8 @@ def ready_models(tiny_model, tmp_path_factory) -> Path:
 
     They are real: promotion loads and runs them.
     """
-    from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+    from rlhf_core.data.tokenizer import load_tokenizer
+    from rlhf_core.modeling.models import load_scalar, save_model
 
     folder = tmp_path_factory.mktemp("ready")
     shutil.copytree(tiny_model, folder / "ppo")

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 from flows.platform.pages import free_port
 from rlhf_core.data.render import render_prompt, render_response
-from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.modeling.models import load_scalar, save_model
 from rlhf_core.modeling.padding import give_own_pad
-from tasks.registry.packaging import build, model_folder
+from tasks.registry.packaging import VersionRecords, build, model_folder
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def registry(tiny_model, tmp_path_factory) -> tuple[str, dict[str, Path]]:
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     for kind, model in (("policy", tiny_model), ("reward", folder / "scalar")):
-        build(kind, model, folder / kind, [], "")
+        build(kind, model, folder / kind, VersionRecords())
         client.create_registered_model(f"tiny-{kind}")
         client.create_model_version(f"tiny-{kind}", source=str(folder / kind))
         client.set_registered_model_alias(f"tiny-{kind}", "champion", "1")
@@ -218,7 +219,7 @@ def granite(tiny_model: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("made", [None, padded_with_eos, granite])
 def test_vllms_own_server_serves_the_reward_model(registry, tiny_model, tmp_path, made):
     if made:
-        build("reward", made(tiny_model, tmp_path), tmp_path / "version", [], "")
+        build("reward", made(tiny_model, tmp_path), tmp_path / "version", VersionRecords())
         registry = (registry[0], {"reward": tmp_path / "version"})
     root = registry[1]["reward"]
     scored = [*CHAT, {"role": "assistant", "content": "w5 w6"}]

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rlhf_core.data.chat_template import DEFAULT_CHAT_TEMPLATE
 from rlhf_core.data.end_of_turn import end_of_turn, set_end_of_turn
 from rlhf_core.data.render import render_response
-from rlhf_core.modeling.models import load_policy, load_tokenizer, save_model
+from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.modeling.models import load_policy, save_model
 
 EOS = 1  # of the tiny model's tokenizer
 END = 62  # the first token that is added to it

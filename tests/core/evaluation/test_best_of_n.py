@@ -16,12 +16,13 @@ from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate, Sampling
 from rlhf_core.config.gate_rules import GateRule
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.best_of_n import best, kl_bound
 from rlhf_core.evaluation.replies import Replies
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.measure import measure
-from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_scalar, save_model
 from rlhf_core.rundir import RunDir
 
 TINY = Sampling(engine="transformers", max_new_tokens=12, kv_cache_mib=64)

@@ -12,14 +12,9 @@ from rlhf_core.batching.batch import encode
 from rlhf_core.config import Evaluate, Sampling
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.evaluation.replies import Setup, generate_replies
-from rlhf_core.modeling.models import (
-    inference,
-    load_policy,
-    load_scalar,
-    load_tokenizer,
-    save_model,
-)
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, save_model
 from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.rundir import RunDir
 

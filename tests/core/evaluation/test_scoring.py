@@ -2,9 +2,9 @@
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Evaluate
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.evaluation.scoring import independent_scores
-from rlhf_core.modeling.models import load_tokenizer
 
 DIALOGUE = [
     {"role": "system", "content": "answer in French"},

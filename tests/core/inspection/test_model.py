@@ -16,9 +16,10 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
 from rlhf_core.inspection.model import inspect_model
-from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_scalar, save_model
 from rlhf_core.modeling.vocabulary import require_embeddings
 
 

@@ -1,8 +1,8 @@
 """Rows of a batch token by token: padding is left out, and the batch says what is trained."""
 
 from rlhf_core.batching.batch import Sequence
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.rows import RowUse, prompt_row, rows_of_batch
-from rlhf_core.modeling.models import load_tokenizer
 
 LONG = Sequence([3, 6, 7], [8, 9, 1])  # <eos> is 1
 SHORT = Sequence([6], [10, 11])  # cut: it does not end

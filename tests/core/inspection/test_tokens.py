@@ -5,8 +5,8 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.tokens import tokenizer_findings
-from rlhf_core.modeling.models import load_tokenizer
 
 USER = "{{ m['role'] + ' ' + m['content'] + ' ' }}"
 TURNS = "{% for m in messages %}" + USER + "{% endfor %}"

@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.classifier import classifier_class, with_scalar_head
-from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import final_scores, load_scalar, save_model
 from rlhf_core.modeling.smoke import plain_scores
 
 SIZES = {"vocab_size": 62, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

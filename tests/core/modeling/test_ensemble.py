@@ -15,6 +15,7 @@ from stages import section_spec, splits_of
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Reward, load_recipe
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
@@ -22,7 +23,7 @@ from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.evaluation.scoring import reward_scores
 from rlhf_core.evidence.items import data_columns, read_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, offsets_of
-from rlhf_core.modeling.models import final_scores, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import final_scores, load_scalar, save_model
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import make_experience
 from rlhf_core.ppo.metrics import experience_metrics

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_core.config import PPO, SFT, LoRA, Reward
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
@@ -23,13 +24,7 @@ from rlhf_core.modeling.lora import (
     plain_tensors,
     save_adapter,
 )
-from rlhf_core.modeling.models import (
-    PolicyModel,
-    load_policy,
-    load_scalar,
-    load_tokenizer,
-    save_model,
-)
+from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar, save_model
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.data.tokenizer import load_tokenizer, require_same_tokenizer
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import (
     PolicyModel,
@@ -28,8 +29,6 @@ from rlhf_core.modeling.models import (
     inference,
     load_policy,
     load_scalar,
-    load_tokenizer,
-    require_same_tokenizer,
     tied_names,
 )
 from rlhf_core.modeling.trunk import load_trunk

@@ -6,8 +6,9 @@ from tokenizers import AddedToken
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_core.batching.batch import encode
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import inference, load_scalar, save_model
 from rlhf_core.modeling.padding import give_own_pad, holds_no_pad, require_own_pad
 from rlhf_core.modeling.smoke import plain_scores, smoke
 from rlhf_core.reward.scoring import score_sequences

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import PPO
 from rlhf_core.data.render import render_prompt, render_response
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.reading import own_reading, reads_the_same, reward_reading
 
 EOS = 1

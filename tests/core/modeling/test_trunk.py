@@ -7,6 +7,7 @@ import torch
 from batches import BATCH
 
 from rlhf_core.config import PPO, LoRA
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import (
@@ -17,13 +18,7 @@ from rlhf_core.modeling.lora import (
     save_adapter,
     write_origin,
 )
-from rlhf_core.modeling.models import (
-    inference,
-    load_policy,
-    load_scalar,
-    load_tokenizer,
-    save_model,
-)
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, save_model
 from rlhf_core.modeling.trunk import Trunk, load_trunk
 
 LORA = LoRA(rank=4)

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import load_tokenizer
 from rlhf_core.modeling.vocabulary import require_embeddings
 
 ROWS = 62  # embeddings of the tiny model, and tokens of its tokenizer

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf_core.batching.batch import Sequence, encode
 from rlhf_core.config import PPO, LoRA, load_recipe
 from rlhf_core.config.stage_configs import PPOStageConfig
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.lora import add_adapter, merge_adapter, save_adapter, write_origin
@@ -21,7 +22,6 @@ from rlhf_core.modeling.models import (
     inference,
     load_policy,
     load_scalar,
-    load_tokenizer,
     save_model,
 )
 from rlhf_core.objectives.losses import clipped_value_error, token_mean

@@ -10,6 +10,7 @@ import pytest
 from plain import PlainEngine, PlainSampler, no_functions
 
 from rlhf_core.config import PPO, RewardCheck, Sampling, load_recipe
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.judging.onpolicy_pairs import (
@@ -19,7 +20,7 @@ from rlhf_core.judging.onpolicy_pairs import (
     with_labels,
 )
 from rlhf_core.metrics import require_declared
-from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo.onpolicy import Checker
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.trainer import Trainer

@@ -20,9 +20,10 @@ from transformers import AutoConfig, LlamaForTokenClassification
 
 from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.config import PPO, RewardFunction, Rewards, Sampling, load_recipe
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.metrics import require_declared
-from rlhf_core.modeling.models import load_scalar, load_tokenizer
+from rlhf_core.modeling.models import load_scalar
 from rlhf_core.objectives.advantages import merge_moments, token_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import step_metrics

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rlhf_core.batching.batch import collate
 from rlhf_core.config import PPO, Evaluate, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.evaluation.replies import Setup
 from rlhf_core.evaluation.scoring import response_kl
-from rlhf_core.modeling.models import inference, load_tokenizer
+from rlhf_core.modeling.models import inference
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.ppo.metrics import step_metrics
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.stage_configs import PPOStageConfig
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.modeling.models import inference, load_policy, load_scalar, load_tokenizer
+from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo import stage
 from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Prompt

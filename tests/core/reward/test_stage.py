@@ -14,7 +14,8 @@ from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import PPO, LoRA, Reward, Sampling
 from rlhf_core.data.splits import load_split
-from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer
+from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.modeling.reading import own_reading
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.reward.scoring import pair_sequences, score_sequences

@@ -15,15 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.batch import Sequence, collate, device
 from rlhf_core.config import PPO, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import (
-    inference,
-    load_policy,
-    load_scalar,
-    load_tokenizer,
-    save_model,
-)
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, save_model
 from rlhf_core.objectives.losses import tempered, token_logprobs
 from rlhf_core.rundir import Artifact, RunDir, StageSpec, read_metrics
 from rlhf_core.sampling import factory

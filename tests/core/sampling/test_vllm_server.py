@@ -15,8 +15,9 @@ import torch
 from stages import finish, section_spec, start
 
 from rlhf_core.config import PPO, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_policy, load_scalar, save_model
 from rlhf_core.rundir import read_metrics
 from rlhf_core.sampling.factory import open_sampler
 from rlhf_core.sampling.server_process import ServerProcess

@@ -28,6 +28,7 @@ HOSTILE = (
 )
 OVERRIDE = Override(threshold=0.55, reason="shown for the record | not for use", by="someone")
 SPLITS = ("comparisons_heldout", "comparisons_train", "prompts_heldout")
+MODELS = ("base", "sft", "reward", "policy")
 RESULTS = {
     "validate": {"metrics": {"data/comparisons_train": 4000.0, "data/comparisons_heldout": 600.0}},
     "reward": {
@@ -84,15 +85,18 @@ def run(home, tmp_path) -> Iterator[Evaluated]:
     sampling = {"temperature": 0.7, "max_new_tokens": 48}
     recipe = tiny_recipe(seed=7, description="to try it", evaluate={"sampling": sampling})
     workspace = Workspace.here()
-    record, results, artifacts = Record.new(workspace, recipe), {}, {}
+    record, results = Record.new(workspace, recipe), {}
     for name, values in RESULTS.items():
         run_dir = workspace.runs / name
         run_dir.mkdir(parents=True)
         record.stages.append(StageRecord(stage=name, run_dir=run_dir, started=0))
         results[name] = StageResult(stage=name, digest=f"{name}-digest", seconds=1.0, **values)
-    for name in (*SPLITS, "base", "sft", "reward", "policy"):
+    for name in SPLITS:
         (tmp_path / name).write_text(name)
-        artifacts[name] = Artifact.of(tmp_path / name)
+    for name in MODELS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "llama"}')
+    artifacts = {name: Artifact.of(tmp_path / name) for name in (*SPLITS, *MODELS)}
     with tracking(workspace, record):
         yield Evaluated(RunContext(recipe, workspace, record.id), artifacts, results)
 
@@ -148,6 +152,14 @@ def test_a_reward_models_card_shows_pairs_and_intervals(run):
     assert "| reward/accuracy | 0.755 | 0.719 to 0.788 | 600 | share |" in text
     assert "| p | good | 2.00 | bad | -1.25 |" in text
     assert "AutoModelForSequenceClassification" in text and "win_rate" not in text
+
+
+def test_a_card_names_no_class_of_transformers_that_a_family_has_not(run):
+    folder = run.artifacts["reward"].path
+    (folder / "config.json").write_text('{"model_type": "granite"}')
+    text = run.card("reward", [])
+    assert "AutoModelForSequenceClassification" not in text
+    assert "transformers has no sequence classifier of this family; MLflow loads it" in text
 
 
 def test_overrides_and_the_sign_off_stand_on_top(run):

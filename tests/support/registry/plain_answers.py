@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_core.batching.batch import encode
 from rlhf_core.data.render import render_prompt
-from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer
+from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.reward.scoring import score_sequences
 
 

@@ -19,8 +19,9 @@ import torch.multiprocessing as mp
 from rlhf_core.batching.batch import Batch, order
 from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import code_digest
-from rlhf_core.modeling.models import load_policy, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_policy, load_scalar, save_model
 from rlhf_core.ppo.estimators import Estimates
 from rlhf_core.ppo.experience import Experience, ExperienceRows
 from rlhf_core.ppo.rewards import RewardModelScores, ShapedRewards

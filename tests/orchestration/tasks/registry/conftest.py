@@ -7,8 +7,9 @@ import pytest
 from passed_gate import DECISION
 
 from rlhf_core.data.splits import load_split
-from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
-from tasks.registry.packaging import build
+from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.modeling.models import load_scalar, save_model
+from tasks.registry.packaging import VersionRecords, build
 
 
 @pytest.fixture(scope="package")
@@ -22,8 +23,8 @@ def reward_folder(tiny_model, tmp_path_factory) -> Path:
 def versions(tiny_model, reward_folder, tmp_path_factory) -> dict[str, Path]:
     """Return a version of each kind, by kind."""
     folder = tmp_path_factory.mktemp("versions")
-    build("policy", tiny_model, folder / "policy", [DECISION], "# policy")
-    build("reward", reward_folder, folder / "reward", [DECISION], "# reward")
+    build("policy", tiny_model, folder / "policy", VersionRecords([DECISION], "# policy"))
+    build("reward", reward_folder, folder / "reward", VersionRecords([DECISION], "# reward"))
     return {kind: folder / kind for kind in ("policy", "reward")}
 
 

@@ -1,6 +1,5 @@
 """Registered models answer as the project and transformers do, in every form of input."""
 
-import inspect
 import json
 import shutil
 
@@ -24,16 +23,18 @@ from transformers import (
 
 from rlhf_core.batching.batch import encode
 from rlhf_core.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from rlhf_core.data.end_of_turn import set_end_of_turn
 from rlhf_core.data.render import render_prompt, render_response
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import close_ensemble, member_folder
-from rlhf_core.modeling.models import inference, load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import inference, load_scalar, save_model
 from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.sampling.stops import stop_ids_of
 from tasks.registry import packaging
 from tasks.registry.answers import predict_once
-from tasks.registry.packaging import build, model_folder
+from tasks.registry.packaging import VersionRecords, build, model_folder
 
 
 def test_the_reward_model_scores_pairs_as_training_does(reward, reward_folder, pairs):
@@ -129,7 +130,7 @@ def test_the_folders_own_generation_settings_change_nothing(tiny_model, policy, 
     (folder / "generation_config.json").write_text(
         json.dumps({"do_sample": True, "temperature": 9.0, "max_new_tokens": 3})
     )
-    build("policy", folder, tmp_path / "version", [], "")
+    build("policy", folder, tmp_path / "version", VersionRecords())
     chats = [{"messages": row["prompt"]} for row in pairs[:3]]
     assert mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(chats) == policy.predict(
         chats
@@ -186,7 +187,7 @@ def test_a_reward_model_without_a_chat_template_gets_the_one_of_training(
     shutil.copytree(reward_folder, folder)
     (folder / "chat_template.jinja").unlink()
     assert AutoTokenizer.from_pretrained(folder).chat_template is None
-    build("reward", folder, tmp_path / "version", [], "")
+    build("reward", folder, tmp_path / "version", VersionRecords())
     found = mlflow.pyfunc.load_model(str(tmp_path / "version"))
     assert found.unwrap_python_model().tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE
     assert found.predict(pairs)["chosen_score"].tolist() == pytest.approx(
@@ -209,7 +210,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_less_their_offsets(
             - offset
         )
     close_ensemble(folder, [0.25, -1.5])
-    build("reward", folder, tmp_path / "version", [DECISION], "# reward")
+    build("reward", folder, tmp_path / "version", VersionRecords([DECISION], "# reward"))
     rows = [
         {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
         for row in pairs
@@ -229,7 +230,7 @@ def test_a_prompt_begins_with_bos_once_where_the_tokenizer_adds_it(
     folder, pairs = tmp_path / "model", [row for row in pairs if "w55" not in json.dumps(row)]
     shutil.copytree(tiny_model if kind == "policy" else reward_folder, folder)
     _begin_with_bos(folder, keep_template=not kind.endswith("template"))
-    build(kind.split()[0], folder, tmp_path / "version", [], "")
+    build(kind.split()[0], folder, tmp_path / "version", VersionRecords())
     found = mlflow.pyfunc.load_model(str(tmp_path / "version"))
     tokenizer, messages = load_tokenizer(folder), [{"role": "user", "content": "w1 w2"}]
     expected = render_prompt(tokenizer, messages)
@@ -266,7 +267,7 @@ def test_a_reply_is_scored_with_what_the_template_writes_around_it(reward_folder
         "{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
     )
     tokenizer.save_pretrained(folder)
-    build("reward", folder, tmp_path / "version", [], "")
+    build("reward", folder, tmp_path / "version", VersionRecords())
     found = mlflow.pyfunc.load_model(str(tmp_path / "version")).predict(pairs)
     for field in ("chosen", "rejected"):
         assert found[f"{field}_score"].tolist() == pytest.approx(
@@ -274,20 +275,6 @@ def test_a_reply_is_scored_with_what_the_template_writes_around_it(reward_folder
         )
     response = render_response(load_tokenizer(folder), "w1")
     assert tokenizer.convert_ids_to_tokens(response) == ["w50", "w1", "<eos>"]
-
-
-SHARED = ("set_end_of_turn", "special_tokens", "encode_text", "encode_messages")
-
-
-def functions_of(model) -> dict:
-    """The functions of the code that is shipped with a model."""
-    return type(model.unwrap_python_model()).load_context.__globals__
-
-
-def test_both_models_are_shipped_with_the_same_rendering(policy, reward):
-    ours, theirs = functions_of(policy), functions_of(reward)
-    for name in SHARED:
-        assert inspect.getsource(ours[name]) == inspect.getsource(theirs[name])
 
 
 CHATML = (
@@ -331,12 +318,12 @@ SPELLED = [
 def test_a_text_that_spells_a_special_token_stays_text_as_in_training(
     policy, reward, chatml, tiny_model, text
 ):
-    shipped = functions_of(policy)
+    shipped = policy.unwrap_python_model().render
     messages = [{"role": "user", "content": text}]
     for tokenizer in (chatml, load_tokenizer(tiny_model)):
-        shipped["set_end_of_turn"](tokenizer)
-        assert shipped["encode_messages"](tokenizer, messages) == render_prompt(tokenizer, messages)
-        assert shipped["encode_text"](tokenizer, text) == render_response(tokenizer, text)[:-1]
+        set_end_of_turn(tokenizer)
+        assert shipped.render_prompt(tokenizer, messages) == render_prompt(tokenizer, messages)
+        assert shipped.render_response(tokenizer, text) == render_response(tokenizer, text)
     assert chatml.eos_token == "<|im_end|>"
     own = policy.unwrap_python_model()
     assert own._prompt(0, messages) == render_prompt(own.tokenizer, messages)
@@ -345,12 +332,29 @@ def test_a_text_that_spells_a_special_token_stays_text_as_in_training(
     assert found == expected.prompt + expected.response
 
 
+def test_a_dialogue_is_read_part_by_part_as_in_training(policy, reward, chatml):
+    own, scored = policy.unwrap_python_model(), reward.unwrap_python_model()
+    dialogue = [
+        {"role": "user", "content": "w1 <eos>"},
+        {"role": "assistant", "content": " w3 "},
+        {"role": "user", "content": "w4"},
+    ]
+    for tokenizer in (chatml, own.tokenizer):
+        set_end_of_turn(tokenizer)
+        expected = render_prompt(tokenizer, dialogue)
+        first = render_prompt(tokenizer, dialogue[:1]) + render_response(tokenizer, " w3 ")
+        assert own.render.render_prompt(tokenizer, dialogue) == expected
+        assert expected[: len(first)] == first
+    (row,) = encode(scored.tokenizer, [{"prompt": dialogue, "reply": "w5"}], "reply")
+    assert scored._ids(0, dialogue, "w5") == row.prompt + row.response
+
+
 @pytest.mark.parametrize("listed", [None, [2, 5]])
 def test_the_served_policy_stops_where_the_pipelines_samplers_do(tiny_model, tmp_path, listed):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     settings = {"eos_token_id": listed} if listed else {}
     (folder / "generation_config.json").write_text(json.dumps(settings))
-    build("policy", folder, tmp_path / "version", [], "")
+    build("policy", folder, tmp_path / "version", VersionRecords())
     served = mlflow.pyfunc.load_model(str(tmp_path / "version")).unwrap_python_model()
     stops = stop_ids_of(folder) | {load_tokenizer(folder).eos_token_id}
     assert set(served.model.generation_config.eos_token_id) == stops == {1, *(listed or [])}
@@ -368,7 +372,7 @@ def test_a_scalar_head_on_a_family_without_a_classifier_scores_the_same_when_ser
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     scalar = load_scalar(tmp_path / "base", new_head=True, seed=3)
     save_model(scalar, load_tokenizer(tiny_model), tmp_path / "reward")
-    build("reward", tmp_path / "reward", tmp_path / "version", [], "")
+    build("reward", tmp_path / "reward", tmp_path / "version", VersionRecords())
     predict_once("reward", tmp_path / "version")
     served = mlflow.pyfunc.load_model(str(tmp_path / "version"))
     expected = project_scores(tmp_path / "reward", pairs, "chosen")
@@ -377,7 +381,7 @@ def test_a_scalar_head_on_a_family_without_a_classifier_scores_the_same_when_ser
 
 
 def test_a_version_that_scores_otherwise_in_mlflow_is_refused(reward_folder, tmp_path):
-    build("reward", reward_folder, tmp_path / "version", [], "")
+    build("reward", reward_folder, tmp_path / "version", VersionRecords())
     predict_once("reward", tmp_path / "version")
     code = tmp_path / "version" / "reward_model.py"
     code.write_text(code.read_text().replace("length - 1 for length", "length - 2 for length"))

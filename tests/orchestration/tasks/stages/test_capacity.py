@@ -8,8 +8,9 @@ from recipes import prepared_recipe
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CTRLConfig, GPT2Config, GPTNeoConfig, GraniteConfig
 
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import load_scalar, load_tokenizer, save_model
+from rlhf_core.modeling.models import load_scalar, save_model
 from tasks.stages import capacity, validate
 from tasks.stages.capacity import require_samplers
 

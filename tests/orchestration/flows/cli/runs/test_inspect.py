@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from rlhf_core.modeling.models import load_tokenizer
+from rlhf_core.data.tokenizer import load_tokenizer
 
 
 def test_a_usable_model_ends_with_0_and_another_with_2_and_its_reasons(rlhf, tiny_model, tmp_path):
