@@ -2,6 +2,7 @@
 
 import time
 
+from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.modeling.models import save_model
@@ -14,6 +15,7 @@ from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged, read_metrics
 
 SUMMARY_STEPS = 5  # final metrics are means over this many last steps: one rollout is noisy
+SAMPLED = "ppo/score_mean_sampled"  # with dynamic sampling alone
 SUMMARY = (
     "score_mean",
     "reward_mean",
@@ -22,6 +24,7 @@ SUMMARY = (
     "response_tokens",
     "eos_share",
     "entropy",
+    SAMPLED.removeprefix("ppo/"),
 )
 
 
@@ -49,10 +52,7 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
         metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
         check(metrics, step, config)
         state = state.after(
-            metrics["ppo/kl_per_response"],
-            experience.rewards.running,
-            config,
-            cursor=rollout.cursor,
+            metrics["ppo/kl_per_response"], experience.rewards.running, config, rollout
         )
         if checker:
             metrics |= checker.after(trainer, step, config.steps)
@@ -72,21 +72,28 @@ def _output(trainer: Trainer, run: RunDir) -> Output:
     write_config(actor, run.path / "deepspeed.json")
     if not is_rank_zero():
         return Output()
-    metrics, responses = _summary(run), config.rollout_batch * min(SUMMARY_STEPS, config.steps)
+    metrics, counts = _summary(run, config)
     return Output(
         outputs={"model": "model"},
         metrics=metrics,
-        counts=dict.fromkeys(metrics, responses),
+        counts=counts,
         files={"deepspeed_config": "deepspeed.json"},
     )
 
 
-def _summary(run: RunDir) -> dict[str, float]:
-    """Return means over the last SUMMARY_STEPS steps, read back from metrics.jsonl.
+def _summary(run: RunDir, config: PPO) -> tuple[dict[str, float], dict[str, int]]:
+    """Return means over the last SUMMARY_STEPS steps, and the responses that each is of.
 
-    A resumed stage has seen only some of these steps itself.
+    They are read back from metrics.jsonl, because a resumed stage has seen only some of these steps
+    itself.
     """
     last = [line["metrics"] for line in read_metrics(run.metrics_path)[-SUMMARY_STEPS:]]
-    return {
-        f"ppo/{name}": sum(line[f"ppo/{name}"] for line in last) / len(last) for name in SUMMARY
-    }
+    names = [f"ppo/{name}" for name in SUMMARY if f"ppo/{name}" in last[-1]]
+    metrics = {name: sum(line[name] for line in last) / len(last) for name in names}
+    # dynamic sampling reports the groups that it kept
+    groups = [line.get("ppo/groups", config.rollout_batch // config.group_size) for line in last]
+    counts = dict.fromkeys(metrics, int(sum(groups)) * config.group_size)
+    if SAMPLED in metrics:
+        dropped = sum(line["ppo/groups_dropped"] for line in last)
+        counts[SAMPLED] += int(dropped) * config.group_size
+    return metrics, counts

@@ -12,6 +12,7 @@ from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from rlhf_core.objectives.advantages import Moments
 from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
+from rlhf_core.ppo.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,18 @@ class LoopState:
         """Return the state before the first step."""
         return cls(config.beta, NO_SCORES, cursor=0)
 
-    def after(self, kl: float, scores: Moments, config: PPO, *, cursor: int) -> "LoopState":
-        """Return the state after a step; kl: of that step, nats per response."""
+    def after(self, kl: float, scores: Moments, config: PPO, rollout: Rollout) -> "LoopState":
+        """Return the state after the step of a rollout; kl: of that step, nats per response."""
         beta = self.beta
         if config.kl_controller == "adaptive":
-            horizon, responses = config.kl_horizon, config.rollout_batch
             beta = adapt_beta(
-                beta, kl, target=config.kl_target, horizon=horizon, responses=responses
+                beta,
+                kl,
+                target=config.kl_target,
+                horizon=config.kl_horizon,
+                responses=len(rollout.sequences),
             )
-        return LoopState(beta, scores, cursor)
+        return LoopState(beta, scores, rollout.cursor)
 
     def as_json(self) -> dict:
         """Return the state as JSON values, which keep every bit of a float64."""

@@ -296,6 +296,13 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards_and_resumes_bit_for_b
         assert (step["ppo/groups_dropped"] > 0) == (step["ppo/tokens_dropped"] > 0)
         if step["ppo/groups_dropped"]:  # the dropped groups all score 1, the others at most 0
             assert step["ppo/score_mean_sampled"] > step["ppo/score_mean"]
+    means, counts = stage._summary(RunDir(tmp_path / "whole"), SELECTIVE)
+    kept, dropped = (
+        sum(step[name] for step in steps) * SELECTIVE.group_size
+        for name in ("ppo/groups", "ppo/groups_dropped")
+    )
+    assert (counts["ppo/score_mean"], counts["ppo/score_mean_sampled"]) == (kept, kept + dropped)
+    assert means["ppo/score_mean_sampled"] > means["ppo/score_mean"]
     taken = json.loads((tmp_path / "whole/checkpoints/step-000003/extra.json").read_text())
     sampled = sum(step["ppo/groups"] + step["ppo/groups_dropped"] for step in steps[:3])
     assert taken["extra"]["cursor"] == sampled > 3 * 4
@@ -329,7 +336,7 @@ def test_the_gate_of_the_kl_reads_the_mean_over_the_last_steps_that_its_text_nam
     last_five = [step["ppo/kl_per_response"] for step in steps[2:]]
     gate = PPOGate()
     metric, bound, limit = gate.bounds()["kl"]
-    found = stage._summary(RunDir(tmp_path / "gated"))[metric]
+    found = stage._summary(RunDir(tmp_path / "gated"), PPO())[0][metric]
     assert len(last_five) == 5 and found == pytest.approx(sum(last_five) / 5)
     assert found != pytest.approx(last_five[-1]) and (bound, limit) == ("at most", 50.0)
     text = PPOGate.model_fields["max_kl_per_response"].description
