@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
@@ -102,11 +102,13 @@ class LedgerEntry(Frozen):
     token: str
     owner: ProcessIdentity
     plan: AliasPlan | None = None
+    chain: str = ""  # digest of all entries before this one, recorded at its turn
     step: str = ""
     stepped: datetime
     outcome: TransactionOutcome | None = None
     outcome_reason: str = ""
     ended: datetime | None = None
+    tags: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)  # as MLflow's
 
     @property
     def kind(self) -> ModelKind:
@@ -229,8 +231,10 @@ class Ledger:
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
-    def record(self, entry: LedgerEntry, what: Literal["plan", "adopted"], text: str) -> None:
-        """Record what is about to move, or which aliases were accepted as found."""
+    def record(
+        self, entry: LedgerEntry, what: Literal["plan", "adopted", "chain"], text: str
+    ) -> None:
+        """Record the plan, aliases that were accepted as found, or the digest of the chain."""
         self._tag(entry, what, text)
 
     def close(self, entry: LedgerEntry, outcome: TransactionOutcome, reason: str) -> None:
@@ -271,9 +275,13 @@ def _entry(version: ModelVersion) -> LedgerEntry:
     try:
         stepped, _, step = tags.pop("step").partition(" ")
         tags |= {name: json.loads(tags[name]) for name in ("owner", "plan") if name in tags}
-        known = {key: value for key, value in tags.items() if key in LedgerEntry.model_fields}
+        known: dict[str, Any] = {
+            key: value for key, value in tags.items() if key in LedgerEntry.model_fields
+        }
         return LedgerEntry.model_validate(
-            known | {"number": int(version.version), "step": step, "stepped": stepped}
+            known
+            | {"number": int(version.version), "step": step, "stepped": stepped}
+            | {"tags": dict(version.tags)}
         )
     except (KeyError, ValueError, ValidationError) as error:
         raise BadInput(

@@ -8,6 +8,7 @@ from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
 from tasks.promotion.eligibility import overridden
 from tasks.promotion.ledger import KINDS, AliasPlan, AliasState, LedgerEntry, missing_numbers
+from tasks.promotion.ledger_chain import chain_problem
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
     Transaction,
@@ -237,4 +238,6 @@ def history(registry: RegistryAliases) -> History:
         )
     if lost := missing_numbers(entries):
         problems.append(f"Entries {', '.join(map(str, lost))} were deleted.")
+    if altered := chain_problem(entries):
+        problems.append(altered)
     return History(entries, champion, problems)

@@ -37,6 +37,7 @@ from tasks.promotion.ledger import (
     LedgerEntry,
     TransactionOutcome,
 )
+from tasks.promotion.ledger_chain import chain_digest
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
@@ -123,6 +124,7 @@ def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
     for other in entries:
         if other.number < entry.number and not other.outcome:
             refuse_concurrent(other)
+    registry.ledger.record(entry, "chain", chain_digest(entries, entry.number))
     transaction.states, transaction.found = champion_history(entries), registry.aliases()
     actual = transaction.found[f"{entry.kind}@{CHAMPION}"] or ""
     if entry.expects != actual:

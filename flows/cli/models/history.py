@@ -1,30 +1,43 @@
 """`rlhf history`: the champions of a model and every attempt to change them."""
 
 import sys
+from typing import Annotated
+
+import typer
 
 from flows.cli.models.request import ModelName
 from flows.cli.options import AsJson
 from flows.cli.output import console, print_json
 from flows.settings import quiet_libraries
 
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Exit with 3 if an entry was altered or deleted.")
+]
 
-def history(name: ModelName, as_json: AsJson = False) -> None:
+
+def history(name: ModelName, as_json: AsJson = False, verify: Verify = False) -> None:
     """List every attempt to change the champion.
 
-    Attempts that were killed are completed or undone first.
+    Attempts that were killed are completed or undone first. An entry that was altered or deleted
+    after a later one began is a problem, which is printed; with --verify it ends with exit code 3.
     """
     quiet_libraries()
     from flows.cli.tables.history import history_json, history_table
+    from rlhf_core.errors import PromotionRefused
     from tasks.promotion import aliases, promotion
+    from tasks.promotion.ledger_chain import chain_problem, covered
 
     where, _ = aliases.open_registry(name, must_exist=False)
     found = promotion.history(where)
     if as_json:
         print_json(history_json(found))
-        return
-    if found.entries:
+    elif found.entries:
         console().print(history_table(where.name, found))
     else:
         print(f"No attempt to promote {where.name} is recorded.")
-    for problem in found.problems:
+    if verify and (altered := chain_problem(found.entries)):
+        raise PromotionRefused(altered)
+    for problem in [] if as_json else found.problems:
         print(problem, file=sys.stderr)
+    if verify and not as_json:
+        print(f"Entries that a later one vouches for: 1 to {covered(found.entries)}, unaltered.")

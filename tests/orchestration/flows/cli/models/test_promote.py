@@ -106,6 +106,16 @@ def test_history_shows_what_is_wrong_and_refusals_with_their_reason(rlhf, regist
     assert "policy@champion is version 5, the ledger says version 1" in err
 
 
+def test_a_ledger_is_verified_and_an_altered_one_ends_with_exit_code_3(rlhf, registry):
+    rlhf("promote", "tiny", "2")
+    code, out, _ = rlhf("history", "tiny", "--verify")
+    assert code == 0 and "Entries that a later one vouches for: 1 to 1, unaltered." in out
+    registry.client.set_model_version_tag("tiny-ledger", "1", "reason", "another")
+    code, _, err = rlhf("history", "tiny", "--verify")
+    assert code == 3 and "altered, added or deleted after entry 2" in err
+    assert rlhf("history", "tiny", "--verify", "--json")[0] == 3
+
+
 def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for words in (["promote", "tiny", "2"], ["rollback", "tiny"], ["history", "tiny"]):
