@@ -13,6 +13,7 @@ from rlhf_core.rundir import Output, RunDir, StageSpec
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
+QUICKSTART = "quickstart"  # a base model that is made here, with its data
 PACKAGE_PREFIX = "package:"
 # data, never code or pickles
 SAFE_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")
@@ -42,8 +43,9 @@ def run(spec: StageSpec[PrepareStageConfig], run: RunDir) -> Output:
     """
     base = spec.config.base
     model = run.path / "model"
-    if base == "quickstart":
-        _quickstart(run, seed=spec.seed)
+    if base == QUICKSTART:
+        split_seed = spec.config.split_seed
+        _quickstart(run, spec.seed, spec.seed if split_seed is None else split_seed)
         return Output(outputs={"model": "model", "files": "files"})
     if base.startswith(PACKAGE_PREFIX):
         convert_gguf(find_gguf(base.removeprefix(PACKAGE_PREFIX)), model)
@@ -52,14 +54,15 @@ def run(spec: StageSpec[PrepareStageConfig], run: RunDir) -> Output:
     return Output(outputs={"model": "model"})
 
 
-def _quickstart(run: RunDir, *, seed: int) -> None:
+def _quickstart(run: RunDir, seed: int, split_seed: int) -> None:
     from rlhf_core.quickstart.base_model import make_base_model
     from rlhf_core.quickstart.corpus import write_files
 
-    write_files(run.path / "files", seed=seed)
+    write_files(run.path / "files", seed=seed, split_seed=split_seed)
     make_base_model(
         run.path / "model",
         seed=seed,
+        split_seed=split_seed,
         log=lambda step, steps, loss: run.log(step, steps, {"prepare/loss": loss}),
     )
 

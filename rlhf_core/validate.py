@@ -40,7 +40,7 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     tables = {
         name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
     }
-    tables = quarantine_leaks(assign_splits(tables, data, spec.seed), data.checked_rules)
+    tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)

@@ -194,6 +194,13 @@ class Data(Config):
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Share of prompts that are held out, by hash."
     )
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        1,
+        description=(
+            "Seed of the choice of held-out prompts. It is not `seed`, so that runs with different"
+            " seeds hold out the same prompts."
+        ),
+    )
     max_prompt_tokens: Positive = Field(
         256, description="Longest prompt, tokens, the chat template included. Longer: see overlong."
     )

@@ -100,7 +100,10 @@ class Recipe(Config):
     )
     description: str = Field("", description="One sentence about the recipe.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        1, description="Seed of splits, order, initialisation and sampling."
+        1,
+        description=(
+            "Seed of order, initialisation and sampling. That of the splits is data.split_seed."
+        ),
     )
     align: Alignment = Field(
         "ppo",

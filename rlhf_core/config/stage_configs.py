@@ -42,9 +42,13 @@ class StageConfig(Config):
 
 
 class PrepareStageConfig(StageConfig):
-    """The source of the base model."""
+    """The source of the base model.
+
+    split_seed: data.split_seed, where the quickstart's data are made with the base model.
+    """
 
     base: str
+    split_seed: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Needs(Config):

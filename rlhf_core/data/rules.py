@@ -174,7 +174,7 @@ def too_long(table: Table, max_prompt: int, max_response: int) -> dict[int, str]
     return found
 
 
-def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, Table]:
+def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
     """Return the tables with every kept row in a split.
 
     By its file if the user gave a held-out one, else by hash of its prompt.
@@ -184,7 +184,7 @@ def assign_splits(tables: dict[str, Table], data: Data, seed: int) -> dict[str, 
         if name.endswith("_heldout"):
             return name
         heldout = f"{name}_heldout" not in tables and is_heldout(
-            entry.canonical["prompt"], seed=seed, fraction=data.heldout_fraction
+            entry.canonical["prompt"], seed=data.split_seed, fraction=data.heldout_fraction
         )
         return f"{name}_{'heldout' if heldout else 'train'}"
 

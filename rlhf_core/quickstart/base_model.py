@@ -3,7 +3,7 @@
 Its tokenizer is word-level.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -36,14 +36,18 @@ BATCH = 32  # conversations per step, about 40 tokens each
 LR = 3e-3
 
 
-def make_base_model(folder: Path, *, seed: int, log: Callable[[int, int, float], None]) -> None:
+def make_base_model(
+    folder: Path, *, seed: int, split_seed: int, log: Callable[[int, int, float], None]
+) -> None:
     """Train the base model and save it with its tokenizer into `folder`.
 
+    It sees no request that the split of `split_seed` holds out.
     log: called with (step, steps, loss in nats per token).
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    model = train(make_model(tokenizer), tokenizer, seed=seed, steps=STEPS, log=log)
+    text = raw_text(seed, split_seed)
+    model = train(make_model(tokenizer), tokenizer, text, steps=STEPS, log=log)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     follow_umask(folder)
@@ -97,17 +101,17 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
+    text: Iterator[tuple[str, str]],
     *,
-    seed: int,
     steps: int,
     log: Callable[[int, int, float], None],
 ) -> LlamaForCausalLM:
     """Train for next-token prediction on `steps` batches of raw conversations, and return `model`.
 
     No conversation is seen twice. AdamW with linear warm-up and linear decay.
+    text: (prompt, reply) without end.
     log: called with (step, steps, loss in nats per token).
     """
-    text = raw_text(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min((i + 1) / WARMUP, 1 - i / steps)

@@ -1,6 +1,6 @@
 """The quickstart's files: demonstrations, comparisons and prompts.
 
-The same seed gives the same bytes. Held-out files ask for (verb, object) combinations that no
+The same seeds give the same bytes. Held-out files ask for (verb, object) combinations that no
 training file holds, so that memorising does not help.
 """
 
@@ -42,37 +42,41 @@ RESTATED_SHARE = 0.2  # of the later ones
 CorpusRow = dict[str, str | int]
 
 
-def write_files(folder: Path, *, seed: int) -> None:
-    """Write `NAME.jsonl` for every name in SIZES into `folder`."""
+def write_files(folder: Path, *, seed: int, split_seed: int) -> None:
+    """Write `NAME.jsonl` for every name in SIZES into `folder`.
+
+    split_seed decides the held-out files and which requests they have; seed the training files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in corpus(seed).items():
+    for name, rows in corpus(seed, split_seed).items():
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
         )
 
 
-def corpus(seed: int) -> dict[str, list[CorpusRow]]:
+def corpus(seed: int, split_seed: int) -> dict[str, list[CorpusRow]]:
     """Return the rows of every file, by its name.
 
     A row is {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against} or {prompt}.
     """
     make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}
-    train, heldout = split_requests(seed)
+    train, heldout = split_requests(split_seed)
     files = {}
     for name, size in SIZES.items():
         kind, split = name.split("_")
-        rng = Random(f"{seed}/{name}")  # text seeds go through SHA-512: the same in each process
-        files[name] = _distinct(rng, make[kind], train if split == "train" else heldout, size)
+        requests, chosen = (train, seed) if split == "train" else (heldout, split_seed)
+        rng = Random(f"{chosen}/{name}")  # text seeds go through SHA-512: the same in each process
+        files[name] = _distinct(rng, make[kind], requests, size)
     return files
 
 
-def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
+def split_requests(split_seed: int) -> tuple[list[Request], list[Request]]:
     """Return the training and the held-out (verb, object) combinations.
 
     Every verb and every object occurs in both.
     """
     requests = [Request(verb, thing) for verb in VERBS for thing in OBJECTS]
-    rng = Random(f"{seed}/split")
+    rng = Random(f"{split_seed}/split")
     offsets = rng.sample(range(len(OBJECTS)), len(OBJECTS))
     # A Latin-square pattern: each verb loses its share of objects, and each object its share of
     # verbs.
@@ -83,14 +87,14 @@ def split_requests(seed: int) -> tuple[list[Request], list[Request]]:
     return [r for r in requests if r not in heldout], [r for r in requests if r in heldout]
 
 
-def raw_text(seed: int) -> Iterator[tuple[str, str]]:
+def raw_text(seed: int, split_seed: int) -> Iterator[tuple[str, str]]:
     """Yield (prompt, reply) on training combinations without end; most replies are poor.
 
     The base model learns the language from them. The first replies only restate the request, which
     teaches a small model early to look at the question.
     """
     rng = Random(f"{seed}/raw")
-    train, _ = split_requests(seed)
+    train, _ = split_requests(split_seed)
     for position in count():
         request = rng.choice(train)
         prompt = sample_prompt(rng, request)

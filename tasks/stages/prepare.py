@@ -5,6 +5,7 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
+from rlhf_core.prepare import QUICKSTART
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.spec import (
     Artifacts,
@@ -20,7 +21,9 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PrepareStageConfig] | Non
     """Return the spec; None for a local folder: then there is nothing to prepare."""
     if _is_folder(recipe):
         return None
-    return make_spec(recipe, "prepare", PrepareStageConfig(base=recipe.model.base), {})
+    split_seed = recipe.data.split_seed if recipe.model.base == QUICKSTART else None
+    config = PrepareStageConfig(base=recipe.model.base, split_seed=split_seed)
+    return make_spec(recipe, "prepare", config, {})
 
 
 def given(recipe: Recipe) -> Artifacts:
@@ -32,7 +35,7 @@ def given(recipe: Recipe) -> Artifacts:
 
 def _is_folder(recipe: Recipe) -> bool:
     base = recipe.model.base
-    if base == "quickstart" or base.startswith("package:"):
+    if base == QUICKSTART or base.startswith("package:"):
         return False
     path = Path(base).expanduser()
     if is_there("model.base", path) and path.is_dir():

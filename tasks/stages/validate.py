@@ -41,7 +41,9 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     commits = {field: at_commit(f"data.{field}", source) for field, source in hub.items()}
     data = recipe.data.model_copy(update=commits)
     config = ValidateStageConfig(data=data, needs=needs_of(recipe))
-    return make_spec(recipe, "validate", config, inputs)
+    spec = make_spec(recipe, "validate", config, inputs)
+    # nothing here is random but the choice of held-out prompts: runs over seeds share the splits
+    return spec.model_copy(update={"seed": recipe.data.split_seed})
 
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:

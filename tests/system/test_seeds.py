@@ -8,7 +8,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_quickstart_passes_every_gate_and_raises_true_utility(seed, open_workspace):
     workspace = open_workspace()
-    code, document, err = workspace.run(f"seed={seed}")
+    code, document, err = workspace.run(f"seed={seed}", f"data.split_seed={seed}")
     assert code == 0, err
     assert document["promotion"]["promoted"] is True
     reward, evaluation = (

@@ -116,7 +116,7 @@ def test_adding_rows_moves_no_prompt_to_the_other_side():
                 "demonstrations", [entry(i, f"p{i}", response="r") for i in range(n)]
             )
         }
-        split = assign_splits(tables, data(heldout_fraction=0.3), 1)["demonstrations"]
+        split = assign_splits(tables, data(heldout_fraction=0.3))["demonstrations"]
         return {e.record["prompt"][0]["content"]: e.split for e in split.entries}
 
     small, large = sides(100), sides(300)
@@ -155,7 +155,7 @@ def hash_split(n=200):
         "comparisons": table("comparisons", [pair(i, f"p{i}", "a", "b") for i in range(n)]),
         "prompts": table("prompts", [entry(i, f"p{i}") for i in range(2 * n)]),
     }
-    return assign_splits(tables, data(heldout_fraction=0.3), 1)
+    return assign_splits(tables, data(heldout_fraction=0.3))
 
 
 def test_splitting_by_hash_leaks_nothing_between_the_sources():
@@ -211,7 +211,7 @@ def test_training_rows_with_a_held_out_prompt_are_quarantined_across_sources():
         "prompts": table("prompts", [entry(1, "d"), entry(2, "c"), entry(3, "e")]),
         "prompts_heldout": table("prompts_heldout", [entry(1, "d")]),
     }
-    found = quarantine_leaks(assign_splits(tables, data(), 1), Rules())
+    found = quarantine_leaks(assign_splits(tables, data()), Rules())
     assert verdicts(found["demonstrations"]) == {1: "leakage", 2: "leakage", 3: None}
     assert verdicts(found["comparisons"]) == {1: None, 2: "leakage", 3: "leakage"}
     assert verdicts(found["prompts"]) == {1: "leakage", 2: "leakage", 3: None}

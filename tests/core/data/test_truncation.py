@@ -155,5 +155,5 @@ def test_rows_that_are_equal_after_the_cut_are_one_row_on_one_side(tokenizer):
     assert [entry.rule for entry in table.entries] == [None, *["duplicates"] * 7]
     ids = [entry.canonical["id"] for entry in table.entries]
     assert all(a == b for a, b in pairwise(ids)) and ids[0] != "1"
-    split = assign_splits({"demonstrations": table}, options, 1)["demonstrations"]
+    split = assign_splits({"demonstrations": table}, options)["demonstrations"]
     assert {entry.split for entry in split.kept} <= set(SPLITS)

@@ -188,7 +188,7 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path, line, message):
 def test_simulated_annotators_say_the_same_in_both_orders_and_mostly_prefer_what_is_worth_more():
     from rlhf_core.quickstart.corpus import corpus
 
-    rows = corpus(3)["comparisons_heldout"][:200]
+    rows = corpus(3, 3)["comparisons_heldout"][:200]
     prompts, chosen, rejected = (
         [row[name] for row in rows] for name in ("prompt", "chosen", "rejected")
     )

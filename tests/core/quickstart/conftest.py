@@ -7,4 +7,4 @@ from rlhf_core.quickstart.corpus import corpus
 
 @pytest.fixture(scope="module")
 def files():
-    return corpus(1)
+    return corpus(1, 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf_core.quickstart import base_model
+from rlhf_core.quickstart.corpus import raw_text
 
 PROMPT = "please tell me how to clean a wooden table ."
 
@@ -63,7 +64,7 @@ def test_the_base_model_learns_and_learns_the_same_twice():
         base_model.train(
             model,
             tokenizer,
-            seed=3,
+            raw_text(3, 3),
             steps=12,
             log=lambda step, steps, loss, kept=losses: kept.append(loss),
         )

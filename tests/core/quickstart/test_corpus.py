@@ -5,10 +5,12 @@ import statistics
 
 import pytest
 
+from rlhf_core.digest import digest_path
 from rlhf_core.quickstart import utility
 from rlhf_core.quickstart.corpus import (
     CONTRASTED_SHARE,
     SIZES,
+    corpus,
     raw_text,
     split_requests,
     write_files,
@@ -23,7 +25,7 @@ def utilities(rows, key):
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_files(tmp_path / folder, seed=seed)
+        write_files(tmp_path / folder, seed=seed, split_seed=seed)
     for name in SIZES:
         first, again, other = (
             (tmp_path / folder / f"{name}.jsonl").read_bytes() for folder in "abc"
@@ -33,9 +35,28 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
         assert json.loads(first.splitlines()[0])["prompt"]
 
 
+def test_the_rows_of_the_default_seeds_are_those_of_every_earlier_release(tmp_path):
+    write_files(tmp_path, seed=1, split_seed=1)
+    assert (
+        digest_path(tmp_path) == "567704b6ba60bc3381330248d3b216481a15a441fb3659b3b1103a839ff8bfc8"
+    )
+
+
+def test_no_seed_trains_on_a_request_that_another_seed_holds_out(files):
+    other = corpus(2, 1)
+    for name, rows in other.items():
+        assert (rows == files[name]) == name.endswith("heldout")
+    trained = {
+        parse_request(r["prompt"]) for n, rows in other.items() if "train" in n for r in rows
+    }
+    raw = raw_text(2, 1)
+    trained |= {parse_request(next(raw)[0]) for _ in range(1000)}
+    assert not trained & {parse_request(row["prompt"]) for row in files["prompts_heldout"]}
+
+
 def test_heldout_files_ask_for_combinations_that_no_training_file_or_raw_text_holds(files):
     asked = {name: {parse_request(row["prompt"]) for row in rows} for name, rows in files.items()}
-    raw = raw_text(1)
+    raw = raw_text(1, 1)
     train = {parse_request(next(raw)[0]) for _ in range(3000)}.union(
         *(asked[n] for n in asked if n.endswith("train"))
     )

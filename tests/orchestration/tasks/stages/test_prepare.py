@@ -19,6 +19,17 @@ def test_a_local_base_model_needs_no_preparation(tmp_path, have):
         prepare.spec(prepared_recipe(model={"base": "./missing"}), {})
 
 
+def test_the_split_of_the_generated_data_is_in_the_spec_and_does_not_follow_the_seed():
+    quickstart = prepared_recipe()
+    data = quickstart.data.model_dump() | {"split_seed": 3}
+    other = prepared_recipe(seed=2, data=data)
+    assert prepare.spec(quickstart, {}).config.split_seed == 1
+    assert prepare.spec(prepared_recipe(seed=2), {}).config.split_seed == 1
+    assert prepare.spec(other, {}).config.split_seed == 3
+    hub = prepared_recipe(model={"base": "org/name"})
+    assert "split_seed" not in prepare.spec(hub, {}).config.model_dump(mode="json")
+
+
 def test_a_mistyped_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "models" / "base").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

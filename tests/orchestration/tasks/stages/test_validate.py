@@ -16,6 +16,14 @@ def test_prepared_files_are_inputs_by_content_and_hub_names_are_not(have):
     assert spec.config.data.demonstrations.path == "{prepared}/data.jsonl"
 
 
+def test_runs_of_every_seed_share_the_splits_of_one_split_seed(have):
+    first, second = (validate.spec(prepared_recipe(seed=seed), have) for seed in (1, 2))
+    assert first.digest == second.digest and first.config.data.split_seed == 1
+    data = prepared_recipe().data.model_dump() | {"split_seed": 2}
+    other = validate.spec(prepared_recipe(data=data), have)
+    assert other.digest != first.digest
+
+
 @pytest.mark.parametrize("path", ["nowhere.jsonl", "data/nowhere.jsonl", "./nowhere", "plain-name"])
 def test_a_path_that_is_nothing_is_refused_by_field_and_path(have, path):
     data = {"demonstrations": "org/name", "comparisons": path}
