@@ -35,6 +35,7 @@ COMMANDS = {
         "promote": "Make a version the champion, and for a policy its reward model with it.",
         "rollback": "Make the previous champion the champion again, after the same checks.",
         "history": "List every attempt to change the champion.",
+        "audit": "List every attempt, approval, override and contest, with account and evidence.",
         "lineage": "Trace a model back to its data, or data to every model that saw it.",
     },
     "schedules": {

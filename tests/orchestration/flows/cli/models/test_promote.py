@@ -116,6 +116,19 @@ def test_a_ledger_is_verified_and_an_altered_one_ends_with_exit_code_3(rlhf, reg
     assert rlhf("history", "tiny", "--verify", "--json")[0] == 3
 
 
+def test_the_audit_is_a_table_csv_or_json_and_names_an_altered_ledger(rlhf, registry):
+    rlhf("promote", "tiny", "2")
+    code, out, _ = rlhf("audit")
+    assert code == 0 and "2 events" in out and "tiny-policy" in out
+    lines = rlhf("audit", "--csv")[1].splitlines()
+    assert lines[0] == "time,event,model,version,by,outcome,reason,evidence" and len(lines) == 3
+    assert [event["version"] for event in json.loads(rlhf("audit", "--json")[1])] == ["1", "2"]
+    assert json.loads(rlhf("audit", "--json", "--since", "2999-01-01")[1]) == []
+    registry.client.set_model_version_tag("tiny-ledger", "1", "reason", "another")
+    code, out, err = rlhf("audit")
+    assert code == 3 and "2 events" in out and "tiny: One of entries 1 to 1 was altered" in err
+
+
 def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for words in (["promote", "tiny", "2"], ["rollback", "tiny"], ["history", "tiny"]):

@@ -1,0 +1,109 @@
+"""The account of who decided what about the models of a registry, oldest first.
+
+Attempts to move a champion are entries of the ledger. Approvals, overridden gates and contests are
+in the tags of the versions that they are about, with the time at which the version was made.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from tasks.promotion.eligibility import CONTEST
+from tasks.promotion.ledger import KINDS, Ledger, LedgerEntry
+from tasks.promotion.ledger_chain import chain_problem
+from tasks.records.approval_record import ApprovalRecord
+
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """One decision about a version; time is UTC.
+
+    event: promote, rollback, recover, approval, override or contest. by: the account, '' where the
+    pipeline decided by its rules. evidence: a digest: of the weights for an attempt, of what a
+    person saw for an approval, of the gate records otherwise.
+    """
+
+    time: datetime
+    event: str
+    model: str
+    version: str
+    by: str
+    outcome: str
+    reason: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The events of every registry name, oldest first, and what is wrong with the ledgers."""
+
+    events: list[AuditEvent]
+    problems: list[str]
+
+
+def audit(client: MlflowClient, since: datetime | None = None) -> Audit:
+    """Return the events since a time (UTC; None: all), oldest first."""
+    models = {model.name for model in client.search_registered_models(max_results=PAGE)}
+    events, problems = [], []
+    for name in sorted(model.removesuffix("-ledger") for model in models if _is_ledger(model)):
+        entries = Ledger(client, name).entries()
+        events += [_of_entry(entry) for entry in entries]
+        if problem := chain_problem(entries):
+            problems.append(f"{name}: {problem}")
+    for model in sorted(models):
+        if model.endswith(tuple(f"-{kind}" for kind in KINDS)):
+            for version in client.search_model_versions(f"name = '{model}'", PAGE):
+                events += _of_version(version)
+    chosen = [event for event in events if since is None or event.time >= since]
+    return Audit(sorted(chosen, key=lambda event: event.time), problems)
+
+
+def _is_ledger(model: str) -> bool:
+    return model.endswith("-ledger")
+
+
+def _of_entry(entry: LedgerEntry) -> AuditEvent:
+    override = f"contest overridden: {entry.contest_override}" if entry.contest_override else ""
+    adopted = f"adopted: {entry.adopted}" if entry.adopted else ""
+    reasons = [entry.outcome_reason or entry.reason, override, entry.approved, adopted]
+    return AuditEvent(
+        entry.time,
+        entry.action,
+        entry.model,
+        entry.version,
+        entry.by,
+        entry.outcome or ("at work" if entry.is_live else "killed"),
+        "; ".join(filter(None, reasons)),
+        entry.digest,
+    )
+
+
+def _of_version(version: ModelVersion) -> Iterator[AuditEvent]:
+    """Yield the approval, the overridden gates and the contest of a version."""
+    tags, made = version.tags, datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    about, records = (version.name, str(version.version)), tags.get("gates_digest", "")
+    for gate, override in json.loads(tags.get("overrides", "{}")).items():
+        reason = f"{gate}, threshold {override['threshold']:g}: {override['reason']}"
+        yield AuditEvent(made, "override", *about, override["by"], "overridden", reason, records)
+    contest = json.loads(tags.get("verdicts", "{}")).get(".".join(CONTEST))
+    if contest:
+        yield AuditEvent(
+            made, "contest", *about, "", contest["verdict"], contest["reason"], records
+        )
+    if "approval" in tags:
+        asked = ApprovalRecord.model_validate_json(tags["approval"])
+        yield AuditEvent(
+            asked.decided_at or asked.asked_at,
+            "approval",
+            *about,
+            asked.by or "",
+            asked.state,
+            asked.comment,
+            asked.evidence,
+        )
