@@ -243,6 +243,9 @@ EVAL_METRICS: MetricRows = {
     "win_rate_vs_champion": ("share", "Policy scores above the champion; a tie counts one half"),
     "win_rate_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
     "win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
+    "win_rate_vs_champion_by_its_reward": ("share", "The same by the champion's reward model"),
+    "win_rate_vs_champion_by_its_reward_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "win_rate_vs_champion_by_its_reward_upper": ("share", "Upper end of its 95% Wilson interval"),
     "kl_per_response": (
         "nats",
         "Sum of logpi - logpi_sft over the policy's own replies, mean",
@@ -265,6 +268,9 @@ EVAL_METRICS: MetricRows = {
     "independent_gain": ("score", "Paired difference policy - SFT of the independent scorer"),
     "independent_gain_lower": ("score", "Lower end of its 95% interval (paired bootstrap)"),
     "independent_gain_upper": ("score", "Upper end of its 95% interval (paired bootstrap)"),
+    "independent_win_rate_vs_champion": ("share", "Scorer puts the policy above the champion"),
+    "independent_win_rate_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "independent_win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
     # best-of-n
     "score_best_of_n": ("score", "Mean score of the best of n SFT replies, picked by that score"),
     "independent_best_of_n": ("score", "Mean of the independent scorer over the same replies"),

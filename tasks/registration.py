@@ -2,9 +2,9 @@
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact
-from rlhf_core.stage_catalogue import EVALUATE, REWARD, STAGES, Stage
+from rlhf_core.stage_catalogue import REWARD, STAGES, Stage
 from tasks import model_card
-from tasks.promotion.eligibility import contest_record
+from tasks.contest import contest_tag, decide_with
 from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
 from tasks.run_context import RunContext, StageOutput
@@ -27,13 +27,9 @@ def register_policy(context: RunContext, evaluation: StageOutput) -> str:
     record, against = context.record, rival(evaluation)
     decisions, tags = record.decisions, {}
     if against:
-        contest = contest_record(
-            evaluation.results[EVALUATE.name],
-            evaluation.artifacts["policy"].digest,
-            against.digest,
-            context.recipe.registry.min_win_rate_vs_champion,
-        )
-        decisions, tags = [*decisions, contest], {"compared_with": against.digest}
+        contest = decide_with(context, evaluation, against)
+        decisions = [*decisions, contest]
+        tags = {"compared_with": against.digest, "contest": contest_tag(contest)}
     maker = STAGES[context.recipe.align]
     policy = _registration(context, evaluation, maker, "policy", decisions)
     approval = VersionApproval(

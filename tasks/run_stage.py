@@ -84,6 +84,7 @@ def _run_process(context: RunContext, spec: StageSpec) -> StageRun:
 def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:
     """Return `policy` with the model that it is to beat, as 'champion', where there is one.
 
+    The reward model that the champion was trained with comes as 'champion_reward', where known.
     A registry that does not answer costs nothing here: promotion says so later.
     """
     context.require_wanted(EVALUATE.name)
@@ -96,7 +97,7 @@ def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:
     except Exception as error:
         tracker.is_behind(error)
         return policy
-    found = {"champion": champion} if champion else {}
+    found = champion.artifacts if champion else {}
     return StageOutput(
         policy.stage, policy.inputs, policy.artifacts | found, policy.results, policy.run
     )

@@ -110,4 +110,4 @@ def _run_cells(run: RunEvidence) -> list[Markup]:
 
 
 def _gates(run: RunEvidence) -> Markup:
-    return folded(f"Gates of {run.name}", gate_table(run.decisions))
+    return folded(f"Gates of {run.name}", gate_table(run.verdicts))

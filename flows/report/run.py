@@ -97,7 +97,7 @@ def _sections(
             "What differs from the champion's run",
             difference_tables([champion.name, run.name], differences([champion, run])),
         )
-    yield "Gates", gate_table(run.decisions)
+    yield "Gates", gate_table(run.verdicts)
     yield "Metrics", _metrics(run)
     yield "Curves and costs", plots([run, champion] if champion else [run])
     for contest in contests:

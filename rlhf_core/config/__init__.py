@@ -1,5 +1,6 @@
 """The recipe: everything that a user may set, with type, bound, default and meaning."""
 
+from rlhf_core.config.contest import Contest
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
@@ -9,7 +10,8 @@ from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
-from rlhf_core.config.recipe import ALIGNMENTS, Approval, Model, Recipe, Registry
+from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
+from rlhf_core.config.registry import Approval, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import DPO, SFT, Reward, Training
@@ -24,6 +26,7 @@ __all__ = [
     "AdvantageEstimator",
     "Approval",
     "Config",
+    "Contest",
     "Data",
     "Distributed",
     "DynamicSampling",

@@ -6,15 +6,16 @@ Source of every default: infra/docs/reference/hyperparameters.md. Small models n
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import NAME_LENGTH, Config, Share, TemplateDate
+from rlhf_core.config.fields import NAME_LENGTH, Config, TemplateDate
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
+from rlhf_core.config.registry import Registry
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS, gated_stages
@@ -56,38 +57,6 @@ class Model(Config):
     dtype: Dtype = Field(
         "float32", description="Number type of computation in training. Weights stay float32."
     )
-
-
-class Approval(Config):
-    """The approval by a person before a policy may be promoted.
-
-    While the pipeline waits, no stage process runs and no GPU is held.
-    """
-
-    # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required',
-    # this field among them
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
-    required: bool = Field(
-        False,
-        description="Ask a person after the last gate, on Prefect's page or by `rlhf approve RUN`.",
-    )
-    timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(
-        72.0, description="Hours to wait. After them the policy is refused."
-    )
-
-
-class Registry(Config):
-    """The registered models, and what a promotion needs beside passed gates."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]*$",
-        max_length=NAME_LENGTH,
-        description="The models are registered as '<name>-policy' and '<name>-reward'.",
-    )
-    min_win_rate_vs_champion: Share = Field(
-        0.5, description="Win rate over the champion that a candidate must exceed to replace it."
-    )
-    approval: Approval = Field(Approval(), description="Approval by a person.")
 
 
 class Recipe(Config):

@@ -60,8 +60,20 @@ def compare_with_best(
     return combined([Output(metrics=metrics), rate], len(scores["policy"]))
 
 
+def compare_by_champions_reward(scores: ScoresByModel) -> Output:
+    """Compare the policy with the champion by the champion's reward model; nothing without one."""
+    if not scores:
+        return Output()
+    found = win_rate(scores["policy"], scores["champion"])
+    rate = with_interval("eval/win_rate_vs_champion_by_its_reward", *found)
+    return combined([rate], len(scores["policy"]))
+
+
 def compare_independent(scores: ScoresByModel, seed: int) -> Output:
-    """Compare the policy with the SFT model by the independent scorer; nothing without one."""
+    """Compare the policy by the independent scorer; nothing without one.
+
+    It is compared with the SFT model, and with the champion if any.
+    """
     if not scores:
         return Output()
     gain_N = scores["policy"] - scores["sft"]
@@ -70,7 +82,11 @@ def compare_independent(scores: ScoresByModel, seed: int) -> Output:
     gain = with_interval(
         "eval/independent_gain", float(gain_N.mean()), bootstrap_mean(gain_N, seed=seed)
     )
-    return combined([means, gain], len(gain_N))
+    parts = [means, gain]
+    if "champion" in scores:
+        rate = win_rate(scores["policy"], scores["champion"])
+        parts.append(with_interval("eval/independent_win_rate_vs_champion", *rate))
+    return combined(parts, len(gain_N))
 
 
 def with_interval(name: str, value: float, interval: tuple[float, float]) -> Output:

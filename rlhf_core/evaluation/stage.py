@@ -16,6 +16,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.evaluation import best_of_n
 from rlhf_core.evaluation.comparison import (
     combined,
+    compare_by_champions_reward,
     compare_independent,
     compare_replies,
     compare_with_best,
@@ -24,7 +25,13 @@ from rlhf_core.evaluation.detector_report import write_report
 from rlhf_core.evaluation.detectors import detect
 from rlhf_core.evaluation.items import item_columns, member_columns, write_samples
 from rlhf_core.evaluation.replies import Replies, Setup, generate_replies
-from rlhf_core.evaluation.scoring import best_draws, independent_scores, response_kl, reward_scores
+from rlhf_core.evaluation.scoring import (
+    ScoresByModel,
+    best_draws,
+    independent_scores,
+    response_kl,
+    reward_scores,
+)
 from rlhf_core.evidence.items import Columns
 from rlhf_core.judging.functions import JudgeFunction, Scorer, conversation, load_function
 from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_judge
@@ -51,6 +58,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     run.log(1, STEPS, {})
     members = [reward_scores(setup, path, replies) for path in reward_models]
     scores = [{name: scores_MN.mean(0) for name, scores_MN in found.items()} for found in members]
+    by_champions = _by_champions_reward(spec, setup, replies)
     independent = scores[1] if len(scores) > 1 else {}
     if scorer:
         independent = independent_scores(setup, scorer, replies)
@@ -63,9 +71,11 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     columns = item_columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
     if "reward" in spec.inputs:
         columns |= member_columns(members[0])
+    columns |= {f"{name}_by_champions_reward": s_N.tolist() for name, s_N in by_champions.items()}
     parts = [
         compare_replies(replies, scores[0], spec.seed),
         divergence,
+        compare_by_champions_reward(by_champions),
         compare_independent(independent, spec.seed),
         compare_with_best(replies, scores[0], independent, len(draws)),
     ]
@@ -118,6 +128,21 @@ def _setup(
         others["champion"] = load_tokenizer(paths["champion"])
     setup = Setup(tokenizer, rows, config, spec.seed, spec.config.dtype, others)
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
+
+
+def _by_champions_reward(
+    spec: StageSpec, setup: Setup, replies: dict[str, Replies]
+) -> ScoresByModel:
+    """Return the scores of policy and champion by the champion's own reward model, (N,) each.
+
+    Empty where there is none, or the policy was trained with the same one. An ensemble scores by
+    its mean.
+    """
+    if "champion_reward" not in spec.inputs:
+        return {}
+    both = {name: replies[name] for name in ("policy", "champion")}
+    found = reward_scores(setup, spec.inputs["champion_reward"].path, both)
+    return {name: scores_MN.mean(0) for name, scores_MN in found.items()}
 
 
 def _further_reward_models(spec: StageSpec) -> list[str]:

@@ -54,6 +54,12 @@ ITEM_METRICS: dict[str, ItemMetric] = {
     "eval/score_gain": ItemMetric("difference", "policy_score", "sft_score"),
     "eval/win_rate": ItemMetric("wins", "policy_score", "sft_score"),
     "eval/win_rate_vs_champion": ItemMetric("wins", "policy_score", "champion_score"),
+    "eval/win_rate_vs_champion_by_its_reward": ItemMetric(
+        "wins", "policy_by_champions_reward", "champion_by_champions_reward"
+    ),
+    "eval/independent_win_rate_vs_champion": ItemMetric(
+        "wins", "policy_independent", "champion_independent"
+    ),
     "eval/score_best_of_n": ItemMetric("mean", "best_of_n_score"),
     "eval/independent_best_of_n": ItemMetric("mean", "best_of_n_independent"),
     "eval/length_best_of_n": ItemMetric("mean", "best_of_n_tokens"),

@@ -7,6 +7,8 @@ evaluate  prompt_id, prompt; policy_kl (nats);
           NAME_tokens, NAME_ended, NAME_repetition;
           NAME_independent (with an independent scorer);
           NAME_score_2, ... (with further reward models);
+          policy_by_champions_reward, champion_by_champions_reward (with a champion that was trained
+          with another reward model: the scores by that one);
           NAME_member_1, ... (when the reward model is an ensemble);
           judge_vs_sft, judge_vs_champion (with a judge: 1 policy better, 0.5 tie, 0 worse, null not
           judged)

@@ -17,6 +17,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.config.gate_rules import Bound, GateRule, GateValue, Override
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import is_against_champion
+from rlhf_core.gates.contest_evidence import CONTEST, ContestEvidence
 from rlhf_core.rundir import Artifact, Frozen, StageResult, StageSpec
 from rlhf_core.stage_catalogue import STAGES, gated_stages
 
@@ -111,6 +112,12 @@ class Decision(Frozen):
     code: str = ""
     commit: str = ""
     decided_at: str = ""
+    contest: ContestEvidence | None = None  # of a contest with the champion
+
+    @property
+    def is_contest(self) -> bool:
+        """True for the contest with the champion, which no stage's gate is."""
+        return (self.stage, self.gate) == CONTEST
 
     @property
     def verdict(self) -> str:

@@ -4,6 +4,7 @@ from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evidence.item_metrics import base_metric, detector_of
 from rlhf_core.gates.decide import Decision
+from rlhf_core.stage_catalogue import EVALUATE
 from tasks.records.run_record import Record, StageRecord, find_records, records
 from tasks.records.workspace import Workspace
 
@@ -29,9 +30,18 @@ def find_run(workspace: Workspace, run: str) -> Record:
     return found[0]
 
 
+def _decided(record: Record) -> list[tuple[StageRecord, Decision]]:
+    """Return every decision with the stage whose evidence it rests on."""
+    found = [(stage, decision) for stage in record.stages for decision in stage.decisions]
+    evaluation = record.stage(EVALUATE.name)
+    if record.contest and evaluation:
+        found.append((evaluation, record.contest))
+    return found
+
+
 def rows(record: Record) -> list[dict]:
     """Return every decision of a run as JSON values, with verdict, rule and quantity in words."""
-    return [_row(decision) for stage in record.stages for decision in stage.decisions]
+    return [_row(decision) for decision in record.verdicts]
 
 
 def _row(decision: Decision) -> dict:
@@ -81,9 +91,8 @@ def _files(decision: Decision) -> dict[str, str]:
 
 def _find_gate(record: Record, name: str) -> tuple[StageRecord, Decision]:
     known = {
-        f"{stage.stage}.{decision.gate}": (stage, decision)
-        for stage in record.stages
-        for decision in stage.decisions
+        f"{decision.stage}.{decision.gate}": (stage, decision)
+        for stage, decision in _decided(record)
     }
     found = [key for key in known if name in (key, key.partition(".")[2])]
     if len(found) == 1:

@@ -175,10 +175,13 @@ def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
     full = False leaves out items, samples and curves, which the lineage does not need.
     """
     tags, run_id = run.data.tags, run.info.run_id
-    wanted = {"recipe.json", "promotion.json"} | ({"requirements"} if full else set())
+    wanted = {"recipe.json", "promotion.json", "contest.json"} | (
+        {"requirements"} if full else set()
+    )
     with _files(client, run_id, wanted) as folder:
         recipe = read_json(folder / "recipe.json")
         promotion = read_json(folder / "promotion.json") or None
+        contest = read_json(folder / "contest.json") or None
         pins = packages((folder / "requirements").glob("*.txt"))
     children = client.search_runs(
         [run.info.experiment_id], f"tags.`{PARENT}` = '{run_id}' and tags.stage LIKE '%'"
@@ -203,6 +206,7 @@ def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
         hardware=hardware,
         packages=pins,
         promotion=promotion,
+        contest=contest,
         approval=tags.get("approval", ""),
         stages={
             name: _stage(client, stages[name], full=full) for name in STAGE_ORDER if name in stages

@@ -99,6 +99,7 @@ class RunEvidence:
     hardware: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)  # '<lock file>: <package>' -> version
     promotion: dict | None = None
+    contest: dict | None = None  # the decision of the contest with the champion
     approval: str = ""  # the question to a person and the answer, one sentence
     stages: dict[str, StageEvidence] = field(default_factory=dict)
 
@@ -115,6 +116,11 @@ class RunEvidence:
     def decisions(self) -> list[dict]:
         """Every gate decision, in the order of the stages."""
         return [decision for stage in self.stages.values() for decision in stage.decisions]
+
+    @property
+    def verdicts(self) -> list[dict]:
+        """Every gate decision, and the contest with the champion."""
+        return [*self.decisions, *([self.contest] if self.contest else [])]
 
     def items(self, stage: str) -> Columns | None:
         """Return a stage's per-item evidence; None when it left none."""
@@ -192,6 +198,7 @@ def from_record(
         hardware=record.hardware,
         packages=packages(LOCKS.glob("*.txt")),
         promotion=record.promotion.model_dump(mode="json") if record.promotion else None,
+        contest=record.contest.model_dump(mode="json") if record.contest else None,
         approval=record.approval.sentence if record.approval else "",
         stages={stage.stage: _of_folder(stage) for stage in record.stages},
     )

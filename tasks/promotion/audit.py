@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.promotion.eligibility import CONTEST
+from rlhf_core.gates.contest_evidence import CONTEST
 from tasks.promotion.ledger import KINDS, Ledger, LedgerEntry
 from tasks.promotion.ledger_chain import chain_problem
 from tasks.records.approval_record import ApprovalRecord

@@ -1,22 +1,18 @@
 """Conditions for the alias 'champion': a version's bytes, and the records beside its weights."""
 
 import json
-import math
 from dataclasses import dataclass, field
 
 from rlhf_core.errors import GateRefused, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision, refused
-from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger import AliasState, Champion
+from tasks.promotion.looks import ContestOutcome, describe
 from tasks.records.approval_record import VersionApproval, evidence_digest
 from tasks.records.run_record import ModelKind
 from tasks.registry import packaging, versions
 
-# stage and gate of the record of a policy's comparison with a champion
-CONTEST = ("promote", "champion")
-WIN_RATE = "eval/win_rate_vs_champion"
 # maker -> stages that need gate records: those of the policy's parents, its own, and evaluate
 REQUIRED: dict[str, tuple[str, ...]] = {REWARD.name: (REWARD.name,)} | {
     maker: (*(name for name in STAGES[maker].parents if name in LEARNING), maker, EVALUATE.name)
@@ -72,29 +68,6 @@ def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind)
     return found
 
 
-def contest_record(result: StageResult, policy: str, champion: str, required: float) -> Decision:
-    """Return the record of a policy's evaluation against a champion, both named by digest."""
-    value = result.metrics.get(WIN_RATE)
-    value = value if value is not None and math.isfinite(value) else None
-    passed = value is not None and value > required
-    found = "missing" if value is None else f"{value:.1%}"
-    return Decision(
-        stage=CONTEST[0],
-        gate=CONTEST[1],
-        metric=WIN_RATE,
-        value=value,
-        n=result.counts.get(WIN_RATE),
-        interval=result.intervals.get(WIN_RATE),
-        bound="more than",
-        threshold=required,
-        passed=passed,
-        reason=f"{WIN_RATE} is {found}, required more than {required:.1%}",
-        versus="champion",
-        model_digest=policy,
-        champion_digest=champion,
-    )
-
-
 def require_evidence(
     kind: ModelKind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
 ) -> None:
@@ -103,7 +76,7 @@ def require_evidence(
     digests: stage -> digest of the model that its records must be about. Overridden gates count as
     passed.
     """
-    gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
+    gates = [decision for decision in decisions if not decision.is_contest]
     # 'sft' is the one model that a recipe may give and not measure
     given = set(json.loads(tags.get("given", "[]"))) & {"sft"}
     found = {gate.stage for gate in gates}
@@ -134,24 +107,42 @@ def require_evidence(
             )
 
 
-def require_win(decisions: list[Decision], rival: Champion) -> None:
-    """Raise ContestLost unless a record says that exactly this champion was beaten."""
-    contests = [decision for decision in decisions if (decision.stage, decision.gate) == CONTEST]
-    contest = next(
-        (decision for decision in contests if decision.champion_digest == rival.digest), None
-    )
+def contest_with(decisions: list[Decision], rival: Champion) -> Decision | None:
+    """Return the record of the contest with exactly this champion, None without one."""
+    return next((d for d in decisions if d.is_contest and d.champion_digest == rival.digest), None)
+
+
+def require_comparison(decisions: list[Decision], rival: Champion) -> None:
+    """Raise ContestLost unless every record about a champion is about exactly this one.
+
+    A record of an earlier release, which no held-out prompts are counted for, is none.
+    """
+    contest = contest_with(decisions, rival)
     stale = [d for d in decisions if d.versus and d.champion_digest != rival.digest]
     if contest is None or stale:
         raise ContestLost(
             f"it was not compared with the present champion, version {rival.version}. Run its"
             ' recipe again, or give --override-contest "REASON", which is recorded.'
         )
-    if not contest.passed:
-        value = "an unknown share" if contest.value is None else f"{contest.value:.1%}"
+    if contest.contest is None:
         raise ContestLost(
-            f"it wins {value} of the held-out prompts against the champion, version"
-            f" {rival.version}, required more than {contest.threshold:.1%}."
+            f"its comparison with the present champion, version {rival.version}, was recorded by an"
+            " earlier release, which took no account of chance. Run its recipe again, or give"
+            ' --override-contest "REASON", which is recorded.'
         )
+
+
+def require_win(outcome: ContestOutcome, rival: Champion) -> None:
+    """Raise ContestLost unless the contest was won."""
+    if outcome.passed:
+        return
+    required = f"more than {outcome.threshold:.1%}"
+    if outcome.of == "lower":
+        required = f"a lower bound of {required}"
+    raise ContestLost(
+        f"{describe(outcome)} against the champion, version {rival.version}, required {required};"
+        f" contest {outcome.look} on these held-out prompts."
+    )
 
 
 def require_approval(
@@ -173,8 +164,8 @@ def require_approval(
         raise ApprovalMissing(
             f"its recipe requires a person's approval, and none is recorded ({found}). {APPROVE}"
         )
-    gates = [decision for decision in decisions if (decision.stage, decision.gate) != CONTEST]
-    rival = next((d.champion_digest for d in decisions if (d.stage, d.gate) == CONTEST), None)
+    gates = [decision for decision in decisions if not decision.is_contest]
+    rival = next((d.champion_digest for d in decisions if d.is_contest), None)
     if record.evidence != evidence_digest(policy, rival, gates):
         raise ApprovalMissing(
             f"it was {record.sentence}, but on other bytes or other gate records than these."

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
+from tasks.promotion.looks import ContestOutcome
 from tasks.records.process_identity import ProcessIdentity, user
 from tasks.records.run_record import ModelKind
 from tasks.registry.versions import ensure_model
@@ -40,6 +41,7 @@ _ABOUT = (
     "Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history"
     " {name}` reads it."
 )
+JSON_TAGS = ("owner", "plan", "contest")  # of an entry
 _active: set[str] = set()  # tokens of the transactions of this process
 
 
@@ -101,6 +103,7 @@ class LedgerEntry(Frozen):
     time: datetime
     token: str
     owner: ProcessIdentity
+    contest: ContestOutcome | None = None
     plan: AliasPlan | None = None
     chain: str = ""  # digest of all entries before this one, recorded at its turn
     step: str = ""
@@ -232,9 +235,9 @@ class Ledger:
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
     def record(
-        self, entry: LedgerEntry, what: Literal["plan", "adopted", "chain"], text: str
+        self, entry: LedgerEntry, what: Literal["plan", "adopted", "chain", "contest"], text: str
     ) -> None:
-        """Record the plan, aliases that were accepted as found, or the digest of the chain."""
+        """Record the plan, aliases accepted as found, the chain's digest, or the contest."""
         self._tag(entry, what, text)
 
     def close(self, entry: LedgerEntry, outcome: TransactionOutcome, reason: str) -> None:
@@ -271,18 +274,13 @@ def missing_numbers(entries: list[LedgerEntry]) -> list[int]:
 
 
 def _entry(version: ModelVersion) -> LedgerEntry:
-    tags = dict(version.tags)
+    tags: dict[str, Any] = dict(version.tags)
     try:
         stepped, _, step = tags.pop("step").partition(" ")
-        tags |= {name: json.loads(tags[name]) for name in ("owner", "plan") if name in tags}
-        known: dict[str, Any] = {
-            key: value for key, value in tags.items() if key in LedgerEntry.model_fields
-        }
-        return LedgerEntry.model_validate(
-            known
-            | {"number": int(version.version), "step": step, "stepped": stepped}
-            | {"tags": dict(version.tags)}
-        )
+        tags |= {name: json.loads(tags[name]) for name in JSON_TAGS if name in tags}
+        known = {key: value for key, value in tags.items() if key in LedgerEntry.model_fields}
+        known |= {"number": int(version.version), "step": step, "stepped": stepped}
+        return LedgerEntry.model_validate(known | {"tags": dict(version.tags)})
     except (KeyError, ValueError, ValidationError) as error:
         raise BadInput(
             f"version {version.version} of {version.name} is no entry of a ledger"

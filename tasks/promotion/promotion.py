@@ -9,6 +9,7 @@ from tasks.promotion.aliases import RegistryAliases, champion_history, drift, ro
 from tasks.promotion.eligibility import overridden
 from tasks.promotion.ledger import KINDS, AliasPlan, AliasState, LedgerEntry, missing_numbers
 from tasks.promotion.ledger_chain import chain_problem
+from tasks.promotion.looks import describe
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
     Transaction,
@@ -195,17 +196,11 @@ def _announced(
 
 def _result(transaction: Transaction) -> PromotionResult:
     entry, before = transaction.entry, transaction.found[f"{transaction.entry.kind}@{CHAMPION}"]
-    contest = next(
-        (
-            decision
-            for decision in transaction.evidence.decisions
-            if decision.versus and decision.stage == "promote"
-        ),
-        None,
-    )
+    contest = transaction.contest
     how = f"instead of version {before}" if before else "there was no champion before"
     if entry.action == "promote" and before and contest and contest.passed:
-        how = f"it wins {contest.value:.1%} against version {before}"
+        how = f"{describe(contest)} against version {before}, contest {contest.look} on these"
+        how += " held-out prompts"
     if gates := overridden(transaction.evidence.decisions):
         how += f"; overridden: {', '.join(gates)}"
     if entry.contest_override:

@@ -1,5 +1,9 @@
-"""The model that a new policy must beat."""
+"""The model that a new policy must beat, and the reward model that this one was trained with."""
 
+import json
+from dataclasses import dataclass
+
+from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from tasks.promotion.aliases import champion_history
 from tasks.promotion.ledger import Ledger
@@ -8,9 +12,23 @@ from tasks.registry import versions
 from tasks.registry.versions import CHAMPION
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The champion, and its reward model. reward: None where it is not known or not there."""
+
+    policy: Artifact
+    reward: Artifact | None = None
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The models by the names that the evaluation takes them under."""
+        found = {"champion": self.policy}
+        return found | ({"champion_reward": self.reward} if self.reward else {})
+
+
 def champion_to_beat(
     client: versions.MlflowClient, workspace: Workspace, model: str, policy_digest: str
-) -> Artifact | None:
+) -> Rival | None:
     """Return the model that a policy must beat: the champion, None without one.
 
     For the champion itself it is the model that it once beat. So a finished pipeline's evaluation
@@ -25,4 +43,23 @@ def champion_to_beat(
     if version and version.tags.get("digest") == policy_digest:
         beaten = version.tags.get("compared_with")
         version = versions.version_with_digest(client, model, beaten) if beaten else None
-    return versions.fetch(workspace, version) if version else None
+    if version is None:
+        return None
+    policy = versions.fetch(workspace, version)
+    return Rival(policy, _trained_with(client, workspace, version))
+
+
+def _trained_with(
+    client: versions.MlflowClient, workspace: Workspace, policy: versions.ModelVersion
+) -> Artifact | None:
+    """Return the reward model that a policy was trained with, by the lineage in its tags.
+
+    None for a policy of DPO, and where the version was deleted or holds other bytes by now.
+    """
+    digest = json.loads(policy.tags.get("parents", "{}")).get("reward")
+    model = f"{policy.name.removesuffix('-policy')}-reward"
+    version = versions.version_with_digest(client, model, digest) if digest else None
+    try:
+        return versions.fetch(workspace, version) if version else None
+    except BadInput:
+        return None

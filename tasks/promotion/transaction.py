@@ -26,7 +26,9 @@ from tasks.promotion.eligibility import (
     ContestLost,
     VersionEvidence,
     check_version,
+    contest_with,
     require_approval,
+    require_comparison,
     require_win,
 )
 from tasks.promotion.ledger import (
@@ -34,10 +36,12 @@ from tasks.promotion.ledger import (
     AliasPlan,
     AliasState,
     AliasVersions,
+    Champion,
     LedgerEntry,
     TransactionOutcome,
 )
 from tasks.promotion.ledger_chain import chain_digest
+from tasks.promotion.looks import ContestOutcome, look_of, outcome_of
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
@@ -52,6 +56,7 @@ class Transaction:
     found: AliasVersions = field(default_factory=dict)
     # of the version that is to be champion
     evidence: VersionEvidence = field(default_factory=VersionEvidence)
+    contest: ContestOutcome | None = None  # with the present champion
     plan: AliasPlan | None = None  # set before anything moves
 
     @property
@@ -156,19 +161,40 @@ def check_evidence(transaction: Transaction, target: AliasState) -> None:
 
 
 def check_contest(transaction: Transaction, target: AliasState) -> None:
-    """Check that the new policy has beaten exactly the present champion. Raises ContestLost."""
+    """Check that the new policy has beaten exactly the present champion. Raises ContestLost.
+
+    The contest is recorded first: it is a look at the held-out prompts, however it ends.
+    """
     transaction.record_step("contest")
     entry, present = transaction.entry, transaction.champion.policy
     found = transaction.found[f"policy@{CHAMPION}"]
     if present is None and found:  # adopted; the ledger begins here
         present = transaction.registry.as_champion("policy", found)
-    if present and target.policy != present and not entry.contest_override:
+    if present and target.policy != present:
+        outcome = transaction.contest = _recorded_contest(transaction, present)
+        if entry.contest_override:
+            return
         try:
-            require_win(transaction.evidence.decisions, present)
+            require_comparison(transaction.evidence.decisions, present)
+            assert outcome is not None  # as the line before has checked
+            require_win(outcome, present)
         except ContestLost as lost:
             raise ContestLost(
                 f"Version {entry.version} of {entry.model} is not promoted: {lost}"
             ) from None
+
+
+def _recorded_contest(transaction: Transaction, present: Champion) -> ContestOutcome | None:
+    """Record the contest with the present champion in the ledger; None where there was none."""
+    registry, entry = transaction.registry, transaction.entry
+    decision = contest_with(transaction.evidence.decisions, present)
+    if decision is None or decision.contest is None:
+        return None
+    evidence = decision.contest
+    look = look_of(registry.ledger.entries(), evidence.heldout, evidence.evaluation)
+    outcome = outcome_of(decision, evidence, look)
+    registry.ledger.record(entry, "contest", outcome.model_dump_json())
+    return outcome
 
 
 def check_approval(transaction: Transaction, target: AliasState) -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from rlhf_core.digest import digest_json
 from rlhf_core.gates.decide import Decision
 
-VOLATILE = {"decided_at", "commit"}  # of a gate record; the code's digest stays
+# of a gate record; the code's digest stays. A contest is decided after the approval
+VOLATILE = {"decided_at", "commit", "contest"}
 
 
 def evidence_digest(policy: str, rival: str | None, decisions: Iterable[Decision]) -> str:

@@ -163,6 +163,17 @@ class Record(BaseModel):
         """The decisions of every gate so far, in the order of the stages."""
         return [decision for stage in self.stages for decision in stage.decisions]
 
+    @property
+    def contest(self) -> Decision | None:
+        """The contest of the policy with the champion, None before it or without a champion."""
+        found = [d for each in self.registrations for d in each.decisions if d.is_contest]
+        return found[-1] if found else None
+
+    @property
+    def verdicts(self) -> list[Decision]:
+        """The decisions of every gate so far, and of the contest with the champion."""
+        return [*self.decisions, *([self.contest] if self.contest else [])]
+
     def decisions_of(self, stage: str) -> list[Decision]:
         """Return the decisions of the gates of one stage."""
         found = self.stage(stage)

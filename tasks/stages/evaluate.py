@@ -14,7 +14,8 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     """Return the spec.
 
     Inputs: the catalogue's, the reward model if there is one, further opinions that the recipe
-    names, and a champion other than the policy.
+    names, and a champion other than the policy, with the reward model that it was trained with
+    where that is another one.
     """
     inputs = taken(stage_catalogue.EVALUATE, have)
     if recipe.has_reward:
@@ -22,6 +23,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     inputs |= _opinions(recipe.evaluate)
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
+        inputs |= _champions_reward(inputs, have)
     # further reward models are inputs: their content counts, not their place
     section = recipe.evaluate.model_copy(update={"reward_models": []})
     sharded = recipe.evaluate.frozen == "sharded"
@@ -32,6 +34,12 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
         ranks=recipe.distributed.world_size if sharded else 1,
     )
     return make_spec(recipe, "evaluate", config, inputs)
+
+
+def _champions_reward(inputs: Artifacts, have: Artifacts) -> Artifacts:
+    theirs, ours = have.get("champion_reward"), inputs.get("reward")
+    is_other = theirs and ours and theirs.digest != ours.digest
+    return {"champion_reward": theirs} if theirs and is_other else {}
 
 
 def check(config: Evaluate) -> None:

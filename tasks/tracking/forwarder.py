@@ -110,12 +110,15 @@ class Forwarder:
                 "mlflow.note.content": rendering.spaced(note),
                 "status_reason": record.error,
                 "approval": record.approval.sentence if record.approval else None,
+                "contest": record.contest.reason if record.contest else None,
             }
         )
         decisions = [decision for stage in record.stages for decision in stage.decisions]
         parent.log_json(_json_of(decisions), "gates.json")
         if record.approval:
             parent.log_json(record.approval.model_dump(mode="json"), "approval.json")
+        if record.contest:
+            parent.log_json(record.contest.model_dump(mode="json"), "contest.json")
         if record.promotion:
             parent.log_json(record.promotion.model_dump(mode="json"), "promotion.json")
         self.client.set_terminated(parent.run_id, record.status, record.ended)

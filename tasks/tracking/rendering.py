@@ -115,8 +115,8 @@ def pipeline_note(record: Record) -> str:
         lines.append(description)
     if record.error:
         lines.append(f"> {record.error.splitlines()[0]}")
-    if decisions := [decision for stage in record.stages for decision in stage.decisions]:
-        lines.append(verdict_table(decisions))
+    if record.verdicts:
+        lines.append(verdict_table(record.verdicts))
     if record.approval:
         lines.append(f"Approval: {record.approval.sentence}.")
     if record.promotion:

@@ -292,12 +292,18 @@ def test_champion_of_another_architecture_is_compared_and_of_another_tokenizer_r
     inputs = splits_of(tiny_splits, *EVALUATED)
     inputs |= {"policy": sft.outputs["model"].path, "sft": sft.outputs["model"].path}
     inputs |= {"reward": reward.outputs["model"].path, "champion": tmp_path / "deeper"}
+    inputs["champion_reward"] = reward.outputs["model"].path  # the same one: the same scores
     config = {
         "evaluate": Evaluate(sampling=SAMPLING, max_prompts=20).model_dump(exclude={"gate"}),
         "dtype": "float32",
     }
     result = finish(spec_of("evaluate", config, inputs), tmp_path / "run")
     assert result.counts["eval/win_rate_vs_champion"] == 20
+    by_its_reward = "eval/win_rate_vs_champion_by_its_reward"
+    assert result.metrics[by_its_reward] == result.metrics["eval/win_rate_vs_champion"]
+    _, items = items_of(result, tmp_path / "run")
+    for name in ("policy", "champion"):
+        assert items[f"{name}_by_champions_reward"] == items[f"{name}_score"]
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(tmp_path / "deeper")
     assert start(spec_of("evaluate", config, inputs), tmp_path / "refused").wait() == 2

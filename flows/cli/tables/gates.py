@@ -68,6 +68,7 @@ def _facts(decision: dict, evidence: dict) -> list[tuple[str, str]]:
     """Return name and text of each known fact about a decision; unknown ones are left out."""
     facts = {
         **_rule_facts(decision),
+        **_contest_facts(decision.get("contest")),
         **_source_facts(decision, evidence),
         "decided at": decision["decided_at"],
         "evidence": evidence["items"] or evidence["result"],
@@ -97,6 +98,39 @@ def _rule_facts(decision: dict) -> dict[str, str]:
             else ""
         ),
     }
+
+
+def _contest_facts(contest: dict | None) -> dict[str, str]:
+    """Return every comparison that decides a contest, and its place among the looks."""
+    if contest is None:
+        return {}
+    found = [_comparison(each) for each in contest["comparisons"]]
+    level, p_value = (
+        contest["level"],
+        max(
+            (each["p_value"] for each in contest["comparisons"] if each["p_value"] is not None),
+            default=None,
+        ),
+    )
+    return {
+        "decided by": "; ".join(found),
+        "look": (
+            f"contest {contest['look']} on these held-out prompts, {contest['spent']:.0%} of their"
+            " error budget spent"
+        ),
+        "level": "" if level is None else f"one-sided {level:.3g}",
+        "p-value": "" if p_value is None else f"{p_value:.3g}",
+        "reward models": contest["note"],
+    }
+
+
+def _comparison(found: dict) -> str:
+    if found["share"] is None:
+        return f"{found['metric']}: missing"
+    low, high = found["interval"] or (None, None)
+    between = "" if low is None else f" ({low:.4g} to {high:.4g})"
+    word = "won" if found["passed"] else "not won"
+    return f"{found['metric']} {found['share']:.4g}{between} of {found['n']}, {word}"
 
 
 def _source_facts(decision: dict, evidence: dict) -> dict[str, str]:

@@ -23,6 +23,8 @@ BY_HAND = {
     "eval/score_gain": 0.5,
     "eval/win_rate": 0.625,
     "eval/win_rate_vs_champion": 0.625,
+    "eval/win_rate_vs_champion_by_its_reward": 0.375,
+    "eval/independent_win_rate_vs_champion": 0.625,
     "eval/kl_per_response": 1.5,
     "eval/length_policy": 6.0,
     "eval/length_sft": 3.0,

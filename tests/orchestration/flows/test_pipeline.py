@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from workspaces import client, started
 
 from rlhf_core.errors import BadInput, GateRefused, StageFailed
+from tasks.analysis import gate_report
 from tasks.cleanup import retention
 from tasks.promotion.ledger import Ledger
 from tasks.records import events
@@ -90,14 +91,15 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     assert started(home) == [] and all(row.state == "cached" for row in again.rows if row.run_dir)
     assert again.promotion.promoted and "already" in again.promotion.reason
 
-    plan(evaluate={"win_rate_vs_champion": 0.55})
+    plan(evaluate={"win_rate_vs_champion": 0.6})
     stricter = {
         "reward": {"gate": {"min_accuracy": 0.79}},
         "registry": {"name": "tiny", "min_win_rate_vs_champion": 0.6},
     }
     loser = run(make_recipe(ppo={"policy_lr": 1e-4}, **stricter))
     assert started(home) == ["ppo", "evaluate"]  # other thresholds train nothing
-    assert not loser.promotion.promoted and "55.0%" in loser.promotion.reason
+    assert not loser.promotion.promoted and "60.0% of 400" in loser.promotion.reason
+    assert "required a lower bound of more than 60.0%" in loser.promotion.reason
     assert client(home).get_model_version_by_alias("tiny-policy", "candidate").version == 2
 
     winner = run(make_recipe(ppo={"policy_lr": 1e-4}))  # the bar is back at 0.5
@@ -108,6 +110,28 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     attempts = [(entry.version, entry.outcome) for entry in Ledger(client(home), "tiny").entries()]
     assert attempts == [("1", "done"), ("2", "refused"), ("2", "done")]
     assert_second_version_names_its_parents(home)
+    assert_the_contest_is_shown_everywhere(home, winner.parent_run_id)
+
+
+def assert_the_contest_is_shown_everywhere(home: Path, parent_run_id: str) -> None:
+    """Check the ledger, `rlhf gates`, the run in MLflow, and the version's tags and card."""
+    contests = [entry.contest for entry in Ledger(client(home), "tiny").entries() if entry.contest]
+    assert [(each.look, each.passed) for each in contests] == [(1, False), (1, True)]
+    record = gate_report.find_run(Workspace(home), "latest~1")
+    row = gate_report.rows(record)[-1]
+    assert (row["stage"], row["gate"], row["verdict"]) == ("promote", "champion", "passed")
+    explained = gate_report.explain(record, "champion")
+    note = explained["decision"]["contest"]["note"]
+    assert note == "candidate and champion were trained with the same reward model"
+    assert explained["evidence"]["items"].endswith("items.parquet")
+    tags = client(home).get_run(parent_run_id).data.tags
+    assert tags["contest"].endswith("contest 1 on these held-out prompts, 44% of their error"
+                                    " budget spent")  # fmt: skip
+    version = client(home).get_model_version("tiny-policy", "2")
+    contest = json.loads(version.tags["contest"])
+    assert (contest["metric"], contest["n"]) == ("eval/win_rate_vs_champion", 400)
+    assert (contest["threshold"], contest["verdict"]) == (0.5, "passed")
+    assert "eval/win_rate_vs_champion" in version.description
 
 
 def test_a_refused_gate_stops_before_ppo_and_says_why_everywhere(make_recipe, run, home, plan):

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contests import contest_record
+
 from rlhf_core.gates.decide import Decision
-from rlhf_core.rundir import Artifact, StageResult
+from rlhf_core.rundir import Artifact
 from tasks.promotion.aliases import RegistryAliases
-from tasks.promotion.eligibility import WIN_RATE, contest_record
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
@@ -80,14 +81,7 @@ class Registrar:
         digest = Artifact.of(self.models / f"policy-{seed}").digest
         records = self.records("policy", digest, reward)
         if beats:
-            result = StageResult(
-                stage="evaluate",
-                digest="d",
-                seconds=1.0,
-                metrics={WIN_RATE: wins},
-                counts={WIN_RATE: 256},
-            )
-            records.append(contest_record(result, digest, self.digests["policy", beats], 0.5))
+            records.append(contest_record(digest, self.digests["policy", beats], wins))
         return self.add("policy", seed, records, reward_version=reward)
 
     def records(self, kind: str, digest: str, reward: str = "1") -> list[Decision]:

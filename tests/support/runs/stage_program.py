@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, write_atomically
 
 stage, spec_path, run_path = sys.argv[1:]
@@ -86,8 +87,15 @@ for name in OUTPUTS[stage]:
     (target / f"made_by_{stage}").write_text(spec.digest)
     outputs[name] = Artifact(path=Path(name), digest=Artifact.of(target).digest)
 metrics = METRICS[stage] | plan.get("metrics", {})
+counts = {next(iter(metrics)): 400}
+files = {"samples": "samples.table.json", "docs": "docs"}
 if "champion" in spec.inputs:
-    metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
+    share = metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
+    n = counts["eval/win_rate_vs_champion"] = 400
+    scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
+    columns: Columns = {"prompt": ["a"] * n, "policy_score": scores, "champion_score": [0.5] * n}
+    columns |= {"sft_score": [0.5] * n, "sft_reply": ["b"] * n, "policy_reply": ["b"] * n}
+    files |= write_items(run.path, columns)
 (run.path / "samples.table.json").write_text(
     json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]})
 )
@@ -98,10 +106,10 @@ result = StageResult(
     digest=spec.digest,
     outputs=outputs,
     metrics=metrics,
-    counts={next(iter(metrics)): 400},
+    counts=counts,
     intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},
     seconds=0.5,
-    files={"samples": "samples.table.json", "docs": "docs"},
+    files=files,
     environment={"python": "3.11"},
 )
 write_atomically(run.path / "result.json", result.model_dump_json())

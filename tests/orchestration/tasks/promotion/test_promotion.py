@@ -23,7 +23,9 @@ def test_a_winner_becomes_champion_with_its_reward_model_and_the_old_one_previou
     assert (
         result.promoted
         and result.replaced == "1"
-        and "it wins 70.0% against version 1" in result.reason
+        and "it wins 70.0% of 250 decided prompts by eval/win_rate_vs_champion (lower 95.63% bound"
+        in result.reason
+        and "against version 1, contest 1 on these held-out prompts" in result.reason
     )
     assert champions(registry) == ("3", "1", "2", "1")
     entry = history(registry).entries[-1]

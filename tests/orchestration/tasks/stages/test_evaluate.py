@@ -14,6 +14,16 @@ def test_the_champion_is_compared_with_unless_it_is_the_policy_itself(have):
     )
 
 
+def test_the_champions_reward_model_scores_too_where_it_is_another_one(have):
+    rival = {"champion": have["sft"], "champion_reward": have["base"]}
+    found = evaluate.spec(prepared_recipe(), have | rival).inputs
+    assert found["champion_reward"].digest == have["base"].digest
+    same = rival | {"champion_reward": have["reward"]}
+    assert "champion_reward" not in evaluate.spec(prepared_recipe(), have | same).inputs
+    itself = rival | {"champion": have["policy"]}
+    assert "champion_reward" not in evaluate.spec(prepared_recipe(), have | itself).inputs
+
+
 def test_a_further_reward_model_is_in_the_evaluation_by_its_bytes_not_its_place(have, tmp_path):
     spec = evaluate.spec(
         prepared_recipe(

@@ -1,0 +1,1 @@
+"""The contest with the champion: its error rate over repeated looks, its power, its verdict."""

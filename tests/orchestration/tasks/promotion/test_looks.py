@@ -1,0 +1,73 @@
+"""The contests on the same held-out prompts: counted in the ledger, and judged by their place."""
+
+import pytest
+from contests import contest_record
+from promotion_checks import champions, refused
+
+from rlhf_core.contest.spending import level
+from tasks.promotion.eligibility import ContestLost
+from tasks.promotion.looks import look_of, outcome_of
+from tasks.promotion.promotion import PromotionRequest, promote
+
+
+def contests(registry):
+    return [entry.contest for entry in registry.ledger.entries() if entry.contest]
+
+
+def test_each_contest_is_counted_with_its_evidence_and_the_same_one_only_once(registry):
+    for _ in range(2):  # lost twice by the same evidence: one look
+        with refused(registry, r"contest 1 on these held-out prompts\.$", ContestLost):
+            promote(registry, PromotionRequest(version="5"))
+    assert "contest 2 on these" in promote(registry, PromotionRequest(version="2")).reason
+    first, again, second = contests(registry)
+    assert first == again and (first.look, second.look) == (1, 2)
+    assert first.heldout == second.heldout and first.champion == second.champion
+    assert (first.metric, first.share, first.n, first.passed) == (
+        "eval/win_rate_vs_champion",
+        0.4,
+        250,
+        False,
+    )
+    assert first.level == pytest.approx(level(1, 0.95))
+    assert second.level == pytest.approx(level(2, 0.95)) and second.passed
+
+
+def test_contests_on_other_held_out_prompts_are_not_counted(registry):
+    with refused(registry, "contest 1", ContestLost):
+        promote(registry, PromotionRequest(version="5"))
+    entries = registry.ledger.entries()
+    (contest,) = contests(registry)
+    assert look_of(entries, contest.heldout, "another evaluation") == 2
+    assert look_of(entries, contest.heldout, contest.evaluation) == 1
+    assert look_of(entries, "other prompts", "another evaluation") == 1
+
+
+def test_a_win_at_the_level_of_an_earlier_look_is_judged_at_the_level_of_its_place(registrar):
+    """Two pipelines ended at once: both took their contest for the first one."""
+    registrar.policy(2, beats="1", wins=0.568)
+    decision = contest_record("p", "c", 0.568)
+    assert decision.passed and decision.contest is not None
+    assert outcome_of(decision, decision.contest, 1).passed
+    late = outcome_of(decision, decision.contest, 4)
+    assert late.level == pytest.approx(level(4, 0.95)) and not late.passed
+    registry = registrar.registry
+    with refused(registry, "contest 1", ContestLost):
+        promote(registry, PromotionRequest(version="5"))
+    before = champions(registry)
+    with refused(registry, r"wins 56\.8% .*; contest 2 on these held-out prompts", ContestLost):
+        promote(registry, PromotionRequest(version="2"))
+    assert champions(registry) == before
+
+
+def test_an_override_is_a_look_too(registry):
+    promote(registry, PromotionRequest(version="5", contest_override="shorter replies"))
+    assert [(each.look, each.passed) for each in contests(registry)] == [(1, False)]
+
+
+def test_a_record_of_an_earlier_release_wins_nothing(registrar):
+    digest = registrar.digests["policy", "2"]
+    old = contest_record(digest, registrar.digests["policy", "1"], 0.9)
+    records = [*registrar.records("policy", digest), old.model_copy(update={"contest": None})]
+    registrar.add("policy", 2, records, reward_version="1")
+    with refused(registrar.registry, "recorded by an earlier release", ContestLost):
+        promote(registrar.registry, PromotionRequest(version="2"))
