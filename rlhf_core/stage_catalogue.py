@@ -136,6 +136,8 @@ PPO = Stage(
         "ppo/explained_variance",
         "ppo/value_loss",
         "ppo/sampler_logprob_diff",
+        "ppo/eval_score",
+        "ppo/eval_independent",
     ),
 )
 DPO = Stage(

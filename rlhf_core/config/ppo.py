@@ -197,6 +197,12 @@ class PPO(PPOOptions):
                 f" multiples of max_rollout_age + 1 = {block}: a check would ask a sampler with"
                 " older weights"
             )
+        if self.evaluation and (self.evaluation.every % block or self.steps % block):
+            raise ValueError(
+                f"evaluation.every {self.evaluation.every} and steps {self.steps} are not both"
+                f" multiples of max_rollout_age + 1 = {block}: an evaluation would ask a sampler"
+                " with older weights"
+            )
         if self.checkpoint_every % block:
             raise ValueError(
                 f"checkpoint_every {self.checkpoint_every} is not a multiple of max_rollout_age + 1"

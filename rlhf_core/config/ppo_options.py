@@ -7,6 +7,7 @@ from pydantic import Field
 from rlhf_core.config.fields import FrozenPlacement, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.judge import RewardCheck
+from rlhf_core.config.ppo_evaluation import PPOEvaluation
 from rlhf_core.config.rewards import Rewards
 from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import Training
@@ -239,6 +240,9 @@ class PPOOptions(Training):
     )
     reward_check: RewardCheck | None = Field(
         None, description="Check of the reward model on the policy's own replies. None: off."
+    )
+    evaluation: PPOEvaluation | None = Field(
+        None, description="Evaluation of the policy during PPO. None: off."
     )
     reward: Rewards = Field(Rewards(), description="Rewards of replies.")
     dynamic_sampling: DynamicSampling | None = Field(

@@ -171,6 +171,19 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _a_best_step_is_chosen_by_an_independent_score(self) -> "Recipe":
+        chosen = self.ppo.evaluation
+        if chosen is None or chosen.scorer or self.evaluate.independent_scorer:
+            return self
+        if chosen.keep == "best" or chosen.patience:
+            raise ValueError(
+                "ppo.evaluation.keep = 'best' and ppo.evaluation.patience need a score that PPO"
+                " does not raise, and there is none; expected ppo.evaluation.scorer or"
+                " evaluate.independent_scorer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _replies_are_scored(self) -> "Recipe":
         if self.has_reward:
             return self

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from rlhf_core.batching.batch import Sequence, order
+from rlhf_core.errors import BadInput
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import rollout_seeds
@@ -62,6 +63,19 @@ def indices_from(prompts: int, cursor: int, count: int, *, seed: int) -> list[in
         epoch, offset = divmod(position, prompts)
         picked.append(order(prompts, seed=seed, epoch=epoch)[offset])
     return picked
+
+
+def left_out(prompts: int, wanted: int, *, seed: int) -> set[int]:
+    """Return the places of the `wanted` prompts, out of `prompts`, that PPO leaves out.
+
+    Raises BadInput where PPO would be left without one.
+    """
+    if wanted and wanted >= prompts:
+        raise BadInput(
+            f"ppo.evaluation.prompts is {wanted}, and there are {prompts} training prompts;"
+            " expected fewer, because PPO leaves them out. Lower it."
+        )
+    return set(order(prompts, seed=seed, epoch=0)[:wanted])
 
 
 def roll_out(

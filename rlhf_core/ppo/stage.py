@@ -6,9 +6,11 @@ from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.modeling.models import save_model
-from rlhf_core.ppo import onpolicy
+from rlhf_core.ppo import evaluation, onpolicy
+from rlhf_core.ppo.evaluation import Evaluator
 from rlhf_core.ppo.metrics import speed_metrics, step_metrics
-from rlhf_core.ppo.state import resume, save
+from rlhf_core.ppo.onpolicy import Checker
+from rlhf_core.ppo.state import LoopState, resume, save
 from rlhf_core.ppo.trainer import Trainer, build, check
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import is_rank_zero
@@ -35,13 +37,15 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     """
     # before the models: a wrong name shows at once
     checker = onpolicy.build(spec.config.ppo.reward_check, spec, run)
+    evaluator = evaluation.build(spec.config.ppo.evaluation, run.path)
     trainer = build(spec)
     config, engines = trainer.config, trainer.models.engines
     done, state = resume(run.checkpoints, engines, config)
     if done:
         trainer.sync()
-    elif checker:
-        checker.start(trainer)
+    else:
+        _before(trainer, state, checker, evaluator)
+    last = config.steps
     for step, rollout in trainer.rollouts(done + 1, state.cursor):
         started = time.monotonic()
         experience = trainer.score(rollout, state)
@@ -51,34 +55,52 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
         metrics |= {"ppo/seconds_sync": trainer.sync_after(step)}
         metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
         check(metrics, step, config)
-        state = state.after(
-            metrics["ppo/kl_per_response"], experience.rewards.running, config, rollout
-        )
+        kl, running = metrics["ppo/kl_per_response"], experience.rewards.running
+        state = state.after(kl, running, config, rollout)
+        if evaluator:
+            metrics |= evaluator.after(trainer, state, step)
+            last = step if evaluator.ends(step) else last
         if checker:
-            metrics |= checker.after(trainer, step, config.steps)
+            metrics |= checker.after(trainer, step, last)
         run.log(step, config.steps, metrics)
-        if step % config.checkpoint_every == 0 and step < config.steps:
+        if step == last:
+            break
+        if step % config.checkpoint_every == 0:
             save(run.checkpoints, step, engines, state, keep=config.keep_checkpoints)
-    output = _output(trainer, run)
+    output = _output(trainer, run, evaluator, last)
     if checker and is_rank_zero():
-        return merged([output, checker.output(config.steps, run.path)])
+        return merged([output, checker.output(last, run.path)])
     return output
 
 
-def _output(trainer: Trainer, run: RunDir) -> Output:
+def _before(
+    trainer: Trainer, state: LoopState, checker: Checker | None, evaluator: Evaluator | None
+) -> None:
+    """Check and evaluate the SFT model, where the recipe asks for it."""
+    if checker:
+        checker.start(trainer)
+    if evaluator:
+        evaluator.start(trainer, state)
+
+
+def _output(trainer: Trainer, run: RunDir, evaluator: Evaluator | None, last: int) -> Output:
     """Write the policy and the engine's configuration; return the stage's result, on rank 0."""
     actor, config = trainer.models.actor, trainer.config
-    save_model(actor.module, trainer.tokenizer, run.path / "model", weights=actor.whole_weights())
+    weights, kept = evaluator.kept(trainer, last) if evaluator else (None, Output())
+    if weights is None:
+        weights = actor.whole_weights()
+    save_model(actor.module, trainer.tokenizer, run.path / "model", weights=weights)
     write_config(actor, run.path / "deepspeed.json")
     if not is_rank_zero():
         return Output()
     metrics, counts = _summary(run, config)
-    return Output(
+    own = Output(
         outputs={"model": "model"},
         metrics=metrics,
         counts=counts,
         files={"deepspeed_config": "deepspeed.json"},
     )
+    return merged([own, kept])
 
 
 def _summary(run: RunDir, config: PPO) -> tuple[dict[str, float], dict[str, int]]:

@@ -1,7 +1,7 @@
 """The PPO trainer: models, sampler and prompts, and the parts of a step that need them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, 
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
 from rlhf_core.ppo.rewards import load_functions
-from rlhf_core.ppo.rollout import Prompt, Rollout, indices_from, roll_out
+from rlhf_core.ppo.rollout import Prompt, Rollout, indices_from, left_out, roll_out
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.rundir import StageSpec, finite
@@ -42,7 +42,10 @@ class ActorWeights:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The models, the sampler that follows the actor, and the prompts."""
+    """The models, the sampler that follows the actor, and the prompts.
+
+    left_out: the prompts of ppo.evaluation, which PPO does not see.
+    """
 
     models: Models
     sampler: Sampler
@@ -50,6 +53,7 @@ class Trainer:
     prompts: list[Prompt]
     config: PPO
     seed: int
+    left_out: list[Prompt] = field(default_factory=list)
 
     @property
     def groups(self) -> int:
@@ -152,7 +156,11 @@ def build(spec: StageSpec[PPOStageConfig]) -> Trainer:
     models = load_models(spec, config, functions)
     longest = max(len(prompt.ids) for prompt in prompts)
     sampler = open_sampler(policy_path, config.sampling, max_prompt_tokens=longest, dtype=dtype)
-    return Trainer(models, sampler, tokenizer, prompts, config, spec.seed)
+    wanted = config.evaluation.prompts if config.evaluation else 0
+    places = left_out(len(prompts), wanted, seed=spec.seed)
+    seen = [prompt for place, prompt in enumerate(prompts) if place not in places]
+    unseen = [prompt for place, prompt in enumerate(prompts) if place in places]
+    return Trainer(models, sampler, tokenizer, seen, config, spec.seed, unseen)
 
 
 def check(metrics: dict[str, float], step: int, config: PPO) -> None:

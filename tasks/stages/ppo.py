@@ -1,7 +1,7 @@
 """The spec of ppo: the policy, from the SFT model, what rewards, and prompts."""
 
 from rlhf_core import stage_catalogue
-from rlhf_core.config import Recipe, Rewards
+from rlhf_core.config import PPO, Recipe, Rewards
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import StageSpec
@@ -21,7 +21,8 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
     if recipe.ppo.reward_trunk == "reference":
         inputs["reward_adapter"] = have["reward_adapter"]
     inputs |= _labeller(recipe)
-    config = PPOStageConfig(ppo=recipe.ppo, **trained(recipe))
+    inputs |= _scorer(recipe)
+    config = PPOStageConfig(ppo=_with_scorer(recipe), **trained(recipe))
     return make_spec(recipe, "ppo", config, inputs)
 
 
@@ -32,6 +33,7 @@ def check(recipe: Recipe) -> None:
     """
     sources(recipe.ppo.reward)
     _labeller(recipe)
+    _scorer(recipe)
     watch = recipe.ppo.reward_check
     if watch and watch.judge and watch.judge.api_key_env:
         read_key(watch.judge.api_key_env)
@@ -42,6 +44,22 @@ def _labeller(recipe: Recipe) -> Artifacts:
     watch = recipe.ppo.reward_check
     name = watch.judge.function if watch and watch.judge else None
     return {"judge": source_of("ppo.reward_check.judge.function", name)} if name else {}
+
+
+def _with_scorer(recipe: Recipe) -> PPO:
+    """Return the ppo section with the scorer of its evaluation: its own, or evaluate's."""
+    section = recipe.ppo
+    if section.evaluation is None or section.evaluation.scorer:
+        return section
+    scorer = {"scorer": recipe.evaluate.independent_scorer}
+    return section.model_copy(update={"evaluation": section.evaluation.model_copy(update=scorer)})
+
+
+def _scorer(recipe: Recipe) -> Artifacts:
+    """Return the source of the evaluation's scorer: once edited, PPO is run again."""
+    evaluation = _with_scorer(recipe).evaluation
+    name = evaluation.scorer if evaluation else None
+    return {"independent_scorer": source_of("ppo.evaluation.scorer", name)} if name else {}
 
 
 def sources(rewards: Rewards) -> Artifacts:

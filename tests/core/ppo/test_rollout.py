@@ -3,7 +3,10 @@
 import dataclasses
 import random
 
-from rlhf_core.ppo.rollout import Prompt, indices_from, roll_out
+import pytest
+
+from rlhf_core.errors import BadInput
+from rlhf_core.ppo.rollout import Prompt, indices_from, left_out, roll_out
 from rlhf_core.sampling.base import Sample
 
 
@@ -57,3 +60,11 @@ def test_later_rounds_of_a_step_draw_other_responses_to_the_same_prompt():
         for number in (1, 1, 2)
     )
     assert first == again != second
+
+
+def test_the_prompts_that_ppo_leaves_out_are_drawn_by_seed_and_never_all():
+    assert left_out(5, 0, seed=1) == set()
+    chosen = left_out(100, 30, seed=1)
+    assert len(chosen) == 30 and chosen <= set(range(100)) and chosen != left_out(100, 30, seed=2)
+    with pytest.raises(BadInput, match=r"evaluation.prompts is 5, and there are 5"):
+        left_out(5, 5, seed=1)

@@ -44,6 +44,10 @@ from rlhf_core.rundir import RunDir, StageSpec, read_metrics
             ],
             "reward_check.every 3 and steps 16 are not both multiples of .* = 3",
         ),
+        (
+            ["max_rollout_age=1", "importance_cap=2.0", "steps=8", "evaluation.every=3"],
+            "evaluation.every 3 and steps 8 are not both multiples of .* = 2",
+        ),
         (["importance_level='sequence'"], "without importance_cap changes nothing"),
         (["max_kl_update=0"], "greater than 0"),
         (["max_rollout_age=-1"], "greater than or equal to 0"),
@@ -78,6 +82,13 @@ def sometimes(prompts, replies):  # prompts of odd words are solved by every rep
 
 def never(prompts, replies):
     return [0.0] * len(replies)
+
+def evens(prompts, replies):
+    words = [reply.split() for reply in replies]
+    return [sum(word[-1] in "02468" for word in own) / max(1, len(own)) for own in words]
+
+def odds(prompts, replies):
+    return [1 - share for share in evens(prompts, replies)]
 """
 FUNCTIONS = [{"function": "loop_rules:even", "per_token": True, "weight": 0.5}, "loop_rules:short"]
 ADAPTIVE = PPO(
@@ -142,6 +153,19 @@ SELECTIVE = PPO(
 )
 
 
+HACKED = PPO(  # the rewards want even words, and odd ones are what is really wanted
+    **SHORT | {"steps": 6, "policy_lr": 1e-3},
+    reward={"model_weight": 0, "functions": ["loop_rules:evens"]},
+    evaluation={
+        "every": 1,
+        "prompts": 4,
+        "scorer": "loop_rules:odds",
+        "keep": "best",
+        "patience": 3,
+    },
+)
+
+
 class Killed(RunDir):
     limit: int | None = None
 
@@ -182,6 +206,10 @@ def build(models, tiny_model, tmp_path, monkeypatch):
             ],
             config=config,
             seed=1,
+            left_out=[
+                Prompt(tokenizer(row["prompt"][0]["content"])["input_ids"], row)
+                for row in records[:4]
+            ],
         )
 
     return built
@@ -341,3 +369,46 @@ def test_the_gate_of_the_kl_reads_the_mean_over_the_last_steps_that_its_text_nam
     assert found != pytest.approx(last_five[-1]) and (bound, limit) == ("at most", 50.0)
     text = PPOGate.model_fields["max_kl_per_response"].description
     assert f"mean over the responses of the last {stage.SUMMARY_STEPS} steps" in text
+
+
+def evaluations(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "evaluations.json").read_text())
+
+
+def test_a_hacked_reward_ends_ppo_and_the_step_before_it_is_kept(looped, tmp_path, capsys):
+    """The rewards rise and the independent score falls; nothing after that is given."""
+    kept = looped("hacked", HACKED)
+    found = evaluations(tmp_path / "hacked")
+    independent, score = ([one[name] for one in found] for name in ("independent", "score"))
+    assert [one["step"] for one in found] == list(range(len(found))) and 4 <= len(found) < 7
+    best = max(range(1, len(found)), key=lambda step: independent[step])
+    top = max(range(len(found)), key=lambda step: independent[step])
+    for late in (-1, -2, -3):
+        assert independent[late] < independent[top] and score[late] > score[top]
+    assert f"the policy of step {best} is kept" in capsys.readouterr().out
+    alone = HACKED.model_copy(update={"steps": best, "evaluation": None})
+    assert all(kept[name].equal(tensor) for name, tensor in looped("alone", alone).items())
+    logged = [line["metrics"] for line in read_metrics(tmp_path / "hacked" / "metrics.jsonl")]
+    assert [one["ppo/eval_independent"] for one in logged] == independent[1:]
+    assert [one["ppo/eval_score"] for one in logged] == score[1:]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_an_evaluated_stage_resumes_with_the_same_choice_bit_for_bit(looped, tmp_path, step):
+    config = HACKED.model_copy(update={"checkpoint_every": 2})
+    whole = looped("whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        looped("killed", config, killed_after=step)
+    resumed = looped("killed", config)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    assert evaluations(tmp_path / "killed") == evaluations(tmp_path / "whole")
+    assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
+
+
+def test_evaluations_change_no_step_and_the_last_policy_is_given_unless_asked(looped, tmp_path):
+    options = HACKED.evaluation.model_copy(update={"keep": "last", "patience": None, "every": 4})
+    plain = looped("plain", HACKED.model_copy(update={"evaluation": None}))
+    watched = looped("watched", HACKED.model_copy(update={"evaluation": options}))
+    assert all(watched[name].equal(tensor) for name, tensor in plain.items())
+    assert [one["step"] for one in evaluations(tmp_path / "watched")] == [0, 4, 6]
+    assert not (tmp_path / "watched" / "best.safetensors").exists()

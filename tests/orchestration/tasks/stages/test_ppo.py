@@ -3,7 +3,8 @@
 import pytest
 from recipes import prepared_recipe
 
-from rlhf_core.errors import BadInput
+from rlhf_core.config import load_recipe
+from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import REWARD
 from tasks.stages import ppo
@@ -78,3 +79,30 @@ def test_a_reward_function_that_is_not_there_is_refused_before_anything_runs(
         return
     with pytest.raises(BadInput, match=rf"ppo\.reward\..*{message}"):
         check_paths(asked)
+
+
+SCORER = "rlhf_core.quickstart.utility:score"
+
+
+def test_the_scorer_of_evaluations_during_ppo_is_that_of_the_end_unless_it_has_its_own(have):
+    own = prepared_recipe(ppo={"evaluation": {"scorer": SCORER}})
+    shared = prepared_recipe(ppo={"evaluation": {}}, evaluate={"independent_scorer": SCORER})
+    for recipe in (own, shared):
+        spec = ppo.spec(recipe, have)
+        assert spec.config.ppo.evaluation.scorer == SCORER
+        assert spec.inputs["independent_scorer"].path.name == "utility.py"
+    without = ppo.spec(prepared_recipe(ppo={"evaluation": {}}), have)
+    assert "independent_scorer" not in without.inputs
+    with pytest.raises(BadInput, match=r"ppo.evaluation.scorer is 'no_such_module:score'"):
+        ppo.check(prepared_recipe(ppo={"evaluation": {"scorer": "no_such_module:score"}}))
+
+
+@pytest.mark.parametrize("option", [{"keep": "best"}, {"patience": 2}])
+def test_the_rewards_alone_choose_no_step(option):
+    with pytest.raises(ConfigError, match="need a score that PPO does not raise"):
+        load_recipe("smollm2", [f"ppo.evaluation={{{next(iter(option))}={_toml(option)}}}"])
+
+
+def _toml(option: dict) -> str:
+    (value,) = option.values()
+    return f"'{value}'" if isinstance(value, str) else str(value)
