@@ -1,6 +1,7 @@
 """The validate stage: check and clean the user's files, and write splits and a report."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,8 +13,9 @@ from rlhf_core.data.checks import failure_message
 from rlhf_core.data.columns import FORMATS
 from rlhf_core.data.read import read_source
 from rlhf_core.data.report import make_report, validation_metrics, write_report
-from rlhf_core.data.rules import apply_row_rules, assign_splits, quarantine_leaks, records_of
+from rlhf_core.data.rules import apply_row_rules, assign_splits, records_of
 from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
+from rlhf_core.data.splitting.leaks import note_near_duplicates, quarantine_leaks
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.end_of_reply import settle_end_of_turn
@@ -41,11 +43,13 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
         name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
     }
     tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
+    tables, near = note_near_duplicates(tables, data)
     splits = make_splits(tables)
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
     report = make_report(run.path, tables, splits, data.checked_rules)
     report["rules"] += ending
+    report["near_duplicates"] = [asdict(example) for example in near]
     write_report(run.path, report)
     metrics = validation_metrics(tables, splits, report)
     run.log(1, 1, metrics)

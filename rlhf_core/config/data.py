@@ -108,6 +108,13 @@ class Rules(Config):
             " user gave."
         ),
     )
+    near_duplicates: Severity = Field(
+        "warning",
+        description=(
+            "Severity of a training prompt that nearly repeats a held-out one, or has its first"
+            " user turn. The row is kept."
+        ),
+    )
     duplicates: Severity = Field(
         "warning", description="Severity of a row that occurs twice. The later one is quarantined."
     )
@@ -177,13 +184,13 @@ class Data(Config):
         description="Prompts with good responses, for supervised fine-tuning."
     )
     demonstrations_heldout: SourceField | None = Field(
-        None, description="Held-out demonstrations. None: split off by prompt."
+        None, description="Held-out demonstrations. None: split off by hash."
     )
     comparisons: SourceField = Field(
         description="Prompts with a chosen and a rejected response, for the reward model or DPO."
     )
     comparisons_heldout: SourceField | None = Field(
-        None, description="Held-out comparisons. None: split off by prompt."
+        None, description="Held-out comparisons. None: split off by hash."
     )
     prompts: SourceField | None = Field(
         None, description="Rollout prompts. None: the prompts of the training comparisons."
@@ -192,13 +199,27 @@ class Data(Config):
         None, description="Prompts of the evaluation. None: those of the held-out comparisons."
     )
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="Share of prompts that are held out, by hash."
+        0.1, description="Share of prompts (see split_by) that are held out, by hash."
     )
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         1,
         description=(
             "Seed of the choice of held-out prompts. It is not `seed`, so that runs with different"
             " seeds hold out the same prompts."
+        ),
+    )
+    split_by: Literal["prompt", "root", "cluster"] = Field(
+        "root",
+        description=(
+            "What stays on one side of a split by hash. 'prompt': rows with one prompt. 'root':"
+            " conversations with one first user turn. 'cluster': these, and near-duplicate prompts."
+        ),
+    )
+    near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.95)] = Field(
+        0.8,
+        description=(
+            "Jaccard similarity of their runs of three words from which two prompts are near"
+            " duplicates."
         ),
     )
     max_prompt_tokens: Positive = Field(

@@ -18,11 +18,13 @@ ROW_RULES = (
     "length",
     "truncated",
     "leakage",
+    "near_duplicates",
     "special_tokens",
     "equal_scores",
     "unused_columns",
 )
 PAIR_RULES = ("chosen_equals_rejected", "contradictions", "score_contradictions", "equal_scores")
+LEAK_RULES = ("leakage", "near_duplicates")  # of training rows
 SHARE_RULES = ("schema", "empty_text", "share_dropped")
 EXAMPLES = 5
 ADVICE = {
@@ -72,12 +74,20 @@ ADVICE = {
         " none (then all are split by the same hash), or set data.rules.leakage = 'warning' to"
         " train without these rows."
     ),
+    "near_duplicates": (
+        "See near_duplicates in report.json; take these prompts out of one side, or set"
+        " data.split_by = 'cluster' without held-out files, or data.rules.near_duplicates ="
+        " 'warning'."
+    ),
     "share_dropped": (
         "See quarantine.jsonl for the reasons; correct the file or raise"
         " data.rules.max_share_dropped. For prompts that are too long there is data.overlong ="
         " 'truncate_left'."
     ),
-    "min_rows": "Add rows, or lower data.rules.min_demonstrations, min_comparisons or min_heldout.",
+    "min_rows": (
+        "Add rows, or lower data.rules.min_demonstrations, min_comparisons or min_heldout. If large"
+        " groups of rows stay together, see data.split_by."
+    ),
     "longer_wins": (
         "Balance the lengths of chosen and rejected answers or raise data.rules.max_longer_wins."
     ),
@@ -152,7 +162,7 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
     for rule in (*ROW_RULES, "share_dropped"):
         if rule in PAIR_RULES and table.kind != "comparisons":
             continue
-        if rule == "leakage" and table.name.endswith("_heldout"):
+        if rule in LEAK_RULES and table.name.endswith("_heldout"):
             continue
         if rule == "truncated" and not table.broken(rule):
             continue  # only data.overlong = "truncate_left" shortens prompts

@@ -66,6 +66,9 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
         "data/rows": sum(len(table.entries) for table in tables.values()),
         "data/rows_kept": sum(len(table.kept) for table in tables.values()),
         "data/rows_truncated": sum(len(table.broken("truncated")) for table in tables.values()),
+        "data/near_duplicates": sum(
+            len(table.broken("near_duplicates")) for table in tables.values()
+        ),
         "data/share_dropped": max(_share_dropped(table) for table in tables.values()),
         "data/errors": failed.count("error"),
         "data/warnings": failed.count("warning"),
@@ -153,9 +156,16 @@ def _page(docs: Path, report: dict) -> str:
         f"<p>{len(report['rules'])} rules judged, {errors} errors, {len(failed) - errors}"
         " warnings.</p>"
         f"<h2>Rules</h2>{_html_table(rules)}<h2>Rows</h2>{_html_table(rows)}"
-        f"<h2>Splits</h2>{_html_table(splits)}"
+        f"<h2>Splits</h2>{_html_table(splits)}{_near_duplicates(report)}"
         f"<h2>Great Expectations, one page a suite</h2><ul>{items}</ul></body></html>\n"
     )
+
+
+def _near_duplicates(report: dict) -> str:
+    rows = [({**item}, "") for item in report.get("near_duplicates", [])]
+    if not rows:
+        return ""
+    return f"<h2>Near duplicates of held-out prompts, examples</h2>{_html_table(rows)}"
 
 
 def _html_table(rows: list[tuple[dict, str]]) -> str:

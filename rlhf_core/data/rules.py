@@ -10,25 +10,18 @@ from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.config import Data, Rules
+from rlhf_core.config import Data
 from rlhf_core.data.chat_template import prompt_text
-from rlhf_core.data.columns import RowKind
 from rlhf_core.data.render import count_tokens, render_prompt, render_responses
 from rlhf_core.data.special_tokens import special_texts, texts_in
 from rlhf_core.data.splits import is_heldout, prompt_key
+from rlhf_core.data.splitting.groups import group_keys
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.truncation import truncate_prompts
 from rlhf_core.data.verdicts import score_contradiction, score_tie
 from rlhf_core.errors import BadInput
 
 ANSWERS = ("response", "chosen", "rejected")
-# kind of training rows -> kinds whose held-out prompts must not be among them, because the model
-# trained on them is measured on those prompts
-HELDOUT_FOR: dict[RowKind, tuple[RowKind, ...]] = {
-    "demonstrations": ("demonstrations", "comparisons", "prompts"),
-    "comparisons": ("comparisons", "prompts"),
-    "prompts": ("comparisons", "prompts"),
-}
 
 
 def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase) -> Table:
@@ -177,50 +170,25 @@ def too_long(table: Table, max_prompt: int, max_response: int) -> dict[int, str]
 def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
     """Return the tables with every kept row in a split.
 
-    By its file if the user gave a held-out one, else by hash of its prompt.
+    By its file if the user gave a held-out one, else by hash of its group (data.split_by). Raises
+    BadInput for groups that cannot be split.
     """
+    by_hash = [
+        name for name in tables if not name.endswith("_heldout") and f"{name}_heldout" not in tables
+    ]
+    groups = group_keys([entry for name in by_hash for entry in tables[name].kept], data)
 
     def split_of(name: str, entry: TableEntry) -> str:
         if name.endswith("_heldout"):
             return name
-        heldout = f"{name}_heldout" not in tables and is_heldout(
-            entry.canonical["prompt"], seed=data.split_seed, fraction=data.heldout_fraction
+        heldout = name in by_hash and is_heldout(
+            groups[prompt_key(entry.canonical["prompt"])],
+            seed=data.split_seed,
+            fraction=data.heldout_fraction,
         )
         return f"{name}_{'heldout' if heldout else 'train'}"
 
     return {name: table.assigned(partial(split_of, name)) for name, table in tables.items()}
-
-
-def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]:
-    """Quarantine training rows whose prompt is in a held-out split.
-
-    Rows that were split by hash have no such prompt.
-    """
-    if rules.leakage == "off":
-        return tables
-    heldout: dict[RowKind, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
-    for table in tables.values():
-        for entry in table.kept:
-            if entry.is_in("heldout"):
-                where = f"{table.name} line {entry.line}"
-                heldout[table.kind].setdefault(prompt_key(entry.canonical["prompt"]), where)
-    return {
-        name: table.quarantine("leakage", _leaks(table, heldout)) for name, table in tables.items()
-    }
-
-
-def _leaks(table: Table, heldout: dict[RowKind, dict[str, str]]) -> dict[int, str]:
-    found = {}
-    for i, entry in _kept(table):
-        if not entry.is_in("train"):
-            continue
-        key = prompt_key(entry.canonical["prompt"])
-        where = next(
-            (heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None
-        )
-        if where:
-            found[i] = f"the prompt is held out in {where}"
-    return found
 
 
 def records_of(tables: dict[str, Table], split: str) -> list[dict]:

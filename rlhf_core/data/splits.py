@@ -28,13 +28,23 @@ def prompt_key(messages: list[Message]) -> str:
     return digest_json([part if part[2] else part[:2] for part in parts])
 
 
-def is_heldout(messages: list[Message], *, seed: int, fraction: float) -> bool:
-    """Return True if a prompt is held out: sha256(seed, prompt) / 2^256 < fraction.
+def first_user_turn(messages: list[Message]) -> list[Message]:
+    """Return the root of a conversation as a prompt: its first user turn, all of it without one."""
+    return [next((m for m in messages if m["role"] == "user"), messages[0])]
 
-    The result depends only on the seed, the fraction and the prompt, so that added rows move no
-    other row.
+
+def root_key(messages: list[Message]) -> str:
+    """Return the identity of a conversation's root; a prompt of one user turn is its own root."""
+    return prompt_key(first_user_turn(messages))
+
+
+def is_heldout(key: str, *, seed: int, fraction: float) -> bool:
+    """Return True if what the key stands for is held out: sha256(seed, key) / 2^256 < fraction.
+
+    key: of a prompt (prompt_key), a root (root_key) or a cluster. The result depends on nothing
+    else.
     """
-    digest = hashlib.sha256(f"{seed}:{prompt_key(messages)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 

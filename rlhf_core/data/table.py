@@ -23,7 +23,8 @@ class TableEntry:
 
     record: the canonical record, None if the row has no known format. rule: the rule that it
     breaks, None if it is kept. tokens: by column. split: None until it is assigned. notes: what
-    rules found that quarantine nothing, by rule.
+    rules found that quarantine nothing, by rule. root: key of the first user turn that the file
+    has, None if the record still begins with it.
     """
 
     line: int
@@ -34,6 +35,7 @@ class TableEntry:
     tokens: dict[str, int] = field(default_factory=dict)
     split: str | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    root: str | None = None
 
     @property
     def canonical(self) -> dict:

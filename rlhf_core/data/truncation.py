@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.normalise import record_id
 from rlhf_core.data.render import render_prompt
+from rlhf_core.data.splits import root_key
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.tool_use import split_tools, with_tools
 from rlhf_core.data.transcripts import Messages
@@ -43,7 +44,8 @@ def _with_prompt(
 ) -> TableEntry:
     record = entry.canonical | {"prompt": messages}
     tokens = entry.tokens | {"prompt": len(render_prompt(tokenizer, messages))}
-    return replace(entry, record=record | {"id": record_id(record)}, tokens=tokens)
+    root = root_key(entry.canonical["prompt"])
+    return replace(entry, record=record | {"id": record_id(record)}, tokens=tokens, root=root)
 
 
 def shortened(

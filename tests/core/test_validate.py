@@ -563,3 +563,24 @@ def test_nothing_passes_on_an_empty_frame(verdicts):
 def test_a_suite_without_checks_is_not_a_success(tmp_path):
     with pytest.raises(AssertionError, match="an empty suite would succeed"):
         evaluate({"a": pd.DataFrame({"line": [1]})}, [], tmp_path)
+
+
+def test_near_duplicates_of_held_out_files_are_a_warning_with_examples(model, tmp_path):
+    long = " ".join(WORDS[20:60])
+    sources = {
+        "demonstrations": [*demonstrations(), {"prompt": f"{long} w7", "response": "w1"}],
+        "demonstrations_heldout": [{"prompt": f"{long} w8", "response": "w2"}],
+        "comparisons_heldout": [{"prompt": "w150", "chosen": "w1", "rejected": "w2"}],
+    }
+    run = RunDir(tmp_path / "run")
+    result = run_stage(make_spec(tmp_path, model, sources), run)
+    report = json.loads((run.path / "report.json").read_text())
+    rules = {(rule["rule"], rule["source"]): rule for rule in report["rules"]}
+    rule = rules["near_duplicates", "demonstrations"]
+    assert not rule["passed"] and rule["severity"] == "warning"
+    assert "1 of 41 rows, first on line 41; e.g. 'w20 w21" in rule["detail"]
+    assert result.metrics["data/near_duplicates"] == 1
+    (example,) = report["near_duplicates"]
+    assert example["text"] == f"{long} w7" and example["heldout_text"] == f"{long} w8"
+    assert example["line"] == 41 and example["heldout_line"] == 1
+    assert f"{long} w8" in (run.path / "data_docs" / "index.html").read_text()
