@@ -1,7 +1,6 @@
 """Every metric by stage: name without prefix, unit, meaning, and a domain if not the unit's."""
 
-MAX_FUNCTIONS = 8  # reward functions that a recipe may have; each has a metric
-MAX_MEMBERS = 8  # reward models in an ensemble; each has a metric
+MAX_FUNCTIONS = MAX_MEMBERS = 8  # reward functions of a recipe, reward models in an ensemble
 FUNCTIONS, MEMBERS = range(1, MAX_FUNCTIONS + 1), range(1, MAX_MEMBERS + 1)
 
 Domain = tuple[float | None, float | None]  # least and greatest value; None: no end
@@ -10,7 +9,6 @@ ANY: Domain = (None, None)
 MetricRows = dict[str, tuple[str, str] | tuple[str, str, Domain]]  # by name without its prefix
 
 BALANCE = ("experts", "Load-balancing loss of a mixture of experts; even: experts per token")
-
 
 # in the metrics of every stage that trains
 ANY_STAGE_METRICS: MetricRows = {
@@ -25,9 +23,7 @@ SYSTEM_METRICS: MetricRows = {
     "stage_cpu_percentage": ("%", "Processor time of the stage's processes; 100 is one core"),
 }
 
-PREPARE_METRICS: MetricRows = {
-    "loss": ("nats/token", "Language-model loss of the generated base model")
-}
+PREPARE_METRICS: MetricRows = {"loss": ("nats/token", "Loss of the generated base model")}
 
 DATA_METRICS: MetricRows = {
     "rows": ("rows", "Rows read"),
