@@ -29,6 +29,7 @@ COMMANDS = {
         "trace": "Run one PPO batch and show its tensors, forward passes, bytes and tokens.",
         "reward-report": "Report where a run's reward model is right, and where it is wrong.",
         "plan": "Estimate the memory of every stage on each device, and check that it fits.",
+        "plan-contest": "Say how many held-out prompts a contest with the champion needs.",
     },
     "models": {
         "approve": "Approve the policy of a run that waits for approval, or reject it.",

@@ -5,7 +5,10 @@ Clopper-Pearson interval is above the threshold, which is when P(Binomial(n, thr
 less than the level.
 """
 
+import numpy as np
 from scipy.stats import binom
+
+SAW = 100  # prompts around an estimate within which the power rises and falls
 
 
 def p_value(wins: int, n: int, threshold: float) -> float:
@@ -34,23 +37,27 @@ def power(n: int, share: float, level: float, threshold: float = 0.5) -> float:
 def prompts_needed(
     share: float, wanted: float, level: float, threshold: float = 0.5, *, most: int = 10_000_000
 ) -> int | None:
-    """Return a number of decided prompts from which the power is `wanted`, None above `most`.
+    """Return the number of decided prompts from which on the power is `wanted`, None above `most`.
 
-    The exact power falls a little between one number and the next (it is a saw). The number here
-    is the one where doubling and halving the interval ends, and its own power is enough.
+    The exact power is a saw: one prompt more may need one win more. So the first number with that
+    power is not enough; from this one on, every number has it.
     """
     if share <= threshold:
         return None
-    low, high = 0, 1
+    high = 1
     while power(high, share, level, threshold) < wanted:
-        low, high = high, high * 2
+        high *= 2
         if high > most:
             return None
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         enough = power(middle, share, level, threshold) >= wanted
         low, high = (low, middle) if enough else (middle, high)
-    return high
+    near = np.arange(max(1, high - SAW), high + SAW + high // 10)
+    needed = binom.isf(level, near, threshold) + 1
+    below = near[binom.sf(needed - 1, near, share) < wanted]
+    return int(below[-1]) + 1 if len(below) else high
 
 
 def detectable_share(n: int, wanted: float, level: float, threshold: float = 0.5) -> float | None:

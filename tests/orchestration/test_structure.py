@@ -23,6 +23,7 @@ MIRRORS = {
 }
 EXCEPTIONS = {  # tests of no single module: why
     "tests/core/config/test_hyperparameters.py": "a page of the documentation",
+    "tests/core/contest/test_rates.py": "the error rates that a page of the documentation states",
     "tests/core/objectives/test_invariances.py": "what must not matter to any objective",
     "tests/core/objectives/test_pair_invariances.py": "what must not matter to losses of pairs",
     "tests/core/objectives/test_parity.py": "every loss against other packages",

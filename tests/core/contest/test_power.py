@@ -27,8 +27,9 @@ def test_the_fewest_wins_are_those_whose_probability_under_no_effect_is_below_th
 
 def test_prompts_needed_have_the_power_that_was_wanted():
     n = prompts_needed(0.6, 0.8, 0.0219)
-    assert n is not None and power(n, 0.6, 0.0219) >= 0.8 > power(n - 1, 0.6, 0.0219)
-    assert 180 < n < 230  # by the normal approximation 202
+    assert n is not None and power(n - 1, 0.6, 0.0219) < 0.8
+    assert all(power(m, 0.6, 0.0219) >= 0.8 for m in range(n, n + 100))
+    assert 202 < n < 230  # 202 by the normal approximation without a correction
     assert prompts_needed(0.5, 0.8, 0.0219) is None  # no number of prompts shows what is not there
     assert prompts_needed(0.5001, 0.8, 0.0219) is None
 

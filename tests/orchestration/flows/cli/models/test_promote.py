@@ -18,7 +18,10 @@ def test_a_promotion_a_rollback_and_their_history(rlhf, name):
     code, out, err = rlhf("promote", name, "2", "--expect-current", "1", "--reason", "better [1]")
     assert (
         code == 0
-        and out == "Version 2 of tiny-policy is the champion: it wins 70.0% against version 1.\n"
+        and out
+        == "Version 2 of tiny-policy is the champion: it wins 70.0% of 250 decided prompts by"
+        " eval/win_rate_vs_champion (lower 95.63% bound 63.7%) against version 1, contest 1 on"
+        " these held-out prompts.\n"
     ), err
     code, out, _ = rlhf("rollback", name, "--json")
     assert code == 0 and json.loads(out)["version"] == "1" and json.loads(out)["entry"] == 3
