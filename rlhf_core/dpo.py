@@ -41,6 +41,7 @@ AS_REWARD = (  # metrics of a reward model, here of the implicit reward
     "accuracy_when_shorter",
     "length_baseline",
     "heldout_pairs",
+    "heldout_prompts",
     "heldout_margin",
     "calibration_error",
 )
@@ -72,7 +73,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     logratio_N = logprobs_N - reference_N[len(train) :]
     if not is_rank_zero():
         return Output()
-    pairs = pair_scores(config.beta * logratio_N, heldout)
+    pairs = pair_scores(config.beta * logratio_N, heldout, rows)
     return _output(pairs, logratio_N, config, pair_items(rows, pairs), run.path)
 
 

@@ -79,6 +79,7 @@ REWARD_METRICS: MetricRows = {
         (-1, 1),
     ),
     "heldout_pairs": ("pairs", "Held-out comparisons scored"),
+    "heldout_prompts": ("prompts", "Different prompts of the held-out comparisons"),
     "heldout_loss": ("nats/pair", "Held-out Bradley-Terry loss"),
     "heldout_margin": ("score", "Mean held-out score(chosen) - score(rejected)"),
     "calibration_error": (
@@ -217,6 +218,7 @@ DPO_METRICS: MetricRows = {
     "accuracy_when_shorter": ("share", "Held-out accuracy where the chosen answer is shorter"),
     "length_baseline": ("share", "Accuracy of 'the longer answer wins' on the same held-out pairs"),
     "heldout_pairs": ("pairs", "Held-out comparisons measured"),
+    "heldout_prompts": ("prompts", "Different prompts of the held-out comparisons"),
     "heldout_loss": ("nats/pair", "The same loss on held-out comparisons"),
     "heldout_margin": ("score", "Mean implicit reward of chosen - rejected on held-out pairs"),
     # chosen below 0: the policy moves away even from what is preferred
@@ -265,6 +267,7 @@ EVAL_METRICS: MetricRows = {
     "heldout_loss_sft": ("nats/token", "Held-out SFT loss of the SFT model"),
     "alignment_tax": ("nats/token", "heldout_loss_policy - heldout_loss_sft", ANY),
     "prompts": ("prompts", "Held-out prompts answered"),
+    "different_prompts": ("prompts", "Those of them with different texts"),
     "independent_policy": ("score", "Mean of the independent scorer over the policy's replies"),
     "independent_sft": ("score", "The same for the SFT model"),
     "independent_gain": ("score", "Paired difference policy - SFT of the independent scorer"),

@@ -31,8 +31,7 @@ def verdict(found: Finding) -> Markup:
 
 def detail(found: Finding) -> str:
     """Return how a finding was made: number of items, method, note."""
-    count = f"n = {found.n:,}" if found.n is not None else ""
-    return "; ".join(filter(None, [count, found.method, found.note]))
+    return "; ".join(filter(None, [found.sample, found.method, found.note]))
 
 
 def metric_table(names: list[str], rows: Iterable[MetricRow]) -> Markup:

@@ -36,12 +36,13 @@ def reward_page(found: RewardReport) -> str:
 
 
 def _lead(found: RewardReport) -> Markup:
-    text = Markup("<p>{} {:,} held-out pairs; ranked as labelled: <b>{}</b> {}</p>")
+    text = Markup("<p>{} {:,} held-out pairs{}; ranked as labelled: <b>{}</b> {}</p>")
     accuracy = found.metrics["reward/accuracy"]
     bounds = interval(accuracy["low"], accuracy["high"])
     return text.format(
         badge(found.verdict, MARKS.get(found.verdict, "")),
         found.pairs,
+        f" of {found.prompts:,} prompts" if found.prompts < found.pairs else "",
         text_of(accuracy["value"]),
         bounds,
     )
@@ -82,7 +83,7 @@ def _slice_cells(one: Slice) -> list[Markup]:
     return [
         cell(one.column),
         cell(one.value),
-        cell(f"{one.n:,}", kind="num", sort=one.n),
+        cell(f"{one.n:,}", kind="num", small=_prompts(one), sort=one.n),
         cell(
             text_of(one.accuracy), kind="num", small=interval(one.low, one.high), sort=one.accuracy
         ),
@@ -95,6 +96,10 @@ def _slice_cells(one: Slice) -> list[Markup]:
         cell(_mark(one)),
         cell(text_of(one.margin, signed=True), kind="num", sort=one.margin),
     ]
+
+
+def _prompts(one: Slice) -> str:
+    return f"{one.prompts:,} prompts" if one.prompts < one.n else ""
 
 
 def _mark(one: Slice) -> Markup:

@@ -32,6 +32,8 @@ def _gate_cells(decision: dict) -> list[Markup]:
     nothing = "-" if decision["passed"] else "missing"
     value = nothing if decision["value"] is None else text_of(decision["value"])
     count = "" if decision.get("n") is None else f"{decision['n']:,}"
+    prompts = decision.get("n_prompts")
+    shared = f"{prompts:,} prompts" if prompts else ""
     of = decision.get("of", "estimate")
     required = f"{decision['bound']} {decision['threshold']:g}"
     required = required if of == "estimate" else f"{of} {required}"
@@ -41,7 +43,7 @@ def _gate_cells(decision: dict) -> list[Markup]:
         cell(code(decision["metric"]), kind="key", small=_baseline(decision)),
         cell(value, kind="num", small=interval(low, high)),
         cell(required, kind="key"),
-        cell(count, kind="num"),
+        cell(count, kind="num", small=shared),
         cell(mark, small=note),
     ]
 

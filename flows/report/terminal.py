@@ -102,9 +102,7 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _verdict(found: Finding) -> Text:
-    note = "; ".join(
-        filter(None, [f"n = {found.n}" if found.n is not None else "", found.note or found.method])
-    )
+    note = "; ".join(filter(None, [found.sample, found.note or found.method]))
     if found.better is None:
         word, color = str(found.verdict), COLORS.get(found.verdict, "")
     elif found.better:

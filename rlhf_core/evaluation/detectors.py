@@ -10,6 +10,7 @@ arXiv:2210.10760).
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,8 @@ from rlhf_core.errors import BadInput
 from rlhf_core.evaluation import retrieval
 from rlhf_core.evaluation.ngrams import cut_alike, distinct, first_words, opening_shares, words
 from rlhf_core.evidence.items import Columns
+from rlhf_core.statistics.clusters import Clusters, clusters_of, wilson_clustered
 from rlhf_core.statistics.correlation import is_constant, pearson, spearman, standardized
-from rlhf_core.statistics.intervals import wilson
 from rlhf_core.statistics.paired import bootstrap_mean
 
 
@@ -120,11 +121,15 @@ def answers_prompt(columns: Columns) -> Detection:
         name: retrieval.prompt_ranks(prompts, columns[f"{name}_reply"])
         for name in ("policy", "sft")
     }
-    loss = retrieval.retrieval_loss(rank_of["policy"], rank_of["sft"])
+    clusters = _clusters(columns)
+    loss = retrieval.retrieval_loss(rank_of["policy"], rank_of["sft"], clusters)
     name = "eval/prompt_retrieval"
     names = {name: rank_of["policy"], f"{name}_sft": rank_of["sft"]}
     metrics = {key: float(rank_N.mean()) for key, rank_N in names.items()}
-    intervals = {k: bootstrap_mean(rank_N, seed=retrieval.SEED) for k, rank_N in names.items()}
+    intervals = {
+        k: bootstrap_mean(rank_N, seed=retrieval.SEED, clusters=clusters)
+        for k, rank_N in names.items()
+    }
     metrics |= {f"{name}_loss_lower": loss.interval[0], f"{name}_loss_upper": loss.interval[1]}
     intervals |= {f"{name}_loss_lower": loss.interval}
     if loss.value is not None:
@@ -153,11 +158,11 @@ def independent(columns: Columns) -> Detection:
     its root mean square; positive only on those prompts.
     """
     score_N, independent_N = gain(columns, "score"), gain(columns, "independent")
-    apart = int(((score_N > 0) & (independent_N < 0)).sum())
+    apart_N = ((score_N > 0) & (independent_N < 0)).double().numpy()
     name = "eval/reward_up_independent_down"
     badness_N = torch.minimum(_over_rms(score_N), -_over_rms(independent_N)).tolist()
-    metrics, intervals = {name: apart / len(score_N)}, {name: wilson(apart, len(score_N))}
-    return Detection("independent", metrics, badness_N, intervals)
+    interval = wilson_clustered(apart_N, np.ones(len(apart_N)), _clusters(columns))
+    return Detection("independent", {name: float(apart_N.mean())}, badness_N, {name: interval})
 
 
 def disagreement(columns: Columns) -> Detection:
@@ -212,6 +217,11 @@ def _rated_by(columns: Columns) -> list[str]:
 def gain(columns: Columns, what: str) -> Tensor:
     """Return policy - SFT of a column, 'score' or 'independent', by item, (N,) float64."""
     return _tensor(columns[f"policy_{what}"]) - _tensor(columns[f"sft_{what}"])
+
+
+def _clusters(columns: Columns) -> Clusters:
+    """Return the number of each item's prompt; None where no two items share one."""
+    return clusters_of(columns["prompt_id"]) if "prompt_id" in columns else None
 
 
 def _tensor(values: list[float]) -> Tensor:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from rlhf_core.evaluation.ngrams import words
+from rlhf_core.statistics.clusters import Clusters
 from rlhf_core.statistics.paired import bootstrap_mean, resampled_means
 
 CHANCE = 0.5
@@ -84,15 +85,18 @@ def _indicators(said: list[set[str]], vocabulary: dict[str, int]) -> csr_matrix:
     return csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(said), len(vocabulary)))
 
 
-def retrieval_loss(ours_N: Tensor, theirs_N: Tensor) -> Loss:
+def retrieval_loss(ours_N: Tensor, theirs_N: Tensor, clusters: Clusters = None) -> Loss:
     """Return the loss of the policy's ranks compared with the SFT model's of the same prompts.
 
     loss = (mean theirs - mean ours) / (mean theirs - 0.5). Its interval is the percentile bootstrap
     over prompts; a resample in which the SFT model is at chance or below has lost nothing.
+    clusters: the prompts of items that share one.
     """
-    if bootstrap_mean(theirs_N, seed=SEED)[0] <= CHANCE:
+    if bootstrap_mean(theirs_N, seed=SEED, clusters=clusters)[0] <= CHANCE:
         return Loss(None, (0.0, 1.0))
-    ours_R, theirs_R = resampled_means(torch.stack([ours_N, theirs_N]), seed=SEED)
+    ours_R, theirs_R = resampled_means(
+        torch.stack([ours_N, theirs_N]), seed=SEED, clusters=clusters
+    )
     above_R = theirs_R - CHANCE
     lost_R = torch.where(above_R > 0, (theirs_R - ours_R) / above_R.clamp(min=1e-9), 0.0)
     low, high = (float(lost_R.quantile(q)) for q in (_TAIL, 1 - _TAIL))

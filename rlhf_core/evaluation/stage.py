@@ -32,13 +32,14 @@ from rlhf_core.evaluation.scoring import (
     response_kl,
     reward_scores,
 )
-from rlhf_core.evidence.items import Columns
+from rlhf_core.evidence.items import Columns, prompt_id
 from rlhf_core.judging.functions import JudgeFunction, Scorer, conversation, load_function
 from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_judge
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.sft import heldout_loss, load_sequences
+from rlhf_core.statistics.clusters import clusters_of
 
 STEPS = 6  # answer, score, KL, held-out loss, judge, report
 MODELS = ("policy", "sft", "champion")
@@ -69,18 +70,19 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     if not is_rank_zero():
         return Output()
     columns = item_columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
+    clusters = clusters_of(columns["prompt_id"])
     if "reward" in spec.inputs:
         columns |= member_columns(members[0])
     columns |= {f"{name}_by_champions_reward": s_N.tolist() for name, s_N in by_champions.items()}
     parts = [
-        compare_replies(replies, scores[0], spec.seed),
+        compare_replies(replies, scores[0], spec.seed, clusters),
         divergence,
-        compare_by_champions_reward(by_champions),
-        compare_independent(independent, spec.seed),
-        compare_with_best(replies, scores[0], independent, len(draws)),
+        compare_by_champions_reward(by_champions, clusters),
+        compare_independent(independent, spec.seed, clusters),
+        compare_with_best(replies, scores[0], independent, len(draws), clusters),
     ]
     if judge:
-        judged, outcomes = _judged(setup, judge, replies)
+        judged, outcomes = _judged(setup, judge, replies, columns["prompt_id"])
         parts.append(judged)
         columns |= outcomes
     run.log(5, STEPS, {})
@@ -123,6 +125,7 @@ def _setup(
     require_same_tokenizer(paths["policy"], paths["sft"], "sft")
     further = _further_reward_models(spec)
     rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
+    _require_different(rows)
     tokenizer, others = load_tokenizer(paths["policy"]), {}
     if "champion" in paths:
         others["champion"] = load_tokenizer(paths["champion"])
@@ -143,6 +146,16 @@ def _by_champions_reward(
     both = {name: replies[name] for name in ("policy", "champion")}
     found = reward_scores(setup, spec.inputs["champion_reward"].path, both)
     return {name: scores_MN.mean(0) for name, scores_MN in found.items()}
+
+
+def _require_different(rows: list[dict]) -> None:
+    """Raise BadInput for one prompt that is repeated, because no interval rests on it."""
+    if len(rows) > 1 and len({prompt_id(row["prompt"]) for row in rows}) == 1:
+        raise BadInput(
+            f"all {len(rows)} held-out prompts are the same; expected at least 2 different ones,"
+            " because an interval rests on how prompts differ. Set data.rules.duplicates ="
+            " 'warning', or add prompts."
+        )
 
 
 def _further_reward_models(spec: StageSpec) -> list[str]:
@@ -194,7 +207,7 @@ def _divergence_and_tax(
 
 
 def _judged(
-    setup: Setup, judge: JudgeFunction, replies: dict[str, Replies]
+    setup: Setup, judge: JudgeFunction, replies: dict[str, Replies], prompt_ids: list[str]
 ) -> tuple[Output, Columns]:
     """Return the judge's comparison with the SFT model and the champion, and its outcome by item.
 
@@ -208,7 +221,8 @@ def _judged(
     columns: Columns = {}
     for name in [name for name in replies if name in MODELS[1:]]:
         verdicts = compare(judge, prompts, ours, [replies[name].texts[i] for i in rows])
-        parts.append(judge_output(verdicts, "" if name == "sft" else f"_vs_{name}"))
+        suffix = "" if name == "sft" else f"_vs_{name}"
+        parts.append(judge_output(verdicts, suffix, [prompt_ids[i] for i in rows]))
         outcome = {i: verdict.outcome for i, verdict in zip(rows, verdicts, strict=True)}
         columns[f"judge_vs_{name}"] = [outcome.get(i) for i in range(len(setup.rows))]
     return combined(parts, len(rows)), columns

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, ItemMetric, champion_column
 from rlhf_core.rundir import StageResult
+from rlhf_core.statistics.clusters import Clusters, clusters_of
 from rlhf_core.statistics.intervals import Term
 
 Items = dict[str, np.ndarray]  # (N,) float64 by column; NaN: no value
@@ -44,6 +45,25 @@ def load_items(result: StageResult, run_dir: Path, columns: Iterable[str]) -> It
                 " number"
             )
     return items
+
+
+def prompt_column(columns: Iterable[str]) -> str | None:
+    """Return the column that tells which items share a prompt.
+
+    Pairs of older versions have the prompt's last user turn only. None where items name no prompt.
+    """
+    known = set(columns)
+    return next((name for name in ("prompt_id", "prompt") if name in known), None)
+
+
+def load_clusters(result: StageResult, run_dir: Path) -> Clusters:
+    """Return the number of the prompt of each item in the run's items.parquet, (N,).
+
+    None where no two items share a prompt. Raises as `load_items`, which reads the file before.
+    """
+    path = run_dir / result.files["items"]
+    name = prompt_column(pq.read_schema(path).names)
+    return clusters_of(pq.read_table(path, columns=[name])[name].to_pylist()) if name else None
 
 
 def metric_terms(metric: str, items: Items, *, of_champion: bool = False) -> list[Term]:
@@ -104,6 +124,12 @@ def sample_size(metric: str, terms: list[Term]) -> int:
     """
     _, tops, bottoms = terms[0]
     return len(tops) if ITEM_METRICS[metric].kind == "ratio" else round(float(bottoms.sum()))
+
+
+def counted_items(metric: str, terms: list[Term]) -> np.ndarray:
+    """Return 1 for each item that counts and 0 for one left out, (N,)."""
+    _, _, bottoms = terms[0]
+    return np.ones(len(bottoms)) if ITEM_METRICS[metric].kind == "ratio" else bottoms
 
 
 def describe_metric(metric: str) -> str:

@@ -12,8 +12,8 @@ evaluate  prompt_id, prompt; policy_kl (nats);
           NAME_member_1, ... (when the reward model is an ensemble);
           judge_vs_sft, judge_vs_champion (with a judge: 1 policy better, 0.5 tie, 0 worse, null not
           judged)
-reward    pair_id, prompt, chosen, rejected, chosen_score, rejected_score, chosen_tokens,
-          rejected_tokens;
+reward    pair_id, prompt_id (the same for pairs that share a prompt), prompt, chosen, rejected,
+          chosen_score, rejected_score, chosen_tokens, rejected_tokens;
           agreement (share of votes with the majority, where there are votes);
           data.COLUMN for every further column of the comparisons;
           chosen_member_1, rejected_member_1, ... (of an ensemble)

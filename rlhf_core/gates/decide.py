@@ -92,6 +92,7 @@ class Decision(Frozen):
     metric: str
     value: float | None
     n: int | None
+    n_prompts: int | None = None  # different prompts of the n items, where items share prompts
     interval: tuple[float, float] | None
     bound: Bound
     threshold: float
@@ -204,6 +205,7 @@ def _decision(gate: Gate, subject: Subject, found: "MeasuredMetric", **outcome: 
         gate=gate.name,
         value=found.value,
         n=found.n,
+        n_prompts=found.n_prompts,
         interval=found.interval,
         confidence=found.confidence,
         how=found.how,
@@ -248,7 +250,8 @@ def _holds(gate: Gate, found: "MeasuredMetric", threshold: float) -> bool:
 def _reason(gate: Gate, found: "MeasuredMetric") -> str:
     quantity = _quantity(gate.metric, gate.minus, gate.versus, gate.method)
     of = "" if gate.of == "estimate" else f"the {_end(gate.of, found.confidence)}of "
-    evidence = "" if gate.of == "estimate" else f" (estimate {found.value:.4g}, n = {found.n})"
+    shared = f" of {found.n_prompts} prompts" if found.n_prompts else ""
+    evidence = f" (estimate {found.value:.4g}, n = {found.n}{shared})" if of else ""
     return (
         f"{of}{quantity} is {_number(gate, found):.4g}{evidence}, required {gate.bound}"
         f" {gate.threshold:g}"

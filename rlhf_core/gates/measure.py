@@ -17,8 +17,10 @@ from rlhf_core.evidence.item_metrics import (
 )
 from rlhf_core.evidence.item_terms import (
     Items,
+    counted_items,
     describe_metric,
     item_values,
+    load_clusters,
     load_items,
     metric_terms,
     negated,
@@ -26,15 +28,17 @@ from rlhf_core.evidence.item_terms import (
 )
 from rlhf_core.metrics import domain
 from rlhf_core.rundir import StageResult
-from rlhf_core.statistics.intervals import (
-    RESAMPLES,
-    Term,
-    bootstrap,
-    clopper_pearson,
-    sign_test,
-    statistic,
-    wilson,
+from rlhf_core.statistics.clusters import (
+    Clusters,
+    bootstrap_clustered,
+    clopper_pearson_clustered,
+    count_clusters,
+    describe_bootstrap,
+    describe_clusters,
+    sign_test_clustered,
+    wilson_clustered,
 )
+from rlhf_core.statistics.intervals import Term, statistic
 
 STORED_CONFIDENCE = 0.95  # of the intervals that stages write
 ROUNDING = 1e-6  # by which a correct value may exceed its domain
@@ -45,11 +49,13 @@ AGREES = 1e-3  # items and result may differ by rounding: relative, and absolute
 class MeasuredMetric:
     """A number with its sample size and interval.
 
+    n_prompts: different prompts behind the n items; None where each item has one of its own.
     problem: the reason why it cannot be used, if any. how: how the interval was computed, in words.
     """
 
     value: float | None = None
     n: int | None = None
+    n_prompts: int | None = None
     interval: tuple[float, float] | None = None
     confidence: float | None = None
     how: str = ""
@@ -69,7 +75,9 @@ def measure(rule: GateRule, result: StageResult, run_dir: Path) -> MeasuredMetri
     recorded = _recorded(rule, result)
     if stored := _stored(rule, result):
         how = "as the stage computed it"
-        return _with_interval(MeasuredMetric(recorded, recorded_n, how=how), stored, rule)
+        prompts = _recorded_prompts(rule.metric, result)
+        found = MeasuredMetric(recorded, recorded_n, prompts, how=how)
+        return _with_interval(found, stored, rule)
     try:
         return _from_items(rule, result, run_dir, recorded)
     except BadInput as error:
@@ -112,42 +120,72 @@ def _stored(rule: GateRule, result: StageResult) -> tuple[float, float] | None:
     return result.intervals.get(rule.metric) or result.intervals.get(base_metric(rule.metric))
 
 
+def _recorded_prompts(metric: str, result: StageResult) -> int | None:
+    """Return the number of different prompts that the stage states for a metric of all its items.
+
+    None where each item has a prompt of its own.
+    """
+    prefix = metric.partition("/")[0]
+    for items, prompts in (("heldout_pairs", "heldout_prompts"), ("prompts", "different_prompts")):
+        n = result.metrics.get(f"{prefix}/{items}")
+        found = result.metrics.get(f"{prefix}/{prompts}")
+        if n is not None and found is not None and result.counts.get(metric) == n > found:
+            return int(found)
+    return None
+
+
 def _from_items(
     rule: GateRule, result: StageResult, run_dir: Path, recorded: float | None
 ) -> MeasuredMetric:
     items = load_items(result, run_dir, columns_needed(rule))
     for metric in filter(None, (rule.metric, rule.minus)):
         _require_agreement(metric, items, result)
-    terms = rule_terms(rule, items)
+    terms, clusters = rule_terms(rule, items), load_clusters(result, run_dir)
     value = statistic(terms) if recorded is None else recorded
     if rule.method == "sign":
         tie = 0.5 if not rule.is_paired and is_proportion(rule.metric) else 0.0
-        return _sign(rule, item_values(terms) - tie)
-    n = sample_size(rule.metric, terms)
+        return _sign(rule, item_values(terms) - tie, clusters)
+    n, counted_N = sample_size(rule.metric, terms), counted_items(rule.metric, terms)
     is_share = not rule.is_paired and is_proportion(rule.metric)
     if rule.method == "wilson" or (rule.method == "auto" and is_share):
-        ((_, wins, _),) = terms
-        interval = wilson(float(wins.sum()), n, rule.confidence)
+        ((_, wins_N, _),) = terms
+        interval = wilson_clustered(wins_N, counted_N, clusters, rule.confidence)
         how = "Wilson score interval of a share"
     else:
-        interval = bootstrap(terms, rule.confidence)
-        how = f"percentile bootstrap, {RESAMPLES:,} resamples of whole items, seed 0"
-    how = f"{how}; {describe_computation(rule)}"
-    return _with_interval(MeasuredMetric(value, n, how=how), interval, rule)
+        interval = bootstrap_clustered(terms, clusters, rule.confidence)
+        how = describe_bootstrap(clusters)
+    how = _in_words(how, describe_clusters(clusters, counted_N), describe_computation(rule))
+    prompts = _shared_prompts(clusters, counted_N)
+    return _with_interval(MeasuredMetric(value, n, prompts, how=how), interval, rule)
 
 
-def _sign(rule: GateRule, margins_N: np.ndarray) -> MeasuredMetric:
+def _in_words(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _shared_prompts(clusters: Clusters, counted_N: np.ndarray) -> int | None:
+    """Return the number of prompts behind the counted items; None where no two share one."""
+    found = count_clusters(clusters, counted_N)
+    return found if found < (counted_N != 0).sum() else None
+
+
+def _sign(rule: GateRule, margins_N: np.ndarray, clusters: Clusters) -> MeasuredMetric:
+    decided_N = (np.nan_to_num(margins_N) != 0).astype(float)
     wins, losses = int((margins_N > 0).sum()), int((margins_N < 0).sum())
     if not wins + losses:
         return MeasuredMetric(n=0, problem=f"no item of {rule.metric} is decided: all are ties")
-    interval = clopper_pearson(wins, wins + losses, rule.confidence)
-    how = (
+    won_N = (margins_N > 0).astype(float)
+    interval = clopper_pearson_clustered(won_N, decided_N, clusters, rule.confidence)
+    how = _in_words(
         f"exact binomial interval (Clopper-Pearson) of {wins} won and {losses} lost items, ties"
-        " left out; "
+        " left out",
+        describe_clusters(clusters, decided_N),
+        f"sign test p = {sign_test_clustered(np.nan_to_num(margins_N), clusters):.3g}",
+        describe_computation(rule),
     )
-    how += f"sign test p = {sign_test(wins, losses):.3g}; {describe_computation(rule)}"
     share, n = wins / (wins + losses), wins + losses
-    return _with_interval(MeasuredMetric(share, n, how=how), interval, rule)
+    found = MeasuredMetric(share, n, _shared_prompts(clusters, decided_N), how=how)
+    return _with_interval(found, interval, rule)
 
 
 def _with_interval(

@@ -4,15 +4,18 @@ Judges favour a position (Zheng et al. 2023, arXiv:2306.05685). Answers that con
 are a tie, and ties are kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+
+import numpy as np
 
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
 from rlhf_core.judging.functions import JudgeFunction, call, load_function
 from rlhf_core.rundir import Output
-from rlhf_core.statistics.intervals import wilson
+from rlhf_core.statistics.clusters import clusters_of, wilson_clustered
 
 OUTCOMES = (0.0, 0.5, 1.0)
 
@@ -76,11 +79,14 @@ def _verdict(ours_first: float | None, ours_second: float | None) -> JudgeVerdic
     return JudgeVerdict(ours_first if ours_first == 1 - ours_second else 0.5, flipped)
 
 
-def judge_output(verdicts: list[JudgeVerdict], suffix: str = "") -> Output:
+def judge_output(
+    verdicts: list[JudgeVerdict], suffix: str = "", prompt_ids: Sequence[str] = ()
+) -> Output:
     """Return win rate, ties, position bias and unreadable pairs.
 
     The win rate has its 95% Wilson interval; a tie counts one half. suffix: '' against the SFT
-    model, '_vs_champion'. Raises BadInput when no pair has a verdict.
+    model, '_vs_champion'. prompt_ids: pairs with the same id share a prompt; empty: none do. Raises
+    BadInput when no pair has a verdict.
     """
     outcomes = [verdict.outcome for verdict in verdicts if verdict.outcome is not None]
     if not outcomes:
@@ -88,7 +94,9 @@ def judge_output(verdicts: list[JudgeVerdict], suffix: str = "") -> Output:
             f"the judge left all {len(verdicts)} pairs without a verdict; expected at least one"
         )
     n, rate = len(outcomes), f"eval/judge_win_rate{suffix}"
-    interval = wilson(sum(outcomes), n)
+    judged = [i for i, verdict in enumerate(verdicts) if verdict.outcome is not None]
+    clusters = clusters_of([prompt_ids[i] for i in judged]) if prompt_ids else None
+    interval = wilson_clustered(np.array(outcomes), np.ones(n), clusters)
     metrics = {
         rate: sum(outcomes) / n,
         f"{rate}_lower": interval[0],

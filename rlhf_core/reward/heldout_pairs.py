@@ -1,7 +1,8 @@
 """Metrics and items of a reward model on held-out pairs, which gates and reports use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,35 +12,51 @@ from rlhf_core.evidence.items import Columns, data_columns, last_user_turn, prom
 from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.rundir import Output
 from rlhf_core.statistics.calibration import calibration_error
+from rlhf_core.statistics.clusters import Clusters, clusters_of, count_clusters, wilson_clustered
 from rlhf_core.statistics.correlation import pearson
-from rlhf_core.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """Held-out scores and lengths (response tokens), one entry per pair."""
+    """Held-out scores and lengths (response tokens), one entry per pair.
+
+    prompt_ids: pairs with the same id share a prompt; empty: each pair has a prompt of its own.
+    """
 
     chosen_N: Tensor
     rejected_N: Tensor
     chosen_tokens_N: Tensor
     rejected_tokens_N: Tensor
+    prompt_ids: list[str] = field(default_factory=list)
+
+    @property
+    def clusters(self) -> Clusters:
+        """The number of each pair's prompt; None where no two pairs share one."""
+        return clusters_of(self.prompt_ids) if self.prompt_ids else None
 
 
-def pair_scores(scores_N: Tensor, sequences: list[Sequence]) -> PairScores:
-    """Split scores of sequences that alternate chosen, rejected."""
+def pair_scores(
+    scores_N: Tensor, sequences: list[Sequence], rows: list[dict] | tuple[dict, ...] = ()
+) -> PairScores:
+    """Split scores of sequences that alternate chosen, rejected.
+
+    rows: the comparisons, whose prompts tell which pairs share one.
+    """
     tokens_N = torch.tensor([len(s.response) for s in sequences])
-    return PairScores(scores_N[0::2], scores_N[1::2], tokens_N[0::2], tokens_N[1::2])
+    prompt_ids = [prompt_id(row["prompt"]) for row in rows]
+    return PairScores(scores_N[0::2], scores_N[1::2], tokens_N[0::2], tokens_N[1::2], prompt_ids)
 
 
 def heldout_metrics(pairs: PairScores) -> dict[str, float]:
     """Return every held-out metric of the reward model.
 
-    A tie counts as wrong; equal lengths count half for the baseline.
+    A tie counts as wrong; equal lengths count half for the baseline. The interval of the accuracy
+    takes each prompt as a whole.
     """
-    n = len(pairs.chosen_N)
+    n, clusters = len(pairs.chosen_N), pairs.clusters
     margin_N = pairs.chosen_N - pairs.rejected_N
     right_N = margin_N > 0
-    lower, upper = wilson(float(right_N.sum()), n)
+    lower, upper = _accuracy_interval(right_N, clusters)
     gap_N = pairs.chosen_tokens_N - pairs.rejected_tokens_N
     shorter_N = gap_N < 0
     right_when_shorter = float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0
@@ -55,12 +72,17 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
         "reward/accuracy_over_length": accuracy - baseline,
         "reward/length_correlation": pearson(margin_N.double(), gap_N.double()),
         "reward/heldout_pairs": n,
+        "reward/heldout_prompts": count_clusters(clusters, np.ones(n)),
         "reward/heldout_loss": float(bradley_terry(pairs.chosen_N, pairs.rejected_N, n)),
         "reward/heldout_margin": float(margin_N.mean()),
         "reward/calibration_error": calibration_error(margin_N),
         "reward/score_mean": float(both.mean()),
         "reward/score_std": float(both.std(correction=0)),
     }
+
+
+def _accuracy_interval(right_N: Tensor, clusters: Clusters) -> tuple[float, float]:
+    return wilson_clustered(right_N.double().numpy(), np.ones(len(right_N)), clusters)
 
 
 def heldout_output(pairs: PairScores) -> Output:
@@ -72,20 +94,20 @@ def heldout_output(pairs: PairScores) -> Output:
     return Output(metrics=metrics, counts=counts, intervals={"reward/accuracy": interval})
 
 
-def member_output(scores_MN: Tensor) -> Output:
+def member_output(scores_MN: Tensor, clusters: Clusters = None) -> Output:
     """Return the accuracy of each member of an ensemble, and the spread of their scores.
 
-    scores_MN: scores of sequences that alternate chosen, rejected.
+    scores_MN: scores of sequences that alternate chosen, rejected. clusters: the pairs' prompts.
     """
     right_MN = scores_MN[:, 0::2] > scores_MN[:, 1::2]
     n = right_MN.shape[1]
-    names = {
-        f"reward/accuracy_member_{number}": int(row.sum())
-        for number, row in enumerate(right_MN, start=1)
+    rows = {
+        f"reward/accuracy_member_{number}": right_N
+        for number, right_N in enumerate(right_MN, start=1)
     }
-    metrics = {name: right / n for name, right in names.items()}
+    metrics = {name: int(right_N.sum()) / n for name, right_N in rows.items()}
     metrics["reward/heldout_spread"] = float(scores_MN.std(0, correction=0).mean())
-    intervals = {name: wilson(right, n) for name, right in names.items()}
+    intervals = {name: _accuracy_interval(right_N, clusters) for name, right_N in rows.items()}
     return Output(metrics=metrics, counts=dict.fromkeys(metrics, n), intervals=intervals)
 
 
@@ -96,6 +118,7 @@ def pair_items(rows: list[dict], pairs: PairScores) -> Columns:
     """
     columns = {
         "pair_id": [prompt_id(row["prompt"], row["chosen"], row["rejected"]) for row in rows],
+        "prompt_id": [prompt_id(row["prompt"]) for row in rows],
         "prompt": [last_user_turn(row["prompt"]) for row in rows],
         "chosen": [row["chosen"] for row in rows],
         "rejected": [row["rejected"] for row in rows],

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_core.evidence.item_terms import prompt_column
 from rlhf_core.evidence.items import OF_DATA, Columns
-from rlhf_core.statistics.intervals import newcombe, wilson
+from rlhf_core.statistics.clusters import Clusters, clusters_of, count_clusters, wilson_clustered
+from rlhf_core.statistics.intervals import mover
 
 MAX_VALUES = 20  # slices of a column of names; the rarer names are one slice together
 MAX_NUMBERS = 8  # different numbers with a slice each; more are cut into quarters of equal count
@@ -23,8 +25,9 @@ SIDES = ("chosen", "rejected")
 class Slice:
     """Pairs with one value in one column.
 
-    low, high: 95% Wilson interval of the accuracy. against_rest: accuracy less that of all other
-    pairs, with its 95% interval; None when there are no others.
+    n, prompts: pairs, and their different prompts. low, high: 95% Wilson interval of the accuracy,
+    with each prompt sampled as a whole. against_rest: accuracy less that of all other pairs, with
+    its 95% interval; None when there are no others.
     """
 
     column: str
@@ -35,6 +38,7 @@ class Slice:
     high: float
     margin: float
     against_rest: tuple[float, float, float] | None
+    prompts: int
 
     @property
     def differs(self) -> bool:
@@ -70,14 +74,31 @@ def slices(items: Columns) -> list[Slice]:
     These are all pairs, lengths, annotator agreement, the members' spread, and each column that the
     data brought.
     """
-    margin_N = margins(items)
-    everything = np.ones(len(margin_N), bool)
-    found = [_slice("all pairs", "", everything, margin_N)]
+    pairs = _Pairs(margins(items), _clusters(items))
+    everything = np.ones(len(pairs.margin_N), bool)
+    found = [_slice("all pairs", "", everything, pairs)]
     for column, labels in labelled(items).items():
         values = np.array(labels, object)
         for value in _in_order(labels):
-            found.append(_slice(column, value, values == value, margin_N))
+            found.append(_slice(column, value, values == value, pairs))
     return found
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    margin_N: np.ndarray
+    clusters: Clusters
+
+    def accuracy(self, inside_N: np.ndarray) -> tuple[float, tuple[float, float]]:
+        """Return the accuracy of the pairs inside, and its interval."""
+        right_N = ((self.margin_N > 0) & inside_N).astype(float)
+        interval = wilson_clustered(right_N, inside_N.astype(float), self.clusters)
+        return float(right_N.sum()) / int(inside_N.sum()), interval
+
+
+def _clusters(items: Columns) -> Clusters:
+    name = prompt_column(items)
+    return clusters_of(items[name]) if name else None
 
 
 def labelled(items: Columns) -> dict[str, list[str]]:
@@ -169,14 +190,17 @@ def _range(values: list[float]) -> str:
     return f"{low:.3g} to {high:.3g}" if low < high else f"{low:.3g}"
 
 
-def _slice(column: str, value: str, inside_N: np.ndarray, margin_N: np.ndarray) -> Slice:
-    right_N = margin_N > 0
-    n, right = int(inside_N.sum()), int(right_N[inside_N].sum())
-    rest, rest_right = len(margin_N) - n, int(right_N.sum()) - right
-    against = newcombe(right, n, rest_right, rest) if rest else None
-    return Slice(
-        column, value, n, right / n, *wilson(right, n), float(margin_N[inside_N].mean()), against
+def _slice(column: str, value: str, inside_N: np.ndarray, pairs: _Pairs) -> Slice:
+    accuracy, interval = pairs.accuracy(inside_N)
+    against = None
+    if not inside_N.all():
+        rest, of_rest = pairs.accuracy(~inside_N)
+        against = (accuracy - rest, *mover(accuracy, interval, rest, of_rest))
+    margin, prompts = (
+        float(pairs.margin_N[inside_N].mean()),
+        count_clusters(pairs.clusters, inside_N),
     )
+    return Slice(column, value, int(inside_N.sum()), accuracy, *interval, margin, against, prompts)
 
 
 def calibration(items: Columns) -> list[Bin]:
@@ -184,14 +208,15 @@ def calibration(items: Columns) -> list[Bin]:
 
     A calibrated model's accuracy in a bin equals its confidence.
     """
-    margin_N = margins(items)
+    pairs = _Pairs(margins(items), _clusters(items))
+    margin_N = pairs.margin_N
     order = np.argsort(np.abs(margin_N), kind="stable")
     found = []
     for part in np.array_split(order, BINS):
         if len(part):
-            right = int((margin_N[part] > 0).sum())
+            accuracy, interval = pairs.accuracy(np.isin(np.arange(len(margin_N)), part))
             confidence = float((1 / (1 + np.exp(-np.abs(margin_N[part])))).mean())
-            found.append(Bin(confidence, right / len(part), *wilson(right, len(part)), len(part)))
+            found.append(Bin(confidence, accuracy, *interval, len(part)))
     return found
 
 

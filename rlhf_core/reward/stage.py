@@ -54,12 +54,12 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         scores_MN = scores_MN - offsets_M[:, None]
     if not is_rank_zero():
         return Output()
-    pairs = pair_scores(scores_MN.mean(0), heldout)
+    pairs = pair_scores(scores_MN.mean(0), heldout, rows)
     items = pair_items(rows, pairs)
     parts = [heldout_output(pairs)]
     if len(scores_MN) > 1:
         items |= member_items(scores_MN)
-        parts.append(member_output(scores_MN))
+        parts.append(member_output(scores_MN, pairs.clusters))
     return _written(merged(parts), pairs, items, run.path, trained=train_it)
 
 

@@ -14,10 +14,10 @@ MIN_BOOTSTRAP = 10
 _CELLS = 4_000_000  # numbers drawn at once
 
 
-def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) for n = 0.
 
-    successes may be half-integral: a tie counts one half.
+    successes may be half-integral, because a tie counts one half, and n an effective sample size.
     """
     if n == 0:
         return 0.0, 1.0
@@ -34,20 +34,29 @@ def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, f
     Newcombe 1998, Statistics in Medicine 17, method 10.
     """
     p, q = wins / n, other_wins / other_n
-    (p_low, p_high), (q_low, q_high) = wilson(wins, n), wilson(other_wins, other_n)
-    return (
-        p - q,
-        p - q - math.hypot(p - p_low, q_high - q),
-        p - q + math.hypot(p_high - p, q - q_low),
-    )
+    return p - q, *mover(p, wilson(wins, n), q, wilson(other_wins, other_n))
 
 
-def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def mover(
+    p: float, of_p: tuple[float, float], q: float, of_q: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the interval of p - q from the intervals of two independent estimates.
+
+    MOVER, Zou and Donner 2008, Statistics in Medicine 27. Of Wilson intervals it is Newcombe's
+    method 10.
+    """
+    (p_low, p_high), (q_low, q_high) = of_p, of_q
+    return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+
+
+def clopper_pearson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact interval of a proportion from binomial tails; (0, 1) for n = 0.
 
     Clopper and Pearson 1934. Its lower end is above 1/2 exactly when the one-sided sign test
-    rejects at (1 - confidence) / 2.
+    rejects at (1 - confidence) / 2. Both arguments may be fractions: an effective sample size.
     """
+    if n == 0:
+        return 0.0, 1.0
     tail = (1 - confidence) / 2
     low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
     high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
@@ -55,12 +64,15 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Return the two-sided p-value of the sign test; 1 for n = 0.
+    """Return the two-sided p-value of the exact sign test; 1 for n = 0.
 
-    The hypothesis is as many wins as losses, ties left out, under Binomial(n, 1/2).
+    The hypothesis is as many wins as losses, ties left out, under Binomial(n, 1/2). Of items that
+    changed sides it is McNemar's exact test (1947).
     """
-    n, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    from scipy.stats import binomtest  # half a second, which most commands need not wait for
+
+    n = wins + losses
+    return float(binomtest(wins, n, 0.5).pvalue) if n else 1.0
 
 
 # sign, numerators (N,), denominators (N,); all terms are over the same N items

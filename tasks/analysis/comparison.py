@@ -89,7 +89,7 @@ def _win_rates(runs: list[RunEvidence]) -> list[WinRate]:
         ):
             if fair and pairs and pairs.has(column):
                 theirs, ours = pairs.columns(column)
-                found = significance.win_rate(ours, theirs)
+                found = significance.win_rate(ours, theirs, pairs.clusters)
                 win_rates.append(WinRate(run.name, runs[0].name, judge, found))
     return win_rates
 

@@ -6,6 +6,7 @@ from rlhf_core.evidence.items import Columns
 from tasks.analysis import significance
 from tasks.analysis.comparison import ReplySample, WinRate
 from tasks.analysis.metric_rows import MetricRow, with_better_side
+from tasks.analysis.pairing import clusters_in
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
 from tasks.analysis.significance import Finding
 
@@ -16,6 +17,7 @@ NAMES = {
     "policy": "policy",
 }
 JUDGES = {"score": "reward model", "independent": "independent scorer"}
+_PROMPT = {"prompt_id", "prompt"}
 NO_ITEMS = "no per-item evidence"
 
 
@@ -132,9 +134,10 @@ def _row(items: Columns, model: str, measure: _Measure) -> MetricRow | None:
         sides = [[not ended for ended in side] for side in sides]
     before, after = map(significance.terms, sides)
     found = with_better_side(
-        measure.policy_metric, significance.paired(before, after, share=is_cut)
+        measure.policy_metric,
+        significance.paired(before, after, share=is_cut, clusters=clusters_in(items)),
     )
-    means = [significance.mean(side) for side in sides]
+    means = [significance.mean(side, clusters_in(items)) for side in sides]
     return MetricRow(measure.name, measure.unit, measure.meaning, [*means], [found])
 
 
@@ -144,7 +147,9 @@ def _win_rates(items: Columns, model: str, measures: list[_Measure]) -> list[Win
         _win_rate(
             model,
             JUDGES[column],
-            significance.win_rate(items[f"policy_{column}"], items[f"{model}_{column}"]),
+            significance.win_rate(
+                items[f"policy_{column}"], items[f"{model}_{column}"], clusters_in(items)
+            ),
         )
         for column in columns
         if _has(items, model, column)
@@ -153,10 +158,12 @@ def _win_rates(items: Columns, model: str, measures: list[_Measure]) -> list[Win
 
 def _judge_win_rates(items: Columns, model: str) -> list[WinRate]:
     """Return the win rate by the configured judge (rlhf_core/judging/judge.py), if it was asked."""
-    outcomes = [outcome for outcome in items.get(f"judge_vs_{model}", []) if outcome is not None]
-    if not outcomes:
+    asked = items.get(f"judge_vs_{model}", [])
+    judged = [place for place, outcome in enumerate(asked) if outcome is not None]
+    if not judged:
         return []
-    found = significance.win_rate(outcomes, [0.5] * len(outcomes))
+    prompts = clusters_in({name: [items[name][i] for i in judged] for name in _PROMPT & {*items}})
+    found = significance.win_rate([asked[i] for i in judged], [0.5] * len(judged), prompts)
     return [_win_rate(model, "judge", found)]
 
 

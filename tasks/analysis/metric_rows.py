@@ -10,7 +10,12 @@ from tasks.analysis.run_evidence import Estimate, RunEvidence
 from tasks.analysis.significance import Finding
 
 BOUNDS = ("_lower", "_upper")
-COUNTS = {"eval/prompts", "reward/heldout_pairs"}
+COUNTS = {
+    "eval/prompts",
+    "eval/different_prompts",
+    "reward/heldout_pairs",
+    "reward/heldout_prompts",
+}
 HIGHER_IS_BETTER = {
     "reward/accuracy",
     "reward/accuracy_when_shorter",

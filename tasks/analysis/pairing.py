@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, is_proportion
-from rlhf_core.evidence.item_terms import metric_terms
+from rlhf_core.evidence.item_terms import metric_terms, prompt_column
 from rlhf_core.evidence.items import Columns
 from rlhf_core.stage_catalogue import EVALUATE, STAGES
-from rlhf_core.statistics.intervals import Term, bootstrap
+from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, clusters_of, count_clusters
+from rlhf_core.statistics.intervals import Term
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate, RunEvidence
 from tasks.analysis.significance import Finding
@@ -41,6 +42,18 @@ class JoinedItems:
             [table[name][row[place]] for row in self.rows]
             for place, table in enumerate(self.tables)
         ]
+
+    @property
+    def clusters(self) -> Clusters:
+        """The number of each item's prompt; None where no two items share one."""
+        name = prompt_column(self.tables[0])
+        return clusters_of(self.columns(name)[0]) if name else None
+
+
+def clusters_in(items: Columns) -> Clusters:
+    """Return the number of the prompt of each item of a stage; None where no two share one."""
+    name = prompt_column(items)
+    return clusters_of(items[name]) if name else None
 
 
 def join(tables: list[Columns | None], key: str) -> JoinedItems | None:
@@ -87,9 +100,10 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
     if items is None or not columns_of(metric) <= items.keys():
         return found
     parts = _terms(metric, {name: items[name] for name in columns_of(metric)})
-    if len(parts[0][1]) < significance.MIN_ITEMS:
+    clusters = clusters_in(items)
+    if count_clusters(clusters, np.ones(len(parts[0][1]))) < significance.MIN_ITEMS:
         return found
-    return Estimate(found.value, *bootstrap(parts), found.n)
+    return Estimate(found.value, *bootstrap_clustered(parts, clusters), found.n)
 
 
 def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding | None:
@@ -112,7 +126,7 @@ def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Find
         _terms(metric, {name: values[name][side] for name in columns}) for side in (0, 1)
     )
     share = is_proportion(metric) or metric == "reward/accuracy_over_length"
-    return significance.paired(before, after, share=share)
+    return significance.paired(before, after, share=share, clusters=pairs.clusters)
 
 
 def _terms(metric: str, columns: Columns) -> list[Term]:

@@ -13,7 +13,8 @@ from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
 from rlhf_core.stage_catalogue import PPO, REWARD
-from rlhf_core.statistics.intervals import bootstrap
+from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, count_clusters
+from tasks.analysis.pairing import clusters_in
 from tasks.analysis.run_evidence import Curve, estimates
 from tasks.execution.stage_process import run_stage
 from tasks.records.run_record import Record, StageRecord
@@ -60,6 +61,7 @@ class RewardReport:
     mistakes: list[dict]
     learning_curve: list[LearningPoint]
     pairs: int  # held-out
+    prompts: int  # different prompts of these pairs
     checks: list[OnPolicyCheck] = field(default_factory=list)
 
     def as_json(self) -> dict:
@@ -94,6 +96,7 @@ def report(
         mistakes=mistakes(items, MISTAKES),
         learning_curve=learning_curve(stage, shares, workspace) if shares else [],
         pairs=len(items["pair_id"]),
+        prompts=count_clusters(clusters_in(items), np.ones(len(items["pair_id"]))),
         checks=checks(record, labels),
     )
 
@@ -165,18 +168,23 @@ def learning_curve(
     runs = {count: run_stage(part, workspace.run_dir(part)) for count, part in specs.items()}
     found = {count: (run.result, _items(run.run_dir, run.result)) for count, run in runs.items()}
     found[training_pairs(spec)] = (whole, _items(stage.run_dir, whole))
-    points, before = [], None
+    points: list[LearningPoint] = []
+    before: np.ndarray | None = None
     for count, (result, items) in sorted(found.items()):
         right_N = (margins(items) > 0).astype(float)
-        points.append(_point(count, result, None if before is None else right_N - before))
+        gained_N = None if before is None else right_N - before
+        points.append(_point(count, result, gained_N, clusters_in(items)))
         before = right_N
     return points
 
 
-def _point(pairs: int, result: StageResult, gained_N: np.ndarray | None) -> LearningPoint:
+def _point(
+    pairs: int, result: StageResult, gained_N: np.ndarray | None, clusters: Clusters
+) -> LearningPoint:
     gain = None
     if gained_N is not None:
-        gain = (float(gained_N.mean()), *bootstrap([(1, gained_N, np.ones(len(gained_N)))]))
+        interval = bootstrap_clustered([(1, gained_N, np.ones(len(gained_N)))], clusters)
+        gain = (float(gained_N.mean()), *interval)
     accuracy, low, high, loss = (
         result.metrics[f"reward/{name}"]
         for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")

@@ -63,7 +63,7 @@ def _verdict_row(decision: Decision) -> str:
         decision.quantity,
         value_text(decision),
         interval_text(decision),
-        decision.n or "",
+        f"{decision.n or ''}" + (f" of {decision.n_prompts} prompts" if decision.n_prompts else ""),
     ]
     return "| " + " | ".join(map(str, [*cells, decision.rule, _verdict(decision)])) + " |"
 

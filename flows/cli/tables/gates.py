@@ -28,7 +28,7 @@ def gate_table(found: dict) -> Table:
             row["gate"],
             _value(row),
             _interval(row),
-            str(row["n"] or ""),
+            str(row["n"] or "") + _of_prompts(row),
             row["rule"],
         )
         table.add_row(*map(Text, cells), _verdict(row), Text(row["reason"]))
@@ -57,6 +57,11 @@ def _value(row: dict) -> str:
     return f"{row['value']:.4g}"
 
 
+def _of_prompts(row: dict) -> str:
+    """Return the number of prompts behind a sample size; '' where each item has its own."""
+    return f" of {row['n_prompts']} prompts" if row.get("n_prompts") else ""
+
+
 def _interval(row: dict) -> str:
     if row["interval"] is None:
         return ""
@@ -80,7 +85,8 @@ def _facts(decision: dict, evidence: dict) -> list[tuple[str, str]]:
 
 def _rule_facts(decision: dict) -> dict[str, str]:
     """Return what was measured and what was required."""
-    samples = f", n = {decision['n']}" if decision["n"] is not None else ""
+    counted = decision["n"] is not None
+    samples = f", n = {decision['n']}{_of_prompts(decision)}" if counted else ""
     method = f": {decision['how']}" if decision["how"] else ""
     override = decision["override"]
     return {

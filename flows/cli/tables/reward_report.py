@@ -17,7 +17,8 @@ LONGEST = 160  # characters of an item's text
 
 def report_parts(found: RewardReport) -> Iterator[RenderableType]:
     """Yield the tables of a report, each with the sentence that sums it up."""
-    title = f"Reward model of {found.run}: {found.pairs:,} held-out pairs, {found.verdict}"
+    shared = f" of {found.prompts:,} prompts" if found.prompts < found.pairs else ""
+    title = f"Reward model of {found.run}: {found.pairs:,} held-out pairs{shared}, {found.verdict}"
     yield _slice_table(title, found.slices)
     yield Text(CAUTION, style="dim")
     yield _calibration_table(found.calibration)
@@ -57,7 +58,7 @@ def _slice_table(title: str, slices: list[Slice]) -> Table:
         cells = (
             one.column,
             one.value,
-            f"{one.n:,}",
+            f"{one.n:,}" + (f" of {one.prompts:,} prompts" if one.prompts < one.n else ""),
             f"{one.accuracy:.3f}",
             f"{one.low:.3f} to {one.high:.3f}",
         )

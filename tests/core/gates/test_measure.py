@@ -165,3 +165,38 @@ def test_an_interval_that_is_none_is_refused(subject):
             gate("at least", 0.1),
             subject("reward", {"accuracy": 0.8}, intervals={"accuracy": interval}),
         ).passed
+
+
+def repeated(columns: dict, times: int) -> dict:
+    return {
+        name: [value for value in values for _ in range(times)] for name, values in columns.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    [
+        ({"method": "wilson"}, "over 10 prompts that share items"),
+        ({"method": "bootstrap"}, "Student's t, because there are fewer than 50 prompts"),
+        ({"method": "sign"}, "over 10 prompts that share items"),
+        ({"metric": "eval/score_policy", "minus": "eval/score_sft"}, "over 10 prompts"),
+    ],
+)
+def test_the_same_items_six_times_say_no_more_about_their_prompts(subject, rule, how):
+    """Ten prompts of one item each, and the same items six times: the interval is no narrower."""
+    prompts = {"prompt_id": [f"p{i}" for i in range(10)]}
+    rule = {"of": "lower", "bound": "at least", "threshold": 0.9} | rule
+    once = decide(evaluated(**rule), subject("evaluate", EVALUATED, WINS | prompts, **TEN))
+    sixty = {"counts": dict.fromkeys(EVALUATED, 60)}
+    items = repeated(WINS | prompts, 6)
+    often = decide(evaluated(**rule), subject("evaluate", EVALUATED, items, **sixty))
+    assert (once.n, once.n_prompts) == (10, None) and (often.n, often.n_prompts) == (60, 10)
+    assert how in often.how and "prompts" not in once.how and "n = 60 of 10 prompts" in often.reason
+    assert often.interval[0] <= once.interval[0] and often.value == once.value
+
+
+def test_an_interval_that_the_stage_recorded_names_its_prompts(subject):
+    metrics = {"win_rate": 0.8, "prompts": 10.0, "different_prompts": 4.0}
+    evidence = {"intervals": {"win_rate": (0.4, 0.95)}, "counts": {"win_rate": 10}}
+    decision = decide(evaluated(of="lower"), subject("evaluate", metrics, **evidence))
+    assert (decision.n, decision.n_prompts) == (10, 4)

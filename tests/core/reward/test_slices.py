@@ -132,3 +132,11 @@ def test_mistakes_are_the_surest_first_and_a_tie_is_none():
     )
     assert found[0]["data.domain"] is None and found[1]["agreement"] == 2 / 3
     assert len(mistakes(ITEMS, 99)) == 4
+
+
+def test_pairs_that_share_a_prompt_are_counted_beside_the_pairs_of_a_slice():
+    prompts = [f"p{place // 3}" for place in range(N)]
+    alone = slices({name: ITEMS[name] for name in ITEMS if name != "prompt"})[0]
+    shared = slices(ITEMS | {"prompt_id": prompts})[0]
+    assert alone.prompts == N and shared.prompts == len(set(prompts)) < shared.n == N
+    assert shared.high - shared.low > alone.high - alone.low and shared.accuracy == alone.accuracy

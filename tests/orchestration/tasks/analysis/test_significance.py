@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from rlhf_core.statistics.clusters import clusters_of
 from rlhf_core.statistics.intervals import wilson
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate
@@ -87,3 +88,22 @@ def test_a_win_rate_is_held_against_a_half_and_ties_count_half():
     assert significance.win_rate([1.0] * 30, [1.0] * 30).difference == 0.5
     lost = significance.win_rate([0.0] * 40, [1.0] * 40)
     assert lost.verdict == "significant" and lost.better is False and lost.high < 0.1
+
+
+def test_items_that_share_prompts_count_as_their_prompts():
+    """240 items of 40 prompts, six alike: the intervals are those of 40 items and wider."""
+    rng = random.Random(5)
+    effects = [0.35 + rng.gauss(0, 1) for _ in range(40)]
+    second = [effect + rng.gauss(0, 0.1) for effect in effects for _ in range(6)]
+    clusters = clusters_of([place // 6 for place in range(240)])
+    first, zeros = significance.terms([0.0] * 240), [0.0] * 240
+    alone = significance.paired(first, significance.terms(second))
+    shared = significance.paired(first, significance.terms(second), clusters=clusters)
+    assert alone.verdict == "significant" and alone.sample == "n = 240"
+    assert shared.n_prompts == 40 and shared.sample == "n = 240 of 40 prompts"
+    assert shared.high - shared.low > 2 * (alone.high - alone.low)
+    rate = significance.win_rate(second, zeros, clusters)
+    wide = significance.win_rate(second, zeros)
+    assert rate.n_prompts == 40 and rate.low < wide.low and rate.difference == wide.difference
+    few = significance.win_rate(second[:60], zeros[:60], clusters[:60])
+    assert few.verdict == "too few items" and "60 items of 10 prompts" in few.note
