@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from rlhf_core import metric_table as table
-from rlhf_core.detector_metric_table import DETECTOR_METRICS
+from rlhf_core.evaluation_metric_table import DETECTOR_METRICS, EVAL_METRICS
 from rlhf_core.metric_table import ANY, Domain
 
 
@@ -27,7 +27,7 @@ METRICS: dict[str, Metric] = {
         "reward/": table.REWARD_METRICS,
         "ppo/": table.PPO_METRICS,
         "dpo/": table.DPO_METRICS,
-        "eval/": table.EVAL_METRICS | DETECTOR_METRICS,
+        "eval/": EVAL_METRICS | DETECTOR_METRICS,
     }.items()
     for name, row in rows.items()
 }
