@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config, Positive, Severity, Share
 
@@ -74,6 +74,10 @@ def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
+_REMOVED = {  # key of a former rule -> key of its successor
+    "min_annotator_agreement": "min_annotator_alpha",
+    "annotator_agreement": "annotator_alpha",
+}
 SourceField = Annotated[Source, BeforeValidator(_as_source)]
 
 
@@ -169,12 +173,29 @@ class Rules(Config):
     longer_wins: Severity = Field(
         "warning", description="Severity of a share above max_longer_wins."
     )
-    min_annotator_agreement: Share = Field(
-        0.6, description="Smallest mean share of a pair's votes that agree with the majority."
+    min_annotator_alpha: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.2,
+        description=(
+            "Smallest lower end of the 95% interval of Krippendorff's alpha, the agreement of the"
+            " votes: 0 is guessing, 1 is perfect."
+        ),
     )
-    annotator_agreement: Severity = Field(
-        "warning", description="Severity of a mean below min_annotator_agreement."
+    annotator_alpha: Severity = Field(
+        "warning", description="Severity of a lower end below min_annotator_alpha."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_removed(cls, values: object) -> object:
+        given = values if isinstance(values, dict) else {}
+        for old, new in _REMOVED.items():
+            if old in given:
+                raise ValueError(
+                    f"{old} is no rule any more, because guessing alone brings the share of the"
+                    f" majority to 0.75 with two votes; expected {new}, of Krippendorff's alpha (0"
+                    " is guessing, 1 is perfect)"
+                )
+        return values
 
 
 class Data(Config):

@@ -6,7 +6,6 @@ from rlhf_core.config import Rules, Severity
 from rlhf_core.data.expectations import Expectation, ExpectationResult
 from rlhf_core.data.rules import ANSWERS
 from rlhf_core.data.table import Table, TableEntry
-from rlhf_core.data.verdicts import annotator_agreement
 
 ROW_RULES = (
     "schema",
@@ -91,8 +90,8 @@ ADVICE = {
     "longer_wins": (
         "Balance the lengths of chosen and rejected answers or raise data.rules.max_longer_wins."
     ),
-    "annotator_agreement": (
-        "Clarify the labelling or drop disputed pairs, or lower data.rules.min_annotator_agreement."
+    "annotator_alpha": (
+        "Clarify the labelling or drop disputed pairs, or lower data.rules.min_annotator_alpha."
     ),
 }
 
@@ -124,20 +123,14 @@ def source_frame(table: Table) -> pd.DataFrame:
 def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.DataFrame:
     """Return one row per record of a split.
 
-    `longer_wins` (a tie is 0.5) and `agreement` are null unless the record is a comparison.
+    `longer_wins` (a tie is 0.5) is null unless the record is a comparison.
     tokens: token counts by record id.
     """
     rows = [
-        {
-            "line": n,
-            "longer_wins": longer_wins(tokens.get(r["id"], {})),
-            "agreement": annotator_agreement(r),
-        }
+        {"line": n, "longer_wins": longer_wins(tokens.get(r["id"], {}))}
         for n, r in enumerate(records, start=1)
     ]
-    return pd.DataFrame(rows, columns=["line", "longer_wins", "agreement"]).astype(
-        {"longer_wins": float, "agreement": float}
-    )
+    return pd.DataFrame(rows, columns=["line", "longer_wins"]).astype({"longer_wins": float})
 
 
 def longer_wins(tokens: dict[str, int]) -> float | None:
@@ -189,10 +182,6 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
     if split == "comparisons_train":
         rule, high = "longer_wins", rules.max_longer_wins
         checks.append(Expectation(rule, name, rules.longer_wins, "mean", "longer_wins", high=high))
-        if frame["agreement"].notna().any():
-            rule, low = "annotator_agreement", rules.min_annotator_agreement
-            severity = rules.annotator_agreement
-            checks.append(Expectation(rule, name, severity, "mean", "agreement", low=low))
     return [check for check in checks if check.severity != "off"]
 
 

@@ -73,6 +73,7 @@ _VERDICTS = {"votes_for", "votes_against", "votes", "labels", "strength", "margi
 # names of columns that say where a row comes from, and nothing that a model should read
 _PROVENANCE = {
     "annotator",
+    "annotators",
     "category",
     "created_at",
     "dataset",

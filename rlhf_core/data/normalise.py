@@ -25,7 +25,7 @@ from rlhf_core.data.transcripts import (
     split_last_answer,
     split_shared_prompt,
 )
-from rlhf_core.data.verdicts import strength, verdict, votes
+from rlhf_core.data.verdicts import named_votes, strength, verdict, votes
 from rlhf_core.digest import digest_json
 
 _EMPTY = {"", "[]", "{}", "null", "none"}
@@ -86,6 +86,7 @@ def _comparison(format_: tuple[str, ...], row: dict) -> dict:
         pair = [read_messages(row[column], column) for column in ("chosen", "rejected")]
         prompt, chosen, rejected = split_shared_prompt(*pair)
     votes_for, votes_against = votes(row)
+    named_votes(row)  # refuses names that do not fit the votes
     better = strength(row)
     return {
         "prompt": prompt,

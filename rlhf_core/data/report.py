@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 
 from rlhf_core.config import Rules
+from rlhf_core.data.annotators import agreement_of, alpha_rule, annotator_table
 from rlhf_core.data.checks import (
-    annotator_agreement,
     counts_as_dropped,
     longer_wins,
     report_entry,
@@ -17,9 +17,12 @@ from rlhf_core.data.checks import (
 )
 from rlhf_core.data.expectations import evaluate
 from rlhf_core.data.table import Table
+from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.digest import digest_file
 from rlhf_core.rundir import write_atomically
 
+PAIRS = "comparisons_train"
+MOST_ANNOTATORS = 100  # rows of the page's table
 Splits = dict[str, list[dict]]
 COLUMNS = ("rule", "source", "severity", "passed", "found", "expected", "detail")
 _STYLE = (
@@ -34,8 +37,8 @@ _STYLE = (
 def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rules) -> dict:
     """Check every rule, write Data Docs into `path`/data_docs, and return the report.
 
-    The report: {"rules": [...], "rows": counts by source, "splits": rows and content digest,
-    "great_expectations": summary}.
+    The report: {"rules": [...], "annotators": [...], "rows": counts by source, "splits": rows and
+    content digest, "great_expectations": summary}.
     """
     tokens = _tokens(tables)
     frames = {name: source_frame(table) for name, table in tables.items()}
@@ -47,7 +50,9 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     return {
         "rules": [
             report_entry(c, r, tables.get(c.source)) for c, r in zip(checks, results, strict=True)
-        ],
+        ]
+        + alpha_rule(splits[PAIRS], rules, f"split_{PAIRS}"),
+        "annotators": annotator_table(splits[PAIRS], tokens),
         "rows": {name: _counts(table) for name, table in tables.items()},
         "splits": {
             split: {"rows": len(records), "digest": digest_file(path / "splits" / f"{split}.jsonl")}
@@ -60,7 +65,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
 def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
     """Return the stage's metrics; a mean over nothing is left out."""
     tokens = _tokens(tables)
-    pairs = splits["comparisons_train"]
+    pairs = splits[PAIRS]
     failed = [item["severity"] for item in report["rules"] if not item["passed"]]
     metrics = {
         "data/rows": sum(len(table.entries) for table in tables.values()),
@@ -82,6 +87,12 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
             share for record in pairs if (share := annotator_agreement(record)) is not None
         ],
     }
+    if alpha := agreement_of(pairs):
+        metrics |= {
+            "data/annotator_alpha": alpha.alpha,
+            "data/annotator_alpha_lower": alpha.low,
+            "data/annotator_alpha_upper": alpha.high,
+        }
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}
 
 
@@ -156,7 +167,7 @@ def _page(docs: Path, report: dict) -> str:
         f"<p>{len(report['rules'])} rules judged, {errors} errors, {len(failed) - errors}"
         " warnings.</p>"
         f"<h2>Rules</h2>{_html_table(rules)}<h2>Rows</h2>{_html_table(rows)}"
-        f"<h2>Splits</h2>{_html_table(splits)}{_near_duplicates(report)}"
+        f"<h2>Splits</h2>{_html_table(splits)}{_near_duplicates(report)}{_annotators(report)}"
         f"<h2>Great Expectations, one page a suite</h2><ul>{items}</ul></body></html>\n"
     )
 
@@ -166,6 +177,19 @@ def _near_duplicates(report: dict) -> str:
     if not rows:
         return ""
     return f"<h2>Near duplicates of held-out prompts, examples</h2>{_html_table(rows)}"
+
+
+def _annotators(report: dict) -> str:
+    rows = report["annotators"][:MOST_ANNOTATORS]
+    if not rows:
+        return ""
+    cells = [({name: _cell(value) for name, value in row.items()}, "") for row in rows]
+    note = (
+        "with_others: share of votes with the majority of the others on the same pair, and its"
+        " 95% interval. prefers_longer: share of votes for the longer answer."
+    )
+    shown = f"{len(rows)} of {len(report['annotators'])} annotators."
+    return f"<h2>Annotators</h2><p>{shown} {note}</p>{_html_table(cells)}"
 
 
 def _html_table(rows: list[tuple[dict, str]]) -> str:

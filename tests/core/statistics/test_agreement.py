@@ -1,0 +1,63 @@
+"""Krippendorff's alpha of votes: hand-computed values, guessing annotators, coverage."""
+
+import math
+
+import krippendorff
+import numpy as np
+import pytest
+
+from rlhf_core.statistics.agreement import agreement
+from rlhf_core.statistics.clusters import clusters_of
+
+TRIALS = 120
+
+
+def test_alpha_by_hand():
+    """Pairs 2:0, 1:1: half of the votes' pairs agree; 4 votes, so 1 - 1/2 * 7/4 = 1/8."""
+    found = agreement(np.array([2, 1]), np.array([0, 1]))
+    assert found.alpha == pytest.approx(1 / 8) and found.n == 2
+    assert (found.low, found.high) == (-1.0, 1.0)  # two pairs say nothing of other pairs
+
+
+def test_alpha_is_that_of_the_package_where_sides_are_exchanged_at_random():
+    """The sides of 5,000 pairs are drawn by a coin, as if no label had sorted them."""
+    generator = np.random.default_rng(0)
+    votes_for = generator.binomial(3, 0.9, 5000)
+    label = np.maximum(votes_for, 3 - votes_for)
+    found = agreement(label, 3 - label)
+    coin = generator.random(5000) < 0.5
+    counts = np.stack([np.where(coin, label, 3 - label), np.where(coin, 3 - label, label)], 1)
+    alpha = krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")
+    assert found.alpha == pytest.approx(float(alpha), abs=3e-3)
+    assert found.low < found.alpha < found.high
+
+
+def guessed(generator, pairs: int, votes: int) -> tuple[np.ndarray, np.ndarray]:
+    first = generator.binomial(votes, 0.5, pairs)
+    return np.maximum(first, votes - first), np.minimum(first, votes - first)
+
+
+@pytest.mark.parametrize("votes", [2, 3])
+def test_guessing_has_an_alpha_of_zero_though_most_votes_are_with_the_majority(votes):
+    sides = guessed(np.random.default_rng(10 + votes), 4000, votes)
+    assert sides[0].sum() / 4000 / votes == pytest.approx(0.75, abs=0.01)
+    found = agreement(*sides)
+    assert found.alpha == pytest.approx(0, abs=0.05) and found.low < 0 < found.high
+
+
+def test_the_interval_covers_an_alpha_of_zero_as_stated():
+    generator, covered = np.random.default_rng(7), 0
+    for _ in range(TRIALS):
+        found = agreement(*guessed(generator, 100, 3))
+        covered += found.low <= 0 <= found.high
+    assert covered / TRIALS >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / TRIALS)
+
+
+def test_single_votes_say_nothing_and_shared_prompts_widen_the_interval():
+    assert agreement(np.ones(5), np.zeros(5)) is None
+    votes_for, votes_against = np.repeat([3, 2] * 30, 4), np.repeat([0, 1] * 30, 4)
+    alone = agreement(votes_for, votes_against)
+    shared = agreement(votes_for, votes_against, clusters_of([i // 4 for i in range(240)]))
+    assert shared.alpha == alone.alpha and shared.n == 240
+    assert shared.high - shared.low > 1.8 * (alone.high - alone.low)
+    assert agreement(np.full(20, 3), np.zeros(20)).low == 1.0
