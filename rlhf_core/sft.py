@@ -1,13 +1,15 @@
 """Supervised fine-tuning: cross-entropy on the answers of demonstrations."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Batch, TrainedSequence, collate, encode_demonstrations, subset
-from rlhf_core.batching.collective import total
+from rlhf_core.batching.collective import summed, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
 from rlhf_core.config import SFT
@@ -23,6 +25,19 @@ from rlhf_core.modeling.models import inference, load_policy, save_model
 from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.seeds import noise_seeds
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, bootstrap
+
+
+@dataclass(frozen=True)
+class HeldoutLosses:
+    """The cross-entropy of held-out sequences. mean: over all their trained tokens, nats/token.
+
+    loss_N: the sum of each sequence, nats; tokens_N: its trained tokens.
+    """
+
+    mean: float
+    loss_N: Tensor
+    tokens_N: Tensor
 
 
 def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
@@ -39,11 +54,13 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     )
     policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
-    before = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    before = heldout_losses(
+        engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens
+    )
     if not spec.config.train:
         given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config.dtype)
-        after = heldout_loss(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-        return _output(before, after, heldout, outputs={})
+        after = heldout_losses(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        return _output(before, after, outputs={})
     train_path = spec.inputs["demonstrations_train"].path
     train = load_sequences(
         tokenizer, train_path, config.max_train, seed=spec.seed, train_on=config.train_on
@@ -53,20 +70,20 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id, seed=spec.seed)
     fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
     merge_adapter(policy.model)  # so that the saved weights are measured
-    after = heldout_loss(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    after = heldout_losses(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
     write_config(engine, run.path / "deepspeed.json")
-    return _output(before, after, heldout, outputs={"model": "model"})
+    return _output(before, after, outputs={"model": "model"})
 
 
-def heldout_loss(
+def heldout_losses(
     forward: Callable[[Batch], Tensor],
     sequences: list[TrainedSequence],
     pad_id: int,
     token_budget: int,
-) -> float:
-    """Return the mean cross-entropy over all tokens that are trained, nats per token."""
-    loss, tokens = 0.0, 0
+) -> HeldoutLosses:
+    """Return the cross-entropy over all tokens that are trained, as a mean and by sequence."""
+    loss, tokens, loss_N = 0.0, 0, torch.zeros(len(sequences), dtype=torch.float64)
     for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         picked = [sequences[i] for i in rows]
         batch = collate(picked, pad_id)
@@ -75,8 +92,21 @@ def heldout_loss(
             trained_BR = trained_mask(batch, picked)
             loss -= float(masked_sum(logprobs_BR, trained_BR))
             tokens += int(trained_BR.sum())
+            loss_N[rows] = -(logprobs_BR * trained_BR).sum(-1).double().cpu()
     sums = total({"loss": loss, "tokens": tokens})
-    return sums["loss"] / sums["tokens"]
+    tokens_N = torch.tensor([sum(sequence.trained) for sequence in sequences])
+    return HeldoutLosses(sums["loss"] / sums["tokens"], summed(loss_N), tokens_N)
+
+
+def fall_interval(before: HeldoutLosses, after: HeldoutLosses) -> tuple[float, float] | None:
+    """Return the 95% interval of the mean loss before, less after, on the same sequences.
+
+    By the paired bootstrap over sequences, nats per token. None for too few sequences.
+    """
+    if len(before.loss_N) < MIN_BOOTSTRAP:
+        return None
+    tokens_N = before.tokens_N.numpy().astype(float)
+    return bootstrap([(1, (before.loss_N - after.loss_N).numpy(), tokens_N)])
 
 
 def load_sequences(
@@ -121,14 +151,17 @@ def _accumulator(
     return accumulate
 
 
-def _output(
-    before: float, after: float, heldout: list[TrainedSequence], *, outputs: dict[str, str]
-) -> Output:
+def _output(before: HeldoutLosses, after: HeldoutLosses, *, outputs: dict[str, str]) -> Output:
     metrics = {
-        "sft/heldout_loss_before": before,
-        "sft/heldout_loss": after,
-        "sft/heldout_improvement": before - after,
+        "sft/heldout_loss_before": before.mean,
+        "sft/heldout_loss": after.mean,
+        "sft/heldout_improvement": before.mean - after.mean,
     }
-    counts = dict.fromkeys(metrics, len(heldout))
-    files = {"deepspeed_config": "deepspeed.json"} if outputs else {}
-    return Output(outputs=outputs, metrics=metrics, counts=counts, files=files)
+    interval = fall_interval(before, after)
+    return Output(
+        outputs=outputs,
+        metrics=metrics,
+        counts=dict.fromkeys(metrics, len(before.loss_N)),
+        intervals={"sft/heldout_improvement": interval} if interval else {},
+        files={"deepspeed_config": "deepspeed.json"} if outputs else {},
+    )

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from rlhf_core.config.gates import EvaluateGate
+from rlhf_core.config.evaluate_gate import EvaluateGate
 from rlhf_core.evaluation.detectors import answers_prompt, opening, repeated
 from rlhf_core.evaluation.ngrams import repetition, words
 from rlhf_core.film.rewards import mentions

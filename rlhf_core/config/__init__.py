@@ -1,6 +1,5 @@
 """The recipe: everything that a user may set, with type, bound, default and meaning."""
 
-from rlhf_core.config.contest import Contest
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
@@ -11,7 +10,7 @@ from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
-from rlhf_core.config.registry import Approval, Registry
+from rlhf_core.config.registry import Approval, Contest, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import DPO, SFT, Reward, Training

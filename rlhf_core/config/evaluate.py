@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from rlhf_core.config.evaluate_gate import EvaluateGate
 from rlhf_core.config.fields import Config, FrozenPlacement, Positive
-from rlhf_core.config.gates import EvaluateGate
 from rlhf_core.config.judge import Judge
 from rlhf_core.config.sampling import Sampling
 

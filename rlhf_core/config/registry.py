@@ -1,11 +1,95 @@
 """The registry section: the registered models, and what a promotion needs beside passed gates."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from rlhf_core.config.contest import Contest
-from rlhf_core.config.fields import NAME_LENGTH, Config, Share
+from rlhf_core.config.fields import NAME_LENGTH, Config, Positive, Share
+from rlhf_core.config.gate_rules import GateRule
+from rlhf_core.evidence.item_metrics import has_champion_value, is_against_champion, is_comparison
+from rlhf_core.metrics import METRICS
+
+AUTO = "auto"
+
+
+class Contest(Config):
+    """The contest of a candidate with the present champion, on the same held-out prompts.
+
+    It is decided by the share of prompts that the candidate wins. Ties are left out.
+    """
+
+    metric: str = Field(
+        AUTO,
+        description=(
+            "Metric that decides, higher is better. 'auto': by the independent scorer and by the"
+            " judge, where configured; else by the reward models of candidate and champion. Of"
+            " several, the worse one counts."
+        ),
+    )
+    of: Literal["lower", "estimate"] = Field(
+        "lower",
+        description=(
+            "Value that must exceed one half + min_effect: the lower end of the interval, or the"
+            " estimate, which promotes by chance."
+        ),
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.95,
+        description=(
+            "Probability that no candidate without a true win is promoted, over all contests on the"
+            " same held-out prompts."
+        ),
+    )
+    min_effect: Annotated[float, Field(ge=-0.5, lt=0.5)] = Field(
+        0.0,
+        description=(
+            "Smallest effect: the share of decided prompts won must exceed one half by more than"
+            " this."
+        ),
+    )
+    min_n: Positive = Field(
+        50, description="Smallest number of decided prompts. Below it, nothing is promoted."
+    )
+
+    @property
+    def threshold(self) -> float:
+        """The share of decided prompts that must be exceeded."""
+        return 0.5 + self.min_effect
+
+    def rule(self, metric: str, level: float | None) -> GateRule:
+        """Return the rule by which one metric decides at a one-sided level.
+
+        level: None for the estimate alone. Raises ValueError for a metric that has no winner per
+        prompt.
+        """
+        level = level if level is not None else 1 - self.confidence
+        return GateRule(
+            stage="evaluate",
+            metric=metric,
+            of=self.of,
+            bound="more than",
+            threshold=self.threshold,
+            versus="champion",
+            method="sign",
+            min_n=self.min_n,
+            confidence=1 - 2 * level,
+        )
+
+    @field_validator("metric")
+    @classmethod
+    def _has_a_winner(cls, metric: str) -> str:
+        if metric == AUTO or (metric in METRICS and _decides(metric)):
+            return metric
+        names = ", ".join(name for name in METRICS if _decides(name))
+        raise ValueError(
+            f"metric {metric!r} names no winner between candidate and champion for each prompt;"
+            f" expected 'auto' or one of {names}"
+        )
+
+
+def _decides(metric: str) -> bool:
+    against = is_against_champion(metric)
+    return (against or has_champion_value(metric)) and is_comparison(metric, paired=not against)
 
 
 class Approval(Config):

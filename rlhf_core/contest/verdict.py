@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rlhf_core.config import Contest, Evaluate
-from rlhf_core.config.contest import AUTO
+from rlhf_core.config.registry import AUTO
 from rlhf_core.contest.power import p_value
 from rlhf_core.contest.spending import is_nearly_spent, level, spent_share
 from rlhf_core.gates.contest_evidence import CONTEST, ContestComparison, ContestEvidence

@@ -38,7 +38,7 @@ from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_jud
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec
-from rlhf_core.sft import heldout_loss, load_sequences
+from rlhf_core.sft import fall_interval, heldout_losses, load_sequences
 from rlhf_core.statistics.clusters import clusters_of
 
 STEPS = 6  # answer, score, KL, held-out loss, judge, report
@@ -195,15 +195,18 @@ def _divergence_and_tax(
     }
     kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)
     run.log(3, STEPS, {})
-    losses = {k: heldout_loss(forward[k], heldout, pad_id, budget) for k in forward}
+    losses = {k: heldout_losses(forward[k], heldout, pad_id, budget) for k in forward}
     run.log(4, STEPS, {})
     metrics = {
         "eval/kl_per_response": kl,
-        "eval/heldout_loss_policy": losses["policy"],
-        "eval/heldout_loss_sft": losses["sft"],
-        "eval/alignment_tax": losses["policy"] - losses["sft"],
+        "eval/heldout_loss_policy": losses["policy"].mean,
+        "eval/heldout_loss_sft": losses["sft"].mean,
+        "eval/alignment_tax": losses["policy"].mean - losses["sft"].mean,
     }
-    return kl_N, Output(metrics=metrics)
+    tax = fall_interval(losses["policy"], losses["sft"])
+    intervals = {"eval/alignment_tax": tax} if tax else {}
+    counts = {name: len(heldout) for name in metrics if name != "eval/kl_per_response"}
+    return kl_N, Output(metrics=metrics, counts=counts, intervals=intervals)
 
 
 def _judged(

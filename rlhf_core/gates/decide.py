@@ -187,7 +187,8 @@ def decide(gate: Gate, subject: Subject, problem: str | None = None) -> Decision
         reason = f"no champion took part, so there is nothing to compare {gate.metric} with"
         return _decision(gate, subject, MeasuredMetric(), passed=True, reason=reason)
     found = measure(gate, subject.result, subject.run_dir)
-    if problem := problem or found.problem or _too_few(gate, found.n):
+    few = _too_few(gate, found.n) if found.n else None  # says more than no interval
+    if problem := problem or few or found.problem or _too_few(gate, found.n):
         required = f"required {_end(gate.of, gate.confidence)}{gate.bound} {gate.threshold:g}"
         return _decision(gate, subject, found, passed=False, reason=f"{problem} ({required})")
     passed = _holds(gate, found, gate.threshold)

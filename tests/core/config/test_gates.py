@@ -49,6 +49,15 @@ DEFAULTS = {
     },
 }
 
+COMPARISONS = {  # judged by an end of the paired interval; others compare with an end by name
+    ("sft", "improvement"): "lower",
+    ("reward", "length_baseline"): "lower",
+    ("evaluate", "length"): "upper",
+    ("evaluate", "min_length"): "lower",
+    ("evaluate", "repetition"): "upper",
+    ("evaluate", "alignment_tax"): "upper",
+}
+
 
 def own(name: str = "mine", **rule) -> str:
     values = {
@@ -69,8 +78,9 @@ def test_documented_thresholds_are_the_default_gates(stage, recipe):
     found = {gate.name: (gate.metric, gate.bound, gate.threshold) for gate in gates}
     assert found.items() >= DEFAULTS[stage].items()
     for gate in gates:
-        assert (gate.of, gate.min_n, gate.severity) == ("estimate", 1, "error")
-        assert (gate.method, gate.override) == ("auto", None)
+        of = COMPARISONS.get((stage, gate.name), "estimate")
+        assert (gate.of, gate.min_n) == (of, 1 if of == "estimate" else 10)
+        assert (gate.method, gate.severity, gate.override) == ("auto", "error", None)
 
 
 def test_stages_without_a_gate_have_none(recipe):
@@ -228,6 +238,8 @@ def test_what_can_be_compared_with_the_champion():
     }
     assert {name for name in METRICS if is_against_champion(name)} == {
         "eval/win_rate_vs_champion",
+        "eval/win_rate_vs_champion_by_its_reward",
+        "eval/independent_win_rate_vs_champion",
         "eval/judge_win_rate_vs_champion",
     }
 

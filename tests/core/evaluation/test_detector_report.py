@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rlhf_core.config.gates import EvaluateGate
+from rlhf_core.config.evaluate_gate import EvaluateGate
 from rlhf_core.digest import digest_json
 from rlhf_core.evaluation.detector_report import WORST, write_report
 from rlhf_core.evaluation.detectors import detect

@@ -4,12 +4,12 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from gate_cases import BOUNDS, CHAMPION, EVALUATED, GOOD, TEN, WINS, evaluated, gate
+from gate_cases import BOUNDS, CHAMPION, EVALUATED, GOOD, SURE, TEN, WINS, evaluated, gate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.config.gate_rules import Override
-from rlhf_core.gates.decide import Decision, decide, decide_all, refused, worst_verdict
+from rlhf_core.gates.decide import Decision, decide, decide_all, gates_of, refused, worst_verdict
 
 REASON = "labels of a judge, not of people"
 
@@ -94,7 +94,7 @@ def test_ties_on_every_item_decide_nothing(subject):
 @pytest.mark.parametrize("changed", ["trained", "comparisons_heldout"])
 @pytest.mark.parametrize("gone", [False, True])
 def test_other_bytes_than_those_measured_are_refused_by_every_gate(subject, changed, gone, recipe):
-    of = subject("reward", GOOD)
+    of = subject("reward", GOOD, **SURE)
     plain = recipe(f'reward.gate.overrides.accuracy={{threshold=0.1, reason="{REASON}"}}')
     assert {decision.verdict for decision in decide_all(plain, of)} == {"passed"}
     (of.run_dir / changed).unlink() if gone else (of.run_dir / changed).write_text("other bytes")
@@ -105,7 +105,7 @@ def test_other_bytes_than_those_measured_are_refused_by_every_gate(subject, chan
 
 
 def test_a_result_of_another_spec_is_refused(subject, recipe):
-    of = subject("reward", GOOD)
+    of = subject("reward", GOOD, **SURE)
     other = type(of)(of.result.model_copy(update={"digest": "0" * 64}), of.spec, of.run_dir)
     decisions = refused(decide_all(recipe(), other))
     assert len(decisions) == 4 and all(
@@ -114,7 +114,7 @@ def test_a_result_of_another_spec_is_refused(subject, recipe):
 
 
 def test_changed_training_data_are_not_the_gates_matter(subject, recipe):
-    of = subject("reward", GOOD)
+    of = subject("reward", GOOD, **SURE)
     (of.run_dir / "comparisons_train").write_text("other bytes")
     assert refused(decide_all(recipe(), of)) == []
 
@@ -134,7 +134,7 @@ def test_a_decision_says_of_which_bytes_code_and_time_it_is(subject):
 
 
 def test_a_given_model_is_the_one_decided_on(subject, recipe):
-    of = subject("reward", GOOD)
+    of = subject("reward", GOOD, **SURE)
     given = of.spec.inputs["model"]
     spec = of.spec.model_copy(update={"inputs": of.spec.inputs | {"given": given}})
     measured = type(of)(
@@ -164,7 +164,7 @@ def test_override_lets_a_value_pass_visibly_and_no_lower_one(subject, recipe):
     )
     verdicts = {}
     for accuracy in (0.59, 0.65, 0.75):
-        decisions = decide_all(loosened, subject("reward", GOOD | {"accuracy": accuracy}))
+        decisions = decide_all(loosened, subject("reward", GOOD | {"accuracy": accuracy}, **SURE))
         verdicts[accuracy] = next(d for d in decisions if d.gate == "accuracy")
     assert [d.verdict for d in verdicts.values()] == ["refused", "overridden", "passed"]
     assert (
@@ -198,7 +198,7 @@ def test_own_thresholds_and_further_gates_are_one_list(subject, recipe):
     )
     both = recipe(further, "reward.gate.min_accuracy=0.6")
     decisions = decide_all(
-        both, subject("reward", GOOD | {"accuracy": 0.65, "heldout_margin": -0.1})
+        both, subject("reward", GOOD | {"accuracy": 0.65, "heldout_margin": -0.1}, **SURE)
     )
     assert {d.gate: d.verdict for d in decisions} == {
         "pairs": "passed",
@@ -229,14 +229,37 @@ def test_default_reward_gate_is_seventy_percent_and_needs_better_than_length(sub
         "heldout_pairs": 100.0,
         "accuracy_over_length": 0.01,
     }
-    assert refused(decide_all(recipe(), subject("reward", good))) == []
-    for worse in (
-        {"accuracy": 0.699},
-        {"accuracy_lower": 0.59},
-        {"heldout_pairs": 99.0},
-        {"accuracy_over_length": 0.0},
+
+    def stops(length: float, metrics: dict) -> list[str]:
+        """Return the gates that refuse where the lower end of the gain over length is `length`."""
+        interval = {"accuracy_over_length": (length, 0.3)}
+        evidence = {"counts": SURE["counts"], "intervals": interval}
+        return [
+            d.gate for d in refused(decide_all(recipe(), subject("reward", metrics, **evidence)))
+        ]
+
+    assert stops(0.001, good) == []
+    for worse, name in (
+        ({"accuracy": 0.699}, "accuracy"),
+        ({"accuracy_lower": 0.59}, "lower_bound"),
+        ({"heldout_pairs": 99.0}, "pairs"),
     ):
-        assert len(refused(decide_all(recipe(), subject("reward", good | worse)))) == 1
+        assert stops(0.001, good | worse) == [name]
+    assert stops(0.0, good) == ["length_baseline"]
+
+
+def test_a_comparison_on_too_few_items_or_without_an_interval_is_refused(subject, recipe):
+    gates = {gate.name: gate for gate in gates_of(recipe(), "sft")}
+    few = subject("sft", {"heldout_improvement": 0.5}, counts={"heldout_improvement": 9})
+    reason = decide(gates["improvement"], few).reason
+    assert "rests on 9 samples; expected at least 10" in reason
+    bare = subject("sft", {"heldout_improvement": 0.5}, counts={"heldout_improvement": 50})
+    assert "holds no such interval" in decide(gates["improvement"], bare).reason
+    for low, passed in ((0.001, True), (-0.001, False)):
+        evidence = {"counts": {"heldout_improvement": 50}}
+        evidence["intervals"] = {"heldout_improvement": (low, 0.9)}
+        of = subject("sft", {"heldout_improvement": 0.5}, **evidence)
+        assert decide(gates["improvement"], of).passed is passed
 
 
 def test_a_record_of_an_earlier_version_still_reads():

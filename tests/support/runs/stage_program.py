@@ -66,6 +66,15 @@ METRICS = {
         "eval/prompt_retrieval_loss_lower": 0.0,
     },
 }
+# of the metrics whose gates look at an end of the interval, not at the estimate
+HALF_WIDTHS = {
+    "sft/heldout_improvement": 0.01,
+    "reward/accuracy": 0.04,
+    "reward/accuracy_over_length": 0.05,
+    "eval/length_ratio": 0.05,
+    "eval/repetition_increase": 0.01,
+    "eval/alignment_tax": 0.01,
+}
 if plan.get("crash") and not (run.path / "crashed").exists():
     (run.path / "crashed").touch()
     print("a crash before anything was done")
@@ -87,7 +96,8 @@ for name in OUTPUTS[stage]:
     (target / f"made_by_{stage}").write_text(spec.digest)
     outputs[name] = Artifact(path=Path(name), digest=Artifact.of(target).digest)
 metrics = METRICS[stage] | plan.get("metrics", {})
-counts = {next(iter(metrics)): 400}
+compared = [name for name in HALF_WIDTHS if name in metrics]
+counts = dict.fromkeys([next(iter(metrics)), *compared], 400)
 files = {"samples": "samples.table.json", "docs": "docs"}
 if "champion" in spec.inputs:
     share = metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
@@ -107,7 +117,10 @@ result = StageResult(
     outputs=outputs,
     metrics=metrics,
     counts=counts,
-    intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},
+    intervals={
+        name: (metrics[name] - HALF_WIDTHS[name], metrics[name] + HALF_WIDTHS[name])
+        for name in compared
+    },
     seconds=0.5,
     files=files,
     environment={"python": "3.11"},

@@ -16,6 +16,10 @@ GOOD = {
     "heldout_pairs": 500.0,
     "accuracy_over_length": 0.2,
 }
+SURE = {  # its evidence, as the stage states it
+    "counts": {"accuracy_over_length": 500},
+    "intervals": {"accuracy_over_length": (0.15, 0.25)},
+}
 WINS = {"policy_score": [1.0] * 8 + [0.0] * 2, "sft_score": [0.5] * 10}  # 8 of 10, score gain 0.3
 # 8 won, 1 lost, 1 tie; gain 0.3
 CHAMPION = WINS | {"champion_score": [0.75] * 6 + [0.25, -0.25, 0.5, 0.0]}
