@@ -84,8 +84,10 @@ def describe_look(evidence: ContestEvidence) -> str:
 
 
 def _comparison(decision: Decision) -> ContestComparison:
-    share, n = decision.value, decision.n
-    p = None if share is None or n is None else p_value(round(share * n), n, decision.threshold)
+    share, n, p = decision.value, decision.n, None
+    # items that share a prompt are not independent: their interval has no such simple p-value
+    if share is not None and n is not None and decision.n_prompts is None:
+        p = p_value(round(share * n), n, decision.threshold)
     return ContestComparison(
         metric=decision.metric,
         share=share,

@@ -100,11 +100,13 @@ compared = [name for name in HALF_WIDTHS if name in metrics]
 counts = dict.fromkeys([next(iter(metrics)), *compared], 400)
 files = {"samples": "samples.table.json", "docs": "docs"}
 if "champion" in spec.inputs:
-    share = metrics["eval/win_rate_vs_champion"] = plan.get("win_rate_vs_champion", 0.4)
-    n = counts["eval/win_rate_vs_champion"] = 400
+    share, n = plan.get("win_rate_vs_champion", 0.4), 400
+    for name in ("eval/win_rate_vs_champion", "eval/independent_win_rate_vs_champion"):
+        metrics[name], counts[name] = share, n
     scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
     columns: Columns = {"prompt": ["a"] * n, "policy_score": scores, "champion_score": [0.5] * n}
     columns |= {"sft_score": [0.5] * n, "sft_reply": ["b"] * n, "policy_reply": ["b"] * n}
+    columns |= {"policy_independent": scores, "champion_independent": [0.5] * n}
     files |= write_items(run.path, columns)
 (run.path / "samples.table.json").write_text(
     json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]})
