@@ -1,5 +1,6 @@
 """The validate stage: check and clean the user's files, and write splits and a report."""
 
+import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,15 @@ from rlhf_core.data.columns import FORMATS
 from rlhf_core.data.read import read_source
 from rlhf_core.data.report import make_report, validation_metrics, write_report
 from rlhf_core.data.rules import apply_row_rules, assign_splits, records_of
-from rlhf_core.data.splits import SOURCES, SPLITS, prompt_key, save_split, unique_prompts
+from rlhf_core.data.splits import (
+    SOURCES,
+    SPLITS,
+    TRAIN_PROMPTS,
+    prompt_key,
+    prompt_keys,
+    save_split,
+    unique_prompts,
+)
 from rlhf_core.data.splitting.leaks import note_near_duplicates, quarantine_leaks
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
@@ -22,7 +31,7 @@ from rlhf_core.modeling.end_of_reply import settle_end_of_turn
 from rlhf_core.modeling.trainable import require_language_model, require_weights
 from rlhf_core.modeling.vocabulary import require_embeddings
 from rlhf_core.preflight import require
-from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 from rlhf_core.sampling.stops import stop_ids_of
 
 
@@ -48,6 +57,7 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
     report = make_report(run.path, tables, splits, data.checked_rules)
+    _write_train_prompts(run.path, splits, report)
     report["rules"] += ending
     report["near_duplicates"] = [asdict(example) for example in near]
     write_report(run.path, report)
@@ -66,6 +76,7 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
             "report": "report.json",
             "report_table": "report.table.json",
             "quarantine": "quarantine.jsonl",
+            "train_prompts": TRAIN_PROMPTS,
             "data_docs": "data_docs",
         },
     )
@@ -130,6 +141,22 @@ def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dic
         assert max(missing.values(), default=0) <= 0, (
             f"{split}: {(+missing).total()} kept rows are missing"
         )
+
+
+def _write_train_prompts(path: Path, splits: dict[str, list[dict]], report: dict) -> None:
+    """Write the short keys of the prompts of each training split, with the split's digest.
+
+    MLflow keeps this file, so that a later run elsewhere can tell what a model was trained on.
+    """
+    found = {
+        split: {
+            "digest": report["splits"][split]["digest"],
+            "prompts": sorted(prompt_keys(records)),
+        }
+        for split, records in splits.items()
+        if split.endswith("_train")
+    }
+    write_atomically(path / TRAIN_PROMPTS, json.dumps(found))
 
 
 def _write_rows(path: Path, tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:

@@ -47,6 +47,7 @@ def card(
         "Gates": table_of(decisions),
         "Samples": _samples(context.record, output, kind, BRIEF_CELL if brief else CELL),
         "Data": _data(output),
+        "Held-out prompts": _leaks(context.record),
         "How to load": _loading(context.recipe, model, kind, output.artifacts[kind].path),
         "Training": _training(context.recipe, maker),
         "Lineage": _lineage(context, output, maker),
@@ -192,6 +193,12 @@ def _data(output: StageOutput) -> str:
         ["split", "rows", "sha256"],
         [[name, counts[name], f"`{output.artifacts[name].digest[:16]}`"] for name in splits],
     )
+
+
+def _leaks(record: Record) -> str:
+    """Return what the searches for leaked held-out prompts found, a line per stage."""
+    checks = [(stage.stage, stage.heldout_check) for stage in record.stages if stage.heldout_check]
+    return "\n".join(f"- {stage}: {check.sentence}." for stage, check in checks)
 
 
 def _training(recipe: Recipe, maker: Stage) -> str:

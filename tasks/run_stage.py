@@ -14,8 +14,10 @@ from rlhf_core.stage_catalogue import EVALUATE, Stage
 from tasks.execution import stage_process
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
+from tasks.leakage.heldout import without_leaks
 from tasks.promotion.rival import champion_to_beat
 from tasks.records import events
+from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.run_result import row_of
@@ -47,8 +49,10 @@ def run_stage(context: RunContext, stage: Stage, *given: StageOutput) -> StageOu
 )
 def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]) -> StageOutput:
     have, results = combined(given)
+    leaks = without_leaks(context, stage, have)
+    have |= leaks.splits if leaks else {}
     spec = spec_of(stage, context.recipe, have)
-    run = _run_process(context, spec) if spec else None
+    run = _run_process(context, spec, leaks.check if leaks else None) if spec else None
     if run:
         results[stage.name] = run.result
     made = outputs_of(stage, context.recipe, run.result if run else None)
@@ -58,7 +62,7 @@ def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]
     return output
 
 
-def _run_process(context: RunContext, spec: StageSpec) -> StageRun:
+def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | None) -> StageRun:
     run_dir, tracker = context.workspace.run_dir(spec), context.tracker
     recorded = (run_dir / "result.json").exists()
     if context.is_recorded_only(spec.stage) and not recorded:
@@ -67,6 +71,8 @@ def _run_process(context: RunContext, spec: StageSpec) -> StageRun:
             f" Run without --from, or from {spec.stage}."
         )
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
+    if check:
+        tracker.keep_heldout_check(spec.stage, check)
     try:
         with contextlib.nullcontext() if recorded else devices_reserved():
             return stage_process.run_stage(

@@ -18,6 +18,16 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
     "prompts_heldout",
 )
 
+# kind of training rows -> kinds whose held-out prompts must not be among them, because the model
+# trained on them is measured on those prompts
+HELDOUT_FOR: dict[str, tuple[str, ...]] = {
+    "demonstrations": ("demonstrations", "comparisons", "prompts"),
+    "comparisons": ("comparisons", "prompts"),
+    "prompts": ("comparisons", "prompts"),
+}
+# the file of a validation that holds the keys of its training prompts, for later leak searches
+TRAIN_PROMPTS = "train_prompts.json"
+
 
 def prompt_key(messages: list[Message]) -> str:
     """Return the identity of a prompt, sha256 in hex.
@@ -26,6 +36,16 @@ def prompt_key(messages: list[Message]) -> str:
     """
     parts = [[m["role"], " ".join(m["content"].split()), beside_text(m)] for m in messages]
     return digest_json([part if part[2] else part[:2] for part in parts])
+
+
+def short_key(messages: list[Message]) -> str:
+    """Return the beginning of a prompt's key: 64 bits tell the prompts of a data set apart."""
+    return prompt_key(messages)[:16]
+
+
+def prompt_keys(records: list[dict]) -> frozenset[str]:
+    """Return the short keys of the records' prompts."""
+    return frozenset(short_key(record["prompt"]) for record in records)
 
 
 def first_user_turn(messages: list[Message]) -> list[Message]:

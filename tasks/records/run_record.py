@@ -17,6 +17,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.records.approval_record import ApprovalRecord, VersionApproval
+from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import Workspace
@@ -37,6 +38,7 @@ class StageRecord(BaseModel):
     ended: int | None = None
     decisions: list[Decision] = []
     error: str | None = None
+    heldout_check: HeldoutCheck | None = None  # the search for leaked prompts, where there was one
     run_id: str | None = None
     offset: int = 0  # bytes of metrics.jsonl that MLflow has
     system_offset: int = 0  # bytes of system.jsonl that MLflow has

@@ -183,6 +183,7 @@ class Forwarder:
             "verdict": stage.verdict,
             "mlflow.note.content": rendering.spaced(rendering.stage_note(stage)),
             "status_reason": stage.error,
+            "heldout_check": stage.heldout_check.sentence if stage.heldout_check else None,
         }
         gates = {f"gate.{d.gate}": f"{d.verdict}: {d.reason}" for d in stage.decisions}
         run.set_tags({**tags, **gates})

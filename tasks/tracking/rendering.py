@@ -132,6 +132,8 @@ def stage_note(stage: StageRecord) -> str:
     ]
     if stage.error:
         lines.append(f"> {stage.error.splitlines()[0]}")
+    if stage.heldout_check:
+        lines.append(f"Held-out prompts: {stage.heldout_check.sentence}.")
     if stage.decisions:
         lines.append(verdict_table(stage.decisions))
     return "\n\n".join(lines)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.gates.decide import Decision
 from tasks.records.approval_record import ApprovalRecord
+from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
@@ -66,6 +67,17 @@ class Tracker:
         entry.decisions, entry.error = list(decisions), error
         self._changed()
         self.flush()
+
+    def keep_heldout_check(self, stage: str, check: HeldoutCheck) -> None:
+        """Record what the search for leaked held-out prompts found before a stage.
+
+        Raises KeyError for a stage that has not begun.
+        """
+        entry = self.record.stage(stage)
+        if entry is None:
+            raise KeyError(stage)
+        entry.heldout_check = check
+        self._changed()
 
     def register(self, registration: Registration) -> None:
         """Have a model registered as soon as MLflow answers, again when its records change."""

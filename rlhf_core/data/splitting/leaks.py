@@ -4,19 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_core.config import Data, Rules
-from rlhf_core.data.columns import RowKind
-from rlhf_core.data.splits import prompt_key
+from rlhf_core.data.splits import HELDOUT_FOR, prompt_key
 from rlhf_core.data.splitting.groups import texts_of
 from rlhf_core.data.splitting.near_duplicates import near_duplicates
 from rlhf_core.data.table import Table
 
-# kind of training rows -> kinds whose held-out prompts must not be among them, because the model
-# trained on them is measured on those prompts
-HELDOUT_FOR: dict[RowKind, tuple[RowKind, ...]] = {
-    "demonstrations": ("demonstrations", "comparisons", "prompts"),
-    "comparisons": ("comparisons", "prompts"),
-    "prompts": ("comparisons", "prompts"),
-}
 EXAMPLES = 20  # of near duplicates in the report, per source
 _SHOWN = 200  # letters of a text in an example
 
@@ -52,7 +44,7 @@ def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]
     """
     if rules.leakage == "off":
         return tables
-    heldout: dict[RowKind, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
+    heldout: dict[str, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
     for table in tables.values():
         for entry in table.kept:
             if entry.is_in("heldout"):
@@ -63,7 +55,7 @@ def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]
     }
 
 
-def _leaks(table: Table, heldout: dict[RowKind, dict[str, str]]) -> dict[int, str]:
+def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
     found = {}
     for i, entry in enumerate(table.entries):
         if entry.rule is not None or not entry.is_in("train"):

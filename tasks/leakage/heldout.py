@@ -1,0 +1,180 @@
+"""Held-out splits without the prompts that a model which takes part was trained on."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from mlflow import MlflowClient
+
+from rlhf_core.config import Recipe
+from rlhf_core.data.splits import HELDOUT_FOR, load_split, prompt_keys, save_split, short_key
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from rlhf_core.stage_catalogue import EVALUATE, PREPARE, SFT, STAGES, Stage
+from tasks.leakage.training_data import Origins
+from tasks.records.heldout_check import HeldoutCheck
+from tasks.run_context import RunContext
+from tasks.stages.contract import spec_of
+from tasks.stages.spec import Artifacts
+from tasks.tracking.client import brief
+
+log = logging.getLogger("rlhf.leakage")
+TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The search's finding: the held-out splits to measure on, and the record of the search."""
+
+    splits: Artifacts
+    check: HeldoutCheck
+
+
+def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found | None:
+    """Return the stage's held-out splits without the training prompts of its models.
+
+    None for a stage that measures no model on held-out data, and where every model is known to be
+    trained on this run's own splits, which validation has checked. Raises BadInput when too few
+    prompts are left.
+    """
+    models = _models(context.recipe, stage, have)
+    heldout = [name for name in stage.takes if name.endswith("_heldout") and name in have]
+    if not models or not heldout:
+        return None
+    own = {(name, have[name].digest) for name in have if name.endswith("_train")}
+    trained, unknown = _training_prompts(context, models, own)
+    if not unknown and not any(trained.values()):
+        return None
+    check = HeldoutCheck(prompts={}, unknown=unknown, known=sorted(set(models) - set(unknown)))
+    splits: Artifacts = {}
+    for name in heldout:
+        if kept := _kept(context, have[name], _counting(trained, name), check, name):
+            splits[name] = kept
+            _require_enough(context.recipe, stage, name, check)
+    if not check.is_clean:
+        log.warning("%s: %s.", stage.name, check.sentence)
+    return Found(splits, check)
+
+
+def _models(recipe: Recipe, stage: Stage, have: Artifacts) -> dict[str, Artifact]:
+    """Return the models that the stage measures, compares or scores with, by input."""
+    if not stage.heldout:
+        return {}
+    spec = spec_of(stage, recipe, have)
+    inputs = spec.inputs if spec else {}
+    models = {
+        name: item
+        for name, item in inputs.items()
+        if name in TAKES_PART or (stage == EVALUATE and name.startswith("reward_"))
+    }
+    if stage not in (SFT, PREPARE) and "model" in inputs:
+        models["sft"] = inputs["model"]
+    return models
+
+
+# by model: keys of training prompts by training split's name
+Trained = dict[str, dict[str, set[str]]]
+
+
+def _training_prompts(
+    context: RunContext, models: dict[str, Artifact], own: set[tuple[str, str]]
+) -> tuple[Trained, dict[str, str]]:
+    """Return the prompts that each model was trained on beside this run's, and what is unknown."""
+    origins = Origins(context.workspace, partial(_client, context))
+    trained: Trained = {}
+    unknown: dict[str, str] = {}
+    for name, model in models.items():
+        try:
+            trained[name], reasons = _prompts_of(origins, model.digest, own)
+        except Exception as error:  # of MLflow, of many kinds
+            context.tracker.is_behind(error)
+            trained[name], reasons = {}, [f"MLflow does not answer: {brief(error)}"]
+        if reasons:
+            unknown[name] = reasons[0]
+    return trained, unknown
+
+
+def _client(context: RunContext) -> MlflowClient:
+    """Return MLflow's client. Raises ConnectionError where MLflow failed a moment ago."""
+    if problem := context.tracker.problem:
+        raise ConnectionError(problem)
+    return context.tracker.client
+
+
+def _prompts_of(
+    origins: Origins, model: str, own: set[tuple[str, str]]
+) -> tuple[dict[str, set[str]], list[str]]:
+    """Return a model's training prompts by split, and why some are not known."""
+    data = origins.training_data(model)
+    found: dict[str, set[str]] = {}
+    reasons = list(data.unknown)
+    for split, digest in sorted(data.splits - own):
+        prompts = origins.prompts(digest, model)
+        if prompts is None:
+            reasons.append(f"no copy of its {split} {digest[:12]} is left")
+        else:
+            found.setdefault(split, set()).update(prompts)
+    return found, reasons
+
+
+def _counting(trained: Trained, heldout: str) -> dict[str, set[str]]:
+    """Return by model the prompts that must not be in a held-out split of this kind."""
+    kind = heldout.removesuffix("_heldout")
+    return {
+        model: set().union(
+            *(
+                keys
+                for split, keys in splits.items()
+                if kind in HELDOUT_FOR[split.removesuffix("_train")]
+            )
+        )
+        for model, splits in trained.items()
+    }
+
+
+def _kept(
+    context: RunContext,
+    split: Artifact,
+    trained: dict[str, set[str]],
+    check: HeldoutCheck,
+    name: str,
+) -> Artifact | None:
+    """Return the split without leaked prompts, None without any; note the counts in `check`."""
+    if not any(trained.values()):
+        return None
+    rows = load_split(split.path)
+    prompts = prompt_keys(rows)
+    check.prompts[name] = len(prompts)
+    found = {model: len(prompts & keys) for model, keys in trained.items() if prompts & keys}
+    if not found:
+        return None
+    leaked = prompts & set().union(*trained.values())
+    check.left_out[name] = len(leaked)
+    for model, count in found.items():
+        check.leaked[model] = check.leaked.get(model, 0) + count
+    kept = [row for row in rows if short_key(row["prompt"]) not in leaked]
+    identity = digest_json([split.digest, sorted(leaked)])
+    path = context.workspace.home / "heldout" / f"{name}-{identity[:12]}.jsonl"
+    save_split(path, kept)
+    return Artifact.of(path)
+
+
+def _require_enough(recipe: Recipe, stage: Stage, split: str, check: HeldoutCheck) -> None:
+    """Raise BadInput when fewer prompts are left than the gate, or the rules, ask for."""
+    left = check.prompts[split] - check.left_out[split]
+    least = max(_least(recipe, stage, split))
+    if left < least:
+        raise BadInput(
+            f"{stage.name}: {check.sentence}; {left} are left, expected at least {least}. Give"
+            " held-out rows that none of these models was trained on, or models that were trained"
+            " with this data.split_seed."
+        )
+
+
+def _least(recipe: Recipe, stage: Stage, split: str) -> Iterator[int]:
+    yield recipe.data.rules.min_heldout
+    if split == STAGES[stage.name].heldout:
+        gate = getattr(recipe.section(stage.name), "gate", None)
+        yield getattr(gate, "min_prompts", 0)

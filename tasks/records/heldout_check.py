@@ -1,0 +1,40 @@
+"""The record of the search for a stage's held-out prompts among the training data of its models."""
+
+from pydantic import BaseModel
+
+
+class HeldoutCheck(BaseModel):
+    """What one search found. Models are named by the inputs of the stage.
+
+    prompts, left_out: different prompts by held-out split, before the search, and those left out.
+    leaked: prompts by model, of all held-out splits together. unknown: why, by model.
+    """
+
+    prompts: dict[str, int]
+    left_out: dict[str, int] = {}
+    leaked: dict[str, int] = {}
+    unknown: dict[str, str] = {}
+    known: list[str] = []
+
+    @property
+    def is_clean(self) -> bool:
+        """True if the training data of every model are known, and no held-out prompt is in them."""
+        return not self.left_out and not self.unknown
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        parts = []
+        for split, count in self.left_out.items():
+            owners = ", ".join(f"{name} ({n})" for name, n in sorted(self.leaked.items()))
+            parts.append(
+                f"{count} of {self.prompts[split]} prompts of {split} are left out: training"
+                f" prompts of {owners}"
+            )
+        if self.known and not self.left_out:
+            parts.append(f"no held-out prompt is a training prompt of {', '.join(self.known)}")
+        parts += [
+            f"the training data of {name} are unknown ({why}), so nothing was searched for it"
+            for name, why in self.unknown.items()
+        ]
+        return "; ".join(parts)

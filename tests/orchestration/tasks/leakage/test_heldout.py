@@ -1,0 +1,121 @@
+"""Held-out prompts that a model which takes part was trained on are left out and counted."""
+
+import pytest
+from made_models import MadeModels, rows
+from recipes import tiny_recipe
+
+from rlhf_core.data.splits import load_split, prompt_keys, save_split
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from rlhf_core.stage_catalogue import EVALUATE, REWARD, SFT
+from tasks.leakage.heldout import without_leaks
+from tasks.records.run_record import Record
+from tasks.run_context import RunContext
+
+HELDOUT = [f"held out {i}" for i in range(150)]
+
+
+@pytest.fixture
+def made(home):
+    return MadeModels(home)
+
+
+@pytest.fixture
+def context(made):
+    recipe = tiny_recipe()
+    record = Record.new(made.workspace, recipe)
+    record.save(made.workspace)
+    return RunContext(recipe, made.workspace, record.id)
+
+
+@pytest.fixture
+def have(made, tmp_path):
+    """What this run's evaluation takes: models trained on this run's splits, and held-out rows."""
+    data, sft, reward = made.pipeline("ours", "ours 1", "ours 2")
+    policy = made.stage("ppo", "ours", {"policy": sft, "reward": reward}, {"model": "ours"})
+    found = {**data, "sft": sft, "reward": reward, "policy": policy["model"]}
+    for name in ("prompts", "demonstrations", "comparisons"):
+        file = tmp_path / f"{name}_heldout.jsonl"
+        save_split(file, rows(*HELDOUT))
+        found[f"{name}_heldout"] = Artifact.of(file)
+    return found
+
+
+def champion(made, *prompts):
+    _, sft, reward = made.pipeline("theirs", *prompts)
+    inputs = {"policy": sft, "reward": reward}
+    return made.stage("ppo", "theirs", inputs, {"model": "theirs"})["model"]
+
+
+def given(tmp_path):
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "weights").write_text("from elsewhere")
+    return Artifact.of(tmp_path / "given")
+
+
+def test_models_that_were_trained_on_this_runs_splits_need_no_search(context, have):
+    assert without_leaks(context, EVALUATE, have) is None
+    assert without_leaks(context, REWARD, have) is None
+    assert without_leaks(context, SFT, have | {"base": have["sft"]}) is None
+
+
+def test_prompts_that_the_champion_was_trained_on_are_left_out_and_counted(
+    context, made, have, caplog
+):
+    have["champion"] = champion(made, *HELDOUT[:30], "another one")
+    found = without_leaks(context, EVALUATE, have)
+    assert set(found.splits) == {"prompts_heldout"}  # comparisons may have demonstrations' prompts
+    kept = load_split(found.splits["prompts_heldout"].path)
+    assert prompt_keys(kept) == prompt_keys(rows(*HELDOUT[30:]))
+    assert found.splits["prompts_heldout"].digest != have["prompts_heldout"].digest
+    assert found.check.left_out == {"prompts_heldout": 30}
+    assert found.check.leaked == {"champion": 30} and not found.check.unknown
+    sentence = (
+        "30 of 150 prompts of prompts_heldout are left out: training prompts of champion (30)"
+    )
+    assert found.check.sentence == sentence and sentence in caplog.text
+    again = without_leaks(context, EVALUATE, have)
+    assert again.splits == found.splits
+
+
+def test_a_champion_whose_other_data_hold_no_held_out_prompt_is_clean(context, made, have, caplog):
+    have["champion"] = champion(made, "another one")
+    found = without_leaks(context, EVALUATE, have)
+    assert found.splits == {} and found.check.is_clean and not caplog.text
+    assert found.check.sentence == (
+        "no held-out prompt is a training prompt of champion, policy, reward, sft"
+    )
+
+
+def test_too_few_prompts_left_are_refused_with_one_sentence(context, made, have):
+    have["champion"] = champion(made, *HELDOUT[:140])
+    with pytest.raises(BadInput) as refused:
+        without_leaks(context, EVALUATE, have)
+    least = context.recipe.evaluate.gate.min_prompts
+    assert (
+        "evaluate: 140 of 150 prompts of prompts_heldout are left out: training prompts of champion"
+        f" (140); 10 are left, expected at least {max(least, 20)}."
+    ) in str(refused.value)
+
+
+def test_a_model_of_unknown_data_is_said_to_be_unknown_and_so_is_what_was_made_from_it(
+    context, made, have, tmp_path, caplog
+):
+    have["sft"] = given(tmp_path)
+    inputs = {"model": have["sft"], "comparisons_train": have["comparisons_train"]}
+    have["reward"] = made.stage("reward", "new", inputs, {"model": "new"})["model"]
+    found = without_leaks(context, EVALUATE, have)
+    assert set(found.check.unknown) == {"sft", "reward"} and found.splits == {}
+    assert not found.check.is_clean and found.check.known == ["policy"]
+    assert "the training data of sft are unknown (no run here or in MLflow made" in caplog.text
+
+
+def test_a_given_reward_model_is_searched_before_it_is_measured(made, have, tmp_path):
+    _, _, reward = made.pipeline("theirs", *HELDOUT[:10])
+    recipe = tiny_recipe(model={"base": "b", "reward": str(reward.path)})
+    record = Record.new(made.workspace, recipe)
+    record.save(made.workspace)
+    context = RunContext(recipe, made.workspace, record.id)
+    found = without_leaks(context, REWARD, have | {"base": have["sft"]})
+    assert found.check.left_out == {"comparisons_heldout": 10}
+    assert found.check.leaked == {"given": 10}

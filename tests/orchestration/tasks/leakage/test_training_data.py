@@ -1,0 +1,95 @@
+"""The training data behind a model, from run directories and from MLflow."""
+
+import json
+import shutil
+
+import pytest
+from made_models import MadeModels, rows
+from mlflow import MlflowClient
+
+from rlhf_core.data.splits import TRAIN_PROMPTS, prompt_keys
+from tasks.leakage.training_data import Origins
+from tasks.records.workspace import Workspace
+
+
+@pytest.fixture
+def made(tmp_path):
+    (tmp_path / "home").mkdir()
+    return MadeModels(tmp_path / "home")
+
+
+def unasked():
+    raise AssertionError("MLflow was asked")
+
+
+def no_versions():
+    class Empty:
+        def search_model_versions(self, _):
+            return []
+
+    return Empty()
+
+
+def test_a_model_has_its_own_training_splits_and_those_of_its_parents(made):
+    data, sft, reward = made.pipeline("a", "one", "two")
+    origins = Origins(made.workspace, no_versions)
+    found = origins.training_data(reward.digest)
+    assert not found.unknown
+    assert found.splits == {(name, item.digest) for name, item in data.items()}
+    digest = data["comparisons_train"].digest
+    assert origins.prompts(digest, reward.digest) == prompt_keys(rows("one", "two"))
+    assert len(origins.training_data(sft.digest).splits) == 1
+
+
+def test_the_prompts_are_read_from_the_list_where_the_split_itself_is_gone(made):
+    data, _, reward = made.pipeline("a", "one")
+    split = data["comparisons_train"]
+    folder = split.path.parent
+    listed = {"comparisons_train": {"digest": split.digest, "prompts": ["k"]}}
+    (folder / TRAIN_PROMPTS).write_text(json.dumps(listed))
+    split.path.unlink()
+    assert Origins(made.workspace, unasked).prompts(split.digest, reward.digest) == {"k"}
+
+
+def test_a_model_that_no_run_made_is_unknown_and_so_is_what_was_made_from_it(made):
+    origins = Origins(made.workspace, no_versions)
+    assert origins.training_data("f" * 64).unknown == ["no run here or in MLflow made ffffffffffff"]
+    _, sft, reward = made.pipeline("a", "one")
+    shutil.rmtree(made.workspace.runs / "sft-a")
+    assert Origins(made.workspace, no_versions).training_data(reward.digest).unknown == [
+        f"no run here or in MLflow made {sft.digest[:12]}"
+    ]
+
+
+def test_a_split_of_which_no_copy_is_left_has_no_prompts(made):
+    data, _, reward = made.pipeline("a", "one")
+    shutil.rmtree(made.workspace.runs / "validate-a")
+    origins = Origins(made.workspace, no_versions)
+    assert origins.prompts(data["comparisons_train"].digest, reward.digest) is None
+
+
+@pytest.mark.slow
+def test_mlflow_knows_the_training_data_of_a_registered_model_whose_runs_are_elsewhere(
+    make_recipe, home
+):
+    from flows.pipeline import run_pipeline
+
+    assert run_pipeline(make_recipe()).promotion.promoted
+    workspace = Workspace(home)
+    runs = MlflowClient(workspace.tracking_uri)
+    digest = runs.get_model_version_by_alias("tiny-policy", "champion").tags["digest"]
+    here = Origins(workspace, unasked).training_data(digest)
+    assert {name for name, _ in here.splits} == {
+        "demonstrations_train",
+        "comparisons_train",
+        "prompts_train",
+    }
+    shutil.rmtree(workspace.runs)
+    (split,) = {digest for name, digest in here.splits if name == "prompts_train"}
+    origins = Origins(workspace, lambda: runs)
+    assert origins.training_data(digest) == here
+    assert origins.prompts(split, digest) is None  # the stage program lists no prompts
+    validation = runs.search_runs(["1"], "tags.stage = 'validate'")[0].info.run_id
+    listed = {"prompts_train": {"digest": split, "prompts": ["k"]}}
+    runs.log_dict(validation, listed, TRAIN_PROMPTS)
+    assert Origins(workspace, lambda: runs).prompts(split, digest) == {"k"}
