@@ -75,15 +75,15 @@ def _models(recipe: Recipe, stage: Stage, have: Artifacts) -> dict[str, Artifact
 
 
 # by model: keys of training prompts by training split's name
-Trained = dict[str, dict[str, set[str]]]
+TrainedPrompts = dict[str, dict[str, set[str]]]
 
 
 def _training_prompts(
     context: RunContext, models: dict[str, Artifact], own: set[tuple[str, str]]
-) -> tuple[Trained, dict[str, str]]:
+) -> tuple[TrainedPrompts, dict[str, str]]:
     """Return the prompts that each model was trained on beside this run's, and what is unknown."""
     origins = Origins(context.workspace, partial(_client, context))
-    trained: Trained = {}
+    trained: TrainedPrompts = {}
     unknown: dict[str, str] = {}
     for name, model in models.items():
         try:
@@ -119,7 +119,7 @@ def _prompts_of(
     return found, reasons
 
 
-def _counting(trained: Trained, heldout: str) -> dict[str, set[str]]:
+def _counting(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:
     """Return by model the prompts that must not be in a held-out split of this kind."""
     kind = heldout.removesuffix("_heldout")
     return {

@@ -41,7 +41,9 @@ class MadeModels:
                 for file in MODEL_FILES:
                     (path / file).write_text("{}")
             made[output] = Artifact.of(path)
-        spec = StageSpec(stage=stage, seed=1, config={}, inputs=dict(inputs), code="c")
+        spec: StageSpec[dict] = StageSpec(
+            stage=stage, seed=1, config={}, inputs=dict(inputs), code="c"
+        )
         relative = {n: a.model_copy(update={"path": a.path.name}) for n, a in made.items()}
         result = StageResult(stage=stage, digest=spec.digest, outputs=relative, seconds=1.0)
         (folder / "spec.json").write_text(spec.model_dump_json())
