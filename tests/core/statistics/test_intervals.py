@@ -1,6 +1,7 @@
 """Intervals and tests against published values, slow oracles and properties of any data."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rlhf_core.statistics.intervals import (
     MIN_BOOTSTRAP,
     bootstrap,
     clopper_pearson,
+    newcombe,
     sign_test,
     statistic,
     wilson,
@@ -140,3 +142,63 @@ def test_too_few_items_have_no_bootstrap_interval():
     assert bootstrap([mean([1.0] * MIN_BOOTSTRAP)]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="at least 10 items, there are 9"):
         bootstrap([mean([1.0] * (MIN_BOOTSTRAP - 1))])
+
+
+TRIALS = 4000
+ERROR = 3 * math.sqrt(0.95 * 0.05 / TRIALS)  # three standard errors of a simulated coverage
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("n", [20, 100, 600])
+def test_shares_are_covered_as_often_as_stated(share, n):
+    """Wilson's covers a little less at some shares, the exact interval at none."""
+    wins = np.random.default_rng(n).binomial(n, share, TRIALS).tolist()
+    ends = {k: (wilson(k, n), clopper_pearson(k, n)) for k in set(wins)}
+
+    def covered(method: int) -> float:
+        return sum(ends[k][method][0] <= share <= ends[k][method][1] for k in wins) / TRIALS
+
+    assert covered(0) >= 0.92 - ERROR
+    assert covered(1) >= 0.95 - ERROR
+
+
+def test_wilsons_interval_covers_95_percent_on_average_over_shares():
+    generator = np.random.default_rng(0)
+    shares = generator.uniform(0.02, 0.98, TRIALS)
+    wins = generator.binomial(100, shares)
+    ends = [wilson(int(k), 100) for k in wins]
+    found = sum(low <= p <= high for p, (low, high) in zip(shares, ends, strict=True)) / TRIALS
+    assert abs(found - 0.95) <= ERROR
+
+
+@pytest.mark.parametrize(("p", "q", "n", "m"), [(0.7, 0.7, 100, 50), (0.9, 0.6, 40, 200)])
+def test_differences_of_two_shares_are_covered_as_often_as_stated(p, q, n, m):
+    generator = np.random.default_rng(n)
+    both = zip(generator.binomial(n, p, TRIALS), generator.binomial(m, q, TRIALS), strict=True)
+    ends = [newcombe(int(k), n, int(j), m)[1:] for k, j in both]
+    found = sum(low <= p - q <= high for low, high in ends) / TRIALS
+    assert abs(found - 0.95) <= ERROR + 0.01
+
+
+def test_paired_differences_of_means_and_ratios_are_covered_as_often_as_stated():
+    """60 items; the ratio's numerator and denominator are log-normal and correlated."""
+    generator, trials = np.random.default_rng(5), 120
+    found = {"difference": 0, "ratio": 0}
+    for _ in range(trials):
+        base, n = generator.lognormal(0, 0.5, 60), np.ones(60)
+        ours = base * generator.lognormal(0, 0.3, 60)
+        truth = math.exp(0.125 + 0.045) - math.exp(0.125), math.exp(0.045)
+        ends = bootstrap([(1, ours, n), (-1, base, n)]), bootstrap([(1, ours, base)])
+        for name, true, (low, high) in zip(found, truth, ends, strict=True):
+            found[name] += low <= true <= high
+    # percentiles of 60 items are a little narrow: 94%
+    least = 0.94 - 3 * math.sqrt(0.94 * 0.06 / trials)
+    assert all(count / trials >= least for count in found.values()), found
+
+
+def test_the_sign_test_of_many_items_takes_no_time_and_rejects_at_most_at_its_level():
+    wins = np.random.default_rng(8).binomial(40_000, 0.5, 200).tolist()
+    start = time.perf_counter()
+    rejected = sum(sign_test(k, 40_000 - k) < 0.05 for k in wins) / len(wins)
+    assert time.perf_counter() - start < 10  # 181 s each, as a sum of integers
+    assert rejected <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(wins))
