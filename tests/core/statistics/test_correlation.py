@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf_core.statistics.correlation import pearson, spearman
+from rlhf_core.statistics.correlation import pearson, spearman, standardized
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -25,3 +25,12 @@ def test_tied_values_have_their_mean_rank():
 def test_a_constant_correlates_with_nothing():
     assert pearson(tensor(0.1, 0.1, 0.1), tensor(1, 2, 3)) == 0
     assert spearman(tensor(1, 2, 3), tensor(4, 4, 4)) == 0
+
+
+def test_correlations_are_those_of_their_formulas_on_many_values():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, generator=generator).double().round(decimals=1)  # with ties
+    y = (x + torch.randn(500, generator=generator)).round(decimals=1)
+    assert pearson(x, y) == pytest.approx(float((standardized(x) * standardized(y)).mean()))
+    assert pearson(tensor(3.0), tensor(1.0)) == spearman(tensor(3.0), tensor(1.0)) == 0
+    assert -1 <= spearman(x, y) <= 1 and spearman(x, x.exp()) == pytest.approx(1)
