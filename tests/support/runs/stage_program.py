@@ -104,7 +104,11 @@ if "champion" in spec.inputs:
     for name in ("eval/win_rate_vs_champion", "eval/independent_win_rate_vs_champion"):
         metrics[name], counts[name] = share, n
     scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
-    columns: Columns = {"prompt": ["a"] * n, "policy_score": scores, "champion_score": [0.5] * n}
+    columns: Columns = {
+        "prompt": [f"prompt {i}" for i in range(n)],
+        "prompt_id": [*map(str, range(n))],
+    }
+    columns |= {"policy_score": scores, "champion_score": [0.5] * n}
     columns |= {"sft_score": [0.5] * n, "sft_reply": ["b"] * n, "policy_reply": ["b"] * n}
     columns |= {"policy_independent": scores, "champion_independent": [0.5] * n}
     files |= write_items(run.path, columns)
