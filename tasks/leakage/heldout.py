@@ -4,8 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from rlhf_core.config import Recipe
 from rlhf_core.data.splits import HELDOUT_FOR, load_split, prompt_keys, save_split, short_key
@@ -19,6 +18,9 @@ from tasks.run_context import RunContext
 from tasks.stages.contract import spec_of
 from tasks.stages.spec import Artifacts
 from tasks.tracking.client import brief
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger("rlhf.leakage")
 TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward")
@@ -96,7 +98,7 @@ def _training_prompts(
     return trained, unknown
 
 
-def _client(context: RunContext) -> MlflowClient:
+def _client(context: RunContext) -> "MlflowClient":
     """Return MLflow's client. Raises ConnectionError where MLflow failed a moment ago."""
     if problem := context.tracker.problem:
         raise ConnectionError(problem)

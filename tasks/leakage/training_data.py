@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from rlhf_core.data.splits import TRAIN_PROMPTS, load_split, prompt_keys
 from rlhf_core.stage_catalogue import PREPARE, SFT, VALIDATE
 from tasks.analysis import mlflow_runs
 from tasks.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PARENTS = ("model", "policy", "reward")  # inputs that the model which a stage makes descends from
 
@@ -42,7 +44,7 @@ class Origins:
     client: called for MLflow's client, once the workspace does not know a model.
     """
 
-    def __init__(self, workspace: Workspace, client: Callable[[], MlflowClient]):
+    def __init__(self, workspace: Workspace, client: Callable[[], "MlflowClient"]):
         self._client = client
         self._makings: dict[str, list[Making]] = {}  # by digest of the model
         self._files: dict[str, Path] = {}  # by digest of a training split: where its prompts are
@@ -136,7 +138,7 @@ class Origins:
                     self._prompts |= _stored_prompts(client, stage.run_id)
 
 
-def _stored_prompts(client: MlflowClient, run_id: str) -> dict[str, frozenset[str]]:
+def _stored_prompts(client: "MlflowClient", run_id: str) -> dict[str, frozenset[str]]:
     if TRAIN_PROMPTS not in {item.path for item in client.list_artifacts(run_id)}:
         return {}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,14 +8,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from typing import TYPE_CHECKING
 
 from rlhf_core.gates.contest_evidence import CONTEST
 from tasks.promotion.ledger import KINDS, Ledger, LedgerEntry
 from tasks.promotion.ledger_chain import chain_problem
 from tasks.records.approval_record import ApprovalRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 PAGE = 1000
 
@@ -47,7 +49,7 @@ class Audit:
     problems: list[str]
 
 
-def audit(client: MlflowClient, since: datetime | None = None) -> Audit:
+def audit(client: "MlflowClient", since: datetime | None = None) -> Audit:
     """Return the events since a time (UTC; None: all), oldest first."""
     models = {model.name for model in client.search_registered_models(max_results=PAGE)}
     events, problems = [], []
@@ -84,7 +86,7 @@ def _of_entry(entry: LedgerEntry) -> AuditEvent:
     )
 
 
-def _of_version(version: ModelVersion) -> Iterator[AuditEvent]:
+def _of_version(version: "ModelVersion") -> Iterator[AuditEvent]:
     """Yield the approval, the overridden gates and the contest of a version."""
     tags, made = version.tags, datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     about, records = (version.name, str(version.version)), tags.get("gates_digest", "")

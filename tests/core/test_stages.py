@@ -356,6 +356,7 @@ def test_reward_leaves_each_heldout_pair_with_its_scores(reward, tiny_splits, sf
     types, items = items_of(reward, reward.outputs["model"].path.parent)
     assert types == {
         "pair_id": "string",
+        "prompt_id": "string",
         "prompt": "string",
         "chosen": "string",
         "rejected": "string",

@@ -34,9 +34,7 @@ if stage == "evaluate":
     metrics |= {"eval/kl_per_response": 0.1 / beta, "eval/score_gain": 0.5 / beta}
     metrics |= {"eval/score_gain_lower": 0.4 / beta}
 """
-INTERVALS = (
-    'intervals={"eval/score_gain": (0.4 / beta, 0.6 / beta)} if stage == "evaluate" else {},'
-)
+INTERVAL = '{"eval/score_gain": (0.4 / beta, 0.6 / beta)} if stage == "evaluate" else {}'
 ALL_STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
@@ -47,9 +45,9 @@ def recipe_file(recipe_file, command) -> Path:
     text = program.read_text().replace(
         'if "champion" in spec.inputs:', BY_BETA + 'if "champion" in spec.inputs:'
     )
-    before = 'intervals={"reward/accuracy": (0.76, 0.84)} if stage == "reward" else {},'
+    before = "        for name in compared\n    }"
     assert before in text
-    program.write_text(text.replace(before, INTERVALS))
+    program.write_text(text.replace(before, f"{before}\n    | ({INTERVAL})"))
     return recipe_file
 
 
