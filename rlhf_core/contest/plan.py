@@ -11,7 +11,7 @@ LOOKS = (1, 2, 5, 9, 12, 26, 52)  # that are shown beside the one asked for
 
 @dataclass(frozen=True)
 class ContestWish:
-    """What a contest should show.
+    """The question that a plan answers: an effect, a power, and the prompts at hand.
 
     effect: true share of decided prompts won, above one half. power: probability that a candidate
     with that effect is promoted. prompts: decided held-out prompts. look: the next contest on them.

@@ -70,18 +70,28 @@ def _is_ledger(model: str) -> bool:
     return model.endswith("-ledger")
 
 
-def _of_entry(entry: LedgerEntry) -> AuditEvent:
+def state_of(entry: LedgerEntry) -> str:
+    """Return the outcome of an entry, or 'at work' or 'killed' without one."""
+    return entry.outcome or ("at work" if entry.is_live else "killed")
+
+
+def notes_of(entry: LedgerEntry) -> str:
+    """Return why an entry ended as it did, and what was overridden, approved or adopted."""
     override = f"contest overridden: {entry.contest_override}" if entry.contest_override else ""
     adopted = f"adopted: {entry.adopted}" if entry.adopted else ""
-    reasons = [entry.outcome_reason or entry.reason, override, entry.approved, adopted]
+    reason = entry.outcome_reason or entry.reason
+    return "; ".join(filter(None, [reason, override, entry.approved, adopted]))
+
+
+def _of_entry(entry: LedgerEntry) -> AuditEvent:
     return AuditEvent(
         entry.time,
         entry.action,
         entry.model,
         entry.version,
         entry.by,
-        entry.outcome or ("at work" if entry.is_live else "killed"),
-        "; ".join(filter(None, reasons)),
+        state_of(entry),
+        notes_of(entry),
         entry.digest,
     )
 

@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 
 class HeldoutCheck(BaseModel):
-    """What one search found. Models are named by the inputs of the stage.
+    """The result of one search. Models are named by the inputs of the stage.
 
     prompts, left_out: different prompts by held-out split, before the search, and those left out.
     leaked: prompts by model, of all held-out splits together. unknown: why, by model.

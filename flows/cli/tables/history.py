@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.audit import notes_of, state_of
 from tasks.promotion.promotion import History
 
 COLORS = {
@@ -19,7 +19,7 @@ COLUMNS = ("entry", "time (UTC)", "action", "model", "version", "from", "by", "o
 def history_json(found: History) -> dict[str, object]:
     """Return the champion, the problems and the ledger's entries, each with its state."""
     entries = [
-        entry.model_dump(mode="json", exclude={"token"}) | {"state": _state(entry)}
+        entry.model_dump(mode="json", exclude={"token"}) | {"state": state_of(entry)}
         for entry in found.entries
     ]
     return {
@@ -45,23 +45,7 @@ def history_table(name: str, found: History) -> Table:
             entry.expects or "-",
             entry.by,
         ]
-        state = _state(entry)
+        state = state_of(entry)
         outcome = Text(state, style=COLORS.get(state, "red"))
-        table.add_row(*map(Text, cells), outcome, Text(_notes(entry)))
+        table.add_row(*map(Text, cells), outcome, Text(notes_of(entry)))
     return table
-
-
-def _state(entry: LedgerEntry) -> str:
-    return entry.outcome or ("at work" if entry.is_live else "killed")
-
-
-def _notes(entry: LedgerEntry) -> str:
-    """Return why the entry ended as it did, and what was overridden, approved or adopted."""
-    notes = [entry.outcome_reason or entry.reason]
-    if entry.contest_override:
-        notes.append(f"contest overridden: {entry.contest_override}")
-    if entry.approved:
-        notes.append(entry.approved)
-    if entry.adopted:
-        notes.append(f"adopted: {entry.adopted}")
-    return "; ".join(filter(None, notes))

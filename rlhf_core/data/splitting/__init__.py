@@ -1,1 +1,1 @@
-"""Which prompts are held out together, and which training rows come too near to them."""
+"""Groups of prompts that are held out together, and training rows that come too near to them."""

@@ -59,8 +59,8 @@ def test_the_record_says_which_metric_decided_with_n_interval_threshold_and_look
     assert decision.interval == pytest.approx((exact.low, exact.high), abs=1e-9)
     assert decision.rule == "lower 99.2456% bound more than 0.5"
     assert "(estimate 0.6, n = 250), required more than 0.5" in decision.reason
-    assert decision.reason.endswith("contest 3 on these held-out prompts, 66% of their error"
-                                    " budget spent")  # fmt: skip
+    look = "contest 3 on these held-out prompts, 66% of their error budget spent"
+    assert decision.reason.endswith(look)
 
 
 def test_of_two_reward_models_the_worse_one_counts(tmp_path):

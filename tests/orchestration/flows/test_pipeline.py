@@ -125,8 +125,8 @@ def assert_the_contest_is_shown_everywhere(home: Path, parent_run_id: str) -> No
     assert note == "candidate and champion were trained with the same reward model"
     assert explained["evidence"]["items"].endswith("items.parquet")
     tags = client(home).get_run(parent_run_id).data.tags
-    assert tags["contest"].endswith("contest 1 on these held-out prompts, 44% of their error"
-                                    " budget spent")  # fmt: skip
+    look = "contest 1 on these held-out prompts, 44% of their error budget spent"
+    assert tags["contest"].endswith(look)
     version = client(home).get_model_version("tiny-policy", "2")
     contest = json.loads(version.tags["contest"])
     assert (contest["metric"], contest["n"]) == ("eval/win_rate_vs_champion", 400)
