@@ -102,7 +102,7 @@ def has_sequence_classifier(model_type: str) -> bool | None:
     config = CONFIG_MAPPING_NAMES.get(model_type)
     if config is None:
         return None
-    return f"{config.removesuffix('Config')}ForSequenceClassification" in dir(transformers)
+    return f"{config.removesuffix('Config')}ForSequenceClassification" in transformers.__all__
 
 
 def embedding_rows(folder: Path) -> int | None:
