@@ -6,6 +6,7 @@ Axes: B rows, P prompt, R response, L = P + R. Masks: True is a real token.
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -119,8 +120,18 @@ def order(count: int, *, seed: int, epoch: int) -> list[int]:
 
     It is a function of seed and epoch alone, so that a resumed stage sees the same.
     """
+    return _permutation(count, seed, epoch).tolist()
+
+
+def order_part(count: int, start: int, stop: int, *, seed: int, epoch: int) -> list[int]:
+    """Return `order(count, seed=seed, epoch=epoch)[start:stop]`, without a list of all."""
+    return _permutation(count, seed, epoch)[start:stop].tolist()
+
+
+@lru_cache(maxsize=2)  # the steps of one epoch, or of the last and the next, ask for the same
+def _permutation(count: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-    return torch.randperm(count, generator=generator).tolist()
+    return torch.randperm(count, generator=generator)
 
 
 def subset(rows: list, limit: int | None, *, seed: int) -> list:

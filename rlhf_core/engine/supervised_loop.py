@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlhf_core.batching.batch import order
+from rlhf_core.batching.batch import order_part
 from rlhf_core.config import DPO, SFT, Reward
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -53,7 +53,8 @@ def fit(
         started = time.monotonic()
         epoch, position = divmod(step - 1, per_epoch)
         begin = position * config.batch_size
-        indices = order(examples, seed=seed, epoch=epoch)[begin : begin + config.batch_size]
+        end = begin + config.batch_size
+        indices = order_part(examples, begin, end, seed=seed, epoch=epoch)
         outcome = task.accumulate(indices, step)
         lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
         norm = engine.step(lr)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 
-from rlhf_core.batching.batch import Sequence, order
+from rlhf_core.batching.batch import Sequence, order, order_part
 from rlhf_core.errors import BadInput
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
@@ -58,10 +58,12 @@ def indices_from(prompts: int, cursor: int, count: int, *, seed: int) -> list[in
 
     Steps go through epochs of a seeded order; the result is a function of place and seed alone.
     """
-    picked = []
-    for position in range(cursor, cursor + count):
-        epoch, offset = divmod(position, prompts)
-        picked.append(order(prompts, seed=seed, epoch=epoch)[offset])
+    picked, end = [], cursor + count
+    while cursor < end:
+        epoch, start = divmod(cursor, prompts)
+        stop = min(prompts, start + end - cursor)
+        picked += order_part(prompts, start, stop, seed=seed, epoch=epoch)
+        cursor += stop - start
     return picked
 
 

@@ -36,14 +36,8 @@ QUIET = {
 }
 # Threads that spin long at barriers slow two stages on one machine down twentyfold and more.
 # Threads that sleep at once cost a stage that is alone a tenth. libgomp takes this count itself
-# when it knows of more threads than cores. glibc keeps freed memory for the next tensor: pages that
-# go back to the kernel at every step cost an SFT step of 135M parameters 5 to 11%.
-ON_CPU = {
-    "DS_ACCELERATOR": "cpu",
-    "GOMP_SPINCOUNT": "1000",
-    "KMP_BLOCKTIME": "0",
-    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184",
-}
+# when it knows of more threads than cores.
+ON_CPU = {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 
 
 @dataclass(frozen=True)
