@@ -1,6 +1,29 @@
 """The metrics of the stage evaluate and of its reward-hacking detectors, as in metric_table.py."""
 
-from rlhf_core.metric_table import ANY, MetricRows
+from rlhf_core.metric_table import ANY, Domain, MetricRows
+
+_RATERS = {
+    "judge_people": "judge and people",
+    "judge_reward": "judge and reward model",
+    "reward_people": "reward model and people",
+}
+_ALPHA: Domain = (-1, 1)
+# judge, reward model and people on the same held-out pairs
+AGREEMENT_METRICS: MetricRows = {
+    "agreement_pairs": ("pairs", "Labelled held-out pairs that the judge gave a verdict on"),
+    "agreement_prompts": ("prompts", "Different prompts of these pairs"),
+    "agreement_judge_ties": ("share", "Those of these pairs on which the judge prefers neither"),
+}
+for _name, _raters in _RATERS.items():
+    _rows: MetricRows = {
+        f"agreement_{_name}": ("share", f"Same preference of {_raters}, where both have one"),
+        f"agreement_{_name}_lower": ("share", "Lower end of its 95% Wilson interval"),
+        f"agreement_{_name}_upper": ("share", "Upper end of its 95% Wilson interval"),
+        f"alpha_{_name}": ("alpha", "The same as Krippendorff's alpha; 0: as by guessing", _ALPHA),
+        f"alpha_{_name}_lower": ("alpha", "Lower end of its 95% interval", _ALPHA),
+        f"alpha_{_name}_upper": ("alpha", "Upper end of its 95% interval", _ALPHA),
+    }
+    AGREEMENT_METRICS |= _rows
 
 EVAL_METRICS: MetricRows = {
     # without a reward model, the score is the independent scorer's
@@ -61,14 +84,33 @@ EVAL_METRICS: MetricRows = {
     "judge_win_rate_upper": ("share", "Upper end of its 95% Wilson interval"),
     "judge_ties": ("share", "Ties among the judged pairs, contradictions between orders included"),
     "judge_position_bias": ("share", "Judged pairs whose winner changed with the order"),
+    "judge_first_position": (
+        "share",
+        "Answers of the judge for the reply shown first; a tie counts one half, 0.5 is no bias",
+    ),
+    "judge_first_position_lower": ("share", "Lower end of its 95% interval (MOVER)"),
+    "judge_first_position_upper": ("share", "Upper end of its 95% interval (MOVER)"),
+    "judge_inconsistent": ("share", "Judged pairs whose two orders have different answers"),
+    "judge_inconsistent_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "judge_inconsistent_upper": ("share", "Upper end of its 95% Wilson interval"),
     "judge_unreadable": ("share", "Pairs left out because an answer was none of A, B, TIE"),
     "judge_win_rate_vs_champion": ("share", "Judge prefers the policy to the present champion"),
     "judge_win_rate_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
     "judge_win_rate_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
     "judge_ties_vs_champion": ("share", "Ties among the pairs judged against the champion"),
     "judge_position_bias_vs_champion": ("share", "Those whose winner changed with the order"),
+    "judge_first_position_vs_champion": ("share", "Answers for the reply shown first, there"),
+    "judge_first_position_vs_champion_lower": ("share", "Lower end of its 95% interval (MOVER)"),
+    "judge_first_position_vs_champion_upper": ("share", "Upper end of its 95% interval (MOVER)"),
+    "judge_inconsistent_vs_champion": ("share", "Those whose two orders have different answers"),
+    "judge_inconsistent_vs_champion_lower": ("share", "Lower end of its 95% Wilson interval"),
+    "judge_inconsistent_vs_champion_upper": ("share", "Upper end of its 95% Wilson interval"),
     "judge_unreadable_vs_champion": ("share", "Those left out because an answer was unreadable"),
+    "judge_prompt_tokens": ("tokens", "Prompt tokens that the judge's endpoint counted"),
+    "judge_completion_tokens": ("tokens", "Completion tokens that it counted"),
+    "judge_cost": ("price", "Cost of these tokens, in the currency of evaluate.judge's prices"),
 }
+EVAL_METRICS |= AGREEMENT_METRICS
 
 DETECTOR_METRICS: MetricRows = {
     "reward_up_independent_down": (

@@ -34,7 +34,7 @@ METRICS: dict[str, Metric] = {
 
 _FROM_ZERO = (
     "rows rules pairs prompts responses groups rounds steps experts tokens tokens/s s l2 1/step"
-    " nats nats/token nats/pair ratio score^2 score/nat"
+    " nats nats/token nats/pair price ratio score^2 score/nat"
 )
 UNIT_DOMAINS: dict[str, Domain] = {"share": (0, 1)} | {
     unit: (0, None) for unit in _FROM_ZERO.split()

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from flows.report.charts import Chart, Series, figure
 from flows.report.comparison_tables import REPLY_LENGTH
+from flows.report.judge import agreement_table
 from flows.report.page import Section, badge, cell, code, join, page, table
 from flows.report.stage_tables import MARKS
 from flows.report.text import interval, shortened, text_of
@@ -50,6 +51,8 @@ def _lead(found: RewardReport) -> Markup:
 
 def _sections(found: RewardReport) -> Iterable[Section]:
     yield "Held-out numbers", _metrics(found)
+    if found.agreement:
+        yield "Agreement with judge and people", agreement_table(found.agreement)
     yield "Accuracy by slice", slice_table(found.slices)
     yield "Calibration and curves", _charts(found)
     yield "Would more labels help?", _learning(found.learning_curve)

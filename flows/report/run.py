@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from flows.report.comparison import is_key, run_table
 from flows.report.comparison_tables import difference_tables, metric_table, sample_table, tiles
+from flows.report.judge import judge_part
 from flows.report.page import Section, badge, fitting, folded, join, page
 from flows.report.picture import picture
 from flows.report.plots import plots
@@ -92,6 +93,8 @@ def _sections(
     yield "Run", run_table([run]) + one_run_stages(run)
     for contest in contests:
         yield f"Policy against the {NAMES[contest.model]}", _contest(contest)
+    if judged := judge_part(run.metrics):
+        yield "Judge", judged
     if champion:
         yield (
             "What differs from the champion's run",

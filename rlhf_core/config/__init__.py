@@ -4,7 +4,7 @@ from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, FrozenPlacement, Severity
-from rlhf_core.config.judge import Judge, RewardCheck
+from rlhf_core.config.judge import EvaluationJudge, Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import PPO
@@ -30,6 +30,7 @@ __all__ = [
     "Distributed",
     "DynamicSampling",
     "Evaluate",
+    "EvaluationJudge",
     "FrozenPlacement",
     "Judge",
     "LoRA",

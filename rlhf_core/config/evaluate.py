@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rlhf_core.config.evaluate_gate import EvaluateGate
 from rlhf_core.config.fields import Config, FrozenPlacement, Positive
-from rlhf_core.config.judge import Judge
+from rlhf_core.config.judge import EvaluationJudge
 from rlhf_core.config.sampling import Sampling
 
 
@@ -45,7 +45,7 @@ class Evaluate(Config):
         [],
         description="Folders of further reward models. With the main one they form the ensemble.",
     )
-    judge: Judge | None = Field(
+    judge: EvaluationJudge | None = Field(
         None,
         description="Judge of the policy against the SFT model and the champion. None: no judge.",
     )

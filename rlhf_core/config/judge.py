@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, Positive, Share
+from rlhf_core.config.fields import Config, NonNegative, Positive, Share
+
+TOKENS, TOKENS_WITH_REASON = 16, 256
 
 
 class Judge(Config):
@@ -36,11 +38,35 @@ class Judge(Config):
         60.0, description="Time limit of one request, seconds."
     )
     retries: Annotated[int, Field(ge=0)] = Field(
-        3, description="Further tries after a timeout, a lost connection, status 429 or 5xx."
+        3,
+        description=(
+            "Further tries after a timeout, a lost connection, status 408, 409, 429 or 5xx. They"
+            " wait as long as the server's Retry-After says, up to two minutes."
+        ),
     )
     parallel: Positive = Field(4, description="Requests in flight at once.")
-    max_tokens: Positive = Field(
-        16, description="Tokens per answer, at most. A model that reasons aloud needs more."
+    reasons: bool = Field(
+        False,
+        description=(
+            "Ask for a sentence with the reason before the verdict. It is kept with the verdict."
+        ),
+    )
+    max_tokens: Positive | None = Field(
+        None,
+        description=(
+            "Tokens per answer, at most. None: 16, or 256 with reasons. A model that reasons aloud"
+            " needs more."
+        ),
+    )
+    prompt_price: NonNegative | None = Field(
+        None,
+        description=(
+            "Price of a million prompt tokens, in a currency of your choice. None: no cost is"
+            " counted."
+        ),
+    )
+    completion_price: NonNegative | None = Field(
+        None, description="Price of a million completion tokens, in the same currency."
     )
     max_unparsable: Share = Field(
         0.05,
@@ -50,6 +76,17 @@ class Judge(Config):
         256, description="Pairs judged per comparison, drawn by seed. Each pair costs two requests."
     )
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens per answer, at most."""
+        return self.max_tokens or (TOKENS_WITH_REASON if self.reasons else TOKENS)
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> "Judge":
+        if (self.prompt_price is None) != (self.completion_price is None):
+            raise ValueError("expected prompt_price and completion_price, or neither")
+        return self
+
     @model_validator(mode="after")
     def _one_judge(self) -> "Judge":
         if (self.function is None) == (self.endpoint is None):
@@ -57,6 +94,25 @@ class Judge(Config):
         if self.endpoint and not self.model:
             raise ValueError("endpoint needs model, the name that the server knows")
         return self
+
+
+class EvaluationJudge(Judge):
+    """A judge of the evaluation: also asked about labelled pairs, and shown in MLflow."""
+
+    agreement_pairs: Annotated[int, Field(ge=0)] = Field(
+        128,
+        description=(
+            "Held-out comparisons that the judge is asked about too, drawn by seed, to measure its"
+            " agreement with people and reward model. Each costs two requests. 0: none."
+        ),
+    )
+    traces: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description=(
+            "Judged pairs per comparison that MLflow shows as traces with the verdict as an"
+            " assessment, at most. 0: none."
+        ),
+    )
 
 
 class RewardCheck(Config):

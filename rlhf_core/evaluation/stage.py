@@ -24,6 +24,8 @@ from rlhf_core.evaluation.comparison import (
 from rlhf_core.evaluation.detector_report import write_report
 from rlhf_core.evaluation.detectors import detect
 from rlhf_core.evaluation.items import item_columns, member_columns, write_samples
+from rlhf_core.evaluation.judge_agreement import LabelledPairs, judge_labelled, labelled_pairs
+from rlhf_core.evaluation.judged import judge_replies
 from rlhf_core.evaluation.replies import Replies, Setup, generate_replies
 from rlhf_core.evaluation.scoring import (
     ScoresByModel,
@@ -33,11 +35,13 @@ from rlhf_core.evaluation.scoring import (
     reward_scores,
 )
 from rlhf_core.evidence.items import Columns, prompt_id
-from rlhf_core.judging.functions import JudgeFunction, Scorer, conversation, load_function
-from rlhf_core.judging.judge import compare, judge_output, judged_rows, load_judge
+from rlhf_core.judging.functions import Scorer, load_function
+from rlhf_core.judging.judge import load_judge
+from rlhf_core.judging.judge_metrics import usage_output
+from rlhf_core.judging.verdicts import AskJudge
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 from rlhf_core.sft import fall_interval, heldout_losses, load_sequences
 from rlhf_core.statistics.clusters import clusters_of
 
@@ -66,6 +70,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     if "reward" not in spec.inputs:
         scores.insert(0, independent)
     run.log(2, STEPS, {})
+    labelled = labelled_pairs(spec)
     kl_N, divergence = _divergence_and_tax(spec, run, setup, replies["policy"])
     if not is_rank_zero():
         return Output()
@@ -82,7 +87,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
         compare_with_best(replies, scores[0], independent, len(draws), clusters),
     ]
     if judge:
-        judged, outcomes = _judged(setup, judge, replies, columns["prompt_id"])
+        judged, outcomes = _judged(setup, judge, replies, columns["prompt_id"], labelled, run.path)
         parts.append(judged)
         columns |= outcomes
     run.log(5, STEPS, {})
@@ -92,7 +97,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     return combined(parts, len(setup.rows))
 
 
-def _outside_functions(config: Evaluate) -> tuple[Scorer | None, JudgeFunction | None]:
+def _outside_functions(config: Evaluate) -> tuple[Scorer | None, AskJudge | None]:
     """Load the independent scorer and the judge, where configured, on rank 0.
 
     They are loaded before the work, so that a wrong name or a missing key shows at once. All ranks
@@ -210,25 +215,23 @@ def _divergence_and_tax(
 
 
 def _judged(
-    setup: Setup, judge: JudgeFunction, replies: dict[str, Replies], prompt_ids: list[str]
+    setup: Setup,
+    ask: AskJudge,
+    replies: dict[str, Replies],
+    prompt_ids: list[str],
+    labelled: LabelledPairs | None,
+    folder: Path,
 ) -> tuple[Output, Columns]:
-    """Return the judge's comparison with the SFT model and the champion, and its outcome by item.
-
-    An item that was not judged has the outcome None.
-    """
+    """Return what the judge says, by metric and by item, of replies and of labelled pairs."""
     assert setup.config.judge is not None  # it was loaded from this configuration
-    rows = judged_rows(len(setup.rows), setup.config.judge.max_pairs, seed=setup.seed)
-    prompts = [conversation(setup.rows[i]["prompt"]) for i in rows]
-    ours = [replies["policy"].texts[i] for i in rows]
-    parts: list[Output] = []
-    columns: Columns = {}
-    for name in [name for name in replies if name in MODELS[1:]]:
-        verdicts = compare(judge, prompts, ours, [replies[name].texts[i] for i in rows])
-        suffix = "" if name == "sft" else f"_vs_{name}"
-        parts.append(judge_output(verdicts, suffix, [prompt_ids[i] for i in rows]))
-        outcome = {i: verdict.outcome for i, verdict in zip(rows, verdicts, strict=True)}
-        columns[f"judge_vs_{name}"] = [outcome.get(i) for i in range(len(setup.rows))]
-    return combined(parts, len(rows)), columns
+    found, columns, verdicts = judge_replies(setup, ask, replies, prompt_ids)
+    parts = [found]
+    if labelled:
+        agreed, further = judge_labelled(labelled, ask, folder)
+        parts.append(agreed)
+        verdicts = verdicts + further
+    parts.append(usage_output(verdicts, setup.config.judge, "eval/"))
+    return merged(parts), columns
 
 
 def _detected(columns: Columns, folder: Path) -> Output:

@@ -11,7 +11,8 @@ evaluate  prompt_id, prompt; policy_kl (nats);
           with another reward model: the scores by that one);
           NAME_member_1, ... (when the reward model is an ensemble);
           judge_vs_sft, judge_vs_champion (with a judge: 1 policy better, 0.5 tie, 0 worse, null not
-          judged)
+          judged), each with judge_vs_NAME_policy_first and judge_vs_NAME_policy_second (the same by
+          order), and with reasons judge_vs_NAME_policy_first_reason, ..._second_reason
 reward    pair_id, prompt_id (the same for pairs that share a prompt), prompt, chosen, rejected,
           chosen_score, rejected_score, chosen_tokens, rejected_tokens;
           agreement (share of votes with the majority, where there are votes);

@@ -2,7 +2,8 @@
 
 onpolicy/step-000010.jsonl of a PPO run directory has one pair per line: {"id", "step", "prompt",
 "reply_a", "reply_b", "score_a", "score_b", "label"}. label: 1 a is better, 0.5 tie, 0 b is better,
-null not labelled.
+null not labelled. A judge behind an endpoint adds "judge_tokens", [prompt tokens, completion
+tokens] per answer, and with reasons "judge_reasons".
 """
 
 import json

@@ -10,7 +10,6 @@ is there is not made again.
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rlhf_core.batching.batch import Sequence, subset
@@ -20,13 +19,15 @@ from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.evidence.items import item_id
-from rlhf_core.judging import judge as judging
-from rlhf_core.judging.functions import JudgeFunction, conversation
+from rlhf_core.judging.functions import conversation
+from rlhf_core.judging.judge import load_judge
+from rlhf_core.judging.judge_metrics import token_output
 from rlhf_core.judging.onpolicy_pairs import FOLDER, Pair, check_output, read_checks
+from rlhf_core.judging.verdicts import AskJudge, JudgeVerdict, compare
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.scoring import member_scores
-from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
+from rlhf_core.rundir import Output, RunDir, StageSpec, merged, write_atomically
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import onpolicy_seeds
 
@@ -38,7 +39,7 @@ class Checker:
     """The checks of one PPO stage, and the folder with their results."""
 
     config: RewardCheck
-    judge: JudgeFunction | None  # None: nobody labels
+    judge: AskJudge | None  # None: nobody labels
     rows: list[dict]
     folder: Path
 
@@ -51,7 +52,7 @@ class Checker:
         if step % self.config.every and step != steps:
             return {}
         self._make(trainer, step)
-        return check_output(read_checks(self.folder), step).metrics if is_rank_zero() else {}
+        return self._found(step).metrics if is_rank_zero() else {}
 
     def output(self, steps: int, path: Path) -> Output:
         """Return the last check's results, and write the file of all pairs."""
@@ -59,9 +60,16 @@ class Checker:
         (path / ALL).write_text(
             "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8"
         )
-        return check_output(read_checks(self.folder), steps).model_copy(
-            update={"files": {"onpolicy_pairs": ALL}}
-        )
+        return self._found(steps).model_copy(update={"files": {"onpolicy_pairs": ALL}})
+
+    def _found(self, step: int) -> Output:
+        """Return the check at `step`, and the judge's tokens up to it."""
+        checks = read_checks(self.folder)
+        pairs = [pair for made, found in checks.items() if made <= step for pair in found]
+        stated = [(p, c) for pair in pairs for p, c in pair.get("judge_tokens", [])]
+        judge = self.config.judge
+        used = token_output(stated, judge, "ppo/onpolicy_") if judge else Output()
+        return merged([check_output(checks, step), used])
 
     def _make(self, trainer: Trainer, step: int) -> None:
         file = self.folder / f"step-{step:06d}.jsonl"
@@ -83,15 +91,9 @@ def build(config: RewardCheck | None, spec: StageSpec, run: RunDir) -> Checker |
     """Return the checker that the recipe asks for, if any. Raises BadInput for a missing judge."""
     if config is None:
         return None
-    judge = judging.load_judge(config.judge) if config.judge else None
+    judge = load_judge(config.judge) if config.judge else None
     rows = subset(load_split(spec.inputs["prompts_train"].path), config.pairs, seed=spec.seed)
-    return Checker(config, judge and partial(_confirmed, judge), rows, run.path / FOLDER)
-
-
-def _confirmed(
-    judge: JudgeFunction, prompts: list[str], ours: list[str], theirs: list[str]
-) -> list[float | None]:
-    return [verdict.outcome for verdict in judging.compare(judge, prompts, ours, theirs)]
+    return Checker(config, judge, rows, run.path / FOLDER)
 
 
 def answered(trainer: Trainer, rows: list[dict], step: int) -> list[Pair]:
@@ -141,9 +143,23 @@ def _scores(
     return member_scores(trainer.models.rewards, sequences, pad_id, budget).mean(0).tolist()
 
 
-def labelled(pairs: list[Pair], judge: JudgeFunction | None) -> list[Pair]:
-    """Return the pairs with their labels; without a judge, with None."""
+def labelled(pairs: list[Pair], judge: AskJudge | None) -> list[Pair]:
+    """Return the pairs with their labels; without a judge, with None.
+
+    The judge is asked in both orders, and contradictions are ties.
+    """
     if judge is None or not pairs:
         return [pair | {"label": None} for pair in pairs]
-    labels = judge(*([pair[name] for pair in pairs] for name in ("prompt", "reply_a", "reply_b")))
-    return [pair | {"label": label} for pair, label in zip(pairs, labels, strict=True)]
+    texts = ([pair[name] for pair in pairs] for name in ("prompt", "reply_a", "reply_b"))
+    verdicts = compare(judge, *texts)
+    return [pair | _label(verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+
+
+def _label(verdict: JudgeVerdict) -> Pair:
+    """Return what a pair gets from its verdict; a judge that is no endpoint states no tokens."""
+    answers = verdict.answers
+    reasons = [answer.reason for answer in answers if answer.reason is not None]
+    tokens = [answer.tokens for answer in answers if answer.tokens is not None]
+    label: Pair = {"label": verdict.outcome}
+    label |= {"judge_reasons": reasons} if reasons else {}
+    return label | ({"judge_tokens": tokens} if tokens else {})

@@ -1,11 +1,11 @@
-"""Agreement of annotators: Krippendorff's alpha of votes between two answers."""
+"""Agreement of annotators, and of any two raters of pairs: Krippendorff's alpha."""
 
 from dataclasses import dataclass
 
 import krippendorff
 import numpy as np
 
-from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered
+from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, wilson_clustered
 from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, Term
 
 
@@ -58,3 +58,41 @@ def _terms(counts_N2: np.ndarray) -> list[Term]:
     apart_N = 2 * counts_N2.prod(1) / (votes_N - 1)
     expected = votes_N.sum() / (2 * votes_N.sum() - 1)
     return [(1, votes_N, votes_N), (-1, apart_N / expected, votes_N)]
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """How often two raters prefer the same answer of a pair, raw and beyond chance.
+
+    n: pairs on which both have a preference. alpha: as in Agreement. Intervals are of 95%.
+    """
+
+    share: float
+    share_interval: tuple[float, float]
+    alpha: float
+    alpha_interval: tuple[float, float]
+    n: int
+
+
+def pair_agreement(
+    first_N: np.ndarray, second_N: np.ndarray, clusters: Clusters = None
+) -> PairAgreement | None:
+    """Return the agreement of two raters; None where no pair has a preference of both.
+
+    first_N, second_N: 1 for one answer of the pair, 0 for the other, anything else no preference.
+    The share has Wilson's interval, over whole prompts with clusters. Which answer comes first says
+    nothing, so alpha is a linear function of the share, 1 - (1 - share) * (2 - 1 / (2 n)), and its
+    interval that of the share.
+    """
+    decided_N = np.isin(first_N, (0, 1)) & np.isin(second_N, (0, 1))
+    n = int(decided_N.sum())
+    if not n:
+        return None
+    same_N = (decided_N & (first_N == second_N)).astype(float)
+    low, high = wilson_clustered(same_N, decided_N.astype(float), clusters)
+    share = float(same_N.sum()) / n
+
+    def alpha(agreed: float) -> float:
+        return 1 - (1 - agreed) * (2 - 1 / (2 * n))
+
+    return PairAgreement(share, (low, high), alpha(share), (alpha(low), alpha(high)), n)

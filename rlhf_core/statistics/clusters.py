@@ -25,6 +25,7 @@ from rlhf_core.statistics.intervals import (
     Term,
     bootstrap,
     clopper_pearson,
+    mover,
     sign_test,
     statistic,
     wilson,
@@ -109,6 +110,29 @@ def wilson_clustered(
     if found is None:
         return wilson(float(wins_N.sum()), round(float(counted_N.sum())), confidence)
     return wilson(*found, confidence)
+
+
+def net_share(
+    plus_N: np.ndarray, minus_N: np.ndarray, clusters: Clusters, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the difference of two shares of the same items, and the ends of its interval.
+
+    plus_N, minus_N: 0 to 1, and no item has both. MOVER (Zou and Donner 2008) joins their Wilson
+    intervals with the correlation of two counts of a multinomial distribution, -sqrt(p q / ((1 - p)
+    (1 - q))). Unlike a bootstrap it has a width where all items are 0.
+    """
+    ones_N = np.ones(len(plus_N))
+    plus, minus = float(plus_N.mean()), float(minus_N.mean())
+    both = plus * minus
+    correlation = -math.sqrt(both / ((1 - plus) * (1 - minus))) if both else 0.0
+    low, high = mover(
+        plus,
+        wilson_clustered(plus_N, ones_N, clusters, confidence),
+        minus,
+        wilson_clustered(minus_N, ones_N, clusters, confidence),
+        correlation,
+    )
+    return plus - minus, max(-1.0, low), min(1.0, high)
 
 
 def clopper_pearson_clustered(

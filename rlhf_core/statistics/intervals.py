@@ -38,15 +38,24 @@ def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, f
 
 
 def mover(
-    p: float, of_p: tuple[float, float], q: float, of_q: tuple[float, float]
+    p: float,
+    of_p: tuple[float, float],
+    q: float,
+    of_q: tuple[float, float],
+    correlation: float = 0.0,
 ) -> tuple[float, float]:
-    """Return the interval of p - q from the intervals of two independent estimates.
+    """Return the interval of p - q from the intervals of two estimates.
 
-    MOVER, Zou and Donner 2008, Statistics in Medicine 27. Of Wilson intervals it is Newcombe's
-    method 10.
+    MOVER, Zou and Donner 2008, Statistics in Medicine 27, equation 4; correlation: of the two
+    estimates. Of Wilson intervals of independent shares it is Newcombe's method 10.
     """
     (p_low, p_high), (q_low, q_high) = of_p, of_q
-    return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+
+    def reach(of_first: float, of_second: float) -> float:
+        square = of_first**2 - 2 * correlation * of_first * of_second + of_second**2
+        return math.sqrt(max(0.0, square))
+
+    return p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
 
 
 def clopper_pearson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -2,9 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from rlhf_core.config.judge import TOKENS, TOKENS_WITH_REASON
 from tasks.analysis.run_evidence import RunEvidence
 
+_NO_VERDICT = {  # settings of a judge that change no verdict
+    "timeout_s",
+    "retries",
+    "parallel",
+    "prompt_price",
+    "completion_price",
+    "agreement_pairs",
+    "traces",
+}
+_WITH_REWARD = ("judge_reward", "reward_people")
 _SCORED = (  # prefixes of metrics on the reward model's scale
     "eval/score",
     "eval/reward_",
@@ -57,8 +69,24 @@ def same_scorer(first: RunEvidence, second: RunEvidence) -> bool:
 
 
 def same_judge(first: RunEvidence, second: RunEvidence) -> bool:
-    """Check that both evaluations used the same judge with the same settings."""
+    """Check that both evaluations used the same judge with the same settings.
+
+    What only says how it is asked, counted or shown may differ.
+    """
     return _same_function("judge", first, second)
+
+
+def _verdict_settings(judge: Any) -> Any:
+    """Return the settings of a judge that may change a verdict; other values as they are.
+
+    Keys of this version count as their defaults where a record of an earlier one lacks them.
+    """
+    if not isinstance(judge, dict):
+        return judge
+    kept = {name: value for name, value in judge.items() if name not in _NO_VERDICT}
+    reasons = judge.get("reasons", False)
+    tokens = judge.get("max_tokens") or (TOKENS_WITH_REASON if reasons else TOKENS)
+    return kept | {"reasons": reasons, "max_tokens": tokens}
 
 
 def _same_function(name: str, first: RunEvidence, second: RunEvidence) -> bool:
@@ -66,7 +94,9 @@ def _same_function(name: str, first: RunEvidence, second: RunEvidence) -> bool:
     if not all("evaluate" in run.stages for run in (first, second)):
         return False
     stages = [run.stages["evaluate"] for run in (first, second)]
-    config, other = (stage.config.get("evaluate", {}).get(name) for stage in stages)
+    config, other = (
+        _verdict_settings(stage.config.get("evaluate", {}).get(name)) for stage in stages
+    )
     digest, other_digest = (stage.input(name) for stage in stages)
     return (
         config == other
@@ -117,7 +147,16 @@ _RULES = (  # the first that is broken gives the reason
         _same("champion"),
         "won against two different champions",
     ),
-    _Rule(_begins("eval/judge"), same_judge, "two different judges"),
+    _Rule(
+        _begins("eval/judge", "eval/agreement_judge", "eval/alpha_judge"),
+        same_judge,
+        "two different judges",
+    ),
+    _Rule(
+        _begins(*(f"eval/{kind}_{of}" for kind in ("agreement", "alpha") for of in _WITH_REWARD)),
+        _same("reward"),
+        "two different reward models",
+    ),
     _Rule(_begins("eval/independent"), same_scorer, "two different independent scorers"),
     _Rule(
         _is_loss_in_tokens,

@@ -12,9 +12,10 @@ from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
-from rlhf_core.stage_catalogue import PPO, REWARD
+from rlhf_core.stage_catalogue import EVALUATE, PPO, REWARD
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, count_clusters
 from tasks.analysis.pairing import clusters_in
+from tasks.analysis.rater_agreement import RaterAgreement, rater_agreements
 from tasks.analysis.run_evidence import Curve, estimates
 from tasks.execution.stage_process import run_stage
 from tasks.records.run_record import Record, StageRecord
@@ -63,6 +64,7 @@ class RewardReport:
     pairs: int  # held-out
     prompts: int  # different prompts of these pairs
     checks: list[OnPolicyCheck] = field(default_factory=list)
+    agreement: list[RaterAgreement] = field(default_factory=list)  # with the evaluation's judge
 
     def as_json(self) -> dict:
         """Return the report as JSON values."""
@@ -98,7 +100,15 @@ def report(
         pairs=len(items["pair_id"]),
         prompts=count_clusters(clusters_in(items), np.ones(len(items["pair_id"]))),
         checks=checks(record, labels),
+        agreement=_agreement(record),
     )
+
+
+def _agreement(record: Record) -> list[RaterAgreement]:
+    """Return the agreement of reward model, people and judge; none without a judge."""
+    stage = record.stage(EVALUATE.name)
+    result = stage.result if stage else None
+    return rater_agreements(estimates(result.model_dump())) if result else []
 
 
 def checks(record: Record, labels: Path | None) -> list[OnPolicyCheck]:

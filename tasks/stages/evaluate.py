@@ -1,21 +1,24 @@
 """The spec of evaluate: the policy beside SFT model and champion, on held-out prompts."""
 
 from pathlib import Path
+from typing import Any
 
 from rlhf_core import stage_catalogue
-from rlhf_core.config import Evaluate, Recipe
+from rlhf_core.config import Evaluate, EvaluationJudge, Recipe
 from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, taken
+
+LABELLED = "comparisons_heldout"
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     """Return the spec.
 
     Inputs: the catalogue's, the reward model if there is one, further opinions that the recipe
-    names, and a champion other than the policy, with the reward model that it was trained with
-    where that is another one.
+    names, a champion other than the policy, with the reward model that it was trained with where
+    that is another one, and the labelled pairs for the judge.
     """
     inputs = taken(stage_catalogue.EVALUATE, have)
     if recipe.has_reward:
@@ -24,8 +27,9 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     if "champion" in have and have["champion"].digest != have["policy"].digest:
         inputs["champion"] = have["champion"]
         inputs |= _champions_reward(inputs, have)
-    # further reward models are inputs: their content counts, not their place
-    section = recipe.evaluate.model_copy(update={"reward_models": []})
+    if recipe.evaluate.judge and recipe.evaluate.judge.agreement_pairs:
+        inputs |= {name: have[name] for name in (LABELLED,) if name in have}
+    section = _identity(recipe.evaluate)
     sharded = recipe.evaluate.frozen == "sharded"
     config = EvaluateStageConfig(
         evaluate=section,
@@ -34,6 +38,19 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
         ranks=recipe.distributed.world_size if sharded else 1,
     )
     return make_spec(recipe, "evaluate", config, inputs)
+
+
+def _identity(config: Evaluate) -> Evaluate:
+    """Return the section without what does not change the result.
+
+    Further reward models are inputs: their content counts, not their place. How many verdicts
+    MLflow shows is no matter of the stage.
+    """
+    changes: dict[str, Any] = {"reward_models": []}
+    if config.judge:
+        default = EvaluationJudge.model_fields["traces"].default
+        changes["judge"] = config.judge.model_copy(update={"traces": default})
+    return config.model_copy(update=changes)
 
 
 def _champions_reward(inputs: Artifacts, have: Artifacts) -> Artifacts:

@@ -27,6 +27,7 @@ from tasks.tracking.client import (
     report_link,
 )
 from tasks.tracking.run_writer import RunWriter
+from tasks.tracking.verdict_traces import VerdictTraces
 
 METRIC_BATCH = 1000  # points in one request; MLflow's limit
 
@@ -224,6 +225,10 @@ class Forwarder:
         if stage.stage == EVALUATE.name and "samples" in result.files:
             # MLflow's evaluation view compares parent runs
             parent.log_path("samples", stage.run_dir / result.files["samples"])
+        judge = self.record.recipe.get("evaluate", {}).get("judge")
+        if stage.stage == EVALUATE.name and judge:
+            traces = VerdictTraces(self.client, self._experiment_id, run.run_id, judge, when)
+            traces.store(result, stage.run_dir)
 
     def _run_of(self, stage: StageRecord) -> RunWriter:
         assert stage.run_id is not None  # set by _open_stage, a stage's first step

@@ -25,7 +25,16 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from rlhf_core.config import PPO, SFT, Evaluate, Judge, Reward, RewardCheck, Sampling
+from rlhf_core.config import (
+    PPO,
+    SFT,
+    Evaluate,
+    EvaluationJudge,
+    Judge,
+    Reward,
+    RewardCheck,
+    Sampling,
+)
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.measure import measure
@@ -393,7 +402,7 @@ def opinions(sft, reward, ppo, tiny_model, tiny_splits, tmp_path, monkeypatch):
     second.resize_token_embeddings(len(tokenizer))
     for part in (second, tokenizer):
         part.save_pretrained(tmp_path / "second")
-    return splits_of(tiny_splits, *EVALUATED) | {
+    return splits_of(tiny_splits, *EVALUATED, "comparisons_heldout") | {
         "policy": ppo.outputs["model"].path,
         "sft": sft.outputs["model"].path,
         "champion": tiny_model,
@@ -413,9 +422,8 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(opini
 
     The second reward model is the independent scorer.
     """
-    config = Evaluate(
-        sampling=SAMPLING, max_prompts=40, judge=Judge(function="my_opinions:judge", max_pairs=30)
-    )
+    judge = EvaluationJudge(function="my_opinions:judge", max_pairs=30, agreement_pairs=20)
+    config = Evaluate(sampling=SAMPLING, max_prompts=40, judge=judge)
     result = finish(evaluation_spec(config, opinions), tmp_path / "run")
 
     assert_gates_can_use_items(result, tmp_path / "run")
@@ -427,7 +435,12 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(opini
         for column, kind in scores.items()
     }
     expected |= {"prompt_id": "string", "prompt": "string", "policy_kl": "double"}
-    assert types == expected | {"judge_vs_sft": "double", "judge_vs_champion": "double"}
+    expected |= {
+        f"judge_vs_{name}{order}": "double"
+        for name in ("sft", "champion")
+        for order in ("", "_policy_first", "_policy_second")
+    }
+    assert types == expected
     assert items["policy_independent"] == items["policy_score_2"]
     assert sum(items["policy_kl"]) / 40 == pytest.approx(
         result.metrics["eval/kl_per_response"], rel=1e-5
@@ -439,12 +452,29 @@ def test_evaluation_with_every_opinion_leaves_items_detectors_and_verdicts(opini
     assert len(judged) == 30 == result.counts["eval/judge_win_rate_vs_champion"]
     assert sum(judged) / 30 == pytest.approx(result.metrics["eval/judge_win_rate_vs_champion"])
     assert result.metrics["eval/judge_position_bias"] == 0  # it looks at nothing but length
+    assert result.metrics["eval/judge_first_position"] == 0.5
+    assert_judge_agrees(result, tmp_path / "run", rows=20)
     names = ("length", "repetition", "opening", "kl", "independent", "disagreement")
     for name in names:
         assert (tmp_path / "run" / result.files[f"detector_{name}"]).stat().st_size > 0
         table = json.loads((tmp_path / "run" / result.files[f"worst_{name}"]).read_text())
         assert len(table["data"]) == 20 and len(table["data"][0]) == len(table["columns"])
     assert result.metrics["eval/reward_disagreement"] > 0
+
+
+def assert_judge_agrees(result: StageResult, folder: Path, *, rows: int) -> None:
+    """Check the agreement that the stage states against the file of the labelled pairs."""
+    pairs = pq.read_table(folder / result.files["judged_pairs"]).to_pylist()
+    assert len(pairs) == rows == result.metrics["eval/agreement_pairs"]
+    decided = [pair for pair in pairs if pair["judge"] != 0.5]
+    shorter = [len(pair["chosen"]) < len(pair["rejected"]) for pair in decided]
+    assert [pair["judge"] for pair in decided] == [float(short) for short in shorter]
+    found, counts = result.metrics, result.counts
+    assert found["eval/agreement_judge_people"] == pytest.approx(sum(shorter) / len(decided))
+    assert counts["eval/alpha_judge_people"] == len(decided)
+    right = [pair["chosen_score"] > pair["rejected_score"] for pair in pairs]
+    assert found["eval/agreement_reward_people"] == pytest.approx(sum(right) / rows)
+    assert found["eval/alpha_judge_reward_lower"] < found["eval/alpha_judge_reward_upper"]
 
 
 @pytest.mark.slow

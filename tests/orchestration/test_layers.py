@@ -17,6 +17,7 @@ OWNERS = {
         "tasks/tracking/forwarder.py",
         "tasks/tracking/run_writer.py",
         "tasks/tracking/sqlite_store.py",
+        "tasks/tracking/verdict_traces.py",
         "tasks/registry/versions.py",
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",

@@ -10,6 +10,7 @@ from rich.text import Text
 from flows.report.reward import CAUTION, about, advice, gain_text, on_policy, three
 from flows.report.text import shortened
 from rlhf_core.reward.slices import Bin, Slice
+from tasks.analysis.rater_agreement import RaterAgreement
 from tasks.analysis.reward_report import LearningPoint, OnPolicyCheck, RewardReport
 
 LONGEST = 160  # characters of an item's text
@@ -25,6 +26,8 @@ def report_parts(found: RewardReport) -> Iterator[RenderableType]:
     if found.learning_curve:
         yield _learning_table(found.learning_curve)
         yield Text(advice(found.learning_curve))
+    if found.agreement:
+        yield _agreement_table(found.agreement)
     if found.checks:
         yield _check_table(found.checks)
         yield Text(on_policy(found))
@@ -102,6 +105,14 @@ def _learning_table(points: list[LearningPoint]) -> Table:
             gain_text(point),
         )
         table.add_row(*map(Text, cells))
+    return table
+
+
+def _agreement_table(found: list[RaterAgreement]) -> Table:
+    columns = ("raters", "agreement", "Krippendorff's alpha", "pairs")
+    table = _table("Agreement with the judge and people", columns, left=("raters",))
+    for one in found:
+        table.add_row(*map(Text, (one.raters, three(one.share), three(one.alpha), f"{one.n:,}")))
     return table
 
 

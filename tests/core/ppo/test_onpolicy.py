@@ -9,16 +9,18 @@ from dataclasses import replace
 import pytest
 from plain import PlainEngine, PlainSampler, no_functions
 
-from rlhf_core.config import PPO, RewardCheck, Sampling, load_recipe
+from rlhf_core.config import PPO, Judge, RewardCheck, Sampling, load_recipe
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.judging.judge import asking
 from rlhf_core.judging.onpolicy_pairs import (
     check_output,
     ranked_as_labelled,
     read_checks,
     with_labels,
 )
+from rlhf_core.judging.verdicts import JudgeAnswer
 from rlhf_core.metrics import require_declared
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo.onpolicy import Checker
@@ -74,7 +76,7 @@ def shorter(prompts, ours, theirs) -> list[float]:
 
 
 def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer, tmp_path):
-    checker = Checker(RewardCheck(every=2), shorter, ROWS, tmp_path / "onpolicy")
+    checker = Checker(RewardCheck(every=2), asking(shorter), ROWS, tmp_path / "onpolicy")
     checker.start(trainer)
     assert checker.after(trainer, 1, 5) == {}
     metrics = checker.after(trainer, 2, 5)
@@ -95,6 +97,23 @@ def test_a_check_scores_two_fresh_replies_a_prompt_and_is_not_made_twice(trainer
         output.files == {"onpolicy_pairs": "onpolicy.jsonl"}
         and len((tmp_path / "onpolicy.jsonl").open().readlines()) == 24
     )
+
+
+def test_an_endpoints_tokens_are_summed_over_all_checks_and_its_reasons_kept(trainer, tmp_path):
+    def ask(prompts, ours, theirs) -> list[JudgeAnswer]:
+        return [JudgeAnswer(1.0, "why", (10, 2)) for _ in prompts]
+
+    judge = Judge(endpoint="http://x/v1", model="m", prompt_price=100.0, completion_price=1000.0)
+    checker = Checker(RewardCheck(every=2, judge=judge), ask, ROWS, tmp_path / "onpolicy")
+    checker.start(trainer)
+    metrics = checker.after(trainer, 2, 5)
+    require_declared(metrics)
+    assert metrics["ppo/onpolicy_judge_prompt_tokens"] == 2 * 2 * 8 * 10
+    assert metrics["ppo/onpolicy_judge_completion_tokens"] == 2 * 2 * 8 * 2
+    assert metrics["ppo/onpolicy_judge_cost"] == pytest.approx((320 * 100 + 64 * 1000) / 1e6)
+    assert checker._found(0).metrics["ppo/onpolicy_judge_prompt_tokens"] == 160
+    (first, *_) = read_checks(tmp_path / "onpolicy")[2]
+    assert first["judge_reasons"] == ["why", "why"] and first["label"] == 0.5  # A both times
 
 
 def test_scores_are_the_mean_over_the_members(trainer, tmp_path):
@@ -213,6 +232,6 @@ def test_the_quickstart_can_be_watched_by_its_annotators():
 
 
 def test_pairs_are_written_as_lines_of_json(trainer, tmp_path):
-    Checker(RewardCheck(), shorter, ROWS[:1], tmp_path / "onpolicy").start(trainer)
+    Checker(RewardCheck(), asking(shorter), ROWS[:1], tmp_path / "onpolicy").start(trainer)
     (line,) = (tmp_path / "onpolicy" / "step-000000.jsonl").read_text().splitlines()
     assert set(json.loads(line)) == set(PAIRS[0])

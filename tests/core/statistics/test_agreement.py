@@ -6,8 +6,9 @@ import krippendorff
 import numpy as np
 import pytest
 
-from rlhf_core.statistics.agreement import agreement
+from rlhf_core.statistics.agreement import agreement, pair_agreement
 from rlhf_core.statistics.clusters import clusters_of
+from rlhf_core.statistics.intervals import wilson
 
 TRIALS = 120
 
@@ -61,3 +62,37 @@ def test_single_votes_say_nothing_and_shared_prompts_widen_the_interval():
     assert shared.alpha == alone.alpha and shared.n == 240
     assert shared.high - shared.low > 1.8 * (alone.high - alone.low)
     assert agreement(np.full(20, 3), np.zeros(20)).low == 1.0
+
+
+def test_two_raters_by_hand_and_as_votes_of_two_annotators():
+    """Of six pairs one has a tie, one no verdict; on three of four left both say the same."""
+    judge = np.array([1, 1, 0, 1, 0.5, math.nan])
+    people = np.ones(6)
+    found = pair_agreement(judge, people)
+    assert (found.share, found.n) == (0.75, 4) and found.share_interval == wilson(3, 4)
+    votes = agreement(judge[:4] + people[:4], 2 - judge[:4] - people[:4])
+    assert found.alpha == pytest.approx(votes.alpha)
+    assert found.alpha == pytest.approx(1 - 0.25 * (2 - 1 / 8))
+    low, high = found.alpha_interval
+    assert low == pytest.approx(1 - (1 - wilson(3, 4)[0]) * 1.875) and low < found.alpha < high
+
+
+def test_raters_without_a_common_preference_have_no_agreement():
+    assert pair_agreement(np.array([0.5, math.nan, 1]), np.array([1, 1, 0.5])) is None
+
+
+def test_raters_of_pairs_that_share_a_prompt_are_less_certain():
+    judge = np.repeat([1, 0, 1, 1] * 10, 4)
+    alone = pair_agreement(judge, np.ones(160))
+    shared = pair_agreement(judge, np.ones(160), clusters_of([i // 4 for i in range(160)]))
+    assert shared.alpha == alone.alpha
+    assert shared.alpha_interval[0] < alone.alpha_interval[0]
+
+
+def test_the_interval_of_two_raters_covers_as_stated():
+    generator, covered = np.random.default_rng(3), 0
+    for _ in range(1000):
+        found = pair_agreement((generator.random(80) < 0.8).astype(float), np.ones(80))
+        low, high = found.alpha_interval
+        covered += low <= 0.6 <= high
+    assert covered / 1000 >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1000)

@@ -19,6 +19,7 @@ from rlhf_core.statistics.clusters import (
     count_clusters,
     describe_clusters,
     effective_size,
+    net_share,
     sign_test_clustered,
     wilson_clustered,
 )
@@ -154,3 +155,37 @@ def test_terms_by_cluster_have_the_same_statistic():
     grouped = by_cluster(terms, clusters)
     assert [len(top) for _, top, _ in grouped] == [2, 2]
     assert statistic(grouped) == pytest.approx(statistic(terms))
+
+
+def test_a_net_share_by_hand():
+    """Of ten items three are plus and one minus; the two counts are negatively correlated."""
+    plus_N, minus_N = np.repeat([1.0, 0.0], [3, 7]), np.repeat([0.0, 1.0], [9, 1])
+    net, low, high = net_share(plus_N, minus_N, None)
+    (a, b), (c, d) = wilson(3, 10), wilson(1, 10)
+    correlation = -math.sqrt(0.3 * 0.1 / (0.7 * 0.9))
+    below = (0.3 - a) ** 2 - 2 * correlation * (0.3 - a) * (d - 0.1) + (d - 0.1) ** 2
+    above = (b - 0.3) ** 2 - 2 * correlation * (b - 0.3) * (0.1 - c) + (0.1 - c) ** 2
+    assert (net, low, high) == pytest.approx((0.2, 0.2 - below**0.5, 0.2 + above**0.5))
+
+
+def test_a_net_share_of_nothing_has_a_width_and_one_of_everything_stays_within_one():
+    zeros_N, ones_N = np.zeros(40), np.ones(40)
+    net, low, high = net_share(zeros_N, zeros_N, None)
+    assert net == 0 and low < 0 < high and high == -low
+    net, low, high = net_share(ones_N, zeros_N, None)
+    assert net == 1 and 0.8 < low < 1 and high == 1
+
+
+@pytest.mark.parametrize(("plus", "minus"), [(0.1, 0.02), (0.3, 0.3), (0.02, 0.02), (0.6, 0.1)])
+@pytest.mark.parametrize("per_prompt", [1, 4])
+def test_the_interval_of_a_net_share_covers_as_stated(plus, minus, per_prompt):
+    """Each prompt has one of three kinds, which its items share."""
+    generator, covered = np.random.default_rng(5), 0
+    clusters = None if per_prompt == 1 else np.repeat(np.arange(100), per_prompt)
+    for _ in range(1000):
+        kind_N = np.repeat(
+            generator.choice([1, -1, 0], 100, p=[plus, minus, 1 - plus - minus]), per_prompt
+        )
+        _, low, high = net_share((kind_N == 1) * 1.0, (kind_N == -1) * 1.0, clusters)
+        covered += low - 1e-9 <= plus - minus <= high + 1e-9
+    assert covered / 1000 >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1000)

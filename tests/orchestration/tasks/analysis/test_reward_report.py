@@ -212,3 +212,23 @@ def test_a_persons_labels_of_the_policys_replies_are_read_when_they_come(rlhf, r
     assert last["fall"][0] == pytest.approx(5 / 12) and last["labelled"] == 12
     seen = assert_self_contained((tmp_path / "page.html").read_text())
     assert "below the SFT model's replies" in seen.text
+
+
+def test_the_report_shows_the_agreement_with_the_evaluations_judge(rlhf, recorded, home):
+    run_dir = recorded.stage("evaluate").run_dir
+    result = StageResult.model_validate_json((run_dir / "result.json").read_text())
+    names = {"eval/agreement_reward_people": 0.75, "eval/alpha_reward_people": 0.5}
+    changed = result.model_copy(
+        update={
+            "metrics": result.metrics | names,
+            "counts": result.counts | dict.fromkeys(names, 64),
+            "intervals": result.intervals | {name: (v - 0.1, v + 0.1) for name, v in names.items()},
+        }
+    )
+    (run_dir / "result.json").write_text(changed.model_dump_json())
+    found = report(recorded, shares=[], workspace=Workspace(home))
+    (agreement,) = found.agreement
+    assert agreement.raters == "reward model and people" and agreement.n == 64
+    assert "Agreement with judge and people" in reward_page(found)
+    code, out, _ = rlhf("reward-report", "latest")
+    assert code == 0 and "Agreement with the judge and people" in out and "[0.65, 0.85]" in out

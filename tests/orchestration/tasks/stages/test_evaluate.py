@@ -64,3 +64,27 @@ def test_an_evaluation_of_sharded_models_runs_on_all_ranks(have):
     sharded = prepared_recipe(distributed=two, evaluate={"frozen": "sharded"})
     assert whole.ranks == 1 and "ranks" not in whole.config.model_dump(mode="json")
     assert evaluate.spec(sharded, have).ranks == 2
+
+
+JUDGE = {"endpoint": "http://127.0.0.1:1/v1", "model": "m"}
+
+
+def test_a_judge_gets_the_labelled_pairs_where_there_are_any(have):
+    with_judge = prepared_recipe(evaluate={"judge": JUDGE})
+    found = evaluate.spec(with_judge, have).inputs
+    assert found["comparisons_heldout"] == have["comparisons_heldout"]
+    none = prepared_recipe(evaluate={"judge": JUDGE | {"agreement_pairs": 0}})
+    for recipe, artifacts in (
+        (none, have),
+        (prepared_recipe(), have),
+        (with_judge, {k: v for k, v in have.items() if k != "comparisons_heldout"}),
+    ):
+        assert "comparisons_heldout" not in evaluate.spec(recipe, artifacts).inputs
+
+
+def test_the_number_of_traces_is_no_part_of_the_stages_identity(have):
+    specs = [
+        evaluate.spec(prepared_recipe(evaluate={"judge": JUDGE | {"traces": n}}), have)
+        for n in (0, 100)
+    ]
+    assert specs[0].digest == specs[1].digest
