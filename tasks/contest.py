@@ -2,7 +2,7 @@
 
 from rlhf_core.gates.decide import Decision, Subject
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.promotion.ledger import Ledger
+from tasks.promotion.candidates import contest_entries
 from tasks.promotion.looks import look_of
 from tasks.run_context import RunContext, StageOutput
 from tasks.stages.contract import spec_of
@@ -29,7 +29,7 @@ def _look(context: RunContext, spec: StageSpec) -> int:
     """
     tracker, name = context.tracker, context.recipe.registry.name
     try:
-        entries = Ledger(tracker.client, name).entries()
+        entries = contest_entries(tracker.client, name)
     except Exception as error:
         tracker.is_behind(error)
         return 1

@@ -229,7 +229,7 @@ def _lineage(context: RunContext, output: StageOutput, maker: Stage) -> str:
 
 def _version(context: RunContext, artifact: Artifact, name: str) -> str:
     """Name a model by its bytes, and by its version where the registry has one."""
-    model = f"{context.recipe.registry.name}-{name}"
+    model = f"{context.recipe.registry.registered_as}-{name}"
     known = {
         (item.model, item.artifact.digest): item.version for item in context.record.registrations
     }

@@ -12,6 +12,7 @@ from rlhf_core.stage_catalogue import PROMOTE
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.eligibility import ContestLost
 from tasks.promotion.promotion import PromotionRequest, PromotionResult
+from tasks.promotion.proposal import propose
 from tasks.promotion.turn import promote_in_turn
 from tasks.records import events
 from tasks.records.promotion_record import PromotionRecord
@@ -31,7 +32,7 @@ from tasks.tracking.client import brief
     persist_result=False,
 )
 def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
-    """Register and promote the policy that was evaluated.
+    """Register and promote the policy that was evaluated, or leave that to a separate promoter.
 
     Raises StageFailed when MLflow cannot be reached, PromotionRefused when a record is missing or
     does not match.
@@ -63,6 +64,8 @@ def _promoted(context: RunContext, model: str, version: str) -> PromotionResult:
     )
     reason = f"pipeline run {context.record.name}"
     try:
+        if context.recipe.registry.separate_promoter:
+            return propose(registry, version, reason)
         return promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
     except ContestLost as lost:
         return PromotionResult(model, version, False, str(lost))

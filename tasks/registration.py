@@ -7,6 +7,7 @@ from tasks import model_card
 from tasks.contest import contest_tag, decide_with
 from tasks.records.approval_record import VersionApproval
 from tasks.records.run_record import ModelKind, Registration
+from tasks.registry.versions import CANDIDATE_OF
 from tasks.run_context import RunContext, StageOutput
 from tasks.stages.spec import date_of_templates
 from tasks.tracking import rendering
@@ -57,7 +58,7 @@ def _registration(
 ) -> Registration:
     artifact = output.artifacts[kind]
     return Registration(
-        model=f"{context.recipe.registry.name}-{kind}",
+        model=f"{context.recipe.registry.registered_as}-{kind}",
         stage=maker.name,
         artifact=artifact,
         template_date=date_of_templates(context.recipe, [artifact.path]),
@@ -94,4 +95,6 @@ def _tags(
         "parents": rendering.as_json({name: artifacts[name].digest for name in parents}),
         "given": rendering.as_json(given),
     }
+    if recipe.registry.separate_promoter:
+        tags[CANDIDATE_OF] = recipe.registry.name
     return tags | ({"approval": record.approval.model_dump_json()} if record.approval else {})

@@ -11,6 +11,7 @@ from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
 from tasks.execution.stage_process import StageRun
+from tasks.promotion.rights import require_rights
 from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
@@ -98,6 +99,7 @@ def opened(
     workspace = Workspace.here()
     first, last = _span(recipe, from_stage, until)
     require_store(workspace.tracking_uri)
+    require_rights(workspace.tracking_uri, recipe.registry)
     check_paths(recipe)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
     require_samplers(recipe, [step for step in wanted if recipe.runs(step)])

@@ -37,6 +37,7 @@ COMMANDS = {
         "rollback": "Make the previous champion the champion again, after the same checks.",
         "history": "List every attempt to change the champion.",
         "audit": "List every attempt, approval, override and contest, with account and evidence.",
+        "access": "Part the accounts that train, promote and approve on MLflow's server.",
         "lineage": "Trace a model back to its data, or data to every model that saw it.",
     },
     "schedules": {
@@ -58,7 +59,7 @@ COMMANDS = {
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
     *("run", "validate", "sweep", "trace"),
-    *("approve", "promote", "rollback", "history"),
+    *("approve", "promote", "rollback", "history", "access"),
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
 }

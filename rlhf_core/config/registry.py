@@ -10,6 +10,7 @@ from rlhf_core.evidence.item_metrics import has_champion_value, is_against_champ
 from rlhf_core.metrics import METRICS
 
 AUTO = "auto"
+CANDIDATES = "-candidate"  # ending of the name that candidates of a separate promoter have
 
 
 class Contest(Config):
@@ -108,6 +109,13 @@ class Approval(Config):
     timeout_hours: Annotated[float, Field(gt=0, le=720)] = Field(
         72.0, description="Hours to wait. After them the policy is refused."
     )
+    allow_self: bool = Field(
+        False,
+        description=(
+            "Let the account that has registered the policy approve it. Of no effect where MLflow"
+            " has no accounts."
+        ),
+    )
 
 
 class Registry(Config):
@@ -126,7 +134,20 @@ class Registry(Config):
             " contest.min_effect counts."
         ),
     )
+    separate_promoter: bool = Field(
+        False,
+        description=(
+            "Register as '<name>-candidate-policy' and '<name>-candidate-reward', and promote"
+            " nothing: another account of MLflow's server does, by `rlhf promote"
+            " <name>-candidate VERSION`."
+        ),
+    )
     approval: Approval = Field(Approval(), description="Approval by a person.")
+
+    @property
+    def registered_as(self) -> str:
+        """The name that the pipeline registers under: `name`, or that of its candidates."""
+        return f"{self.name}{CANDIDATES}" if self.separate_promoter else self.name
 
     @property
     def contest_in_force(self) -> Contest:

@@ -85,7 +85,7 @@ def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalReco
     Raises BadInput when the run does not wait, when somebody else was first, or for a rejection
     without a comment; RLHFError when the run does not confirm.
     """
-    _check(answer)
+    check(answer)
     approval = _require_waiting(workspace, record)
     mine = _write_once(_answer_file(workspace, record.id), answer.model_dump_json())
     until = time.monotonic() + CONFIRM_SECONDS
@@ -113,7 +113,8 @@ def submit(workspace: Workspace, record: Record, answer: Answer) -> ApprovalReco
     )
 
 
-def _check(answer: Answer) -> None:
+def check(answer: Answer) -> None:
+    """Raise BadInput for an answer without a name, too long, or a rejection without a reason."""
     if not answer.by or len(answer.by) > NAME_LENGTH:
         raise BadInput(
             f"who decides is {answer.by[:40]!r}; expected a name of at most {NAME_LENGTH}"
@@ -194,6 +195,13 @@ def _write_once(path: Path, text: str) -> bool:
             return False
         write_atomically(path, text)
         return True
+
+
+def expired(asked: ApprovalRecord) -> ApprovalRecord:
+    """Return the request as one that nobody has answered in time."""
+    return asked.model_copy(
+        update={"state": "expired", "comment": "no decision in time", "decided_at": now()}
+    )
 
 
 def now() -> datetime:

@@ -8,8 +8,11 @@ from tasks.tracking import rendering
 from tasks.tracking.client import report_link, version_page
 
 
-def evidence(context: RunContext, evaluation: StageOutput) -> str:
-    """Return Markdown: the model and its rival, verdicts, metrics with intervals, links."""
+def evidence(context: RunContext, evaluation: StageOutput, *, by_account: bool) -> str:
+    """Return Markdown: the model and its rival, verdicts, metrics with intervals, links.
+
+    by_account: the answer must come from an account of MLflow's server.
+    """
     policy, other = evaluation.artifacts["policy"], rival(evaluation)
     lines = [
         f"## May this policy be promoted? {context.record.name}",
@@ -26,7 +29,9 @@ def evidence(context: RunContext, evaluation: StageOutput) -> str:
     for stage in ("evaluate", "dpo", "reward"):
         if result := evaluation.results.get(stage):
             lines += [f"### Metrics of {stage}", _metric_table(result)]
-    lines.append(f"Approve or reject here, or: `rlhf approve {context.record.name}`")
+    command = f"`rlhf approve {context.record.name}`"
+    where = "with an approver's account of MLflow's server" if by_account else "here, or"
+    lines.append(f"Approve or reject {where}: {command}")
     return "\n\n".join(lines)
 
 

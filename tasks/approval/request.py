@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from rlhf_core.errors import GateRefused, RLHFError
 from rlhf_core.stage_catalogue import APPROVAL
-from tasks.approval import decisions
+from tasks.approval import decisions, server_answer
 from tasks.approval.evidence import evidence
 from tasks.approval.prefect_pause import Form, PausedRun
 from tasks.records import events
@@ -40,22 +40,26 @@ def approval(
     """Ask a person to approve the policy, and wait for the answer.
 
     A decision on the very same policy, rival and gate records counts again; nobody is asked twice.
+    On an MLflow server with accounts and approvers, only their accounts can answer.
     The policy is registered before the question: the person can look at it, and the answer, also a
     no, stands on its version.
     report: writes the run's report as it stands now. Raises GateRefused, after all is recorded,
     when approval is not given in time.
     """
-    tracker = context.tracker
+    tracker, queue = context.tracker, server_answer.queue_of(context)
     asked = _question(context, evaluation)
     tracker.keep_approval(asked)
     register_policy(context, evaluation)
     _show_report(context, report)
-    text = evidence(context, evaluation)
+    text = evidence(context, evaluation, by_account=queue is not None)
     create_markdown_artifact(
         text, key=APPROVAL, description=f"{asked.run}: may this policy be promoted?"
     )
-    earlier = decisions.read_decision(context.workspace, asked.evidence)
-    decided = earlier or _ask(context, asked, text)
+    if queue:
+        decided = server_answer.answer(context, asked, queue, text)
+    else:
+        earlier = decisions.read_decision(context.workspace, asked.evidence)
+        decided = earlier or _ask(context, asked, text)
     tracker.keep_approval(decided)
     register_policy(context, evaluation)
     tracker.retry()
@@ -81,7 +85,13 @@ def _question(context: RunContext, evaluation: StageOutput) -> ApprovalRecord:
         context.record.decisions,
     )
     until = asked_at + timedelta(hours=context.recipe.registry.approval.timeout_hours)
-    return ApprovalRecord(evidence=shown, run=context.record.name, asked_at=asked_at, until=until)
+    return ApprovalRecord(
+        evidence=shown,
+        run=context.record.name,
+        asked_at=asked_at,
+        until=until,
+        allow_self=context.recipe.registry.approval.allow_self,
+    )
 
 
 def _ask(context: RunContext, asked: ApprovalRecord, text: str) -> ApprovalRecord:
@@ -127,9 +137,7 @@ def _expired(context: RunContext, asked: ApprovalRecord, paused: PausedRun) -> A
 
     No server can keep the policy waiting.
     """
-    expired = asked.model_copy(
-        update={"state": "expired", "comment": "no decision in time", "decided_at": decisions.now()}
-    )
+    expired = decisions.expired(asked)
     if paused.end(expired) is False:
         with contextlib.suppress(RLHFError):
             if form := paused.answer():

@@ -4,17 +4,10 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from rlhf_core.config.registry import CANDIDATES
 from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
-from tasks.promotion.ledger import (
-    KINDS,
-    Action,
-    AliasPlan,
-    AliasState,
-    AliasVersions,
-    Champion,
-    Ledger,
-    LedgerEntry,
-)
+from tasks.promotion.champions import KINDS, AliasPlan, AliasState, AliasVersions, Champion
+from tasks.promotion.ledger import Action, Ledger, LedgerEntry
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
 from tasks.registry import answers, packaging, versions
@@ -57,9 +50,16 @@ class RegistryAliases:
         if found is None:
             raise PromotionRefused(
                 f"version {number} of {self.model(kind)} does not exist; it was never made, or"
-                " deleted."
+                f" deleted.{self._candidate_hint(kind, number)}"
             )
         return found
+
+    def _candidate_hint(self, kind: ModelKind, number: str) -> str:
+        name = f"{self.name}{CANDIDATES}"
+        if versions.find_version(self.client, f"{name}-{kind}", number) is None:
+            return ""
+        ending = "-reward" if kind == "reward" else ""
+        return f" The candidate of that number is promoted by: rlhf promote {name}{ending} {number}"
 
     def verified_version(self, kind: ModelKind, champion: Champion) -> versions.ModelVersion:
         """Return a version that the ledger names.
@@ -79,17 +79,22 @@ class RegistryAliases:
         return Champion(version=number, digest=self.version(kind, number).tags.get("digest", ""))
 
 
+def require_name(name: str) -> None:
+    """Raise BadInput for a text that is no registry name."""
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            f"{name!r} is no registry name; expected small letters, digits and hyphens, e.g."
+            " quickstart."
+        )
+
+
 def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliases, ModelKind]:
     """Find the registry name and the kind of model in 'quickstart' or 'quickstart-reward'.
 
     The kind is 'policy' when the name does not say it. Raises BadInput when such a model must exist
     and does not, and RLHFError within seconds when MLflow does not answer.
     """
-    if not NAME.fullmatch(name):
-        raise BadInput(
-            f"{name!r} is no registry name; expected small letters, digits and hyphens, e.g."
-            " quickstart."
-        )
+    require_name(name)
     workspace = Workspace.here()
     require_address(workspace.tracking_uri)
     try:

@@ -7,9 +7,9 @@ from rlhf_core.errors import GateRefused, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
-from tasks.promotion.ledger import AliasState, Champion
+from tasks.promotion.champions import AliasState, Champion
 from tasks.promotion.looks import ContestOutcome, describe
-from tasks.records.approval_record import VersionApproval, evidence_digest
+from tasks.records.approval_record import ApprovalRecord, VersionApproval, evidence_of
 from tasks.records.run_record import ModelKind
 from tasks.registry import packaging, versions
 
@@ -164,13 +164,38 @@ def require_approval(
         raise ApprovalMissing(
             f"its recipe requires a person's approval, and none is recorded ({found}). {APPROVE}"
         )
-    gates = [decision for decision in decisions if not decision.is_contest]
-    rival = next((d.champion_digest for d in decisions if d.is_contest), None)
-    if record.evidence != evidence_digest(policy, rival, gates):
+    if record.evidence != evidence_of(policy, decisions):
         raise ApprovalMissing(
             f"it was {record.sentence}, but on other bytes or other gate records than these."
             f" {APPROVE}"
         )
+
+
+def require_signed(signed: ApprovalRecord, registered_by: str) -> None:
+    """Raise ApprovalMissing unless an account has approved by MLflow's server, and not its own run.
+
+    registered_by: the account that has registered the policy, '' where it is not known.
+    """
+    if signed.state != "approved":
+        found = signed.sentence if signed.state == "rejected" else "nobody has answered"
+        raise ApprovalMissing(
+            f"its recipe requires a person's approval, and MLflow's server has none on these bytes"
+            f" and gate records ({found}). An approver's account gives it: rlhf approve"
+            f" {signed.run}"
+        )
+    if is_own(signed, registered_by):
+        raise ApprovalMissing(
+            f"it was approved by {signed.by}, the account that has registered it; expected another"
+            " approver, or registry.approval.allow_self = true in its recipe."
+        )
+
+
+def is_own(signed: ApprovalRecord, registered_by: str) -> bool:
+    """Return True for an approval by whoever has registered the policy, where that is forbidden.
+
+    MLflow compares names of accounts without regard to case.
+    """
+    return not signed.allow_self and (signed.by or "").lower() == registered_by.lower()
 
 
 def overridden(decisions: list[Decision]) -> list[str]:

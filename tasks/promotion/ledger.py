@@ -11,7 +11,6 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,14 +22,18 @@ from pydantic import Field, ValidationError
 
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Frozen
+from tasks.promotion.champions import AliasPlan
 from tasks.promotion.looks import ContestOutcome
-from tasks.records.process_identity import ProcessIdentity, user
+from tasks.promotion.rights import refusal
+from tasks.records.approval_record import ApprovalRecord
+from tasks.records.process_identity import Identity, ProcessIdentity
 from tasks.records.run_record import ModelKind
 from tasks.registry.versions import ensure_model
+from tasks.tracking.account import account_at
 
-Action = Literal["promote", "rollback", "recover"]
+Action = Literal["promote", "rollback", "recover", "propose"]
+Recorded = Literal["plan", "adopted", "chain", "contest", "approval"]  # once an entry's turn came
 TransactionOutcome = Literal["done", "refused", "reverted", "undone"]
-KINDS: tuple[ModelKind, ...] = ("policy", "reward")
 # after this time without a step, a transaction counts as dead when its process cannot be seen
 LEASE_SECONDS = 1800.0
 # time to get a number; MLflow itself tries three times, which twenty promoters exceed
@@ -41,48 +44,8 @@ _ABOUT = (
     "Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history"
     " {name}` reads it."
 )
-JSON_TAGS = ("owner", "plan", "contest")  # of an entry
+JSON_TAGS = ("owner", "plan", "contest", "approval")  # of an entry
 _active: set[str] = set()  # tokens of the transactions of this process
-
-
-class Champion(Frozen):
-    """A version and the digest of its weights."""
-
-    version: str
-    digest: str
-
-
-class AliasState(Frozen):
-    """The champions of one registry name; the policy was trained with this reward model."""
-
-    policy: Champion | None = None
-    reward: Champion | None = None
-
-    def champion(self, kind: ModelKind) -> Champion | None:
-        """Return the champion of a kind, None without one."""
-        return self.policy if kind == "policy" else self.reward
-
-    def version(self, kind: ModelKind) -> str | None:
-        """Return the version of the champion of a kind, None without one."""
-        champion = self.champion(kind)
-        return champion.version if champion else None
-
-    def champions(self) -> Iterator[tuple[ModelKind, Champion]]:
-        """Yield the champions that there are, with their kind."""
-        for kind in KINDS:
-            if champion := self.champion(kind):
-                yield kind, champion
-
-
-AliasVersions = dict[str, str | None]  # '<kind>@<alias>' -> version
-
-
-class AliasPlan(Frozen):
-    """Every alias before and after a transaction, by which anybody can complete or undo it."""
-
-    before: AliasVersions
-    after: AliasVersions
-    state: AliasState
 
 
 class LedgerEntry(Frozen):
@@ -94,7 +57,8 @@ class LedgerEntry(Frozen):
     version: str
     digest: str = ""
     expects: str = ""  # version of the champion that the promoter saw, '' for none
-    by: str
+    by: str  # account of MLflow's server, else user@host
+    identity: Identity = "declared"
     reason: str = ""
     adopted: str = ""  # aliases that were accepted as found, though the ledger says otherwise
     contest_override: str = ""
@@ -104,6 +68,7 @@ class LedgerEntry(Frozen):
     token: str
     owner: ProcessIdentity
     contest: ContestOutcome | None = None
+    approval: ApprovalRecord | None = None  # by an account of MLflow's server
     plan: AliasPlan | None = None
     chain: str = ""  # digest of all entries before this one, recorded at its turn
     step: str = ""
@@ -179,15 +144,17 @@ class Ledger:
         """
         ensure_model(self.client, self.model, _ABOUT.format(name=self.name))
         token, now = secrets.token_hex(8), _utc().isoformat()
+        account = account_at(self.client.tracking_uri)
         tags |= {
             "action": action,
             "model": model,
             "version": version,
-            "by": user(),
+            "by": account.name,
             "time": now,
             "token": token,
         }
         tags |= {"owner": ProcessIdentity.current().model_dump_json(), "step": f"{now} begun"}
+        tags |= {"identity": account.identity} if account.is_authenticated else {}
         _active.add(token)
         try:
             return self._create({key: value for key, value in tags.items() if value})
@@ -212,6 +179,8 @@ class Ledger:
                     await_creation_for=0,
                 )
             except MlflowException as error:
+                if error.error_code == "PERMISSION_DENIED":
+                    raise refusal(self.name, self.model, tags["by"]) from error
                 refused = error
             mine = [entry for entry in self.entries() if entry.token == tags["token"]]
             if mine:
@@ -234,10 +203,8 @@ class Ledger:
         self.require_open(entry)
         self._tag(entry, "step", f"{_utc().isoformat()} {name}")
 
-    def record(
-        self, entry: LedgerEntry, what: Literal["plan", "adopted", "chain", "contest"], text: str
-    ) -> None:
-        """Record the plan, aliases accepted as found, the chain's digest, or the contest."""
+    def record(self, entry: LedgerEntry, what: Recorded, text: str) -> None:
+        """Record the plan, aliases accepted as found, chain digest, contest or approval."""
         self._tag(entry, what, text)
 
     def close(self, entry: LedgerEntry, outcome: TransactionOutcome, reason: str) -> None:
@@ -265,12 +232,6 @@ class Ledger:
 
     def _tag(self, entry: LedgerEntry, key: str, value: str) -> None:
         self.client.set_model_version_tag(self.model, str(entry.number), key, value)
-
-
-def missing_numbers(entries: list[LedgerEntry]) -> list[int]:
-    """Return the numbers of the entries that were deleted."""
-    numbers = {entry.number for entry in entries}
-    return [number for number in range(1, max(numbers, default=0)) if number not in numbers]
 
 
 def _entry(version: ModelVersion) -> LedgerEntry:

@@ -39,3 +39,9 @@ def covered(entries: list[LedgerEntry]) -> int:
     chained = [entry.number for entry in entries if entry.chain]
     before = [entry.number for entry in entries if chained and entry.number < chained[-1]]
     return max(before, default=0)
+
+
+def missing_numbers(entries: list[LedgerEntry]) -> list[int]:
+    """Return the numbers of the entries that were deleted."""
+    numbers = {entry.number for entry in entries}
+    return [number for number in range(1, max(numbers, default=0)) if number not in numbers]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
+from tasks.promotion.champions import KINDS, AliasPlan, AliasState
 from tasks.promotion.eligibility import overridden
-from tasks.promotion.ledger import KINDS, AliasPlan, AliasState, LedgerEntry, missing_numbers
-from tasks.promotion.ledger_chain import chain_problem
+from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.ledger_chain import chain_problem, missing_numbers
 from tasks.promotion.looks import describe
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
@@ -90,7 +91,7 @@ def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionRe
     )
     with begin_transaction(registry, entry) as transaction:
         check_preconditions(transaction, adopt=request.adopt)
-        target = _target(transaction)
+        target = next_champions(transaction)
         check_evidence(transaction, target)
         if request.kind == "policy":
             check_contest(transaction, target)
@@ -134,7 +135,7 @@ def _champion(registry: RegistryAliases) -> AliasState:
     return states[-1] if states else AliasState()
 
 
-def _target(transaction: Transaction) -> AliasState:
+def next_champions(transaction: Transaction) -> AliasState:
     """Return the champions after the promotion.
 
     A policy brings its run's reward model; a reward model leaves the policy. A policy made by DPO

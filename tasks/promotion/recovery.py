@@ -5,8 +5,9 @@ The others are undone.
 
 from rlhf_core.errors import RLHFError
 from tasks.promotion.aliases import RegistryAliases, move_alias, restore_aliases
+from tasks.promotion.champions import KINDS, AliasPlan
 from tasks.promotion.eligibility import check_version
-from tasks.promotion.ledger import KINDS, AliasPlan, LedgerEntry
+from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.transaction import (
     Transaction,
     begin_transaction,

@@ -21,6 +21,8 @@ from tasks.promotion.aliases import (
     smoke_test_alias,
     version_text,
 )
+from tasks.promotion.candidates import contest_entries
+from tasks.promotion.champions import KINDS, AliasPlan, AliasState, AliasVersions, Champion
 from tasks.promotion.eligibility import (
     ApprovalMissing,
     ContestLost,
@@ -29,19 +31,13 @@ from tasks.promotion.eligibility import (
     contest_with,
     require_approval,
     require_comparison,
+    require_signed,
     require_win,
 )
-from tasks.promotion.ledger import (
-    KINDS,
-    AliasPlan,
-    AliasState,
-    AliasVersions,
-    Champion,
-    LedgerEntry,
-    TransactionOutcome,
-)
+from tasks.promotion.ledger import LedgerEntry, TransactionOutcome
 from tasks.promotion.ledger_chain import chain_digest
 from tasks.promotion.looks import ContestOutcome, look_of, outcome_of
+from tasks.promotion.signed_approval import signed_approval
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
@@ -161,27 +157,35 @@ def check_evidence(transaction: Transaction, target: AliasState) -> None:
 
 
 def check_contest(transaction: Transaction, target: AliasState) -> None:
-    """Check that the new policy has beaten exactly the present champion. Raises ContestLost.
-
-    The contest is recorded first: it is a look at the held-out prompts, however it ends.
-    """
-    transaction.record_step("contest")
-    entry, present = transaction.entry, transaction.champion.policy
+    """Check that the new policy has beaten exactly the present champion. Raises ContestLost."""
+    present = transaction.champion.policy
     found = transaction.found[f"policy@{CHAMPION}"]
     if present is None and found:  # adopted; the ledger begins here
         present = transaction.registry.as_champion("policy", found)
     if present and target.policy != present:
-        outcome = transaction.contest = _recorded_contest(transaction, present)
-        if entry.contest_override:
-            return
-        try:
-            require_comparison(transaction.evidence.decisions, present)
-            assert outcome is not None  # as the line before has checked
-            require_win(outcome, present)
-        except ContestLost as lost:
-            raise ContestLost(
-                f"Version {entry.version} of {entry.model} is not promoted: {lost}"
-            ) from None
+        require_contest(transaction, present)
+    else:
+        transaction.record_step("contest")
+
+
+def require_contest(transaction: Transaction, present: Champion) -> None:
+    """Check that the new policy has beaten a champion. Raises ContestLost.
+
+    The contest is recorded first: it is a look at the held-out prompts, however it ends.
+    """
+    transaction.record_step("contest")
+    entry = transaction.entry
+    outcome = transaction.contest = _recorded_contest(transaction, present)
+    if entry.contest_override:
+        return
+    try:
+        require_comparison(transaction.evidence.decisions, present)
+        assert outcome is not None  # as the line before has checked
+        require_win(outcome, present)
+    except ContestLost as lost:
+        raise ContestLost(
+            f"Version {entry.version} of {entry.model} is not promoted: {lost}"
+        ) from None
 
 
 def _recorded_contest(transaction: Transaction, present: Champion) -> ContestOutcome | None:
@@ -190,8 +194,8 @@ def _recorded_contest(transaction: Transaction, present: Champion) -> ContestOut
     decision = contest_with(transaction.evidence.decisions, present)
     if decision is None or decision.contest is None:
         return None
-    evidence = decision.contest
-    look = look_of(registry.ledger.entries(), evidence.heldout, evidence.evaluation)
+    evidence, entries = decision.contest, contest_entries(registry.client, registry.name)
+    look = look_of(entries, evidence.heldout, evidence.evaluation)
     outcome = outcome_of(decision, evidence, look)
     registry.ledger.record(entry, "contest", outcome.model_dump_json())
     return outcome
@@ -206,8 +210,15 @@ def check_approval(transaction: Transaction, target: AliasState) -> None:
     if entry.approved_by:
         return
     assert target.policy is not None  # only the promotion of a policy has this step
+    signed = signed_approval(transaction.registry, evidence, target.policy.digest)
     try:
-        require_approval(evidence.approval, target.policy.digest, evidence.decisions)
+        if signed:
+            version = transaction.registry.version("policy", entry.version)
+            if signed.state != "waiting":
+                transaction.registry.ledger.record(entry, "approval", signed.model_dump_json())
+            require_signed(signed, version.tags.get("registered_by", ""))
+        else:
+            require_approval(evidence.approval, target.policy.digest, evidence.decisions)
     except ApprovalMissing as missing:
         raise ApprovalMissing(
             f"Version {entry.version} of {entry.model} is not promoted: {missing}"

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from rlhf_core.digest import digest_json
 from rlhf_core.gates.decide import Decision
+from tasks.records.process_identity import Identity
 
 # of a gate record; the code's digest stays. A contest is decided after the approval
 VOLATILE = {"decided_at", "commit", "contest"}
@@ -22,6 +23,13 @@ def evidence_digest(policy: str, rival: str | None, decisions: Iterable[Decision
     return digest_json({"policy": policy, "rival": rival, "gates": gates})
 
 
+def evidence_of(policy: str, decisions: list[Decision]) -> str:
+    """Return the digest of what a person sees of a version, from its gate records."""
+    gates = [decision for decision in decisions if not decision.is_contest]
+    rival = next((d.champion_digest for d in decisions if d.is_contest), None)
+    return evidence_digest(policy, rival, gates)
+
+
 class ApprovalRecord(BaseModel):
     """One request for a person's approval of a policy, with the answer. Times are UTC."""
 
@@ -31,6 +39,8 @@ class ApprovalRecord(BaseModel):
     until: datetime
     state: Literal["waiting", "approved", "rejected", "expired"] = "waiting"
     by: str | None = None
+    identity: Identity = "declared"
+    allow_self: bool = False  # whoever registered the policy may approve it
     comment: str = ""
     door: Literal["rlhf approve", "Prefect"] | None = None
     decided_at: datetime | None = None

@@ -4,9 +4,12 @@ import getpass
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 from rlhf_core.rundir import Frozen
 
+# how a name is known: an account that MLflow's server has authenticated, or by its own word
+Identity = Literal["account", "declared"]
 PROC = Path("/proc")
 _DEAD = "ZX"  # states of a process that runs no more: waiting to be reaped, gone
 

@@ -23,6 +23,8 @@ from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+# tags of a version that the pipeline's account made for a promoter, and of the promoter's copy
+CANDIDATE_OF, COPIED_FROM = "candidate_of", "copied_from"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
 LONG_TIMEOUT_SECONDS = "600"
 _TAG_ATTEMPTS = 5

@@ -19,6 +19,7 @@ from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking import rendering
+from tasks.tracking.account import account_at
 from tasks.tracking.client import (
     connect,
     find_or_create_experiment,
@@ -254,6 +255,8 @@ class Forwarder:
                 if item.kind == "reward" and item.version
             ]
             tags |= {"reward_version": rewards[-1]} if rewards else {}
+        account = account_at(self.record.tracking_uri)
+        tags |= {"registered_by": account.name} if account.is_authenticated else {}
         registration.version = versions.register(self.client, registration, model, tags)
         self.client.set_tag(
             run.run_id, "registered", f"{registration.model} version {registration.version}"

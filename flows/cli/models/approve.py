@@ -1,11 +1,18 @@
 """`rlhf approve`: approve or reject a policy whose run waits for it."""
 
 import getpass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import AsJson
+from flows.settings import quiet_libraries
+from rlhf_core.errors import BadInput
+
+if TYPE_CHECKING:
+    from tasks.approval.decisions import Answer
+    from tasks.records.approval_record import ApprovalRecord
+    from tasks.tracking.account import Account
 
 
 def waiting_runs(incomplete: str) -> list[str]:
@@ -44,21 +51,57 @@ def approve(
 ) -> None:
     """Approve the policy of a run that waits for approval, or reject it.
 
-    The first answer counts.
+    The first answer counts. On an MLflow server with accounts the answer comes from any machine,
+    and the approver is the account.
     """
     from tasks.approval import decisions
     from tasks.records.workspace import Workspace
 
-    workspace = Workspace.here()
-    answer = decisions.Answer(
-        approve=not reject, by=" ".join((by or _user()).split()), comment=" ".join(comment.split())
-    )
-    record = decisions.find_run(workspace, run)
-    decided = decisions.submit(workspace, record, answer)
-    if as_json:
-        print(decided.model_dump_json(indent=2))
+    workspace, text = Workspace.here(), " ".join(comment.split())
+    account = _account(workspace.tracking_uri, by)
+    who = account.name if account else " ".join((by or _user()).split())
+    given = decisions.Answer(approve=not reject, by=who, comment=text)
+    decided = _on_server(account, run, given) if account else None
+    if decided:
+        name = decided.run
     else:
-        print(f"{record.name}: {decided.sentence}")
+        record = decisions.find_run(workspace, run)
+        decided, name = decisions.submit(workspace, record, given), record.name
+    print(decided.model_dump_json(indent=2) if as_json else f"{name}: {decided.sentence}")
+
+
+def _on_server(account: "Account", run: str, given: "Answer") -> "ApprovalRecord | None":
+    """Return the decision on MLflow's server, None where nobody has set up who may answer there."""
+    from flows.cli.tracking import tracking_client
+    from tasks.approval import server_answer
+
+    return server_answer.submit(tracking_client(), account, run, given)
+
+
+def _account(uri: str, by: str | None) -> "Account | None":
+    """Return the account of MLflow's server; None where it has none or does not answer.
+
+    Raises BadInput for a name that is typed all the same.
+    """
+    quiet_libraries()
+    from tasks.tracking.account import account_at, is_server
+
+    if not is_server(uri):
+        return None
+    try:
+        account = account_at(uri)
+    except BadInput:
+        raise
+    except Exception:  # it is away; a run of this workspace takes an answer without it
+        return None
+    if not account.is_authenticated:
+        return None
+    if by:
+        raise BadInput(
+            f"--by {by!r} is not taken: MLflow's server has accounts, and the approver is the"
+            f" account {account.name}. Leave --by out."
+        )
+    return account
 
 
 def _user() -> str:

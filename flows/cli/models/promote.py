@@ -62,20 +62,23 @@ def promote(
     """Make a version the champion, and for a policy its reward model with it.
 
     All its gates must have passed, its bytes must be unchanged, and it must have beaten the
-    present champion.
+    present champion. A candidate (NAME-candidate) is copied to NAME first.
     """
     request = checked_request(reason, adopt, override_contest)
     approval = _approval(approved_by, comment)
-    from tasks.promotion import aliases, promotion
+    from tasks.promotion import aliases, candidates, promotion
 
     where, kind = aliases.open_registry(name)
     if kind == "reward":
         _refuse_policy_options(override_contest, approved_by)
     expects = None if expect_current is None else str(expect_current or "")
+    if approved_by:
+        _refuse_typed_name(where.client.tracking_uri)
+    where, number = candidates.promoted_copy(where, kind, str(version))
     made = promotion.promote(
         where,
         promotion.PromotionRequest(
-            kind=kind, version=str(version), expects=expects, **request, **approval
+            kind=kind, version=number, expects=expects, **request, **approval
         ),
     )
     print_result(made, as_json)
@@ -87,6 +90,18 @@ def _refuse_policy_options(override_contest: str, approved_by: str) -> None:
     if approved_by:
         raise BadInput(
             "--approved-by is for policies; a reward model is promoted without approval."
+        )
+
+
+def _refuse_typed_name(uri: str) -> None:
+    """Raise BadInput where MLflow's server has accounts, which say who approves."""
+    from tasks.tracking.account import account_at
+
+    if account_at(uri).is_authenticated:
+        raise BadInput(
+            "--approved-by is not taken: MLflow's server has accounts, and an approver's account"
+            " approves by: rlhf approve RUN (an admin names approvers: rlhf access setup NAME"
+            " --approver ACCOUNT)."
         )
 
 

@@ -16,7 +16,11 @@ LONGEST = 1000  # characters of a reason
 ModelName = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="registry.name of a recipe; with -reward the reward model is meant"
+        metavar="NAME",
+        help=(
+            "registry.name of a recipe; with -reward the reward model is meant, with -candidate"
+            " what waits for a promoter (registry.separate_promoter)"
+        ),
     ),
 ]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, kept in the ledger")]

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from tasks.promotion.audit import AuditEvent
 
-COLUMNS = ("time (UTC)", "event", "model", "version", "by", "outcome", "evidence")
+COLUMNS = ("time (UTC)", "event", "model", "version", "by", "identity", "outcome", "evidence")
 
 
 def audit_table(events: list[AuditEvent]) -> Table:
@@ -21,6 +21,7 @@ def audit_table(events: list[AuditEvent]) -> Table:
             event.model,
             event.version,
             event.by or "-",
+            event.identity or "-",
             event.outcome,
             event.evidence[:12] or "-",
         ]

@@ -113,6 +113,33 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     assert_the_contest_is_shown_everywhere(home, winner.parent_run_id)
 
 
+@pytest.mark.slow
+def test_with_a_separate_promoter_a_run_ends_eligible_and_its_candidate_is_promoted_by_hand(
+    make_recipe, run, home, plan, rlhf
+):
+    separate = {"registry": {"name": "tiny", "separate_promoter": True}}
+    first = run(make_recipe(**separate))
+    assert first.problem is None and not first.promotion.promoted and started(home) == STAGES
+    assert first.promotion.reason.endswith("waits for a promoter: rlhf promote tiny-candidate 1.")
+    names = {model.name for model in client(home).search_registered_models()}
+    assert names == {f"tiny-candidate-{what}" for what in ("policy", "reward", "ledger")}
+
+    assert rlhf("promote", "tiny-candidate", "1")[0] == 0
+    champion = client(home).get_model_version_by_alias("tiny-policy", "champion")
+    assert champion.tags["pipeline_run_id"] == first.parent_run_id and champion.run_id
+
+    again = run(make_recipe(**separate))
+    assert started(home) == [] and "the champion already" in again.promotion.reason
+    plan(evaluate={"win_rate_vs_champion": 0.7})
+    beaten = run(make_recipe(ppo={"policy_lr": 1e-4}, **separate))  # it meets the champion
+    assert "waits for a promoter: rlhf promote tiny-candidate 2" in beaten.promotion.reason
+    assert started(home) == ["ppo", "evaluate"]
+    code, out, err = rlhf("promote", "tiny-candidate", "2")
+    assert code == 0 and "against version 1, contest 1 on these held-out prompts" in out, err
+    code, out, _ = rlhf("lineage", "tiny-policy@champion")
+    assert code == 0 and "@champion" in out and "trained against: reward model" in out
+
+
 def assert_the_contest_is_shown_everywhere(home: Path, parent_run_id: str) -> None:
     """Check the ledger, `rlhf gates`, the run in MLflow, and the version's tags and card."""
     contests = [entry.contest for entry in Ledger(client(home), "tiny").entries() if entry.contest]

@@ -42,6 +42,7 @@ class Registrar:
     models: Path
     digests: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, version) -> digest
     approval: VersionApproval = field(default_factory=VersionApproval)  # of the next version
+    candidate_of: str = ""  # the registry name for which the next version is a candidate
 
     def add(
         self, kind: ModelKind, seed: int, decisions: list[Decision] | None = None, **tags: str
@@ -67,6 +68,7 @@ class Registrar:
             approval=self.approval,
         )
         versions.store_model(client, logged, wanted)
+        tags |= {versions.CANDIDATE_OF: self.candidate_of} if self.candidate_of else {}
         version = versions.register(client, wanted, logged, {"digest": artifact.digest} | tags)
         self.digests[kind, version] = artifact.digest
         return version

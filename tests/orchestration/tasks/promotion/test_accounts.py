@@ -1,62 +1,35 @@
 """An MLflow server with accounts, set as in infra/compose: who may read, write and promote."""
 
 import base64
-import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from accounts import become, guarded_server, password
 from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
-from mlflow_server import mlflow_server
 from registrar import Registrar
 
 from flows.cli.app import main
-from flows.platform.pages import free_port
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.promotion import PromotionRequest, promote
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
 pytestmark = pytest.mark.slow  # a password is hashed with every request
-SETTINGS = Path(__file__).resolve().parents[4] / "infra" / "compose" / "basic_auth.ini"
-PASSWORDS = {
-    "admin": "admin-password-1",
-    "pipeline": "pipeline-password-1",
-    "ann": "ann-password-123",
-}
 
 
 @pytest.fixture(scope="module")
 def guarded(empty_store, tmp_path_factory):
     """Yield the address of a server with the accounts of the workers and of a viewer."""
     folder = tmp_path_factory.mktemp("accounts")
-    shutil.copy(empty_store, folder / "db")
-    text = SETTINGS.read_text().replace(
-        "postgresql://mlflow@postgres/mlflow", f"sqlite:///{folder}/accounts.db"
-    )
-    (folder / "auth.ini").write_text(text)
-    port = free_port()
-    environment = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-this-test",
-    }
-    with (
-        mlflow_server(folder, port, "--app-name", "basic-auth", **environment),
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    with guarded_server(empty_store, folder) as address, pytest.MonkeyPatch.context() as patch:
         become(patch, "admin")
-        accounts = get_app_client("basic-auth", tracking_uri=f"http://127.0.0.1:{port}")
+        accounts = get_app_client("basic-auth", tracking_uri=address)
         for name in ("pipeline", "ann"):
-            accounts.create_user(name, PASSWORDS[name])
-        yield f"http://127.0.0.1:{port}"
-
-
-def become(patch: pytest.MonkeyPatch, name: str) -> None:
-    patch.setenv("MLFLOW_TRACKING_USERNAME", name)
-    patch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS[name])
+            accounts.create_user(name, password(name))
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +62,7 @@ def status(address: str, name: str | None, data: bytes | None = None) -> int:
     """Return the status of a GET, or with data of a PUT."""
     request = urllib.request.Request(address, data, method="PUT" if data else "GET")
     if name:
-        words = base64.b64encode(f"{name}:{PASSWORDS[name]}".encode()).decode()
+        words = base64.b64encode(f"{name}:{password(name)}".encode()).decode()
         request.add_header("Authorization", f"Basic {words}")
     try:
         return urllib.request.urlopen(request, timeout=30).status
@@ -112,8 +85,9 @@ def test_a_viewer_cannot_promote_with_the_command(viewer, registered, capsys):
     before = [entry.number for entry in registered.ledger.entries()]
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["promote", "tiny", "2", "--reason", "I like it"]))
-    assert ended.value.code == 1
-    assert "Permission denied" in capsys.readouterr().err
+    assert ended.value.code == 3
+    said = capsys.readouterr().err
+    assert "Permission denied" in said and "an account with the role tiny-promoter" in said
     assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
     assert [entry.number for entry in registered.ledger.entries()] == before
 

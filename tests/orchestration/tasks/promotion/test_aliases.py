@@ -3,7 +3,8 @@
 import pytest
 
 from tasks.promotion.aliases import champion_history, rollback_targets
-from tasks.promotion.ledger import AliasPlan, AliasState, Champion, LedgerEntry
+from tasks.promotion.champions import AliasPlan, AliasState, Champion
+from tasks.promotion.ledger import LedgerEntry
 from tasks.records.process_identity import ProcessIdentity
 
 

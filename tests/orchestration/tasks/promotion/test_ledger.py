@@ -8,14 +8,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rlhf_core.errors import BadInput, PromotionRefused
-from tasks.promotion.ledger import (
-    LEASE_SECONDS,
-    AliasPlan,
-    AliasState,
-    Champion,
-    Ledger,
-    missing_numbers,
-)
+from tasks.promotion.champions import AliasPlan, AliasState, Champion
+from tasks.promotion.ledger import LEASE_SECONDS, Ledger
+from tasks.promotion.ledger_chain import missing_numbers
 
 
 @pytest.fixture

@@ -124,7 +124,8 @@ def test_the_audit_is_a_table_csv_or_json_and_names_an_altered_ledger(rlhf, regi
     code, out, _ = rlhf("audit")
     assert code == 0 and "2 events" in out and "tiny-policy" in out
     lines = rlhf("audit", "--csv")[1].splitlines()
-    assert lines[0] == "time,event,model,version,by,outcome,reason,evidence" and len(lines) == 3
+    columns = "time,event,model,version,by,outcome,reason,evidence,identity"
+    assert lines[0] == columns and len(lines) == 3 and lines[1].endswith(",declared")
     assert [event["version"] for event in json.loads(rlhf("audit", "--json")[1])] == ["1", "2"]
     assert json.loads(rlhf("audit", "--json", "--since", "2999-01-01")[1]) == []
     registry.client.set_model_version_tag("tiny-ledger", "1", "reason", "another")

@@ -1,0 +1,1 @@
+"""Access: the accounts and roles on MLflow's server that part training, promotion and approval."""
