@@ -46,8 +46,8 @@ VARIABLES = {
     "RLHF_DATABASE_URL": "As `rlhf up --database`: `postgresql://user:password@host:port`",
     "RLHF_MLFLOW_PAGE": "Address of MLflow's page for browsers, where it differs from the address "
     "that workers use",
-    "RLHF_PASSWORD_ACCOUNT": "The password of the account `ACCOUNT` (in capitals) that `rlhf access "
-    "setup` creates. Default: a random one, in a file of mode 0600",
+    "RLHF_PASSWORD_ACCOUNT": "The password of the account `ACCOUNT` (in capitals) that `rlhf "
+    "access setup` creates. Default: a random one, in a file of mode 0600",
     "RLHF_COMMIT": "The commit of the code, in an image without git",
     "RLHF_PLATFORM": "Do not set it: `rlhf up` does, so that `rlhf down` finds its processes",
     "RLHF_DEVICES": "Do not set it: a stage process finds all GPUs of its host there",
