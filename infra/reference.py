@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from flows.cli.app import app, load_command
 from rlhf_core import errors
+from rlhf_core.benchmarks.names import FORMS, SHARES, BenchmarkMetric
 from rlhf_core.config import Recipe
 from rlhf_core.metrics import METRICS, domain
 from rlhf_core.stage_catalogue import STAGES, gated_stages
@@ -239,7 +240,22 @@ def metrics() -> str:
             if (name.partition("/")[0] if "/" in name else "") == prefix
         ]
         parts.append(f"## {title}\n\n{table(['metric', 'unit', 'range', 'meaning'], rows)}")
+    parts.append(benchmark_metrics())
     return "\n".join(parts)
+
+
+def benchmark_metrics() -> str:
+    """Return the section on the metrics that have a benchmark's name in theirs."""
+    shares = ", ".join(f"`{name}`" for name in sorted(SHARES))
+    rows = []
+    for of in FORMS:
+        name = BenchmarkMetric("TASK", "METRIC", of)
+        rows.append([f"`{name.name}`", escape(name.meaning)])
+    text = f"""TASK is a benchmark of `evaluate.benchmarks.tasks`, METRIC a metric as lm-eval
+names it. {shares} are 0 or 1 for each item: their means are shares, with Wilson's interval. Any
+other metric may be any number, with a bootstrap interval. Each has the ends of its 95% interval
+beside it, with `_lower` and `_upper` after its name."""
+    return f"## Benchmarks\n\n{one_line(text)}\n\n{table(['metric', 'meaning'], rows)}"
 
 
 def interval(low: float, high: float) -> str:

@@ -1,9 +1,11 @@
 """Every metric's name, unit and meaning. A stage that logs an undeclared name fails."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rlhf_core import metric_table as table
+from rlhf_core.benchmarks.names import GAIN, WINS, BenchmarkMetric, DeclaredByName
 from rlhf_core.evaluation_metric_table import DETECTOR_METRICS, EVAL_METRICS
 from rlhf_core.metric_table import ANY, Domain
 
@@ -16,7 +18,18 @@ class Metric(NamedTuple):
     domain: Domain | None = None
 
 
-METRICS: dict[str, Metric] = {
+def _of_benchmark(parts: BenchmarkMetric) -> Metric:
+    """Return the entry of a benchmark's metric."""
+    is_share = parts.is_share or parts.of == WINS
+    signed = (-1.0, 1.0) if is_share else ANY
+    return Metric(
+        "share" if is_share else "value",
+        parts.meaning,
+        signed if parts.of == GAIN else None if is_share else ANY,
+    )
+
+
+_LISTED: dict[str, Metric] = {
     f"{prefix}{name}": Metric(*row)
     for prefix, rows in {
         "": table.ANY_STAGE_METRICS,
@@ -31,6 +44,7 @@ METRICS: dict[str, Metric] = {
     }.items()
     for name, row in rows.items()
 }
+METRICS = DeclaredByName(_LISTED, _of_benchmark)
 
 _FROM_ZERO = (
     "rows rules pairs prompts responses groups rounds steps experts tokens tokens/s s l2 1/step"
@@ -52,9 +66,16 @@ def domain(name: str) -> tuple[float, float]:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the declared ones of these names in the table's order, those of benchmarks last."""
+    found = set(names)
+    listed = [name for name in METRICS if name in found]
+    return [*listed, *sorted(name for name in found - set(listed) if name in METRICS)]
+
+
 def require_declared(metrics: dict[str, float]) -> None:
     """Raise KeyError, naming them, when names are not in METRICS."""
-    if unknown := sorted(set(metrics) - set(METRICS)):
+    if unknown := sorted(name for name in metrics if name not in METRICS):
         raise KeyError(
             f"metrics {unknown} are not declared in rlhf_core/metric_table.py; add name, unit and"
             " meaning"

@@ -1,10 +1,14 @@
 """Check the data and the base model for what later stages need, before anything is trained."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from rlhf_core.benchmarks.names import parse
 from rlhf_core.config import LoRA, Recipe, Reward, Training
 from rlhf_core.config.stage_configs import Needs
+from rlhf_core.patterns import fixed_folder
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
 
 if TYPE_CHECKING:
@@ -33,13 +37,31 @@ def needs_of(recipe: Recipe) -> Needs:
         adapters=tuple(lora for lora in adapters if lora.target_modules != "all-linear"),
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
+        benchmarks=_benchmarks_of(recipe),
     )
 
 
-def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
+def _benchmarks_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the metrics of each benchmark that a gate or the contest looks at."""
+    rules = [*recipe.evaluate.gate.rules().values(), *recipe.gates.values()]
+    metrics = [metric for rule in rules for metric in (rule.metric, rule.minus) if metric]
+    metrics.append(recipe.registry.contest.metric)
+    named = [parts for metric in metrics if (parts := parse(metric))]
+    return {
+        task: tuple(sorted({parts.metric for parts in named if parts.task == task}))
+        for task in recipe.evaluate.benchmarks.names
+    }
+
+
+def require(
+    needs: Needs,
+    splits: dict[str, list[dict]],
+    model: Path,
+    task_files: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
     """Raise BadInput for the first need that is not met, with the message of the later stage.
 
-    splits: records by split; model: folder of the base model.
+    splits: records by split; model: folder of the base model; task_files: of each benchmark.
     """
     if needs.strength or needs.votes:
         from rlhf_core.reward.labels import labels_of
@@ -63,6 +85,11 @@ def require(needs: Needs, splits: dict[str, list[dict]], model: Path) -> None:
         from rlhf_core.sampling.vllm import require_heads
 
         require_heads(model, size)
+    if needs.benchmarks:
+        from rlhf_core.evaluation.benchmarks.harness import load_task, require_metrics
+
+        for name, metrics in needs.benchmarks.items():
+            require_metrics(load_task(name, fixed_folder(task_files[name])), metrics)
 
 
 def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:

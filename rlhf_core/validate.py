@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from rlhf_core.benchmarks.names import input_name
 from rlhf_core.config import Data
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.chat_template import ensure_chat_template
@@ -67,7 +68,8 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
         item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
     ]:
         raise BadInput(failure_message(failed, str(run.path / "report.json")))
-    require(spec.config.needs, splits, model)
+    task_files = {name: spec.inputs[input_name(name)].path for name in spec.config.needs.benchmarks}
+    require(spec.config.needs, splits, model, task_files)
     return Output(
         outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
         metrics=metrics,

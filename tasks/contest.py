@@ -27,13 +27,16 @@ def _look(context: RunContext, spec: StageSpec) -> int:
 
     1 where MLflow does not answer: the promotion counts again.
     """
+    from rlhf_core.contest.verdict import contest_items  # imports scipy
+
+    heldout = contest_items(context.recipe.registry.contest_in_force, spec).digest
     tracker, name = context.tracker, context.recipe.registry.name
     try:
         entries = contest_entries(tracker.client, name)
     except Exception as error:
         tracker.is_behind(error)
         return 1
-    return look_of(entries, spec.inputs["prompts_heldout"].digest, spec.digest)
+    return look_of(entries, heldout, spec.digest)
 
 
 def _note(spec: StageSpec, evaluation: StageOutput) -> str:

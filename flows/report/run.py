@@ -14,7 +14,7 @@ from flows.report.page import Section, badge, fitting, folded, join, page
 from flows.report.picture import picture
 from flows.report.plots import plots
 from flows.report.stage_tables import gate_table, one_run_stages
-from rlhf_core.metrics import METRICS
+from rlhf_core.metrics import METRICS, in_order
 from tasks.analysis.differences import differences
 from tasks.analysis.head_to_head import NAMES, HeadToHead, head_to_head
 from tasks.analysis.lineage_graph import Graph, build
@@ -136,9 +136,9 @@ def _contest(contest: HeadToHead) -> Markup:
 def _metrics(run: RunEvidence) -> Markup:
     """Return every final metric with its interval, the secondary ones folded away."""
     rows = [
-        MetricRow(name, about.unit, about.meaning, [estimate(name, run)], [])
-        for name, about in METRICS.items()
-        if name in run.metrics and not name.endswith(BOUNDS)
+        MetricRow(name, METRICS[name].unit, METRICS[name].meaning, [estimate(name, run)], [])
+        for name in in_order(run.metrics)
+        if not name.endswith(BOUNDS)
     ]
     key, rest = ([row for row in rows if is_key(row) == wanted] for wanted in (True, False))
     return metric_table([run.name], key) + folded(

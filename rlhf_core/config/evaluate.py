@@ -1,13 +1,56 @@
 """The evaluate section: what the evaluation stage measures, and on how much data."""
 
+import re
+from collections import Counter
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from rlhf_core.benchmarks.names import benchmark_name
 from rlhf_core.config.evaluate_gate import EvaluateGate
 from rlhf_core.config.fields import Config, FrozenPlacement, Positive
 from rlhf_core.config.judge import EvaluationJudge
 from rlhf_core.config.sampling import Sampling
+
+_BENCHMARK = re.compile(r"[\w-][\w.-]*")
+
+
+class Benchmarks(Config):
+    """The benchmarks of the evaluation, run by lm-eval on policy, SFT model and champion."""
+
+    tasks: list[str] = Field(
+        [],
+        description=(
+            "Benchmarks: names of tasks or groups that lm-eval or this project brings, or paths of"
+            " task files (NAME.yaml, in a folder of its own). None: no benchmark."
+        ),
+    )
+    max_items: Positive | None = Field(
+        None, description="Largest number of items of a task, its first ones. None: all."
+    )
+    chat_template: bool = Field(
+        True, description="Items are prompts of the model's chat template. False: plain text."
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _have_names(cls, tasks: list[str]) -> list[str]:
+        names = [benchmark_name(task) for task in tasks]
+        if bad := [name for name in names if not _BENCHMARK.fullmatch(name)]:
+            raise ValueError(
+                f"{bad[0]!r} is no name of a benchmark; expected letters, digits, '_', '-' and '.',"
+                " because its metrics have it in their names. Rename the task file and its task."
+            )
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(
+                f"{twice[0]} is there {names.count(twice[0])} times; expected each benchmark once"
+            )
+        return tasks
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the benchmarks."""
+        return [benchmark_name(task) for task in self.tasks]
 
 
 class Evaluate(Config):
@@ -49,6 +92,9 @@ class Evaluate(Config):
         None,
         description="Judge of the policy against the SFT model and the champion. None: no judge.",
     )
+    benchmarks: Benchmarks = Field(
+        Benchmarks(), description="Benchmarks of policy, SFT model and champion, by lm-eval."
+    )
     frozen: FrozenPlacement = Field(
         "whole",
         description=(
@@ -67,6 +113,20 @@ class Evaluate(Config):
                 " set frozen to 'sharded', with which all ranks do, or tensor_parallel to 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _gated_benchmarks_run(self) -> "Evaluate":
+        for name in self.gate.benchmarks:
+            self.require_benchmark(name, f"gate.benchmarks.{name}")
+        return self
+
+    def require_benchmark(self, name: str, key: str) -> None:
+        """Raise ValueError, naming the key, unless the evaluation runs a benchmark."""
+        if name not in self.benchmarks.names:
+            raise ValueError(
+                f"{key} is about the benchmark {name!r}, which evaluate.benchmarks.tasks"
+                f" {self.benchmarks.tasks} does not have; add it there"
+            )
 
     @field_validator("sampling")
     @classmethod

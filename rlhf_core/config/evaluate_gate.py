@@ -1,12 +1,58 @@
 """The gates of the evaluation, and their thresholds."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import CorrelationBound, Finite, NonNegative, Positive, Share
-from rlhf_core.config.gate_rules import Bound
+from rlhf_core.benchmarks.names import GAIN, BenchmarkMetric
+from rlhf_core.config.fields import Config, CorrelationBound, Finite, NonNegative, Positive, Share
+from rlhf_core.config.gate_rules import Bound, GateRule
 from rlhf_core.config.gates import Bounds, Ends, StageGate
+
+
+class BenchmarkGate(Config):
+    """The gates on one metric of a benchmark."""
+
+    metric: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] = Field(
+        "acc",
+        description=(
+            "Metric of the benchmark, as lm-eval names it; METRIC-FILTER where the task has"
+            " several filters."
+        ),
+    )
+    max_drop: NonNegative | None = Field(
+        0.05,
+        description=(
+            "Lower 95% bound of the policy's metric - the SFT model's, on the same items, must be"
+            " at least minus this. None: no gate."
+        ),
+    )
+    min_value: Finite | None = Field(
+        None,
+        description="Lower 95% bound of the policy's metric must be at least this. None: no gate.",
+    )
+    min_n: Positive = Field(
+        100, description="Smallest number of items. Below it, the gate refuses."
+    )
+
+    def rules(self, task: str) -> dict[str, GateRule]:
+        """Return the rules on a benchmark, by the gate's name."""
+        wanted = {
+            f"benchmark_{task}": (GAIN, None if self.max_drop is None else -self.max_drop),
+            f"benchmark_{task}_value": ("policy", self.min_value),
+        }
+        return {
+            name: GateRule(
+                stage="evaluate",
+                metric=BenchmarkMetric(task, self.metric, of).name,
+                of="lower",
+                bound="at least",
+                threshold=threshold,
+                min_n=self.min_n,
+            )
+            for name, (of, threshold) in wanted.items()
+            if threshold is not None
+        }
 
 
 class EvaluateGate(StageGate):
@@ -123,6 +169,9 @@ class EvaluateGate(StageGate):
     min_prompts: Positive = Field(
         50, description="Smallest number of prompts. Below it, the gate fails."
     )
+    benchmarks: dict[str, BenchmarkGate] = Field(
+        {}, description="Gates on evaluate.benchmarks, by the benchmark's name."
+    )
 
     @model_validator(mode="after")
     def _some_length_passes(self) -> "EvaluateGate":
@@ -166,4 +215,23 @@ class EvaluateGate(StageGate):
             "min_length": ("eval/length_ratio", "at least", self.min_length_ratio),
             "repetition": ("eval/repetition_increase", "at most", self.max_repetition_increase),
             "alignment_tax": ("eval/alignment_tax", "at most", self.max_alignment_tax),
+            **{
+                name: (rule.metric, rule.bound, rule.threshold)
+                for name, rule in self._benchmark_rules().items()
+            },
+        }
+
+    def rules(self) -> dict[str, GateRule]:
+        """Return every gate as a rule; those of benchmarks look at the end of an interval."""
+        own = {
+            name: rule.model_copy(update={"override": self.overrides.get(name)})
+            for name, rule in self._benchmark_rules().items()
+        }
+        return super().rules() | own
+
+    def _benchmark_rules(self) -> dict[str, GateRule]:
+        return {
+            name: rule
+            for task, gate in self.benchmarks.items()
+            for name, rule in gate.rules(task).items()
         }

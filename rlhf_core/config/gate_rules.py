@@ -10,6 +10,7 @@ from rlhf_core.config.fields import Config, Finite, Positive
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
+    benchmark_of,
     has_champion_value,
     is_against_champion,
     is_comparison,
@@ -108,6 +109,15 @@ class GateRule(Config):
             self._require_possible(self.override.threshold, "override.threshold")
         return self
 
+    @model_validator(mode="after")
+    def _pairs_the_same_items(self) -> "GateRule":
+        if self.minus and benchmark_of(self.metric) != benchmark_of(self.minus):
+            raise ValueError(
+                f"{self.metric} and {self.minus} are of different items, and a difference is paired"
+                " over the same ones; expected both of one benchmark, or neither of any"
+            )
+        return self
+
     @property
     def is_paired(self) -> bool:
         """True if a baseline is subtracted.
@@ -166,9 +176,9 @@ class GateRule(Config):
 
 def _require_metric(stage: str, metric: str) -> None:
     prefix = f"{STAGES[stage].metric_prefix}/"
-    names = [name for name in METRICS if name.startswith(prefix)]
-    if metric in names:
+    if metric in METRICS and metric.startswith(prefix):
         return
+    names = [name for name in METRICS if name.startswith(prefix)]
     close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(close)}?"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from rlhf_core.benchmarks.names import parse
 from rlhf_core.config.data import Data
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
@@ -155,6 +156,15 @@ class Recipe(Config):
                     f"gates.{name} is of the stage {rule.stage}, which does not run with align ="
                     f" {self.align!r}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _named_benchmarks_run(self) -> "Recipe":
+        named = {f"gates.{name}": rule.metric for name, rule in self.gates.items()}
+        named["registry.contest.metric"] = self.registry.contest.metric
+        for key, metric in named.items():
+            if parts := parse(metric):
+                self.evaluate.require_benchmark(parts.task, key)
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from rlhf_core.benchmarks.names import WINS, parse
 from rlhf_core.config.fields import NAME_LENGTH, Config, Positive, Share
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.evidence.item_metrics import has_champion_value, is_against_champion, is_comparison
@@ -24,7 +25,8 @@ class Contest(Config):
         description=(
             "Metric that decides, higher is better. 'auto': by the independent scorer and by the"
             " judge, where configured; else by the reward models of candidate and champion. Of"
-            " several, the worse one counts."
+            " several, the worse one counts. A benchmark decides where it is named:"
+            " eval/benchmark/TASK/METRIC_win_rate_vs_champion."
         ),
     )
     of: Literal["lower", "estimate"] = Field(
@@ -84,11 +86,14 @@ class Contest(Config):
         names = ", ".join(name for name in METRICS if _decides(name))
         raise ValueError(
             f"metric {metric!r} names no winner between candidate and champion for each prompt;"
-            f" expected 'auto' or one of {names}"
+            f" expected 'auto' or one of {names}, eval/benchmark/TASK/METRIC_{WINS}"
         )
 
 
 def _decides(metric: str) -> bool:
+    benchmark = parse(metric)
+    if benchmark and not benchmark.is_share:  # of another metric, less may be better
+        return False
     against = is_against_champion(metric)
     return (against or has_champion_value(metric)) and is_comparison(metric, paired=not against)
 

@@ -60,6 +60,8 @@ class Needs(Config):
     adapters: tuple[LoRA, ...] = ()  # those that name their target modules
     tensor_parallel: tuple[int, ...] = ()  # above 1
     router_aux_loss_coef: float = 0.0  # the largest that a section sets
+    # evaluate.benchmarks, with the metrics of each that gates and the contest look at
+    benchmarks: dict[str, tuple[str, ...]] = Field({})
 
 
 class ValidateStageConfig(StageConfig):

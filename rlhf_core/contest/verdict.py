@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from rlhf_core.benchmarks.names import input_name, parse
 from rlhf_core.config import Contest, Evaluate
 from rlhf_core.config.registry import AUTO
 from rlhf_core.contest.power import p_value
 from rlhf_core.contest.spending import is_nearly_spent, level, spent_share
 from rlhf_core.gates.contest_evidence import CONTEST, ContestComparison, ContestEvidence
 from rlhf_core.gates.decide import Decision, Gate, Subject, decide
+from rlhf_core.rundir import Artifact, StageSpec
 
 BY_REWARD = "eval/win_rate_vs_champion"
 BY_CHAMPIONS_REWARD = "eval/win_rate_vs_champion_by_its_reward"
@@ -26,7 +28,8 @@ class Look:
 def deciding_metrics(contest: Contest, config: Evaluate, inputs: set[str]) -> list[str]:
     """Return the metrics that decide; `inputs` are the names of the evaluation's inputs.
 
-    A scorer or a judge from outside decides where there is one: a reward model that a policy was
+    A metric that the recipe names decides alone, a benchmark's for example. Else a scorer or a
+    judge from outside decides where there is one: a reward model that a policy was
     trained against cannot tell its errors from its gains. Else both reward models decide.
     """
     if contest.metric != AUTO:
@@ -36,6 +39,12 @@ def deciding_metrics(contest: Contest, config: Evaluate, inputs: set[str]) -> li
     outside += [BY_JUDGE] if config.judge else []
     own = [BY_REWARD] + ([BY_CHAMPIONS_REWARD] if "champion_reward" in inputs else [])
     return outside or own
+
+
+def contest_items(contest: Contest, spec: StageSpec) -> Artifact:
+    """Return the items that the contest looks at: the benchmark that decides, else the prompts."""
+    benchmark = parse(contest.metric)
+    return spec.inputs[input_name(benchmark.task) if benchmark else "prompts_heldout"]
 
 
 def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: Look) -> Decision:
@@ -53,7 +62,7 @@ def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: L
     found = [_comparison(decision) for decision in decisions]
     worst = max(range(len(found)), key=lambda index: _badness(found[index]))
     evidence = ContestEvidence(
-        heldout=subject.data["prompts_heldout"].digest,
+        heldout=contest_items(contest, subject.spec).digest,
         evaluation=subject.result.digest,
         look=look.number,
         level=at,

@@ -9,7 +9,13 @@ from rlhf_core.evaluation.ngrams import repetition
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.evaluation.scoring import ScoresByModel
 from rlhf_core.evidence.figures import score_figure
-from rlhf_core.evidence.items import Columns, last_user_turn, prompt_id, write_items
+from rlhf_core.evidence.items import (
+    Columns,
+    last_user_turn,
+    prompt_id,
+    with_benchmarks,
+    write_items,
+)
 from rlhf_core.rundir import Output
 
 
@@ -55,9 +61,17 @@ def member_columns(scores: dict[str, Tensor]) -> Columns:
 
 
 def write_samples(
-    columns: Columns, replies: dict[str, Replies], scores: ScoresByModel, count: int, folder: Path
+    columns: Columns,
+    benchmarks: dict[str, Columns],
+    replies: dict[str, Replies],
+    scores: ScoresByModel,
+    count: int,
+    folder: Path,
 ) -> Output:
-    """Write items.parquet, a table of the first `count` items and a figure of the scores."""
+    """Write items.parquet, a table of the first `count` items and a figure of the scores.
+
+    benchmarks: the further rows of items.parquet, by benchmark.
+    """
     shown = ["prompt", *(f"{name}_{kind}" for name in replies for kind in ("reply", "score"))]
     shown += [f"{name}_independent" for name in replies if f"{name}_independent" in columns]
     rounded = [
@@ -70,5 +84,5 @@ def write_samples(
     score_figure(scores["policy"], scores["sft"], folder / "scores.png")
     return Output(
         files={"samples": "samples.table.json", "scores": "scores.png"}
-        | write_items(folder, columns)
+        | write_items(folder, with_benchmarks(columns, benchmarks))
     )

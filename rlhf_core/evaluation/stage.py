@@ -72,6 +72,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     run.log(2, STEPS, {})
     labelled = labelled_pairs(spec)
     kl_N, divergence = _divergence_and_tax(spec, run, setup, replies["policy"])
+    benchmarks = _benchmarks(spec, run, setup, models)
     if not is_rank_zero():
         return Output()
     columns = item_columns(setup, replies, scores, independent) | {"policy_kl": kl_N.tolist()}
@@ -91,8 +92,9 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
         parts.append(judged)
         columns |= outcomes
     run.log(5, STEPS, {})
-    parts.append(_detected(columns, run.path))
-    parts.append(write_samples(columns, replies, scores[0], config.samples, run.path))
+    parts += [_detected(columns, run.path), *(measured for measured, _ in benchmarks.values())]
+    further = {name: items for name, (_, items) in benchmarks.items()}
+    parts.append(write_samples(columns, further, replies, scores[0], config.samples, run.path))
     run.log(STEPS, STEPS, {})
     return combined(parts, len(setup.rows))
 
@@ -212,6 +214,23 @@ def _divergence_and_tax(
     intervals = {"eval/alignment_tax": tax} if tax else {}
     counts = {name: len(heldout) for name in metrics if name != "eval/kl_per_response"}
     return kl_N, Output(metrics=metrics, counts=counts, intervals=intervals)
+
+
+def _benchmarks(
+    spec: StageSpec[EvaluateStageConfig], run: RunDir, setup: Setup, models: dict[str, Path]
+) -> dict[str, tuple[Output, Columns]]:
+    """Return the metrics and the items of each benchmark, by its name."""
+    if not setup.config.benchmarks.tasks:
+        return {}
+    # imports lm-eval, which a recipe without benchmarks does not need
+    from rlhf_core.evaluation.benchmarks.comparison import benchmark_columns, compare_benchmark
+    from rlhf_core.evaluation.benchmarks.results import CACHE, benchmark_results
+
+    found = benchmark_results(spec, setup, models, run.path.parent / CACHE)
+    return {
+        name: (compare_benchmark(name, items, spec.seed), benchmark_columns(items))
+        for name, items in found.items()
+    }
 
 
 def _judged(

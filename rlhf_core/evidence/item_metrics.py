@@ -1,6 +1,7 @@
 """The formula of each metric over columns of items.parquet, from which gates compute intervals.
 
 wins        share of items on which `column` is higher than `other`; a tie counts `tie`
+share       share of items on which `column` is 1, and not 0
 misses      share of items on which `column` is false
 mean        mean of `column`
 difference  mean of `column` - `other`, paired
@@ -12,19 +13,27 @@ minus       metric `column` - metric `other`, on the same items
 
 from typing import Literal, NamedTuple
 
+from rlhf_core.benchmarks.names import COLUMN, GAIN, WINS, BenchmarkMetric, DeclaredByName
 from rlhf_core.metric_table import MAX_MEMBERS
 
-ItemMetricKind = Literal["wins", "misses", "mean", "difference", "ratio", "verdict", "minus"]
+ItemMetricKind = Literal[
+    "wins", "share", "misses", "mean", "difference", "ratio", "verdict", "minus"
+]
 
 
 class ItemMetric(NamedTuple):
-    """The formula of one metric. where: (less, more) keeps items with less < more."""
+    """The formula of one metric.
+
+    where: (less, more) keeps items with less < more. benchmark: the items are those of this
+    benchmark; None: the stage's held-out pairs or prompts.
+    """
 
     kind: ItemMetricKind
     column: str
     other: str | None = None
     tie: float = 0.5
     where: tuple[str, str] | None = None
+    benchmark: str | None = None
 
     @property
     def second(self) -> str:
@@ -34,8 +43,21 @@ class ItemMetric(NamedTuple):
         return self.other
 
 
+def _of_benchmark(parts: BenchmarkMetric) -> ItemMetric | None:
+    """Return the formula of a benchmark's metric; None for an end of its interval."""
+    if parts.end:
+        return None
+    ours, task = parts.column("policy"), parts.task
+    if parts.of == GAIN:
+        return ItemMetric("difference", ours, parts.column("sft"), benchmark=task)
+    if parts.of == WINS:
+        return ItemMetric("wins", ours, parts.column("champion"), benchmark=task)
+    kind: ItemMetricKind = "share" if parts.is_share else "mean"
+    return ItemMetric(kind, parts.column(parts.of), benchmark=task)
+
+
 _SHORTER = ("chosen_tokens", "rejected_tokens")
-ITEM_METRICS: dict[str, ItemMetric] = {
+_LISTED: dict[str, ItemMetric] = {
     "reward/accuracy": ItemMetric("wins", "chosen_score", "rejected_score", tie=0.0),
     "reward/accuracy_when_shorter": ItemMetric(
         "wins", "chosen_score", "rejected_score", tie=0.0, where=_SHORTER
@@ -84,6 +106,7 @@ ITEM_METRICS: dict[str, ItemMetric] = {
     )
     for m in range(1, MAX_MEMBERS + 1)
 }
+ITEM_METRICS = DeclaredByName(_LISTED, _of_benchmark)
 # Metrics of all items together, and the detector whose table worst_<name> shows their items
 DETECTORS = {
     "eval/length_correlation": "length",
@@ -95,6 +118,7 @@ DETECTORS = {
     "eval/reward_up_independent_down": "independent",
     "eval/reward_disagreement": "disagreement",
 }
+SHARES = ("wins", "share", "misses", "verdict")  # kinds that are a share of items
 WRITTEN_FOR_EACH_MODEL = ("score", "tokens", "ended", "repetition", "independent")
 
 
@@ -130,14 +154,22 @@ def has_champion_value(metric: str) -> bool:
     if metric not in ITEM_METRICS or is_against_champion(metric):
         return False
     policys = [column for column in columns_of(metric) if column.startswith("policy_")]
-    return bool(policys) and all(
-        column.removeprefix("policy_") in WRITTEN_FOR_EACH_MODEL for column in policys
-    )
+    return bool(policys) and all(map(_is_written_for_each_model, policys))
+
+
+def _is_written_for_each_model(column: str) -> bool:
+    kind = column.removeprefix("policy_")
+    return kind in WRITTEN_FOR_EACH_MODEL or kind.startswith(COLUMN)
+
+
+def benchmark_of(metric: str) -> str | None:
+    """Return the benchmark whose items a metric is of; None for other metrics."""
+    return ITEM_METRICS[metric].benchmark if metric in ITEM_METRICS else None
 
 
 def is_proportion(metric: str) -> bool:
     """Return True when a metric is a share of items, so that Wilson's interval applies."""
-    return metric in ITEM_METRICS and ITEM_METRICS[metric].kind in ("wins", "misses", "verdict")
+    return metric in ITEM_METRICS and ITEM_METRICS[metric].kind in SHARES
 
 
 def is_comparison(metric: str, *, paired: bool) -> bool:

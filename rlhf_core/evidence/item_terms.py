@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import ITEM_METRICS, ItemMetric, champion_column
+from rlhf_core.evidence.items import read_columns
 from rlhf_core.rundir import StageResult
 from rlhf_core.statistics.clusters import Clusters, clusters_of
 from rlhf_core.statistics.intervals import Term
@@ -16,9 +17,12 @@ from rlhf_core.statistics.intervals import Term
 Items = dict[str, np.ndarray]  # (N,) float64 by column; NaN: no value
 
 
-def load_items(result: StageResult, run_dir: Path, columns: Iterable[str]) -> Items:
+def load_items(
+    result: StageResult, run_dir: Path, columns: Iterable[str], benchmark: str | None = None
+) -> Items:
     """Return columns of the run's items.parquet as numbers (True is 1).
 
+    benchmark: of this benchmark's items; None: of the held-out pairs or prompts.
     Raises ValueError when the file or a column is absent, BadInput when it is damaged.
     """
     if "items" not in result.files:
@@ -31,7 +35,7 @@ def load_items(result: StageResult, run_dir: Path, columns: Iterable[str]) -> It
         known = pq.read_schema(path).names
         if missing := [name for name in names if name not in known]:
             raise ValueError(f"{path} has no column {missing[0]}")
-        table = pq.read_table(path, columns=names)
+        table = read_columns(path, names, benchmark)
         items = {name: table[name].cast(pa.float64()).to_numpy() for name in names}
     except (OSError, pa.ArrowException) as error:
         raise BadInput(
@@ -56,14 +60,15 @@ def prompt_column(columns: Iterable[str]) -> str | None:
     return next((name for name in ("prompt_id", "prompt") if name in known), None)
 
 
-def load_clusters(result: StageResult, run_dir: Path) -> Clusters:
+def load_clusters(result: StageResult, run_dir: Path, benchmark: str | None = None) -> Clusters:
     """Return the number of the prompt of each item in the run's items.parquet, (N,).
 
-    None where no two items share a prompt. Raises as `load_items`, which reads the file before.
+    None where no two items share a prompt. benchmark: as of `load_items`, which reads the file
+    before and raises what is wrong with it.
     """
     path = run_dir / result.files["items"]
     name = prompt_column(pq.read_schema(path).names)
-    return clusters_of(pq.read_table(path, columns=[name])[name].to_pylist()) if name else None
+    return clusters_of(read_columns(path, [name], benchmark)[name].to_pylist()) if name else None
 
 
 def metric_terms(metric: str, items: Items, *, of_champion: bool = False) -> list[Term]:
@@ -82,7 +87,7 @@ def metric_terms(metric: str, items: Items, *, of_champion: bool = False) -> lis
     ones_N = np.ones(len(first_N))
     if how.kind == "verdict":
         return [(1, np.nan_to_num(first_N), np.isfinite(first_N).astype(float))]
-    if how.kind == "mean":
+    if how.kind in ("mean", "share"):
         return [(1, first_N, ones_N)]
     if how.kind == "misses":
         return [(1, 1 - first_N, ones_N)]
@@ -140,6 +145,7 @@ def describe_metric(metric: str) -> str:
         "wins": (
             f"share of items{where} with {how.column} > {how.other}, a tie counting {how.tie:g}"
         ),
+        "share": f"share of items with {how.column}",
         "misses": f"share of items without {how.column}",
         "mean": f"mean of {how.column}",
         "difference": f"mean of {how.column} - {how.other}",

@@ -12,7 +12,11 @@ evaluate  prompt_id, prompt; policy_kl (nats);
           NAME_member_1, ... (when the reward model is an ensemble);
           judge_vs_sft, judge_vs_champion (with a judge: 1 policy better, 0.5 tie, 0 worse, null not
           judged), each with judge_vs_NAME_policy_first and judge_vs_NAME_policy_second (the same by
-          order), and with reasons judge_vs_NAME_policy_first_reason, ..._second_reason
+          order), and with reasons judge_vs_NAME_policy_first_reason, ..._second_reason;
+          with benchmarks, further rows, one per item of each: benchmark (its name; null: the row is
+          a held-out prompt), prompt_id (leaf task / number of the item / digest of the item),
+          prompt, target, and for each NAME in policy, sft, champion: NAME_reply and
+          NAME_benchmark_METRIC
 reward    pair_id, prompt_id (the same for pairs that share a prompt), prompt, chosen, rejected,
           chosen_score, rejected_score, chosen_tokens, rejected_tokens;
           agreement (share of votes with the majority, where there are votes);
@@ -27,11 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlhf_core.benchmarks.names import COLUMN
 from rlhf_core.digest import digest_json
 
 ITEMS = "items.parquet"
+BENCHMARK, TARGET = "benchmark", "target"  # columns of benchmarks: the name, the expected answer
 OF_DATA = "data."  # begins the name of a column that the user's file brought
 LONGEST_VALUE = 200  # characters of such a column's text: slices need names, not documents
 Columns = dict[str, list]
@@ -99,6 +106,64 @@ def write_items(folder: Path, columns: Columns) -> dict[str, str]:
     return {"items": ITEMS}
 
 
+def with_benchmarks(prompts: Columns, benchmarks: dict[str, Columns]) -> Columns:
+    """Return the columns of held-out prompts and of the benchmarks' items below each other.
+
+    benchmarks: the columns of each benchmark's items, by its name. A column that one kind of rows
+    does not have is null there.
+    """
+    if not benchmarks:
+        return prompts
+    parts = [prompts, *benchmarks.values()]
+    sizes = [len(part["prompt_id"]) for part in parts]
+    owners = [None, *benchmarks]
+    columns: Columns = {
+        BENCHMARK: [o for o, n in zip(owners, sizes, strict=True) for _ in range(n)]
+    }
+    for name in dict.fromkeys(name for part in parts for name in part):
+        columns[name] = [
+            value
+            for part, n in zip(parts, sizes, strict=True)
+            for value in part.get(name, [None] * n)
+        ]
+    return columns
+
+
+def read_columns(path: Path, names: list[str] | None, benchmark: str | None = None) -> pa.Table:
+    """Return columns of an items.parquet, all without `names`.
+
+    The rows are those of the held-out pairs or prompts, or of one benchmark.
+    """
+    if BENCHMARK not in pq.read_schema(path).names:
+        table = pq.read_table(path, columns=names)
+        return table if benchmark is None else table.slice(0, 0)
+    table = pq.read_table(path, columns=None if names is None else [*names, BENCHMARK])
+    owner = table[BENCHMARK]
+    rows = pc.is_null(owner) if benchmark is None else pc.equal(owner, benchmark)
+    return table.filter(rows).drop_columns([BENCHMARK])
+
+
 def read_items(path: Path) -> Columns:
-    """Return the columns of an items.parquet."""
-    return pq.read_table(path).to_pydict()
+    """Return the columns of an items.parquet, of the held-out pairs or prompts."""
+    names = [name for name in pq.read_schema(path).names if not _is_of_benchmark(name)]
+    return read_columns(path, names).to_pydict()
+
+
+def read_benchmarks(path: Path) -> dict[str, Columns]:
+    """Return the columns of each benchmark's items in an items.parquet, by the benchmark's name."""
+    if BENCHMARK not in pq.read_schema(path).names:
+        return {}
+    owners = pq.read_table(path, columns=[BENCHMARK])[BENCHMARK].to_pylist()
+    found = {}
+    for name in dict.fromkeys(owner for owner in owners if owner is not None):
+        columns = read_columns(path, None, name).to_pydict()
+        found[name] = {
+            column: values
+            for column, values in columns.items()
+            if any(value is not None for value in values)
+        }
+    return found
+
+
+def _is_of_benchmark(column: str) -> bool:
+    return column in (BENCHMARK, TARGET) or f"_{COLUMN}" in column

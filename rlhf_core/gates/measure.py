@@ -11,6 +11,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
+    benchmark_of,
     champion_column,
     columns_of,
     is_proportion,
@@ -137,10 +138,11 @@ def _recorded_prompts(metric: str, result: StageResult) -> int | None:
 def _from_items(
     rule: GateRule, result: StageResult, run_dir: Path, recorded: float | None
 ) -> MeasuredMetric:
-    items = load_items(result, run_dir, columns_needed(rule))
+    benchmark = benchmark_of(rule.metric)
+    items = load_items(result, run_dir, columns_needed(rule), benchmark)
     for metric in filter(None, (rule.metric, rule.minus)):
         _require_agreement(metric, items, result)
-    terms, clusters = rule_terms(rule, items), load_clusters(result, run_dir)
+    terms, clusters = rule_terms(rule, items), load_clusters(result, run_dir, benchmark)
     value = statistic(terms) if recorded is None else recorded
     if rule.method == "sign":
         tie = 0.5 if not rule.is_paired and is_proportion(rule.metric) else 0.0

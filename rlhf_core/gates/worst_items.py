@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from rlhf_core.config.gate_rules import GateRule
-from rlhf_core.evidence.item_metrics import ITEM_METRICS, detector_of
+from rlhf_core.evidence.item_metrics import ITEM_METRICS, SHARES, benchmark_of, detector_of
 from rlhf_core.evidence.item_terms import Items, item_values, load_items, metric_terms
+from rlhf_core.evidence.items import read_columns
 from rlhf_core.gates.measure import columns_needed, rule_terms
 from rlhf_core.rundir import StageResult
 
@@ -30,13 +30,15 @@ def worst_items(
         table = json.loads((run_dir / file).read_text(encoding="utf-8"))
         return {"columns": table["columns"], "data": table["data"][:count]}
     numbers = sorted(columns_needed(rule))
-    items = load_items(result, run_dir, numbers)
+    benchmark = benchmark_of(rule.metric)
+    items = load_items(result, run_dir, numbers, benchmark)
     badness_N = _badness(rule, items)
     order = [int(i) for i in np.argsort(-badness_N, kind="stable") if np.isfinite(badness_N[i])][
         :count
     ]
-    names = [*TEXTS[result.stage], *_replies(numbers), *numbers]
-    columns = pq.read_table(run_dir / result.files["items"], columns=names).to_pydict()
+    texts = [*TEXTS[result.stage], *(["target"] if benchmark else [])]
+    names = [*texts, *_replies(numbers), *numbers]
+    columns = read_columns(run_dir / result.files["items"], names, benchmark).to_pydict()
     margin_N = _margin(rule, items)
     return {
         "columns": ["margin", *names],
@@ -62,7 +64,7 @@ def _badness(rule: GateRule, items: Items) -> np.ndarray:
     is_wanted_high = rule.bound in ("at least", "more than")
     margin_N = _margin(rule, items)
     badness_N = -margin_N if is_wanted_high else margin_N
-    if rule.is_paired or ITEM_METRICS[rule.metric].kind not in ("wins", "misses", "verdict"):
+    if rule.is_paired or ITEM_METRICS[rule.metric].kind not in SHARES:
         return badness_N
     ((_, top, bottom),) = metric_terms(rule.metric, items)
     with np.errstate(all="ignore"):

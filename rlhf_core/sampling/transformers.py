@@ -114,7 +114,7 @@ class SeededDraw(LogitsProcessor):
 
     The token is drawn from softmax(logits / temperature) by the row's own random numbers. Inverse
     transform sampling: the first token at which the cumulative probability exceeds a uniform number
-    of the row.
+    of the row. Temperature 0 is greedy search: the most likely token.
     """
 
     def __init__(self, seeds: list[int], tokens: int, *, temperature: float):
@@ -124,10 +124,13 @@ class SeededDraw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores (B, V) of which only the drawn token's is finite."""
-        logprobs_BV = (scores.double() / self._temperature).log_softmax(-1)
-        cumulative_BV = logprobs_BV.exp().cumsum(-1)
-        below_B1 = self._uniform_BR[:, len(self.logprobs), None] * cumulative_BV[:, -1:]
-        drawn_B1 = torch.searchsorted(cumulative_BV, below_B1, right=True)
+        logprobs_BV = (scores.double() / (self._temperature or 1.0)).log_softmax(-1)
+        if self._temperature:
+            cumulative_BV = logprobs_BV.exp().cumsum(-1)
+            below_B1 = self._uniform_BR[:, len(self.logprobs), None] * cumulative_BV[:, -1:]
+            drawn_B1 = torch.searchsorted(cumulative_BV, below_B1, right=True)
+        else:
+            drawn_B1 = logprobs_BV.argmax(-1, keepdim=True)
         self.logprobs.append(logprobs_BV.gather(-1, drawn_B1).squeeze(-1))
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn_B1, 0.0)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_core.benchmarks.names import GAIN, PREFIX, WINS, parse
 from rlhf_core.config.judge import TOKENS, TOKENS_WITH_REASON
 from tasks.analysis.run_evidence import RunEvidence
 
@@ -118,6 +119,24 @@ class _Rule:
         return self.covers(metric) and not self.holds(first, second)
 
 
+def same_benchmarks(first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that both evaluations gave their benchmarks' items in the same way, of one version."""
+    if not all("evaluate" in run.stages for run in (first, second)):
+        return False
+    stages = [run.stages["evaluate"] for run in (first, second)]
+    template, other = (
+        stage.config.get("evaluate", {}).get("benchmarks", {}).get("chat_template")
+        for stage in stages
+    )
+    ours, theirs = (stage.inputs for stage in stages)
+    both = [name for name in ours.keys() & theirs.keys() if name.startswith("benchmark_")]
+    return template == other and all(ours[name] == theirs[name] for name in both)
+
+
+def _is_benchmarks(of: str) -> Callable[[str], bool]:
+    return lambda metric: bool((parts := parse(metric)) and parts.of == of)
+
+
 def _begins(*prefixes: str) -> Callable[[str], bool]:
     return lambda metric: metric.startswith(prefixes)
 
@@ -157,6 +176,9 @@ _RULES = (  # the first that is broken gives the reason
         _same("reward"),
         "two different reward models",
     ),
+    _Rule(_is_benchmarks(GAIN), _same("sft"), "measured from two different SFT models"),
+    _Rule(_is_benchmarks(WINS), _same("champion"), "won against two different champions"),
+    _Rule(_begins(PREFIX), same_benchmarks, "two different versions or settings of the benchmark"),
     _Rule(_begins("eval/independent"), same_scorer, "two different independent scorers"),
     _Rule(
         _is_loss_in_tokens,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from rlhf_core.metrics import METRICS
+from rlhf_core.benchmarks.names import parse
+from rlhf_core.metrics import METRICS, in_order
 from tasks.analysis import significance
 from tasks.analysis.comparability import no_common_scale
 from tasks.analysis.pairing import estimate, paired_finding
@@ -57,7 +58,7 @@ class MetricRow:
 def metric_rows(runs: list[RunEvidence]) -> list[MetricRow]:
     """Return a row per final metric, in the order of METRICS; bounds and counts have no row."""
     found = {name for run in runs for name in run.metrics} - COUNTS
-    known = [name for name in METRICS if name in found]
+    known = in_order(found)
     names = [*known, *sorted(found - set(known))]
     return [_row(name, runs) for name in names if not name.endswith(BOUNDS)]
 
@@ -77,9 +78,11 @@ def with_better_side(metric: str, found: Finding) -> Finding:
     """
     if found.verdict != "significant" or found.difference is None:
         return found
-    if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER:
+    benchmark = parse(metric)
+    is_higher_better = metric in HIGHER_IS_BETTER or bool(benchmark and benchmark.is_share)
+    if not is_higher_better and metric not in LOWER_IS_BETTER:
         return found
-    return replace(found, better=(found.difference > 0) == (metric in HIGHER_IS_BETTER))
+    return replace(found, better=(found.difference > 0) == is_higher_better)
 
 
 def finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding:

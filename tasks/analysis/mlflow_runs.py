@@ -18,6 +18,7 @@ from tasks.analysis.run_evidence import (
     Curve,
     RunEvidence,
     StageEvidence,
+    benchmarks_in,
     items_in,
     packages,
     read_json,
@@ -232,6 +233,7 @@ def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
             curves=_curves(client, run) if full else {},
             costs=_costs(run),
             items=items_in(folder / "items.parquet"),
+            benchmarks=benchmarks_in(folder / "items.parquet"),
             samples=read_table(folder / "samples.json"),
         )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_core.evidence.item_metrics import ITEM_METRICS, columns_of, is_proportion
+from rlhf_core.evidence.item_metrics import ITEM_METRICS, benchmark_of, columns_of, is_proportion
 from rlhf_core.evidence.item_terms import metric_terms, prompt_column
 from rlhf_core.evidence.items import Columns
 from rlhf_core.stage_catalogue import EVALUATE, STAGES
@@ -96,7 +96,7 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
     if found is None or found.low is not None or metric not in ITEM_METRICS:
         return found
     stage, _ = KEYS.get(metric.partition("/")[0], ("", ""))
-    items = run.items(stage)
+    items = run.items(stage, benchmark_of(metric))
     if items is None or not columns_of(metric) <= items.keys():
         return found
     parts = _terms(metric, {name: items[name] for name in columns_of(metric)})
@@ -117,7 +117,8 @@ def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Find
     stage, key = KEYS[prefix]
     if key == "pair_id" and first.heldout(prefix) != second.heldout(prefix):
         return None
-    pairs = join([first.items(stage), second.items(stage)], key)
+    benchmark = benchmark_of(metric)
+    pairs = join([run.items(stage, benchmark) for run in (first, second)], key)
     columns = {"chosen_score", "rejected_score"} if metric == LOSS else columns_of(metric)
     if pairs is None or not all(map(pairs.has, columns)):
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.data.sources.hub import hub_sources
-from rlhf_core.evidence.items import Columns, read_items
+from rlhf_core.evidence.items import Columns, read_benchmarks, read_items
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
 from tasks.execution import resource_usage
@@ -59,6 +59,7 @@ class StageEvidence:
     # seconds, peak_memory_mib, peak_gpu_memory_mib
     costs: dict[str, float] = field(default_factory=dict)
     items: Columns | None = None  # items.parquet
+    benchmarks: dict[str, Columns] = field(default_factory=dict)  # the same, by benchmark
     samples: Columns | None = None  # the sample table, of runs without items
 
     @property
@@ -122,9 +123,12 @@ class RunEvidence:
         """Every gate decision, and the contest with the champion."""
         return [*self.decisions, *([self.contest] if self.contest else [])]
 
-    def items(self, stage: str) -> Columns | None:
-        """Return a stage's per-item evidence; None when it left none."""
-        return self.stages[stage].items if stage in self.stages else None
+    def items(self, stage: str, benchmark: str | None = None) -> Columns | None:
+        """Return a stage's per-item evidence, or that on a benchmark; None when it left none."""
+        if stage not in self.stages:
+            return None
+        found = self.stages[stage]
+        return found.items if benchmark is None else found.benchmarks.get(benchmark)
 
     def curve(self, metric: str) -> Curve:
         """Return a metric over steps; empty when it was not logged."""
@@ -224,6 +228,7 @@ def _of_folder(stage: StageRecord) -> StageEvidence:
         },
         costs=resource_usage.costs(folder),
         items=items_in(folder / files.get("items", "items.parquet")),
+        benchmarks=benchmarks_in(folder / files.get("items", "items.parquet")),
         samples=read_table(folder / files.get("samples", "samples.table.json")),
     )
 
@@ -240,6 +245,11 @@ def read_json(path: Path) -> dict:
 def items_in(path: Path) -> Columns | None:
     """Read the per-item evidence of a stage; None when there is no such file."""
     return read_items(path) if path.is_file() else None
+
+
+def benchmarks_in(path: Path) -> dict[str, Columns]:
+    """Read the evidence on each benchmark's items; {} when there is no such file."""
+    return read_benchmarks(path) if path.is_file() else {}
 
 
 def read_table(path: Path) -> Columns | None:

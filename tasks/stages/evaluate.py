@@ -8,6 +8,7 @@ from rlhf_core.config import Evaluate, EvaluationJudge, Recipe
 from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import Artifact, StageSpec
+from tasks.stages import benchmarks
 from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, taken
 
 LABELLED = "comparisons_heldout"
@@ -17,8 +18,8 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     """Return the spec.
 
     Inputs: the catalogue's, the reward model if there is one, further opinions that the recipe
-    names, a champion other than the policy, with the reward model that it was trained with where
-    that is another one, and the labelled pairs for the judge.
+    names, the files of its benchmarks, a champion other than the policy, with the reward model that
+    it was trained with where that is another one, and the labelled pairs for the judge.
     """
     inputs = taken(stage_catalogue.EVALUATE, have)
     if recipe.has_reward:
@@ -29,6 +30,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
         inputs |= _champions_reward(inputs, have)
     if recipe.evaluate.judge and recipe.evaluate.judge.agreement_pairs:
         inputs |= {name: have[name] for name in (LABELLED,) if name in have}
+    inputs |= benchmarks.folders(recipe.evaluate.benchmarks)
     section = _identity(recipe.evaluate)
     sharded = recipe.evaluate.frozen == "sharded"
     config = EvaluateStageConfig(
@@ -43,10 +45,11 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
 def _identity(config: Evaluate) -> Evaluate:
     """Return the section without what does not change the result.
 
-    Further reward models are inputs: their content counts, not their place. How many verdicts
-    MLflow shows is no matter of the stage.
+    Further reward models and task files are inputs: their content counts, not their place. How many
+    verdicts MLflow shows is no matter of the stage.
     """
-    changes: dict[str, Any] = {"reward_models": []}
+    named = benchmarks.without_places(config.benchmarks)
+    changes: dict[str, Any] = {"reward_models": [], "benchmarks": named}
     if config.judge:
         default = EvaluationJudge.model_fields["traces"].default
         changes["judge"] = config.judge.model_copy(update={"traces": default})
@@ -66,6 +69,7 @@ def check(config: Evaluate) -> None:
     """
     _folders(config)
     _sources(config)
+    benchmarks.folders(config.benchmarks)
     if config.judge and config.judge.api_key_env:
         read_key(config.judge.api_key_env)
 

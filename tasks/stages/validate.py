@@ -10,6 +10,7 @@ from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
+from tasks.stages import benchmarks
 from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
@@ -19,10 +20,10 @@ PREPARED = "{prepared}"
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     """Return the spec.
 
-    Local sources are inputs under their field's name, known by content; hub names stay in the
-    config, each with its commit. Raises BadInput for what cannot be read, for rows that may be
-    longer than the model's context, and for models that later stages cannot use; StageFailed when
-    neither the hub nor its cache knows the commit.
+    Local sources are inputs under their field's name, known by content, as are the task files of
+    benchmarks; hub names stay in the config, each with its commit. Raises BadInput for what cannot
+    be read, for rows that may be longer than the model's context, and for models that later stages
+    cannot use; StageFailed when neither the hub nor its cache knows the commit.
     """
     inputs = taken(stage_catalogue.VALIDATE, have)
     hub: dict[str, Source] = {}
@@ -32,6 +33,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
             inputs[field] = found
         elif source:
             hub[field] = source
+    inputs |= benchmarks.folders(recipe.evaluate.benchmarks)
     sft = recipe.model.sft
     model = model_folder("model.sft", sft) if sft else have["base"].path
     require_context(recipe, model)

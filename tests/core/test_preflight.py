@@ -4,6 +4,7 @@ The validate stage refuses a recipe whose needs are not met, before anything is 
 """
 
 import pytest
+from benchmark_tasks import write_task
 
 from rlhf_core.config import LoRA, RewardFunction
 from rlhf_core.config.stage_configs import Needs
@@ -102,3 +103,25 @@ def test_what_is_there_is_taken(tiny_model):
     require(
         Needs(strength=True, votes=True, functions=[EXACT], adapters=adapters), given, tiny_model
     )
+
+
+def test_the_metrics_of_benchmarks_are_those_that_gates_and_the_contest_look_at(recipe):
+    wins = "eval/benchmark/a/exact_match_win_rate_vs_champion"
+    found = needs_of(
+        recipe(
+            'evaluate.benchmarks.tasks=["a", "b"]',
+            "evaluate.gate.benchmarks.a={}",
+            f'registry.contest.metric="{wins}"',
+        )
+    )
+    assert found.benchmarks == {"a": ("acc", "exact_match"), "b": ()}
+
+
+def test_a_benchmark_that_does_not_load_or_lacks_a_metric_is_refused(tmp_path):
+    files = {"choose": write_task(tmp_path / "choose").parent / "**" / "*[!c]"}
+    require(Needs(benchmarks={"choose": ("acc",)}), {}, tmp_path, files)
+    with pytest.raises(BadInput, match=r"choose does not measure 'acc_norm', .* one of acc"):
+        require(Needs(benchmarks={"choose": ("acc_norm",)}), {}, tmp_path, files)
+    (tmp_path / "choose" / "items.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"the benchmark choose of .* cannot be loaded"):
+        require(Needs(benchmarks={"choose": ()}), {}, tmp_path, files)

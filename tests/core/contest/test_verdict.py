@@ -5,7 +5,8 @@ from contests import evaluated, outcomes
 from scipy.stats import binomtest
 
 from rlhf_core.config import Contest, Evaluate, Judge
-from rlhf_core.contest.verdict import Look, decide_contest, deciding_metrics
+from rlhf_core.contest.verdict import Look, contest_items, decide_contest, deciding_metrics
+from rlhf_core.rundir import Artifact
 
 BY_REWARD = "eval/win_rate_vs_champion"
 BY_CHAMPIONS = "eval/win_rate_vs_champion_by_its_reward"
@@ -108,3 +109,12 @@ def test_the_smallest_effect_must_be_exceeded(tmp_path):
 def test_a_comparison_that_is_missing_wins_nothing(tmp_path):
     decision = decided(tmp_path, {"score": outcomes(0.9)})
     assert not decision.passed and decision.value is None and BY_SCORER in decision.reason
+
+
+def test_a_contest_by_a_benchmark_is_counted_by_the_benchmarks_files(tmp_path):
+    spec = evaluated(tmp_path, {"score": outcomes(0.6)}).spec
+    asked = {"benchmark_t": Artifact(path=tmp_path, digest="of the task's files")}
+    spec = spec.model_copy(update={"inputs": spec.inputs | asked})
+    named = Contest(metric="eval/benchmark/t/acc_win_rate_vs_champion")
+    assert contest_items(named, spec) == asked["benchmark_t"]
+    assert contest_items(Contest(), spec) == spec.inputs["prompts_heldout"]

@@ -1,0 +1,1 @@
+"""Benchmarks: what their metrics, items and task files are called."""

@@ -1,0 +1,94 @@
+"""The task folders of the benchmarks that a recipe names: its own, this project's, lm-eval's."""
+
+import difflib
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlhf_core import ROOT
+from rlhf_core.benchmarks.names import benchmark_name, input_name, is_task_file
+from rlhf_core.config.evaluate import Benchmarks
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
+from tasks.stages.spec import Artifacts, is_there, permitted, readable
+
+KEY = "evaluate.benchmarks.tasks"
+LIBRARY = "lm_eval"
+SHIPPED = ROOT / "rlhf_core" / "evaluation" / "benchmarks" / "tasks"
+# every file of a folder but those that Python has compiled, whose names end in c
+FILES = Path("**", "*[!c]")
+_NAMED = re.compile(r"^(?:task|group|tag):[ \t]*['\"]?([\w.-]+)['\"]?[ \t]*$", re.MULTILINE)
+
+
+def folders(config: Benchmarks) -> Artifacts:
+    """Return the files of each benchmark's task, as inputs named 'benchmark_<name>'.
+
+    Raises BadInput when lm-eval is not installed, and for a benchmark that is not there.
+    """
+    if not config.tasks:
+        return {}
+    if find_spec(LIBRARY) is None:
+        raise BadInput(
+            f"{KEY} is {config.tasks}, and lm-eval, which runs benchmarks, is not installed;"
+            " expected the package lm_eval. Install it with `make setup`, or with `pip install"
+            " 'rlhf-pipeline[bench]'`, or leave the benchmarks out: --set"
+            " 'evaluate.benchmarks.tasks=[]' --set 'evaluate.gate.benchmarks={}'."
+        )
+    return {
+        input_name(benchmark_name(task)): Artifact.of(_folder(task) / FILES)
+        for task in config.tasks
+    }
+
+
+def without_places(config: Benchmarks) -> Benchmarks:
+    """Return the section with the benchmarks' names in place of their files' paths."""
+    return config.model_copy(update={"tasks": config.names})
+
+
+def _folder(task: str) -> Path:
+    if is_task_file(task):
+        return _folder_of_file(task)
+    if (SHIPPED / task).is_dir():
+        return SHIPPED / task
+    known = _known_to_library()
+    if task in known:
+        return known[task]
+    names = [*(path.name for path in SHIPPED.iterdir()), *known]
+    close = difflib.get_close_matches(task, names, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists its own."
+    raise BadInput(
+        f"{KEY} has {task!r}, which neither this project nor lm-eval knows; expected the name of a"
+        f" task or a group, or the path of a task file (NAME.yaml); {hint}"
+    )
+
+
+def _folder_of_file(task: str) -> Path:
+    path = Path(task).expanduser()
+    if not is_there(KEY, path) or not path.is_file():
+        raise BadInput(
+            f"{KEY} has {task!r}: no such file in {Path.cwd()}; expected a task file of lm-eval."
+            " Correct the path."
+        )
+    readable(KEY, permitted(KEY, path))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    names = re.findall(r"^task:[ \t]*['\"]?([^'\"\n#]*?)['\"]?[ \t]*(?:#.*)?$", text, re.MULTILINE)
+    if names != [path.stem]:
+        found = f"names the task {names[0]!r}" if names else "names no task"
+        raise BadInput(
+            f"{KEY} has {task!r}, which {found}; expected `task: {path.stem}`, as the file is"
+            " called, because metrics and gates have that name. Rename one of them."
+        )
+    return readable(KEY, permitted(KEY, path.resolve().parent))
+
+
+@cache
+def _known_to_library() -> dict[str, Path]:
+    """Return the folder of the file that defines each task, group and tag of lm-eval."""
+    spec = find_spec(LIBRARY)
+    assert spec is not None and spec.origin, "lm-eval was found before"
+    found: dict[str, Path] = {}
+    for file in sorted((Path(spec.origin).parent / "tasks").rglob("*.yaml")):
+        for name in _NAMED.findall(file.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(name, file.parent)
+    return found
