@@ -13,11 +13,10 @@ from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import EVALUATE, PREPARE, SFT, STAGES, Stage
 from tasks.leakage.training_data import Origins
-from tasks.records.heldout_check import HeldoutCheck
+from tasks.records.heldout_check import HeldoutCheck, brief_reasons
 from tasks.run_context import RunContext
 from tasks.stages.contract import spec_of
 from tasks.stages.spec import Artifacts
-from tasks.tracking.client import brief
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,10 +45,10 @@ def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found |
     if not models or not heldout:
         return None
     own = {(name, have[name].digest) for name in have if name.endswith("_train")}
-    trained, unknown = _training_prompts(context, models, own)
-    if not unknown and not any(trained.values()):
+    check = HeldoutCheck(prompts={})
+    trained = _training_prompts(context, models, own, check)
+    if not check.unknown and not any(trained.values()):
         return None
-    check = HeldoutCheck(prompts={}, unknown=unknown, known=sorted(set(models) - set(unknown)))
     splits: Artifacts = {}
     for name in heldout:
         if kept := _kept(context, have[name], _counting(trained, name), check, name):
@@ -81,21 +80,24 @@ TrainedPrompts = dict[str, dict[str, set[str]]]
 
 
 def _training_prompts(
-    context: RunContext, models: dict[str, Artifact], own: set[tuple[str, str]]
-) -> tuple[TrainedPrompts, dict[str, str]]:
-    """Return the prompts that each model was trained on beside this run's, and what is unknown."""
+    context: RunContext, models: dict[str, Artifact], own: set[tuple[str, str]], check: HeldoutCheck
+) -> TrainedPrompts:
+    """Return the prompts that each model was trained on beside this run's own.
+
+    Note in `check` whose training data are known, and why others are not.
+    """
     origins = Origins(context.workspace, partial(_client, context))
     trained: TrainedPrompts = {}
-    unknown: dict[str, str] = {}
     for name, model in models.items():
-        try:
-            trained[name], reasons = _prompts_of(origins, model.digest, own)
-        except Exception as error:  # of MLflow, of many kinds
-            context.tracker.is_behind(error)
-            trained[name], reasons = {}, [f"MLflow does not answer: {brief(error)}"]
+        trained[name], reasons, some = _prompts_of(origins, model.digest, own)
         if reasons:
-            unknown[name] = reasons[0]
-    return trained, unknown
+            check.unknown[name] = brief_reasons(reasons)
+        if reasons and some:
+            check.known_in_part.append(name)
+    check.known += sorted(set(models) - set(check.unknown))
+    if origins.mlflow_error and not context.tracker.problem:
+        context.tracker.is_behind(origins.mlflow_error)
+    return trained
 
 
 def _client(context: RunContext) -> "MlflowClient":
@@ -107,18 +109,18 @@ def _client(context: RunContext) -> "MlflowClient":
 
 def _prompts_of(
     origins: Origins, model: str, own: set[tuple[str, str]]
-) -> tuple[dict[str, set[str]], list[str]]:
-    """Return a model's training prompts by split, and why some are not known."""
+) -> tuple[dict[str, set[str]], list[str], bool]:
+    """Return a model's training prompts by split, why some are not known, and if any split is."""
     data = origins.training_data(model)
     found: dict[str, set[str]] = {}
     reasons = list(data.unknown)
     for split, digest in sorted(data.splits - own):
-        prompts = origins.prompts(digest, model)
+        prompts, why = origins.prompts(digest, model)
         if prompts is None:
-            reasons.append(f"no copy of its {split} {digest[:12]} is left")
+            reasons += [f"its {split} {digest[:12]} {why[0]}", *why[1:]]
         else:
             found.setdefault(split, set()).update(prompts)
-    return found, reasons
+    return found, reasons, bool(found or data.splits & own)
 
 
 def _counting(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:

@@ -1,9 +1,10 @@
 """The training splits that are recorded for a model, and the prompts that these hold.
 
-Records are looked for in the run directories of this workspace, then in MLflow.
+Records are looked for in the run directories of this workspace, then in MLflow. A record that
+cannot be read, and an MLflow that does not answer, are reasons why something is not known. They
+take nothing away from what other records say.
 """
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_core.data.splits import TRAIN_PROMPTS, load_split, prompt_keys
+from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import PREPARE, SFT, VALIDATE
 from tasks.analysis import mlflow_runs
 from tasks.records.workspace import Workspace
+from tasks.tracking.client import brief
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,23 +44,28 @@ class TrainingData:
 class Origins:
     """The records of who made which model, and of the prompts of training splits.
 
-    client: called for MLflow's client, once the workspace does not know a model.
+    client: called for MLflow's client, once the workspace does not know a model. An error of MLflow
+    stands in `mlflow_error`; MLflow is not asked again then.
     """
 
     def __init__(self, workspace: Workspace, client: Callable[[], "MlflowClient"]):
         self._client = client
+        self.mlflow_error: Exception | None = None
         self._makings: dict[str, list[Making]] = {}  # by digest of the model
-        self._files: dict[str, Path] = {}  # by digest of a training split: where its prompts are
+        self._files: dict[str, list[Path]] = {}  # by digest of a training split: with its prompts
         self._prompts: dict[str, frozenset[str]] = {}  # by digest of a training split: those read
         self._asked: set[str] = set()  # digests of models that MLflow was asked for
+        self._unreadable: list[str] = []  # run directories without a readable record, and why
         for file in sorted(workspace.runs.glob("*/result.json")):
-            self._learn_folder(file.parent)
+            try:
+                self._learn_folder(file.parent)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                self._unreadable.append(f"{file.parent} cannot be read: {brief(error)}")
 
     def training_data(self, digest: str) -> TrainingData:
         """Return the training splits behind a model: its own, and those of its parents.
 
-        A base model has none: what it was pretrained on is recorded nowhere. Raises what MLflow
-        raises.
+        A base model has none: what it was pretrained on is recorded nowhere.
         """
         found, seen, queue = TrainingData(), set[str](), [(digest, True)]
         while queue:
@@ -65,9 +73,9 @@ class Origins:
             if model in seen:
                 continue
             seen.add(model)
-            makings = self._makings_of(model, must_be_known)
+            makings = self._makings_of(model)
             if not makings and must_be_known:
-                found.unknown.append(f"no run here or in MLflow made {model[:12]}")
+                found.unknown += self._why_unknown(model)
             for making in makings:
                 found.splits |= {
                     (name, split)
@@ -81,27 +89,45 @@ class Origins:
                 ]
         return found
 
-    def prompts(self, split_digest: str, model: str) -> frozenset[str] | None:
-        """Return the keys of a training split's prompts, None where no record of them is left.
+    def prompts(self, split_digest: str, model: str) -> tuple[frozenset[str] | None, list[str]]:
+        """Return the keys of a training split's prompts, and why they are None where they are.
 
         model: digest of the model whose data it is. MLflow is asked for it where the workspace has
-        cleared the split away. Raises what MLflow raises.
+        cleared the split away, or holds it damaged.
         """
-        if split_digest not in self._files:
+        reasons = []
+        for file in self._files.get(split_digest, []):
+            if split_digest in self._prompts:
+                break
+            try:
+                self._read_prompts(file, split_digest)
+            except Exception as error:  # damaged in any way, or removed a moment ago
+                reasons.append(f"cannot be read: {brief(error)}, in {file}")
+        if split_digest not in self._prompts:
             self._ask_mlflow(model)
-        file = self._files.get(split_digest)
-        if split_digest not in self._prompts and file is not None:
-            if file.name == TRAIN_PROMPTS:
-                self._prompts |= dict(_listed(file))
-            else:
-                self._prompts[split_digest] = prompt_keys(load_split(file))
-        return self._prompts.get(split_digest)
+        if split_digest in self._prompts:
+            return self._prompts[split_digest], []
+        return None, (reasons or ["has no copy left"]) + self._mlflow_reason()
 
-    def _makings_of(self, digest: str, must_be_known: bool) -> list[Making]:
+    def _read_prompts(self, file: Path, split_digest: str) -> None:
+        if file.name == TRAIN_PROMPTS:
+            self._prompts |= dict(_listed(file))
+        else:
+            Artifact(path=file, digest=split_digest).verified()  # it may be cut after a line
+            self._prompts[split_digest] = prompt_keys(load_split(file))
+
+    def _makings_of(self, digest: str) -> list[Making]:
         if digest not in self._makings:
-            with contextlib.nullcontext() if must_be_known else contextlib.suppress(Exception):
-                self._ask_mlflow(digest)
+            self._ask_mlflow(digest)
         return self._makings.get(digest, [])
+
+    def _why_unknown(self, model: str) -> list[str]:
+        here = "here" if self.mlflow_error else "here or in MLflow"
+        return [f"no run {here} made {model[:12]}", *self._mlflow_reason(), *self._unreadable]
+
+    def _mlflow_reason(self) -> list[str]:
+        error = self.mlflow_error
+        return [f"MLflow does not answer: {brief(error)}"] if error else []
 
     def _learn_folder(self, folder: Path) -> None:
         """Add what a run directory made; releases before this one list no prompts."""
@@ -109,8 +135,9 @@ class Origins:
         self._learn(spec, result)
         for name, item in result.get("outputs", {}).items():
             files = [folder / TRAIN_PROMPTS, folder / item["path"]]
-            if name.endswith("_train") and (there := [file for file in files if file.is_file()]):
-                self._files[item["digest"]] = there[0]
+            if name.endswith("_train"):
+                there = [file for file in files if file.is_file()]
+                self._files[item["digest"]] = self._files.get(item["digest"], []) + there
 
     def _learn(self, spec: dict, result: dict) -> None:
         """Add the model that a stage made, if it made one and left both records."""
@@ -124,10 +151,15 @@ class Origins:
 
     def _ask_mlflow(self, digest: str) -> None:
         """Learn from the runs in which a registered model was made, once per model."""
-        if digest in self._asked:
+        if digest in self._asked or self.mlflow_error:
             return
         self._asked.add(digest)
-        client = self._client()
+        try:
+            self._learn_from_mlflow(self._client(), digest)
+        except Exception as error:  # of many kinds
+            self.mlflow_error = error
+
+    def _learn_from_mlflow(self, client: "MlflowClient", digest: str) -> None:
         versions = client.search_model_versions(f"tags.digest = '{digest}'")
         runs = {v.tags["pipeline_run_id"] for v in versions if "pipeline_run_id" in v.tags}
         for run_id in sorted(runs):

@@ -2,12 +2,15 @@
 
 from pydantic import BaseModel
 
+SHOWN_REASONS = 3  # in a sentence that is also a tag in MLflow
+
 
 class HeldoutCheck(BaseModel):
     """The result of one search. Models are named by the inputs of the stage.
 
     prompts, left_out: different prompts by held-out split, before the search, and those left out.
     leaked: prompts by model, of all held-out splits together. unknown: why, by model.
+    known_in_part: the models of `unknown` of which some training split was searched.
     """
 
     prompts: dict[str, int]
@@ -15,6 +18,7 @@ class HeldoutCheck(BaseModel):
     leaked: dict[str, int] = {}
     unknown: dict[str, str] = {}
     known: list[str] = []
+    known_in_part: list[str] = []
 
     @property
     def is_clean(self) -> bool:
@@ -33,8 +37,20 @@ class HeldoutCheck(BaseModel):
             )
         if self.known and not self.left_out:
             parts.append(f"no held-out prompt is a training prompt of {', '.join(self.known)}")
-        parts += [
-            f"the training data of {name} are unknown ({why}), so nothing was searched for it"
-            for name, why in self.unknown.items()
-        ]
+        parts += [self._unsearched(name, why) for name, why in self.unknown.items()]
         return "; ".join(parts)
+
+    def _unsearched(self, name: str, why: str) -> str:
+        if name in self.known_in_part:
+            return (
+                f"the training data of {name} are known in part only ({why}), so the rest was not"
+                " searched"
+            )
+        return f"the training data of {name} are unknown ({why}), so nothing was searched for it"
+
+
+def brief_reasons(reasons: list[str]) -> str:
+    """Return different reasons as one text, the first few of many."""
+    different = list(dict.fromkeys(reasons))
+    more = len(different) - SHOWN_REASONS
+    return ", ".join(different[:SHOWN_REASONS]) + (f" and {more} more" if more > 0 else "")

@@ -119,3 +119,63 @@ def test_a_given_reward_model_is_searched_before_it_is_measured(made, have, tmp_
     found = without_leaks(context, REWARD, have | {"base": have["sft"]})
     assert found.check.left_out == {"comparisons_heldout": 10}
     assert found.check.leaked == {"given": 10}
+
+
+def champion_of_unknown_sft(made, *prompts):
+    """Return a champion whose PPO run is here, and whose SFT model no run here made."""
+    data = made.stage("validate", "known", {}, {"prompts_train": rows(*prompts)})
+    elsewhere = Artifact(path=made.workspace.home, digest="e" * 64)
+    inputs = {"policy": elsewhere, "prompts_train": data["prompts_train"]}
+    return made.stage("ppo", "known", inputs, {"model": "known"})["model"], data["prompts_train"]
+
+
+def test_leaks_found_here_are_left_out_though_mlflow_fails_for_a_parent(
+    context, made, have, caplog
+):
+    """Bug: everything that was found was thrown away, and all 150 prompts were measured."""
+    have["champion"], _ = champion_of_unknown_sft(made, *HELDOUT[:60])
+    (made.workspace.home / "mlflow.db").write_text("no database")
+    found = without_leaks(context, EVALUATE, have)
+    assert found.check.left_out["prompts_heldout"] == 60
+    assert len(load_split(found.splits["prompts_heldout"].path)) == 90
+    assert set(found.check.unknown) == {"champion"}
+    known_in_part = "the training data of champion are known in part only (no run here made eeeeeee"
+    assert known_in_part in caplog.text and "MLflow does not answer: " in caplog.text
+    assert "), so the rest was not searched" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_text('{"prompt"'),
+        lambda file: file.write_text(file.read_text().splitlines()[0] + "\n"),
+        lambda file: file.write_bytes(b"\xff\xfe"),
+    ],
+    ids=["cut in a line", "cut after a line", "not text"],
+)
+def test_a_damaged_split_is_named_and_is_no_failure_of_mlflow(context, made, have, damage):
+    """Bug: "MLflow does not answer"; a file cut after a line counted as whole."""
+    have["champion"], split = champion_of_unknown_sft(made, *HELDOUT[:60])
+    damage(split.path)
+    found = without_leaks(context, EVALUATE, have)
+    why = found.check.unknown["champion"]
+    assert f"its prompts_train {split.digest[:12]} cannot be read" in why
+    assert str(split.path) in why and "MLflow does not answer" not in why
+    assert "no run here or in MLflow made eeeeeeeeeeee" in why
+    assert context.tracker.problem is None
+
+
+@pytest.mark.parametrize("file", ["spec.json", "result.json"])
+def test_a_damaged_record_is_named_where_the_maker_of_a_model_is_not_found(
+    context, made, have, file
+):
+    """Bug: a traceback at the first record that was cut."""
+    _, sft, reward = made.pipeline("theirs", *HELDOUT[:30])
+    (made.workspace.runs / "sft-theirs" / file).write_text('{"stage": "s')
+    have["champion"] = made.stage(
+        "ppo", "theirs", {"policy": sft, "reward": reward}, {"model": "t"}
+    )["model"]
+    check = without_leaks(context, EVALUATE, have).check
+    assert f"no run here or in MLflow made {sft.digest[:12]}" in check.unknown["champion"]
+    assert "sft-theirs cannot be read" in check.unknown["champion"]
+    assert check.left_out == {"prompts_heldout": 30} and set(check.unknown) == {"champion"}

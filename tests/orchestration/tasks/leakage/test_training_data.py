@@ -37,7 +37,7 @@ def test_a_model_has_its_own_training_splits_and_those_of_its_parents(made):
     assert not found.unknown
     assert found.splits == {(name, item.digest) for name, item in data.items()}
     digest = data["comparisons_train"].digest
-    assert origins.prompts(digest, reward.digest) == prompt_keys(rows("one", "two"))
+    assert origins.prompts(digest, reward.digest) == (prompt_keys(rows("one", "two")), [])
     assert len(origins.training_data(sft.digest).splits) == 1
 
 
@@ -48,7 +48,7 @@ def test_the_prompts_are_read_from_the_list_where_the_split_itself_is_gone(made)
     listed = {"comparisons_train": {"digest": split.digest, "prompts": ["k"]}}
     (folder / TRAIN_PROMPTS).write_text(json.dumps(listed))
     split.path.unlink()
-    assert Origins(made.workspace, unasked).prompts(split.digest, reward.digest) == {"k"}
+    assert Origins(made.workspace, unasked).prompts(split.digest, reward.digest)[0] == {"k"}
 
 
 def test_a_model_that_no_run_made_is_unknown_and_so_is_what_was_made_from_it(made):
@@ -65,7 +65,33 @@ def test_a_split_of_which_no_copy_is_left_has_no_prompts(made):
     data, _, reward = made.pipeline("a", "one")
     shutil.rmtree(made.workspace.runs / "validate-a")
     origins = Origins(made.workspace, no_versions)
-    assert origins.prompts(data["comparisons_train"].digest, reward.digest) is None
+    found = origins.prompts(data["comparisons_train"].digest, reward.digest)
+    assert found == (None, ["has no copy left"])
+
+
+def test_a_damaged_list_is_replaced_by_the_split_itself(made):
+    data, _, reward = made.pipeline("a", "one")
+    split = data["comparisons_train"]
+    (split.path.parent / TRAIN_PROMPTS).write_text("{")
+    found = Origins(made.workspace, unasked).prompts(split.digest, reward.digest)
+    assert found == (prompt_keys(rows("one")), [])
+
+
+def test_an_mlflow_that_fails_is_asked_once_and_is_the_reason_for_every_unknown_model(made):
+    """Bug: asked again for one model, the second answer was that MLflow knows no run of it."""
+    asked = []
+
+    def failing():
+        asked.append(1)
+        raise ConnectionError("refused")
+
+    origins = Origins(made.workspace, failing)
+    for digest in ("f" * 64, "f" * 64, "e" * 64):
+        assert origins.training_data(digest).unknown == [
+            f"no run here made {digest[:12]}",
+            "MLflow does not answer: ConnectionError: refused",
+        ]
+    assert len(asked) == 1 and isinstance(origins.mlflow_error, ConnectionError)
 
 
 @pytest.mark.slow
@@ -88,8 +114,8 @@ def test_mlflow_knows_the_training_data_of_a_registered_model_whose_runs_are_els
     (split,) = {digest for name, digest in here.splits if name == "prompts_train"}
     origins = Origins(workspace, lambda: runs)
     assert origins.training_data(digest) == here
-    assert origins.prompts(split, digest) is None  # the stage program lists no prompts
+    assert origins.prompts(split, digest)[0] is None  # the stage program lists no prompts
     validation = runs.search_runs(["1"], "tags.stage = 'validate'")[0].info.run_id
     listed = {"prompts_train": {"digest": split, "prompts": ["k"]}}
     runs.log_dict(validation, listed, TRAIN_PROMPTS)
-    assert Origins(workspace, lambda: runs).prompts(split, digest) == {"k"}
+    assert Origins(workspace, lambda: runs).prompts(split, digest)[0] == {"k"}
