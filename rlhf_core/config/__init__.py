@@ -6,14 +6,13 @@ from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, FrozenPlacement, Severity
 from rlhf_core.config.judge import EvaluationJudge, Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
-from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
 from rlhf_core.config.registry import Approval, Contest, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.sampling import DynamicSampling, Sampling
-from rlhf_core.config.training import DPO, SFT, Reward, Training
+from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
 
 __all__ = [
     "ALIGNMENTS",

@@ -1,18 +1,15 @@
 """Read a recipe: a TOML file, settings on top, and one clear sentence per error."""
 
-import difflib
-import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import get_args
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from rlhf_core import ROOT
-from rlhf_core.config.fields import Config
+from rlhf_core.config.explain import explain, field_of, mixed_types
 from rlhf_core.config.recipe import Recipe
 from rlhf_core.errors import ConfigError
 
@@ -27,67 +24,17 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
     Raises ConfigError that names the key, the value found and what is allowed.
     """
     values = _read(name)
+    wrong = mixed_types(values)
     for setting in settings:
         _apply(values, setting)
+    lines = list(wrong.values())
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
-        raise ConfigError(f"recipe {name} is not valid:\n  " + "\n  ".join(lines)) from None
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(map(str, error["loc"]))
-    if key.endswith("api_key_env"):
-        return (
-            f"{key}: expected the NAME of an environment variable, e.g. JUDGE_API_KEY, not the key"
-            " itself"
-        )
-    if error["type"] == "value_error":
-        return (f"{key}: " if key else "") + error["msg"].removeprefix("Value error, ")
-    if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']} (found {error['input']!r:.80}){_meaning(error['loc'])}"
-    known = {name for section in _sections(Config) for name in section.model_fields}
-    close = difflib.get_close_matches(str(error["loc"][-1]), sorted(known), n=3)
-    return f"{key}: there is no such key" + (
-        f"; did you mean {' or '.join(close)}?" if close else ""
-    )
-
-
-def _meaning(location: tuple[str | int, ...]) -> str:
-    """Return the description of a key and its default, '' if the key is unknown.
-
-    They help the reader whose value was refused.
-    """
-    # parts that are numbers are places in a list
-    field = _field([part for part in location if isinstance(part, str)])
-    if field is None:
-        return ""
-    known = [field.description.rstrip(".")] if field.description else []
-    if field.default is None or isinstance(field.default, str | int | float):
-        known.append(f"default {'none' if field.default is None else json.dumps(field.default)}")
-    return f". It is: {'; '.join(known)}" if known else ""
-
-
-def _field(names: list[str]) -> FieldInfo | None:
-    """Return the field of a recipe's dotted key; None if there is no such key."""
-    section: type[Config] | None = Recipe
-    field = None
-    for name in names:
-        field = section.model_fields.get(name) if section is not None else None
-        section = _section_in(field.annotation) if field else None
-    return field
-
-
-def _section_in(annotation: object) -> type[Config] | None:
-    """Return the recipe section in an annotation, also inside a union, a list or Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
-
-
-def _sections(kind: type[Config]) -> list[type[Config]]:
-    return [section for child in kind.__subclasses__() for section in (child, *_sections(child))]
+        lines += [explain(each) for each in error.errors() if each["loc"] not in wrong]
+    if lines:
+        raise ConfigError(f"recipe {name} is not valid:\n  " + "\n  ".join(lines))
+    return recipe
 
 
 def _read(name: str) -> dict:
@@ -104,11 +51,32 @@ def _read(name: str) -> dict:
             f"no recipe {name!r}; expected one of {known}, or the path of a .toml file"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); expected UTF-8"
+            " text. Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
+        ) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {_of_line(error, text)}") from None
+
+
+def _of_line(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """Return the message of tomllib with the line that it speaks of."""
+    message = str(error)
+    if not (place := re.search(r"at line (\d+)", message)):
+        return message
+    line = text.split("\n")[int(place[1]) - 1].split("#")[0].strip()
+    if "overwrite" in message:
+        message = f"a key is given twice (at line {place[1]}); remove one of the two"
+    return f"{message}. The line is: {line:.80}" if line else message
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
@@ -135,7 +103,7 @@ def _apply(values: dict, setting: str) -> None:
         child = dict(child) if child else {}
         values[parent] = child
         values = child
-    if text.strip() != "none" or not (field := _field(key.strip().split("."))):
+    if text.strip() != "none" or not (field := field_of(tuple(key.strip().split(".")))):
         values[last] = _value(text.strip())
     elif type(None) in get_args(field.annotation):
         values[last] = None

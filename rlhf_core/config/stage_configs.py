@@ -10,11 +10,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, mod
 from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import Config, Positive
-from rlhf_core.config.lora import LoRA
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.rewards import RewardFunction
-from rlhf_core.config.training import DPO, SFT, Reward
+from rlhf_core.config.training import DPO, SFT, LoRA, Reward
 
 
 class StageConfig(Config):

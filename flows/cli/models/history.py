@@ -18,8 +18,9 @@ Verify = Annotated[
 def history(name: ModelName, as_json: AsJson = False, verify: Verify = False) -> None:
     """List every attempt to change the champion.
 
-    Attempts that were killed are completed or undone first. An entry that was altered or deleted
-    after a later one began is a problem, which is printed; with --verify it ends with exit code 3.
+    Attempts that were killed are completed or undone first. A name that no model has is refused. An
+    entry that was altered or deleted after a later one began is a problem, which is printed; with
+    --verify it ends with exit code 3.
     """
     quiet_libraries()
     from flows.cli.tables.history import history_json, history_table
@@ -29,6 +30,8 @@ def history(name: ModelName, as_json: AsJson = False, verify: Verify = False) ->
 
     where, _ = aliases.open_registry(name, must_exist=False)
     found = promotion.history(where)
+    if not found.entries:
+        _require_model(where.name)
     if as_json:
         print_json(history_json(found))
     elif found.entries:
@@ -40,4 +43,25 @@ def history(name: ModelName, as_json: AsJson = False, verify: Verify = False) ->
     for problem in [] if as_json else found.problems:
         print(problem, file=sys.stderr)
     if verify and not as_json:
-        print(f"Entries that a later one vouches for: 1 to {covered(found.entries)}, unaltered.")
+        print(_verified(covered(found.entries)))
+
+
+def _verified(last: int) -> str:
+    """Return what an unaltered ledger shows, whose entries 1 to `last` are covered."""
+    if not last:
+        return "Nothing to verify yet: no entry has a later one that holds its digest."
+    return f"Entries that a later one vouches for: 1 to {last}, unaltered."
+
+
+def _require_model(name: str) -> None:
+    """Raise BadInput, with the names that are there, if neither model of that name is registered.
+
+    A reward model alone is enough: the policy follows later.
+    """
+    from rlhf_core.errors import BadInput
+    from tasks.promotion.aliases import open_registry
+
+    try:
+        open_registry(f"{name}-reward")
+    except BadInput:
+        open_registry(name)

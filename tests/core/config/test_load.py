@@ -205,7 +205,10 @@ def test_none_unsets_a_key(recipe):
 
 
 def test_none_of_a_key_that_must_be_there_or_is_not_known_is_refused(recipe):
-    with pytest.raises(ConfigError, match=r"data\.demonstrations: Field required"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.demonstrations is missing; add demonstrations = \.\.\. to \[data\]",
+    ):
         recipe("data.demonstrations=none")
     with pytest.raises(ConfigError, match=r"data\.promts: there is no such key; did you mean"):
         recipe("data.promts=none")

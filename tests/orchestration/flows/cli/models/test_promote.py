@@ -95,10 +95,19 @@ def test_a_refusal_is_one_message_and_its_exit_code(rlhf, words, code, says):
     assert (found, out) == (code, "") and says in err and "Traceback" not in err
 
 
-def test_a_history_of_nothing_says_so(rlhf):
-    code, out, _ = rlhf("history", "other")
-    assert code == 0 and out == "No attempt to promote other is recorded.\n"
+def test_a_history_of_nothing_says_so(rlhf, registry):
+    registry.client.create_registered_model("other-reward")
+    code, out, _ = rlhf("history", "other", "--verify")
+    assert code == 0 and out.startswith("No attempt to promote other is recorded.\n")
+    assert "Nothing to verify yet" in out and "1 to 0" not in out
     assert json.loads(rlhf("history", "other", "--json")[1])["entries"] == []
+
+
+@pytest.mark.parametrize("options", [[], ["--verify"], ["--json"]])
+def test_a_history_of_a_model_that_is_not_there_is_refused(rlhf, options):
+    code, out, err = rlhf("history", "nosuch", *options)
+    assert (code, out) == (2, "") and "no registered model nosuch-policy; found" in err
+    assert "tiny-policy" in err
 
 
 def test_history_shows_what_is_wrong_and_refusals_with_their_reason(rlhf, registry):
