@@ -8,11 +8,13 @@ from flows.report.comparison_tables import difference_tables, metric_table, samp
 from flows.report.page import Section, badge, cell, fitting, folded, join, legend, link, page, table
 from flows.report.picture import picture
 from flows.report.plots import plots
+from flows.report.seed_table import seed_table
 from flows.report.stage_tables import gate_table, stage_table
 from tasks.analysis.comparison import Comparison
 from tasks.analysis.lineage_graph import build
 from tasks.analysis.metric_rows import MetricRow
 from tasks.analysis.run_evidence import RunEvidence
+from tasks.analysis.seed_groups import SeedRow
 
 KEY = {
     "reward/accuracy",
@@ -74,6 +76,7 @@ def _sections(comparison: Comparison, samples: int) -> list[Section]:
         ),
         ("What differs", difference_tables(names, comparison.differences)),
         ("Metrics", metrics),
+        *_seeds(comparison),
         ("Curves and costs", plots(runs)),
         (
             "Replies to the same prompts",
@@ -84,7 +87,20 @@ def _sections(comparison: Comparison, samples: int) -> list[Section]:
     ]
 
 
-def is_key(row: MetricRow) -> bool:
+def _seeds(comparison: Comparison) -> list[Section]:
+    """Return the section with the metrics over seeds; none where each run is alone."""
+    if not comparison.seed_groups:
+        return []
+    names = [group.name for group in comparison.seed_groups]
+    key, rest = (
+        [row for row in comparison.seed_metrics if is_key(row) == wanted]
+        for wanted in (True, False)
+    )
+    tables = seed_table(names, key) + folded(f"{len(rest)} more metrics", seed_table(names, rest))
+    return [("Over seeds", tables)]
+
+
+def is_key(row: MetricRow | SeedRow) -> bool:
     """Check that a metric is shown unfolded: judgements of the policy, one or two per stage."""
     return row.metric in KEY or (row.metric.startswith(JUDGED) and not row.metric.endswith("_sft"))
 

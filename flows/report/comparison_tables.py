@@ -30,8 +30,8 @@ def verdict(found: Finding) -> Markup:
 
 
 def detail(found: Finding) -> str:
-    """Return how a finding was made: number of items, method, note."""
-    return "; ".join(filter(None, [found.sample, found.method, found.note]))
+    """Return how a finding was made: number of items, method, p-values, note."""
+    return "; ".join(filter(None, [found.sample, found.method, found.probability, found.note]))
 
 
 def metric_table(names: list[str], rows: Iterable[MetricRow]) -> Markup:
@@ -50,17 +50,18 @@ def _metric_cells(row: MetricRow) -> list[Markup]:
     cells = [cell(Markup("<b>{}</b>{}").format(row.metric, unit), small=row.meaning)]
     cells += [_estimate(value) for value in row.values]
     for found in row.against:
-        cells += _finding_cells(found) if len(row.against) == 1 else [_finding_cell(found)]
+        cells += finding_cells(found) if len(row.against) == 1 else [finding_cell(found)]
     return cells
 
 
-def _finding_cells(found: Finding) -> list[Markup]:
+def finding_cells(found: Finding) -> list[Markup]:
+    """Return a finding in two cells: the difference, and the verdict."""
     difference = text_of(found.difference, signed=True)
     bounds = interval(found.low, found.high, signed=True)
     return [cell(difference, kind="num", small=bounds), cell(verdict(found), small=detail(found))]
 
 
-def _finding_cell(found: Finding) -> Markup:
+def finding_cell(found: Finding) -> Markup:
     """Return a finding in one cell, so that three or four runs fit on the page."""
     difference = text_of(found.difference, signed=True)
     bounds = interval(found.low, found.high, signed=True)

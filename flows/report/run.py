@@ -15,6 +15,7 @@ from flows.report.picture import picture
 from flows.report.plots import plots
 from flows.report.stage_tables import gate_table, one_run_stages
 from rlhf_core.metrics import METRICS, in_order
+from tasks.analysis.comparison import TOGETHER
 from tasks.analysis.differences import differences
 from tasks.analysis.head_to_head import NAMES, HeadToHead, head_to_head
 from tasks.analysis.lineage_graph import Graph, build
@@ -120,10 +121,7 @@ def _scale(run: RunEvidence) -> str:
 
 def _contest(contest: HeadToHead) -> Markup:
     names = [NAMES[contest.model], NAMES["policy"]]
-    caution = (
-        "Intervals cover the held-out prompts drawn, not the training seed; each verdict is at 95%"
-        " on its own."
-    )
+    caution = f"Intervals cover the held-out prompts drawn, not the training seed. {TOGETHER}"
     return join(
         [
             tiles(contest.win_rates),

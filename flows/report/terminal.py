@@ -11,12 +11,14 @@ from rich.tree import Tree
 
 from flows.report.comparison import is_key
 from flows.report.comparison_tables import PINNED
+from flows.report.seed_table import spread_text
 from flows.report.text import interval, shortened, text_of
 from tasks.analysis.comparison import Comparison, ReplySample, WinRate
 from tasks.analysis.differences import Difference
 from tasks.analysis.lineage import Lineage
 from tasks.analysis.lineage_graph import MEASURING, Graph, Node
 from tasks.analysis.metric_rows import MetricRow
+from tasks.analysis.seed_groups import SeedRow
 from tasks.analysis.significance import Finding
 
 VALUE = 70  # characters of a value that differs
@@ -41,6 +43,9 @@ def comparison_lines(comparison: Comparison, samples: int) -> Iterator[Renderabl
         yield _metrics(names, key)
     for win_rate in comparison.win_rates:
         yield _win_rate(win_rate)
+    if comparison.seed_groups:
+        names = [group.name for group in comparison.seed_groups]
+        yield _seeds(names, [row for row in comparison.seed_metrics if is_key(row)])
     if comparison.samples and samples:
         yield from _samples(comparison, samples)
     for note in comparison.cautions:
@@ -72,26 +77,44 @@ def _differences(group: str, names: list[str], rows: list[Difference]) -> Table:
 
 
 def _metrics(names: list[str], rows: list[MetricRow]) -> Table:
-    table = _table("Metrics", ["metric", *names])
-    for name in names[1:]:
-        table.add_column(
-            "difference" if len(names) == 2 else f"{name} - {names[0]}", overflow="fold"
-        )
-        table.add_column("verdict", overflow="fold")
+    table = _with_findings("Metrics", names)
     for row in rows:
         cells: list[RenderableType] = [Text(row.metric)]
         cells += [
             Text(f"{text_of(v.value)} {interval(v.low, v.high)}".strip() if v else "-")
             for v in row.values
         ]
-        for found in row.against:
-            bounds = interval(found.low, found.high, signed=True)
-            cells += [
-                Text(f"{text_of(found.difference, signed=True)} {bounds}".strip()),
-                _verdict(found),
-            ]
-        table.add_row(*cells)
+        table.add_row(*cells, *_findings(row.against))
     return table
+
+
+def _seeds(names: list[str], rows: list[SeedRow]) -> Table:
+    table = _with_findings("Over seeds", names)
+    for row in rows:
+        cells: list[RenderableType] = [Text(row.metric)]
+        for spread in row.spreads:
+            mean = "-" if spread is None else f"{text_of(spread.mean)} ({spread_text(spread)})"
+            cells.append(Text(mean))
+        table.add_row(*cells, *_findings(row.against))
+    return table
+
+
+def _with_findings(title: str, names: list[str]) -> Table:
+    """Return an empty table with a column per name, and two for each later name's finding."""
+    table = _table(title, ["metric", *names])
+    for name in names[1:]:
+        table.add_column(
+            "difference" if len(names) == 2 else f"{name} - {names[0]}", overflow="fold"
+        )
+        table.add_column("verdict", overflow="fold")
+    return table
+
+
+def _findings(against: list[Finding]) -> Iterator[Text]:
+    for found in against:
+        bounds = interval(found.low, found.high, signed=True)
+        yield Text(f"{text_of(found.difference, signed=True)} {bounds}".strip())
+        yield _verdict(found)
 
 
 def _table(title: str, columns: list[str]) -> Table:
@@ -102,7 +125,8 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _verdict(found: Finding) -> Text:
-    note = "; ".join(filter(None, [found.sample, found.note or found.method]))
+    parts = [found.sample, found.note or found.method, found.probability]
+    note = "; ".join(filter(None, parts))
     if found.better is None:
         word, color = str(found.verdict), COLORS.get(found.verdict, "")
     elif found.better:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.run import quiet_libraries
+from flows.sweeps.finding_lines import finding_lines
 from flows.sweeps.grid import SweepPlan
 from flows.sweeps.runs import BAD_INPUT, RunEnd, run_in_parallel, run_sequentially
 from rlhf_core.errors import BadInput, RLHFError
@@ -18,6 +19,7 @@ from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
 from tasks.sweeps import sweep as sweeps
 from tasks.sweeps import tracking as sweep_tracking
+from tasks.sweeps.findings import with_findings
 from tasks.tracking.address import require_address
 from tasks.tracking.client import brief
 
@@ -117,7 +119,7 @@ def _announcement(sweep: sweeps.Sweep, already_done: list[str], jobs: int) -> st
 
 
 def _conclude(workspace: Workspace, sweep: sweeps.Sweep, result: SweepResult) -> SweepResult:
-    result.sweep = sweeps.gather(workspace, sweep)
+    result.sweep = with_findings(workspace, sweeps.gather(workspace, sweep))
     try:
         sweep_tracking.sync(workspace)  # runs that began while MLflow was away
         result.sweep = sweep_tracking.forward(workspace, sweep)
@@ -138,6 +140,7 @@ def result_lines(result: SweepResult, *, full_links: bool) -> Iterator[Table | T
     """Yield a table with a row per run, the paths of the figures, and how to promote a run."""
     sweep = result.sweep
     yield _table(sweep, full_links)
+    yield from finding_lines(sweep)
     for file in result.figures:
         yield Text(f"Figure: {file}")
     if sweep.link:

@@ -9,9 +9,12 @@ tokens] per answer, and with reasons "judge_reasons".
 import json
 from pathlib import Path
 
+import numpy as np
+
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Output
-from rlhf_core.statistics.intervals import newcombe, wilson
+from rlhf_core.statistics.clusters import Clusters, clusters_of, wilson_clustered
+from rlhf_core.statistics.intervals import mover
 
 FOLDER = "onpolicy"
 Pair = dict
@@ -69,15 +72,27 @@ def ranked_as_labelled(pairs: list[Pair]) -> tuple[int, int]:
 
     Equal scores are wrong.
     """
+    right_N, _ = _ranking(pairs)
+    return int(right_N.sum()), len(right_N)
+
+
+def _ranking(pairs: list[Pair]) -> tuple[np.ndarray, Clusters]:
+    """Return 1 for each decided pair that is ranked as labelled, else 0, and the pairs' prompts."""
     decided = [pair for pair in pairs if pair["label"] in (0.0, 1.0)]
-    right = sum((pair["score_a"] - pair["score_b"]) * (pair["label"] - 0.5) > 0 for pair in decided)
-    return right, len(decided)
+    right = [(one["score_a"] - one["score_b"]) * (one["label"] - 0.5) > 0 for one in decided]
+    return np.array(right, dtype=float), clusters_of([one["prompt"] for one in decided])
+
+
+def _interval(right_N: np.ndarray, clusters: Clusters) -> tuple[float, float]:
+    return wilson_clustered(right_N, np.ones(len(right_N)), clusters)
 
 
 def check_output(found: dict[int, list[Pair]], step: int) -> Output:
     """Return the metrics of the check at `step`, with intervals.
 
-    They include the fall from the first check. Without labels there is no accuracy.
+    They include the fall from the first check, whose pairs count as others than these, though their
+    prompts are the same: that makes its interval wider. Pairs that share a prompt are sampled as
+    one. Without labels there is no accuracy.
     """
     pairs = found[step]
     apart = [abs(pair["score_a"] - pair["score_b"]) for pair in pairs]
@@ -85,18 +100,19 @@ def check_output(found: dict[int, list[Pair]], step: int) -> Output:
     intervals: dict[str, tuple[float, float]] = {}
     if apart:
         metrics["ppo/onpolicy_margin"] = sum(apart) / len(apart)
-    right, n = ranked_as_labelled(pairs)
-    first_right, first_n = ranked_as_labelled(found.get(0, []))
+    ranking, first = _ranking(pairs), _ranking(found.get(0, []))
+    n, first_n = len(ranking[0]), len(first[0])
     if n:
-        metrics |= {"ppo/onpolicy_accuracy": right / n, "ppo/onpolicy_pairs": n}
-        intervals["ppo/onpolicy_accuracy"] = wilson(right, n)
-    if n and first_n:
-        fall, low, high = newcombe(first_right, first_n, right, n)
-        metrics |= {"ppo/onpolicy_accuracy_start": first_right / first_n, "ppo/onpolicy_fall": fall}
-        intervals |= {
-            "ppo/onpolicy_accuracy_start": wilson(first_right, first_n),
-            "ppo/onpolicy_fall": (low, high),
-        }
+        accuracy, interval = float(ranking[0].sum()) / n, _interval(*ranking)
+        metrics |= {"ppo/onpolicy_accuracy": accuracy, "ppo/onpolicy_pairs": n}
+        intervals["ppo/onpolicy_accuracy"] = interval
+        if first_n:
+            start, of_start = float(first[0].sum()) / first_n, _interval(*first)
+            metrics |= {"ppo/onpolicy_accuracy_start": start, "ppo/onpolicy_fall": start - accuracy}
+            intervals |= {
+                "ppo/onpolicy_accuracy_start": of_start,
+                "ppo/onpolicy_fall": mover(start, of_start, accuracy, interval),
+            }
     counted = dict.fromkeys(metrics, n or len(pairs)) | {
         "ppo/onpolicy_margin": len(pairs),
         "ppo/onpolicy_accuracy_start": first_n,

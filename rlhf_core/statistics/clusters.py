@@ -67,23 +67,32 @@ def by_cluster(terms: list[Term], clusters: Clusters) -> list[Term]:
 def effective_size(wins_K: np.ndarray, sizes_K: np.ndarray, confidence: float = 0.95) -> float:
     """Return the number of independent items that say as much of a share; 0 for one cluster.
 
-    wins_K, sizes_K: sums of each cluster. It is n / max(1, design effect) * (z / t)^2, with t of
-    K - 1 degrees of freedom. The design effect is the variance of the ratio, K / (K - 1) *
-    sum((wins - share * size)^2) / n^2, over that of n independent items. A share of 0 or 1 shows no
-    variance: the items of a cluster then count as one.
+    wins_K, sizes_K: sums of each cluster. It is `design_size` * (z / t)^2, with t of K - 1 degrees
+    of freedom.
+    """
+    clusters = int((sizes_K > 0).sum())
+    if clusters < 2:
+        return 0.0
+    tail = (1 + confidence) / 2
+    return design_size(wins_K, sizes_K) * float(ndtri(tail) / stdtrit(clusters - 1, tail)) ** 2
+
+
+def design_size(wins_K: np.ndarray, sizes_K: np.ndarray) -> float:
+    """Return n / max(1, design effect) of a share over two clusters or more.
+
+    The design effect is the variance of the ratio, K / (K - 1) * sum((wins - share * size)^2) /
+    n^2, over that of n independent items. A share of 0 or 1 shows no variance: the items of a
+    cluster then count as one.
     """
     wins_K, sizes_K = wins_K[sizes_K > 0], sizes_K[sizes_K > 0]
     clusters, n = len(sizes_K), float(sizes_K.sum())
-    if clusters < 2:
-        return 0.0
     share = float(wins_K.sum()) / n
     if 0 < share < 1:
         squares = float(((wins_K - share * sizes_K) ** 2).sum())
         effect = clusters / (clusters - 1) * squares / n / (share * (1 - share))
     else:
         effect = float((sizes_K**2).sum()) / n
-    tail = (1 + confidence) / 2
-    return n / max(1.0, effect) * float(ndtri(tail) / stdtrit(clusters - 1, tail)) ** 2
+    return n / max(1.0, effect)
 
 
 def _effective(
@@ -179,18 +188,33 @@ def bootstrap_clustered(
 
 def _linearised(grouped: list[Term], confidence: float) -> tuple[float, float]:
     """Return `statistic` -+ t * standard error of its linear approximation over K clusters."""
-    clusters = len(grouped[0][1])
+    value, error = statistic(grouped), linear_error(grouped)
+    half = float(stdtrit(len(grouped[0][1]) - 1, (1 + confidence) / 2)) * error
+    return value - half, value + half
+
+
+def linear_error(grouped: list[Term]) -> float:
+    """Return the standard error of the linear approximation of `statistic` over K clusters.
+
+    Raises ValueError for a single cluster.
+    """
+    parts_K = influences(grouped)
+    clusters = len(parts_K)
     if clusters < 2:
         raise ValueError("all items share one prompt; expected at least 2 different prompts")
+    return math.sqrt(clusters / (clusters - 1) * float(np.square(parts_K).sum()))
+
+
+def influences(grouped: list[Term]) -> np.ndarray:
+    """Return what each cluster adds to the linear approximation of `statistic`, (K,), sum 0."""
     with np.errstate(all="ignore"):
-        parts_K = sum(
-            sign * (top - top.sum() / bottom.sum() * bottom) / bottom.sum()
-            for sign, top, bottom in grouped
+        return np.sum(
+            [
+                sign * (top - top.sum() / bottom.sum() * bottom) / bottom.sum()
+                for sign, top, bottom in grouped
+            ],
+            axis=0,
         )
-    error = math.sqrt(clusters / (clusters - 1) * float(np.square(parts_K).sum()))
-    half = float(stdtrit(clusters - 1, (1 + confidence) / 2)) * error
-    value = statistic(grouped)
-    return value - half, value + half
 
 
 def describe_bootstrap(clusters: Clusters) -> str:

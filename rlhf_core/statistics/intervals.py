@@ -28,15 +28,6 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def newcombe(wins: int, n: int, other_wins: int, other_n: int) -> tuple[float, float, float]:
-    """Return the difference of two independent shares, and the ends of its 95% interval.
-
-    Newcombe 1998, Statistics in Medicine 17, method 10.
-    """
-    p, q = wins / n, other_wins / other_n
-    return p - q, *mover(p, wilson(wins, n), q, wilson(other_wins, other_n))
-
-
 def mover(
     p: float,
     of_p: tuple[float, float],
@@ -105,6 +96,14 @@ def statistic(terms: list[Term]) -> float:
 def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
     """Return the percentile bootstrap interval (Efron 1979) of `statistic`.
 
+    Raises ValueError for fewer than MIN_BOOTSTRAP items.
+    """
+    return percentiles(resampled(terms, seed=seed), confidence)
+
+
+def resampled(terms: list[Term], *, seed: int = 0) -> np.ndarray:
+    """Return `statistic` of RESAMPLES resamples with replacement, (RESAMPLES,).
+
     Items are resampled, and every term gets the same ones. Raises ValueError for fewer than
     MIN_BOOTSTRAP items.
     """
@@ -123,5 +122,10 @@ def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> 
                     sign * top[index].sum(-1) / bottom[index].sum(-1) for sign, top, bottom in terms
                 )
             )
-    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return np.concatenate(parts)
+
+
+def percentiles(values_R: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the ends between which the middle share `confidence` of resampled values is."""
+    low, high = np.quantile(values_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -14,6 +14,7 @@ from tasks.analysis.differences import Difference, differences
 from tasks.analysis.metric_rows import MetricRow, metric_rows
 from tasks.analysis.pairing import JoinedItems, join_evaluations
 from tasks.analysis.run_evidence import STAGE_ORDER, RunEvidence
+from tasks.analysis.seed_groups import SeedGroup, SeedRow, seed_groups, seed_rows
 from tasks.analysis.significance import Finding
 
 
@@ -49,6 +50,8 @@ class Comparison:
     samples: list[ReplySample]
     scale: str  # the scale of ReplySample.scores
     cautions: list[str]
+    seed_groups: list[SeedGroup]  # none where no two runs differ in their seed alone
+    seed_metrics: list[SeedRow]
 
     @property
     def names(self) -> list[str]:
@@ -60,15 +63,39 @@ def compare(runs: list[RunEvidence]) -> Comparison:
     """Compare each later run with the first one. Runs that share a name are numbered."""
     runs = _with_unique_names(runs)
     samples, scale = _samples(runs)
+    rows, win_rates = made_together(metric_rows(runs), _win_rates(runs))
+    groups = seed_groups(runs)
     return Comparison(
         runs,
         differences(runs),
-        _win_rates(runs),
-        metric_rows(runs),
+        win_rates,
+        rows,
         samples,
         scale,
-        list(_cautions(runs)),
+        [*_cautions(runs), *_seed_cautions(groups)],
+        groups,
+        seed_rows(groups),
     )
+
+
+def made_together(
+    rows: list[MetricRow], win_rates: list[WinRate]
+) -> tuple[list[MetricRow], list[WinRate]]:
+    """Return the rows and win rates with their verdicts corrected for the number of all of them."""
+    found = [finding for row in rows for finding in row.against]
+    found += [win_rate.finding for win_rate in win_rates]
+    corrected = iter(significance.corrected(found))
+    return (
+        [replace(row, against=[next(corrected) for _ in row.against]) for row in rows],
+        [replace(win_rate, finding=next(corrected)) for win_rate in win_rates],
+    )
+
+
+TOGETHER = (
+    "Of the differences that a table and its win rates call significant, at most 5% are expected to"
+    " be false: their p-values are corrected together (Benjamini and Hochberg). Each interval is of"
+    " 95% on its own."
+)
 
 
 def _with_unique_names(runs: list[RunEvidence]) -> list[RunEvidence]:
@@ -136,10 +163,10 @@ def _scale(runs: list[RunEvidence], pairs: JoinedItems) -> tuple[str, str, bool]
 def _cautions(runs: list[RunEvidence]) -> Iterator[str]:
     """Yield the limits of the comparison that a reader must know."""
     yield (
-        "Intervals cover the held-out items drawn, not the training seed: one training run stands"
-        " behind each column. Each verdict is at 95% on its own, not corrected for the number of"
-        " metrics."
+        "Intervals of single runs cover the held-out items drawn, not the training seed: one"
+        " training run stands behind each column."
     )
+    yield TOGETHER
     for run in runs[1:]:
         both = f"{runs[0].name} and {run.name}"
         if _have_different("reward", runs[0], run):
@@ -153,6 +180,16 @@ def _cautions(runs: list[RunEvidence]) -> Iterator[str]:
             )
         if caution := _pairing_caution(both, runs[0], run):
             yield caution
+
+
+def _seed_cautions(groups: list[SeedGroup]) -> Iterator[str]:
+    for group in groups:
+        if len(group.runs) > 1:
+            names = ", ".join(run.name for run in group.runs)
+            yield (
+                f"{names} differ in the seed alone and are one group: what differs between them is"
+                " the seed's doing. Compare groups by the table of seeds."
+            )
 
 
 def _have_different(model: str, first: RunEvidence, second: RunEvidence) -> bool:
@@ -193,6 +230,11 @@ def as_json(comparison: Comparison) -> dict:
             "rows": [asdict(row) for row in comparison.samples],
         },
         "cautions": comparison.cautions,
+        "seed_groups": [
+            {"name": group.name, "seeds": group.seeds, "runs": [run.name for run in group.runs]}
+            for group in comparison.seed_groups
+        ],
+        "seed_metrics": [asdict(row) for row in comparison.seed_metrics],
     }
 
 

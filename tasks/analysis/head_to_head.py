@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from rlhf_core.evidence.items import Columns
+from rlhf_core.statistics.p_values import of_interval
 from tasks.analysis import significance
-from tasks.analysis.comparison import ReplySample, WinRate
+from tasks.analysis.comparison import ReplySample, WinRate, made_together
 from tasks.analysis.metric_rows import MetricRow, with_better_side
 from tasks.analysis.pairing import clusters_in
 from tasks.analysis.run_evidence import Estimate, RunEvidence, StageEvidence
@@ -97,21 +98,14 @@ def head_to_head(run: RunEvidence, model: str) -> HeadToHead | None:
         return None
     items = stage.items
     if items is None or f"{model}_score" not in items:
-        return HeadToHead(
-            model,
-            _recorded_rows(run, model),
-            _recorded_win_rates(run, model),
-            _samples(stage.samples or {}, model),
-        )
+        recorded = made_together(_recorded_rows(run, model), _recorded_win_rates(run, model))
+        return HeadToHead(model, *recorded, _samples(stage.samples or {}, model))
     # without a reward model the score is the independent scorer's
     scorer_only = stage.input("reward") is None and _has(items, model, "independent")
     measures = [one for one in _MEASURES if not (scorer_only and one.column == "score")]
-    return HeadToHead(
-        model,
-        [row for measure in measures if (row := _row(items, model, measure))],
-        [*_win_rates(items, model, measures), *_judge_win_rates(items, model)],
-        _samples(items, model),
-    )
+    rows = [row for measure in measures if (row := _row(items, model, measure))]
+    win_rates = [*_win_rates(items, model, measures), *_judge_win_rates(items, model)]
+    return HeadToHead(model, *made_together(rows, win_rates), _samples(items, model))
 
 
 def _took_part(stage: StageEvidence, model: str) -> bool:
@@ -193,8 +187,9 @@ def _gain(gain: Estimate) -> Finding:
     if gain.interval is None:
         return Finding("no interval", gain.value, note=NO_ITEMS)
     verdict = significance.verdict_on(*gain.interval)
+    p = of_interval(gain.value, *gain.interval)
     method = "as the evaluation recorded it"
-    return Finding(verdict, gain.value, *gain.interval, gain.n, method)
+    return Finding(verdict, gain.value, *gain.interval, gain.n, method, p_value=p)
 
 
 def _recorded_win_rates(run: RunEvidence, model: str) -> list[WinRate]:

@@ -56,11 +56,16 @@ class MetricRow:
 
 
 def metric_rows(runs: list[RunEvidence]) -> list[MetricRow]:
-    """Return a row per final metric, in the order of METRICS; bounds and counts have no row."""
+    """Return a row per final metric."""
+    return [_row(name, runs) for name in metric_names(runs)]
+
+
+def metric_names(runs: list[RunEvidence]) -> list[str]:
+    """Return the final metrics of the runs in the order of METRICS, without bounds and counts."""
     found = {name for run in runs for name in run.metrics} - COUNTS
     known = in_order(found)
     names = [*known, *sorted(found - set(known))]
-    return [_row(name, runs) for name in names if not name.endswith(BOUNDS)]
+    return [name for name in names if not name.endswith(BOUNDS)]
 
 
 def _row(metric: str, runs: list[RunEvidence]) -> MetricRow:
@@ -91,7 +96,7 @@ def finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding:
     if ours is None or theirs is None:
         lacking = first if theirs is None else second
         return Finding("missing", note=f"not measured in {lacking.name}")
-    if _same_stage_run(metric, first, second):
+    if same_stage_run(metric, first, second):
         note = "the same finished stage serves both runs"
         return Finding("identical", ours.value - theirs.value, note=note)
     if reason := no_common_scale(metric, first, second):
@@ -108,7 +113,8 @@ def _unpaired(metric: str, first: RunEvidence, second: RunEvidence) -> Finding:
     return replace(found, note="; ".join(notes))
 
 
-def _same_stage_run(metric: str, first: RunEvidence, second: RunEvidence) -> bool:
+def same_stage_run(metric: str, first: RunEvidence, second: RunEvidence) -> bool:
+    """Check that one finished stage gave the metric of both runs."""
     digests = []
     for run in (first, second):
         stage = next(

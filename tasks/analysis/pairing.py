@@ -9,6 +9,7 @@ from rlhf_core.evidence.item_terms import metric_terms, prompt_column
 from rlhf_core.evidence.items import Columns
 from rlhf_core.stage_catalogue import EVALUATE, STAGES
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, clusters_of, count_clusters
+from rlhf_core.statistics.crossed import pseudo_values
 from rlhf_core.statistics.intervals import Term
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate, RunEvidence
@@ -107,27 +108,52 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
 
 
 def paired_finding(metric: str, first: RunEvidence, second: RunEvidence) -> Finding | None:
-    """Compare a metric over the items that both runs have; None when there are no such items.
+    """Compare a metric over the items that both runs have; None when there are no such items."""
+    joined = _joined_terms(metric, [first, second])
+    if joined is None:
+        return None
+    pairs, (before, after) = joined
+    share = is_proportion(metric) or metric == "reward/accuracy_over_length"
+    return significance.paired(before, after, share=share, clusters=pairs.clusters)
 
-    Pairs of answers are joined only where both runs held out the same comparisons.
+
+def item_table(metric: str, runs: list[RunEvidence]) -> np.ndarray | None:
+    """Return a metric by run and item, (S, N), a prompt that items share as one item.
+
+    The mean of a row is the run's metric. None where the runs have no such items, or not all the
+    same ones.
+    """
+    joined = _joined_terms(metric, runs)
+    if joined is None:
+        return None
+    pairs, parts = joined
+    if any(len(next(iter(table.values()))) != pairs.size for table in pairs.tables):
+        return None
+    table_SN = np.array([pseudo_values(terms, pairs.clusters) for terms in parts])
+    return table_SN if np.isfinite(table_SN).all() else None
+
+
+def _joined_terms(
+    metric: str, runs: list[RunEvidence]
+) -> tuple[JoinedItems, list[list[Term]]] | None:
+    """Return the items that all runs have, and each run's terms of the metric over them.
+
+    Pairs of answers are joined only where all runs held out the same comparisons.
     """
     prefix = metric.partition("/")[0]
     if prefix not in KEYS or (metric not in ITEM_METRICS and metric != LOSS):
         return None
     stage, key = KEYS[prefix]
-    if key == "pair_id" and first.heldout(prefix) != second.heldout(prefix):
+    if key == "pair_id" and len({run.heldout(prefix) for run in runs}) > 1:
         return None
     benchmark = benchmark_of(metric)
-    pairs = join([run.items(stage, benchmark) for run in (first, second)], key)
+    pairs = join([run.items(stage, benchmark) for run in runs], key)
     columns = {"chosen_score", "rejected_score"} if metric == LOSS else columns_of(metric)
     if pairs is None or not all(map(pairs.has, columns)):
         return None
     values = {name: pairs.columns(name) for name in columns}
-    before, after = (
-        _terms(metric, {name: values[name][side] for name in columns}) for side in (0, 1)
-    )
-    share = is_proportion(metric) or metric == "reward/accuracy_over_length"
-    return significance.paired(before, after, share=share, clusters=pairs.clusters)
+    sides = range(len(runs))
+    return pairs, [_terms(metric, {name: values[name][i] for name in columns}) for i in sides]
 
 
 def _terms(metric: str, columns: Columns) -> list[Term]:

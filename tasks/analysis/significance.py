@@ -1,7 +1,7 @@
 """Significance of a difference between two runs, paired over the same items where there are items.
 
-Each verdict is at 95% on its own, not corrected for the number of verdicts. It covers the items
-drawn, not the training seed. Items of one prompt are sampled together
+Each finding is made at 95% on its own, and `corrected` takes their number into account. It covers
+the items drawn, not the training seed, unless it says so. Items of one prompt are sampled together
 (rlhf_core/statistics/clusters.py).
 """
 
@@ -20,6 +20,7 @@ from rlhf_core.statistics.clusters import (
     wilson_clustered,
 )
 from rlhf_core.statistics.intervals import Term, mover, statistic
+from rlhf_core.statistics.p_values import adjusted, bootstrap_test, of_interval, win_rate_test
 from tasks.analysis.run_evidence import Estimate
 
 MIN_ITEMS = 20  # the percentile bootstrap of fewer items, or prompts, is too narrow for a verdict
@@ -33,11 +34,16 @@ Significance = Literal[
     "not comparable",
     "missing",
 ]
+Coverage = Literal["items", "seeds", "seeds and items"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference second - first with its 95% interval and its verdict."""
+    """A difference second - first with its 95% interval and its verdict.
+
+    p_value: two-sided, of this finding alone; None where nothing was tested. p_adjusted: for the
+    number of findings that were made together.
+    """
 
     verdict: Significance
     difference: float | None = None
@@ -48,6 +54,9 @@ class Finding:
     note: str = ""
     better: bool | None = None  # the second run is better; None: not significant, or no side
     n_prompts: int | None = None  # different prompts of the n items, where items share prompts
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    covers: Coverage = "items"  # what the interval and the verdict are over
 
     @property
     def sample(self) -> str:
@@ -55,6 +64,31 @@ class Finding:
         if self.n is None:
             return ""
         return f"n = {self.n:,}" + (f" of {self.n_prompts:,} prompts" if self.n_prompts else "")
+
+    @property
+    def probability(self) -> str:
+        """The p-values in words, '' where nothing was tested."""
+        if self.p_value is None:
+            return ""
+        corrected = "" if self.p_adjusted is None else f", {self.p_adjusted:.2g} corrected"
+        return f"p = {self.p_value:.2g}{corrected}"
+
+
+def corrected(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings as they are when they are made together.
+
+    Benjamini and Hochberg's adjusted p-value must be below LEVEL for a difference to stay
+    significant, so that the expected share of false ones among those is at most LEVEL.
+    """
+    tested = [place for place, found in enumerate(findings) if found.p_value is not None]
+    values = adjusted([p for found in findings if (p := found.p_value) is not None])
+    result = list(findings)
+    for place, p in zip(tested, values, strict=True):
+        found = replace(findings[place], p_adjusted=p)
+        if found.verdict == "significant" and p >= LEVEL:
+            found = replace(found, verdict="not significant", better=None)
+        result[place] = found
+    return result
 
 
 def terms(values: Sequence[float]) -> list[Term]:
@@ -94,19 +128,19 @@ def paired(
     if n == 0:
         return Finding("missing", n=0, note="no item is in both runs")
     if np.array_equal(before_N, after_N, equal_nan=True):
-        return Finding("identical", 0.0, 0.0, 0.0, n, method, n_prompts=shared)
+        return Finding("identical", 0.0, 0.0, 0.0, n, method, n_prompts=shared, p_value=1.0)
     if prompts < MIN_ITEMS:
         note = _too_few(n, shared)
         return Finding("too few items", difference, n=n, method=method, note=note, n_prompts=shared)
     if shared:
         method = "paired bootstrap of whole prompts"
-    low, high = bootstrap_clustered(both, clusters)
+    low, high, p = bootstrap_test(both, clusters)
     verdict = verdict_on(low, high)
     if share:
-        p = sign_test_clustered(np.nan_to_num(after_N - before_N), clusters)
-        verdict = verdict if p < LEVEL else "not significant"
-        method = f"{method}; McNemar p = {p:.2g}"
-    return Finding(verdict, difference, low, high, n, method, n_prompts=shared)
+        exact = sign_test_clustered(np.nan_to_num(after_N - before_N), clusters)
+        verdict = verdict if exact < LEVEL else "not significant"
+        method, p = f"{method}; McNemar p = {exact:.2g}", max(p, exact)
+    return Finding(verdict, difference, low, high, n, method, n_prompts=shared, p_value=p)
 
 
 def unpaired(first: Estimate, second: Estimate) -> Finding:
@@ -123,7 +157,8 @@ def unpaired(first: Estimate, second: Estimate) -> Finding:
     low, high = mover(second.value, second.interval, first.value, first.interval)
     n = min((count for count in (first.n, second.n) if count is not None), default=None)
     method = "unpaired, from each run's own 95% interval"
-    return Finding(verdict_on(low, high), difference, low, high, n, method, "no per-item evidence")
+    found = Finding(verdict_on(low, high), difference, low, high, n, method, "no per-item evidence")
+    return replace(found, p_value=of_interval(difference, low, high))
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float], clusters: Clusters = None) -> Finding:
@@ -141,7 +176,8 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float], clusters: Clusters 
     if shared:
         method = "Wilson interval over prompts"
     interval = wilson_clustered(wins_N, np.ones(n), clusters)
-    return replace(rate(Estimate(value, *interval, n), method), n_prompts=shared)
+    found = rate(Estimate(value, *interval, n), method)
+    return replace(found, n_prompts=shared, p_value=win_rate_test(wins_N, clusters))
 
 
 def rate(estimate: Estimate, method: str, note: str = "") -> Finding:
@@ -150,9 +186,9 @@ def rate(estimate: Estimate, method: str, note: str = "") -> Finding:
     if estimate.interval is None:
         return Finding("no interval", value, n=n, note=note)
     low, high = estimate.interval
-    if low <= 0.5 <= high:
-        return Finding("not significant", value, low, high, n, method, note)
-    return Finding("significant", value, low, high, n, method, note, better=value > 0.5)
+    p, outside = of_interval(value - 0.5, low - 0.5, high - 0.5), not low <= 0.5 <= high
+    verdict, better = verdict_on(low - 0.5, high - 0.5), value > 0.5 if outside else None
+    return Finding(verdict, value, low, high, n, method, note, better=better, p_value=p)
 
 
 def _too_few(n: int, prompts: int | None) -> str:

@@ -15,6 +15,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.gates.decide import refused, worst_verdict
 from rlhf_core.rundir import Artifact, new_lines
 from rlhf_core.stage_catalogue import STAGES
+from tasks.analysis.significance import Coverage, Significance
 from tasks.records.run_record import Membership, Record, StageRecord, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures
@@ -59,6 +60,39 @@ class SweepRow(SweepPoint):
     reward_model: str | None = None  # digest: gains by different reward models do not compare
 
 
+class SweepSpread(BaseModel):
+    """A metric of one setting over its seeds. covers: what the 95% interval is over."""
+
+    setting: str
+    metric: str
+    mean: float
+    sd: float | None
+    seeds: int
+    low: float | None
+    high: float | None
+    covers: Coverage
+
+
+class SweepFinding(BaseModel):
+    """The difference of one setting from the first one in one metric (`Finding`)."""
+
+    setting: str
+    baseline: str
+    metric: str
+    verdict: Significance
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    n_prompts: int | None
+    p_value: float | None
+    p_adjusted: float | None
+    covers: Coverage
+    better: bool | None
+    method: str
+    note: str
+
+
 class Sweep(BaseModel):
     """The request and the results of a sweep; stored in sweeps/<id>/sweep.json."""
 
@@ -71,6 +105,8 @@ class Sweep(BaseModel):
     tracking_uri: str
     points: list[SweepPoint]
     rows: list[SweepRow] = []
+    spreads: list[SweepSpread] = []  # of settings with several seeds, once the runs have ended
+    findings: list[SweepFinding] = []
     run_id: str | None = None
     link: str | None = None
 

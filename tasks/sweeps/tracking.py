@@ -4,15 +4,18 @@ The folder is written while MLflow is away too; `rlhf sync` forwards it later.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from rlhf_core.rundir import write_atomically
+from tasks.analysis.comparison import TOGETHER
 from tasks.records.run_record import now, record_lock
 from tasks.records.workspace import Workspace
 from tasks.sweeps import figures as sweep_figures
+from tasks.sweeps.findings import with_findings
 from tasks.sweeps.sweep import Sweep, gather
 from tasks.tracking import client as tracking
 from tasks.tracking.client import brief, connect
@@ -73,7 +76,8 @@ def forward(workspace: Workspace, sweep: Sweep) -> Sweep:
         client, experiment_id, sweep.membership(), sweep.recipe
     )
     page = tracking.page(sweep.tracking_uri, experiment_id, run_id)
-    sweep = gather(workspace, sweep).model_copy(update={"run_id": run_id, "link": page})
+    sweep = with_findings(workspace, gather(workspace, sweep))
+    sweep = sweep.model_copy(update={"run_id": run_id, "link": page})
     figures = write(workspace, sweep)
     for file in [sweep.folder(workspace) / "sweep.json", *figures]:
         client.log_artifact(run_id, str(file))
@@ -103,7 +107,21 @@ def note(sweep: Sweep) -> str:
         values = [sweep_figures.value_text(row.values[key]) for key in sweep.keys]
         run = f"[{row.run}]({row.link})" if row.link else row.run or "-"
         lines.append("| " + " | ".join([*values, *shown, row.state, run]) + " |")
-    return f"**{sweep.name}**\n\n" + "\n".join(lines)
+    return f"**{sweep.name}**\n\n" + "\n".join([*lines, *_findings_note(sweep)])
+
+
+def _findings_note(sweep: Sweep) -> Iterator[str]:
+    """Yield the significant differences as lines of Markdown, with what the verdicts mean."""
+    if not sweep.findings:
+        return
+    yield f"\nCompared with {sweep.findings[0].baseline}: {TOGETHER}\n"
+    for found in sweep.findings:
+        if found.verdict == "significant":
+            yield (
+                f"- {found.setting}: {found.metric} {found.difference:+.4g}"
+                f" [{found.low:+.3g}, {found.high:+.3g}], over {found.covers}, p ="
+                f" {found.p_adjusted:.2g} corrected"
+            )
 
 
 def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncReport:

@@ -6,7 +6,9 @@ And the simulated annotators.
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from newcombe import newcombe
 from plain import PlainEngine, PlainSampler, no_functions
 
 from rlhf_core.config import PPO, Judge, RewardCheck, Sampling, load_recipe
@@ -29,7 +31,8 @@ from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.quickstart.annotators import label
 from rlhf_core.quickstart.utility import score as true_utility
 from rlhf_core.sampling.base import Sample
-from rlhf_core.statistics.intervals import newcombe, wilson
+from rlhf_core.statistics.clusters import wilson_clustered
+from rlhf_core.statistics.intervals import wilson
 
 
 class CountedSampler(PlainSampler):
@@ -134,7 +137,7 @@ def pair(name: str, a: float, b: float, label: float | None) -> dict:
     return {
         "id": name,
         "step": 0,
-        "prompt": "p",
+        "prompt": f"prompt {name}",
         "reply_a": "x",
         "reply_b": "y",
         "score_a": a,
@@ -155,7 +158,8 @@ PAIRS = [
 
 def test_ties_and_unlabelled_pairs_count_for_nothing_and_equal_scores_as_wrong():
     assert ranked_as_labelled(PAIRS) == (2, 4)
-    found = check_output({0: [pair("0", 2, 1, 1.0)] * 10, 8: PAIRS}, 8)
+    start = [pair(str(number), 2, 1, 1.0) for number in range(10)]
+    found = check_output({0: start, 8: PAIRS}, 8)
     assert (
         found.metrics["ppo/onpolicy_accuracy"] == 0.5 and found.counts["ppo/onpolicy_accuracy"] == 4
     )
@@ -172,6 +176,19 @@ def test_ties_and_unlabelled_pairs_count_for_nothing_and_equal_scores_as_wrong()
         found.metrics["ppo/onpolicy_margin"] == pytest.approx(6 / 6)
         and found.counts["ppo/onpolicy_margin"] == 6
     )
+
+
+def test_pairs_that_share_a_prompt_are_sampled_as_one():
+    alone = [pair(str(number), 2, 1, float(number % 3 > 0)) for number in range(30)]
+    shared = [one | {"prompt": f"prompt {place // 3 // 2}"} for place, one in enumerate(alone)]
+    found = check_output({0: shared, 8: shared}, 8)
+    right, clusters = np.array([one["label"] for one in shared]), np.arange(30) // 6
+    wide = wilson_clustered(right, np.ones(30), clusters)
+    assert found.intervals["ppo/onpolicy_accuracy"] == wide
+    apart = check_output({0: alone, 8: alone}, 8)
+    assert apart.intervals["ppo/onpolicy_accuracy"] == wilson(20, 30)
+    low, high = found.intervals["ppo/onpolicy_fall"]
+    assert found.metrics["ppo/onpolicy_fall"] == 0.0 and low < 0.0 < high
 
 
 def test_without_labels_there_is_a_margin_and_no_accuracy():

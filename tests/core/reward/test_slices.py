@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from newcombe import newcombe
 
 from rlhf_core.reward.slices import (
     NOTHING,
@@ -13,7 +14,7 @@ from rlhf_core.reward.slices import (
     quarters,
     slices,
 )
-from rlhf_core.statistics.intervals import newcombe, wilson
+from rlhf_core.statistics.intervals import wilson
 
 N = 12
 ITEMS = {

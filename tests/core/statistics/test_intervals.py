@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from newcombe import newcombe
 
 from rlhf_core.statistics.intervals import (
     MIN_BOOTSTRAP,
     bootstrap,
     clopper_pearson,
-    newcombe,
     sign_test,
     statistic,
     wilson,

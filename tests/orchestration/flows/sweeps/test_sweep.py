@@ -81,6 +81,15 @@ def assert_rows_of_three_betas(values: dict) -> None:
         [pytest.approx(2.0), 0.0],
         [pytest.approx(2.5), pytest.approx(5.0)],
     ]
+    findings = {(one["setting"], one["metric"]): one for one in values["findings"]}
+    assert len(findings) == 4 and {one["baseline"] for one in findings.values()} == {
+        "ppo.beta=0.02"
+    }
+    gain = findings["ppo.beta=0.5", "eval/score_gain"]
+    assert (gain["difference"], gain["verdict"], gain["better"]) == (-24.0, "significant", False)
+    assert gain["p_value"] <= gain["p_adjusted"] < 0.05 and gain["covers"] == "items"
+    assert findings["ppo.beta=0.5", "eval/kl_per_response"]["verdict"] == "no interval"
+    assert values["spreads"] == []
 
 
 def assert_runs_are_nested_and_no_champion_is_made(home: Path, values: dict) -> None:
@@ -90,6 +99,7 @@ def assert_runs_are_nested_and_no_champion_is_made(home: Path, values: dict) -> 
     assert (
         top.data.tags["sweep.ppo.beta"] == "0.02, 0.05, 0.5"
         and "| 0.05 | 10 [8, 12] |" in top.data.tags["mlflow.note.content"]
+        and "- ppo.beta=0.5: eval/score_gain -24 [" in top.data.tags["mlflow.note.content"]
     )
     assert artifacts(home, values["run_id"]) == {"sweep.json", "metrics.png", "frontier.png"}
     nested = client(home).search_runs(
@@ -132,12 +142,36 @@ def test_a_sweep_shares_stages_nests_its_runs_and_repeats_nothing(rlhf, recipe_f
         code == 0
         and "win rate" in out
         and "Figure: " in out
+        and "Difference from ppo.beta=0.02" in out
         and "/runs/" in out
         and len(records(Workspace(home))) == 3
     )
 
     code, out, _ = rlhf("run", recipe_file, "--set", "ppo.beta=0.05")
     assert code == 0 and "Promotion: promoted" in out and started(home) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_over_seeds_compares_settings_by_mean_and_spread(rlhf, recipe_file, command):
+    """A gain of 0.5 / beta, and 0.0825 more per seed with beta 0.05, 0.15 more with 0.5."""
+    program = Path(command[1])
+    text = program.read_text()
+    assert '"eval/score_gain": 0.5 / beta}' in text
+    by_seed = '"eval/score_gain": 0.5 / beta + spec.seed * (0.075 + 0.15 * beta)}'
+    program.write_text(text.replace('"eval/score_gain": 0.5 / beta}', by_seed))
+    code, out, err = rlhf(
+        *("sweep", recipe_file, "--over", "ppo.beta=0.05,0.5", "--over", "seed=1,2", "--json")
+    )
+    assert code == 0, err
+    values = json.loads(out)
+    spreads = {(one["setting"], one["metric"]): one for one in values["spreads"]}
+    one = spreads["ppo.beta=0.5", "eval/score_gain"]
+    assert (one["seeds"], one["covers"]) == (2, "seeds")
+    assert (one["mean"], one["sd"]) == (pytest.approx(1.225), pytest.approx(0.15 / 2**0.5))
+    found = next(one for one in values["findings"] if one["metric"] == "eval/score_gain")
+    assert (found["setting"], found["baseline"]) == ("ppo.beta=0.5", "ppo.beta=0.05")
+    assert found["difference"] == pytest.approx(-8.89875) and found["covers"] == "seeds"
+    assert found["method"] == "t interval over 2 seeds, paired"
 
 
 def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(

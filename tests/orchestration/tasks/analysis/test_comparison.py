@@ -287,6 +287,21 @@ def test_the_parent_run_holds_the_key_metrics_and_what_each_stage_took(synthetic
     )
 
 
+def test_verdicts_are_corrected_for_the_number_of_metrics_and_say_so(synthetic):
+    better = Story("b", lift=0.62, seed=2, policy="policy-b")
+    comparison = compared(synthetic, Story("a", lift=0.5), better)
+    tested = [row.against[0] for row in comparison.metrics if row.against[0].p_value is not None]
+    tested += [win_rate.finding for win_rate in comparison.win_rates]
+    assert len(tested) > 4
+    for one in tested:
+        assert one.p_adjusted >= one.p_value
+        assert (one.verdict == "significant") <= (one.p_adjusted < 0.05)
+    assert any(
+        "corrected together (Benjamini and Hochberg)" in note for note in comparison.cautions
+    )
+    assert "corrected" in found(comparison, "eval/score_policy").probability
+
+
 # the command
 
 
@@ -311,6 +326,8 @@ def test_the_command_prints_json_and_attaches_the_page_to_both_runs(told, capsys
         "metrics",
         "samples",
         "cautions",
+        "seed_groups",
+        "seed_metrics",
         "page",
     }
     row = next(row for row in printed["metrics"] if row["metric"] == "eval/score_policy")

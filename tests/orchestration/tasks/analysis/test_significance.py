@@ -2,12 +2,14 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from rlhf_core.statistics.clusters import clusters_of
 from rlhf_core.statistics.intervals import wilson
 from tasks.analysis import significance
 from tasks.analysis.run_evidence import Estimate
+from tasks.analysis.significance import LEVEL, Finding
 
 
 def test_a_clear_difference_is_significant_and_its_interval_holds_it():
@@ -107,3 +109,57 @@ def test_items_that_share_prompts_count_as_their_prompts():
     assert rate.n_prompts == 40 and rate.low < wide.low and rate.difference == wide.difference
     few = significance.win_rate(second[:60], zeros[:60], clusters[:60])
     assert few.verdict == "too few items" and "60 items of 10 prompts" in few.note
+
+
+def findings_of(effects, generator, metrics: int = 30) -> list[significance.Finding]:
+    """Compare two runs in many metrics that depend on each other, some of them oppositely.
+
+    A metric is a mixture of five parts that all metrics share and one of its own, with either sign.
+    80 items of 40 prompts; effects: true difference of each metric.
+    """
+    prompts = np.arange(80) // 2
+    shared = generator.normal(size=(5, 80)) + generator.normal(size=(5, 40))[:, prompts]
+    found = []
+    for metric in range(metrics):
+        weights = generator.normal(size=5)
+        own = generator.normal(size=80) + generator.normal(size=40)[prompts]
+        change = weights @ shared + own + effects[metric]
+        zeros = significance.terms([0.0] * 80)
+        found.append(significance.paired(zeros, significance.terms(change), clusters=prompts))
+    return found
+
+
+def test_equal_runs_with_many_metrics_differ_falsely_at_most_at_the_stated_rate():
+    """400 comparisons of equal runs in 30 metrics: any significant difference is a false one."""
+    generator, trials, alone, together = np.random.default_rng(11), 400, 0, 0
+    for _ in range(trials):
+        found = findings_of(np.zeros(30), generator)
+        alone += any(one.verdict == "significant" for one in found)
+        together += any(one.verdict == "significant" for one in significance.corrected(found))
+    assert alone / trials > 0.3
+    assert together / trials <= LEVEL + 4 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
+
+
+def test_of_the_differences_called_significant_at_most_the_stated_share_is_false():
+    """10 metrics of 30 differ truly; the mean share of false ones, and most true ones are found."""
+    generator, trials = np.random.default_rng(12), 150
+    false_shares, found_shares = [], []
+    for _ in range(trials):
+        found = significance.corrected(findings_of(np.array([3.0] * 10 + [0.0] * 20), generator))
+        called = [place for place, one in enumerate(found) if one.verdict == "significant"]
+        false_shares.append(sum(place >= 10 for place in called) / max(1, len(called)))
+        found_shares.append(sum(place < 10 for place in called) / 10)
+    error = 4 * float(np.std(false_shares)) / trials**0.5
+    assert np.mean(false_shares) <= LEVEL + error and np.mean(found_shares) > 0.8
+
+
+def test_a_correction_takes_the_verdict_and_the_better_side_and_keeps_the_interval():
+    weak = Finding("significant", 1.0, 0.1, 1.9, 50, better=True, p_value=0.03)
+    untested = Finding("not comparable", note="two different judges")
+    found = significance.corrected([weak, untested, *[Finding("not significant", p_value=0.5)] * 9])
+    assert found[0].verdict == "not significant" and found[0].better is None
+    assert (found[0].low, found[0].high) == (0.1, 1.9)
+    assert found[0].p_adjusted == pytest.approx(0.3)
+    assert found[0].probability == "p = 0.03, 0.3 corrected"
+    assert found[1] == untested and untested.probability == ""
+    assert significance.corrected([weak])[0].verdict == "significant"
