@@ -17,26 +17,27 @@ def decide_with(context: RunContext, evaluation: StageOutput, champion: Artifact
     spec, run = spec_of(evaluation.stage, context.recipe, evaluation.inputs), evaluation.run
     assert spec and run, "the evaluation has always run"
     subject = Subject(run.result, spec, run.run_dir, context.record.commit)
-    look = Look(_look(context, spec), _note(spec, evaluation))
+    look = Look(_look(context, subject), _note(spec, evaluation))
     recipe = context.recipe
     return decide_contest(recipe.registry.contest_in_force, recipe.evaluate, subject, look)
 
 
-def _look(context: RunContext, spec: StageSpec) -> int:
+def _look(context: RunContext, subject: Subject) -> int:
     """Return which look at the held-out prompts this is by the ledger as it is now.
 
     1 where MLflow does not answer: the promotion counts again.
     """
-    from rlhf_core.contest.verdict import contest_items  # imports scipy
+    from rlhf_core.contest.verdict import contest_items, contest_prompts  # imports scipy
 
-    heldout = contest_items(context.recipe.registry.contest_in_force, spec).digest
+    contest, spec = context.recipe.registry.contest_in_force, subject.spec
     tracker, name = context.tracker, context.recipe.registry.name
     try:
         entries = contest_entries(tracker.client, name)
     except Exception as error:
         tracker.is_behind(error)
         return 1
-    return look_of(entries, heldout, spec.digest)
+    heldout, prompts = contest_items(contest, spec).digest, contest_prompts(contest, subject)
+    return look_of(entries, heldout, spec.digest, prompts)
 
 
 def _note(spec: StageSpec, evaluation: StageOutput) -> str:

@@ -2,9 +2,14 @@
 
 Contest k has the level alpha * gamma_k with gamma_k = k^-1.6 / zeta(1.6), whose sum over all k is
 1. By the union bound the probability that any candidate without a true win is promoted is at most
-alpha, however many contests there are and however they depend on each other (Foster and Stine
-2008, JRSS B 70; this sequence: Ramdas et al. 2018, arXiv:1802.09098; control of the family-wise
-error online: Tian and Ramdas 2021, arXiv:1910.04900).
+the sum of the levels, alpha, however many contests there are and however they depend on each other.
+That is arithmetic: a Bonferroni correction for a number of tests that nobody knows beforehand.
+
+The R package onlineFDR has it as `Alpha_spending`, and this sequence as the default of SAFFRON
+(Ramdas et al. 2018, arXiv:1802.09098). The spending functions of group-sequential trials (Lan and
+DeMets 1983, Biometrika 70) share the idea and not the method: their looks are at data that grow.
+Tian and Ramdas (arXiv:1910.04900) gain power where tests are independent. Alpha investing (Foster
+and Stine 2008, JRSS B 70) earns levels back by promotions, and controls a false discovery rate.
 """
 
 EXPONENT = 1.6

@@ -6,6 +6,7 @@ from rlhf_core.benchmarks.names import input_name, parse
 from rlhf_core.config import Contest, Evaluate
 from rlhf_core.config.registry import AUTO
 from rlhf_core.contest.power import p_value
+from rlhf_core.contest.prompts import looked_at
 from rlhf_core.contest.spending import is_nearly_spent, level, spent_share
 from rlhf_core.gates.contest_evidence import CONTEST, ContestComparison, ContestEvidence
 from rlhf_core.gates.decide import Decision, Gate, Subject, decide
@@ -47,6 +48,11 @@ def contest_items(contest: Contest, spec: StageSpec) -> Artifact:
     return spec.inputs[input_name(benchmark.task) if benchmark else "prompts_heldout"]
 
 
+def contest_prompts(contest: Contest, subject: Subject) -> tuple[str, ...]:
+    """Return the sample of prompts looked at; empty where a benchmark decides."""
+    return () if parse(contest.metric) else looked_at(subject.result, subject.run_dir)
+
+
 def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: Look) -> Decision:
     """Return the decision of a contest, from the items of the evaluation that `config` is of.
 
@@ -67,6 +73,7 @@ def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: L
         look=look.number,
         level=at,
         spent=spent_share(look.number),
+        prompts=contest_prompts(contest, subject),
         comparisons=found,
         note=look.note,
     )
@@ -88,7 +95,10 @@ def describe_look(evidence: ContestEvidence) -> str:
         " budget spent"
     )
     if is_nearly_spent(evidence.look):
-        text += "; the same effect needs twice the prompts by now: take other held-out prompts"
+        text += (
+            "; the same effect needs twice the prompts by now: take other held-out prompts (rlhf"
+            " heldout rotate)"
+        )
     return text
 
 

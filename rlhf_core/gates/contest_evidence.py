@@ -26,6 +26,7 @@ class ContestEvidence(Frozen):
     spent: float  # share of the error budget that this look and those before it spend
     comparisons: list[ContestComparison]
     note: str = ""  # on the reward models that took part
+    prompts: tuple[str, ...] = ()  # a sample of those looked at (rlhf_core/contest/prompts.py)
 
     @property
     def p_value(self) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rlhf_core.contest.prompts import share_prompts
 from rlhf_core.gates.contest_evidence import ContestEvidence
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Frozen
@@ -15,7 +16,8 @@ class ContestOutcome(Frozen):
     """The contest of one transaction, as the ledger keeps it.
 
     look: its place among the contests on the same held-out prompts, from 1. level: one-sided, of
-    this look; None where the estimate decided.
+    this look; None where the estimate decided. prompts: a sample of those looked at, by which
+    contests on a part of the same prompts are known; earlier releases kept none.
     """
 
     heldout: str
@@ -33,19 +35,32 @@ class ContestOutcome(Frozen):
     p_value: float | None
     passed: bool
     note: str = ""
+    prompts: tuple[str, ...] = ()
 
 
-def look_of(entries: Iterable["LedgerEntry"], heldout: str, evaluation: str) -> int:
+def look_of(
+    entries: Iterable["LedgerEntry"], heldout: str, evaluation: str, prompts: tuple[str, ...] = ()
+) -> int:
     """Return which look at these held-out prompts an evaluation is, from 1.
 
-    The same evaluation again is the look that it was: it brings nothing new.
+    An earlier contest counts if its split has the same digest, or shares prompts with this one:
+    leaked prompts that are left out, or an added row, give a split another digest. The same
+    evaluation again is the look that it was: it brings nothing new.
     """
-    seen = dict.fromkeys(
-        entry.contest.evaluation
-        for entry in entries
-        if entry.contest and entry.contest.heldout == heldout
-    )
+    seen = dict.fromkeys(contest.evaluation for contest in looks_at(entries, heldout, prompts))
     return list(seen).index(evaluation) + 1 if evaluation in seen else len(seen) + 1
+
+
+def looks_at(
+    entries: Iterable["LedgerEntry"], heldout: str, prompts: tuple[str, ...]
+) -> list[ContestOutcome]:
+    """Return the recorded contests on these held-out prompts, or on a part of them."""
+    return [
+        contest
+        for entry in entries
+        if (contest := entry.contest)
+        and (contest.heldout == heldout or share_prompts(contest.prompts, prompts))
+    ]
 
 
 def outcome_of(decision: Decision, evidence: ContestEvidence, look: int) -> ContestOutcome:
@@ -76,6 +91,7 @@ def outcome_of(decision: Decision, evidence: ContestEvidence, look: int) -> Cont
         p_value=evidence.p_value,
         passed=passed,
         note=evidence.note,
+        prompts=evidence.prompts,
     )
 
 

@@ -195,7 +195,7 @@ def _recorded_contest(transaction: Transaction, present: Champion) -> ContestOut
     if decision is None or decision.contest is None:
         return None
     evidence, entries = decision.contest, contest_entries(registry.client, registry.name)
-    look = look_of(entries, evidence.heldout, evidence.evaluation)
+    look = look_of(entries, evidence.heldout, evidence.evaluation, evidence.prompts)
     outcome = outcome_of(decision, evidence, look)
     registry.ledger.record(entry, "contest", outcome.model_dump_json())
     return outcome

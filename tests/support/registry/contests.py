@@ -52,8 +52,12 @@ def evaluated(
     policy: str | None = None,
     champion: str | None = None,
     heldout: str = "heldout",
+    prompts: list[str] | None = None,
 ) -> Subject:
-    """Return a finished evaluation in `folder` with these outcomes against the champion."""
+    """Return a finished evaluation in `folder` with these outcomes against the champion.
+
+    prompts: the ids of its prompts; without them, items name no prompts, as earlier ones.
+    """
     inputs = {
         "policy": artifact("policy", policy),
         "champion": artifact("champion", champion),
@@ -68,6 +72,8 @@ def evaluated(
         ours, theirs = (torch.tensor(columns[f"{m}_{ending}"]) for m in ("policy", "champion"))
         metrics[METRIC_OF[ending]] = win_rate(ours, theirs)[0]
         counts[METRIC_OF[ending]] = len(ours)
+    if prompts is not None:
+        columns["prompt_id"] = prompts
     result = StageResult(
         stage="evaluate",
         digest=spec.digest,
@@ -79,9 +85,19 @@ def evaluated(
     return Subject(result, spec, folder, commit="abc1234")
 
 
-def contest_record(policy: str, champion: str, wins: float, look: int = 1) -> Decision:
+def contest_record(
+    policy: str,
+    champion: str,
+    wins: float,
+    look: int = 1,
+    *,
+    heldout: str = "heldout",
+    prompts: list[str] | None = None,
+) -> Decision:
     """Return the record of a contest that the policy wins on `wins` of the prompts."""
     with tempfile.TemporaryDirectory() as folder:
-        won = {"score": outcomes(wins)}
-        subject = evaluated(Path(folder), won, policy=policy, champion=champion)
+        won = {"score": outcomes(wins, PROMPTS if prompts is None else len(prompts))}
+        subject = evaluated(
+            Path(folder), won, policy=policy, champion=champion, heldout=heldout, prompts=prompts
+        )
         return decide_contest(Contest(), Evaluate(), subject, Look(look))

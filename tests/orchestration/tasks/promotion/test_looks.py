@@ -5,6 +5,7 @@ from contests import contest_record
 from promotion_checks import champions, refused
 
 from rlhf_core.contest.spending import level
+from rlhf_core.evidence.items import item_id
 from tasks.promotion.eligibility import ContestLost
 from tasks.promotion.looks import look_of, outcome_of
 from tasks.promotion.promotion import PromotionRequest, promote
@@ -57,6 +58,26 @@ def test_a_win_at_the_level_of_an_earlier_look_is_judged_at_the_level_of_its_pla
     with refused(registry, r"wins 56\.8% .*; contest 2 on these held-out prompts", ContestLost):
         promote(registry, PromotionRequest(version="2"))
     assert champions(registry) == before
+
+
+def test_a_split_without_leaked_prompts_or_with_an_added_one_is_looked_at_again(registrar):
+    """A champion was trained on 100 of 150 prompts: the split without them has another digest."""
+    registry, prompts = registrar.registry, [item_id(f"prompt {i}") for i in range(150)]
+    splits = [
+        ("whole split", prompts, 5),
+        ("without the leaked prompts", prompts[100:], 4),
+        ("one prompt more", [*prompts, item_id("added")], 3),
+        ("fresh prompts", [item_id(f"fresh {i}") for i in range(150)], 2),
+    ]
+    champion = registrar.digests["policy", "1"]
+    for heldout, looked_at, seed in splits:
+        digest = registrar.digests["policy", str(seed)]
+        contest = contest_record(digest, champion, 0.4, heldout=heldout, prompts=looked_at)
+        records = [*registrar.records("policy", digest), contest]
+        version = registrar.add("policy", seed, records, reward_version="1")
+        with refused(registry, "contest", ContestLost):
+            promote(registry, PromotionRequest(version=version))
+    assert [each.look for each in contests(registry)] == [1, 2, 3, 1]
 
 
 def test_an_override_is_a_look_too(registry):
