@@ -30,6 +30,7 @@ DATA_METRICS: MetricRows = {
     "rows_kept": ("rows", "Rows that passed every rule"),
     "share_dropped": ("share", "Rows quarantined / rows read, worst source"),
     "rows_truncated": ("rows", "Rows whose prompt data.overlong = truncate_left has shortened"),
+    "rows_reserved": ("rows", "Rows of later held-out folds, which train and measure nothing"),
     "near_duplicates": ("rows", "Training rows whose prompt nearly repeats a held-out one"),
     "longer_wins": ("share", "Pairs whose chosen answer is the longer one, training split"),
     "annotator_agreement": ("share", "Mean share of a pair's votes that side with the majority"),

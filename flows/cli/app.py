@@ -38,6 +38,7 @@ COMMANDS = {
         "history": "List every attempt to change the champion.",
         "audit": "List every attempt, approval, override and contest, with account and evidence.",
         "access": "Part the accounts that train, promote and approve on MLflow's server.",
+        "heldout": "Show how often contests used a recipe's held-out prompts, or offer fresh ones.",
         "lineage": "Trace a model back to its data, or data to every model that saw it.",
     },
     "schedules": {
@@ -59,7 +60,7 @@ COMMANDS = {
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
     *("run", "validate", "sweep", "trace"),
-    *("approve", "promote", "rollback", "history", "access"),
+    *("approve", "promote", "rollback", "history", "access", "heldout"),
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
 }

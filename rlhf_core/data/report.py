@@ -53,7 +53,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
         ]
         + alpha_rule(splits[PAIRS], rules, f"split_{PAIRS}"),
         "annotators": annotator_table(splits[PAIRS], tokens),
-        "rows": {name: _counts(table) for name, table in tables.items()},
+        "rows": _counts(tables),
         "splits": {
             split: {"rows": len(records), "digest": digest_file(path / "splits" / f"{split}.jsonl")}
             for split, records in splits.items()
@@ -71,6 +71,7 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
         "data/rows": sum(len(table.entries) for table in tables.values()),
         "data/rows_kept": sum(len(table.kept) for table in tables.values()),
         "data/rows_truncated": sum(len(table.broken("truncated")) for table in tables.values()),
+        "data/rows_reserved": sum(_reserved(table) for table in tables.values()),
         "data/near_duplicates": sum(
             len(table.broken("near_duplicates")) for table in tables.values()
         ),
@@ -96,6 +97,11 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}
 
 
+def _reserved(table: Table) -> int:
+    """Return the number of rows that are set aside for later held-out folds."""
+    return sum(entry.is_in("reserve") for entry in table.kept)
+
+
 def _tokens(tables: dict[str, Table]) -> dict[str, dict[str, int]]:
     """Return the token counts of every kept record, by its id."""
     return {
@@ -107,7 +113,17 @@ def _share_dropped(table: Table) -> float:
     return sum(counts_as_dropped(table, entry) for entry in table.entries) / len(table.entries)
 
 
-def _counts(table: Table) -> dict:
+def _counts(tables: dict[str, Table]) -> dict[str, dict]:
+    """Return the counts of rows by source; 'reserved' where there is a reserve."""
+    reserved = {name: {"reserved": _reserved(table)} for name, table in tables.items()}
+    has_reserve = any(one["reserved"] for one in reserved.values())
+    return {
+        name: _counts_of(table) | (reserved[name] if has_reserve else {})
+        for name, table in tables.items()
+    }
+
+
+def _counts_of(table: Table) -> dict:
     by_rule: dict[str, int] = {}
     for entry in table.entries:
         if entry.rule:

@@ -14,7 +14,7 @@ from rlhf_core.config import Data
 from rlhf_core.data.chat_template import prompt_text
 from rlhf_core.data.render import count_tokens, render_prompt, render_responses
 from rlhf_core.data.special_tokens import special_texts, texts_in
-from rlhf_core.data.splits import is_heldout, prompt_key
+from rlhf_core.data.splits import RESERVE, fold_of, prompt_key, root_key
 from rlhf_core.data.splitting.groups import group_keys
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.truncation import truncate_prompts
@@ -170,8 +170,10 @@ def too_long(table: Table, max_prompt: int, max_response: int) -> dict[int, str]
 def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
     """Return the tables with every kept row in a split.
 
-    By its file if the user gave a held-out one, else by hash of its group (data.split_by). Raises
-    BadInput for groups that cannot be split.
+    By its file if the user gave a held-out one, else by hash of its group (data.split_by). Folds
+    before data.heldout_fold are training data by now. Those after it are kept in reserve, whichever
+    file a row is of: '<source>_reserve' is no split of a stage. Raises BadInput for groups that
+    cannot be split.
     """
     by_hash = [
         name for name in tables if not name.endswith("_heldout") and f"{name}_heldout" not in tables
@@ -181,12 +183,18 @@ def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
     def split_of(name: str, entry: TableEntry) -> str:
         if name.endswith("_heldout"):
             return name
-        heldout = name in by_hash and is_heldout(
-            groups[prompt_key(entry.canonical["prompt"])],
+        prompt = entry.canonical["prompt"]
+        key = prompt_key(prompt)
+        own = key if data.split_by == "prompt" else entry.root or root_key(prompt)
+        fold = fold_of(
+            groups.get(key, own),
             seed=data.split_seed,
             fraction=data.heldout_fraction,
+            folds=data.heldout_folds,
         )
-        return f"{name}_{'heldout' if heldout else 'train'}"
+        if fold is not None and fold > data.heldout_fold:
+            return f"{name}_{RESERVE}"
+        return f"{name}_{'heldout' if fold == data.heldout_fold and name in by_hash else 'train'}"
 
     return {name: table.assigned(partial(split_of, name)) for name, table in tables.items()}
 

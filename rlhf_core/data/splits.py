@@ -25,6 +25,7 @@ HELDOUT_FOR: dict[str, tuple[str, ...]] = {
     "comparisons": ("comparisons", "prompts"),
     "prompts": ("comparisons", "prompts"),
 }
+RESERVE = "reserve"  # side of the rows that are set aside for later held-out folds
 # the file of a validation that holds the keys of its training prompts, for later leak searches
 TRAIN_PROMPTS = "train_prompts.json"
 
@@ -58,14 +59,16 @@ def root_key(messages: list[Message]) -> str:
     return prompt_key(first_user_turn(messages))
 
 
-def is_heldout(key: str, *, seed: int, fraction: float) -> bool:
-    """Return True if what the key stands for is held out: sha256(seed, key) / 2^256 < fraction.
+def fold_of(key: str, *, seed: int, fraction: float, folds: int = 1) -> int | None:
+    """Return the held-out fold of what the key stands for, from 1; None for what always trains.
 
-    key: of a prompt (prompt_key), a root (root_key) or a cluster. The result depends on nothing
-    else.
+    Fold k has the keys with (k - 1) * fraction <= sha256(seed, key) / 2^256 < k * fraction. key: of
+    a prompt (prompt_key), a root (root_key) or a cluster. The result depends on nothing else, and
+    more folds change no earlier one.
     """
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    value = int.from_bytes(digest[:8], "big")
+    return next((n for n in range(1, folds + 1) if value < n * fraction * 2**64), None)
 
 
 def unique_prompts(records: list[dict]) -> list[dict]:

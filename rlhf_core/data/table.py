@@ -47,8 +47,8 @@ class TableEntry:
         """Return True if the row is quarantined under `rule`, or noted by it."""
         return self.rule == rule or rule in self.notes
 
-    def is_in(self, side: Literal["train", "heldout"]) -> bool:
-        """Return True if the row is in a split of that side."""
+    def is_in(self, side: Literal["train", "heldout", "reserve"]) -> bool:
+        """Return True if the row is in a split of that side, or in reserve."""
         return self.split is not None and self.split.endswith(f"_{side}")
 
 

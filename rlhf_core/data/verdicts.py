@@ -75,7 +75,10 @@ def strength(row: dict) -> float | None:
 
 
 def score_contradiction(row: dict) -> str | None:
-    """Return why a row's own numbers prefer the rejected answer; None if they do not."""
+    """Return why a row's own numbers prefer the rejected answer; None if they do not.
+
+    They are scores, a margin, or votes of which most are against the chosen answer.
+    """
     for chosen, rejected in SCORES:
         high, low = number(row.get(chosen)), number(row.get(rejected))
         if high is not None and low is not None and high < low:
@@ -86,6 +89,9 @@ def score_contradiction(row: dict) -> str | None:
         value = number(row.get(column))
         if value is not None and value < 0:
             return f"{column} {value:g} is negative: the rejected answer is the better one"
+    in_favour, against = votes(row)
+    if in_favour is not None and against is not None and against > in_favour:
+        return f"{against} of {in_favour + against} votes are against the chosen answer"
     return None
 
 

@@ -1,7 +1,7 @@
 """Held-out splits without the prompts that a model which takes part was trained on."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found |
         return None
     splits: Artifacts = {}
     for name in heldout:
-        if kept := _kept(context, have[name], _counting(trained, name), check, name):
+        if kept := _kept(context, have[name], forbidden_prompts(trained, name), check, name):
             splits[name] = kept
             _require_enough(context.recipe, stage, name, check)
     if not check.is_clean:
@@ -89,7 +89,7 @@ def _training_prompts(
     origins = Origins(context.workspace, partial(_client, context))
     trained: TrainedPrompts = {}
     for name, model in models.items():
-        trained[name], reasons, some = _prompts_of(origins, model.digest, own)
+        trained[name], reasons, some = trained_prompts(origins, model.digest, own)
         if reasons:
             check.unknown[name] = brief_reasons(reasons)
         if reasons and some:
@@ -107,23 +107,26 @@ def _client(context: RunContext) -> "MlflowClient":
     return context.tracker.client
 
 
-def _prompts_of(
-    origins: Origins, model: str, own: set[tuple[str, str]]
+def trained_prompts(
+    origins: Origins, model: str, own: Collection[tuple[str, str]] = ()
 ) -> tuple[dict[str, set[str]], list[str], bool]:
-    """Return a model's training prompts by split, why some are not known, and if any split is."""
+    """Return a model's training prompts by split, why some are not known, and if any split is.
+
+    own: name and digest of splits to leave out.
+    """
     data = origins.training_data(model)
     found: dict[str, set[str]] = {}
     reasons = list(data.unknown)
-    for split, digest in sorted(data.splits - own):
+    for split, digest in sorted(data.splits - set(own)):
         prompts, why = origins.prompts(digest, model)
         if prompts is None:
             reasons += [f"its {split} {digest[:12]} {why[0]}", *why[1:]]
         else:
             found.setdefault(split, set()).update(prompts)
-    return found, reasons, bool(found or data.splits & own)
+    return found, reasons, bool(found or data.splits & set(own))
 
 
-def _counting(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:
+def forbidden_prompts(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:
     """Return by model the prompts that must not be in a held-out split of this kind."""
     kind = heldout.removesuffix("_heldout")
     return {

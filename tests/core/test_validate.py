@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from rlhf_core.__main__ import main, run_stage
 from rlhf_core.config import Data, Source
 from rlhf_core.data.expectations import Expectation, evaluate
-from rlhf_core.data.splits import SPLITS, load_split
+from rlhf_core.data.splits import SPLITS, load_split, short_key
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import Artifact, RunDir, StageSpec
@@ -255,6 +255,23 @@ def test_data_docs_need_no_network_and_link_every_suite(dirty):
     assert "<script" not in index and "http" not in index
     for suite in ("demonstrations", "split_prompts_heldout"):
         assert f'href="validations/{suite}/' in index
+
+
+def test_a_reserve_is_in_no_split_and_its_rows_are_counted(model, tmp_path):
+    spec = make_spec(tmp_path, model, {}, heldout_folds=2)
+    result = run_stage(spec, RunDir(tmp_path / "run"))
+    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in SPLITS}
+    there = {row["prompt"][0]["content"] for rows in splits.values() for row in rows}
+    reserved = set(WORDS[:40]) - there
+    assert len(reserved) > 5 and result.metrics["data/rows_reserved"] == 2 * len(reserved)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["rows"]["comparisons"]["reserved"] == len(reserved)
+    listed = (tmp_path / "run" / "train_prompts.json").read_text()
+    assert not any(f'"{short_key(user_says(word))}"' in listed for word in reserved)
+
+
+def user_says(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
 
 
 def test_the_same_input_gives_the_same_bytes(model, tmp_path):

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_core.config import Rules
 from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.rules import apply_row_rules, assign_splits
-from rlhf_core.data.splits import is_heldout, load_split, prompt_key, save_split, unique_prompts
+from rlhf_core.data.splits import fold_of, load_split, prompt_key, save_split, unique_prompts
 from rlhf_core.data.splitting.leaks import quarantine_leaks
 from rlhf_core.errors import BadInput
 from rlhf_core.validate import assert_nothing_vanished, make_splits
@@ -105,7 +105,9 @@ def test_adding_rows_moves_no_prompt_to_the_other_side():
 
 def test_the_held_out_share_is_near_the_fraction_and_depends_on_the_seed():
     sides = {
-        seed: [is_heldout(prompt_key(user(f"p{i}")), seed=seed, fraction=0.2) for i in range(4000)]
+        seed: [
+            fold_of(prompt_key(user(f"p{i}")), seed=seed, fraction=0.2) == 1 for i in range(4000)
+        ]
         for seed in (1, 2)
     }
     # four standard errors
@@ -115,7 +117,7 @@ def test_the_held_out_share_is_near_the_fraction_and_depends_on_the_seed():
 
 def test_a_larger_fraction_only_adds_held_out_prompts():
     small, large = (
-        {i for i in range(500) if is_heldout(prompt_key(user(f"p{i}")), seed=1, fraction=f)}
+        {i for i in range(500) if fold_of(prompt_key(user(f"p{i}")), seed=1, fraction=f)}
         for f in (0.1, 0.3)
     )
     assert small < large
@@ -123,7 +125,7 @@ def test_a_larger_fraction_only_adds_held_out_prompts():
 
 def test_one_prompt_is_on_one_side_in_every_source_whatever_its_white_space():
     for i in range(200):
-        assert is_heldout(prompt_key(user(f"a p{i}")), seed=3, fraction=0.5) == is_heldout(
+        assert fold_of(prompt_key(user(f"a p{i}")), seed=3, fraction=0.5) == fold_of(
             prompt_key(user(f" a\n p{i} ")), seed=3, fraction=0.5
         )
 
@@ -153,6 +155,78 @@ def test_splitting_by_hash_leaks_nothing_between_the_sources():
         r["prompt"][0]["content"] for name in splits if name.endswith("train") for r in splits[name]
     }
     assert not heldout & train and heldout | train == {f"p{i}" for i in range(400)}
+
+
+def folded(fold: int, *, folds: int = 3, **options):
+    """Split three sources by hash, of which folds of 0.2 each are set aside."""
+    rows = [entry(i, f"p{i}", response="r") for i in range(300)]
+    tables = {
+        "demonstrations": table("demonstrations", rows),
+        "comparisons": table("comparisons", [pair(i, f"p{i}", "a", "b") for i in range(300)]),
+    }
+    tables |= {name: table(name, rows) for name in options.pop("more", ())}
+    given = {"heldout_fraction": 0.2, "heldout_folds": folds, "heldout_fold": fold}
+    return assign_splits(tables, data(**given, **options))
+
+
+def prompts_by_split(tables) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for one in tables.values():
+        for row in one.kept:
+            found.setdefault(row.split, set()).add(row.canonical["prompt"][0]["content"])
+    return found
+
+
+def test_folds_are_disjoint_and_each_is_in_reserve_until_its_turn():
+    first, second, third = (prompts_by_split(folded(fold)) for fold in (1, 2, 3))
+    heldout = [sides["comparisons_heldout"] for sides in (first, second, third)]
+    assert all(40 < len(prompts) < 80 for prompts in heldout)
+    assert not heldout[0] & heldout[1] and not heldout[0] & heldout[2]
+    assert first["comparisons_reserve"] == heldout[1] | heldout[2]
+    assert second["comparisons_reserve"] == heldout[2] and "comparisons_reserve" not in third
+    # a fold that was in use trains, one that will be has trained nothing
+    assert second["comparisons_train"] == first["comparisons_train"] | heldout[0]
+    assert third["comparisons_train"] == second["comparisons_train"] | heldout[1]
+    for sides in (first, second, third):
+        for side in ("train", "heldout", "reserve"):
+            assert sides.get(f"demonstrations_{side}") == sides.get(f"comparisons_{side}")
+
+
+def test_the_first_fold_is_the_split_without_folds():
+    alone, first = prompts_by_split(folded(1, folds=1)), prompts_by_split(folded(1))
+    assert alone["comparisons_heldout"] == first["comparisons_heldout"]
+    assert alone["comparisons_train"] == first["comparisons_train"] | first["comparisons_reserve"]
+
+
+def test_the_reserve_is_kept_from_training_rows_with_a_held_out_file_of_their_own_too():
+    sides = prompts_by_split(folded(1, more=["demonstrations_heldout"]))
+    assert sides["demonstrations_reserve"] == sides["comparisons_reserve"]
+    assert not sides["demonstrations_train"] & sides["comparisons_reserve"]
+    assert len(sides["demonstrations_heldout"]) == 300  # the user's own file, whole
+
+
+@pytest.mark.parametrize("split_by", ["prompt", "root", "cluster"])
+def test_a_group_is_in_one_fold(split_by):
+    sides = prompts_by_split(folded(2, split_by=split_by))
+    names = ("comparisons_train", "comparisons_heldout", "comparisons_reserve")
+    assert sum(len(sides[name]) for name in names) == 300
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"heldout_fold": 2}, "heldout_fold is 2, but heldout_folds is 1"),
+        ({"heldout_folds": 10}, "leaves no training data; expected less than 1"),
+        (
+            {"heldout_folds": 2, "demonstrations_heldout": "d", "comparisons_heldout": "c"},
+            "every held-out set is a file",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_cut_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        data(**options)
+    assert "heldout_folds" not in data().model_dump(mode="json")
 
 
 def test_without_prompt_files_the_prompts_are_those_of_the_comparisons_each_once():

@@ -21,6 +21,11 @@ from rlhf_core.data.verdicts import score_contradiction, score_tie, verdict
         ({"score_chosen": 3, "score_rejected": None}, None),
         ({"score_chosen": float("nan"), "score_rejected": 1.0}, None),
         ({"margin": "unknown"}, None),
+        ({"votes_for": 1, "votes_against": 2}, "2 of 3 votes are against the chosen answer"),
+        ({"votes": [0, 1, 0, 0]}, "3 of 4 votes are against"),
+        ({"labels": ["rejected", "chosen", "rejected"]}, "2 of 3 votes are against"),
+        ({"votes_for": 2, "votes_against": 2}, None),
+        ({"votes_for": 2, "votes_against": 1}, None),
         ({}, None),
     ],
 )

@@ -187,6 +187,7 @@ WRITING_COMMANDS = {
     "gc": [],
     "up": [],
     "history": ["quickstart"],
+    "heldout": ["show", "quickstart"],
     "down": [],
     "ui": ["--no-browser"],
 }

@@ -1,0 +1,126 @@
+"""The data section: the sources of rows, and how they are split."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf_core.config.data.rules import Rules
+from rlhf_core.config.data.source import Source, SourceField
+from rlhf_core.config.fields import Config, Positive
+
+
+class Data(Config):
+    """The sources of a recipe, how they are split, and the limits of a row."""
+
+    demonstrations: SourceField = Field(
+        description="Prompts with good responses, for supervised fine-tuning."
+    )
+    demonstrations_heldout: SourceField | None = Field(
+        None, description="Held-out demonstrations. None: split off by hash."
+    )
+    comparisons: SourceField = Field(
+        description="Prompts with a chosen and a rejected response, for the reward model or DPO."
+    )
+    comparisons_heldout: SourceField | None = Field(
+        None, description="Held-out comparisons. None: split off by hash."
+    )
+    prompts: SourceField | None = Field(
+        None, description="Rollout prompts. None: the prompts of the training comparisons."
+    )
+    prompts_heldout: SourceField | None = Field(
+        None, description="Prompts of the evaluation. None: those of the held-out comparisons."
+    )
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Share of prompts (see split_by) that are held out, by hash."
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        1,
+        description=(
+            "Seed of the choice of held-out prompts. It is not `seed`, so that runs with different"
+            " seeds hold out the same prompts."
+        ),
+    )
+    heldout_folds: Positive = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description=(
+            "Disjoint held-out sets that are set aside, each a share of heldout_fraction. One is in"
+            " use, heldout_fold; those after it are a reserve that trains and measures nothing."
+        ),
+    )
+    heldout_fold: Positive = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description=(
+            "Held-out set in use, from 1. Those before it are training data. `rlhf heldout rotate`"
+            " checks the next one."
+        ),
+    )
+    split_by: Literal["prompt", "root", "cluster"] = Field(
+        "root",
+        description=(
+            "What stays on one side of a split by hash. 'prompt': rows with one prompt. 'root':"
+            " conversations with one first user turn. 'cluster': these, and near-duplicate prompts."
+        ),
+    )
+    near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.95)] = Field(
+        0.8,
+        description=(
+            "Jaccard similarity of their runs of three words from which two prompts are near"
+            " duplicates."
+        ),
+    )
+    max_prompt_tokens: Positive = Field(
+        256, description="Longest prompt, tokens, the chat template included. Longer: see overlong."
+    )
+    max_response_tokens: Positive = Field(
+        256, description="Longest response, tokens, the end of text included. Longer: see overlong."
+    )
+    overlong: Literal["drop", "truncate_left", "error"] = Field(
+        "drop",
+        description=(
+            "Rows over a limit. 'drop': they go to quarantine. 'truncate_left': a prompt loses its"
+            " oldest turns, then the beginning of its last user turn; the system message stays, and"
+            " a row with a longer response goes to quarantine. 'error': a single one refuses the"
+            " data."
+        ),
+    )
+    rules: Rules = Field(Rules(), description="Rules that the rows must meet.")
+
+    @model_validator(mode="after")
+    def _require_folds(self) -> "Data":
+        if self.heldout_fold > self.heldout_folds:
+            raise ValueError(
+                f"heldout_fold is {self.heldout_fold}, but heldout_folds is {self.heldout_folds};"
+                " expected a fold that was set aside"
+            )
+        aside = self.heldout_folds * self.heldout_fraction
+        if self.heldout_folds > 1 and aside >= 1:
+            raise ValueError(
+                f"heldout_folds {self.heldout_folds} times heldout_fraction"
+                f" {self.heldout_fraction:g} leaves no training data; expected less than 1"
+            )
+        if self.heldout_folds > 1 and not self.is_split_by_hash:
+            raise ValueError(
+                "heldout_folds are cut by hash, but every held-out set is a file; remove"
+                " heldout_folds, or the held-out files"
+            )
+        return self
+
+    @property
+    def is_split_by_hash(self) -> bool:
+        """True if a source has no held-out file of its own."""
+        own = self.demonstrations_heldout and self.comparisons_heldout
+        return not own or bool(self.prompts and not self.prompts_heldout)
+
+    @property
+    def evaluated_prompts(self) -> Source | None:
+        """The file that prompts of the evaluation come from; None if all are split by hash."""
+        return self.prompts_heldout or self.comparisons_heldout
+
+    @property
+    def checked_rules(self) -> Rules:
+        """The rules as they are applied: overlong = 'error' makes the limits an error."""
+        if self.overlong != "error":
+            return self.rules
+        return self.rules.model_copy(update={"length": "error"})

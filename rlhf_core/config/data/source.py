@@ -1,0 +1,77 @@
+"""One source of rows: a file, a folder, a pattern or a data set of the hub."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from rlhf_core.config.fields import Config
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class Source(Config):
+    """One source of rows. A plain string is short for `{path = "..."}`."""
+
+    path: str = Field(
+        description=(
+            "File, folder, pattern of files such as 'shards/*.jsonl.gz', or hub name. '{prepared}'"
+            " stands for the output of the prepare stage."
+        )
+    )
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "saved", "hub"] = (
+        Field(
+            "auto",
+            description=(
+                "File format. 'auto' goes by the file's ending, takes a folder for a saved dataset"
+                " or for shards of one format, and anything else for a hub name. Text may be"
+                " compressed by gzip, zstd, bzip2 or xz."
+            ),
+        )
+    )
+    config: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="Configuration of a hub data set. None: its default, or the only one.",
+    )
+    revision: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description=(
+            "Branch, tag or commit of a hub data set. None: the default branch. The record and the"
+            " lineage have the commit."
+        ),
+    )
+    split: str = Field(
+        "train",
+        description=(
+            "Split to read from a hub or saved dataset, or from a folder of shards whose names"
+            " say train, validation or test."
+        ),
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=(
+            "Canonical column name -> column name in the file, e.g. {prompt = 'question'}."
+        ),
+    )
+    ignore: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Columns, and keys of messages, that are left out, e.g. a `context` that no model is to"
+            " read."
+        ),
+    )
+    limit: int | None = Field(
+        None,
+        gt=0,
+        description="Use only this number of rows, the first in the file's order. None: use all.",
+    )
+
+
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+SourceField = Annotated[Source, BeforeValidator(_as_source)]
