@@ -57,8 +57,9 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     train_rows = subset(
         load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
     )
+    drawn_by = spec.config.heldout_seed(spec.seed)
     rows = subset(
-        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed
+        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
     )
     train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
     policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)

@@ -49,8 +49,9 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     base = spec.inputs["model"].path
     tokenizer = load_tokenizer(base)
     heldout_path = spec.inputs["demonstrations_heldout"].path
+    drawn_by = spec.config.heldout_seed(spec.seed)
     heldout = load_sequences(
-        tokenizer, heldout_path, config.max_heldout, seed=spec.seed, train_on=config.train_on
+        tokenizer, heldout_path, config.max_heldout, seed=drawn_by, train_on=config.train_on
     )
     policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)

@@ -26,6 +26,17 @@ class StageConfig(Config):
     template_date: str | None = Field(
         None, description="Date that chat templates print, YYYY-MM-DD, if one of the inputs' does."
     )
+    split_seed: int | None = Field(
+        None,
+        description="data.split_seed where it is not the seed, by which held-out rows are drawn.",
+    )
+
+    def heldout_seed(self, seed: int) -> int:
+        """Return the seed of the draw of held-out rows, the same for runs of every seed.
+
+        seed: that of the stage.
+        """
+        return seed if self.split_seed is None else self.split_seed
 
     @model_serializer(mode="wrap")
     def _as_identity(self, handler: SerializerFunctionWrapHandler) -> dict:
@@ -34,6 +45,8 @@ class StageConfig(Config):
             del values["ranks"]
         if self.template_date is None:
             del values["template_date"]
+        if self.split_seed is None:
+            del values["split_seed"]
         for section in values.values():
             if isinstance(section, dict):
                 section.pop("gate", None)
@@ -43,11 +56,10 @@ class StageConfig(Config):
 class PrepareStageConfig(StageConfig):
     """The source of the base model.
 
-    split_seed: data.split_seed, where the quickstart's data are made with the base model.
+    split_seed is set where the quickstart's data are made with the base model.
     """
 
     base: str
-    split_seed: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Needs(Config):

@@ -131,7 +131,8 @@ def _setup(
         )
     require_same_tokenizer(paths["policy"], paths["sft"], "sft")
     further = _further_reward_models(spec)
-    rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=spec.seed)
+    drawn_by = spec.config.heldout_seed(spec.seed)
+    rows = subset(load_split(paths["prompts_heldout"]), config.max_prompts, seed=drawn_by)
     _require_different(rows)
     tokenizer, others = load_tokenizer(paths["policy"]), {}
     if "champion" in paths:
@@ -192,7 +193,7 @@ def _divergence_and_tax(
         setup.tokenizer,
         path,
         setup.config.max_heldout,
-        seed=spec.seed,
+        seed=spec.config.heldout_seed(spec.seed),
         train_on=spec.config.train_on,
     )
     paths, frozen = {k: spec.inputs[k].path for k in ("policy", "sft")}, setup.config.frozen

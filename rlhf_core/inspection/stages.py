@@ -92,7 +92,9 @@ def _readings(recipe: Recipe, models: ReadModels) -> Iterator[_Reading]:
 
 
 def _inspected(recipe: Recipe, reading: _Reading, file: Path, rows: int) -> InspectedStage:
-    taken = subset(load_split(file), reading.limit, seed=recipe.seed)
+    is_heldout = reading.split.endswith("_heldout")
+    seed = recipe.data.split_seed if is_heldout else recipe.seed
+    taken = subset(load_split(file), reading.limit, seed=seed)
     shown = reading.render(load_tokenizer(reading.model), taken[:rows])
     return InspectedStage(
         reading.stage,

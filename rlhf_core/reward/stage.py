@@ -33,8 +33,9 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     config = spec.config.reward
     train_it = spec.config.train
     tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
+    drawn_by = spec.config.heldout_seed(spec.seed)
     rows = subset(
-        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=spec.seed
+        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
     )
     heldout = pair_sequences(tokenizer, rows)
     if train_it:

@@ -19,7 +19,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
-from rlhf_core.stage_catalogue import Stage
+from rlhf_core.stage_catalogue import STAGES, Stage
 from rlhf_core.template_date import folder_asks_for_date
 from tasks.records.workspace import first_template_date, home_folder
 
@@ -52,8 +52,12 @@ def make_spec(
 ) -> StageSpec[StageConfigT]:
     """Return the spec of `stage`; `config` holds only what the stage depends on.
 
-    The date that chat templates print is in it where a template of the inputs asks for one.
+    The date that chat templates print is in it where a template of the inputs asks for one, and
+    data.split_seed where held-out rows are drawn by another seed than the stage's.
     """
+    measures = stage in STAGES and STAGES[stage].heldout
+    if measures and recipe.data.split_seed != recipe.seed:
+        config = config.model_copy(update={"split_seed": recipe.data.split_seed})
     if day := date_of_templates(recipe, [item.path for item in inputs.values()]):
         config = config.model_copy(update={"template_date": day})
     return StageSpec(

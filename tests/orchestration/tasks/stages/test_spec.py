@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from recipes import prepared_recipe
 
+from rlhf_core.batching.batch import subset
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from tasks.records.workspace import first_template_date
@@ -34,6 +35,21 @@ def test_a_policy_learning_rate_is_in_the_ppo_spec_only(have):
         if s.spec(other, have).digest != s.spec(prepared_recipe(), have).digest
     ]
     assert changed == [ppo]
+
+
+def test_runs_of_every_seed_draw_the_same_held_out_rows(have):
+    """Two runs pair on the same items, where a limit leaves some of them out."""
+    for stage in (sft, reward, evaluate):
+        first, second = (stage.spec(prepared_recipe(seed=seed), have) for seed in (1, 2))
+        assert first.seed != second.seed
+        drawn = [
+            subset(list(range(900)), 64, seed=s.config.heldout_seed(s.seed))
+            for s in (first, second)
+        ]
+        assert drawn[0] == drawn[1]
+        assert "split_seed" not in first.config.model_dump(mode="json")
+    assert ppo.spec(prepared_recipe(seed=2), have).config.split_seed is None
+    assert validate.spec(prepared_recipe(seed=2), have).config.split_seed is None
 
 
 def test_the_date_of_a_template_is_in_the_spec_where_one_asks_for_it(have, tmp_path, monkeypatch):
