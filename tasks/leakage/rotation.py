@@ -17,6 +17,7 @@ from rlhf_core.evidence.items import prompt_id
 from tasks.leakage.heldout import forbidden_prompts, trained_prompts
 from tasks.leakage.training_data import Origins
 from tasks.promotion.aliases import RegistryAliases
+from tasks.promotion.candidates import contest_entries
 from tasks.promotion.ledger import KINDS, LedgerEntry
 from tasks.promotion.looks import looks_at
 from tasks.registry.versions import CHAMPION
@@ -96,7 +97,7 @@ def freshness(
 
     Raises what MLflow raises when it does not answer.
     """
-    use = use_of(registry.ledger.entries(), following, confidence)
+    use = use_of(contest_entries(registry.client, registry.name), following, confidence)
     found = Freshness(use, len(present.keys & following.keys))
     origins, aliases = Origins(registry.workspace, lambda: registry.client), registry.aliases()
     for kind in KINDS:

@@ -36,6 +36,7 @@ def heldout(
     from rlhf_core.config import load_recipe
     from tasks.leakage.rotation import freshness, use_of
     from tasks.promotion import aliases
+    from tasks.promotion.candidates import contest_entries
 
     quiet_libraries()
     given = settings or []
@@ -44,7 +45,7 @@ def heldout(
     registry, _ = aliases.open_registry(loaded.registry.name, must_exist=False)
     confidence = loaded.registry.contest_in_force.confidence
     present = _heldout(recipe, given)
-    use = use_of(registry.ledger.entries(), present, confidence)
+    use = use_of(contest_entries(registry.client, registry.name), present, confidence)
     found = {"recipe": loaded.name, "fold": loaded.data.heldout_fold, "present": asdict(use)}
     lines = [use_text(loaded, use)]
     if following is not None:
