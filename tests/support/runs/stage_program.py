@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf_core.evidence.items import Columns, write_items
+from rlhf_core.evidence.items import Columns, item_id, write_items
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec, write_atomically
 
 stage, spec_path, run_path = sys.argv[1:]
@@ -106,7 +106,7 @@ if "champion" in spec.inputs:
     scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
     columns: Columns = {
         "prompt": [f"prompt {i}" for i in range(n)],
-        "prompt_id": [*map(str, range(n))],
+        "prompt_id": [item_id(spec.inputs["prompts_heldout"].digest, str(i)) for i in range(n)],
     }
     columns |= {"policy_score": scores, "champion_score": [0.5] * n}
     columns |= {"sft_score": [0.5] * n, "sft_reply": ["b"] * n, "policy_reply": ["b"] * n}
