@@ -18,7 +18,8 @@ from tasks.leakage.heldout import forbidden_prompts, trained_prompts
 from tasks.leakage.training_data import Origins
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.candidates import contest_entries
-from tasks.promotion.ledger import KINDS, LedgerEntry
+from tasks.promotion.champions import KINDS
+from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.looks import looks_at
 from tasks.registry.versions import CHAMPION
 
