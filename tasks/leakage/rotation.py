@@ -21,6 +21,7 @@ from tasks.promotion.candidates import contest_entries
 from tasks.promotion.champions import KINDS
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.looks import looks_at
+from tasks.records.heldout_check import brief_reasons
 from tasks.registry.versions import CHAMPION
 
 SPLIT = "prompts_heldout"
