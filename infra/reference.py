@@ -26,9 +26,11 @@ MADE = "Made from the code by `infra/reference.py`; a test compares the two.\n"
 EXIT_CODES = {
     0: "Done",
     errors.BadInput.exit_code: "Bad input or configuration: correct it, a retry does not help",
-    errors.GateRefused.exit_code: "A gate refused, or with `rlhf plan` a stage does not fit",
+    errors.GateRefused.exit_code: "A gate, a promotion or a rollback was refused, "
+    "the ledger was altered, or with `rlhf plan` a stage does not fit",
     errors.RLHFError.exit_code: "Anything else: infrastructure, or an unexpected error; the same "
-    "command resumes",
+    "command resumes. Of `rlhf doctor`: a check failed",
+    130: "Stopped by Ctrl-C",
 }
 METRIC_GROUPS = {  # prefix of names -> title
     "": "Of every stage",

@@ -64,7 +64,7 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
     if "files" not in have:
         raise BadInput(
             f"{field} is {source.path!r}, but model.base prepares no files; expected a path or a"
-            " hub name."
+            f" hub name{_or_none(field)}."
         )
     prepared = have["files"].path
     path = prepared / source.path.removeprefix(PREPARED).lstrip("/")
@@ -74,6 +74,13 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
             " prepared folder."
         )
     return Artifact.of(path)
+
+
+def _or_none(field: str) -> str:
+    """Return how to do without an optional source; '' for a source that must be there."""
+    if field.endswith(("prompts", "prompts_heldout")):
+        return f", or --set {field}=none to take those of the comparisons"
+    return f", or --set {field}=none to split by hash" if field.endswith("_heldout") else ""
 
 
 def _require_no_revision(field: str, source: Source) -> None:

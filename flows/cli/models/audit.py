@@ -15,7 +15,9 @@ from flows.cli.tracking import tracking_client
 Since = Annotated[
     datetime | None,
     typer.Option(
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Leave out what was before this time (UTC)"
+        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+        metavar="YYYY-MM-DD[THH:MM:SS]",
+        help="Leave out what was before this time (UTC)",
     ),
 ]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the events as CSV on standard output")]

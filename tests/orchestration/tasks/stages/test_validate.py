@@ -80,3 +80,20 @@ def test_prepared_files_do_not_lead_out_of_their_folder_anywhere(make_recipe, tm
     }
     with pytest.raises(BadInput, match="leads out of"):
         validate.spec(make_recipe(data={"demonstrations": path, "comparisons": path}), have)
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ("demonstrations_heldout", "or --set data.demonstrations_heldout=none to split by hash"),
+        ("prompts", "or --set data.prompts=none to take those of the comparisons"),
+        ("comparisons", "expected a path or a hub name."),
+    ],
+)
+def test_files_that_another_base_model_does_not_prepare_are_refused_with_the_remedy(
+    have, field, remedy
+):
+    data = {"demonstrations": "org/a", "comparisons": "org/b", field: "{prepared}/d.jsonl"}
+    with pytest.raises(BadInput, match=rf"data\.{field} is .* prepares no files") as refused:
+        validate.spec(prepared_recipe(data=data), {"base": have["base"]})
+    assert remedy in str(refused.value)
