@@ -25,19 +25,22 @@ from rlhf_core.modeling.models import inference, load_policy, save_model
 from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.seeds import noise_seeds
-from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, bootstrap
+from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, clusters_of, count_clusters
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP
 
 
 @dataclass(frozen=True)
 class HeldoutLosses:
     """The cross-entropy of held-out sequences. mean: over all their trained tokens, nats/token.
 
-    loss_N: the sum of each sequence, nats; tokens_N: its trained tokens.
+    loss_N: the sum of each sequence, nats; tokens_N: its trained tokens. clusters: the sequences'
+    prompts, where some share one.
     """
 
     mean: float
     loss_N: Tensor
     tokens_N: Tensor
+    clusters: Clusters = None
 
 
 def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
@@ -96,18 +99,20 @@ def heldout_losses(
             loss_N[rows] = -(logprobs_BR * trained_BR).sum(-1).double().cpu()
     sums = total({"loss": loss, "tokens": tokens})
     tokens_N = torch.tensor([sum(sequence.trained) for sequence in sequences])
-    return HeldoutLosses(sums["loss"] / sums["tokens"], summed(loss_N), tokens_N)
+    prompts = clusters_of([tuple(sequence.prompt) for sequence in sequences])
+    return HeldoutLosses(sums["loss"] / sums["tokens"], summed(loss_N), tokens_N, prompts)
 
 
 def fall_interval(before: HeldoutLosses, after: HeldoutLosses) -> tuple[float, float] | None:
     """Return the 95% interval of the mean loss before, less after, on the same sequences.
 
-    By the paired bootstrap over sequences, nats per token. None for too few sequences.
+    By the paired bootstrap over prompts, nats per token. None for too few prompts.
     """
-    if len(before.loss_N) < MIN_BOOTSTRAP:
-        return None
     tokens_N = before.tokens_N.numpy().astype(float)
-    return bootstrap([(1, (before.loss_N - after.loss_N).numpy(), tokens_N)])
+    if count_clusters(before.clusters, tokens_N) < MIN_BOOTSTRAP:
+        return None
+    terms = [(1, (before.loss_N - after.loss_N).numpy(), tokens_N)]
+    return bootstrap_clustered(terms, before.clusters)
 
 
 def load_sequences(

@@ -155,7 +155,7 @@ def _from_items(
         how = "Wilson score interval of a share"
     else:
         interval = bootstrap_clustered(terms, clusters, rule.confidence)
-        how = describe_bootstrap(clusters)
+        how = describe_bootstrap(clusters, len(counted_N))
     how = _in_words(how, describe_clusters(clusters, counted_N), describe_computation(rule))
     prompts = _shared_prompts(clusters, counted_N)
     return _with_interval(MeasuredMetric(value, n, prompts, how=how), interval, rule)

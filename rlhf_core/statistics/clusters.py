@@ -9,7 +9,8 @@ here takes the item's prompt as the sampled unit:
   normal quantile (Korn and Graubard 1998, Survey Methodology 24). Franco, Little, Louis and Slud
   2019 (J. Survey Statistics and Methodology 7) compare such intervals, and recommend Wilson's.
 - any other sum or ratio: percentile bootstrap of whole prompts (Davison and Hinkley 1997, section
-  3.8), or, below MIN_CLUSTERS prompts, the linearised ratio with Student's t.
+  3.8), or, below MIN_CLUSTERS prompts, the linearised ratio with Student's t. The percentiles of
+  ten independent items "of 95%" cover about 90%.
 
 With one item per prompt every number is that of the functions for independent items.
 """
@@ -26,6 +27,7 @@ from rlhf_core.statistics.intervals import (
     bootstrap,
     clopper_pearson,
     mover,
+    require_items,
     sign_test,
     statistic,
     wilson,
@@ -178,11 +180,11 @@ def bootstrap_clustered(
 
     Raises ValueError for fewer than MIN_BOOTSTRAP independent items, and for a single prompt.
     """
-    if clusters is None:
-        return bootstrap(terms, confidence, seed=seed)
     grouped = by_cluster(terms, clusters)
     if len(grouped[0][1]) >= MIN_CLUSTERS:
         return bootstrap(grouped, confidence, seed=seed)
+    if clusters is None:
+        require_items(len(grouped[0][1]))
     return _linearised(grouped, confidence)
 
 
@@ -217,13 +219,13 @@ def influences(grouped: list[Term]) -> np.ndarray:
         )
 
 
-def describe_bootstrap(clusters: Clusters) -> str:
-    """Return in words how `bootstrap_clustered` makes its interval."""
-    if clusters is None or clusters.max() + 1 >= MIN_CLUSTERS:
-        what = "items" if clusters is None else "prompts"
+def describe_bootstrap(clusters: Clusters, items: int) -> str:
+    """Return in words how `bootstrap_clustered` makes its interval of so many items."""
+    number, what = (items, "items") if clusters is None else (clusters.max() + 1, "prompts")
+    if number >= MIN_CLUSTERS:
         return f"percentile bootstrap, {RESAMPLES:,} resamples of whole {what}, seed 0"
     return (
-        f"linearised interval with Student's t, because there are fewer than {MIN_CLUSTERS} prompts"
+        f"linearised interval with Student's t, because there are fewer than {MIN_CLUSTERS} {what}"
     )
 
 

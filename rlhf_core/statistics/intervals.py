@@ -108,10 +108,7 @@ def resampled(terms: list[Term], *, seed: int = 0) -> np.ndarray:
     MIN_BOOTSTRAP items.
     """
     n = len(terms[0][1])
-    if n < MIN_BOOTSTRAP:
-        raise ValueError(
-            f"a bootstrap interval needs at least {MIN_BOOTSTRAP} items, there are {n}"
-        )
+    require_items(n)
     generator, parts = np.random.default_rng(seed), []
     rows = max(1, _CELLS // n)
     for start in range(0, RESAMPLES, rows):
@@ -123,6 +120,14 @@ def resampled(terms: list[Term], *, seed: int = 0) -> np.ndarray:
                 )
             )
     return np.concatenate(parts)
+
+
+def require_items(n: int) -> None:
+    """Raise ValueError for fewer than MIN_BOOTSTRAP items."""
+    if n < MIN_BOOTSTRAP:
+        raise ValueError(
+            f"a bootstrap interval needs at least {MIN_BOOTSTRAP} items, there are {n}"
+        )
 
 
 def percentiles(values_R: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -57,9 +57,11 @@ def bootstrap_test(
     1993, section 15.4), at least 2 / (RESAMPLES + 1).
     """
     grouped = by_cluster(terms, clusters)
-    if clusters is not None and len(grouped[0][1]) < MIN_CLUSTERS:
+    if len(grouped[0][1]) < MIN_CLUSTERS:
         low, high = bootstrap_clustered(terms, clusters, seed=seed)
         error = linear_error(grouped)
+        if math.isnan(error):
+            return low, high, 1.0
         if not error:
             return low, high, 0.0 if statistic(grouped) else 1.0
         return low, high, _two_sided(abs(statistic(grouped)) / error, len(grouped[0][1]) - 1)

@@ -4,7 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, wilson_clustered
+from rlhf_core.statistics.clusters import (
+    MIN_CLUSTERS,
+    Clusters,
+    bootstrap_clustered,
+    wilson_clustered,
+)
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP
 
 RESAMPLES = 2000
 
@@ -16,9 +22,9 @@ def bootstrap_mean(
 
     values_N: paired differences. clusters: the items' prompts, which are resampled as wholes
     (rlhf_core/statistics/clusters.py). Without shared prompts the resamples are those that stages
-    have always drawn.
+    have always drawn. From MIN_BOOTSTRAP to MIN_CLUSTERS items it is Student's t interval.
     """
-    if clusters is not None:
+    if clusters is not None or MIN_BOOTSTRAP <= len(values_N) < MIN_CLUSTERS:
         values = values_N.double().numpy()
         terms = [(1, values, np.ones(len(values)))]
         return bootstrap_clustered(terms, clusters, confidence, seed=seed)

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlhf_core.evidence.item_terms import item_values
 from rlhf_core.statistics.clusters import (
+    MIN_CLUSTERS,
     Clusters,
     bootstrap_clustered,
     count_clusters,
@@ -23,7 +24,7 @@ from rlhf_core.statistics.intervals import Term, mover, statistic
 from rlhf_core.statistics.p_values import adjusted, bootstrap_test, of_interval, win_rate_test
 from tasks.analysis.run_evidence import Estimate
 
-MIN_ITEMS = 20  # the percentile bootstrap of fewer items, or prompts, is too narrow for a verdict
+MIN_ITEMS = 20  # fewer items, or prompts, are too few for a verdict
 LEVEL = 0.05
 Significance = Literal[
     "significant",
@@ -132,8 +133,10 @@ def paired(
     if prompts < MIN_ITEMS:
         note = _too_few(n, shared)
         return Finding("too few items", difference, n=n, method=method, note=note, n_prompts=shared)
+    if prompts < MIN_CLUSTERS:
+        method = "paired t interval"
     if shared:
-        method = "paired bootstrap of whole prompts"
+        method = f"{method} of whole prompts"
     low, high, p = bootstrap_test(both, clusters)
     verdict = verdict_on(low, high)
     if share:

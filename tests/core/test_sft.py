@@ -1,5 +1,6 @@
 """The held-out losses of supervised fine-tuning, by sequence, and the interval of their fall."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,33 @@ def test_the_interval_of_the_fall_is_that_of_paired_sequences():
     assert found == pytest.approx(expected, abs=0.1 * error)
 
 
-def test_too_few_sequences_have_no_interval():
+def test_answers_to_one_prompt_say_as_much_as_one_of_them_if_they_are_alike():
+    """Bug: four equal answers per prompt made the interval half as wide."""
+    generator = torch.Generator().manual_seed(3)
+    one_N = torch.randn(100, generator=generator, dtype=torch.float64) + 1
+    four_N, tokens_N = one_N.repeat_interleave(4), torch.full((400,), 10)
+    prompts = np.repeat(np.arange(100), 4)
+    four = HeldoutLosses(0.0, four_N, tokens_N, prompts)
+    none = HeldoutLosses(0.0, torch.zeros_like(four_N), tokens_N, prompts)
+    alone = fall_interval(losses(one_N, tokens_N[:100]), losses(one_N * 0, tokens_N[:100]))
+    assert fall_interval(four, none) == pytest.approx(alone, rel=1e-9)
+
+
+def test_the_sequences_of_one_prompt_are_one_cluster(tiny_model):
+    sequences = [
+        TrainedSequence([5, 6], [7 + i, 8], [True, True])
+        if i < 2
+        else TrainedSequence([5, 7], [7 + i, 8], [True, True])
+        for i in range(3)
+    ]
+    forward = inference(load_policy(tiny_model), dtype="float32")
+    found = heldout_losses(forward, sequences, load_tokenizer(tiny_model).pad_token_id, 1000)
+    assert found.clusters is not None and found.clusters.tolist() == [0, 0, 1]
+
+
+def test_too_few_sequences_or_prompts_have_no_interval():
     few = losses(torch.ones(9, dtype=torch.float64), torch.ones(9))
     assert fall_interval(few, few) is None
+    prompts = np.arange(20) % 9
+    shared = HeldoutLosses(1.0, torch.ones(20, dtype=torch.float64), torch.ones(20), prompts)
+    assert fall_interval(shared, shared) is None

@@ -106,7 +106,7 @@ def test_the_sign_test_of_shared_prompts_rejects_at_its_level():
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=12, max_size=40))
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=50, max_size=80))
 def test_one_item_per_prompt_changes_no_bit(values):
     wins_N, ones_N = np.array(values), np.ones(len(values))
     clusters = clusters_of([f"prompt {i}" for i in range(len(values))])

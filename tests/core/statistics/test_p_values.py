@@ -57,9 +57,10 @@ def test_the_bootstrap_test_has_the_interval_of_before_and_agrees_with_it(cluste
 
 
 def test_the_smallest_p_value_of_a_bootstrap_is_that_of_its_resamples():
-    assert bootstrap_test(mean_terms([1.0, 2.0] * 20), None)[2] == pytest.approx(2 / 10_001)
-    nothing: list[Term] = [(1, np.zeros(40), np.zeros(40))]
-    assert bootstrap_test(nothing, None)[2] == 1.0
+    assert bootstrap_test(mean_terms([1.0, 2.0] * 30), None)[2] == pytest.approx(2 / 10_001)
+    for size in (40, 60):
+        nothing: list[Term] = [(1, np.zeros(size), np.zeros(size))]
+        assert bootstrap_test(nothing, None)[2] == 1.0
 
 
 def test_a_bootstrap_test_of_no_difference_rejects_at_its_level():
