@@ -158,7 +158,7 @@ def write_atomically(path: Path, text: str) -> None:
     The file holds its old content or all of the new one, even after a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from pathlib import Path
 from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
+from rlhf_core.rundir import write_atomically
 from rlhf_core.stage_catalogue import SPLITS as SPLITS
 
 SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
@@ -83,13 +84,13 @@ def unique_prompts(records: list[dict]) -> list[dict]:
 
 
 def save_split(path: Path, records: list[dict]) -> None:
-    """Write records as JSON Lines, UTF-8, keys sorted: equal records give equal bytes."""
+    """Write records as JSON Lines, UTF-8, keys sorted: equal records give equal bytes.
+
+    The file is written by rename, since several runs may write and read the same one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(
-                json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-            )
+    lines = (json.dumps(r, sort_keys=True, ensure_ascii=False, allow_nan=False) for r in records)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def load_split(path: Path) -> list[dict]:

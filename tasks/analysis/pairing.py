@@ -48,7 +48,9 @@ class JoinedItems:
     def clusters(self) -> Clusters:
         """The number of each item's prompt; None where no two items share one."""
         name = prompt_column(self.tables[0])
-        return clusters_of(self.columns(name)[0]) if name else None
+        if name is None:
+            return None
+        return clusters_of([self.tables[0][name][row[0]] for row in self.rows])
 
 
 def clusters_in(items: Columns) -> Clusters:

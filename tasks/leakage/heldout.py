@@ -159,6 +159,7 @@ def _kept(
         return None
     leaked = prompts & set().union(*trained.values())
     check.left_out[name] = len(leaked)
+    check.leaked_by_split[name] = found
     for model, count in found.items():
         check.leaked[model] = check.leaked.get(model, 0) + count
     kept = [row for row in rows if short_key(row["prompt"]) not in leaked]

@@ -9,13 +9,15 @@ class HeldoutCheck(BaseModel):
     """The result of one search. Models are named by the inputs of the stage.
 
     prompts, left_out: different prompts by held-out split, before the search, and those left out.
-    leaked: prompts by model, of all held-out splits together. unknown: why, by model.
+    leaked: prompts by model, of all held-out splits together. leaked_by_split: prompts by split and
+    model; records of earlier releases have none. unknown: why, by model.
     known_in_part: the models of `unknown` of which some training split was searched.
     """
 
     prompts: dict[str, int]
     left_out: dict[str, int] = {}
     leaked: dict[str, int] = {}
+    leaked_by_split: dict[str, dict[str, int]] = {}
     unknown: dict[str, str] = {}
     known: list[str] = []
     known_in_part: list[str] = []
@@ -30,7 +32,8 @@ class HeldoutCheck(BaseModel):
         """The finding in words."""
         parts = []
         for split, count in self.left_out.items():
-            owners = ", ".join(f"{name} ({n})" for name, n in sorted(self.leaked.items()))
+            leaked = self.leaked_by_split.get(split, self.leaked)
+            owners = ", ".join(f"{name} ({n})" for name, n in sorted(leaked.items()))
             parts.append(
                 f"{count} of {self.prompts[split]} prompts of {split} are left out: training"
                 f" prompts of {owners}"

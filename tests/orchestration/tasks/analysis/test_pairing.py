@@ -7,7 +7,7 @@ import pytest
 from rlhf_core.evidence.items import Columns
 from tasks.analysis.comparability import no_common_scale
 from tasks.analysis.metric_rows import metric_rows
-from tasks.analysis.pairing import paired_finding
+from tasks.analysis.pairing import join, paired_finding
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 
 ACC = "eval/benchmark/t/acc_policy"
@@ -50,3 +50,12 @@ def test_two_versions_of_a_benchmark_have_no_common_scale():
     plain = {**stage.spec, "config": {"evaluate": {"benchmarks": {"chat_template": False}}}}
     plainly = replace(second, stages={"evaluate": replace(stage, spec=plain)})
     assert "settings of the benchmark" in str(no_common_scale(ACC, first, plainly))
+
+
+def test_the_prompts_of_pairs_are_those_of_the_first_run_whatever_the_second_one_names():
+    """Bug: a run of an older version, whose pairs have no prompt_id, could only be the first."""
+    new = {"pair_id": ["a", "b"], "prompt": ["p", "p"], "prompt_id": ["x", "x"]}
+    old = {"pair_id": ["a", "b"], "prompt": ["p", "p"]}
+    for tables in ([new, old], [old, new]):
+        joined = join(tables, "pair_id")
+        assert joined is not None and joined.clusters.tolist() == [0, 0]
