@@ -4,7 +4,7 @@ import pytest
 from contests import evaluated, outcomes
 from scipy.stats import binomtest
 
-from rlhf_core.config import Contest, Evaluate, Judge
+from rlhf_core.config import Contest, Evaluate, EvaluationJudge
 from rlhf_core.contest.verdict import Look, contest_items, decide_contest, deciding_metrics
 from rlhf_core.rundir import Artifact
 
@@ -13,7 +13,7 @@ BY_CHAMPIONS = "eval/win_rate_vs_champion_by_its_reward"
 BY_SCORER = "eval/independent_win_rate_vs_champion"
 BY_JUDGE = "eval/judge_win_rate_vs_champion"
 SCORER = {"independent_scorer": "my_scores:score"}
-JUDGE = {"judge": Judge(function="my_scores:judge")}
+JUDGE = {"judge": EvaluationJudge(function="my_scores:judge")}
 
 
 @pytest.mark.parametrize(

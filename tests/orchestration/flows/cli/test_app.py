@@ -178,6 +178,7 @@ WRITING_COMMANDS = {
     "sweep": ["quickstart", "--over", "seed=1,2"],
     "trace": ["quickstart"],
     "approve": ["latest"],
+    "access": ["setup", "quickstart", "--promoter", "ann"],
     "promote": ["quickstart", "1"],
     "rollback": ["quickstart"],
     "serve": ["quickstart"],

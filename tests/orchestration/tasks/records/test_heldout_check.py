@@ -13,10 +13,8 @@ def test_each_split_says_how_many_of_its_own_prompts_a_model_was_trained_on():
     """Bug: both splits said 50, the sum."""
     by_split = {name: {"champion": n} for name, n in TWO_SPLITS["left_out"].items()}
     sentence = HeldoutCheck(**TWO_SPLITS, leaked_by_split=by_split).sentence
-    assert (
-        "30 of 100 prompts of prompts_heldout are left out: training prompts of champion (30)"
-        in (sentence)
-    )
+    first = "30 of 100 prompts of prompts_heldout are left out: training prompts of champion (30)"
+    assert first in sentence
     assert sentence.endswith("training prompts of champion (20)")
 
 
