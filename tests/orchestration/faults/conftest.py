@@ -31,6 +31,12 @@ if sys.orig_argv[1:3] == ["-m", "rlhf_core"]:
 """
 
 
+def _set(*settings: str) -> list[str]:
+    """Return the options for the settings; a seed also splits the data, so validate is its own."""
+    own = [f"data.split_{setting}" for setting in settings if setting.startswith("seed=")]
+    return [word for setting in (*settings, *own) for word in ("--set", setting)]
+
+
 class Site(Platform):
     """The platform, runs by hand on it, and its processes."""
 
@@ -94,9 +100,8 @@ class Site(Platform):
 
     def by_hand(self, *settings: str, **environment: str) -> subprocess.Popen:
         """`rlhf run` of the recipe."""
-        words = [word for setting in settings for word in ("--set", setting)]
         return subprocess.Popen(
-            [*RLHF, "run", self.recipe, "--json", *words],
+            [*RLHF, "run", self.recipe, "--json", *_set(*settings)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -106,9 +111,7 @@ class Site(Platform):
 
     def deployed(self, name: str, *settings: str) -> str:
         """Deploy the recipe under a registry name of its own and start it; the flow run's id."""
-        words = [
-            word for setting in (f"registry.name={name}", *settings) for word in ("--set", setting)
-        ]
+        words = _set(f"registry.name={name}", *settings)
         self.rlhf("deploy", self.recipe, "--name", name, *words)
         return self.start(f"rlhf/{name}")
 
