@@ -113,7 +113,7 @@ def test_the_shell_completes_commands_recipes_stages_and_options():
         (["quickstart", "--set", "sft=1"], ["sft"]),
         (
             ["quickstart", "--set", "reward.gate.overrides.accuracy.threshold=0.6"],
-            ["reason", "required"],
+            ["reason", "is missing"],
         ),
     ],
 )
