@@ -47,6 +47,7 @@ def validate(tmp_path, tiny_model):
     return run
 
 
+@pytest.mark.slow
 def test_files_with_the_names_of_libraries_do_not_replace_them(tmp_path, validate):
     folder = tmp_path / "user"
     (folder / "pandas").mkdir(parents=True)

@@ -134,6 +134,7 @@ def test_first_step_has_no_kl_because_the_actor_is_the_reference(ppo):
     assert last["metrics"]["ppo/kl_per_token"] != 0
 
 
+@pytest.mark.slow
 def test_killed_sft_resumes_to_the_same_weights(sft, sft_spec, tmp_path):
     kill_after_steps(sft_spec, tmp_path / "run", 5)
     resumed = finish(sft_spec, tmp_path / "run")
@@ -277,6 +278,7 @@ def test_ppo_on_reward_functions_alone_with_old_rollouts_resumes_to_the_same_wei
     assert fresh < 1e-6 < old
 
 
+@pytest.mark.slow
 def test_spent_kl_budget_stops_ppo_and_keeps_the_last_checkpoint(
     sft, reward, tiny_splits, tmp_path
 ):

@@ -11,6 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
     "mlflow": {
+        "tasks/access/setup.py",
+        "tasks/approval/server_answer.py",
+        "tasks/promotion/candidates.py",
+        "tasks/registry/approval_queue.py",
+        "tasks/tracking/account.py",
         "tasks/registry/answers.py",
         "tasks/registry/packaging.py",
         "tasks/tracking/client.py",

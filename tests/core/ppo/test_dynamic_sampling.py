@@ -104,6 +104,7 @@ print([s.prompt[0] for s in batch.sequences], batch.selection.rounds, batch.curs
 """
 
 
+@pytest.mark.slow
 def test_all_ranks_take_the_same_rounds_and_groups(tmp_path):
     """Two processes over gloo, whose own rewards would lead to different decisions."""
     folders = [ROOT, Path(__file__).parent]

@@ -282,6 +282,7 @@ def test_sigterm_ends_the_stage_and_the_record(make_recipe, home, plan, tmp_path
     assert record["status"] == "KILLED" and record["stages"][-1]["status"] == "KILLED"
 
 
+@pytest.mark.slow
 def test_dpo_needs_no_reward_model_and_its_policy_meets_the_champion_that_ppo_made(
     make_recipe, run, home, plan, tmp_path, monkeypatch
 ):

@@ -68,6 +68,7 @@ def test_ctrl_c_in_a_terminal_ends_run_and_server_within_seconds(home, start, pl
     assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(home, start, plan):
     plan(sft={"seconds": 120})
     process = start("sft")
@@ -77,6 +78,7 @@ def test_a_killed_run_leaves_no_process(home, start, plan):
     assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_closed_finishes(home, start):
     process = start("validate", *CLOSED)
     assert process.wait(120) == 0, (home / "output").read_text()

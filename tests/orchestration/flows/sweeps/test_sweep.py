@@ -270,6 +270,7 @@ def _second_ppo(event) -> list:
     return [event] if running else []
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_without_mlflow_and_forwarded_by_sync(
     rlhf, recipe_file, home, monkeypatch
 ):

@@ -199,6 +199,7 @@ def assert_shows_links_metrics_gates_and_command(shown: str, link: str) -> None:
 # the two doors
 
 
+@pytest.mark.slow
 def test_an_approval_from_another_process_is_recorded_everywhere_and_counts_again(
     run, home, when_asked
 ):

@@ -149,6 +149,7 @@ def alive(marker: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_path):
     stage_process.run_stage(ranks_spec("sft", inputs["sft"], ranks=1), tmp_path / "one")
     options = {"zero_stage": 3, "activation_checkpointing": True}

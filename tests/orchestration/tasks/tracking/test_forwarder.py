@@ -206,6 +206,7 @@ def test_asking_another_store_leaves_the_workspace_with_its_own(
     assert Workspace.here().tracking_uri == "http://127.0.0.1:9"
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_stops_nothing_and_loses_nothing(
     home, tmp_path, empty_store, monkeypatch
 ):

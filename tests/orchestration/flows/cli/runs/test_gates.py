@@ -263,6 +263,7 @@ def pipeline(make_recipe):
     return lambda **changes: run_pipeline(make_recipe(**changes), until="reward")
 
 
+@pytest.mark.slow
 def test_a_warning_is_recorded_and_shown_and_the_pipeline_goes_on(pipeline, home, rlhf):
     lenient = {
         "stage": "sft",

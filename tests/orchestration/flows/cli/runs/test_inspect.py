@@ -85,6 +85,7 @@ def test_a_recipe_shows_real_rows_of_each_stage_and_trains_nothing(rlhf, real_re
     assert "<eos>[1] <- the reply ends" in out and "trained" in out
 
 
+@pytest.mark.slow
 def test_a_template_that_asks_for_todays_date_shows_the_date_that_the_stages_read(
     rlhf, real_recipe, tiny_model, tmp_path, home
 ):

@@ -188,6 +188,7 @@ def test_a_refused_reward_gate_stops_the_trace_unless_it_is_overridden(
     assert code == 0 and json.loads(out)["trace"]["step"] == 1, err
 
 
+@pytest.mark.slow
 def test_trained_needs_a_policy_and_keeps_the_sft_model_as_reference(rlhf, recipe_file, home):
     code, _, err = rlhf("trace", recipe_file, "--trained")
     assert code == 2 and "stage ppo of recipe tiny has not been run" in err and "--until ppo" in err
