@@ -83,8 +83,24 @@ def init_distributed() -> None:
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT
     )
+    if backend == "gloo":
+        _unlink_shared_buffer()
     if "MASTER_PORT" in missing:  # taken now: a child process that inherited it could not listen
         del os.environ["MASTER_PORT"]
+
+
+def _unlink_shared_buffer() -> None:
+    """Remove the name of this rank's buffer for all-reduce among the ranks of one host.
+
+    DeepSpeed never removes it: each stage of several ranks would keep 66 MiB per rank of the host's
+    memory, in /dev/shm, until a restart. Without a name the buffer ends with the last process that
+    maps it, also when that is killed. Behind the barrier all ranks have mapped it.
+    """
+    torch.distributed.barrier()
+    address = f"{os.environ['MASTER_ADDR']}_{os.environ['MASTER_PORT']}"
+    rank = torch.distributed.get_rank()
+    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{rank}"
+    (Path("/dev/shm") / name).unlink(missing_ok=True)
 
 
 def _free_port() -> int:
