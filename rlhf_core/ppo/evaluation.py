@@ -5,7 +5,9 @@ arXiv:2210.10760). The same prompts and seeds are used at every step, so that st
 with little noise. The best step may be kept, and PPO may stop, by the independent score alone.
 
 In the run directory: evaluations.json, one entry per evaluation; one that is there is not made
-again. best.safetensors, the weights of the best step so far.
+again. best-000004.safetensors, the weights of the best step so far, with the step in the name. The
+file is written before evaluations.json has the step, and that of the best step before is removed
+afterwards. A stage that is killed at any moment therefore has the weights of the best step there.
 """
 
 import json
@@ -19,6 +21,7 @@ from torch import Tensor
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.config.ppo_evaluation import PPOEvaluation
 from rlhf_core.data.render import reply_text
+from rlhf_core.errors import BadInput
 from rlhf_core.judging.functions import Scorer, call, conversation, load_function, with_messages
 from rlhf_core.ppo.metrics import experience_metrics
 from rlhf_core.ppo.rollout import Rollout, roll_out
@@ -27,7 +30,8 @@ from rlhf_core.ppo.trainer import ActorWeights, Trainer
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, write_atomically
 
-FILE, WEIGHTS = "evaluations.json", "best.safetensors"
+FILE = "evaluations.json"
+WEIGHTS = "best-*.safetensors"
 DRAW = 2**20  # number of the draw that the seeds are of, beyond any round of dynamic sampling
 
 
@@ -90,7 +94,7 @@ class Evaluator:
         replies = len(trainer.left_out) * trainer.config.group_size
         found = done[-1] if self.config.keep == "last" else _best(done[1:])
         print(_choice(found, done[-1], self.config.keep))
-        weights = None if found.step == last else load_file(self.folder / WEIGHTS)
+        weights = None if found.step == last else self._load(found.step)
         return weights, Output(
             metrics=found.metrics() | {"ppo/kept_step": found.step},
             counts=dict.fromkeys(found.metrics(), replies),
@@ -103,11 +107,14 @@ class Evaluator:
             return there
         found = self._evaluate(trainer, state, step)
         done = [*self._read(), found]
-        if step and self.config.keep == "best" and _best(done[1:]) is found:
-            self._save(trainer)
+        is_best = bool(step) and self.config.keep == "best" and _best(done[1:]) is found
+        if is_best:
+            self._save(trainer, step)
         if is_rank_zero():
             text = json.dumps([asdict(one) for one in done], indent=1)
             write_atomically(self.folder / FILE, text + "\n")
+            if is_best:
+                self._remove_others(step)
         barrier()
         return found
 
@@ -138,16 +145,38 @@ class Evaluator:
         scores = call(scorer, "scorer of PPO", [conversation(d) for d in dialogues], replies)
         return sum(scores) / len(scores)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _weights_file(self, step: int) -> Path:
+        return self.folder / WEIGHTS.replace("*", f"{step:06d}")
+
+    def _save(self, trainer: Trainer, step: int) -> None:
         weights = {
             name: tensor.detach().cpu().clone()
             for name, tensor in ActorWeights(trainer.models.actor)
             if is_rank_zero()
         }
         if is_rank_zero():
-            temporary = self.folder / f".{WEIGHTS}"
+            file = self._weights_file(step)
+            temporary = file.with_name(f".{file.name}")
             save_file(weights, temporary)
-            temporary.rename(self.folder / WEIGHTS)
+            temporary.rename(file)
+
+    def _load(self, step: int) -> dict[str, Tensor]:
+        """Return the weights of a step. Raises BadInput where its file is missing."""
+        file = self._weights_file(step)
+        if not file.exists():
+            there = sorted(found.name for found in self.folder.glob(WEIGHTS)) or "no such file"
+            raise BadInput(
+                f"{file} is missing: {FILE} names step {step} as the best one, and the folder has"
+                f" {there}. Remove the folder {self.folder} to train again."
+            )
+        return load_file(file)
+
+    def _remove_others(self, step: int) -> None:
+        """Remove the weights of every other step, also those that a killed stage left behind."""
+        kept = self._weights_file(step)
+        for file in [*self.folder.glob(WEIGHTS), *self.folder.glob(f".{WEIGHTS}")]:
+            if file != kept:
+                file.unlink()
 
     def _read(self, *, until: float = math.inf) -> list[Evaluation]:
         """Return the evaluations up to a step; a killed stage may have made later ones."""

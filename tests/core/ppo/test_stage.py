@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from plain import PlainEngine as Plain
 from plain import PlainSampler
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_core.config import PPO, Sampling, load_recipe
@@ -18,7 +19,7 @@ from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
-from rlhf_core.ppo import stage
+from rlhf_core.ppo import evaluation, stage
 from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Prompt
 from rlhf_core.ppo.scoring import Models
@@ -89,6 +90,12 @@ def evens(prompts, replies):
 
 def odds(prompts, replies):
     return [1 - share for share in evens(prompts, replies)]
+
+CALLS = []
+
+def later(prompts, replies):  # every call is better than the one before
+    CALLS.append(len(replies))
+    return [float(len(CALLS))] * len(replies)
 """
 FUNCTIONS = [{"function": "loop_rules:even", "per_token": True, "weight": 0.5}, "loop_rules:short"]
 ADAPTIVE = PPO(
@@ -375,6 +382,11 @@ def evaluations(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "evaluations.json").read_text())
 
 
+def best_files(folder: Path) -> list[str]:
+    """Return the names of the files of weights that evaluations have left, hidden ones too."""
+    return sorted(file.name for file in folder.iterdir() if "best" in file.name)
+
+
 def test_a_hacked_reward_ends_ppo_and_the_step_before_it_is_kept(looped, tmp_path, capsys):
     """The rewards rise and the independent score falls; nothing after that is given."""
     kept = looped("hacked", HACKED)
@@ -405,10 +417,49 @@ def test_an_evaluated_stage_resumes_with_the_same_choice_bit_for_bit(looped, tmp
     assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
 
 
+def test_a_stage_killed_between_weights_and_evaluations_has_the_weights_that_are_named(
+    looped, tmp_path, monkeypatch
+):
+    """Bug: both steps had one file name, so the weights of the later one stood as the earlier's."""
+    given = {"every": 1, "prompts": 4, "scorer": "loop_rules:later", "keep": "best"}
+    config = PPO(**HACKED.model_dump() | {"evaluation": given, "steps": 4})
+    whole = looped("whole", config)
+    assert best_files(tmp_path / "whole") == ["best-000004.safetensors"]
+    written = evaluation.write_atomically
+
+    def killed(path: Path, text: str) -> None:
+        if json.loads(text)[-1]["step"] == 3:
+            raise KeyboardInterrupt
+        written(path, text)
+
+    monkeypatch.setattr(evaluation, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        looped("killed", config)
+    folder = tmp_path / "killed"
+    assert [one["step"] for one in evaluations(folder)] == [0, 1, 2]
+    assert best_files(folder) == ["best-000002.safetensors", "best-000003.safetensors"]
+    alone = looped("alone", config.model_copy(update={"steps": 2, "evaluation": None}))
+    found = load_file(folder / "best-000002.safetensors")
+    assert found and all(alone[f"model.{name}"].equal(tensor) for name, tensor in found.items())
+    monkeypatch.setattr(evaluation, "write_atomically", written)
+    resumed = looped("killed", config)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    assert best_files(folder) == ["best-000004.safetensors"]
+
+
+def test_weights_of_another_step_than_the_named_one_are_refused(looped, tmp_path):
+    looped("moved", HACKED)
+    (file,) = (tmp_path / "moved").glob("best-*")
+    file.rename(file.with_name("best-000099.safetensors"))
+    message = r"best-00000\d.* is missing.* has \['best-000099.*Remove the folder"
+    with pytest.raises(BadInput, match=message):
+        looped("moved", HACKED)
+
+
 def test_evaluations_change_no_step_and_the_last_policy_is_given_unless_asked(looped, tmp_path):
     options = HACKED.evaluation.model_copy(update={"keep": "last", "patience": None, "every": 4})
     plain = looped("plain", HACKED.model_copy(update={"evaluation": None}))
     watched = looped("watched", HACKED.model_copy(update={"evaluation": options}))
     assert all(watched[name].equal(tensor) for name, tensor in plain.items())
     assert [one["step"] for one in evaluations(tmp_path / "watched")] == [0, 4, 6]
-    assert not (tmp_path / "watched" / "best.safetensors").exists()
+    assert not best_files(tmp_path / "watched")
