@@ -27,17 +27,16 @@ def _look(context: RunContext, subject: Subject) -> int:
 
     1 where MLflow does not answer: the promotion counts again.
     """
-    from rlhf_core.contest.verdict import contest_items, contest_prompts  # imports scipy
+    from rlhf_core.contest.verdict import contest_basis  # imports scipy
 
-    contest, spec = context.recipe.registry.contest_in_force, subject.spec
-    tracker, name = context.tracker, context.recipe.registry.name
+    recipe, tracker = context.recipe, context.tracker
     try:
-        entries = contest_entries(tracker.client, name)
+        entries = contest_entries(tracker.client, recipe.registry.name)
     except Exception as error:
         tracker.is_behind(error)
         return 1
-    heldout, prompts = contest_items(contest, spec).digest, contest_prompts(contest, subject)
-    return look_of(entries, heldout, spec.digest, prompts)
+    basis = contest_basis(recipe.registry.contest_in_force, recipe.evaluate, subject)
+    return look_of(entries, basis)
 
 
 def _note(spec: StageSpec, evaluation: StageOutput) -> str:

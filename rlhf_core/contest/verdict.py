@@ -8,7 +8,13 @@ from rlhf_core.config.registry import AUTO
 from rlhf_core.contest.power import p_value
 from rlhf_core.contest.prompts import looked_at
 from rlhf_core.contest.spending import is_nearly_spent, level, spent_share
-from rlhf_core.gates.contest_evidence import CONTEST, ContestComparison, ContestEvidence
+from rlhf_core.digest import digest_file
+from rlhf_core.gates.contest_evidence import (
+    CONTEST,
+    ContestBasis,
+    ContestComparison,
+    ContestEvidence,
+)
 from rlhf_core.gates.decide import Decision, Gate, Subject, decide
 from rlhf_core.rundir import Artifact, StageSpec
 
@@ -53,6 +59,28 @@ def contest_prompts(contest: Contest, subject: Subject) -> tuple[str, ...]:
     return () if parse(contest.metric) else looked_at(subject.result, subject.run_dir)
 
 
+def decision_rule(contest: Contest, metrics: list[str]) -> str:
+    """Return the rule of a contest as text: bound, metrics, threshold, smallest n."""
+    bound = f"lower {100 * contest.confidence:.6g}% bound" if contest.of == "lower" else contest.of
+    return (
+        f"{bound} of {' and '.join(metrics)} more than {contest.threshold:.12g}, n at least"
+        f" {contest.min_n}"
+    )
+
+
+def contest_basis(contest: Contest, config: Evaluate, subject: Subject) -> ContestBasis:
+    """Return the data and the rule of a contest, from the evaluation that `config` is of."""
+    items = subject.result.files.get("items")
+    metrics = deciding_metrics(contest, config, set(subject.spec.inputs))
+    return ContestBasis(
+        heldout=contest_items(contest, subject.spec).digest,
+        evaluation=subject.result.digest,
+        rule=decision_rule(contest, metrics),
+        items=digest_file(subject.run_dir / items) if items else "",
+        prompts=contest_prompts(contest, subject),
+    )
+
+
 def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: Look) -> Decision:
     """Return the decision of a contest, from the items of the evaluation that `config` is of.
 
@@ -68,12 +96,10 @@ def decide_contest(contest: Contest, config: Evaluate, subject: Subject, look: L
     found = [_comparison(decision) for decision in decisions]
     worst = max(range(len(found)), key=lambda index: _badness(found[index]))
     evidence = ContestEvidence(
-        heldout=contest_items(contest, subject.spec).digest,
-        evaluation=subject.result.digest,
+        **dict(contest_basis(contest, config, subject)),
         look=look.number,
         level=at,
         spent=spent_share(look.number),
-        prompts=contest_prompts(contest, subject),
         comparisons=found,
         note=look.note,
     )

@@ -16,17 +16,36 @@ class ContestComparison(Frozen):
     passed: bool
 
 
-class ContestEvidence(Frozen):
-    """The comparisons of one contest, and its place among those on the same held-out prompts."""
+class ContestBasis(Frozen):
+    """The data and the rule of one contest, by which a further look at the data is known.
+
+    Earlier releases kept neither rule nor items, and the first ones no prompts.
+    """
 
     heldout: str  # digest of the held-out prompts
-    evaluation: str  # digest of the evaluation's spec; the same one again is no further look
+    evaluation: str  # digest of the evaluation's spec
+    rule: str = ""  # metrics that decide, bound, threshold, confidence, smallest n
+    items: str = ""  # digest of the items.parquet that it was decided on
+    prompts: tuple[str, ...] = ()  # a sample of those looked at (rlhf_core/contest/prompts.py)
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """The look that this contest is: the same evaluation, rule and items bring nothing new.
+
+        Another metric, another threshold, or other replies and verdicts from a repeated evaluation
+        are another chance to win, and so another look.
+        """
+        return self.evaluation, self.rule, self.items
+
+
+class ContestEvidence(ContestBasis):
+    """The comparisons of one contest, and its place among those on the same held-out prompts."""
+
     look: int  # from 1
     level: float | None  # one-sided level of this look; None where the estimate decides
     spent: float  # share of the error budget that this look and those before it spend
     comparisons: list[ContestComparison]
     note: str = ""  # on the reward models that took part
-    prompts: tuple[str, ...] = ()  # a sample of those looked at (rlhf_core/contest/prompts.py)
 
     @property
     def p_value(self) -> float | None:

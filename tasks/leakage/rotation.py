@@ -20,7 +20,7 @@ from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.candidates import contest_entries
 from tasks.promotion.champions import KINDS
 from tasks.promotion.ledger import LedgerEntry
-from tasks.promotion.looks import looks_at
+from tasks.promotion.looks import different_looks, looks_at
 from tasks.records.heldout_check import brief_reasons
 from tasks.registry.versions import CHAMPION
 
@@ -82,7 +82,7 @@ def use_of(
 ) -> HeldoutUse:
     """Return the use of held-out prompts by the contests that a ledger records."""
     found = looks_at(entries, prompts.digest, prompts.sample)
-    contests = len({contest.evaluation for contest in found})
+    contests = len(different_looks(found))
     return HeldoutUse(
         prompts.digest,
         len(prompts.keys),

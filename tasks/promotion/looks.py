@@ -4,24 +4,20 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rlhf_core.contest.prompts import share_prompts
-from rlhf_core.gates.contest_evidence import ContestEvidence
+from rlhf_core.gates.contest_evidence import ContestBasis, ContestEvidence
 from rlhf_core.gates.decide import Decision
-from rlhf_core.rundir import Frozen
 
 if TYPE_CHECKING:
     from tasks.promotion.ledger import LedgerEntry
 
 
-class ContestOutcome(Frozen):
+class ContestOutcome(ContestBasis):
     """The contest of one transaction, as the ledger keeps it.
 
     look: its place among the contests on the same held-out prompts, from 1. level: one-sided, of
-    this look; None where the estimate decided. prompts: a sample of those looked at, by which
-    contests on a part of the same prompts are known; earlier releases kept none.
+    this look; None where the estimate decided. metric: of the comparison that counted.
     """
 
-    heldout: str
-    evaluation: str
     champion: str
     look: int
     metric: str
@@ -35,20 +31,44 @@ class ContestOutcome(Frozen):
     p_value: float | None
     passed: bool
     note: str = ""
-    prompts: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """The look that this contest is; of an entry without a rule by its one metric."""
+        rule = self.rule or _rule_of_one(self.of, self.metric, self.threshold)
+        return self.evaluation, rule, self.items
 
 
-def look_of(
-    entries: Iterable["LedgerEntry"], heldout: str, evaluation: str, prompts: tuple[str, ...] = ()
-) -> int:
-    """Return which look at these held-out prompts an evaluation is, from 1.
+def _rule_of_one(of: str, metric: str, threshold: float) -> str:
+    """Return the rule of a contest that an earlier release decided."""
+    return f"{of} of {metric} more than {threshold:.12g}"
+
+
+def basis_of(decision: Decision, evidence: ContestEvidence) -> ContestBasis:
+    """Return the data and the rule of a decided contest.
+
+    The rule of an earlier release's record is that of the one metric that counted, as in its
+    entries of the ledger. So the same record again is the look that it was.
+    """
+    known = {name: getattr(evidence, name) for name in ContestBasis.model_fields}
+    rule = evidence.rule or _rule_of_one(decision.of, decision.metric, decision.threshold)
+    return ContestBasis(**known | {"rule": rule})
+
+
+def look_of(entries: Iterable["LedgerEntry"], basis: ContestBasis) -> int:
+    """Return which look at its held-out prompts a contest is, from 1.
 
     An earlier contest counts if its split has the same digest, or shares prompts with this one:
     leaked prompts that are left out, or an added row, give a split another digest. The same
-    evaluation again is the look that it was: it brings nothing new.
+    evaluation, items and rule again are the look that they were: they bring nothing new.
     """
-    seen = dict.fromkeys(contest.evaluation for contest in looks_at(entries, heldout, prompts))
-    return list(seen).index(evaluation) + 1 if evaluation in seen else len(seen) + 1
+    seen = different_looks(looks_at(entries, basis.heldout, basis.prompts))
+    return seen.index(basis.identity) + 1 if basis.identity in seen else len(seen) + 1
+
+
+def different_looks(contests: Iterable[ContestOutcome]) -> list[tuple[str, str, str]]:
+    """Return the identity of each different look, in the order of the contests."""
+    return list(dict.fromkeys(contest.identity for contest in contests))
 
 
 def looks_at(
@@ -76,8 +96,7 @@ def outcome_of(decision: Decision, evidence: ContestEvidence, look: int) -> Cont
         level = level_of_look(look, level, evidence.look)
         passed = passed and evidence.p_value is not None and evidence.p_value < level
     return ContestOutcome(
-        heldout=evidence.heldout,
-        evaluation=evidence.evaluation,
+        **dict(basis_of(decision, evidence)),
         champion=decision.champion_digest or "",
         look=look,
         metric=decision.metric,
@@ -91,7 +110,6 @@ def outcome_of(decision: Decision, evidence: ContestEvidence, look: int) -> Cont
         p_value=evidence.p_value,
         passed=passed,
         note=evidence.note,
-        prompts=evidence.prompts,
     )
 
 

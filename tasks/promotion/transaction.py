@@ -36,7 +36,7 @@ from tasks.promotion.eligibility import (
 )
 from tasks.promotion.ledger import LedgerEntry, TransactionOutcome
 from tasks.promotion.ledger_chain import chain_digest
-from tasks.promotion.looks import ContestOutcome, look_of, outcome_of
+from tasks.promotion.looks import ContestOutcome, basis_of, look_of, outcome_of
 from tasks.promotion.signed_approval import signed_approval
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
@@ -195,8 +195,7 @@ def _recorded_contest(transaction: Transaction, present: Champion) -> ContestOut
     if decision is None or decision.contest is None:
         return None
     evidence, entries = decision.contest, contest_entries(registry.client, registry.name)
-    look = look_of(entries, evidence.heldout, evidence.evaluation, evidence.prompts)
-    outcome = outcome_of(decision, evidence, look)
+    outcome = outcome_of(decision, evidence, look_of(entries, basis_of(decision, evidence)))
     registry.ledger.record(entry, "contest", outcome.model_dump_json())
     return outcome
 

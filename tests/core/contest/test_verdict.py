@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from rlhf_core.config import Contest, Evaluate, EvaluationJudge
 from rlhf_core.contest.verdict import Look, contest_items, decide_contest, deciding_metrics
+from rlhf_core.digest import digest_file
 from rlhf_core.rundir import Artifact
 
 BY_REWARD = "eval/win_rate_vs_champion"
@@ -118,3 +119,16 @@ def test_a_contest_by_a_benchmark_is_counted_by_the_benchmarks_files(tmp_path):
     named = Contest(metric="eval/benchmark/t/acc_win_rate_vs_champion")
     assert contest_items(named, spec) == asked["benchmark_t"]
     assert contest_items(Contest(), spec) == spec.inputs["prompts_heldout"]
+
+
+def test_the_evidence_holds_the_rule_and_the_digest_of_the_items(tmp_path):
+    won = {"score": outcomes(0.6), "by_champions_reward": outcomes(0.6)}
+    both = decided(tmp_path, won, config={}, min_effect=0.05, confidence=0.99).contest
+    assert both is not None and both.rule == (
+        "lower 99% bound of eval/win_rate_vs_champion and"
+        " eval/win_rate_vs_champion_by_its_reward more than 0.55, n at least 50"
+    )
+    assert both.items == digest_file(tmp_path / "items.parquet")
+    estimate = decided(tmp_path, won, config={}, of="estimate", confidence=0.99).contest
+    assert estimate is not None and estimate.rule.startswith("estimate of eval/win_rate")
+    assert estimate.identity != both.identity and estimate.items == both.items

@@ -93,11 +93,16 @@ def contest_record(
     *,
     heldout: str = "heldout",
     prompts: list[str] | None = None,
+    contest: Contest | None = None,
+    won: dict[str, list[float]] | None = None,
 ) -> Decision:
-    """Return the record of a contest that the policy wins on `wins` of the prompts."""
+    """Return the record of a contest that the policy wins on `wins` of the prompts.
+
+    won: the outcomes by each scorer, in place of `wins` by the reward model.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        won = {"score": outcomes(wins, PROMPTS if prompts is None else len(prompts))}
+        won = won or {"score": outcomes(wins, PROMPTS if prompts is None else len(prompts))}
         subject = evaluated(
             Path(folder), won, policy=policy, champion=champion, heldout=heldout, prompts=prompts
         )
-        return decide_contest(Contest(), Evaluate(), subject, Look(look))
+        return decide_contest(contest or Contest(), Evaluate(), subject, Look(look))

@@ -94,7 +94,7 @@ def test_a_lost_contest_of_a_candidate_is_a_look_at_the_heldout_prompts(rlhf, fr
     entries = contest_entries(fresh.client, "fresh")
     (lost,) = [entry.contest for entry in entries if entry.contest]
     assert not lost.passed and lost.look == 1
-    assert look_of(entries, lost.heldout, "another evaluation") == 2
+    assert look_of(entries, lost.model_copy(update={"evaluation": "another"})) == 2
     code, _, err = rlhf("promote", "fresh-candidate", "2")  # the same evaluation, no further look
     assert code == 3 and "contest 1 on these held-out prompts" in err
 

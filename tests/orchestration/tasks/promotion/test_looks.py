@@ -1,13 +1,18 @@
 """The contests on the same held-out prompts: counted in the ledger, and judged by their place."""
 
+import json
+
 import pytest
-from contests import contest_record
+from contests import contest_record, outcomes
 from promotion_checks import champions, refused
 
+from rlhf_core.config import Contest
 from rlhf_core.contest.spending import level
 from rlhf_core.evidence.items import item_id
 from tasks.promotion.eligibility import ContestLost
-from tasks.promotion.looks import look_of, outcome_of
+from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.ledger_chain import chain_digest, chain_problem
+from tasks.promotion.looks import basis_of, look_of, outcome_of
 from tasks.promotion.promotion import PromotionRequest, promote
 
 
@@ -38,9 +43,80 @@ def test_contests_on_other_held_out_prompts_are_not_counted(registry):
         promote(registry, PromotionRequest(version="5"))
     entries = registry.ledger.entries()
     (contest,) = contests(registry)
-    assert look_of(entries, contest.heldout, "another evaluation") == 2
-    assert look_of(entries, contest.heldout, contest.evaluation) == 1
-    assert look_of(entries, "other prompts", "another evaluation") == 1
+    other = contest.model_copy(update={"evaluation": "another evaluation"})
+    assert look_of(entries, other) == 2 and look_of(entries, contest) == 1
+    assert look_of(entries, other.model_copy(update={"heldout": "other prompts"})) == 1
+
+
+LOST = outcomes(0.4)
+METRIC = "eval/independent_win_rate_vs_champion"
+CHANGES = {  # of a contest on one evaluation, by which somebody may hope to win it after all
+    "another metric": {"contest": Contest(metric=METRIC)},
+    "a smaller effect": {"contest": Contest(min_effect=-0.05)},
+    "the estimate": {"contest": Contest(of="estimate")},
+    "another confidence": {"contest": Contest(confidence=0.9)},
+    "fewer prompts": {"contest": Contest(min_n=10)},
+    "a judge that samples, asked again": {"won": {"score": LOST[::-1], "independent": LOST}},
+    "both": {"contest": Contest(metric=METRIC), "won": {"score": LOST, "independent": LOST[::-1]}},
+}
+
+
+def test_the_same_evaluation_by_another_rule_or_on_other_items_is_another_look(registry):
+    first, (template,) = {"won": {"score": LOST, "independent": LOST}}, registry.ledger.entries()
+    entries: list[LedgerEntry] = []
+    for change in ({}, *CHANGES.values(), {}, CHANGES["both"]):
+        decision = contest_record("policy", "champion", 0.4, **first | change)
+        evidence = decision.contest
+        assert evidence is not None
+        outcome = outcome_of(decision, evidence, look_of(entries, basis_of(decision, evidence)))
+        entries.append(template.model_copy(update={"contest": outcome}))
+    found = [entry.contest for entry in entries if entry.contest]
+    assert len({contest.evaluation for contest in found}) == 1
+    assert [contest.look for contest in found] == [*range(1, len(CHANGES) + 2), 1, 8]
+    assert found[0].rule == (
+        "lower 95% bound of eval/win_rate_vs_champion more than 0.5, n at least 50"
+    )
+    assert len(found[0].items) == 64
+
+
+def test_a_promotion_counts_another_metric_on_the_same_evaluation(registrar):
+    registry = registrar.registry
+    policy, champion = (registrar.digests["policy", version] for version in ("5", "1"))
+    for metric in ("auto", METRIC, METRIC):
+        won, contest = {"score": LOST, "independent": LOST}, Contest(metric=metric)
+        decision = contest_record(policy, champion, 0.4, contest=contest, won=won)
+        records = [*registrar.records("policy", policy), decision]
+        registrar.add("policy", 5, records, reward_version="1")
+        with refused(registry, "contest", ContestLost):
+            promote(registry, PromotionRequest(version="5"))
+    assert [contest.look for contest in contests(registry)] == [1, 2, 2]
+
+
+def test_entries_of_an_earlier_release_are_counted_and_their_record_again_is_the_same_look(
+    registrar,
+):
+    """Such an entry holds neither rule nor items, and nobody has altered it."""
+    registry = registrar.registry
+    policy, champion = (registrar.digests["policy", version] for version in ("5", "1"))
+    new = contest_record(policy, champion, 0.4)
+    assert new.contest is not None
+    old = new.model_copy(
+        update={"contest": new.contest.model_copy(update={"rule": "", "items": ""})}
+    )
+    assert old.contest is not None
+    entry = registry.ledger.append("promote", "tiny-policy", "5")
+    kept = outcome_of(old, old.contest, 1).model_dump(mode="json", exclude={"rule", "items"})
+    registry.ledger.record(entry, "chain", chain_digest(registry.ledger.entries(), entry.number))
+    registry.ledger.record(entry, "contest", json.dumps(kept))
+    registry.ledger.close(entry, "refused", "lost")
+    registry.ledger.release(entry)
+    for decision in (old, new):
+        records = [*registrar.records("policy", policy), decision]
+        registrar.add("policy", 5, records, reward_version="1")
+        with refused(registry, "contest", ContestLost):
+            promote(registry, PromotionRequest(version="5"))
+    assert [contest.look for contest in contests(registry)] == [1, 1, 2]
+    assert chain_problem(registry.ledger.entries()) == ""
 
 
 def test_a_win_at_the_level_of_an_earlier_look_is_judged_at_the_level_of_its_place(registrar):
