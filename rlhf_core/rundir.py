@@ -11,6 +11,7 @@ result.json    what it made; written last, by rename: its presence means finishe
 import json
 import math
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -155,14 +156,19 @@ def merged(parts: list[Output]) -> Output:
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` by rename.
 
-    The file holds its old content or all of the new one, even after a power cut.
+    The file holds its old content or all of the new one, even after a power cut. Several threads,
+    processes and hosts may write the same file; the last one wins.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class RunDir:

@@ -41,9 +41,14 @@ def print_page_path(path: Path) -> None:
 
 def write_page(path: Path, page: str) -> Path:
     """Write an HTML page, make its folder when absent, and return its path. Raises RLHFError."""
+    from rlhf_core.rundir import write_atomically
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(page, encoding="utf-8")  # a link or a device is not replaced
+        else:
+            write_atomically(path, page)
     except OSError as error:
         raise RLHFError(
             f"the page cannot be written to {path} ({error}). Give another file with --html."

@@ -4,7 +4,6 @@ A process is identified by its id and start time, so a later process of the same
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import Frozen, write_atomically
+from tasks.records import file_lock
 from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
@@ -97,8 +97,7 @@ def write(workspace: Workspace, platform: Platform) -> None:
 @contextlib.contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
     """Let one `rlhf up` or `rlhf down` of a workspace run at a time; a second one waits."""
-    with (folder(workspace) / "lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock.locked(folder(workspace) / "lock"):
         yield
 
 

@@ -62,7 +62,7 @@ def _terms(counts_N2: np.ndarray) -> list[Term]:
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """How often two raters prefer the same answer of a pair, raw and beyond chance.
+    """The rate at which two raters prefer the same answer of a pair, raw and beyond chance.
 
     n: pairs on which both have a preference. alpha: as in Agreement. Intervals are of 95%.
     """

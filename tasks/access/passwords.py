@@ -1,8 +1,10 @@
 """Passwords of new accounts: from the environment, else random in files of their owner."""
 
+import contextlib
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
 
 from rlhf_core.errors import BadInput
@@ -30,7 +32,20 @@ def password_of(account: str, folder: Path) -> str:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / account.replace("/", "_")
     if not file.exists():
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(secrets.token_urlsafe(_BYTES))
-    return file.read_text(encoding="utf-8")
+        _write_once(file, secrets.token_urlsafe(_BYTES))
+    found = file.read_text(encoding="utf-8").strip()
+    if len(found) < SHORTEST:
+        raise BadInput(
+            f"{file} has a password of {len(found)} characters; expected at least {SHORTEST}. Write"
+            " a longer one into the file, or remove the file if the account does not exist yet."
+        )
+    return found
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Write a file of mode 0600 that is never half written; of several writers the first wins."""
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="utf-8") as new:
+        new.write(text)
+        new.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(new.name, file)

@@ -6,7 +6,6 @@ approvals/<record>.answer  the answer from `rlhf approve` for the waiting run, w
                            the decision
 """
 
-import fcntl
 import secrets
 import time
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from pydantic import BaseModel, Field
 from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import ApprovalRecord
+from tasks.records.file_lock import locked
 from tasks.records.run_record import Record, find_records, record_lock, records
 from tasks.records.workspace import Workspace
 
@@ -189,8 +189,7 @@ def _write_once(path: Path, text: str) -> bool:
     One of several processes wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.parent / ".lock"):
         if path.exists():
             return False
         write_atomically(path, text)

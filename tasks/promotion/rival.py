@@ -9,6 +9,7 @@ from tasks.promotion.aliases import champion_history
 from tasks.promotion.ledger import Ledger
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
+from tasks.registry.fetching import fetch
 from tasks.registry.versions import CHAMPION
 
 
@@ -45,7 +46,7 @@ def champion_to_beat(
         version = versions.version_with_digest(client, model, beaten) if beaten else None
     if version is None:
         return None
-    policy = versions.fetch(workspace, version)
+    policy = fetch(workspace, version)
     return Rival(policy, _trained_with(client, workspace, version))
 
 
@@ -60,6 +61,6 @@ def _trained_with(
     model = f"{policy.name.removesuffix('-policy')}-reward"
     version = versions.version_with_digest(client, model, digest) if digest else None
     try:
-        return versions.fetch(workspace, version) if version else None
+        return fetch(workspace, version) if version else None
     except BadInput:
         return None

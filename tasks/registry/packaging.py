@@ -35,6 +35,7 @@ from rlhf_core.gates.decide import Decision
 from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import VersionApproval
+from tasks.records.file_lock import locked
 from tasks.records.run_record import ModelKind, Registration
 from tasks.registry.shipped_code import write_code
 
@@ -118,12 +119,13 @@ def build(
         )
         _name_weights(folder, records.template_date)
         _write_evidence(folder, records)
-        if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
-            _renew(folder, target)
-            return
-        if target.exists():
-            target.rename(Path(temporary) / "old")
-        folder.rename(target)
+        with locked(target.with_name(f".{target.name}.lock")):
+            if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
+                _renew(folder, target)
+                return
+            if target.exists():
+                target.rename(Path(temporary) / "old")
+            folder.rename(target)
 
 
 def store(wanted: Registration, location: str, *, registered: bool) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from rlhf_core.digest import digest_file, digest_json, digest_path
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import Artifact
 from tasks.records.run_record import Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
@@ -26,6 +24,7 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 # tags of a version that the pipeline's account made for a promoter, and of the promoter's copy
 CANDIDATE_OF, COPIED_FROM = "candidate_of", "copied_from"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
+SCRATCH = "versions"  # folder of a workspace for the files of remote versions
 LONG_TIMEOUT_SECONDS = "600"
 _TAG_ATTEMPTS = 5
 _ABOUT = (
@@ -68,7 +67,7 @@ def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) 
     A version that does not exist yet will point to the logged model's artifacts.
     """
     version = version_with_digest(client, wanted.model, wanted.artifact.digest)
-    location = _location(version) if version else model.artifact_location
+    location = location_of(version) if version else model.artifact_location
     packaging.store(wanted, location, registered=version is not None)
 
 
@@ -78,7 +77,8 @@ def version_with_digest(client: MlflowClient, model: str, digest: str) -> ModelV
     return min(found, key=lambda version: int(version.version)) if found else None
 
 
-def _location(version: ModelVersion) -> str:
+def location_of(version: ModelVersion) -> str:
+    """Return the address of a version's files."""
     assert version.source is not None  # given when a version is created
     return version.source
 
@@ -119,10 +119,10 @@ def _tag_as_stored(client: MlflowClient, version: ModelVersion, tags: dict[str, 
     its tags and the files agree.
     """
     for _ in range(_TAG_ATTEMPTS):
-        found = _digests_beside_weights(_location(version))
+        found = _digests_beside_weights(location_of(version))
         for key, value in (tags | found).items():
             client.set_model_version_tag(version.name, version.version, key, value)
-        if _digests_beside_weights(_location(version)) == found:
+        if _digests_beside_weights(location_of(version)) == found:
             return
 
 
@@ -187,18 +187,21 @@ def served_files(
     uri: the address to load from; by default it names the version's number. Raises OtherFiles when
     weights, gate records, code or approval have other digests than the version's tags.
     """
-    with _opened(workspace, version, uri) as folder:
+    with opened_files(workspace, version, uri) as folder:
         require_digests(folder, version)
         yield folder
 
 
 @contextlib.contextmanager
-def _opened(workspace: Workspace, version: ModelVersion, uri: str | None = None) -> Iterator[Path]:
-    folder = local_folder(_location(version))
+def opened_files(
+    workspace: Workspace, version: ModelVersion, uri: str | None = None
+) -> Iterator[Path]:
+    """Yield the folder of a version's files, unchecked; a remote store gives a fresh copy."""
+    folder = local_folder(location_of(version))
     if folder is not None:
         yield folder
         return
-    scratch = workspace.home / "versions"
+    scratch = workspace.home / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as temporary:
         target = Path(temporary) / "files"
@@ -234,32 +237,6 @@ def require_digests(folder: Path, version: ModelVersion) -> None:
                 f" {(expected or 'none')[:12]}. Do not use it; run its recipe again, which stores"
                 " the same version anew, or delete it."
             )
-
-
-def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
-    """Return a version's weights on this machine, in place where the store is local.
-
-    Raises BadInput when the bytes differ from the version's tag.
-    """
-    digest = version.tags.get("digest", "")
-    stored = local_folder(_location(version))
-    folder = stored or workspace.home / "versions" / digest[:12]
-    if stored is None and not _holds(folder, digest):
-        with _opened(workspace, version) as copy:
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process was faster
-                copy.rename(folder)
-    if not _holds(folder, digest):
-        raise BadInput(
-            f"version {version.version} of {version.name} has other bytes than its tag says"
-            f" ({folder}). Run its recipe again, which stores the same version anew; or, if it is"
-            " the champion, go back with rlhf rollback."
-        )
-    return Artifact(path=packaging.model_folder(folder), digest=digest)
-
-
-def _holds(folder: Path, digest: str) -> bool:
-    return folder.is_dir() and digest_path(packaging.model_folder(folder)) == digest
 
 
 # aliases

@@ -5,14 +5,13 @@ start them at once, leave a file that no MLflow opens again.
 """
 
 import contextlib
-import fcntl
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_core.errors import BadInput
+from tasks.records.file_lock import locked
 from tasks.tracking.address import database_file
 
 log = logging.getLogger("rlhf.tracking")
@@ -32,7 +31,7 @@ def ensure_tables(uri: str) -> None:
     file = database_file(uri)
     if file is None or _is_usable(file):
         return
-    with _locked(file):
+    with locked(file.with_name(f".{file.name}.lock")):
         if _is_usable(file):  # another process has made it meanwhile
             return
         if not file.exists():
@@ -59,14 +58,6 @@ def _is_usable(file: Path) -> bool:
         _complete.add(identity)
         return True
     return False
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold the lock of a store's making; the system frees it when its process dies."""
-    with file.with_name(f".{file.name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make(file: Path) -> None:

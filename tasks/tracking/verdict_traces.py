@@ -136,7 +136,7 @@ class VerdictTraces:
         try:
             for start in range(0, len(spans), SPANS):
                 tracing.log_spans(self.experiment_id, spans[start : start + SPANS])
-        except NotImplementedError as error:  # before MLflow 3.4
+        except NotImplementedError as error:  # a server before MLflow 3.4
             log.warning("The judge's verdicts are not shown in MLflow: %s", error)
             return
         for pair in pairs:  # after its span, whose trace this completes

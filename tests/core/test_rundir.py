@@ -3,12 +3,13 @@
 import json
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rlhf_core.errors import BadInput
-from rlhf_core.rundir import TAIL_BYTES, Artifact, StageSpec, last_line
+from rlhf_core.rundir import TAIL_BYTES, Artifact, StageSpec, last_line, write_atomically
 
 OTHER = 12345  # a user that owns nothing
 
@@ -96,3 +97,19 @@ def test_a_stage_is_known_by_contents_configuration_seed_and_code(folder):
         digest("g", stage="reward"),
     ]
     assert len({first, *others}) == 6
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path):
+    file = tmp_path / "page"
+    texts = [str(number) * 100_000 for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda text: write_atomically(file, text), texts * 10))
+    assert file.read_text() in texts and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    file = tmp_path / "page"
+    write_atomically(file, "before")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(file, "\ud800")
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]

@@ -251,7 +251,7 @@ def looped(build, tmp_path, monkeypatch):
 
 
 def test_a_resumed_loop_is_the_uninterrupted_one_bit_for_bit(looped, tmp_path):
-    """Whatever adapts or is carried on: beta, running moments, rollouts that wait.
+    """Compare all that adapts or is carried on: beta, running moments, rollouts that wait.
 
     Killed at checkpoints and between them.
     """

@@ -63,7 +63,7 @@ def test_an_interval_over_seeds_and_items_covers_what_it_states(seeds, sds):
 
 
 def test_items_alone_or_seeds_alone_cover_too_little_where_both_vary():
-    """What the interval of one run, or of seeds without the items, leaves out."""
+    """Count how often the interval of one run, or of seeds without the items, covers."""
     generator, seeds_alone, items_alone = np.random.default_rng(7), 0, 0
     for _ in range(TRIALS):
         values = table(generator, 4, 100, (0.2, 1.5, 1.0))

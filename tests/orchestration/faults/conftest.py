@@ -19,7 +19,7 @@ from postgres import Server, postgres
 
 from flows.platform.pages import free_port
 from tasks.records.workspace import Workspace
-from tasks.registry import versions
+from tasks.registry.fetching import fetch
 
 PROGRAM = Path(__file__).resolve().parents[2] / "support" / "runs" / "stage_program.py"
 STEPS = {"sft": "sft/loss", "reward": "reward/loss", "ppo": "ppo/kl_per_response"}
@@ -200,9 +200,7 @@ class Site(Platform):
                 assert of_steps == [1, 2, 3], (run.info.run_name, stage)
         for version in client.search_model_versions():
             if not version.source.startswith("ledger:"):  # an entry of the ledger has no bytes
-                assert (
-                    versions.fetch(Workspace(self.home), version).digest == version.tags["digest"]
-                )
+                assert fetch(Workspace(self.home), version).digest == version.tags["digest"]
 
 
 @pytest.fixture(scope="package")

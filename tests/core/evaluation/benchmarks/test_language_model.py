@@ -13,7 +13,7 @@ from rlhf_core.evaluation.benchmarks.language_model import cut, sampling_of
 
 @dataclass
 class Request:
-    """What lm-eval hands over of an item."""
+    """The fields of lm-eval's requests that the model reads."""
 
     args: tuple
     task_name: str = "a_task"

@@ -1,5 +1,7 @@
 """Passwords of new accounts: given in the environment, or random in a private file."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from rlhf_core.errors import BadInput
@@ -22,4 +24,18 @@ def test_the_environment_gives_a_password_which_is_written_nowhere(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("RLHF_PASSWORD_ANN", "short")
     with pytest.raises(BadInput, match="has 5 characters; expected at least 12"):
+        password_of("ann", tmp_path)
+
+
+def test_several_at_once_get_the_same_password(tmp_path, monkeypatch):
+    monkeypatch.delenv("RLHF_PASSWORD_ANN", raising=False)
+    with ThreadPoolExecutor(8) as threads:
+        found = set(threads.map(lambda _: password_of("ann", tmp_path / "made"), range(8)))
+    assert len(found) == 1 and [file.name for file in (tmp_path / "made").iterdir()] == ["ann"]
+
+
+def test_a_file_without_a_whole_password_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RLHF_PASSWORD_ANN", raising=False)
+    (tmp_path / "ann").touch()
+    with pytest.raises(BadInput, match="ann has a password of 0 characters; expected at least 12"):
         password_of("ann", tmp_path)

@@ -1,4 +1,4 @@
-"""What the accounts may do after `rlhf access setup`, on a server with accounts."""
+"""The rights of accounts after `rlhf access setup`, on a server with accounts."""
 
 import json
 from datetime import UTC, datetime, timedelta

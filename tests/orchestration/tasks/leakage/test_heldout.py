@@ -30,7 +30,7 @@ def context(made):
 
 @pytest.fixture
 def have(made, tmp_path):
-    """What this run's evaluation takes: models trained on this run's splits, and held-out rows."""
+    """Return an evaluation's inputs: models trained on this run's splits, and held-out rows."""
     data, sft, reward = made.pipeline("ours", "ours 1", "ours 2")
     policy = made.stage("ppo", "ours", {"policy": sft, "reward": reward}, {"model": "ours"})
     found = {**data, "sft": sft, "reward": reward, "policy": policy["model"]}

@@ -18,7 +18,7 @@ from tasks.promotion import aliases, transaction
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift
 from tasks.promotion.promotion import PromotionRequest, history, promote, rollback
 from tasks.records.workspace import Workspace
-from tasks.registry import versions
+from tasks.registry.fetching import fetch
 from tasks.tracking.client import connect
 
 COUNT = 20
@@ -129,7 +129,7 @@ def test_files_changed_on_the_server_are_refused_though_this_machine_has_a_good_
 ):
     registry = make_registry(server[0], "files")
     version = registry.version("policy", "2")
-    versions.fetch(registry.workspace, version)
+    fetch(registry.workspace, version)
     logged = version.source.rpartition("/models/")[2].split("/")[0]
     (stored,) = (
         path for path in (server[1] / "artifacts").rglob("*.safetensors") if logged in path.parts

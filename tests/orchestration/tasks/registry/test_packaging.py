@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -44,6 +45,19 @@ def test_a_version_is_a_complete_mlflow_model_without_pickles(kind, versions):
         meta.model_size_bytes > (root / "artifacts" / "model" / "model.safetensors").stat().st_size
     )
     assert read_decisions(root) == [DECISION] and (root / "README.md").read_text() == f"# {kind}"
+
+
+def test_several_that_store_a_version_anew_at_once_leave_it_whole(tiny_model, tmp_path):
+    target = tmp_path / "version"
+    records = VersionRecords([DECISION], "# policy")
+    build("policy", tiny_model, target, records)
+    config = model_folder(target) / "config.json"
+    config.unlink()  # a link to the model's own file
+    config.write_text("damaged")
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: build("policy", tiny_model, target, records), range(4)))
+    assert digest_path(model_folder(target)) == digest_path(tiny_model)
+    assert {file.name for file in tmp_path.iterdir()} == {"version", ".version.lock"}
 
 
 WITHOUT_PROJECT = """

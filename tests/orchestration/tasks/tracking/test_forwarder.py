@@ -22,6 +22,7 @@ from tasks.execution.stage_process import run_stage
 from tasks.records.run_record import Record, Registration, pending
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
+from tasks.registry.fetching import fetch
 from tasks.tracking import client as tracking
 from tasks.tracking.client import connect
 from tasks.tracking.forwarder import Forwarder
@@ -266,7 +267,7 @@ def register_on_server(workspace: Workspace, folder: Path) -> None:
     tracker.end("FINISHED")
     assert wait_for(tracker.retry), tracker.problem
     version = tracker.client.get_model_version_by_alias("tiny-reward", "candidate")
-    assert versions.fetch(workspace, version).digest == artifact.digest
+    assert fetch(workspace, version).digest == artifact.digest
     (uploaded,) = (folder / "server" / "artifacts").rglob("artifacts/model/weights")
     before = uploaded.stat()
     renewed = Registration(
