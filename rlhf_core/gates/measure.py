@@ -29,6 +29,7 @@ from rlhf_core.evidence.item_terms import (
 )
 from rlhf_core.metrics import domain
 from rlhf_core.rundir import StageResult
+from rlhf_core.statistics.bounded import few_differ, widened
 from rlhf_core.statistics.clusters import (
     Clusters,
     bootstrap_clustered,
@@ -39,7 +40,7 @@ from rlhf_core.statistics.clusters import (
     sign_test_clustered,
     wilson_clustered,
 )
-from rlhf_core.statistics.intervals import Term, statistic
+from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, Term, statistic
 
 STORED_CONFIDENCE = 0.95  # of the intervals that stages write
 ROUNDING = 1e-6  # by which a correct value may exceed its domain
@@ -154,11 +155,30 @@ def _from_items(
         interval = wilson_clustered(wins_N, counted_N, clusters, rule.confidence)
         how = "Wilson score interval of a share"
     else:
-        interval = bootstrap_clustered(terms, clusters, rule.confidence)
-        how = describe_bootstrap(clusters, len(counted_N))
+        interval, how = _resampled(rule, terms, clusters)
     how = _in_words(how, describe_clusters(clusters, counted_N), describe_computation(rule))
     prompts = _shared_prompts(clusters, counted_N)
     return _with_interval(MeasuredMetric(value, n, prompts, how=how), interval, rule)
+
+
+def _resampled(
+    rule: GateRule, terms: list[Term], clusters: Clusters
+) -> tuple[tuple[float, float], str]:
+    """Return the bootstrap's interval and how it was made, in words.
+
+    With method 'auto' the interval of a mean of values from -1 to 1, nearly all of them equal, is
+    no narrower than by `widened`.
+    """
+    interval = bootstrap_clustered(terms, clusters, rule.confidence)
+    values_N, how = item_values(terms), describe_bootstrap(clusters, len(terms[0][1]))
+    low, high = rule.domain()
+    is_mean = rule.method == "auto" and all((bottom == 1).all() for _, _, bottom in terms)
+    if is_mean and low >= -1 and high <= 1 and few_differ(values_N, clusters):
+        how += f", no narrower than by binomial shares: fewer than {MIN_BOOTSTRAP} differ"
+        return widened(interval, values_N, clusters, rule.confidence), how
+    if interval[0] == interval[1]:
+        how += "; without width, because no item differs from the others"
+    return interval, how
 
 
 def _in_words(*parts: str) -> str:

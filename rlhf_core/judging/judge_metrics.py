@@ -8,10 +8,10 @@ from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
 from rlhf_core.judging.verdicts import JudgeVerdict
 from rlhf_core.rundir import Output
+from rlhf_core.statistics.bounded import Interval
 from rlhf_core.statistics.clusters import Clusters, clusters_of, net_share, wilson_clustered
 
 MILLION = 1_000_000
-Interval = tuple[float, float]
 
 
 def judge_output(

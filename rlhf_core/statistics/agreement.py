@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 
-from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, wilson_clustered
+from rlhf_core.statistics.bounded import few_differ
+from rlhf_core.statistics.clusters import (
+    Clusters,
+    bootstrap_clustered,
+    clopper_pearson_clustered,
+    wilson_clustered,
+)
 from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, Term
 
 
@@ -30,7 +36,8 @@ def agreement(
     The label is the side that most votes are for, so it is no value of its own: every pair counts
     once as it is and once with its sides exchanged, and guessing has an alpha of 0. Then alpha is
     2 * P(two votes on a pair agree) - 1, but for 1 / (2 votes). The interval resamples pairs, or
-    whole prompts (clusters); it is -1 to 1 below MIN_BOOTSTRAP pairs. None without a pair of two
+    whole prompts (clusters); it is -1 to 1 below MIN_BOOTSTRAP pairs. Where nearly all pairs are
+    unanimous, or nearly none is, it is no narrower than `_exact_ends`. None without a pair of two
     votes.
     """
     counts_N2 = np.stack([votes_for_N, votes_against_N], axis=1).astype(float)
@@ -46,6 +53,9 @@ def agreement(
     if n < MIN_BOOTSTRAP or prompts < 2:
         return Agreement(alpha, -1.0, 1.0, n)
     low, high = bootstrap_clustered(_terms(counts_N2), inside)
+    if few_differ(counts_N2.min(1) > 0, inside):
+        exact_low, exact_high = _exact_ends(counts_N2, inside)
+        low, high = min(low, exact_low), max(high, exact_high)
     return Agreement(alpha, max(-1.0, low), min(1.0, high), n)
 
 
@@ -56,8 +66,29 @@ def _terms(counts_N2: np.ndarray) -> list[Term]:
     """
     votes_N = counts_N2.sum(1)
     apart_N = 2 * counts_N2.prod(1) / (votes_N - 1)
-    expected = votes_N.sum() / (2 * votes_N.sum() - 1)
-    return [(1, votes_N, votes_N), (-1, apart_N / expected, votes_N)]
+    return [(1, votes_N, votes_N), (-1, apart_N / _expected(votes_N), votes_N)]
+
+
+def _expected(votes_N: np.ndarray) -> float:
+    """Return the disagreement of as many votes for either side, by chance."""
+    return float(votes_N.sum() / (2 * votes_N.sum() - 1))
+
+
+def _exact_ends(counts_N2: np.ndarray, clusters: Clusters) -> tuple[float, float]:
+    """Return the ends of alpha that the exact interval of the share of split pairs allows.
+
+    A pair is split when its votes are not unanimous. The share has Clopper and Pearson's interval.
+    For the lower end every split pair has as many votes on either side as can be, for the upper end
+    one vote against the others. With two or three votes per pair both are the same, and alpha is a
+    linear function of the share. How many votes a pair has must say nothing about its being split.
+    """
+    votes_N = counts_N2.sum(1)
+    split_N = (counts_N2.min(1) > 0).astype(float)
+    low, high = clopper_pearson_clustered(split_N, np.ones(len(split_N)), clusters)
+    most_N = 2 * (votes_N // 2) * ((votes_N + 1) // 2) / (votes_N - 1)
+    most, least = float(most_N.sum()), 2.0 * len(votes_N)
+    scale = float(votes_N.sum()) * _expected(votes_N)
+    return 1 - high * most / scale, 1 - low * least / scale
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,13 @@ from rlhf_core.evidence.item_metrics import ITEM_METRICS, benchmark_of, columns_
 from rlhf_core.evidence.item_terms import metric_terms, prompt_column
 from rlhf_core.evidence.items import Columns
 from rlhf_core.stage_catalogue import EVALUATE, STAGES
-from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, clusters_of, count_clusters
+from rlhf_core.statistics.clusters import (
+    Clusters,
+    bootstrap_clustered,
+    clusters_of,
+    count_clusters,
+    wilson_clustered,
+)
 from rlhf_core.statistics.crossed import pseudo_values
 from rlhf_core.statistics.intervals import Term
 from tasks.analysis import significance
@@ -93,7 +99,8 @@ def join_evaluations(*runs: RunEvidence) -> JoinedItems | None:
 def estimate(metric: str, run: RunEvidence) -> Estimate | None:
     """Return a run's metric as its stage recorded it.
 
-    A metric without a recorded interval gets one over its items, where there are enough.
+    A metric without a recorded interval gets one over its items, where there are enough: Wilson's
+    of a share, else the bootstrap's.
     """
     found = run.metrics.get(metric)
     if found is None or found.low is not None or metric not in ITEM_METRICS:
@@ -106,6 +113,9 @@ def estimate(metric: str, run: RunEvidence) -> Estimate | None:
     clusters = clusters_in(items)
     if count_clusters(clusters, np.ones(len(parts[0][1]))) < significance.MIN_ITEMS:
         return found
+    if is_proportion(metric):
+        ((_, won_N, counted_N),) = parts
+        return Estimate(found.value, *wilson_clustered(won_N, counted_N, clusters), found.n)
     return Estimate(found.value, *bootstrap_clustered(parts, clusters), found.n)
 
 

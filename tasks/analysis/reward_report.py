@@ -13,6 +13,7 @@ from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
 from rlhf_core.stage_catalogue import EVALUATE, PPO, REWARD
+from rlhf_core.statistics.bounded import widened
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, count_clusters
 from tasks.analysis.pairing import clusters_in
 from tasks.analysis.rater_agreement import RaterAgreement, rater_agreements
@@ -194,7 +195,7 @@ def _point(
     gain = None
     if gained_N is not None:
         interval = bootstrap_clustered([(1, gained_N, np.ones(len(gained_N)))], clusters)
-        gain = (float(gained_N.mean()), *interval)
+        gain = (float(gained_N.mean()), *widened(interval, gained_N, clusters))
     accuracy, low, high, loss = (
         result.metrics[f"reward/{name}"]
         for name in ("accuracy", "accuracy_lower", "accuracy_upper", "heldout_loss")

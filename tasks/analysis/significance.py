@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rlhf_core.evidence.item_terms import item_values
+from rlhf_core.statistics.bounded import widened
 from rlhf_core.statistics.clusters import (
     MIN_CLUSTERS,
     Clusters,
@@ -117,8 +118,9 @@ def paired(
     """Return second - first over the same items; percentile bootstrap over items (Efron 1979).
 
     share: the metric is a share of items. Then the exact McNemar test (1947), a sign test of the
-    items that changed sides, must agree before the difference is called significant. clusters: the
-    prompts of items that share one; whole prompts are resampled then.
+    items that changed sides, must agree before the difference is called significant, and with few
+    changed items the interval is no narrower than by `widened`. clusters: the prompts of items that
+    share one; whole prompts are resampled then.
     """
     both = second + [(-sign, top, bottom) for sign, top, bottom in first]
     before_N, after_N = item_values(first), item_values(second)
@@ -138,6 +140,8 @@ def paired(
     if shared:
         method = f"{method} of whole prompts"
     low, high, p = bootstrap_test(both, clusters)
+    if share and counted.all():
+        low, high = widened((low, high), after_N - before_N, clusters)
     verdict = verdict_on(low, high)
     if share:
         exact = sign_test_clustered(np.nan_to_num(after_N - before_N), clusters)

@@ -9,6 +9,7 @@ from rlhf_core.evaluation.benchmarks.results import ItemsByModel
 from rlhf_core.evaluation.comparison import combined, with_interval
 from rlhf_core.evidence.items import TARGET, Columns
 from rlhf_core.rundir import Output
+from rlhf_core.statistics.bounded import widened
 from rlhf_core.statistics.intervals import wilson
 from rlhf_core.statistics.paired import bootstrap_mean, win_rate
 
@@ -17,7 +18,8 @@ def compare_benchmark(task: str, found: ItemsByModel, seed: int) -> Output:
     """Return a benchmark's metrics, with 95% intervals.
 
     They are each model's mean (Wilson's interval of a share, else the bootstrap), the paired
-    difference policy - SFT model, and the share of items that the policy wins against the champion.
+    difference policy - SFT model (the bootstrap; of a share with few changed items no narrower than
+    by `widened`), and the share of items that the policy wins against the champion.
     Raises BadInput when the models were not asked the same items.
     """
     _require_same_items(task, found)
@@ -41,8 +43,10 @@ def _compare(task: str, metric: str, values: dict[str, Tensor], seed: int) -> Ou
     policy_N = values["policy"]
     parts = [_mean(BenchmarkMetric(task, metric, name), v_N, seed) for name, v_N in values.items()]
     gain_N = policy_N - values["sft"]
-    gain = BenchmarkMetric(task, metric, GAIN).name
-    parts.append(with_interval(gain, float(gain_N.mean()), bootstrap_mean(gain_N, seed=seed)))
+    gain, interval = BenchmarkMetric(task, metric, GAIN), bootstrap_mean(gain_N, seed=seed)
+    if gain.is_share:
+        interval = widened(interval, gain_N.numpy(), None)
+    parts.append(with_interval(gain.name, float(gain_N.mean()), interval))
     if "champion" in values:
         name = BenchmarkMetric(task, metric, WINS).name
         parts.append(with_interval(name, *win_rate(policy_N, values["champion"])))

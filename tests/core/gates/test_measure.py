@@ -206,3 +206,36 @@ def test_an_interval_that_the_stage_recorded_names_its_prompts(subject):
     evidence = {"intervals": {"win_rate": (0.4, 0.95)}, "counts": {"win_rate": 10}}
     decision = decide(evaluated(of="lower"), subject("evaluate", metrics, **evidence))
     assert (decision.n, decision.n_prompts) == (10, 4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "columns"),
+    [
+        ("repetition_increase", {"policy_repetition": 0.0, "sft_repetition": 0.0}),
+        ("no_eos_policy", {"policy_ended": True, "sft_ended": True}),
+    ],
+)
+def test_items_that_are_all_equal_leave_room_for_what_so_few_cannot_show(subject, metric, columns):
+    """Forty prompts, none of which repeats itself or runs on: up to 8.8% of all may.
+
+    Bug: the bootstrap's interval was 0 to 0, so that ten such prompts passed any bound.
+    """
+    minus = {"minus": "eval/no_eos_sft"} if metric == "no_eos_policy" else {}
+    values = dict.fromkeys((metric, "no_eos_sft"), 0.0)
+    items = {name: [value] * 40 for name, value in columns.items()}
+    found = subject("evaluate", values, items, counts=dict.fromkeys(values, 40))
+    rule = {"metric": f"eval/{metric}", "of": "upper", "bound": "at most"} | minus
+    refused = decide(evaluated(**rule | {"threshold": 0.08}), found)
+    assert not refused.passed and refused.interval == pytest.approx((-0.0876, 0.0876), abs=1e-4)
+    assert "fewer than 10 differ" in refused.how
+    assert decide(evaluated(**rule | {"threshold": 0.09}), found).passed
+
+
+def test_equal_items_of_any_number_have_no_width_and_the_decision_says_so(subject):
+    items = {"policy_score": [2.0] * 40, "sft_score": [1.0] * 40}
+    values = {"score_policy": 2.0, "score_sft": 1.0}
+    found = subject("evaluate", values, items, counts=dict.fromkeys(values, 40))
+    rule = {"metric": "eval/score_policy", "minus": "eval/score_sft", "of": "lower"}
+    decision = decide(evaluated(**rule | {"bound": "at least", "threshold": 1.0}), found)
+    assert decision.interval == (1.0, 1.0)
+    assert "without width, because no item differs from the others" in decision.how

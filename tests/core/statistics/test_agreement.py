@@ -61,7 +61,51 @@ def test_single_votes_say_nothing_and_shared_prompts_widen_the_interval():
     shared = agreement(votes_for, votes_against, clusters_of([i // 4 for i in range(240)]))
     assert shared.alpha == alone.alpha and shared.n == 240
     assert shared.high - shared.low > 1.8 * (alone.high - alone.low)
-    assert agreement(np.full(20, 3), np.zeros(20)).low == 1.0
+
+
+def test_unanimous_votes_leave_room_for_what_so_few_pairs_cannot_show():
+    """Of 20 pairs none is split: by the binomial tail up to 1 - 0.025^(1/20) = 17% of all may be.
+
+    A pair of three votes that is split has a disagreement of 2 / 3, by chance it is 60 / 119.
+    Bug: the bootstrap's interval was 1 to 1.
+    """
+    three = agreement(np.full(20, 3), np.zeros(20))
+    split = 1 - 0.025 ** (1 / 20)
+    assert (three.alpha, three.high) == (1.0, 1.0)
+    assert three.low == pytest.approx(1 - split * 2 / 3 / (60 / 119))
+    two = agreement(np.full(20, 2), np.zeros(20))
+    assert two.low == pytest.approx(1 - split / (40 / 79)) and two.low < three.low
+    many = agreement(np.full(2000, 2), np.zeros(2000))
+    assert 0.99 < many.low < 1.0
+
+
+def test_votes_that_are_all_split_leave_room_too():
+    found = agreement(np.ones(20), np.ones(20))
+    assert found.low == pytest.approx(found.alpha)
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 20) / (40 / 79))
+
+
+def test_unanimous_votes_on_shared_prompts_count_a_prompt_once():
+    alone = agreement(np.full(40, 2), np.zeros(40))
+    shared = agreement(np.full(40, 2), np.zeros(40), clusters_of([i // 4 for i in range(40)]))
+    assert shared.low < alone.low and shared.high == 1.0
+
+
+@pytest.mark.parametrize("split", [0.01, 0.05])
+def test_the_interval_of_rare_disagreement_covers_as_stated(split):
+    """Pairs of two votes: alpha = 1 - 2 * P(split). The bootstrap alone covers 39% at 1%."""
+    generator, covered = np.random.default_rng(4), 0
+    for _ in range(TRIALS):
+        against = (generator.random(50) < split).astype(float)
+        found = agreement(2 - against, against)
+        covered += found.low <= 1 - 2 * split <= found.high
+    assert covered / TRIALS >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / TRIALS)
+
+
+def test_an_interval_of_many_split_pairs_is_the_bootstrap_alone():
+    votes = np.repeat([2, 1], [40, 20]), np.repeat([0, 1], [40, 20])
+    found = agreement(*votes)
+    assert (found.low, found.high) == pytest.approx((0.104, 0.568), abs=1e-3)
 
 
 def test_two_raters_by_hand_and_as_votes_of_two_annotators():
