@@ -53,7 +53,7 @@ class BenchmarkMetric(NamedTuple):
 
     @property
     def meaning(self) -> str:
-        """What the number is, one phrase."""
+        """The meaning of the number, one phrase."""
         text = FORMS[self.of].format(metric=self.metric, task=self.task)
         side = {"_lower": "Lower", "_upper": "Upper"}.get(self.end)
         return f"{side} end of the 95% interval: {text}" if side else text

@@ -26,7 +26,8 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
 
     M: members of an ensemble, else 1. A reward model with another tokenizer or chat template than
     the model that replied reads the texts, rendered its own way. Otherwise it reads the tokens
-    themselves.
+    themselves. The same tokens have the same score: batches of other widths differ in the last
+    bits, by which one of two equal replies would win.
     """
     pad_id = load_tokenizer(path).pad_token_id
     read = {name: _read(setup, path, name, replied) for name, replied in replies.items()}
@@ -36,7 +37,17 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
         members.append(
             {name: score_sequences(forward, found, pad_id, budget) for name, found in read.items()}
         )
+        _repeat_first(members[-1], read)
     return {name: torch.stack([scores[name] for scores in members]) for name in replies}
+
+
+def _repeat_first(scores: dict[str, Tensor], read: dict[str, list[Sequence]]) -> None:
+    """Set each score to that of the first reply with the same tokens, in place."""
+    first: dict[tuple, float] = {}
+    for name, sequences in read.items():
+        for i, one in enumerate(sequences):
+            key = (tuple(one.prompt), tuple(one.response))
+            scores[name][i] = first.setdefault(key, float(scores[name][i]))
 
 
 def _read(setup: Setup, reward: Path, name: str, replied: Replies) -> list[Sequence]:
