@@ -26,6 +26,7 @@ from rlhf_core.ranks import is_rank_zero
 
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
+BENCHMARK_RESULTS = "benchmarks"  # folder beside the run directories: results to be used again
 TAIL_BYTES = 1 << 16  # how much of a file last_line reads at first
 
 

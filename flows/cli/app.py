@@ -52,7 +52,7 @@ COMMANDS = {
         "down": "Stop what `rlhf up` has started, the worker and its runs first.",
         "ui": "Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C.",
         "sync": "Forward to MLflow what runs recorded while it was down.",
-        "gc": "Remove old run directories, checkpoints and reports that nothing needs.",
+        "gc": "Remove old run directories, cached results and reports that nothing needs.",
         "doctor": "Check this machine, and say how to fix what is wrong.",
         "recipes": "List the recipes that come with the project.",
     },

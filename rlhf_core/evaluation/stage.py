@@ -41,7 +41,7 @@ from rlhf_core.judging.judge_metrics import usage_output
 from rlhf_core.judging.verdicts import AskJudge
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.rundir import Output, RunDir, StageSpec, merged
+from rlhf_core.rundir import BENCHMARK_RESULTS, Output, RunDir, StageSpec, merged
 from rlhf_core.sft import fall_interval, heldout_losses, load_sequences
 from rlhf_core.statistics.clusters import clusters_of
 
@@ -225,9 +225,9 @@ def _benchmarks(
         return {}
     # imports lm-eval, which a recipe without benchmarks does not need
     from rlhf_core.evaluation.benchmarks.comparison import benchmark_columns, compare_benchmark
-    from rlhf_core.evaluation.benchmarks.results import CACHE, benchmark_results
+    from rlhf_core.evaluation.benchmarks.results import benchmark_results
 
-    found = benchmark_results(spec, setup, models, run.path.parent / CACHE)
+    found = benchmark_results(spec, setup, models, run.path.parent / BENCHMARK_RESULTS)
     return {
         name: (compare_benchmark(name, items, spec.seed), benchmark_columns(items))
         for name, items in found.items()

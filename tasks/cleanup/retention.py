@@ -1,4 +1,4 @@
-"""Remove old run directories, checkpoints of finished stages and reports without references.
+"""Remove old run directories, checkpoints of finished stages, reports and cached results.
 
 A run directory is a cache, so removing one costs a repetition at most. Directories that a version,
 an alias, a ledger entry or a run that can continue needs are kept at any age. Only names that this
@@ -17,23 +17,14 @@ from pathlib import Path
 
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import read_result
+from tasks.cleanup.caches import cached_items, is_cached, unused
+from tasks.cleanup.item import DAY, Item, last_change, size
 from tasks.cleanup.references import RUN_DIR, References, gather, inputs_of, open_runs
 from tasks.records.run_record import Record, records
 from tasks.records.workspace import Workspace
 
-DAY = 86400.0  # seconds
 TRASH = ".gc-"
 _REPORT = re.compile(r"(\d{8}-\d{6}-[0-9a-f]{6})-.+")
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file or folder to remove."""
-
-    path: Path
-    what: str
-    days: float  # since its last use
-    bytes: int  # that become free: files with a further name elsewhere are left out
 
 
 @dataclass(frozen=True)
@@ -72,6 +63,7 @@ def plan(
     ]
     remove += list(_leftovers(ages, keep, older_than_days))
     remove += list(_reports(workspace, needed, older_than_days))
+    remove += list(cached_items(workspace, older_than_days))
     return RemovalPlan(remove, [Kept(path, why, size(path)) for path, why in keep.items()])
 
 
@@ -85,20 +77,6 @@ def remove(workspace: Workspace, plan: RemovalPlan, older_than_days: float) -> l
         for left in (workspace.runs).glob(f"{TRASH}*"):
             shutil.rmtree(left)
         return [item for item in plan.remove if _removed(workspace, item, older_than_days)]
-
-
-def size(path: Path) -> int:
-    """Return the bytes that become free when a file or folder is removed.
-
-    A file with a second name elsewhere frees none.
-    """
-    files = (
-        [path]
-        if path.is_file()
-        else [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-    )
-    stats = [file.lstat() for file in files]
-    return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
 
 
 def _run_dirs(workspace: Workspace) -> list[Path]:
@@ -118,16 +96,7 @@ def _days(path: Path, known: list[Record]) -> float:
         for stage in record.stages
         if stage.run_dir.name == path.name
     ]
-    return (time.time() - max([_changed(path), *used])) / DAY
-
-
-def _changed(path: Path) -> float:
-    times = [path.lstat().st_mtime]
-    for folder, folders, files in os.walk(path):
-        times += [
-            (Path(folder) / name).lstat().st_mtime for name in [*folders, *files] if name != ".lock"
-        ]
-    return max(times)
+    return (time.time() - max([last_change(path), *used])) / DAY
 
 
 def _kept(ages: dict[Path, float], needed: References, older_than_days: float) -> dict[Path, str]:
@@ -190,7 +159,7 @@ def _reports(workspace: Workspace, needed: References, older_than_days: float) -
             or (match and match[1] in needed.records)
         ):
             continue
-        days = (time.time() - _changed(path)) / DAY
+        days = (time.time() - last_change(path)) / DAY
         if days >= older_than_days:
             yield Item(path, "report", days, size(path))
 
@@ -229,21 +198,32 @@ def _locked(run_dir: Path) -> Iterator[bool]:
 
 
 def _removed(workspace: Workspace, item: Item, older_than_days: float) -> bool:
-    run_dir = item.path if item.path.parent == workspace.runs else item.path.parent
     if not item.path.exists() or workspace.home not in item.path.parents:
         return False
+    check = unused if is_cached(workspace, item.path) else _unlocked
+    with check(workspace, item.path, older_than_days) as free:
+        if free:
+            _delete(workspace, item.path)
+        return free
+
+
+@contextlib.contextmanager
+def _unlocked(workspace: Workspace, path: Path, older_than_days: float) -> Iterator[bool]:
+    """Yield True while no stage holds the lock of the path's run directory, and no run needs it."""
+    run_dir = path if path.parent == workspace.runs else path.parent
     with _locked(run_dir) as free:  # a run records a directory before it uses it
-        if (
-            not free
-            or run_dir.name in open_runs(workspace)
-            or (time.time() - _changed(item.path)) / DAY < older_than_days
-        ):
-            return False
-        if item.path.is_dir():
-            trash = workspace.runs / f"{TRASH}{os.getpid()}-{item.path.name}"
-            workspace.runs.mkdir(exist_ok=True)
-            item.path.rename(trash)
-            shutil.rmtree(trash)
-        else:
-            item.path.unlink()
-    return True
+        yield (
+            free
+            and run_dir.name not in open_runs(workspace)
+            and (time.time() - last_change(path)) / DAY >= older_than_days
+        )
+
+
+def _delete(workspace: Workspace, path: Path) -> None:
+    if path.is_dir():
+        trash = workspace.runs / f"{TRASH}{os.getpid()}-{path.name}"
+        workspace.runs.mkdir(exist_ok=True)
+        path.rename(trash)
+        shutil.rmtree(trash)
+    else:
+        path.unlink()

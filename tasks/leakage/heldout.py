@@ -164,7 +164,7 @@ def _kept(
         check.leaked[model] = check.leaked.get(model, 0) + count
     kept = [row for row in rows if short_key(row["prompt"]) not in leaked]
     identity = digest_json([split.digest, sorted(leaked)])
-    path = context.workspace.home / "heldout" / f"{name}-{identity[:12]}.jsonl"
+    path = context.workspace.heldout / f"{name}-{identity[:12]}.jsonl"
     save_split(path, kept)
     return Artifact.of(path)
 

@@ -109,6 +109,16 @@ class Workspace:
         return self.home / "outbox"
 
     @property
+    def fetched(self) -> Path:
+        """The folder of registered versions that were fetched from a server."""
+        return self.home / "versions"
+
+    @property
+    def heldout(self) -> Path:
+        """The folder of held-out splits without the prompts that a model was trained on."""
+        return self.home / "heldout"
+
+    @property
     def artifacts(self) -> Path:
         """The folder where a local MLflow store keeps its artifacts."""
         return self.home / "mlartifacts"

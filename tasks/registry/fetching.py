@@ -13,7 +13,7 @@ from tasks.records.file_lock import locked
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
 from tasks.registry.packaging import local_folder
-from tasks.registry.versions import SCRATCH, location_of, opened_files
+from tasks.registry.versions import location_of, opened_files
 
 
 def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
@@ -43,7 +43,7 @@ def _downloaded(workspace: Workspace, version: ModelVersion, digest: str) -> Pat
 
     One process at a time looks and fetches, so that none removes what another has just completed.
     """
-    folder = workspace.home / SCRATCH / digest[:12]
+    folder = workspace.fetched / digest[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(fetch_lock(folder)):
         if _holds(folder, digest):

@@ -24,7 +24,6 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 # tags of a version that the pipeline's account made for a promoter, and of the promoter's copy
 CANDIDATE_OF, COPIED_FROM = "candidate_of", "copied_from"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
-SCRATCH = "versions"  # folder of a workspace for the files of remote versions
 LONG_TIMEOUT_SECONDS = "600"
 _TAG_ATTEMPTS = 5
 _ABOUT = (
@@ -201,9 +200,8 @@ def opened_files(
     if folder is not None:
         yield folder
         return
-    scratch = workspace.home / SCRATCH
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=scratch) as temporary:
+    workspace.fetched.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=workspace.fetched) as temporary:
         target = Path(temporary) / "files"
         target.mkdir()
         with long_timeout():

@@ -1,4 +1,4 @@
-"""`rlhf gc`: remove old run directories, leftovers and reports that nothing needs."""
+"""`rlhf gc`: remove old run directories, leftovers, caches and reports that nothing needs."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +22,10 @@ DryRun = Annotated[
 
 
 def gc(older_than: OlderThan = 30.0, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Remove old run directories, checkpoints and reports that nothing needs.
+    """Remove old run directories, cached results and reports that nothing needs.
 
-    Keeps what a registered version, a ledger entry or an open run needs.
+    Keeps what a registered version, a ledger entry or an open run needs. Cached are results on
+    benchmarks, versions fetched from a server, and held-out splits without leaked prompts.
     """
     quiet_libraries()
     from tasks.cleanup import retention

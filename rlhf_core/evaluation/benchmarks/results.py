@@ -1,5 +1,7 @@
 """The results of the evaluation's models on its benchmarks, kept between runs."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +22,6 @@ from rlhf_core.patterns import fixed_folder
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import StageSpec, write_atomically
 
-CACHE = "benchmarks"  # folder beside the run directories
 ItemsByModel = dict[str, BenchmarkItems]
 
 
@@ -72,7 +73,7 @@ def _key(spec: StageSpec[EvaluateStageConfig], task: LoadedTask, model: str) -> 
 
 def _known_or_measured(file: Path, measure: Callable[[], BenchmarkItems]) -> BenchmarkItems:
     """Return the result in `file`, or measure it and write it there by rename."""
-    kept = gathered(file.read_text(encoding="utf-8") if file.is_file() else None)[0]
+    kept = gathered(_kept(file))[0]
     if kept is not None:
         return BenchmarkItems.model_validate_json(kept)
     items = measure()
@@ -80,3 +81,14 @@ def _known_or_measured(file: Path, measure: Callable[[], BenchmarkItems]) -> Ben
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, items.model_dump_json())
     return items
+
+
+def _kept(file: Path) -> str | None:
+    """Return a result's text, None without one; its time becomes that of its last use."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # a file of another user: `rlhf gc` sees an older use
+        os.utime(file)
+    return text

@@ -44,7 +44,9 @@ def test_one_model_is_asked_once_whatever_it_is_called(results, tmp_path):
     known = json.loads(file.read_text())
     known["replies"] = ["as it was kept"] * 12
     file.write_text(json.dumps(known))
+    os.utime(file, (0, 0))
     assert results()["choose"]["sft"].replies == ["as it was kept"] * 12
+    assert file.stat().st_mtime > 0  # the time of its last use
 
 
 @pytest.mark.parametrize("change", ["items", "settings", "code"])

@@ -16,6 +16,7 @@ from rlhf_core.digest import digest_path
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.cleanup import retention
+from tasks.cleanup.item import size
 from tasks.execution import stage_process
 
 # what goes
@@ -106,9 +107,9 @@ def test_a_link_inside_a_run_is_removed_and_not_followed(workspace, tmp_path):
 
 def test_bytes_that_have_another_name_are_not_counted_as_freed(workspace, tmp_path):
     path = run_dir(workspace, "sft", 1)
-    before = retention.size(path)
+    before = size(path)
     os.link(path / "model" / "model.safetensors", tmp_path / "registered")
-    assert retention.size(path) == before - len("weights 1")
+    assert size(path) == before - len("weights 1")
 
 
 # what is under way

@@ -1,5 +1,6 @@
 """Remote versions are fetched once, checked, and replaced only when they are damaged."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
@@ -39,6 +40,15 @@ def test_a_fetched_copy_that_is_damaged_is_fetched_anew(registry):
     weights.write_bytes(whole[:-1])
     fetch(registry.workspace, version)
     assert weights.read_bytes() == whole
+
+
+def test_a_fetched_copy_has_the_time_of_its_last_use(registry):
+    version = registry.version("policy", "2")
+    folder = registry.workspace.fetched / version.tags["digest"][:12]
+    fetch(registry.workspace, version)
+    os.utime(folder, (0, 0))
+    fetch(registry.workspace, version)
+    assert folder.stat().st_mtime > 0
 
 
 def test_a_version_that_no_run_has_registered_is_refused_and_nothing_is_removed(registry):
