@@ -8,6 +8,7 @@ from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.champions import AliasState, Champion
+from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.looks import ContestOutcome, describe
 from tasks.records.approval_record import ApprovalRecord, VersionApproval, evidence_of
 from tasks.records.run_record import ModelKind
@@ -43,10 +44,25 @@ class VersionEvidence:
     approval: VersionApproval | None = None
 
 
+def state_at_promotion(entries: list[LedgerEntry], state: AliasState) -> AliasState:
+    """Return the champions as the promotion of the state's policy has left them, by the ledger.
+
+    The records of a policy are about the reward model that it was promoted with. A reward model
+    that was promoted alone afterwards stands beside the policy, and changes nothing in them. A
+    policy that no entry has promoted is judged by the state itself.
+    """
+    for entry in reversed(entries):
+        promoted = entry.outcome == "done" and (entry.action, entry.kind) == ("promote", "policy")
+        if promoted and entry.plan and entry.plan.state.policy == state.policy:
+            return entry.plan.state
+    return state
+
+
 def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind) -> VersionEvidence:
     """Check the bytes and gate records of the state's champion of a kind, as they are served now.
 
-    Raises PromotionRefused.
+    The records of a policy must be about the state's reward model: for a policy that was promoted
+    before, see state_at_promotion. Raises PromotionRefused.
     """
     champion = state.champion(kind)
     assert champion is not None  # the callers ask only for the champions that there are

@@ -7,7 +7,7 @@ from rlhf_core.errors import PromotionRefused, RLHFError
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState
-from tasks.promotion.eligibility import overridden
+from tasks.promotion.eligibility import check_version, overridden, state_at_promotion
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.ledger_chain import chain_problem, missing_numbers
 from tasks.promotion.looks import describe
@@ -24,7 +24,6 @@ from tasks.promotion.transaction import (
     smoke_test,
 )
 from tasks.records.run_record import ModelKind
-from tasks.registry import versions
 from tasks.registry.versions import CHAMPION
 
 
@@ -159,17 +158,17 @@ def next_champions(transaction: Transaction) -> AliasState:
 
 
 def _last_whole(registry: RegistryAliases, kind: ModelKind) -> tuple[AliasState, list[str]]:
-    """Return the last state with another champion whose versions are there with their bytes.
+    """Return the last state with another champion whose versions pass: bytes and gate records.
 
     The second value holds a sentence per state that was skipped. Raises PromotionRefused.
     """
     skipped: list[str] = []
-    for state in rollback_targets(champion_history(registry.ledger.entries()), kind):
+    entries = registry.ledger.entries()
+    for state in rollback_targets(champion_history(entries), kind):
         try:
-            for each, champion in state.champions():
-                version = registry.verified_version(each, champion)
-                with versions.served_files(registry.workspace, version):
-                    pass  # opening them checks their bytes
+            for each, _ in state.champions():
+                judged = state_at_promotion(entries, state) if each == "policy" else state
+                check_version(registry, judged, each)
             return state, skipped
         except RLHFError as error:
             skipped.append(f"Skipped version {state.version(kind)}: {error}")

@@ -6,12 +6,12 @@ The others are undone.
 from rlhf_core.errors import RLHFError
 from tasks.promotion.aliases import RegistryAliases, move_alias, restore_aliases
 from tasks.promotion.champions import KINDS, AliasPlan
-from tasks.promotion.eligibility import check_version
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.transaction import (
     Transaction,
     begin_transaction,
     commit,
+    examine,
     refuse_concurrent,
     smoke_test,
 )
@@ -73,9 +73,8 @@ def _resolve(transaction: Transaction, other: LedgerEntry) -> str:
 
 
 def _complete(registry: RegistryAliases, other: LedgerEntry, plan: AliasPlan) -> None:
-    resumed = Transaction(registry, other, plan=plan)
-    for kind, _ in plan.state.champions():
-        check_version(registry, plan.state, kind)
+    resumed = Transaction(registry, other, found=plan.before, plan=plan)
+    examine(resumed, plan.state)
     move_alias(registry, other, plan, CHAMPION)
     smoke_test(resumed, plan)
     commit(resumed, plan, f"killed in step '{other.step}', completed by the next command")

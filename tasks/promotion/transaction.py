@@ -33,6 +33,7 @@ from tasks.promotion.eligibility import (
     require_comparison,
     require_signed,
     require_win,
+    state_at_promotion,
 )
 from tasks.promotion.ledger import LedgerEntry, TransactionOutcome
 from tasks.promotion.ledger_chain import chain_digest
@@ -149,10 +150,22 @@ def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
 def check_evidence(transaction: Transaction, target: AliasState) -> None:
     """Check the bytes and gate records of the next champions. Raises PromotionRefused."""
     transaction.record_step("examine")
-    entry = transaction.entry
+    examine(transaction, target)
+
+
+def examine(transaction: Transaction, target: AliasState) -> None:
+    """Check the entry's model, and the other one if it moves. Raises PromotionRefused.
+
+    A policy that is promoted is judged by the target; one that has been champion before by the
+    ledger (state_at_promotion).
+    """
+    entry, registry = transaction.entry, transaction.registry
+    judged = target
+    if entry.kind == "reward" or entry.action == "rollback":
+        judged = state_at_promotion(registry.ledger.entries(), target)
     for kind, champion in target.champions():
         if kind == entry.kind or champion.version != transaction.found[f"{kind}@{CHAMPION}"]:
-            found = check_version(transaction.registry, target, kind)
+            found = check_version(registry, judged if kind == "policy" else target, kind)
             transaction.evidence = found if kind == entry.kind else transaction.evidence
 
 

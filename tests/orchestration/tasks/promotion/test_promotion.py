@@ -117,6 +117,46 @@ def test_a_reward_model_can_be_promoted_and_rolled_back_alone(registry):
     ) == ("1", None, "1", None)
 
 
+def test_policies_are_rolled_back_to_across_the_promotion_of_a_reward_model_alone(registry):
+    """Policy 1 was evaluated with reward model 1, and served beside reward model 2."""
+    promote(registry, PromotionRequest(kind="reward", version="2"))
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    assert rollback(registry, PromotionRequest()).version == "2"
+    assert champions(registry) == ("2", "1", "1", "2")
+    assert rollback(registry, PromotionRequest()).version == "1"
+    assert champions(registry) == ("1", None, "2", "1")
+    assert rollback(registry, PromotionRequest(kind="reward")).version == "1"
+    assert champions(registry) == ("1", None, "1", None) and history(registry).problems == []
+
+
+def test_a_reward_model_is_rolled_back_alone_after_a_policy_brought_the_one_before(registry):
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(kind="reward", version="2"))
+    assert champions(registry) == ("2", "1", "2", "1")
+    assert rollback(registry, PromotionRequest(kind="reward")).version == "1"
+    assert champions(registry) == ("2", "1", "1", None)
+    promote(registry, PromotionRequest(kind="reward", version="2"))
+    assert rollback(registry, PromotionRequest()).version == "1"
+    assert champions(registry) == ("1", None, "1", None)
+
+
+@pytest.mark.parametrize("records", ["of another reward model", "without ppo"])
+def test_a_rollback_skips_a_champion_whose_records_do_not_pass_any_more(registrar, records):
+    registry, digest = registrar.registry, registrar.digests["policy", "2"]
+    promote(registry, PromotionRequest(version="2"))
+    promote(registry, PromotionRequest(version="4"))
+    found = registrar.records("policy", digest, "2")
+    if records == "without ppo":
+        found = [each for each in registrar.records("policy", digest) if each.stage != "ppo"]
+    registrar.add("policy", 2, found, reward_version="2")  # the same version, renewed
+    assert rollback(registry, PromotionRequest()).version == "1"
+    assert (
+        "Skipped version 2: version 2 of tiny-policy may not be champion: "
+        in registry.ledger.entries()[-1].outcome_reason
+    )
+
+
 def test_a_champion_whose_bytes_and_digest_were_both_changed_is_not_rolled_back_to(registry):
     promote(registry, PromotionRequest(version="2"))
     weights = files(registry, "1") / "artifacts/model/model.safetensors"
