@@ -27,7 +27,14 @@ from tasks.access.roles import (
     promoted_models,
     role_name,
 )
-from tasks.registry.approval_queue import experiment_name, find_queue, make_queue, set_members
+from tasks.registry.approval_queue import (
+    experiment_name,
+    find_queue,
+    make_queue,
+    record_place,
+    recorded_place,
+    set_members,
+)
 from tasks.tracking.account import account_at
 
 WORKSPACE = "default"  # MLflow's own, in which everything is unless others were made
@@ -203,6 +210,9 @@ class AccessSetup:
         elif new := [account for account in approvers if account not in queue.members]:
             sentence, members = f"let {', '.join(new)} approve the runs of {name}", queue.members
             self._make(sentence, set_members, queue, [*members, *new])
+        if not recorded_place(self.client, name):
+            sentence = f"keep the queue of approvals of {name} in its ledger"
+            self._make(sentence, record_place, self.client, name)
 
     # who may no longer
 

@@ -8,7 +8,7 @@ pipeline's account may add items; it cannot answer them, nor change who may.
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,6 +23,7 @@ from rlhf_core.errors import BadInput
 from tasks.records.approval_record import ApprovalRecord
 
 QUEUE = "approvals"
+PLACE = "approval_queue"  # tag of the ledger's registered model
 _TRACE_DIGITS = 32  # of an evidence's digest, as in any id of a trace
 _STATES = {ReviewStatus.COMPLETE: "approved", ReviewStatus.DECLINED: "rejected"}
 
@@ -44,6 +45,11 @@ class ApprovalQueue:
     id: str
     owner: str
     members: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """The ids of experiment and queue, which no renaming changes."""
+        return f"{self.experiment_id}/{self.id}"
 
     def ask(self, asked: ApprovalRecord) -> ApprovalRecord:
         """Put a request into the queue unless it is there; return it with the answer so far."""
@@ -123,13 +129,43 @@ class ApprovalQueue:
 
 
 def find_queue(client: MlflowClient, name: str) -> ApprovalQueue | None:
-    """Return the queue of approvals of a registry name; None where nobody has set it up."""
-    experiment = client.get_experiment_by_name(experiment_name(name))
-    if experiment is None:
+    """Return the queue of approvals of a registry name; None where nobody has set it up.
+
+    It is found by the ids that the ledger's tag keeps, and not by its experiment's name: who asks
+    for approvals may write the experiment, and so rename it, but not the ledger. Raises BadInput
+    where the queue of the tag is gone.
+    """
+    place = recorded_place(client, name)
+    experiment_id = place.partition("/")[0] or _experiment_id(client, name)
+    if experiment_id is None:
         return None
-    found = review_queues.list_review_queues(experiment_id=experiment.experiment_id)
-    queues = [_queue(client, queue) for queue in found if queue.name == QUEUE]
-    return queues[0] if queues else None
+    for queue in _queues_in(experiment_id):
+        found = _queue(client, queue)
+        if found.place == place or (not place and queue.name == QUEUE):
+            return found
+    if place:
+        raise BadInput(
+            f"the queue of approvals of {name} ({place}) is not on MLflow's server any more, so"
+            " nothing can be approved; an admin makes one anew: delete the tag"
+            f" {PLACE} of the registered model {_ledger(name)}, and run rlhf access setup {name}."
+        )
+    return None
+
+
+def recorded_place(client: MlflowClient, name: str) -> str:
+    """Return 'EXPERIMENT/QUEUE', the ids that `record_place` has kept; '' where it has not."""
+    try:
+        return client.get_registered_model(_ledger(name)).tags.get(PLACE, "")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
+
+
+def record_place(client: MlflowClient, name: str) -> None:
+    """Keep the ids of a queue, found by its experiment's name, in a tag of the ledger."""
+    if queue := find_queue(client, name):
+        client.set_registered_model_tag(_ledger(name), PLACE, queue.place)
 
 
 def make_queue(client: MlflowClient, experiment_id: str, members: Iterable[str]) -> None:
@@ -142,6 +178,30 @@ def make_queue(client: MlflowClient, experiment_id: str, members: Iterable[str])
 def set_members(queue: ApprovalQueue, members: Iterable[str]) -> None:
     """Set who may answer."""
     review_queues.update_review_queue(queue.id, users=list(members))
+
+
+def _ledger(name: str) -> str:
+    return f"{name}-ledger"
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str | None:
+    experiment = client.get_experiment_by_name(experiment_name(name))
+    return experiment.experiment_id if experiment else None
+
+
+def _queues_in(experiment_id: str) -> Iterator[ReviewQueue]:
+    """Yield the queues of an experiment; none of one that was deleted."""
+    token = None
+    try:
+        while True:
+            page = review_queues.list_review_queues(experiment_id=experiment_id, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _queue(client: MlflowClient, found: ReviewQueue) -> ApprovalQueue:

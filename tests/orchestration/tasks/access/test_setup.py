@@ -238,6 +238,25 @@ def test_the_pipeline_can_neither_answer_nor_say_who_may(registered, server, mon
         make_queue(queue.client, queue.experiment_id, ["pipeline"])
 
 
+def test_a_renamed_experiment_hides_no_approval_and_a_second_one_counts_for_nothing(
+    registered, server, act, monkeypatch
+):
+    become(monkeypatch, "pipeline")
+    client = connect(server[0])
+    before = approval_queue(client, "tiny")
+    client.rename_experiment(before.experiment_id, "renamed")
+    try:
+        make_queue(client, client.create_experiment("tiny-approvals"), ["pipeline"])
+        assert approval_queue(client, "tiny") == before
+        assert act("admin", *SETUP)[1].count("queue") == 0
+        become(monkeypatch, "pipeline")
+        with pytest.raises(MlflowException, match=r"Permission denied|403"):
+            client.set_registered_model_tag("tiny-ledger", "approval_queue", "1/1")
+    finally:
+        become(monkeypatch, "admin")
+        client.delete_experiment(client.get_experiment_by_name("tiny-approvals").experiment_id)
+
+
 def test_a_run_that_waits_takes_the_answer_of_an_account(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server[0])
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
