@@ -9,6 +9,7 @@ from rlhf_core.patterns import is_there
 from tasks.analysis import mlflow_runs
 from tasks.analysis.lineage_graph import Graph, ancestors, build, descendants
 from tasks.analysis.mlflow_runs import Client, Run
+from tasks.tracking.pages import registered_models
 
 DATASET_DIGITS = 32  # of a digest, in MLflow's data sets
 REFERENCE = (
@@ -105,7 +106,7 @@ def _users(client: Client, digest: str) -> list[Run]:
 def _add_versions(client: Client, graph: Graph) -> None:
     """Add to each model the registered versions of its bytes, with their aliases."""
     aliases: dict[tuple[str, str], list[str]] = {}
-    for model in client.search_registered_models(max_results=100):
+    for model in registered_models(client):
         for alias, number in sorted(model.aliases.items()):
             aliases.setdefault((model.name, str(number)), []).append(f"@{alias}")
     for node in graph.nodes.values():

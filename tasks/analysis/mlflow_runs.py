@@ -25,7 +25,9 @@ from tasks.analysis.run_evidence import (
     read_table,
 )
 from tasks.records.run_record import LATEST
+from tasks.registry.versions import find_version
 from tasks.tracking.client import KEY, brief, page
+from tasks.tracking.pages import model_versions, pages, registered_models
 from tasks.tracking.rendering import CURVES
 
 Client = MlflowClient
@@ -69,9 +71,8 @@ def resolve(client: MlflowClient, reference: str) -> Run:
 
 def search(client: MlflowClient, condition: str, limit: int = 1000) -> list[Run]:
     """Return the matching runs of every experiment, the latest first."""
-    experiments = [
-        experiment.experiment_id for experiment in client.search_experiments(max_results=1000)
-    ]
+    every = pages(lambda token: client.search_experiments(page_token=token))
+    experiments = [experiment.experiment_id for experiment in every]
     return list(
         client.search_runs(
             experiments, condition, order_by=["attributes.start_time DESC"], max_results=limit
@@ -116,25 +117,26 @@ def version(client: MlflowClient, reference: str) -> ModelVersion | None:
     if match is None:
         return None
     name, number, alias = match.groups()
+    found = find_version(client, name, number) if number else _by_alias(client, name, alias)
+    if found is None:
+        raise ConfigError(f"there is no model version {reference!r}; {_versions(client, name)}.")
+    return found
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     try:
-        return (
-            client.get_model_version(name, number)
-            if number
-            else client.get_model_version_by_alias(name, alias)
-        )
+        return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        raise ConfigError(
-            f"there is no model version {reference!r}; {_versions(client, name)}."
-        ) from None
+        return None
 
 
 def _versions(client: MlflowClient, name: str) -> str:
-    models = {model.name: model for model in client.search_registered_models(max_results=100)}
+    models = {model.name: model for model in registered_models(client)}
     if name not in models:
         return f"registered models are {', '.join(sorted(models)) or 'none'}"
-    numbers = sorted(int(item.version) for item in client.search_model_versions(f"name = '{name}'"))
+    numbers = sorted(int(item.version) for item in model_versions(client, f"name = '{name}'"))
     aliases = ", ".join(
         f"@{alias} (version {number})" for alias, number in sorted(models[name].aliases.items())
     )

@@ -22,6 +22,7 @@ from tasks.records.approval_record import ApprovalRecord, evidence_of
 from tasks.registry import packaging
 from tasks.run_context import RunContext
 from tasks.tracking.account import Account
+from tasks.tracking.pages import model_versions, registered_models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from tasks.registry.approval_queue import ApprovalQueue
 
 POLL_SECONDS = 3.0  # between questions to the servers, which hash a password each time
-PAGE = 1000
 log = logging.getLogger("rlhf.approval")
 
 
@@ -125,11 +125,11 @@ def submit(
 def _request(client: "MlflowClient", run: str) -> tuple["ModelVersion", ApprovalRecord]:
     """Return the version that a run asks about, with the request. Raises BadInput."""
     found: list[tuple[ModelVersion, ApprovalRecord]] = []
-    for model in client.search_registered_models(max_results=PAGE):
+    for model in registered_models(client):
         if model.name.endswith("-policy"):
             found += [
                 (version, ApprovalRecord.model_validate_json(version.tags["approval"]))
-                for version in client.search_model_versions(f"name = '{model.name}'", PAGE)
+                for version in model_versions(client, f"name = '{model.name}'")
                 if "approval" in version.tags
             ]
     found.sort(key=lambda item: item[1].asked_at)

@@ -19,6 +19,7 @@ from tasks.records.run_record import Record, pending, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import Sweep
 from tasks.tracking.client import brief, connect
+from tasks.tracking.pages import model_versions, registered_models
 
 RUN_DIR = re.compile(r"[a-z]+-[0-9a-f]{12}")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -164,28 +165,11 @@ def _read_other_store(uri: str, say: Callable[[str], None]) -> RegisteredModels 
 
 def _read_store(uri: str) -> RegisteredModels:
     client, found = connect(uri), RegisteredModels()
-    for model in _pages(
-        lambda token: client.search_registered_models(max_results=100, page_token=token)
-    ):
+    for model in registered_models(client):
         found.models.add(model.name)
-        condition = f"name = '{model.name}'"
-        for version in _pages(
-            lambda token, c=condition: client.search_model_versions(
-                c, max_results=1000, page_token=token
-            )
-        ):
+        for version in model_versions(client, f"name = '{model.name}'"):
             text = json.dumps([version.source, version.run_id, dict(version.tags)])
             found.digests |= set(_DIGEST.findall(text))
             found.run_ids |= set(_RUN_ID.findall(text))
             found.run_dirs |= set(_IN_PATH.findall(version.source or ""))
     return found
-
-
-def _pages(ask: Callable) -> Iterable:
-    token = None
-    while True:
-        page = ask(token)
-        yield from page
-        token = page.token
-        if not token:
-            return

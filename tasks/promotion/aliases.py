@@ -14,7 +14,9 @@ from tasks.registry import answers, packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 from tasks.tracking.address import require_address
 from tasks.tracking.client import brief, connect
+from tasks.tracking.pages import model_versions, registered_models
 
+LISTED = 20  # versions, the latest, in a message
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # as in a recipe's registry.name
 
 
@@ -51,6 +53,23 @@ class RegistryAliases:
             raise PromotionRefused(
                 f"version {number} of {self.model(kind)} does not exist; it was never made, or"
                 f" deleted.{self._candidate_hint(kind, number)}"
+            )
+        return found
+
+    def require_version(self, kind: ModelKind, number: str) -> versions.ModelVersion:
+        """Return a version that somebody has named.
+
+        Raises BadInput, with the versions that there are, when it does not exist.
+        """
+        found = versions.find_version(self.client, self.model(kind), number)
+        if found is None:
+            condition = f"name = '{self.model(kind)}'"
+            there = sorted(int(each.version) for each in model_versions(self.client, condition))
+            some = ["..."] * (len(there) > LISTED) + [str(each) for each in there[-LISTED:]]
+            raise BadInput(
+                f"version {number} of {self.model(kind)} does not exist; it was never made, or"
+                f" deleted. Expected one of its versions: {', '.join(some) or 'none is left'}."
+                f"{self._candidate_hint(kind, number)}"
             )
         return found
 
@@ -99,7 +118,7 @@ def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliase
     require_address(workspace.tracking_uri)
     try:
         client = connect(workspace.tracking_uri)
-        models = {model.name for model in client.search_registered_models(max_results=1000)}
+        models = {model.name for model in registered_models(client)}
     except Exception as error:
         raise RLHFError(
             f"MLflow at {workspace.tracking_uri} does not answer ({brief(error)}). Nothing was"

@@ -1,7 +1,8 @@
 """The account of who decided what about the models of a registry, oldest first.
 
-Attempts to move a champion are entries of the ledger. Approvals, overridden gates and contests are
-in the tags of the versions that they are about, with the time at which the version was made.
+Attempts to move a champion are entries of the ledger, and each holds its contest. Approvals and
+overridden gates are in the tags of the versions that they are about, with the time at which the
+version was made. So is a contest that no attempt has come to.
 """
 
 import json
@@ -14,14 +15,14 @@ from rlhf_core.gates.contest_evidence import CONTEST
 from tasks.promotion.champions import KINDS
 from tasks.promotion.ledger import Ledger, LedgerEntry
 from tasks.promotion.ledger_chain import chain_problem
+from tasks.promotion.looks import ContestOutcome, describe
 from tasks.records.approval_record import ApprovalRecord
 from tasks.registry.versions import CANDIDATE_OF, COPIED_FROM
+from tasks.tracking.pages import model_versions, registered_models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class AuditEvent:
     event: promote, rollback, recover, propose, approval, override or contest. by: who decided, ''
     where the pipeline decided by its rules. identity: 'account' where MLflow's server had
     authenticated it, 'declared' for a name that nobody checked, '' without one. evidence: a digest:
-    of the weights for an attempt, of what a person saw for an approval, of the gate records
-    otherwise.
+    of the weights for an attempt, of the items that it was decided on for a contest (of the
+    evaluation where an earlier release kept none), of what a person saw for an approval, of the
+    gate records otherwise.
     """
 
     time: datetime
@@ -56,19 +58,23 @@ class Audit:
 
 def audit(client: "MlflowClient", since: datetime | None = None) -> Audit:
     """Return the events since a time (UTC; None: all), oldest first."""
-    models = {model.name for model in client.search_registered_models(max_results=PAGE)}
+    models = {model.name for model in registered_models(client)}
     events: list[AuditEvent] = []
     problems: list[str] = []
+    contested: set[tuple[str, str]] = set()
     for name in sorted(model.removesuffix("-ledger") for model in models if _is_ledger(model)):
         entries = Ledger(client, name).entries()
         for entry in entries:
             events += _of_entry(entry)
+            contested |= {(entry.model, entry.version)} if entry.contest else set()
         if problem := chain_problem(entries):
             problems.append(f"{name}: {problem}")
     for model in sorted(models):
         if model.endswith(tuple(f"-{kind}" for kind in KINDS)):
-            for version in client.search_model_versions(f"name = '{model}'", PAGE):
+            for version in model_versions(client, f"name = '{model}'"):
                 events += _of_version(version)
+                if (model, str(version.version)) not in contested:
+                    events += _of_unoffered_contest(version)
     chosen = [event for event in _once(events) if since is None or event.time >= since]
     return Audit(sorted(chosen, key=lambda event: event.time), problems)
 
@@ -105,7 +111,7 @@ def _once(events: list[AuditEvent]) -> list[AuditEvent]:
 
 
 def _of_entry(entry: LedgerEntry) -> Iterator[AuditEvent]:
-    """Yield an attempt, and the approval that a promoter has found on MLflow's server."""
+    """Yield an attempt, its contest, and the approval that a promoter has found on the server."""
     yield AuditEvent(
         entry.time,
         entry.action,
@@ -117,8 +123,27 @@ def _of_entry(entry: LedgerEntry) -> Iterator[AuditEvent]:
         entry.digest,
         entry.identity,
     )
+    if entry.contest:
+        yield _of_contest(entry, entry.contest)
     if entry.approval and entry.action != "propose":  # which the pipeline's account writes
         yield _of_approval(entry.approval, entry.model, entry.version)
+
+
+def _of_contest(entry: LedgerEntry, contest: ContestOutcome) -> AuditEvent:
+    reason = f"{describe(contest)}; contest {contest.look} on these held-out prompts"
+    if contest.rule:
+        reason += f"; rule: {contest.rule}"
+    return AuditEvent(
+        entry.time,
+        "contest",
+        entry.model,
+        entry.version,
+        entry.by,
+        "passed" if contest.passed else "refused",
+        reason,
+        contest.items or contest.evaluation,
+        entry.identity,
+    )
 
 
 def _of_approval(asked: ApprovalRecord, model: str, version: str) -> AuditEvent:
@@ -136,7 +161,7 @@ def _of_approval(asked: ApprovalRecord, model: str, version: str) -> AuditEvent:
 
 
 def _of_version(version: "ModelVersion") -> Iterator[AuditEvent]:
-    """Yield the approval, the overridden gates and the contest of a version.
+    """Yield the approval and the overridden gates of a version.
 
     A promoter's copy of a candidate has nothing of its own. The tags of a candidate are written by
     the pipeline's account, so that they authenticate nobody.
@@ -149,12 +174,22 @@ def _of_version(version: "ModelVersion") -> Iterator[AuditEvent]:
         reason = f"{gate}, threshold {override['threshold']:g}: {override['reason']}"
         what = ("overridden", reason, records, "declared")
         yield AuditEvent(made, "override", *about, override["by"], *what)
-    contest = json.loads(tags.get("verdicts", "{}")).get(".".join(CONTEST))
-    if contest:
-        yield AuditEvent(
-            made, "contest", *about, "", contest["verdict"], contest["reason"], records, ""
-        )
     if "approval" in tags:
         asked = ApprovalRecord.model_validate_json(tags["approval"])
         declared = {"identity": "declared"} if CANDIDATE_OF in tags else {}
         yield _of_approval(asked.model_copy(update=declared), *about)
+
+
+def _of_unoffered_contest(version: "ModelVersion") -> Iterator[AuditEvent]:
+    """Yield the contest of a version that no entry of the ledger has recorded, by its tags.
+
+    The run was stopped before its promotion, or an earlier release has promoted it.
+    """
+    contest = json.loads(version.tags.get("verdicts", "{}")).get(".".join(CONTEST))
+    if COPIED_FROM in version.tags or not contest:
+        return
+    made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    reason = f"{contest['reason']}; by the version's tag, the ledger holds none"
+    records = version.tags.get("gates_digest", "")
+    about = (version.name, str(version.version), "")
+    yield AuditEvent(made, "contest", *about, contest["verdict"], reason, records, "")

@@ -51,11 +51,11 @@ def promoted_copy(
 ) -> tuple[RegistryAliases, str]:
     """Return the registry name and the version to promote: of a candidate its copy, made if absent.
 
-    Any other version is returned as it is. A policy brings its reward model. Raises
-    PromotionRefused for other bytes than the candidate's tags say, or where MLflow's server does
-    not let this account copy.
+    Any other version is returned as it is. A policy brings its reward model. Raises BadInput for a
+    version that does not exist, and PromotionRefused for other bytes than the candidate's tags say,
+    or where MLflow's server does not let this account copy.
     """
-    version = registry.version(kind, number)
+    version = registry.require_version(kind, number)
     name = version.tags.get(CANDIDATE_OF)
     if not name:
         return registry, number

@@ -30,6 +30,7 @@ from tasks.records.process_identity import Identity, ProcessIdentity
 from tasks.records.run_record import ModelKind
 from tasks.registry.versions import ensure_model
 from tasks.tracking.account import account_at
+from tasks.tracking.pages import model_versions
 
 Action = Literal["promote", "rollback", "recover", "propose"]
 Recorded = Literal["plan", "adopted", "chain", "contest", "approval"]  # once an entry's turn came
@@ -38,7 +39,6 @@ TransactionOutcome = Literal["done", "refused", "reverted", "undone"]
 LEASE_SECONDS = 1800.0
 # time to get a number; MLflow itself tries three times, which twenty promoters exceed
 COLLISION_SECONDS = 60.0
-PAGE = 1000
 TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _ABOUT = (
     "Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history"
@@ -126,16 +126,8 @@ class Ledger:
 
     def entries(self) -> list[LedgerEntry]:
         """Return every entry, oldest first; there is none while there is no ledger."""
-        found: list[LedgerEntry] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_model_versions(
-                f"name = '{self.model}'", PAGE, ["version_number ASC"], token
-            )
-            found += [_entry(version) for version in page]
-            token = page.token
-            if not token:
-                return found
+        found = model_versions(self.client, f"name = '{self.model}'", ["version_number ASC"])
+        return [_entry(version) for version in found]
 
     def append(self, action: Action, model: str, version: str, **tags: str) -> LedgerEntry:
         """Append and return an entry with the intent of this process.

@@ -24,6 +24,7 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 # tags of a version that the pipeline's account made for a promoter, and of the promoter's copy
 CANDIDATE_OF, COPIED_FROM = "candidate_of", "copied_from"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for "not there"
+LARGEST_VERSION = 2**31 - 1  # the integer of MLflow's column
 LONG_TIMEOUT_SECONDS = "600"
 _TAG_ATTEMPTS = 5
 _ABOUT = (
@@ -255,6 +256,9 @@ def aliases(client: MlflowClient, model: str) -> dict[str, str]:
 
 def find_version(client: MlflowClient, model: str, version: str) -> ModelVersion | None:
     """Return a version, None when there is none or it was deleted."""
+    # a database raises for a number that its column cannot hold
+    if version.isdigit() and int(version) > LARGEST_VERSION:
+        return None
     try:
         return client.get_model_version(model, version)
     except MlflowException as error:

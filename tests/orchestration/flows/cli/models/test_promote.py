@@ -71,7 +71,15 @@ def test_the_reward_model_is_meant_by_its_name(rlhf, registry):
         ),
         (["promote", "tiny", "2", "--expect-current", "4"], 3, "is version 1, expected version 4"),
         (["promote", "tiny", "2", "--expect-current", "0"], 3, "is version 1, expected none"),
-        (["promote", "tiny", "99"], 3, "version 99 of tiny-policy does not exist"),
+        (
+            ["promote", "tiny", "99"],
+            2,
+            "rlhf: error: version 99 of tiny-policy does not exist; it was never made, or deleted."
+            " Expected one of its versions: 1, 2, 3, 4, 5.\n",
+        ),
+        (["promote", "tiny", str(10**30)], 2, f"version {10**30} of tiny-policy does not exist"),
+        (["promote", "tiny-reward", "9"], 2, "Expected one of its versions: 1, 2.\n"),
+        (["rollback", "nosuch"], 2, "no registered model nosuch-policy"),
         (
             ["promote", "tinny", "1"],
             2,
@@ -131,15 +139,16 @@ def test_a_ledger_is_verified_and_an_altered_one_ends_with_exit_code_3(rlhf, reg
 def test_the_audit_is_a_table_csv_or_json_and_names_an_altered_ledger(rlhf, registry):
     rlhf("promote", "tiny", "2")
     code, out, _ = rlhf("audit")
-    assert code == 0 and "2 events" in out and "tiny-policy" in out
+    assert code == 0 and "3 events" in out and "tiny-policy" in out
     lines = rlhf("audit", "--csv")[1].splitlines()
     columns = "time,event,model,version,by,outcome,reason,evidence,identity"
-    assert lines[0] == columns and len(lines) == 3 and lines[1].endswith(",declared")
-    assert [event["version"] for event in json.loads(rlhf("audit", "--json")[1])] == ["1", "2"]
+    assert lines[0] == columns and len(lines) == 4 and lines[1].endswith(",declared")
+    events = [(each["event"], each["version"]) for each in json.loads(rlhf("audit", "--json")[1])]
+    assert events == [("promote", "1"), ("promote", "2"), ("contest", "2")]
     assert json.loads(rlhf("audit", "--json", "--since", "2999-01-01")[1]) == []
     registry.client.set_model_version_tag("tiny-ledger", "1", "reason", "another")
     code, out, err = rlhf("audit")
-    assert code == 3 and "2 events" in out and "tiny: One of entries 1 to 1 was altered" in err
+    assert code == 3 and "3 events" in out and "tiny: One of entries 1 to 1 was altered" in err
 
 
 def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
