@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
+from rlhf_core.evidence.final_metrics import require_final
 from rlhf_core.metrics import require_declared
 from rlhf_core.ranks import is_rank_zero, ranks
 from rlhf_core.rundir import (
@@ -83,6 +84,7 @@ def _require_ranks(spec: StageSpec) -> None:
 
 def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) -> StageResult:
     require_declared(output.metrics)
+    require_final(output.metrics, output.intervals)
     if not finite(output.metrics):
         bad = {name: value for name, value in output.metrics.items() if not finite({name: value})}
         raise GateRefused(

@@ -39,9 +39,13 @@ class RunContext:
 
     def require_wanted(self, step: str) -> None:
         """Raise UntilReached for a step after the last one wanted."""
-        order = steps()
-        if order.index(step) > order.index(self.last):
+        if not self.is_wanted(step):
             raise UntilReached
+
+    def is_wanted(self, step: str) -> bool:
+        """Return False for a step after the last one wanted."""
+        order = steps()
+        return order.index(step) <= order.index(self.last)
 
     def is_recorded_only(self, step: str) -> bool:
         """Return True for a step that may only be taken from an earlier run."""

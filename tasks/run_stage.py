@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageSpec
-from rlhf_core.stage_catalogue import EVALUATE, Stage
+from rlhf_core.stage_catalogue import EVALUATE, VALIDATE, Stage
 from tasks.execution import stage_process
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
@@ -22,6 +22,7 @@ from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.run_result import row_of
 from tasks.stages.contract import outputs_of, spec_of
+from tasks.stages.samples import require_samples
 from tasks.tracking.client import brief
 
 
@@ -49,6 +50,8 @@ def run_stage(context: RunContext, stage: Stage, *given: StageOutput) -> StageOu
 )
 def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]) -> StageOutput:
     have, results = combined(given)
+    if data := results.get(VALIDATE.name):
+        require_samples(context.recipe, data.metrics, context.is_wanted)
     leaks = without_leaks(context, stage, have)
     have |= leaks.splits if leaks else {}
     spec = spec_of(stage, context.recipe, have)

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticKnownError
 
 from rlhf_core.config.fields import Config, Finite, Positive
+from rlhf_core.evidence.final_metrics import final_metrics, has_recorded_interval, is_final
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
     base_metric,
@@ -21,6 +22,7 @@ from rlhf_core.stage_catalogue import STAGES, gated_stages
 
 GateValue = Literal["estimate", "lower", "upper"]
 Bound = Literal["at least", "more than", "at most", "less than"]
+RECORDED_CONFIDENCE = 0.95  # of the intervals that stages write
 IntervalMethod = Literal["auto", "wilson", "bootstrap", "sign"]
 
 
@@ -151,6 +153,8 @@ class GateRule(Config):
                     f"{metric} is not known item by item: the difference has no interval; expected"
                     " of = 'estimate'"
                 )
+        if asked and not self.is_paired:
+            self._require_known_interval()
         if self.method == "wilson" and (self.is_paired or not is_proportion(self.metric)):
             raise ValueError(
                 f"method 'wilson' is for a share of items and no difference; {self.metric} needs"
@@ -160,6 +164,22 @@ class GateRule(Config):
             raise ValueError(
                 f"method 'sign' needs a winner for each item; {self.metric} has none, or needs"
                 " minus or versus"
+            )
+
+    def _require_known_interval(self) -> None:
+        """Raise ValueError for a metric that has no interval, or not the one that is asked for."""
+        if self.metric in ITEM_METRICS:
+            return
+        if not has_recorded_interval(self.metric):
+            raise ValueError(
+                f"{self.metric} has no interval: no stage records one, and it is not known item by"
+                " item; expected of = 'estimate' and method = 'auto'"
+            )
+        if self.method != "auto" or self.confidence != RECORDED_CONFIDENCE:
+            raise ValueError(
+                f"{self.metric} is not known item by item: it has the {RECORDED_CONFIDENCE:.0%}"
+                " interval alone that its stage records; expected method = 'auto' and confidence ="
+                f" {RECORDED_CONFIDENCE:g}"
             )
 
     def _require_possible(self, threshold: float, field: str) -> None:
@@ -176,15 +196,20 @@ class GateRule(Config):
 
 def _require_metric(stage: str, metric: str) -> None:
     prefix = f"{STAGES[stage].metric_prefix}/"
-    if metric in METRICS and metric.startswith(prefix):
+    if metric in METRICS and metric.startswith(prefix) and is_final(metric):
         return
-    names = [name for name in METRICS if name.startswith(prefix)]
+    names = final_metrics(prefix)
     close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(close)}?"
         if close
         else f"expected one that begins with {prefix}"
     )
+    if metric in METRICS and metric.startswith(prefix):
+        raise ValueError(
+            f"{metric} is logged at the steps of the stage {stage} alone, and a gate looks at its"
+            f" result; {hint}"
+        )
     raise ValueError(f"there is no metric {metric!r} of the stage {stage}; {hint}")
 
 

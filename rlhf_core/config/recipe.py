@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.benchmarks.names import parse
 from rlhf_core.config.data import Data
+from rlhf_core.config.decidable import require_decidable
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import NAME_LENGTH, Config, TemplateDate
@@ -178,6 +179,11 @@ class Recipe(Config):
                     f"{stage}.{key} {most} is less than {stage}.gate.min_{samples} {least:g}: the"
                     " gate would refuse whatever comes; raise the first, or lower the second"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_decided(self) -> "Recipe":
+        require_decidable(self)
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_core.config.gate_rules import GateRule
+from rlhf_core.config.gate_rules import RECORDED_CONFIDENCE, GateRule
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import (
     ITEM_METRICS,
@@ -42,7 +42,6 @@ from rlhf_core.statistics.clusters import (
 )
 from rlhf_core.statistics.intervals import MIN_BOOTSTRAP, Term, statistic
 
-STORED_CONFIDENCE = 0.95  # of the intervals that stages write
 ROUNDING = 1e-6  # by which a correct value may exceed its domain
 AGREES = 1e-3  # items and result may differ by rounding: relative, and absolute below 1
 
@@ -117,7 +116,7 @@ def _recorded(rule: GateRule, result: StageResult) -> float | None:
 
 
 def _stored(rule: GateRule, result: StageResult) -> tuple[float, float] | None:
-    if rule.is_paired or rule.method != "auto" or rule.confidence != STORED_CONFIDENCE:
+    if rule.is_paired or rule.method != "auto" or rule.confidence != RECORDED_CONFIDENCE:
         return None
     return result.intervals.get(rule.metric) or result.intervals.get(base_metric(rule.metric))
 

@@ -3,6 +3,7 @@
 import time
 
 from rlhf_core.config import PPO
+from rlhf_core.config.decidable import SUMMARY_STEPS
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.modeling.models import save_model
@@ -16,7 +17,6 @@ from rlhf_core.ppo.update import update
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import Output, RunDir, StageSpec, merged, read_metrics
 
-SUMMARY_STEPS = 5  # final metrics are means over this many last steps: one rollout is noisy
 SAMPLED = "ppo/score_mean_sampled"  # with dynamic sampling alone
 SUMMARY = (
     "score_mean",

@@ -52,7 +52,7 @@ def test_a_key_above_all_sections_is_answered_with_whole_keys(refused):
 
 
 def test_a_refused_value_of_a_named_gate_is_answered_with_its_meaning(refused):
-    gate = "[gates.mine]\nstage='sft'\nmetric='sft/loss'\nbound='at most'\nthreshold=1\n"
+    gate = "[gates.mine]\nstage='sft'\nmetric='sft/heldout_loss'\nbound='at most'\nthreshold=1\n"
     message = refused(f"{gate}confidence = 95")
     assert "gates.mine.confidence: " in message and "(found 95). It is: " in message
     assert "; default 0.95" in message
@@ -76,7 +76,7 @@ def test_a_missing_key_is_named_with_what_to_add(refused):
         ("[sft]\npacking = 1", "sft.packing: expected true or false (found 1)"),
         ("[sft.lora]\nrank = true", "sft.lora.rank: expected an integer (found true)"),
         (
-            '[gates.mine]\nstage="sft"\nmetric="sft/loss"\nbound="at most"\nthreshold="1"',
+            '[gates.mine]\nstage="sft"\nmetric="sft/heldout_loss"\nbound="at most"\nthreshold="1"',
             'gates.mine.threshold: expected a number (found "1")',
         ),
         (

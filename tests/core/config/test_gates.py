@@ -181,6 +181,53 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
             own(metric="eval/alignment_tax", minus="eval/win_rate", of="lower"),
             "eval/alignment_tax is not known item by item",
         ),
+        (
+            own(stage="sft", metric="sft/loss", bound="at most"),
+            "sft/loss is logged at the steps of the stage sft alone",
+        ),
+        (
+            own(stage="ppo", metric="ppo/policy_clip_fraction", bound="at most"),
+            "is logged at the steps of the stage ppo alone",
+        ),
+        (
+            own(stage="ppo", metric="ppo/kl_per_response", bound="at most", of="upper"),
+            "ppo/kl_per_response has no interval: no stage records one",
+        ),
+        (own(metric="eval/distinct_2_ratio", of="lower"), "eval/distinct_2_ratio has no interval"),
+        (
+            own(metric="eval/alignment_tax", bound="at most", of="upper", confidence=0.9),
+            "the 95% interval alone that its stage records; expected method = 'auto' and conf",
+        ),
+        (
+            own(metric="eval/alignment_tax", bound="at most", method="bootstrap"),
+            "expected method = 'auto'",
+        ),
+        (own(min_n=300), "gates.mine needs min_n 300 items of eval/win_rate, and evaluate.max_pr"),
+        (
+            own(stage="sft", metric="sft/heldout_loss", bound="at most", min_n=513),
+            "sft.max_heldout 512 allows no more",
+        ),
+        (
+            own(stage="ppo", metric="ppo/kl_per_response", bound="at most", min_n=10**6),
+            "last steps =",
+        ),
+        (own(metric="eval/judge_win_rate"), "is not measured: set evaluate.judge"),
+        (own(metric="eval/independent_gain"), "set evaluate.independent_scorer"),
+        (own(metric="eval/win_rate_vs_best_of_n"), "set evaluate.best_of_n"),
+        (
+            own(stage="reward", metric="reward/accuracy_member_2"),
+            "is not measured: reward.ensemble is 1",
+        ),
+        (own(stage="ppo", metric="ppo/onpolicy_accuracy"), "set ppo.reward_check"),
+        (own(stage="ppo", metric="ppo/eval_score"), "set ppo.evaluation"),
+        ("evaluate.gate.min_independent_gain=0.0", "evaluate.gate (independent) is about"),
+        ("evaluate.gate.max_reward_disagreement=1.0", "evaluate.gate (disagreement) is about"),
+        ("sft.max_heldout=9", "sft.gate (improvement) needs min_n 10"),
+        (
+            "evaluate={benchmarks={tasks=['t/mine.yaml'], max_items=50},"
+            " gate={benchmarks={mine={min_n=51}}}}",
+            "evaluate.benchmarks.max_items 50 allows no more",
+        ),
         (own(oof="lower"), "did you mean of"),
         ("gates.mine.threshold=0.5", "gates.mine.metric"),
         (
@@ -253,3 +300,13 @@ def test_detectors_metrics_lead_to_their_tables():
         and detector_of("eval/prompt_retrieval_loss_lower") == "prompt"
     )
     assert detector_of("eval/length_ratio") is detector_of("eval/prompts") is None
+
+
+def test_gates_on_what_the_recipe_measures_when_asked_are_taken(recipe):
+    judge = "evaluate.judge={function='a:b', max_pairs=100}"
+    recipe(own(metric="eval/judge_win_rate", of="lower", min_n=100), judge)
+    recipe(own(metric="eval/alignment_tax", bound="at most", of="upper", min_n=256))
+    recipe(own(stage="reward", metric="reward/accuracy_member_2"), "reward.ensemble=2")
+    recipe(own(stage="reward", metric="reward/accuracy_member_8"), "model.reward='given'")
+    with pytest.raises(ConfigError, match=r"evaluate.judge.max_pairs 100 allows no more"):
+        recipe(own(metric="eval/judge_win_rate", of="lower", min_n=101), judge)

@@ -183,10 +183,12 @@ def test_the_values_at_the_edge_are_taken(recipe):
         ).evaluate.max_prompts
         == 20
     )
-    override = '{threshold=9, reason="a trial of nine pairs"}'
+    override = '{threshold=10, reason="a trial of ten pairs"}'
     assert (
-        recipe("reward.max_heldout=9", f"reward.gate.overrides.pairs={override}").reward.max_heldout
-        == 9
+        recipe(
+            "reward.max_heldout=10", f"reward.gate.overrides.pairs={override}"
+        ).reward.max_heldout
+        == 10
     )
     sharded = recipe(
         'ppo.frozen="sharded"',

@@ -214,11 +214,8 @@ def test_policy_that_only_pleases_the_reward_model_is_refused_by_the_independent
     subject, recipe
 ):
     hacked = subject("evaluate", {"independent_gain_lower": -0.307})
-    decision = next(
-        d
-        for d in decide_all(recipe("evaluate.gate.min_independent_gain=0.0"), hacked)
-        if d.gate == "independent"
-    )
+    settings = "evaluate.gate.min_independent_gain=0.0", "evaluate.independent_scorer='a:b'"
+    decision = next(d for d in decide_all(recipe(*settings), hacked) if d.gate == "independent")
     assert decision.verdict == "refused" and "-0.307" in decision.reason
 
 

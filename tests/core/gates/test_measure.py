@@ -102,8 +102,8 @@ def test_too_few_samples_are_refused(subject, n, verdict):
     ("rule", "says"),
     [
         (
-            {"stage": "ppo", "metric": "ppo/entropy", "of": "lower", "bound": "more than"},
-            "ppo/entropy is not computed from items",
+            {"stage": "sft", "metric": "sft/heldout_improvement", "of": "lower"},
+            "sft/heldout_improvement is not computed from items",
         ),
         ({"of": "lower", "confidence": 0.9}, "has no items.parquet"),
         ({"method": "sign"}, "has no items.parquet"),
@@ -112,9 +112,9 @@ def test_too_few_samples_are_refused(subject, n, verdict):
 )
 def test_an_interval_that_cannot_be_computed_is_refused_with_the_reason(subject, rule, says):
     rule = {"stage": "evaluate", "metric": "eval/win_rate"} | rule
-    stage, metrics = rule["stage"], EVALUATED | {"entropy": 1.0}
+    stage, metrics = rule["stage"], EVALUATED | {"heldout_improvement": 1.0}
     decision = decide(
-        gate(threshold=0.1, **rule) if stage == "ppo" else evaluated(**rule),
+        gate(threshold=0.1, **rule) if stage == "sft" else evaluated(**rule),
         subject(stage, metrics, champion=True),
     )
     assert decision.verdict == "refused" and says in decision.reason and decision.interval is None

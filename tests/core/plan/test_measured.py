@@ -161,8 +161,8 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = N
             "ppo": learning | once | {"sampling": sampling} | (layout or {}),
             "evaluate": {
                 "micro_batch_tokens": 512,
-                "max_prompts": 8,
-                "gate": {"min_prompts": 8},
+                "max_prompts": 10,
+                "gate": {"min_prompts": 10},
                 "sampling": sampling,
             },
             "registry": {"name": "measured"},

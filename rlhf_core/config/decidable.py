@@ -1,0 +1,166 @@
+"""Gates that no run of a recipe could decide: refused before anything runs.
+
+Such a gate refuses whatever comes, after hours of training: its metric is not measured by this
+recipe, or fewer items than its `min_n` can exist.
+"""
+
+import re
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from rlhf_core.benchmarks.names import benchmark_name, is_task_file, parse
+from rlhf_core.config.gate_rules import GateRule
+from rlhf_core.stage_catalogue import gated_stages
+
+if TYPE_CHECKING:
+    from rlhf_core.config.recipe import Recipe
+
+SUMMARY_STEPS = 5  # PPO's final metrics are means over this many last steps: one is noisy
+# by the metric's beginning, the first that fits: key that limits its items, split that they are of
+_ITEMS = (
+    ("reward/", "reward.max_heldout", "comparisons_heldout"),
+    ("dpo/", "dpo.max_heldout", "comparisons_heldout"),
+    ("sft/", "sft.max_heldout", "demonstrations_heldout"),
+    ("eval/heldout_loss", "evaluate.max_heldout", "demonstrations_heldout"),
+    ("eval/alignment_tax", "evaluate.max_heldout", "demonstrations_heldout"),
+    ("eval/agreement_", "evaluate.judge.agreement_pairs", "comparisons_heldout"),
+    ("eval/alpha_", "evaluate.judge.agreement_pairs", "comparisons_heldout"),
+    ("eval/judge_prompt_tokens", None, None),  # of answers
+    ("eval/judge_completion_tokens", None, None),
+    ("eval/judge_cost", None, None),
+    ("eval/judge_", "evaluate.judge.max_pairs", "prompts_heldout"),
+    ("eval/", "evaluate.max_prompts", "prompts_heldout"),
+    ("ppo/onpolicy_judge", None, None),
+    ("ppo/onpolicy_", "ppo.reward_check.pairs", None),
+)
+_MAX_ITEMS = "evaluate.benchmarks.max_items"
+# metrics of which the number of items is the value, and a gate's least value their least number
+_COUNTS = ("reward/heldout_pairs", "dpo/heldout_pairs", "eval/prompts")
+
+
+def require_decidable(recipe: "Recipe") -> None:
+    """Raise ValueError for a gate that no run of the recipe could decide."""
+    for name, rule in rules_of(recipe):
+        for metric in filter(None, (rule.metric, rule.minus)):
+            if missing := _not_measured(recipe, metric):
+                raise ValueError(f"{name} is about {metric}, which is not measured: {missing}")
+        most, key = most_items(recipe, rule.metric)
+        if most is not None and most < rule.min_n:
+            raise ValueError(
+                f"{name} needs min_n {rule.min_n} items of {rule.metric}, and {key} {most} allows"
+                " no more than these: the gate would refuse whatever comes; raise the second, or"
+                " lower the first"
+            )
+
+
+def rules_of(recipe: "Recipe") -> Iterator[tuple[str, GateRule]]:
+    """Yield the key and the rule of every gate of the stages that the recipe runs."""
+    for stage in gated_stages():
+        section = getattr(recipe, stage, None)
+        if section and recipe.runs(stage):
+            for name, rule in section.gate.rules().items():
+                yield f"{stage}.gate ({name})", rule
+    for name, rule in recipe.gates.items():
+        yield f"gates.{name}", rule
+
+
+def most_items(recipe: "Recipe", metric: str) -> tuple[int | None, str]:
+    """Return the largest number of items that the metric may rest on, and the key that says so.
+
+    None where the recipe does not limit it.
+    """
+    if parts := parse(metric):  # a name may be a group, with as many items for each of its tasks
+        benchmarks = recipe.evaluate.benchmarks
+        files = [benchmark_name(task) for task in benchmarks.tasks if is_task_file(task)]
+        return benchmarks.max_items if parts.task in files else None, _MAX_ITEMS
+    if metric.startswith("ppo/") and not metric.startswith("ppo/onpolicy_"):
+        return _most_responses(recipe, metric)
+    key = next((key for start, key, _ in _ITEMS if metric.startswith(start)), None)
+    return (None, "") if key is None else (attrgetter(key)(recipe), key)
+
+
+def _most_responses(recipe: "Recipe", metric: str) -> tuple[int | None, str]:
+    ppo = recipe.ppo
+    if metric.startswith("ppo/eval_") and ppo.evaluation:
+        return ppo.evaluation.prompts * ppo.group_size, "ppo.evaluation.prompts * ppo.group_size ="
+    if ppo.dynamic_sampling or metric not in ("ppo/score_mean", "ppo/kl_per_response"):
+        return None, ""
+    steps = min(SUMMARY_STEPS, ppo.steps)
+    return ppo.rollout_batch * steps, f"ppo.rollout_batch * {steps} last steps ="
+
+
+def samples_needed(recipe: "Recipe") -> list[tuple[str, str, str, int]]:
+    """Return which gate needs how many rows of which held-out split, of those known by a split.
+
+    Each entry: the gate's key, its stage, the split, the least number of rows.
+    """
+    found = []
+    for name, rule in rules_of(recipe):
+        least = rule.min_n
+        if rule.metric in _COUNTS and rule.bound in ("at least", "more than"):
+            threshold = rule.override.threshold if rule.override else rule.threshold
+            least = max(least, int(threshold) + (rule.bound == "more than"))
+        split = next((split for start, _, split in _ITEMS if rule.metric.startswith(start)), None)
+        if split and not parse(rule.metric):
+            found.append((name, rule.stage, split, least))
+    return found
+
+
+def _not_measured(recipe: "Recipe", metric: str) -> str | None:
+    """Return why this recipe does not measure a declared metric; None where it does or may."""
+    return next(
+        (
+            reason
+            for pattern, measured, reason in _conditions(recipe)
+            if not measured and re.match(pattern, metric)
+        ),
+        None,
+    )
+
+
+def _conditions(recipe: "Recipe") -> list[tuple[str, bool, str]]:
+    """Return, by pattern of metrics, whether the recipe measures them, and else what to set."""
+    evaluate, ppo, judge = recipe.evaluate, recipe.ppo, recipe.evaluate.judge
+    check, chosen, given = ppo.reward_check, ppo.evaluation, recipe.model.reward is not None
+    has_scorer = bool(evaluate.independent_scorer or evaluate.reward_models)
+    members = recipe.reward.ensemble
+    # members of a given reward model show when it is read
+    too_many = [f"reward/accuracy_member_{m}$" for m in range(members + 1 if members > 1 else 1, 9)]
+    return [
+        (r"eval/(judge|agreement|alpha)_", judge is not None, "set evaluate.judge"),
+        (
+            r"eval/(agreement|alpha)_",
+            judge is None or judge.agreement_pairs > 0,
+            "evaluate.judge.agreement_pairs is 0",
+        ),
+        (
+            r"eval/(agreement|alpha)_(judge_reward|reward_people)",
+            recipe.has_reward,
+            "there is no reward model",
+        ),
+        (r"eval/judge_cost", judge is None or judge.prompt_price is not None, "set its prices"),
+        (r"eval/independent_", has_scorer, "set evaluate.independent_scorer"),
+        (r"eval/reward_up_independent_down", has_scorer, "set evaluate.independent_scorer"),
+        (r"eval/.*best_of_n", evaluate.best_of_n is not None, "set evaluate.best_of_n"),
+        (
+            r"eval/reward_disagreement",
+            bool(evaluate.reward_models) or members > 1 or given,
+            "set evaluate.reward_models, or reward.ensemble to 2 or more",
+        ),
+        ("|".join(too_many) or "(?!)", given, f"reward.ensemble is {members}"),
+        (r"reward/heldout_spread", given or members > 1, f"reward.ensemble is {members}"),
+        (r"ppo/onpolicy_", check is not None, "set ppo.reward_check"),
+        (
+            r"ppo/onpolicy_(accuracy|fall|pairs|judge)",
+            check is None or check.judge is not None,
+            "set ppo.reward_check.judge, which labels the pairs",
+        ),
+        (r"ppo/(eval_|kept_step)", chosen is not None, "set ppo.evaluation"),
+        (
+            r"ppo/eval_independent",
+            chosen is None or bool(chosen.scorer or evaluate.independent_scorer),
+            "set ppo.evaluation.scorer",
+        ),
+        (r"ppo/.*_sampled", ppo.dynamic_sampling is not None, "set ppo.dynamic_sampling"),
+    ]
