@@ -13,31 +13,6 @@ from tasks.tracking.client import connect
 FOLDED = ("--set", "data.heldout_folds=3")
 
 
-@pytest.fixture
-def recipe(tmp_path, tiny_model):
-    """A recipe on the tiny model and 60 prompts, whose stages are the core's."""
-    demonstrations = [{"prompt": f"w{i % 50} w{i // 50}", "response": "w1"} for i in range(60)]
-    pairs = [row | {"chosen": "w1 w2", "rejected": "w3 w4"} for row in demonstrations]
-    pairs = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in pairs]
-    for name, rows in (("d", demonstrations), ("c", pairs)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text)
-    file = tmp_path / "tiny.toml"
-    file.write_text(
-        f"""
-name = "tiny"
-model.base = "{tiny_model}"
-registry.name = "tiny"
-[data]
-demonstrations = "{tmp_path}/d.jsonl"
-comparisons = "{tmp_path}/c.jsonl"
-heldout_fraction = 0.2
-rules = {{min_demonstrations = 5, min_comparisons = 5, min_heldout = 1}}
-"""
-    )
-    return file
-
-
 def validated(home) -> tuple[dict[str, Artifact], StageSpec]:
     """Return the splits of the workspace's latest validation, and its spec."""
     folder = max((home / "runs").glob("validate-*"), key=lambda path: path.stat().st_mtime_ns)
@@ -52,15 +27,15 @@ def of(home):
 
 
 @pytest.mark.slow
-def test_show_counts_the_contests_and_says_what_the_next_one_gets(rlhf, recipe, home):
-    code, out, err = rlhf("heldout", "show", recipe)
+def test_show_counts_the_contests_and_says_what_the_next_one_gets(rlhf, real_recipe, home):
+    code, out, err = rlhf("heldout", "show", real_recipe)
     assert code == 0, err
     assert "Contests on them so far: 0, which spent 0% of their error budget" in out
     assert "The next one has the level 0.022" in out
     splits, _ = validated(home)
     for number in (1, 2):
         record_contest(of(home), number, splits["prompts_heldout"])
-    code, out, _ = rlhf("heldout", "show", recipe, "--json")
+    code, out, _ = rlhf("heldout", "show", real_recipe, "--json")
     present = json.loads(out)["present"]
     assert code == 0 and present["contests"] == 2
     assert present["spent"] == pytest.approx(0.582, abs=1e-3)
@@ -68,12 +43,12 @@ def test_show_counts_the_contests_and_says_what_the_next_one_gets(rlhf, recipe, 
 
 
 @pytest.mark.slow
-def test_rotate_offers_a_fold_that_no_contest_and_no_champion_has_seen(rlhf, recipe, home):
-    assert rlhf("validate", recipe, *FOLDED)[0] == 0
+def test_rotate_offers_a_fold_that_no_contest_and_no_champion_has_seen(rlhf, real_recipe, home):
+    assert rlhf("validate", real_recipe, *FOLDED)[0] == 0
     first, _ = validated(home)
     make_champion(of(home), Workspace(home), first["prompts_train"])
     record_contest(of(home), 1, first["prompts_heldout"])
-    code, out, err = rlhf("heldout", "rotate", recipe, *FOLDED)
+    code, out, err = rlhf("heldout", "rotate", real_recipe, *FOLDED)
     assert code == 0, err
     assert "fold 1 of 3" in out and "Contests on them so far: 1" in out
     assert "No contest has looked at them, and no champion was trained on one of them." in out
@@ -90,11 +65,11 @@ def test_rotate_offers_a_fold_that_no_contest_and_no_champion_has_seen(rlhf, rec
 
 
 @pytest.mark.slow
-def test_rotate_refuses_a_fold_that_the_champion_was_trained_on(rlhf, recipe, home):
+def test_rotate_refuses_a_fold_that_the_champion_was_trained_on(rlhf, real_recipe, home):
     """It was trained before folds were set aside."""
-    assert rlhf("heldout", "show", recipe)[0] == 0
+    assert rlhf("heldout", "show", real_recipe)[0] == 0
     make_champion(of(home), Workspace(home), validated(home)[0]["prompts_train"])
-    code, out, err = rlhf("heldout", "rotate", recipe, *FOLDED)
+    code, out, err = rlhf("heldout", "rotate", real_recipe, *FOLDED)
     assert code == 2 and out == ""
     assert "the prompts of fold 2 are not fresh" in err
     assert "are training prompts of tiny-policy 1" in err and "new rows" in err
@@ -108,9 +83,9 @@ def test_rotate_refuses_a_fold_that_the_champion_was_trained_on(rlhf, recipe, ho
         (("--set", "data.prompts_heldout={folder}/p.jsonl"), "are those of"),
     ],
 )
-def test_rotate_says_at_once_where_nothing_was_set_aside(rlhf, recipe, home, settings, said):
-    (recipe.parent / "p.jsonl").write_text('{"prompt": "w1"}\n')
-    words = [text.format(folder=recipe.parent) for text in settings]
-    code, out, err = rlhf("heldout", "rotate", recipe, *words)
+def test_rotate_says_at_once_where_nothing_was_set_aside(rlhf, real_recipe, home, settings, said):
+    (real_recipe.parent / "p.jsonl").write_text('{"prompt": "w1"}\n')
+    words = [text.format(folder=real_recipe.parent) for text in settings]
+    code, out, err = rlhf("heldout", "rotate", real_recipe, *words)
     assert code == 2 and out == "" and said in err and "new rows" in err
     assert not (home / "runs").exists()

@@ -41,30 +41,6 @@ def test_without_recipe_and_model_it_says_what_it_needs(rlhf):
     assert (code, out) == (2, "") and "expected RECIPE, --model FOLDER, or both" in error
 
 
-@pytest.fixture
-def real_recipe(tmp_path, tiny_model):
-    """A recipe on the tiny model and small files, whose stages are the core's."""
-    demonstrations = [{"prompt": f"w{i}", "response": f"w{i} w1"} for i in range(40)]
-    pairs = [{"prompt": f"w{i}", "chosen": "w1 w2", "rejected": "w3 w4 w5"} for i in range(40)]
-    for name, rows in (("d", demonstrations), ("c", pairs)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
-    file = tmp_path / "tiny.toml"
-    file.write_text(
-        f"""
-name = "tiny"
-model.base = "{tiny_model}"
-registry.name = "tiny"
-[data]
-demonstrations = "{tmp_path}/d.jsonl"
-comparisons = "{tmp_path}/c.jsonl"
-heldout_fraction = 0.3
-rules = {{min_demonstrations = 5, min_comparisons = 5, min_heldout = 1}}
-"""
-    )
-    return file
-
-
 def test_a_recipe_shows_real_rows_of_each_stage_and_trains_nothing(rlhf, real_recipe, home):
     code, out, error = rlhf("inspect", real_recipe, "--rows", "1", "--json")
     assert code == 0, error
