@@ -44,18 +44,26 @@ class VersionEvidence:
     approval: VersionApproval | None = None
 
 
-def state_at_promotion(entries: list[LedgerEntry], state: AliasState) -> AliasState:
+def state_at_promotion(
+    registry: RegistryAliases, entries: list[LedgerEntry], state: AliasState
+) -> AliasState:
     """Return the champions as the promotion of the state's policy has left them, by the ledger.
 
     The records of a policy are about the reward model that it was promoted with. A reward model
     that was promoted alone afterwards stands beside the policy, and changes nothing in them. A
-    policy that no entry has promoted is judged by the state itself.
+    policy that no entry has promoted, because the ledger began with it, is judged by its tag
+    'reward_version', and by the state itself where there is no such version.
     """
+    if state.policy is None:
+        return state
     for entry in reversed(entries):
         promoted = entry.outcome == "done" and (entry.action, entry.kind) == ("promote", "policy")
         if promoted and entry.plan and entry.plan.state.policy == state.policy:
             return entry.plan.state
-    return state
+    reward = registry.version("policy", state.policy.version).tags.get("reward_version")
+    if not reward or not versions.find_version(registry.client, registry.model("reward"), reward):
+        return state
+    return AliasState(policy=state.policy, reward=registry.as_champion("reward", reward))
 
 
 def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind) -> VersionEvidence:

@@ -143,11 +143,11 @@ def next_champions(transaction: Transaction) -> AliasState:
     registry, entry = transaction.registry, transaction.entry
     champion = registry.as_champion(entry.kind, entry.version)
     if entry.kind == "reward":
-        return AliasState(policy=transaction.champion.policy, reward=champion)
+        return AliasState(policy=transaction.present("policy"), reward=champion)
     tags = registry.version("policy", entry.version).tags
     reward = tags.get("reward_version")
     if not reward and tags.get("align") == "dpo":
-        return AliasState(policy=champion, reward=transaction.champion.reward)
+        return AliasState(policy=champion, reward=transaction.present("reward"))
     if not reward:
         raise PromotionRefused(
             f"version {entry.version} of {entry.model} does not say which reward model it was"
@@ -167,7 +167,7 @@ def _last_whole(registry: RegistryAliases, kind: ModelKind) -> tuple[AliasState,
     for state in rollback_targets(champion_history(entries), kind):
         try:
             for each, _ in state.champions():
-                judged = state_at_promotion(entries, state) if each == "policy" else state
+                judged = state_at_promotion(registry, entries, state) if each == "policy" else state
                 check_version(registry, judged, each)
             return state, skipped
         except RLHFError as error:

@@ -39,6 +39,7 @@ from tasks.promotion.ledger import LedgerEntry, TransactionOutcome
 from tasks.promotion.ledger_chain import chain_digest
 from tasks.promotion.looks import ContestOutcome, basis_of, look_of, outcome_of
 from tasks.promotion.signed_approval import signed_approval
+from tasks.records.run_record import ModelKind
 from tasks.registry import versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
@@ -60,6 +61,12 @@ class Transaction:
     def champion(self) -> AliasState:
         """The present champions by the ledger."""
         return self.states[-1] if self.states else AliasState()
+
+    def present(self, kind: ModelKind) -> Champion | None:
+        """Return the present champion: by the ledger, or the adopted one where it has none."""
+        found = self.found[f"{kind}@{CHAMPION}"]
+        adopted = self.registry.as_champion(kind, found) if found else None
+        return self.champion.champion(kind) or adopted
 
     def record_step(self, step: str) -> None:
         """Record where the transaction is.
@@ -162,7 +169,7 @@ def examine(transaction: Transaction, target: AliasState) -> None:
     entry, registry = transaction.entry, transaction.registry
     judged = target
     if entry.kind == "reward" or entry.action == "rollback":
-        judged = state_at_promotion(registry.ledger.entries(), target)
+        judged = state_at_promotion(registry, registry.ledger.entries(), target)
     for kind, champion in target.champions():
         if kind == entry.kind or champion.version != transaction.found[f"{kind}@{CHAMPION}"]:
             found = check_version(registry, judged if kind == "policy" else target, kind)
@@ -171,10 +178,7 @@ def examine(transaction: Transaction, target: AliasState) -> None:
 
 def check_contest(transaction: Transaction, target: AliasState) -> None:
     """Check that the new policy has beaten exactly the present champion. Raises ContestLost."""
-    present = transaction.champion.policy
-    found = transaction.found[f"policy@{CHAMPION}"]
-    if present is None and found:  # adopted; the ledger begins here
-        present = transaction.registry.as_champion("policy", found)
+    present = transaction.present("policy")
     if present and target.policy != present:
         require_contest(transaction, present)
     else:

@@ -1,8 +1,9 @@
 """`python promoter.py`: load the libraries once and fork for every promotion.
 
-A line of JSON in: {name, environment, jobs: [{action, ..., kill_after: n}]}; a line out: a result
-per job. The jobs of a line start together. `kill_after` kills the process with -9 after its n-th
-write to the registry (0: before the first).
+A line of JSON in: {name, environment, jobs: [{action, kind, ..., kill_after: n}]}; a line out: a
+result per job. Without `kind`, the kind of model is that of the name. The jobs of a line start
+together. `kill_after` kills the process with -9 after its n-th write to the registry (0: before the
+first).
 """
 
 import importlib
@@ -69,6 +70,7 @@ def work(name: str, job: dict) -> dict:
     action = job.pop("action")
     try:
         where, kind = aliases.open_registry(name, must_exist=action != "history")
+        kind = job.pop("kind", kind)
         if action == "history":
             return {"problems": promotion.history(where).problems}
         return vars(ACTIONS[action](where, promotion.PromotionRequest(kind=kind, **job)))

@@ -104,10 +104,10 @@ def test_a_version_that_is_a_candidate_only_is_named_in_the_refusal(rlhf, regist
     for seed in (1, 2):
         made.add("reward", seed)
     code, _, err = rlhf("promote", "tiny-reward", "7")
-    assert code == 3 and "rlhf promote tiny-candidate" not in err
+    assert code == 2 and "rlhf promote tiny-candidate" not in err
     registry.client.delete_model_version("tiny-reward", "2")
     code, _, err = rlhf("promote", "tiny-reward", "2")
-    assert code == 3 and "promoted by: rlhf promote tiny-candidate-reward 2" in err
+    assert code == 2 and "promoted by: rlhf promote tiny-candidate-reward 2" in err
 
 
 def test_a_name_that_merely_ends_like_candidates_is_promoted_as_before(registrar):

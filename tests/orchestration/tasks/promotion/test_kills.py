@@ -86,6 +86,20 @@ def test_a_killed_rollback_is_completed_or_undone_by_the_next_command(
     ) and 0 < switched < len(champions)
 
 
+def test_a_killed_promotion_of_a_reward_model_alone_is_completed_or_undone(
+    promoters, registry, tmp_path
+):
+    job = {"action": "promote", "kind": "reward", "version": "2"}
+    assert set(kill_everywhere(promoters, registry, tmp_path, job, {"action": "history"})) == {"1"}
+    rewards = [
+        at(tmp_path / str(count)).aliases()["reward@champion"]
+        for count in range(len(list(tmp_path.glob("[0-9]*"))) - 1)
+    ]
+    switched = rewards.index("2")
+    assert rewards == ["1"] * switched + ["2"] * (len(rewards) - switched)
+    assert switched >= 5 and len(rewards) - switched >= 4
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_killed_recovery_is_recovered_itself(promoters, registry, tmp_path, moved):
     counts = range(7 if moved else 5, 100)  # before that there is no plan yet

@@ -265,6 +265,16 @@ def test_a_registry_that_had_a_champion_before_it_had_a_ledger_is_adopted_once(r
     )
 
 
+def test_a_reward_model_that_begins_the_ledger_leaves_the_policy_that_is_champion(registry):
+    registry.client.delete_registered_model("tiny-ledger")
+    adopted = PromotionRequest(kind="reward", version="2", adopt=True, reason="it begins here")
+    assert promote(registry, adopted).promoted
+    assert champions(registry) == ("1", None, "2", None) and history(registry).problems == []
+    promote(registry, PromotionRequest(version="2"))
+    assert rollback(registry, PromotionRequest()).version == "1"
+    assert champions(registry) == ("1", None, "2", None)
+
+
 def test_the_alias_previous_is_mended_by_the_next_promotion_for_a_rollback_asks_the_ledger(
     registry,
 ):

@@ -60,6 +60,25 @@ def test_twenty_promoters_at_once_leave_one_champion_and_a_complete_ledger(promo
     require_one_winner(registry, promoters.run(registry, *jobs()), before=1)
 
 
+@pytest.mark.slow
+def test_a_policy_and_a_reward_model_promoted_at_once_leave_what_the_ledger_says(
+    promoters, registry
+):
+    kinds = ["policy", "reward"] * 4
+    jobs = [{"action": "promote", "kind": kind, "version": "2", "expects": "1"} for kind in kinds]
+    results = promoters.run(registry, *jobs)
+    assert [result["code"] for result in results] == [0] * len(jobs)
+    won = [result["model"] for result in results if result.get("promoted")]
+    assert won and len(won) == len(set(won))  # at most one of each kind
+    assert all(result.get("promoted") or result["kind"] == "PromotionRefused" for result in results)
+    entries = registry.ledger.entries()
+    assert all(entry.outcome for entry in entries) and history(registry).problems == []
+    last = [entry.model for entry in entries if entry.outcome == "done"][-1]
+    champions = registry.aliases()
+    assert champions["policy@champion"] == ("2" if "tiny-policy" in won else "1")
+    assert champions["reward@champion"] == ("2" if last == "tiny-reward" else "1")
+
+
 def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, registry):
     promote(registry, PromotionRequest(version="2"))
     promote(registry, PromotionRequest(version="4"))
