@@ -73,7 +73,11 @@ class Judge(Config):
         description="Largest share of answers other than A, B or TIE. Above it, the stage refuses.",
     )
     max_pairs: Positive = Field(
-        256, description="Pairs judged per comparison, drawn by seed. Each pair costs two requests."
+        256,
+        description=(
+            "Pairs judged per comparison, drawn by data.split_seed, so that runs of other seeds"
+            " judge the same prompts. Each pair costs two requests."
+        ),
     )
 
     @property
@@ -102,8 +106,8 @@ class EvaluationJudge(Judge):
     agreement_pairs: Annotated[int, Field(ge=0)] = Field(
         128,
         description=(
-            "Held-out comparisons that the judge is asked about too, drawn by seed, to measure its"
-            " agreement with people and reward model. Each costs two requests. 0: none."
+            "Held-out comparisons that the judge is asked about too, drawn by data.split_seed, to"
+            " measure its agreement with people and reward model. Each costs two requests. 0: none."
         ),
     )
     traces: Annotated[int, Field(ge=0)] = Field(

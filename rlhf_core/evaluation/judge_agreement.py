@@ -46,7 +46,8 @@ def labelled_pairs(spec: StageSpec[EvaluateStageConfig]) -> LabelledPairs | None
     config = spec.config.evaluate
     if config.judge is None or not config.judge.agreement_pairs or SPLIT not in spec.inputs:
         return None
-    rows = subset(load_split(spec.inputs[SPLIT].path), config.judge.agreement_pairs, seed=spec.seed)
+    drawn_by = spec.config.heldout_seed(spec.seed)  # runs of other seeds ask about the same pairs
+    rows = subset(load_split(spec.inputs[SPLIT].path), config.judge.agreement_pairs, seed=drawn_by)
     if "reward" not in spec.inputs:
         return LabelledPairs(rows, None)
     path = spec.inputs["reward"].path

@@ -20,7 +20,8 @@ def judge_replies(
     An item that was not judged has None in every column.
     """
     assert setup.config.judge is not None  # it was loaded from this configuration
-    rows = judged_rows(len(setup.rows), setup.config.judge.max_pairs, seed=setup.seed)
+    drawn_by = setup.seed if setup.drawn_by is None else setup.drawn_by
+    rows = judged_rows(len(setup.rows), setup.config.judge.max_pairs, seed=drawn_by)
     prompts = [conversation(setup.rows[i]["prompt"]) for i in rows]
     ours = [replies["policy"].texts[i] for i in rows]
     parts: list[Output] = []

@@ -37,6 +37,8 @@ class Setup:
     """The prompts and settings that are the same for every model.
 
     tokenizer: that of the policy and the SFT model. others: those of further models, by name.
+    drawn_by: the seed that draws judged prompts, None for `seed`. It is data.split_seed, so that
+    runs of other seeds judge the same prompts.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -45,6 +47,7 @@ class Setup:
     seed: int
     dtype: str
     others: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
+    drawn_by: int | None = None
 
     def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         """Return the tokenizer by which a model is prompted and its replies are read."""

@@ -55,7 +55,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     Writes items, detectors and samples.
     """
     config = spec.config.evaluate
-    scorer, judge = _outside_functions(config)
+    scorer, judge = _outside_functions(config, run.path)
     setup, models, reward_models = _setup(spec, config)
     replies, draws = generate_replies(setup, models)
     if draws:
@@ -99,7 +99,7 @@ def run(spec: StageSpec[EvaluateStageConfig], run: RunDir) -> Output:
     return combined(parts, len(setup.rows))
 
 
-def _outside_functions(config: Evaluate) -> tuple[Scorer | None, AskJudge | None]:
+def _outside_functions(config: Evaluate, folder: Path) -> tuple[Scorer | None, AskJudge | None]:
     """Load the independent scorer and the judge, where configured, on rank 0.
 
     They are loaded before the work, so that a wrong name or a missing key shows at once. All ranks
@@ -109,7 +109,7 @@ def _outside_functions(config: Evaluate) -> tuple[Scorer | None, AskJudge | None
     if config.independent_scorer:
         scorer = load_function(config.independent_scorer, "independent scorer")
     if config.judge:
-        judge = load_judge(config.judge)
+        judge = load_judge(config.judge, folder)
     return (scorer, judge) if is_rank_zero() else (None, None)
 
 
@@ -137,7 +137,7 @@ def _setup(
     tokenizer, others = load_tokenizer(paths["policy"]), {}
     if "champion" in paths:
         others["champion"] = load_tokenizer(paths["champion"])
-    setup = Setup(tokenizer, rows, config, spec.seed, spec.config.dtype, others)
+    setup = Setup(tokenizer, rows, config, spec.seed, spec.config.dtype, others, drawn_by)
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
 

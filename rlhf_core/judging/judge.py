@@ -1,6 +1,7 @@
 """The judge that a recipe configures: a function, or an endpoint."""
 
 from functools import partial
+from pathlib import Path
 
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import Judge
@@ -11,16 +12,17 @@ from rlhf_core.judging.verdicts import AskJudge, JudgeAnswer
 OUTCOMES = (0.0, 0.5, 1.0)
 
 
-def load_judge(config: Judge) -> AskJudge:
+def load_judge(config: Judge, folder: Path | None = None) -> AskJudge:
     """Return the configured judge.
 
-    Raises BadInput for a function that does not exist, or an endpoint's key that is not set.
+    folder: the run directory, where an endpoint's answers are kept for a further try. Raises
+    BadInput for a function that does not exist, or an endpoint's key that is not set.
     """
     if config.function:
         return asking(load_function(config.function, "judge"))
     from rlhf_core.judging.judge_endpoint import endpoint_judge
 
-    return endpoint_judge(config)
+    return endpoint_judge(config, folder)
 
 
 def asking(function: JudgeFunction) -> AskJudge:

@@ -4,6 +4,8 @@ The client tries again after a timeout, a lost connection, and status 408, 409, 
 the time that the server's Retry-After asks for, up to two minutes, else after 0.5 s, doubled at
 each further try up to 8 s.
 
+Answers are kept between the tries of a stage (rlhf_core/judging/kept_answers.py).
+
 The key is read from the environment when the stage starts. It goes into the request's header only:
 not into configuration, metrics, logs, or the text of an error. For this reason no error quotes what
 the server sent.
@@ -11,15 +13,18 @@ the server sent.
 
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from json import JSONDecodeError
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from rlhf_core.judging.instructions import ANSWERS, messages, read_answer
+from rlhf_core.judging.kept_answers import KeptAnswers, question_key
 from rlhf_core.judging.verdicts import AskJudge, JudgeAnswer
 
 if TYPE_CHECKING:  # the client takes a second to import
@@ -30,10 +35,11 @@ PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_
 NO_QUOTA = "insufficient_quota"  # a 429 that no waiting ends
 
 
-def endpoint_judge(config: Judge) -> AskJudge:
+def endpoint_judge(config: Judge, folder: Path | None = None) -> AskJudge:
     """Return the judge that asks `config.endpoint`.
 
-    Raises BadInput when the environment lacks the key.
+    folder: keeps the answers, and those of an earlier try are taken from there. Raises BadInput
+    when the environment lacks the key.
     """
     key = read_key(config.api_key_env) if config.api_key_env else None
     for library in ("httpx2", "httpcore2"):  # their logs quote the server, and so perhaps the key
@@ -41,9 +47,10 @@ def endpoint_judge(config: Judge) -> AskJudge:
 
     def ask(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[JudgeAnswer]:
         pool = ThreadPoolExecutor(config.parallel)
+        kept = KeptAnswers(folder) if folder else None
         with _client(config, key) as client:
             try:
-                answer = partial(_answer, client, config, key)
+                answer = partial(_answer, partial(_asked, client, config, key), config, kept)
                 answers = list(pool.map(answer, prompts, replies_a, replies_b))
             finally:
                 pool.shutdown(cancel_futures=True)  # asks no further pairs after a failure
@@ -91,16 +98,40 @@ def _require_readable(answers: list[JudgeAnswer], config: Judge) -> None:
 
 
 def _answer(
-    client: "OpenAI", config: Judge, key: str | None, prompt: str, reply_a: str, reply_b: str
+    ask: Callable[[str, str], JudgeAnswer],
+    config: Judge,
+    kept: KeptAnswers | None,
+    prompt: str,
+    reply_a: str,
+    reply_b: str,
 ) -> JudgeAnswer:
-    """Return the model's answer to one pair.
+    """Return the kept answer to one pair, else the model's, which is kept."""
+    system, user = messages(config, prompt, reply_a, reply_b)
+    if kept is None:
+        return ask(system, user)
+    question = question_key(
+        endpoint=config.endpoint,
+        model=config.model,
+        max_tokens=config.answer_tokens,
+        reasons=config.reasons,
+        system=system,
+        user=user,
+    )
+    found = kept.get(question)
+    if found is None:
+        found = ask(system, user)
+        kept.add(question, found)
+    return found
+
+
+def _asked(client: "OpenAI", config: Judge, key: str | None, system: str, user: str) -> JudgeAnswer:
+    """Return the model's answer to the two messages.
 
     Raises BadInput for a request that the server refuses, StageFailed when it does not answer.
     """
     from openai import APIConnectionError, APIStatusError, omit
 
     assert config.model is not None  # an endpoint has a model
-    system, user = messages(config, prompt, reply_a, reply_b)
     failure: RLHFError
     try:
         return _read(

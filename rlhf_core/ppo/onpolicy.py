@@ -91,7 +91,7 @@ def build(config: RewardCheck | None, spec: StageSpec, run: RunDir) -> Checker |
     """Return the checker that the recipe asks for, if any. Raises BadInput for a missing judge."""
     if config is None:
         return None
-    judge = load_judge(config.judge) if config.judge else None
+    judge = load_judge(config.judge, run.path) if config.judge else None
     rows = subset(load_split(spec.inputs["prompts_train"].path), config.pairs, seed=spec.seed)
     return Checker(config, judge, rows, run.path / FOLDER)
 

@@ -3,10 +3,14 @@
 import contextlib
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -387,3 +391,68 @@ def test_a_key_written_into_the_recipe_is_refused_and_not_repeated(setting):
     with pytest.raises(ConfigError, match=r"evaluate\.judge\.api_key") as refused:
         load_recipe("quickstart", settings)
     assert CANARY not in str(refused.value)
+
+
+ASK_AND_BE_KILLED = """
+import json, sys
+from pathlib import Path
+from rlhf_core.config import Judge
+from rlhf_core.judging.judge import load_judge
+config, folder = Judge.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2])
+load_judge(config, folder)([f"prompt {i}" for i in range(6)], ["good"] * 6, ["bad"] * 6)
+"""
+
+
+def test_a_judge_that_is_killed_half_way_asks_the_rest_alone(tmp_path):
+    """Bug: after 900 of 1,000 paid verdicts the next try paid all of them again."""
+    asking: list[subprocess.Popen] = []
+
+    def kills_at_the_fourth(body: dict, number: int) -> tuple[int, bytes]:
+        if number == 4:
+            asking[0].kill()
+        return 200, completion("A", usage={"prompt_tokens": 9, "completion_tokens": number})
+
+    with server(kills_at_the_fourth) as (url, seen):
+        config = judge_at(url, parallel=1)
+        command = [sys.executable, "-c", ASK_AND_BE_KILLED, config.model_dump_json(), str(tmp_path)]
+        with subprocess.Popen(command) as process:
+            asking.append(process)
+            assert process.wait() == -signal.SIGKILL
+        assert len(seen) == 4 and len(lines(tmp_path)) == 3
+        six = [f"prompt {i}" for i in range(6)], ["good"] * 6, ["bad"] * 6
+        answers = load_judge(config, tmp_path)(*six)
+        asked = [texts_of(one["body"])["prompt"] for one in seen[4:]]
+        assert asked == ["prompt 3", "prompt 4", "prompt 5"]
+        assert [answer.tokens for answer in answers] == [(9, n) for n in (1, 2, 3, 5, 6, 7)]
+        assert load_judge(config, tmp_path)(*six) == answers and len(seen) == 7
+    assert CANARY not in (tmp_path / "judge_answers.jsonl").read_text()
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "judge_answers.jsonl").read_text().splitlines()
+
+
+def test_another_order_model_or_criterion_is_another_question(tmp_path):
+    with server(lambda *_: (200, completion("A"))) as (url, seen):
+        config = judge_at(url)
+        load_judge(config, tmp_path)(PROMPTS, GOOD, BAD)
+        load_judge(config, tmp_path)(PROMPTS, BAD, GOOD)
+        assert len(seen) == 8
+        for changes in ({"model": "other"}, {"criterion": "short"}, {"max_tokens": 99}):
+            load_judge(judge_at(url, **changes), tmp_path)(PROMPTS[:1], GOOD[:1], BAD[:1])
+        assert len(seen) == 11
+        load_judge(judge_at(url, parallel=2, timeout_s=9), tmp_path)(PROMPTS, GOOD, BAD)
+        load_judge(config)(PROMPTS, GOOD, BAD)  # without a folder nothing is kept
+        assert len(seen) == 15
+
+
+def test_a_line_that_a_kill_has_cut_is_asked_again_and_spoils_no_other(tmp_path):
+    says = "why\u2028so\nA"
+    with server(lambda *_: (200, completion(says))) as (url, seen):
+        config = judge_at(url, reasons=True)
+        first = load_judge(config, tmp_path)(PROMPTS, GOOD, BAD)
+        file = tmp_path / "judge_answers.jsonl"
+        file.write_text(file.read_text()[:-9])
+        for _ in range(2):
+            assert load_judge(config, tmp_path)(PROMPTS, GOOD, BAD) == first
+        assert len(seen) == 5 and first[0].reason == "why\u2028so"
