@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from flows.cli.app import app, load_command
 from rlhf_core import errors
 from rlhf_core.benchmarks.names import FORMS, SHARES, BenchmarkMetric
+from rlhf_core.benchmarks.subsets import meaning_of, subset_metric
 from rlhf_core.config import Recipe
 from rlhf_core.metrics import METRICS, domain
 from rlhf_core.stage_catalogue import STAGES, gated_stages
@@ -243,6 +244,7 @@ def metrics() -> str:
         ]
         parts.append(f"## {title}\n\n{table(['metric', 'unit', 'range', 'meaning'], rows)}")
     parts.append(benchmark_metrics())
+    parts.append(subset_metrics())
     return "\n".join(parts)
 
 
@@ -258,6 +260,16 @@ names it. {shares} are 0 or 1 for each item: their means are shares, with Wilson
 other metric may be any number, with a bootstrap interval. Each has the ends of its 95% interval
 beside it, with `_lower` and `_upper` after its name."""
     return f"## Benchmarks\n\n{one_line(text)}\n\n{table(['metric', 'meaning'], rows)}"
+
+
+def subset_metrics() -> str:
+    """Return the section on the metrics that have a subset of the comparisons in their names."""
+    name = subset_metric("SUBSET")
+    ends = (name, f"{name}_lower", f"{name}_upper")
+    rows = [[f"`{one}`", escape(meaning_of(one) or "")] for one in ends]
+    text = """SUBSET is a value of the column `subset` of the held-out comparisons, of letters,
+digits, `_`, `-` and `.` alone; of more than 100, the most frequent ones."""
+    return f"## Subsets of comparisons\n\n{one_line(text)}\n\n{table(['metric', 'meaning'], rows)}"
 
 
 def interval(low: float, high: float) -> str:

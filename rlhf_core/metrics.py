@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rlhf_core import metric_table as table
 from rlhf_core.benchmarks.names import GAIN, WINS, BenchmarkMetric, DeclaredByName
+from rlhf_core.benchmarks.subsets import meaning_of
 from rlhf_core.evaluation_metric_table import DETECTOR_METRICS, EVAL_METRICS
 from rlhf_core.metric_table import ANY, Domain
 
@@ -29,6 +30,12 @@ def _of_benchmark(parts: BenchmarkMetric) -> Metric:
     )
 
 
+def _of_subset(name: str) -> Metric | None:
+    """Return the entry of a metric of one subset of the comparisons; None for another name."""
+    meaning = meaning_of(name)
+    return Metric("share", meaning) if meaning else None
+
+
 _LISTED: dict[str, Metric] = {
     f"{prefix}{name}": Metric(*row)
     for prefix, rows in {
@@ -44,7 +51,7 @@ _LISTED: dict[str, Metric] = {
     }.items()
     for name, row in rows.items()
 }
-METRICS = DeclaredByName(_LISTED, _of_benchmark)
+METRICS = DeclaredByName(_LISTED, _of_benchmark, _of_subset)
 
 _FROM_ZERO = (
     "rows rules pairs prompts responses groups rounds steps experts tokens tokens/s s l2 1/step"

@@ -22,7 +22,7 @@ from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.run_result import row_of
 from tasks.stages.contract import outputs_of, spec_of
-from tasks.stages.samples import require_samples
+from tasks.stages.samples import require_samples, require_subsets
 from tasks.tracking.client import brief
 
 
@@ -52,6 +52,9 @@ def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]
     have, results = combined(given)
     if data := results.get(VALIDATE.name):
         require_samples(context.recipe, data.metrics, context.is_wanted)
+        if "comparisons_heldout" in have:
+            split = have["comparisons_heldout"].path
+            require_subsets(context.recipe, split, context.is_wanted)
     leaks = without_leaks(context, stage, have)
     have |= leaks.splits if leaks else {}
     spec = spec_of(stage, context.recipe, have)

@@ -26,8 +26,8 @@ SHOWN = (
     "reward/heldout_spread",
 )
 CAUTION = (
-    "Intervals are 95% (Wilson; differences: Newcombe). Each slice is tested by itself: of twenty"
-    " that are like the rest, one looks different by chance."
+    "Intervals are 95% each (Wilson; differences: Newcombe). 'better' and 'worse' are corrected for"
+    " the number of slices: of those called so, 5% are expected to be like the rest."
 )
 
 

@@ -88,20 +88,27 @@ def is_task_file(task: str) -> bool:
 
 
 class DeclaredByName(Mapping[str, T]):
-    """A table by metric, with the metrics of benchmarks, which are declared by their form.
+    """A table by metric, with metrics that are declared by their form: those of benchmarks.
 
-    Iteration gives the listed names alone, because there is no end of benchmarks.
+    further: returns the entry of a name of another form, None for any other name. Iteration gives
+    the listed names alone, because there is no end of benchmarks.
     """
 
-    def __init__(self, listed: dict[str, T], of_benchmark: Callable[[BenchmarkMetric], T | None]):
+    def __init__(
+        self,
+        listed: dict[str, T],
+        of_benchmark: Callable[[BenchmarkMetric], T | None],
+        further: Callable[[str], T | None] = lambda name: None,
+    ):
         self._listed = listed
         self._of_benchmark = of_benchmark
+        self._further = further
 
     def __getitem__(self, name: str) -> T:
         if name in self._listed:
             return self._listed[name]
         parts = parse(name)
-        found = self._of_benchmark(parts) if parts else None
+        found = self._of_benchmark(parts) if parts else self._further(name)
         if found is None:
             raise KeyError(name)
         return found

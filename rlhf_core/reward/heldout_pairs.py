@@ -1,5 +1,6 @@
 """Metrics and items of a reward model on held-out pairs, which gates and reports use."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,13 +8,16 @@ import torch
 from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence
+from rlhf_core.benchmarks.subsets import subset_metric, subsets_of
 from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.evidence.items import Columns, data_columns, last_user_turn, prompt_id
 from rlhf_core.objectives.losses import bradley_terry
-from rlhf_core.rundir import Output
+from rlhf_core.rundir import Output, merged
 from rlhf_core.statistics.calibration import calibration_error
 from rlhf_core.statistics.clusters import Clusters, clusters_of, count_clusters, wilson_clustered
 from rlhf_core.statistics.correlation import pearson
+
+MAX_SUBSETS = 100
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,32 @@ def heldout_output(pairs: PairScores) -> Output:
     counts = dict.fromkeys(metrics, len(pairs.chosen_N)) | {"reward/accuracy_when_shorter": shorter}
     interval = (metrics["reward/accuracy_lower"], metrics["reward/accuracy_upper"])
     return Output(metrics=metrics, counts=counts, intervals={"reward/accuracy": interval})
+
+
+def subset_output(pairs: PairScores, rows: list[dict]) -> Output:
+    """Return the accuracy on each value of the column `subset`, with its 95% Wilson interval.
+
+    Nothing without such a column. A tie counts as wrong. Of more than MAX_SUBSETS values, the most
+    frequent ones.
+    """
+    found = subsets_of(rows)
+    names = [name for name, _ in Counter(filter(None, found)).most_common(MAX_SUBSETS)]
+    right_N = (pairs.chosen_N > pairs.rejected_N).double().numpy()
+    return merged([_subset_output(name, right_N, found, pairs.clusters) for name in names])
+
+
+def _subset_output(
+    subset: str, right_N: np.ndarray, subsets: list[str | None], clusters: Clusters
+) -> Output:
+    inside_N = np.array([one == subset for one in subsets], float)
+    low, high = wilson_clustered(right_N * inside_N, inside_N, clusters)
+    name, n = subset_metric(subset), int(inside_N.sum())
+    metrics = {name: float((right_N * inside_N).sum()) / n, f"{name}_lower": low}
+    return Output(
+        metrics=metrics | {f"{name}_upper": high},
+        counts=dict.fromkeys((*metrics, f"{name}_upper"), n),
+        intervals=dict.fromkeys(metrics, (low, high)),
+    )
 
 
 def member_output(scores_MN: Tensor, clusters: Clusters = None) -> Output:

@@ -5,7 +5,7 @@ when the chosen answer scores higher.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from rlhf_core.evidence.item_terms import prompt_column
 from rlhf_core.evidence.items import OF_DATA, Columns
 from rlhf_core.statistics.clusters import Clusters, clusters_of, count_clusters, wilson_clustered
 from rlhf_core.statistics.intervals import mover
+from rlhf_core.statistics.p_values import adjusted, of_interval
 
 MAX_VALUES = 20  # slices of a column of names; the rarer names are one slice together
 MAX_NUMBERS = 8  # different numbers with a slice each; more are cut into quarters of equal count
 BINS = 10
+LEVEL = 0.05  # false discovery rate of the slices that are called better or worse
 NOTHING, OTHERS = "(none)", "(other values)"
 SIDES = ("chosen", "rejected")
 
@@ -27,7 +29,8 @@ class Slice:
 
     n, prompts: pairs, and their different prompts. low, high: 95% Wilson interval of the accuracy,
     with each prompt sampled as a whole. against_rest: accuracy less that of all other pairs, with
-    its 95% interval; None when there are no others.
+    its 95% interval; None when there are no others. p_adjusted: the p-value of this difference,
+    adjusted for the number of slices (Benjamini and Hochberg 1995).
     """
 
     column: str
@@ -39,17 +42,15 @@ class Slice:
     margin: float
     against_rest: tuple[float, float, float] | None
     prompts: int
+    p_adjusted: float | None = None
 
     @property
     def differs(self) -> bool:
         """True if the slice is significantly better or worse than the rest.
 
-        This is one test of many: no correction is made.
+        Of the slices that are called so, 5% are expected to be like the rest.
         """
-        if self.against_rest is None:
-            return False
-        _, low, high = self.against_rest
-        return not low <= 0 <= high
+        return self.p_adjusted is not None and self.p_adjusted < LEVEL
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,17 @@ def slices(items: Columns) -> list[Slice]:
         values = np.array(labels, object)
         for value in _in_order(labels):
             found.append(_slice(column, value, values == value, pairs))
-    return found
+    return _adjusted(found)
+
+
+def _adjusted(found: list[Slice]) -> list[Slice]:
+    """Return the slices with their p-values, adjusted for the number of those that were tested."""
+    tested = [place for place, one in enumerate(found) if one.against_rest]
+    differences = [one.against_rest for one in found if one.against_rest]
+    result = list(found)
+    for place, p in zip(tested, adjusted([of_interval(*d) for d in differences]), strict=True):
+        result[place] = replace(found[place], p_adjusted=p)
+    return result
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rlhf_core.reward.heldout_pairs import (
     member_output,
     pair_items,
     pair_scores,
+    subset_output,
 )
 from rlhf_core.reward.labels import labels_of
 from rlhf_core.reward.scoring import member_scores, pair_sequences
@@ -57,7 +58,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         return Output()
     pairs = pair_scores(scores_MN.mean(0), heldout, rows)
     items = pair_items(rows, pairs)
-    parts = [heldout_output(pairs)]
+    parts = [heldout_output(pairs), subset_output(pairs, rows)]
     if len(scores_MN) > 1:
         items |= member_items(scores_MN)
         parts.append(member_output(scores_MN, pairs.clusters))

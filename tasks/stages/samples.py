@@ -1,9 +1,13 @@
 """Held-out rows that gates of later stages need, compared with those that the data have."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from rlhf_core.benchmarks.subsets import subset_of, subsets_of
 from rlhf_core.config import Recipe
-from rlhf_core.config.decidable import samples_needed
+from rlhf_core.config.decidable import rules_of, samples_needed
+from rlhf_core.data.splits import load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.stage_catalogue import VALIDATE
 
@@ -22,4 +26,33 @@ def require_samples(
             raise BadInput(
                 f"{gate} needs {least} items, and {split} has {found:g} rows: the gate would refuse"
                 " whatever comes. Add held-out data, or lower the least number of the gate."
+            )
+
+
+def require_subsets(recipe: Recipe, comparisons: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Raise BadInput for a gate on a subset of which the held-out comparisons have too few pairs.
+
+    comparisons: the held-out split, of which reward.max_heldout pairs are measured.
+    """
+    gated = [
+        (gate, subset, rule.min_n)
+        for gate, rule in rules_of(recipe)
+        for metric in (rule.metric, rule.minus)
+        if metric and (subset := subset_of(metric)) and is_wanted(rule.stage)
+    ]
+    if not gated:
+        return
+    from rlhf_core.batching.batch import subset as drawn  # imports torch
+
+    limit, seed = recipe.reward.max_heldout, recipe.data.split_seed
+    rows = drawn(load_split(comparisons), limit, seed=seed)
+    found = Counter(filter(None, subsets_of(rows)))
+    for gate, subset, least in gated:
+        if found[subset] < least:
+            known = ", ".join(f"{name} ({n})" for name, n in found.most_common(20)) or "none"
+            raise BadInput(
+                f"{gate} needs {least} pairs of the subset {subset!r}, and the {len(rows)} held-out"
+                f" comparisons that are measured have {found[subset]}; expected a value of their"
+                f" column `subset`: {known}. Correct the gate's metric, or add pairs to"
+                " data.comparisons_heldout."
             )

@@ -228,6 +228,11 @@ def test_gates_stand_in_a_toml_file(recipe, tmp_path):
             " gate={benchmarks={mine={min_n=51}}}}",
             "evaluate.benchmarks.max_items 50 allows no more",
         ),
+        (
+            own(stage="reward", metric="reward/subset/safety/accuracy", method="sign"),
+            "expected method = 'auto'",
+        ),
+        (own(stage="reward", metric="reward/subset/a b/accuracy"), "no metric 'reward/subset/a b"),
         (own(oof="lower"), "did you mean of"),
         ("gates.mine.threshold=0.5", "gates.mine.metric"),
         (

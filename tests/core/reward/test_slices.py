@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from newcombe import newcombe
 
@@ -53,6 +54,40 @@ def test_accuracy_by_slice_with_wilson_intervals():
         "equal": 0.25,
     }
     assert {value: found.n for value, found in of("level").items()} == {"1": 6, "2": 6}
+
+
+def test_of_many_slices_that_are_like_the_rest_few_look_different():
+    """Bug: each was tested by itself, so that of thirty slices one or two looked different."""
+    generator, called, alone, reports = np.random.default_rng(3), 0, 0, 40
+    for _ in range(reports):
+        n = 600
+        items = {
+            "prompt": [f"p{i}" for i in range(n)],
+            "chosen_score": (generator.random(n) < 0.7).astype(float).tolist(),
+            "rejected_score": [0.5] * n,
+            "chosen_tokens": [4] * n,
+            "rejected_tokens": [4] * n,
+        } | {f"data.{k}": generator.choice(list("abcdef"), n).tolist() for k in range(5)}
+        found = [one for one in slices(items) if one.against_rest]
+        called += any(one.differs for one in found)
+        alone += any(not one.against_rest[1] <= 0 <= one.against_rest[2] for one in found)
+    assert len(found) == 30 and alone > 0.5 * reports
+    assert called / reports <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / reports)
+
+
+def test_a_slice_that_is_much_worse_is_still_found_among_many():
+    n = 600
+    right = [float(i % 6 != 0 or i % 5 == 0) for i in range(n)]
+    items = {
+        "prompt": [f"p{i}" for i in range(n)],
+        "chosen_score": right,
+        "rejected_score": [0.5] * n,
+        "chosen_tokens": [4] * n,
+        "rejected_tokens": [4] * n,
+        "data.kind": ["bad" if i % 6 == 0 else f"kind {i % 6}" for i in range(n)],
+    }
+    found = {one.value: one for one in slices(items)}
+    assert found["bad"].differs and found["bad"].p_adjusted < 1e-6
 
 
 def test_an_identity_and_a_constant_are_no_slices():
