@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves setup lint format clean
+.PHONY: run test test-slow learning-curves bench setup lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -21,6 +21,11 @@ test-slow: $(READY)
 # PPO, GRPO, RLOO and DPO over seeds 1 to 5 of the quickstart: a figure in .rlhf; about an hour on two cores.
 learning-curves: $(READY)
 	$(BIN)/python -m flows.sweeps.learning_curves
+
+# Speed and memory beside TRL (in .venv/bench), the plain model and raw vLLM, on a quiet machine: half an hour on two cores.
+# BENCH="--only ppo-equal" for a part; infra/docs/results/speed.md explains the table.
+bench: $(READY)
+	$(BIN)/python infra/bench/run.py $(BENCH)
 
 setup: $(READY)
 

@@ -1,0 +1,113 @@
+"""Goals of speed and memory: a ratio of what was measured, its target, and the verdict."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from measured_process import Measured
+
+Ratios = Callable[[Mapping[str, Measured]], list[float]]  # one per pair of neighbouring turns
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio with a target. Without one it only informs."""
+
+    text: str
+    ratios: Ratios
+    at_most: float | None = None
+    at_least: float | None = None
+    unit: str = ""
+
+    @property
+    def target(self) -> str:
+        """The target as a reader sees it."""
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}{self.unit}"
+        return "none" if self.at_least is None else f">= {self.at_least:g}{self.unit}"
+
+    def verdict(self, found: float) -> str:
+        """Return 'met' or 'not met'; 'for information' without a target."""
+        if self.at_most is not None:
+            return "met" if found <= self.at_most else "not met"
+        if self.at_least is not None:
+            return "met" if found >= self.at_least else "not met"
+        return "for information"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The median ratio of a goal, the smallest and the largest, and the verdict."""
+
+    goal: str
+    target: str
+    median: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The outcome as the cells of a table."""
+        if self.median is None:
+            return self.goal, self.target, "", self.verdict
+        return (
+            self.goal,
+            self.target,
+            f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]",
+            self.verdict,
+        )
+
+
+def decide(
+    goal: Goal, measured: Mapping[str, Measured], *, why: str = "", trial: bool = False
+) -> Outcome:
+    """Return the outcome of a goal.
+
+    why: the reason for which one of its programs did not run. trial: of a quick run, which decides
+    nothing.
+    """
+    try:
+        found = goal.ratios(measured)
+    except KeyError:  # a program that did not run
+        return Outcome(goal.text, goal.target, None, None, None, f"{NOT_MEASURED} ({why})")
+    median = statistics.median(found)
+    verdict = "trial" if trial else goal.verdict(median)
+    return Outcome(goal.text, goal.target, median, min(found), max(found), verdict)
+
+
+def step_ratio(of: str, to: str) -> Ratios:
+    """Return the seconds of `of` / those of `to`, turn by turn."""
+    return lambda measured: _paired(measured[of], measured[to], "step")
+
+
+def speed_ratio(of: str, to: str) -> Ratios:
+    """Return the speed of `of` / that of `to`, turn by turn: both do the same work in a step."""
+    return step_ratio(to, of)
+
+
+def peak_ratio(of: str, to: str) -> Ratios:
+    """Return the peak memory of `of` / that of `to`, process by process."""
+    return lambda measured: [
+        one / other for one, other in zip(measured[of].peaks, measured[to].peaks, strict=True)
+    ]
+
+
+def share(part: str, of: str) -> Ratios:
+    """Return the share of a step of `of` that a part of it takes, turn by turn."""
+    return lambda measured: [step[part] / step["step"] for step in measured[of].steps]
+
+
+def within_turn(label: str, slow: str, fast: str) -> Ratios:
+    """Return a turn's seconds of `slow` / those of `fast`, both parts of the same turn."""
+    return lambda measured: [step[slow] / step[fast] for step in measured[label].steps]
+
+
+def value(label: str, name: str) -> Ratios:
+    """Return a number itself, turn by turn."""
+    return lambda measured: [step[name] for step in measured[label].steps]
+
+
+def _paired(one: Measured, other: Measured, name: str) -> list[float]:
+    return [a[name] / b[name] for a, b in zip(one.steps, other.steps, strict=True)]
