@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from measured_process import Measured
 
-Ratios = Callable[[Mapping[str, Measured]], list[float]]  # one per pair of neighbouring turns
+# one per pair of neighbouring turns, by the name of the clock: "step" or "cpu"
+Ratios = Callable[[Mapping[str, Measured], str], list[float]]
 NOT_MEASURED = "not measured"
 
 
@@ -38,7 +39,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The median ratio of a goal, the smallest and the largest, and the verdict."""
+    """The median ratio of a goal, the smallest and the largest, and the verdict.
+
+    cpu: the median by the processors' seconds, which decides nothing; None where it is no ratio of
+    steps.
+    """
 
     goal: str
     target: str
@@ -46,16 +51,18 @@ class Outcome:
     low: float | None
     high: float | None
     verdict: str
+    cpu: float | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The outcome as the cells of a table."""
         if self.median is None:
-            return self.goal, self.target, "", self.verdict
+            return self.goal, self.target, "", "", self.verdict
         return (
             self.goal,
             self.target,
             f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]",
+            "" if self.cpu is None else f"{self.cpu:.3g}",
             self.verdict,
         )
 
@@ -69,17 +76,18 @@ def decide(
     nothing.
     """
     try:
-        found = goal.ratios(measured)
+        found, by_cpu = (goal.ratios(measured, clock) for clock in ("step", "cpu"))
     except KeyError:  # a program that did not run
         return Outcome(goal.text, goal.target, None, None, None, f"{NOT_MEASURED} ({why})")
     median = statistics.median(found)
     verdict = "trial" if trial else goal.verdict(median)
-    return Outcome(goal.text, goal.target, median, min(found), max(found), verdict)
+    cpu = statistics.median(by_cpu) if by_cpu != found else None
+    return Outcome(goal.text, goal.target, median, min(found), max(found), verdict, cpu)
 
 
 def step_ratio(of: str, to: str) -> Ratios:
     """Return the seconds of `of` / those of `to`, turn by turn."""
-    return lambda measured: _paired(measured[of], measured[to], "step")
+    return lambda measured, clock: _paired(measured[of], measured[to], clock)
 
 
 def speed_ratio(of: str, to: str) -> Ratios:
@@ -89,24 +97,24 @@ def speed_ratio(of: str, to: str) -> Ratios:
 
 def peak_ratio(of: str, to: str) -> Ratios:
     """Return the peak memory of `of` / that of `to`, process by process."""
-    return lambda measured: [
+    return lambda measured, _clock: [
         one / other for one, other in zip(measured[of].peaks, measured[to].peaks, strict=True)
     ]
 
 
 def share(part: str, of: str) -> Ratios:
     """Return the share of a step of `of` that a part of it takes, turn by turn."""
-    return lambda measured: [step[part] / step["step"] for step in measured[of].steps]
+    return lambda measured, _clock: [step[part] / step["step"] for step in measured[of].steps]
 
 
 def within_turn(label: str, slow: str, fast: str) -> Ratios:
     """Return a turn's seconds of `slow` / those of `fast`, both parts of the same turn."""
-    return lambda measured: [step[slow] / step[fast] for step in measured[label].steps]
+    return lambda measured, _clock: [step[slow] / step[fast] for step in measured[label].steps]
 
 
 def value(label: str, name: str) -> Ratios:
     """Return a number itself, turn by turn."""
-    return lambda measured: [step[name] for step in measured[label].steps]
+    return lambda measured, _clock: [step[name] for step in measured[label].steps]
 
 
 def _paired(one: Measured, other: Measured, name: str) -> list[float]:

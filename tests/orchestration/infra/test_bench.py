@@ -98,7 +98,8 @@ def test_a_goal_is_decided_by_the_median_of_the_ratios_of_neighbours(ours, their
     from measured_process import Measured
 
     sides = {
-        name: Measured([{"step": s} for s in steps]) for name, steps in (("o", ours), ("t", theirs))
+        name: Measured([{"step": s, "cpu": s} for s in steps])
+        for name, steps in (("o", ours), ("t", theirs))
     }
     outcome = decide(Goal("a goal", step_ratio("o", "t"), **target), sides)
     assert (outcome.median, outcome.low, outcome.high, outcome.verdict) == pytest.approx(found)
