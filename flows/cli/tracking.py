@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from flows.settings import quiet_libraries
-from rlhf_core.errors import RLHFError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -12,12 +11,14 @@ if TYPE_CHECKING:
 def tracking_client() -> "MlflowClient":
     """Return a client of the tracking store.
 
-    Raises BadInput for an address that no store has, RLHFError when the store does not answer.
+    Raises BadInput for an address that no store has, and for a user name and password that the
+    server does not know; RLHFError when the store does not answer.
     """
     quiet_libraries()
     from tasks.records.workspace import Workspace
+    from tasks.tracking.account import unanswered
     from tasks.tracking.address import require_address
-    from tasks.tracking.client import brief, connect
+    from tasks.tracking.client import connect
 
     uri = Workspace.here().tracking_uri
     require_address(uri)
@@ -25,8 +26,5 @@ def tracking_client() -> "MlflowClient":
         client = connect(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise RLHFError(
-            f"MLflow at {uri} does not answer ({brief(error)}). Start it, or unset"
-            " MLFLOW_TRACKING_URI."
-        ) from error
+        raise unanswered(uri, error, "Start it, or unset MLFLOW_TRACKING_URI.") from error
     return client

@@ -4,16 +4,19 @@ Only what the server lacks is made, so a second run changes nothing. An account 
 keeps what it has.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.server.auth.client import AuthServiceClient
 
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.access.passwords import password_of, password_variable
+from tasks.access.accounts import ROLES, Accounts
+from tasks.access.passwords import given_password, password_of, password_variable
 from tasks.access.roles import (
     EDIT,
     EXPERIMENT,
@@ -37,32 +40,11 @@ from tasks.registry.approval_queue import (
 )
 from tasks.tracking.account import account_at
 
+if TYPE_CHECKING:
+    from mlflow.server.auth.client import AuthServiceClient
+
 WORKSPACE = "default"  # MLflow's own, in which everything is unless others were made
 _ABOUT = "Made by rlhf access setup. infra/docs/operate/access.md says who may write what."
-_ROLES: tuple[Role, ...] = ("pipeline", "promoter", "approver")
-
-
-@dataclass(frozen=True)
-class Accounts:
-    """The accounts of one registry name, by their duties."""
-
-    name: str
-    pipeline: str
-    promoters: tuple[str, ...]
-    approvers: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if self.pipeline in self.promoters:
-            raise BadInput(
-                f"{self.pipeline} is to be both the pipeline's account and a promoter; expected"
-                " different accounts, because who trained does not promote."
-            )
-
-    def of(self, role: Role) -> tuple[str, ...]:
-        """Return the accounts of a role."""
-        if role == "pipeline":
-            return (self.pipeline,)
-        return self.promoters if role == "promoter" else self.approvers
 
 
 @dataclass
@@ -86,27 +68,39 @@ class AccessSetup:
         promote all the same.
         """
         self._require_admin()
-        for account in dict.fromkeys(name for role in _ROLES for name in self.accounts.of(role)):
+        new = self._new_accounts()
+        for account in new:
+            given_password(account)  # one that is too short is refused before anything is made
+        for account in new:
             self._account(account)
         name = self.accounts.name
         for model in (*promoted_models(name), *candidate_models(name)):
             self._model(model)
         for experiment in experiments(name):
             self._experiment(experiment)
-        for role in _ROLES:
+        for role in ROLES:
             self._role(role)
         self._queue()
         self._part()
         return self.made
 
-    @property
-    def _server(self) -> AuthServiceClient:
+    @cached_property
+    def _server(self) -> "AuthServiceClient":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the import loads MLflow's server, which warns
+            from mlflow.server.auth.client import AuthServiceClient
+
         return AuthServiceClient(self.client.tracking_uri)
 
     def _make(self, sentence: str, action: Callable[..., object], *values: object) -> None:
-        self.made.append(sentence)
         if not self.dry_run:
-            action(*values)
+            try:
+                action(*values)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return  # another setup was faster
+        self.made.append(sentence)
 
     def _require_admin(self) -> None:
         account = account_at(self.client.tracking_uri)
@@ -123,10 +117,13 @@ class AccessSetup:
 
     # what there must be
 
+    def _new_accounts(self) -> list[str]:
+        names = dict.fromkeys(name for role in ROLES for name in self.accounts.of(role))
+        return [name for name in names if not _is_there(self._server.get_user, name)]
+
     def _account(self, account: str) -> None:
-        if not _is_there(self._server.get_user, account):
-            source = f"password: {password_variable(account)} if set, else in {self.passwords}"
-            self._make(f"create the account {account} ({source})", self._create_account, account)
+        source = f"password: {password_variable(account)} if set, else in {self.passwords}"
+        self._make(f"create the account {account} ({source})", self._create_account, account)
 
     def _create_account(self, account: str) -> None:
         self._server.create_user(account, password_of(account, self.passwords))
@@ -189,7 +186,7 @@ class AccessSetup:
         if role is None:
             return set()
         ids = {item.user_id for item in self._server.list_role_users(role)}
-        named = {name for each in _ROLES for name in self.accounts.of(each)}
+        named = {name for each in ROLES for name in self.accounts.of(each)}
         known = [name for name in named if _is_there(self._server.get_user, name)]
         return {name for name in known if self._server.get_user(name).id in ids}
 

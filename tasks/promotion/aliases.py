@@ -5,15 +5,16 @@ import re
 from dataclasses import dataclass
 
 from rlhf_core.config.registry import CANDIDATES
-from rlhf_core.errors import BadInput, PromotionRefused, RLHFError
+from rlhf_core.errors import BadInput, PromotionRefused
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState, AliasVersions, Champion
 from tasks.promotion.ledger import Action, Ledger, LedgerEntry
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
 from tasks.registry import answers, packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
+from tasks.tracking.account import unanswered
 from tasks.tracking.address import require_address
-from tasks.tracking.client import brief, connect
+from tasks.tracking.client import connect
 from tasks.tracking.pages import model_versions, registered_models
 
 LISTED = 20  # versions, the latest, in a message
@@ -120,10 +121,8 @@ def open_registry(name: str, *, must_exist: bool = True) -> tuple[RegistryAliase
         client = connect(workspace.tracking_uri)
         models = {model.name for model in registered_models(client)}
     except Exception as error:
-        raise RLHFError(
-            f"MLflow at {workspace.tracking_uri} does not answer ({brief(error)}). Nothing was"
-            " changed. Start it, or set MLFLOW_TRACKING_URI to where it runs."
-        ) from error
+        advice = "Nothing was changed. Start it, or set MLFLOW_TRACKING_URI to where it runs."
+        raise unanswered(workspace.tracking_uri, error, advice) from error
     stem, _, ending = name.rpartition("-")
     kind: ModelKind = "policy"
     named = next((each for each in KINDS if each == ending), None)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests import Response
@@ -9,9 +10,11 @@ from requests import Response
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.process_identity import Identity, user
 from tasks.tracking.address import SERVERS, redacted
+from tasks.tracking.client import brief
 
 _CURRENT = "/api/2.0/mlflow/users/current"
 _PERMISSION = "/api/3.0/mlflow/users/permissions/get"
+_UNKNOWN = 401  # the server knows no such user name and password
 _ABSENT = (404, 405)  # the server has no such address: it has no accounts
 _WRITING = ("EDIT", "MANAGE")  # MLflow's permissions that let an account write
 
@@ -41,11 +44,8 @@ def account_at(uri: str) -> Account:
     reply = _get(uri, _CURRENT)
     if reply.status_code in _ABSENT:
         return Account(user(), "declared")
-    if reply.status_code in (401, 403):
-        raise BadInput(
-            f"MLflow at {redacted(uri)} has accounts, and accepts no user name and password of"
-            " yours. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-        )
+    if reply.status_code in (_UNKNOWN, 403):
+        raise _refused(uri)
     if reply.status_code != 200:
         raise RLHFError(
             f"MLflow at {redacted(uri)} does not say which account this is: it answers"
@@ -53,6 +53,23 @@ def account_at(uri: str) -> Account:
         )
     found = reply.json()["user"]
     return Account(found["username"], "account", bool(found["is_admin"]))
+
+
+def unanswered(uri: str, error: Exception, advice: str) -> RLHFError:
+    """Return the error of a command that a store gives no answer, with what to do about it.
+
+    It is BadInput where a server refuses user name and password: to ask again would not help.
+    """
+    if isinstance(error, MlflowException) and error.get_http_status_code() == _UNKNOWN:
+        return _refused(uri)
+    return RLHFError(f"MLflow at {redacted(uri)} does not answer ({brief(error)}). {advice}")
+
+
+def _refused(uri: str) -> BadInput:
+    return BadInput(
+        f"MLflow at {redacted(uri)} has accounts, and accepts no user name and password of"
+        " yours. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    )
 
 
 def is_server(uri: str) -> bool:

@@ -39,3 +39,11 @@ def test_a_file_without_a_whole_password_is_refused(tmp_path, monkeypatch):
     (tmp_path / "ann").touch()
     with pytest.raises(BadInput, match="ann has a password of 0 characters; expected at least 12"):
         password_of("ann", tmp_path)
+
+
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RLHF_PASSWORD_ANN", raising=False)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match=r"cannot be kept in .*--passwords FOLDER"):
+            password_of("ann", folder)

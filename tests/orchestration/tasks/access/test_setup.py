@@ -1,6 +1,9 @@
 """The rights of accounts after `rlhf access setup`, on a server with accounts."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -132,6 +135,32 @@ def test_only_an_admin_sets_up_and_the_trainer_is_no_promoter(act):
     assert code == 2 and "the account pat is no admin" in told
     code, told = act("admin", "access", "setup", "tiny", "--promoter", "pipeline")
     assert code == 2 and "both the pipeline's account and a promoter" in told
+
+
+def test_a_wrong_password_is_refused_by_every_command(server, act, monkeypatch):
+    for words in (SETUP, ["history", "tiny"], ["audit"], ["promote", "tiny", "1"]):
+        code, told = act("nobody", *words)
+        assert code == 2 and "accepts no user name and password of yours" in told, told
+
+
+def test_two_setups_at_once_make_everything_once(server, tmp_path):
+    environment = {"MLFLOW_TRACKING_URI": server[0], "MLFLOW_TRACKING_USERNAME": "admin"}
+    environment |= {"MLFLOW_TRACKING_PASSWORD": password("admin"), "RLHF_HOME": str(tmp_path)}
+    words = ["access", "setup", "twice", "--promoter", "tom"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli.app import main; main()", *words],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert "scrypt" not in "".join(told) and "Warning" not in "".join(told)
+    assert "".join(told).count("create the account tom") == 1
 
 
 def test_the_server_says_which_account_acts(server, monkeypatch):
