@@ -6,6 +6,7 @@ from prefect import State, flow, runtime
 from prefect.states import Failed
 
 from flows.platform import ephemeral_server
+from flows.platform.deployment_slot import outlast_lost_slot
 from flows.report.at_end import write_page, write_report
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
@@ -21,6 +22,8 @@ from tasks.registration import register_reward_model
 from tasks.run_context import RunContext, StageOutput, UntilReached, opened
 from tasks.run_result import PipelineResult, result_of
 from tasks.run_stage import run_stage, with_champion
+
+outlast_lost_slot()  # Prefect's engine takes the slot after this import, before the flow begins
 
 
 def stages(context: RunContext) -> None:

@@ -231,17 +231,26 @@ def test_prefects_server_may_be_down_for_minutes(site):
     ids=["well", "refused"],
 )
 def test_a_run_that_lives_through_an_outage_ends_in_its_own_state(site, plan, end):
-    """Once the server is back it marks the run as crashed, and later nothing says so any more."""
+    """Once the server is back it marks the run as crashed, and later nothing says so any more.
+
+    The run is stopped until then: a heartbeat that arrives first would keep the mark away. With the
+    mark the server takes the deployment's slot, whose next renewal is refused after 225 s.
+    """
     name = f"outage-{end.lower()}"
+    log = site.home / "platform" / "worker.log"
+    before = len(log.read_text())
     site.plan(sft=HOLD, **plan)
     run = site.deployed(name, f"seed={130 + len(plan)}")
     site.in_stage("sft")
     site.kill("prefect")
     time.sleep(100)
+    site.tell_runs(signal.SIGSTOP)
     site.up()
     site.wait(lambda: "Crashed" in dict(site.states(name)), 120)
+    site.tell_runs(signal.SIGCONT)
     assert site.of_runs()
     assert site.rlhf("reap").startswith("crashed: none")
+    site.wait(lambda: "lease renewal failed" in log.read_text()[before:], 240)
     site.go()
     site.wait(lambda: end in dict(site.states(name)))
     assert [item["id"] for item in site.runs(name)] == [run]
