@@ -23,6 +23,7 @@ OWNERS = {
         "tasks/tracking/run_writer.py",
         "tasks/tracking/sqlite_store.py",
         "tasks/tracking/verdict_traces.py",
+        "tasks/registry/fetching.py",
         "tasks/registry/versions.py",
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",
