@@ -19,7 +19,7 @@ from rlhf_core.config import DPO
 from rlhf_core.config.stage_configs import DPOStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.engine.base import Engine
+from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
@@ -27,7 +27,8 @@ from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.models import load_policy, save_model
-from rlhf_core.objectives.losses import dpo, ipo, sequence_sum, token_logprobs
+from rlhf_core.modeling.token_scores import TokenQuery
+from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
 from rlhf_core.reward.scoring import pair_sequences
@@ -62,7 +63,8 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
         load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
     )
     train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
-    policy = with_adapter(load_policy(source), config.lora, seed=spec.seed)
+    loaded = load_policy(source, logits_mib=spec.config.logits_mib)
+    policy = with_adapter(loaded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
     reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
@@ -79,7 +81,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
 
 
 def response_logprobs(
-    forward: Callable[[Batch], Tensor], sequences: list[Sequence], pad_id: int, budget: int
+    forward: Forward, sequences: list[Sequence], pad_id: int, budget: int
 ) -> Tensor:
     """Return the log-probability of every response, in the order given.
 
@@ -88,7 +90,7 @@ def response_logprobs(
     logprobs_N = torch.zeros(len(sequences))
     for rows, counts in own_microbatches([s.size for s in sequences], budget):
         batch = collate([sequences[i] for i in rows], pad_id)
-        logprobs_B = _summed(forward(batch), batch)
+        logprobs_B = _summed(forward, batch)
         if counts:
             logprobs_N[rows] = logprobs_B.cpu()
     return summed(logprobs_N)
@@ -107,8 +109,8 @@ def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
     )
 
 
-def _summed(logits_BRV: Tensor, batch: Batch) -> Tensor:
-    return sequence_sum(token_logprobs(logits_BRV, batch.response_ids_BR), batch.response_mask_BR)
+def _summed(forward: Forward, batch: Batch) -> Tensor:
+    return sequence_sum(forward(batch, query=TokenQuery()).logprobs_BR, batch.response_mask_BR)
 
 
 def _reference(
@@ -143,7 +145,7 @@ def _accumulator(
         ):
             places = [picked[i] for i in rows]
             batch = collate([train[k] for k in places], pad_id)
-            logprobs_B = _summed(engine(batch), batch)
+            logprobs_B = _summed(engine, batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
             loss = pair_loss(logratio_B, len(indices), config)
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Batch, TrainedSequence, collate, encode_demonstrations, subset
+from rlhf_core.batching.batch import TrainedSequence, collate, encode_demonstrations, subset
 from rlhf_core.batching.collective import summed, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
@@ -17,12 +17,13 @@ from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.data.render import TrainOn
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.engine.base import Engine
+from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.lora import merge_adapter, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, save_model
-from rlhf_core.objectives.losses import cross_entropy, masked_sum, token_logprobs
+from rlhf_core.modeling.token_scores import TokenQuery
+from rlhf_core.objectives.losses import cross_entropy, masked_sum
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.seeds import noise_seeds
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, clusters_of, count_clusters
@@ -56,13 +57,15 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     heldout = load_sequences(
         tokenizer, heldout_path, config.max_heldout, seed=drawn_by, train_on=config.train_on
     )
-    policy = with_adapter(load_policy(base), config.lora, seed=spec.seed)
+    logits_mib = spec.config.logits_mib
+    policy = with_adapter(load_policy(base, logits_mib=logits_mib), config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     before = heldout_losses(
         engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens
     )
     if not spec.config.train:
-        given = inference(load_policy(spec.inputs["given"].path), dtype=spec.config.dtype)
+        brought = load_policy(spec.inputs["given"].path, logits_mib=logits_mib)
+        given = inference(brought, dtype=spec.config.dtype)
         after = heldout_losses(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         return _output(before, after, outputs={})
     train_path = spec.inputs["demonstrations_train"].path
@@ -81,17 +84,14 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
 
 
 def heldout_losses(
-    forward: Callable[[Batch], Tensor],
-    sequences: list[TrainedSequence],
-    pad_id: int,
-    token_budget: int,
+    forward: Forward, sequences: list[TrainedSequence], pad_id: int, token_budget: int
 ) -> HeldoutLosses:
     """Return the cross-entropy over all tokens that are trained, as a mean and by sequence."""
     loss, tokens, loss_N = 0.0, 0, torch.zeros(len(sequences), dtype=torch.float64)
     for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
         picked = [sequences[i] for i in rows]
         batch = collate(picked, pad_id)
-        logprobs_BR = token_logprobs(forward(batch), batch.response_ids_BR)
+        logprobs_BR = forward(batch, query=TokenQuery()).logprobs_BR
         if counts:
             trained_BR = trained_mask(batch, picked)
             loss -= float(masked_sum(logprobs_BR, trained_BR))
@@ -145,7 +145,7 @@ def _accumulator(
             if alpha:
                 own = [seeds[i] for i in rows]
                 noises = [noise(batch, sequences, alpha=alpha, width=width, seeds=own)]
-            logprobs_BR = token_logprobs(engine(batch, *noises), batch.response_ids_BR)
+            logprobs_BR = engine(batch, *noises, query=TokenQuery()).logprobs_BR
             loss = cross_entropy(logprobs_BR, trained_mask(batch, sequences), denominator)
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)
             engine.backward(whole, counts=counts)

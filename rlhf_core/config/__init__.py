@@ -3,7 +3,7 @@
 from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import Config, FrozenPlacement, Severity
+from rlhf_core.config.fields import LOGITS_MIB, Config, FrozenPlacement, Severity
 from rlhf_core.config.judge import EvaluationJudge, Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.ppo import PPO
@@ -18,6 +18,7 @@ __all__ = [
     "ALIGNMENTS",
     "DPO",
     "GROUP_ESTIMATORS",
+    "LOGITS_MIB",
     "PPO",
     "RECIPES",
     "SFT",

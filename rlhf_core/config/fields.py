@@ -15,6 +15,8 @@ class Config(BaseModel):
 # of names that files and registered models get: a file's name has 255 bytes at most, and MLflow's
 # column of a model's name 256 letters
 NAME_LENGTH = 64
+# of one float32 tensor of logits: 2,048 tokens of SmolLM2, whose vocabulary has 49,152
+LOGITS_MIB = 384
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -13,7 +13,7 @@ from rlhf_core.config.data import Data
 from rlhf_core.config.decidable import require_decidable
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import NAME_LENGTH, Config, TemplateDate
+from rlhf_core.config.fields import LOGITS_MIB, NAME_LENGTH, Config, Positive, TemplateDate
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
@@ -58,6 +58,13 @@ class Model(Config):
     )
     dtype: Dtype = Field(
         "float32", description="Number type of computation in training. Weights stay float32."
+    )
+    logits_mib: Positive = Field(
+        LOGITS_MIB,
+        description=(
+            "MiB of one float32 tensor of logits. A microbatch with larger ones goes through the"
+            " output layer by chunks of tokens. A backward pass holds two to four such tensors."
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, mod
 
 from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
-from rlhf_core.config.fields import Config, Positive
+from rlhf_core.config.fields import LOGITS_MIB, Config, Positive
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.rewards import RewardFunction
@@ -47,6 +47,8 @@ class StageConfig(Config):
             del values["template_date"]
         if self.split_seed is None:
             del values["split_seed"]
+        if values.get("logits_mib") == LOGITS_MIB:
+            del values["logits_mib"]
         for section in values.values():
             if isinstance(section, dict):
                 section.pop("gate", None)
@@ -92,7 +94,15 @@ class ModelStageConfig(StageConfig):
     dtype: Dtype
 
 
-class SFTStageConfig(ModelStageConfig):
+class LanguageModelStageConfig(ModelStageConfig):
+    """Base of the configurations of stages that run language models."""
+
+    logits_mib: Positive = Field(
+        LOGITS_MIB, description="model.logits_mib, which decides the order of sums."
+    )
+
+
+class SFTStageConfig(LanguageModelStageConfig):
     """The SFT section.
 
     train: False for a given SFT model, which is only measured.
@@ -112,7 +122,7 @@ class RewardStageConfig(ModelStageConfig):
     train: bool
 
 
-class PPOStageConfig(ModelStageConfig):
+class PPOStageConfig(LanguageModelStageConfig):
     """The PPO section."""
 
     ppo: PPO
@@ -127,13 +137,13 @@ class TraceStageConfig(PPOStageConfig):
     rows: int
 
 
-class DPOStageConfig(ModelStageConfig):
+class DPOStageConfig(LanguageModelStageConfig):
     """The DPO section."""
 
     dpo: DPO
 
 
-class EvaluateStageConfig(ModelStageConfig):
+class EvaluateStageConfig(LanguageModelStageConfig):
     """The evaluation section; further reward models are inputs, known by content.
 
     train_on: that of SFT, for the held-out loss.

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from rlhf_core.engine.router import RouterLoss
 
-Forward = Callable[..., Tensor]  # a forward pass: a batch, and for a trunk a role
+# a forward pass: a batch, for a trunk a role, and for a language model a query of token scores
+Forward = Callable[..., Any]
 
 
 class WrappedModel(nn.Module):
@@ -43,10 +44,10 @@ class Engine(Protocol):
     module: WrappedModel  # that learns
     config: dict  # as it is written beside the model
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the module's forward pass, with gradients."""
 
-    def infer(self, *inputs: Any) -> Tensor:
+    def infer(self, *inputs: Any, **options: Any) -> Any:
         """Run the module's forward pass, without gradients."""
 
     def backward(self, loss: Tensor, *, counts: bool = True) -> None:

@@ -72,16 +72,16 @@ class DeepSpeedEngine(Engine):
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         _keep_norm(self._engine, module, training.max_grad_norm)
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the module's forward pass, with gradients."""
         self._drop(True)
-        return self._engine(*inputs)
+        return self._engine(*inputs, **options)
 
     @torch.no_grad()
-    def infer(self, *inputs: Any) -> Tensor:
+    def infer(self, *inputs: Any, **options: Any) -> Any:
         """Run the module's forward pass, without gradients."""
         self._drop(False)
-        return self._engine(*inputs)
+        return self._engine(*inputs, **options)
 
     def _drop(self, on: bool) -> None:
         for dropout in self._dropouts:
@@ -226,6 +226,14 @@ def shared_out(module: nn.Module) -> nn.Module:
     }
     engine, *_ = deepspeed.initialize(model=module.eval(), config=config)
     return engine
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return True if ZeRO 3 divides the module's weights among the ranks.
+
+    Each use of a weight then waits for all ranks.
+    """
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def _checkpoint_activations(module: WrappedModel, zero_stage: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
-from rlhf_core.config import Evaluate
+from rlhf_core.config import LOGITS_MIB, Evaluate
 from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.modeling.models import load_policy
 from rlhf_core.sampling.base import Sampler
@@ -48,6 +48,7 @@ class Setup:
     dtype: str
     others: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
     drawn_by: int | None = None
+    logits_mib: int = LOGITS_MIB
 
     def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         """Return the tokenizer by which a model is prompted and its replies are read."""

@@ -1,21 +1,21 @@
 """Scores of replies by reward models and the independent scorer, and KL from the SFT model."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, collate
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.engine.base import Forward
 from rlhf_core.evaluation.best_of_n import best
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.reading import own_reading
-from rlhf_core.objectives.losses import tempered, token_logprobs
+from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.reward.scoring import score_sequences
 
 ScoresByModel = dict[str, Tensor]  # (N,) by model
@@ -80,25 +80,21 @@ def independent_scores(setup: Setup, scorer: Scorer, replies: dict[str, Replies]
 
 
 def response_kl(
-    setup: Setup,
-    policy: Callable[[Batch], Tensor],
-    reference: Callable[[Batch], Tensor],
-    sequences: list[Sequence],
+    setup: Setup, policy: Forward, reference: Forward, sequences: list[Sequence]
 ) -> tuple[Tensor, float]:
     """Return the sum of logpi - logpi_ref over each policy reply, (N,) nats, and their mean.
 
     Both use the temperature that the replies were sampled at. At another temperature the sum does
     not estimate a KL.
     """
-    temperature = setup.config.sampling.temperature
+    query = TokenQuery(setup.config.sampling.temperature)
     kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
     for rows, counts in own_microbatches(
         [s.size for s in sequences], setup.config.micro_batch_tokens
     ):
         batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
         ours_BR, theirs_BR = (
-            token_logprobs(tempered(model(batch), temperature), batch.response_ids_BR)
-            for model in (policy, reference)
+            model(batch, query=query).logprobs_BR for model in (policy, reference)
         )
         kl_BR = (ours_BR - theirs_BR).masked_fill(~batch.response_mask_BR, 0.0)
         if counts:

@@ -137,7 +137,16 @@ def _setup(
     tokenizer, others = load_tokenizer(paths["policy"]), {}
     if "champion" in paths:
         others["champion"] = load_tokenizer(paths["champion"])
-    setup = Setup(tokenizer, rows, config, spec.seed, spec.config.dtype, others, drawn_by)
+    setup = Setup(
+        tokenizer,
+        rows,
+        config,
+        spec.seed,
+        spec.config.dtype,
+        others,
+        drawn_by,
+        spec.config.logits_mib,
+    )
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
 
@@ -198,7 +207,9 @@ def _divergence_and_tax(
     )
     paths, frozen = {k: spec.inputs[k].path for k in ("policy", "sft")}, setup.config.frozen
     forward = {
-        k: inference(load_policy(path), dtype=setup.dtype, frozen=frozen)
+        k: inference(
+            load_policy(path, logits_mib=setup.logits_mib), dtype=setup.dtype, frozen=frozen
+        )
         for k, path in paths.items()
     }
     kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)

@@ -10,13 +10,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch
-from rlhf_core.config import FrozenPlacement
+from rlhf_core.config import LOGITS_MIB, FrozenPlacement
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
 from rlhf_core.modeling.lora import HEAD, merge_adapter
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, response_logits, token_scores
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
 
@@ -24,42 +25,33 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 class PolicyModel(WrappedModel):
-    """A causal language model that gives logits at response tokens only."""
+    """A causal language model that reads a batch, and answers at response tokens only.
 
-    def forward(self, batch: Batch | PackedBatch, noise_BLD: Tensor | None = None) -> Tensor:
-        """Return logits (B, R, V): column t predicts response token t.
+    logits_mib: MiB of one float32 tensor of logits, above which token scores come by chunks.
+    """
 
-        noise_BLD: added to the embeddings.
+    def __init__(self, model: PreTrainedModel, *, logits_mib: int = LOGITS_MIB):
+        super().__init__(model)
+        self._limit = logits_mib * 2**20
+
+    def forward(
+        self,
+        batch: Batch | PackedBatch,
+        noise_BLD: Tensor | None = None,
+        *,
+        query: TokenQuery | None = None,
+    ) -> Tensor | TokenScores:
+        """Return what `query` asks; without one, whole logits (B, R, V).
+
+        Column t of the logits predicts response token t. noise_BLD: added to the embeddings.
         """
-        if isinstance(batch, PackedBatch):
-            return self._packed(batch, noise_BLD)
-        return response_logits(self.model, batch, self._read(batch.ids_BL, noise_BLD))
-
-    def _packed(self, batch: PackedBatch, noise_BLD: Tensor | None) -> Tensor:
-        read = self._read(batch.ids_BL, noise_BLD)
-        keep = batch.places_T - 1  # a response token is predicted from the place before it
-        return self.model(
-            **read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False
-        ).logits
-
-    def _read(self, ids_BL: Tensor, noise_BLD: Tensor | None) -> dict[str, Tensor]:
-        if noise_BLD is None:
-            return {"input_ids": ids_BL}
-        return {"inputs_embeds": self.model.get_input_embeddings()(ids_BL) + noise_BLD}
-
-
-def response_logits(
-    model: PreTrainedModel, batch: Batch, inputs: dict[str, Tensor] | None = None
-) -> Tensor:
-    """Return logits (B, R, V): column t predicts response token t; inputs: instead of the ids."""
-    output = model(
-        **(inputs or {"input_ids": batch.ids_BL}),
-        attention_mask=batch.mask_BL.long(),
-        position_ids=batch.position_ids_BL,
-        logits_to_keep=batch.response_mask_BR.shape[1] + 1,
-        use_cache=False,
-    )
-    return output.logits[:, :-1]
+        inputs = None
+        if noise_BLD is not None:
+            embeddings = self.model.get_input_embeddings()(batch.ids_BL)
+            inputs = {"inputs_embeds": embeddings + noise_BLD}
+        if query is None:
+            return response_logits(self.model, batch, inputs)
+        return token_scores(self.model, batch, query, limit=self._limit, inputs=inputs)
 
 
 class ScalarModel(WrappedModel):
@@ -108,22 +100,22 @@ def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole
     module.requires_grad_(False)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
-    def forward(*inputs: Any) -> Tensor:
+    def forward(*inputs: Any, **options: Any) -> Any:
         with (
             torch.no_grad(),
             torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"),
         ):
-            return module(*inputs)
+            return module(*inputs, **options)
 
     return forward
 
 
-def load_policy(path: Path) -> PolicyModel:
-    """Load a causal language model in float32, dropout off.
+def load_policy(path: Path, *, logits_mib: int = LOGITS_MIB) -> PolicyModel:
+    """Load a causal language model in float32, dropout off; logits_mib: as for PolicyModel.
 
     Raises BadInput for a folder without safetensors.
     """
-    return PolicyModel(_load(AutoModelForCausalLM, path))
+    return PolicyModel(_load(AutoModelForCausalLM, path), logits_mib=logits_mib)
 
 
 def load_scalar(

@@ -14,7 +14,8 @@ from torch import Tensor
 from rlhf_core.objectives.choices import LossAggregation
 
 
-def _widen(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
+    """Return half-precision logits in float32; others as they are, the same tensor."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -23,19 +24,19 @@ def tempered(logits_BRV: Tensor, temperature: float) -> Tensor:
 
     At temperature 1 this is the same tensor.
     """
-    return logits_BRV if temperature == 1.0 else _widen(logits_BRV) / temperature
+    return logits_BRV if temperature == 1.0 else widened(logits_BRV) / temperature
 
 
 def token_logprobs(logits_BRV: Tensor, ids_BR: Tensor) -> Tensor:
     """Return log softmax(logits)[id], (B, R), without a second tensor of size V in memory."""
-    logits_BRV = _widen(logits_BRV)
+    logits_BRV = widened(logits_BRV)
     picked_BR = logits_BRV.gather(-1, ids_BR.unsqueeze(-1)).squeeze(-1)
     return picked_BR - logits_BRV.logsumexp(-1)
 
 
 def token_entropy(logits_BRV: Tensor) -> Tensor:
     """Return -sum_v p log p, (B, R) nats."""
-    logits_BRV = _widen(logits_BRV)
+    logits_BRV = widened(logits_BRV)
     return logits_BRV.logsumexp(-1) - (logits_BRV.softmax(-1) * logits_BRV).sum(-1)
 
 

@@ -27,7 +27,10 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
         return _own_strategy(recipe)
     section = recipe.section(stage)
     strategy = Strategy(
-        micro_batch_tokens=section.micro_batch_tokens, dtype=recipe.model.dtype, devices=devices
+        micro_batch_tokens=section.micro_batch_tokens,
+        dtype=recipe.model.dtype,
+        logits_mib=recipe.model.logits_mib,
+        devices=devices,
     )
     if isinstance(section, Training):
         strategy = replace(

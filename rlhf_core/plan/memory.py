@@ -147,7 +147,7 @@ def working_tensors(
 def logits(
     shape: ModelShape, batch: BatchShape, strategy: Strategy, *, learns: bool, entropy: bool = False
 ) -> float:
-    """Return the bytes of the float32 tensors of size positions x V that live at once.
+    """Return the bytes of whole logits: float32 tensors of size positions x V that live at once.
 
     Without gradients there are 2 (logits, and exp inside logsumexp), with gradients 4 (logits, and
     three inside the backward pass). An entropy adds one, or two where bfloat16 logits are widened
@@ -157,6 +157,37 @@ def logits(
     copies = (4 if learns else 2) + entropy * (2 if learns and half else 1)
     kept = HALF if half and entropy and not learns else 0
     return batch.positions * shape.vocabulary * (FLOAT * copies + kept)
+
+
+def chunk_positions(shape: ModelShape, batch: BatchShape, strategy: Strategy) -> int:
+    """Return the positions whose logits live at once: all, or the most that logits_mib allows."""
+    allowed = strategy.logits_mib * 2**20 // (FLOAT * shape.vocabulary)
+    return min(batch.positions, max(1, allowed))
+
+
+def chunked_logits(
+    shape: ModelShape,
+    batch: BatchShape,
+    strategy: Strategy,
+    *,
+    entropy_learns: bool = False,
+    head_learns: bool,
+) -> float:
+    """Return the bytes of logits that come by chunks of T positions, and of what goes with them.
+
+    Tensors of T x V: 2 (logits, and exp of them), 3 with gradients of an entropy; with bfloat16
+    products 2.5, whatever is asked. Where the output layer learns, the gradients of its weight add
+    up beside them, 4VD; without autocast three such tensors live at the end of a chunk, with it
+    two. The hidden states of all positions: 4D each.
+    """
+    half = strategy.compute_bytes == HALF
+    tensors = 2.5 if half else 2 + entropy_learns
+    chunk = FLOAT * tensors * chunk_positions(shape, batch, strategy) * shape.vocabulary
+    hidden = FLOAT * batch.positions * shape.hidden
+    if not head_learns:
+        return chunk + hidden
+    weight = FLOAT * shape.vocabulary * shape.hidden
+    return max(chunk + weight, (2 if half else 3) * weight) + hidden
 
 
 def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:

@@ -62,20 +62,41 @@ def _backward_pass(inputs: PlanInputs, model: str, update: str) -> MemoryPart:
     if model not in ("policy", "actor"):
         return MemoryPart(model, "activations", working, (update,))
     entropy = model == "actor" and inputs.recipe.ppo.entropy_coef > 0
-    scores = memory.logits(shape, batch, strategy, learns=True, entropy=entropy)
+    scores = _logits(inputs, model, learns=True, entropy=entropy)
     return MemoryPart(model, "logits", max(working, scores), (update,))
 
 
+def _logits(
+    inputs: PlanInputs, model: str, *, learns: bool, entropy: bool, whole: bool = False
+) -> float:
+    """Return the bytes of logits, by chunks where training makes them so; whole: never."""
+    shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
+    head_learns = learns and not inputs.lora  # adapters leave the output layer frozen
+    fits = memory.chunk_positions(shape, batch, strategy) == batch.positions
+    if whole or fits or (head_learns and batch.positions <= shape.hidden):
+        return memory.logits(shape, batch, strategy, learns=learns, entropy=entropy)
+    return memory.chunked_logits(
+        shape, batch, strategy, entropy_learns=learns and entropy, head_learns=head_learns
+    )
+
+
 def reader(
-    inputs: PlanInputs, model: str, phase: str, *, casts: bool = False, entropy: bool = False
+    inputs: PlanInputs,
+    model: str,
+    phase: str,
+    *,
+    casts: bool = False,
+    entropy: bool = False,
+    whole: bool = False,
 ) -> list[MemoryPart]:
     """Return what a pass without gradients needs beside the weights.
 
     casts: the model learns, so that autocast keeps copies of its weights; it keeps no others.
+    whole: its logits are never made by chunks.
     """
     shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
     working = memory.working_tensors(shape, batch, strategy, learns=False)
-    scores = memory.logits(shape, batch, strategy, learns=False, entropy=entropy)
+    scores = _logits(inputs, model, learns=False, entropy=entropy, whole=whole)
     return [
         MemoryPart(model, "activations", working, (phase,)),
         MemoryPart(model, "logits", 0 if model == "reward" else scores, (phase,)),

@@ -51,7 +51,9 @@ def _ppo_learners(inputs: PlanInputs) -> list[MemoryPart]:
     ppo = inputs.recipe.ppo
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
     held = [part for name in learners for part in parts.learner(inputs, name, learners)]
-    held += parts.reader(inputs, "actor", "experience", casts=True, entropy=True)
+    held += parts.reader(
+        inputs, "actor", "experience", casts=True, entropy=True, whole=ppo.kl_exact
+    )
     if ppo.kl_exact:  # the actor's logits wait for the reference's
         kept = memory.FLOAT * inputs.batch.positions * inputs.models.policy.vocabulary
         held.append(MemoryPart("actor", "logits", kept, ("experience",)))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_core.config import LOGITS_MIB
+
 GIB = 2**30
 
 
@@ -18,6 +20,7 @@ class Strategy:
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: int = 0
     kv_cache_mib: int = 0
+    logits_mib: int = LOGITS_MIB  # of one float32 tensor, above which logits come by chunks
     devices: int = 1
     # weights and gradients in bfloat16, float32 master weights with the optimizer
     half_weights: bool = False

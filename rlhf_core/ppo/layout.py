@@ -1,6 +1,6 @@
 """Layouts: which of PPO's four models stand on their own, and which share a trunk."""
 
-from torch import Tensor
+from typing import Any
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
@@ -24,7 +24,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     Raises BadInput for a reward adapter of another trunk, for an uncertainty penalty with one
     reward model, and for a reward model of other token ids where it must read the policy's.
     """
-    dtype, policy = spec.config.dtype, spec.inputs["policy"]
+    dtype, policy, logits_mib = spec.config.dtype, spec.inputs["policy"], spec.config.logits_mib
     reference = spec.inputs.get("reference", policy)
     reading = None
     if config.reward.model_weight:
@@ -34,7 +34,8 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     actor = _actor(spec, config, reward_adapter=adapter if off else None)
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
-        shared = inference(load_trunk(reference.path, reward_adapter=adapter.path), dtype=dtype)
+        trunk = load_trunk(reference.path, reward_adapter=adapter.path, logits_mib=logits_mib)
+        shared = inference(trunk, dtype=dtype)
     critic = None
     if config.has_critic and not config.shares_critic:
         critic = _critic(spec, config, reading)
@@ -53,7 +54,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     if shared:
         reference_forward = _in_role(shared, "reference")
     else:
-        copy = load_policy(reference.path)
+        copy = load_policy(reference.path, logits_mib=logits_mib)
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen)
     return Models(actor, critic, reference_forward, rewards, functions, reading)
 
@@ -61,12 +62,15 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
 def _actor(
     spec: StageSpec[PPOStageConfig], config: PPO, *, reward_adapter: Artifact | None
 ) -> Engine:
-    policy, dtype = spec.inputs["policy"], spec.config.dtype
+    policy, dtype, logits_mib = spec.inputs["policy"], spec.config.dtype, spec.config.logits_mib
     if not (config.shares_critic or config.reference == "adapter-off"):
-        model = with_adapter(load_policy(policy.path), config.lora, seed=spec.seed)
+        loaded = load_policy(policy.path, logits_mib=logits_mib)
+        model = with_adapter(loaded, config.lora, seed=spec.seed)
         return DeepSpeedEngine(model, config, dtype=dtype)
     path = reward_adapter.path if reward_adapter else None
-    trunk: Trunk = load_trunk(policy.path, value_head=config.shares_critic, reward_adapter=path)
+    trunk: Trunk = load_trunk(
+        policy.path, value_head=config.shares_critic, reward_adapter=path, logits_mib=logits_mib
+    )
     trunk = with_adapter(trunk, config.lora, seed=spec.seed)
     return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)
 
@@ -87,8 +91,8 @@ def _critic(spec: StageSpec[PPOStageConfig], config: PPO, reading: Reading | Non
 
 
 def _in_role(forward: Forward, role: str) -> Forward:
-    def forward_in_role(batch: Batch) -> Tensor:
-        return forward(batch, role)
+    def forward_in_role(batch: Batch, **options: Any) -> Any:
+        return forward(batch, role, **options)
 
     return forward_in_role
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from rlhf_core.config import PPO
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores
 from rlhf_core.objectives.kl import token_kl
 from rlhf_core.objectives.losses import (
     aggregate,
@@ -14,9 +15,6 @@ from rlhf_core.objectives.losses import (
     probability_ratio,
     sequence_ratio,
     step_denominator,
-    tempered,
-    token_entropy,
-    token_logprobs,
     token_mean,
 )
 from rlhf_core.ppo.experience import ExperienceRows
@@ -40,18 +38,22 @@ class Denominators(NamedTuple):
         )
 
 
+def policy_query(config: PPO) -> TokenQuery:
+    """Return what the actor's loss asks of the actor."""
+    return TokenQuery(config.sampling.temperature, entropy=config.entropy_coef > 0)
+
+
 def policy_objective(
-    logits_BRV: Tensor, rows: ExperienceRows, config: PPO, denominator: float
+    scores: TokenScores, rows: ExperienceRows, config: PPO, denominator: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the actor's loss, the surrogate in it, and the new log-probabilities, (B, R).
 
+    scores: the actor's, of what `policy_query` asks.
     A token's loss is importance * surrogate + beta * KL (with kl_in = "loss") - entropy_coef *
     entropy; `token_losses` gives the surrogate. `config.aggregation` adds them up, and
     `denominator` counts the whole optimizer step.
     """
-    mask_BR = rows.batch.response_mask_BR
-    logits_BRV = tempered(logits_BRV, config.sampling.temperature)
-    logprobs_BR = token_logprobs(logits_BRV, rows.batch.response_ids_BR)
+    mask_BR, logprobs_BR = rows.batch.response_mask_BR, scores.logprobs_BR
 
     def total(loss_BR: Tensor) -> Tensor:
         return aggregate(loss_BR, mask_BR, config.aggregation, denominator)
@@ -61,8 +63,8 @@ def policy_objective(
     if config.kl_in == "loss":
         kl_BR = token_kl(logprobs_BR, rows.ref_logprobs_BR, mask_BR, config.kl_estimator)
         loss = loss + rows.beta * total(kl_BR)
-    if config.entropy_coef:
-        loss = loss - config.entropy_coef * total(token_entropy(logits_BRV))
+    if scores.entropy_BR is not None:
+        loss = loss - config.entropy_coef * total(scores.entropy_BR)
     return loss, surrogate.detach(), logprobs_BR.detach()
 
 

@@ -18,8 +18,9 @@ from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.modeling.models import final_scores
 from rlhf_core.modeling.reading import Reading
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, scores_of
 from rlhf_core.objectives.kl import exact_kl
-from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
+from rlhf_core.objectives.losses import tempered
 from rlhf_core.ppo.rewards import RewardModelScores, RolloutScorer, model_rewards
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.reward.scoring import member_scores
@@ -195,34 +196,45 @@ def _reward_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> 
 
 
 def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:
-    """Run actor, reference and critic, with one tensor of logits in memory at a time.
-
-    The exact KL takes two.
-    """
-    temperature, ids_BR = config.sampling.temperature, part.response_ids_BR
-    logits_BRV, values_BR1 = with_values(models.actor.infer(part))
-    logits_BRV = tempered(logits_BRV, temperature)
-    old_logprobs_BR, entropy_BR = token_logprobs(logits_BRV, ids_BR), token_entropy(logits_BRV)
-    kept_BRV = logits_BRV if config.kl_exact else None
-    del logits_BRV
-    ref_logits_BRV = tempered(models.reference(part), temperature)
-    ref_logprobs_BR = token_logprobs(ref_logits_BRV, ids_BR)
+    """Run actor, reference and critic; logits are whole for the exact KL only, which takes two."""
+    query = TokenQuery(config.sampling.temperature, entropy=True)
     exact_kl_BR = None
-    if kept_BRV is not None:
-        exact_kl_BR = _exact_kl(kept_BRV, ref_logits_BRV, part.response_mask_BR)
-    del kept_BRV, ref_logits_BRV
+    if config.kl_exact:
+        actor, reference, exact_kl_BR = _with_exact_kl(part, models, query)
+    else:
+        actor = models.actor.infer(part, query=query)
+        reference = models.reference(part, query=replace(query, entropy=False))
+    ids_BR, values_BR1 = part.response_ids_BR, actor.values_BR1
     if models.critic is not None:
         values_BR1 = models.critic.infer(part)
     if values_BR1 is None:
         values_BR1 = torch.zeros(len(ids_BR), ids_BR.shape[1] + 1, device=ids_BR.device)
+    assert actor.entropy_BR is not None  # the query asks for it
     return ModelOutputs(
-        old_logprobs_BR=old_logprobs_BR,
-        ref_logprobs_BR=ref_logprobs_BR,
+        old_logprobs_BR=actor.logprobs_BR,
+        ref_logprobs_BR=reference.logprobs_BR,
         exact_kl_BR=exact_kl_BR,
-        entropy_BR=entropy_BR,
+        entropy_BR=actor.entropy_BR,
         values_BR=values_BR1[:, : ids_BR.shape[1]],
         end_values_B=final_scores(values_BR1, part.response_mask_BR),
     )
+
+
+def _with_exact_kl(
+    part: Batch, models: Models, query: TokenQuery
+) -> tuple[TokenScores, TokenScores, Tensor]:
+    """Return the scores of actor and reference, and the KL over the whole vocabulary, (B, R)."""
+    ids_BR = part.response_ids_BR
+    logits_BRV, values_BR1 = logits_and_values(models.actor.infer(part))
+    actor = scores_of(logits_BRV, ids_BR, query)._replace(values_BR1=values_BR1)
+    ref_logits_BRV = models.reference(part)
+    reference = scores_of(ref_logits_BRV, ids_BR, replace(query, entropy=False))
+    exact_kl_BR = _exact_kl(
+        tempered(logits_BRV, query.temperature),
+        tempered(ref_logits_BRV, query.temperature),
+        part.response_mask_BR,
+    )
+    return actor, reference, exact_kl_BR
 
 
 def _exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Tensor:
@@ -231,8 +243,8 @@ def _exact_kl(logits_BRV: Tensor, ref_logits_BRV: Tensor, mask_BR: Tensor) -> Te
     return torch.cat([exact_kl(*row) for row in rows])
 
 
-def with_values(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return an actor's logits (B, R, V), and its values (B, R + 1) or None.
+def logits_and_values(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return an actor's whole logits (B, R, V), and its values (B, R + 1) or None.
 
     Values come in the same pass when the actor's trunk is the critic's too.
     """

@@ -18,8 +18,14 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.advantages import explained_variance
 from rlhf_core.objectives.losses import masked_sum
 from rlhf_core.ppo.experience import Experience, ExperienceRows
-from rlhf_core.ppo.objective import Denominators, clipped_share, policy_objective, value_objective
-from rlhf_core.ppo.scoring import Models, with_values
+from rlhf_core.ppo.objective import (
+    Denominators,
+    clipped_share,
+    policy_objective,
+    policy_query,
+    value_objective,
+)
+from rlhf_core.ppo.scoring import Models
 from rlhf_core.seeds import minibatch_seed
 
 
@@ -159,12 +165,11 @@ def _actor_backward(
     counts: bool,
 ) -> None:
     mask_BR, tokens = rows.batch.response_mask_BR, denominators.tokens
-    logits_BRV, values_BR1 = with_values(actor(rows.batch))
-    loss, surrogate, new_logprobs_BR = policy_objective(
-        logits_BRV, rows, config, denominators.policy
-    )
-    if values_BR1 is not None:
-        loss = loss + config.value_coef * _value_loss(values_BR1, rows, config, tokens, totals)
+    scores = actor(rows.batch, query=policy_query(config))
+    loss, surrogate, new_logprobs_BR = policy_objective(scores, rows, config, denominators.policy)
+    if scores.values_BR1 is not None:
+        value_loss = _value_loss(scores.values_BR1, rows, config, tokens, totals)
+        loss = loss + config.value_coef * value_loss
     totals["policy_loss"] += float(surrogate)
     whole = actor.module.with_router_loss(loss, denominators.read, counts=counts)
     actor.backward(whole, counts=counts)

@@ -4,12 +4,20 @@ from pkgutil import resolve_name
 from types import ModuleType
 
 from rlhf_core.config import Recipe
-from rlhf_core.config.stage_configs import StageConfig
+from rlhf_core.config.stage_configs import LanguageModelStageConfig, StageConfig
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.stage_catalogue import Stage
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
-from tasks.stages.spec import Artifacts, local, make_spec, model_folder, taken, trained
+from tasks.stages.spec import (
+    Artifacts,
+    local,
+    make_spec,
+    model_folder,
+    taken,
+    trained,
+    trained_language_model,
+)
 
 OWN_FILES: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -31,7 +39,9 @@ def spec_of(stage: Stage, recipe: Recipe, have: Artifacts) -> StageSpec | None:
         return own.spec(recipe, have)
     kind: type[StageConfig] = resolve_name(stage.config)
     sections = {stage.name: recipe.section(stage.name)} if stage.name in kind.model_fields else {}
-    config = kind.model_validate({**trained(recipe), **sections})
+    speaks = issubclass(kind, LanguageModelStageConfig)
+    settings = trained_language_model(recipe) if speaks else trained(recipe)
+    config = kind.model_validate({**settings, **sections})
     return make_spec(recipe, stage.name, config, taken(stage, have))
 
 

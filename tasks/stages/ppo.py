@@ -5,7 +5,7 @@ from rlhf_core.config import PPO, Recipe, Rewards
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.rundir import StageSpec
-from tasks.stages.spec import Artifacts, make_spec, source_of, taken, trained
+from tasks.stages.spec import Artifacts, make_spec, source_of, taken, trained_language_model
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
@@ -22,7 +22,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
         inputs["reward_adapter"] = have["reward_adapter"]
     inputs |= _labeller(recipe)
     inputs |= _scorer(recipe)
-    config = PPOStageConfig(ppo=_with_scorer(recipe), **trained(recipe))
+    config = PPOStageConfig(ppo=_with_scorer(recipe), **trained_language_model(recipe))
     return make_spec(recipe, "ppo", config, inputs)
 
 

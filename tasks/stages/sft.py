@@ -4,7 +4,7 @@ from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.rundir import Artifact, StageSpec
-from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained
+from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained_language_model
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[SFTStageConfig]:
@@ -13,7 +13,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[SFTStageConfig]:
     if brought := given(recipe):
         inputs["given"] = brought["sft"]
     train = recipe.model.sft is None
-    config = SFTStageConfig(sft=recipe.sft, train=train, **trained(recipe))
+    config = SFTStageConfig(sft=recipe.sft, train=train, **trained_language_model(recipe))
     return make_spec(recipe, "sft", config, inputs)
 
 

@@ -42,6 +42,12 @@ class TrainedSettings(TypedDict):
     dtype: Dtype
 
 
+class LanguageModelSettings(TrainedSettings):
+    """The configuration that every stage which trains a language model has."""
+
+    logits_mib: int
+
+
 def taken(stage: Stage, have: Artifacts) -> Artifacts:
     """Return the inputs that the stage has with every recipe, from what earlier stages left."""
     return {name: have[artifact] for name, artifact in stage.takes.items()}
@@ -78,6 +84,11 @@ def date_of_templates(recipe: Recipe, inputs: list[Path]) -> str | None:
 def trained(recipe: Recipe) -> TrainedSettings:
     """Return the configuration of every stage that trains: ranks and type of the weights."""
     return {"ranks": recipe.distributed.world_size, "dtype": recipe.model.dtype}
+
+
+def trained_language_model(recipe: Recipe) -> LanguageModelSettings:
+    """Return the configuration of every stage that trains a language model."""
+    return {**trained(recipe), "logits_mib": recipe.model.logits_mib}
 
 
 def local(field: str, text: str) -> Path | None:

@@ -21,7 +21,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.evaluation.replies import Setup
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.modeling.requirements import context_of
-from rlhf_core.objectives.losses import token_logprobs
+from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.sampling.draw import draw
 from rlhf_core.sampling.factory import open_sampler
 from rlhf_core.seeds import reply_seeds
@@ -44,7 +44,8 @@ class BenchmarkedModel(TemplateLM):
     @cached_property
     def _forward(self) -> Forward:
         setup = self._setup
-        return inference(load_policy(self._path), dtype=setup.dtype, frozen=setup.config.frozen)
+        model = load_policy(self._path, logits_mib=setup.logits_mib)
+        return inference(model, dtype=setup.dtype, frozen=setup.config.frozen)
 
     @property
     def tokenizer_name(self) -> str:
@@ -108,9 +109,10 @@ class BenchmarkedModel(TemplateLM):
         budget, pad_id = self._setup.config.micro_batch_tokens, self.tokenizer.pad_token_id
         for rows, counts in own_microbatches([s.size for s in sequences], budget):
             batch = collate([sequences[i] for i in rows], pad_id)
-            logits_BRV, pad_BR = self._forward(batch), ~batch.response_mask_BR
-            logprobs_BR = token_logprobs(logits_BRV, batch.response_ids_BR).masked_fill(pad_BR, 0.0)
-            greedy_B = ((logits_BRV.argmax(-1) == batch.response_ids_BR) | pad_BR).all(-1)
+            found = self._forward(batch, query=TokenQuery(greedy=True))
+            pad_BR = ~batch.response_mask_BR
+            logprobs_BR = found.logprobs_BR.masked_fill(pad_BR, 0.0)
+            greedy_B = (found.greedy_BR | pad_BR).all(-1)
             if counts:
                 both = (logprobs_BR.sum(-1).double(), greedy_B.double())
                 found_N2[rows] = torch.stack(both, dim=-1).cpu()

@@ -32,6 +32,7 @@ TENSORS = {
     ),
     # what the models give
     "logits_BRV": "scores over the vocabulary; column t predicts response token t",
+    "logprobs_BR": "log-probability of each response token, of logits that are not kept, nats",
     "scores_BR1": "the scalar head at every place; column t is the head after t response tokens",
     "values_BR1": (
         "the value head on the actor's trunk at every place, from the same forward pass as the"

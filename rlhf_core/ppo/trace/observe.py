@@ -14,8 +14,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.modeling.models import PolicyModel, ScalarModel
+from rlhf_core.modeling.token_scores import TokenScores
 from rlhf_core.modeling.trunk import Trunk
-from rlhf_core.ppo.scoring import with_values
+from rlhf_core.ppo.scoring import logits_and_values
 
 # Process group method -> place of the tensors that a rank hands in, and how many times their size a
 # rank sends among n ranks by the ring algorithm (mean over ranks), as in "Bandwidth optimal
@@ -95,7 +96,10 @@ def observed(models: dict[str, nn.Module]) -> Iterator[Seen]:
             output = output.last_hidden_state.flatten(0, 1)
         if not name:
             return
-        given, values = with_values(output)
+        if isinstance(output, TokenScores):
+            given, values = output.logprobs_BR, output.values_BR1
+        else:
+            given, values = logits_and_values(output)
         if isinstance(given, Tensor):
             meta = None if values is None else _shape_of(values)
             seen.passes.append(Pass(name, _shape_of(given), meta, _batch_shape(arguments)))

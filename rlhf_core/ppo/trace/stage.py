@@ -15,10 +15,10 @@ from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import TraceStageConfig
 from rlhf_core.engine.base import Engine
-from rlhf_core.objectives.losses import probability_ratio, tempered, token_logprobs
+from rlhf_core.modeling.token_scores import TokenQuery
+from rlhf_core.objectives.losses import probability_ratio
 from rlhf_core.ppo.experience import Experience
 from rlhf_core.ppo.metrics import step_metrics
-from rlhf_core.ppo.scoring import with_values
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.trace.meanings import STEPS
 from rlhf_core.ppo.trace.observe import Seen, observed
@@ -91,9 +91,8 @@ def actor_logprobs(actor: Engine, batch: Batch, config: PPO) -> Tensor:
     logprobs_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
     for rows in microbatches(batch.sizes, config.micro_batch_tokens):
         part = select(batch, rows)
-        logits_BRV, _ = with_values(actor.infer(part))
-        logits_BRV = tempered(logits_BRV, config.sampling.temperature)
-        new_BR = token_logprobs(logits_BRV, part.response_ids_BR).float()
+        query = TokenQuery(config.sampling.temperature)
+        new_BR = actor.infer(part, query=query).logprobs_BR.float()
         logprobs_BR[rows, : new_BR.shape[1]] = new_BR.masked_fill(~part.response_mask_BR, 0.0)
     return logprobs_BR
 

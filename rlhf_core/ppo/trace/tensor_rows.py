@@ -76,18 +76,13 @@ def experience_rows(experience: Experience) -> list[dict]:
 
 def output_rows(passes: list[Pass]) -> list[dict]:
     """Return the largest output of each model."""
-    names = {"sampler": "hidden_TD", "actor": "logits_BRV", "reference": "logits_BRV"}
+    names = {"sampler": "hidden_TD", "actor": "logprobs_BR", "reference": "logprobs_BR"}
     rows = []
     for model in dict.fromkeys(one.model for one in passes):
         own = [one.output for one in passes if one.model == model]
-        rows.append(
-            tensor_row(
-                names.get(model, "scores_BR1"),
-                max(own, key=lambda x: x.nbytes),
-                by=model,
-                of=len(own),
-            )
-        )
+        largest = max(own, key=lambda x: x.nbytes)
+        name = "logits_BRV" if largest.ndim == 3 else names.get(model, "scores_BR1")
+        rows.append(tensor_row(name, largest, by=model, of=len(own)))
         if values := [
             one.values for one in passes if one.model == model and one.values is not None
         ]:

@@ -17,9 +17,16 @@ def test_a_threshold_is_not_in_it_and_ranks_are_where_there_are_several():
     assert several.model_dump(mode="json") == values | {"ranks": 2}
 
 
+def test_a_limit_of_logits_is_in_it_where_it_is_not_the_default():
+    values = SFTStageConfig(sft=STRICT, train=True, dtype="float32").model_dump(mode="json")
+    small = SFTStageConfig(sft=STRICT, train=True, dtype="float32", logits_mib=64)
+    assert small.model_dump(mode="json") == values | {"logits_mib": 64}
+
+
 @pytest.mark.parametrize(
     "config",
     [
+        SFTStageConfig(sft=STRICT, train=True, dtype="float32", logits_mib=64),
         SFTStageConfig(sft=STRICT, train=False, dtype="bfloat16", ranks=4),
         EvaluateStageConfig(evaluate=Evaluate(), dtype="float32"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import FixedEngine, no_functions
+from plain import FixedEngine, answering, no_functions
 from stages import section_spec, splits_of
 
 from rlhf_core.batching.batch import Sequence, collate
@@ -215,8 +215,7 @@ def experience(config: PPO, scores: list[list[float]]):
             2, batch.response_mask_BR.shape[1] + 1
         )
 
-    def policy(batch):
-        return torch.zeros(len(batch.mask_BL), batch.response_mask_BR.shape[1], 7)
+    policy = answering(lambda batch: torch.zeros(*batch.response_mask_BR.shape, 7))
 
     members = tuple(map(reward, scores))
     models = Models(FixedEngine(policy), None, policy, members, no_functions)

@@ -134,14 +134,16 @@ def write_splits(folder: Path) -> None:
 
 
 def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = None) -> Recipe:
-    """layout: keys of the stages sft and ppo."""
+    """layout: keys of the stages sft and ppo, and `logits_mib` of the models."""
+    layout = dict(layout or {})
+    logits = {"logits_mib": layout.pop("logits_mib")} if "logits_mib" in layout else {}
     learning = {"micro_batch_tokens": 512, "zero_stage": zero_stage}
     sampling = {"max_new_tokens": RESPONSE, "kv_cache_mib": 32}
     once = {"epochs": 1, "minibatches": 1, "rollout_batch": 12, "steps": 2}
     return Recipe.model_validate(
         {
             "name": "measured",
-            "model": {"base": str(folder / "model"), "dtype": dtype},
+            "model": {"base": str(folder / "model"), "dtype": dtype} | logits,
             "data": {
                 "demonstrations": "d",
                 "comparisons": "c",
@@ -154,11 +156,11 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = N
                     "batch_size": 12,
                     "epochs": 1,
                     "max_train": 24,
-                    "lora": (layout or {}).get("lora", False),
+                    "lora": layout.get("lora", False),
                 }
             ),
             "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
-            "ppo": learning | once | {"sampling": sampling} | (layout or {}),
+            "ppo": learning | once | {"sampling": sampling} | layout,
             "evaluate": {
                 "micro_batch_tokens": 512,
                 "max_prompts": 10,
@@ -185,6 +187,8 @@ def spec_of(recipe: Recipe, stage: str, folder: Path) -> StageSpec:
         "dtype": recipe.model.dtype,
         "train": True,
     }
+    if stage != "reward":
+        config["logits_mib"] = recipe.model.logits_mib
     return StageSpec(stage=stage, seed=1, config=config, inputs=inputs, code=code_digest())
 
 
@@ -245,6 +249,7 @@ CASES = [
     ("sft", "bfloat16", 0, {}),
     ("sft", "float32", 2, {}),
     ("sft", "float32", 0, {"lora": True}),
+    ("sft", "float32", 0, {"logits_mib": 2}),  # by chunks of 64 positions
     ("reward", "float32", 0, {}),
     ("ppo", "float32", 0, {}),
     ("ppo", "float32", 0, SHARED),

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
 from rlhf_core.plan import memory
 from rlhf_core.plan.memory import BatchShape
@@ -125,12 +126,12 @@ def allocated(function) -> tuple[int, int]:
     return peak, held
 
 
-def wide_model(vocabulary: int) -> tuple[PolicyModel, ModelShape]:
+def wide_model(vocabulary: int, hidden: int = 128) -> tuple[PolicyModel, ModelShape]:
     config = AutoConfig.for_model(
         "llama",
         vocab_size=vocabulary,
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -165,6 +166,36 @@ def test_predicted_peak_of_a_microbatch_is_what_the_allocator_holds(dtype, entro
     predicted = memory.saved_activations(shape, sizes, strategy) + max(
         memory.working_tensors(shape, sizes, strategy, learns=True),
         memory.logits(shape, sizes, strategy, learns=True, entropy=entropy),
+    )
+    state = memory.training_state(
+        shape.policy, shape.layers * shape.layer_matrices + shape.embedding, strategy
+    )
+    assert predicted + state.casts == pytest.approx(allocated(step)[0], rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("hidden", [64, 512])  # chunks decide, gradients of the output layer decide
+def test_predicted_peak_of_logits_by_chunks_is_what_the_allocator_holds(dtype, entropy, hidden):
+    model, shape = wide_model(16_384, hidden)
+    strategy = Strategy(1, dtype=dtype, logits_mib=4)  # 64 positions
+    model = PolicyModel(model.model, logits_mib=4)
+    batch = collate([Sequence([5] * 4, [6] * 64)] * 6, 0)
+    sizes = BatchShape(tokens=6 * 68, length=68, positions=6 * 64)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
+            scores = model(batch, query=TokenQuery(entropy=entropy))
+        loss = cross_entropy(scores.logprobs_BR, batch.response_mask_BR, 1.0)
+        loss = loss - scores.entropy_BR.sum() if entropy else loss
+        del scores
+        loss.backward()
+
+    step()  # gradients exist from the first microbatch on
+    assert memory.chunk_positions(shape, sizes, strategy) == 64
+    predicted = memory.saved_activations(shape, sizes, strategy) + max(
+        memory.working_tensors(shape, sizes, strategy, learns=True),
+        memory.chunked_logits(shape, sizes, strategy, entropy_learns=entropy, head_learns=True),
     )
     state = memory.training_state(
         shape.policy, shape.layers * shape.layer_matrices + shape.embedding, strategy

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from plain import FixedEngine, no_functions
+from plain import FixedEngine, answering, no_functions
 from ppo_batch import LOGITS, MASK, SEQUENCES, experience, seeded
 from torch import Tensor, tensor
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO, load_recipe
+from rlhf_core.engine.base import Forward
 from rlhf_core.errors import ConfigError
 from rlhf_core.objectives.advantages import grpo_advantages, rloo_advantages, whiten
 from rlhf_core.ppo.estimators import estimate_advantages
@@ -26,16 +27,15 @@ from rlhf_core.ppo.scoring import Models
 def fixed(logits: Tensor, scores: Tensor) -> Models:
     """Models with one answer, whatever the rows: the whole batch is one microbatch."""
 
-    def policy(batch: Batch) -> Tensor:
-        return logits[: len(batch.mask_BL)].float()
+    def policy(scale: float) -> Forward:
+        return answering(lambda batch: scale * logits[: len(batch.mask_BL)].float())
 
     def scalar(batch: Batch) -> Tensor:
         return scores[:, None].expand(len(scores), batch.response_mask_BR.shape[1] + 1).float()
 
-    def reference(batch: Batch) -> Tensor:
-        return 0.5 * policy(batch)
-
-    return Models(FixedEngine(policy), FixedEngine(scalar), reference, (scalar,), no_functions)
+    return Models(
+        FixedEngine(policy(1.0)), FixedEngine(scalar), policy(0.5), (scalar,), no_functions
+    )
 
 
 def made(config: PPO, *, critic: bool = True) -> Experience:

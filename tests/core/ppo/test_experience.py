@@ -17,7 +17,7 @@ from rlhf_core.objectives.advantages import token_rewards
 from rlhf_core.objectives.losses import token_logprobs, token_mean
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.metrics import experience_metrics, step_metrics
-from rlhf_core.ppo.objective import policy_objective
+from rlhf_core.ppo.objective import policy_objective, policy_query
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import update
@@ -126,7 +126,8 @@ def gradient(policy: PolicyModel, made: Experience, config: PPO, token_budget: i
     tokens = int(made.batch.response_mask_BR.sum())
     for rows in microbatches(made.batch.sizes, token_budget):
         part = made.rows(rows)
-        policy_objective(policy(part.batch), part, config, tokens)[0].backward()
+        scores = policy(part.batch, query=policy_query(config))
+        policy_objective(scores, part, config, tokens)[0].backward()
     return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 
@@ -185,7 +186,8 @@ def test_training_log_probabilities_have_the_samplers_temperature(policy, models
     assert experience_metrics(untempered)["ppo/sampler_logprob_diff"] > 0.05
     part = made.rows(list(range(len(made.rewards.score_B))))
     with torch.no_grad():
-        _, _, new_BR = policy_objective(policy(part.batch), part, config, 1)
+        scores = policy(part.batch, query=policy_query(config))
+        _, _, new_BR = policy_objective(scores, part, config, 1)
     torch.testing.assert_close(
         new_BR[part.batch.response_mask_BR],
         made.outputs.old_logprobs_BR[part.batch.response_mask_BR],

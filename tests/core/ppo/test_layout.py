@@ -28,9 +28,9 @@ from rlhf_core.objectives.losses import clipped_value_error, token_mean
 from rlhf_core.ppo import onpolicy
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
-from rlhf_core.ppo.objective import Denominators, policy_objective
+from rlhf_core.ppo.objective import Denominators, policy_objective, policy_query
 from rlhf_core.ppo.rollout import Rollout
-from rlhf_core.ppo.scoring import Models, with_values
+from rlhf_core.ppo.scoring import Models, logits_and_values
 from rlhf_core.ppo.trace.observe import observed
 from rlhf_core.ppo.trace.report import layout_notes
 from rlhf_core.ppo.trainer import Trainer
@@ -205,7 +205,8 @@ def test_a_shared_critics_gradient_is_the_policys_and_the_weighted_value_losses(
     )
     policy = PolicyModel(load_policy(inputs["policy"]).model)
     critic = ScalarModel(load_scalar(inputs["policy"], new_head=True, seed=3).model)
-    loss, _, _ = policy_objective(policy(part.batch), part, config, tokens)
+    scores = policy(part.batch, query=policy_query(config))
+    loss, _, _ = policy_objective(scores, part, config, tokens)
     values_BR = critic(part.batch)[:, :-1]
     error_BR = clipped_value_error(
         values_BR,
@@ -287,10 +288,8 @@ def test_forward_passes_are_counted_by_role(inputs, options, asked):
 
 def test_values_come_with_the_logits_or_not_at_all():
     logits, values = torch.zeros(1, 2, 3), torch.zeros(1, 3)
-    assert with_values(logits) == (logits, None) and with_values((logits, values)) == (
-        logits,
-        values,
-    )
+    assert logits_and_values(logits) == (logits, None)
+    assert logits_and_values((logits, values)) == (logits, values)
 
 
 def test_another_actor_than_the_reference_has_a_copy_of_it(inputs, tmp_path):

@@ -13,9 +13,16 @@ from torch import Tensor, tensor
 
 from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.errors import ConfigError
+from rlhf_core.modeling.token_scores import TokenScores, scores_of
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
 from rlhf_core.ppo.experience import ExperienceRows
-from rlhf_core.ppo.objective import Denominators, clipped_share, policy_objective, value_objective
+from rlhf_core.ppo.objective import (
+    Denominators,
+    clipped_share,
+    policy_objective,
+    policy_query,
+    value_objective,
+)
 
 LOGPROBS = token_logprobs(LOGITS, BATCH.response_ids_BR)
 TOKENS = int(MASK.sum())
@@ -34,9 +41,14 @@ def part(**changes) -> ExperienceRows:
     return ExperienceRows(batch=BATCH, beta=0.5, **tensors | changes)
 
 
+def scores(config: PPO, logits_BRV: Tensor = LOGITS) -> TokenScores:
+    """Return what the loss asks of an actor with these logits."""
+    return scores_of(logits_BRV, BATCH.response_ids_BR, policy_query(config))
+
+
 def objective(config: PPO, given: ExperienceRows | None = None) -> float:
     denominator = Denominators.of(MASK, config, read=1).policy
-    return float(policy_objective(LOGITS, given or part(), config, denominator)[0])
+    return float(policy_objective(scores(config), given or part(), config, denominator)[0])
 
 
 def by_hand(low: float = 0.2, high: float = 0.2, dual: float = math.inf) -> float:
@@ -96,7 +108,8 @@ def test_entropy_bonus_is_taken_off():
 
 
 def test_temperature_reaches_the_update():
-    _, _, found = policy_objective(LOGITS, part(), PPO(sampling=Sampling(temperature=0.5)), TOKENS)
+    config = PPO(sampling=Sampling(temperature=0.5))
+    _, _, found = policy_objective(scores(config), part(), config, TOKENS)
     torch.testing.assert_close(found, token_logprobs(tempered(LOGITS, 0.5), BATCH.response_ids_BR))
 
 
@@ -137,9 +150,8 @@ def test_each_token_weighs_what_its_aggregation_says(kind):
     importance_BR = MASK.double().requires_grad_()
     given = part(importance_BR=importance_BR, old_logprobs_BR=LOGPROBS)  # every ratio is 1
     config = aggregating(kind)
-    policy_objective(LOGITS, given, config, Denominators.of(MASK, config, read=1).policy)[
-        0
-    ].backward()
+    denominator = Denominators.of(MASK, config, read=1).policy
+    policy_objective(scores(config), given, config, denominator)[0].backward()
     expected_BR = torch.where(MASK, -given.advantages_BR * weight_BR, 0.0)
     torch.testing.assert_close(importance_BR.grad, expected_BR)
 
@@ -197,7 +209,8 @@ def test_microbatches_and_ranks_change_no_gradient(models, kind, budget, ranks):
         policy.requires_grad_(True).zero_grad()
         for indices, counted in plan:
             rows = made.rows(indices)
-            loss = policy_objective(policy(rows.batch), rows, config, denominator)[0]
+            asked = policy(rows.batch, query=policy_query(config))
+            loss = policy_objective(asked, rows, config, denominator)[0]
             (loss * counted).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
@@ -262,7 +275,7 @@ def test_every_policy_loss_descends_by_advantage_before_the_first_step(name):
         config = PPO(policy_loss=loss, loss_aggregation="sequences")
         logits = LOGITS.clone().requires_grad_()
         given = part(old_logprobs_BR=LOGPROBS)
-        policy_objective(logits, given, config, 4)[0].backward()
+        policy_objective(scores(config, logits), given, config, 4)[0].backward()
         gradients.append(logits.grad)
     torch.testing.assert_close(*gradients)
     assert gradients[0].abs().max() > 1e-3

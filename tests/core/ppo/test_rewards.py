@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import FixedEngine
+from plain import FixedEngine, answering
 from published_answers import FIXTURES
 from safetensors.torch import load_file
 from torch import Tensor, tensor
@@ -109,8 +109,7 @@ def made(tiny_model, rollout):
     """
     tokenizer = load_tokenizer(tiny_model)
 
-    def policy(batch: Batch) -> Tensor:
-        return torch.zeros(*batch.response_mask_BR.shape, 62)
+    policy = answering(lambda batch: torch.zeros(*batch.response_mask_BR.shape, 62))
 
     def scalar(batch: Batch) -> Tensor:
         rows, places = (
@@ -392,8 +391,7 @@ def test_the_soft_overlong_penalty_is_subtracted_from_the_score_and_reported(rol
         minibatches=1,
     )
 
-    def policy(batch: Batch) -> Tensor:
-        return torch.zeros(*batch.response_mask_BR.shape, 62)
+    policy = answering(lambda batch: torch.zeros(*batch.response_mask_BR.shape, 62))
 
     def scalar(batch: Batch) -> Tensor:
         return torch.full((len(batch.mask_BL), batch.response_mask_BR.shape[1] + 1), 5.0)

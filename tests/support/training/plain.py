@@ -4,16 +4,17 @@ They are slow, and give the same to the last bit each time.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.config import Sampling
 from rlhf_core.engine.base import Engine, Forward, WrappedModel
 from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, scores_of
 from rlhf_core.ppo.rewards import Scores
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.sampling.base import Sample, Sampler
@@ -26,12 +27,12 @@ class PlainEngine(Engine):
         self.module, self.steps, self.config = module.requires_grad_(True), 0, {}
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
 
-    def __call__(self, *inputs: Any) -> Tensor:
-        return self.module(*inputs)
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
 
     @torch.no_grad()
-    def infer(self, *inputs: Any) -> Tensor:
-        return self.module(*inputs)
+    def infer(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
 
     def backward(self, loss: Tensor, *, counts: bool = True) -> None:
         (loss * counts).backward()
@@ -75,8 +76,17 @@ class FixedEngine(PlainEngine):
     def __init__(self, forward: Forward):
         self._forward = forward
 
-    def infer(self, *inputs: Any) -> Tensor:
-        return self._forward(*inputs)
+    def infer(self, *inputs: Any, **options: Any) -> Any:
+        return self._forward(*inputs, **options)
+
+
+def answering(logits_of: Callable[[Batch], Tensor]) -> Forward:
+    """Return the forward pass of a language model that has these logits, whatever its weights."""
+
+    def forward(batch: Batch, *, query: TokenQuery) -> TokenScores:
+        return scores_of(logits_of(batch), batch.response_ids_BR, query)
+
+    return forward
 
 
 def no_functions(rollout: Rollout) -> list[Scores]:

@@ -236,7 +236,7 @@ def test_forward_passes_are_as_many_as_the_code_path_makes(traced):
 
 def test_tensors_have_the_shapes_of_the_batch(traced):
     flow, tokens = traced
-    R, V = max(len(row["ids"]) for row in tokens["rows"]), 62
+    R = max(len(row["ids"]) for row in tokens["rows"])
     P = max(row["prompt_tokens"] for row in tokens["rows"])
     experience = step_of(flow, "experience")
     ids = tensor_of(experience, "ids_BL")
@@ -257,9 +257,9 @@ def test_tensors_have_the_shapes_of_the_batch(traced):
     ):
         row = tensor_of(experience, name)
         assert (row["shape"], row["dtype"], row["bytes"]) == ([8, R], "float32", 4 * 8 * R)
-    logits = tensor_of(experience, "logits_BRV", by="actor")
-    assert logits["shape"][2] == V and logits["bytes"] == 4 * math.prod(logits["shape"])
-    assert tensor_of(experience, "scores_BR1", by="reward")["shape"][1] == logits["shape"][1] + 1
+    logprobs = tensor_of(experience, "logprobs_BR", by="actor")
+    assert logprobs["axes"] == ["B", "R"] and logprobs["bytes"] == 4 * math.prod(logprobs["shape"])
+    assert tensor_of(experience, "scores_BR1", by="reward")["shape"][1] == logprobs["shape"][1] + 1
     part = tensor_of(step_of(flow, "update"), "advantages_BR")
     assert (
         part["shape"][0] <= 4
