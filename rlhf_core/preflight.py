@@ -87,9 +87,12 @@ def require(
         require_heads(model, size)
     if needs.benchmarks:
         from rlhf_core.evaluation.benchmarks.harness import load_task, require_metrics
+        from rlhf_core.evaluation.benchmarks.right_answers import require_right_answers
 
         for name, metrics in needs.benchmarks.items():
-            require_metrics(load_task(name, fixed_folder(task_files[name])), metrics)
+            task = load_task(name, fixed_folder(task_files[name]))
+            require_metrics(task, metrics)
+            require_right_answers(task)
 
 
 def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:
