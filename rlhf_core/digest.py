@@ -8,14 +8,14 @@ from pathlib import Path
 from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
 
 _CHUNK = 1 << 20
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+)
 
 
 def digest_json(value: object) -> str:
     """Return the sha256 (hex) of the canonical JSON of `value`: sorted keys, no spaces, no NaN."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def digest_file(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Check the data and the base model for what later stages need, before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def _benchmarks_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
 def require(
     needs: Needs,
-    splits: dict[str, list[dict]],
+    splits: Mapping[str, Sequence[dict]],
     model: Path,
     task_files: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:

@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -154,8 +155,8 @@ def merged(parts: list[Output]) -> Output:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` by rename.
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write `text`, or its parts as they come, to `path` by rename.
 
     The file holds its old content or all of the new one, even after a power cut. Several threads,
     processes and hosts may write the same file; the last one wins.
@@ -163,7 +164,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

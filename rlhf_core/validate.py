@@ -1,30 +1,26 @@
 """The validate stage: check and clean the user's files, and write splits and a report."""
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_core.benchmarks.names import input_name
-from rlhf_core.config import Data
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.checks import failure_message
 from rlhf_core.data.columns import FORMATS
 from rlhf_core.data.read import read_source
 from rlhf_core.data.report import make_report, validation_metrics, write_report
+from rlhf_core.data.rows.split_rows import SplitRows, first_of_each_prompt
 from rlhf_core.data.rules import apply_row_rules, assign_splits, records_of
-from rlhf_core.data.splits import (
-    SOURCES,
-    SPLITS,
-    TRAIN_PROMPTS,
-    prompt_key,
-    prompt_keys,
-    save_split,
-    unique_prompts,
-)
+from rlhf_core.data.splits import SHORT, SOURCES, SPLITS, TRAIN_PROMPTS, save_lines, save_split
 from rlhf_core.data.splitting.leaks import note_near_duplicates, quarantine_leaks
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
@@ -49,8 +45,34 @@ def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
     tokenizer = _tokenizer(model)
     ending = settle_end_of_turn(tokenizer, stop_ids_of(model), data.rules.end_of_turn)
     require_embeddings(tokenizer, model)
+    with _work_folder(run.path) as folder:
+        return _validated(spec, run, tokenizer, ending, folder)
+
+
+@contextmanager
+def _work_folder(path: Path) -> Iterator[Path]:
+    """Give a folder for the rows that are being checked, and remove it in the end."""
+    folder = path / "rows"
+    shutil.rmtree(folder, ignore_errors=True)  # that of an earlier try
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _validated(
+    spec: StageSpec[ValidateStageConfig],
+    run: RunDir,
+    tokenizer: PreTrainedTokenizerBase,
+    ending: list[dict],
+    folder: Path,
+) -> Output:
+    data, model = spec.config.data, spec.inputs["model"].path
     tables = {
-        name: _checked_table(name, data, spec, tokenizer) for name in SOURCES if getattr(data, name)
+        name: _checked_table(name, spec, tokenizer, folder)
+        for name in SOURCES
+        if getattr(data, name)
     }
     tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
     tables, near = note_near_duplicates(tables, data)
@@ -98,40 +120,50 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def _checked_table(
-    name: str, data: Data, spec: StageSpec, tokenizer: PreTrainedTokenizerBase
+    name: str,
+    spec: StageSpec[ValidateStageConfig],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
 ) -> Table:
+    data = spec.config.data
     source = getattr(data, name)
-    rows = read_source(name, source, spec.inputs[name].path if name in spec.inputs else None)
+    path = spec.inputs[name].path if name in spec.inputs else None
+    rows = read_source(name, source, path, folder)
     kind = next(kind for kind in FORMATS if name.startswith(kind))
     needed = [column for function in spec.config.needs.functions for column in function.columns]
-    table = build_table(rows, kind, source.columns, ignored=source.ignore, needed=needed)
+    table = build_table(
+        rows, kind, source.columns, ignored=source.ignore, needed=needed, folder=folder
+    )
     return apply_row_rules(table, data, tokenizer)
 
 
-def make_splits(tables: dict[str, Table]) -> dict[str, list[dict]]:
+def make_splits(tables: dict[str, Table]) -> dict[str, SplitRows]:
     """Return the records by split.
 
     Without a file of prompts for a side, the prompts of the comparisons on that side are used.
     """
     splits = {split: records_of(tables, split) for split in SPLITS}
     if "prompts" not in tables:
-        splits["prompts_train"] = unique_prompts(splits["comparisons_train"])
+        pairs = splits["comparisons_train"].entries
+        splits["prompts_train"] = SplitRows([], first_of_each_prompt(pairs))
     if "prompts_heldout" not in tables:
-        own = splits["prompts_heldout"]  # split off by hash from a file of prompts, if there is one
-        known = {prompt_key(record["prompt"]) for record in own}
-        others = [r for r in splits["comparisons_heldout"] if prompt_key(r["prompt"]) not in known]
-        splits["prompts_heldout"] = [*own, *unique_prompts(others)]
+        # split off by hash from a file of prompts, if there is one
+        own = splits["prompts_heldout"].entries
+        known = {entry.prompt_key for entry in own}
+        others = [e for e in splits["comparisons_heldout"].entries if e.prompt_key not in known]
+        splits["prompts_heldout"] = SplitRows(own, first_of_each_prompt(others))
     return splits
 
 
-def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
+def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, SplitRows]) -> None:
     """Check that no row is lost.
 
     For every source: rows read = rows kept + rows quarantined, and every kept row is in its split's
     records, or in reserve.
     """
     for table in tables.values():
-        read, kept, quarantined = len(table.entries), len(table.kept), len(table.quarantined())
+        read, kept = len(table.entries), len(table.kept)
+        quarantined = sum(entry.rule is not None for entry in table.entries)
         assert read == kept + quarantined, (
             f"{table.name}: read {read}, kept {kept}, quarantined {quarantined}"
         )
@@ -140,14 +172,14 @@ def assert_nothing_vanished(tables: dict[str, Table], splits: dict[str, list[dic
                 f"{table.name} line {entry.line} is in no split"
             )
     for split, records in splits.items():
-        missing = Counter(record["id"] for record in records_of(tables, split))
-        missing.subtract(record["id"] for record in records)
+        missing = Counter(records_of(tables, split).ids())
+        missing.subtract(records.ids())
         assert max(missing.values(), default=0) <= 0, (
             f"{split}: {(+missing).total()} kept rows are missing"
         )
 
 
-def _write_train_prompts(path: Path, splits: dict[str, list[dict]], report: dict) -> None:
+def _write_train_prompts(path: Path, splits: dict[str, SplitRows], report: dict) -> None:
     """Write the short keys of the prompts of each training split, with the split's digest.
 
     MLflow keeps this file, so that a later run elsewhere can tell what a model was trained on.
@@ -155,7 +187,7 @@ def _write_train_prompts(path: Path, splits: dict[str, list[dict]], report: dict
     found = {
         split: {
             "digest": report["splits"][split]["digest"],
-            "prompts": sorted(prompt_keys(records)),
+            "prompts": sorted({entry.prompt_key[:SHORT] for entry in records.entries}),
         }
         for split, records in splits.items()
         if split.endswith("_train")
@@ -163,9 +195,10 @@ def _write_train_prompts(path: Path, splits: dict[str, list[dict]], report: dict
     write_atomically(path / TRAIN_PROMPTS, json.dumps(found))
 
 
-def _write_rows(path: Path, tables: dict[str, Table], splits: dict[str, list[dict]]) -> None:
+def _write_rows(path: Path, tables: dict[str, Table], splits: dict[str, SplitRows]) -> None:
     for split, records in splits.items():
-        save_split(path / "splits" / f"{split}.jsonl", records)
+        save_lines(path / "splits" / f"{split}.jsonl", records.lines())
     save_split(
-        path / "quarantine.jsonl", [row for table in tables.values() for row in table.quarantined()]
+        path / "quarantine.jsonl",
+        chain.from_iterable(table.quarantined() for table in tables.values()),
     )

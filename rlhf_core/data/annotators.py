@@ -1,7 +1,7 @@
 """The annotators of comparisons: their agreement as a rule, and a table of each one's votes."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,17 +25,21 @@ class _Votes:
     longer: list[bool] = field(default_factory=list)  # of pairs with answers of unequal length
 
 
-def agreement_of(records: list[dict]) -> Agreement | None:
+def agreement_of(records: Iterable[dict]) -> Agreement | None:
     """Return the agreement of the annotators of comparisons; None without two votes on a pair."""
-    voted = [record for record in records if record.get("votes_for") is not None]
+    voted = [
+        (record["votes_for"], record["votes_against"], prompt_key(record["prompt"]))
+        for record in records
+        if record.get("votes_for") is not None
+    ]
     return agreement(
-        np.array([record["votes_for"] for record in voted], float),
-        np.array([record["votes_against"] for record in voted], float),
-        clusters_of([prompt_key(record["prompt"]) for record in voted]),
+        np.array([votes_for for votes_for, _, _ in voted], float),
+        np.array([against for _, against, _ in voted], float),
+        clusters_of([key for _, _, key in voted]),
     )
 
 
-def alpha_rule(records: list[dict], rules: Rules, source: str) -> list[dict]:
+def alpha_rule(records: Sequence[dict], rules: Rules, source: str) -> list[dict]:
     """Return the report's entry on the lower end of alpha's interval; none without two votes.
 
     The share of the majority is shown, and is no rule, because guessing alone brings it to 0.75
@@ -63,7 +67,7 @@ def alpha_rule(records: list[dict], rules: Rules, source: str) -> list[dict]:
     ]
 
 
-def annotator_table(records: list[dict], tokens: Mapping[str, Mapping[str, int]]) -> list[dict]:
+def annotator_table(records: Iterable[dict], tokens: Mapping[str, Mapping[str, int]]) -> list[dict]:
     """Return a row per named annotator, those with the most votes first.
 
     tokens: token counts by record id. Keys: "annotator", "pairs"; "with_others", "low" and "high":

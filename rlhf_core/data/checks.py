@@ -1,10 +1,14 @@
 """The checks of each frame, and their results in words."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 
 from rlhf_core.config import Rules, Severity
 from rlhf_core.data.expectations import Expectation, ExpectationResult
-from rlhf_core.data.rules import ANSWERS
+from rlhf_core.data.rows.split_rows import SplitRows
+from rlhf_core.data.rows.texts import ANSWERS
 from rlhf_core.data.table import Table, TableEntry
 
 ROW_RULES = (
@@ -107,33 +111,33 @@ def counts_as_dropped(table: Table, entry: TableEntry) -> bool:
 def source_frame(table: Table) -> pd.DataFrame:
     """Return one row per row read.
 
-    Columns: line, a flag per rule, token counts, and the beginning of each text (null if blank).
+    Columns: line, a flag per rule, token counts, and 1 for each text (null if blank or missing).
     """
-    columns: dict[str, list] = {"line": [entry.line for entry in table.entries]}
+    entries = table.entries
+    columns: dict[str, np.ndarray] = {"line": np.array([entry.line for entry in entries])}
     for column in table.columns:
-        columns[f"text_{column}"] = [_preview(entry.row.get(column)) for entry in table.entries]
+        is_there = [entry.store.has_text(entry.place, column) for entry in entries]
+        columns[f"text_{column}"] = np.where(is_there, 1.0, np.nan)
     for rule in ROW_RULES:
-        columns[rule] = [entry.breaks(rule) for entry in table.entries]
-    columns["share_dropped"] = [counts_as_dropped(table, entry) for entry in table.entries]
+        columns[rule] = np.array([entry.breaks(rule) for entry in entries], bool)
+    dropped = [counts_as_dropped(table, entry) for entry in entries]
+    columns["share_dropped"] = np.array(dropped, bool)
     for column in ("prompt", *ANSWERS):
-        columns[f"{column}_tokens"] = [entry.tokens.get(column) for entry in table.entries]
+        counts = [entry.tokens.get(column) for entry in entries]
+        columns[f"{column}_tokens"] = np.array(counts, float)
     return pd.DataFrame(columns)
 
 
-def split_frame(records: list[dict], tokens: dict[str, dict[str, int]]) -> pd.DataFrame:
+def split_frame(records: SplitRows) -> pd.DataFrame:
     """Return one row per record of a split.
 
     `longer_wins` (a tie is 0.5) is null unless the record is a comparison.
-    tokens: token counts by record id.
     """
-    rows = [
-        {"line": n, "longer_wins": longer_wins(tokens.get(r["id"], {}))}
-        for n, r in enumerate(records, start=1)
-    ]
-    return pd.DataFrame(rows, columns=["line", "longer_wins"]).astype({"longer_wins": float})
+    wins = np.array([longer_wins(tokens) for tokens in records.tokens()], float)
+    return pd.DataFrame({"line": np.arange(1, len(wins) + 1), "longer_wins": wins})
 
 
-def longer_wins(tokens: dict[str, int]) -> float | None:
+def longer_wins(tokens: Mapping[str, int]) -> float | None:
     """Return 1 if the chosen answer has more tokens than the rejected one, 0 if fewer, else 0.5.
 
     None without token counts of a pair.
@@ -203,7 +207,7 @@ def report_entry(check: Expectation, result: ExpectationResult, table: Table | N
 
 def _expected(check: Expectation) -> str:
     if check.kind == "rows":
-        return f"at least {check.low:g} rows"
+        return f"at least {check.low:g} {'row' if check.low == 1 else 'rows'}"
     if check.kind == "flag":
         return f"at most a share of {check.high:g}" if check.high else "no row"
     if check.kind == "present":
@@ -244,8 +248,3 @@ def failure_message(failed: list[dict], report: str) -> str:
         + "\n  ".join(lines)
         + f"\nEverything found is in {report}."
     )
-
-
-def _preview(value: object) -> str | None:
-    text = "" if value is None else str(value).strip()
-    return text[:80] or None

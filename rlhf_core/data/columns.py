@@ -1,7 +1,7 @@
 """The columns of a source: their canonical names, their format, and those that are left over."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from rlhf_core.data.transcripts import MESSAGE_KEYS
@@ -173,13 +173,16 @@ def _without_keys(value: object, ignored: Sequence[str]) -> object:
 
 
 def require_ignored(
-    name: str, columns: Sequence[str], rows: list[dict], ignored: Sequence[str]
+    name: str, columns: Sequence[str], rows: Iterable[tuple[int, dict]], ignored: Sequence[str]
 ) -> None:
-    """Raise BadInput for an ignored name that is neither a column nor a key of a message."""
+    """Raise BadInput for an ignored name that is neither a column nor a key of a message.
+
+    rows: each with its line; they are read only if an ignored name is no column.
+    """
     for wanted in ignored:
         if wanted not in columns and not any(
             isinstance(item, dict) and wanted in item
-            for row in rows
+            for _, row in rows
             for value in row.values()
             if isinstance(value, list)
             for item in value

@@ -1,8 +1,10 @@
 """Read a source of any supported format into a `datasets.Dataset`, with the line of each row."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from datasets.table import InMemoryTable
 
 from rlhf_core.config import Source
 from rlhf_core.data.normalise import as_json_value
+from rlhf_core.data.rows.store import BATCH, ArrowFile
 from rlhf_core.data.sources.hub import load_hub
 from rlhf_core.data.sources.shards import (
     COMPRESSED,
@@ -21,9 +24,11 @@ from rlhf_core.data.sources.shards import (
     shards,
     unread_file,
 )
-from rlhf_core.data.sources.text_files import READERS, NumberedRows
+from rlhf_core.data.sources.text_files import READERS, loads
 from rlhf_core.errors import BadInput
 from rlhf_core.patterns import is_pattern
+
+_LARGEST_EXACT = 2**53  # whole number up to which a float holds each
 
 
 @dataclass(frozen=True)
@@ -31,32 +36,53 @@ class Rows:
     """A source's rows in their order.
 
     lines[i]: the 1-based line (JSONL, CSV) or row of table[i]; in a folder or pattern of several
-    files, the row over all of them in the order of their names.
-    as_json: columns of mixed types or of types without a place in `datasets`, which the table
-    holds as JSON text.
+    files, the row over all of them in the order of their names. columns: those that occur.
+    as_json: columns of types without a place in `datasets`, which the table holds as JSON text.
+    is_text: the table has one column, `row`, with each row as JSON: a text file may have rows with
+    different columns and types. floats: its columns in which whole numbers stand among others.
     """
 
     source: str
     file: str
     table: Dataset
-    lines: list[int]
+    lines: Sequence[int]
+    columns: tuple[str, ...]
     as_json: frozenset[str] = frozenset()
+    is_text: bool = False
+    floats: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
-        """Yield (line, row); columns of mixed types have the types that they had in the file."""
-        for line, row in zip(self.lines, self.table.data.to_pylist(), strict=True):
-            yield (
-                line,
-                {
-                    k: json.loads(v) if k in self.as_json and v is not None else v
-                    for k, v in row.items()
-                },
-            )
+        """Yield (line, row); a row of a text file has the columns and types that it has there."""
+        for start in range(0, len(self.lines), BATCH):
+            lines = self.lines[start : start + BATCH]
+            yield from zip(lines, self._read(start, len(lines)), strict=True)
+
+    def row(self, place: int) -> dict:
+        """Return one row by its place."""
+        return self._read(place, 1)[0]
+
+    def _read(self, start: int, length: int) -> list[dict]:
+        rows = self.table.data.table.slice(start, length).to_pylist()
+        return [self._parsed(row["row"]) if self.is_text else self._plain(row) for row in rows]
+
+    def _parsed(self, text: str) -> dict:
+        row: dict = loads(text)  # type: ignore[assignment]  # it was an object when it was read
+        for column in self.floats:
+            if type(row.get(column)) is int:
+                row[column] = float(row[column])
+        return row
+
+    def _plain(self, row: dict) -> dict:
+        for column in self.as_json:
+            if row[column] is not None:
+                row[column] = json.loads(row[column])
+        return row
 
 
-def read_source(name: str, source: Source, path: Path | None) -> Rows:
+def read_source(name: str, source: Source, path: Path | None, folder: Path | None = None) -> Rows:
     """Read the source called `name` (e.g. "comparisons"); `path` None: a hub name.
 
+    folder: place of the Arrow file that rows of text files are written to; None: in memory.
     Raises BadInput naming file and line when it cannot be read, is not UTF-8 or has no rows;
     StageFailed when the hub cannot be reached.
     """
@@ -69,7 +95,12 @@ def read_source(name: str, source: Source, path: Path | None) -> Rows:
         files = [path]
         if path.is_dir() or is_pattern(path):
             kind, files = shards(name, path, source.split, kind)
-        rows = _from_files(name, path, files, kind, source.limit)
+        cache = None if folder is None else folder / f"{name}.rows.arrow"
+        rows = (
+            _from_text(name, path, files, kind, source.limit, cache)
+            if kind in READERS
+            else _from_files(name, path, files, kind)
+        )
     rows = _limited(rows, source.limit)
     if not rows.lines:
         raise BadInput(
@@ -109,16 +140,8 @@ def _format(name: str, source: Source, path: Path | None) -> str:
     return found
 
 
-def _from_files(name: str, path: Path, files: list[Path], kind: str, limit: int | None) -> Rows:
+def _from_files(name: str, path: Path, files: list[Path], kind: str) -> Rows:
     """Return the rows of one file, or of several as one table."""
-    if kind in READERS:
-        numbered: NumberedRows = []
-        for file in files:
-            left = None if limit is None else limit - len(numbered)
-            numbered += READERS[kind](file, left)[:left]
-        if len(files) > 1:
-            numbered = [(row, values) for row, (_, values) in enumerate(numbered, start=1)]
-        return _from_records(name, path, numbered)
     tables = [_load_arrow(name, file, kind) for file in files]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
@@ -130,30 +153,53 @@ def _from_files(name: str, path: Path, files: list[Path], kind: str, limit: int 
     return _from_arrow(name, str(path), table)
 
 
-def _from_records(name: str, path: Path, numbered: list[tuple[int, dict]]) -> Rows:
-    columns = list(dict.fromkeys(key for _, row in numbered for key in row))
-    arrays, as_json = {}, set()
-    for column in columns:
-        values = [row.get(column) for _, row in numbered]
-        try:
-            arrays[column] = pa.array(values)
-            exact = (
-                not pa.types.is_nested(arrays[column].type) or arrays[column].to_pylist() == values
-            )
-        except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            exact = False
-        # Arrow columns have one type; rows of another type are left to the rules
-        if not exact:
-            as_json.add(column)
-            arrays[column] = pa.array(
-                [None if value is None else json.dumps(value) for value in values]
-            )
-    table = Dataset(InMemoryTable(pa.table(arrays)))
-    return Rows(name, str(path), table, [line for line, _ in numbered], frozenset(as_json))
+def _from_text(
+    name: str, path: Path, files: list[Path], kind: str, limit: int | None, cache: Path | None
+) -> Rows:
+    """Return the rows of one text file, or of several as one table. cache: see read_source."""
+    numbered = islice(chain.from_iterable(READERS[kind](file) for file in files), limit)
+    written = ArrowFile(pa.schema([("row", pa.string())]), cache)
+    lines, columns = array("q"), _ColumnTypes()
+    while batch := list(islice(numbered, BATCH)):
+        written.write([[json.dumps(row, ensure_ascii=False) for _, row in batch]])
+        lines.extend(line for line, _ in batch)
+        for _, row in batch:
+            columns.add(row)
+    return Rows(
+        name,
+        str(path),
+        written.finish(),
+        range(1, len(lines) + 1) if len(files) > 1 else lines,
+        tuple(columns.types),
+        is_text=True,
+        floats=columns.floats(),
+    )
+
+
+class _ColumnTypes:
+    """The columns of rows in order of appearance, with the types of their values."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, set[type]] = {}
+        self._inexact: set[str] = set()  # with whole numbers that no float holds
+
+    def add(self, row: dict) -> None:
+        for column, value in row.items():
+            self.types.setdefault(column, set()).add(type(value))
+            if type(value) is int and abs(value) > _LARGEST_EXACT:
+                self._inexact.add(column)
+
+    def floats(self) -> frozenset[str]:
+        """Return the columns of numbers alone, some of them fractions: all are read as such."""
+        return frozenset(
+            column
+            for column, types in self.types.items()
+            if types - {type(None)} == {int, float} and column not in self._inexact
+        )
 
 
 def _from_dataset(name: str, file: str, table: Dataset) -> Rows:
-    return Rows(name, file, table, list(range(1, len(table) + 1)))
+    return Rows(name, file, table, range(1, len(table) + 1), tuple(table.column_names))
 
 
 def _from_arrow(name: str, file: str, table: pa.Table) -> Rows:
@@ -168,7 +214,8 @@ def _from_arrow(name: str, file: str, table: pa.Table) -> Rows:
             table = table.set_column(place, field.name, pa.array(texts, pa.string()))
             as_json.add(field.name)
     rows = Dataset(InMemoryTable(table.replace_schema_metadata(None)))
-    return Rows(name, file, rows, list(range(1, len(rows) + 1)), frozenset(as_json))
+    lines = range(1, len(rows) + 1)
+    return Rows(name, file, rows, lines, tuple(rows.column_names), frozenset(as_json))
 
 
 def _plain(value: object, kind: pa.DataType) -> object:
@@ -179,7 +226,7 @@ def _limited(rows: Rows, limit: int | None) -> Rows:
     if limit is None or len(rows.lines) <= limit:
         return rows
     table = Dataset(InMemoryTable(rows.table.data.table.slice(0, limit)))
-    return Rows(rows.source, rows.file, table, rows.lines[:limit], rows.as_json)
+    return replace(rows, table=table, lines=rows.lines[:limit])
 
 
 def _require_files(name: str, path: Path) -> None:

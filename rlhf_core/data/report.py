@@ -16,6 +16,7 @@ from rlhf_core.data.checks import (
     split_frame,
 )
 from rlhf_core.data.expectations import evaluate
+from rlhf_core.data.rows.split_rows import SplitRows
 from rlhf_core.data.table import Table
 from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.digest import digest_file
@@ -23,7 +24,7 @@ from rlhf_core.rundir import write_atomically
 
 PAIRS = "comparisons_train"
 MOST_ANNOTATORS = 100  # rows of the page's table
-Splits = dict[str, list[dict]]
+Splits = dict[str, SplitRows]
 COLUMNS = ("rule", "source", "severity", "passed", "found", "expected", "detail")
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2em;color:#222;background:#fff}"
@@ -40,19 +41,20 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     The report: {"rules": [...], "annotators": [...], "rows": counts by source, "splits": rows and
     content digest, "great_expectations": summary}.
     """
-    tokens = _tokens(tables)
     frames = {name: source_frame(table) for name, table in tables.items()}
     checks = [check for table in tables.values() for check in source_checks(table, rules)]
     for split, records in splits.items():
-        frame = frames[f"split_{split}"] = split_frame(records, tokens)
+        frame = frames[f"split_{split}"] = split_frame(records)
         checks += split_checks(split, frame, rules)
     results, summary = evaluate(frames, checks, path / "data_docs")
+    voted = splits[PAIRS].voted()
+    tokens = {entry.id: entry.tokens for entry in voted.entries}
     return {
         "rules": [
             report_entry(c, r, tables.get(c.source)) for c, r in zip(checks, results, strict=True)
         ]
-        + alpha_rule(splits[PAIRS], rules, f"split_{PAIRS}"),
-        "annotators": annotator_table(splits[PAIRS], tokens),
+        + alpha_rule(voted, rules, f"split_{PAIRS}"),
+        "annotators": annotator_table(voted, tokens),
         "rows": _counts(tables),
         "splits": {
             split: {"rows": len(records), "digest": digest_file(path / "splits" / f"{split}.jsonl")}
@@ -64,8 +66,8 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
 
 def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
     """Return the stage's metrics; a mean over nothing is left out."""
-    tokens = _tokens(tables)
     pairs = splits[PAIRS]
+    voted = pairs.voted()
     failed = [item["severity"] for item in report["rules"] if not item["passed"]]
     metrics = {
         "data/rows": sum(len(table.entries) for table in tables.values()),
@@ -82,13 +84,13 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
     }
     means = {
         "data/longer_wins": [
-            longer for record in pairs if (longer := longer_wins(tokens[record["id"]])) is not None
+            longer for tokens in pairs.tokens() if (longer := longer_wins(tokens)) is not None
         ],
         "data/annotator_agreement": [
-            share for record in pairs if (share := annotator_agreement(record)) is not None
+            share for record in voted if (share := annotator_agreement(record)) is not None
         ],
     }
-    if alpha := agreement_of(pairs):
+    if alpha := agreement_of(voted):
         metrics |= {
             "data/annotator_alpha": alpha.alpha,
             "data/annotator_alpha_lower": alpha.low,
@@ -100,13 +102,6 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
 def _reserved(table: Table) -> int:
     """Return the number of rows that are set aside for later held-out folds."""
     return sum(entry.is_in("reserve") for entry in table.kept)
-
-
-def _tokens(tables: dict[str, Table]) -> dict[str, dict[str, int]]:
-    """Return the token counts of every kept record, by its id."""
-    return {
-        entry.canonical["id"]: entry.tokens for table in tables.values() for entry in table.kept
-    }
 
 
 def _share_dropped(table: Table) -> float:

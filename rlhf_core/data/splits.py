@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from rlhf_core.data.tool_use import Message, beside_text
@@ -27,8 +28,12 @@ HELDOUT_FOR: dict[str, tuple[str, ...]] = {
     "prompts": ("comparisons", "prompts"),
 }
 RESERVE = "reserve"  # side of the rows that are set aside for later held-out folds
+SHORT = 16  # hex digits of a short key
 # the file of a validation that holds the keys of its training prompts, for later leak searches
 TRAIN_PROMPTS = "train_prompts.json"
+
+
+_LINE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def prompt_key(messages: list[Message]) -> str:
@@ -42,7 +47,7 @@ def prompt_key(messages: list[Message]) -> str:
 
 def short_key(messages: list[Message]) -> str:
     """Return the beginning of a prompt's key: 64 bits tell the prompts of a data set apart."""
-    return prompt_key(messages)[:16]
+    return prompt_key(messages)[:SHORT]
 
 
 def prompt_keys(records: list[dict]) -> frozenset[str]:
@@ -72,25 +77,36 @@ def fold_of(key: str, *, seed: int, fraction: float, folds: int = 1) -> int | No
     return next((n for n in range(1, folds + 1) if value < n * fraction * 2**64), None)
 
 
-def unique_prompts(records: list[dict]) -> list[dict]:
+def prompt_record(messages: list[Message]) -> dict:
+    """Return the record {"id", "prompt", "meta"} of a prompt alone."""
+    return {"id": digest_json([messages])[:16], "prompt": messages, "meta": {}}
+
+
+def unique_prompts(records: Iterable[dict]) -> list[dict]:
     """Return one record {"id", "prompt", "meta"} per different prompt, in order of appearance."""
-    seen: dict[str, dict] = {}
+    seen: dict[str, list[Message]] = {}
     for record in records:
-        prompt = record["prompt"]
-        seen.setdefault(
-            prompt_key(prompt), {"id": digest_json([prompt])[:16], "prompt": prompt, "meta": {}}
-        )
-    return list(seen.values())
+        seen.setdefault(prompt_key(record["prompt"]), record["prompt"])
+    return [prompt_record(messages) for messages in seen.values()]
 
 
-def save_split(path: Path, records: list[dict]) -> None:
+def to_line(record: dict) -> str:
+    """Return a record as its line in a split has it: JSON with sorted keys, no NaN."""
+    return _LINE.encode(record)
+
+
+def save_split(path: Path, records: Iterable[dict]) -> None:
     """Write records as JSON Lines, UTF-8, keys sorted: equal records give equal bytes.
 
     The file is written by rename, since several runs may write and read the same one.
     """
+    save_lines(path, (to_line(record) for record in records))
+
+
+def save_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines of a split, or of another file of rows, as they come."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(r, sort_keys=True, ensure_ascii=False, allow_nan=False) for r in records)
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    write_atomically(path, (f"{line}\n" for line in lines))
 
 
 def load_split(path: Path) -> list[dict]:

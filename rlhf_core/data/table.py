@@ -1,8 +1,10 @@
 """A source's rows between reading and splitting: each is kept, or quarantined with its reason."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
 from rlhf_core.data.columns import (
     RowKind,
@@ -14,34 +16,66 @@ from rlhf_core.data.columns import (
 )
 from rlhf_core.data.normalise import as_json_value, normalise
 from rlhf_core.data.read import Rows
-from rlhf_core.data.transcripts import RejectedRow
+from rlhf_core.data.rows.store import BATCH, Store, StoreWriter
+from rlhf_core.data.transcripts import MISSING, RejectedRow
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+def _nothing() -> Mapping[str, Any]:
+    return _NOTHING  # one object for all rows
+
+
+@dataclass(frozen=True, slots=True)
 class TableEntry:
-    """One row read.
+    """One row read: what is known of it. Its texts are in the store, at `place`.
 
-    record: the canonical record, None if the row has no known format. rule: the rule that it
-    breaks, None if it is kept. tokens: by column. split: None until it is assigned. notes: what
-    rules found that quarantine nothing, by rule. root: key of the first user turn that the file
-    has, None if the record still begins with it.
+    rule: the rule that it breaks, None if it is kept. tokens: by column. split: None until it is
+    assigned. notes: what rules found that quarantine nothing, by rule. root: key of the first user
+    turn that the file has, None if the record still begins with it.
     """
 
     line: int
-    row: dict
-    record: dict | None
+    store: Store
+    place: int = 0
     rule: str | None = None
     reason: str | None = None
-    tokens: dict[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=_nothing)
     split: str | None = None
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=_nothing)
     root: str | None = None
+
+    @property
+    def row(self) -> dict:
+        """The row as it was read, with canonical column names."""
+        return self.store.row(self.place)
+
+    @property
+    def record(self) -> dict | None:
+        """The canonical record, None if the row has no known format."""
+        return self.store.record(self.place)
 
     @property
     def canonical(self) -> dict:
         """The canonical record. Only a row in quarantine may have none."""
-        assert self.record is not None, f"line {self.line} has no record"
-        return self.record
+        record = self.record
+        assert record is not None, f"line {self.line} has no record"
+        return record
+
+    @property
+    def id(self) -> str:
+        """The id of the canonical record."""
+        return self.store.id(self.place)
+
+    @property
+    def prompt_key(self) -> str:
+        """The identity of the record's prompt (see splits.prompt_key)."""
+        return self.store.prompt_key(self.place)
+
+    @property
+    def root_key(self) -> str:
+        """The identity of the conversation's root in the file."""
+        return self.root or self.store.root_key(self.place)
 
     def breaks(self, rule: str) -> bool:
         """Return True if the row is quarantined under `rule`, or noted by it."""
@@ -73,8 +107,10 @@ class Table:
 
     def note(self, rule: str, reasons: dict[int, str]) -> "Table":
         """Return a table in which rows are noted under `rule`; reasons: by position."""
+        if not reasons:
+            return self
         return self.with_entries(
-            replace(entry, notes=entry.notes | {rule: reasons[i]}) if i in reasons else entry
+            replace(entry, notes={**entry.notes, rule: reasons[i]}) if i in reasons else entry
             for i, entry in enumerate(self.entries)
         )
 
@@ -83,6 +119,8 @@ class Table:
 
         reasons: by position in `entries`.
         """
+        if not reasons:
+            return self
         return self.with_entries(
             replace(entry, rule=rule, reason=reasons[i], split=None)
             if entry.rule is None and i in reasons
@@ -105,20 +143,18 @@ class Table:
         )
         return replace(self, entries=new)
 
-    def quarantined(self) -> list[dict]:
-        """Return one {"source", "file", "line", "rule", "reason", "row"} per quarantined row."""
-        return [
-            {
-                "source": self.name,
-                "file": self.file,
-                "line": e.line,
-                "rule": e.rule,
-                "reason": e.reason,
-                "row": as_json_value(e.row),
-            }
-            for e in self.entries
-            if e.rule is not None
-        ]
+    def quarantined(self) -> Iterator[dict]:
+        """Yield one {"source", "file", "line", "rule", "reason", "row"} per quarantined row."""
+        for e in self.entries:
+            if e.rule is not None:
+                yield {
+                    "source": self.name,
+                    "file": self.file,
+                    "line": e.line,
+                    "rule": e.rule,
+                    "reason": e.reason,
+                    "row": as_json_value(e.row),
+                }
 
 
 def build_table(
@@ -128,29 +164,67 @@ def build_table(
     *,
     ignored: Sequence[str] = (),
     needed: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Table:
     """Normalise every row, and quarantine the rows that cannot be normalised.
 
     ignored: columns, and keys of messages, to leave out. needed: columns that a later stage reads.
+    folder: place of the Arrow file that records are written to; None: in memory.
     Rows with texts in other columns are noted under 'unused_columns'.
     Raises BadInput if the columns fit no format, or an ignored one is not there.
     """
-    read = list(rows)
-    require_ignored(rows.source, rows.table.column_names, [row for _, row in read], ignored)
-    there = [column for column in rows.table.column_names if column not in ignored]
+    require_ignored(rows.source, rows.columns, rows, ignored)
+    there = [column for column in rows.columns if column not in ignored]
     names = rename_columns(rows.source, there, mapping)
     columns = detect_format(rows.source, kind, sorted(names.values()))
-    written = {name: column for column, name in names.items()}  # as the file has them
-    entries = []
-    for line, raw in read:
-        row = {names[column]: v for column, v in without_ignored(raw, ignored).items()}
-        try:
-            record = normalise(kind, columns, row)
-        except RejectedRow as rejected:
-            entries.append(TableEntry(line, row, None, rejected.rule, rejected.reason))
-            continue
-        unused = [c for c in unused_columns(kind, columns, row, record) if c not in needed]
-        names_found = ", ".join(repr(written.get(column, column)) for column in unused)
-        notes = {"unused_columns": f"no stage reads {names_found}"} if unused else {}
-        entries.append(TableEntry(line, row, record, notes=notes))
+    reader = _Reader(kind, columns, names, tuple(ignored), frozenset(needed))
+    file = None if folder is None else folder / f"{rows.source}.records.arrow"
+    writer = StoreWriter(columns, pairs=kind == "comparisons", file=file)
+    found: list[_Finding] = []
+    for place, (_, raw) in enumerate(rows, start=1):
+        found.append(reader.read(raw, writer))
+        if place % BATCH == 0:
+            writer.end_batch()
+    writer.end_batch()
+    store = writer.finish(lambda place: reader.renamed(rows.row(place)))
+    entries = [
+        TableEntry(line, store, place, rule, reason, notes=notes)
+        for place, (line, (rule, reason, notes)) in enumerate(zip(rows.lines, found, strict=True))
+    ]
     return Table(rows.source, kind, rows.file, columns, entries)
+
+
+_Finding = tuple[str | None, str | None, Mapping[str, str]]  # rule, reason, notes
+_GOOD: _Finding = (None, None, _NOTHING)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the rows of a source. names: canonical names by those in the file."""
+
+    kind: RowKind
+    columns: tuple[str, ...]
+    names: dict[str, str]
+    ignored: tuple[str, ...]
+    needed: frozenset[str]
+
+    def renamed(self, raw: dict) -> dict:
+        """Return a row with canonical column names and without the ignored ones."""
+        return {self.names[c]: v for c, v in without_ignored(raw, self.ignored).items()}
+
+    def read(self, raw: dict, writer: StoreWriter) -> _Finding:
+        """Write the record of a row, and return the rule that it breaks, the reason and notes."""
+        row = self.renamed(raw)
+        whole = dict.fromkeys(self.columns, MISSING) | row
+        try:
+            record = normalise(self.kind, self.columns, whole)
+        except RejectedRow as rejected:
+            writer.add(row, None)
+            return rejected.rule, rejected.reason, _NOTHING
+        writer.add(row, record)
+        unused = unused_columns(self.kind, self.columns, whole, record)
+        if not (unread := [c for c in unused if c not in self.needed]):
+            return _GOOD
+        written = {name: column for column, name in self.names.items()}  # as the file has them
+        names_found = ", ".join(repr(written.get(column, column)) for column in unread)
+        return None, None, {"unused_columns": f"no stage reads {names_found}"}

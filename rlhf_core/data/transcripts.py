@@ -28,6 +28,7 @@ ROLES = {
     "function": "tool",  # OpenAI's name before 2024
 }
 MESSAGE_KEYS = ("role", "content", "from", "value", "name", "function_call", *TOOL_KEYS)
+_MESSAGE_KEYS = {"role", "content", "from", "value"}  # an object with one of them is a message
 # keys of a message that say what the model is to read or learn, and that no stage passes on
 _REFUSED_KEYS = (
     "tool_call_id",
@@ -48,6 +49,16 @@ _CLOSE_TURN = re.compile(r"(?:^|\r?\n)(Human|Assistant):[ ]?")
 _BEGINS_AS_LIST = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 
 
+class _Missing:
+    """The value of a column that a row does not have."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = _Missing()
+
+
 class RejectedRow(Exception):
     """Raised for a row that is no record, with the rule that it breaks and the reason."""
 
@@ -58,6 +69,8 @@ class RejectedRow(Exception):
 
 def require_text(value: object, column: str) -> str:
     """Return the value, a text that is not blank. Raises RejectedRow: 'empty_text' or 'schema'."""
+    if value is MISSING:
+        raise RejectedRow("empty_text", f"{column} is missing: the row has no such column")
     if value is None:
         raise RejectedRow("empty_text", f"{column} is null")
     if not isinstance(value, str):
@@ -109,6 +122,12 @@ def read_messages(value: object, column: str, *, open_end: bool = False) -> Mess
     """
     messages: list[dict[str, Any]]
     if isinstance(value, dict):
+        if not _MESSAGE_KEYS & value.keys():
+            raise RejectedRow(
+                "schema",
+                f"{column} is the object {value!r:.40}; expected text, or a message with role and"
+                " content",
+            )
         value = [value]
     if isinstance(value, str) and is_dialogue(value):
         value = parsed_messages(value, column) or value

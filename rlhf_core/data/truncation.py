@@ -5,13 +5,14 @@ The system message and the last turn's end stay, and so do all responses.
 
 import re
 from dataclasses import replace
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.normalise import record_id
 from rlhf_core.data.render import render_prompt
-from rlhf_core.data.splits import root_key
-from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.data.rows.store import MemoryStore
+from rlhf_core.data.table import TableEntry
 from rlhf_core.data.tool_use import split_tools, with_tools
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.errors import BadInput
@@ -20,32 +21,28 @@ RULE = "truncated"  # under which a shortened row is noted
 _LONGEST_WORD = 40  # letters; a cut inside a longer word stays where it is
 
 
-def truncate_prompts(table: Table, limit: int, tokenizer: PreTrainedTokenizerBase) -> Table:
-    """Return the table with every kept prompt over `limit` tokens shortened, and noted.
+def truncated(entry: TableEntry, limit: int, tokenizer: PreTrainedTokenizerBase) -> TableEntry:
+    """Return a row whose prompt is over `limit` tokens with a shorter one, and a note.
 
     A prompt that cannot be shortened enough, because the system message alone is too long, stays.
     """
-    notes: dict[int, str] = {}
-    entries = list(table.entries)
-    for place, entry in enumerate(entries):
-        before = entry.tokens.get("prompt", 0)
-        if entry.rule is not None or before <= limit:
-            continue
-        messages = shortened(entry.canonical["prompt"], limit, tokenizer)
-        if messages is not None:
-            entries[place] = _with_prompt(entry, messages, tokenizer)
-            after = entries[place].tokens["prompt"]
-            notes[place] = f"the prompt had {before} tokens; its last {after} are kept"
-    return table.with_entries(entries).note(RULE, notes)
-
-
-def _with_prompt(
-    entry: TableEntry, messages: Messages, tokenizer: PreTrainedTokenizerBase
-) -> TableEntry:
-    record = entry.canonical | {"prompt": messages}
-    tokens = entry.tokens | {"prompt": len(render_prompt(tokenizer, messages))}
-    root = root_key(entry.canonical["prompt"])
-    return replace(entry, record=record | {"id": record_id(record)}, tokens=tokens, root=root)
+    record = entry.canonical
+    messages = shortened(record["prompt"], limit, tokenizer)
+    if messages is None:
+        return entry
+    record |= {"prompt": messages}
+    record["id"] = record_id(record)
+    before, after = entry.tokens["prompt"], len(render_prompt(tokenizer, messages))
+    note = f"the prompt had {before} tokens; its last {after} are kept"
+    return replace(
+        entry,
+        store=MemoryStore(
+            partial(entry.store.row, entry.place), record | {"id": record_id(record)}
+        ),
+        tokens={**entry.tokens, "prompt": after},
+        notes={**entry.notes, RULE: note},
+        root=entry.root_key,
+    )
 
 
 def shortened(

@@ -1,7 +1,6 @@
 """The annotators' verdicts beside a pair: votes, strength and scores."""
 
 import math
-from typing import SupportsFloat
 
 from rlhf_core.data.transcripts import RejectedRow
 
@@ -128,10 +127,10 @@ def _count(value: object, column: str) -> int | None:
 
 def number(value: object) -> float | None:
     """Return the number in a value of JSON, CSV or Arrow; None for booleans and anything else."""
-    if isinstance(value, bool) or not isinstance(value, str | bytes | SupportsFloat):
+    if value is None or isinstance(value, bool):
         return None
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]  # anything else raises TypeError
     except (TypeError, ValueError):
         return None
 

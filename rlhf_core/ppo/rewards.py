@@ -3,7 +3,7 @@
 Axes: B rows (responses), R response tokens, F reward functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,7 +98,7 @@ def _function_scores(
     return call_per_token(bound, role, prompts, replies, tokens)
 
 
-def require_columns(function: RewardFunction, records: list[dict]) -> None:
+def require_columns(function: RewardFunction, records: Sequence[dict]) -> None:
     """Raise BadInput when a prompt lacks a column that the function takes."""
     for column in function.columns:
         if missing := sum(column not in record.get("meta", {}) for record in records):

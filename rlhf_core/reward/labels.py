@@ -1,6 +1,6 @@
 """Labels of comparisons: margin, and probability that the label is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ class Labels:
         return Labels(changed(self.margin_N), changed(self.smoothing_N))
 
 
-def labels_of(rows: list[dict], config: Reward) -> Labels:
+def labels_of(rows: Sequence[dict], config: Reward) -> Labels:
     """Return the labels of comparisons as the recipe wants them read.
 
     margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2). smoothing: the
@@ -64,7 +64,7 @@ def votes_against(row: dict) -> float | None:
     return against / total if total else None
 
 
-def _strengths(rows: list[dict]) -> list[float]:
+def _strengths(rows: Sequence[dict]) -> list[float]:
     strengths = [row["strength"] for row in rows if row.get("strength") is not None]
     if missing := len(rows) - len(strengths):
         raise BadInput(

@@ -154,6 +154,28 @@ def test_every_row_is_kept_or_quarantined_with_its_place_and_reason(dirty):
     assert result.metrics["data/rows_kept"] == result.metrics["data/rows"] - len(rows)
 
 
+def test_a_missing_column_is_called_so_and_no_row_gets_columns_that_it_has_not(model, tmp_path):
+    rows = [*comparisons(), {"prompt": "w150", "chosen": "w1"}, {"chosen": "w2", "rejected": None}]
+    rows.append({"prompt": "w151", "chosen": "w3", "rejected": None})
+    rows.append({"prompt": {"text": "w152"}, "chosen": "w4", "rejected": "w5"})
+    spec = make_spec(tmp_path, model, {"comparisons": rows})
+    run_stage(spec, RunDir(tmp_path / "run"))
+    found = load_split(tmp_path / "run" / "quarantine.jsonl")
+    assert [(row["line"], row["rule"], row["reason"], row["row"]) for row in found] == [
+        (41, "empty_text", "rejected is missing: the row has no such column", rows[40]),
+        (42, "empty_text", "prompt is missing: the row has no such column", rows[41]),
+        (43, "empty_text", "rejected is null", rows[42]),
+        (
+            44,
+            "schema",
+            "prompt is the object {'text': 'w152'}; expected text, or a message with role and"
+            " content",
+            rows[43],
+        ),
+    ]
+    assert not (tmp_path / "run" / "rows").exists()  # what was checked is in the splits
+
+
 def test_the_splits_hold_exactly_the_kept_rows_in_canonical_form(dirty):
     result, _ = dirty
     splits = {name: load_split(result_path(dirty, name)) for name in SPLITS}
@@ -223,6 +245,8 @@ def test_the_report_names_each_rule_with_found_and_expected_and_the_digest_of_ea
         n: a.digest for n, a in result.outputs.items()
     }
     assert report["great_expectations"]["suites"]["comparisons"]["evaluated_expectations"] > 5
+    assert rules["rows_read", "comparisons"]["expected"] == "at least 1 row"
+    assert rules["min_rows", "split_comparisons_train"]["expected"] == "at least 5 rows"
     table = json.loads((folder / "report.table.json").read_text())
     assert len(table["data"]) == len(report["rules"]) and all(
         len(row) == len(table["columns"]) for row in table["data"]

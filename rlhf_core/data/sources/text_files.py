@@ -9,28 +9,31 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from rlhf_core.errors import BadInput
 
-NumberedRows = list[tuple[int, dict]]
+NumberedRows = Iterator[tuple[int, dict]]
 
 
-def _zstd(data: bytes) -> bytes:
-    return pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+def _zstd(file: BinaryIO) -> io.BufferedIOBase:
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
 
 
 # by the first bytes of a file, whatever its name says
-_COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", gzip.decompress),
+_COMPRESSIONS: dict[bytes, tuple[str, Callable[[BinaryIO], io.BufferedIOBase]]] = {
+    b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ": ("xz", lzma.decompress),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ": ("xz", lzma.LZMAFile),
 }
 _BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
+_HEAD = 512  # bytes at the beginning of a text that say what it is
 # first bytes of files that hold no text, what they are, and what to do
 _NAME_IT = 'name its format: {path = "...", format = "%s"}'
 _NOT_TEXT = {
@@ -50,43 +53,65 @@ _BYTE_ORDER_MARKS = {  # the longer one first, because it begins as the shorter 
 }
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, or of one whose byte order mark says UTF-16 or UTF-32.
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their line breaks; only the current one is in memory.
 
-    A file that is compressed by gzip, zstd, bzip2 or xz is decompressed.
+    The text is UTF-8, or what its byte order mark says: UTF-16 or UTF-32, which are read whole. A
+    file that is compressed by gzip, zstd, bzip2 or xz is decompressed.
     Raises BadInput with the line for bytes that are no text.
     """
-    data = _decompressed(path)
-    if data[_TAR] == b"ustar":
+    lines = _byte_lines(path)
+    head = next(lines, b"")
+    _require_text(path, head)
+    marks = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if head.startswith(mark))
+    if (encoding := next(marks, "utf-8")) != "utf-8":
+        text = _decoded(path, b"".join([head, *lines]), encoding, line=1)
+        yield from io.StringIO(text, newline="\n")
+        return
+    first_lines = io.BytesIO(head.removeprefix(codecs.BOM_UTF8))
+    for number, line in enumerate(chain(first_lines, lines), start=1):
+        yield _decoded(path, line, encoding, line=number)
+
+
+def _require_text(path: Path, head: bytes) -> None:
+    """Raise BadInput for a file whose first bytes say that it holds no text."""
+    if head[_TAR] == b"ustar":
         raise BadInput(f"{path} is a tar archive; expected text. Please unpack it.")
     for start, (what, do) in _NOT_TEXT.items():
-        if data.startswith(start):
+        if head.startswith(start):
             raise BadInput(f"{path} is {what}; expected text. Please {do}.")
-    marks = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
-    encoding = next(marks, "utf-8-sig")
+
+
+def _decoded(path: Path, data: bytes, encoding: str, *, line: int) -> str:
+    """Return the text of bytes. line: that of the first byte, for the message."""
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        name = encoding.removesuffix("-sig").upper()
-        line = data.count(b"\n", 0, error.start) + 1
+        place = line + data.count(b"\n", 0, error.start)
         raise BadInput(
-            f"{path} line {line} is not {name} (byte 0x{data[error.start]:02x}); expected UTF-8"
-            " text. Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
+            f"{path} line {place} is not {encoding.upper()} (byte 0x{data[error.start]:02x});"
+            " expected UTF-8 text. Convert the file, e.g. `iconv -f WINDOWS-1252 -t UTF-8`."
         ) from None
 
 
-def _decompressed(path: Path) -> bytes:
-    data = path.read_bytes()
-    for start, (name, decompress) in _COMPRESSIONS.items():
-        if data.startswith(start):
-            try:
-                return decompress(data)
-            except _BROKEN as error:
-                raise BadInput(
-                    f"{path} is not complete {name} data ({error}); expected a whole file. Copy or"
-                    " download it again."
-                ) from None
-    return data
+def _byte_lines(path: Path) -> Iterator[bytes]:
+    """Yield the beginning of a file up to a line break, then each line, decompressed."""
+    with path.open("rb") as file:
+        start = file.read(_HEAD)
+        file.seek(0)
+        known = (found for mark, found in _COMPRESSIONS.items() if start.startswith(mark))
+        name, decompress = next(known, ("", lambda plain: plain))
+        try:
+            content = decompress(file)
+            yield content.read(_HEAD) + content.readline()
+            yield from content
+        except _BROKEN as error:
+            if not name:
+                raise
+            raise BadInput(
+                f"{path} is not complete {name} data ({error}); expected a whole file. Copy or"
+                " download it again."
+            ) from None
 
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
@@ -96,7 +121,8 @@ def _bad_line(path: Path, line: int, found: str, expected: str) -> BadInput:
     return BadInput(f"{path} line {line}: {found}; expected {expected}. Correct or remove it.")
 
 
-def _loads(text: str) -> object:
+def loads(text: str) -> object:
+    """Return the value of a JSON text. Raises ValueError for text that is not JSON."""
     # NaN and Infinity are not JSON: a missing value
     value = json.loads(text, parse_constant=lambda _: None)
     if "\\u" in text:
@@ -104,16 +130,14 @@ def _loads(text: str) -> object:
     return value
 
 
-def read_jsonl(path: Path, limit: int | None) -> NumberedRows:
-    """Return the objects of a JSON Lines file with their lines; blank lines are left out."""
-    rows: NumberedRows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if limit is not None and len(rows) == limit:
-            break
+def read_jsonl(path: Path) -> NumberedRows:
+    """Yield the objects of a JSON Lines file with their lines; blank lines are left out."""
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
+        line = line.removesuffix("\n")
         try:
-            row = _loads(line)
+            row = loads(line)
         except (ValueError, RecursionError) as error:
             raise _bad_line(
                 path, number, f"not JSON ({error}): {line[:60]!r}", "one JSON object a line"
@@ -125,15 +149,13 @@ def read_jsonl(path: Path, limit: int | None) -> NumberedRows:
                 f"a JSON {type(row).__name__}: {line[:60]!r}",
                 "one JSON object a line (a list of objects is format 'json')",
             )
-        rows.append((number, row))
-    return rows
+        yield number, row
 
 
-def read_json(path: Path, limit: int | None) -> NumberedRows:
-    """Return the objects of a JSON list with their numbers."""
-    text = read_text(path)
+def read_json(path: Path) -> NumberedRows:
+    """Yield the objects of a JSON list with their numbers; the file is in memory as a whole."""
     try:
-        value = _loads(text)
+        value = loads("".join(text_lines(path)))
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise _bad_line(
@@ -144,33 +166,32 @@ def read_json(path: Path, limit: int | None) -> NumberedRows:
         ) from None
     if not isinstance(value, list):
         raise _bad_line(path, 1, f"a JSON {type(value).__name__}", "a list of objects")
-    for number, row in enumerate(value[:limit], start=1):
+    for number, row in enumerate(value, start=1):
         if not isinstance(row, dict):
             raise BadInput(
                 f"{path} item {number}: a JSON {type(row).__name__}; expected an object. Correct or"
                 " remove it."
             )
-    return list(enumerate(value[:limit], start=1))
+        yield number, row
 
 
-def read_csv(path: Path, limit: int | None) -> NumberedRows:
-    """Return the rows of a CSV file with their first lines; all values are text.
+def read_csv(path: Path) -> NumberedRows:
+    """Yield the rows of a CSV file with their first lines; all values are text.
 
     'NA' and '12' are text too, because a CSV file has no types and no nulls.
     """
-    return _read_separated(path, limit, ",", "comma-separated values, text with commas")
+    return _read_separated(path, ",", "comma-separated values, text with commas")
 
 
-def read_tsv(path: Path, limit: int | None) -> NumberedRows:
-    """Return the rows of a TSV file as `read_csv` does."""
-    return _read_separated(path, limit, "\t", "tab-separated values, text with tabs or quotes")
+def read_tsv(path: Path) -> NumberedRows:
+    """Yield the rows of a TSV file as `read_csv` does."""
+    return _read_separated(path, "\t", "tab-separated values, text with tabs or quotes")
 
 
-def _read_separated(path: Path, limit: int | None, separator: str, expected: str) -> NumberedRows:
+def _read_separated(path: Path, separator: str, expected: str) -> NumberedRows:
     csv.field_size_limit(sys.maxsize)  # the library's own limit, 128 KiB, is less than a text has
-    text = io.StringIO(read_text(path), newline="")
+    text = io.StringIO("".join(text_lines(path)), newline="")
     reader = csv.reader(text, strict=True, delimiter=separator)
-    rows: NumberedRows = []
     start = 1
     try:
         header = next(reader, [])
@@ -180,20 +201,17 @@ def _read_separated(path: Path, limit: int | None, separator: str, expected: str
             )
         if len(set(header)) != len(header):
             raise _bad_line(path, 1, f"a column name twice in {header}", "different names")
-        while limit is None or len(rows) < limit:
-            start = reader.line_num + 1
-            values = next(reader, None)
-            if values is None:
-                break
+        start = reader.line_num + 1
+        for values in reader:
             if values and len(values) != len(header):
                 raise _bad_line(
                     path, start, f"{len(values)} values", f"{len(header)}, as in the first line"
                 )
             if values:
-                rows.append((start, dict(zip(header, values, strict=True))))
+                yield start, dict(zip(header, values, strict=True))
+            start = reader.line_num + 1
     except csv.Error as error:
         raise _bad_line(path, start, f"not CSV ({error})", f"{expected} in double quotes") from None
-    return rows
 
 
 def _other_separator(header: list[str]) -> str | None:
@@ -203,7 +221,7 @@ def _other_separator(header: list[str]) -> str | None:
     return next((name for mark, name in _SEPARATORS.items() if mark in header[0]), None)
 
 
-READERS: dict[str, Callable[[Path, int | None], NumberedRows]] = {
+READERS: dict[str, Callable[[Path], NumberedRows]] = {
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,

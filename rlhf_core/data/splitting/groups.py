@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rlhf_core.config import Data
-from rlhf_core.data.splits import first_user_turn, prompt_key, root_key
+from rlhf_core.data.splits import first_user_turn
 from rlhf_core.data.splitting.near_duplicates import linked_pairs
 from rlhf_core.data.table import TableEntry
 from rlhf_core.data.tool_use import Message
@@ -20,22 +20,20 @@ def group_keys(entries: Sequence[TableEntry], data: Data) -> dict[str, str]:
     every data.split_by, and another group's rows move no row of it. Raises BadInput when one group
     has more than half of the prompts.
     """
-    prompts = {
-        prompt_key(entry.canonical["prompt"]): entry.canonical["prompt"] for entry in entries
-    }
     if data.split_by == "prompt":
-        return {key: key for key in prompts}
-    groups = _Groups()
+        return {key: key for key in (entry.prompt_key for entry in entries)}
+    groups, prompts = _Groups(), {}
     for entry in entries:
-        messages = entry.canonical["prompt"]
-        groups.join(prompt_key(messages), entry.root or root_key(messages))
-    roots = {entry.root or root_key(entry.canonical["prompt"]) for entry in entries}
+        key, root = entry.prompt_key, entry.root_key
+        prompts[key] = entry
+        if root != key:  # a prompt that is its own root, and no other's, is a group alone
+            groups.join(key, root)
     if data.split_by == "cluster":
         _join_near_duplicates(groups, prompts, data.near_duplicate_similarity)
     names: dict[str, str] = {}
-    for root in sorted(roots):
+    for root in sorted({root for entry in entries if (root := entry.root_key) in groups}):
         names.setdefault(groups.top(root), root)
-    found = {key: names[groups.top(key)] for key in prompts}
+    found = {key: names[groups.top(key)] if key in groups else key for key in prompts}
     _require_several(found, data)
     return found
 
@@ -51,11 +49,11 @@ def texts_of(messages: list[Message]) -> list[str]:
 
 
 def _join_near_duplicates(
-    groups: "_Groups", prompts: dict[str, list[Message]], similarity: float
+    groups: "_Groups", prompts: dict[str, TableEntry], similarity: float
 ) -> None:
     owners: dict[str, str] = {}
-    for key, messages in prompts.items():
-        for text in texts_of(messages):
+    for key, entry in prompts.items():
+        for text in texts_of(entry.canonical["prompt"]):
             groups.join(key, owners.setdefault(text, key))
     texts = list(owners)
     for first, second in linked_pairs(texts, similarity):
@@ -87,6 +85,9 @@ class _Groups:
 
     def __init__(self) -> None:
         self._above: dict[str, str] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._above
 
     def top(self, key: str) -> str:
         """Return the key that stands for a key's set."""

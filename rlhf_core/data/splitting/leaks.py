@@ -1,12 +1,16 @@
 """The rules about held-out prompts in training rows: the same prompt, and a near duplicate."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from typing import Literal
 
 from rlhf_core.config import Data, Rules
-from rlhf_core.data.splits import HELDOUT_FOR, prompt_key
+from rlhf_core.data.rows.store import BATCH
+from rlhf_core.data.splits import HELDOUT_FOR
 from rlhf_core.data.splitting.groups import texts_of
-from rlhf_core.data.splitting.near_duplicates import near_duplicates
+from rlhf_core.data.splitting.near_duplicates import References
 from rlhf_core.data.table import Table
 
 EXAMPLES = 20  # of near duplicates in the report, per source
@@ -49,7 +53,7 @@ def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]
         for entry in table.kept:
             if entry.is_in("heldout"):
                 where = f"{table.name} line {entry.line}"
-                heldout[table.kind].setdefault(prompt_key(entry.canonical["prompt"]), where)
+                heldout[table.kind].setdefault(entry.prompt_key, where)
     return {
         name: table.quarantine("leakage", _leaks(table, heldout)) for name, table in tables.items()
     }
@@ -60,7 +64,7 @@ def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
     for i, entry in enumerate(table.entries):
         if entry.rule is not None or not entry.is_in("train"):
             continue
-        key = prompt_key(entry.canonical["prompt"])
+        key = entry.prompt_key
         where = next(
             (heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None
         )
@@ -79,25 +83,29 @@ def note_near_duplicates(
     """
     if data.rules.near_duplicates == "off":
         return tables, []
-    heldout = _rows_by_text(tables, "heldout")
-    train = _rows_by_text(tables, "train")
-    texts, references = list(train), list(heldout)
+    heldout = _rows_by_text(tables)
+    references = References(heldout, data.near_duplicate_similarity)
+    places = list(heldout.values())
     found: dict[str, dict[int, NearDuplicate]] = {name: {} for name in tables}
-    for i, j, similarity in near_duplicates(texts, references, data.near_duplicate_similarity):
-        for name, place in train[texts[i]]:
+    for text, rows, matches in _matches(tables, references):
+        for name, place in rows:
             wanted = HELDOUT_FOR[tables[name].kind]
-            match = next(
-                (at for at in heldout[references[j]] if tables[at[0]].kind in wanted), None
+            near = (
+                (at, j, similarity)
+                for j, similarity in matches
+                for at in places[j]
+                if tables[at[0]].kind in wanted
             )
-            if match and place not in found[name]:
+            if place not in found[name] and (match := next(near, None)):
+                (source, heldout_place), j, similarity = match
                 found[name][place] = NearDuplicate(
                     name,
                     tables[name].entries[place].line,
-                    match[0],
-                    tables[match[0]].entries[match[1]].line,
+                    source,
+                    tables[source].entries[heldout_place].line,
                     similarity,
-                    texts[i][:_SHOWN],
-                    references[j][:_SHOWN],
+                    text[:_SHOWN],
+                    references.texts[j][:_SHOWN],
                 )
     noted = {
         name: table.note("near_duplicates", {i: one.reason for i, one in found[name].items()})
@@ -106,14 +114,56 @@ def note_near_duplicates(
     return noted, [one for rows in found.values() for one in list(rows.values())[:EXAMPLES]]
 
 
-def _rows_by_text(
+_Row = tuple[str, int]  # source, position
+
+
+def _texts(
     tables: dict[str, Table], side: Literal["train", "heldout"]
-) -> dict[str, list[tuple[str, int]]]:
-    """Return the sources and positions of one side's kept rows, by each text of their prompts."""
-    found: dict[str, list[tuple[str, int]]] = {}
+) -> Iterator[tuple[_Row, str]]:
+    """Yield each text of the prompts of one side's kept rows."""
     for name, table in tables.items():
         for place, entry in enumerate(table.entries):
             if entry.rule is None and entry.is_in(side):
                 for text in texts_of(entry.canonical["prompt"]):
-                    found.setdefault(text, []).append((name, place))
+                    yield (name, place), text
+
+
+def _rows_by_text(tables: dict[str, Table]) -> dict[str, list[_Row]]:
+    """Return the held-out rows by each text of their prompts."""
+    found: dict[str, list[_Row]] = {}
+    for row, text in _texts(tables, "heldout"):
+        found.setdefault(text, []).append(row)
     return found
+
+
+def _matches(
+    tables: dict[str, Table], references: References
+) -> Iterator[tuple[str, list[_Row], list[tuple[int, float]]]]:
+    """Yield each training text that has near duplicates, in order of appearance.
+
+    With it come its rows, and its near duplicates among the references with their similarity. Of
+    the other texts only digests are kept in memory.
+    """
+    if not references.texts:
+        return
+    near: dict[str, tuple[list[_Row], list[tuple[int, float]]]] = {}
+    far: set[bytes] = set()
+    texts = _texts(tables, "train")
+    while batch := list(islice(texts, BATCH)):
+        rows: dict[str, list[_Row]] = {}
+        for row, text in batch:
+            if text in near:
+                near[text][0].append(row)
+            elif _digest(text) not in far:
+                rows.setdefault(text, []).append(row)
+        new = list(rows)
+        matched: dict[str, list[tuple[int, float]]] = {}
+        for i, j, similarity in references.near(new):
+            matched.setdefault(new[i], []).append((j, similarity))
+        near |= {text: (rows[text], matches) for text, matches in matched.items()}
+        far |= {_digest(text) for text in new if text not in matched}
+    yield from ((text, *found) for text, found in near.items())
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()

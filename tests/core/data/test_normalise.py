@@ -124,6 +124,12 @@ PAIR = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
 @pytest.mark.parametrize(
     ("kind", "row", "rule", "reason"),
     [
+        (
+            "demonstrations",
+            {"prompt": {"a": 1}, "response": "So."},
+            "schema",
+            "prompt is the object {'a': 1}; expected text, or a message with role and content",
+        ),
         ("demonstrations", {"prompt": None, "response": "So."}, "empty_text", "prompt is null"),
         (
             "demonstrations",

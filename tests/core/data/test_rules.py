@@ -234,7 +234,7 @@ def test_without_prompt_files_the_prompts_are_those_of_the_comparisons_each_once
     del tables["prompts"]
     splits = make_splits(tables)
     for side in ("train", "heldout"):
-        assert splits[f"prompts_{side}"] == unique_prompts(splits[f"comparisons_{side}"])
+        assert list(splits[f"prompts_{side}"]) == unique_prompts(splits[f"comparisons_{side}"])
 
 
 def test_prompts_that_differ_in_white_space_only_are_both_kept_and_not_added_twice():

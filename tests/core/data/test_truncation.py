@@ -1,6 +1,7 @@
 """Prompts over the limit: which turns and words stay, and what is reported."""
 
 import json
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from rlhf_core.config import Data, Rules
 from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.checks import source_checks
 from rlhf_core.data.render import render_prompt
+from rlhf_core.data.rows.store import MemoryStore
 from rlhf_core.data.rules import apply_row_rules, assign_splits
 from rlhf_core.data.splits import SPLITS
 from rlhf_core.data.table import Table, TableEntry
@@ -91,8 +93,10 @@ def rows(*prompts: list[dict[str, str]], response: str = "w1") -> Table:
     entries = [
         TableEntry(
             line,
-            {"prompt": json.dumps(prompt)},
-            {"id": str(line), "prompt": prompt, "response": response, "meta": {}},
+            MemoryStore(
+                partial(dict, prompt=json.dumps(prompt)),
+                {"id": str(line), "prompt": prompt, "response": response, "meta": {}},
+            ),
         )
         for line, prompt in enumerate(prompts, start=1)
     ]

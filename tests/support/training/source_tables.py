@@ -2,6 +2,7 @@
 
 from rlhf_core.config import Data
 from rlhf_core.data.columns import RowKind
+from rlhf_core.data.rows.store import MemoryStore
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.tool_use import Message
 
@@ -21,7 +22,7 @@ def entry(line: int, prompt: str | list[Message], **texts: str) -> TableEntry:
     """Return a kept row."""
     messages = user(prompt) if isinstance(prompt, str) else prompt
     record = {"id": f"{prompt}|{texts}", "prompt": messages, **texts, "meta": {}}
-    return TableEntry(line, {"prompt": prompt, **texts}, record)
+    return TableEntry(line, MemoryStore(lambda: {"prompt": prompt, **texts}, record))
 
 
 def pair(line: int, prompt: str | list[Message], chosen: str, rejected: str) -> TableEntry:

@@ -53,7 +53,7 @@ def test_the_split_of_a_shard_is_in_its_name_or_folder(kind, tmp_path):
     assert prompts(read(tmp_path, split="test")) == ["p2"]
     assert prompts(read(tmp_path, split="validation")) == ["p3"]
     assert prompts(read(tmp_path, format=kind)) == ["p0", "p1"]
-    assert read(tmp_path).lines == [1, 2] and prompts(read(tmp_path, limit=1)) == ["p0"]
+    assert list(read(tmp_path).lines) == [1, 2] and prompts(read(tmp_path, limit=1)) == ["p0"]
     with pytest.raises(BadInput, match=r"splits \['test', 'train', 'validation'\].*'other'"):
         read(tmp_path, split="other")
 
@@ -103,7 +103,7 @@ def test_a_column_of_a_type_that_datasets_lacks_keeps_its_values(tmp_path):
 def test_a_pattern_is_one_source_in_the_order_of_paths(tmp_path):
     write(tmp_path, b__part="jsonl", a__part="jsonl", a__other="parquet")
     assert prompts(read(tmp_path / "*" / "*.jsonl")) == ["p1", "p0"]
-    assert read(tmp_path / "*" / "*.jsonl").lines == [1, 2]
+    assert list(read(tmp_path / "*" / "*.jsonl").lines) == [1, 2]
     assert prompts(read(tmp_path / "*" / "*.jsonl", limit=1)) == ["p1"]
 
 

@@ -1,6 +1,7 @@
 """Text files of any compression and encoding that says itself; what is no text is named."""
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -107,3 +108,14 @@ def test_lines_that_end_as_on_windows_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(JSONL.replace(b"\n", b"\r\n"))
     (tmp_path / "a.csv").write_bytes("prompt,response\r\nünï,a\tb\r\n3,4\r\n".encode("utf-8-sig"))
     assert content(read(tmp_path / "a.jsonl")) == content(read(tmp_path / "a.csv")) == ROWS
+
+
+def test_a_bad_byte_deep_in_a_file_has_its_line_and_a_limit_reads_no_further(tmp_path):
+    good = json.dumps(ROWS[0]).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(
+        codecs.BOM_UTF8 + good * 3000 + b'{"prompt": "\xff"}\n' + good
+    )
+    with pytest.raises(BadInput, match=r"a\.jsonl line 3001 is not UTF-8 \(byte 0xff\)"):
+        read(tmp_path / "a.jsonl")
+    rows = read(tmp_path / "a.jsonl", limit=3000)
+    assert list(rows.lines) == list(range(1, 3001)) and rows.row(2999) == ROWS[0]

@@ -6,6 +6,8 @@ from itertools import combinations
 import pytest
 
 from rlhf_core.data.splitting.near_duplicates import (
+    _index,
+    _signatures,
     jaccard,
     linked_pairs,
     near_duplicates,
@@ -49,6 +51,22 @@ def test_nearly_every_pair_that_is_similar_enough_is_found_and_no_other():
     found = {(i, j): similarity for i, j, similarity in near_duplicates(texts, texts, 0.8) if i < j}
     assert set(found) <= wanted and len(found) >= 0.97 * len(wanted) > 100
     assert all(found[i, j] == jaccard(sets[i], sets[j]) for i, j in found)
+
+
+@pytest.mark.parametrize("similarity", [0.5, 0.8, 0.95])
+def test_the_pairs_found_are_those_of_datasketchs_own_index(similarity):
+    texts, references = documents(1200), documents(1200)[::3]
+    sets, signatures = _signatures(references)
+    index = _index(similarity)
+    for place, signature in enumerate(signatures):
+        index.insert(place, signature)
+    wanted = [
+        (i, j, found)
+        for i, (own, signature) in enumerate(zip(*_signatures(texts), strict=True))
+        for j in sorted(index.query(signature))
+        if (found := jaccard(own, sets[j])) >= similarity
+    ]
+    assert list(near_duplicates(texts, references, similarity)) == wanted and len(wanted) > 300
 
 
 def test_no_text_is_near_anything_without_references():

@@ -1,0 +1,1 @@
+"""The rows that a validation checks: on disk, their texts in batches, and those of a split."""
