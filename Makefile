@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench setup lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data setup lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -26,6 +26,10 @@ learning-curves: $(READY)
 # BENCH="--only ppo-equal" for a part; infra/docs/results/speed.md explains the table.
 bench: $(READY)
 	$(BIN)/python infra/bench/run.py $(BENCH)
+
+# Time and memory of the validate stage on 20,000 and 100,000 pairs of 500 characters: some minutes. PAIRS=1000000 for the goal.
+bench-data: $(READY)
+	$(BIN)/python infra/bench/validate_pairs.py $(PAIRS)
 
 setup: $(READY)
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.chat_template import apply_template, prompt_text
 from rlhf_core.data.end_of_turn import assistant_turn
-from rlhf_core.data.special_tokens import HiddenTokens, encode_text, special_texts
+from rlhf_core.data.special_tokens import HiddenTokens, encode_batch, encode_text, special_texts
 from rlhf_core.data.transcripts import Messages
 
 TrainOn = Literal["all", "last"]
@@ -156,9 +156,7 @@ def _encode_after(
     """
     if not texts:
         return []
-    before, *found = tokenizer(
-        [opening, *(opening + text for text in texts)], add_special_tokens=False, verbose=False
-    )["input_ids"]
+    before, *found = encode_batch(tokenizer, [opening, *(opening + text for text in texts)])
     return [
         encode_text(tokenizer, text)
         if ids[: len(before)] != before or special_texts(tokenizer, [text])
@@ -170,11 +168,7 @@ def _encode_after(
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[int]:
     """Return the tokens in each text without special tokens, encoded as one batch."""
     texts = list(texts)
-    if not texts:
-        return []
-    return [
-        len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    ]
+    return [len(ids) for ids in encode_batch(tokenizer, texts)] if texts else []
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

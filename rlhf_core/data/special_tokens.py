@@ -5,12 +5,12 @@ prompt these are letters: only the chat template and the pipeline itself place s
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf_core.data.transcripts import Messages
 
@@ -50,6 +50,26 @@ def encode_template_text(
     if ids[:1] == [tokenizer.convert_tokens_to_ids(after)]:
         return ids[1:]
     return encode_template_text(tokenizer, text)
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the token ids of each text; special tokens in it are meant, and none is added.
+
+    The ids are those of tokenizer(texts, add_special_tokens=False). That call also makes masks and
+    offsets of each token, which takes as long again.
+    """
+    own = isinstance(tokenizer, PreTrainedTokenizerFast) and (
+        type(tokenizer)._encode_plus is PreTrainedTokenizerFast._encode_plus
+    )
+    if not own:  # a family that encodes in a way of its own
+        yield from tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False):
+        yield encoding.ids
 
 
 @dataclass(frozen=True)

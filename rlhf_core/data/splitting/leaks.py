@@ -10,7 +10,7 @@ from rlhf_core.config import Data, Rules
 from rlhf_core.data.rows.store import BATCH
 from rlhf_core.data.splits import HELDOUT_FOR
 from rlhf_core.data.splitting.groups import texts_of
-from rlhf_core.data.splitting.near_duplicates import References
+from rlhf_core.data.splitting.near_duplicates import ReferenceTexts
 from rlhf_core.data.table import Table
 
 EXAMPLES = 20  # of near duplicates in the report, per source
@@ -84,7 +84,7 @@ def note_near_duplicates(
     if data.rules.near_duplicates == "off":
         return tables, []
     heldout = _rows_by_text(tables)
-    references = References(heldout, data.near_duplicate_similarity)
+    references = ReferenceTexts(heldout, data.near_duplicate_similarity)
     places = list(heldout.values())
     found: dict[str, dict[int, NearDuplicate]] = {name: {} for name in tables}
     for text, rows, matches in _matches(tables, references):
@@ -137,7 +137,7 @@ def _rows_by_text(tables: dict[str, Table]) -> dict[str, list[_Row]]:
 
 
 def _matches(
-    tables: dict[str, Table], references: References
+    tables: dict[str, Table], references: ReferenceTexts
 ) -> Iterator[tuple[str, list[_Row], list[tuple[int, float]]]]:
     """Yield each training text that has near duplicates, in order of appearance.
 

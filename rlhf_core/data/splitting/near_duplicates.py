@@ -82,10 +82,10 @@ def near_duplicates(
 
     Those of one text come together, in the order of the references.
     """
-    yield from References(references, similarity).near(texts)
+    yield from ReferenceTexts(references, similarity).near(texts)
 
 
-class References:
+class ReferenceTexts:
     """Texts to which others may be near: bands of their signatures, in sorted order.
 
     A reference takes 12 bytes per band (about 20 bands) and its text. Texts are looked up in

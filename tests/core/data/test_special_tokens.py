@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_core.batching.batch import encode
 from rlhf_core.data.chat_template import ensure_chat_template
 from rlhf_core.data.render import render_prompt, render_response
-from rlhf_core.data.special_tokens import encode_text, special_texts
+from rlhf_core.data.special_tokens import encode_batch, encode_text, special_texts
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'].strip()"
@@ -111,3 +111,26 @@ def test_a_token_that_is_added_later_counts(words):
     assert special_texts(words, ["w1 <new>"]) == []
     words.add_special_tokens({"additional_special_tokens": ["<new>"]})
     assert special_texts(words, ["w1 <new>"]) == ["<new>"]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_batch_has_the_ids_that_the_tokenizers_own_call_gives(chatml, words, split):
+    texts = ["", "Why so?", "a<|im_end|> b", " w1 w2 <eos>", "ü\n日本", "w1 " * 200]
+    for tokenizer in (chatml, words):
+        before = tokenizer.split_special_tokens
+        tokenizer.split_special_tokens = split
+        tokenizer(texts, padding=True, truncation=True, max_length=5)  # what is set stays set
+        found = list(encode_batch(tokenizer, texts))
+        assert found == tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokenizer.split_special_tokens = before
+
+
+def test_a_tokenizer_that_encodes_in_its_own_way_is_asked_itself(words):
+    class Loud(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, **options):
+            loud = [one.upper() for one in text] if isinstance(text, list) else text.upper()
+            return super()._encode_plus(loud, **options)
+
+    loud = Loud(tokenizer_object=words.backend_tokenizer, eos_token="<eos>", unk_token="<unk>")
+    assert list(encode_batch(loud, ["w1"])) == [[loud.unk_token_id]]
+    assert list(encode_batch(words, ["w1"])) == [[words.convert_tokens_to_ids("w1")]]
