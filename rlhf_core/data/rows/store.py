@@ -21,7 +21,7 @@ from rlhf_core.data.verdicts import named_votes, score_contradiction, score_tie
 BATCH = 1000  # rows that are looked at together
 _KEY = 32  # bytes of a prompt's or root's key
 _PAIR = 16  # bytes of a pair's key
-Pair = tuple[bytes, bytes]  # keys of a pair as it is, and with its answers exchanged
+PairKeys = tuple[bytes, bytes]  # keys of a pair as it is, and with its answers exchanged
 
 
 class Store(Protocol):
@@ -45,7 +45,7 @@ class Store(Protocol):
     def root_key(self, place: int) -> str:
         """Return the identity of the conversation's root (see splits.root_key)."""
 
-    def pair(self, place: int) -> Pair:
+    def pair(self, place: int) -> PairKeys:
         """Return the keys of a comparison's texts."""
 
     def has_text(self, place: int, column: str) -> bool:
@@ -92,7 +92,7 @@ class MemoryStore:
         """Return the identity of the conversation's root."""
         return root_key(self._canonical()["prompt"])
 
-    def pair(self, place: int) -> Pair:
+    def pair(self, place: int) -> PairKeys:
         """Return the keys of a comparison's texts."""
         record = self._canonical()
         return pair_of(record, bytes.fromhex(prompt_key(record["prompt"])))
@@ -154,7 +154,7 @@ class ArrowStore:
         """Return the identity of the conversation's root."""
         return self._roots.get(place) or self.prompt_key(place)
 
-    def pair(self, place: int) -> Pair:
+    def pair(self, place: int) -> PairKeys:
         """Return the keys of a comparison's texts."""
         at = 2 * _PAIR * place
         found = bytes(self._pairs[at : at + 2 * _PAIR])
@@ -259,7 +259,7 @@ class ArrowFile:
         return Dataset.from_file(str(self._path))
 
 
-def pair_of(record: dict, prompt: bytes) -> Pair:
+def pair_of(record: dict, prompt: bytes) -> PairKeys:
     """Return the keys of a comparison as it is and with its answers exchanged.
 
     White space at the ends of the answers does not count. prompt: its prompt's key.
