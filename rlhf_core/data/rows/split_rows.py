@@ -8,9 +8,9 @@ from rlhf_core.data.table import TableEntry
 
 
 class SplitRows(Sequence[dict]):
-    """The records of a split: those of rows, and behind them prompts that rows of pairs lend.
+    """The records of a split: those of whole rows, then those of the prompts of comparisons.
 
-    A record is read when it is asked for. prompts_of: rows of which the prompt alone is a record.
+    A record is read when it is asked for. prompts_of: rows whose prompt alone is a record.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class SplitRows(Sequence[dict]):
     def __getitem__(self, place: slice) -> "SplitRows": ...
     def __getitem__(self, place: int | slice) -> "dict | SplitRows":
         if isinstance(place, slice):
-            whole, lent = range(self._whole)[place], range(len(self))[place]
+            whole, rest = range(self._whole)[place], range(len(self))[place]
             assert place.step in (None, 1), "a split is cut without steps"
             return SplitRows(
                 [self.entries[i] for i in whole],
-                [self.entries[i] for i in lent if i >= self._whole],
+                [self.entries[i] for i in rest if i >= self._whole],
             )
         return self._record(range(len(self))[place])
 

@@ -51,7 +51,7 @@ def read_texts(
 
     Prompts are counted with the chat template, answers with EOS. With overlong = 'truncate_left'
     prompts over the limit are shortened. One batch is encoded in a thread while the next one is
-    read; only the thread uses the tokenizer's encoder, which bears one user at a time.
+    read; only the thread uses the tokenizer's encoder, which allows one caller at a time.
     """
     found, entries = TextFindings(), list(table.entries)
 

@@ -1,4 +1,4 @@
-"""The rows of a split: read when they are asked for, and the prompts that pairs lend."""
+"""The rows of a split: read when they are asked for, and the prompts of comparisons."""
 
 from source_tables import entry, pair
 
@@ -14,12 +14,12 @@ def test_prompts_of_pairs_stand_behind_the_rows_each_once():
     own = entry(9, "c")
     rows = SplitRows([own], first_of_each_prompt(PAIRS))
     assert len(rows) == 3
-    lent = unique_prompts(one.canonical for one in PAIRS)
-    assert list(rows) == [own.canonical, *lent] == [rows[0], rows[1], rows[-1]]
+    prompts = unique_prompts(one.canonical for one in PAIRS)
+    assert list(rows) == [own.canonical, *prompts] == [rows[0], rows[1], rows[-1]]
     assert rows[1] == prompt_record([{"role": "user", "content": "a"}])
     assert list(rows.lines()) == [to_line(record) for record in rows]
     assert list(rows.ids()) == [own.id] and [dict(t) for t in rows.tokens()] == [{}, {}, {}]
-    assert list(rows[1:]) == lent and list(rows[:1]) == [own.canonical]
+    assert list(rows[1:]) == prompts and list(rows[:1]) == [own.canonical]
 
 
 def test_only_pairs_with_votes_are_voted():
