@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from rlhf_core.batching.batch import order_part
 from rlhf_core.config import DPO, SFT, Reward
 from rlhf_core.engine.base import Engine
@@ -41,12 +43,15 @@ def fit(
 ) -> None:
     """Train for `config.epochs` epochs, from the newest checkpoint if there is one.
 
+    `seed` decides the order of examples and an adapter's dropout, for which torch would seed each
+    process by chance.
     Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
     """
     stage, examples = task.stage, task.examples
     per_epoch = -(-examples // config.batch_size)
     steps = per_epoch * config.epochs
-    checkpoint = load_checkpoint(run.checkpoints)
+    torch.manual_seed(seed)
+    checkpoint = load_checkpoint(run.checkpoints)  # with the state of torch's random numbers
     if checkpoint:
         engine.load_state(checkpoint.tensors)
     for step in range((checkpoint.step if checkpoint else 0) + 1, steps + 1):
