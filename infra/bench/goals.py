@@ -72,8 +72,8 @@ def decide(
 ) -> Outcome:
     """Return the outcome of a goal.
 
-    why: the reason for which one of its programs did not run. trial: of a quick run, which decides
-    nothing.
+    why: the reason for which one of its programs did not run. trial: of another shape than that of
+    the goals, which decides nothing.
     """
     try:
         found, by_cpu = (goal.ratios(measured, clock) for clock in ("step", "cpu"))

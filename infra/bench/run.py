@@ -1,16 +1,19 @@
 """`make bench`: the speed and memory of this project beside TRL, the plain model and raw vLLM.
 
-    .venv/bin/python infra/bench/run.py [--only NAME ...] [--repeats N] [--without-trl] [--quick]
+    .venv/bin/python infra/bench/run.py [--only NAME ...] [--repeats N] [--without-trl]
+                                        [--small | --quick] [--out FILE]
 
 Both sides have the same shapes, weights and rows, and take their steps in turn. The table says of
 each goal whether it is met; the JSON file holds every step. The method, and what came out, are in
-infra/docs/results/speed.md. --quick measures nothing: it runs tiny shapes, so that this cannot rot.
+infra/docs/results/speed.md. --small has other ratios, and decides no goal. --quick measures
+nothing: it runs tiny shapes, so that this cannot rot.
 """
 
 import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -52,7 +55,8 @@ def main(words: list[str] | None = None) -> int:
             print(f"{without_trl}\nIts side is skipped.", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         report = _Report(options.out, quick=options.quick)
-        shape = "quick" if options.quick else "full"
+        shape = "quick" if options.quick else "small" if options.small else "full"
+        report.about["shape"] = shape
         print("Writing models and rows ...", flush=True)
         report.tokens = workload.write(Path(folder), SHAPES[shape])
         for comparison in comparisons(Path(folder), shape):
@@ -71,6 +75,7 @@ def _options(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2, help="measured steps of each program")
     parser.add_argument("--without-trl", action="store_true", help="leave TRL's side out")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: a trial, no measurement")
+    parser.add_argument("--small", action="store_true", help="six layers, a quarter of the rows")
     parser.add_argument("--out", type=Path, default=home_folder() / "bench.json", help="JSON file")
     return parser.parse_args(words)
 
@@ -129,7 +134,7 @@ class _Report:
         self._out, self._began = out, time.monotonic()
         self._comparisons: dict[str, dict] = {}
         self._outcomes: list[Outcome] = []
-        self._about = {
+        self.about = {
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "commit": f"{commit}{' with changes' if dirty else ''}",
             "quick": quick,
@@ -158,14 +163,16 @@ class _Report:
         together: bool,
     ) -> None:
         """Add a comparison and decide its goals, and write the file."""
-        outcomes = [decide(goal, found, why=why, trial=self._about["quick"]) for goal in goals]
+        outcomes = [
+            decide(goal, found, why=why, trial=self.about["shape"] != "full") for goal in goals
+        ]
         self._outcomes += outcomes
         self._comparisons[name] |= {
             "side_by_side": together,
             "programs": {label: asdict(one) for label, one in found.items()},
             "goals": [asdict(one) for one in outcomes],
         }
-        content = self._about | {
+        content = self.about | {
             "minutes": (time.monotonic() - self._began) / 60,
             "tokens_of_a_step": self.tokens,
             "comparisons": self._comparisons,
@@ -213,4 +220,6 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
+    # ended from outside, it still ends its programs and removes its gigabyte of models
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

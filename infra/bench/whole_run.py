@@ -16,6 +16,7 @@ from measured_process import BenchFailed, Measured
 from rlhf_core.rundir import read_result
 from tasks.execution.stage_process import environment
 
+COMMAND = ("run", "quickstart")
 LABEL = "rlhf run quickstart"
 GOALS = (
     Goal("orchestration's share of the quickstart", value(LABEL, "orchestration"), at_most=0.03),
@@ -48,7 +49,7 @@ def measure_run() -> Measured:
 
 def _run(home: str) -> float:
     began = time.monotonic()
-    command = [str(Path(sys.executable).with_name("rlhf")), "run", "quickstart"]
+    command = [str(Path(sys.executable).with_name("rlhf")), *COMMAND]
     done = subprocess.run(
         command, env=environment() | {"RLHF_HOME": home}, capture_output=True, text=True
     )
