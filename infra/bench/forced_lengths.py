@@ -66,7 +66,6 @@ def _end_requests(llm: Any, lengths: Lengths) -> None:
         for one, length in zip(own, lengths(), strict=True):
             one.max_tokens, one.ignore_eos = length, True
             one.stop_token_ids = []
-            one._all_stop_token_ids = set()
         return generate(inputs, own, **options)
 
     llm.generate = with_lengths
