@@ -13,7 +13,7 @@ from pathlib import Path
 
 from turns import PIPES
 
-TURN_SECONDS = 900  # after which a process counts as hung
+TURN_SECONDS = 1800  # after which a process counts as hung
 LOG_LINES = 15
 
 

@@ -151,7 +151,7 @@ class _Report:
         """Print why a comparison failed; return it in short."""
         self.failed = 1
         print(f"{name}: {error}", file=sys.stderr)
-        return str(error).splitlines()[0]
+        return str(error).split("; expected")[0]
 
     def add(
         self,
