@@ -211,7 +211,9 @@ def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_
     make_recipe, run, home
 ):
     run(make_recipe())
-    run(make_recipe(seed=2), until="sft")
+    data = make_recipe().data.model_dump() | {"split_seed": 2}
+    other = make_recipe(seed=2, data=data)
+    run(other, until="sft")
     started(home)
     found = retention.plan(Workspace(home), 0)
     gone = retention.remove(Workspace(home), found, 0)
@@ -220,7 +222,7 @@ def test_after_gc_a_promoted_pipeline_repeats_nothing_and_what_nothing_needs_is_
     ) == ["sft", "validate"]
     run(make_recipe())
     assert started(home) == []
-    run(make_recipe(seed=2), until="sft")
+    run(other, until="sft")
     assert started(home) == ["validate", "sft"]
 
 
