@@ -64,7 +64,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT
-from rlhf_core.engine.deepspeed import Engine
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.modeling.models import PolicyModel
 
@@ -72,7 +72,7 @@ sizes, dtype, zero_stage, prompt, response, rows = json.loads(sys.argv[1])
 batch = collate([Sequence([5] * prompt, [6] * response)] * rows, 0)
 with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
     model = PolicyModel(LlamaForCausalLM(LlamaConfig(**sizes)))
-    engine = Engine(model, SFT(zero_stage=zero_stage), dtype=dtype)
+    engine = DeepSpeedEngine(model, SFT(zero_stage=zero_stage), dtype=dtype)
     for _ in range(2):
         for _ in range(2):
             logprobs_BR = token_logprobs(engine(batch), batch.response_ids_BR)
@@ -185,8 +185,9 @@ def spec_of(recipe: Recipe, stage: str, folder: Path) -> StageSpec:
     config = {
         stage: getattr(recipe, stage).model_dump(exclude={"gate"}),
         "dtype": recipe.model.dtype,
-        "train": True,
     }
+    if stage in ("sft", "reward"):
+        config["train"] = True
     if stage != "reward":
         config["logits_mib"] = recipe.model.logits_mib
     return StageSpec(stage=stage, seed=1, config=config, inputs=inputs, code=code_digest())
