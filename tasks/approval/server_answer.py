@@ -38,12 +38,15 @@ log = logging.getLogger("rlhf.approval")
 
 
 def queue_of(context: RunContext) -> "ApprovalQueue | None":
-    """Return the queue of approvals on MLflow's server; None without one, or while it is away.
+    """Return the queue of approvals; None where the server has no accounts, or while it is away.
 
-    The promotion looks again: without an answer from there it is refused.
+    The promotion looks again: without an answer from there it is refused. Raises BadInput where the
+    server has accounts and no queue.
     """
     try:
         return approval_queue(context.tracker.client, context.recipe.registry.name)
+    except BadInput:
+        raise
     except Exception as error:
         context.tracker.is_behind(error)
         return None
@@ -95,18 +98,17 @@ def _answered(
 
 def submit(
     client: "MlflowClient", account: Account, run: str, given: decisions.Answer
-) -> ApprovalRecord | None:
-    """Answer the request of a run as this account; return what was decided.
+) -> ApprovalRecord:
+    """Answer the request of a run as this account of the server; return what was decided.
 
-    None where the server has no queue of approvals: nobody has set up who may answer. Raises
-    BadInput for a run that asks nobody, other gate records than it has asked about, an account that
-    may not answer, and an answer that is there already.
+    Raises BadInput for a run that asks nobody, other gate records than it has asked about, a server
+    without a queue of approvals, an account that may not answer, and an answer that is there
+    already.
     """
     decisions.check(given)
     version, asked = _request(client, run)
     queue = approval_queue(client, version.name.removesuffix("-policy"))
-    if queue is None:
-        return None
+    assert queue is not None  # the account is the server's
     _require_evidence(version, asked)
     mine = asked.model_copy(update={"by": account.name})
     if is_own(mine, version.tags.get("registered_by", "")):

@@ -22,6 +22,7 @@ def refusal(name: str, model: str, account: str) -> PromotionRefused:
 def require_rights(uri: str, registry: Registry) -> None:
     """Raise BadInput where this process's account may not write the models of a recipe.
 
+    So does a recipe that requires approval where the server has accounts and no queue of approvals.
     It is asked before anything trains. A store without accounts lets everybody write; a server that
     does not answer is asked again when the models are registered.
     """
@@ -31,6 +32,11 @@ def require_rights(uri: str, registry: Registry) -> None:
         account, client = account_at(uri), connect(uri)
         if not account.is_authenticated:
             return
+        if registry.approval.required:
+            # MLflow's package for reviews, which takes a second to import
+            from tasks.registry.approval_queue import require_queue
+
+            require_queue(client, registry.name)
         models = [f"{registry.registered_as}-{kind}" for kind in ("policy", "reward")]
         there = [name for name in models if client.search_registered_models(f"name = '{name}'")]
         forbidden = [name for name in there if not may_write_model(uri, account, name)]

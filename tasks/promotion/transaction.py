@@ -226,8 +226,8 @@ def check_approval(transaction: Transaction, target: AliasState) -> None:
     if entry.approved_by:
         return
     assert target.policy is not None  # only the promotion of a policy has this step
-    signed = signed_approval(transaction.registry, evidence, target.policy.digest)
     try:
+        signed = signed_approval(transaction.registry, evidence, target.policy.digest)
         if signed:
             version = transaction.registry.version("policy", entry.version)
             if signed.state != "waiting":

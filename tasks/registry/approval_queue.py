@@ -152,6 +152,18 @@ def find_queue(client: MlflowClient, name: str) -> ApprovalQueue | None:
     return None
 
 
+def require_queue(client: MlflowClient, name: str) -> ApprovalQueue:
+    """Return the queue of approvals of a registry name. Raises BadInput without one."""
+    queue = find_queue(client, name)
+    if queue is None:
+        raise BadInput(
+            f"MLflow's server has accounts, and no queue of approvals of {name}, so nothing can be"
+            f" approved; expected one. An admin makes it: rlhf access setup {name} --approver"
+            " ACCOUNT."
+        )
+    return queue
+
+
 def recorded_place(client: MlflowClient, name: str) -> str:
     """Return 'EXPERIMENT/QUEUE', the ids that `record_place` has kept; '' where it has not."""
     try:

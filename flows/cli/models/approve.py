@@ -61,8 +61,8 @@ def approve(
     account = _account(workspace.tracking_uri, by)
     who = account.name if account else " ".join((by or _user()).split())
     given = decisions.Answer(approve=not reject, by=who, comment=text)
-    decided = _on_server(account, run, given) if account else None
-    if decided:
+    if account:
+        decided = _on_server(account, run, given)
         name = decided.run
     else:
         record = decisions.find_run(workspace, run)
@@ -70,8 +70,8 @@ def approve(
     print(decided.model_dump_json(indent=2) if as_json else f"{name}: {decided.sentence}")
 
 
-def _on_server(account: "Account", run: str, given: "Answer") -> "ApprovalRecord | None":
-    """Return the decision on MLflow's server, None where nobody has set up who may answer there."""
+def _on_server(account: "Account", run: str, given: "Answer") -> "ApprovalRecord":
+    """Return the decision on MLflow's server, where the accounts of the approvers answer."""
     from flows.cli.tracking import tracking_client
     from tasks.approval import server_answer
 

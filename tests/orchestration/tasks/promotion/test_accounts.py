@@ -3,17 +3,25 @@
 import base64
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from accounts import become, guarded_server, password
+from contests import contest_record
 from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
 from registrar import Registrar
 
 from flows.cli.app import main
+from rlhf_core.config import Registry
+from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
 from tasks.promotion.aliases import RegistryAliases
+from tasks.promotion.eligibility import ApprovalMissing
 from tasks.promotion.promotion import PromotionRequest, promote
+from tasks.promotion.rights import require_rights
+from tasks.records.approval_record import ApprovalRecord, VersionApproval, evidence_of
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
@@ -46,7 +54,25 @@ def registered(guarded, tiny_models, tmp_path_factory):
         registrar.policy(1)
         registrar.policy(2, beats="1")
         assert promote(registry, PromotionRequest(version="1")).promoted
+        registrar.approval = VersionApproval(required=True, record=own_approval(registrar))
+        registrar.policy(3, beats="1")
         yield registry
+
+
+def own_approval(registrar: Registrar) -> ApprovalRecord:
+    """Return an approval of policy 3 that nobody but its own pipeline has written."""
+    digest, now = Artifact.of(registrar.models / "policy-3").digest, datetime.now(UTC)
+    records = registrar.records("policy", digest)
+    records.append(contest_record(digest, registrar.digests["policy", "1"], 0.7))
+    return ApprovalRecord(
+        evidence=evidence_of(digest, records),
+        run="tiny-3",
+        asked_at=now,
+        until=now,
+        state="approved",
+        by="Ann",
+        comment="reads well",
+    )
 
 
 @pytest.fixture
@@ -119,6 +145,19 @@ def test_a_viewer_cannot_go_around_the_command(viewer, act):
     with pytest.raises(MlflowException, match=r"Permission denied|403"):
         act(viewer)
     assert int(viewer.get_model_version_by_alias("tiny-policy", "champion").version) == 1
+
+
+def test_without_a_queue_of_approvals_the_files_of_the_pipeline_approve_nothing(
+    registered, guarded, monkeypatch
+):
+    become(monkeypatch, "pipeline")
+    expected = "no queue of approvals of tiny.*rlhf access setup tiny --approver"
+    with pytest.raises(ApprovalMissing, match=f"Version 3 of tiny-policy is not.*{expected}"):
+        promote(registered, PromotionRequest(version="3"))
+    approval = {"required": True}
+    with pytest.raises(BadInput, match=expected):  # before anything trains
+        require_rights(guarded, Registry(name="tiny", approval=approval))
+    require_rights(guarded, Registry(name="tiny"))
 
 
 def test_without_an_account_nothing_is_shown(registered, guarded):
