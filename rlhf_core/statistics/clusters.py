@@ -185,10 +185,10 @@ def bootstrap_clustered(
         return bootstrap(grouped, confidence, seed=seed)
     if clusters is None:
         require_items(len(grouped[0][1]))
-    return _linearised(grouped, confidence)
+    return linearised(grouped, confidence)
 
 
-def _linearised(grouped: list[Term], confidence: float) -> tuple[float, float]:
+def linearised(grouped: list[Term], confidence: float) -> tuple[float, float]:
     """Return `statistic` -+ t * standard error of its linear approximation over K clusters."""
     value, error = statistic(grouped), linear_error(grouped)
     half = float(stdtrit(len(grouped[0][1]) - 1, (1 + confidence) / 2)) * error

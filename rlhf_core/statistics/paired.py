@@ -8,9 +8,9 @@ from rlhf_core.statistics.clusters import (
     MIN_CLUSTERS,
     Clusters,
     bootstrap_clustered,
+    linearised,
     wilson_clustered,
 )
-from rlhf_core.statistics.intervals import MIN_BOOTSTRAP
 
 RESAMPLES = 2000
 
@@ -22,11 +22,14 @@ def bootstrap_mean(
 
     values_N: paired differences. clusters: the items' prompts, which are resampled as wholes
     (rlhf_core/statistics/clusters.py). Without shared prompts the resamples are those that stages
-    have always drawn. From MIN_BOOTSTRAP to MIN_CLUSTERS items it is Student's t interval.
+    have always drawn. Below MIN_CLUSTERS items it is Student's t interval, which of 2 items is
+    wide. One item alone shows no spread: both ends are its value.
     """
-    if clusters is not None or MIN_BOOTSTRAP <= len(values_N) < MIN_CLUSTERS:
+    if clusters is not None or 2 <= len(values_N) < MIN_CLUSTERS:
         values = values_N.double().numpy()
         terms = [(1, values, np.ones(len(values)))]
+        if clusters is None:
+            return linearised(terms, confidence)
         return bootstrap_clustered(terms, clusters, confidence, seed=seed)
     means = resampled_means(values_N, seed=seed)
     tail = round((1 - confidence) / 2, 12)  # 0.025, not 0.025000000000000022
