@@ -55,8 +55,9 @@ def contest_items(contest: Contest, spec: StageSpec) -> Artifact:
 
 
 def contest_prompts(contest: Contest, subject: Subject) -> tuple[str, ...]:
-    """Return the sample of prompts looked at; empty where a benchmark decides."""
-    return () if parse(contest.metric) else looked_at(subject.result, subject.run_dir)
+    """Return the sample of prompts looked at, or of the items of the benchmark that decides."""
+    benchmark = parse(contest.metric)
+    return looked_at(subject.result, subject.run_dir, benchmark.task if benchmark else None)
 
 
 def decision_rule(contest: Contest, metrics: list[str]) -> str:

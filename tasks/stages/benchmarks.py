@@ -71,7 +71,7 @@ def _folder_of_file(task: str) -> Path:
             " Correct the path."
         )
     readable(KEY, permitted(KEY, path))
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = _task_text(path)
     names = re.findall(r"^task:[ \t]*['\"]?([^'\"\n#]*?)['\"]?[ \t]*(?:#.*)?$", text, re.MULTILINE)
     if names != [path.stem]:
         found = f"names the task {names[0]!r}" if names else "names no task"
@@ -80,6 +80,33 @@ def _folder_of_file(task: str) -> Path:
             " called, because metrics and gates have that name. Rename one of them."
         )
     return readable(KEY, permitted(KEY, path.resolve().parent))
+
+
+def _task_text(path: Path) -> str:
+    """Return the text of a task file. Raises BadInput with the line of what is no UTF-8 or YAML."""
+    import yaml  # lm-eval's own, which is installed with it
+
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInput(
+            f"{KEY} has {str(path)!r}, whose line {line} is not UTF-8 (byte"
+            f" 0x{data[error.start]:02x}); expected UTF-8 text. Convert the file, e.g. `iconv -f"
+            " WINDOWS-1252 -t UTF-8`."
+        ) from None
+    try:
+        yaml.compose(text, Loader=yaml.SafeLoader)  # tags such as !function are not looked up
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"whose line {mark.line + 1}" if mark else "which"
+        raise BadInput(
+            f"{KEY} has {str(path)!r}, {place} is not valid YAML"
+            f" ({getattr(error, 'problem', None) or error}); expected a task file of lm-eval."
+            " Correct the file."
+        ) from None
+    return text
 
 
 @cache

@@ -47,7 +47,7 @@ def at_commit(name: str, source: Source) -> Source:
     from huggingface_hub import HfApi, errors
 
     try:
-        if _is_offline():
+        if is_offline():
             raise errors.OfflineModeIsEnabled("offline mode is enabled")
         commit = HfApi().dataset_info(source.path, revision=source.revision, timeout=_SECONDS).sha
         _note_commit(source)
@@ -140,7 +140,7 @@ def _configurations(source: Source) -> list[str]:
     from datasets import get_dataset_config_names
 
     cached = {folder.parent.parent.name for folder in _cached_folders(source)}
-    if cached and _is_offline():
+    if cached and is_offline():
         return sorted(cached)
     try:
         return get_dataset_config_names(source.path, revision=source.revision)
@@ -148,7 +148,7 @@ def _configurations(source: Source) -> list[str]:
         return []
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
     """Return True where HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids to ask the hub."""
     from huggingface_hub import constants
 
@@ -210,7 +210,7 @@ def _cached_commit(source: Source) -> str | None:
 
 
 def _unreachable(name: str, source: Source, error: Exception) -> BadInput | StageFailed:
-    if _is_offline():
+    if is_offline():
         return BadInput(
             f"{name}: {source.path!r} is no file or folder here, HF_HUB_OFFLINE or"
             " HF_DATASETS_OFFLINE forbids to ask the hub, and its cache does not have revision"

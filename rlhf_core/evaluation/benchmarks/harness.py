@@ -20,8 +20,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from rlhf_core.config.evaluate import Benchmarks
 from rlhf_core.digest import digest_json
-from rlhf_core.errors import BadInput
+from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.evaluation.benchmarks.language_model import BenchmarkedModel
+from rlhf_core.evaluation.benchmarks.load_errors import not_loaded
 from rlhf_core.rundir import Frozen
 
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -76,18 +77,16 @@ def _name_of(value: object) -> str:
 def load_task(name: str, folder: Path) -> LoadedTask:
     """Return a benchmark whose task file is in `folder`, with its data.
 
-    Raises BadInput when lm-eval cannot load it, with lm-eval's reason.
+    Raises BadInput when lm-eval cannot load it, with the reason; StageFailed when the hub of its
+    data does not answer.
     """
     try:
         with _no_files_written_beside(), TemporaryDirectory() as scratch:
             loaded = _load(name, folder, scratch)
+    except RLHFError:
+        raise
     except Exception as error:  # lm-eval and datasets raise a dozen kinds
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.300}"
-        raise BadInput(
-            f"the benchmark {name} of {folder} cannot be loaded ({reason}); expected a task of"
-            " lm-eval whose data are here, or on a hub that answers. Correct the task, or"
-            " evaluate.benchmarks.tasks."
-        ) from error
+        raise not_loaded(name, str(folder), error) from error
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
@@ -128,10 +127,15 @@ def _load(name: str, folder: Path, scratch: str) -> Any:
     file = here.task_index[name].yaml_path
     assert file is not None  # the index of a folder is made of its files
     values = load_yaml(file)
-    if values.get("dataset_path") in FILES and "class" not in values:
-        values["dataset_kwargs"] = _local_files(values.get("dataset_kwargs") or {}, file.parent)
-        values["dataset_kwargs"] |= {"cache_dir": scratch, "keep_in_memory": True}
-    return here.load([values])
+    if values.get("dataset_path") not in FILES or "class" in values:
+        return here.load([values])
+    arguments = _local_files(values.get("dataset_kwargs") or {}, file.parent)
+    values["dataset_kwargs"] = arguments | {"cache_dir": scratch, "keep_in_memory": True}
+    try:
+        return here.load([values])
+    except Exception as error:
+        where = f"{folder} with the data {arguments.get('data_files')}"
+        raise not_loaded(name, where, error) from error
 
 
 def _local_files(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:

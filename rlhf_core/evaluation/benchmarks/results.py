@@ -1,10 +1,13 @@
 """The results of the evaluation's models on its benchmarks, kept between runs."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from rlhf_core.batching.collective import gathered
 from rlhf_core.benchmarks.names import input_name
@@ -22,6 +25,7 @@ from rlhf_core.patterns import fixed_folder
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import StageSpec, write_atomically
 
+log = logging.getLogger("rlhf.benchmarks")
 ItemsByModel = dict[str, BenchmarkItems]
 
 
@@ -72,10 +76,13 @@ def _key(spec: StageSpec[EvaluateStageConfig], task: LoadedTask, model: str) -> 
 
 
 def _known_or_measured(file: Path, measure: Callable[[], BenchmarkItems]) -> BenchmarkItems:
-    """Return the result in `file`, or measure it and write it there by rename."""
+    """Return the result in `file`, or measure it and write it there by rename.
+
+    A damaged file counts as none. Every rank takes what rank 0 has read.
+    """
     kept = gathered(_kept(file))[0]
-    if kept is not None:
-        return BenchmarkItems.model_validate_json(kept)
+    if kept is not None and (known := _whole(file, kept)):
+        return known
     items = measure()
     if is_rank_zero():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +90,20 @@ def _known_or_measured(file: Path, measure: Callable[[], BenchmarkItems]) -> Ben
     return items
 
 
+def _whole(file: Path, kept: str) -> BenchmarkItems | None:
+    """Return a result from its text, None where it is damaged."""
+    try:
+        return BenchmarkItems.model_validate_json(kept)
+    except ValidationError:
+        if is_rank_zero():
+            log.warning("%s is damaged, so the benchmark is measured again", file)
+        return None
+
+
 def _kept(file: Path) -> str | None:
     """Return a result's text, None without one; its time becomes that of its last use."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     with contextlib.suppress(OSError):  # a file of another user: `rlhf gc` sees an older use

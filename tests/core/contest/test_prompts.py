@@ -3,7 +3,8 @@
 from contests import evaluated, outcomes
 
 from rlhf_core.contest.prompts import SAMPLED, looked_at, sampled, share_prompts
-from rlhf_core.evidence.items import item_id
+from rlhf_core.digest import digest_json
+from rlhf_core.evidence.items import item_id, with_benchmarks, write_items
 
 
 def ids(first: int, last: int) -> list[str]:
@@ -39,3 +40,36 @@ def test_a_part_of_a_split_is_found_in_it():
     whole = sampled(ids(0, 1000))
     for start in range(0, 950, 50):
         assert share_prompts(whole, sampled(ids(start, start + 50)))
+
+
+def benchmark_items(numbers: range, *, task: str = "abc", asks: str = "", rows: str = "") -> dict:
+    """Return the columns of a benchmark's items. asks: of the task's prompts; rows: of its data."""
+    return {
+        "prompt_id": [f"{task}/{n}/{digest_json([n, rows])[:8]}" for n in numbers],
+        "prompt": [f"{asks}question {n}" for n in numbers],
+        "target": [f"answer {n}" for n in numbers],
+    }
+
+
+def looked_at_with(folder, items: dict, benchmark: str | None = "abc") -> tuple[str, ...]:
+    """Return the sample of an evaluation of 250 prompts and of a benchmark's items."""
+    subject = evaluated(folder, {"score": outcomes(0.5)}, prompts=ids(0, 250))
+    columns = with_benchmarks({"prompt_id": ids(0, 250)}, {"abc": items})
+    result = subject.result.model_copy(update={"files": write_items(folder, columns)})
+    return looked_at(result, folder, benchmark)
+
+
+def test_the_items_of_a_benchmark_are_known_whatever_else_its_task_file_says(tmp_path):
+    """Bug: a changed comment in the file made the count of looks begin at 1 again."""
+    first = looked_at_with(tmp_path, benchmark_items(range(250)))
+    assert len(first) == 2 * SAMPLED
+    for changed in ({"asks": "Q: "}, {"rows": "source"}, {"task": "renamed"}):
+        same = looked_at_with(tmp_path, benchmark_items(range(250), **changed))
+        assert share_prompts(first, same)
+    assert not share_prompts(first, looked_at_with(tmp_path, benchmark_items(range(250, 500))))
+
+
+def test_a_benchmark_beside_the_prompts_is_none_of_them(tmp_path):
+    """Bug: fresh prompts shared the items of a benchmark whose name sorts among the ids."""
+    found = looked_at_with(tmp_path, benchmark_items(range(250)), benchmark=None)
+    assert found == sampled(ids(0, 250))

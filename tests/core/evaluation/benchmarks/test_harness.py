@@ -96,6 +96,20 @@ def test_what_lm_eval_cannot_load_or_measure_is_refused(make_task, asked, tmp_pa
         measure_items(make_task("three", f1), asked(chat_template=False), PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [("", "its data have no rows"), ('{"question": "w1"}\n{"question": \n', "JSON")],
+    ids=["empty", "broken"],
+)
+def test_data_that_cannot_be_read_are_named_with_the_cause(tmp_path, data, cause):
+    """Bug: it said "(StopIteration: )" and "An error occurred while generating the dataset"."""
+    file = write_task(tmp_path / "choose").parent / "items.jsonl"
+    file.write_text(data)
+    with pytest.raises(BadInput) as refused:
+        load_task("choose", file.parent)
+    assert str(file) in str(refused.value) and cause in str(refused.value)
+
+
 @pytest.mark.parametrize(("name", "n"), [("quickstart_subject", 240), ("safe_requests", 104)])
 def test_the_shipped_tasks_load_without_a_network(name, n, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -74,6 +74,17 @@ def test_a_kill_while_a_result_is_written_leaves_no_half_of_it(results, tmp_path
     assert len(results()["choose"]["policy"].ids) == 12 and len(cached(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{}", b'{"ids": [', b"\xff\x00"])
+def test_a_damaged_result_is_measured_anew(results, tmp_path, caplog, damaged):
+    """Bug: it failed the stage, which was tried three times."""
+    known = results()["choose"]
+    (file,) = cached(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(damaged)
+    assert results()["choose"] == known and file.read_bytes() == whole
+    assert f"{file} is damaged" in caplog.text
+
+
 SCORER = """
 def words(prompts, replies):
     return [float(len(reply.split())) for reply in replies]

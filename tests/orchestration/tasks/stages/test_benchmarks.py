@@ -60,3 +60,24 @@ def test_a_benchmark_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_ALLOWED_ROOTS", str(tmp_path / "allowed"))
     with pytest.raises(BadInput, match="outside"):
         found(str(write_task(tmp_path / "mine")))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"description: caf\xe9", r"whose line 2 is not UTF-8 \(byte 0xe9\)"),
+        (b"doc_to_text: [question", r"whose line \d+ is not valid YAML \(expected ',' or '\]'"),
+    ],
+    ids=["text", "yaml"],
+)
+def test_a_task_file_that_cannot_be_read_is_refused_with_the_line(tmp_path, line, said):
+    """Bug: lm-eval then knew no task of this name."""
+    file = write_task(tmp_path / "mine")
+    file.write_bytes(b"task: mine\n" + line + b"\n")
+    with pytest.raises(BadInput, match=said):
+        found(str(file))
+
+
+def test_a_task_file_may_name_functions_of_its_folder(tmp_path):
+    text = CHOICES.replace("doc_to_text: question", "doc_to_text: !function words.question")
+    assert found(str(write_task(tmp_path / "coded", text)))
