@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from mlflow.server.auth.client import AuthServiceClient
 
 WORKSPACE = "default"  # MLflow's own, in which everything is unless others were made
+# names of a database's error for a second row of one key, which MLflow's server hands on
+_SECOND_ROW = ("IntegrityError", "UniqueViolation")
 _ABOUT = "Made by rlhf access setup. infra/docs/operate/access.md says who may write what."
 
 
@@ -97,7 +99,7 @@ class AccessSetup:
             try:
                 action(*values)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                if not _is_made_already(error):
                     raise
                 return  # another setup was faster
         self.made.append(sentence)
@@ -255,6 +257,13 @@ class AccessSetup:
         if self._server.get_user(account).is_admin:
             return True
         return self._server.get_user_permission(account, kind, resource).permission in permissions
+
+
+def _is_made_already(error: MlflowException) -> bool:
+    """Return True where the server answers that what is to be made is there by now."""
+    return error.error_code == "RESOURCE_ALREADY_EXISTS" or any(
+        name in str(error) for name in _SECOND_ROW
+    )
 
 
 def _is_there(ask: Callable[..., object], *values: object) -> bool:
