@@ -58,7 +58,10 @@ class MeasuredProcess:
             )
         os.close(inbox)
         os.close(outbox)
-        self._ask, self._answers = os.fdopen(ask, "w"), os.fdopen(answers)
+        self._ask, self._answers = (
+            os.fdopen(ask, "w", encoding="utf-8"),
+            os.fdopen(answers, encoding="utf-8"),
+        )
         try:
             self._answer()
         except BaseException:

@@ -50,7 +50,9 @@ def prepare() -> None:
     venv.create(home(), symlinks=True)
     site = next((home() / "lib").glob("python*/site-packages"))
     shared = [path for path in sys.path if Path(path, "torch").is_dir()]
-    site.joinpath("project.pth").write_text("".join(f"{path}\n" for path in shared))
+    site.joinpath("project.pth").write_text(
+        "".join(f"{path}\n" for path in shared), encoding="utf-8"
+    )
     for name, target in _FILES.items():
         folder = site if target is None else home() / target
         words = ("--no-deps", "--target", str(folder), "--requirement", str(HERE / name))
@@ -64,7 +66,7 @@ _FILES = {"requirements.txt": None, "requirements-ppo.txt": "ppo"}  # folder; No
 
 
 def _call(command: list[str], variables: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    done = subprocess.run(command, env=variables, capture_output=True, encoding="utf-8")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise NotInstallable(f"{' '.join(command[1:4])} failed: {reason}")

@@ -51,7 +51,7 @@ def _run(home: str) -> float:
     began = time.monotonic()
     command = [str(Path(sys.executable).with_name("rlhf")), *COMMAND]
     done = subprocess.run(
-        command, env=environment() | {"RLHF_HOME": home}, capture_output=True, text=True
+        command, env=environment() | {"RLHF_HOME": home}, capture_output=True, encoding="utf-8"
     )
     if done.returncode:
         last = "\n  ".join((done.stdout + done.stderr).splitlines()[-15:])

@@ -93,7 +93,7 @@ def _start(spec: StageSpec, run_dir: Path) -> subprocess.Popen:
     file = run_dir / "spec.json"
     file.write_text(spec.model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "rlhf_core", spec.stage, str(file), str(run_dir)]
-    with (run_dir / "stage.log").open("a") as log:
+    with (run_dir / "stage.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=dict(os.environ))
 
 
@@ -121,4 +121,8 @@ def _kill_after(spec: StageSpec, run_dir: Path, *, steps: int) -> None:
 
 
 def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return [
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.endswith("}")
+    ]

@@ -15,7 +15,7 @@ from rlhf_core.reward import stage as reward_stage
 from rlhf_core.reward import training
 from rlhf_core.rundir import RunDir
 
-FEW = {"max_train": 8, "max_heldout": 4, "epochs": 1, "batch_size": 8, "lr": 1e-3}
+FEW = {"max_train": 8, "max_heldout": 10, "epochs": 1, "batch_size": 8, "lr": 1e-3}
 DATA = {"demonstrations": "d", "comparisons": "c"}
 
 

@@ -180,8 +180,9 @@ def test_predicted_peak_of_logits_by_chunks_is_what_the_allocator_holds(dtype, e
     model, shape = wide_model(16_384, hidden)
     strategy = Strategy(1, dtype=dtype, logits_mib=4)  # 64 positions
     model = PolicyModel(model.model, logits_mib=4)
-    batch = collate([Sequence([5] * 4, [6] * 64)] * 6, 0)
-    sizes = BatchShape(tokens=6 * 68, length=68, positions=6 * 64)
+    # more positions than the output layer is wide: below, its gradient is larger than the logits
+    batch = collate([Sequence([5] * 4, [6] * 64)] * 12, 0)
+    sizes = BatchShape(tokens=12 * 68, length=68, positions=12 * 64)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=strategy.autocast):
