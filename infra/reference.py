@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from markdown_text import escape, first_sentence, one_line, paragraphs, table
 from typer.core import TyperCommand, TyperGroup
 
 from flows.cli.app import app, load_command
@@ -278,33 +279,6 @@ def interval(low: float, high: float) -> str:
         return "any finite"
     ends = [f"≥ {low:g}"] * (not math.isinf(low)) + [f"≤ {high:g}"] * (not math.isinf(high))
     return ", ".join(ends)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def paragraphs(text: str | None) -> str:
-    """Return a help text with each paragraph on one line."""
-    return "\n\n".join(map(one_line, re.split(r"\n\s*\n", (text or "").replace("\b", "").strip())))
-
-
-def one_line(text: str | None) -> str:
-    """Return a text with each run of white space as one space."""
-    return " ".join((text or "").split())
-
-
-def first_sentence(text: str | None) -> str:
-    """Return the first paragraph of a help text."""
-    return escape(one_line(paragraphs(text).partition("\n\n")[0]))
-
-
-def escape(text: str) -> str:
-    """Return a text in which Markdown and HTML signs show as they are."""
-    return text.replace("<", "&lt;").replace("*", r"\*")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
     spec: StageSpec[Any] = StageSpec.model_validate_json(
         Path(spec_path).read_text(encoding="utf-8")
     )
-    run = RunDir(Path(run_path))
+    run = RunDir(Path(run_path).absolute())  # libraries refuse relative ones
     try:
         run_stage(spec, run)
     except (BadInput, GateRefused) as error:

@@ -13,7 +13,8 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -156,16 +157,22 @@ def merged(parts: list[Output]) -> Output:
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
-    """Write `text`, or its parts as they come, to `path` by rename.
+    """Write `text`, or its parts as they come, to `path` by rename (see `replacing`)."""
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8", newline="\n") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new path in the same folder; what is written there takes the place of `path`.
 
     The file holds its old content or all of the new one, even after a power cut. Several threads,
     processes and hosts may write the same file; the last one wins.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

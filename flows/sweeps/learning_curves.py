@@ -83,11 +83,12 @@ def write(found: "RowsByAlgorithm", folder: Path) -> list[Path]:
 
     They cover the algorithms that have run so far.
     """
-    from rlhf_core.rundir import write_atomically
+    from rlhf_core.rundir import replacing, write_atomically
     from tasks.sweeps.learning_curves import learning_figure, summary
 
     files = [folder / "learning-curves.png", folder / "learning-curves.json"]
-    learning_figure(found).savefig(files[0], dpi=120)
+    with replacing(files[0]) as file:
+        learning_figure(found).savefig(file, format="png", dpi=120)
     rows = summary(found)
     values = [row | {key: row[key] and asdict(row[key]) for key in ("gain", "kl")} for row in rows]
     write_atomically(files[1], json.dumps(values, indent=2))

@@ -125,7 +125,7 @@ def _whole(report: "_Report") -> None:
 
 
 class _Report:
-    """What was measured, as it grows: written after each comparison, shown at the end."""
+    """The measurements so far: written after each comparison, shown at the end."""
 
     def __init__(self, out: Path, *, quick: bool):
         commit, dirty = git_state()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rlhf_core.errors import ConfigError
 from rlhf_core.plan.stage_plan import MEMORY_KINDS, StagePlan
 from rlhf_core.plan.strategy import GIB
+from rlhf_core.rundir import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,8 @@ def draw_plans(plans: list[StagePlan], file: Path) -> None:
         fontsize="small",
         frameon=False,
     )
-    figure.savefig(file, dpi=120)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=120)
     plt.close(figure)
 
 

@@ -5,6 +5,7 @@ import difflib
 import re
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -27,7 +28,7 @@ from tasks.analysis.run_evidence import (
 from tasks.records.run_record import LATEST
 from tasks.registry.versions import find_version
 from tasks.tracking.client import KEY, brief, page
-from tasks.tracking.pages import model_versions, pages, registered_models
+from tasks.tracking.pages import PAGE, model_versions, pages, registered_models
 from tasks.tracking.rendering import CURVES
 
 Client = MlflowClient
@@ -69,15 +70,20 @@ def resolve(client: MlflowClient, reference: str) -> Run:
     )
 
 
-def search(client: MlflowClient, condition: str, limit: int = 1000) -> list[Run]:
-    """Return the matching runs of every experiment, the latest first."""
+def search(client: MlflowClient, condition: str, limit: int | None = None) -> list[Run]:
+    """Return the matching runs of every experiment, the latest first; at most `limit`, or all."""
     every = pages(lambda token: client.search_experiments(page_token=token))
     experiments = [experiment.experiment_id for experiment in every]
-    return list(
-        client.search_runs(
-            experiments, condition, order_by=["attributes.start_time DESC"], max_results=limit
+    runs = pages(
+        lambda token: client.search_runs(
+            experiments,
+            condition,
+            max_results=min(limit or PAGE, PAGE),
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
         )
     )
+    return list(islice(runs, limit))
 
 
 def _latest(client: MlflowClient, back: int) -> Run:

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from rlhf_core.rundir import write_atomically
+from rlhf_core.rundir import replacing, write_atomically
 from tasks.analysis.comparison import TOGETHER
 from tasks.records.run_record import now, record_lock
 from tasks.records.workspace import Workspace
@@ -40,7 +40,8 @@ def write(workspace: Workspace, sweep: Sweep) -> list[Path]:
     }
     for name, figure in figures.items():
         if figure:
-            figure.savefig(folder / name, dpi=120)
+            with replacing(folder / name) as file:
+                figure.savefig(file, format="png", dpi=120)
         else:
             (folder / name).unlink(missing_ok=True)
     return [folder / name for name, figure in figures.items() if figure]

@@ -33,11 +33,15 @@ def validate(tmp_path, tiny_model):
     config = {"data": data.model_dump(mode="json")}
     spec = StageSpec(stage="validate", seed=1, config=config, inputs=inputs, code="c")
     (run_dir / "spec.json").write_text(spec.model_dump_json())
-    words = ["-m", "rlhf_core", "validate", str(run_dir / "spec.json"), str(run_dir)]
+    words = ["-m", "rlhf_core", "validate", str(run_dir / "spec.json")]
 
     def run(folder: Path, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, *words],
+            [
+                sys.executable,
+                *words,
+                os.path.relpath(run_dir, folder),
+            ],  # a user may give such a one
             capture_output=True,
             text=True,
             cwd=folder,

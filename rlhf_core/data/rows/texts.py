@@ -21,7 +21,7 @@ Reasons = dict[int, str]  # by position in a table's entries
 
 @dataclass
 class TextFindings:
-    """What the texts of kept rows break, by position in the table.
+    """The faults in the texts of kept rows, by position in the table.
 
     refused: by the chat template. spelled: texts that are special tokens. equal: pairs of equal
     answers, white space at the ends aside.

@@ -2,11 +2,13 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+sys.path.append(str(ROOT / "infra"))  # where it finds its own module, as a script does
 MADE = runpy.run_path(str(ROOT / "infra" / "reference.py"))
 PAGES = MADE["pages"]()
 

@@ -1,4 +1,4 @@
-"""What a run can make again is removed when no run has used it for the time that is given."""
+"""Caches that no run has used for the time that is given are removed."""
 
 import os
 from pathlib import Path
