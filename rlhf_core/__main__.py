@@ -107,8 +107,9 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
         environment=environment(),
     )
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
-    # checkpoints served to resume, and take several times the model's size
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    # checkpoints served to resume, and take several times the model's size; tokens likewise
+    for folder in (run.checkpoints, run.tokens):
+        shutil.rmtree(folder, ignore_errors=True)
     return result
 
 

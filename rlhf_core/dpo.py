@@ -6,6 +6,8 @@ response tokens of log pi - log pi_sft, nats. beta times the log-ratio is the im
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
@@ -55,19 +58,21 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     """
     config, source = spec.config.dpo, spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)
-    train_rows = subset(
-        load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
+    train_rows = training_rows(
+        spec.inputs["comparisons_train"].path, config.max_train, seed=spec.seed
     )
     drawn_by = spec.config.heldout_seed(spec.seed)
     rows = subset(
         load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
     )
-    train, heldout = pair_sequences(tokenizer, train_rows), pair_sequences(tokenizer, rows)
+    encode = partial(pair_sequences, tokenizer)
+    train = encoded_once(run.tokens, train_rows, encode, Sequence)
+    heldout = encode(rows)
     loaded = load_policy(source, logits_mib=spec.config.logits_mib)
     policy = with_adapter(loaded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
-    reference_N = _reference(run.checkpoints, engine, [*train, *heldout], pad_id, budget)
+    reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, budget)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
     save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
@@ -81,7 +86,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
 
 
 def response_logprobs(
-    forward: Forward, sequences: list[Sequence], pad_id: int, budget: int
+    forward: Forward, sequences: Seq[Sequence], pad_id: int, budget: int
 ) -> Tensor:
     """Return the log-probability of every response, in the order given.
 
@@ -114,15 +119,16 @@ def _summed(forward: Forward, batch: Batch) -> Tensor:
 
 
 def _reference(
-    folder: Path, engine: Engine, sequences: list[Sequence], pad_id: int, budget: int
+    folder: Path, engine: Engine, parts: tuple[Seq[Sequence], ...], pad_id: int, budget: int
 ) -> Tensor:
-    """Return log-probabilities under the model that training starts from.
+    """Return the log-probabilities of all parts under the model that training starts from.
 
     They are computed once, so that a resumed stage reads the same numbers.
     """
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:
-        logprobs_N = response_logprobs(engine.infer, sequences, pad_id, budget)
+        found = [response_logprobs(engine.infer, part, pad_id, budget) for part in parts]
+        logprobs_N = torch.cat(found)
         if is_rank_zero():
             folder.mkdir(exist_ok=True)
             temporary = file.with_name(f".{REFERENCE}.tmp")
@@ -134,7 +140,7 @@ def _reference(
 
 
 def _accumulator(
-    engine: Engine, train: list[Sequence], reference_N: Tensor, config: DPO, pad_id: int
+    engine: Engine, train: Seq[Sequence], reference_N: Tensor, config: DPO, pad_id: int
 ) -> Callable[[list[int], int], StepOutcome]:
     def accumulate(indices: list[int], _step: int) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
@@ -151,7 +157,7 @@ def _accumulator(
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)
             engine.backward(whole, counts=counts)
             if counts:
-                loss_sum += float(loss)
+                loss_sum += float(loss.detach())
                 found += logratio_B.tolist()
         logratio_N = torch.tensor([one for part in gathered(found) for one in part])
         return StepOutcome(

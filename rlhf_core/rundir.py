@@ -3,6 +3,7 @@
 spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
+tokens/         the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
 result.json    what it made; written last, by rename: its presence means finished
@@ -199,6 +200,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def tokens(self) -> Path:
+        """The folder of the encoded splits."""
+        return self.path / "tokens"
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
         """Append one line.

@@ -1,7 +1,9 @@
 """Supervised fine-tuning: cross-entropy on the answers of demonstrations."""
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.lora import merge_adapter, with_adapter
 from rlhf_core.modeling.models import inference, load_policy, save_model
@@ -69,8 +72,11 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
         after = heldout_losses(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
         return _output(before, after, outputs={})
     train_path = spec.inputs["demonstrations_train"].path
-    train = load_sequences(
-        tokenizer, train_path, config.max_train, seed=spec.seed, train_on=config.train_on
+    train = encoded_once(
+        run.tokens,
+        training_rows(train_path, config.max_train, seed=spec.seed),
+        partial(encode_demonstrations, tokenizer, train_on=config.train_on),
+        TrainedSequence,
     )
     if config.packing:
         require_separation(engine.infer, train[0], train[-1])
@@ -128,7 +134,7 @@ def load_sequences(
 
 
 def _accumulator(
-    engine: Engine, train: list[TrainedSequence], config: SFT, pad_id: int, *, seed: int
+    engine: Engine, train: Seq[TrainedSequence], config: SFT, pad_id: int, *, seed: int
 ) -> Callable[[list[int], int], StepOutcome]:
     alpha, width = config.neftune_alpha, engine.module.model.config.get_text_config().hidden_size
 

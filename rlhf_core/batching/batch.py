@@ -7,6 +7,7 @@ Axes: B rows, P prompt, R response, L = P + R. Masks: True is a real token.
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.data.render import TrainOn, render_demonstration, render_prompt, render_response
 from rlhf_core.seeds import epoch_seed
+
+T = TypeVar("T")
 
 
 def device() -> torch.device:
@@ -134,14 +137,19 @@ def _permutation(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def subset(rows: list, limit: int | None, *, seed: int) -> list:
-    """Return at most `limit` rows, drawn without replacement by `seed`.
+def places(count: int, limit: int | None, *, seed: int) -> Seq[int]:
+    """Return at most `limit` places below `count`, ascending, drawn without replacement by `seed`.
 
-    The rows keep their order. All are returned when there are no more than `limit`.
+    All of them when there are no more than `limit`.
     """
-    if limit is None or len(rows) <= limit:
-        return rows
-    return [rows[i] for i in sorted(order(len(rows), seed=seed, epoch=0)[:limit])]
+    if limit is None or count <= limit:
+        return range(count)
+    return sorted(order(count, seed=seed, epoch=0)[:limit])
+
+
+def subset(rows: Seq[T], limit: int | None, *, seed: int) -> list[T]:
+    """Return the rows at `places`, which keep their order."""
+    return [rows[i] for i in places(len(rows), limit, seed=seed)]
 
 
 def select(batch: Batch, rows: Seq[int]) -> Batch:

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from rlhf_core.data.split_file import SplitRows
 from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
-from rlhf_core.errors import BadInput
 from rlhf_core.rundir import write_atomically
 from rlhf_core.stage_catalogue import SPLITS as SPLITS
 
@@ -50,7 +50,7 @@ def short_key(messages: list[Message]) -> str:
     return prompt_key(messages)[:SHORT]
 
 
-def prompt_keys(records: list[dict]) -> frozenset[str]:
+def prompt_keys(records: Iterable[dict]) -> frozenset[str]:
     """Return the short keys of the records' prompts."""
     return frozenset(short_key(record["prompt"]) for record in records)
 
@@ -109,16 +109,6 @@ def save_lines(path: Path, lines: Iterable[str]) -> None:
     write_atomically(path, (f"{line}\n" for line in lines))
 
 
-def load_split(path: Path) -> list[dict]:
-    """Return the canonical records of a split file. Raises BadInput if a line is not JSON."""
-    records = []
-    with Path(path).open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise BadInput(
-                    f"{path} line {number} is not JSON ({error}); expected a file written by the"
-                    " validate stage. Delete that stage's run directory to make it again."
-                ) from None
-    return records
+def load_split(path: Path) -> SplitRows:
+    """Return the canonical records of a split file, which are read as they are asked for."""
+    return SplitRows(path)

@@ -61,7 +61,7 @@ class ShapedRewards:
 
 
 def load_functions(
-    functions: list[RewardFunction], records: list[dict], tokenizer: PreTrainedTokenizerBase
+    functions: list[RewardFunction], records: Sequence[dict], tokenizer: PreTrainedTokenizerBase
 ) -> RolloutScorer:
     """Return a callable that scores a rollout by every function of the recipe, in their order.
 

@@ -6,18 +6,10 @@ from itertools import islice
 
 from rlhf_core.batching.batch import Sequence, order, order_part
 from rlhf_core.errors import BadInput
+from rlhf_core.ppo.prompts import Prompt
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import rollout_seeds
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids of a prompt, and the record that it was rendered from."""
-
-    ids: list[int]
-    record: dict
-
 
 Scores = list[float] | list[list[float]]  # one per response, or one per token of each
 

@@ -38,7 +38,7 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     # before the models: a wrong name shows at once
     checker = onpolicy.build(spec.config.ppo.reward_check, spec, run)
     evaluator = evaluation.build(spec.config.ppo.evaluation, run.path)
-    trainer = build(spec)
+    trainer = build(spec, run)
     config, engines = trainer.config, trainer.models.engines
     done, state = resume(run.checkpoints, engines, config)
     if done:

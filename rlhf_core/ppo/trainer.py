@@ -1,7 +1,8 @@
 """The PPO trainer: models, sampler and prompts, and the parts of a step that need them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -9,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
-from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
@@ -18,11 +18,12 @@ from rlhf_core.modeling.lora import plain_tensors
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
+from rlhf_core.ppo.prompts import Prompt, Prompts, encoded_prompts
 from rlhf_core.ppo.rewards import load_functions
-from rlhf_core.ppo.rollout import Prompt, Rollout, indices_from, left_out, roll_out
+from rlhf_core.ppo.rollout import Rollout, indices_from, left_out, roll_out
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.state import LoopState
-from rlhf_core.rundir import StageSpec, finite
+from rlhf_core.rundir import RunDir, StageSpec, finite
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.factory import open_sampler
 
@@ -50,10 +51,10 @@ class Trainer:
     models: Models
     sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
-    prompts: list[Prompt]
+    prompts: Seq[Prompt]
     config: PPO
     seed: int
-    left_out: list[Prompt] = field(default_factory=list)
+    left_out: Seq[Prompt] = ()
 
     @property
     def groups(self) -> int:
@@ -142,7 +143,7 @@ class Trainer:
         return self.sampler.sync(ActorWeights(self.models.actor))
 
 
-def build(spec: StageSpec[PPOStageConfig]) -> Trainer:
+def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:
     """Load everything that the PPO stage needs.
 
     Actor and reference both start from the input `policy`, unless an input `reference` is given.
@@ -152,15 +153,15 @@ def build(spec: StageSpec[PPOStageConfig]) -> Trainer:
     tokenizer = load_tokenizer(policy_path)
     records = load_split(spec.inputs["prompts_train"].path)
     functions = load_functions(config.reward.functions, records, tokenizer)
-    prompts = [Prompt(render_prompt(tokenizer, record["prompt"]), record) for record in records]
+    encoded = encoded_prompts(tokenizer, records, run)
     models = load_models(spec, config, functions)
-    longest = max(len(prompt.ids) for prompt in prompts)
+    longest = max(prompt for prompt, _ in encoded.sizes)
     sampler = open_sampler(policy_path, config.sampling, max_prompt_tokens=longest, dtype=dtype)
     wanted = config.evaluation.prompts if config.evaluation else 0
-    places = left_out(len(prompts), wanted, seed=spec.seed)
-    seen = [prompt for place, prompt in enumerate(prompts) if place not in places]
-    unseen = [prompt for place, prompt in enumerate(prompts) if place in places]
-    return Trainer(models, sampler, tokenizer, seen, config, spec.seed, unseen)
+    places = left_out(len(records), wanted, seed=spec.seed)
+    seen = [place for place in range(len(records)) if place not in places]
+    prompts, unseen = (Prompts(encoded, records, own) for own in (seen, sorted(places)))
+    return Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen)
 
 
 def check(metrics: dict[str, float], step: int, config: PPO) -> None:

@@ -1,6 +1,7 @@
 """Comparisons as sequences, and scores of sequences by a reward model."""
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
@@ -13,14 +14,14 @@ from rlhf_core.engine.base import Forward
 from rlhf_core.modeling.models import final_scores
 
 
-def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[Sequence]:
+def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: Seq[dict]) -> list[Sequence]:
     """Return comparisons as token ids, chosen and rejected in turn."""
     chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
     return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
 
 
 def member_scores(
-    members: Iterable[Forward], sequences: list[Sequence], pad_id: int, token_budget: int
+    members: Iterable[Forward], sequences: Seq[Sequence], pad_id: int, token_budget: int
 ) -> Tensor:
     """Return each member's score of every sequence, (M, N) float32, in the order given."""
     scored = [score_sequences(forward, sequences, pad_id, token_budget) for forward in members]
@@ -28,7 +29,7 @@ def member_scores(
 
 
 def score_sequences(
-    forward: Forward, sequences: list[Sequence], pad_id: int, token_budget: int
+    forward: Forward, sequences: Seq[Sequence], pad_id: int, token_budget: int
 ) -> Tensor:
     """Return the score of every sequence at its last token, (N,) float32, in the order given."""
     scores_N = torch.zeros(len(sequences))

@@ -1,11 +1,13 @@
 """The reward stage: train a reward model on comparisons, or measure a given one."""
 
+from functools import partial
 from pathlib import Path
 
-from rlhf_core.batching.batch import subset
+from rlhf_core.batching.batch import Sequence, subset
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
@@ -41,10 +43,12 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     heldout = pair_sequences(tokenizer, rows)
     if train_it:
         give_own_pad(tokenizer, spec.inputs["model"].path)
-        train_rows = subset(
-            load_split(spec.inputs["comparisons_train"].path), config.max_train, seed=spec.seed
+        train_rows = training_rows(
+            spec.inputs["comparisons_train"].path, config.max_train, seed=spec.seed
         )
-        train = Comparisons(pair_sequences(tokenizer, train_rows), labels_of(train_rows, config))
+        labels = labels_of(train_rows, config)  # which may be missing: before the work of encoding
+        encode = partial(pair_sequences, tokenizer)
+        train = Comparisons(encoded_once(run.tokens, train_rows, encode, Sequence), labels)
         forwards = train_members(spec, run, tokenizer, train)
     else:
         forwards = load_members(spec.inputs["given"].path, dtype=spec.config.dtype)

@@ -3,6 +3,7 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 class Comparisons:
     """Pairs to train on: sequences that alternate chosen, rejected, and their labels."""
 
-    sequences: list[Sequence]
+    sequences: Seq[Sequence]
     labels: Labels
 
     def __len__(self) -> int:

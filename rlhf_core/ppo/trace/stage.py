@@ -43,7 +43,7 @@ def run(spec: StageSpec[TraceStageConfig], run: RunDir) -> Output:
 
     config `rows`: how many responses to show token by token.
     """
-    trainer = build(spec)
+    trainer = build(spec, run)
     traced = trace_batch(trainer, trainer.config.critic_warmup_steps + 1)
     if is_rank_zero():
         tokens = token_rows(trainer.tokenizer, trainer.config, traced, spec.config.rows)

@@ -268,7 +268,7 @@ def test_a_split_file_gives_back_its_records_and_refuses_a_broken_line(tmp_path)
         {"id": "2", "prompt": user("b"), "meta": {"k": [1, None]}},
     ]
     save_split(tmp_path / "s.jsonl", records)
-    assert load_split(tmp_path / "s.jsonl") == records
+    assert list(load_split(tmp_path / "s.jsonl")) == records
     (tmp_path / "s.jsonl").write_text('{"id": "1"}\n{"id"')
     with pytest.raises(BadInput, match=r"s\.jsonl line 2 is not JSON"):
-        load_split(tmp_path / "s.jsonl")
+        list(load_split(tmp_path / "s.jsonl"))

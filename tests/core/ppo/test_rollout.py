@@ -7,7 +7,8 @@ import time
 import pytest
 
 from rlhf_core.errors import BadInput
-from rlhf_core.ppo.rollout import Prompt, indices_from, left_out, roll_out
+from rlhf_core.ppo.prompts import Prompt
+from rlhf_core.ppo.rollout import indices_from, left_out, roll_out
 from rlhf_core.sampling.base import Sample
 
 

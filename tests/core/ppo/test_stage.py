@@ -20,8 +20,8 @@ from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo import evaluation, stage
+from rlhf_core.ppo.prompts import Prompt
 from rlhf_core.ppo.rewards import load_functions
-from rlhf_core.ppo.rollout import Prompt
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics
