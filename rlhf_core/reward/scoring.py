@@ -7,17 +7,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Sequence, collate, encode
+from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.collective import summed
 from rlhf_core.batching.microbatches import own_microbatches
+from rlhf_core.data.render import render_prompt, render_responses
 from rlhf_core.engine.base import Forward
 from rlhf_core.modeling.models import final_scores
 
 
 def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: Seq[dict]) -> list[Sequence]:
     """Return comparisons as token ids, chosen and rejected in turn."""
-    chosen, rejected = encode(tokenizer, rows, "chosen"), encode(tokenizer, rows, "rejected")
-    return [sequence for pair in zip(chosen, rejected, strict=True) for sequence in pair]
+    answers = [text for row in rows for text in (row["chosen"], row["rejected"])]
+    responses = render_responses(tokenizer, answers)
+    prompts = [prompt for row in rows for prompt in [render_prompt(tokenizer, row["prompt"])] * 2]
+    return [Sequence(*parts) for parts in zip(prompts, responses, strict=True)]
 
 
 def member_scores(

@@ -111,14 +111,15 @@ def test_a_pair_has_the_ids_of_the_batch_that_the_reward_model_trains_on(
 
 
 def test_a_prompt_has_the_ids_that_ppo_and_the_evaluation_give_to_their_samplers(
-    shown, tiny_model, tiny_splits
+    shown, tiny_model, tiny_splits, tmp_path
 ):
     sampling = Sampling(engine="transformers", max_new_tokens=4)
     section = PPO(sampling=sampling, reward={"model_weight": 0, "functions": ["math:prod"]})
     inputs = {"policy": tiny_model} | splits_of(tiny_splits, "prompts_train")
     spec = section_spec("ppo", section, inputs)
     config = trainer.PPOStageConfig.model_validate(spec.config)
-    asked = trainer.build(spec.model_copy(update={"config": config})).prompts
+    given = spec.model_copy(update={"config": config})
+    asked = trainer.build(given, RunDir(tmp_path / "run")).prompts
     found = shown(5)
     assert [row.ids for row in found["ppo"].rows] == [prompt.ids for prompt in asked[:5]]
     assert found["evaluate"].split == "prompts_heldout"

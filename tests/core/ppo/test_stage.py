@@ -191,7 +191,7 @@ def build(models, tiny_model, tmp_path, monkeypatch):
     texts = [f"w{i} w{i + 1}" for i in range(20)]
     records = [{"prompt": [{"role": "user", "content": text}], "meta": {}} for text in texts]
 
-    def built(spec: StageSpec) -> Trainer:
+    def built(spec: StageSpec, _run: RunDir) -> Trainer:
         config = spec.config.ppo
         policy, critic = (copy.deepcopy(model) for model in models[:2])
         members = 2 if config.uncertainty_penalty else int(config.reward.model_weight > 0)
