@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageSpec
-from rlhf_core.stage_catalogue import EVALUATE, VALIDATE, Stage
+from rlhf_core.stage_catalogue import EVALUATE, LEARNING, VALIDATE, Stage
 from tasks.execution import stage_process
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
@@ -22,6 +22,7 @@ from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.run_result import row_of
 from tasks.stages.contract import outputs_of, spec_of
+from tasks.stages.judges import require_judges
 from tasks.stages.samples import require_samples, require_subsets
 from tasks.tracking.client import brief
 
@@ -80,6 +81,8 @@ def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | Non
     if check:
         tracker.keep_heldout_check(spec.stage, check)
     try:
+        if not recorded and spec.stage in LEARNING:
+            require_judges(context.recipe, context.is_wanted)
         with contextlib.nullcontext() if recorded else devices_reserved():
             return stage_process.run_stage(
                 spec, run_dir, watch=tracker.tick, distributed=context.recipe.distributed

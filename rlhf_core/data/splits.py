@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlhf_core.data.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitRows
 from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
 from rlhf_core.rundir import write_atomically

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rlhf_core.batching.batch import Sequence, TrainedSequence, places
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.batching.microbatches import Size
-from rlhf_core.data.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitRows
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.bootstrap import init_distributed
 from rlhf_core.ranks import rank, rank_slice, ranks

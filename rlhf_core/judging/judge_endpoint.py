@@ -60,6 +60,16 @@ def endpoint_judge(config: Judge, folder: Path | None = None) -> AskJudge:
     return ask
 
 
+def require_answer(config: Judge) -> None:
+    """Check that the endpoint answers a question, of a few tokens.
+
+    Raises BadInput for a request that the server refuses, StageFailed when it does not answer.
+    """
+    key = read_key(config.api_key_env) if config.api_key_env else None
+    with _client(config, key) as client:
+        _asked(client, config, key, *messages(config, "Name a colour.", "Red.", "Seven."))
+
+
 def read_key(name: str) -> str:
     """Return the key that the environment variable `name` holds.
 

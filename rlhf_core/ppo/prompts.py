@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.data.render import render_prompt
-from rlhf_core.data.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitRows
 from rlhf_core.engine.encoded import EncodedSequences, encoded_once
 from rlhf_core.rundir import RunDir
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rlhf_core.config import Judge, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError, StageFailed
 from rlhf_core.judging.judge import load_judge
+from rlhf_core.judging.judge_endpoint import require_answer
 from rlhf_core.judging.judge_metrics import judge_output, usage_output
 from rlhf_core.judging.verdicts import JudgeAnswer, compare
 
@@ -140,6 +141,17 @@ def test_an_endpoint_judges_each_pair_in_both_orders():
     assert {request["authorization"] for request in seen} == {f"Bearer {CANARY}"}
     assert {request["body"]["model"] for request in seen} == {"tiny"}
     assert {texts_of(request["body"])["prompt"] for request in seen} == set(PROMPTS)
+
+
+def test_an_endpoint_is_tried_with_one_question_of_the_recipes_form():
+    with server(lambda body, number: (200, completion("neither"))) as (url, seen):
+        require_answer(judge_at(url, criterion="brevity"))
+    assert len(seen) == 1 and "brevity" in seen[0]["body"]["messages"][0]["content"]
+    with (
+        server(lambda body, number: (404, b"no such model")) as (url, seen),
+        pytest.raises(BadInput, match="404 Not Found"),
+    ):
+        require_answer(judge_at(url))
 
 
 def test_a_server_that_always_says_a_gives_ties_and_full_position_bias():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlhf_core.data.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitRows
 from rlhf_core.errors import BadInput
 
 ROWS = [{"id": n, "text": text} for n, text in enumerate(["a", "é\u2028 b", "", "x" * 200_000])]
