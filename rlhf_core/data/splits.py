@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlhf_core.data.rows.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
 from rlhf_core.rundir import write_atomically
@@ -109,6 +109,6 @@ def save_lines(path: Path, lines: Iterable[str]) -> None:
     write_atomically(path, (f"{line}\n" for line in lines))
 
 
-def load_split(path: Path) -> SplitRows:
+def load_split(path: Path) -> SplitFile:
     """Return the canonical records of a split file, which are read as they are asked for."""
-    return SplitRows(path)
+    return SplitFile(path)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rlhf_core.batching.batch import Sequence, TrainedSequence, places
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.batching.microbatches import Size
-from rlhf_core.data.rows.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.bootstrap import init_distributed
 from rlhf_core.ranks import rank, rank_slice, ranks
@@ -69,7 +69,7 @@ class EncodedSequences(Seq[S]):
         return self._kind(prompt, response, *known)
 
 
-def training_rows(file: Path, limit: int | None, *, seed: int) -> SplitRows:
+def training_rows(file: Path, limit: int | None, *, seed: int) -> SplitFile:
     """Return at most `limit` rows of a split, which keep their order, drawn by `seed`."""
     rows = load_split(file)
     return rows.at(places(len(rows), limit, seed=seed))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.data.render import render_prompt
-from rlhf_core.data.rows.split_file import SplitRows
+from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.engine.encoded import EncodedSequences, encoded_once
 from rlhf_core.rundir import RunDir
 
@@ -25,7 +25,7 @@ class Prompt:
 class Prompts(Seq[Prompt]):
     """Some prompts of a split, by their places in it."""
 
-    def __init__(self, encoded: EncodedSequences[Sequence], records: SplitRows, places: Seq[int]):
+    def __init__(self, encoded: EncodedSequences[Sequence], records: SplitFile, places: Seq[int]):
         self._encoded, self._records, self._places = encoded, records, places
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Prompts(Seq[Prompt]):
 
 
 def encoded_prompts(
-    tokenizer: PreTrainedTokenizerBase, records: SplitRows, run: RunDir
+    tokenizer: PreTrainedTokenizerBase, records: SplitFile, run: RunDir
 ) -> EncodedSequences[Sequence]:
     """Return the records' prompts as token ids, with empty responses. Every rank takes part."""
     return encoded_once(run.tokens, records, partial(_rendered, tokenizer), Sequence)

@@ -1,1 +1,1 @@
-"""The rows that a validation checks: on disk, their texts in batches, and those of a split."""
+"""Rows on disk: those that a validation checks, their texts in batches, and those of a split."""

@@ -14,7 +14,7 @@ from rlhf_core.errors import BadInput
 _BLOCK = 1 << 24  # bytes that are searched for line ends at a time
 
 
-class SplitRows(Sequence[dict]):
+class SplitFile(Sequence[dict]):
     """The canonical records of a JSON Lines file, or those of its lines `at` some places.
 
     Memory per line: 8 bytes; the text is in the page cache of the host, which processes share.
@@ -26,9 +26,9 @@ class SplitRows(Sequence[dict]):
         self._ends = _line_ends(self._text)
         self._places = np.arange(len(self._ends))
 
-    def at(self, places: Sequence[int]) -> "SplitRows":
+    def at(self, places: Sequence[int]) -> "SplitFile":
         """Return the rows at these places, in this order."""
-        chosen = object.__new__(SplitRows)
+        chosen = object.__new__(SplitFile)
         chosen._path, chosen._text, chosen._ends = self._path, self._text, self._ends
         chosen._places = self._places[np.asarray(places, dtype=np.int64)]
         return chosen
