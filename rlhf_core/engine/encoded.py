@@ -25,13 +25,13 @@ from rlhf_core.rundir import replacing
 BATCH = 1000  # rows that are encoded together
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("prompt", _IDS), ("response", _IDS), ("trained", pa.list_(pa.bool_()))])
-S = TypeVar("S", bound=Sequence)
+SequenceT = TypeVar("SequenceT", bound=Sequence)
 
 
-class EncodedSequences(Seq[S]):
+class EncodedSequences(Seq[SequenceT]):
     """The sequences of Arrow files, in their order."""
 
-    def __init__(self, files: Seq[Path], kind: type[S]):
+    def __init__(self, files: Seq[Path], kind: type[SequenceT]):
         self._kind = kind
         tables = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
         self._batches = [
@@ -43,10 +43,10 @@ class EncodedSequences(Seq[S]):
         return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, place: int) -> S: ...
+    def __getitem__(self, place: int) -> SequenceT: ...
     @overload
-    def __getitem__(self, place: slice) -> list[S]: ...
-    def __getitem__(self, place: int | slice) -> S | list[S]:
+    def __getitem__(self, place: slice) -> list[SequenceT]: ...
+    def __getitem__(self, place: int | slice) -> SequenceT | list[SequenceT]:
         if isinstance(place, slice):
             return [self._sequence(one) for one in range(*place.indices(len(self)))]
         return self._sequence(range(len(self))[place])  # which knows negative places, and the end
@@ -60,7 +60,7 @@ class EncodedSequences(Seq[S]):
             )
             yield from zip(prompts, responses, strict=True)
 
-    def _sequence(self, place: int) -> S:
+    def _sequence(self, place: int) -> SequenceT:
         number = bisect_right(self._ends, place)
         batch = self._batches[number]
         row = place - self._ends[number] + batch.num_rows
@@ -76,8 +76,11 @@ def training_rows(file: Path, limit: int | None, *, seed: int) -> SplitFile:
 
 
 def encoded_once(
-    folder: Path, rows: Seq[dict], encode: Callable[[Seq[dict]], Seq[S]], kind: type[S]
-) -> EncodedSequences[S]:
+    folder: Path,
+    rows: Seq[dict],
+    encode: Callable[[Seq[dict]], Seq[SequenceT]],
+    kind: type[SequenceT],
+) -> EncodedSequences[SequenceT]:
     """Return the sequences of all rows in their order, encoded by all ranks together.
 
     folder: the run directory's, which the ranks share. encode: gives the sequences, of this kind,

@@ -22,7 +22,7 @@ class Prompt:
     record: dict
 
 
-class Prompts(Seq[Prompt]):
+class PromptList(Seq[Prompt]):
     """Some prompts of a split, by their places in it."""
 
     def __init__(self, encoded: EncodedSequences[Sequence], records: SplitFile, places: Seq[int]):

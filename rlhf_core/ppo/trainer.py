@@ -18,7 +18,7 @@ from rlhf_core.modeling.lora import plain_tensors
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
-from rlhf_core.ppo.prompts import Prompt, Prompts, encoded_prompts
+from rlhf_core.ppo.prompts import Prompt, PromptList, encoded_prompts
 from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_from, left_out, roll_out
 from rlhf_core.ppo.scoring import Models
@@ -58,7 +58,7 @@ class Trainer:
 
     @property
     def groups(self) -> int:
-        """Prompts of one step, each with `group_size` responses."""
+        """PromptList of one step, each with `group_size` responses."""
         return self.config.rollout_batch // self.config.group_size
 
     def rollouts(self, first: int, cursor: int) -> Iterator[tuple[int, Rollout]]:
@@ -160,7 +160,7 @@ def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:
     wanted = config.evaluation.prompts if config.evaluation else 0
     places = left_out(len(records), wanted, seed=spec.seed)
     seen = [place for place in range(len(records)) if place not in places]
-    prompts, unseen = (Prompts(encoded, records, own) for own in (seen, sorted(places)))
+    prompts, unseen = (PromptList(encoded, records, own) for own in (seen, sorted(places)))
     return Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen)
 
 
