@@ -58,7 +58,7 @@ class Trainer:
 
     @property
     def groups(self) -> int:
-        """PromptList of one step, each with `group_size` responses."""
+        """Prompts of one step, each with `group_size` responses."""
         return self.config.rollout_batch // self.config.group_size
 
     def rollouts(self, first: int, cursor: int) -> Iterator[tuple[int, Rollout]]:
