@@ -108,8 +108,16 @@ def share(part: str, of: str) -> Ratios:
 
 
 def within_turn(label: str, slow: str, fast: str) -> Ratios:
-    """Return a turn's seconds of `slow` / those of `fast`, both parts of the same turn."""
-    return lambda measured, _clock: [step[slow] / step[fast] for step in measured[label].steps]
+    """Return a turn's seconds of `slow` / those of `fast`, both parts of the same turn.
+
+    By the processors' seconds: those of the parts `..._cpu`.
+    """
+
+    def ratios(measured: Mapping[str, Measured], clock: str) -> list[float]:
+        end = "" if clock == "step" else f"_{clock}"
+        return [step[slow + end] / step[fast + end] for step in measured[label].steps]
+
+    return ratios
 
 
 def value(label: str, name: str) -> Ratios:

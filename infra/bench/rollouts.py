@@ -8,15 +8,15 @@ serves both, so that the ratio is of the way it is asked alone.
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from forced_lengths import ForcedLengths
 from shapes import SHAPES, Shape, reply_lengths
-from turns import PipedTurns
+from turns import PipedTurns, clocks, since
 
 from rlhf_core.config import Sampling
+from rlhf_core.sampling.factory import open_sampler
 from rlhf_core.sampling.vllm import VLLMSampler
 
 
@@ -25,12 +25,11 @@ def main() -> None:
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     shape: Shape = SHAPES[options["shape"]]
     prompts = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["prompts"]
-    sampler = VLLMSampler(
-        folder / "model",
-        Sampling(max_new_tokens=shape.reply_tokens, kv_cache_mib=320),
-        max_prompt_tokens=shape.prompt_tokens,
-        dtype=options["dtype"],
+    sampling = Sampling(max_new_tokens=shape.reply_tokens, kv_cache_mib=320)
+    sampler = open_sampler(
+        folder / "model", sampling, max_prompt_tokens=shape.prompt_tokens, dtype=options["dtype"]
     )
+    assert isinstance(sampler, VLLMSampler)
     llm = sampler._llm
     raw_generate = llm.generate  # before replies are given their lengths
     forced = ForcedLengths(sampler, lambda: reply_lengths(shape, "equal", warm=False))
@@ -39,12 +38,13 @@ def main() -> None:
         seconds = {}
         for way in ("ours", "raw") if turns.taken % 2 else ("raw", "ours"):
             llm.reset_prefix_cache()  # as after each sync of weights
-            began = time.monotonic()
+            began = clocks()
             if way == "ours":
                 forced.generate(prompts, seeds=list(range(len(prompts))), eos_id=2)
             else:
                 _raw(raw_generate, prompts, shape)
-            seconds[way] = time.monotonic() - began
+            taken = since(began)
+            seconds |= {way: taken["step"], f"{way}_cpu": taken["cpu"]}
         turns.done(**seconds)
 
 

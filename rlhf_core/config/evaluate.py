@@ -137,4 +137,9 @@ class Evaluate(Config):
                 " that the sampler has the device already; leave it out (ppo.sampling.own_devices"
                 " is for training)"
             )
+        if sampling.adapter_sync:
+            raise ValueError(
+                "adapter_sync: nothing learns while models are evaluated; leave it out"
+                " (ppo.sampling.adapter_sync is for training)"
+            )
         return sampling

@@ -135,6 +135,11 @@ class PPO(PPOOptions):
                 "reference 'adapter-off' without lora: there is no adapter to switch off; set lora"
                 " or 'copy'"
             )
+        if self.sampling.adapter_sync and not self.lora:
+            raise ValueError(
+                "sampling.adapter_sync without lora: there is no adapter to send; set lora, or"
+                " leave adapter_sync out"
+            )
         if self.critic == "shared" and not self.has_critic:
             raise ValueError(f"critic 'shared', but advantage {self.advantage!r} has no critic")
         if not self.reward.model_weight and (

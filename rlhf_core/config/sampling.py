@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive
 
@@ -67,17 +67,44 @@ class Sampling(Config):
         ),
     )
 
+    eager: Literal["auto"] | StrictBool = Field(
+        "auto",
+        description=(
+            "vLLM runs the model operation by operation (true), or compiles it and, on GPUs,"
+            " replays CUDA graphs (false), which takes time when the sampler starts. 'auto': false"
+            " on GPUs, true on a CPU."
+        ),
+    )
+
+    adapter_sync: bool = Field(
+        False,
+        description=(
+            "For 'ppo' with lora: vLLM keeps the base model and gets the adapter alone after each"
+            " step, instead of merged weights. A sync is then small, and each token costs the"
+            " adapter's products. vLLM only."
+        ),
+    )
+
     @model_validator(mode="after")
     def _offered_by_the_engine(self) -> "Sampling":
         if self.engine == "transformers" and (
-            self.tensor_parallel > 1 or self.sleep or self.own_devices
+            self.tensor_parallel > 1
+            or self.sleep
+            or self.own_devices
+            or self.eager != "auto"
+            or self.adapter_sync
         ):
             raise ValueError(
                 f"engine 'transformers' with tensor_parallel {self.tensor_parallel}, sleep"
-                f" {self.sleep} and own_devices {self.own_devices}: only vLLM offers them; set"
-                " engine to 'vllm', or leave them out"
+                f" {self.sleep}, eager {self.eager!r}, adapter_sync {self.adapter_sync} and"
+                f" own_devices {self.own_devices}: only vLLM offers them; set engine to 'vllm', or"
+                " leave them out"
             )
         return self
+
+    def runs_eager(self, *, cuda: bool) -> bool:
+        """Return True if vLLM runs the model operation by operation on such a machine."""
+        return not cuda if self.eager == "auto" else self.eager
 
     @model_validator(mode="after")
     def _own_devices_are_used(self) -> "Sampling":

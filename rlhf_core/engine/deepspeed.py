@@ -12,6 +12,7 @@ from rlhf_core.config import Training
 from rlhf_core.engine import zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
+from rlhf_core.engine.gathering import gathered_weights
 from rlhf_core.engine.parameter_groups import ParameterGroup, parameter_groups
 from rlhf_core.engine.router import router_loss
 from rlhf_core.errors import BadInput
@@ -111,17 +112,12 @@ class DeepSpeedEngine(Engine):
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each weight of the model with its name, whole.
 
-        Under ZeRO 3 one is gathered at a time, and all ranks take part.
+        Under ZeRO 3 they are gathered in buckets, and all ranks take part.
         """
-        if not self._sharded:
+        if self._sharded:
+            yield from gathered_weights(self.module.model.state_dict(keep_vars=True).items())
+        else:
             yield from self.module.model.state_dict().items()
-            return
-        from deepspeed.runtime.zero import GatheredParameters
-
-        for name, value in self.module.model.state_dict(keep_vars=True).items():
-            with GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
-                whole = value.detach().clone()
-            yield name, whole
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the weights to save, in rank 0's main memory.

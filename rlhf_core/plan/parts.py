@@ -10,6 +10,8 @@ from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.stage_plan import MemoryPart, StageModels
 from rlhf_core.plan.strategy import GIB, Hardware, Strategy
 
+# vLLM's buffers: 6 to 28 MiB for each of 67 batch sizes (vllm-project/vllm#22897), not measured
+CUDA_GRAPHS = GIB
 SAMPLERS = {"vllm": "vLLM", "transformers": "transformers"}  # sampling.engine -> name in a plan
 
 
@@ -134,11 +136,14 @@ def sampler(
     """
     shape, strategy, phase = inputs.models.policy, inputs.strategy, "generation"
     over = strategy.sampler_over
-    name, held = SAMPLERS[inputs.recipe.sampling(stage).engine], (phase, *awake)
     workspace, logits = _workspace(inputs, sequences)
+    sampling, cuda = inputs.recipe.sampling(stage), inputs.hardware.kind == "gpu"
+    name, held = SAMPLERS[sampling.engine], (phase, *awake)
+    has_graphs = cuda and sampling.engine == "vllm" and not sampling.runs_eager(cuda=True)
     return [
         MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),
         MemoryPart(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
+        MemoryPart(name, "buffers", CUDA_GRAPHS * has_graphs),
         MemoryPart(name, "activations", workspace / over, (phase,)),
         MemoryPart(name, "logits", logits, (phase,)),
     ]

@@ -14,7 +14,7 @@ from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
-from rlhf_core.modeling.lora import plain_tensors
+from rlhf_core.modeling.lora import plain_tensors, save_adapter
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
@@ -139,7 +139,9 @@ class Trainer:
         return self.sync() if step % (self.config.max_rollout_age + 1) == 0 else 0.0
 
     def sync(self) -> float:
-        """Copy the actor's weights into the sampler; return the seconds."""
+        """Copy the actor's weights, or its adapter, into the sampler; return the seconds."""
+        if self.config.sampling.adapter_sync:
+            return self.sampler.sync_adapter(partial(save_adapter, self.models.actor.module.model))
         return self.sampler.sync(ActorWeights(self.models.actor))
 
 
@@ -156,12 +158,21 @@ def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:
     encoded = encoded_prompts(tokenizer, records, run)
     models = load_models(spec, config, functions)
     longest = max(prompt for prompt, _ in encoded.sizes)
-    sampler = open_sampler(policy_path, config.sampling, max_prompt_tokens=longest, dtype=dtype)
+    sampler = open_sampler(
+        policy_path,
+        config.sampling,
+        max_prompt_tokens=longest,
+        dtype=dtype,
+        adapter_rank=config.lora.rank if config.lora and config.sampling.adapter_sync else 0,
+    )
     wanted = config.evaluation.prompts if config.evaluation else 0
     places = left_out(len(records), wanted, seed=spec.seed)
     seen = [place for place in range(len(records)) if place not in places]
     prompts, unseen = (PromptList(encoded, records, own) for own in (seen, sorted(places)))
-    return Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen)
+    trainer = Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen)
+    if config.sampling.adapter_sync:
+        trainer.sync()  # changes nothing yet, but vLLM refuses now what it does not support
+    return trainer
 
 
 def check(metrics: dict[str, float], step: int, config: PPO) -> None:

@@ -1,7 +1,8 @@
 """Samplers: what the stages ask of whatever answers prompts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -40,6 +41,13 @@ class Sampler(Protocol):
 
         weights: may be iterated more than once.
         """
+
+    def sync_adapter(self, save: Callable[[Path], None]) -> float:
+        """Replace the adapter by the one that `save` writes into a folder; return the seconds.
+
+        The folder gets PEFT's format. Only samplers that were opened for an adapter can.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no adapters")
 
     def close(self) -> None:
         """Give all memory back; the sampler is not used again."""

@@ -22,9 +22,11 @@ import psutil
 
 from rlhf_core import ROOT
 from rlhf_core.errors import StageFailed
+from rlhf_core.sampling.shared_blocks import unlink_blocks_of
 
 TIMEOUT_SECONDS = 1800.0  # to load the model, and to take new weights
 GRACE_SECONDS = 10.0
+TRACKER_SECONDS = 5.0  # for a resource tracker to remove what its process left
 CONNECTIONS = 512  # concurrent requests; the others queue here
 LAUNCHER_VARIABLES = (
     "RANK",
@@ -97,12 +99,19 @@ class ServerProcess:
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 if self._client.get("/health").status_code == httpx.codes.OK:
-                    self._workers += psutil.Process(self._process.pid).children(recursive=True)
+                    self._note_workers()
+                    unlink_blocks_of([self._process.pid, *(one.pid for one in self._workers)])
                     return
             except httpx.TransportError:  # it does not listen yet
                 pass
+            self._note_workers()
             time.sleep(0.1)
         raise self.failure("its start")
+
+    def _note_workers(self) -> None:
+        """Note the server's processes, which live on where the server alone is killed."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._workers[:] = psutil.Process(self._process.pid).children(recursive=True)
 
     def post(self, path: str, body: dict | None = None) -> dict:
         """Return the answer to one request. Raises StageFailed when it fails, or gets none."""
@@ -155,7 +164,7 @@ def _answer(response: httpx.Response, path: str) -> dict:
             f"the sampler's server answered {path} with {response.status_code}:"
             f" {response.text[:500]}"
         )
-    return response.json()
+    return response.json() if response.headers.get("content-type") == "application/json" else {}
 
 
 def _environment(given: dict[str, str]) -> dict[str, str]:
@@ -187,7 +196,23 @@ def _end(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    trackers = [worker for worker in workers if _is_tracker(worker)]
     for worker in workers:  # a server that was killed leaves them
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
+        if worker not in trackers:
+            _kill(worker)
+    # what a killed process leaves in /dev/shm is removed by its tracker, which then ends
+    for tracker in psutil.wait_procs(trackers, timeout=TRACKER_SECONDS)[1]:
+        _kill(tracker)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    """Return True for a resource tracker of Python's multiprocessing, or of joblib's."""
+    with contextlib.suppress(psutil.Error):
+        return any("resource_tracker" in word for word in process.cmdline())
+    return False
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()

@@ -8,9 +8,9 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,14 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import ranks
+from rlhf_core.sampling.adapter_folders import ADAPTER, AdapterFolders
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.output_layer import pack_output_layers
+from rlhf_core.sampling.shared_blocks import unlink_own_blocks
 from rlhf_core.sampling.stops import stop_ids_of
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -33,7 +38,8 @@ QUIET = {
 class VLLMSampler(Sampler):
     """A vLLM engine in this process."""
 
-    def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+    def __init__(self, model: Path, sampling: Sampling, arguments: dict[str, Any]):
+        """Start the engine. arguments: see `engine_arguments`."""
         require_heads(model, sampling.tensor_parallel)
         _require_devices(sampling.tensor_parallel)
         for key, value in QUIET.items():
@@ -45,22 +51,16 @@ class VLLMSampler(Sampler):
         self._tied = tied_names(model)
         self.ranks_each = sampling.tensor_parallel if ranks() > 1 else 1
         self._sleeps, self._asleep = sampling.sleep and torch.cuda.is_available(), False
+        self._adapters = AdapterFolders() if arguments.get("enable_lora") else None
+        self._adapter: LoRARequest | None = None
         self._llm = LLM(
-            model=str(model),
-            dtype=dtype,
-            max_model_len=max_prompt_tokens + sampling.max_new_tokens,
-            kv_cache_memory_bytes=sampling.kv_cache_mib << 20,
-            enforce_eager=True,
-            # the model's own would change temperature and penalties unseen
-            generation_config="vllm",
-            logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
+            **arguments,
             trust_remote_code=False,
-            seed=0,
-            tensor_parallel_size=sampling.tensor_parallel,
             # the ranks are its workers
             distributed_executor_backend="external_launcher" if ranks() > 1 else None,
             enable_sleep_mode=self._sleeps,
         )
+        unlink_own_blocks()
 
     def generate(self, prompts: list[list[int]], *, seeds: list[int], eos_id: int) -> list[Sample]:
         """Return one response per prompt: a function of weights, prompt and its own seed."""
@@ -79,7 +79,7 @@ class VLLMSampler(Sampler):
             for seed in seeds
         ]
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=self._adapter)
         return [_sample(output.outputs[0], stops) for output in outputs]
 
     def sleep(self) -> None:
@@ -88,8 +88,9 @@ class VLLMSampler(Sampler):
         Does nothing unless so configured.
         """
         if self._sleeps and not self._asleep:
-            # 2: the weights are not kept in main memory; the next ones are other weights
-            self._llm.sleep(level=2)
+            # 2: the weights are not kept in main memory; the next ones are other weights. 1: the
+            # base model of an adapter is kept there
+            self._llm.sleep(level=1 if self._adapters else 2)
             self._asleep = True
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
@@ -98,9 +99,7 @@ class VLLMSampler(Sampler):
         weights: named tensors of the model's checkpoint format.
         """
         started = time.monotonic()
-        if self._asleep:
-            self._llm.wake_up()
-            self._asleep = False
+        self._wake_up()
         # a tied weight comes once, as in the saved file: Gemma and BLOOM refuse the other name
         self._runner.reload_weights(
             weights_iterator=(
@@ -111,6 +110,24 @@ class VLLMSampler(Sampler):
             pack_output_layers(self.model)
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
+
+    def sync_adapter(self, save: Callable[[Path], None]) -> float:
+        """Replace the adapter by the one that `save` writes into a folder; return the seconds."""
+        from vllm.lora.request import LoRARequest
+
+        assert self._adapters is not None  # it was opened for an adapter
+        started = time.monotonic()
+        self._wake_up()
+        with self._adapters.written(save) as (number, folder):
+            self._adapter = LoRARequest(f"{ADAPTER}-{number}", number, str(folder))
+            self._llm.llm_engine.add_lora(self._adapter)
+        self._llm.reset_prefix_cache()
+        return time.monotonic() - started
+
+    def _wake_up(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
 
     @property
     def model(self) -> nn.Module:

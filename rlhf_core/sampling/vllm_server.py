@@ -7,8 +7,9 @@ and take part when weights are gathered.
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,14 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
+from rlhf_core.sampling.adapter_folders import ADAPTER, AdapterFolders
 from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.engine_arguments import as_flags
 from rlhf_core.sampling.server_process import ServerProcess
 from rlhf_core.sampling.stops import stop_ids_of
 from rlhf_core.sampling.vllm import QUIET, require_heads
 
+ADAPTER_ROUTES = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 TRANSFER = {  # the server's arguments for the weight transfer, by backend
     "nccl": ["--weight-transfer-config", '{"backend": "nccl"}'],
     "gloo": [
@@ -36,15 +40,18 @@ TRANSFER = {  # the server's arguments for the weight transfer, by backend
 class VLLMServerSampler(Sampler):
     """A vLLM server as a child process of rank 0."""
 
-    def __init__(self, model: Path, sampling: Sampling, *, max_prompt_tokens: int, dtype: str):
+    def __init__(self, model: Path, sampling: Sampling, arguments: dict[str, Any]):
+        """Start the server. arguments: see `engine_arguments`."""
         require_heads(model, sampling.tensor_parallel)
         self._sampling, self.ranks_each = sampling, ranks()
         self._stops = stop_ids_of(model)
         self._server = None
+        self._adapter = ""
+        self._adapters = AdapterFolders() if arguments.get("enable_lora") else None
         if is_rank_zero():
-            flags = _flags(model, sampling, max_prompt_tokens + sampling.max_new_tokens, dtype)
             self._server = ServerProcess(
-                [*flags, *TRANSFER[_backend()]], _devices(sampling.own_devices)
+                [*_flags(arguments, sampling), *TRANSFER[_backend()]],
+                _devices(sampling.own_devices) | (ADAPTER_ROUTES if self._adapters else {}),
             )
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
@@ -78,8 +85,9 @@ class VLLMServerSampler(Sampler):
             "stop_token_ids": sorted(stops),
             "detokenize": False,
         }
+        which = {"model": self._adapter} if self._adapter else {}
         asked = [
-            {"token_ids": prompt, "sampling_params": same | {"seed": seed}}
+            which | {"token_ids": prompt, "sampling_params": same | {"seed": seed}}
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         answers = self._server.post_all("/inference/v1/generate", asked)
@@ -102,6 +110,23 @@ class VLLMServerSampler(Sampler):
             self._transfer.send_weights()
             if self._server is not None:
                 self._server.post("/resume")
+        return time.monotonic() - started
+
+    def sync_adapter(self, save: Callable[[Path], None]) -> float:
+        """Replace the adapter by the one that `save` writes into a folder; return the seconds.
+
+        Raises StageFailed when the server does not take it.
+        """
+        assert self._adapters is not None  # it was opened for an adapter
+        started = time.monotonic()
+        if self._server is not None:
+            before = self._adapter
+            with self._adapters.written(save) as (number, folder):
+                self._adapter = f"{ADAPTER}-{number}"
+                asked = {"lora_name": self._adapter, "lora_path": str(folder)}
+                self._server.post("/v1/load_lora_adapter", asked)
+            if before:
+                self._server.post("/v1/unload_lora_adapter", {"lora_name": before})
         return time.monotonic() - started
 
     @contextlib.contextmanager
@@ -128,26 +153,10 @@ class VLLMServerSampler(Sampler):
             self._transfer.shutdown()
 
 
-def _flags(model: Path, sampling: Sampling, length: int, dtype: str) -> list[str]:
+def _flags(arguments: dict[str, Any], sampling: Sampling) -> list[str]:
     """Return the arguments of the same engine as VLLMSampler's."""
     return [
-        "--model",
-        str(model),
-        "--dtype",
-        dtype,
-        "--max-model-len",
-        str(length),
-        "--seed",
-        "0",
-        "--enforce-eager",
-        "--kv-cache-memory-bytes",
-        str(sampling.kv_cache_mib << 20),
-        "--generation-config",
-        "vllm",
-        "--logprobs-mode",
-        "processed_logprobs",
-        "--tensor-parallel-size",
-        str(sampling.tensor_parallel),
+        *as_flags(arguments),
         "--data-parallel-size",
         str(sampling.own_devices // sampling.tensor_parallel),
         "--tokens-only",

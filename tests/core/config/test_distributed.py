@@ -77,6 +77,19 @@ def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded
             "own_devices 1: only vLLM offers them",
         ),
         (
+            ['evaluate.sampling={engine="transformers", eager=false}'],
+            "eager False, adapter_sync False and own_devices 0: only vLLM offers them",
+        ),
+        (
+            ["ppo.sampling.adapter_sync=true"],
+            r"sampling\.adapter_sync without lora: there is no adapter to send",
+        ),
+        (
+            ["evaluate.sampling.adapter_sync=true"],
+            r"evaluate\.sampling: adapter_sync: nothing learns while models are evaluated",
+        ),
+        (['ppo.sampling.eager="yes"'], r"ppo\.sampling\.eager"),
+        (
             ["evaluate.sampling.own_devices=1"],
             r"evaluate\.sampling: own_devices 1: nothing learns while models are evaluated",
         ),

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from stage_plans import H100, planned
 
 from rlhf_core.plan.layout import MODEL_STAGES
+from rlhf_core.plan.strategy import GIB, Hardware
 
 
 def test_ppo_holds_four_models_and_vllm():
@@ -18,6 +19,20 @@ def test_ppo_holds_four_models_and_vllm():
         "vLLM": 28e9,
     }
     assert {part.model for part in plan.parts if part.kind == "optimizer"} == {"actor", "critic"}
+
+
+def test_vllm_holds_cuda_graphs_on_gpus_unless_it_runs_eagerly():
+    def graphs(hardware=H100, **sampling):
+        plan = planned("7b", "ppo", hardware, ppo={"sampling": sampling})
+        return [
+            part.bytes
+            for part in plan.parts
+            if part.model in ("vLLM", "transformers") and part.kind == "buffers"
+        ]
+
+    assert graphs() == graphs(eager=False) == [GIB]
+    assert graphs(eager=True) == graphs(engine="transformers") == []
+    assert graphs(Hardware("cpu", 80 * GIB, GIB), eager=False) == []
 
 
 def test_without_a_critic_there_is_none():

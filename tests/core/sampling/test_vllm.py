@@ -1,6 +1,6 @@
 """vLLM in a process of its own: families whose output layer is tied take new weights.
 
-So do they in vLLM's server.
+So do they in vLLM's server. Adapters come alone where so configured.
 """
 
 import json
@@ -13,6 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Gemma2Config, LlamaConfig
 
 from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.config import LoRA
+from rlhf_core.modeling.lora import add_adapter
 from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.objectives.losses import token_logprobs
 
@@ -78,3 +80,88 @@ def test_after_new_weights_its_log_probabilities_are_the_new_models(
         for row, (tokens, logprobs) in enumerate(found):
             expected = logprobs_BR[row, : len(tokens)].tolist()
             assert (logprobs == pytest.approx(expected, abs=1e-3)) == agrees
+
+
+@pytest.mark.slow
+def test_more_prompt_tokens_than_vllm_reads_in_one_step_change_no_reply(tiny_model):
+    """150 prompts of 50 tokens: a step reads 4,096, which ends within a prompt."""
+    code = f"""
+        import json
+        from pathlib import Path
+        from rlhf_core.config import Sampling
+        from rlhf_core.sampling.factory import open_sampler
+        config = Sampling(max_new_tokens=4, kv_cache_mib=64)
+        sampler = open_sampler(
+            Path({str(tiny_model)!r}), config, max_prompt_tokens=50, dtype="float32"
+        )
+        prompts = [[2 + (row * 7 + i * i) % 50 for i in range(50)] for row in range(150)]
+        seeds = list(range(150))
+        together = sampler.generate(prompts, seeds=seeds, eos_id={EOS})
+        alone = sampler.generate(prompts[75:90], seeds=seeds[75:90], eos_id={EOS})
+        sampler.close()
+        print("FOUND", json.dumps([[one.tokens for one in some] for some in (together, alone)]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert lines, done.stderr[-2000:]
+    together, alone = json.loads(lines[0][6:])
+    assert len(together) == 150 and together[75:90] == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_devices", [0, 1], ids=["in process", "server"])
+def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_that_learns(
+    own_devices, tiny_model, tmp_path
+):
+    """Twice, as in two steps; the second adapter replaces the first."""
+    code = f"""
+        import json
+        from functools import partial
+        from pathlib import Path
+        import torch
+        from rlhf_core.config import LoRA, Sampling
+        from rlhf_core.modeling.lora import add_adapter, save_adapter
+        from rlhf_core.modeling.models import load_policy
+        from rlhf_core.sampling.factory import open_sampler
+        folder = Path({str(tiny_model)!r})
+        model = load_policy(folder).model
+        add_adapter(model, LoRA(rank=3, alpha=6), seed=1)
+        config = Sampling(
+            max_new_tokens=8, kv_cache_mib=32, own_devices={own_devices}, adapter_sync=True
+        )
+        sampler = open_sampler(
+            folder, config, max_prompt_tokens=4, dtype="float32", adapter_rank=3
+        )
+        for step in range(2):
+            torch.manual_seed(step)
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.data.normal_(std=0.5)
+            assert sampler.sync_adapter(partial(save_adapter, model)) > 0
+            samples = sampler.generate({PROMPTS}, seeds=[1, 2, 3], eos_id={EOS})
+            torch.save(model.state_dict(), {str(tmp_path)!r} + f"/{{step}}.pt")
+            print("FOUND", json.dumps([[one.tokens, one.logprobs] for one in samples]))
+        sampler.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert len(lines) == 2, done.stderr[-2000:]
+    for step, line in enumerate(lines):
+        found = json.loads(line[6:])
+        batch = collate([Sequence(p, t) for p, (t, _) in zip(PROMPTS, found, strict=True)], 0)
+        for of_step, agrees in ((step, True), (1 - step, False)):
+            policy = load_policy(tiny_model)
+            add_adapter(policy.model, LoRA(rank=3, alpha=6), seed=1)
+            policy.model.load_state_dict(torch.load(tmp_path / f"{of_step}.pt"))
+            logprobs_BR = token_logprobs(
+                inference(policy, dtype="float32")(batch), batch.response_ids_BR
+            )
+            same = [
+                logprobs == pytest.approx(logprobs_BR[row, : len(tokens)].tolist(), abs=1e-3)
+                for row, (tokens, logprobs) in enumerate(found)
+            ]
+            assert all(same) if agrees else not all(same)

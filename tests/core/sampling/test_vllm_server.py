@@ -51,6 +51,11 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     ]
 
 
+def blocks() -> set[str]:
+    """Return the names in /dev/shm, which take memory until a restart."""
+    return {one.name for one in Path("/dev/shm").iterdir()}
+
+
 @pytest.fixture(scope="module")
 def served(tiny_model):
     sampler = open_one(tiny_model, own_devices=1)
@@ -97,6 +102,7 @@ def test_a_request_that_the_server_refuses_is_an_error_with_its_words(served):
 def test_a_killed_server_is_a_clear_error_and_leaves_nothing_behind(served, tiny_model):
     """The last test of this server."""
     folder = Path(served._server._socket).parent
+    before = blocks()
     tree = [
         psutil.Process(served._server._process.pid),
         *psutil.Process(served._server._process.pid).children(recursive=True),
@@ -110,6 +116,7 @@ def test_a_killed_server_is_a_clear_error_and_leaves_nothing_behind(served, tiny
     with pytest.raises(StageFailed, match="was ended by signal 9"):
         served.sync(other_weights(tiny_model, 1).items())
     assert not alive(tree) and not folder.exists()
+    assert blocks() <= before
 
 
 @pytest.mark.slow
@@ -135,6 +142,20 @@ def test_a_worker_that_dies_while_weights_are_sent_is_a_clear_error(tiny_model):
     ):
         sampler.sync(Again())
     assert not alive(tree)
+
+
+@pytest.mark.slow
+def test_processes_that_are_all_killed_at_once_leave_no_shared_memory(tiny_model):
+    before = blocks()
+    sampler = open_one(tiny_model, own_devices=1)
+    server = psutil.Process(sampler._server._process.pid)
+    tree = [server, *server.children(recursive=True)]
+    assert "psm_" in "".join(Path(f"/proc/{one.pid}/maps").read_text() for one in tree)
+    for one in tree:  # resource trackers too, which else would remove the blocks
+        one.kill()
+    assert not alive(tree)
+    assert blocks() <= before
+    sampler.close()
 
 
 @pytest.mark.slow

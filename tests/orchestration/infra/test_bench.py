@@ -159,3 +159,13 @@ def test_a_quick_run_beside_trl_measures_every_goal(tmp_path):
     goals = [goal for one in found.values() for goal in one["goals"]]
     assert {goal["verdict"] for goal in goals} == {"trial"}
     assert all(0 < goal["low"] <= goal["median"] <= goal["high"] for goal in goals)
+
+
+def test_two_parts_of_one_turn_are_compared_by_the_clock_and_by_the_processors():
+    from goals import Goal, decide, within_turn
+    from measured_process import Measured
+
+    step = {"step": 9.0, "cpu": 5.0, "raw": 3.0, "ours": 6.0, "raw_cpu": 2.0, "ours_cpu": 2.5}
+    goal = Goal("raw to ours", within_turn("rollouts", "raw", "ours"), at_least=0.95)
+    outcome = decide(goal, {"rollouts": Measured([step])})
+    assert (outcome.median, outcome.cpu, outcome.verdict) == (0.5, 0.8, "not met")
