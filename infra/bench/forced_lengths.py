@@ -6,6 +6,7 @@ last token is then replaced by the end of turn. Everything else of the sampler i
 
 import copy
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ class ForcedLengths(Sampler):
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> float:
         """Replace the weights; return the seconds."""
         return self._sampler.sync(weights)
+
+    def sync_adapter(self, save: Callable[[Path], None]) -> float:
+        """Replace the adapter; return the seconds."""
+        return self._sampler.sync_adapter(save)
 
     def close(self) -> None:
         """Give all memory back."""

@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 # of gathered weights: small ones share a collective, and their copies take as much once more
-BUCKET_BYTES = 256 * 2**20
+BUCKET_BYTES = 64 * 2**20
 
 Named = tuple[str, Tensor]
 

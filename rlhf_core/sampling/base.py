@@ -47,7 +47,6 @@ class Sampler(Protocol):
 
         The folder gets PEFT's format. Only samplers that were opened for an adapter can.
         """
-        raise NotImplementedError(f"{type(self).__name__} takes no adapters")
 
     def close(self) -> None:
         """Give all memory back; the sampler is not used again."""

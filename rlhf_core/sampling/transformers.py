@@ -5,7 +5,7 @@ It has the same interface and the same statistics.
 
 import gc
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -97,6 +97,10 @@ class TransformersSampler(Sampler):
         if left := [name for name, tensor in own.items() if tensor.data_ptr() not in written]:
             raise ValueError(f"no new weights came for {left[:3]}; expected every one")
         return time.monotonic() - started
+
+    def sync_adapter(self, save: Callable[[Path], None]) -> float:
+        """Refuse: a recipe cannot ask for it (`Sampling`)."""
+        raise NotImplementedError("transformers' generation gets merged weights, by `sync`")
 
     @property
     def model(self) -> nn.Module:

@@ -5,6 +5,7 @@ clear end.
 """
 
 import os
+import re
 import signal
 import stat
 from pathlib import Path
@@ -23,6 +24,7 @@ from rlhf_core.sampling.factory import open_sampler
 from rlhf_core.sampling.server_process import ServerProcess
 from rlhf_core.sampling.vllm_server import VLLMServerSampler, devices_left
 
+SHARED = Path("/dev/shm")
 EOS = 1
 PROMPTS = [[7, 8, 9, 10], [11], [12, 13, 14, 15, 16, 17, 18], [9, 9], [20, 21, 22], [7, 8, 9, 10]]
 SEEDS = [11, 12, 13, 14, 15, 16]
@@ -51,9 +53,18 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     ]
 
 
-def blocks() -> set[str]:
-    """Return the names in /dev/shm, which take memory until a restart."""
-    return {one.name for one in Path("/dev/shm").iterdir()}
+def shared_names(tree: list[psutil.Process]) -> set[Path]:
+    """Return the files in /dev/shm of these processes, which take memory until a restart."""
+    maps = "".join(Path(f"/proc/{one.pid}/maps").read_text() for one in tree)
+    blocks = {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
+    assert len(blocks) > 1  # of messages to the workers, and of their answers
+    return blocks
+
+
+def left_in_shared_memory(names: set[Path], tree: list[psutil.Process]) -> list[Path]:
+    """Return which of the names are there, and the semaphores of the processes."""
+    semaphores = [file for one in tree for file in SHARED.glob(f"sem.loky-{one.pid}-*")]
+    return [*(name for name in names if name.exists()), *semaphores]
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +113,12 @@ def test_a_request_that_the_server_refuses_is_an_error_with_its_words(served):
 def test_a_killed_server_is_a_clear_error_and_leaves_nothing_behind(served, tiny_model):
     """The last test of this server."""
     folder = Path(served._server._socket).parent
-    before = blocks()
     tree = [
         psutil.Process(served._server._process.pid),
         *psutil.Process(served._server._process.pid).children(recursive=True),
     ]
     assert len(tree) > 1
+    names = shared_names(tree)
     os.kill(tree[0].pid, signal.SIGKILL)
     with pytest.raises(
         StageFailed, match=rf"process {tree[0].pid}\) was ended by signal 9, at .*kv_cache_mib"
@@ -116,7 +127,7 @@ def test_a_killed_server_is_a_clear_error_and_leaves_nothing_behind(served, tiny
     with pytest.raises(StageFailed, match="was ended by signal 9"):
         served.sync(other_weights(tiny_model, 1).items())
     assert not alive(tree) and not folder.exists()
-    assert blocks() <= before
+    assert left_in_shared_memory(names, tree) == []
 
 
 @pytest.mark.slow
@@ -146,15 +157,14 @@ def test_a_worker_that_dies_while_weights_are_sent_is_a_clear_error(tiny_model):
 
 @pytest.mark.slow
 def test_processes_that_are_all_killed_at_once_leave_no_shared_memory(tiny_model):
-    before = blocks()
     sampler = open_one(tiny_model, own_devices=1)
     server = psutil.Process(sampler._server._process.pid)
     tree = [server, *server.children(recursive=True)]
-    assert "psm_" in "".join(Path(f"/proc/{one.pid}/maps").read_text() for one in tree)
+    names = shared_names(tree)
     for one in tree:  # resource trackers too, which else would remove the blocks
         one.kill()
     assert not alive(tree)
-    assert blocks() <= before
+    assert left_in_shared_memory(names, tree) == []
     sampler.close()
 
 

@@ -3,8 +3,10 @@
 They give the numbers of one rank, end together, and really resume.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -476,9 +478,23 @@ def test_two_ranks_that_share_one_sampler_sample_from_the_policy_after_every_syn
     )
     given = inputs["ppo"] | {"policy": wide, "reward": tmp_path / "reward" / "model"}
     shared = SECTIONS["ppo"].sampling.model_copy(update={"tensor_parallel": 2})
+    blocks = set()
+
+    def note_blocks() -> None:
+        if read_metrics(tmp_path / "two" / "metrics.jsonl"):
+            for one in psutil.Process().children(recursive=True):
+                with contextlib.suppress(OSError):
+                    maps = Path(f"/proc/{one.pid}/maps").read_text()
+                    blocks.update(re.findall(r"/dev/shm/psm_\w+.*", maps))
+
     stage_process.run_stage(
-        ranks_spec("ppo", given, ranks=2, sampling=shared), tmp_path / "two", distributed=TWO
+        ranks_spec("ppo", given, ranks=2, sampling=shared),
+        tmp_path / "two",
+        distributed=TWO,
+        watch=note_blocks,
     )
+    # of messages between the ranks; without names they end with the ranks, also when killed
+    assert blocks and all(one.endswith(" (deleted)") for one in blocks)
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert len(steps) == SECTIONS["ppo"].steps
     assert steps[0]["ppo/policy_grad_norm"] > 0
