@@ -1,6 +1,7 @@
 """Check the data and the base model for what later stages need, before anything is trained."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -36,9 +37,16 @@ def needs_of(recipe: Recipe) -> Needs:
         ),
         adapters=tuple(lora for lora in adapters if lora.target_modules != "all-linear"),
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
+        adapter_sync=_synced_rank(recipe) if "ppo" in running and on_base else 0,
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
         benchmarks=_benchmarks_of(recipe),
     )
+
+
+def _synced_rank(recipe: Recipe) -> int:
+    """Return the rank of the adapter that vLLM gets alone; 0: it gets weights."""
+    lora = recipe.ppo.lora
+    return lora.rank if lora and recipe.ppo.sampling.adapter_sync else 0
 
 
 def _benchmarks_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -85,6 +93,10 @@ def require(
         from rlhf_core.sampling.vllm import require_heads
 
         require_heads(model, size)
+    if needs.adapter_sync and find_spec("vllm"):
+        from rlhf_core.sampling.adapters import require_adapters
+
+        require_adapters(model, needs.adapter_sync)
     if needs.benchmarks:
         from rlhf_core.evaluation.benchmarks.harness import load_task, require_metrics
         from rlhf_core.evaluation.benchmarks.right_answers import require_right_answers

@@ -143,10 +143,18 @@ def sampler(
     return [
         MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),
         MemoryPart(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
-        MemoryPart(name, "buffers", CUDA_GRAPHS * has_graphs),
+        MemoryPart(name, "buffers", CUDA_GRAPHS * has_graphs + _synced_adapter(inputs, stage)),
         MemoryPart(name, "activations", workspace / over, (phase,)),
         MemoryPart(name, "logits", logits, (phase,)),
     ]
+
+
+def _synced_adapter(inputs: PlanInputs, stage: str) -> float:
+    """Return the bytes of the adapter that vLLM holds beside the base model, if it gets one."""
+    lora = inputs.recipe.ppo.lora
+    if lora is None or not inputs.recipe.sampling(stage).adapter_sync:
+        return 0.0
+    return inputs.strategy.compute_bytes * adapter_parameters(inputs.models.policy, lora)
 
 
 def _workspace(inputs: PlanInputs, sequences: int) -> tuple[float, float]:

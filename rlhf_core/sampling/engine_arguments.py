@@ -6,9 +6,7 @@ from typing import Any
 import torch
 
 from rlhf_core.config import Sampling
-from rlhf_core.errors import BadInput
-
-ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
+from rlhf_core.sampling.adapters import room_for
 
 
 def engine_arguments(
@@ -41,13 +39,7 @@ def engine_arguments(
 
 
 def _with_adapter(rank: int) -> dict[str, Any]:
-    if rank > ADAPTER_RANKS[-1]:
-        raise BadInput(
-            f"ppo.sampling.adapter_sync with ppo.lora.rank {rank}: vLLM takes adapters of rank"
-            f" {ADAPTER_RANKS[-1]} at most; lower the rank, or set adapter_sync to false"
-        )
-    room = next(size for size in ADAPTER_RANKS if size >= rank)
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(rank)}
 
 
 def as_flags(arguments: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import ranks
-from rlhf_core.sampling.adapter_folders import ADAPTER, AdapterFolders
+from rlhf_core.sampling.adapters import ADAPTER, AdapterFolders
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.output_layer import pack_output_layers
 from rlhf_core.sampling.shared_blocks import unlink_own_blocks
@@ -112,7 +112,10 @@ class VLLMSampler(Sampler):
         return time.monotonic() - started
 
     def sync_adapter(self, save: Callable[[Path], None]) -> float:
-        """Replace the adapter by the one that `save` writes into a folder; return the seconds."""
+        """Replace the adapter by the one that `save` writes into a folder; return the seconds.
+
+        Raises BadInput for one that vLLM does not take.
+        """
         from vllm.lora.request import LoRARequest
 
         assert self._adapters is not None  # it was opened for an adapter
@@ -120,7 +123,13 @@ class VLLMSampler(Sampler):
         self._wake_up()
         with self._adapters.written(save) as (number, folder):
             self._adapter = LoRARequest(f"{ADAPTER}-{number}", number, str(folder))
-            self._llm.llm_engine.add_lora(self._adapter)
+            try:
+                self._llm.llm_engine.add_lora(self._adapter)
+            except ValueError as error:
+                raise BadInput(
+                    f"vLLM does not take the adapter: {error}; set ppo.lora.target_modules to maps"
+                    " that it knows, or ppo.sampling.adapter_sync to false"
+                ) from None
         self._llm.reset_prefix_cache()
         return time.monotonic() - started
 

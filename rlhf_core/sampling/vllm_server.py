@@ -18,7 +18,7 @@ from rlhf_core.config import Sampling
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.modeling.models import tied_names
 from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
-from rlhf_core.sampling.adapter_folders import ADAPTER, AdapterFolders
+from rlhf_core.sampling.adapters import ADAPTER, AdapterFolders
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.engine_arguments import as_flags
 from rlhf_core.sampling.server_process import ServerProcess

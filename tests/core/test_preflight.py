@@ -46,6 +46,8 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
         (["sft.lora={target_modules=['q_proj']}", "model.sft='given'"], {}),
         (["ppo.lora={target_modules=['query']}", "model.sft='of another make'"], {}),
         (["ppo.sampling.tensor_parallel=2", "distributed.ranks=2"], {"tensor_parallel": [2]}),
+        (["ppo.lora={rank=4}", "ppo.sampling.adapter_sync=true"], {"adapter_sync": 4}),
+        (["ppo.lora={rank=4}"], {}),
         (
             ["ppo.router_aux_loss_coef=0.01", "sft.router_aux_loss_coef=0"],
             {"router_aux_loss_coef": 0.01},

@@ -35,6 +35,15 @@ def test_vllm_holds_cuda_graphs_on_gpus_unless_it_runs_eagerly():
     assert graphs(Hardware("cpu", 80 * GIB, GIB), eager=False) == []
 
 
+def test_an_adapter_that_vllm_gets_alone_is_held_beside_the_base_model():
+    sizes = [
+        planned("7b", "ppo", ppo={"lora": {"rank": 8}, "sampling": {"adapter_sync": adapter}}).peak
+        for adapter in (False, True)
+    ]
+    # 32 layers; of 4 square maps of 4,096 and 3 of 4,096 by 11,008 a rank-8 adapter, float32
+    assert sizes[1] - sizes[0] == 4 * 32 * 8 * (4 * 2 * 4_096 + 3 * (4_096 + 11_008))
+
+
 def test_without_a_critic_there_is_none():
     ppo = {"advantage": "rloo", "group_size": 2}
     assert "critic" not in {part.model for part in planned("7b", "ppo", ppo=ppo).parts}
