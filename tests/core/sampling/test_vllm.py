@@ -10,13 +10,16 @@ import textwrap
 
 import pytest
 import torch
+from stages import finish, section_spec
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Gemma2Config, LlamaConfig
 
 from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.config import LoRA
+from rlhf_core.config import PPO, LoRA, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.modeling.lora import add_adapter
-from rlhf_core.modeling.models import inference, load_policy
+from rlhf_core.modeling.models import inference, load_policy, load_scalar, save_model
 from rlhf_core.objectives.losses import token_logprobs
+from rlhf_core.rundir import read_metrics
 
 EOS = 1
 PROMPTS = [[7, 8, 9], [11], [12, 13]]
@@ -165,3 +168,39 @@ def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_th
                 for row, (tokens, logprobs) in enumerate(found)
             ]
             assert all(same) if agrees else not all(same)
+
+
+@pytest.mark.slow
+def test_ppo_learns_the_same_from_an_adapter_that_comes_alone(tiny_model, tiny_splits, tmp_path):
+    save_model(
+        load_scalar(tiny_model, new_head=True, seed=3),
+        load_tokenizer(tiny_model),
+        tmp_path / "reward",
+    )
+    inputs = {
+        "policy": tiny_model,
+        "reward": tmp_path / "reward",
+        "prompts_train": tiny_splits / "prompts_train.jsonl",
+    }
+    found = {}
+    for alone in (False, True):
+        config = PPO(
+            steps=3,
+            rollout_batch=8,
+            minibatches=1,
+            policy_lr=0.05,
+            micro_batch_tokens=128,
+            lora=LoRA(rank=2),
+            sampling=Sampling(max_new_tokens=8, kv_cache_mib=32, adapter_sync=alone),
+        )
+        finish(section_spec("ppo", config, inputs), tmp_path / f"{alone}")
+        lines = read_metrics(tmp_path / f"{alone}" / "metrics.jsonl")
+        found[alone] = [line["metrics"] for line in lines]
+    assert len(found[True]) == 3
+    for merged, adapter in zip(found[False], found[True], strict=True):
+        assert adapter["ppo/sampler_logprob_diff_max"] < 1e-4
+        names = [name for name in merged if "second" not in name]
+        assert {name: adapter[name] for name in names} == pytest.approx(
+            {name: merged[name] for name in names}, abs=1e-4, rel=1e-3
+        )
+    assert found[True][2]["ppo/kl_per_response"] > 1e-3  # it has learnt what the sampler has
