@@ -161,7 +161,7 @@ PPO_METRICS: MetricRows = {
     "kept_step": ("step", "Step whose policy the stage gives; with ppo.evaluation"),
     "policy_loss": ("score", "Surrogate loss (ppo.policy_loss), mean over the step's minibatches"),
     "value_loss": ("score^2", "Clipped value loss, mean over the step's minibatches"),
-    "entropy": ("nats/token", "Policy entropy over the vocabulary, mean over response tokens"),
+    "entropy": ("nats/token", "Policy entropy, mean over response tokens"),
     "policy_clip_fraction": ("share", "Response tokens whose ratio is out of the clip's range"),
     "value_clip_fraction": ("share", "Response tokens whose value was clipped"),
     "explained_variance": ("share", "1 - Var(returns - values) / Var(returns)", (None, 1)),
@@ -175,7 +175,11 @@ PPO_METRICS: MetricRows = {
     "critic_grad_norm": ("l2", "Critic gradient norm before clipping, mean over minibatches"),
     "policy_lr": ("1/step", "Actor learning rate"),
     "critic_lr": ("1/step", "Critic learning rate"),
-    "sampler_logprob_diff": ("nats", "Mean |sampler - trainer| log-probability of response tokens"),
+    "sampler_logprob_diff": (
+        "nats",
+        "Mean |sampler - trainer| log-probability of response tokens; with old_logprobs 'sampler'"
+        " those of the first minibatch",
+    ),
     "sampler_logprob_diff_max": ("nats", "Largest such difference"),
     "sampler_kl": ("nats/token", "KL of the sampler from the trainer over response tokens (k3)"),
     "sampler_effective_share": (

@@ -33,6 +33,11 @@ class PPO(PPOOptions):
         return self.advantage == "gae"
 
     @property
+    def recomputes_old_logprobs(self) -> bool:
+        """True if the actor scores the responses before the update."""
+        return self.old_logprobs == "recompute"
+
+    @property
     def aggregation(self) -> LossAggregation:
         """The aggregation of the policy loss: the recipe's, or that of the method's paper."""
         method = self.advantage if self.policy_loss == "clip" else self.policy_loss
@@ -188,13 +193,32 @@ class PPO(PPOOptions):
         return self.has_critic and self.critic == "shared"
 
     @model_validator(mode="after")
+    def _old_logprobs_are_known(self) -> "PPO":
+        if self.recomputes_old_logprobs:
+            return self
+        if self.importance_cap is not None:
+            raise ValueError(
+                f"old_logprobs 'sampler' with importance_cap {self.importance_cap:g}: the ratio of"
+                " the policy loss is already trainer / sampler probability, so that the weight"
+                " would be 1 at every token; leave importance_cap out, or set old_logprobs to"
+                " 'recompute'"
+            )
+        if self.kl_exact:
+            raise ValueError(
+                "old_logprobs 'sampler' with kl_exact: the KL over the vocabulary needs the actor's"
+                " logits before the update, and no pass makes them; set old_logprobs to"
+                " 'recompute', or leave kl_exact out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _old_rollouts_are_corrected_for(self) -> "PPO":
         block = self.max_rollout_age + 1
-        if block > 1 and self.importance_cap is None:
+        if block > 1 and self.importance_cap is None and self.recomputes_old_logprobs:
             raise ValueError(
                 f"max_rollout_age {self.max_rollout_age} without importance_cap: responses of older"
-                " weights would count as the actor's own; set importance_cap, e.g. 2.0, or"
-                " max_rollout_age 0"
+                " weights would count as the actor's own; set importance_cap, e.g. 2.0,"
+                " old_logprobs 'sampler', or max_rollout_age 0"
             )
         if self.reward_check and (self.reward_check.every % block or self.steps % block):
             raise ValueError(

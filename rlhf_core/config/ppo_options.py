@@ -113,6 +113,14 @@ class PPOOptions(Training):
             " times |advantage|. None: off."
         ),
     )
+    old_logprobs: Literal["recompute", "sampler"] = Field(
+        "recompute",
+        description=(
+            "Old log-probabilities of the probability ratio. 'recompute': the actor scores the"
+            " responses once more before the update. 'sampler': those of the sampler, without that"
+            " pass; the ratio is then trainer / sampler probability."
+        ),
+    )
     importance_cap: float | None = Field(
         None,
         ge=1,

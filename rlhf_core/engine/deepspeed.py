@@ -72,6 +72,9 @@ class DeepSpeedEngine(Engine):
         # of adapters; models have none
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         _keep_norm(self._engine, module, training.max_grad_norm)
+        # DeepSpeed would copy all gradients to one tensor and back, for nobody
+        self._alone = ranks() == 1 and not self._partitions_optimizer
+        self._engine.enable_backward_allreduce = not self._alone
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run the module's forward pass, with gradients."""
@@ -106,6 +109,8 @@ class DeepSpeedEngine(Engine):
         groups = self._engine.optimizer.param_groups
         for group, of_head in zip(groups, self._of_head, strict=True):
             group["lr"] = head_lr if of_head and head_lr is not None else lr
+        if self._alone:
+            _give_gradients(self.module)
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
@@ -205,6 +210,16 @@ def _keep_norm(engine: Any, module: nn.Module, max_norm: float) -> None:
         engine._global_grad_norm = float(norm)
 
     engine.clip_fp32_gradients = clip_and_keep_norm
+
+
+def _give_gradients(module: nn.Module) -> None:
+    """Give a gradient of 0 to weights that no pass used, as DeepSpeed does where it adds up ranks.
+
+    AdamW then counts the step for them too, and lets them decay.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def shared_out(module: nn.Module) -> nn.Module:

@@ -94,7 +94,7 @@ def make_experience(
     mask_BR = batch.response_mask_BR
     ended_B = torch.tensor(rollout.ended, device=mask_BR.device)
     sampler_BR = padded_rows(rollout.sampler_logprobs, mask_BR.shape[1]).to(mask_BR.device)
-    outputs, reward_model = score_batch(batch, models, config, models.read(rollout))
+    outputs, reward_model = score_batch(batch, models, config, sampler_BR, models.read(rollout))
     kept = rollout.selection
     scores = models.functions(rollout) if kept is None else kept.functions
     rewards = shape_rewards(reward_model, scores, mask_BR, ended_B, config, running)

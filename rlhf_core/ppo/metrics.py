@@ -1,5 +1,9 @@
 """Metrics of one PPO batch besides those of the update."""
 
+import torch
+from torch import Tensor
+
+from rlhf_core.batching.collective import summed
 from rlhf_core.config import PPO
 from rlhf_core.objectives.importance import mismatch
 from rlhf_core.objectives.losses import masked_sum
@@ -23,7 +27,6 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
     mask_BR = experience.batch.response_mask_BR
     tokens, rows = int(mask_BR.sum()), len(mask_BR)
     kl = float(masked_sum(outputs.kl_BR, mask_BR))
-    gap = mismatch(outputs.old_logprobs_BR, experience.sampler_logprobs_BR, mask_BR)
     metrics = {
         "ppo/score_mean": float(score_B.mean()),
         "ppo/score_std": float(score_B.std(correction=0)),
@@ -33,16 +36,61 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
         "ppo/beta": experience.beta,
         "ppo/response_tokens": tokens / rows,
         "ppo/eos_share": float(experience.ended_B.float().mean()),
-        "ppo/entropy": float(masked_sum(outputs.entropy_BR, mask_BR)) / tokens,
+        "ppo/entropy": _entropy(experience),
+        "ppo/seconds_scoring": experience.seconds,
+    }
+    if outputs.entropy_BR is not None:  # the actor made a pass of its own
+        metrics |= _gap(outputs.old_logprobs_BR, experience.sampler_logprobs_BR, mask_BR)
+    if experience.reward_model.spread_B is not None:
+        metrics["ppo/score_spread"] = float(experience.reward_model.spread_B.mean())
+    return metrics
+
+
+def _entropy(experience: Experience) -> float:
+    """Return the actor's entropy, mean over response tokens, nats.
+
+    Without a pass of its own it is estimated from the sampler's log-probabilities of the tokens
+    that it drew: -mean log p, which has the entropy as its expectation.
+    """
+    mask_BR = experience.batch.response_mask_BR
+    entropy_BR = experience.outputs.entropy_BR
+    if entropy_BR is None:
+        entropy_BR = -experience.sampler_logprobs_BR
+    return float(masked_sum(entropy_BR, mask_BR)) / int(mask_BR.sum())
+
+
+def _gap(trainer_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor) -> dict[str, float]:
+    gap = mismatch(trainer_BR, sampler_BR, mask_BR)
+    return {
         "ppo/sampler_logprob_diff": gap.mean_abs_diff,
         "ppo/sampler_logprob_diff_max": gap.max_abs_diff,
         "ppo/sampler_kl": gap.kl_k3,
         "ppo/sampler_effective_share": gap.effective_share,
-        "ppo/seconds_scoring": experience.seconds,
     }
-    if experience.reward_model.spread_B is not None:
-        metrics["ppo/score_spread"] = float(experience.reward_model.spread_B.mean())
-    return metrics
+
+
+class SamplerGap:
+    """The sampler's distance from the actor, where no pass before the update measures it.
+
+    The rows are those of a step's first minibatch: their log-probabilities in the update are of the
+    weights before any optimizer step.
+    """
+
+    def __init__(self, experience: Experience):
+        self._mask_BR = experience.batch.response_mask_BR
+        self._sampler_BR = experience.sampler_logprobs_BR
+        self._trainer_BR = torch.zeros_like(self._sampler_BR)
+        self._seen_B = torch.zeros_like(self._sampler_BR[:, 0])
+
+    def add(self, rows: list[int], new_logprobs_BR: Tensor) -> None:
+        """Keep the actor's log-probabilities of some rows, their padding columns trimmed."""
+        self._trainer_BR[rows, : new_logprobs_BR.shape[1]] = new_logprobs_BR.float()
+        self._seen_B[rows] = 1.0
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the rows that all ranks have seen; every rank takes part."""
+        mask_BR = self._mask_BR & (summed(self._seen_B) > 0)[:, None]
+        return _gap(summed(self._trainer_BR), self._sampler_BR, mask_BR)
 
 
 def _reward_metrics(experience: Experience, config: PPO) -> dict[str, float]:

@@ -59,10 +59,11 @@ class ModelOutputs:
     temperature.
     """
 
-    old_logprobs_BR: Tensor  # the actor before this step's update
+    # the actor's before this step's update; with old_logprobs = 'sampler' the sampler's
+    old_logprobs_BR: Tensor
     ref_logprobs_BR: Tensor  # the frozen SFT model
     exact_kl_BR: Tensor | None  # over the vocabulary, nats; None unless config.kl_exact
-    entropy_BR: Tensor  # of the actor, over the vocabulary
+    entropy_BR: Tensor | None  # of the actor, over the vocabulary; None without its own pass
     values_BR: Tensor  # critic before each token is emitted; 0 without a critic
     end_values_B: Tensor  # critic after the last token; 0 without a critic
 
@@ -90,16 +91,22 @@ class _Part(_RewardPart):
 
 
 def score_batch(
-    batch: Batch, models: Models, config: PPO, read: list[Sequence] | None = None
+    batch: Batch,
+    models: Models,
+    config: PPO,
+    sampler_logprobs_BR: Tensor,
+    read: list[Sequence] | None = None,
 ) -> tuple[ModelOutputs, RewardModelScores]:
     """Run every model once over every sequence; return the results for all rows, on every rank.
 
+    With old_logprobs = 'sampler' the actor makes no pass, and sampler_logprobs_BR are the old ones.
     read: the batch's conversations as the reward models read them; None: as they are in the batch.
     """
     parts = []
     inside = models if read is None else replace(models, rewards=())
+    given_BR = None if config.recomputes_old_logprobs else sampler_logprobs_BR
     for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
-        part = _score_rows(batch, rows, inside, config)
+        part = _score_rows(batch, rows, inside, config, given_BR)
         if counts:
             parts.append(part)
 
@@ -115,7 +122,7 @@ def score_batch(
         old_logprobs_BR=whole(lambda part: part.outputs.old_logprobs_BR),
         ref_logprobs_BR=whole(lambda part: part.outputs.ref_logprobs_BR),
         exact_kl_BR=whole(lambda part: part.outputs.exact_kl_BR) if config.kl_exact else None,
-        entropy_BR=whole(lambda part: part.outputs.entropy_BR),
+        entropy_BR=whole(lambda part: part.outputs.entropy_BR) if given_BR is None else None,
         values_BR=whole(lambda part: part.outputs.values_BR),
         end_values_B=_end_values(parts, batch),
     )
@@ -179,8 +186,13 @@ def _of_members(scores_MB: Tensor, process_BR: Tensor) -> RewardModelScores:
     return RewardModelScores(scores_MB.mean(0), process_BR, spread_B)
 
 
-def _score_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> _Part:
-    outputs = _outputs(select(batch, rows), models, config)
+def _score_rows(
+    batch: Batch, rows: list[int], models: Models, config: PPO, given_BR: Tensor | None
+) -> _Part:
+    part = select(batch, rows)
+    if given_BR is not None:
+        given_BR = given_BR[rows][:, : part.response_mask_BR.shape[1]]
+    outputs = _outputs(part, models, config, given_BR)
     return _Part(**vars(_reward_rows(batch, rows, models, config)), outputs=outputs)
 
 
@@ -195,21 +207,23 @@ def _reward_rows(batch: Batch, rows: list[int], models: Models, config: PPO) -> 
     return _RewardPart(rows, mask_BR, scores, process_BR)
 
 
-def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:
-    """Run actor, reference and critic; logits are whole for the exact KL only, which takes two."""
+def _outputs(part: Batch, models: Models, config: PPO, given_BR: Tensor | None) -> ModelOutputs:
+    """Run actor, reference and critic; logits are whole for the exact KL only, which takes two.
+
+    given_BR: the old log-probabilities, where the actor need not run for them.
+    """
     query = TokenQuery(config.sampling.temperature, entropy=True)
     exact_kl_BR = None
     if config.kl_exact:
         actor, reference, exact_kl_BR = _with_exact_kl(part, models, query)
     else:
-        actor = models.actor.infer(part, query=query)
+        actor = _actor_scores(part, models, config, query, given_BR)
         reference = models.reference(part, query=replace(query, entropy=False))
     ids_BR, values_BR1 = part.response_ids_BR, actor.values_BR1
     if models.critic is not None:
         values_BR1 = models.critic.infer(part)
     if values_BR1 is None:
         values_BR1 = torch.zeros(len(ids_BR), ids_BR.shape[1] + 1, device=ids_BR.device)
-    assert actor.entropy_BR is not None  # the query asks for it
     return ModelOutputs(
         old_logprobs_BR=actor.logprobs_BR,
         ref_logprobs_BR=reference.logprobs_BR,
@@ -218,6 +232,16 @@ def _outputs(part: Batch, models: Models, config: PPO) -> ModelOutputs:
         values_BR=values_BR1[:, : ids_BR.shape[1]],
         end_values_B=final_scores(values_BR1, part.response_mask_BR),
     )
+
+
+def _actor_scores(
+    part: Batch, models: Models, config: PPO, query: TokenQuery, given_BR: Tensor | None
+) -> TokenScores:
+    """Run the actor; with given_BR for the values of a shared critic alone, if at all."""
+    if given_BR is None:
+        return models.actor.infer(part, query=query)
+    values_BR1 = models.actor.infer(part, "critic") if config.shares_critic else None
+    return TokenScores(given_BR, values_BR1=values_BR1)
 
 
 def _with_exact_kl(

@@ -6,6 +6,7 @@ The actor descends the clipped surrogate, the critic the clipped value loss.
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.objectives.advantages import explained_variance
 from rlhf_core.objectives.losses import masked_sum
 from rlhf_core.ppo.experience import Experience, ExperienceRows
+from rlhf_core.ppo.metrics import SamplerGap
 from rlhf_core.ppo.objective import (
     Denominators,
     clipped_share,
@@ -44,19 +46,24 @@ def update(
         return {"ppo/policy_lr": 0.0, "ppo/seconds_update": time.monotonic() - started}
     actor_learns = actor_goes_on = step > config.critic_warmup_steps
     sums: dict[str, list[float]] = defaultdict(list)
+    gap = None if config.recomputes_old_logprobs else SamplerGap(experience)
     for minibatch in _minibatches(rows, config, seed=minibatch_seed(seed, step)):
         if not actor_goes_on and not config.has_critic:
             break
-        totals = _accumulate(models, experience, minibatch, config, actor_learns=actor_goes_on)
+        part = _Minibatch.of(experience, minibatch, config)
+        seen = gap if actor_goes_on and not sums else None
+        totals = _actor_pass(models.actor, part, config, actor_learns=actor_goes_on, gap=seen)
         norm = _actor_step(models.actor, policy_lr, config, actor_learns=actor_goes_on)
         norms = {"policy_grad_norm": norm} if actor_goes_on else {}
-        if models.critic is not None:
+        if models.critic is not None:  # after the actor's step: one model's gradients at a time
+            totals |= _critic_pass(models.critic, part, config)
             norms["critic_grad_norm"] = models.critic.step(config.critic_lr)
         for name, value in (totals | norms).items():
             sums[name].append(value)
         actor_goes_on = actor_goes_on and not exceeds_max_kl(totals["approx_kl_update"], config)
     metrics = _update_metrics(sums, experience, config)
     metrics["ppo/policy_lr"] = policy_lr if actor_learns else 0.0
+    metrics |= gap.metrics() if gap and actor_learns else {}
     return metrics | {"ppo/seconds_update": time.monotonic() - started}
 
 
@@ -108,39 +115,64 @@ def exceeds_max_kl(approx_kl: float, config: PPO) -> bool:
     return config.max_kl_update is not None and approx_kl > config.max_kl_update
 
 
-def _accumulate(
-    models: Models, experience: Experience, minibatch: list[int], config: PPO, *, actor_learns: bool
-) -> dict[str, float]:
-    """Run the backward passes of this rank's share of a minibatch; return totals over all ranks.
+class _Minibatch(NamedTuple):
+    """The rows of one optimizer step, and what their losses are divided by."""
 
-    Microbatches have similar lengths; denominators count the whole minibatch.
+    experience: Experience
+    rows: list[int]
+    denominators: Denominators
+
+    @classmethod
+    def of(cls, experience: Experience, rows: list[int], config: PPO) -> "_Minibatch":
+        """Return the minibatch of these rows; its denominators count all of them."""
+        read = sum(sum(experience.batch.sizes[row]) for row in rows)
+        mask_BR = experience.batch.response_mask_BR[rows]
+        return cls(experience, rows, Denominators.of(mask_BR, config, read=read))
+
+    def own_parts(self, config: PPO) -> Iterator[tuple[list[int], ExperienceRows, bool]]:
+        """Yield the rows, and what they learn from, of this rank's microbatches, similar in length.
+
+        The last value is False for a pass that is made only because other ranks have one to make.
+        """
+        sizes = [self.experience.batch.sizes[row] for row in self.rows]
+        for indices, counts in own_microbatches(sizes, config.micro_batch_tokens):
+            rows = [self.rows[i] for i in indices]
+            yield rows, self.experience.rows(rows), counts
+
+
+def _actor_pass(
+    actor: Engine, minibatch: _Minibatch, config: PPO, *, actor_learns: bool, gap: SamplerGap | None
+) -> dict[str, float]:
+    """Run the actor's backward passes of this rank's share; return totals over all ranks.
+
+    gap: gets the log-probabilities of the rows. While the actor does not learn, the value head of a
+    shared critic does alone.
     """
-    actor, critic, sizes = models.actor, models.critic, experience.batch.sizes
-    denominators = Denominators.of(
-        experience.batch.response_mask_BR[minibatch],
-        config,
-        read=sum(sum(sizes[row]) for row in minibatch),
-    )
-    totals = _no_totals()
-    for indices, counts in own_microbatches(
-        [sizes[row] for row in minibatch], config.micro_batch_tokens
-    ):
-        rows = experience.rows([minibatch[i] for i in indices])
+    denominators, totals = minibatch.denominators, _no_totals()
+    for indices, rows, counts in minibatch.own_parts(config):
         sums = totals if counts else _no_totals()
         if actor_learns:
-            _actor_backward(actor, rows, config, denominators, sums, counts=counts)
+            new_BR = _actor_backward(actor, rows, config, denominators, sums, counts=counts)
+            if gap and counts:
+                gap.add(indices, new_BR)
         elif config.shares_critic:
             values_BR1 = actor(rows.batch, "critic")
             loss = _value_loss(values_BR1, rows, config, denominators.tokens, sums)
             actor.backward(loss, counts=counts)
-        if critic is not None:
-            loss = _value_loss(critic(rows.batch), rows, config, denominators.tokens, sums)
-            loss = critic.module.with_router_loss(loss, denominators.read, counts=counts)
-            critic.backward(loss, counts=counts)
-    totals |= actor.module.router_metrics()
-    if critic is not None:
-        totals |= {f"critic_{k}": value for k, value in critic.module.router_metrics().items()}
-    return _over_ranks(totals)
+    return _over_ranks(totals | actor.module.router_metrics())
+
+
+def _critic_pass(critic: Engine, minibatch: _Minibatch, config: PPO) -> dict[str, float]:
+    """Run the critic's backward passes of this rank's share; return totals over all ranks."""
+    denominators = minibatch.denominators
+    totals: dict[str, float] = defaultdict(float)
+    for _, rows, counts in minibatch.own_parts(config):
+        sums = totals if counts else defaultdict(float)
+        loss = _value_loss(critic(rows.batch), rows, config, denominators.tokens, sums)
+        loss = critic.module.with_router_loss(loss, denominators.read, counts=counts)
+        critic.backward(loss, counts=counts)
+    metrics = {f"critic_{k}": value for k, value in critic.module.router_metrics().items()}
+    return total(totals | metrics)
 
 
 def _no_totals() -> dict[str, float]:
@@ -163,7 +195,8 @@ def _actor_backward(
     totals: dict[str, float],
     *,
     counts: bool,
-) -> None:
+) -> Tensor:
+    """Run one backward pass, and add to the totals; return the new log-probabilities, (B, R)."""
     mask_BR, tokens = rows.batch.response_mask_BR, denominators.tokens
     scores = actor(rows.batch, query=policy_query(config))
     loss, surrogate, new_logprobs_BR = policy_objective(scores, rows, config, denominators.policy)
@@ -179,6 +212,7 @@ def _actor_backward(
     totals["approx_kl_update"] += float(masked_sum(ratio_BR - 1 - log_ratio_BR, mask_BR)) / tokens
     totals["ratio_max"] = max(totals["ratio_max"], float(ratio_BR.max()))
     totals["ratio_min"] = min(totals["ratio_min"], float(ratio_BR.min()))
+    return new_logprobs_BR
 
 
 def _value_loss(

@@ -50,6 +50,9 @@ from rlhf_core.rundir import RunDir, StageSpec, read_metrics
             "evaluation.every 3 and steps 8 are not both multiples of .* = 2",
         ),
         (["importance_level='sequence'"], "without importance_cap changes nothing"),
+        (["old_logprobs='sampler'", "importance_cap=2.0"], "already trainer / sampler probability"),
+        (["old_logprobs='sampler'", "kl_exact=true"], "needs the actor's logits before the update"),
+        (["old_logprobs='update'"], "'recompute' or 'sampler'"),
         (["max_kl_update=0"], "greater than 0"),
         (["max_rollout_age=-1"], "greater than or equal to 0"),
     ],
@@ -147,7 +150,13 @@ PROCESS = PPO(
     entropy_coef=0.01,
     whiten_advantages=False,
 )
-UNSURE = PPO(**SHORT, uncertainty_penalty=0.5, advantage="reinforce++-baseline", group_size=2)
+UNSURE = PPO(
+    **SHORT,
+    uncertainty_penalty=0.5,
+    advantage="reinforce++-baseline",
+    group_size=2,
+    old_logprobs="sampler",
+)
 
 
 SELECTIVE = PPO(

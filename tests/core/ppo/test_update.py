@@ -7,13 +7,14 @@ import pytest
 import torch
 from plain import PlainEngine as Plain
 from plain import no_functions
-from ppo_batch import experience
+from ppo_batch import experience, rollout
 from torch import Tensor
 
 from rlhf_core.batching.batch import select
 from rlhf_core.config import PPO
 from rlhf_core.ppo.experience import Experience
 from rlhf_core.ppo.metrics import step_metrics
+from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import update
 
@@ -142,3 +143,66 @@ def test_a_step_of_cut_responses_alone_learns_nothing(models):
     metrics = update(learning, made, config, step=1, seed=3)
     assert actor.steps == critic.steps == 0 and metrics["ppo/policy_lr"] == 0.0
     assert step_metrics(made, config)["ppo/overlong_masked"] == 8
+
+
+SAMPLED = PPO(**CONFIG.model_dump() | {"old_logprobs": "sampler"})
+
+
+def as_sampled(made: Experience, shift: float = 0.0) -> Rollout:
+    """Return the rollout with the actor's own log-probabilities + shift as the sampler's."""
+    logprobs = [
+        (row_R[: len(sequence.response)] + shift).tolist()
+        for row_R, sequence in zip(made.outputs.old_logprobs_BR, rollout().sequences, strict=True)
+    ]
+    return replace(rollout(), sampler_logprobs=logprobs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"advantage": "grpo", "group_size": 2}])
+def test_an_exact_samplers_log_probabilities_are_as_good_as_recomputed_ones(models, changes):
+    """The same weights and update metrics, bit for bit; only the entropy is an estimate."""
+    recompute, sampled = (with_limit(None, **changes), PPO(**SAMPLED.model_dump() | changes))
+    given = as_sampled(experience(models, recompute))
+    found = {}
+    for config in (recompute, sampled):
+        made = experience(models, config, given)
+        engines = [Plain(copy.deepcopy(models[place])) for place in (0, 1)]
+        learning = Models(
+            engines[0], engines[1] if config.has_critic else None, models[2], (), no_functions
+        )
+        metrics = update(learning, made, config, step=1, seed=1)
+        before = step_metrics(made, config)
+        found[config.old_logprobs] = (made, before | metrics, [weights(one) for one in engines])
+    (made, exact, moved), (quick, estimated, same) = found.values()
+    assert all(one.equal(other) for one, other in zip(moved, same, strict=True))
+    assert exact.keys() == estimated.keys()
+    differ = {name for name in exact if "second" not in name and exact[name] != estimated[name]}
+    assert differ <= {"ppo/entropy", "ppo/sampler_effective_share"}
+    assert exact["ppo/sampler_logprob_diff_max"] == 0.0
+    assert quick.outputs.entropy_BR is None and quick.outputs.old_logprobs_BR.equal(
+        quick.sampler_logprobs_BR
+    )
+    logprobs = quick.sampler_logprobs_BR[made.batch.response_mask_BR]
+    assert estimated["ppo/entropy"] == pytest.approx(-float(logprobs.mean()), rel=1e-6)
+
+
+def test_the_first_minibatch_measures_the_gap_of_a_sampler_whose_probabilities_are_the_old_ones(
+    models,
+):
+    """Its pass in the update is of the weights before any step; later ones have moved."""
+    given = as_sampled(experience(models, CONFIG), shift=0.01)
+    made = experience(models, SAMPLED, given)
+    assert "ppo/sampler_kl" not in step_metrics(made, SAMPLED)
+    actor, critic = Plain(copy.deepcopy(models[0])), Plain(copy.deepcopy(models[1]))
+    learning = Models(actor, critic, models[2], (), no_functions)
+    metrics = update(learning, made, SAMPLED, step=1, seed=1)
+    assert metrics["ppo/sampler_logprob_diff"] == pytest.approx(0.01, abs=1e-5)
+    assert metrics["ppo/sampler_logprob_diff_max"] == pytest.approx(0.01, abs=1e-5)
+    assert metrics["ppo/sampler_kl"] == pytest.approx(0.01**2 / 2, rel=0.02)
+    assert metrics["ppo/ratio_min"] < 0.991  # the ratio is trainer / sampler probability
+
+
+def test_while_the_critic_warms_up_no_pass_measures_the_samplers_gap(models):
+    config = PPO(**SAMPLED.model_dump() | {"critic_warmup_steps": 1})
+    metrics, actor, critic = learned(models, config)
+    assert (actor.steps, critic.steps) == (0, 6)
+    assert not any("sampler" in name for name in metrics)

@@ -43,13 +43,15 @@ def rollout() -> Rollout:
     return Rollout(sequences, [[-4.0] * len(s.response) for s in sequences], [True] * 8, 0.0)
 
 
-def experience(models: tuple[PolicyModel, ScalarModel, PolicyModel], config: PPO) -> Experience:
-    """Score the rollout by policy, critic and reference; the critic is the reward model too."""
+def experience(
+    models: tuple[PolicyModel, ScalarModel, PolicyModel], config: PPO, given: Rollout | None = None
+) -> Experience:
+    """Score a rollout by policy, critic and reference; the critic is the reward model too."""
     policy, critic, reference = (
         inference(copy.deepcopy(model), dtype="float32") for model in models
     )
     return make_experience(
-        rollout(),
+        given or rollout(),
         Models(FixedEngine(policy), FixedEngine(critic), reference, (critic,), no_functions),
         config,
         beta=0.1,
