@@ -28,8 +28,9 @@ from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.file_modes import follow_umask
+from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
-from rlhf_core.modeling.models import load_policy, save_model
+from rlhf_core.modeling.models import finish, load_policy, save_model
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
 from rlhf_core.ranks import is_rank_zero
@@ -75,7 +76,10 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, budget)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
-    save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
+    saved = saved_dtype(source, computed=spec.config.dtype, wanted=spec.config.export_dtype)
+    finish(engine.module, dtype=saved)  # so that the saved weights are measured
+    weights = engine.whole_weights()
+    save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")
     logprobs_N = response_logprobs(engine.infer, heldout, pad_id, budget)
     logratio_N = logprobs_N - reference_N[len(train) :]

@@ -23,8 +23,9 @@ from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
-from rlhf_core.modeling.lora import merge_adapter, with_adapter
-from rlhf_core.modeling.models import inference, load_policy, save_model
+from rlhf_core.modeling.half import saved_dtype
+from rlhf_core.modeling.lora import with_adapter
+from rlhf_core.modeling.models import finish, inference, load_policy, save_model
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy, masked_sum
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -82,9 +83,11 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
         require_separation(engine.infer, train[0], train[-1])
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id, seed=spec.seed)
     fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
-    merge_adapter(policy.model)  # so that the saved weights are measured
+    saved = saved_dtype(base, computed=spec.config.dtype, wanted=spec.config.export_dtype)
+    finish(policy, dtype=saved)  # so that the saved weights are measured
     after = heldout_losses(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
-    save_model(engine.module, tokenizer, run.path / "model", weights=engine.whole_weights())
+    weights = engine.whole_weights()
+    save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")
     return _output(before, after, outputs={"model": "model"})
 

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from rlhf_core.config.fields import Config, Positive
+
+if TYPE_CHECKING:
+    from rlhf_core.config.recipe import Recipe
 
 _HOST = re.compile(r"^(\S+)\s+slots=([1-9]\d*)$")
 
@@ -98,3 +101,39 @@ class Distributed(Config):
         if self.hostfile is not None:
             self._read_hosts(self.hostfile)  # refuse a bad hostfile when the recipe is loaded
         return self
+
+
+def require_replicas_fit(recipe: "Recipe") -> None:
+    """Raise ValueError where the samplers of a recipe cannot be divided among its devices."""
+    ranks, sampling = recipe.distributed.world_size, recipe.ppo.sampling
+    size, own = sampling.tensor_parallel, sampling.own_devices
+    sharing = {"evaluate": recipe.evaluate.sampling.tensor_parallel}
+    if not own:
+        sharing["ppo"] = size
+    for stage, parallel in sharing.items():
+        if ranks % parallel:
+            raise ValueError(
+                f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks}"
+                " ranks, which are the sampler's devices too; set it to a divisor, or"
+                " distributed.ranks to a multiple"
+            )
+    if own and recipe.distributed.hostfile is not None:
+        raise ValueError(
+            f"ppo.sampling.own_devices {own} with hostfile {recipe.distributed.hostfile}: the"
+            " sampler's server is for ranks of one host; set own_devices to 0, or"
+            " distributed.ranks in place of the hostfile"
+        )
+    if own and recipe.ppo.rollout_batch < own // size:
+        raise ValueError(
+            f"ppo.rollout_batch {recipe.ppo.rollout_batch} is less than {own // size} samplers"
+            " (own_devices / tensor_parallel). Each needs a prompt: raise it, or lower"
+            " ppo.sampling.own_devices"
+        )
+    if own:
+        return
+    if recipe.ppo.rollout_batch < ranks // size:
+        raise ValueError(
+            f"ppo.rollout_batch {recipe.ppo.rollout_batch} is less than {ranks // size} samplers"
+            " (ranks / tensor_parallel). Each needs a prompt: raise it, or lower"
+            " distributed.ranks"
+        )

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rlhf_core.benchmarks.names import parse
 from rlhf_core.config.data import Data
 from rlhf_core.config.decidable import require_decidable
-from rlhf_core.config.distributed import Distributed
+from rlhf_core.config.distributed import Distributed, require_replicas_fit
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, NAME_LENGTH, Config, Positive, TemplateDate
 from rlhf_core.config.gate_rules import GateRule
@@ -58,6 +58,20 @@ class Model(Config):
     )
     dtype: Dtype = Field(
         "float32", description="Number type of computation in training. Weights stay float32."
+    )
+    frozen_dtype: Dtype | None = Field(
+        None,
+        description=(
+            "Number type of the matrices of models that do not learn: reference and reward model in"
+            " PPO, every model in the evaluation. None: dtype, which changes no number."
+        ),
+    )
+    export_dtype: Dtype | None = Field(
+        None,
+        description=(
+            "Number type of the weights of saved models; scalar heads stay float32. None: with"
+            " dtype 'bfloat16' that of the model that a stage starts from, else float32."
+        ),
     )
     logits_mib: Positive = Field(
         LOGITS_MIB,
@@ -114,6 +128,17 @@ class Recipe(Config):
                 f"ppo.reward_trunk is 'reference', but {found}: the reward model must differ from"
                 " the SFT model by an adapter and its head alone. Set reward.lora (and no"
                 " model.reward), or ppo.reward_trunk='own'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_shared_trunk_gives_the_saved_scores(self) -> "Recipe":
+        if self.ppo.reward_trunk == "reference" and self.model.export_dtype == "bfloat16":
+            raise ValueError(
+                "ppo.reward_trunk is 'reference', but model.export_dtype 'bfloat16' rounds the"
+                " reward model when it is saved: its adapter on the reference's weights would give"
+                " other scores than the model that the gate measured. Leave export_dtype out, or"
+                " set ppo.reward_trunk='own'"
             )
         return self
 
@@ -251,36 +276,5 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _replicas_fit_the_ranks(self) -> "Recipe":
-        ranks, sampling = self.distributed.world_size, self.ppo.sampling
-        size, own = sampling.tensor_parallel, sampling.own_devices
-        sharing = {"evaluate": self.evaluate.sampling.tensor_parallel}
-        if not own:
-            sharing["ppo"] = size
-        for stage, parallel in sharing.items():
-            if ranks % parallel:
-                raise ValueError(
-                    f"{stage}.sampling.tensor_parallel {parallel} does not divide the {ranks}"
-                    " ranks, which are the sampler's devices too; set it to a divisor, or"
-                    " distributed.ranks to a multiple"
-                )
-        if own and self.distributed.hostfile is not None:
-            raise ValueError(
-                f"ppo.sampling.own_devices {own} with hostfile {self.distributed.hostfile}: the"
-                " sampler's server is for ranks of one host; set own_devices to 0, or"
-                " distributed.ranks in place of the hostfile"
-            )
-        if own and self.ppo.rollout_batch < own // size:
-            raise ValueError(
-                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {own // size} samplers"
-                " (own_devices / tensor_parallel). Each needs a prompt: raise it, or lower"
-                " ppo.sampling.own_devices"
-            )
-        if own:
-            return self
-        if self.ppo.rollout_batch < ranks // size:
-            raise ValueError(
-                f"ppo.rollout_batch {self.ppo.rollout_batch} is less than {ranks // size} samplers"
-                " (ranks / tensor_parallel). Each needs a prompt: raise it, or lower"
-                " distributed.ranks"
-            )
+        require_replicas_fit(self)
         return self

@@ -49,6 +49,9 @@ class StageConfig(Config):
             del values["split_seed"]
         if values.get("logits_mib") == LOGITS_MIB:
             del values["logits_mib"]
+        for name in ("frozen_dtype", "export_dtype"):
+            if name in values and values[name] is None:
+                del values[name]
         for section in values.values():
             if isinstance(section, dict):
                 section.pop("gate", None)
@@ -93,6 +96,7 @@ class ModelStageConfig(StageConfig):
     """Base of the configurations of stages that run models."""
 
     dtype: Dtype
+    export_dtype: Dtype | None = Field(None, description="model.export_dtype.")
 
 
 class LanguageModelStageConfig(ModelStageConfig):
@@ -123,7 +127,13 @@ class RewardStageConfig(ModelStageConfig):
     train: bool
 
 
-class PPOStageConfig(LanguageModelStageConfig):
+class FrozenModelsStageConfig(LanguageModelStageConfig):
+    """Base of the configurations of stages with models that do not learn."""
+
+    frozen_dtype: Dtype | None = Field(None, description="model.frozen_dtype.")
+
+
+class PPOStageConfig(FrozenModelsStageConfig):
     """The PPO section."""
 
     ppo: PPO
@@ -144,7 +154,7 @@ class DPOStageConfig(LanguageModelStageConfig):
     dpo: DPO
 
 
-class EvaluateStageConfig(LanguageModelStageConfig):
+class EvaluateStageConfig(FrozenModelsStageConfig):
     """The evaluation section; further reward models are inputs, known by content.
 
     train_on: that of SFT, for the held-out loss.

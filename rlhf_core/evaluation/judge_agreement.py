@@ -52,7 +52,9 @@ def labelled_pairs(spec: StageSpec[EvaluateStageConfig]) -> LabelledPairs | None
         return LabelledPairs(rows, None)
     path = spec.inputs["reward"].path
     tokenizer = load_tokenizer(path)
-    forwards = load_members(path, dtype=spec.config.dtype, frozen=config.frozen)
+    forwards = load_members(
+        path, dtype=spec.config.dtype, frozen=config.frozen, weights=spec.config.frozen_dtype
+    )
     sequences = pair_sequences(tokenizer, rows)
     budget = config.micro_batch_tokens
     scores_N = member_scores(forwards, sequences, tokenizer.pad_token_id, budget).mean(0).tolist()

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import LOGITS_MIB, Evaluate
+from rlhf_core.config.recipe import Dtype
 from rlhf_core.data.render import render_prompt, reply_text
-from rlhf_core.modeling.models import load_policy
+from rlhf_core.modeling.models import FrozenModel, load_policy
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.sampling.factory import open_sampler
@@ -49,6 +50,12 @@ class Setup:
     others: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
     drawn_by: int | None = None
     logits_mib: int = LOGITS_MIB
+    frozen_dtype: Dtype | None = None
+
+    @property
+    def frozen_model(self) -> FrozenModel:
+        """The options of `inference` for every model of the evaluation."""
+        return {"dtype": self.dtype, "frozen": self.config.frozen, "weights": self.frozen_dtype}
 
     def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         """Return the tokenizer by which a model is prompted and its replies are read."""

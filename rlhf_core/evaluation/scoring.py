@@ -32,7 +32,7 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
     pad_id = load_tokenizer(path).pad_token_id
     read = {name: _read(setup, path, name, replied) for name, replied in replies.items()}
     members = []
-    for forward in load_members(path, dtype=setup.dtype, frozen=setup.config.frozen):
+    for forward in load_members(path, **setup.frozen_model):
         budget = setup.config.micro_batch_tokens
         members.append(
             {name: score_sequences(forward, found, pad_id, budget) for name, found in read.items()}

@@ -146,6 +146,7 @@ def _setup(
         others,
         drawn_by,
         spec.config.logits_mib,
+        spec.config.frozen_dtype,
     )
     return setup, {name: paths[name] for name in names}, [paths[name] for name in (*main, *further)]
 
@@ -205,11 +206,9 @@ def _divergence_and_tax(
         seed=spec.config.heldout_seed(spec.seed),
         train_on=spec.config.train_on,
     )
-    paths, frozen = {k: spec.inputs[k].path for k in ("policy", "sft")}, setup.config.frozen
+    paths = {k: spec.inputs[k].path for k in ("policy", "sft")}
     forward = {
-        k: inference(
-            load_policy(path, logits_mib=setup.logits_mib), dtype=setup.dtype, frozen=frozen
-        )
+        k: inference(load_policy(path, logits_mib=setup.logits_mib), **setup.frozen_model)
         for k, path in paths.items()
     }
     kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)

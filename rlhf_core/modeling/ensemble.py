@@ -73,17 +73,18 @@ def offsets_of(folder: Path) -> list[float]:
 
 
 def load_members(
-    folder: Path, *, dtype: str, frozen: FrozenPlacement = "whole"
+    folder: Path, *, dtype: str, frozen: FrozenPlacement = "whole", weights: str | None = "float32"
 ) -> Iterator[Forward]:
     """Yield the forward pass of each member, loaded one after the other.
 
-    It gives (B, R + 1) scores less the member's offset. Raises BadInput for members of different
-    tokenizers, since one rendering is scored by all.
+    It gives (B, R + 1) scores less the member's offset. weights: as for `inference`. Raises
+    BadInput for members of different tokenizers, since one rendering is scored by all.
     """
     offsets = offsets_of(folder)
     _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
-        forward = inference(load_scalar(member_folder(folder, number)), dtype=dtype, frozen=frozen)
+        member = load_scalar(member_folder(folder, number))
+        forward = inference(member, dtype=dtype, frozen=frozen, weights=weights)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
 
 

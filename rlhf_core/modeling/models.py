@@ -1,7 +1,7 @@
 """Models in the ecosystem's own formats, and the two forward passes that the pipeline needs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,7 @@ from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
+from rlhf_core.modeling.half import in_bfloat16, matrices_to_bfloat16, round_to_bfloat16
 from rlhf_core.modeling.lora import HEAD, merge_adapter
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, response_logits, token_scores
 from rlhf_core.modeling.trainable import load_config, require_complete
@@ -91,20 +92,35 @@ def final_scores(scores_BR1: Tensor, response_mask_BR: Tensor) -> Tensor:
     return scores_BR1.gather(1, response_mask_BR.sum(-1, keepdim=True)).squeeze(1)
 
 
-def inference(module: nn.Module, *, dtype: str, frozen: FrozenPlacement = "whole") -> Forward:
+class FrozenModel(TypedDict):
+    """The options of `inference`, the same for all models of a stage."""
+
+    dtype: str
+    frozen: FrozenPlacement
+    weights: str | None
+
+
+def inference(
+    module: nn.Module,
+    *,
+    dtype: str,
+    frozen: FrozenPlacement = "whole",
+    weights: str | None = "float32",
+) -> Forward:
     """Return the forward pass of a model that does not learn.
 
-    It makes no gradients, and its matrix products are in `dtype`.
+    It makes no gradients, and its matrix products are in `dtype`, or in bfloat16 where its weights
+    are. weights: the number type of its matrices; None: dtype.
     frozen: 'sharded' divides its weights among the ranks, all of which then make the same passes.
     """
     module.requires_grad_(False)
+    half = "bfloat16" in (dtype, weights)
+    if (weights or dtype) == "bfloat16":
+        matrices_to_bfloat16(module, experts=weights is not None)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
     def forward(*inputs: Any, **options: Any) -> Any:
-        with (
-            torch.no_grad(),
-            torch.autocast(device().type, torch.bfloat16, enabled=dtype == "bfloat16"),
-        ):
+        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=half):
             return module(*inputs, **options)
 
     return forward
@@ -200,25 +216,41 @@ def tied_names(path: Path) -> frozenset[str]:
         return frozenset(AutoModelForCausalLM.from_config(config).all_tied_weights_keys)
 
 
+def finish(model: WrappedModel, *, dtype: str) -> None:
+    """Make a trained model what is saved of it, in place, so that the saved weights are measured.
+
+    An adapter is merged, and the weights get values of dtype.
+    """
+    merge_adapter(model.model)
+    if dtype == "bfloat16":
+        round_to_bfloat16(model.model)
+
+
 def save_model(
     model: WrappedModel,
     tokenizer: PreTrainedTokenizerBase,
     path: Path,
     *,
     weights: dict[str, Tensor] | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Write model, tokenizer and chat template in transformers' format, safetensors only.
 
-    An adapter is merged, in place. Rank 0 writes for all ranks.
+    An adapter is merged, and weights are rounded to dtype, in place. Rank 0 writes for all ranks.
     weights: those of a model that does not hold its own, by name.
     """
-    merge_adapter(model.model)
+    finish(model, dtype=dtype)
     if not is_rank_zero():
         return
     for config in (model.model.config, model.model.config.get_text_config()):
         config.pad_token_id = tokenizer.pad_token_id
     _stop_at_end_of_turn(model.model, tokenizer.eos_token_id)
+    if dtype == "bfloat16":
+        weights = in_bfloat16(model.model.state_dict() if weights is None else weights)
     model.model.save_pretrained(path, state_dict=weights)
+    if dtype == "bfloat16":  # transformers writes that of the tensors in memory
+        model.model.config.dtype = dtype
+        model.model.config.save_pretrained(path)
     tokenizer.save_pretrained(path)
     follow_umask(path)
 

@@ -43,6 +43,7 @@ def strategy_of(recipe: Recipe, stage: str, devices: int) -> Strategy:
         strategy = replace(
             strategy,
             frozen=section.frozen,
+            frozen_dtype=recipe.model.frozen_dtype,
             kv_cache_mib=section.sampling.kv_cache_mib,
             sampler_over=section.sampling.tensor_parallel,
             sampler_sleeps=section.sampling.sleep,

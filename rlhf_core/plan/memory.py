@@ -98,7 +98,9 @@ def training_state(
         gradients=gradients,
         optimizer=0 if offloaded else optimizer,
         buckets=bucket if sharded else 0,
-        stepping=(0 if offloaded else w * share) if sharded else w * min(BUCKET, learning),
+        stepping=(0 if offloaded else w * share)
+        if sharded
+        else w * min(BUCKET, learning) * (strategy.devices > 1),
         host=optimizer + FLOAT * share if offloaded else 0,
     )
 
@@ -199,14 +201,17 @@ def kv_bytes_per_token(shape: ModelShape, strategy: Strategy) -> int:
     return 2 * shape.layers * heads * shape.head_width * strategy.compute_bytes
 
 
-def frozen_weights(parameters: int, strategy: Strategy) -> tuple[float, float]:
+def frozen_weights(parameters: int, embedding: int, strategy: Strategy) -> tuple[float, float]:
     """Return the bytes of a frozen model on the device and in host memory.
 
-    4P bytes, or 2P in bfloat16. Sharded or offloaded: a share on each device or its host, and on
-    the device the parameters that are gathered at once.
+    4P bytes; with matrices in bfloat16 2P and 2 more for each parameter of the token embedding.
+    Sharded or offloaded: a share on each device or its host, and on the device the parameters that
+    are gathered at once.
     """
-    size = HALF if strategy.half_frozen else FLOAT
+    size = strategy.frozen_bytes
+    whole = size * parameters + (FLOAT - size) * embedding
     if strategy.frozen == "whole":
-        return size * parameters, 0.0
-    share, gathered = size * parameters / strategy.devices, size * min(parameters, LIVE_PARAMETERS)
+        return whole, 0.0
+    gathered = whole * min(1.0, LIVE_PARAMETERS / parameters)
+    share = whole / strategy.devices
     return (gathered + share, 0.0) if strategy.frozen == "sharded" else (gathered, share)

@@ -27,16 +27,15 @@ class PlanInputs:
     lora: LoRA | None
 
 
-def learner(inputs: PlanInputs, model: str, learners: list[str]) -> list[MemoryPart]:
+def learner(inputs: PlanInputs, model: str) -> list[MemoryPart]:
     """Return the parts of a model with an optimizer.
 
-    Its gradients wait from its first backward pass until its optimizer steps. The optimizers step
-    in the order of `learners`.
+    Its gradients wait from its first backward pass until its optimizer steps. Of several models the
+    next one's backward passes begin after that.
     """
     state = _state(inputs, model)
     update, step = f"{model} update", f"{model} step"
-    waiting = tuple(f"{name} update" for name in learners)
-    waiting += tuple(f"{name} step" for name in learners[: learners.index(model) + 1])
+    waiting = (update, step)
     return [
         MemoryPart(model, "weights", state.weights),
         MemoryPart(model, "optimizer", state.optimizer),
@@ -99,17 +98,21 @@ def reader(
     shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
     working = memory.working_tensors(shape, batch, strategy, learns=False)
     scores = _logits(inputs, model, learns=False, entropy=entropy, whole=whole)
-    return [
+    held = [
         MemoryPart(model, "activations", working, (phase,)),
         MemoryPart(model, "logits", 0 if model == "reward" else scores, (phase,)),
-        MemoryPart(model, "buffers", _state(inputs, model).cached if casts else 0, (phase,)),
     ]
+    return [*held, cached_casts(inputs, model, phase)] if casts else held
+
+
+def cached_casts(inputs: PlanInputs, model: str, phase: str) -> MemoryPart:
+    """Return the copies of a learning model's weights that autocast keeps in a pass of `phase`."""
+    return MemoryPart(model, "buffers", _state(inputs, model).cached, (phase,))
 
 
 def frozen(inputs: PlanInputs, model: str, phases: tuple[str, ...] | None = None) -> MemoryPart:
     """Return the weights of a model that does not learn."""
-    parameters, _ = _parameters(inputs, model)
-    on_device, _ = memory.frozen_weights(parameters, inputs.strategy)
+    on_device, _ = _frozen_bytes(inputs, model)
     return MemoryPart(model, "weights", on_device, phases)
 
 
@@ -179,10 +182,13 @@ def host_bytes(inputs: PlanInputs, parts: list[MemoryPart]) -> float:
     learners = {part.model for part in parts if part.kind == "gradients"}
     adapters = {"reward"} if inputs.recipe.ppo.reward_trunk == "reference" else set()
     whole = models - learners - adapters
-    moved = sum(
-        memory.frozen_weights(_parameters(inputs, name)[0], inputs.strategy)[1] for name in whole
-    )
+    moved = sum(_frozen_bytes(inputs, name)[1] for name in whole)
     return moved + sum(_state(inputs, name).host for name in learners)
+
+
+def _frozen_bytes(inputs: PlanInputs, model: str) -> tuple[float, float]:
+    parameters, _ = _parameters(inputs, model)
+    return memory.frozen_weights(parameters, _shape(inputs, model).embedding, inputs.strategy)
 
 
 def _shape(inputs: PlanInputs, model: str) -> ModelShape:

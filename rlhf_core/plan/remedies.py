@@ -33,11 +33,9 @@ COSTS: dict[str, CostOfValue] = {  # by setting, in the order in which they are 
     "offload_optimizer": {True: 7},
     "sampler_over": {MOST_PER_HOST: 8},
     "frozen": {"sharded": 6, "offloaded": UNOFFERED + 6},
-    "half_frozen": {True: UNOFFERED},
     "half_weights": {True: UNOFFERED + 7},
 }
 TEXTS = {
-    "half_frozen": "models that do not learn in bfloat16",
     "checkpointing": "gradient checkpointing",
     "sampler_sleeps": "vLLM asleep while the policy learns",
     "offload_optimizer": "optimizer states in host memory",
@@ -173,7 +171,7 @@ def _applies(stage: str, name: str) -> bool:
     """
     if stage == OWN_SAMPLER:
         return name in ("dtype", "sampler_over")
-    if name in ("sampler_sleeps", "sampler_over", "frozen", "half_frozen"):
+    if name in ("sampler_sleeps", "sampler_over", "frozen"):
         return stage in SAMPLING
     return name == "dtype" or stage != "evaluate"
 

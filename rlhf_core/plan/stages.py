@@ -29,13 +29,13 @@ def plan_stage(
 
 def _sft(inputs: PlanInputs) -> list[MemoryPart]:
     return [
-        *parts.learner(inputs, "policy", ["policy"]),
+        *parts.learner(inputs, "policy"),
         *parts.reader(inputs, "policy", "held-out loss", casts=True),
     ]
 
 
 def _reward(inputs: PlanInputs) -> list[MemoryPart]:
-    return parts.learner(inputs, "reward", ["reward"])
+    return parts.learner(inputs, "reward")
 
 
 def _ppo(inputs: PlanInputs) -> list[MemoryPart]:
@@ -50,7 +50,11 @@ def _ppo(inputs: PlanInputs) -> list[MemoryPart]:
 def _ppo_learners(inputs: PlanInputs) -> list[MemoryPart]:
     ppo = inputs.recipe.ppo
     learners = ["actor", "critic"] if ppo.has_critic and not ppo.shares_critic else ["actor"]
-    held = [part for name in learners for part in parts.learner(inputs, name, learners)]
+    held = [part for name in learners for part in parts.learner(inputs, name)]
+    if not ppo.recomputes_old_logprobs:
+        held += parts.reader(inputs, "reference", "experience")
+        read = "critic" if "critic" in learners else "actor" if ppo.shares_critic else None
+        return held + ([parts.cached_casts(inputs, read, "experience")] if read else [])
     held += parts.reader(
         inputs, "actor", "experience", casts=True, entropy=True, whole=ppo.kl_exact
     )
@@ -82,7 +86,7 @@ def _dpo(inputs: PlanInputs) -> list[MemoryPart]:
     kept.
     """
     return [
-        *parts.learner(inputs, "policy", ["policy"]),
+        *parts.learner(inputs, "policy"),
         *parts.reader(inputs, "policy", "reference and held-out", casts=True),
     ]
 

@@ -26,7 +26,8 @@ class Strategy:
     half_weights: bool = False
     checkpointing: bool = False  # activations recomputed layer by layer
     offload_optimizer: bool = False  # optimizer states in host memory
-    half_frozen: bool = False  # models that do not learn in bfloat16
+    # of the matrices of models that do not learn; None: dtype
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None
     frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where models that do not learn are
     sampler_over: int = 1  # devices that share one copy of vLLM's weights (tensor parallelism)
     sampler_sleeps: bool = False  # vLLM releases its memory while the policy learns
@@ -36,6 +37,11 @@ class Strategy:
     def autocast(self) -> bool:
         """True if matrix products cast float32 weights to bfloat16."""
         return self.dtype == "bfloat16" and not self.half_weights
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Bytes of one weight in the matrices of a model that does not learn."""
+        return 2 if (self.frozen_dtype or self.dtype) == "bfloat16" else 4
 
     @property
     def weight_bytes(self) -> int:

@@ -25,7 +25,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     reward model, and for a reward model of other token ids where it must read the policy's.
     """
     dtype, policy, logits_mib = spec.config.dtype, spec.inputs["policy"], spec.config.logits_mib
-    reference = spec.inputs.get("reference", policy)
+    reference, weights = spec.inputs.get("reference", policy), spec.config.frozen_dtype
     reading = None
     if config.reward.model_weight:
         reading = reward_reading(config, policy.path, spec.inputs["reward"].path)
@@ -35,7 +35,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
         trunk = load_trunk(reference.path, reward_adapter=adapter.path, logits_mib=logits_mib)
-        shared = inference(trunk, dtype=dtype)
+        shared = inference(trunk, dtype=dtype, weights=weights)
     critic = None
     if config.has_critic and not config.shares_critic:
         critic = _critic(spec, config, reading)
@@ -44,7 +44,8 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         rewards = (_in_role(shared, "reward"),)
     elif config.reward.model_weight:
         folder = spec.inputs["reward"].path
-        rewards = tuple(load_members(folder, dtype=dtype, frozen=config.frozen))
+        members = load_members(folder, dtype=dtype, frozen=config.frozen, weights=weights)
+        rewards = tuple(members)
     if config.uncertainty_penalty and len(rewards) < 2:
         raise BadInput(
             f"ppo.uncertainty_penalty is {config.uncertainty_penalty:g}, but"
@@ -55,7 +56,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         reference_forward = _in_role(shared, "reference")
     else:
         copy = load_policy(reference.path, logits_mib=logits_mib)
-        reference_forward = inference(copy, dtype=dtype, frozen=config.frozen)
+        reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
     return Models(actor, critic, reference_forward, rewards, functions, reading)
 
 

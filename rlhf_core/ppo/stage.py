@@ -89,7 +89,8 @@ def _output(trainer: Trainer, run: RunDir, evaluator: Evaluator | None, last: in
     weights, kept = evaluator.kept(trainer, last) if evaluator else (None, Output())
     if weights is None:
         weights = actor.whole_weights()
-    save_model(actor.module, trainer.tokenizer, run.path / "model", weights=weights)
+    folder, saved = run.path / "model", trainer.saved_dtype
+    save_model(actor.module, trainer.tokenizer, folder, weights=weights, dtype=saved)
     write_config(actor, run.path / "deepspeed.json")
     if not is_rank_zero():
         return Output()

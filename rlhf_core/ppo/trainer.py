@@ -9,11 +9,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import PPO
+from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
+from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import plain_tensors, save_adapter
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
@@ -55,6 +57,7 @@ class Trainer:
     config: PPO
     seed: int
     left_out: Seq[Prompt] = ()
+    saved_dtype: Dtype = "float32"  # of the policy that the stage gives
 
     @property
     def groups(self) -> int:
@@ -169,7 +172,8 @@ def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:
     places = left_out(len(records), wanted, seed=spec.seed)
     seen = [place for place in range(len(records)) if place not in places]
     prompts, unseen = (PromptList(encoded, records, own) for own in (seen, sorted(places)))
-    trainer = Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen)
+    saved = saved_dtype(policy_path, computed=dtype, wanted=spec.config.export_dtype)
+    trainer = Trainer(models, sampler, tokenizer, prompts, config, spec.seed, unseen, saved)
     if config.sampling.adapter_sync:
         trainer.sync()  # changes nothing yet, but vLLM refuses now what it does not support
     return trainer

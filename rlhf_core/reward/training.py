@@ -20,14 +20,9 @@ from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.ensemble import member_folder
-from rlhf_core.modeling.lora import (
-    has_adapter,
-    merge_adapter,
-    save_adapter,
-    with_adapter,
-    write_origin,
-)
-from rlhf_core.modeling.models import final_scores, inference, load_scalar, save_model
+from rlhf_core.modeling.half import saved_dtype
+from rlhf_core.modeling.lora import has_adapter, save_adapter, with_adapter, write_origin
+from rlhf_core.modeling.models import final_scores, finish, inference, load_scalar, save_model
 from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.labels import Labels
@@ -88,7 +83,7 @@ def _train_member(
     )
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
-    _save(engine, tokenizer, run.path, number, base=spec.inputs["model"].digest)
+    _save(engine, tokenizer, run.path, number, spec)
     write_config(engine, run.path / "deepspeed.json")
     return engine
 
@@ -112,25 +107,32 @@ class MemberDir(RunDir):
 
 
 def _save(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, path: Path, number: int, *, base: str
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    number: int,
+    spec: StageSpec[RewardStageConfig],
 ) -> None:
     """Save a member completely or not at all, and the adapter that was merged into it.
 
-    The saved weights are the ones that are measured. base: digest of the model that it was trained
-    from.
+    The saved weights are the ones that are measured. A merged adapter is saved in float32 by
+    default: by itself, on the SFT model, it then gives the same scores.
     """
     saving, folder = path / ".saving", member_folder(path / MODEL, number)
     adapter = member_folder(path / ADAPTER, number)
     model, adapted = engine.module.model, has_adapter(engine.module.model)
     if adapted and is_rank_zero():
         save_adapter(model, adapter)
-    merge_adapter(model)
+    start, dtype = spec.inputs["model"], spec.config.export_dtype or "float32"
+    if not adapted:
+        dtype = saved_dtype(start.path, computed=spec.config.dtype, wanted=spec.config.export_dtype)
+    finish(engine.module, dtype=dtype)
     weights = engine.whole_weights()
     if is_rank_zero():
         shutil.rmtree(saving, ignore_errors=True)
-        save_model(engine.module, tokenizer, saving, weights=weights)
+        save_model(engine.module, tokenizer, saving, weights=weights, dtype=dtype)
         if adapted:
-            write_origin(adapter, base=base, merged=Artifact.of(saving).digest)
+            write_origin(adapter, base=start.digest, merged=Artifact.of(saving).digest)
         shutil.rmtree(folder, ignore_errors=True)
         saving.rename(folder)
     barrier()

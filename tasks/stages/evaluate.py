@@ -36,6 +36,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[EvaluateStageConfig]:
     config = EvaluateStageConfig(
         evaluate=section,
         dtype=recipe.model.dtype,
+        frozen_dtype=recipe.model.frozen_dtype,
         logits_mib=recipe.model.logits_mib,
         train_on=recipe.sft.train_on,
         ranks=recipe.distributed.world_size if sharded else 1,

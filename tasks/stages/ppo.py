@@ -22,7 +22,11 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
         inputs["reward_adapter"] = have["reward_adapter"]
     inputs |= _labeller(recipe)
     inputs |= _scorer(recipe)
-    config = PPOStageConfig(ppo=_with_scorer(recipe), **trained_language_model(recipe))
+    config = PPOStageConfig(
+        ppo=_with_scorer(recipe),
+        frozen_dtype=recipe.model.frozen_dtype,
+        **trained_language_model(recipe),
+    )
     return make_spec(recipe, "ppo", config, inputs)
 
 

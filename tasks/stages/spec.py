@@ -40,6 +40,7 @@ class TrainedSettings(TypedDict):
 
     ranks: int
     dtype: Dtype
+    export_dtype: Dtype | None
 
 
 class LanguageModelSettings(TrainedSettings):
@@ -82,8 +83,12 @@ def date_of_templates(recipe: Recipe, inputs: list[Path]) -> str | None:
 
 
 def trained(recipe: Recipe) -> TrainedSettings:
-    """Return the configuration of every stage that trains: ranks and type of the weights."""
-    return {"ranks": recipe.distributed.world_size, "dtype": recipe.model.dtype}
+    """Return the configuration of every stage that trains: ranks and number types."""
+    return {
+        "ranks": recipe.distributed.world_size,
+        "dtype": recipe.model.dtype,
+        "export_dtype": recipe.model.export_dtype,
+    }
 
 
 def trained_language_model(recipe: Recipe) -> LanguageModelSettings:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from stages import (
     assert_equal_weights,
     finish,
@@ -509,3 +510,44 @@ def test_evaluation_of_a_model_against_itself_is_a_tie(sft, reward, tiny_splits,
     assert items["policy_reply"] == items["sft_reply"]
     assert len(set(items["prompt_id"])) == len(set(items["prompt"]))
     assert "eval/kl_per_reward" not in result.metrics  # no gain, no price
+
+
+@pytest.mark.slow
+def test_models_saved_in_bfloat16_are_the_ones_that_are_measured_and_that_generate(
+    tiny_model, tiny_splits, tmp_path
+):
+    """SFT and reward model measure what they save; PPO and the evaluation take it up."""
+    half = {"export_dtype": "bfloat16"}
+    demonstrations = splits_of(tiny_splits, *DEMONSTRATIONS)
+    inputs = {"model": tiny_model} | demonstrations
+    sft = finish(section_spec("sft", SFT_TINY, inputs, train=True, **half), tmp_path / "sft")
+    policy = sft.outputs["model"].path
+    given = finish(
+        section_spec("sft", SFT_TINY, inputs | {"given": policy}, train=False), tmp_path / "given"
+    )
+    assert given.metrics["sft/heldout_loss"] == sft.metrics["sft/heldout_loss"]
+    pairs = splits_of(tiny_splits, *COMPARISONS)
+    spec = section_spec("reward", REWARD_TINY, {"model": policy} | pairs, train=True, **half)
+    reward = finish(spec, tmp_path / "reward")
+    folder = reward.outputs["model"].path
+    spec = section_spec(
+        "reward", REWARD_TINY, {"model": policy, "given": folder} | pairs, train=False
+    )
+    measured = finish(spec, tmp_path / "measured")
+    assert measured.metrics["reward/heldout_margin"] == reward.metrics["reward/heldout_margin"]
+    inputs = {"policy": policy, "reward": folder}
+    inputs["prompts_train"] = tiny_splits / "prompts_train.jsonl"
+    ppo = finish(
+        section_spec("ppo", PPO_TINY, inputs, frozen_dtype="bfloat16", **half), tmp_path / "ppo"
+    )
+    trained = ppo.outputs["model"].path
+    for one in (policy, folder, trained):
+        assert json.loads((one / "config.json").read_text())["dtype"] == "bfloat16"
+    inputs = {"policy": trained, "sft": policy, "reward": folder}
+    inputs |= splits_of(tiny_splits, *EVALUATED)
+    config = Evaluate(sampling=SAMPLING, max_prompts=40)
+    evaluated = finish(evaluation_spec(config, inputs), tmp_path / "evaluate")
+    assert evaluated.metrics["eval/heldout_loss_sft"] == pytest.approx(
+        sft.metrics["sft/heldout_loss"], rel=1e-5
+    )
+    assert AutoModelForCausalLM.from_pretrained(trained, dtype="auto").dtype == torch.bfloat16

@@ -45,7 +45,7 @@ class BenchmarkedModel(TemplateLM):
     def _forward(self) -> Forward:
         setup = self._setup
         model = load_policy(self._path, logits_mib=setup.logits_mib)
-        return inference(model, dtype=setup.dtype, frozen=setup.config.frozen)
+        return inference(model, **setup.frozen_model)
 
     @property
     def tokenizer_name(self) -> str:

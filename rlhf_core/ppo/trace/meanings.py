@@ -68,7 +68,10 @@ TENSORS = {
         " rewards"
     ),
     "sampler_logprobs_BR": "log-probability of each token by the sampler, nats",
-    "old_logprobs_BR": "log-probability of each token by the actor before this update, nats",
+    "old_logprobs_BR": (
+        "log-probability of each token by the actor before this update, nats; with old_logprobs"
+        " 'sampler' by the sampler"
+    ),
     "ref_logprobs_BR": "log-probability of each token by the frozen reference, nats",
     "exact_kl_BR": (
         "KL of the actor from the reference at each place, summed over the vocabulary, nats"

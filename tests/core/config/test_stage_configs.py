@@ -43,3 +43,12 @@ def test_a_spec_read_back_is_the_same_stage(config):
 
 def test_what_nobody_needs_is_not_said():
     assert Needs().model_dump(exclude_defaults=True) == {}
+
+
+def test_number_types_are_in_it_where_they_are_not_the_defaults():
+    values = EvaluateStageConfig(evaluate=Evaluate(), dtype="float32").model_dump(mode="json")
+    assert not {"frozen_dtype", "export_dtype"} & set(values)
+    half = EvaluateStageConfig(evaluate=Evaluate(), dtype="float32", frozen_dtype="bfloat16")
+    assert half.model_dump(mode="json") == values | {"frozen_dtype": "bfloat16"}
+    saved = SFTStageConfig(sft=STRICT, train=True, dtype="float32", export_dtype="bfloat16")
+    assert saved.model_dump(mode="json")["export_dtype"] == "bfloat16"

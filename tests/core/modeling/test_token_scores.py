@@ -33,7 +33,7 @@ from rlhf_core.config import SFT, LoRA
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.engine.router import RouterLoss
 from rlhf_core.modeling.lora import add_adapter
-from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.modeling.models import PolicyModel, inference
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores
 from rlhf_core.modeling.trunk import Trunk
 from rlhf_core.objectives.losses import masked_sum, token_entropy, token_logprobs
@@ -298,3 +298,27 @@ def test_two_ranks_step_as_one_at_every_zero_stage(plain, tmp_path):
     mp.spawn(_on_two_ranks, args=(port, str(report)), nprocs=2)
     for found in json.loads(report.read_text()):
         assert found == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral, grouped"])
+def test_matrices_in_bfloat16_change_no_number_that_autocast_gives(family, monkeypatch):
+    """Frozen models are kept so; an operation that autocast does not know would differ or fail."""
+    grouped = MixtralConfig(**SIZES, num_local_experts=4, experts_implementation="grouped_mm")
+    monkeypatch.setitem(FAMILIES, "mixtral, grouped", grouped)
+    kept, rounded = (
+        inference(made(family).float(), dtype="bfloat16", weights=weights)
+        for weights in ("float32", None)
+    )
+    assert rounded(BATCH).equal(kept(BATCH))
+
+
+def test_experts_are_rounded_where_the_recipe_asks_for_it():
+    kept, rounded = made("mixtral").float(), made("mixtral").float()
+    logits = [
+        inference(one, dtype="float32", weights=weights)(BATCH)
+        for one, weights in ((kept, "float32"), (rounded, "bfloat16"))
+    ]
+    experts = [p.dtype for p in rounded.parameters() if p.ndim == 3]
+    assert experts and {*experts} == {torch.bfloat16}
+    gap = (logits[1] - logits[0])[BATCH.response_mask_BR].abs()
+    assert 0 < float(gap.mean()) < 0.02 * float(logits[0].std())

@@ -195,4 +195,4 @@ def test_ppo_of_7b_on_one_trunk_fits_one_device():
     plan = planned(
         "ppo", ppo=ALL | {"micro_batch_tokens": 2048, "sampling": options}, reward={"lora": True}
     )
-    assert plan.fits and planned("ppo").peak > 4 * plan.peak
+    assert plan.fits and planned("ppo").peak > 3.5 * plan.peak

@@ -1,10 +1,12 @@
 """The models that each stage holds, and its peak."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage_plans import H100, planned
 
 from rlhf_core.plan.layout import MODEL_STAGES
+from rlhf_core.plan.presets import preset
 from rlhf_core.plan.strategy import GIB, Hardware
 
 
@@ -57,6 +59,53 @@ def test_activations_of_actor_and_critic_are_not_held_at_once():
         if part.kind == "activations" and part.held_in(plan.peak_phase)
     }
     assert held == {"actor"}
+
+
+def test_the_gradients_of_one_model_are_held_at_a_time():
+    plan = planned("7b", "ppo")
+    for phase in plan.phases:
+        held = {p.model for p in plan.parts if p.kind == "gradients" and p.held_in(phase)}
+        assert len(held) == (0 if phase in ("experience", "generation") else 1)
+
+
+def test_the_samplers_log_probabilities_spare_the_actors_logits_in_scoring():
+    plans = {
+        name: planned("7b", "ppo", ppo={"old_logprobs": name}) for name in ("recompute", "sampler")
+    }
+    logits = {
+        name: {
+            p.model: p.bytes for p in plan.parts if p.kind == "logits" and p.held_in("experience")
+        }
+        for name, plan in plans.items()
+    }
+    assert [*logits["recompute"]] == ["actor"] and [*logits["sampler"]] == ["reference"]
+    assert logits["sampler"]["reference"] < logits["recompute"]["actor"]  # no entropy
+    assert plans["sampler"].peak == plans["recompute"].peak  # which is in the update
+
+
+@pytest.mark.parametrize(
+    ("model", "factor"),
+    [
+        ({"dtype": "float32"}, 2.0),
+        ({"dtype": "float32", "frozen_dtype": "bfloat16"}, 1.0),
+        ({"dtype": "bfloat16"}, 1.0),
+        ({"dtype": "bfloat16", "frozen_dtype": "float32"}, 2.0),
+    ],
+)
+def test_matrices_that_do_not_learn_take_two_or_four_bytes_and_embeddings_four(model, factor):
+    shape = preset("llama-2-7b")
+    plan = planned("llama-2-7b", "ppo", model={"base": "m"} | model)
+    found = {p.model: p.bytes for p in plan.parts if p.kind == "weights"}
+    embedding = shape.vocabulary * shape.hidden
+    assert found["reference"] == 2 * factor * (shape.policy - embedding) + 4 * embedding
+    assert found["reward"] == 2 * factor * (shape.scalar - embedding) + 4 * embedding
+    assert found["actor"] == 4 * shape.policy
+
+
+def test_one_device_without_zero_copies_no_gradients():
+    alone, two = (planned("7b", "sft", devices=count) for count in (1, 2))
+    bytes_of = [sum(p.bytes for p in plan.parts if p.kind == "buffers") for plan in (alone, two)]
+    assert bytes_of[0] == 0 and bytes_of[1] > 0
 
 
 def test_an_entropy_bonus_costs_logits_of_the_actor_only():

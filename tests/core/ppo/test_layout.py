@@ -80,13 +80,15 @@ def inputs(tiny_model, tmp_path_factory) -> dict[str, Path]:
     return {"policy": tiny_model, "reward": folder / "reward", "reward_adapter": folder / "adapter"}
 
 
-def laid_out(inputs: dict[str, Path], **options) -> tuple[Models, PPO]:
+def laid_out(
+    inputs: dict[str, Path], dtype: str = "float32", frozen_dtype: str | None = None, **options
+) -> tuple[Models, PPO]:
     config = PPO(**SMALL | options)
     artifacts = {name: Artifact.of(path) for name, path in inputs.items()}
     spec = StageSpec(
         stage="ppo",
         seed=1,
-        config=PPOStageConfig(ppo=config, dtype="float32"),
+        config=PPOStageConfig(ppo=config, dtype=dtype, frozen_dtype=frozen_dtype),
         inputs=artifacts,
         code=code_digest(),
     )
@@ -149,6 +151,51 @@ def test_a_reward_adapter_on_the_references_trunk_gives_the_scores_of_the_whole_
         whole.outputs.ref_logprobs_BR
     ) and shared.outputs.old_logprobs_BR.equal(whole.outputs.old_logprobs_BR)
     assert float(whole.rewards.score_B.std()) > 0.1
+
+
+OF_FROZEN = [{}, {"reward_trunk": "reference"}]
+ON_TRUNK = ("own", "reward on the reference's trunk")
+
+
+@pytest.mark.parametrize("options", OF_FROZEN, ids=ON_TRUNK)
+def test_matrices_of_frozen_models_in_bfloat16_change_no_number_of_products_in_bfloat16(
+    inputs, options
+):
+    """They are the weights that autocast rounds in each pass."""
+    kept, rounded = (
+        scored(*laid_out(inputs, "bfloat16", frozen_dtype, **options))
+        for frozen_dtype in ("float32", None)
+    )
+    assert same(kept, rounded)
+
+
+@pytest.mark.parametrize("options", OF_FROZEN, ids=ON_TRUNK)
+def test_frozen_models_in_bfloat16_give_nearly_the_same_and_change_no_other_model(inputs, options):
+    """Relative to the spread of the scores, and in nats; bfloat16 has 8 significant bits."""
+    whole, half = (
+        scored(*laid_out(inputs, "float32", frozen_dtype, **options))
+        for frozen_dtype in (None, "bfloat16")
+    )
+    ours, theirs = tensors(half), tensors(whole)
+    for name in ("old_logprobs_BR", "entropy_BR", "values_BR"):
+        assert ours[f".outputs.{name}"].equal(theirs[f".outputs.{name}"])
+    gap_BR = ours[".outputs.ref_logprobs_BR"] - theirs[".outputs.ref_logprobs_BR"]
+    assert 0 < float(gap_BR.abs().max()) < 0.02
+    score_B = theirs[".rewards.score_B"]
+    apart = (ours[".rewards.score_B"] - score_B).abs().max() / score_B.std()
+    assert 0 < float(apart) < 0.05
+
+
+def test_a_shared_critic_gives_its_values_without_the_actors_logits(inputs):
+    """With old_logprobs = 'sampler' the trunk runs for the values alone."""
+    models, config = laid_out(inputs, critic="shared")
+    learnt(models, config)  # the value head starts at 0
+    whole = scored(models, config)
+    quick = scored(models, PPO(**config.model_dump() | {"old_logprobs": "sampler"}))
+    assert whole.outputs.values_BR.any() and quick.outputs.entropy_BR is None
+    assert quick.outputs.old_logprobs_BR.equal(quick.sampler_logprobs_BR)
+    assert quick.outputs.values_BR.equal(whole.outputs.values_BR)
+    assert quick.outputs.end_values_B.equal(whole.outputs.end_values_B)
 
 
 def test_everything_on_one_trunk_learns(inputs):

@@ -1,0 +1,103 @@
+"""Weights in bfloat16: of models that do not learn, and of models that are saved.
+
+Scalar heads stay float32: bfloat16 has 8 significant bits, so that many unequal sequences would get
+equal scores. So do buffers: frequencies of rotary positions, biases of routers.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from rlhf_core.config.recipe import Dtype
+from rlhf_core.modeling.lora import HEAD
+
+
+def matrices_to_bfloat16(module: nn.Module, *, experts: bool) -> None:
+    """Keep the weights of linear maps in bfloat16, in place.
+
+    They are those that autocast rounds in each pass: with it the model gives the same numbers.
+    Embeddings, also those that are the output layer, norms and scalar heads stay float32.
+    experts: also weights of all experts of a layer together. Autocast does not know each operation
+    on them, so that numbers may change.
+    """
+    embeddings = {id(p) for p in _own_parameters(module, nn.Embedding)}
+    for one in module.modules():
+        for parameter in one.parameters(recurse=False):
+            if id(parameter) not in embeddings and (
+                _is_matrix(one, parameter) or (experts and _is_of_experts(one, parameter))
+            ):
+                parameter.data = parameter.data.bfloat16()
+
+
+def _is_matrix(owner: nn.Module, parameter: nn.Parameter) -> bool:
+    scalar = isinstance(owner, nn.Linear) and owner.out_features == 1
+    return isinstance(owner, nn.Linear | Conv1D) and parameter.ndim == 2 and not scalar
+
+
+def _is_of_experts(owner: nn.Module, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 3 and not isinstance(owner, nn.Conv1d)
+
+
+@torch.no_grad()
+def round_to_bfloat16(module: nn.Module) -> None:
+    """Round the weights to values of bfloat16, in place; they stay float32 tensors.
+
+    Of weights that ZeRO 3 divides, each rank rounds its shard, and small ones that it holds whole.
+    """
+    for parameter in _rounded_parameters(module):
+        for held in (parameter, getattr(parameter, "ds_tensor", None)):
+            if held is not None:
+                held.data.copy_(held.data.bfloat16())
+
+
+def in_bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return named weights in bfloat16; names of one tensor share the new one too."""
+    new: dict[tuple[int, torch.Size], Tensor] = {}
+    found = {}
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32 or name == f"{HEAD}.weight":
+            found[name] = tensor
+            continue
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in new:
+            new[key] = tensor.bfloat16()
+        found[name] = new[key]
+    return found
+
+
+def saved_dtype(start: Path, *, computed: Dtype, wanted: Dtype | None) -> Dtype:
+    """Return the number type in which a trained model is saved.
+
+    wanted: the recipe's; None: that of the folder `start` where training computes in bfloat16, so
+    that each product has seen the rounded weights. Else float32, which keeps each small step.
+    """
+    if wanted is not None:
+        return wanted
+    return "bfloat16" if computed == "bfloat16" and _most_are_bfloat16(start) else "float32"
+
+
+def _most_are_bfloat16(folder: Path) -> bool:
+    kinds = Counter(
+        file.get_slice(name).get_dtype()
+        for path in folder.glob("*.safetensors")
+        for file in [safe_open(path, "pt")]
+        for name in sorted(file.keys())
+    )
+    return kinds["BF16"] > kinds.total() / 2
+
+
+def _rounded_parameters(module: nn.Module) -> list[nn.Parameter]:
+    maps = (one for one in module.modules() if isinstance(one, nn.Linear))
+    heads = {id(p) for one in maps if one.out_features == 1 for p in one.parameters()}
+    return [p for p in module.parameters() if p.dtype == torch.float32 and id(p) not in heads]
+
+
+def _own_parameters(module: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Parameter]:
+    for one in module.modules():
+        if isinstance(one, kind):
+            yield from one.parameters(recurse=False)
