@@ -79,7 +79,7 @@ def test_the_samplers_log_probabilities_spare_the_actors_logits_in_scoring():
         for name, plan in plans.items()
     }
     assert [*logits["recompute"]] == ["actor"] and [*logits["sampler"]] == ["reference"]
-    assert logits["sampler"]["reference"] < logits["recompute"]["actor"]  # no entropy
+    assert logits["sampler"]["reference"] <= logits["recompute"]["actor"]
     assert plans["sampler"].peak == plans["recompute"].peak  # which is in the update
 
 
