@@ -104,7 +104,7 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
         intervals=output.intervals,
         files=output.files,
         seconds=seconds,
-        environment=environment(),
+        environment=environment() | run.continued,
     )
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
     # checkpoints served to resume, and take several times the model's size; tokens likewise

@@ -13,7 +13,13 @@ from rlhf_core.config.fields import LOGITS_MIB, Config, Positive
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.rewards import RewardFunction
-from rlhf_core.config.training import DPO, SFT, LoRA, Reward
+from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
+
+# how checkpoints are written changes no result: a default is not a part of the identity
+_WRITING = {
+    name: Training.model_fields[name].default
+    for name in ("checkpoint_minutes", "async_checkpoints")
+}
 
 
 class StageConfig(Config):
@@ -55,6 +61,9 @@ class StageConfig(Config):
         for section in values.values():
             if isinstance(section, dict):
                 section.pop("gate", None)
+                for name, default in _WRITING.items():
+                    if section.get(name, default) == default:
+                        section.pop(name, None)
         return {name: value for name, value in values.items() if value != {}}
 
 

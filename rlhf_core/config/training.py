@@ -83,6 +83,20 @@ class Training(Config):
         None, description="Train only low-rank adapters (and a scalar head). None: the whole model."
     )
     checkpoint_every: Positive = Field(50, description="Steps between checkpoints.")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = Field(
+        20.0,
+        description=(
+            "Longest time between checkpoints, in minutes: one comes earlier than checkpoint_every"
+            " says where another step would exceed it."
+        ),
+    )
+    async_checkpoints: bool | None = Field(
+        None,
+        description=(
+            "Write a checkpoint while training goes on, from a copy in main memory. None: where"
+            " models train on GPUs."
+        ),
+    )
     keep_checkpoints: Positive = Field(
         2, description="Checkpoints kept while the stage runs. A finished stage keeps its model."
     )

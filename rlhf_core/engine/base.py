@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_core.engine.router import RouterLoss
+from rlhf_core.engine.state_layout import Layout
 
 # a forward pass: a batch, for a trunk a role, and for a language model a query of token scores
 Forward = Callable[..., Any]
@@ -75,3 +76,6 @@ class Engine(Protocol):
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Load weights and optimizer state from the tensors that `state()` gave."""
+
+    def layout(self) -> Layout:
+        """Return where the weights are in the tensors that `state()` gives."""

@@ -1,39 +1,48 @@
-"""Checkpoints: safetensors and JSON, complete or absent, the last few kept.
+"""Checkpoints: tensors, the states of random generators and JSON, for any number of ranks.
 
-Rank 0 writes `state.safetensors`. Every other rank writes `state-N.safetensors` with what it alone
-has, and reads the rest from rank 0's file. All ranks see one folder: on several hosts a shared file
-system.
+The ranks that wrote a checkpoint read their own files back, bit for bit. Another number of ranks,
+or another ZeRO stage, reads every weight from the files that hold it.
 """
 
+import contextlib
 import json
-import os
-import shutil
-import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rlhf_core.batching.collective import barrier, gathered
+from rlhf_core.batching.collective import gathered
+from rlhf_core.engine.checkpoint_files import (
+    RECORD,
+    CheckpointFiles,
+    load_verified,
+    newest_first,
+    state_file,
+    verify,
+)
+from rlhf_core.engine.state_layout import Layout, SavedState, own_part
 from rlhf_core.errors import BadInput
-from rlhf_core.file_modes import follow_umask
 from rlhf_core.ranks import is_rank_zero, rank, ranks
 
-CHECKSUM = ".crc32"  # suffix of the file beside each state file
 RNG = "rng"  # name of the CPU generator's state
 CUDA_RNG = "rng_cuda/"  # and begin of the names of the CUDA generators' states, by device
+Layouts = Mapping[str, Layout]  # by the prefix of an engine's names, '' or 'actor/'
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state from which a stage continues after `step`."""
+    """The state from which a stage continues after `step`.
+
+    layouts: of the engines; without them only as many ranks can go on.
+    """
 
     step: int
     tensors: dict[str, Tensor]
     extra: dict
+    layouts: Layouts = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
@@ -43,28 +52,34 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     the rank sees. Every rank calls this, and writes its own states. Tensors named `.../shard/...`
     or `shard/...` are the rank's own, the others are equal on all ranks.
     """
-    temporary = folder / f".step-{checkpoint.step}.tmp"
-    if is_rank_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
-        (temporary / "extra.json").write_text(json.dumps(record), encoding="utf-8")
-    barrier()
-    tensors = {
-        name: value for name, value in checkpoint.tensors.items() if is_rank_zero() or _is_own(name)
+    files = begin(folder, checkpoint, keep=keep)
+    files.write(own_tensors(checkpoint, copy=False))
+
+
+def begin(folder: Path, checkpoint: Checkpoint, *, keep: int) -> CheckpointFiles:
+    """Return the files of a checkpoint, whose folder is made; all ranks take part."""
+    files = CheckpointFiles(folder, checkpoint.step, keep)
+    layouts = _as_json(checkpoint.layouts)
+    record = {"step": checkpoint.step, "ranks": ranks(), "extra": checkpoint.extra}
+    files.begin(record | {"layouts": layouts})
+    return files
+
+
+def own_tensors(checkpoint: Checkpoint, *, copy: bool) -> dict[str, Tensor]:
+    """Return what this rank writes, in main memory, with the states of its generators.
+
+    copy: so that the next step changes none of it.
+    """
+    own = {
+        name: value.detach().to("cpu", copy=copy).contiguous()
+        for name, value in checkpoint.tensors.items()
+        if is_rank_zero() or _is_own(name)
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    tensors |= _generator_states()
-    file = temporary / _file(rank())
-    save_file(_unshared(tensors), file)
-    follow_umask(file)
-    file.with_suffix(CHECKSUM).write_text(_checksum(file), encoding="utf-8")
-    barrier()
-    if is_rank_zero():
-        _put_in_place(temporary, folder / f"step-{checkpoint.step:06d}")
-        for old in _newest_first(folder)[keep:]:
-            shutil.rmtree(old)
+    return own | _generator_states()
+
+
+def _as_json(layouts: Layouts) -> dict:
+    return {prefix: layout.model_dump(mode="json") for prefix, layout in layouts.items()}
 
 
 def _generator_states() -> dict[str, Tensor]:
@@ -89,44 +104,19 @@ def _restore_generators(tensors: dict[str, Tensor]) -> None:
             torch.cuda.set_rng_state(state, device)
 
 
-def _put_in_place(temporary: Path, final: Path) -> None:
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-
-
-def _file(number: int) -> str:
-    return f"state-{number}.safetensors" if number else "state.safetensors"
-
-
 def _is_own(name: str) -> bool:
     return "shard" in name.split("/")
 
 
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tied weights, so that each is written: safetensors refuses shared memory.
-
-    Loading ties them again.
-    """
-    seen: set[int] = set()
-    result = {}
-    for name, value in tensors.items():
-        result[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    return result
-
-
-def load_checkpoint(folder: Path) -> Checkpoint | None:
+def load_checkpoint(folder: Path, layouts: Layouts | None = None) -> Checkpoint | None:
     """Return the newest checkpoint that every rank can read, or None.
 
-    A damaged one is passed over, with a line on stdout. Raises BadInput for one that another number
-    of ranks wrote.
+    layouts: of the engines that go on. A damaged checkpoint is passed over, with a line on stdout.
+    Raises BadInput for one of another number of ranks that was written without layouts.
     """
-    names = gathered([path.name for path in _newest_first(folder)])[0]
+    names = gathered([path.name for path in newest_first(folder)])[0]
     for name in names:
-        found = _read(folder / name)
+        found = _read(folder / name, layouts or {})
         everywhere = all(gathered(found is not None))
         if found is not None and everywhere:
             _restore_generators(found.tensors)
@@ -134,38 +124,60 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _read(path: Path, layouts: Layouts) -> Checkpoint | None:
     try:
-        record = json.loads((path / "extra.json").read_text(encoding="utf-8"))
-        if record["ranks"] != ranks():
-            raise BadInput(
-                f"{path} was written by {record['ranks']} ranks, this run has {ranks()}; "
-                "start as many again, or remove the folder to begin anew"
-            )
-        tensors = _load(path / _file(0))
-        if not is_rank_zero():
-            common = {name: value for name, value in tensors.items() if not _is_own(name)}
-            tensors = common | _load(path / _file(rank()))
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        wrote = record.get("layouts", {})
+        if record["ranks"] == ranks() and wrote == _as_json(layouts):
+            tensors = _as_written(path)
+        else:
+            theirs = {prefix: Layout.model_validate(found) for prefix, found in wrote.items()}
+            _require_layouts(path, record["ranks"], theirs, layouts)
+            tensors = _divided_anew(path, record["ranks"], theirs, layouts)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         print(f"checkpoint {path.name} cannot be read ({error}); trying the one before it")
         return None
-    return Checkpoint(record["step"], tensors, record["extra"])
+    return Checkpoint(record["step"], tensors, record["extra"], layouts)
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    if file.with_suffix(CHECKSUM).read_text(encoding="utf-8") != _checksum(file):
-        raise ValueError(f"{file.name} holds other bytes than were written")
-    return load_file(file)
+def _require_layouts(path: Path, count: int, theirs: Layouts, ours: Layouts) -> None:
+    if theirs.keys() != ours.keys() or not theirs:
+        raise BadInput(
+            f"{path} was written by {count} ranks with layouts {sorted(theirs)}, this run has"
+            f" {ranks()} ranks with {sorted(ours)}; start as many again, or remove the folder to"
+            " begin anew"
+        )
 
 
-def _checksum(file: Path) -> str:
-    """Return the CRC-32, hexadecimal; safetensors itself does not notice a changed weight."""
-    found = 0
-    with file.open("rb") as data:
-        while chunk := data.read(1 << 20):
-            found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
+def _as_written(path: Path) -> dict[str, Tensor]:
+    """Return what this rank wrote, and what rank 0 wrote for all."""
+    tensors = load_verified(path / state_file(0))
+    if is_rank_zero():
+        return tensors
+    common = {name: value for name, value in tensors.items() if not _is_own(name)}
+    return common | load_verified(path / state_file(rank()))
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+def _divided_anew(path: Path, count: int, theirs: Layouts, ours: Layouts) -> dict[str, Tensor]:
+    """Return this rank's part of what `count` ranks wrote, in the form of the engines' states.
+
+    The ranks share the check of the files. A rank beyond `count` takes the generators' states of
+    an earlier one.
+    """
+    files = [path / state_file(number) for number in range(count)]
+    for file in files[rank() :: ranks()]:
+        verify(file)
+    print(f"checkpoint {path.name} of {count} rank(s) is divided anew among {ranks()}")
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+        own = opened[rank() % count]
+        names = own.keys()
+        tensors = {name: own.get_tensor(name) for name in names if _is_generator(name)}
+        for prefix, layout in ours.items():
+            part = own_part(SavedState(opened, theirs[prefix], prefix), layout, rank())
+            tensors |= {prefix + name: value for name, value in part.items()}
+    return tensors
+
+
+def _is_generator(name: str) -> bool:
+    return name == RNG or name.startswith(CUDA_RNG)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_core.config import Training
-from rlhf_core.engine import zero3_checkpoint
+from rlhf_core.engine import replicated_checkpoint, zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
 from rlhf_core.engine.gathering import gathered_weights
 from rlhf_core.engine.parameter_groups import ParameterGroup, parameter_groups
 from rlhf_core.engine.router import router_loss
+from rlhf_core.engine.state_layout import Layout
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import is_rank_zero, ranks
 
@@ -62,7 +63,6 @@ class DeepSpeedEngine(Engine):
             _checkpoint_activations(module, training.zero_stage)
         self.config = deepspeed_config(training, dtype)
         self._sharded = training.zero_stage == 3
-        self._partitions_optimizer = training.zero_stage > 0
         groups = parameter_groups(module, head, training.weight_decay)
         self._of_head = [group.of_head for group in groups]
         self._engine, *_ = deepspeed.initialize(
@@ -139,56 +139,25 @@ class DeepSpeedEngine(Engine):
         Frozen weights are left out, since they are an input's. What is this rank's alone is named
         `shard/...`.
         """
+        optimizer = self._engine.optimizer
         if self._sharded:
-            return zero3_checkpoint.state(self._engine.optimizer)
-        frozen = self._frozen
-        tensors = {
-            f"weights/{name}": value
-            for name, value in self.module.state_dict().items()
-            if name not in frozen
-        }
-        prefix = "shard/optimizer" if self._partitions_optimizer else "optimizer"
-        for index, entry in self._torch_optimizer.state_dict()["state"].items():
-            tensors |= {f"{prefix}/{index}/{key}": value for key, value in entry.items()}
-        return tensors
+            return zero3_checkpoint.state(optimizer)
+        return replicated_checkpoint.state(self.module, optimizer)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Load weights and optimizer state from the tensors that `state()` gave."""
-        if self._sharded:
-            zero3_checkpoint.load_state(self._engine.optimizer, tensors)
-            return
-        weights = {
-            k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")
-        }
-        missing, unexpected = self.module.load_state_dict(weights, strict=False)
-        if unexpected or not self._frozen.issuperset(missing):
-            raise RuntimeError(
-                f"a checkpoint of other weights: {len(missing)} missing, {len(unexpected)} unknown"
-                " names"
-            )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if not name.startswith("weights/"):
-                *_, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
-        groups = self._torch_optimizer.state_dict()["param_groups"]
-        self._torch_optimizer.load_state_dict({"state": state, "param_groups": groups})
-        # ZeRO keeps its own copy of the weights
-        if hasattr(self._engine.optimizer, "refresh_fp32_params"):
-            self._engine.optimizer.refresh_fp32_params()
-
-    @property
-    def _frozen(self) -> set[str]:
-        return {
-            name
-            for name, p in self.module.named_parameters(remove_duplicate=False)
-            if not p.requires_grad
-        }
-
-    @property
-    def _torch_optimizer(self) -> torch.optim.Optimizer:
         optimizer = self._engine.optimizer
-        return getattr(optimizer, "optimizer", optimizer)
+        if self._sharded:
+            zero3_checkpoint.load_state(optimizer, tensors)
+        else:
+            replicated_checkpoint.load_state(self.module, optimizer, tensors)
+
+    def layout(self) -> Layout:
+        """Return where the weights are in the tensors that `state()` gives."""
+        optimizer = self._engine.optimizer
+        if self._sharded:
+            return zero3_checkpoint.layout(self.module, optimizer)
+        return replicated_checkpoint.layout(self.module, optimizer)
 
 
 def _optimizer(groups: list[ParameterGroup]) -> torch.optim.Optimizer:

@@ -9,7 +9,8 @@ import torch
 from rlhf_core.batching.batch import order_part
 from rlhf_core.config import DPO, SFT, Reward
 from rlhf_core.engine.base import Engine
-from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint
+from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.schedule import linear_schedule
 from rlhf_core.errors import Diverged
 from rlhf_core.rundir import RunDir, finite
@@ -51,27 +52,28 @@ def fit(
     per_epoch = -(-examples // config.batch_size)
     steps = per_epoch * config.epochs
     torch.manual_seed(seed)
-    checkpoint = load_checkpoint(run.checkpoints)  # with the state of torch's random numbers
+    layouts = {"": engine.layout()}
+    checkpoint = load_checkpoint(run.checkpoints, layouts)  # with the state of torch's generators
     if checkpoint:
         engine.load_state(checkpoint.tensors)
-    for step in range((checkpoint.step if checkpoint else 0) + 1, steps + 1):
-        started = time.monotonic()
-        epoch, position = divmod(step - 1, per_epoch)
-        begin = position * config.batch_size
-        end = begin + config.batch_size
-        indices = order_part(examples, begin, end, seed=seed, epoch=epoch)
-        outcome = task.accumulate(indices, step)
-        lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
-        norm = engine.step(lr)
-        metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}
-        metrics |= {f"{stage}/lr": lr, f"{stage}/grad_norm": norm}
-        if not finite(metrics):
-            raise Diverged(
-                f"{stage} step {step} gave {metrics}; expected finite numbers. Lower {stage}.lr."
-            )
-        speed = outcome.tokens / (time.monotonic() - started)
-        run.log(step, steps, metrics | {"tokens_per_second": speed})
-        if step % config.checkpoint_every == 0 and step < steps:
-            save_checkpoint(
-                run.checkpoints, Checkpoint(step, engine.state(), {}), keep=config.keep_checkpoints
-            )
+    with CheckpointWriter(run.checkpoints, config) as writer:
+        for step in range((checkpoint.step if checkpoint else 0) + 1, steps + 1):
+            started = time.monotonic()
+            epoch, position = divmod(step - 1, per_epoch)
+            begin = position * config.batch_size
+            end = begin + config.batch_size
+            indices = order_part(examples, begin, end, seed=seed, epoch=epoch)
+            outcome = task.accumulate(indices, step)
+            lr = linear_schedule(step, steps, peak=config.lr, warmup_ratio=config.warmup_ratio)
+            norm = engine.step(lr)
+            metrics = {f"{stage}/{name}": value for name, value in outcome.metrics.items()}
+            metrics |= {f"{stage}/lr": lr, f"{stage}/grad_norm": norm}
+            if not finite(metrics):
+                raise Diverged(
+                    f"{stage} step {step} gave {metrics}; expected finite numbers. Lower"
+                    f" {stage}.lr."
+                )
+            speed = outcome.tokens / (time.monotonic() - started)
+            run.log(step, steps, metrics | {"tokens_per_second": speed})
+            if writer.due(step) and step < steps:
+                writer.save(Checkpoint(step, engine.state(), {}, layouts))

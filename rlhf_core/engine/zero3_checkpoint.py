@@ -6,9 +6,10 @@ Each rank writes its part of weights and AdamW state, and reads the same part ba
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf_core.ranks import rank
+from rlhf_core.engine.state_layout import Group, Layout, WeightPlace
+from rlhf_core.ranks import rank, ranks
 
 PREFIX = "shard"
 
@@ -42,3 +43,22 @@ def load_state(optimizer: Any, tensors: dict[str, Tensor]) -> None:
     optimizer.load_state_dict({rank(): held})  # it expects all ranks' states, and takes its own
     # small weights, which every rank holds whole, are put together again
     optimizer.checkpoint_event_epilogue()
+
+
+def layout(module: nn.Module, optimizer: Any) -> Layout:
+    """Return where the weights are in the tensors that `state` gives."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups = zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True)
+    return Layout(
+        kind="sliced",
+        ranks=ranks(),
+        groups=tuple(_group(weights, names, flat.numel()) for weights, flat in groups),
+    )
+
+
+def _group(weights: Any, names: dict[int, str], size: int) -> Group:
+    places, offset = [], 0
+    for weight in weights:
+        places.append(WeightPlace(names[id(weight)], tuple(weight.ds_shape), offset))
+        offset += weight.partition_numel()
+    return Group(places=tuple(places), size=size)

@@ -4,7 +4,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.plan.layout import longest_row
 from rlhf_core.plan.memory import HALF, kv_bytes_per_token
 from rlhf_core.plan.remedies import Remedy
-from rlhf_core.plan.stage_plan import MEMORY_KINDS, StageModels, StagePlan
+from rlhf_core.plan.stage_plan import MEMORY_KINDS, CheckpointPlan, StageModels, StagePlan
 from rlhf_core.plan.strategy import GIB
 
 ROLES = ("actor", "critic", "reward", "reference")
@@ -24,6 +24,16 @@ def fit_text(plan: StagePlan) -> str:
     if plan.fits:
         return f"fits, {plan.spare / GIB:,.1f} GiB to spare"
     return f"does not fit by {-plan.spare / GIB:,.1f} GiB"
+
+
+def checkpoint_text(plan: CheckpointPlan) -> str:
+    """Return what a stage's checkpoints take on disk, and in main memory."""
+    each = plan.size / GIB
+    text = (
+        f"Checkpoints: {plan.disk / GIB:,.2f} GiB on disk: {plan.kept} kept and one being written,"
+        f" {each:,.2f} GiB each"
+    )
+    return f"{text}; that one is in main memory too." if plan.copied else f"{text}."
 
 
 def table_rows(plan: StagePlan) -> list[tuple[str, dict[str, float], set[str]]]:
@@ -82,6 +92,10 @@ def plan_as_json(plan: StagePlan, remedies: list[Remedy]) -> dict:
             for part in plan.parts
         ],
     }
+    if plan.checkpoints:
+        values["checkpoint_bytes"] = plan.checkpoints.size
+        values["checkpoint_disk_bytes"] = plan.checkpoints.disk
+        values["checkpoint_copy_bytes"] = plan.checkpoints.size if plan.checkpoints.copied else 0
     return values | {"remedies": [_remedy_json(remedy) for remedy in remedies]}
 
 

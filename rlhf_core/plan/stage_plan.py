@@ -23,10 +23,28 @@ class MemoryPart:
 
 
 @dataclass(frozen=True)
+class CheckpointPlan:
+    """The checkpoints of one stage.
+
+    size: bytes of one, of all ranks together. copied: one is written from a copy in main memory,
+    which all ranks together hold.
+    """
+
+    size: int
+    kept: int
+    copied: bool
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk while one more is being written."""
+        return self.size * (self.kept + 1)
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One stage on one device; every device holds the same.
 
-    host: bytes in host memory per device.
+    host: bytes in host memory per device. checkpoints: None for a stage that does not learn.
     """
 
     stage: str
@@ -34,6 +52,7 @@ class StagePlan:
     hardware: Hardware
     parts: tuple[MemoryPart, ...]
     host: float
+    checkpoints: CheckpointPlan | None = None
 
     @property
     def phases(self) -> list[str]:

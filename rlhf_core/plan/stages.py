@@ -2,6 +2,7 @@
 
 from rlhf_core.config import Recipe, Training
 from rlhf_core.plan import memory, parts
+from rlhf_core.plan.checkpoints import checkpoint_plan
 from rlhf_core.plan.layout import OWN_SAMPLER, least_rows, longest_row
 from rlhf_core.plan.memory import BatchShape
 from rlhf_core.plan.parts import PlanInputs
@@ -22,9 +23,12 @@ def plan_stage(
     lora = section.lora if isinstance(section, Training) else None
     batch = BatchShape(tokens, length, tokens)
     inputs = PlanInputs(recipe, models, strategy, hardware, batch, lora)
+    checkpoints = checkpoint_plan(recipe, stage, models, hardware.kind)
     held = _PARTS[stage](inputs)
+    if checkpoints and checkpoints.copied and hardware.kind == "cpu":
+        held.append(MemoryPart("checkpoint", "buffers", checkpoints.size / strategy.devices))
     kept = tuple(part for part in held if part.bytes)
-    return StagePlan(stage, strategy, hardware, kept, parts.host_bytes(inputs, held))
+    return StagePlan(stage, strategy, hardware, kept, parts.host_bytes(inputs, held), checkpoints)
 
 
 def _sft(inputs: PlanInputs) -> list[MemoryPart]:

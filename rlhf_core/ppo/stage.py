@@ -5,13 +5,14 @@ import time
 from rlhf_core.config import PPO
 from rlhf_core.config.decidable import SUMMARY_STEPS
 from rlhf_core.config.stage_configs import PPOStageConfig
+from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.deepspeed import write_config
 from rlhf_core.modeling.models import save_model
 from rlhf_core.ppo import evaluation, onpolicy
 from rlhf_core.ppo.evaluation import Evaluator
 from rlhf_core.ppo.metrics import speed_metrics, step_metrics
 from rlhf_core.ppo.onpolicy import Checker
-from rlhf_core.ppo.state import LoopState, resume, save
+from rlhf_core.ppo.state import LoopState, checkpoint_of, resume
 from rlhf_core.ppo.trainer import Trainer, build, check
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import is_rank_zero
@@ -46,27 +47,28 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     else:
         _before(trainer, state, checker, evaluator)
     last = config.steps
-    for step, rollout in trainer.rollouts(done + 1, state.cursor):
-        started = time.monotonic()
-        experience = trainer.score(rollout, state)
-        metrics = step_metrics(experience, config)
-        check(metrics, step, config)
-        metrics |= update(trainer.models, experience, config, step=step, seed=trainer.seed)
-        metrics |= {"ppo/seconds_sync": trainer.sync_after(step)}
-        metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
-        check(metrics, step, config)
-        kl, running = metrics["ppo/kl_per_response"], experience.rewards.running
-        state = state.after(kl, running, config, rollout)
-        if evaluator:
-            metrics |= evaluator.after(trainer, state, step)
-            last = step if evaluator.ends(step) else last
-        if checker:
-            metrics |= checker.after(trainer, step, last)
-        run.log(step, config.steps, metrics)
-        if step == last:
-            break
-        if step % config.checkpoint_every == 0:
-            save(run.checkpoints, step, engines, state, keep=config.keep_checkpoints)
+    with CheckpointWriter(run.checkpoints, config, block=config.max_rollout_age + 1) as writer:
+        for step, rollout in trainer.rollouts(done + 1, state.cursor):
+            started = time.monotonic()
+            experience = trainer.score(rollout, state)
+            metrics = step_metrics(experience, config)
+            check(metrics, step, config)
+            metrics |= update(trainer.models, experience, config, step=step, seed=trainer.seed)
+            metrics |= {"ppo/seconds_sync": trainer.sync_after(step)}
+            metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
+            check(metrics, step, config)
+            kl, running = metrics["ppo/kl_per_response"], experience.rewards.running
+            state = state.after(kl, running, config, rollout)
+            if evaluator:
+                metrics |= evaluator.after(trainer, state, step)
+                last = step if evaluator.ends(step) else last
+            if checker:
+                metrics |= checker.after(trainer, step, last)
+            run.log(step, config.steps, metrics)
+            if step == last:
+                break
+            if writer.due(step):
+                writer.save(checkpoint_of(step, engines, state))
     output = _output(trainer, run, evaluator, last)
     if checker and is_rank_zero():
         return merged([output, checker.output(last, run.path)])

@@ -8,7 +8,8 @@ import torch
 
 from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine
-from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint
+from rlhf_core.engine.state_layout import Layout
 from rlhf_core.objectives.advantages import Moments
 from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
@@ -65,7 +66,7 @@ def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> tuple[in
 
     Without a checkpoint: 0 steps, and the first state.
     """
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder, _layouts(engines))
     if checkpoint is None:
         return 0, LoopState.first(config)
     for name, engine in engines.items():
@@ -80,13 +81,15 @@ def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> tuple[in
     return checkpoint.step, LoopState.from_json(checkpoint.extra)
 
 
-def save(
-    folder: Path, step: int, engines: Mapping[str, Engine], state: LoopState, *, keep: int
-) -> None:
-    """Write the checkpoint after `step`; the newest `keep` stay."""
+def checkpoint_of(step: int, engines: Mapping[str, Engine], state: LoopState) -> Checkpoint:
+    """Return the checkpoint after `step`."""
     tensors = {
         f"{name}/{key}": value
         for name, engine in engines.items()
         for key, value in engine.state().items()
     }
-    save_checkpoint(folder, Checkpoint(step, tensors, state.as_json()), keep=keep)
+    return Checkpoint(step, tensors, state.as_json(), _layouts(engines))
+
+
+def _layouts(engines: Mapping[str, Engine]) -> dict[str, Layout]:
+    return {f"{name}/": engine.layout() for name, engine in engines.items()}

@@ -65,6 +65,8 @@ def train_members(
             torch.manual_seed(member_seed(spec.seed, number))
             member_dir = MemberDir(run, number, ensemble)
             _train_member(spec, member_dir, tokenizer, train, number)
+            if is_rank_zero():  # the member is saved: its checkpoints serve nothing any more
+                shutil.rmtree(member_dir.checkpoints, ignore_errors=True)
         yield inference(load_scalar(folder), dtype=spec.config.dtype)
 
 

@@ -18,6 +18,7 @@ from rlhf_core.config import Distributed
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import StageResult, StageSpec, new_lines, read_result, write_atomically
 from tasks.execution import dropped_signals, launcher, resource_usage
+from tasks.execution.continuation import continue_stopped
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.execution.launcher import has_cuda
 from tasks.records import events
@@ -69,7 +70,8 @@ def run_stage(
             if result := finished(run_dir):
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
-            events.emit(events.StageStarted(spec.stage, run_dir))
+            stopped = continue_stopped(spec, run_dir)
+            events.emit(events.StageStarted(spec.stage, run_dir, continues=stopped))
             given = environment(ranks_here(spec, distributed)) | launcher.env_file(
                 distributed, run_dir, QUIET
             )

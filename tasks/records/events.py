@@ -18,11 +18,15 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage has started."""
+    """A stage has started.
+
+    continues: the run directory of the same work on other ranks, from whose checkpoint it goes on.
+    """
 
     stage: str
     run_dir: Path
     cached: bool = False  # True: a finished run directory was found, nothing runs
+    continues: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def _stage_parts(
             f"  The sampler's cache holds {cache[0]:,} tokens: {cache[1]:,} of the longest rows"
             " at once."
         )
+    if stage.checkpoints:
+        yield Text(f"  {report.checkpoint_text(stage.checkpoints)}")
     if not stage.fits:
         yield from _remedy_lines(remedies)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlhf_core.batching.batch import Sequence, TrainedSequence, collate
 from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
 from rlhf_core.config import SFT
+from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import PolicyModel, load_policy
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
@@ -202,20 +203,18 @@ def test_two_runs_with_noise_give_the_same_bytes_whatever_was_drawn_before(
 def test_interrupted_training_with_noise_ends_with_the_same_bytes(
     tiny_model, tiny_splits, tmp_path, monkeypatch
 ):
-    import rlhf_core.engine.supervised_loop as training
-
     spec = sft_spec(tiny_model, tiny_splits, packing=True, neftune_alpha=5.0)
     whole = run(spec, tmp_path / "whole")
-    original = training.save_checkpoint
+    original = CheckpointWriter.save
 
-    def stop(folder, checkpoint, *, keep):
-        original(folder, checkpoint, keep=keep)
+    def stop(writer, checkpoint):
+        original(writer, checkpoint)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_checkpoint", stop)
+    monkeypatch.setattr(CheckpointWriter, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         run(spec, tmp_path / "killed")
-    monkeypatch.setattr(training, "save_checkpoint", original)
+    monkeypatch.setattr(CheckpointWriter, "save", original)
     torch.manual_seed(99)
     resumed = run(spec, tmp_path / "killed")
     assert resumed.outputs["model"].digest == whole.outputs["model"].digest

@@ -23,6 +23,16 @@ def test_a_limit_of_logits_is_in_it_where_it_is_not_the_default():
     assert small.model_dump(mode="json") == values | {"logits_mib": 64}
 
 
+def test_how_checkpoints_are_written_is_in_it_where_it_is_not_the_default():
+    values = SFTStageConfig(sft=SFT(), train=True, dtype="float32").model_dump(mode="json")
+    often = SFT(checkpoint_minutes=5, async_checkpoints=True)
+    other = SFTStageConfig(sft=often, train=True, dtype="float32").model_dump(mode="json")
+    added = {"checkpoint_minutes": 5.0, "async_checkpoints": True}
+    assert "checkpoint_minutes" not in values["sft"]
+    assert other["sft"] == values["sft"] | added
+    assert SFTStageConfig.model_validate(other).sft == often
+
+
 @pytest.mark.parametrize(
     "config",
     [

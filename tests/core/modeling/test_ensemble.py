@@ -17,6 +17,7 @@ from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, Evaluate, Reward, load_recipe
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import digest_path
+from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.evaluation.detectors import disagreement
 from rlhf_core.evaluation.replies import Replies, Setup
@@ -124,20 +125,18 @@ def test_the_first_member_is_what_one_reward_model_would_be(
 def test_an_interrupted_ensemble_ends_with_the_same_bytes(
     stage, spec, trained, tmp_path, monkeypatch
 ):
-    import rlhf_core.engine.supervised_loop as training
+    logged, original = [], CheckpointWriter.save
 
-    logged, original = [], training.save_checkpoint
-
-    def stop(folder, checkpoint, *, keep):
-        original(folder, checkpoint, keep=keep)
-        logged.append(folder.name)
+    def stop(writer, checkpoint):
+        original(writer, checkpoint)
+        logged.append(writer.folder.name)
         if logged.count("member_2") == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_checkpoint", stop)
+    monkeypatch.setattr(CheckpointWriter, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         stage(spec, tmp_path / "run")
-    monkeypatch.setattr(training, "save_checkpoint", original)
+    monkeypatch.setattr(CheckpointWriter, "save", original)
     resumed = stage(spec, tmp_path / "run")
     assert logged == ["member_1", "member_1", "member_2", "member_2"]
     assert resumed.outputs["model"].digest == trained[0].outputs["model"].digest

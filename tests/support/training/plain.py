@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.config import Sampling
+from rlhf_core.engine import replicated_checkpoint
 from rlhf_core.engine.base import Engine, Forward, WrappedModel
+from rlhf_core.engine.state_layout import Layout
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, scores_of
 from rlhf_core.ppo.rewards import Scores
@@ -56,6 +58,9 @@ class PlainEngine(Engine):
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items()}
         return tensors
+
+    def layout(self) -> Layout:
+        return replicated_checkpoint.layout(self.module, self.optimizer)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         split = {name: name.split("/") for name in tensors}

@@ -103,10 +103,13 @@ def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
     }
 
 
-def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
-    """Run several stages in one start of `ranks` ranks."""
+def together(specs: dict[Path, StageSpec], *, ranks: int, stop: bool = False) -> str:
+    """Run several stages in one start of `ranks` ranks; return what they print.
+
+    stop: end each one after its first checkpoint.
+    """
     for folder, spec in specs.items():
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.json").write_text(spec.model_dump_json())
     start = [sys.executable]
     if ranks > 1:
@@ -115,11 +118,12 @@ def together(specs: dict[Path, StageSpec], *, ranks: int) -> None:
             for part in launcher.command(next(iter(specs.values())), TWO)[:-1]
             if part != "--module"
         ]
-    command = [*start, str(WORKER), *map(str, specs)]
+    command = [*start, str(WORKER), *(["--stop"] if stop else []), *map(str, specs)]
     done = subprocess.run(
         command, env=stage_process.environment(ranks), capture_output=True, text=True
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
 
 
 def assert_same_losses(ours: Path, theirs: Path, stage: str) -> None:
@@ -191,6 +195,44 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
             together(start, ranks=2)
         for folder in specs:
             assert_same_losses(folder, tmp_path / "one" / stage, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_stage_goes_on_with_another_number_of_ranks_at_every_zero_stage(
+    inputs, tmp_path, first, then
+):
+    """SFT at every stage of ZeRO, and each time at the stage that follows."""
+    together({tmp_path / "one": ranks_spec("sft", inputs["sft"], ranks=1)}, ranks=1)
+    stopped = {
+        tmp_path / f"zero{zero}": ranks_spec("sft", inputs["sft"], ranks=first, zero_stage=zero)
+        for zero in (0, 1, 2, 3)
+    }
+    together(stopped, ranks=first, stop=True)
+    resumed = {}
+    for zero in (0, 1, 2, 3):
+        for other in (zero, (zero + 1) % 4):
+            folder = tmp_path / f"zero{zero}-{other}"
+            shutil.copytree(tmp_path / f"zero{zero}", folder)
+            resumed[folder] = ranks_spec("sft", inputs["sft"], ranks=then, zero_stage=other)
+    said = together(resumed, ranks=then)
+    assert said.count(f"of {first} rank(s) is divided anew among {then}") == 8 * then
+    for folder in resumed:
+        assert_same_losses(folder, tmp_path / "one", "sft")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then", "zero"), [(2, 1, 1), (1, 2, 3)])
+def test_ppo_goes_on_with_another_number_of_ranks(inputs, tmp_path, first, then, zero):
+    together({tmp_path / "reward": ranks_spec("reward", inputs["reward"], ranks=1)}, ranks=1)
+    given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
+    together({tmp_path / "one": ranks_spec("ppo", given, ranks=1)}, ranks=1)
+    folder = tmp_path / "run"
+    stopped = ranks_spec("ppo", given, ranks=first, zero_stage=zero)
+    together({folder: stopped}, ranks=first, stop=True)
+    said = together({folder: ranks_spec("ppo", given, ranks=then, zero_stage=zero)}, ranks=then)
+    assert f"of {first} rank(s) is divided anew among {then}" in said
+    assert_same_losses(folder, tmp_path / "one", "ppo")
 
 
 @pytest.mark.slow
