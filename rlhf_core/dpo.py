@@ -30,6 +30,7 @@ from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
+from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import finish, load_policy, save_model
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
@@ -69,7 +70,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     encode = partial(pair_sequences, tokenizer)
     train = encoded_once(run.tokens, train_rows, encode, Sequence)
     heldout = encode(rows)
-    loaded = load_policy(source, logits_mib=spec.config.logits_mib)
+    loaded = load_policy(source, logits_mib=spec.config.logits_mib, mapped=maps_weights(config))
     policy = with_adapter(loaded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens

@@ -25,6 +25,7 @@ from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
+from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import finish, inference, load_policy, save_model
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy, masked_sum
@@ -62,7 +63,8 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
         tokenizer, heldout_path, config.max_heldout, seed=drawn_by, train_on=config.train_on
     )
     logits_mib = spec.config.logits_mib
-    policy = with_adapter(load_policy(base, logits_mib=logits_mib), config.lora, seed=spec.seed)
+    loaded = load_policy(base, logits_mib=logits_mib, mapped=maps_weights(config))
+    policy = with_adapter(loaded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     before = heldout_losses(
         engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_core.batching.batch import device
 from rlhf_core.config import Training
 from rlhf_core.engine import replicated_checkpoint, zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
@@ -65,8 +66,13 @@ class DeepSpeedEngine(Engine):
         self._sharded = training.zero_stage == 3
         groups = parameter_groups(module, head, training.weight_decay)
         self._of_head = [group.of_head for group in groups]
+        optimizer = _optimizer(groups)
+        if self._sharded:
+            divide(module, self.config)
+        else:
+            module.to(device(), torch.float32)
         self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=_optimizer(groups), config=self.config
+            model=module, optimizer=optimizer, config=self.config
         )
         self.module = module
         # of adapters; models have none
@@ -189,6 +195,21 @@ def _give_gradients(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+
+
+def divide(module: nn.Module, config: dict) -> None:
+    """Divide the weights among the ranks (ZeRO 3), in float32, one after the other.
+
+    A rank holds one whole weight at a time, besides its share.
+    """
+    from deepspeed.runtime.zero import Init
+
+    first, *others = module.parameters()
+    first.data = first.data.float()
+    Init(module=nn.ParameterList([first]), config_dict_or_path=config)
+    for weight in others:
+        weight.data = weight.data.float()
+        first.convert_to_zero_parameters(param_list=[weight])
 
 
 def shared_out(module: nn.Module) -> nn.Module:

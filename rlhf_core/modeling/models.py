@@ -18,6 +18,7 @@ from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
 from rlhf_core.modeling.half import in_bfloat16, matrices_to_bfloat16, round_to_bfloat16
 from rlhf_core.modeling.lora import HEAD, merge_adapter
+from rlhf_core.modeling.mapped_weights import has_rounded_buffers, type_in_files
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, response_logits, token_scores
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
@@ -126,24 +127,25 @@ def inference(
     return forward
 
 
-def load_policy(path: Path, *, logits_mib: int = LOGITS_MIB) -> PolicyModel:
+def load_policy(path: Path, *, logits_mib: int = LOGITS_MIB, mapped: bool = False) -> PolicyModel:
     """Load a causal language model in float32, dropout off; logits_mib: as for PolicyModel.
 
+    mapped: leave the weights in their files, in the files' number type, for an engine to take.
     Raises BadInput for a folder without safetensors.
     """
-    return PolicyModel(_load(AutoModelForCausalLM, path), logits_mib=logits_mib)
+    return PolicyModel(_load(AutoModelForCausalLM, path, mapped=mapped), logits_mib=logits_mib)
 
 
 def load_scalar(
-    path: Path, *, new_head: bool = False, seed: int = 0, tokens: int = 0
+    path: Path, *, new_head: bool = False, seed: int = 0, tokens: int = 0, mapped: bool = False
 ) -> ScalarModel:
     """Load a one-label classifier in float32, dropout off.
 
     A sequence classifier, or a token classifier (a token-level reward model).
     new_head: `path` is a language model whose backbone is taken; the head is drawn from
     N(0, 1 / (D + 1)) with `seed` (Stiennon et al. 2020, arXiv:2009.01325, app. B), and it gets
-    embeddings, of 0, for `tokens` tokens if it has fewer. Otherwise raises BadInput for a folder
-    that holds no one-label classifier.
+    embeddings, of 0, for `tokens` tokens if it has fewer. mapped: as for load_policy.
+    Raises BadInput for a folder that holds no one-label classifier, unless new_head.
     """
     config = load_config(path)
     if not new_head and config.num_labels != 1:
@@ -153,7 +155,8 @@ def load_scalar(
     if new_head:
         require_family(config, path)
     drawn = (f"{HEAD}.weight",) if new_head else ()
-    model = _load(classifier_class(config), path, drawn=drawn, num_labels=1)
+    kind = classifier_class(config)
+    model = _load(kind, path, mapped=mapped, drawn=drawn, num_labels=1)
     require_scalar_head(model, path)
     if not new_head:
         return ScalarModel(model)
@@ -178,10 +181,11 @@ def _load(
     kind: type[PreTrainedModel],
     path: Path,
     *,
+    mapped: bool = False,
     drawn: tuple[str, ...] = (),
     **config_changes: object,
 ) -> PreTrainedModel:
-    """Load a model in float32; drawn: weights that the folder need not have."""
+    """Load a model in float32, or mapped; drawn: weights that the folder need not have."""
     if not list(path.glob("*.safetensors")):
         pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
         found = f"only {pickles}, which can run code when loaded" if pickles else "none"
@@ -198,7 +202,7 @@ def _load(
         model, found = kind.from_pretrained(
             path,
             config=config,
-            dtype=torch.float32,
+            dtype=type_in_files(path) if mapped else torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -206,6 +210,8 @@ def _load(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
     require_complete(path, found, drawn=drawn)
+    if mapped and has_rounded_buffers(model):
+        return _load(kind, path, drawn=drawn, **config_changes)
     return model
 
 

@@ -10,6 +10,7 @@ from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.lora import require_origin, with_adapter
+from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.modeling.reading import Reading, reward_reading, same_vocabulary
 from rlhf_core.modeling.trunk import Trunk, load_trunk
@@ -65,7 +66,8 @@ def _actor(
 ) -> Engine:
     policy, dtype, logits_mib = spec.inputs["policy"], spec.config.dtype, spec.config.logits_mib
     if not (config.shares_critic or config.reference == "adapter-off"):
-        loaded = load_policy(policy.path, logits_mib=logits_mib)
+        mapped = maps_weights(config)
+        loaded = load_policy(policy.path, logits_mib=logits_mib, mapped=mapped)
         model = with_adapter(loaded, config.lora, seed=spec.seed)
         return DeepSpeedEngine(model, config, dtype=dtype)
     path = reward_adapter.path if reward_adapter else None
@@ -82,11 +84,13 @@ def _critic(spec: StageSpec[PPOStageConfig], config: PPO, reading: Reading | Non
     It reads the policy's token ids, so that it starts from a reward model of the same vocabulary
     only.
     """
+    mapped = maps_weights(config)
     known = reading is None or same_vocabulary(reading.tokenizer, reading.writer)
     if config.reward.model_weight and known:
-        start = load_scalar(spec.inputs["reward"].path)
+        start = load_scalar(spec.inputs["reward"].path, mapped=mapped)
     else:
-        start = load_scalar(spec.inputs["policy"].path, new_head=True, seed=spec.seed)
+        policy = spec.inputs["policy"].path
+        start = load_scalar(policy, new_head=True, seed=spec.seed, mapped=mapped)
     model = with_adapter(start, config.lora, seed=spec.seed)
     return DeepSpeedEngine(model, config, dtype=spec.config.dtype)
 

@@ -22,6 +22,7 @@ from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.ensemble import member_folder
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import has_adapter, save_adapter, with_adapter, write_origin
+from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import final_scores, finish, inference, load_scalar, save_model
 from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import is_rank_zero
@@ -79,7 +80,9 @@ def _train_member(
 ) -> Engine:
     config, seed = spec.config.reward, member_seed(spec.seed, number)
     path = spec.inputs["model"].path
-    model = load_scalar(path, new_head=True, seed=seed, tokens=len(tokenizer))
+    model = load_scalar(
+        path, new_head=True, seed=seed, tokens=len(tokenizer), mapped=maps_weights(config)
+    )
     engine = DeepSpeedEngine(
         with_adapter(model, config.lora, seed=seed), config, dtype=spec.config.dtype
     )

@@ -29,7 +29,15 @@ LAYOUT_KEYS = (
     "keep_checkpoints",
 )
 # of a run directory, what a copy must not have; names with a dot are half written
-_OWN_FILES = ("spec.json", "stage.log", "system.jsonl", "failure.json", "launch.env", ".*")
+_OWN_FILES = (
+    "spec.json",
+    "stage.log",
+    "system.jsonl",
+    "failure.json",
+    "launch.env",
+    "tokens",
+    ".*",
+)
 
 
 def continue_stopped(spec: StageSpec, run_dir: Path) -> Path | None:

@@ -1,0 +1,41 @@
+"""Weights that stay in their safetensors files until the engine takes them.
+
+transformers maps a file into memory where a model has the file's number type: the ranks of a host
+then share its pages, and no rank holds a copy. The engine turns weight by weight into float32, on
+its device or for its share under ZeRO 3.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from rlhf_core.batching.batch import device
+from rlhf_core.config import Training
+
+TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def maps_weights(training: Training) -> bool:
+    """Return True where the weights of a model that learns are read from the mapped files.
+
+    Elsewhere the ranks of a CPU hold whole float32 weights anyway. An adapter is drawn in the
+    number type of the weights, which must stay float32.
+    """
+    return training.zero_stage == 3 or (device().type == "cuda" and training.lora is None)
+
+
+def type_in_files(folder: Path) -> torch.dtype:
+    """Return the number type of all weights in a model folder; float32 where they have several."""
+    found: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            names = tensors.keys()
+            found |= {tensors.get_slice(name).get_dtype() for name in names}
+    return TYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
+
+def has_rounded_buffers(model: nn.Module) -> bool:
+    """Return True if a model made constants of its own in less than float32."""
+    return any(b.is_floating_point() and b.dtype != torch.float32 for b in model.buffers())

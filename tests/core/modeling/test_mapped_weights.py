@@ -1,0 +1,82 @@
+"""Weights that stay in their files give the numbers of a float32 model, without a copy of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.config import SFT, LoRA
+from rlhf_core.engine.deepspeed import DeepSpeedEngine
+from rlhf_core.modeling.mapped_weights import has_rounded_buffers, maps_weights, type_in_files
+from rlhf_core.modeling.models import load_policy, load_scalar
+
+BATCH = collate([Sequence([7, 9], [8, 10, 11])], 0)
+
+
+@pytest.fixture(scope="module")
+def half_model(tiny_model, tmp_path_factory) -> Path:
+    """Return the tiny model saved in bfloat16."""
+    folder = tmp_path_factory.mktemp("half")
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+            continue
+        weights = {name: value.bfloat16() for name, value in load_file(file).items()}
+        save_file(weights, folder / file.name, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("load", [load_policy, load_scalar])
+@pytest.mark.parametrize("zero", [0, 3])
+def test_the_steps_are_those_of_a_float32_model_bit_for_bit(half_model, load, zero):
+    options = {"new_head": True, "seed": 3} if load is load_scalar else {}
+    found = []
+    for mapped in (False, True):
+        model = load(half_model, mapped=mapped, **options)
+        types = {weight.dtype for weight in model.model.base_model.parameters()}
+        assert types == {torch.bfloat16 if mapped else torch.float32}
+        engine = DeepSpeedEngine(model, SFT(zero_stage=zero), dtype="float32")
+        for _ in range(2):
+            loss = engine(BATCH).square().mean()
+            engine.backward(loss)
+            found.append((loss.item(), engine.step(1e-3)))
+        weights = engine.whole_weights() or engine.module.model.state_dict()
+        assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert found[:2] == found[2:]
+
+
+def test_mapped_weights_share_the_memory_of_their_file(half_model):
+    """By hand: the pages of the file are mapped between these addresses."""
+    model = load_policy(half_model, mapped=True)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    own = [line.split() for line in maps if line.endswith(str(half_model / "model.safetensors"))]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in own]
+    assert all(
+        any(begin <= weight.data_ptr() < end for begin, end in spans)
+        for weight in model.parameters()
+    )
+
+
+def test_files_of_several_number_types_are_read_in_float32(half_model, tiny_model, tmp_path):
+    weights = load_file(half_model / "model.safetensors")
+    assert type_in_files(half_model) is torch.bfloat16
+    assert type_in_files(tiny_model) is torch.float32
+    first, *_ = weights
+    save_file(weights | {first: weights[first].float()}, tmp_path / "model.safetensors")
+    assert type_in_files(tmp_path) is torch.float32
+
+
+def test_constants_in_less_than_float32_are_seen():
+    model = torch.nn.Module()
+    model.register_buffer("ids", torch.arange(3))
+    assert not has_rounded_buffers(model)
+    model.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+    assert has_rounded_buffers(model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+def test_a_cpu_maps_weights_where_zero_divides_them():
+    assert maps_weights(SFT(zero_stage=3))
+    assert not maps_weights(SFT(zero_stage=2)) and not maps_weights(SFT(lora=LoRA()))
