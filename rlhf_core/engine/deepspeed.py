@@ -204,7 +204,8 @@ def divide(module: nn.Module, config: dict) -> None:
     """
     from deepspeed.runtime.zero import Init
 
-    first, *others = module.parameters()
+    weights: list[Any] = list(module.parameters())  # with DeepSpeed's methods once divided
+    first, *others = weights
     first.data = first.data.float()
     Init(module=nn.ParameterList([first]), config_dict_or_path=config)
     for weight in others:

@@ -183,7 +183,7 @@ def _load(
     *,
     mapped: bool = False,
     drawn: tuple[str, ...] = (),
-    **config_changes: object,
+    num_labels: int | None = None,
 ) -> PreTrainedModel:
     """Load a model in float32, or mapped; drawn: weights that the folder need not have."""
     if not list(path.glob("*.safetensors")):
@@ -196,8 +196,8 @@ def _load(
     for name in list(vars(config)):
         if name.endswith(("dropout", "dropout_rate")) or name.endswith("pdrop"):
             setattr(config, name, 0.0)
-    for name, value in config_changes.items():
-        setattr(config, name, value)
+    if num_labels is not None:
+        config.num_labels = num_labels
     try:
         model, found = kind.from_pretrained(
             path,
@@ -211,7 +211,7 @@ def _load(
         raise BadInput(f"{path} cannot be loaded as {kind.__name__}: {error}") from None
     require_complete(path, found, drawn=drawn)
     if mapped and has_rounded_buffers(model):
-        return _load(kind, path, drawn=drawn, **config_changes)
+        return _load(kind, path, drawn=drawn, num_labels=num_labels)
     return model
 
 

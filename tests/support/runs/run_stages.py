@@ -8,8 +8,11 @@ import contextlib
 import sys
 from pathlib import Path
 
+import pytest
+
 from rlhf_core.__main__ import run_stage
 from rlhf_core.batching.collective import barrier
+from rlhf_core.engine.checkpoint import Checkpoint
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.rundir import RunDir, StageSpec
 
@@ -17,11 +20,11 @@ folders = [Path(argument) for argument in sys.argv[1:] if argument != "--stop"]
 if "--stop" in sys.argv:
     save = CheckpointWriter.save
 
-    def save_and_stop(writer, checkpoint):
+    def save_and_stop(writer: CheckpointWriter, checkpoint: Checkpoint) -> None:
         save(writer, checkpoint)
         raise KeyboardInterrupt
 
-    CheckpointWriter.save = save_and_stop
+    pytest.MonkeyPatch().setattr(CheckpointWriter, "save", save_and_stop)
 for number, folder in enumerate(folders):
     if number:
         barrier()

@@ -222,6 +222,20 @@ def test_a_stage_goes_on_with_another_number_of_ranks_at_every_zero_stage(
 
 
 @pytest.mark.slow
+def test_a_stage_that_stopped_on_two_ranks_is_found_and_finished_on_one(inputs, tmp_path):
+    together({tmp_path / "one": ranks_spec("sft", inputs["sft"], ranks=1)}, ranks=1)
+    two = ranks_spec("sft", inputs["sft"], ranks=2, zero_stage=2)
+    one = ranks_spec("sft", inputs["sft"], ranks=1)
+    stopped, run_dir = (tmp_path / "runs" / f"sft-{spec.digest[:12]}" for spec in (two, one))
+    together({stopped: two}, ranks=2, stop=True)
+    done = stage_process.run_stage(one, run_dir)
+    assert not done.cached and not (stopped / "result.json").exists()
+    says = f"step-000002 of {stopped.name}, 2 ranks"
+    assert done.result.environment["continued_from"] == says
+    assert_same_losses(run_dir, tmp_path / "one", "sft")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then", "zero"), [(2, 1, 1), (1, 2, 3)])
 def test_ppo_goes_on_with_another_number_of_ranks(inputs, tmp_path, first, then, zero):
     together({tmp_path / "reward": ranks_spec("reward", inputs["reward"], ranks=1)}, ranks=1)
