@@ -2,9 +2,11 @@
 
 import contextlib
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from check import Row, Sizes
@@ -13,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from rlhf_core.batching.batch import Batch, Sequence, collate, device
 from rlhf_core.config import SFT, Recipe
+from rlhf_core.engine.checkpoint import Checkpoint
+from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.modeling.token_scores import TokenQuery
@@ -87,6 +91,7 @@ def _sft_of(name: str, sizes: Sizes) -> list[Row]:
     error = planned / peak.bytes - 1
     close = None if sizes.tiny or device().type == "cpu" else abs(error) <= 0.1
     kernels = _attention_kernels(engine, batch)
+    waits = _checkpoint_waits(engine) if name == sizes.models[0] else ""
     told = "no known GPU" if mfu is None else f"{mfu:.1%}"
     return [
         Row("sft", f"{name}: tokens per second", f"{tokens / second:,.0f}"),
@@ -99,6 +104,7 @@ def _sft_of(name: str, sizes: Sizes) -> list[Row]:
             close,
         ),
         Row("sft", f"{name}: attention kernels", ", ".join(kernels) or "none named"),
+        *([Row("sft", f"{name}: wait for a checkpoint, s", waits)] if waits else []),
     ]
 
 
@@ -123,6 +129,21 @@ def _step(engine: DeepSpeedEngine, batch: Batch) -> None:
     mask_BR = batch.response_mask_BR
     engine.backward(cross_entropy(logprobs_BR, mask_BR, int(mask_BR.sum())))
     engine.step(1e-5)
+
+
+def _checkpoint_waits(engine: DeepSpeedEngine) -> str:
+    """Return how long a step waits for a checkpoint, in the step and beside the steps."""
+    found = {}
+    for how, beside in {"in the step": False, "beside": True}.items():
+        config = SFT(async_checkpoints=beside)
+        with (
+            tempfile.TemporaryDirectory(prefix="check-") as folder,
+            CheckpointWriter(Path(folder), config) as writer,
+        ):
+            started = _now()
+            writer.save(Checkpoint(1, engine.state(), {}))
+            found[how] = time.monotonic() - started
+    return ", ".join(f"{seconds:.2f} {how}" for how, seconds in found.items())
 
 
 def _now() -> float:
