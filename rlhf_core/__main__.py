@@ -15,6 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from rlhf_core.config.stage_configs import StageConfig
+from rlhf_core.continued import continued_from
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.evidence.final_metrics import require_final
 from rlhf_core.metrics import require_declared
@@ -104,7 +105,7 @@ def _write_result(spec: StageSpec, run: RunDir, output: Output, seconds: float) 
         intervals=output.intervals,
         files=output.files,
         seconds=seconds,
-        environment=environment() | run.continued,
+        environment=environment() | continued_from(run.path),
     )
     write_atomically(run.path / "result.json", result.model_dump_json(indent=2))
     # checkpoints served to resume, and take several times the model's size; tokens likewise

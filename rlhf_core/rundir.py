@@ -4,7 +4,7 @@ spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
 tokens/         the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
-continued.json where the first checkpoints are from, if a stage with other ranks made them
+continued.json where the first checkpoints are from (see rlhf_core.continued)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
 result.json    what it made; written last, by rename: its presence means finished
@@ -31,7 +31,6 @@ from rlhf_core.ranks import is_rank_zero
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
 CHECKPOINTS = "checkpoints"  # folder in a run directory
-CONTINUED = "continued.json"
 BENCHMARK_RESULTS = "benchmarks"  # folder beside the run directories: results to be used again
 TAIL_BYTES = 1 << 16  # how much of a file last_line reads at first
 
@@ -203,16 +202,6 @@ class RunDir:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / CHECKPOINTS
-
-    @property
-    def continued(self) -> dict[str, str]:
-        """The stopped stages that this one goes on from, as one value of its environment."""
-        file = self.path / CONTINUED
-        if not file.exists():
-            return {}
-        found = json.loads(file.read_text(encoding="utf-8"))
-        parts = [f"{one['checkpoint']} of {one['run_dir']}, {one['ranks']} ranks" for one in found]
-        return {"continued_from": "; ".join(parts)}
 
     @property
     def tokens(self) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.config import SFT
-from rlhf_core.rundir import RunDir, StageSpec
+from rlhf_core.continued import continued_from
+from rlhf_core.rundir import StageSpec
 from tasks.execution.continuation import continue_stopped
 
 
@@ -47,7 +48,7 @@ def test_checkpoints_and_metrics_of_the_same_work_are_taken(tmp_path, ranks, sec
     assert os.path.samefile(run_dir / state, folder / state)
     assert not os.path.samefile(run_dir / "metrics.jsonl", folder / "metrics.jsonl")
     says = {"continued_from": f"step-000002 of {folder.name}, 1 ranks"}
-    assert RunDir(run_dir).continued == says
+    assert continued_from(run_dir) == says
     assert continue_stopped(then, run_dir) is None  # it has checkpoints of its own now
 
 
