@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from rlhf_core.config.stage_configs import StageConfig
-from rlhf_core.continued import continued_from
+from rlhf_core.engine.continued import continued_from
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.evidence.final_metrics import require_final
 from rlhf_core.metrics import require_declared

@@ -4,7 +4,7 @@ spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
 tokens/         the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
-continued.json where the first checkpoints are from (see rlhf_core.continued)
+continued.json where the first checkpoints are from (see rlhf_core.engine.continued)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
 result.json    what it made; written last, by rename: its presence means finished

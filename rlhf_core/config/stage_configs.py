@@ -22,6 +22,14 @@ _WRITING = {
 }
 
 
+def _leave_out(section: dict) -> None:
+    """Take thresholds, and defaults of how checkpoints are written, out of a section's values."""
+    section.pop("gate", None)
+    for name, default in _WRITING.items():
+        if section.get(name, default) == default:
+            section.pop(name, None)
+
+
 class StageConfig(Config):
     """Base of the stages' configurations."""
 
@@ -60,10 +68,7 @@ class StageConfig(Config):
                 del values[name]
         for section in values.values():
             if isinstance(section, dict):
-                section.pop("gate", None)
-                for name, default in _WRITING.items():
-                    if section.get(name, default) == default:
-                        section.pop(name, None)
+                _leave_out(section)
         return {name: value for name, value in values.items() if value != {}}
 
 

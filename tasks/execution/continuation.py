@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_core.continued import CONTINUED
+from rlhf_core.engine.continued import CONTINUED
 from rlhf_core.rundir import CHECKPOINTS, StageSpec, write_atomically
 
 # keys of a stage's section that divide the work or say when it is saved, and change no number

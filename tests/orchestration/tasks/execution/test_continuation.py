@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.config import SFT
-from rlhf_core.continued import continued_from
+from rlhf_core.engine.continued import continued_from
 from rlhf_core.rundir import StageSpec
 from tasks.execution.continuation import continue_stopped
 
