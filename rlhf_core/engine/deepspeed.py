@@ -79,7 +79,7 @@ class DeepSpeedEngine(Engine):
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         _keep_norm(self._engine, module, training.max_grad_norm)
         # DeepSpeed would copy all gradients to one tensor and back, for nobody
-        self._alone = ranks() == 1 and not self._partitions_optimizer
+        self._alone = ranks() == 1 and training.zero_stage == 0
         self._engine.enable_backward_allreduce = not self._alone
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
