@@ -28,9 +28,15 @@ OWNERS = {
         "tasks/promotion/ledger.py",
         "tasks/analysis/mlflow_runs.py",
     },
-    "deepspeed": {"rlhf_core/engine/bootstrap.py", "rlhf_core/engine/deepspeed.py"},
+    "deepspeed": {
+        "rlhf_core/engine/bootstrap.py",
+        "rlhf_core/engine/deepspeed.py",
+        "rlhf_core/engine/gathering.py",
+    },
     "vllm": {
         "rlhf_core/sampling/output_layer.py",
+        "rlhf_core/sampling/adapters.py",
+        "rlhf_core/sampling/shared_blocks.py",
         "rlhf_core/sampling/vllm.py",
         "rlhf_core/sampling/weight_transfer.py",
     },
