@@ -32,6 +32,7 @@ from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import finish, load_policy, save_model
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
 from rlhf_core.ranks import is_rank_zero
@@ -70,11 +71,15 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     encode = partial(pair_sequences, tokenizer)
     train = encoded_once(run.tokens, train_rows, encode, Sequence)
     heldout = encode(rows)
-    loaded = load_policy(source, logits_mib=spec.config.logits_mib, mapped=maps_weights(config))
-    policy = with_adapter(loaded, config.lora, seed=spec.seed)
+    mapped = maps_weights(config)
+    loaded = load_policy(source, logits_mib=spec.config.logits_mib, mapped=mapped)
+    unpadded = without_padding(loaded, on=config.packing, dtype=spec.config.dtype)
+    policy = with_adapter(unpadded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
-    pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
-    reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, budget)
+    if config.packing:
+        require_separation(engine.infer, dtype=spec.config.dtype)
+    pad_id = tokenizer.pad_token_id
+    reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, config)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
     saved = saved_dtype(source, computed=spec.config.dtype, wanted=spec.config.export_dtype)
@@ -82,7 +87,9 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     weights = engine.whole_weights()
     save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")
-    logprobs_N = response_logprobs(engine.infer, heldout, pad_id, budget)
+    logprobs_N = response_logprobs(
+        engine.infer, heldout, pad_id, config.micro_batch_tokens, packing=config.packing
+    )
     logratio_N = logprobs_N - reference_N[len(train) :]
     if not is_rank_zero():
         return Output()
@@ -91,14 +98,15 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
 
 
 def response_logprobs(
-    forward: Forward, sequences: Seq[Sequence], pad_id: int, budget: int
+    forward: Forward, sequences: Seq[Sequence], pad_id: int, budget: int, *, packing: bool = False
 ) -> Tensor:
     """Return the log-probability of every response, in the order given.
 
-    (N,) float32 nats on the CPU.
+    (N,) float32 nats on the CPU. packing: the model reads batches without padding, so that it takes
+    no part of the budget.
     """
-    logprobs_N = torch.zeros(len(sequences))
-    for rows, counts in own_microbatches([s.size for s in sequences], budget):
+    logprobs_N, sizes = torch.zeros(len(sequences)), [s.size for s in sequences]
+    for rows, counts in own_microbatches(sizes, budget, packing=packing):
         batch = collate([sequences[i] for i in rows], pad_id)
         logprobs_B = _summed(forward, batch)
         if counts:
@@ -124,7 +132,7 @@ def _summed(forward: Forward, batch: Batch) -> Tensor:
 
 
 def _reference(
-    folder: Path, engine: Engine, parts: tuple[Seq[Sequence], ...], pad_id: int, budget: int
+    folder: Path, engine: Engine, parts: tuple[Seq[Sequence], ...], pad_id: int, config: DPO
 ) -> Tensor:
     """Return the log-probabilities of all parts under the model that training starts from.
 
@@ -132,7 +140,10 @@ def _reference(
     """
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:
-        found = [response_logprobs(engine.infer, part, pad_id, budget) for part in parts]
+        budget, packing = config.micro_batch_tokens, config.packing
+        found = [
+            response_logprobs(engine.infer, part, pad_id, budget, packing=packing) for part in parts
+        ]
         logprobs_N = torch.cat(found)
         if is_rank_zero():
             folder.mkdir(exist_ok=True)
@@ -152,7 +163,10 @@ def _accumulator(
         tokens = sum(len(train[k]) for k in picked)
         loss_sum, found = 0.0, []
         for rows, counts in own_microbatches(
-            [train[k].size for k in picked], config.micro_batch_tokens, group=2
+            [train[k].size for k in picked],
+            config.micro_batch_tokens,
+            group=2,
+            packing=config.packing,
         ):
             places = [picked[i] for i in rows]
             batch = collate([train[k] for k in places], pad_id)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batching.batch import TrainedSequence, collate, encode_demonstrations, subset
 from rlhf_core.batching.collective import summed, total
 from rlhf_core.batching.microbatches import own_microbatches
-from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
+from rlhf_core.batching.packing import noise, trained_mask
 from rlhf_core.config import SFT
 from rlhf_core.config.stage_configs import SFTStageConfig
 from rlhf_core.data.render import TrainOn
@@ -26,7 +26,8 @@ from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
-from rlhf_core.modeling.models import finish, inference, load_policy, save_model
+from rlhf_core.modeling.models import PolicyModel, finish, inference, load_policy, save_model
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy, masked_sum
 from rlhf_core.rundir import Output, RunDir, StageSpec
@@ -62,17 +63,17 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     heldout = load_sequences(
         tokenizer, heldout_path, config.max_heldout, seed=drawn_by, train_on=config.train_on
     )
-    logits_mib = spec.config.logits_mib
-    loaded = load_policy(base, logits_mib=logits_mib, mapped=maps_weights(config))
+    pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
+    loaded = _load(base, spec.config, mapped=maps_weights(config))
     policy = with_adapter(loaded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
-    before = heldout_losses(
-        engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens
-    )
+    if config.packing:
+        require_separation(engine.infer, dtype=spec.config.dtype)
+    before = heldout_losses(engine.infer, heldout, pad_id, budget, packing=config.packing)
     if not spec.config.train:
-        brought = load_policy(spec.inputs["given"].path, logits_mib=logits_mib)
+        brought = _load(spec.inputs["given"].path, spec.config)
         given = inference(brought, dtype=spec.config.dtype)
-        after = heldout_losses(given, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        after = heldout_losses(given, heldout, pad_id, budget, packing=config.packing)
         return _output(before, after, outputs={})
     train_path = spec.inputs["demonstrations_train"].path
     train = encoded_once(
@@ -81,25 +82,37 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
         partial(encode_demonstrations, tokenizer, train_on=config.train_on),
         TrainedSequence,
     )
-    if config.packing:
-        require_separation(engine.infer, train[0], train[-1])
-    accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id, seed=spec.seed)
+    accumulate = _accumulator(engine, train, config, pad_id, seed=spec.seed)
     fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
     saved = saved_dtype(base, computed=spec.config.dtype, wanted=spec.config.export_dtype)
     finish(policy, dtype=saved)  # so that the saved weights are measured
-    after = heldout_losses(engine.infer, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+    after = heldout_losses(engine.infer, heldout, pad_id, budget, packing=config.packing)
     weights = engine.whole_weights()
     save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")
     return _output(before, after, outputs={"model": "model"})
 
 
+def _load(path: Path, config: SFTStageConfig, *, mapped: bool = False) -> PolicyModel:
+    policy = load_policy(path, logits_mib=config.logits_mib, mapped=mapped)
+    return without_padding(policy, on=config.sft.packing, dtype=config.dtype)
+
+
 def heldout_losses(
-    forward: Forward, sequences: list[TrainedSequence], pad_id: int, token_budget: int
+    forward: Forward,
+    sequences: list[TrainedSequence],
+    pad_id: int,
+    token_budget: int,
+    *,
+    packing: bool = False,
 ) -> HeldoutLosses:
-    """Return the cross-entropy over all tokens that are trained, as a mean and by sequence."""
+    """Return the cross-entropy over all tokens that are trained, as a mean and by sequence.
+
+    packing: the model reads batches without padding, so that it takes no part of the budget.
+    """
     loss, tokens, loss_N = 0.0, 0, torch.zeros(len(sequences), dtype=torch.float64)
-    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
+    sizes = [s.size for s in sequences]
+    for rows, counts in own_microbatches(sizes, token_budget, packing=packing):
         picked = [sequences[i] for i in rows]
         batch = collate(picked, pad_id)
         logprobs_BR = forward(batch, query=TokenQuery()).logprobs_BR
@@ -148,10 +161,10 @@ def _accumulator(
         denominator, tokens = sum(sum(s.trained) for s in step_batch), sum(map(len, step_batch))
         loss_sum, seeds = 0.0, noise_seeds(seed, step, len(step_batch))
         for rows, counts in own_microbatches(
-            [s.size for s in step_batch], config.micro_batch_tokens
+            [s.size for s in step_batch], config.micro_batch_tokens, packing=config.packing
         ):
             sequences = [step_batch[i] for i in rows]
-            batch = pack(sequences) if config.packing else collate(sequences, pad_id)
+            batch = collate(sequences, pad_id)
             noises = []
             if alpha:
                 own = [seeds[i] for i in rows]
@@ -161,7 +174,7 @@ def _accumulator(
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)
             engine.backward(whole, counts=counts)
             if counts:
-                loss_sum += float(loss)
+                loss_sum += float(loss.detach())
         sums = {"loss": loss_sum} | engine.module.router_metrics()
         return StepOutcome(total(sums), tokens)
 

@@ -25,7 +25,7 @@ OURS, GROUPED, PLAIN = "ours", "TRL, grouped by length", "plain model"
 ROLLOUTS = "rollouts"
 # our fastest setting that trains the same weights: dtype, and keys of the section
 BEST_DTYPE, BEST_PPO = "bfloat16", {"critic": "shared"}
-SFT_RAGGED = {"packing": True}
+RAGGED = {"packing": True}  # where lengths differ
 
 
 class UnequalWork(BenchFailed):
@@ -140,7 +140,7 @@ def _ppo_equal(make: Maker) -> Comparison:
 
 
 def _ppo_ragged(make: Maker) -> Comparison:
-    best = {"dtype": BEST_DTYPE, "section": BEST_PPO}
+    best = {"dtype": BEST_DTYPE, "section": BEST_PPO | RAGGED}
     low, high = SHAPES[make.shape].ragged
     goal = f"PPO step, replies of {low} to {high} tokens, our best setting to TRL's fp32"
     return Comparison(
@@ -152,7 +152,6 @@ def _ppo_ragged(make: Maker) -> Comparison:
 
 
 def _ragged(make: Maker, stage: str) -> Comparison:
-    section = SFT_RAGGED if stage == "sft" else {}
     grouped = {"train_sampling_strategy": "group_by_length"}
     programs = [make.trl(TRL_32, stage, "ragged", 6.0)]
     goals = [
@@ -162,8 +161,8 @@ def _ragged(make: Maker, stage: str) -> Comparison:
         programs.append(make.trl(GROUPED, stage, "ragged", 6.0, more=grouped))
         text = "sft, ragged rows, tokens/s to TRL's grouped by length"
         goals.append(Goal(text, speed_ratio(OURS, GROUPED)))
-    programs.append(make.ours(OURS, stage, "ragged", 6.0, section=section))
-    here = {OURS: make.here(stage, "ragged", section=section)}
+    programs.append(make.ours(OURS, stage, "ragged", 6.0, section=RAGGED))
+    here = {OURS: make.here(stage, "ragged", section=RAGGED)}
     return Comparison(f"{stage}-ragged", tuple(programs), tuple(goals), here)
 
 

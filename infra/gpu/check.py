@@ -2,10 +2,11 @@
 
     .venv/bin/python infra/gpu/check.py [--only NAME ...] [--device cpu] [--tiny] [--out FILE]
 
-Parts: sft (MFU, planner, attention kernels, checkpoints), logits (by chunks and whole), ppo (ZeRO 0
-and 2), resume (with dropout). It needs torch, transformers, peft and DeepSpeed, no vLLM and no
-network: weights are random. --tiny has shapes for a CPU, so that the program cannot rot; its
-numbers say nothing of a GPU. Exit code 1 where a goal is missed, 0 otherwise.
+Parts: sft (MFU, planner, kernels, checkpoints), packing (ragged rows packed beside padded ones, and
+its kernels), logits (by chunks beside whole ones), ppo (ZeRO 0 and 2), resume (with dropout). It
+needs torch, transformers, peft and DeepSpeed, no vLLM and no network: weights are random. --tiny
+has shapes for a CPU, so that the program cannot rot; its numbers say nothing of a GPU. Exit code 1
+where a goal is missed, 0 otherwise.
 """
 
 import argparse
@@ -72,6 +73,7 @@ def main(words: list[str] | None = None) -> int:
     sizes = TINY if options.tiny else FULL if options.device == "cuda" else CPU
     parts: dict[str, Callable[[Sizes], list[Row]]] = {
         "sft": training_parts.sft,
+        "packing": training_parts.packing,
         "logits": training_parts.logits,
         "ppo": stage_parts.ppo,
         "resume": stage_parts.resume,
@@ -101,7 +103,7 @@ def _options(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="shapes that a CPU runs in seconds")
     parser.add_argument(
-        "--only", action="append", choices=("sft", "logits", "ppo", "resume"), default=[]
+        "--only", action="append", choices=("sft", "packing", "logits", "ppo", "resume"), default=[]
     )
     parser.add_argument("--out", help="JSON file with all rows")
     return parser.parse_args(words)

@@ -1,6 +1,7 @@
 """The parts of check.py that train in this process: SFT steps, and logits by chunks."""
 
 import contextlib
+import random
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from rlhf_core.engine.checkpoint import Checkpoint
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.modeling.models import PolicyModel
+from rlhf_core.modeling.packed_attention import without_padding
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy
 from rlhf_core.plan.layout import strategy_of
@@ -74,14 +76,8 @@ def _sft_of(name: str, sizes: Sizes) -> list[Row]:
         # attention's own log-sums and the optimizer's states belong to the plan
         engine = DeepSpeedEngine(policy, SFT(), dtype="bfloat16")
         batch = collate([sequence] * sizes.rows, 0)
-        for _ in range(2):
-            _step(engine, batch)
-        seconds = []
-        for _ in range(sizes.steps):
-            started = _now()
-            _step(engine, batch)
-            seconds.append(_now() - started)
-    tokens, second = sizes.rows * sizes.length, statistics.median(seconds)
+        second = _median_seconds(engine, batch, sizes.steps)
+    tokens = sizes.rows * sizes.length
     # Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B; the causal half counts in full
     flops = 6 * shape.policy + 12 * shape.layers * shape.query_width * sizes.length
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -106,6 +102,37 @@ def _sft_of(name: str, sizes: Sizes) -> list[Row]:
         Row("sft", f"{name}: attention kernels", ", ".join(kernels) or "none named"),
         *([Row("sft", f"{name}: wait for a checkpoint, s", waits)] if waits else []),
     ]
+
+
+def packing(sizes: Sizes) -> list[Row]:
+    """Take SFT steps on ragged rows, padded and packed; return the speeds and the kernels."""
+    name = sizes.models[0]
+    rng, shape = random.Random(0), TINY if name == "tiny" else preset(name)
+    lengths = [rng.randint(sizes.length // 8, sizes.length) for _ in range(2 * sizes.rows)]
+    batch = collate([Sequence([5] * PROMPT, [6] * max(1, n - PROMPT)) for n in lengths], 0)
+    rows, rates = [], []
+    for on in (False, True):
+        policy = without_padding(PolicyModel(_model(shape)), on=on, dtype="bfloat16")
+        engine = DeepSpeedEngine(policy, SFT(), dtype="bfloat16")
+        rates.append(int(batch.mask_BL.sum()) / _median_seconds(engine, batch, sizes.steps))
+        attention = str(policy.model.config._attn_implementation)
+        kernels = ", ".join(_attention_kernels(engine, batch)) or "none named"
+        what = f"{name}: {'packed' if on else 'padded'}, {attention}"
+        rows.append(Row("packing", what, f"{rates[-1]:,.0f} tokens/s"))
+        rows.append(Row("packing", f"{what}: kernels", kernels))
+    return [*rows, Row("packing", f"{name}: packed to padded", f"{rates[1] / rates[0]:.2f}")]
+
+
+def _median_seconds(engine: DeepSpeedEngine, batch: Batch, steps: int) -> float:
+    """Return the seconds of a step, after two that warm up."""
+    for _ in range(2):
+        _step(engine, batch)
+    seconds = []
+    for _ in range(steps):
+        started = _now()
+        _step(engine, batch)
+        seconds.append(_now() - started)
+    return statistics.median(seconds)
 
 
 def _model(shape: ModelShape) -> Qwen2ForCausalLM:

@@ -7,20 +7,23 @@ from rlhf_core.ranks import rank, ranks
 Size = tuple[int, int]  # prompt and response tokens of one sequence
 
 
-def microbatches(sizes: Seq[Size], token_budget: int, *, group: int = 1) -> list[list[int]]:
+def microbatches(
+    sizes: Seq[Size], token_budget: int, *, group: int = 1, packing: bool = False
+) -> list[list[int]]:
     """Return indices in microbatches of similar length.
 
-    A microbatch has at most `token_budget` tokens, padding included. A group over the budget is a
-    microbatch of its own.
+    A microbatch has at most `token_budget` tokens, padding included; with `packing` there is none.
+    A group over the budget is a microbatch of its own.
     sizes: (prompt, response) tokens of each sequence.
     group: the number of neighbours that stay together (2: a chosen and its rejected answer).
     """
+    tokens = _real_tokens if packing else _padded_tokens
     groups = [list(range(i, i + group)) for i in range(0, len(sizes), group)]
     groups.sort(key=lambda g: (max(sum(sizes[i]) for i in g), g[0]))
     result: list[list[int]] = []
     for indices in groups:
         merged = [*result[-1], *indices] if result else indices
-        if result and _padded_tokens([sizes[i] for i in merged]) <= token_budget:
+        if result and tokens([sizes[i] for i in merged]) <= token_budget:
             result[-1] = merged
         else:
             result.append(list(indices))
@@ -28,7 +31,7 @@ def microbatches(sizes: Seq[Size], token_budget: int, *, group: int = 1) -> list
 
 
 def own_microbatches(
-    sizes: Seq[Size], token_budget: int, *, group: int = 1
+    sizes: Seq[Size], token_budget: int, *, group: int = 1, packing: bool = False
 ) -> list[tuple[list[int], bool]]:
     """Return this rank's microbatches of a step, each with a flag that says if it counts.
 
@@ -37,7 +40,7 @@ def own_microbatches(
     step's first group with the flag False, and must add nothing for it.
     """
     plans = [
-        _microbatches_of(share, sizes, token_budget, group)
+        _microbatches_of(share, sizes, token_budget, group=group, packing=packing)
         for share in shares(sizes, ranks(), group=group)
     ]
     own = plans[rank()]
@@ -62,13 +65,18 @@ def shares(sizes: Seq[Size], count: int, *, group: int = 1) -> list[list[int]]:
 
 
 def _microbatches_of(
-    rows: list[int], sizes: Seq[Size], token_budget: int, group: int
+    rows: list[int], sizes: Seq[Size], token_budget: int, *, group: int, packing: bool
 ) -> list[list[int]]:
+    own = [sizes[row] for row in rows]
     return [
         [rows[i] for i in part]
-        for part in microbatches([sizes[row] for row in rows], token_budget, group=group)
+        for part in microbatches(own, token_budget, group=group, packing=packing)
     ]
 
 
 def _padded_tokens(sizes: Seq[Size]) -> int:
     return len(sizes) * (max(p for p, _ in sizes) + max(r for _, r in sizes))
+
+
+def _real_tokens(sizes: Seq[Size]) -> int:
+    return sum(map(sum, sizes))

@@ -1,36 +1,36 @@
-"""Packing: several sequences in one row without padding, none of which sees another.
+"""Packing: the sequences of a batch in one row without padding, none of which sees another.
 
+A model whose `packing` is on reads a padded batch as such a row, and gives its numbers in the
+batch's own places. Positions begin at 0 with each sequence. rlhf_core/modeling/packed_attention.py
+keeps attention inside each.
 Also noise on the embeddings (NEFTune).
-Positions begin at 0 with each sequence. transformers takes positions that restart, without an
-attention mask, as a row of several sequences, and keeps attention inside each
-(masking_utils.find_packed_sequence_indices; with flash attention the kernel does).
-`require_separation` tries it on the very model: one whose attention ignores positions would mix
-sequences.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, device
-from rlhf_core.errors import BadInput
+from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence
 
-SAME = 1e-3  # share of the largest logit; without crossing the change is 0, or rounding
+_LENGTHS: ContextVar[list[int] | None] = ContextVar("lengths", default=None)
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One row of L tokens, T of them response tokens, at places_T.
 
-    The model reads it like a batch of one row.
+    lengths: tokens of each sequence.
     """
 
     ids_BL: Tensor
     position_ids_BL: Tensor
     places_T: Tensor
+    lengths: list[int]
 
     @property
     def response_ids_BR(self) -> Tensor:
@@ -43,56 +43,54 @@ class PackedBatch:
         return torch.ones_like(self.response_ids_BR, dtype=torch.bool)
 
 
-def pack(sequences: Seq[Sequence]) -> PackedBatch:
-    """Put sequences one after the other, on `device()`.
+def packed(batch: Batch) -> PackedBatch:
+    """Return the batch's sequences one after the other, in its order.
 
-    Raises ValueError for an empty prompt or response.
+    Raises ValueError for an empty prompt: its first response token would be predicted from the
+    sequence before.
     """
-    if any(not s.prompt or not s.response for s in sequences):
-        raise ValueError(
-            "a sequence has an empty prompt or response; expected at least one token of each"
-        )
-    ids: list[int] = []
-    positions: list[int] = []
-    places: list[int] = []
-    for s in sequences:
-        places += range(len(ids) + len(s.prompt), len(ids) + len(s))
-        ids += s.prompt + s.response
-        positions += range(len(s))
-    row, where = torch.tensor([ids, positions], device=device())
-    return PackedBatch(row[None], where[None], torch.tensor(places, device=device()))
+    mask_BL = batch.mask_BL
+    P = mask_BL.shape[1] - batch.response_mask_BR.shape[1]
+    if P == 0 or not mask_BL[:, P - 1].all():
+        raise ValueError("a sequence has an empty prompt; expected at least one token")
+    is_response_BL = mask_BL.clone()
+    is_response_BL[:, :P] = False
+    places_T = is_response_BL[mask_BL].nonzero().flatten()
+    return PackedBatch(
+        batch.ids_BL[mask_BL][None],
+        batch.position_ids_BL[mask_BL][None],
+        places_T,
+        mask_BL.sum(-1).tolist(),
+    )
 
 
-@torch.no_grad()
-def require_separation(
-    forward: Callable[[PackedBatch], Tensor], first: Sequence, second: Sequence
-) -> None:
-    """Raise BadInput when the logits of `second` change with the text before it in the same row.
+@contextmanager
+def reading(row: Batch | PackedBatch) -> Iterator[None]:
+    """Let a model's attention know the lengths of a packed row's sequences while open."""
+    token = _LENGTHS.set(row.lengths if isinstance(row, PackedBatch) else None)
+    try:
+        yield
+    finally:
+        _LENGTHS.reset(token)
 
-    forward: logits at response tokens.
+
+def lengths_in_row() -> list[int] | None:
+    """Return the lengths of the sequences in the row that is being read; None for a batch."""
+    return _LENGTHS.get()
+
+
+def in_places(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the numbers of a row at the True places of a mask, in order, and 0 elsewhere.
+
+    values: one per True place, and further axes; mask: (B, R) or (B, L).
     """
-    other = Sequence(
-        [second.prompt[0]] * len(first.prompt), [second.response[0]] * len(first.response)
-    )
-    one, same = (
-        forward(pack([before, second]))[:, len(first.response) :].float()
-        for before in (first, other)
-    )
-    difference = float((one - same).abs().max())
-    if difference > SAME * max(1.0, float(one.abs().max())):
-        raise BadInput(
-            "sft.packing: this model's attention crosses between demonstrations (logits change by"
-            f" {difference:.3g}); expected none. Set sft.packing = false."
-        )
+    placed = values.new_zeros(*mask.shape, *values.shape[1:])
+    placed[mask] = values
+    return placed
 
 
 def noise(
-    batch: Batch | PackedBatch,
-    sequences: Seq[Sequence],
-    *,
-    alpha: float,
-    width: int,
-    seeds: Seq[int],
+    batch: Batch, sequences: Seq[Sequence], *, alpha: float, width: int, seeds: Seq[int]
 ) -> Tensor:
     """Return uniform noise in [-1, 1] times alpha / sqrt(length * width), (B, L, D).
 
@@ -101,11 +99,8 @@ def noise(
     batch.
     """
     parts = [_of_one(len(s), width, alpha, seed) for s, seed in zip(sequences, seeds, strict=True)]
-    if isinstance(batch, PackedBatch):
-        return torch.cat(parts)[None].to(batch.ids_BL.device)
-    noise_BLD = torch.zeros(*batch.mask_BL.shape, width)
-    noise_BLD[batch.mask_BL.cpu()] = torch.cat(parts)  # rows and their real tokens in order
-    return noise_BLD.to(batch.ids_BL.device)
+    # rows and their real tokens in order
+    return in_places(torch.cat(parts), batch.mask_BL.cpu()).to(batch.ids_BL.device)
 
 
 def _of_one(length: int, width: int, alpha: float, seed: int) -> Tensor:
@@ -115,14 +110,12 @@ def _of_one(length: int, width: int, alpha: float, seed: int) -> Tensor:
     )
 
 
-def trained_mask(batch: Batch | PackedBatch, sequences: Seq[TrainedSequence]) -> Tensor:
+def trained_mask(batch: Batch, sequences: Seq[TrainedSequence]) -> Tensor:
     """Return the mask (B, R) of the response tokens that are trained.
 
     sequences: those of the batch, in its order.
     """
-    real_BR = batch.response_mask_BR
-    trained_BR = torch.zeros_like(real_BR)
     # the real response tokens of rows in order are those of the sequences in order
     trained = [token for s in sequences for token in s.trained]
-    trained_BR[real_BR] = torch.tensor(trained, device=real_BR.device)
-    return trained_BR
+    real_BR = batch.response_mask_BR
+    return in_places(torch.tensor(trained, device=real_BR.device), real_BR)

@@ -62,7 +62,15 @@ class Training(Config):
         False, description="Recompute the activations inside layers: less memory, a third slower."
     )
     micro_batch_tokens: Positive = Field(
-        4096, description="Tokens, padding included, that go through the model at once."
+        4096,
+        description="Tokens that go through the model at once, padding included (unless packing).",
+    )
+    packing: bool = Field(
+        False,
+        description=(
+            "Pack the whole sequences of a microbatch into one row, without padding. None of them"
+            " attends to another."
+        ),
     )
     max_grad_norm: NonNegative = Field(
         1.0, description="Global l2 norm at which gradients are clipped. 0: off."
@@ -137,13 +145,6 @@ class SFT(Training):
     )
     max_heldout: Positive = Field(
         512, description="Largest number of held-out demonstrations for the loss."
-    )
-    packing: bool = Field(
-        False,
-        description=(
-            "Pack whole demonstrations into one row per microbatch, without padding. None of them"
-            " attends to another."
-        ),
     )
     train_on: Literal["all", "last"] = Field(
         "all",

@@ -20,6 +20,7 @@ class WrappedModel(nn.Module):
         super().__init__()
         self.model = model
         self.router: RouterLoss | None = None  # of a mixture of experts that learns
+        self.packing = False  # reads a batch as one row without padding
 
     def with_router_loss(self, loss: Tensor, step_tokens: int, *, counts: bool = True) -> Tensor:
         """Return a microbatch's loss plus the last pass's part of the router's, if there is one.

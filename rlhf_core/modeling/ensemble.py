@@ -21,6 +21,7 @@ from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import inference, load_scalar
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.reading import reads_the_same
 from rlhf_core.rundir import ENSEMBLE, write_atomically
 
@@ -73,18 +74,27 @@ def offsets_of(folder: Path) -> list[float]:
 
 
 def load_members(
-    folder: Path, *, dtype: str, frozen: FrozenPlacement = "whole", weights: str | None = "float32"
+    folder: Path,
+    *,
+    dtype: str,
+    frozen: FrozenPlacement = "whole",
+    weights: str | None = "float32",
+    packing: bool = False,
 ) -> Iterator[Forward]:
     """Yield the forward pass of each member, loaded one after the other.
 
-    It gives (B, R + 1) scores less the member's offset. weights: as for `inference`. Raises
-    BadInput for members of different tokenizers, since one rendering is scored by all.
+    It gives (B, R + 1) scores less the member's offset. weights: as for `inference`. packing: it
+    reads batches without padding. Raises BadInput for members of different tokenizers, since one
+    rendering is scored by all.
     """
     offsets = offsets_of(folder)
     _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
         member = load_scalar(member_folder(folder, number))
+        member = without_padding(member, on=packing, dtype=dtype)
         forward = inference(member, dtype=dtype, frozen=frozen, weights=weights)
+        if packing:
+            require_separation(forward, dtype=dtype)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Batch, device
-from rlhf_core.batching.packing import PackedBatch
+from rlhf_core.batching.packing import in_places, packed, reading
 from rlhf_core.config import LOGITS_MIB, FrozenPlacement
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
@@ -19,7 +19,7 @@ from rlhf_core.modeling.classifier import classifier_class, require_family, requ
 from rlhf_core.modeling.half import in_bfloat16, matrices_to_bfloat16, round_to_bfloat16
 from rlhf_core.modeling.lora import HEAD, merge_adapter
 from rlhf_core.modeling.mapped_weights import has_rounded_buffers, type_in_files
-from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, response_logits, token_scores
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, read_tokens
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
 
@@ -37,23 +37,18 @@ class PolicyModel(WrappedModel):
         self._limit = logits_mib * 2**20
 
     def forward(
-        self,
-        batch: Batch | PackedBatch,
-        noise_BLD: Tensor | None = None,
-        *,
-        query: TokenQuery | None = None,
+        self, batch: Batch, noise_BLD: Tensor | None = None, *, query: TokenQuery | None = None
     ) -> Tensor | TokenScores:
         """Return what `query` asks; without one, whole logits (B, R, V).
 
         Column t of the logits predicts response token t. noise_BLD: added to the embeddings.
         """
+        row = packed(batch) if self.packing else batch
         inputs = None
         if noise_BLD is not None:
-            embeddings = self.model.get_input_embeddings()(batch.ids_BL)
-            inputs = {"inputs_embeds": embeddings + noise_BLD}
-        if query is None:
-            return response_logits(self.model, batch, inputs)
-        return token_scores(self.model, batch, query, limit=self._limit, inputs=inputs)
+            noise = noise_BLD[batch.mask_BL][None] if self.packing else noise_BLD
+            inputs = {"inputs_embeds": self.model.get_input_embeddings()(row.ids_BL) + noise}
+        return read_tokens(self.model, batch, row, query, limit=self._limit, inputs=inputs)
 
 
 class ScalarModel(WrappedModel):
@@ -64,27 +59,32 @@ class ScalarModel(WrappedModel):
 
         Column t is the head after t response tokens; column 0 after the prompt.
         """
-        return scalar_scores(self.model.score, hidden_states(self.model, batch), batch)
+        hidden = hidden_states(self.model, batch, packing=self.packing)
+        return scalar_scores(self.model.score, hidden, batch, packing=self.packing)
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return the backbone's last hidden states, (B, L, D)."""
-    return model.base_model(
-        input_ids=batch.ids_BL,
-        attention_mask=batch.mask_BL.long(),
-        position_ids=batch.position_ids_BL,
-        use_cache=False,
-    ).last_hidden_state
+def hidden_states(model: PreTrainedModel, batch: Batch, *, packing: bool) -> Tensor:
+    """Return the backbone's last hidden states, (B, L, D); with packing those of one row."""
+    row = packed(batch) if packing else batch
+    mask = {"attention_mask": row.mask_BL.long()} if isinstance(row, Batch) else {}
+    with reading(row):
+        return model.base_model(
+            input_ids=row.ids_BL, position_ids=row.position_ids_BL, use_cache=False, **mask
+        ).last_hidden_state
 
 
-def scalar_scores(head: nn.Module, hidden_BLD: Tensor, batch: Batch) -> Tensor:
+def scalar_scores(head: nn.Module, hidden_BLD: Tensor, batch: Batch, *, packing: bool) -> Tensor:
     """Return a scalar head's float32 scores after prompt and each response token, (B, R + 1).
 
     The head is computed in float32 also under autocast: bfloat16 has 8 significant bits, so that
     many unequal sequences would get equal scores.
+    hidden_BLD: as from hidden_states.
     """
     R = batch.response_mask_BR.shape[1]
     with torch.autocast(hidden_BLD.device.type, enabled=False):
+        if packing:
+            scores_L = head(hidden_BLD[0].float()).squeeze(-1)
+            return in_places(scores_L, batch.mask_BL)[:, -(R + 1) :]
         return head(hidden_BLD[:, -(R + 1) :].float()).squeeze(-1)
 
 

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.batching.collective import gathered
-from rlhf_core.batching.packing import PackedBatch
+from rlhf_core.batching.packing import PackedBatch, in_places, reading
 from rlhf_core.engine.deepspeed import is_sharded
 from rlhf_core.objectives.closed_form import logprobs_and_entropy
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
@@ -59,6 +59,33 @@ def scores_of(logits_BRV: Tensor, ids_BR: Tensor, query: TokenQuery) -> TokenSco
     logprobs_BR = token_logprobs(logits_BRV, ids_BR)
     entropy_BR = token_entropy(logits_BRV) if query.entropy else None
     return TokenScores(logprobs_BR, entropy_BR, greedy_BR)
+
+
+def read_tokens(
+    model: PreTrainedModel,
+    batch: Batch,
+    row: Batch | PackedBatch,
+    query: TokenQuery | None,
+    *,
+    limit: int,
+    inputs: dict[str, Tensor] | None = None,
+) -> Tensor | TokenScores:
+    """Return what is asked at each response token of a batch; without a query, whole logits.
+
+    row: what the model reads, the batch itself or the same sequences packed. limit, inputs: as of
+    `token_scores`.
+    """
+    mask_BR = batch.response_mask_BR
+    if query is None:
+        logits = response_logits(model, row, inputs)
+        return logits if row is batch else in_places(logits[0], mask_BR)
+    found = token_scores(model, row, query, limit=limit, inputs=inputs)
+    if row is batch:
+        return found
+    values = (None if one is None else in_places(one[0], mask_BR) for one in found[:3])
+    logprobs_BR, *others = values
+    assert logprobs_BR is not None  # each query asks for them
+    return TokenScores(logprobs_BR, *others)
 
 
 def response_logits(
@@ -114,7 +141,9 @@ def _run(
     read = inputs or {"input_ids": batch.ids_BL}
     if isinstance(batch, Batch):
         read = read | {"attention_mask": batch.mask_BL.long()}
-    return model(**read, position_ids=batch.position_ids_BL, logits_to_keep=keep, use_cache=False)
+    read = read | {"position_ids": batch.position_ids_BL}
+    with reading(batch):
+        return model(**read, logits_to_keep=keep, use_cache=False)
 
 
 def _chunks(model: PreTrainedModel, batch: Batch | PackedBatch, limit: int) -> int:

@@ -7,17 +7,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_core.batching.batch import Batch
+from rlhf_core.batching.packing import packed
 from rlhf_core.config import LOGITS_MIB
 from rlhf_core.engine.base import WrappedModel
 from rlhf_core.modeling.lora import acting, load_adapter
 from rlhf_core.modeling.models import hidden_states, load_policy, scalar_scores
-from rlhf_core.modeling.token_scores import (
-    TokenQuery,
-    TokenScores,
-    last_hidden,
-    response_logits,
-    token_scores,
-)
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, last_hidden, read_tokens
 
 REWARD = "reward"  # the adapter of the reward model
 
@@ -62,25 +57,30 @@ class Trunk(WrappedModel):
         if role == "reward":
             assert self.reward_head is not None  # the layout asks a trunk that has one
             with acting(self.model, REWARD):
-                return scalar_scores(self.reward_head, hidden_states(self.model, batch), batch)
+                return self._scores(self.reward_head, self._hidden(batch), batch)
         if role == "critic":
             assert self.value_head is not None  # the layout asks a trunk that has one
             with torch.no_grad():
-                hidden_BLD = hidden_states(self.model, batch)
-            return scalar_scores(self.value_head, hidden_BLD, batch)
+                hidden_BLD = self._hidden(batch)
+            return self._scores(self.value_head, hidden_BLD, batch)
         if self.value_head is None:
             return self._read(batch, query)
         with last_hidden(self.model) as kept:
             found = self._read(batch, query)
-        values_BR1 = scalar_scores(self.value_head, kept[0].last_hidden_state, batch)
+        values_BR1 = self._scores(self.value_head, kept[0].last_hidden_state, batch)
         if isinstance(found, TokenScores):
             return found._replace(values_BR1=values_BR1)
         return found, values_BR1
 
     def _read(self, batch: Batch, query: TokenQuery | None) -> Tensor | TokenScores:
-        if query is None:
-            return response_logits(self.model, batch)
-        return token_scores(self.model, batch, query, limit=self._limit)
+        row = packed(batch) if self.packing else batch
+        return read_tokens(self.model, batch, row, query, limit=self._limit)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        return hidden_states(self.model, batch, packing=self.packing)
+
+    def _scores(self, head: nn.Module, hidden_BLD: Tensor, batch: Batch) -> Tensor:
+        return scalar_scores(head, hidden_BLD, batch, packing=self.packing)
 
 
 def load_trunk(

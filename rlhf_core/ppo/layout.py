@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO
 from rlhf_core.config.stage_configs import PPOStageConfig
@@ -9,10 +11,12 @@ from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import load_members
-from rlhf_core.modeling.lora import require_origin, with_adapter
+from rlhf_core.modeling.lora import Wrapped, require_origin, with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.reading import Reading, reward_reading, same_vocabulary
+from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.modeling.trunk import Trunk, load_trunk
 from rlhf_core.ppo.rewards import RolloutScorer
 from rlhf_core.ppo.scoring import Models
@@ -36,7 +40,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
         trunk = load_trunk(reference.path, reward_adapter=adapter.path, logits_mib=logits_mib)
-        shared = inference(trunk, dtype=dtype, weights=weights)
+        shared = inference(_unpadded(trunk, spec), dtype=dtype, weights=weights)
     critic = None
     if config.has_critic and not config.shares_critic:
         critic = _critic(spec, config, reading)
@@ -45,7 +49,9 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         rewards = (_in_role(shared, "reward"),)
     elif config.reward.model_weight:
         folder = spec.inputs["reward"].path
-        members = load_members(folder, dtype=dtype, frozen=config.frozen, weights=weights)
+        members = load_members(
+            folder, dtype=dtype, frozen=config.frozen, weights=weights, packing=config.packing
+        )
         rewards = tuple(members)
     if config.uncertainty_penalty and len(rewards) < 2:
         raise BadInput(
@@ -57,8 +63,27 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         reference_forward = _in_role(shared, "reference")
     else:
         copy = load_policy(reference.path, logits_mib=logits_mib)
+        copy = _unpadded(copy, spec)
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
-    return Models(actor, critic, reference_forward, rewards, functions, reading)
+    models = Models(actor, critic, reference_forward, rewards, functions, reading)
+    if config.packing:
+        _require_separation(models, dtype)
+    return models
+
+
+def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig]) -> Wrapped:
+    return without_padding(model, on=spec.config.ppo.packing, dtype=spec.config.dtype)
+
+
+def _require_separation(models: Models, dtype: str) -> None:
+    """Raise BadInput unless actor and critic read packed rows as sequences of their own."""
+
+    def logprobs(batch: Batch) -> Tensor:
+        return models.actor.infer(batch, query=TokenQuery()).logprobs_BR
+
+    require_separation(logprobs, dtype=dtype)
+    if models.critic:
+        require_separation(models.critic.infer, dtype=dtype)
 
 
 def _actor(
@@ -68,13 +93,13 @@ def _actor(
     if not (config.shares_critic or config.reference == "adapter-off"):
         mapped = maps_weights(config)
         loaded = load_policy(policy.path, logits_mib=logits_mib, mapped=mapped)
-        model = with_adapter(loaded, config.lora, seed=spec.seed)
+        model = with_adapter(_unpadded(loaded, spec), config.lora, seed=spec.seed)
         return DeepSpeedEngine(model, config, dtype=dtype)
     path = reward_adapter.path if reward_adapter else None
     trunk: Trunk = load_trunk(
         policy.path, value_head=config.shares_critic, reward_adapter=path, logits_mib=logits_mib
     )
-    trunk = with_adapter(trunk, config.lora, seed=spec.seed)
+    trunk = with_adapter(_unpadded(trunk, spec), config.lora, seed=spec.seed)
     return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)
 
 
@@ -91,7 +116,7 @@ def _critic(spec: StageSpec[PPOStageConfig], config: PPO, reading: Reading | Non
     else:
         policy = spec.inputs["policy"].path
         start = load_scalar(policy, new_head=True, seed=spec.seed, mapped=mapped)
-    model = with_adapter(start, config.lora, seed=spec.seed)
+    model = with_adapter(_unpadded(start, spec), config.lora, seed=spec.seed)
     return DeepSpeedEngine(model, config, dtype=spec.config.dtype)
 
 

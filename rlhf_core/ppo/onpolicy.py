@@ -139,8 +139,9 @@ def _scores(
     if reading is not None:
         sequences = reading.sequences(prompts, [s.response for s in sequences], ended)
         pad_id = reading.pad_id
-    budget = trainer.config.micro_batch_tokens
-    return member_scores(trainer.models.rewards, sequences, pad_id, budget).mean(0).tolist()
+    budget, packing = trainer.config.micro_batch_tokens, trainer.config.packing
+    scores_MN = member_scores(trainer.models.rewards, sequences, pad_id, budget, packing=packing)
+    return scores_MN.mean(0).tolist()
 
 
 def labelled(pairs: list[Pair], judge: AskJudge | None) -> list[Pair]:

@@ -105,7 +105,9 @@ def score_batch(
     parts = []
     inside = models if read is None else replace(models, rewards=())
     given_BR = None if config.recomputes_old_logprobs else sampler_logprobs_BR
-    for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
+    for rows, counts in own_microbatches(
+        batch.sizes, config.micro_batch_tokens, packing=config.packing
+    ):
         part = _score_rows(batch, rows, inside, config, given_BR)
         if counts:
             parts.append(part)
@@ -143,7 +145,9 @@ def score_rewards(
     if read is not None:
         return _read_scores(read, models, config, process_BR=process_BR)
     parts = []
-    for rows, counts in own_microbatches(batch.sizes, config.micro_batch_tokens):
+    for rows, counts in own_microbatches(
+        batch.sizes, config.micro_batch_tokens, packing=config.packing
+    ):
         part = _reward_rows(batch, rows, models, config)
         if counts:
             parts.append(part)
@@ -167,8 +171,8 @@ def _read_scores(
     """
     assert models.reading is not None  # it made `read`
     budget, pad_id = config.micro_batch_tokens, models.reading.pad_id
-    scores_MB = member_scores(models.rewards, read, pad_id, budget).to(process_BR.device)
-    return _of_members(scores_MB, process_BR)
+    scores_MB = member_scores(models.rewards, read, pad_id, budget, packing=config.packing)
+    return _of_members(scores_MB.to(process_BR.device), process_BR)
 
 
 def _reward_model_scores(

@@ -135,7 +135,8 @@ class _Minibatch(NamedTuple):
         The last value is False for a pass that is made only because other ranks have one to make.
         """
         sizes = [self.experience.batch.sizes[row] for row in self.rows]
-        for indices, counts in own_microbatches(sizes, config.micro_batch_tokens):
+        budget, packing = config.micro_batch_tokens, config.packing
+        for indices, counts in own_microbatches(sizes, budget, packing=packing):
             rows = [self.rows[i] for i in indices]
             yield rows, self.experience.rows(rows), counts
 

@@ -24,19 +24,38 @@ def pair_sequences(tokenizer: PreTrainedTokenizerBase, rows: Seq[dict]) -> list[
 
 
 def member_scores(
-    members: Iterable[Forward], sequences: Seq[Sequence], pad_id: int, token_budget: int
+    members: Iterable[Forward],
+    sequences: Seq[Sequence],
+    pad_id: int,
+    token_budget: int,
+    *,
+    packing: bool = False,
 ) -> Tensor:
-    """Return each member's score of every sequence, (M, N) float32, in the order given."""
-    scored = [score_sequences(forward, sequences, pad_id, token_budget) for forward in members]
+    """Return each member's score of every sequence, (M, N) float32, in the order given.
+
+    packing: the members read batches without padding, so that it takes no part of the budget.
+    """
+    scored = [
+        score_sequences(forward, sequences, pad_id, token_budget, packing=packing)
+        for forward in members
+    ]
     return torch.stack(scored)
 
 
 def score_sequences(
-    forward: Forward, sequences: Seq[Sequence], pad_id: int, token_budget: int
+    forward: Forward,
+    sequences: Seq[Sequence],
+    pad_id: int,
+    token_budget: int,
+    *,
+    packing: bool = False,
 ) -> Tensor:
-    """Return the score of every sequence at its last token, (N,) float32, in the order given."""
-    scores_N = torch.zeros(len(sequences))
-    for rows, counts in own_microbatches([s.size for s in sequences], token_budget):
+    """Return the score of every sequence at its last token, (N,) float32, in the order given.
+
+    packing: as of `member_scores`.
+    """
+    scores_N, sizes = torch.zeros(len(sequences)), [s.size for s in sequences]
+    for rows, counts in own_microbatches(sizes, token_budget, packing=packing):
         batch = collate([sequences[i] for i in rows], pad_id)
         scores_B = final_scores(forward(batch), batch.response_mask_BR)
         if counts:

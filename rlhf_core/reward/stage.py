@@ -51,8 +51,12 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         train = Comparisons(encoded_once(run.tokens, train_rows, encode, Sequence), labels)
         forwards = train_members(spec, run, tokenizer, train)
     else:
-        forwards = load_members(spec.inputs["given"].path, dtype=spec.config.dtype)
-    scores_MN = member_scores(forwards, heldout, tokenizer.pad_token_id, config.micro_batch_tokens)
+        forwards = load_members(
+            spec.inputs["given"].path, dtype=spec.config.dtype, packing=config.packing
+        )
+    scores_MN = member_scores(
+        forwards, heldout, tokenizer.pad_token_id, config.micro_batch_tokens, packing=config.packing
+    )
     if train_it and len(scores_MN) > 1:
         offsets_M = scores_MN.mean(-1)
         if is_rank_zero():

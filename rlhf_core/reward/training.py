@@ -23,7 +23,15 @@ from rlhf_core.modeling.ensemble import member_folder
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import has_adapter, save_adapter, with_adapter, write_origin
 from rlhf_core.modeling.mapped_weights import maps_weights
-from rlhf_core.modeling.models import final_scores, finish, inference, load_scalar, save_model
+from rlhf_core.modeling.models import (
+    ScalarModel,
+    final_scores,
+    finish,
+    inference,
+    load_scalar,
+    save_model,
+)
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.labels import Labels
@@ -68,7 +76,7 @@ def train_members(
             _train_member(spec, member_dir, tokenizer, train, number)
             if is_rank_zero():  # the member is saved: its checkpoints serve nothing any more
                 shutil.rmtree(member_dir.checkpoints, ignore_errors=True)
-        yield inference(load_scalar(folder), dtype=spec.config.dtype)
+        yield inference(_unpadded(load_scalar(folder), spec.config), dtype=spec.config.dtype)
 
 
 def _train_member(
@@ -83,14 +91,19 @@ def _train_member(
     model = load_scalar(
         path, new_head=True, seed=seed, tokens=len(tokenizer), mapped=maps_weights(config)
     )
-    engine = DeepSpeedEngine(
-        with_adapter(model, config.lora, seed=seed), config, dtype=spec.config.dtype
-    )
+    adapted = with_adapter(_unpadded(model, spec.config), config.lora, seed=seed)
+    engine = DeepSpeedEngine(adapted, config, dtype=spec.config.dtype)
+    if config.packing:
+        require_separation(engine.infer, dtype=spec.config.dtype)
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
     _save(engine, tokenizer, run.path, number, spec)
     write_config(engine, run.path / "deepspeed.json")
     return engine
+
+
+def _unpadded(model: ScalarModel, config: RewardStageConfig) -> ScalarModel:
+    return without_padding(model, on=config.reward.packing, dtype=config.dtype)
 
 
 class MemberDir(RunDir):
@@ -152,7 +165,7 @@ def _accumulator(
         sums: dict[str, float] = defaultdict(float)
         margins: list[float] = []
         for rows, counts in own_microbatches(
-            [s.size for s in step_batch], config.micro_batch_tokens, group=2
+            [s.size for s in step_batch], config.micro_batch_tokens, group=2, packing=config.packing
         ):
             batch = collate([step_batch[i] for i in rows], pad_id)
             scores_B = final_scores(engine(batch), batch.response_mask_BR)

@@ -131,9 +131,9 @@ def test_a_stopped_stage_ends_with_the_same_bytes_and_computes_the_reference_onc
     monkeypatch.setattr(RunDir, "log", log)
     passes, original = [], stage.response_logprobs
 
-    def counted(forward, sequences, *rest):
+    def counted(forward, sequences, *rest, **options):
         passes.append(len(sequences))
-        return original(forward, sequences, *rest)
+        return original(forward, sequences, *rest, **options)
 
     monkeypatch.setattr(stage, "response_logprobs", counted)
     run_stage(spec(), RunDir(tmp_path / "run"))

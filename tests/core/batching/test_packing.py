@@ -1,4 +1,4 @@
-"""Packed rows give the losses and gradients of rows of their own.
+"""Packed rows give the losses and gradients of rows of their own, in every stage.
 
 NEFTune noise is the same in any batch, and after a resume.
 """
@@ -12,11 +12,12 @@ from stages import section_spec, splits_of
 from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence, TrainedSequence, collate
-from rlhf_core.batching.packing import noise, pack, require_separation, trained_mask
-from rlhf_core.config import SFT
+from rlhf_core.batching.packing import noise, packed, trained_mask
+from rlhf_core.config import DPO, PPO, SFT, Reward, Sampling
+from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
-from rlhf_core.errors import BadInput
-from rlhf_core.modeling.models import PolicyModel, load_policy
+from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar, save_model
+from rlhf_core.modeling.packed_attention import without_padding
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics, read_result
 
@@ -47,6 +48,10 @@ def loss_of(policy: PolicyModel, batches: list, noises: list[Tensor] | None = No
     return total
 
 
+def packing(policy: PolicyModel) -> PolicyModel:
+    return without_padding(policy, on=True, dtype="float32")
+
+
 def gradients(policy: PolicyModel) -> list[Tensor]:
     return [
         parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None
@@ -56,30 +61,29 @@ def gradients(policy: PolicyModel) -> list[Tensor]:
 def test_packed_rows_give_the_losses_and_gradients_of_separate_rows(policy):
     apart = loss_of(policy, [collate([s], 0) for s in SEQUENCES])
     expected = gradients(policy)
-    for batches in (
-        [pack(SEQUENCES)],
-        [pack(SEQUENCES[2:]), pack(SEQUENCES[:2])],
-        [pack(SEQUENCES[::-1])],
-    ):
-        assert float(loss_of(policy, batches)) == pytest.approx(float(apart), abs=1e-12)
-        for found, wanted in zip(gradients(policy), expected, strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-9)
+    packing(policy)
+    for rows in ([SEQUENCES], [SEQUENCES[2:], SEQUENCES[:2]], [SEQUENCES[::-1]]):
+        found = loss_of(policy, [collate(row, 0) for row in rows])
+        assert float(found) == pytest.approx(float(apart), abs=1e-12)
+        for one, wanted in zip(gradients(policy), expected, strict=True):
+            torch.testing.assert_close(one, wanted, atol=1e-12, rtol=1e-9)
 
 
 def test_packed_rows_in_single_precision_differ_by_rounding_only(tiny_model):
-    policy = load_policy(tiny_model)
-    apart, together = loss_of(policy, [collate(SEQUENCES, 0)]), loss_of(policy, [pack(SEQUENCES)])
+    policy, batch = load_policy(tiny_model), collate(SEQUENCES, 0)
+    apart, together = loss_of(policy, [batch]), loss_of(packing(policy), [batch])
     assert float(together) == pytest.approx(float(apart), abs=1e-6)
 
 
 def test_a_packed_row_holds_every_token_once_and_no_padding():
-    row = pack(SEQUENCES)
+    row = packed(collate(SEQUENCES, 0))
     assert row.ids_BL.tolist() == [[token for s in SEQUENCES for token in s.prompt + s.response]]
     assert row.position_ids_BL.tolist() == [[place for s in SEQUENCES for place in range(len(s))]]
     assert row.response_ids_BR.tolist() == [[token for s in SEQUENCES for token in s.response]]
     assert row.response_mask_BR.all()
-    with pytest.raises(ValueError, match="empty prompt"):
-        pack([Sequence([], [1])])
+    for empty in ([Sequence([], [1])], [Sequence([2], [1]), Sequence([], [1])]):
+        with pytest.raises(ValueError, match="empty prompt"):
+            packed(collate(empty, 0))
 
 
 DIALOGUES = [
@@ -88,13 +92,10 @@ DIALOGUES = [
 ]
 
 
-def test_the_trained_tokens_of_padded_and_packed_rows_are_those_of_the_sequences():
+def test_the_trained_tokens_of_a_batch_are_those_of_the_sequences():
     assert trained_mask(collate(DIALOGUES, 0), DIALOGUES).tolist() == [
         [True, True, False, False, True, True],
         [True, True, False, False, False, False],
-    ]
-    assert trained_mask(pack(DIALOGUES), DIALOGUES).tolist() == [
-        [True, True, False, False, True, True, True, True]
     ]
 
 
@@ -107,32 +108,18 @@ def test_the_loss_of_a_dialogue_is_that_of_its_answers_after_all_that_precedes_t
         Sequence(second.prompt, second.response),
     ]
     expected = float(loss_of(policy, [collate([row], 0) for row in rows]))
-    for batch in (collate(DIALOGUES, 0), pack(DIALOGUES)):
+    batch = collate(DIALOGUES, 0)
+    for packs in (False, True):
+        policy.packing = packs
         logprobs_BR = token_logprobs(policy(batch), batch.response_ids_BR)
         loss = cross_entropy(logprobs_BR, trained_mask(batch, DIALOGUES), 16)
         assert float(loss.detach()) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_model_whose_attention_crosses_is_refused(policy):
-    require_separation(policy, SEQUENCES[0], SEQUENCES[2])
-
-    def crossing(batch):
-        """Attend to everything before, as a model that ignores positions does."""
-        mask = torch.ones_like(batch.ids_BL)
-        keep = batch.places_T - 1
-        return policy.model(
-            input_ids=batch.ids_BL, attention_mask=mask, logits_to_keep=keep, use_cache=False
-        ).logits
-
-    with pytest.raises(BadInput, match="attention crosses between demonstrations"):
-        require_separation(crossing, SEQUENCES[0], SEQUENCES[2])
-
-
 def test_noise_has_its_bound_and_is_a_sequences_own_in_every_batch():
     batch, width, alpha = collate(SEQUENCES, 0), 64, 5.0
     found = noise(batch, SEQUENCES, alpha=alpha, width=width, seeds=[7, 8, 9, 10])
-    packed = noise(pack(SEQUENCES), SEQUENCES, alpha=alpha, width=width, seeds=[7, 8, 9, 10])
-    assert not found[~batch.mask_BL].any() and packed[0].equal(found[batch.mask_BL])
+    assert not found[~batch.mask_BL].any()
     for row, s in enumerate(SEQUENCES):
         own, bound = found[row][batch.mask_BL[row]], alpha / (len(s) * width) ** 0.5
         assert (
@@ -150,11 +137,9 @@ def test_noise_moves_the_loss_and_not_by_how_rows_are_batched(policy):
         ]
 
     whole = [collate(SEQUENCES, 0)]
-    split = [collate([SEQUENCES[3]], 0), pack(SEQUENCES[:3])]
-    one, other = (
-        loss_of(policy, whole, noises(whole, [[0, 1, 2, 3]])),
-        loss_of(policy, split, noises(split, [[3], [0, 1, 2]])),
-    )
+    split = [collate([SEQUENCES[3]], 0), collate(SEQUENCES[:3], 0)]
+    one = loss_of(policy, whole, noises(whole, [[0, 1, 2, 3]]))
+    other = loss_of(packing(policy), split, noises(split, [[3], [0, 1, 2]]))
     assert float(one) == pytest.approx(float(other), abs=1e-12)
     assert abs(float(one) - float(loss_of(policy, whole))) > 1e-6
 
@@ -184,6 +169,67 @@ def test_the_stage_learns_the_same_packed_or_not(tiny_model, tiny_splits, tmp_pa
         run(sft_spec(tiny_model, tiny_splits, packing=packing), tmp_path / name)
     assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "apart"), abs=1e-4)
     assert losses(tmp_path / "packed")[0] == pytest.approx(losses(tmp_path / "apart")[0], abs=1e-6)
+
+
+ONCE = {"epochs": 1, "batch_size": 32, "max_train": 64, "max_heldout": 32}
+ONCE |= {"micro_batch_tokens": 200}
+PAIRS = ("comparisons_train", "comparisons_heldout")
+
+
+@pytest.mark.parametrize(
+    ("section", "numbers"),
+    [
+        (Reward(lr=1e-3, **ONCE), ("loss", "grad_norm", "margin")),
+        (DPO(lr=1e-3, **ONCE), ("loss", "grad_norm", "margin")),
+    ],
+    ids=["reward", "dpo"],
+)
+def test_stages_on_pairs_learn_and_measure_the_same_packed_or_not(
+    section, numbers, tiny_model, tiny_splits, tmp_path, capsys
+):
+    stage, found = type(section).__name__.lower(), {}
+    taken = {"policy" if stage == "dpo" else "model": tiny_model}
+    more = {"train": True} if stage == "reward" else {}
+    for packing in (False, True):
+        config = section.model_copy(update={"packing": packing})
+        spec = section_spec(stage, config, taken | splits_of(tiny_splits, *PAIRS), **more)
+        result = run(spec, tmp_path / str(packing))
+        lines = read_metrics(tmp_path / str(packing) / "metrics.jsonl")
+        steps = [line["metrics"][f"{stage}/{name}"] for line in lines for name in numbers]
+        found[packing] = (steps, result.metrics[f"{stage}/heldout_margin"])
+    assert "packing: " in capsys.readouterr().out
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-4, abs=1e-5)
+    assert found[True][1] == pytest.approx(found[False][1], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"critic": "shared"}, {"kl_exact": True}])
+def test_a_ppo_step_scores_and_learns_the_same_packed_or_not(
+    options, tiny_model, tiny_splits, tmp_path
+):
+    save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), tmp_path / "rm")
+    inputs = {"policy": tiny_model, "reward": tmp_path / "rm"}
+    found = []
+    for packing in (False, True):
+        config = PPO(
+            **options,
+            packing=packing,
+            steps=2,
+            rollout_batch=8,
+            minibatches=2,
+            epochs=1,
+            policy_lr=1e-3,
+            micro_batch_tokens=60,
+            entropy_coef=0.01,
+            sampling=Sampling(engine="transformers", max_new_tokens=6),
+        )
+        spec = section_spec("ppo", config, inputs | splits_of(tiny_splits, "prompts_train"))
+        run(spec, tmp_path / str(packing))
+        steps = read_metrics(tmp_path / str(packing) / "metrics.jsonl")
+        metrics = [m for m in steps[0]["metrics"] if "second" not in m]
+        found.append({name: [step["metrics"][name] for step in steps] for name in metrics})
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        assert found[1][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
 
 
 def test_two_runs_with_noise_give_the_same_bytes_whatever_was_drawn_before(

@@ -23,7 +23,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from rlhf_core import dpo, sft
 from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, collate
-from rlhf_core.batching.packing import pack
+from rlhf_core.batching.packing import packed
 from rlhf_core.config import DPO, PPO, SFT, Reward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.engine.router import router_loss
@@ -184,8 +184,9 @@ def test_microbatches_are_weighted_by_their_tokens(mixtral):
 def test_a_packed_row_has_no_padding_to_leave_out(mixtral):
     model = load_policy(mixtral)
     model.router = router_loss(model.model, None)
-    model(pack(SEQUENCES))
-    row = pack(SEQUENCES)
+    model.packing = True
+    model(collate(SEQUENCES, 0))
+    row = packed(collate(SEQUENCES, 0))
     output = model.model(
         input_ids=row.ids_BL, position_ids=row.position_ids_BL, output_router_logits=True
     )

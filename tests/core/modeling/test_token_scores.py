@@ -28,7 +28,6 @@ from transformers import (
 
 from rlhf_core.batching.batch import Batch, Sequence, collate
 from rlhf_core.batching.microbatches import own_microbatches
-from rlhf_core.batching.packing import PackedBatch, pack
 from rlhf_core.config import SFT, LoRA
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.engine.router import RouterLoss
@@ -78,7 +77,6 @@ FAMILIES = {
 TWO_TOKENS = 2 * 64 * 4  # bytes: a limit of two tokens per chunk
 WHOLE = 2**20
 ALL = TokenQuery(temperature=0.7, entropy=True, greedy=True)
-PACKED = pack([Sequence([5, 6, 7], [8, 9, 1]), Sequence([5], [10, 11, 12, 13, 14, 15, 1])])
 
 
 def made(family: str) -> PolicyModel:
@@ -90,7 +88,7 @@ def made(family: str) -> PolicyModel:
 
 
 def scored(
-    policy: PolicyModel, batch: Batch | PackedBatch, limit: int, *noise: Tensor
+    policy: PolicyModel, batch: Batch, limit: int, *noise: Tensor
 ) -> tuple[TokenScores, dict[str, Tensor]]:
     """Return scores at real tokens, and gradients of a sum in which each token has its weight."""
     policy._limit = limit
@@ -133,14 +131,18 @@ def test_float32_chunks_differ_by_at_most_a_millionth(tied):
 
 def test_packed_rows_with_noise_have_the_same_scores():
     policy = made("llama")
-    noise_BLD = torch.randn(*PACKED.ids_BL.shape, SIZES["hidden_size"], dtype=torch.float64)
-    whole = scored(policy, PACKED, WHOLE, noise_BLD)
-    assert_same(scored(policy, PACKED, TWO_TOKENS, noise_BLD), whole)
+    noise_BLD = torch.randn(*BATCH.ids_BL.shape, SIZES["hidden_size"], dtype=torch.float64)
+    padded = scored(policy, BATCH, WHOLE, noise_BLD)
+    policy.packing = True
+    whole = scored(policy, BATCH, WHOLE, noise_BLD)
+    assert_same(whole, padded)
+    assert_same(scored(policy, BATCH, TWO_TOKENS, noise_BLD), whole)
 
 
-@pytest.mark.parametrize("batch", [BATCH, PACKED], ids=("padded", "packed"))
-def test_only_real_response_tokens_reach_the_output_layer_and_few_at_a_time(batch):
-    policy, places = made("llama"), []
+@pytest.mark.parametrize("packing", [False, True])
+def test_only_real_response_tokens_reach_the_output_layer_and_few_at_a_time(packing):
+    policy, places, batch = made("llama"), [], BATCH
+    policy.packing = packing
     handle = policy.model.lm_head.register_forward_hook(
         lambda module, inputs, output: places.append(output.shape[:-1].numel())
     )
@@ -149,7 +151,8 @@ def test_only_real_response_tokens_reach_the_output_layer_and_few_at_a_time(batc
     with torch.no_grad():
         policy(batch, query=TokenQuery())
     first, *chunks = places  # the backbone's own pass asks for the last place of each row
-    assert first == len(batch.ids_BL) and max(chunks) <= 2 and sum(chunks) == tokens
+    assert first == (1 if packing else len(batch.ids_BL))
+    assert max(chunks) <= 2 and sum(chunks) == tokens
     places.clear()
     policy(batch, query=TokenQuery()).logprobs_BR.sum().backward()
     assert places == [first, *chunks, *reversed(chunks)]  # again in the backward pass

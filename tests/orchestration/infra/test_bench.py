@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 BENCH = ROOT / "infra" / "bench"
@@ -54,6 +55,17 @@ def test_a_quick_run_takes_a_step_of_every_stage_and_writes_it(tmp_path, capsys)
     goals = [goal for one in found["comparisons"].values() for goal in one["goals"]]
     assert {goal["verdict"] for goal in goals} == {"trial", "not measured (--without-trl)"}
     assert "not measured (--without-trl)" in capsys.readouterr().out
+
+
+def test_padding_is_measured_for_every_kind_of_passes(capsys):
+    import padding
+
+    threads = torch.get_num_threads()
+    padding.main(["--shape", "quick", "--repeats", "1"])
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if ", ratio " in line] == list(padding.PASSES)
+    assert sum(line.startswith("padding, ") for line in lines) == 3
 
 
 def test_programs_take_their_steps_in_turn_after_a_step_that_warms_up(tmp_path):
