@@ -93,7 +93,7 @@ def measured(folder: Path, options: argparse.Namespace, how: str) -> tuple[int, 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             env=os.environ
             | {
                 "RANK": str(rank),
