@@ -3,7 +3,7 @@
 spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
-tokens/         the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
+tokens/        the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
 continued.json where the first checkpoints are from (see rlhf_core.engine.continued)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
@@ -30,7 +30,7 @@ from rlhf_core.ranks import is_rank_zero
 
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
-CHECKPOINTS = "checkpoints"  # folder in a run directory
+CHECKPOINTS, TOKENS = "checkpoints", "tokens"  # folders in a run directory
 BENCHMARK_RESULTS = "benchmarks"  # folder beside the run directories: results to be used again
 TAIL_BYTES = 1 << 16  # how much of a file last_line reads at first
 
@@ -206,7 +206,7 @@ class RunDir:
     @property
     def tokens(self) -> Path:
         """The folder of the encoded splits."""
-        return self.path / "tokens"
+        return self.path / TOKENS
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
         """Append one line.

@@ -13,10 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from rlhf_core.errors import RLHFError
-from rlhf_core.rundir import read_result
+from rlhf_core.rundir import CHECKPOINTS, TOKENS, read_result
 from tasks.cleanup.caches import cached_items, is_cached, unused
 from tasks.cleanup.item import DAY, Item, last_change, size
 from tasks.cleanup.references import RUN_DIR, References, gather, inputs_of, open_runs
@@ -137,15 +138,15 @@ def _why_kept(path: Path, days: float, needed: References, older_than_days: floa
 def _leftovers(
     ages: dict[Path, float], keep: dict[Path, str], older_than_days: float
 ) -> Iterator[Item]:
-    """Yield checkpoints of finished stages, which a kill between result and clean-up leaves."""
-    for path in keep:
-        folder = path / "checkpoints"
+    """Yield what served finished stages to resume: a kill between result and clean-up leaves it."""
+    for path, name in product(keep, (CHECKPOINTS, TOKENS)):
+        folder = path / name
         if ages[path] < older_than_days or not folder.is_dir() or folder.is_symlink():
             continue
         with contextlib.suppress(ValueError):
             result = read_result(path)
             if result and not any(folder in item.path.parents for item in result.outputs.values()):
-                yield Item(folder, "checkpoints of a finished stage", ages[path], size(folder))
+                yield Item(folder, f"{name} of a finished stage", ages[path], size(folder))
 
 
 def _reports(workspace: Workspace, needed: References, older_than_days: float) -> Iterator[Item]:

@@ -61,9 +61,11 @@ def test_checkpoints_that_a_kill_left_in_a_finished_run_are_removed_and_the_run_
     path = run_dir(workspace, "ppo", 1)
     (path / "checkpoints" / "step-000001").mkdir(parents=True)
     (path / "checkpoints" / "step-000001" / "state.safetensors").write_text("x" * 1000)
+    (path / "tokens").mkdir()
+    (path / "tokens" / "00000-of-00001.arrow").write_text("x")
     version(client, "tiny-policy", digest=digest_path(path / "model"))
     aged(path)
-    assert collect(workspace) == {"checkpoints"}
+    assert collect(workspace) == {"checkpoints", "tokens"}
     assert (path / "model" / "model.safetensors").exists() and not (path / "checkpoints").exists()
 
 
