@@ -44,9 +44,8 @@ class CheckpointWriter:
         """
         self.folder, self._config, self._block, self._clock = folder, config, block, clock
         self._beside_steps = writes_beside_steps(config)
-        self._saved = self._stepped = (
-            clock()
-        )  # when the last checkpoint was taken, the last step ended
+        # when the last checkpoint was taken, the last block of steps ended
+        self._saved = self._stepped = clock()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -69,17 +68,17 @@ class CheckpointWriter:
     def due(self, step: int) -> bool:
         """Return True if a checkpoint is to be saved after this step; all ranks call it and agree.
 
-        It is due after every `checkpoint_every` steps, and before another step as long as this
-        one would exceed `checkpoint_minutes`. Raises StageFailed where the last one was not
+        It is due after every `checkpoint_every` steps, and before another block of steps as long
+        as this one would exceed `checkpoint_minutes`. Raises StageFailed where the last one was not
         written.
         """
         self._raise_error()
+        if step % self._block:
+            return False
         now = self._clock()
         next_end = now + (now - self._stepped)
         late = next_end - self._saved > 60 * self._config.checkpoint_minutes
         self._stepped = now
-        if step % self._block:
-            return False
         return step % self._config.checkpoint_every == 0 or gathered(late)[0]
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -56,6 +56,12 @@ def test_no_checkpoint_parts_rollouts_that_were_generated_together(tmp_path):
     assert due_after(tmp_path, config, [50.0] * 5, block=2) == [2, 4]
 
 
+def test_the_next_chance_is_a_block_away_of_which_the_first_step_generates(tmp_path):
+    """By hand, blocks of 25 and 10 s and a limit of 60 s: a second block would end at 70 s."""
+    config = PPO(checkpoint_every=10, checkpoint_minutes=1)
+    assert due_after(tmp_path, config, [25.0, 10.0] * 3, block=2) == [2, 4, 6]
+
+
 def test_a_checkpoint_beside_the_steps_holds_the_weights_of_its_own_step(tmp_path):
     weights = torch.arange(1 << 20, dtype=torch.float32)
     expected, torch_state = weights.clone(), torch.get_rng_state()
