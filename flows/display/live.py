@@ -106,7 +106,9 @@ class LiveDisplay:
             if not event.cached:
                 self._line(f"{event.stage}: started, log {event.run_dir / 'stage.log'}")
             if event.continues:
-                self._line(f"{event.stage}: goes on from {event.continues}, which had other ranks")
+                self._line(
+                    f"{event.stage}: goes on from {event.continues}, of other ranks or layout"
+                )
             self._last_line[event.stage] = now
         elif isinstance(event, StageProgress):
             if now - self._last_line.get(event.stage, now) >= PLAIN_EVERY_S:

@@ -16,16 +16,16 @@ from rlhf_core.config.rewards import RewardFunction
 from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
 
 # how checkpoints are written changes no result: a default is not a part of the identity
-_WRITING = {
+_CHECKPOINT_KEYS = {
     name: Training.model_fields[name].default
     for name in ("checkpoint_minutes", "async_checkpoints")
 }
 
 
-def _leave_out(section: dict) -> None:
+def _keep_identity(section: dict) -> None:
     """Take thresholds, and defaults of how checkpoints are written, out of a section's values."""
     section.pop("gate", None)
-    for name, default in _WRITING.items():
+    for name, default in _CHECKPOINT_KEYS.items():
         if section.get(name, default) == default:
             section.pop(name, None)
 
@@ -68,7 +68,7 @@ class StageConfig(Config):
                 del values[name]
         for section in values.values():
             if isinstance(section, dict):
-                _leave_out(section)
+                _keep_identity(section)
         return {name: value for name, value in values.items() if value != {}}
 
 
