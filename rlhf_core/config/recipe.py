@@ -63,8 +63,8 @@ class Model(Config):
         None,
         description=(
             "Number type of the matrices of models that do not learn: reference and reward model in"
-            " PPO, every model in the evaluation. None: dtype, which changes no number; experts that"
-            " are one tensor then stay float32."
+            " PPO, every model in the evaluation. None: dtype, which changes no number (experts"
+            " that are one tensor stay float32)."
         ),
     )
     export_dtype: Dtype | None = Field(
