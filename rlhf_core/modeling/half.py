@@ -7,14 +7,33 @@ equal scores. So do buffers: frequencies of rotary positions, biases of routers.
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_core.batching.batch import device
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.modeling.lora import HEAD
+
+
+class Autocasting(nn.Module):
+    """A module whose passes open autocast to bfloat16 themselves, where `on`.
+
+    DeepSpeed's engine switches off on CUDA what its caller has opened, unless its own configuration
+    asks for autocast (deepspeed/runtime/torch_autocast.py, autocast_if_enabled).
+    """
+
+    def __init__(self, module: nn.Module, *, on: bool):
+        super().__init__()
+        self.module, self._on = module, on
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Run the module's forward pass."""
+        with torch.autocast(device().type, torch.bfloat16, enabled=self._on):
+            return self.module(*inputs, **options)
 
 
 def matrices_to_bfloat16(module: nn.Module, *, experts: bool) -> None:

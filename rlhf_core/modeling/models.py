@@ -16,7 +16,12 @@ from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
-from rlhf_core.modeling.half import in_bfloat16, matrices_to_bfloat16, round_to_bfloat16
+from rlhf_core.modeling.half import (
+    Autocasting,
+    in_bfloat16,
+    matrices_to_bfloat16,
+    round_to_bfloat16,
+)
 from rlhf_core.modeling.lora import HEAD, merge_adapter
 from rlhf_core.modeling.mapped_weights import has_rounded_buffers, type_in_files
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, read_tokens
@@ -118,10 +123,11 @@ def inference(
     half = "bfloat16" in (dtype, weights)
     if (weights or dtype) == "bfloat16":
         matrices_to_bfloat16(module, experts=weights is not None)
+    module = Autocasting(module, on=half)
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
     def forward(*inputs: Any, **options: Any) -> Any:
-        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16, enabled=half):
+        with torch.no_grad():
             return module(*inputs, **options)
 
     return forward
