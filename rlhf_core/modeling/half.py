@@ -1,7 +1,8 @@
 """Weights in bfloat16: of models that do not learn, and of models that are saved.
 
-Scalar heads stay float32: bfloat16 has 8 significant bits, so that many unequal sequences would get
-equal scores. So do buffers: frequencies of rotary positions, biases of routers.
+The scalar head stays float32: bfloat16 has 8 significant bits, so that many unequal sequences would
+get equal scores. So do buffers: frequencies of rotary positions, correction biases of routers
+(DeepSeek-V3, GLM-4-MoE).
 """
 
 from collections import Counter
@@ -40,7 +41,8 @@ def matrices_to_bfloat16(module: nn.Module, *, experts: bool) -> None:
     """Keep the weights of linear maps in bfloat16, in place.
 
     They are those that autocast rounds in each pass: with it the model gives the same numbers.
-    Embeddings, also those that are the output layer, norms and scalar heads stay float32.
+    Embeddings, also those that are the output layer, norms and maps to one number, as scalar
+    heads, stay float32.
     experts: also weights of all experts of a layer together. Autocast does not know each operation
     on them, so that numbers may change.
     """
@@ -66,7 +68,7 @@ def _is_of_experts(owner: nn.Module, parameter: nn.Parameter) -> bool:
 def round_to_bfloat16(module: nn.Module) -> None:
     """Round the weights to values of bfloat16, in place; they stay float32 tensors.
 
-    Of weights that ZeRO 3 divides, each rank rounds its shard, and small ones that it holds whole.
+    The scalar head and buffers stay. Of weights that ZeRO 3 divides, each rank rounds its shard, and small ones that it holds whole.
     """
     for parameter in _rounded_parameters(module):
         for held in (parameter, getattr(parameter, "ds_tensor", None)):
@@ -74,12 +76,17 @@ def round_to_bfloat16(module: nn.Module) -> None:
                 held.data.copy_(held.data.bfloat16())
 
 
-def in_bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return named weights in bfloat16; names of one tensor share the new one too."""
+def in_bfloat16(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return named weights of a module in bfloat16; names of one tensor share the new one too.
+
+    What round_to_bfloat16 leaves as it is stays float32.
+    """
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
     new: dict[tuple[int, torch.Size], Tensor] = {}
     found = {}
     for name, tensor in weights.items():
-        if tensor.dtype != torch.float32 or name == f"{HEAD}.weight":
+        stays = name in buffers or name.startswith(f"{HEAD}.")
+        if tensor.dtype != torch.float32 or stays:
             found[name] = tensor
             continue
         key = (tensor.data_ptr(), tensor.shape)
@@ -111,9 +118,11 @@ def _most_are_bfloat16(folder: Path) -> bool:
 
 
 def _rounded_parameters(module: nn.Module) -> list[nn.Parameter]:
-    maps = (one for one in module.modules() if isinstance(one, nn.Linear))
-    heads = {id(p) for one in maps if one.out_features == 1 for p in one.parameters()}
-    return [p for p in module.parameters() if p.dtype == torch.float32 and id(p) not in heads]
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if parameter.dtype == torch.float32 and not name.startswith(f"{HEAD}.")
+    ]
 
 
 def _own_parameters(module: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Parameter]:

@@ -258,7 +258,8 @@ def save_model(
         config.pad_token_id = tokenizer.pad_token_id
     _stop_at_end_of_turn(model.model, tokenizer.eos_token_id)
     if dtype == "bfloat16":
-        weights = in_bfloat16(model.model.state_dict() if weights is None else weights)
+        named = model.model.state_dict() if weights is None else weights
+        weights = in_bfloat16(model.model, named)
     model.model.save_pretrained(path, state_dict=weights)
     if dtype == "bfloat16":  # transformers writes that of the tensors in memory
         model.model.config.dtype = dtype

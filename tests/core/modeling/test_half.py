@@ -6,14 +6,26 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DeepseekV3Config,
+    Qwen2MoeConfig,
+)
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import LoRA
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.modeling.half import round_to_bfloat16, saved_dtype
 from rlhf_core.modeling.lora import add_adapter
-from rlhf_core.modeling.models import finish, inference, load_policy, load_scalar, save_model
+from rlhf_core.modeling.models import (
+    PolicyModel,
+    finish,
+    inference,
+    load_policy,
+    load_scalar,
+    save_model,
+)
 
 BATCH = collate([Sequence([5, 6, 7], [8, 9, 1]), Sequence([10], [11, 1])], 0)
 
@@ -91,6 +103,52 @@ def test_a_finished_model_gives_the_numbers_of_the_saved_one(tiny_model, tmp_pat
         save_model(policy, load_tokenizer(tiny_model), tmp_path / "half", dtype="bfloat16")
         assert policy(BATCH).equal(measured) and not measured.equal(trained)
         assert load_policy(tmp_path / "half")(BATCH).equal(measured)
+
+
+MIXTURE = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "moe_intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DeepseekV3Config(
+            **MIXTURE,
+            n_routed_experts=4,
+            n_group=2,
+            topk_group=1,
+            first_k_dense_replace=0,
+            q_lora_rank=8,
+            kv_lora_rank=8,
+            qk_rope_head_dim=4,
+            qk_nope_head_dim=4,
+            v_head_dim=8,
+        ),
+        Qwen2MoeConfig(**MIXTURE, num_experts=4, shared_expert_intermediate_size=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_routers_and_gates_of_experts_are_measured_as_they_are_saved(tiny_model, tmp_path, config):
+    """A correction bias is a buffer and stays; a gate of one output is rounded, as it is no head."""
+    tokenizer = load_tokenizer(tiny_model)
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    policy = PolicyModel(AutoModelForCausalLM.from_config(config))
+    for name, buffer in policy.model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn_like(buffer))
+    finish(policy, dtype="bfloat16")
+    measured = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    save_model(policy, tokenizer, tmp_path, dtype="bfloat16")
+    read = load_policy(tmp_path).model.state_dict()
+    assert [name for name, tensor in measured.items() if not read[name].equal(tensor)] == []
 
 
 def test_a_scalar_head_stays_float32_and_loads_bit_for_bit(tiny_model, tmp_path):
