@@ -23,6 +23,7 @@ from rlhf_core.engine.checkpoint_files import (
     state_file,
     verify,
 )
+from rlhf_core.engine.continued import CONTINUED, stopped_before
 from rlhf_core.engine.state_layout import Layout, SavedState, own_part
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import is_rank_zero, rank, ranks
@@ -144,9 +145,18 @@ def _require_layouts(path: Path, count: int, theirs: Layouts, ours: Layouts) -> 
     if theirs.keys() != ours.keys() or not theirs:
         raise BadInput(
             f"{path} was written by {count} ranks with layouts {sorted(theirs)}, this run has"
-            f" {ranks()} ranks with {sorted(ours)}; start as many again, or remove the folder to"
-            " begin anew"
+            f" {ranks()} ranks with {sorted(ours)}; start as many again, or remove {_all_of(path)}"
+            " to begin anew"
         )
+
+
+def _all_of(path: Path) -> str:
+    """Return the run directory of a checkpoint, and those that its first checkpoints are from."""
+    run_dir = next((folder for folder in path.parents if (folder / CONTINUED).exists()), None)
+    if run_dir is None:
+        return "the folder"
+    before = [run_dir.parent / name for name in stopped_before(run_dir)]
+    return " and ".join(map(str, [run_dir, *before]))
 
 
 def _as_written(path: Path) -> dict[str, Tensor]:

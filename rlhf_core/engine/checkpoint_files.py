@@ -40,10 +40,14 @@ class CheckpointFiles:
         return self.folder / f".step-{self.step}.tmp"
 
     def begin(self, record: dict) -> None:
-        """Make an empty folder and write the record into it; all ranks take part."""
+        """Make an empty folder and write the record into it; all ranks take part.
+
+        What killed stages left half written is removed: no other checkpoint is being written now.
+        """
         if is_rank_zero():
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            for half_written in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(half_written, ignore_errors=True)
             self._temporary.mkdir()
             write_atomically(self._temporary / RECORD, json.dumps(record))
         barrier()

@@ -75,6 +75,14 @@ def test_half_written_checkpoint_does_not_count(tmp_path):
     assert load_checkpoint(tmp_path).step == 1
 
 
+def test_half_written_checkpoints_of_every_step_are_removed_by_the_next_one(tmp_path):
+    for name in (".step-2.tmp", ".step-57.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.safetensors").write_bytes(b"half")
+    save(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
 def test_tied_weights_are_saved_once_for_each_name(tmp_path):
     tied = torch.ones(2, 2)
     save_checkpoint(tmp_path, Checkpoint(1, {"a": tied, "b": tied}, {}), keep=1)

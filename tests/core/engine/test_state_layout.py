@@ -1,7 +1,9 @@
 """A state is found again among another number of ranks, and in another division."""
 
 import itertools
+import json
 import random
+import re
 
 import pytest
 import torch
@@ -99,8 +101,20 @@ def test_other_weights_are_refused(tmp_path):
 def test_a_checkpoint_without_layouts_is_for_as_many_ranks(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, Checkpoint(1, {"w": torch.ones(2)}, {}), keep=1)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with pytest.raises(BadInput, match="start as many again"):
+    with pytest.raises(BadInput, match="start as many again, or remove the folder to begin anew"):
         load_checkpoint(tmp_path, {"": layout("whole", 1)})
+
+
+def test_its_refusal_names_the_directory_that_it_is_from(tmp_path):
+    """Without removing that one too, the same checkpoint would be copied again."""
+    run_dir = tmp_path / "sft-2"
+    checkpoints = run_dir / "checkpoints"
+    save_checkpoint(checkpoints, Checkpoint(1, {"w": torch.ones(2)}, {}), keep=1)
+    one = {"run_dir": "sft-1", "ranks": 1, "checkpoint": "step-000001"}
+    (run_dir / "continued.json").write_text(json.dumps([one]))
+    both = re.escape(f"remove {run_dir} and {tmp_path / 'sft-1'} to begin anew")
+    with pytest.raises(BadInput, match=both):
+        load_checkpoint(checkpoints, {"": layout("whole", 1)})
 
 
 def stepped(engine: DeepSpeedEngine, steps: range) -> list[float]:
