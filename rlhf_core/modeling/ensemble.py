@@ -20,6 +20,7 @@ from rlhf_core.config import FrozenPlacement
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.half import computed_dtype
 from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.reading import reads_the_same
@@ -87,14 +88,14 @@ def load_members(
     reads batches without padding. Raises BadInput for members of different tokenizers, since one
     rendering is scored by all.
     """
-    offsets = offsets_of(folder)
+    offsets, computed = offsets_of(folder), computed_dtype(dtype, weights)
     _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
         member = load_scalar(member_folder(folder, number))
-        member = without_padding(member, on=packing, dtype=dtype)
+        member = without_padding(member, on=packing, dtype=computed)
         forward = inference(member, dtype=dtype, frozen=frozen, weights=weights)
         if packing:
-            require_separation(forward, dtype=dtype)
+            require_separation(forward, dtype=computed)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
 
 

@@ -37,6 +37,11 @@ class Autocasting(nn.Module):
             return self.module(*inputs, **options)
 
 
+def computed_dtype(dtype: str, weights: str | None) -> str:
+    """Return the number type of a frozen model's matrix products; arguments: as of `inference`."""
+    return "bfloat16" if "bfloat16" in (dtype, weights) else dtype
+
+
 def matrices_to_bfloat16(module: nn.Module, *, experts: bool) -> None:
     """Keep the weights of linear maps in bfloat16, in place.
 
@@ -68,7 +73,8 @@ def _is_of_experts(owner: nn.Module, parameter: nn.Parameter) -> bool:
 def round_to_bfloat16(module: nn.Module) -> None:
     """Round the weights to values of bfloat16, in place; they stay float32 tensors.
 
-    The scalar head and buffers stay. Of weights that ZeRO 3 divides, each rank rounds its shard, and small ones that it holds whole.
+    The scalar head and buffers stay. Of weights that ZeRO 3 divides, each rank rounds its shard,
+    and small ones that it holds whole.
     """
     for parameter in _rounded_parameters(module):
         for held in (parameter, getattr(parameter, "ds_tensor", None)):

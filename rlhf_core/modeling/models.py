@@ -18,6 +18,7 @@ from rlhf_core.file_modes import follow_umask
 from rlhf_core.modeling.classifier import classifier_class, require_family, require_scalar_head
 from rlhf_core.modeling.half import (
     Autocasting,
+    computed_dtype,
     in_bfloat16,
     matrices_to_bfloat16,
     round_to_bfloat16,
@@ -120,10 +121,9 @@ def inference(
     frozen: 'sharded' divides its weights among the ranks, all of which then make the same passes.
     """
     module.requires_grad_(False)
-    half = "bfloat16" in (dtype, weights)
     if (weights or dtype) == "bfloat16":
         matrices_to_bfloat16(module, experts=weights is not None)
-    module = Autocasting(module, on=half)
+    module = Autocasting(module, on=computed_dtype(dtype, weights) == "bfloat16")
     module = shared_out(module) if frozen == "sharded" else module.to(device())
 
     def forward(*inputs: Any, **options: Any) -> Any:

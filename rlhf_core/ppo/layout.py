@@ -11,6 +11,7 @@ from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.ensemble import load_members
+from rlhf_core.modeling.half import computed_dtype
 from rlhf_core.modeling.lora import Wrapped, require_origin, with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
@@ -40,7 +41,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
         trunk = load_trunk(reference.path, reward_adapter=adapter.path, logits_mib=logits_mib)
-        shared = inference(_unpadded(trunk, spec), dtype=dtype, weights=weights)
+        shared = inference(_unpadded(trunk, spec, frozen=True), dtype=dtype, weights=weights)
     critic = None
     if config.has_critic and not config.shares_critic:
         critic = _critic(spec, config, reading)
@@ -63,7 +64,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         reference_forward = _in_role(shared, "reference")
     else:
         copy = load_policy(reference.path, logits_mib=logits_mib)
-        copy = _unpadded(copy, spec)
+        copy = _unpadded(copy, spec, frozen=True)
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
     models = Models(actor, critic, reference_forward, rewards, functions, reading)
     if config.packing:
@@ -71,8 +72,11 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     return models
 
 
-def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig]) -> Wrapped:
-    return without_padding(model, on=spec.config.ppo.packing, dtype=spec.config.dtype)
+def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig], *, frozen: bool = False) -> Wrapped:
+    dtype: str = spec.config.dtype
+    if frozen:
+        dtype = computed_dtype(dtype, spec.config.frozen_dtype)
+    return without_padding(model, on=spec.config.ppo.packing, dtype=dtype)
 
 
 def _require_separation(models: Models, dtype: str) -> None:

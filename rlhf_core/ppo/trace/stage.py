@@ -89,7 +89,7 @@ def actor_logprobs(actor: Engine, batch: Batch, config: PPO) -> Tensor:
     Computed as in scoring.score_batch.
     """
     logprobs_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
-    for rows in microbatches(batch.sizes, config.micro_batch_tokens):
+    for rows in microbatches(batch.sizes, config.micro_batch_tokens, packing=config.packing):
         part = select(batch, rows)
         query = TokenQuery(config.sampling.temperature)
         new_BR = actor.infer(part, query=query).logprobs_BR.float()

@@ -25,6 +25,7 @@ from rlhf_core.evaluation.scoring import reward_scores
 from rlhf_core.evidence.items import data_columns, read_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members, member_folder, offsets_of
 from rlhf_core.modeling.models import final_scores, load_scalar, save_model
+from rlhf_core.modeling.packed_attention import ALONE
 from rlhf_core.modeling.smoke import smoke
 from rlhf_core.ppo.experience import make_experience
 from rlhf_core.ppo.metrics import experience_metrics
@@ -188,6 +189,16 @@ def test_members_take_off_their_offsets(tiny_model, tmp_path):
     batch = collate([Sequence([2, 3], [4, 5, 1])], 0)
     second = list(load_members(tmp_path, dtype="float32"))[1]
     assert second(batch).allclose(raw[0](batch) + 2.0)
+
+
+def test_members_with_weights_in_bfloat16_may_change_by_its_rounding_in_a_packed_row(
+    tiny_model, tmp_path, monkeypatch
+):
+    save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), tmp_path)
+    monkeypatch.setitem(ALONE, "float32", -1.0)  # refuses any number
+    next(load_members(tmp_path, dtype="float32", weights="bfloat16", packing=True))
+    with pytest.raises(BadInput, match="over the border"):
+        next(load_members(tmp_path, dtype="float32", weights="float32", packing=True))
 
 
 def test_evaluation_scores_replies_with_every_member(trained, tiny_model):

@@ -136,7 +136,7 @@ MIXTURE = {
     ids=lambda config: config.model_type,
 )
 def test_routers_and_gates_of_experts_are_measured_as_they_are_saved(tiny_model, tmp_path, config):
-    """A correction bias is a buffer and stays; a gate of one output is rounded, as it is no head."""
+    """A correction bias is a buffer and stays; a gate of one output is no head: it is rounded."""
     tokenizer = load_tokenizer(tiny_model)
     config.vocab_size = len(tokenizer)
     torch.manual_seed(0)

@@ -15,13 +15,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from plain import FixedEngine
 
-from rlhf_core.batching.batch import Batch, order
+from rlhf_core.batching.batch import Batch, Sequence, collate, order
 from rlhf_core.batching.microbatches import microbatches
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import code_digest
 from rlhf_core.modeling.models import load_policy, load_scalar, save_model
+from rlhf_core.modeling.token_scores import TokenQuery, TokenScores
 from rlhf_core.ppo.estimators import Estimates
 from rlhf_core.ppo.experience import Experience, ExperienceRows
 from rlhf_core.ppo.rewards import RewardModelScores, ShapedRewards
@@ -29,6 +31,7 @@ from rlhf_core.ppo.scoring import ModelOutputs
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES, TENSORS
 from rlhf_core.ppo.trace.observe import observed
 from rlhf_core.ppo.trace.report import to_json
+from rlhf_core.ppo.trace.stage import actor_logprobs
 from rlhf_core.ppo.trace.tensor_rows import axes
 from rlhf_core.rundir import Artifact, StageSpec, read_metrics, read_result
 from rlhf_core.seeds import minibatch_seed
@@ -182,6 +185,21 @@ def test_the_ratio_is_exactly_one_before_the_update_and_not_after(traced):
 
 
 @pytest.mark.slow
+def test_packed_passes_hold_as_many_sequences_as_in_scoring():
+    """Rows of 2 and 10 tokens: 12 without padding, 20 with it."""
+    passes = []
+
+    def forward(batch: Batch, query: TokenQuery) -> TokenScores:
+        passes.append(len(batch.ids_BL))
+        return TokenScores(torch.zeros(batch.response_mask_BR.shape))
+
+    batch = collate([Sequence([5], [6]), Sequence([5], [6] * 9)], 0)
+    for packing in (False, True):
+        config = PPO(micro_batch_tokens=12, packing=packing)
+        actor_logprobs(FixedEngine(forward), batch, config)
+    assert passes == [1, 1, 2]
+
+
 def test_numbers_are_those_of_the_ppo_stage(traced, inputs, tmp_path):
     folder = finish("ppo", CONFIG, inputs, tmp_path / "ppo")
     first = read_metrics(folder / "metrics.jsonl")[0]["metrics"]
