@@ -37,7 +37,7 @@ def continue_stopped(spec: StageSpec, run_dir: Path) -> Path | None:
     itself has. None where no other one came further. A stage that still runs is left alone.
     Raises StageFailed where the copy cannot be written.
     """
-    work = _work(spec)
+    work = same_work(spec)
     members = work["config"]["reward"].get("ensemble", 1) if spec.stage == REWARD.name else 1
     own = progress_of(run_dir, members) or Progress(0, 0, members)
     for stopped in _further(spec.stage, run_dir, own):
@@ -45,7 +45,7 @@ def continue_stopped(spec: StageSpec, run_dir: Path) -> Path | None:
             theirs = _spec_of(stopped) if free else None
             # it may have gone on, or finished, before it was locked
             reached = progress_of(stopped, members)
-            if theirs and reached and reached > own and _work(theirs) == work:
+            if theirs and reached and reached > own and same_work(theirs) == work:
                 try:
                     copy_stopped(stopped, run_dir, reached, ranks=theirs.ranks)
                 except OSError as error:
@@ -63,7 +63,7 @@ def _further(stage: str, run_dir: Path, own: Progress) -> list[Path]:
     return sorted(reached, key=reached.__getitem__, reverse=True)
 
 
-def _work(spec: StageSpec) -> dict[str, Any]:
+def same_work(spec: StageSpec) -> dict[str, Any]:
     """Return a spec's JSON values without what only divides the work."""
     values = spec.model_dump(mode="json", exclude={"inputs"})
     config = values["config"]

@@ -3,12 +3,14 @@
 import pytest
 from recipes import prepared_recipe
 
+from rlhf_core import stage_catalogue
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.rundir import StageResult
-from rlhf_core.stage_catalogue import REWARD
-from tasks.stages import ppo
-from tasks.stages.contract import check_paths, outputs_of
+from rlhf_core.stage_catalogue import REWARD, SFT
+from tasks.execution.continuation import same_work
+from tasks.stages import ppo, sft
+from tasks.stages.contract import check_paths, outputs_of, spec_of
 
 
 def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_for(have):
@@ -25,6 +27,23 @@ def test_a_reward_adapter_goes_from_the_reward_stage_to_ppo_where_it_is_asked_fo
     assert "reward_adapter" not in outputs_of(
         REWARD, prepared_recipe(), made.model_copy(update={"outputs": {"model": have["reward"]}})
     )
+
+
+@pytest.mark.parametrize("stage", [stage_catalogue.PPO, stage_catalogue.DPO])
+def test_given_models_are_the_trained_ones_on_another_number_of_ranks(have, tmp_path, stage):
+    """A stage that was stopped is found again with the finished models given by their folders."""
+    other = {"align": stage.name, "evaluate": {"train_reward": True}}
+    trained = prepared_recipe(**other, distributed={"ranks": 2})
+    models = {"base": "quickstart", "sft": str(tmp_path / "sft")}
+    if stage == stage_catalogue.PPO:
+        models["reward"] = str(tmp_path / "reward")
+    given = prepared_recipe(**other, model=models)
+    brought = have | outputs_of(SFT, given, None)
+    brought |= outputs_of(REWARD, given, None)
+    before, now = (spec_of(stage, *one) for one in ((trained, have), (given, brought)))
+    assert before and now and before.digest != now.digest
+    assert same_work(before) == same_work(now)
+    assert sft.spec(trained, have).config.ranks == 2  # so that SFT is trained again without it
 
 
 def test_a_reward_function_is_part_of_ppo_by_its_source_and_makes_the_reward_model_optional(
