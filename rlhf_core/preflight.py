@@ -39,6 +39,7 @@ def needs_of(recipe: Recipe) -> Needs:
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
         adapter_sync=_synced_rank(recipe) if "ppo" in running and on_base else 0,
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
+        packing=any(one.packing for one in trained),
         benchmarks=_benchmarks_of(recipe),
     )
 
@@ -83,20 +84,7 @@ def require(
 
         for function in needs.functions:
             require_columns(function, splits["prompts_train"])
-    if needs.adapters:
-        _require_modules(needs.adapters, model)
-    if needs.router_aux_loss_coef:
-        from rlhf_core.engine.router import router_loss
-
-        router_loss(_shapes(model), needs.router_aux_loss_coef)
-    for size in needs.tensor_parallel:
-        from rlhf_core.sampling.vllm import require_heads
-
-        require_heads(model, size)
-    if needs.adapter_sync and find_spec("vllm"):
-        from rlhf_core.sampling.adapters import require_adapters
-
-        require_adapters(model, needs.adapter_sync)
+    _require_of_model(needs, model)
     if needs.benchmarks:
         from rlhf_core.evaluation.benchmarks.harness import load_task, require_metrics
         from rlhf_core.evaluation.benchmarks.right_answers import require_right_answers
@@ -105,6 +93,27 @@ def require(
             task = load_task(name, fixed_folder(task_files[name]))
             require_metrics(task, metrics)
             require_right_answers(task)
+
+
+def _require_of_model(needs: Needs, model: Path) -> None:
+    if needs.adapters:
+        _require_modules(needs.adapters, model)
+    if needs.router_aux_loss_coef:
+        from rlhf_core.engine.router import router_loss
+
+        router_loss(_shapes(model), needs.router_aux_loss_coef)
+    if needs.packing:
+        from rlhf_core.modeling.packed_attention import require_whole_attention
+
+        require_whole_attention(_shapes(model))
+    for size in needs.tensor_parallel:
+        from rlhf_core.sampling.vllm import require_heads
+
+        require_heads(model, size)
+    if needs.adapter_sync and find_spec("vllm"):
+        from rlhf_core.sampling.adapters import require_adapters
+
+        require_adapters(model, needs.adapter_sync)
 
 
 def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:

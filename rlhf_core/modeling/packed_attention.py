@@ -113,17 +113,22 @@ def without_padding(module: Wrapped, *, on: bool, dtype: str) -> Wrapped:
     """
     if not on:
         return module
-    if chunk := getattr(module.model.config.get_text_config(), "attention_chunk_size", None):
-        raise BadInput(
-            f"packing = true: {type(module.model).__name__} attends within chunks of {chunk} tokens"
-            " (attention_chunk_size), which packed rows would cut elsewhere. Set packing = false."
-        )
+    require_whole_attention(module.model)
     module.packing = True
     chosen = _choose(module.model, dtype)
     if is_rank_zero():
         slow = f"{chosen} with one mask over the whole row, which is slow for long rows"
         print(f"packing: {type(module.model).__name__} attends by {_KERNELS.get(chosen, slow)}")
     return module
+
+
+def require_whole_attention(model: PreTrainedModel) -> None:
+    """Raise BadInput for a model that attends within chunks; its weights are not read."""
+    if chunk := getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        raise BadInput(
+            f"packing = true: {type(model).__name__} attends within chunks of {chunk} tokens"
+            " (attention_chunk_size), which packed rows would cut elsewhere. Set packing = false."
+        )
 
 
 def _choose(model: PreTrainedModel, dtype: str) -> str:

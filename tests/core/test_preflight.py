@@ -5,6 +5,7 @@ The validate stage refuses a recipe whose needs are not met, before anything is 
 
 import pytest
 from benchmark_tasks import write_task
+from transformers import Llama4TextConfig
 
 from rlhf_core.config import LoRA, RewardFunction
 from rlhf_core.config.stage_configs import Needs
@@ -52,6 +53,9 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
             ["ppo.router_aux_loss_coef=0.01", "sft.router_aux_loss_coef=0"],
             {"router_aux_loss_coef": 0.01},
         ),
+        (["reward.packing=true"], {"packing": True}),
+        (["dpo.packing=true"], {}),
+        (["sft.packing=true", "model.sft='given'"], {}),
     ],
 )
 def test_needs_are_those_of_the_stages_that_run(recipe, settings, needs):
@@ -92,6 +96,12 @@ def test_what_is_missing_is_refused_in_the_words_of_the_stage_that_would_have_mi
 ):
     with pytest.raises(BadInput, match=message):
         require(Needs(**needs), PLAIN, tiny_model)
+
+
+def test_packing_is_refused_for_attention_within_chunks_by_the_config_alone(tmp_path):
+    Llama4TextConfig(attention_chunk_size=4, num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="attends within chunks of 4 tokens"):
+        require(Needs(packing=True), {}, tmp_path)
 
 
 def test_what_is_there_is_taken(tiny_model):
