@@ -106,7 +106,8 @@ def saved_dtype(start: Path, *, computed: Dtype, wanted: Dtype | None) -> Dtype:
     """Return the number type in which a trained model is saved.
 
     wanted: the recipe's; None: that of the folder `start` where training computes in bfloat16, so
-    that each product has seen the rounded weights. Else float32, which keeps each small step.
+    that each product has seen the rounded weights; with an adapter, W and B A apart, while the
+    saved W + B A is rounded once. Else float32, which keeps each small step.
     """
     if wanted is not None:
         return wanted
