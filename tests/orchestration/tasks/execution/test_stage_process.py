@@ -3,6 +3,7 @@
 The stages are small real scripts.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 import weakref
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rlhf_core.errors import BadInput, Diverged, GateRefused, StageFailed
@@ -55,8 +57,9 @@ def script(folder: Path, body: str) -> tuple[str, ...]:
 
 
 def alive(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def wait_until(condition, seconds: float = 15.0) -> None:
