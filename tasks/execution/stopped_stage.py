@@ -30,7 +30,7 @@ _RECORDS = (METRICS, EVALUATIONS, "best-*.safetensors", "onpolicy", "model", "ad
 
 
 class Progress(NamedTuple):
-    """How far a stage came; the further one is the greater one.
+    """The steps that a stage has taken; the greater one is further.
 
     finished: members of an ensemble that are trained and saved. step: of the newest checkpoint,
     of the next member in an ensemble.

@@ -132,7 +132,7 @@ def test_a_folder_without_a_complete_checkpoint_counts_as_none(tmp_path, name):
 
 @pytest.mark.parametrize("best", [2, 4])
 def test_records_of_steps_after_the_checkpoint_are_left_out(tmp_path, best):
-    """Where the best step comes after it, the weights of an earlier one are gone."""
+    """Miss the weights of an earlier best step once a later one is the best."""
     first, then = spec_with(), spec_with(2)
     folder, run_dir = stopped(tmp_path, first), tmp_path / f"sft-{then.digest[:12]}"
     run_dir.mkdir()

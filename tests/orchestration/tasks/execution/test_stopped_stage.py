@@ -1,4 +1,4 @@
-"""How far a stopped stage came, and the copy of what it left."""
+"""Find what a stopped stage has done, and copy what it left."""
 
 import os
 
