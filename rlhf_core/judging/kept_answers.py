@@ -37,6 +37,12 @@ class KeptAnswers:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
+    def extend(self, others: "KeptAnswers") -> None:
+        """Append the answers of another folder that this one does not have."""
+        for key, answer in others._answers.items():
+            if key not in self._answers:
+                self.add(key, answer)
+
     def _lines(self) -> list[str]:
         """Return the lines; end a last one that a kill has cut, so that the next one is apart."""
         if not self._file.exists():

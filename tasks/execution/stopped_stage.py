@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_core.engine.continued import CONTINUED
+from rlhf_core.judging.kept_answers import FILE as ANSWERS, KeptAnswers
 from rlhf_core.rundir import CHECKPOINTS, read_metrics, write_atomically
 
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.json"
+COPIED = f".{CHECKPOINTS}"  # until every other file is copied
 # of a run directory, what a copy must not have; names with a dot are half written
 _OWN_FILES = (
     "spec.json",
@@ -83,10 +85,10 @@ def copy_stopped(stopped: Path, run_dir: Path, reached: Progress, *, ranks: int)
     """Copy a run directory in place of another, and record where its checkpoints are from.
 
     Weights are linked. The checkpoints come last and at once: after a kill in between the copy is
-    made again. Raises OSError.
+    made again. A judge's answers of both are kept. Raises OSError.
     """
-    copied, theirs = run_dir / f".{CHECKPOINTS}", stopped / CHECKPOINTS
-    shutil.rmtree(copied, ignore_errors=True)
+    copied, theirs = run_dir / COPIED, stopped / CHECKPOINTS
+    drop_half_copy(run_dir)
     if theirs.is_dir():
         half_written = shutil.ignore_patterns(".*")
         shutil.copytree(theirs, copied, ignore=half_written, copy_function=link_or_copy)
@@ -95,17 +97,23 @@ def copy_stopped(stopped: Path, run_dir: Path, reached: Progress, *, ranks: int)
     for pattern in _RECORDS:
         for path in run_dir.glob(pattern):
             _remove(path)
-    left_out = (*_OWN_FILES, CHECKPOINTS, *(("model", "adapter") if reached.members == 1 else ()))
+    left_out = (*_OWN_FILES, ANSWERS, CHECKPOINTS, *(("model", "adapter") if reached.members == 1 else ()))
     besides = shutil.ignore_patterns(*left_out)
     shutil.copytree(
         stopped, run_dir, ignore=besides, copy_function=link_or_copy, dirs_exist_ok=True
     )
+    KeptAnswers(run_dir).extend(KeptAnswers(stopped))
     _cut(run_dir, reached)
     earlier = run_dir / CONTINUED
     before = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else []
     one = {"run_dir": stopped.name, "ranks": ranks, "checkpoint": _name(reached)}
     write_atomically(earlier, json.dumps([*before, one], indent=2))
     copied.rename(run_dir / CHECKPOINTS)
+
+
+def drop_half_copy(run_dir: Path) -> None:
+    """Remove the checkpoints of a copy that was cut off."""
+    shutil.rmtree(run_dir / COPIED, ignore_errors=True)
 
 
 def _name(reached: Progress) -> str:

@@ -11,7 +11,7 @@ from rlhf_core.config import SFT, Reward
 from rlhf_core.engine.continued import continued_from
 from rlhf_core.rundir import StageSpec
 from tasks.execution.continuation import continue_stopped
-from tasks.execution.stopped_stage import progress_of
+from tasks.execution.stopped_stage import COPIED, progress_of
 
 
 def spec_with(ranks: int = 1, **section: object) -> StageSpec:
@@ -59,7 +59,7 @@ def test_other_work_a_finished_stage_and_a_running_one_are_left_alone(tmp_path, 
     if difference == "seed":
         then = then.model_copy(update={"seed": 2})
     folder, run_dir = stopped(tmp_path, spec_with()), tmp_path / f"sft-{then.digest[:12]}"
-    run_dir.mkdir()
+    (run_dir / COPIED).mkdir(parents=True)  # of a copy that was cut off
     if difference == "finished":
         (folder / "result.json").write_text("{}")
     if difference == "none yet":

@@ -2,7 +2,15 @@
 
 import os
 
-from tasks.execution.stopped_stage import link_or_copy, progress_of
+from rlhf_core.judging.kept_answers import KeptAnswers
+from rlhf_core.judging.verdicts import JudgeAnswer
+from tasks.execution.stopped_stage import (
+    COPIED,
+    Progress,
+    copy_stopped,
+    link_or_copy,
+    progress_of,
+)
 
 
 def test_a_link_replaces_the_file_that_is_there(tmp_path):
@@ -30,3 +38,15 @@ def test_members_of_an_ensemble_count_before_steps(tmp_path):
     (tmp_path / "model" / "config.json").write_text("{}")
     assert progress_of(tmp_path, 3) == (1, 3, 3)
     assert progress_of(tmp_path, 3) > (0, 9, 3)
+
+
+def test_a_copy_keeps_the_answers_that_a_judge_gave_to_both(tmp_path):
+    stopped, run_dir = tmp_path / "stopped", tmp_path / "run"
+    for folder, key in ((stopped, "theirs"), (run_dir, "own")):
+        (folder / "checkpoints" / "step-000004").mkdir(parents=True)
+        KeptAnswers(folder).add(key, JudgeAnswer(1.0, key, None))
+    copy_stopped(stopped, run_dir, Progress(0, 4), ranks=2)
+    kept = KeptAnswers(run_dir)
+    assert [kept.get(key).reason for key in ("own", "theirs")] == ["own", "theirs"]
+    assert KeptAnswers(stopped).get("own") is None
+    assert not (run_dir / COPIED).exists()
