@@ -15,7 +15,7 @@ import typer
 from markdown_text import escape, first_sentence, one_line, paragraphs, table
 from typer.core import TyperCommand, TyperGroup
 
-from flows.cli.app import app, load_command
+from flows.cli.app import COMMANDS, app, load_command
 from rlhf_core import errors
 from rlhf_core.benchmarks.names import FORMS, SHARES, BenchmarkMetric
 from rlhf_core.benchmarks.subsets import meaning_of, subset_metric
@@ -79,14 +79,15 @@ def commands() -> str:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     context = typer.Context(group, info_name="rlhf")
-    found = {name: load_command(name) for name in group.list_commands(context)}
+    found = {name: load_command(name) for names in COMMANDS.values() for name in names}
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
     parts += ["The program is `.venv/bin/rlhf`; `--install-completion` sets up the shell.\n"]
     panels: dict[str, list[str]] = {}
     for name, command in found.items():
         panels.setdefault(panel_of(command), []).append(name)
     for panel, names in panels.items():
-        rows = [[f"[`rlhf {n}`](#rlhf-{n})", first_sentence(found[n].help)] for n in names]
+        links = {n: f"[`rlhf {n}`](#rlhf-{n.replace(' ', '-')})" for n in names}
+        rows = [[link, first_sentence(found[n].help)] for n, link in links.items()]
         parts.append(f"## {panel}\n\n{table(['command', 'what it does'], rows)}")
     codes = [[f"`{code}`", text] for code, text in sorted(EXIT_CODES.items())]
     parts.append(f"## Exit codes\n\n{table(['code', 'meaning'], codes)}")

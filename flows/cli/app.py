@@ -16,7 +16,8 @@ from rlhf_core.errors import PromotionRefused, RLHFError
 
 EXIT_CODES = "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."
 # panel of the help page, command, first line of its docstring. The command NAME of the panel PANEL
-# is the function NAME in flows/cli/PANEL/NAME.py, with underscores for hyphens.
+# is the function NAME in flows/cli/PANEL/NAME.py, with underscores for hyphens and blanks. A name
+# of two words is a command of the group that its first word names.
 COMMANDS = {
     "runs": {
         "run": "Run the stages of a recipe: skip finished ones, resume an interrupted one.",
@@ -41,6 +42,9 @@ COMMANDS = {
         "heldout": "Show how often contests used a recipe's held-out prompts, or offer fresh ones.",
         "lineage": "Trace a model back to its data, or data to every model that saw it.",
     },
+    "labels": {
+        "label import": "Turn votes in a file (Label Studio, CSV, JSON Lines) into comparisons."
+    },
     "schedules": {
         "deploy": "Deploy a recipe to a work pool: by cron, on new data, after a promotion.",
         "schedules": "List the deployments on the Prefect server, their next and latest runs.",
@@ -57,10 +61,12 @@ COMMANDS = {
         "recipes": "List the recipes that come with the project.",
     },
 }
+GROUPS = {"label": "Have people compare replies, and turn their votes into comparisons."}
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
     *("run", "validate", "sweep", "trace"),
     *("approve", "promote", "rollback", "history", "access", "heldout"),
+    *("label import",),
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
 }
@@ -86,8 +92,10 @@ class LazyCommand(TyperCommand):
 
         Raises BadInput for a command that writes, where the workspace cannot be written.
         """
-        context = load_command(str(self.name)).make_context(info_name, args, parent, **extra)
-        if self.name in WRITING and not extra.get("resilient_parsing"):  # as completion parses
+        group = getattr(parent, "info_name", None)
+        name = f"{group} {self.name}" if group in GROUPS else str(self.name)
+        context = load_command(name).make_context(info_name, args, parent, **extra)
+        if name in WRITING and not extra.get("resilient_parsing"):  # as completion parses
             from tasks.records.workspace import Workspace
 
             Workspace.here().require_writable()
@@ -97,12 +105,12 @@ class LazyCommand(TyperCommand):
 def load_command(name: str) -> TyperCommand:
     """Import the file of a command, and return the command with its arguments and options."""
     (panel,) = (panel for panel, commands in COMMANDS.items() if name in commands)
-    function = name.replace("-", "_")
+    function = name.replace("-", "_").replace(" ", "_")
     callback = getattr(importlib.import_module(f"flows.cli.{panel}.{function}"), function)
     paragraphs = (inspect.getdoc(callback) or "").split("\n\n")
     only = typer.Typer(add_completion=False, rich_markup_mode="rich")
     only.command(
-        name,
+        name.rpartition(" ")[2],
         help="\n\n".join(" ".join(text.split()) for text in paragraphs),
         rich_help_panel=panel.capitalize(),
     )(callback)
@@ -115,10 +123,21 @@ def _not_loaded() -> None:
     """Stand for the function of a command until the command is loaded."""
 
 
+def _grouped(group: str, panel: str) -> typer.Typer:
+    """Return the group of commands, made by its first command and listed in that one's panel."""
+    if group not in _made:
+        _made[group] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+        app.add_typer(_made[group], name=group, help=GROUPS[group], rich_help_panel=panel)
+    return _made[group]
+
+
+_made: dict[str, typer.Typer] = {}
 for _panel, _commands in COMMANDS.items():
     for _name, _first_line in _commands.items():
         _title = _panel.capitalize()
-        _register = app.command(_name, cls=LazyCommand, help=_first_line, rich_help_panel=_title)
+        _group, _, _last = _name.rpartition(" ")
+        _owner = _grouped(_group, _title) if _group else app
+        _register = _owner.command(_last, cls=LazyCommand, help=_first_line, rich_help_panel=_title)
         _register(_not_loaded)
 
 

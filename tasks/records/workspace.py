@@ -119,6 +119,11 @@ class Workspace:
         return self.home / "heldout"
 
     @property
+    def labels(self) -> Path:
+        """The folder of the labelling campaigns, and of the key of the annotators' pseudonyms."""
+        return self.home / "labels"
+
+    @property
     def artifacts(self) -> Path:
         """The folder where a local MLflow store keeps its artifacts."""
         return self.home / "mlartifacts"

@@ -55,24 +55,24 @@ def test_help_of_a_command_imports_no_other_command():
 import contextlib, io, sys
 from flows.cli import app
 modules = {
-    f"flows.cli.{panel}.{name.replace('-', '_')}": name
+    f"flows.cli.{panel}.{name.replace('-', '_').replace(' ', '_')}": name
     for panel, commands in app.COMMANDS.items()
     for name in commands
 }
 for name in modules.values():
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            code = app.main([name, "--help"])
+            code = app.main([*name.split(), "--help"])
         except SystemExit as end:
             code = end.code
     assert code == 0 and f" {name} [OPTIONS]" in out.getvalue()
     loaded = modules.keys() & sys.modules.keys()
-    print(name, *(modules[module] for module in loaded))
+    print(name, *(modules[module] for module in loaded), sep="; ")
     for module in loaded:
         del sys.modules[module]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{name} {name}" for name in LAZY]
+    assert done.stdout.splitlines() == [f"{name}; {name}" for name in LAZY]
 
 
 def completed(*words: str) -> list[str]:
@@ -189,6 +189,7 @@ WRITING_COMMANDS = {
     "up": [],
     "history": ["quickstart"],
     "heldout": ["show", "quickstart"],
+    "label import": ["votes.jsonl", "--out", "comparisons.jsonl"],
     "down": [],
     "ui": ["--no-browser"],
 }
@@ -196,7 +197,7 @@ CALL_EACH = """
 import json, sys
 from flows.cli.app import main
 for name, words in json.loads(sys.argv[1]).items():
-    print(main([name, *words]), flush=True)
+    print(main([*name.split(), *words]), flush=True)
 """
 
 

@@ -1,0 +1,1 @@
+"""Commands of labelling: pairs to people, votes back."""
