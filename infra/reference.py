@@ -234,8 +234,8 @@ def metrics() -> str:
     """Return the page of all metrics, a table per stage."""
     parts = [
         "# What does each metric mean?\n\nEvery number that a stage logs is declared in "
-        "`rlhf_core/metric_table.py` with its unit, range and meaning; a stage that logs another "
-        f"name fails.\n\n{MADE}\nGates may be set on those of "
+        "`rlhf_core/metric_tables/stages.py` with its unit, range and meaning; a stage that logs "
+        f"another name fails.\n\n{MADE}\nGates may be set on those of "
         f"{', '.join(gated_stages())}: [gates](../concepts/gates.md).\n"
     ]
     for prefix, title in METRIC_GROUPS.items():

@@ -19,6 +19,7 @@ from rlhf_core.engine.continued import continued_from
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.evidence.final_metrics import require_final
 from rlhf_core.metrics import require_declared
+from rlhf_core.process_end import run_and_end
 from rlhf_core.ranks import is_rank_zero, ranks
 from rlhf_core.rundir import (
     Artifact,
@@ -147,4 +148,4 @@ def _refuse(run: RunDir, failure: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_and_end(lambda: main(sys.argv[1:]))

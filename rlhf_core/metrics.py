@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlhf_core import metric_table as table
 from rlhf_core.benchmarks.names import GAIN, WINS, BenchmarkMetric, DeclaredByName
 from rlhf_core.benchmarks.subsets import meaning_of
-from rlhf_core.evaluation_metric_table import DETECTOR_METRICS, EVAL_METRICS
-from rlhf_core.metric_table import ANY, Domain
+from rlhf_core.metric_tables import stages as table
+from rlhf_core.metric_tables.evaluation import DETECTOR_METRICS, EVAL_METRICS
+from rlhf_core.metric_tables.stages import ANY, Domain
 
 
 class Metric(NamedTuple):
@@ -84,6 +84,6 @@ def require_declared(metrics: dict[str, float]) -> None:
     """Raise KeyError, naming them, when names are not in METRICS."""
     if unknown := sorted(name for name in metrics if name not in METRICS):
         raise KeyError(
-            f"metrics {unknown} are not declared in rlhf_core/metric_table.py; add name, unit and"
-            " meaning"
+            f"metrics {unknown} are not declared in rlhf_core/metric_tables/stages.py; add name,"
+            " unit and meaning"
         )

@@ -255,7 +255,7 @@ def _loading(recipe: Recipe, model: str, kind: ModelKind, folder: Path) -> str:
     else:
         flags, note = "--runner pooling", ""
         plain = _in_transformers("AutoModelForSequenceClassification")
-        if has_sequence_classifier(read_config(folder).get("model_type", "")) is False:
+        if not has_sequence_classifier(read_config(folder).get("model_type", "")):
             plain = "# transformers has no sequence classifier of this family; MLflow loads it"
         example = (
             'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])'

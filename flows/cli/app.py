@@ -5,7 +5,7 @@ import inspect
 import io
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from flows.cli import process
 from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
+from rlhf_core.process_end import run_and_end
 
 EXIT_CODES = "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."
 # panel of the help page, command, first line of its docstring. The command NAME of the panel PANEL
@@ -147,6 +148,11 @@ def _use_platform() -> None:
     from flows.platform import state
 
     state.use()
+
+
+def run() -> NoReturn:
+    """Run the command of this process's arguments, and end the process with its exit code."""
+    run_and_end(main)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,14 +2,17 @@
 
 Without PREFECT_API_URL Prefect starts a server for the length of a run, as a plain child. Ctrl-C in
 a terminal reaches such a child too; the run then asks a dead server for minutes. After `kill -9` of
-the run the child lives on without end.
+the run the child lives on without end. Prefect also starts it when a flow begins and waits for it,
+about as long as a run takes to import Prefect and MLflow: `rlhf run` starts it before.
 """
 
 import os
+import socket
 import sys
+from dataclasses import dataclass
 
-from prefect.settings import PREFECT_API_URL, get_current_settings
-
+from flows.platform import prefect_address
+from flows.settings import quiet_libraries
 from tasks.execution.guarded_process import GuardedProcess
 
 _START = "_run_uvicorn_command"  # Prefect 3.7's function that starts the server
@@ -21,21 +24,61 @@ EPHEMERAL = {
 }
 
 
+@dataclass(frozen=True)
+class _Server:
+    port: int
+    process: GuardedProcess
+
+
+_early: list[_Server] = []  # at most one: started, and not yet in use by Prefect
+
+
+def start_early() -> None:
+    """Start the server while this process imports its libraries, unless one is configured."""
+    if _early or prefect_address.is_named():
+        return
+    quiet_libraries()  # the server inherits these settings
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _early.append(_Server(port, _start(port, {})))
+
+
 def end_with_this_process() -> None:
     """Have Prefect start its ephemeral server as a guarded process group of its own.
 
     Do nothing where a server is configured, or where Prefect starts it in another way.
     """
+    from prefect.settings import PREFECT_API_URL, get_current_settings
+
     if PREFECT_API_URL.value():
+        _end_early()
         return
     from prefect.server.api.server import SubprocessASGIServer
 
-    if hasattr(SubprocessASGIServer, _START):
-        setattr(SubprocessASGIServer, _START, lambda server: _start(server.port))
+    if not hasattr(SubprocessASGIServer, _START):
+        _end_early()
+        return
+
+    def start(server: SubprocessASGIServer) -> GuardedProcess:
+        if _early and _early[0].port == server.port:
+            return _early.pop().process
+        assert server.port  # found by Prefect just before
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        return _start(server.port, settings)
+
+    setattr(SubprocessASGIServer, _START, start)
+    server = SubprocessASGIServer()  # one per process
+    if _early and not server.running:
+        server.port = _early[0].port
 
 
-def _start(port: int) -> GuardedProcess:
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+def _end_early() -> None:
+    while _early:
+        _early.pop().process.end()
+
+
+def _start(port: int, settings: dict[str, str]) -> GuardedProcess:
     application = ("--factory", "prefect.server.api.server:create_app")
     address = ("--host", "127.0.0.1", "--port", str(port))
     quiet = ("--log-level", "error", "--lifespan", "on")

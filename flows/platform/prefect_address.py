@@ -36,6 +36,12 @@ def configured() -> PrefectAddress | None:
     )
 
 
+def is_named() -> bool:
+    """Return True when the environment or a file names a server. Does not import Prefect."""
+    profiles = Path(os.environ["PREFECT_HOME"], "profiles.toml")  # set by flows/settings.py
+    return bool(in_environment("") or in_files("", Path.cwd(), profiles))
+
+
 def in_environment(url: str) -> PrefectAddress | None:
     """Return the address as the environment gives it, or None."""
     if not os.environ.get(VARIABLE):

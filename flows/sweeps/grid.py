@@ -94,7 +94,7 @@ def _check_metrics(names: list[str]) -> None:
             hint = (
                 f"; did you mean {', '.join(close)}?"
                 if close
-                else "; rlhf_core/metric_table.py lists them."
+                else "; rlhf_core/metric_tables/stages.py lists them."
             )
             raise ConfigError(f"--metric {name}: there is no such metric{hint}")
 

@@ -57,7 +57,9 @@ class GateRule(Config):
     """One bound on a final metric of a stage, an end of its interval, or a paired difference."""
 
     stage: GatedStage = Field(description="Stage whose result the gate looks at.")
-    metric: str = Field(description="A final metric of that stage, see rlhf_core/metric_table.py.")
+    metric: str = Field(
+        description="A final metric of that stage, see rlhf_core/metric_tables/stages.py."
+    )
     of: GateValue = Field(
         "estimate",
         description="Value compared with the threshold: the estimate or an end of its interval.",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlhf_core.config.fields import Config, Finite, NonNegative
-from rlhf_core.metric_table import MAX_FUNCTIONS
+from rlhf_core.metric_tables.stages import MAX_FUNCTIONS
 
 
 class RewardFunction(Config):

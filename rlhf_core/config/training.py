@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
-from rlhf_core.metric_table import MAX_MEMBERS
+from rlhf_core.metric_tables.stages import MAX_MEMBERS
 
 
 class LoRA(Config):

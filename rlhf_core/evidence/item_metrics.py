@@ -14,7 +14,7 @@ minus       metric `column` - metric `other`, on the same items
 from typing import Literal, NamedTuple
 
 from rlhf_core.benchmarks.names import COLUMN, GAIN, WINS, BenchmarkMetric, DeclaredByName
-from rlhf_core.metric_table import MAX_MEMBERS
+from rlhf_core.metric_tables.stages import MAX_MEMBERS
 
 ItemMetricKind = Literal[
     "wins", "share", "misses", "mean", "difference", "ratio", "verdict", "minus"

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
-from rlhf_core.pickles import pickle_files
+from rlhf_core.modeling.pickles import pickle_files
 from rlhf_core.template_date import template_date
 
 

@@ -6,7 +6,7 @@ Intervals are two-sided; `confidence` is the probability that they cover the tru
 import math
 
 import numpy as np
-from scipy.special import betaincinv, ndtri
+from scipy.special import bdtr, betaincinv, ndtri
 
 RESAMPLES = 10_000
 # with fewer items, resampling underestimates the spread (one item would give width 0)
@@ -69,10 +69,8 @@ def sign_test(wins: int, losses: int) -> float:
     The hypothesis is as many wins as losses, ties left out, under Binomial(n, 1/2). Of items that
     changed sides it is McNemar's exact test (1947).
     """
-    from scipy.stats import binomtest  # half a second, which most commands need not wait for
-
     n = wins + losses
-    return float(binomtest(wins, n, 0.5).pvalue) if n else 1.0
+    return min(1.0, 2 * float(bdtr(min(wins, losses), n, 0.5))) if n else 1.0
 
 
 # sign, numerators (N,), denominators (N,); all terms are over the same N items

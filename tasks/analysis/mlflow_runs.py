@@ -28,8 +28,8 @@ from tasks.analysis.run_evidence import (
 from tasks.records.run_record import LATEST
 from tasks.registry.versions import find_version
 from tasks.tracking.client import KEY, brief, page
+from tasks.tracking.curves import CURVES
 from tasks.tracking.pages import PAGE, model_versions, pages, registered_models
-from tasks.tracking.rendering import CURVES
 
 Client = MlflowClient
 PARENT = "mlflow.parentRunId"

@@ -16,7 +16,8 @@ from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
 from tasks.execution import resource_usage
 from tasks.records.run_record import Record, StageRecord
-from tasks.tracking.rendering import CURVES, flatten
+from tasks.tracking.curves import CURVES
+from tasks.tracking.rendering import flatten
 
 Curve = list[tuple[int, float]]  # (step, value)
 

@@ -14,12 +14,7 @@ from typing import Any
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import StageSpec
 from rlhf_core.stage_catalogue import REWARD
-from tasks.execution.stopped_stage import (
-    Progress,
-    copy_stopped,
-    drop_half_copy,
-    progress_of,
-)
+from tasks.execution.stopped_stage import Progress, copy_stopped, drop_half_copy, progress_of
 
 # keys of a stage's section that divide the work or say when it is saved, and change no number
 # beyond rounding

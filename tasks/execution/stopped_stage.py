@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_core.engine.continued import CONTINUED
-from rlhf_core.judging.kept_answers import FILE as ANSWERS, KeptAnswers
+from rlhf_core.judging.kept_answers import FILE as ANSWERS
+from rlhf_core.judging.kept_answers import KeptAnswers
 from rlhf_core.rundir import CHECKPOINTS, read_metrics, write_atomically
 
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.json"
@@ -97,7 +98,8 @@ def copy_stopped(stopped: Path, run_dir: Path, reached: Progress, *, ranks: int)
     for pattern in _RECORDS:
         for path in run_dir.glob(pattern):
             _remove(path)
-    left_out = (*_OWN_FILES, ANSWERS, CHECKPOINTS, *(("model", "adapter") if reached.members == 1 else ()))
+    models = ("model", "adapter") if reached.members == 1 else ()
+    left_out = (*_OWN_FILES, ANSWERS, CHECKPOINTS, *models)
     besides = shutil.ignore_patterns(*left_out)
     shutil.copytree(
         stopped, run_dir, ignore=besides, copy_function=link_or_copy, dirs_exist_ok=True

@@ -32,7 +32,7 @@ from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import usual_mode
 from rlhf_core.gates.decide import Decision
-from rlhf_core.pickles import pickle_files
+from rlhf_core.modeling.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
 from tasks.records.approval_record import VersionApproval
 from tasks.records.file_lock import locked

@@ -16,8 +16,8 @@ from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.data.sources.shards import COMPRESSED, FORMATS
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.pickles import pickle_files
 from rlhf_core.patterns import fixed_folder, is_pattern, matching_files
-from rlhf_core.pickles import pickle_files
 from rlhf_core.rundir import Artifact, StageSpec
 from rlhf_core.stage_catalogue import STAGES, Stage
 from rlhf_core.template_date import folder_asks_for_date

@@ -27,6 +27,7 @@ from tasks.tracking.client import (
     find_or_create_sweep_run,
     report_link,
 )
+from tasks.tracking.curves import log_curves
 from tasks.tracking.run_writer import RunWriter
 from tasks.tracking.verdict_traces import VerdictTraces
 
@@ -193,8 +194,7 @@ class Forwarder:
             run.log_json(_json_of(stage.decisions), "gates.json")
         for name in ("spec.json", "stage.log", "failure.json"):
             run.log_path(name, stage.run_dir / name)
-        if figure := rendering.curves(stage.stage, lines):
-            self.client.log_figure(run.run_id, figure, "curves.png")
+        log_curves(run, stage.stage, stage.run_dir, lines)
         self.client.set_terminated(run.run_id, stage.status, stage.ended)
         stage.closed = True
         self.record.save(self.workspace)

@@ -1,20 +1,15 @@
-"""Parameters, Markdown and learning curves of a run for the pages of MLflow and Prefect."""
+"""Parameters and Markdown of a run for the pages of MLflow and Prefect."""
 
 import json
-import math
 import re
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
-from rlhf_core.stage_catalogue import STAGES
 from tasks.records.run_record import Record, StageRecord
 
 PARAM_LENGTH = 5900  # MLflow cuts a value at 6,000 characters
-CURVES = {name: stage.curves for name, stage in STAGES.items() if stage.curves}
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, str]:
@@ -168,30 +163,6 @@ def final_metrics(result: StageResult) -> dict[str, float]:
     for name, (low, high) in result.intervals.items():
         values |= {f"{name}.low": low, f"{name}.high": high}
     return values
-
-
-def curves(stage: str, lines: list[dict]) -> Figure | None:
-    """Return a figure with a panel per main metric of the stage.
-
-    It is None when fewer than two steps were logged.
-    """
-    logged = {name for line in lines for name in line["metrics"]}
-    names = [name for name in CURVES.get(stage, sorted(logged)[:9]) if name in logged]
-    if not names or len(lines) < 2:
-        return None
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
-        points = [
-            (line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]
-        ]
-        axes.plot(*zip(*points, strict=True), linewidth=1.4)
-        axes.set(title=name, xlabel="step", ylabel=METRICS[name].unit if name in METRICS else "")
-        axes.grid(alpha=0.3)
-    for axes in figure.axes[len(names) :]:
-        axes.remove()
-    return figure
 
 
 def table_columns(path: Path) -> dict[str, list]:

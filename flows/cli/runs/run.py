@@ -7,7 +7,9 @@ import typer
 from flows.cli.options import AsJson, Debug, RecipeName, Settings, StepName
 from flows.cli.output import print_json
 from flows.cli.runs.outcome import finish
+from flows.platform import ephemeral_server
 from flows.settings import quiet_libraries
+from rlhf_core.config import Recipe, load_recipe
 
 FromStage = Annotated[
     StepName | None,
@@ -37,25 +39,24 @@ def run(
         raise typer.BadParameter(
             f"--from {from_stage} comes after --until {until}: nothing would run."
         )
+    loaded = load_recipe(recipe, settings or [])
     if print_launch:
-        _print_launches(recipe, settings or [], as_json)
+        _print_launches(loaded, as_json)
         return
+    ephemeral_server.start_early()
     from flows.display.run import run_recipe
 
     finish(run_recipe(recipe, settings or [], (from_stage, until)), as_json)
 
 
-def _print_launches(recipe: str, settings: list[str], as_json: bool) -> None:
+def _print_launches(recipe: Recipe, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from rlhf_core.config import load_recipe
-
-    loaded = load_recipe(recipe, settings)
     quiet_libraries()
     from tasks.records.workspace import Workspace
     from tasks.stages.launch_plan import launches
 
-    found = list(launches(loaded, Workspace.here()))
+    found = list(launches(recipe, Workspace.here()))
     if as_json:
         print_json([asdict(launch) for launch in found])
         return

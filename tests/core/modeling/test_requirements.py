@@ -101,4 +101,4 @@ def test_the_families_with_a_sequence_classifier_are_those_of_transformers_own_t
     assert told == {name: name in table for name in told}
     assert not told["granite"] and not told["cohere"] and not told["codegen"] and told["bloom"]
     assert all(told[family] for family in FAMILIES)
-    assert has_sequence_classifier("of another make") is None
+    assert not has_sequence_classifier("of another make")

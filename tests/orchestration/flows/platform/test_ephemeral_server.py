@@ -51,7 +51,8 @@ def wait_for_stage(home, process) -> list[psutil.Process]:
         assert process.poll() is None and time.monotonic() < deadline, (home / "output").read_text()
         time.sleep(0.05)
     found = process.children(recursive=True)
-    assert any(SERVER in child.cmdline() for child in found)
+    servers = [words for child in found if SERVER in (words := child.cmdline())]
+    assert len([words for words in servers if words[1] == "-m"]) == 1  # besides its guard
     return found
 
 

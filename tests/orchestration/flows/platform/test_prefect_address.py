@@ -17,7 +17,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_prefect_reads_is_found_by_prefect_and_named(tmp_path, name):
+def test_a_file_that_prefect_reads_is_found_by_prefect_and_named(tmp_path, monkeypatch, name):
     (tmp_path / name).write_text(FILES[name])
     code = (
         "from flows.platform.prefect_address import configured\n"
@@ -31,6 +31,9 @@ def test_a_file_that_prefect_reads_is_found_by_prefect_and_named(tmp_path, name)
         cwd=tmp_path,
     )
     assert URL in done.stdout, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    assert prefect_address.is_named()
     assert f"in {tmp_path / name}" in done.stdout and "remove " in done.stdout
 
 
@@ -48,5 +51,9 @@ def test_the_environment_comes_first(monkeypatch):
     assert found and found.place == "PREFECT_API_URL" and "unset PREFECT_API_URL" in found.fix
 
 
-def test_a_folder_without_such_files_names_nothing(tmp_path):
+def test_a_folder_without_such_files_names_nothing(tmp_path, monkeypatch):
     assert prefect_address.in_files(URL, tmp_path, tmp_path / "profiles.toml") is None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert not prefect_address.is_named()

@@ -4,13 +4,7 @@ import os
 
 from rlhf_core.judging.kept_answers import KeptAnswers
 from rlhf_core.judging.verdicts import JudgeAnswer
-from tasks.execution.stopped_stage import (
-    COPIED,
-    Progress,
-    copy_stopped,
-    link_or_copy,
-    progress_of,
-)
+from tasks.execution.stopped_stage import COPIED, Progress, copy_stopped, link_or_copy, progress_of
 
 
 def test_a_link_replaces_the_file_that_is_there(tmp_path):

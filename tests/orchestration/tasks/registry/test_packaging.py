@@ -17,7 +17,7 @@ from recipes import tiny_recipe
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
-from rlhf_core.pickles import PICKLE_SUFFIXES
+from rlhf_core.modeling.pickles import PICKLE_SUFFIXES
 from rlhf_core.rundir import Artifact, StageResult
 from tasks.records.run_record import Record, Registration
 from tasks.records.workspace import Workspace

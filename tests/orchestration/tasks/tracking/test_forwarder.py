@@ -132,6 +132,11 @@ def test_a_cached_stage_is_logged_in_full_again(home, tmp_path, command):
     assert run.info.run_id != first.record.stages[0].run_id and run.data.tags["cached"] == "true"
     assert len(second.client.get_metric_history(run.info.run_id, "sft/loss")) == 3
     assert second.record.name.endswith("-2")
+    pictures = [
+        Path(tracker.client.download_artifacts(tracker.record.stages[0].run_id, "curves.png"))
+        for tracker in (first, second)
+    ]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
     models = second.client.search_logged_models([second.record.experiment_id])
     assert len(models) == 1  # the same bytes are one logged model
 

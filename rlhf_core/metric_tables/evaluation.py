@@ -1,6 +1,6 @@
-"""The metrics of the stage evaluate and of its reward-hacking detectors, as in metric_table.py."""
+"""The metrics of the stage evaluate and of its reward-hacking detectors, as in stages.py."""
 
-from rlhf_core.metric_table import ANY, Domain, MetricRows
+from rlhf_core.metric_tables.stages import ANY, Domain, MetricRows
 
 _RATERS = {
     "judge_people": "judge and people",

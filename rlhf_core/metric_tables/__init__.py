@@ -1,0 +1,1 @@
+"""Every metric: name, unit and meaning, by stage."""
