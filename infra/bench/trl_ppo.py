@@ -1,6 +1,6 @@
 """TRL's PPOTrainer as a measured process: `trl_ppo.py FOLDER OPTIONS`; runs in its own environment.
 
-OPTIONS is JSON: kind of replies, shape and bf16. The trainer's loop is TRL's own. Replies get given
+OPTIONS is JSON: kind of replies and shape. The trainer's loop is TRL's own. Replies get given
 lengths after they are sampled: sampling goes on to the longest reply of the rows that are generated
 together, as it does when rows end by themselves, and the end of turn and padding are written behind
 each row's own length. The phases are told apart by calls that the loop makes once per step.
@@ -115,7 +115,7 @@ def trainer_of(folder: Path, shape: Shape, options: dict, phases: Phases, out: s
         temperature=1.0,
         learning_rate=1e-6,
         gradient_checkpointing=False,
-        bf16=options["bf16"],
+        bf16=False,
         use_cpu=True,
         report_to="none",
         save_strategy="no",

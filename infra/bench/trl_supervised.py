@@ -1,6 +1,6 @@
 """TRL's SFTTrainer or RewardTrainer, measured: `trl_supervised.py STAGE FOLDER OPTIONS`.
 
-Runs in TRL's environment. OPTIONS is JSON: kind of rows, shape, bf16 and further arguments of the
+Runs in TRL's environment. OPTIONS is JSON: kind of rows, shape and further arguments of the
 trainer's configuration. Every step takes every row, micro_rows (or as many pairs' rows) at once.
 """
 
@@ -46,7 +46,7 @@ def arguments(shape: Shape, options: dict, out: str, *, rows: int, at_once: int)
         "learning_rate": 1e-6,
         "max_length": shape.longest + 1,
         "gradient_checkpointing": False,
-        "bf16": options["bf16"],
+        "bf16": False,
         "use_cpu": True,
         "report_to": "none",
         "save_strategy": "no",
