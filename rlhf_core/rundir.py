@@ -2,6 +2,7 @@
 
 spec.json      what to do, fully resolved, written before the stage starts
 metrics.jsonl  one line per step, appended as the stage goes; also the spool for MLflow
+timeline.jsonl what learner and sampler of PPO did when (see rlhf_core.ppo.timeline)
 checkpoints/   complete checkpoints only (see rlhf_core.engine.checkpoint)
 tokens/        the training split as token ids, for all ranks (see rlhf_core.engine.encoded)
 continued.json where the first checkpoints are from (see rlhf_core.engine.continued)

@@ -28,7 +28,7 @@ COMMANDS = {
         "gates": "Show every gate of a run: value, interval, samples, rule, verdict and reason.",
         "compare": "Compare runs with the first one: settings, metrics, plots and replies.",
         "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
-        "trace": "Run one PPO batch and show its tensors, forward passes, bytes and tokens.",
+        "trace": "Run one PPO batch and show its tensors and tokens, or write a run's timeline.",
         "reward-report": "Report where a run's reward model is right, and where it is wrong.",
         "plan": "Estimate the memory of every stage on each device, and check that it fits.",
         "plan-contest": "Say how many held-out prompts a contest with the champion needs.",

@@ -39,8 +39,11 @@ def print_page_path(path: Path) -> None:
     console().print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def write_page(path: Path, page: str) -> Path:
-    """Write an HTML page, make its folder when absent, and return its path. Raises RLHFError."""
+def write_page(path: Path, page: str, *, named_by: str = "--html") -> Path:
+    """Write an HTML page, make its folder when absent, and return its path.
+
+    named_by: what names the file on the command line. Raises RLHFError.
+    """
     from rlhf_core.rundir import write_atomically
 
     try:
@@ -51,6 +54,6 @@ def write_page(path: Path, page: str) -> Path:
             write_atomically(path, page)
     except OSError as error:
         raise RLHFError(
-            f"the page cannot be written to {path} ({error}). Give another file with --html."
+            f"the page cannot be written to {path} ({error}). Give another file with {named_by}."
         ) from None
     return path

@@ -213,25 +213,25 @@ class PPO(PPOOptions):
 
     @model_validator(mode="after")
     def _old_rollouts_are_corrected_for(self) -> "PPO":
-        block = self.max_rollout_age + 1
-        if block > 1 and self.importance_cap is None and self.recomputes_old_logprobs:
+        block, own = self.rollout_block, self.sampling.own_devices
+        if own and self.max_rollout_age > 1:
+            raise ValueError(
+                f"max_rollout_age {self.max_rollout_age} with sampling.own_devices {own}: one"
+                " rollout is generated ahead, so that no response is older than 1 step; set"
+                " max_rollout_age to 1"
+            )
+        if self.max_rollout_age and self.importance_cap is None and self.recomputes_old_logprobs:
             raise ValueError(
                 f"max_rollout_age {self.max_rollout_age} without importance_cap: responses of older"
                 " weights would count as the actor's own; set importance_cap, e.g. 2.0,"
                 " old_logprobs 'sampler', or max_rollout_age 0"
             )
-        if self.reward_check and (self.reward_check.every % block or self.steps % block):
-            raise ValueError(
-                f"reward_check.every {self.reward_check.every} and steps {self.steps} are not both"
-                f" multiples of max_rollout_age + 1 = {block}: a check would ask a sampler with"
-                " older weights"
-            )
-        if self.evaluation and (self.evaluation.every % block or self.steps % block):
-            raise ValueError(
-                f"evaluation.every {self.evaluation.every} and steps {self.steps} are not both"
-                f" multiples of max_rollout_age + 1 = {block}: an evaluation would ask a sampler"
-                " with older weights"
-            )
+        for name, asks in (("reward_check", self.reward_check), ("evaluation", self.evaluation)):
+            if asks and (asks.every % block or self.steps % block):
+                raise ValueError(
+                    f"{name}.every {asks.every} and steps {self.steps} are not both multiples of"
+                    f" max_rollout_age + 1 = {block}: it would ask a sampler with older weights"
+                )
         if self.checkpoint_every % block:
             raise ValueError(
                 f"checkpoint_every {self.checkpoint_every} is not a multiple of max_rollout_age + 1"

@@ -141,6 +141,7 @@ class PPOOptions(Training):
         description=(
             "Steps by which responses may be older than the weights that learn from them. Responses"
             " of this number + 1 steps are generated at once, then the sampler gets new weights."
+            " With sampling.own_devices and 1: those of the next step while this one is learned."
         ),
     )
     value_clip: float | None = Field(
@@ -263,3 +264,13 @@ class PPOOptions(Training):
     sampling: Sampling = Field(Sampling(), description="Sampling of replies.")
     checkpoint_every: Positive = Field(10, description="Steps between checkpoints.")
     gate: PPOGate = Field(PPOGate(), description="Thresholds of the stage's gates.")
+
+    @property
+    def generates_ahead(self) -> bool:
+        """True if a step's responses are generated while the step before is learned."""
+        return bool(self.sampling.own_devices and self.max_rollout_age)
+
+    @property
+    def rollout_block(self) -> int:
+        """Steps whose responses are generated at once, before the sampler gets new weights."""
+        return 1 if self.generates_ahead else self.max_rollout_age + 1

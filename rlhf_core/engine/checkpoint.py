@@ -172,7 +172,7 @@ def _divided_anew(path: Path, count: int, theirs: Layouts, ours: Layouts) -> dic
     """Return this rank's part of what `count` ranks wrote, in the form of the engines' states.
 
     The ranks share the check of the files. A rank beyond `count` takes the generators' states of
-    an earlier one.
+    an earlier one. Tensors of no engine are equal on all ranks, and rank 0 wrote them.
     """
     files = [path / state_file(number) for number in range(count)]
     for file in files[rank() :: ranks()]:
@@ -180,9 +180,11 @@ def _divided_anew(path: Path, count: int, theirs: Layouts, ours: Layouts) -> dic
     print(f"checkpoint {path.name} of {count} rank(s) is divided anew among {ranks()}")
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
-        own = opened[rank() % count]
-        names = own.keys()
+        first, own = opened[0], opened[rank() % count]
+        names, common = own.keys(), first.keys()
         tensors = {name: own.get_tensor(name) for name in names if _is_generator(name)}
+        besides = [name for name in common if not name.startswith(tuple(theirs))]
+        tensors |= {name: first.get_tensor(name) for name in besides if not _is_generator(name)}
         for prefix, layout in ours.items():
             part = own_part(SavedState(opened, theirs[prefix], prefix), layout, rank())
             tensors |= {prefix + name: value for name, value in part.items()}

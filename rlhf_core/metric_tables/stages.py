@@ -201,6 +201,7 @@ PPO_METRICS: MetricRows = {
     ),
     "rollout_age": ("steps", "Actor steps since the weights that generated the responses"),
     "seconds_rollout": ("s", "Generation by the sampler"),
+    "seconds_waited": ("s", "Wait for a rollout that is generated ahead; of the first one, all"),
     "seconds_selection": ("s", "Rewards by which dynamic sampling decides"),
     "seconds_scoring": ("s", "Old, reference, value and reward forward passes"),
     "seconds_update": ("s", "Optimisation of actor and critic"),

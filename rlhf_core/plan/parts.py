@@ -131,11 +131,17 @@ def reward_adapter(inputs: PlanInputs) -> MemoryPart:
 
 
 def sampler(
-    inputs: PlanInputs, stage: str, sequences: int, awake: tuple[str, ...]
+    inputs: PlanInputs,
+    stage: str,
+    sequences: int,
+    awake: tuple[str, ...],
+    *,
+    generates: tuple[str, ...] = (),
 ) -> list[MemoryPart]:
     """Return the sampler's weights, cache and workspace.
 
-    awake: phases in which it holds weights and cache although it does not generate.
+    awake: phases in which it holds weights and cache beside that of generation. generates: those of
+    them in which it generates too.
     """
     shape, strategy, phase = inputs.models.policy, inputs.strategy, "generation"
     over = strategy.sampler_over
@@ -147,8 +153,8 @@ def sampler(
         MemoryPart(name, "weights", strategy.compute_bytes * shape.policy / over, held),
         MemoryPart(name, "KV cache", strategy.kv_cache_mib * 2**20, held),
         MemoryPart(name, "buffers", CUDA_GRAPHS * has_graphs + _synced_adapter(inputs, stage)),
-        MemoryPart(name, "activations", workspace / over, (phase,)),
-        MemoryPart(name, "logits", logits, (phase,)),
+        MemoryPart(name, "activations", workspace / over, (phase, *generates)),
+        MemoryPart(name, "logits", logits, (phase, *generates)),
     ]
 
 

@@ -46,9 +46,11 @@ def _ppo(inputs: PlanInputs) -> list[MemoryPart]:
     held = [*_ppo_learners(inputs), *_ppo_frozen(inputs)]
     if inputs.strategy.own_sampler and inputs.hardware.kind == "gpu":
         return held
-    phases = (phase for part in held for phase in part.phases or ())
-    awake = () if inputs.strategy.sampler_sleeps else tuple(dict.fromkeys(phases))
-    return [*held, *parts.sampler(inputs, "ppo", inputs.recipe.ppo.rollout_batch, awake)]
+    ppo = inputs.recipe.ppo
+    phases = tuple(dict.fromkeys(phase for part in held for phase in part.phases or ()))
+    awake = () if inputs.strategy.sampler_sleeps else phases
+    beside = phases if ppo.generates_ahead else ()  # in a process of its own, in the same memory
+    return [*held, *parts.sampler(inputs, "ppo", ppo.rollout_batch, awake, generates=beside)]
 
 
 def _ppo_learners(inputs: PlanInputs) -> list[MemoryPart]:

@@ -119,13 +119,14 @@ class Evaluator:
         return found
 
     def _evaluate(self, trainer: Trainer, state: LoopState, step: int) -> Evaluation:
-        if trainer.config.max_rollout_age:
+        if trainer.config.rollout_block > 1:
             trainer.sync()  # the sampler may be some steps behind
         asked = [prompt for prompt in trainer.left_out for _ in range(trainer.config.group_size)]
         eos_id = trainer.tokenizer.eos_token_id
-        drawn = roll_out(
-            trainer.sampler, {0: asked}, seed=trainer.seed, eos_id=eos_id, draw_number=DRAW
-        )
+        with trainer.timeline.span("generate", None, "sampler"):
+            drawn = roll_out(
+                trainer.sampler, {0: asked}, seed=trainer.seed, eos_id=eos_id, draw_number=DRAW
+            )
         metrics = experience_metrics(trainer.score(drawn[0], state))
         return Evaluation(
             step,

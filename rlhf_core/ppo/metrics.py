@@ -137,7 +137,10 @@ def _distance_metrics(experience: Experience, config: PPO) -> dict[str, float]:
 
 
 def speed_metrics(rollout: Rollout, config: PPO, *, seconds: float) -> dict[str, float]:
-    """Return durations and speeds of one step; seconds: from the rollout's end to the step's."""
+    """Return durations and speeds of one step.
+
+    seconds: of scoring, update and sync.
+    """
     tokens = sum(map(len, rollout.sequences))
     selection, generated = rollout.selection, rollout.response_tokens
     metrics: dict[str, float] = {}
@@ -155,6 +158,9 @@ def speed_metrics(rollout: Rollout, config: PPO, *, seconds: float) -> dict[str,
     metrics |= {
         "ppo/seconds_rollout": rollout.seconds,
         "ppo/rollout_tokens_per_second": generated / rollout.seconds,
-        "tokens_per_second": tokens / (rollout.seconds + seconds),
     }
+    waited = rollout.seconds
+    if rollout.waited is not None:
+        waited = metrics["ppo/seconds_waited"] = rollout.waited
+    metrics["tokens_per_second"] = tokens / (waited + seconds)
     return metrics | ({"ppo/rollout_age": rollout.age} if config.max_rollout_age else {})

@@ -75,7 +75,7 @@ class Checker:
         file = self.folder / f"step-{step:06d}.jsonl"
         if gathered(file.exists())[0]:  # a resumed stage comes by again, with the same replies
             return
-        if trainer.config.max_rollout_age:
+        if trainer.config.rollout_block > 1:
             trainer.sync()  # the sampler may be some steps behind
         pairs = answered(trainer, self.rows, step)
         if not is_rank_zero():  # all ranks answer and score, one asks for labels
@@ -104,7 +104,8 @@ def answered(trainer: Trainer, rows: list[dict], step: int) -> list[Pair]:
     tokenizer = trainer.tokenizer
     twice = [render_prompt(tokenizer, row["prompt"]) for row in rows for _ in "ab"]
     seeds = onpolicy_seeds(trainer.seed, step, len(twice))
-    samples = draw(trainer.sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
+    with trainer.timeline.span("generate", None, "sampler"):
+        samples = draw(trainer.sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
     sequences = [
         Sequence(prompt, sample.tokens) for prompt, sample in zip(twice, samples, strict=True)
     ]

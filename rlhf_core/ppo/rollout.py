@@ -1,13 +1,17 @@
 """Rollouts: prompts in, sampled responses out."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+
+import torch
+from torch import Tensor
 
 from rlhf_core.batching.batch import Sequence, order, order_part
 from rlhf_core.errors import BadInput
 from rlhf_core.ppo.prompts import Prompt
-from rlhf_core.sampling.base import Sampler
+from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.draw import draw
 from rlhf_core.seeds import rollout_seeds
 
@@ -35,14 +39,46 @@ class Rollout:
     ended: list[bool]  # by end-of-text
     seconds: float
     records: tuple[dict, ...] = ()  # the prompts' records, for reward functions
-    age: int = 0  # steps that the actor has learned since the weights that generated it
+    age: int = 0  # steps that the actor has learned since the weights that generated every row
     cursor: int = 0  # place in the seeded order of prompts at which the next step goes on
     selection: Selection | None = None  # None: without dynamic sampling
+    waited: float | None = None  # seconds that the learner waited for it; None: all of `seconds`
 
     @property
     def response_tokens(self) -> int:
         """Tokens of all responses."""
         return sum(len(s.response) for s in self.sequences)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One step's responses that wait to be learned from, as a checkpoint keeps them."""
+
+    samples: list[Sample]
+    seconds: float  # in which they were generated
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the responses as tensors, which keep every bit of a log-probability."""
+        return {
+            "tokens": torch.tensor([id for s in self.samples for id in s.tokens]),
+            "lengths": torch.tensor([len(s.tokens) for s in self.samples]),
+            "logprobs": torch.tensor(
+                [value for s in self.samples for value in s.logprobs], dtype=torch.float64
+            ),
+            "ended": torch.tensor([s.ended for s in self.samples]),
+            "seconds": torch.tensor(self.seconds, dtype=torch.float64),
+        }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Generated":
+        """Return the responses that `tensors` gave."""
+        lengths = tensors["lengths"].tolist()
+        parts = (tensors[name].split(lengths) for name in ("tokens", "logprobs"))
+        samples = [
+            Sample(tokens_R.tolist(), logprobs_R.tolist(), ended)
+            for tokens_R, logprobs_R, ended in zip(*parts, tensors["ended"].tolist(), strict=True)
+        ]
+        return cls(samples, float(tensors["seconds"]))
 
 
 def indices_from(prompts: int, cursor: int, count: int, *, seed: int) -> list[int]:
@@ -86,16 +122,34 @@ def roll_out(
     draw_number: the step's round of dynamic sampling, from 1.
     The same steps and weights give the same responses, whatever the number of ranks.
     """
-    started, first = time.monotonic(), min(prompts)
+    started = time.monotonic()
+    asked, seeds = questions(prompts, seed=seed, draw_number=draw_number)
+    samples = draw(sampler, asked, seeds=seeds, eos_id=eos_id)
+    return rollouts_of(prompts, samples, seconds=time.monotonic() - started)
+
+
+def questions(
+    prompts: dict[int, list[Prompt]], *, seed: int, draw_number: int = 1
+) -> tuple[list[list[int]], list[int]]:
+    """Return the token ids of each step's prompts, one step after the other, and their seeds."""
     asked = [prompt.ids for own in prompts.values() for prompt in own]
     seeds = [
         one
         for step, own in prompts.items()
         for one in rollout_seeds(seed, step, len(own), draw=draw_number)
     ]
-    samples = iter(draw(sampler, asked, seeds=seeds, eos_id=eos_id))
-    found = {step: list(islice(samples, len(own))) for step, own in prompts.items()}
-    seconds = (time.monotonic() - started) / len(prompts)
+    return asked, seeds
+
+
+def rollouts_of(
+    prompts: dict[int, list[Prompt]], samples: list[Sample], *, seconds: float
+) -> dict[int, Rollout]:
+    """Return each step's rollout of the responses to all prompts.
+
+    seconds: in which all of them were generated.
+    """
+    first, rest = min(prompts), iter(samples)
+    found = {step: list(islice(rest, len(own))) for step, own in prompts.items()}
     return {
         step: Rollout(
             sequences=[
@@ -104,7 +158,7 @@ def roll_out(
             ],
             sampler_logprobs=[sample.logprobs for sample in own],
             ended=[sample.ended for sample in own],
-            seconds=seconds,
+            seconds=seconds / len(prompts),
             records=tuple(prompt.record for prompt in prompts[step]),
             age=step - first,
         )

@@ -1,6 +1,7 @@
 """The PPO stage: rollout -> experience -> update -> new weights into the sampler, step by step."""
 
 import time
+from dataclasses import replace
 
 from rlhf_core.config import PPO
 from rlhf_core.config.decidable import SUMMARY_STEPS
@@ -12,7 +13,10 @@ from rlhf_core.ppo import evaluation, onpolicy
 from rlhf_core.ppo.evaluation import Evaluator
 from rlhf_core.ppo.metrics import speed_metrics, step_metrics
 from rlhf_core.ppo.onpolicy import Checker
+from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.rollouts import Rollouts
 from rlhf_core.ppo.state import LoopState, checkpoint_of, resume
+from rlhf_core.ppo.timeline import Timeline
 from rlhf_core.ppo.trainer import Trainer, build, check
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import is_rank_zero
@@ -39,40 +43,59 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     # before the models: a wrong name shows at once
     checker = onpolicy.build(spec.config.ppo.reward_check, spec, run)
     evaluator = evaluation.build(spec.config.ppo.evaluation, run.path)
-    trainer = build(spec, run)
+    timeline = Timeline(run.path)
+    trainer = replace(build(spec, run), timeline=timeline)
     config, engines = trainer.config, trainer.models.engines
-    done, state = resume(run.checkpoints, engines, config)
-    if done:
-        trainer.sync()
+    resumed = resume(run.checkpoints, engines, config)
+    state = resumed.state
+    if resumed.step:
+        trainer.sync(resumed.step)
     else:
         _before(trainer, state, checker, evaluator)
     last = config.steps
-    with CheckpointWriter(run.checkpoints, config, block=config.max_rollout_age + 1) as writer:
-        for step, rollout in trainer.rollouts(done + 1, state.cursor):
-            started = time.monotonic()
-            experience = trainer.score(rollout, state)
-            metrics = step_metrics(experience, config)
-            check(metrics, step, config)
-            metrics |= update(trainer.models, experience, config, step=step, seed=trainer.seed)
-            metrics |= {"ppo/seconds_sync": trainer.sync_after(step)}
-            metrics |= speed_metrics(rollout, config, seconds=time.monotonic() - started)
-            check(metrics, step, config)
-            kl, running = metrics["ppo/kl_per_response"], experience.rewards.running
-            state = state.after(kl, running, config, rollout)
+    with (
+        Rollouts(trainer, resumed) as rollouts,
+        CheckpointWriter(run.checkpoints, config, block=config.rollout_block) as writer,
+    ):
+        for step, rollout in rollouts:
+            metrics, state = _learn(trainer, rollouts, step, rollout, state)
             if evaluator:
-                metrics |= evaluator.after(trainer, state, step)
+                with timeline.span("evaluate", step):
+                    metrics |= evaluator.after(trainer, state, step)
                 last = step if evaluator.ends(step) else last
             if checker:
-                metrics |= checker.after(trainer, step, last)
+                with timeline.span("check", step):
+                    metrics |= checker.after(trainer, step, last)
             run.log(step, config.steps, metrics)
             if step == last:
                 break
             if writer.due(step):
-                writer.save(checkpoint_of(step, engines, state))
+                with timeline.span("checkpoint", step):
+                    writer.save(checkpoint_of(step, engines, state, rollouts.waiting))
     output = _output(trainer, run, evaluator, last)
     if checker and is_rank_zero():
         return merged([output, checker.output(last, run.path)])
     return output
+
+
+def _learn(
+    trainer: Trainer, rollouts: Rollouts, step: int, rollout: Rollout, state: LoopState
+) -> tuple[dict[str, float], LoopState]:
+    """Learn one step from its rollout; return its metrics, and the state of the next one."""
+    config, span, started = trainer.config, trainer.timeline.span, time.monotonic()
+    with span("score", step):
+        experience = trainer.score(rollout, state)
+    metrics = step_metrics(experience, config)
+    check(metrics, step, config)
+    rollouts.raise_error()
+    with span("update", step):
+        metrics |= update(trainer.models, experience, config, step=step, seed=trainer.seed)
+    learned = time.monotonic() - started
+    metrics["ppo/seconds_sync"] = synced = rollouts.renew_weights(step)
+    metrics |= speed_metrics(rollout, config, seconds=learned + synced)
+    check(metrics, step, config)
+    kl, running = metrics["ppo/kl_per_response"], experience.rewards.running
+    return metrics, state.after(kl, running, config, rollout)
 
 
 def _before(

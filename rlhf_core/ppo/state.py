@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from rlhf_core.config import PPO
 from rlhf_core.engine.base import Engine
@@ -13,7 +15,9 @@ from rlhf_core.engine.state_layout import Layout
 from rlhf_core.objectives.advantages import Moments
 from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
-from rlhf_core.ppo.rollout import Rollout
+from rlhf_core.ppo.rollout import Generated, Rollout
+
+WAITING = "waiting"  # in a checkpoint: begin of the names of the responses of the next step
 
 
 @dataclass(frozen=True)
@@ -61,33 +65,51 @@ class LoopState:
         )
 
 
-def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> tuple[int, LoopState]:
-    """Load the newest checkpoint into the engines; return the steps done and the loop's state.
+class Resumed(NamedTuple):
+    """The place at which the loop goes on.
 
-    Without a checkpoint: 0 steps, and the first state.
+    waiting: the responses of the next step, where they were generated ahead.
+    """
+
+    step: int  # the last one that is learned
+    state: LoopState
+    waiting: Generated | None = None
+
+
+def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> Resumed:
+    """Load the newest checkpoint into the engines; return where the loop goes on.
+
+    Without a checkpoint: after step 0, with the first state.
     """
     checkpoint = load_checkpoint(folder, _layouts(engines))
     if checkpoint is None:
-        return 0, LoopState.first(config)
+        return Resumed(0, LoopState.first(config))
     for name, engine in engines.items():
-        prefix = f"{name}/"
-        engine.load_state(
-            {
-                key.removeprefix(prefix): value
-                for key, value in checkpoint.tensors.items()
-                if key.startswith(prefix)
-            }
-        )
-    return checkpoint.step, LoopState.from_json(checkpoint.extra)
+        engine.load_state(_below(name, checkpoint.tensors))
+    kept = _below(WAITING, checkpoint.tensors)
+    waiting = Generated.of(kept) if kept else None
+    return Resumed(checkpoint.step, LoopState.from_json(checkpoint.extra), waiting)
 
 
-def checkpoint_of(step: int, engines: Mapping[str, Engine], state: LoopState) -> Checkpoint:
-    """Return the checkpoint after `step`."""
-    tensors = {
-        f"{name}/{key}": value
-        for name, engine in engines.items()
-        for key, value in engine.state().items()
+def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `name/`, by the rest of their names."""
+    prefix = f"{name}/"
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
+
+
+def checkpoint_of(
+    step: int, engines: Mapping[str, Engine], state: LoopState, waiting: Generated | None = None
+) -> Checkpoint:
+    """Return the checkpoint after `step`.
+
+    waiting: the responses of the next step, where they were generated ahead. Older weights gave
+    them, so that they could not be generated again.
+    """
+    parts = {name: engine.state() for name, engine in engines.items()}
+    parts |= {WAITING: waiting.tensors()} if waiting else {}
+    tensors = {f"{name}/{key}": value for name, own in parts.items() for key, value in own.items()}
     return Checkpoint(step, tensors, state.as_json(), _layouts(engines))
 
 

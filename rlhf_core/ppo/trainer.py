@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor
@@ -25,6 +25,7 @@ from rlhf_core.ppo.rewards import load_functions
 from rlhf_core.ppo.rollout import Rollout, indices_from, left_out, roll_out
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.state import LoopState
+from rlhf_core.ppo.timeline import Timeline
 from rlhf_core.rundir import RunDir, StageSpec, finite
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.factory import open_sampler
@@ -58,26 +59,12 @@ class Trainer:
     seed: int
     left_out: Seq[Prompt] = ()
     saved_dtype: Dtype = "float32"  # of the policy that the stage gives
+    timeline: Timeline = field(default_factory=Timeline)  # by default nothing is recorded
 
     @property
     def groups(self) -> int:
         """Prompts of one step, each with `group_size` responses."""
         return self.config.rollout_batch // self.config.group_size
-
-    def rollouts(self, first: int, cursor: int) -> Iterator[tuple[int, Rollout]]:
-        """Yield each step from `first` to the last with its rollout, generated when it is due.
-
-        cursor: place in the seeded order of prompts at which the first step begins.
-
-        The sampler gets new weights after every max_rollout_age + 1 steps; their rollouts are
-        generated together, and the later ones are older by a step each.
-        """
-        last, ahead = self.config.steps, self.config.max_rollout_age
-        for step in range(first, last + 1, ahead + 1):
-            found = self.roll_out(step, cursor, steps=min(ahead, last - step) + 1)
-            cursor = found[max(found)].cursor
-            self.sampler.sleep()
-            yield from found.items()
 
     def roll_out(self, step: int, cursor: int, *, steps: int = 1) -> dict[int, Rollout]:
         """Generate responses to the prompts of a step, or of several from there on, by step.
@@ -96,19 +83,23 @@ class Trainer:
     ) -> dict[int, Rollout]:
         """Generate the responses to each step's next `groups` prompts, by step."""
         cursors = {step: cursor + place * groups for place, step in enumerate(steps)}
-        prompts = {
-            step: [
-                self.prompts[i]
-                for i in indices_from(len(self.prompts), begin, groups, seed=self.seed)
-                for _ in range(self.config.group_size)
-            ]
-            for step, begin in cursors.items()
-        }
+        prompts = {step: self.prompts_at(begin, groups) for step, begin in cursors.items()}
         eos_id = self.tokenizer.eos_token_id
-        found = roll_out(self.sampler, prompts, seed=self.seed, eos_id=eos_id, draw_number=number)
+        with self.timeline.span("generate", steps[0], "sampler"):
+            found = roll_out(
+                self.sampler, prompts, seed=self.seed, eos_id=eos_id, draw_number=number
+            )
         return {
             step: replace(rollout, cursor=cursors[step] + groups) for step, rollout in found.items()
         }
+
+    def prompts_at(self, cursor: int, groups: int) -> list[Prompt]:
+        """Return the next `groups` prompts from a place on, each `group_size` times."""
+        return [
+            self.prompts[i]
+            for i in indices_from(len(self.prompts), cursor, groups, seed=self.seed)
+            for _ in range(self.config.group_size)
+        ]
 
     def _round(self, step: int, number: int, cursor: int, groups: int) -> RewardedRollout:
         """Generate one round of dynamic sampling, and its rewards."""
@@ -137,15 +128,16 @@ class Trainer:
             running=state.scores,
         )
 
-    def sync_after(self, step: int) -> float:
-        """Sync the weights when no rollout of older ones is left; return the seconds, else 0."""
-        return self.sync() if step % (self.config.max_rollout_age + 1) == 0 else 0.0
+    def sync(self, step: int | None = None) -> float:
+        """Copy the actor's weights, or its adapter, into the sampler; return the seconds.
 
-    def sync(self) -> float:
-        """Copy the actor's weights, or its adapter, into the sampler; return the seconds."""
-        if self.config.sampling.adapter_sync:
-            return self.sampler.sync_adapter(partial(save_adapter, self.models.actor.module.model))
-        return self.sampler.sync(ActorWeights(self.models.actor))
+        step: that the weights are of, for the timeline.
+        """
+        with self.timeline.span("sync", step, "learner", "sampler"):
+            if self.config.sampling.adapter_sync:
+                save = partial(save_adapter, self.models.actor.module.model)
+                return self.sampler.sync_adapter(save)
+            return self.sampler.sync(ActorWeights(self.models.actor))
 
 
 def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:

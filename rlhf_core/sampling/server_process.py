@@ -22,12 +22,14 @@ import psutil
 
 from rlhf_core import ROOT
 from rlhf_core.errors import StageFailed
+from rlhf_core.sampling import queued_requests
 from rlhf_core.sampling.shared_blocks import unlink_blocks_of
 
 TIMEOUT_SECONDS = 1800.0  # to load the model, and to take new weights
 GRACE_SECONDS = 10.0
 TRACKER_SECONDS = 5.0  # for a resource tracker to remove what its process left
 CONNECTIONS = 512  # concurrent requests; the others queue here
+QUEUE_SECONDS = 0.002  # between two looks at the requests that the engine has
 LAUNCHER_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -123,7 +125,8 @@ class ServerProcess:
     def post_all(self, path: str, bodies: list[dict]) -> list[dict]:
         """Make requests all at once; return the answers in their order.
 
-        Raises StageFailed as `post` does.
+        The engine begins when it has all of them, CONNECTIONS at most, so that the same requests
+        have the same answers to the last bit. Raises StageFailed as `post` does.
         """
         try:
             return asyncio.run(self._post_all(path, bodies))
@@ -131,16 +134,20 @@ class ServerProcess:
             raise self.failure(path) from error
 
     async def _post_all(self, path: str, bodies: list[dict]) -> list[dict]:
-        transport = httpx.AsyncHTTPTransport(
-            uds=self._socket, limits=httpx.Limits(max_connections=CONNECTIONS)
-        )
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://sampler", timeout=None
-        ) as client:
-            return [
-                _answer(found, path)
-                for found in await asyncio.gather(*(client.post(path, json=one) for one in bodies))
-            ]
+        async with self._connections(CONNECTIONS) as client, self._connections(1) as control:
+            await _asked(control, "POST", "/pause?mode=wait")
+            asked = [asyncio.create_task(_asked(client, "POST", path, one)) for one in bodies]
+            queued = 0
+            while queued < min(len(bodies), CONNECTIONS) and not any(one.done() for one in asked):
+                await asyncio.sleep(QUEUE_SECONDS)
+                queued = (await _asked(control, "GET", queued_requests.PATH))["queued"]
+            await _asked(control, "POST", "/resume")
+            return await asyncio.gather(*asked)
+
+    def _connections(self, most: int) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=most)
+        transport = httpx.AsyncHTTPTransport(uds=self._socket, limits=limits)
+        return httpx.AsyncClient(transport=transport, base_url="http://sampler", timeout=None)
 
     def failure(self, doing: str) -> StageFailed:
         """End the server; return the error that says what became of it."""
@@ -156,6 +163,12 @@ class ServerProcess:
             " words are above in the log. If its device had too little memory, lower"
             " ppo.sampling.kv_cache_mib or raise ppo.sampling.tensor_parallel."
         )
+
+
+async def _asked(
+    client: httpx.AsyncClient, method: str, path: str, body: dict | None = None
+) -> dict:
+    return _answer(await client.request(method, path, json=body), path)
 
 
 def _answer(response: httpx.Response, path: str) -> dict:

@@ -21,6 +21,7 @@ from rlhf_core.ranks import DEVICES, is_rank_zero, ranks
 from rlhf_core.sampling.adapters import ADAPTER, AdapterFolders
 from rlhf_core.sampling.base import Sample, Sampler
 from rlhf_core.sampling.engine_arguments import as_flags
+from rlhf_core.sampling.queued_requests import QueuedRequests
 from rlhf_core.sampling.server_process import ServerProcess
 from rlhf_core.sampling.stops import stop_ids_of
 from rlhf_core.sampling.vllm import QUIET, require_heads
@@ -87,8 +88,9 @@ class VLLMServerSampler(Sampler):
         }
         which = {"model": self._adapter} if self._adapter else {}
         asked = [
-            which | {"token_ids": prompt, "sampling_params": same | {"seed": seed}}
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            which
+            | {"token_ids": prompt, "sampling_params": same | {"seed": seed}, "priority": place}
+            for place, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
         answers = self._server.post_all("/inference/v1/generate", asked)
         return [_sample(answer["choices"][0], stops) for answer in answers]
@@ -161,6 +163,10 @@ def _flags(arguments: dict[str, Any], sampling: Sampling) -> list[str]:
         str(sampling.own_devices // sampling.tensor_parallel),
         "--tokens-only",
         "--disable-uvicorn-access-log",
+        "--middleware",
+        f"{QueuedRequests.__module__}.{QueuedRequests.__name__}",
+        "--scheduling-policy",
+        "priority",  # the order of the prompts, not that of arrival
         "--uvicorn-log-level",
         "warning",
     ]

@@ -117,6 +117,18 @@ def test_its_refusal_names_the_directory_that_it_is_from(tmp_path):
         load_checkpoint(checkpoints, {"": layout("whole", 1)})
 
 
+def test_tensors_of_no_engine_are_found_again_in_another_division(tmp_path):
+    tensors = {f"actor/{name}": value for name, value in whole_state().items()}
+    waiting = torch.tensor([-0.1, 1 / 3], dtype=torch.float64)
+    checkpoint = Checkpoint(
+        1, tensors | {"waiting/logprobs": waiting}, {}, {"actor/": layout("whole", 1)}
+    )
+    save_checkpoint(tmp_path, checkpoint, keep=1)
+    found = load_checkpoint(tmp_path, {"actor/": layout("flat", 1)}).tensors
+    others = {name for name in found if not name.startswith("actor/")}
+    assert others == {"waiting/logprobs"} and found["waiting/logprobs"].equal(waiting)
+
+
 def stepped(engine: DeepSpeedEngine, steps: range) -> list[float]:
     """Return loss and gradient norm of each step on a batch of its own."""
     found = []

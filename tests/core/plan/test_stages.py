@@ -37,6 +37,19 @@ def test_vllm_holds_cuda_graphs_on_gpus_unless_it_runs_eagerly():
     assert graphs(Hardware("cpu", 80 * GIB, GIB), eager=False) == []
 
 
+def test_a_sampler_that_generates_ahead_works_in_every_phase_of_one_memory():
+    """On GPUs its devices are its own, and it is planned apart."""
+    own = {"sampling": {"own_devices": 1}, "importance_cap": 2.0}
+    for age, working in ((0, {"generation"}), (1, None)):
+        section = own | {"max_rollout_age": age}
+        plan = planned("7b", "ppo", Hardware("cpu", 80 * GIB, GIB), ppo=section)
+        logits = [p for p in plan.parts if (p.model, p.kind) == ("vLLM", "logits")]
+        held = {phase for phase in plan.phases if logits[0].held_in(phase)}
+        assert held == (working or set(plan.phases)) and len(plan.phases) > 3
+        gpu = planned("7b", "ppo", ppo=section)
+        assert "vLLM" not in {part.model for part in gpu.parts}
+
+
 def test_an_adapter_that_vllm_gets_alone_is_held_beside_the_base_model():
     sizes = [
         planned("7b", "ppo", ppo={"lora": {"rank": 8}, "sampling": {"adapter_sync": adapter}}).peak

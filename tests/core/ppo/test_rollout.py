@@ -1,14 +1,15 @@
-"""Rollouts: several steps at once, and the order of the prompts."""
+"""Rollouts: several steps at once, the order of the prompts, and responses in a checkpoint."""
 
 import dataclasses
 import random
 import time
 
 import pytest
+from safetensors.torch import load, save
 
 from rlhf_core.errors import BadInput
 from rlhf_core.ppo.prompts import Prompt
-from rlhf_core.ppo.rollout import indices_from, left_out, roll_out
+from rlhf_core.ppo.rollout import Generated, indices_from, left_out, roll_out
 from rlhf_core.sampling.base import Sample
 
 
@@ -79,3 +80,10 @@ def test_the_prompts_that_ppo_leaves_out_are_drawn_by_seed_and_never_all():
     assert len(chosen) == 30 and chosen <= set(range(100)) and chosen != left_out(100, 30, seed=2)
     with pytest.raises(BadInput, match=r"evaluation.prompts is 5, and there are 5"):
         left_out(5, 5, seed=1)
+
+
+def test_responses_that_wait_keep_every_bit_in_a_checkpoint():
+    samples = Dice().generate([[1], [2, 3], [4]], seeds=[5, 6, 7], eos_id=1)
+    samples.append(Sample([9], [-1 / 3], True))
+    found = Generated.of(load(save(Generated(samples, 0.1 + 0.2).tensors())))
+    assert found == Generated(samples, 0.1 + 0.2)

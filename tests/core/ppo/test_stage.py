@@ -5,6 +5,7 @@ Two-layer models, plain torch.
 
 import copy
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.errors import BadInput, ConfigError
+from rlhf_core.errors import BadInput, ConfigError, Diverged
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo import evaluation, stage
 from rlhf_core.ppo.prompts import Prompt
 from rlhf_core.ppo.rewards import load_functions
+from rlhf_core.ppo.rollout import Generated
+from rlhf_core.ppo.rollouts import THREAD
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.rundir import RunDir, StageSpec, read_metrics
@@ -31,6 +34,14 @@ from rlhf_core.rundir import RunDir, StageSpec, read_metrics
     ("settings", "message"),
     [
         (["max_rollout_age=1"], "max_rollout_age 1 without importance_cap"),
+        (
+            ["max_rollout_age=1", "sampling.own_devices=1"],
+            "max_rollout_age 1 without importance_cap",
+        ),
+        (
+            ["max_rollout_age=2", "importance_cap=2.0", "sampling.own_devices=1"],
+            "max_rollout_age 2 with sampling.own_devices 1: one rollout.*set max_rollout_age to 1",
+        ),
         (
             ["max_rollout_age=2", "importance_cap=2.0"],
             "checkpoint_every 10 is not a multiple of .* = 3.*expected e.g. 12",
@@ -70,6 +81,22 @@ def test_options_of_the_loop_that_fit_are_taken():
         "ppo.max_kl_update=0.02",
     ]
     assert load_recipe("quickstart", settings).ppo.max_rollout_age == 1
+
+
+def test_checkpoints_checks_and_evaluations_may_come_after_any_step_where_one_is_ahead():
+    settings = [
+        "max_rollout_age=1",
+        "importance_cap=2.0",
+        "sampling.own_devices=1",
+        "steps=9",
+        "checkpoint_every=3",
+        "evaluation.every=3",
+        "reward_check.every=3",
+    ]
+    config = load_recipe("quickstart", [f"ppo.{setting}" for setting in settings]).ppo
+    assert config.generates_ahead and config.rollout_block == 1
+    assert not PPO(max_rollout_age=1, importance_cap=2.0).generates_ahead
+    assert PPO(max_rollout_age=1, importance_cap=2.0).rollout_block == 2
 
 
 RULES = """
@@ -182,6 +209,16 @@ HACKED = PPO(  # the rewards want even words, and odd ones are what is really wa
 )
 
 
+AHEAD = ADAPTIVE.model_copy(
+    update={
+        "steps": 5,
+        "checkpoint_every": 1,
+        "keep_checkpoints": 9,
+        "sampling": Sampling(max_new_tokens=8, own_devices=1),
+    }
+)
+
+
 class Killed(RunDir):
     limit: int | None = None
 
@@ -231,6 +268,11 @@ def build(models, tiny_model, tmp_path, monkeypatch):
     return built
 
 
+def spec_of(config: PPO) -> StageSpec:
+    section = PPOStageConfig(ppo=config, dtype="float32")
+    return StageSpec(stage="ppo", seed=1, config=section, inputs={}, code="")
+
+
 @pytest.fixture
 def looped(build, tmp_path, monkeypatch):
     """Make a function that runs the stage's own loop in this process, to its end or to a kill.
@@ -244,16 +286,7 @@ def looped(build, tmp_path, monkeypatch):
         directory = Killed(tmp_path / name)
         directory.limit = killed_after
         monkeypatch.setattr(stage, "build", build)
-        stage.run(
-            StageSpec(
-                stage="ppo",
-                seed=1,
-                config=PPOStageConfig(ppo=config, dtype="float32"),
-                inputs={},
-                code="",
-            ),
-            directory,
-        )
+        stage.run(spec_of(config), directory)
         return load_policy(tmp_path / name / "model").state_dict()
 
     return run
@@ -472,3 +505,51 @@ def test_evaluations_change_no_step_and_the_last_policy_is_given_unless_asked(lo
     assert all(watched[name].equal(tensor) for name, tensor in plain.items())
     assert [one["step"] for one in evaluations(tmp_path / "watched")] == [0, 4, 6]
     assert not best_files(tmp_path / "watched")
+
+
+def in_checkpoint(folder: Path, step: int, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint whose names begin so, by the rest of their names."""
+    saved = load_file(folder / f"checkpoints/step-{step:06d}/state.safetensors")
+    return {key.removeprefix(prefix): v for key, v in saved.items() if key.startswith(prefix)}
+
+
+def test_rollouts_ahead_repeat_and_resume_bit_for_bit_and_are_one_step_old(looped, build, tmp_path):
+    """The sampler generates in a thread beside the update, and gets weights between rollouts."""
+    whole, again = looped("whole", AHEAD), looped("again", AHEAD)
+    assert all(again[name].equal(tensor) for name, tensor in whole.items())
+    with pytest.raises(KeyboardInterrupt):
+        looped("killed", AHEAD, killed_after=3)
+    resumed = looped("killed", AHEAD)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    steps = timeless(tmp_path / "whole")
+    assert timeless(tmp_path / "killed") == timeless(tmp_path / "again") == steps
+    assert [step["ppo/rollout_age"] for step in steps] == [0, 1, 1, 1, 1]
+    first, *later = [step["ppo/sampler_kl"] for step in steps]
+    assert first < 1e-6 < 1e-4 < min(later)  # the actor has learned a step since
+    assert max(step["ppo/importance_mean"] for step in steps[1:]) != 1
+
+    trainer = build(spec_of(AHEAD), RunDir(tmp_path / "apart"))
+    for step in (2, 3):  # generate the next step's rollout again, from the weights before this one
+        waiting = Generated.of(in_checkpoint(tmp_path / "whole", step, "waiting/"))
+        found = {}
+        for weights_of in (step - 1, step):
+            weights = in_checkpoint(tmp_path / "whole", weights_of, "actor/weights/model.")
+            trainer.sampler.sync(weights.items())
+            found[weights_of] = trainer.roll_out(step + 1, step * 8)[step + 1]
+        logprobs = [sample.logprobs for sample in waiting.samples]
+        assert found[step - 1].sampler_logprobs == logprobs != found[step].sampler_logprobs
+
+
+def test_an_early_stop_and_a_spent_kl_budget_end_generation_ahead(looped, tmp_path):
+    """Evaluate after every step: the sampler then has the weights of that step."""
+    options = HACKED.sampling.model_copy(update={"own_devices": 1})
+    ahead = {"max_rollout_age": 1, "importance_cap": 2.0, "sampling": options}
+    looped("stopped", HACKED.model_copy(update=ahead))
+    found, steps = evaluations(tmp_path / "stopped"), timeless(tmp_path / "stopped")
+    assert [one["step"] for one in found] == list(range(len(found))) and len(found) <= 7
+    fresh = HACKED.model_copy(update=ahead | {"steps": 2, "evaluation": None})
+    looped("two", fresh)
+    assert timeless(tmp_path / "two")[1]["ppo/kl_per_response"] == steps[1]["ppo/kl_per_response"]
+    with pytest.raises(Diverged, match=r"ppo step 1: KL .* the budget is -1"):
+        looped("spent", fresh.model_copy(update={"kl_budget": -1.0}))
+    assert not [one for one in threading.enumerate() if one.name.startswith(THREAD)]

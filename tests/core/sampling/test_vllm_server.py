@@ -4,7 +4,9 @@ It gives the replies of the sampler in this process, takes weights by vLLM's tra
 clear end.
 """
 
+import json
 import os
+import random
 import re
 import signal
 import stat
@@ -13,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from stages import finish, section_spec, start
+from stages import assert_equal_weights, finish, kill_after_steps, section_spec, start
 
 from rlhf_core.config import PPO, Sampling
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.modeling.models import load_policy, load_scalar, save_model
+from rlhf_core.ppo.timeline import TIMELINE
 from rlhf_core.rundir import read_metrics
 from rlhf_core.sampling.factory import open_sampler
 from rlhf_core.sampling.server_process import ServerProcess
@@ -95,6 +98,16 @@ def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_w
         seen.append([one.tokens for one in ours])
     assert seen[0] != seen[1] != seen[2]
     here.close()
+
+
+@pytest.mark.slow
+def test_the_same_requests_get_the_same_answers_to_the_last_bit(served):
+    """Bug: the engine began with the first request that arrived, alone."""
+    rng = random.Random(1)
+    prompts = [[rng.randrange(6, 60) for _ in range(rng.randint(1, 7))] for _ in range(40)]
+    asked = {"seeds": list(range(40)), "eos_id": EOS}
+    first, *others = [served.generate(prompts, **asked) for _ in range(6)]
+    assert all(one == first for one in others)
 
 
 @pytest.mark.slow
@@ -257,3 +270,55 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
         assert {name: one[name] for name in names} == pytest.approx(
             {name: other[name] for name in names}, abs=1e-5, rel=1e-4
         )
+
+
+@pytest.fixture(scope="module")
+def given(tiny_model, tiny_splits, tmp_path_factory) -> dict[str, Path]:
+    """Return the inputs of the stage ppo, with a reward model."""
+    reward = tmp_path_factory.mktemp("given") / "reward"
+    save_model(load_scalar(tiny_model, new_head=True, seed=3), load_tokenizer(tiny_model), reward)
+    prompts = tiny_splits / "prompts_train.jsonl"
+    return {"policy": tiny_model, "reward": reward, "prompts_train": prompts}
+
+
+AHEAD = SERVED.model_copy(update={"steps": 4, "max_rollout_age": 1, "importance_cap": 2.0})
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    lines = [line["metrics"] for line in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+@pytest.mark.slow
+def test_rollouts_generated_ahead_repeat_and_resume_bit_for_bit_with_two_processes(given, tmp_path):
+    """Generation of the next step's responses lies beside the update, in the timeline too."""
+    spec = section_spec("ppo", AHEAD, given)
+    whole, again = finish(spec, tmp_path / "whole"), finish(spec, tmp_path / "again")
+    assert_equal_weights(whole, again)
+    kill_after_steps(spec, tmp_path / "killed", 2)
+    assert_equal_weights(whole, finish(spec, tmp_path / "killed"))
+    steps = timeless(tmp_path / "whole")
+    assert timeless(tmp_path / "again") == timeless(tmp_path / "killed") == steps
+    assert [step["ppo/rollout_age"] for step in steps] == [0, 1, 1, 1]
+    first, *later = [step["ppo/sampler_kl"] for step in steps]
+    assert first < 1e-6 < 1e-5 < min(later)
+    lines = (tmp_path / "whole" / TIMELINE).read_text().splitlines()
+    found = {(s["name"], s["track"], s["step"]): s for s in map(json.loads, lines)}
+    for step in (1, 2, 3):
+        ahead, score = found["generate", "sampler", step + 1], found["score", "learner", step]
+        assert min(ahead["end"], score["end"]) > max(ahead["start"], score["start"])
+
+
+@pytest.mark.slow
+def test_a_sampler_that_is_killed_while_it_generates_ahead_ends_the_stage(given, tmp_path):
+    long = AHEAD.sampling.model_copy(update={"max_new_tokens": 48})
+    spec = section_spec("ppo", AHEAD.model_copy(update={"steps": 50, "sampling": long}), given)
+    stage = start(spec, tmp_path / "ended")
+    while not read_metrics(tmp_path / "ended" / "metrics.jsonl"):
+        assert stage.poll() is None, (tmp_path / "ended" / "stage.log").read_text()[-3000:]
+    (server,) = servers(stage.pid, given["policy"])
+    tree = [server, *server.children(recursive=True)]
+    server.kill()
+    assert stage.wait(120) == 1 and not alive(tree)
+    log = (tmp_path / "ended" / "stage.log").read_text()
+    assert re.search(rf"process {server.pid}\) was ended by signal 9, at ", log), log[-3000:]

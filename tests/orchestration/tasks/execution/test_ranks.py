@@ -574,3 +574,24 @@ def test_two_ranks_at_zero_3_with_a_served_sampler_train_like_one_rank_with_its_
     assert_same_losses(tmp_path / "two", tmp_path / "one", "ppo")
     steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert max(step["ppo/sampler_logprob_diff_max"] for step in steps) < 1e-4
+
+
+@pytest.mark.slow
+def test_two_ranks_with_rollouts_ahead_train_like_one_and_go_on_where_one_rank_stopped(
+    inputs, tmp_path
+):
+    """Rank 0 alone asks the sampler; the responses that wait are those of the stopped rank."""
+    together({tmp_path / "reward": ranks_spec("reward", inputs["reward"], ranks=1)}, ranks=1)
+    given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
+    served = SECTIONS["ppo"].sampling.model_copy(update={"own_devices": 1})
+    ahead = {"steps": 3, "max_rollout_age": 1, "importance_cap": 2.0, "sampling": served}
+    one = ranks_spec("ppo", given, ranks=1, **ahead)
+    two = ranks_spec("ppo", given, ranks=2, zero_stage=2, **ahead)
+    together({tmp_path / "one": one}, ranks=1)
+    together({tmp_path / "two": two}, ranks=2)
+    assert_same_losses(tmp_path / "two", tmp_path / "one", "ppo")
+    steps = [line["metrics"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
+    assert [step["ppo/rollout_age"] for step in steps] == [0, 1, 1]
+    together({tmp_path / "on": one}, ranks=1, stop=True)
+    assert "is divided anew among 2" in together({tmp_path / "on": two}, ranks=2)
+    assert_same_losses(tmp_path / "on", tmp_path / "one", "ppo")

@@ -15,6 +15,8 @@ from flows.report.heatmap import scale, strength, trace_page
 from flows.report.trace_text import shape, size, trace_lines, visible
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES
 from tasks.execution import stage_process
+from tasks.records.run_record import Record, StageRecord
+from tasks.records.workspace import Workspace
 
 EVIL = "<script>alert(1)</script>"
 # The conftest's program, and a trace of two responses.
@@ -213,8 +215,49 @@ def test_help_names_the_options_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     assert plain.rstrip().endswith("[]") and all(
-        option in plain for option in ("--rows", "--html", "--trained", "--json")
+        option in plain for option in ("--rows", "--html", "--trained", "--timeline", "--json")
     )
+
+
+# The timeline
+
+
+def test_timeline_writes_a_trace_file_of_a_run(rlhf, home, tmp_path):
+    """The spans themselves: tests/orchestration/tasks/analysis/test_timeline.py."""
+    stages = [
+        StageRecord(stage="sft", run_dir=tmp_path, started=2_000, ended=3_500, status="FINISHED"),
+        StageRecord(stage="reward", run_dir=tmp_path, started=4_000, ended=4_500, cached=True),
+    ]
+    about = {"recipe": {}, "commit": "c", "dirty": False, "tracking_uri": "", "started": 1_000}
+    Record(id="20270115-000000-ab", name="tiny-1", stages=stages, **about).save(Workspace(home))
+    code, out, err = rlhf("trace", "latest", "--timeline", tmp_path / "there" / "line.json")
+    assert code == 0 and "sft: 1.5 s, 0 steps\nreward: finished before" in out, err
+    assert f"Timeline: {tmp_path / 'there' / 'line.json'} (open it in" in out
+    events = json.loads((tmp_path / "there" / "line.json").read_text())["traceEvents"]
+    spans = [(one["name"], one["ts"], one["dur"]) for one in events if one["ph"] == "X"]
+    assert spans == [("sft", 2_000_000, 1_500_000), ("reward", 4_000_000, 500_000)]
+    code, out, err = rlhf("trace", "--timeline", "tiny-1", "--json")
+    found = json.loads(out)
+    assert code == 0 and Path(found["timeline"]) == home / "reports" / "tiny-1-timeline.json", err
+    assert [stage["cached"] for stage in found["stages"]] == [False, True]
+    assert Path(found["timeline"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["latest", "--timeline"], "'latest' names no run .*expected a name"),
+        (
+            ["latest", "--timeline", "--set", "seed=2"],
+            "--timeline with --set; expected a run alone",
+        ),
+        (["latest", "--timeline", "--trained", "--rows", "2"], "with --rows and --trained"),
+        (["quickstart", "line.json"], "got line.json beside quickstart, without --timeline"),
+    ],
+)
+def test_timeline_with_what_it_cannot_use_is_refused(rlhf, home, words, message):
+    code, _, err = rlhf("trace", *words)
+    assert code == 2 and re.search(message, err), err
 
 
 # Page and tables
