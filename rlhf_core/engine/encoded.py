@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import pyarrow as pa
 
 from rlhf_core.batching.batch import Sequence, TrainedSequence, places
 from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.batching.microbatches import Size
+from rlhf_core.data.rows.lazy import LazySequence
 from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.bootstrap import init_distributed
@@ -28,7 +29,7 @@ _SCHEMA = pa.schema([("prompt", _IDS), ("response", _IDS), ("trained", pa.list_(
 SequenceT = TypeVar("SequenceT", bound=Sequence)
 
 
-class EncodedSequences(Seq[SequenceT]):
+class EncodedSequences(LazySequence[SequenceT]):
     """The sequences of Arrow files, in their order."""
 
     def __init__(self, files: Seq[Path], kind: type[SequenceT]):
@@ -42,15 +43,6 @@ class EncodedSequences(Seq[SequenceT]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, place: int) -> SequenceT: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[SequenceT]: ...
-    def __getitem__(self, place: int | slice) -> SequenceT | list[SequenceT]:
-        if isinstance(place, slice):
-            return [self._sequence(one) for one in range(*place.indices(len(self)))]
-        return self._sequence(range(len(self))[place])  # which knows negative places, and the end
-
     @property
     def sizes(self) -> Iterator[Size]:
         """Prompt and response tokens of each sequence, without a look at the ids."""
@@ -60,10 +52,11 @@ class EncodedSequences(Seq[SequenceT]):
             )
             yield from zip(prompts, responses, strict=True)
 
-    def _sequence(self, place: int) -> SequenceT:
-        number = bisect_right(self._ends, place)
+    def item(self, index: int) -> SequenceT:
+        """Return a sequence."""
+        number = bisect_right(self._ends, index)
         batch = self._batches[number]
-        row = place - self._ends[number] + batch.num_rows
+        row = index - self._ends[number] + batch.num_rows
         prompt, response, trained = (column[row].as_py() for column in batch.columns)
         known = () if trained is None else (trained,)
         return self._kind(prompt, response, *known)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import partial
-from typing import overload
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.data.render import render_prompt
+from rlhf_core.data.rows.lazy import LazySequence
 from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.engine.encoded import EncodedSequences, encoded_once
 from rlhf_core.rundir import RunDir
@@ -22,26 +22,19 @@ class Prompt:
     record: dict
 
 
-class PromptList(Seq[Prompt]):
-    """Some prompts of a split, by their places in it."""
+class PromptList(LazySequence[Prompt]):
+    """Some prompts of a split, by their indices in it."""
 
-    def __init__(self, encoded: EncodedSequences[Sequence], records: SplitFile, places: Seq[int]):
-        self._encoded, self._records, self._places = encoded, records, places
+    def __init__(self, encoded: EncodedSequences[Sequence], records: SplitFile, indices: Seq[int]):
+        self._encoded, self._records, self._indices = encoded, records, indices
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
-    @overload
-    def __getitem__(self, place: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Prompt]: ...
-    def __getitem__(self, place: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(place, slice):
-            return [self._prompt(one) for one in self._places[place]]
-        return self._prompt(self._places[place])
-
-    def _prompt(self, place: int) -> Prompt:
-        return Prompt(self._encoded[place].prompt, self._records[place])
+    def item(self, index: int) -> Prompt:
+        """Return a prompt."""
+        row = self._indices[index]
+        return Prompt(self._encoded[row].prompt, self._records[row])
 
 
 def encoded_prompts(

@@ -3,19 +3,19 @@
 import json
 import mmap
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
+from rlhf_core.data.rows.lazy import LazySequence
 from rlhf_core.errors import BadInput
 
 _BLOCK = 1 << 24  # bytes that are searched for line ends at a time
 
 
-class SplitFile(Sequence[dict]):
-    """The canonical records of a JSON Lines file, or those of its lines `at` some places.
+class SplitFile(LazySequence[dict]):
+    """The canonical records of a JSON Lines file, or those of its lines `at` some indices.
 
     Memory per line: 8 bytes; the text is in the page cache of the host, which processes share.
     """
@@ -24,32 +24,21 @@ class SplitFile(Sequence[dict]):
         self._path = Path(path)
         self._text = _mapped(self._path)
         self._ends = _line_ends(self._text)
-        self._places = np.arange(len(self._ends))
+        self._lines = np.arange(len(self._ends))
 
-    def at(self, places: Sequence[int]) -> "SplitFile":
-        """Return the rows at these places, in this order."""
+    def at(self, indices: Sequence[int]) -> "SplitFile":
+        """Return the rows at these indices, in this order."""
         chosen = object.__new__(SplitFile)
         chosen._path, chosen._text, chosen._ends = self._path, self._text, self._ends
-        chosen._places = self._places[np.asarray(places, dtype=np.int64)]
+        chosen._lines = self._lines[np.asarray(indices, dtype=np.int64)]
         return chosen
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._lines)
 
-    def __iter__(self) -> Iterator[dict]:
-        return map(self._row, self._places.tolist())
-
-    @overload
-    def __getitem__(self, place: int) -> dict: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[dict]: ...
-    def __getitem__(self, place: int | slice) -> dict | list[dict]:
-        """Return a row, or the rows of a slice. Raises BadInput where a line is not JSON."""
-        if isinstance(place, slice):
-            return [self._row(line) for line in self._places[place].tolist()]
-        return self._row(int(self._places[place]))
-
-    def _row(self, line: int) -> dict:
+    def item(self, index: int) -> dict:
+        """Return a row. Raises BadInput where its line is not JSON."""
+        line = int(self._lines[index])
         begin = int(self._ends[line - 1]) + 1 if line else 0
         try:
             return json.loads(self._text[begin : int(self._ends[line])])

@@ -26,7 +26,7 @@ def test_rows_are_those_of_the_lines_whatever_letters_they_hold(file):
         rows[4]
 
 
-def test_rows_at_places_keep_the_order_that_is_given(file):
+def test_rows_at_indices_keep_the_order_that_is_given(file):
     chosen = SplitFile(file).at([3, 0])
     assert list(chosen) == [ROWS[3], ROWS[0]] and chosen[1] == ROWS[0]
     assert list(chosen.at([1])) == [ROWS[0]]

@@ -1,0 +1,24 @@
+"""Sequences whose items are made when they are asked for."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar, overload
+
+ItemT = TypeVar("ItemT")
+
+
+class LazySequence(Sequence[ItemT]):
+    """A sequence that makes each item by its index, and lists of a slice's."""
+
+    @abstractmethod
+    def item(self, index: int) -> ItemT:
+        """Return the item at an index from 0 to len(self) - 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> ItemT: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ItemT]: ...
+    def __getitem__(self, index: int | slice) -> ItemT | list[ItemT]:
+        if isinstance(index, slice):
+            return [self.item(one) for one in range(len(self))[index]]
+        return self.item(range(len(self))[index])  # which knows negative indices, and the end
