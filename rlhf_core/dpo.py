@@ -32,7 +32,11 @@ from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import finish, load_policy, save_model
-from rlhf_core.modeling.packed_attention import require_separation, without_padding
+from rlhf_core.modeling.packed_attention import (
+    require_no_router_loss,
+    require_separation,
+    without_padding,
+)
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
 from rlhf_core.ranks import is_rank_zero
@@ -73,11 +77,16 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     heldout = encode(rows)
     mapped = maps_weights(config)
     loaded = load_policy(source, logits_mib=spec.config.logits_mib, mapped=mapped)
-    unpadded = without_padding(loaded, on=config.packing, dtype=spec.config.dtype)
+    unpadded = without_padding(
+        loaded, on=config.packing, dtype=spec.config.dtype, share_prompts=config.share_prompts
+    )
     policy = with_adapter(unpadded, config.lora, seed=spec.seed)
     engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
     if config.packing:
-        require_separation(engine.infer, dtype=spec.config.dtype)
+        require_no_router_loss(engine.module)
+        require_separation(
+            engine.infer, dtype=spec.config.dtype, share_prompts=config.share_prompts
+        )
     pad_id = tokenizer.pad_token_id
     reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, config)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
@@ -87,9 +96,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     weights = engine.whole_weights()
     save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")
-    logprobs_N = response_logprobs(
-        engine.infer, heldout, pad_id, config.micro_batch_tokens, packing=config.packing
-    )
+    logprobs_N = response_logprobs(engine.infer, heldout, pad_id, config)
     logratio_N = logprobs_N - reference_N[len(train) :]
     if not is_rank_zero():
         return Output()
@@ -98,15 +105,17 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
 
 
 def response_logprobs(
-    forward: Forward, sequences: Seq[Sequence], pad_id: int, budget: int, *, packing: bool = False
+    forward: Forward, sequences: Seq[Sequence], pad_id: int, config: DPO
 ) -> Tensor:
     """Return the log-probability of every response, in the order given.
 
-    (N,) float32 nats on the CPU. packing: the model reads batches without padding, so that it takes
-    no part of the budget.
+    (N,) float32 nats on the CPU. sequences: chosen and rejected in turn.
     """
     logprobs_N, sizes = torch.zeros(len(sequences)), [s.size for s in sequences]
-    for rows, counts in own_microbatches(sizes, budget, packing=packing):
+    group = 2 if config.share_prompts else 1
+    for rows, counts in own_microbatches(
+        sizes, config.micro_batch_tokens, group=group, packing=config.packing
+    ):
         batch = collate([sequences[i] for i in rows], pad_id)
         logprobs_B = _summed(forward, batch)
         if counts:
@@ -140,11 +149,9 @@ def _reference(
     """
     file = folder / REFERENCE
     if not gathered(file.exists())[0]:
-        budget, packing = config.micro_batch_tokens, config.packing
-        found = [
-            response_logprobs(engine.infer, part, pad_id, budget, packing=packing) for part in parts
-        ]
-        logprobs_N = torch.cat(found)
+        logprobs_N = torch.cat(
+            [response_logprobs(engine.infer, part, pad_id, config) for part in parts]
+        )
         if is_rank_zero():
             folder.mkdir(exist_ok=True)
             temporary = file.with_name(f".{REFERENCE}.tmp")

@@ -1,10 +1,13 @@
 """Measure padding: its share of a step's tokens, and passes packed beside the same ones padded.
 
     .venv/bin/python infra/bench/padding.py [--shape small] [--repeats 3] [--only NAME ...]
+    .venv/bin/python infra/bench/padding.py --share-prompts
 
 Rows are ragged as in `make bench`, micro batches as in the stages with `micro_batch_tokens` at its
-default. Seconds are of one processor (process_time with one thread), the two in turn within this
-process, so that a ratio means something on a machine that others use.
+default. With --share-prompts, passes of PPO that read a prompt once for its replies run beside the
+same passes packed, by the replies to a prompt and its length.
+Seconds are of one processor (process_time with one thread), the two in turn within this process, so
+that a ratio means something on a machine that others use.
 """
 
 import argparse
@@ -15,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from shapes import SHAPES, Shape, row_lengths
+from shapes import SHAPES, Shape, ragged_replies, row_lengths
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.batching.microbatches import microbatches
-from rlhf_core.config import SFT
+from rlhf_core.config import SFT, Evaluate
 from rlhf_core.engine.base import WrappedModel
 from rlhf_core.modeling.models import PolicyModel, ScalarModel
 from rlhf_core.modeling.packed_attention import without_padding
@@ -28,6 +31,9 @@ from rlhf_core.modeling.token_scores import TokenQuery
 
 ROWS = 32  # of a step
 BUDGETS = (1024, SFT().micro_batch_tokens, 16384)
+EVALUATED = Evaluate().micro_batch_tokens
+GROUPS = (1, 4, 8)  # replies to a prompt
+PROMPT_TO_REPLY = (0.5, 1.0, 2.0)  # tokens of a prompt over those of a reply
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Passes:
     scalar: bool
     learns: bool
     group: int = 1
+    budget: int = SFT().micro_batch_tokens
 
 
 PASSES = {
@@ -48,6 +55,8 @@ PASSES = {
     "ppo-critic-score": Passes("replies", scalar=True, learns=False),
     "ppo-actor-update": Passes("replies", scalar=False, learns=True),
     "ppo-critic-update": Passes("replies", scalar=True, learns=True),
+    "evaluate-reward": Passes("replies", scalar=True, learns=False, budget=EVALUATED),
+    "evaluate-kl": Passes("replies", scalar=False, learns=False, budget=EVALUATED),
 }
 
 
@@ -64,9 +73,21 @@ def make_rows(shape: Shape) -> dict[str, list[Sequence]]:
     pairs = [
         row(min(both) // 3, n - min(both) // 3) for both in zip(*sides, strict=True) for n in both
     ]
-    low, high = shape.ragged
-    replies = [row(shape.prompt_tokens, rng.randint(low, high)) for _ in range(ROWS)]
+    replies = [row(shape.prompt_tokens, rng.randint(*shape.ragged)) for _ in range(ROWS)]
     return {"demonstrations": demonstrations, "pairs": pairs, "replies": replies}
+
+
+def grouped_rows(shape: Shape, group: int, ratio: float) -> list[Sequence]:
+    """Return ragged replies, `group` to a prompt of `ratio` times their mean length."""
+    rng = random.Random(0)
+    vocabulary, replies = range(5, shape.model["vocab_size"]), ragged_replies(shape, ROWS, seed=1)
+    prompts = [
+        rng.choices(vocabulary, k=round(ratio * statistics.mean(replies)))
+        for _ in range(ROWS // group)
+    ]
+    return [
+        Sequence(prompts[i // group], rng.choices(vocabulary, k=n)) for i, n in enumerate(replies)
+    ]
 
 
 def padded_share(rows: list[Sequence], budget: int, group: int) -> float:
@@ -77,8 +98,15 @@ def padded_share(rows: list[Sequence], budget: int, group: int) -> float:
     return 1 - sum(map(len, rows)) / read
 
 
-def step_of(passes: Passes, rows: list[Sequence], shape: Shape, on: bool) -> Callable[[], None]:
-    """Return the passes of one step as a call, packed or padded."""
+def step_of(
+    passes: Passes,
+    rows: list[Sequence],
+    shape: Shape,
+    *,
+    packing: bool,
+    share_prompts: bool = False,
+) -> Callable[[], None]:
+    """Return the passes of one step as a call."""
     torch.manual_seed(0)
     config = LlamaConfig(**shape.model, num_labels=1, pad_token_id=0)
     model: WrappedModel
@@ -86,9 +114,13 @@ def step_of(passes: Passes, rows: list[Sequence], shape: Shape, on: bool) -> Cal
         model = ScalarModel(LlamaForSequenceClassification(config))
     else:
         model = PolicyModel(LlamaForCausalLM(config))
-    model = without_padding(model, on=on, dtype="float32")
+    model = without_padding(model, on=packing, dtype="float32", share_prompts=share_prompts)
     parts = microbatches(
-        [row.size for row in rows], SFT().micro_batch_tokens, group=passes.group, packing=on
+        [row.size for row in rows],
+        passes.budget,
+        group=passes.group,
+        packing=packing,
+        prompts=[tuple(row.prompt) for row in rows] if share_prompts else None,
     )
     batches = [collate([rows[i] for i in part], 0) for part in parts]
 
@@ -105,36 +137,67 @@ def step_of(passes: Passes, rows: list[Sequence], shape: Shape, on: bool) -> Cal
     return step
 
 
-def main(words: list[str] | None = None) -> None:
+def beside(name: str, steps: dict[str, Callable[[], None]], repeats: int) -> None:
+    """Run two steps in turn, and print the seconds of each and the first over the second."""
+    seconds: dict[str, list[float]] = {how: [] for how in steps}
+    for _ in range(repeats + 1):  # the first warms up
+        for how, step in steps.items():
+            started = time.process_time()
+            step()
+            seconds[how].append(time.process_time() - started)
+    first, second = (found[1:] for found in seconds.values())
+    ratios = [one / other for one, other in zip(first, second, strict=True)]
+    medians = ", ".join(f"{how} {statistics.median(t[1:]):.2f} s" for how, t in seconds.items())
+    print(
+        f"{name}: {medians}, ratio {statistics.median(ratios):.2f}"
+        f" ({min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
+
+
+def measure_padding(shape: Shape, names: list[str], repeats: int) -> None:
     """Print the table of shares, then a line for each kind of passes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--shape", choices=list(SHAPES), default="small")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=list(PASSES), default=[])
-    options = parser.parse_args(words)
-    torch.set_num_threads(1)
-    shape = SHAPES[options.shape]
     rows = make_rows(shape)
     for kind, group in (("demonstrations", 1), ("pairs", 2), ("replies", 1)):
         shares = [f"{budget}: {padded_share(rows[kind], budget, group):.0%}" for budget in BUDGETS]
         print(f"padding, {ROWS} {kind}, by micro_batch_tokens: {', '.join(shares)}")
-    for name in options.only or PASSES:
+    for name in names:
         passes = PASSES[name]
-        steps = [step_of(passes, rows[passes.rows], shape, on) for on in (False, True)]
-        seconds: list[list[float]] = [[], []]
-        for _ in range(options.repeats + 1):  # the first warms up
-            for step, found in zip(steps, seconds, strict=True):
-                started = time.process_time()
-                step()
-                found.append(time.process_time() - started)
-        padded, packed = (found[1:] for found in seconds)
-        ratios = [one / other for one, other in zip(padded, packed, strict=True)]
-        print(
-            f"{name}: padded {statistics.median(padded):.2f} s, packed"
-            f" {statistics.median(packed):.2f} s, ratio {statistics.median(ratios):.2f}"
-            f" ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
+        own = rows[passes.rows]
+        steps = {
+            how: step_of(passes, own, shape, packing=how == "packed")
+            for how in ("padded", "packed")
+        }
+        beside(name, steps, repeats)
+
+
+def measure_sharing(shape: Shape, names: list[str], repeats: int) -> None:
+    """Print a line for each kind of passes over replies, group size and length of the prompt."""
+    for name in names:
+        passes = PASSES[name]
+        if not name.startswith("ppo"):
+            continue
+        for group in GROUPS:
+            for ratio in PROMPT_TO_REPLY:
+                own = grouped_rows(shape, group, ratio)
+                steps = {
+                    how: step_of(passes, own, shape, packing=True, share_prompts=how == "shared")
+                    for how in ("packed", "shared")
+                }
+                beside(f"{name}, G = {group}, P / R = {ratio:g}", steps, repeats)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", action="append", choices=list(PASSES), default=[])
+    parser.add_argument("--share-prompts", action="store_true")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    measure = measure_sharing if options.share_prompts else measure_padding
+    measure(SHAPES[options.shape], options.only or list(PASSES), options.repeats)
 
 
 if __name__ == "__main__":

@@ -102,13 +102,17 @@ def reply_lengths(shape: Shape, kind: str, *, warm: bool) -> list[int]:
     kind: 'equal' or 'ragged' (uniform, seeded; the longest one is there). warm: the short replies
     of the step that only warms up.
     """
-    low, high = shape.ragged
     if warm:
-        return [low] * shape.prompts
+        return [min(shape.ragged)] * shape.prompts
     if kind == "equal":
         return [shape.reply_tokens] * shape.prompts
-    rng = random.Random(1)
-    return [high, *(rng.randint(low, high) for _ in range(shape.prompts - 1))]
+    return [max(shape.ragged), *ragged_replies(shape, shape.prompts - 1, seed=1)]
+
+
+def ragged_replies(shape: Shape, count: int, *, seed: int) -> list[int]:
+    """Return the tokens of `count` ragged replies, uniform and seeded."""
+    rng = random.Random(seed)
+    return [rng.randint(*shape.ragged) for _ in range(count)]
 
 
 def longest_reply(shape: Shape, kind: str) -> int:

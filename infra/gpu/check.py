@@ -2,11 +2,11 @@
 
     .venv/bin/python infra/gpu/check.py [--only NAME ...] [--device cpu] [--tiny] [--out FILE]
 
-Parts: sft (MFU, planner, kernels, checkpoints), packing (ragged rows packed beside padded ones, and
-its kernels), logits (by chunks beside whole ones), ppo (ZeRO 0 and 2), resume (with dropout). It
-needs torch, transformers, peft and DeepSpeed, no vLLM and no network: weights are random. --tiny
-has shapes for a CPU, so that the program cannot rot; its numbers say nothing of a GPU. Exit code 1
-where a goal is missed, 0 otherwise.
+Parts: sft (MFU, planner, kernels, checkpoints), packing (ragged rows packed beside padded ones, a
+group's prompt read once, and the kernels), logits (by chunks beside whole ones), ppo (ZeRO 0 and
+2), resume (with dropout). It needs torch, transformers, peft and DeepSpeed, no vLLM and no network:
+weights are random. --tiny has shapes for a CPU, so that the program cannot rot; its numbers say
+nothing of a GPU. Exit code 1 where a goal is missed, 0 otherwise.
 """
 
 import argparse

@@ -34,6 +34,7 @@ from rlhf_core.plan.strategy import Hardware
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 TINY = ModelShape("tiny", "a test", 4096, 32, 64, 2, 2, 1, 16, tied=True, qkv_bias=True)
 PROMPT = 8
+GROUP = 4  # replies to a prompt
 
 
 class Peak:
@@ -105,22 +106,37 @@ def _sft_of(name: str, sizes: Sizes) -> list[Row]:
 
 
 def packing(sizes: Sizes) -> list[Row]:
-    """Take SFT steps on ragged rows, padded and packed; return the speeds and the kernels."""
+    """Take steps on ragged rows, padded and packed, and on groups, whose prompts may be shared.
+
+    Return the speeds, by all tokens of each sequence, and the kernels.
+    """
     name = sizes.models[0]
     rng, shape = random.Random(0), TINY if name == "tiny" else preset(name)
     lengths = [rng.randint(sizes.length // 8, sizes.length) for _ in range(2 * sizes.rows)]
-    batch = collate([Sequence([5] * PROMPT, [6] * max(1, n - PROMPT)) for n in lengths], 0)
+    ragged = collate([Sequence([5] * PROMPT, [6] * max(1, n - PROMPT)) for n in lengths], 0)
+    half = sizes.length // 2
+    groups = collate([Sequence([5 + i // GROUP] * half, [6] * half) for i in range(sizes.rows)], 0)
     rows, rates = [], []
-    for on in (False, True):
-        policy = without_padding(PolicyModel(_model(shape)), on=on, dtype="bfloat16")
+    for how, batch, options in (
+        ("padded", ragged, {"on": False}),
+        ("packed", ragged, {"on": True}),
+        ("groups packed", groups, {"on": True}),
+        ("groups' prompts shared", groups, {"on": True, "share_prompts": True}),
+    ):
+        policy = without_padding(PolicyModel(_model(shape)), dtype="bfloat16", **options)
         engine = DeepSpeedEngine(policy, SFT(), dtype="bfloat16")
         rates.append(int(batch.mask_BL.sum()) / _median_seconds(engine, batch, sizes.steps))
         attention = str(policy.model.config._attn_implementation)
         kernels = ", ".join(_attention_kernels(engine, batch)) or "none named"
-        what = f"{name}: {'packed' if on else 'padded'}, {attention}"
+        what = f"{name}: {how}, {attention}"
         rows.append(Row("packing", what, f"{rates[-1]:,.0f} tokens/s"))
         rows.append(Row("packing", f"{what}: kernels", kernels))
-    return [*rows, Row("packing", f"{name}: packed to padded", f"{rates[1] / rates[0]:.2f}")]
+    shared = f"{name}: {GROUP} to a prompt, shared to packed"
+    return [
+        *rows,
+        Row("packing", f"{name}: packed to padded", f"{rates[1] / rates[0]:.2f}"),
+        Row("packing", shared, f"{rates[3] / rates[2]:.2f}"),
+    ]
 
 
 def _median_seconds(engine: DeepSpeedEngine, batch: Batch, steps: int) -> float:

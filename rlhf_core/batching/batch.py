@@ -67,6 +67,13 @@ class Batch:
         prompt_B = self.mask_BL.sum(-1) - response_B
         return list(zip(prompt_B.tolist(), response_B.tolist(), strict=True))
 
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The token ids of each row's prompt."""
+        P = self.ids_BL.shape[1] - self.response_mask_BR.shape[1]
+        rows = zip(self.ids_BL[:, :P], self.mask_BL[:, :P], strict=True)
+        return [tuple(ids_P[mask_P].tolist()) for ids_P, mask_P in rows]
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
         masks = self.mask_BL.to(device), self.response_mask_BR.to(device)

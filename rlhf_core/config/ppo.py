@@ -1,11 +1,9 @@
 """The ppo section: its keys, and the checks that they fit together."""
 
-import math
-
 from pydantic import model_validator
 
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator, PPOOptions
-from rlhf_core.objectives.choices import LossAggregation, PolicyLoss
+from rlhf_core.objectives.choices import CLIP_RANGES, WIDEST_GSPO_CLIP, LossAggregation, PolicyLoss
 
 # as the method's paper has it: DeepSeekMath's eq. 3, Liu et al. 2025 ("Dr. GRPO"); others: tokens
 AGGREGATIONS: dict[AdvantageEstimator | PolicyLoss, LossAggregation] = {
@@ -14,14 +12,6 @@ AGGREGATIONS: dict[AdvantageEstimator | PolicyLoss, LossAggregation] = {
     "gspo": "sequences",
     "cispo": "tokens",
 }
-# distance of the clips below and above 1. gspo: Zheng et al. 2025, section 5.1. cispo: no lower
-# bound (MiniMax 2025, section 3.1); weights of at most 5 (Khatri et al. 2025, arXiv:2510.13786)
-CLIP_RANGES: dict[PolicyLoss, tuple[float, float]] = {
-    "clip": (0.2, 0.2),
-    "gspo": (3e-4, 4e-4),
-    "cispo": (math.inf, 4.0),
-}
-WIDEST_GSPO_CLIP = 0.1  # 300 times the paper's
 
 
 class PPO(PPOOptions):
@@ -89,6 +79,16 @@ class PPO(PPOOptions):
             raise ValueError(
                 "kl_controller 'adaptive' multiplies beta, and 0 stays 0; set beta above 0, or"
                 " 'fixed'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_can_be_shared(self) -> "PPO":
+        if self.share_prompts and not (self.packing and self.group_size > 1):
+            raise ValueError(
+                f"share_prompts with packing {str(self.packing).lower()} and group_size"
+                f" {self.group_size}: responses to one prompt share it in packed rows; set packing"
+                " to true and group_size to 2 or more, or leave share_prompts out"
             )
         return self
 

@@ -25,6 +25,13 @@ class PPOOptions(Training):
 
     steps: Positive = Field(50, description="Rounds of rollout and update.")
     rollout_batch: Positive = Field(64, description="Responses per step.")
+    share_prompts: bool = Field(
+        False,
+        description=(
+            "Read a prompt once for the responses of its group, in scoring and update. Needs"
+            " packing and a group_size of 2 or more."
+        ),
+    )
     minibatches: Positive = Field(
         4, description="Optimizer steps per epoch: rollout_batch is split into this number."
     )

@@ -162,7 +162,24 @@ class SFT(Training):
     gate: SFTGate = Field(SFTGate(), description="Thresholds of the stage's gates.")
 
 
-class Reward(Training):
+class PairTraining(Training):
+    """The keys of every stage that learns from comparisons."""
+
+    share_prompts: bool = Field(
+        False, description="Read a pair's prompt once for both answers. Needs packing."
+    )
+
+    @model_validator(mode="after")
+    def _prompts_can_be_shared(self) -> "PairTraining":
+        if self.share_prompts and not self.packing:
+            raise ValueError(
+                "share_prompts without packing: answers read one copy of their prompt in packed"
+                " rows only; set packing to true, or leave share_prompts out"
+            )
+        return self
+
+
+class Reward(PairTraining):
     """Training of the reward model on comparisons."""
 
     lr: Rate = Field(1e-5, description="Peak learning rate.")
@@ -213,7 +230,7 @@ class Reward(Training):
     gate: RewardGate = Field(RewardGate(), description="Thresholds of the stage's gates.")
 
 
-class DPO(Training):
+class DPO(PairTraining):
     """Alignment on the comparisons themselves, without a reward model.
 
     Defaults: Rafailov et al. 2023, arXiv:2305.18290, app. B (lr, beta, batch_size); warm-up as

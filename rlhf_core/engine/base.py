@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_core.batching.batch import Batch
+from rlhf_core.batching.packing import PackedBatch, packed
 from rlhf_core.engine.router import RouterLoss
 from rlhf_core.engine.state_layout import Layout
 
@@ -21,6 +23,11 @@ class WrappedModel(nn.Module):
         self.model = model
         self.router: RouterLoss | None = None  # of a mixture of experts that learns
         self.packing = False  # reads a batch as one row without padding
+        self.share_prompts = False  # has neighbours' common prompt once in such a row
+
+    def row_of(self, batch: Batch) -> Batch | PackedBatch:
+        """Return what the model reads of a batch: itself, or the same sequences packed."""
+        return packed(batch, share_prompts=self.share_prompts) if self.packing else batch
 
     def with_router_loss(self, loss: Tensor, step_tokens: int, *, counts: bool = True) -> Tensor:
         """Return a microbatch's loss plus the last pass's part of the router's, if there is one.

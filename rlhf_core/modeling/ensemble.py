@@ -81,21 +81,22 @@ def load_members(
     frozen: FrozenPlacement = "whole",
     weights: str | None = "float32",
     packing: bool = False,
+    share_prompts: bool = False,
 ) -> Iterator[Forward]:
     """Yield the forward pass of each member, loaded one after the other.
 
     It gives (B, R + 1) scores less the member's offset. weights: as for `inference`. packing: it
-    reads batches without padding. Raises BadInput for members of different tokenizers, since one
-    rendering is scored by all.
+    reads batches without padding. share_prompts: it reads a prompt once for neighbours. Raises
+    BadInput for members of different tokenizers, since one rendering is scored by all.
     """
     offsets, computed = offsets_of(folder), computed_dtype(dtype, weights)
     _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
         member = load_scalar(member_folder(folder, number))
-        member = without_padding(member, on=packing, dtype=computed)
+        member = without_padding(member, on=packing, dtype=computed, share_prompts=share_prompts)
         forward = inference(member, dtype=dtype, frozen=frozen, weights=weights)
         if packing:
-            require_separation(forward, dtype=computed)
+            require_separation(forward, dtype=computed, share_prompts=share_prompts)
         yield forward if len(offsets) == 1 else _shifted(forward, offset)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Batch, device
-from rlhf_core.batching.packing import in_places, packed, reading
+from rlhf_core.batching.packing import PackedBatch, reading, unpacked
 from rlhf_core.config import LOGITS_MIB, FrozenPlacement
 from rlhf_core.engine.base import Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
@@ -49,10 +49,9 @@ class PolicyModel(WrappedModel):
 
         Column t of the logits predicts response token t. noise_BLD: added to the embeddings.
         """
-        row = packed(batch) if self.packing else batch
-        inputs = None
+        row, inputs = self.row_of(batch), None
         if noise_BLD is not None:
-            noise = noise_BLD[batch.mask_BL][None] if self.packing else noise_BLD
+            noise = noise_BLD if row is batch else noise_BLD[batch.mask_BL][None]
             inputs = {"inputs_embeds": self.model.get_input_embeddings()(row.ids_BL) + noise}
         return read_tokens(self.model, batch, row, query, limit=self._limit, inputs=inputs)
 
@@ -65,13 +64,12 @@ class ScalarModel(WrappedModel):
 
         Column t is the head after t response tokens; column 0 after the prompt.
         """
-        hidden = hidden_states(self.model, batch, packing=self.packing)
-        return scalar_scores(self.model.score, hidden, batch, packing=self.packing)
+        row = self.row_of(batch)
+        return scalar_scores(self.model.score, hidden_states(self.model, row), batch, row)
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, *, packing: bool) -> Tensor:
-    """Return the backbone's last hidden states, (B, L, D); with packing those of one row."""
-    row = packed(batch) if packing else batch
+def hidden_states(model: PreTrainedModel, row: Batch | PackedBatch) -> Tensor:
+    """Return the backbone's last hidden states, (B, L, D); those of a packed row are (1, L, D)."""
     mask = {"attention_mask": row.mask_BL.long()} if isinstance(row, Batch) else {}
     with reading(row):
         return model.base_model(
@@ -79,18 +77,20 @@ def hidden_states(model: PreTrainedModel, batch: Batch, *, packing: bool) -> Ten
         ).last_hidden_state
 
 
-def scalar_scores(head: nn.Module, hidden_BLD: Tensor, batch: Batch, *, packing: bool) -> Tensor:
+def scalar_scores(
+    head: nn.Module, hidden_BLD: Tensor, batch: Batch, row: Batch | PackedBatch
+) -> Tensor:
     """Return a scalar head's float32 scores after prompt and each response token, (B, R + 1).
 
     The head is computed in float32 also under autocast: bfloat16 has 8 significant bits, so that
     many unequal sequences would get equal scores.
-    hidden_BLD: as from hidden_states.
+    hidden_BLD: as from hidden_states, of `row`: the batch itself, or the same sequences packed.
     """
     R = batch.response_mask_BR.shape[1]
     with torch.autocast(hidden_BLD.device.type, enabled=False):
-        if packing:
+        if isinstance(row, PackedBatch):
             scores_L = head(hidden_BLD[0].float()).squeeze(-1)
-            return in_places(scores_L, batch.mask_BL)[:, -(R + 1) :]
+            return unpacked(scores_L[row.token_index_N], batch.mask_BL)[:, -(R + 1) :]
         return head(hidden_BLD[:, -(R + 1) :].float()).squeeze(-1)
 
 

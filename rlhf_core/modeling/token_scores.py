@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.batching.collective import gathered
-from rlhf_core.batching.packing import PackedBatch, in_places, reading
+from rlhf_core.batching.packing import PackedBatch, reading, unpacked
 from rlhf_core.engine.deepspeed import is_sharded
 from rlhf_core.objectives.closed_form import logprobs_and_entropy
 from rlhf_core.objectives.losses import tempered, token_entropy, token_logprobs
@@ -78,11 +78,11 @@ def read_tokens(
     mask_BR = batch.response_mask_BR
     if query is None:
         logits = response_logits(model, row, inputs)
-        return logits if row is batch else in_places(logits[0], mask_BR)
+        return logits if row is batch else unpacked(logits[0], mask_BR)
     found = token_scores(model, row, query, limit=limit, inputs=inputs)
     if row is batch:
         return found
-    values = (None if one is None else in_places(one[0], mask_BR) for one in found[:3])
+    values = (None if one is None else unpacked(one[0], mask_BR) for one in found[:3])
     logprobs_BR, *others = values
     assert logprobs_BR is not None  # each query asks for them
     return TokenScores(logprobs_BR, *others)
@@ -93,8 +93,7 @@ def response_logits(
 ) -> Tensor:
     """Return logits (B, R, V): column t predicts response token t; inputs: instead of the ids."""
     if isinstance(batch, PackedBatch):
-        # a response token is predicted from the place before it
-        return _run(model, batch, inputs, keep=batch.places_T - 1).logits
+        return _run(model, batch, inputs, keep=batch.predicting_index_T).logits
     return _run(model, batch, inputs, keep=batch.response_mask_BR.shape[1] + 1).logits[:, :-1]
 
 
@@ -115,7 +114,7 @@ def token_scores(
     if not chunks:
         return scores_of(response_logits(model, batch, inputs), batch.response_ids_BR, query)
     with last_hidden(model) as kept:
-        _run(model, batch, inputs, keep=1)  # logits at one place, which nothing uses
+        _run(model, batch, inputs, keep=1)  # logits of one token, which nothing uses
     mask_BR, output = batch.response_mask_BR, kept[0]
     hidden_TD = _predicting(output.last_hidden_state, batch)
     ids_T = batch.response_ids_BR[mask_BR]
@@ -125,7 +124,7 @@ def token_scores(
             hidden_TD.tensor_split(chunks), ids_T.tensor_split(chunks), strict=True
         )
     ]
-    logprobs_BR, *others = (_placed(values, mask_BR) for values in zip(*parts, strict=True))
+    logprobs_BR, *others = (_of_chunks(values, mask_BR) for values in zip(*parts, strict=True))
     assert logprobs_BR is not None  # each chunk has them
     return TokenScores(logprobs_BR, *others)
 
@@ -174,13 +173,13 @@ def _output_layer_learns(model: PreTrainedModel) -> bool:
 def _predicting(hidden_BLD: Tensor, batch: Batch | PackedBatch) -> Tensor:
     """Return the hidden states from which each real response token is predicted, (T, D)."""
     if isinstance(batch, PackedBatch):
-        return hidden_BLD[0, batch.places_T - 1]
+        return hidden_BLD[0, batch.predicting_index_T]
     R = batch.response_mask_BR.shape[1]
     return hidden_BLD[:, -(R + 1) : -1][batch.response_mask_BR]
 
 
-def _placed(parts: tuple[Tensor | None, ...], mask_BR: Tensor) -> Tensor | None:
-    """Return the numbers of all chunks in their places, (B, R), 0 at padding."""
+def _of_chunks(parts: tuple[Tensor | None, ...], mask_BR: Tensor) -> Tensor | None:
+    """Return the numbers of all chunks as one tensor, (B, R), 0 at padding."""
     found = [part for part in parts if part is not None]
     if not found:
         return None

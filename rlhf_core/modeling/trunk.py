@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_core.batching.batch import Batch
-from rlhf_core.batching.packing import packed
+from rlhf_core.batching.packing import PackedBatch
 from rlhf_core.config import LOGITS_MIB
 from rlhf_core.engine.base import WrappedModel
 from rlhf_core.modeling.lora import acting, load_adapter
@@ -51,36 +51,33 @@ class Trunk(WrappedModel):
         Without a query an actor or reference gives whole logits (B, R, V); with a value head, a
         pair of logits and values.
         """
+        row = self.row_of(batch)
         if role == "reference":
             with acting(self.model, None):
-                return self._read(batch, query)
+                return self._read(batch, row, query)
         if role == "reward":
             assert self.reward_head is not None  # the layout asks a trunk that has one
             with acting(self.model, REWARD):
-                return self._scores(self.reward_head, self._hidden(batch), batch)
+                hidden_BLD = hidden_states(self.model, row)
+                return scalar_scores(self.reward_head, hidden_BLD, batch, row)
         if role == "critic":
             assert self.value_head is not None  # the layout asks a trunk that has one
             with torch.no_grad():
-                hidden_BLD = self._hidden(batch)
-            return self._scores(self.value_head, hidden_BLD, batch)
+                hidden_BLD = hidden_states(self.model, row)
+            return scalar_scores(self.value_head, hidden_BLD, batch, row)
         if self.value_head is None:
-            return self._read(batch, query)
+            return self._read(batch, row, query)
         with last_hidden(self.model) as kept:
-            found = self._read(batch, query)
-        values_BR1 = self._scores(self.value_head, kept[0].last_hidden_state, batch)
+            found = self._read(batch, row, query)
+        values_BR1 = scalar_scores(self.value_head, kept[0].last_hidden_state, batch, row)
         if isinstance(found, TokenScores):
             return found._replace(values_BR1=values_BR1)
         return found, values_BR1
 
-    def _read(self, batch: Batch, query: TokenQuery | None) -> Tensor | TokenScores:
-        row = packed(batch) if self.packing else batch
+    def _read(
+        self, batch: Batch, row: Batch | PackedBatch, query: TokenQuery | None
+    ) -> Tensor | TokenScores:
         return read_tokens(self.model, batch, row, query, limit=self._limit)
-
-    def _hidden(self, batch: Batch) -> Tensor:
-        return hidden_states(self.model, batch, packing=self.packing)
-
-    def _scores(self, head: nn.Module, hidden_BLD: Tensor, batch: Batch) -> Tensor:
-        return scalar_scores(head, hidden_BLD, batch, packing=self.packing)
 
 
 def load_trunk(

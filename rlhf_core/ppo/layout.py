@@ -15,7 +15,11 @@ from rlhf_core.modeling.half import computed_dtype
 from rlhf_core.modeling.lora import Wrapped, require_origin, with_adapter
 from rlhf_core.modeling.mapped_weights import maps_weights
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
-from rlhf_core.modeling.packed_attention import require_separation, without_padding
+from rlhf_core.modeling.packed_attention import (
+    require_no_router_loss,
+    require_separation,
+    without_padding,
+)
 from rlhf_core.modeling.reading import Reading, reward_reading, same_vocabulary
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.modeling.trunk import Trunk, load_trunk
@@ -49,9 +53,13 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     if adapter and shared:
         rewards = (_in_role(shared, "reward"),)
     elif config.reward.model_weight:
-        folder = spec.inputs["reward"].path
         members = load_members(
-            folder, dtype=dtype, frozen=config.frozen, weights=weights, packing=config.packing
+            spec.inputs["reward"].path,
+            dtype=dtype,
+            frozen=config.frozen,
+            weights=weights,
+            packing=config.packing,
+            share_prompts=config.share_prompts,
         )
         rewards = tuple(members)
     if config.uncertainty_penalty and len(rewards) < 2:
@@ -68,7 +76,7 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
     models = Models(actor, critic, reference_forward, rewards, functions, reading)
     if config.packing:
-        _require_separation(models, dtype)
+        _require_separation(models, dtype, share_prompts=config.share_prompts)
     return models
 
 
@@ -76,18 +84,23 @@ def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig], *, frozen: bool =
     dtype: str = spec.config.dtype
     if frozen:
         dtype = computed_dtype(dtype, spec.config.frozen_dtype)
-    return without_padding(model, on=spec.config.ppo.packing, dtype=dtype)
+    config = spec.config.ppo
+    return without_padding(
+        model, on=config.packing, dtype=dtype, share_prompts=config.share_prompts
+    )
 
 
-def _require_separation(models: Models, dtype: str) -> None:
+def _require_separation(models: Models, dtype: str, *, share_prompts: bool) -> None:
     """Raise BadInput unless actor and critic read packed rows as sequences of their own."""
+    for engine in models.engines.values():
+        require_no_router_loss(engine.module)
 
     def logprobs(batch: Batch) -> Tensor:
         return models.actor.infer(batch, query=TokenQuery()).logprobs_BR
 
-    require_separation(logprobs, dtype=dtype)
+    require_separation(logprobs, dtype=dtype, share_prompts=share_prompts)
     if models.critic:
-        require_separation(models.critic.infer, dtype=dtype)
+        require_separation(models.critic.infer, dtype=dtype, share_prompts=share_prompts)
 
 
 def _actor(

@@ -105,9 +105,7 @@ def score_batch(
     parts = []
     inside = models if read is None else replace(models, rewards=())
     given_BR = None if config.recomputes_old_logprobs else sampler_logprobs_BR
-    for rows, counts in own_microbatches(
-        batch.sizes, config.micro_batch_tokens, packing=config.packing
-    ):
+    for rows, counts in _own_rows(batch, config):
         part = _score_rows(batch, rows, inside, config, given_BR)
         if counts:
             parts.append(part)
@@ -145,14 +143,22 @@ def score_rewards(
     if read is not None:
         return _read_scores(read, models, config, process_BR=process_BR)
     parts = []
-    for rows, counts in own_microbatches(
-        batch.sizes, config.micro_batch_tokens, packing=config.packing
-    ):
+    for rows, counts in _own_rows(batch, config):
         part = _reward_rows(batch, rows, models, config)
         if counts:
             parts.append(part)
             process_BR[rows] = _widened(part.process_BR, part.mask_BR, process_BR.shape[1])
     return _reward_model_scores(parts, batch, len(models.rewards), process_BR=summed(process_BR))
+
+
+def prompts_read_once(batch: Batch, config: PPO) -> list[tuple[int, ...]] | None:
+    """Return each row's prompt where rows share them; None where each row has its own copy."""
+    return batch.prompts if config.share_prompts else None
+
+
+def _own_rows(batch: Batch, config: PPO) -> list[tuple[list[int], bool]]:
+    budget, prompts = config.micro_batch_tokens, prompts_read_once(batch, config)
+    return own_microbatches(batch.sizes, budget, packing=config.packing, prompts=prompts)
 
 
 def _end_values(parts: list[_Part], batch: Batch) -> Tensor:
@@ -170,8 +176,14 @@ def _read_scores(
     process_BR: 0, because rewards at single tokens need the policy's token ids.
     """
     assert models.reading is not None  # it made `read`
-    budget, pad_id = config.micro_batch_tokens, models.reading.pad_id
-    scores_MB = member_scores(models.rewards, read, pad_id, budget, packing=config.packing)
+    scores_MB = member_scores(
+        models.rewards,
+        read,
+        models.reading.pad_id,
+        config.micro_batch_tokens,
+        packing=config.packing,
+        share_prompts=config.share_prompts,
+    )
     return _of_members(scores_MB.to(process_BR.device), process_BR)
 
 

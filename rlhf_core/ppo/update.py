@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_core.batching.batch import order
+from rlhf_core.batching.batch import order, select
 from rlhf_core.batching.collective import gathered, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import PPO
@@ -27,7 +27,7 @@ from rlhf_core.ppo.objective import (
     policy_query,
     value_objective,
 )
-from rlhf_core.ppo.scoring import Models
+from rlhf_core.ppo.scoring import Models, prompts_read_once
 from rlhf_core.seeds import minibatch_seed
 
 
@@ -134,9 +134,10 @@ class _Minibatch(NamedTuple):
 
         The last value is False for a pass that is made only because other ranks have one to make.
         """
-        sizes = [self.experience.batch.sizes[row] for row in self.rows]
+        batch = select(self.experience.batch, self.rows)
+        sizes, prompts = batch.sizes, prompts_read_once(batch, config)
         budget, packing = config.micro_batch_tokens, config.packing
-        for indices, counts in own_microbatches(sizes, budget, packing=packing):
+        for indices, counts in own_microbatches(sizes, budget, packing=packing, prompts=prompts):
             rows = [self.rows[i] for i in indices]
             yield rows, self.experience.rows(rows), counts
 

@@ -30,14 +30,17 @@ def member_scores(
     token_budget: int,
     *,
     packing: bool = False,
+    share_prompts: bool = False,
 ) -> Tensor:
     """Return each member's score of every sequence, (M, N) float32, in the order given.
 
     packing: the members read batches without padding, so that it takes no part of the budget.
+    share_prompts: they read a prompt once for neighbours, so that sequences of one prompt go
+    together.
     """
+    how = {"packing": packing, "share_prompts": share_prompts}
     scored = [
-        score_sequences(forward, sequences, pad_id, token_budget, packing=packing)
-        for forward in members
+        score_sequences(forward, sequences, pad_id, token_budget, **how) for forward in members
     ]
     return torch.stack(scored)
 
@@ -49,13 +52,15 @@ def score_sequences(
     token_budget: int,
     *,
     packing: bool = False,
+    share_prompts: bool = False,
 ) -> Tensor:
     """Return the score of every sequence at its last token, (N,) float32, in the order given.
 
-    packing: as of `member_scores`.
+    packing, share_prompts: as of `member_scores`.
     """
     scores_N, sizes = torch.zeros(len(sequences)), [s.size for s in sequences]
-    for rows, counts in own_microbatches(sizes, token_budget, packing=packing):
+    prompts = [tuple(s.prompt) for s in sequences] if share_prompts else None
+    for rows, counts in own_microbatches(sizes, token_budget, packing=packing, prompts=prompts):
         batch = collate([sequences[i] for i in rows], pad_id)
         scores_B = final_scores(forward(batch), batch.response_mask_BR)
         if counts:

@@ -34,7 +34,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     With train = False the given model is only measured.
     """
     config = spec.config.reward
-    train_it = spec.config.train
+    train_it, shares = spec.config.train, config.share_prompts
     tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
     drawn_by = spec.config.heldout_seed(spec.seed)
     rows = subset(
@@ -52,10 +52,14 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         forwards = train_members(spec, run, tokenizer, train)
     else:
         forwards = load_members(
-            spec.inputs["given"].path, dtype=spec.config.dtype, packing=config.packing
+            spec.inputs["given"].path,
+            dtype=spec.config.dtype,
+            packing=config.packing,
+            share_prompts=shares,
         )
+    pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
     scores_MN = member_scores(
-        forwards, heldout, tokenizer.pad_token_id, config.micro_batch_tokens, packing=config.packing
+        forwards, heldout, pad_id, budget, packing=config.packing, share_prompts=shares
     )
     if train_it and len(scores_MN) > 1:
         offsets_M = scores_MN.mean(-1)

@@ -31,7 +31,11 @@ from rlhf_core.modeling.models import (
     load_scalar,
     save_model,
 )
-from rlhf_core.modeling.packed_attention import require_separation, without_padding
+from rlhf_core.modeling.packed_attention import (
+    require_no_router_loss,
+    require_separation,
+    without_padding,
+)
 from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.labels import Labels
@@ -94,7 +98,10 @@ def _train_member(
     adapted = with_adapter(_unpadded(model, spec.config), config.lora, seed=seed)
     engine = DeepSpeedEngine(adapted, config, dtype=spec.config.dtype)
     if config.packing:
-        require_separation(engine.infer, dtype=spec.config.dtype)
+        require_no_router_loss(engine.module)
+        require_separation(
+            engine.infer, dtype=spec.config.dtype, share_prompts=config.share_prompts
+        )
     accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
     _save(engine, tokenizer, run.path, number, spec)
@@ -103,7 +110,10 @@ def _train_member(
 
 
 def _unpadded(model: ScalarModel, config: RewardStageConfig) -> ScalarModel:
-    return without_padding(model, on=config.reward.packing, dtype=config.dtype)
+    section = config.reward
+    return without_padding(
+        model, on=section.packing, dtype=config.dtype, share_prompts=section.share_prompts
+    )
 
 
 class MemberDir(RunDir):

@@ -144,7 +144,10 @@ def test_a_stopped_stage_ends_with_the_same_bytes_and_computes_the_reference_onc
 def test_response_logprobs_are_those_of_a_loop_over_tokens(tiny_model):
     sequences = [Sequence([7, 8], [9, 10, 1]), Sequence([9], [7, 1]), Sequence([8, 8, 8], [1])]
     found_N = stage.response_logprobs(
-        inference(load_policy(tiny_model), dtype="float32"), sequences, 0, 12
+        inference(load_policy(tiny_model), dtype="float32"),
+        sequences,
+        0,
+        DPO(micro_batch_tokens=12),
     )
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     for sequence, found in zip(sequences, found_N, strict=True):

@@ -3,6 +3,8 @@
 Every rank makes the same number of passes.
 """
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks_of_step import microbatches_of_ranks
@@ -62,6 +64,35 @@ def test_ranks_get_about_as_many_tokens():
     tokens = [sum(sum(sizes[row]) for row in share) for share in shares(sizes, 4)]
     assert max(tokens) - min(tokens) <= 68
     assert [len(share) for share in shares(sizes, 4)] == [16] * 4
+
+
+PROMPTED = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=24
+)  # prompt's number, response tokens
+
+
+@given(PROMPTED, st.integers(1, 5), st.integers(1, 200))
+def test_rows_of_one_prompt_are_neighbours_on_every_rank(rows, count, budget):
+    prompts = [prompt for prompt, _ in rows]
+    sizes = [(prompt + 1, response) for prompt, response in rows]
+    ranks = microbatches_of_ranks(sizes, budget, count, packing=True, prompts=prompts)
+    assert len({len(rank) for rank in ranks}) == 1
+    counted = [row for rank in ranks for part, counts in rank if counts for row in part]
+    assert sorted(counted) == list(range(len(sizes)))
+    changes = sum(prompts[one] != prompts[other] for one, other in pairwise(counted))
+    assert changes == len({*prompts}) - 1
+    for rank in ranks:
+        for part, _ in rank:
+            assert part and (len(part) == 1 or sum(sum(sizes[i]) for i in part) <= budget)
+
+
+def test_ranks_get_about_as_many_tokens_of_rows_with_prompts():
+    sizes, prompts = [(4, length) for length in range(1, 65)], [row // 8 for row in range(64)]
+    ranks = microbatches_of_ranks(sizes, 10_000, 4, packing=True, prompts=prompts)
+    tokens = [sum(sum(sizes[row]) for rows, _ in rank for row in rows) for rank in ranks]
+    assert max(tokens) - min(tokens) <= 2 * 68  # a longest row at either end
+    parts = microbatches(sizes, 10_000, packing=True, prompts=prompts[::-1])
+    assert parts == [list(range(64))]
 
 
 def test_a_rank_without_rows_goes_along_with_the_first_group():

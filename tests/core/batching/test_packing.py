@@ -144,6 +144,20 @@ def test_noise_moves_the_loss_and_not_by_how_rows_are_batched(policy):
     assert abs(float(one) - float(loss_of(policy, whole))) > 1e-6
 
 
+def test_a_packed_row_holds_the_prompt_that_neighbours_share_once():
+    sequences = [Sequence([2, 3], [8, 1]), Sequence([2, 3], [9, 7, 1]), Sequence([3], [5])]
+    row = packed(collate(sequences, 0), share_prompts=True)
+    assert row.ids_BL.tolist() == [[2, 3, 8, 1, 9, 7, 1, 3, 5]]
+    assert row.position_ids_BL.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1]]
+    assert row.spans == [(4, 0), (3, 2), (2, 0)]
+    assert row.token_index_N.tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6, 7, 8]
+    assert row.response_index_T.tolist() == [2, 3, 4, 5, 6, 8]
+    assert row.predicting_index_T.tolist() == [1, 2, 1, 4, 5, 7]
+    apart = packed(collate(sequences, 0))
+    assert apart.spans == [(4, 0), (5, 0), (2, 0)]
+    assert apart.predicting_index_T.tolist() == [1, 2, 5, 6, 7, 9]
+
+
 def sft_spec(model: Path, splits: Path, **options) -> StageSpec:
     config = SFT(
         lr=3e-3, epochs=2, batch_size=32, checkpoint_every=2, micro_batch_tokens=200, **options
@@ -176,6 +190,7 @@ ONCE |= {"micro_batch_tokens": 200}
 PAIRS = ("comparisons_train", "comparisons_heldout")
 
 
+@pytest.mark.parametrize("share_prompts", [False, True])
 @pytest.mark.parametrize(
     ("section", "numbers"),
     [
@@ -185,13 +200,14 @@ PAIRS = ("comparisons_train", "comparisons_heldout")
     ids=["reward", "dpo"],
 )
 def test_stages_on_pairs_learn_and_measure_the_same_packed_or_not(
-    section, numbers, tiny_model, tiny_splits, tmp_path, capsys
+    section, numbers, share_prompts, tiny_model, tiny_splits, tmp_path, capsys
 ):
     stage, found = type(section).__name__.lower(), {}
     taken = {"policy" if stage == "dpo" else "model": tiny_model}
     more = {"train": True} if stage == "reward" else {}
     for packing in (False, True):
-        config = section.model_copy(update={"packing": packing})
+        how = {"packing": packing, "share_prompts": packing and share_prompts}
+        config = section.model_copy(update=how)
         spec = section_spec(stage, config, taken | splits_of(tiny_splits, *PAIRS), **more)
         result = run(spec, tmp_path / str(packing))
         lines = read_metrics(tmp_path / str(packing) / "metrics.jsonl")
@@ -202,16 +218,29 @@ def test_stages_on_pairs_learn_and_measure_the_same_packed_or_not(
     assert found[True][1] == pytest.approx(found[False][1], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"critic": "shared"}, {"kl_exact": True}])
+GROUPS = {"group_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "packed_options"),
+    [
+        ({}, {}),
+        ({"critic": "shared"}, {}),
+        ({"kl_exact": True}, {}),
+        (GROUPS, {"share_prompts": True}),
+        (GROUPS | {"advantage": "grpo"}, {"share_prompts": True}),
+        (GROUPS | {"critic": "shared"}, {"share_prompts": True}),
+    ],
+)
 def test_a_ppo_step_scores_and_learns_the_same_packed_or_not(
-    options, tiny_model, tiny_splits, tmp_path
+    options, packed_options, tiny_model, tiny_splits, tmp_path
 ):
     save_model(load_scalar(tiny_model, new_head=True), load_tokenizer(tiny_model), tmp_path / "rm")
     inputs = {"policy": tiny_model, "reward": tmp_path / "rm"}
     found = []
     for packing in (False, True):
         config = PPO(
-            **options,
+            **options | (packed_options if packing else {}),
             packing=packing,
             steps=2,
             rollout_batch=8,

@@ -83,6 +83,18 @@ REFUSED = {
             " second divides the first"
         ),
     ),
+    "prompts shared in padded rows": (
+        ["ppo.share_prompts=true", "ppo.group_size=4"],
+        "share_prompts with packing false and group_size 4: .* set packing to true",
+    ),
+    "a pair's prompt shared in padded rows": (
+        ["reward.share_prompts=true"],
+        "reward: share_prompts without packing: .* set packing to true",
+    ),
+    "prompts shared by nobody": (
+        ["ppo.share_prompts=true", "ppo.packing=true"],
+        "share_prompts with packing true and group_size 1: .* group_size to 2 or more",
+    ),
     "groups that do not divide the batch": (
         ["ppo.group_size=5"],
         "64 is not a multiple of group_size 5.* e.g. 65",

@@ -33,7 +33,7 @@ def test_every_part_runs_on_tiny_shapes_and_meets_its_goals(tmp_path):
     done = check("--device", "cpu", "--tiny", "--out", str(tmp_path / "check.json"))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     rows = json.loads((tmp_path / "check.json").read_text())["rows"]
-    counts = {"sft": 5, "packing": 5, "logits": 3, "ppo": 2, "resume": 1}
+    counts = {"sft": 5, "packing": 10, "logits": 3, "ppo": 2, "resume": 1}
     assert Counter(row["part"] for row in rows) == counts
     goals = {row["part"]: row["met"] for row in rows if row["met"] is not None}
     assert goals == {"logits": True, "resume": True}
