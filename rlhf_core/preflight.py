@@ -26,6 +26,7 @@ def needs_of(recipe: Recipe) -> Needs:
     on_base = recipe.model.sft is None
     sections = [recipe.section(stage) for stage in running]
     trained = [one for one in sections if isinstance(one, Training) and on_base]
+    evaluated = [recipe.evaluate] if recipe.runs("evaluate") and on_base else []
     adapters = [one.lora for one in trained if one.lora]
     samplers = [recipe.sampling(stage) for stage in SAMPLING if recipe.runs(stage) and on_base]
     reward = recipe.reward if "reward" in running else Reward()
@@ -39,7 +40,7 @@ def needs_of(recipe: Recipe) -> Needs:
         tensor_parallel=tuple(one.tensor_parallel for one in samplers if one.tensor_parallel > 1),
         adapter_sync=_synced_rank(recipe) if "ppo" in running and on_base else 0,
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
-        packing=any(one.packing for one in trained),
+        packing=any(one.packing for one in [*trained, *evaluated]),
         benchmarks=_benchmarks_of(recipe),
     )
 

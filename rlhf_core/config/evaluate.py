@@ -58,7 +58,14 @@ class Evaluate(Config):
 
     max_prompts: Positive = Field(256, description="Largest number of held-out prompts to answer.")
     micro_batch_tokens: Positive = Field(
-        8192, description="Tokens, padding included, that are scored at once."
+        8192, description="Tokens that are scored at once, padding included (unless packing)."
+    )
+    packing: bool = Field(
+        False,
+        description=(
+            "Pack the whole sequences that are scored at once into one row, without padding. None"
+            " of them attends to another."
+        ),
     )
     max_heldout: Positive = Field(
         256, description="Largest number of held-out demonstrations for the alignment tax."

@@ -53,11 +53,16 @@ def labelled_pairs(spec: StageSpec[EvaluateStageConfig]) -> LabelledPairs | None
     path = spec.inputs["reward"].path
     tokenizer = load_tokenizer(path)
     forwards = load_members(
-        path, dtype=spec.config.dtype, frozen=config.frozen, weights=spec.config.frozen_dtype
+        path,
+        dtype=spec.config.dtype,
+        frozen=config.frozen,
+        weights=spec.config.frozen_dtype,
+        packing=config.packing,
     )
     sequences = pair_sequences(tokenizer, rows)
-    budget = config.micro_batch_tokens
-    scores_N = member_scores(forwards, sequences, tokenizer.pad_token_id, budget).mean(0).tolist()
+    budget, pad_id = config.micro_batch_tokens, tokenizer.pad_token_id
+    scores_MN = member_scores(forwards, sequences, pad_id, budget, packing=config.packing)
+    scores_N = scores_MN.mean(0).tolist()
     return LabelledPairs(rows, list(zip(scores_N[0::2], scores_N[1::2], strict=True)))
 
 

@@ -11,6 +11,7 @@ from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import LOGITS_MIB, Evaluate
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.data.render import render_prompt, reply_text
+from rlhf_core.modeling.half import computed_dtype
 from rlhf_core.modeling.models import FrozenModel, load_policy
 from rlhf_core.sampling.base import Sampler
 from rlhf_core.sampling.draw import draw
@@ -56,6 +57,11 @@ class Setup:
     def frozen_model(self) -> FrozenModel:
         """The options of `inference` for every model of the evaluation."""
         return {"dtype": self.dtype, "frozen": self.config.frozen, "weights": self.frozen_dtype}
+
+    @property
+    def computed_dtype(self) -> str:
+        """The number type of the matrix products of every model of the evaluation."""
+        return computed_dtype(self.dtype, self.frozen_dtype)
 
     def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         """Return the tokenizer by which a model is prompted and its replies are read."""

@@ -14,6 +14,8 @@ from rlhf_core.evaluation.best_of_n import best
 from rlhf_core.evaluation.replies import Replies, Setup
 from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
 from rlhf_core.modeling.ensemble import load_members
+from rlhf_core.modeling.models import inference, load_policy
+from rlhf_core.modeling.packed_attention import require_separation, without_padding
 from rlhf_core.modeling.reading import own_reading
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.reward.scoring import score_sequences
@@ -31,11 +33,14 @@ def reward_scores(setup: Setup, path: Path, replies: dict[str, Replies]) -> dict
     """
     pad_id = load_tokenizer(path).pad_token_id
     read = {name: _read(setup, path, name, replied) for name, replied in replies.items()}
-    members = []
-    for forward in load_members(path, **setup.frozen_model):
-        budget = setup.config.micro_batch_tokens
+    members, budget = [], setup.config.micro_batch_tokens
+    packing = setup.config.packing
+    for forward in load_members(path, **setup.frozen_model, packing=packing):
         members.append(
-            {name: score_sequences(forward, found, pad_id, budget) for name, found in read.items()}
+            {
+                name: score_sequences(forward, found, pad_id, budget, packing=packing)
+                for name, found in read.items()
+            }
         )
         _repeat_first(members[-1], read)
     return {name: torch.stack([scores[name] for scores in members]) for name in replies}
@@ -79,6 +84,21 @@ def independent_scores(setup: Setup, scorer: Scorer, replies: dict[str, Replies]
     return {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}
 
 
+def load_frozen_policy(setup: Setup, path: Path) -> Forward:
+    """Return the forward pass of a policy of the evaluation, padded or packed as the recipe says.
+
+    Raises BadInput for a model that cannot read packed rows.
+    """
+    packing, dtype = setup.config.packing, setup.computed_dtype
+    model = load_policy(path, logits_mib=setup.logits_mib)
+    forward = inference(without_padding(model, on=packing, dtype=dtype), **setup.frozen_model)
+    if packing:
+        require_separation(
+            lambda batch: forward(batch, query=TokenQuery()).logprobs_BR, dtype=dtype
+        )
+    return forward
+
+
 def response_kl(
     setup: Setup, policy: Forward, reference: Forward, sequences: list[Sequence]
 ) -> tuple[Tensor, float]:
@@ -87,10 +107,11 @@ def response_kl(
     Both use the temperature that the replies were sampled at. At another temperature the sum does
     not estimate a KL.
     """
-    query = TokenQuery(setup.config.sampling.temperature)
+    config = setup.config
+    query = TokenQuery(config.sampling.temperature)
     kl_N, total_1 = torch.zeros(len(sequences)), torch.zeros(1, dtype=torch.float64)
     for rows, counts in own_microbatches(
-        [s.size for s in sequences], setup.config.micro_batch_tokens
+        [s.size for s in sequences], config.micro_batch_tokens, packing=config.packing
     ):
         batch = collate([sequences[i] for i in rows], setup.tokenizer.pad_token_id)
         ours_BR, theirs_BR = (

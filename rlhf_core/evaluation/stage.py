@@ -31,6 +31,7 @@ from rlhf_core.evaluation.scoring import (
     ScoresByModel,
     best_draws,
     independent_scores,
+    load_frozen_policy,
     response_kl,
     reward_scores,
 )
@@ -39,7 +40,6 @@ from rlhf_core.judging.functions import Scorer, load_function
 from rlhf_core.judging.judge import load_judge
 from rlhf_core.judging.judge_metrics import usage_output
 from rlhf_core.judging.verdicts import AskJudge
-from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import BENCHMARK_RESULTS, Output, RunDir, StageSpec, merged
 from rlhf_core.sft import fall_interval, heldout_losses, load_sequences
@@ -207,13 +207,14 @@ def _divergence_and_tax(
         train_on=spec.config.train_on,
     )
     paths = {k: spec.inputs[k].path for k in ("policy", "sft")}
-    forward = {
-        k: inference(load_policy(path, logits_mib=setup.logits_mib), **setup.frozen_model)
-        for k, path in paths.items()
-    }
+    forward = {k: load_frozen_policy(setup, path) for k, path in paths.items()}
     kl_N, kl = response_kl(setup, forward["policy"], forward["sft"], policy.sequences)
     run.log(3, STEPS, {})
-    losses = {k: heldout_losses(forward[k], heldout, pad_id, budget) for k in forward}
+    packing = setup.config.packing
+    losses = {
+        k: heldout_losses(one, heldout, pad_id, budget, packing=packing)
+        for k, one in forward.items()
+    }
     run.log(4, STEPS, {})
     metrics = {
         "eval/kl_per_response": kl,

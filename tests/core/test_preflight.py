@@ -55,6 +55,8 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
         ),
         (["reward.packing=true"], {"packing": True}),
         (["dpo.packing=true"], {}),
+        (["evaluate.packing=true"], {"packing": True}),
+        (["evaluate.packing=true", "model.sft='given'"], {}),
         (["sft.packing=true", "model.sft='given'"], {}),
     ],
 )

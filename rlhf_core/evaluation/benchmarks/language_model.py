@@ -19,7 +19,7 @@ from rlhf_core.data.transcripts import Messages
 from rlhf_core.engine.base import Forward
 from rlhf_core.errors import BadInput
 from rlhf_core.evaluation.replies import Setup
-from rlhf_core.modeling.models import inference, load_policy
+from rlhf_core.evaluation.scoring import load_frozen_policy
 from rlhf_core.modeling.requirements import context_of
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.sampling.draw import draw
@@ -43,9 +43,7 @@ class BenchmarkedModel(TemplateLM):
 
     @cached_property
     def _forward(self) -> Forward:
-        setup = self._setup
-        model = load_policy(self._path, logits_mib=setup.logits_mib)
-        return inference(model, **setup.frozen_model)
+        return load_frozen_policy(self._setup, self._path)
 
     @property
     def tokenizer_name(self) -> str:
@@ -106,8 +104,10 @@ class BenchmarkedModel(TemplateLM):
     def _logprobs_and_greedy(self, sequences: list[Sequence]) -> Tensor:
         """Return the sum of log-probabilities of each response, and 1 if it is greedy's, (N, 2)."""
         found_N2 = torch.zeros(len(sequences), 2, dtype=torch.float64)
-        budget, pad_id = self._setup.config.micro_batch_tokens, self.tokenizer.pad_token_id
-        for rows, counts in own_microbatches([s.size for s in sequences], budget):
+        config, pad_id = self._setup.config, self.tokenizer.pad_token_id
+        for rows, counts in own_microbatches(
+            [s.size for s in sequences], config.micro_batch_tokens, packing=config.packing
+        ):
             batch = collate([sequences[i] for i in rows], pad_id)
             found = self._forward(batch, query=TokenQuery(greedy=True))
             pad_BR = ~batch.response_mask_BR

@@ -29,8 +29,10 @@ def make_task(tmp_path) -> Callable[..., LoadedTask]:
 def setup(tiny_model) -> Callable[..., Setup]:
     """Make the setup of an evaluation of the tiny model, with these settings of benchmarks."""
 
-    def make(**benchmarks: object) -> Setup:
-        config = Evaluate(sampling=SAMPLING, benchmarks=benchmarks, micro_batch_tokens=64)
+    def make(*, packing: bool = False, **benchmarks: object) -> Setup:
+        config = Evaluate(
+            sampling=SAMPLING, benchmarks=benchmarks, micro_batch_tokens=64, packing=packing
+        )
         return Setup(load_tokenizer(tiny_model), [], config, seed=1, dtype="float32")
 
     return make

@@ -28,9 +28,10 @@ def by_hand(folder, context: list[int], continuation: list[int]) -> tuple[float,
     return chosen.sum().item(), bool((rows.argmax(-1) == torch.tensor(continuation)).all())
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_log_likelihoods_are_those_of_a_pass_over_each_text_alone(asked, tiny_model, chat):
-    model, tokenizer = asked(chat_template=chat), AutoTokenizer.from_pretrained(tiny_model)
+@pytest.mark.parametrize(("chat", "packing"), [(False, False), (True, False), (False, True)])
+def test_log_likelihoods_are_those_of_a_pass_over_each_text_alone(asked, tiny_model, chat, packing):
+    model = asked(chat_template=chat, packing=packing)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     context = model.apply_chat_template([{"role": "user", "content": "w1 w2"}]) if chat else "w1 w2"
     pairs = [(context, " w3"), (context, " w4 w5 w6"), ("w7", " w8 w9"), ("w1 " * 40, "w2")]
     found = model.loglikelihood([Request(pair) for pair in pairs], disable_tqdm=True)
