@@ -46,6 +46,7 @@ COMMANDS = {
     "labels": {
         "label import": "Turn votes in a file (Label Studio, CSV, JSON Lines) into comparisons."
     },
+    "live": {"live": "Serve the champion with vLLM under one address; a candidate beside it."},
     "schedules": {
         "deploy": "Deploy a recipe to a work pool: by cron, on new data, after a promotion.",
         "schedules": "List the deployments on the Prefect server, their next and latest runs.",
@@ -70,6 +71,7 @@ WRITING = {
     *("label import",),
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
+    "live",
 }
 app = typer.Typer(
     name="rlhf",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flows.platform.pages import QUIET
 from flows.platform.state import HOST, Platform
+from tasks.live.allowed import ALLOWED
 from tasks.records.workspace import Workspace
 from tasks.stages.spec import ROOTS
 from tasks.tracking.sqlite_store import ensure_tables
@@ -64,7 +65,8 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
     store = database or workspace.own_store
     ensure_tables(store)
     # in the environment, because every user of the machine sees a process's arguments
-    values = environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}
+    # the gateway of this server, which listens on this machine alone, serves models of this machine
+    values = ALLOWED | environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}
     words = ("server", "--default-artifact-root", str(workspace.artifacts), "--host", HOST)
     command = (
         sys.executable,

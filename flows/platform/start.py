@@ -1,8 +1,5 @@
 """Start the services of the platform that do not run yet, wait until they answer, stop them."""
 
-import contextlib
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +9,7 @@ import psutil
 
 from flows.platform import database, services
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, choose_port, free_port
+from flows.platform.processes import end_all, end_group, marked
 from flows.platform.services import MARKER, Program
 from flows.platform.state import Platform, Service, folder, locked, read, write
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
@@ -20,7 +18,6 @@ from tasks.records.workspace import Workspace
 
 NAMES = ("prefect", "mlflow", "worker")  # in the order in which they start
 START_SECONDS = 180.0
-STOP_SECONDS = 30.0  # a flow run ends its stage and tells Prefect
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def down(workspace: Workspace) -> list[str]:
     with locked(workspace):
         platform = read(workspace)
         stopped = _stop(workspace, platform, list(platform.services)) if platform else []
-        _end_all(_members(workspace))
+        end_all(_members(workspace))
         return stopped
 
 
@@ -197,35 +194,11 @@ def _end(workspace: Workspace, service: Service) -> bool:
 
     Another process that has got the service's process id is left alone.
     """
-    ran = service.runs
-    if ran:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(service.owner.pid, signal.SIGTERM)
-    _end_all(_members(workspace, service.owner.pid), sent=ran)
+    ran = end_group(service.owner)
+    end_all(_members(workspace, service.owner.pid), sent=ran)
     return ran
-
-
-def _end_all(processes: list[psutil.Process], *, sent: bool = False) -> None:
-    """Send TERM, unless that is `sent` already, then KILL to what is left after the grace time."""
-    for process in processes if not sent else []:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    left = psutil.wait_procs(processes, timeout=STOP_SECONDS)[1]
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=5)
 
 
 def _members(workspace: Workspace, group: int | None = None) -> list[psutil.Process]:
     """Return the live processes, of a group or of all, that carry this platform's marker."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            alive = process.status() != psutil.STATUS_ZOMBIE and group in (
-                None,
-                os.getpgid(process.pid),
-            )
-            if alive and process.environ().get(MARKER) == str(workspace.home):
-                found.append(process)
-    return found
+    return marked(MARKER, str(workspace.home), group)

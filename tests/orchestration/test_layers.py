@@ -13,6 +13,7 @@ OWNERS = {
     "mlflow": {
         "tasks/access/setup.py",
         "tasks/approval/server_answer.py",
+        "tasks/live/gateway.py",
         "tasks/promotion/candidates.py",
         "tasks/registry/approval_queue.py",
         "tasks/tracking/account.py",

@@ -1,0 +1,121 @@
+"""`rlhf live`: serve the champion, and a candidate beside it."""
+
+import shlex
+import sys
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import AsJson
+from flows.cli.output import print_json
+from flows.settings import quiet_libraries
+
+if TYPE_CHECKING:
+    from flows.platform.live.control import LiveView, LiveWish, Tell
+
+LiveTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|status|stop",
+        help="registry.name of a recipe: serve its champion. status, stop: of all, or of one",
+    ),
+]
+LiveName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="With status and stop: this one alone")
+]
+LivePort = Annotated[
+    int | None, typer.Option(help="Port for clients (default: the last, 8000, or free)")
+]
+Canary = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=50,
+        metavar="PERCENT",
+        help="Requests that a candidate gets beside the champion; 0 ends it (default: as it is)",
+    ),
+]
+Candidate = Annotated[
+    str,
+    typer.Option(
+        metavar="VERSION|ALIAS",
+        help="The candidate (default: the newest version whose gates passed, never champion)",
+    ),
+]
+InGateway = Annotated[
+    bool | None,
+    typer.Option(
+        "--gateway/--no-gateway",
+        help="Also as an endpoint of MLflow's AI Gateway, which costs 10 ms and more per request",
+        show_default=False,
+    ),
+]
+VLLMArguments = Annotated[
+    str | None,
+    typer.Option(
+        "--vllm",
+        metavar="ARGUMENTS",
+        help='Further arguments of vLLM\'s servers, e.g. "--max-model-len 4096"',
+    ),
+]
+
+
+def live(
+    target: LiveTarget,
+    name: LiveName = None,
+    canary: Canary = None,
+    candidate: Candidate = "",
+    port: LivePort = None,
+    gateway: InGateway = None,
+    vllm: VLLMArguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the champion with vLLM under one address; a candidate beside it.
+
+    The servers keep running after this command has ended. When the alias champion moves, the new
+    version is started, gets the requests once it answers, and the old one ends after its last
+    reply. `status` shows what runs, `stop` ends it. A second call changes the canary.
+    """
+    from flows.platform.live import control
+    from tasks.records.workspace import Workspace
+
+    quiet_libraries()
+    tell = partial(print, file=sys.stderr, flush=True)
+    if target == "status":
+        found = [control.view(place) for place in control.require_live(Workspace.here(), name)]
+        _print([asdict(each) for each in found] if as_json else found)
+    elif target == "stop":
+        places = control.require_live(Workspace.here(), name)
+        stopped = {place.name: control.stop(place, tell) for place in places}
+        if as_json:
+            print_json({"stopped": stopped})
+        else:
+            print("\n".join(_stopped(*each) for each in stopped.items()) or "nothing is live")
+    else:
+        words = None if vllm is None else tuple(shlex.split(vllm))
+        wish = control.LiveWish(port, gateway, words, canary, candidate)
+        found_one, started = _start(target, wish, tell)
+        _print([asdict(found_one) | {"changed": started}] if as_json else [found_one])
+
+
+def _start(name: str, wish: "LiveWish", tell: "Tell") -> "tuple[LiveView, bool]":
+    from flows.platform.live import control
+    from tasks.promotion.aliases import open_registry
+
+    registry, _ = open_registry(name)
+    return control.start(registry, wish, tell)
+
+
+def _stopped(name: str, versions: list[str]) -> str:
+    return f"stopped: {name}, version {', '.join(versions) or 'none ran'}"
+
+
+def _print(found: list) -> None:
+    from flows.cli.tables.live import live_lines
+
+    if found and isinstance(found[0], dict):
+        print_json(found)
+        return
+    print("\n".join(line for each in found for line in live_lines(each)) or "nothing is live")

@@ -1,0 +1,306 @@
+"""Start a live model, look at it, and stop it: what `rlhf live` does."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import psutil
+
+from flows.platform.live import servers
+from flows.platform.live.state import (
+    MARKER,
+    LiveFolder,
+    LiveOptions,
+    LiveState,
+    ModelServer,
+    live_folders,
+)
+from flows.platform.pages import choose_port
+from flows.platform.processes import end_all, end_group, in_groups, marked
+from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
+from tasks.live.gateway import PASSTHROUGH, Gateway
+from tasks.live.versions import fetch_served, require_candidate, wanted_versions
+from tasks.promotion.aliases import RegistryAliases
+from tasks.records.workspace import Workspace
+
+PORT = 8000  # of the address for clients, unless it is taken
+START_SECONDS = 1800.0  # a large model loads for minutes
+END_SECONDS = 30.0  # for the replies under way when a live model is stopped
+WATCHER, WATCH_LOG = "flows.platform.live.watch", "watch.log"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LiveWish:
+    """What `rlhf live NAME` was asked for; None and '': as it was, or the default.
+
+    candidate: a version or alias; '': the newest version that may be a canary.
+    """
+
+    port: int | None = None
+    gateway: bool | None = None
+    vllm: tuple[str, ...] | None = None
+    canary: int | None = None
+    candidate: str = ""
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """A server as `rlhf live status` shows it. share: percent of the requests."""
+
+    version: str
+    share: int
+    health: str
+    since: datetime
+    answered: int
+    pid: int
+    address: str
+    log: str
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """A live model as `rlhf live status` shows it. address: for OpenAI clients.
+
+    gateway: the address by MLflow's AI Gateway, where there is one. answers: the router does.
+    """
+
+    name: str
+    address: str
+    gateway: str | None
+    since: datetime | None  # None: the start was interrupted before anything ran
+    watched: bool
+    answers: bool
+    servers: list[ServerView]
+    problem: str
+
+
+def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
+    """Serve the champion; return how it is, and False when nothing had to be changed.
+
+    A live model's canary is changed as it runs. Raises BadInput for what cannot be served, and
+    RLHFError when a server does not start; then what this call started is ended.
+    """
+    place = LiveFolder(registry.workspace, registry.name)
+    with place.locked("lock", "starts or stops"):
+        state, before = place.state(), place.options()
+        options = _options(registry, wish, before)
+        if before and state and state.is_watched:
+            if before == options:
+                return view(place), False
+            _require_same(before, options)
+            tell(_about(registry, options))
+            place.write(options)
+            _wait(place, options.canary)
+            return view(place), True
+        _require_servable(registry, options)
+        if not (state and state.router and state.router.owner.is_running()):
+            choose_port(options.port, options.port)
+        tell(_about(registry, options))
+        place.write(options)
+        try:
+            _wait(place, options.canary, _start_watcher(place))
+            if options.gateway:
+                gateway = Gateway(options.tracking_uri)
+                gateway.set_address(options.name, options.address)
+                gateway.require_answer(options.name)
+        except BaseException:
+            if not (state and state.shares):  # else the servers of a watcher that has died go on
+                _end(place, tell)
+            raise
+        return view(place), True
+
+
+def _options(registry: RegistryAliases, wish: LiveWish, before: LiveOptions | None) -> LiveOptions:
+    """Return the options of a wish; what it leaves out stays as it was."""
+    uri = registry.workspace.tracking_uri
+    port = wish.port or (before.port if before else choose_port(None, PORT))
+    options = before or LiveOptions(name=registry.name, tracking_uri=uri, port=port)
+    changes: dict[str, object] = {"tracking_uri": uri, "port": port}
+    changes |= {} if wish.vllm is None else {"vllm": wish.vllm}
+    changes |= {} if wish.gateway is None else {"gateway": wish.gateway}
+    if wish.canary is not None:
+        changes |= {"canary": wish.canary, "candidate": "", "asked": None}
+        if wish.canary:
+            champion = wanted_versions(registry).champion
+            candidate = require_candidate(registry, wish.candidate, champion)
+            same = before and (before.canary, before.candidate) == (wish.canary, candidate)
+            asked = before.asked if before and same else datetime.now(UTC)
+            changes |= {"candidate": candidate, "asked": asked}
+    return options.model_copy(update=changes)
+
+
+def _require_same(before: LiveOptions, now: LiveOptions) -> None:
+    """Raise BadInput where more than the canary of a running model would change."""
+    kept = {"candidate", "canary", "asked"}
+    asked = now.model_dump(exclude=kept)
+    differences = [
+        f"{key} {value}, asked for {asked[key]}"
+        for key, value in before.model_dump(exclude=kept).items()
+        if value != asked[key]
+    ]
+    if differences:
+        raise BadInput(
+            f"{before.name} is live with other options ({'; '.join(differences)}); run rlhf live"
+            f" stop {before.name} first."
+        )
+
+
+def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:
+    """Raise BadInput where the champion cannot be served, or there is no gateway as asked for."""
+    if options.gateway:
+        Gateway(options.tracking_uri).has(options.name)
+    fetch_served(registry, wanted_versions(registry).champion)
+
+
+def _about(registry: RegistryAliases, options: LiveOptions) -> str:
+    wanted = wanted_versions(registry, options.candidate, options.canary)
+    canary = f", version {wanted.candidate} at {wanted.canary}%" if wanted.candidate else ""
+    model = registry.model("policy")
+    return f"serving version {wanted.champion} of {model}{canary} at {options.address} ..."
+
+
+def stop(place: LiveFolder, tell: Tell) -> list[str]:
+    """Stop a live model: its watcher, its router, its servers; return the versions that ran."""
+    with place.locked("lock", "starts or stops"):
+        return _end(place, tell)
+
+
+def view(place: LiveFolder) -> LiveView:
+    """Return how a live model is. Raises BadInput where nothing is live under the name."""
+    options, state = place.options(), place.state()
+    if options is None:
+        raise BadInput(f"{place.name} is not live; start it with rlhf live {place.name}.")
+    router = state.router if state else None
+    counts = servers.requests(router) if router else None
+    answered = counts["answered"] if counts else {}
+    return LiveView(
+        name=options.name,
+        address=options.address,
+        gateway=options.tracking_uri.rstrip("/") + PASSTHROUGH if options.gateway else None,
+        since=state.since if state else None,
+        watched=bool(state and state.is_watched),
+        answers=counts is not None,
+        servers=[
+            _server_view(state, server, answered.get(server.model, 0))
+            for server in (state.servers.values() if state else [])
+            if state
+        ],
+        problem=state.problem if state else "",
+    )
+
+
+def require_live(workspace: Workspace, name: str | None) -> list[LiveFolder]:
+    """Return the live models, or the one that is named. Raises BadInput where it is not live."""
+    found = live_folders(workspace)
+    if name is None:
+        return found
+    chosen = [place for place in found if place.name == name]
+    if not chosen:
+        there = ", ".join(place.name for place in found) or "none"
+        raise BadInput(f"{name} is not live in this workspace; found {there}.")
+    return chosen
+
+
+def is_behind(place: LiveFolder, address: str) -> bool:
+    """Return True for a live model whose gateway is the MLflow server at this address."""
+    options = place.options()
+    return options is not None and options.tracking_uri.rstrip("/") == address
+
+
+def _server_view(state: LiveState, server: ModelServer, answered: int) -> ServerView:
+    runs = server.owner.is_running()
+    health = "has died" if runs is False else "well" if servers.is_ready(server) else "loading"
+    return ServerView(
+        version=server.version,
+        share=state.shares.get(server.version, 0),
+        health="leaving" if server.version in state.leaving and runs else health,
+        since=server.started,
+        answered=answered,
+        pid=server.owner.pid,
+        address=server.root,
+        log=str(server.log),
+    )
+
+
+def _start_watcher(place: LiveFolder) -> subprocess.Popen[bytes]:
+    with (place.path / WATCH_LOG).open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", WATCHER, place.name],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=servers.live_environment(place),
+            start_new_session=True,
+        )
+
+
+def _wait(place: LiveFolder, canary: int, watcher: subprocess.Popen[bytes] | None = None) -> None:
+    """Return when requests are answered, by the canary too.
+
+    watcher: the one that was started for it. Raises RLHFError when a server or the watcher ends.
+    """
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        state = place.state()
+        if state and (watcher is None or state.watcher.pid == watcher.pid):
+            if state.problem:
+                raise RLHFError(f"{place.name} does not run as asked for: {state.problem}")
+            if state.shares and _smallest(state.shares) == canary:
+                return
+        if watcher is not None and watcher.poll() is not None:
+            log = (place.path / WATCH_LOG).read_text(encoding="utf-8", errors="replace")
+            tail = "\n  ".join(log.splitlines()[-LAST_LINES:])
+            raise RLHFError(f"the watcher of {place.name} has ended; the end of its log:\n  {tail}")
+        time.sleep(0.3)
+    raise RLHFError(f"{place.name} did not answer within {START_SECONDS:g} s; see {place.path}.")
+
+
+def _end(place: LiveFolder, tell: Tell) -> list[str]:
+    """End watcher, gateway's endpoint, router and servers, and forget them."""
+    end_all([process for process in marked(MARKER, str(place.path)) if _is_watcher(process)])
+    options, state = place.options(), place.state()  # what the watcher wrote last
+    try:
+        if options and options.gateway:
+            Gateway(options.tracking_uri).remove(options.name)
+    except RLHFError as error:
+        tell(f"the endpoint {place.name} stays in MLflow's gateway, to no server: {error}")
+    if state and state.router:  # it gives the replies that are under way
+        servers.end_server(state.router)
+    found = list(state.servers.values()) if state else []
+    ran = [server.version for server in found if server.owner.is_running()]
+    sent = {server.version for server in found if end_group(server.owner)}
+    for server in found:
+        if server.version not in sent:
+            servers.end_server(server)  # what a killed one has left of its group
+    left = {server.owner.pid for server in found if server.version in sent} | _groups(
+        marked(MARKER, str(place.path))
+    )
+    end_all(in_groups(left), sent=len(sent) == len(found), seconds=END_SECONDS)
+    place.forget()
+    return ran
+
+
+def _groups(processes: list[psutil.Process]) -> set[int]:
+    """Return the groups of processes that carry this model's marker."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.getpgid(process.pid))
+    return found
+
+
+def _is_watcher(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return WATCHER in process.cmdline()
+    return False
+
+
+def _smallest(found: dict[str, int]) -> int:
+    """Return the share of the canary, 0 without one."""
+    return min(found.values()) if len(found) > 1 else 0

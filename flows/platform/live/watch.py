@@ -1,0 +1,206 @@
+"""Watch a live model: its router, its servers, its routes, and the alias of its champion.
+
+`python -m flows.platform.live.watch NAME` is started by `rlhf live`, and goes on until `rlhf live
+stop`. When it dies, router and servers go on answering; the next `rlhf live` takes them over.
+"""
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+
+from flows.platform.live import servers
+from flows.platform.live.state import LiveFolder, LiveOptions, LiveState, ModelServer
+from rlhf_core.errors import RLHFError
+from rlhf_core.live.routes import Route
+from rlhf_core.live.routing import WantedVersions, shares, to_start, to_stop, wait_seconds
+from tasks.live.versions import fetch_served, wanted_versions
+from tasks.promotion import announce
+from tasks.promotion.aliases import RegistryAliases
+from tasks.records.process_identity import ProcessIdentity
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import brief, connect
+
+STEP_SECONDS = 1.0
+LEAVING_AT_MOST_SECONDS = 600.0  # for the last replies of a server that gets no requests any more
+LIVE = "rlhf.live"  # Prefect event: other versions answer, or a server has ended
+log = logging.getLogger("rlhf.live")
+
+
+class LiveWatch:
+    """The watcher of one live model."""
+
+    def __init__(
+        self,
+        place: LiveFolder,
+        options: LiveOptions,
+        command: servers.Command = servers.vllm_command,
+    ):
+        self.place, self.options, self.command = place, options, command
+        self.registry = RegistryAliases(
+            connect(options.tracking_uri), place.workspace, options.name
+        )
+        new = {"watcher": ProcessIdentity.current(), "problem": ""}
+        before = place.state()  # of a watcher that has died
+        self.state = before.model_copy(update=new) if before else LiveState(since=_now(), **new)
+        place.write(self.state)
+        self._deaths: dict[str, int] = {}
+        self._again: dict[str, float] = {}  # when a version that has died is started again
+        self._wanted: WantedVersions | None = None
+        self._ready: list[str] = []  # versions whose servers answer
+
+    def step(self) -> None:
+        """Look once at alias, processes and routes, and do what is due. Record what fails."""
+        problem, self._ready = "", []
+        self.options = options = self.place.options() or self.options
+        is_over = options.asked == self.state.ended
+        try:
+            canary = 0 if is_over else options.canary
+            self._wanted = wanted_versions(self.registry, options.candidate, canary)
+            if canary and self._wanted.champion == options.candidate:
+                # so that it is no canary again when it is rolled back
+                self._write(ended=options.asked)
+        except Exception as error:  # MLflow is away: what is served stays
+            problem = _text(error)
+        self._forget_dead()
+        try:
+            self._keep_router()
+            if self._wanted:
+                self._start_missing(self._wanted)
+                self._route(self._wanted)
+                self._end_surplus(self._wanted)
+        except Exception as error:  # the servers go on; the next step tries again
+            problem = _text(error)
+        if problem or self._is_well():
+            self._write(problem=problem)
+
+    def _is_well(self) -> bool:
+        """Return True when every wanted version has a server that answers."""
+        return self._wanted is not None and set(self._wanted.versions) <= set(self._ready)
+
+    def _write(self, **changes: object) -> None:
+        state = self.state.model_copy(update=changes)
+        if state != self.state:
+            if state.problem and state.problem != self.state.problem:
+                log.warning("%s", state.problem)
+            self.state = state
+            self.place.write(state)
+
+    def _keep_router(self) -> None:
+        """Start the router where it does not run."""
+        router = self.state.router
+        if router is None or router.owner.is_running() is False:
+            self._write(router=servers.start_router(self.place, self.options.port))
+
+    def _forget_dead(self) -> None:
+        """Take servers that have ended out of the state, and say so."""
+        for server in list(self.state.servers.values()):
+            if server.owner.is_running() is not False:
+                continue
+            version = server.version
+            deaths = self._deaths[version] = self._deaths.get(version, 0) + 1
+            self._again[version] = time.monotonic() + wait_seconds(deaths)
+            text = (
+                f"the server of version {version} of {self.options.name} has ended; the end of its"
+                f" log {server.log}:\n  {servers.end_of_log(server)}"
+            )
+            self._write(
+                servers=_without(self.state.servers, version),
+                leaving=_without(self.state.leaving, version),
+                problem=text,
+            )
+            servers.end_server(server)  # what is left of its group
+            if version in self.state.shares:
+                self._announce(f"The server of version {version} has ended.")
+
+    def _start_missing(self, wanted: WantedVersions) -> None:
+        for version in to_start(wanted, self.state.servers):
+            if time.monotonic() >= self._again.get(version, 0.0):
+                served = fetch_served(self.registry, version)
+                server = servers.start_server(self.place, served, self.command)
+                self._write(servers=self.state.servers | {version: server})
+
+    def _route(self, wanted: WantedVersions) -> None:
+        """Send the requests to the servers that answer, where that is not so already."""
+        self._ready = [
+            version for version, server in self.state.servers.items() if servers.is_ready(server)
+        ]
+        found = shares(wanted, self._ready, self.state.shares)
+        routes = [_route_of(self.state.servers[version], share) for version, share in found.items()]
+        if not found or routes == self.place.routes.read():
+            return
+        self.place.routes.write(routes)
+        for version in found:
+            servers.free_names_of_blocks(self.state.servers[version])
+            self._deaths.pop(version, None)
+        before = self.state.shares
+        gone = {version: _now() for version in before if version not in found}
+        leaving = {v: t for v, t in (self.state.leaving | gone).items() if v not in found}
+        self._write(shares=found, leaving=leaving)
+        if before not in ({}, found):
+            text = ", ".join(f"version {version} {share}%" for version, share in found.items())
+            self._announce(f"Requests go to {text} now.")
+
+    def _end_surplus(self, wanted: WantedVersions) -> None:
+        """End servers that get no requests any more, once the last one is answered."""
+        for version in to_stop(wanted, self.state.servers, self.state.shares):
+            server = self.state.servers[version]
+            if version not in self.state.leaving:
+                self._write(leaving=self.state.leaving | {version: _now()})
+            since = (_now() - self.state.leaving[version]).total_seconds()
+            assert self.state.router is not None  # started before the first server
+            counts = servers.requests(self.state.router)
+            under_way = counts is None or counts["under_way"].get(server.model, 0)
+            if under_way and since < LEAVING_AT_MOST_SECONDS:
+                continue
+            servers.end_server(server)
+            self._write(
+                servers=_without(self.state.servers, version),
+                leaving=_without(self.state.leaving, version),
+            )
+
+    def _announce(self, reason: str) -> None:
+        model = self.registry.model("policy")
+        log.warning("%s", reason)
+        payload = {"model": model, "reason": f"{model}: {reason}"}
+        announce.publish(LIVE, announce.model_resource(model), payload)
+
+
+def _route_of(server: ModelServer, share: int) -> Route:
+    return Route(
+        version=server.version,
+        model=server.model,
+        address=f"{server.root}/v1",
+        key=server.key,
+        share=share,
+    )
+
+
+def _without(values: dict, key: str) -> dict:
+    return {name: value for name, value in values.items() if name != key}
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, RLHFError) else brief(error)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def main(name: str) -> None:
+    """Watch until this process is asked to end."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    place = LiveFolder(Workspace.here(), name)
+    with place.locked("watch.lock", "watches"):
+        options = place.options()
+        if options is None:
+            sys.exit(f"nothing is live under the name {name}")
+        watch = LiveWatch(place, options)
+        while True:
+            watch.step()
+            time.sleep(STEP_SECONDS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

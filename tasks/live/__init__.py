@@ -1,0 +1,1 @@
+"""Models in production: routes, replies and the evidence of the live gate in MLflow."""

@@ -1,0 +1,56 @@
+"""`rlhf live`: what it says where it serves nothing."""
+
+import json
+
+import pytest
+
+from flows.platform.live.state import LiveFolder, LiveOptions
+from tasks.records.workspace import Workspace
+
+
+def test_nothing_is_live_in_a_new_workspace(rlhf):
+    assert rlhf("live", "status") == (0, "nothing is live\n", "")
+    assert rlhf("live", "stop") == (0, "nothing is live\n", "")
+    assert json.loads(rlhf("live", "stop", "--json")[1]) == {"stopped": {}}
+
+
+@pytest.mark.parametrize("action", ["status", "stop"])
+def test_a_model_that_is_not_live_is_refused(rlhf, action):
+    code, _, says = rlhf("live", action, "tiny")
+    assert code == 2 and "tiny is not live in this workspace; found none" in says
+
+
+def test_a_name_that_no_model_has_is_refused(rlhf):
+    code, _, says = rlhf("live", "nosuch")
+    assert code == 2 and "no registered model nosuch-policy" in says
+
+
+def test_a_model_without_a_champion_is_refused(rlhf, registry):
+    registry.client.delete_registered_model_alias("tiny-policy", "champion")
+    code, _, says = rlhf("live", "tiny")
+    assert code == 2 and "tiny-policy has no champion" in says and "rlhf promote tiny" in says
+    assert rlhf("live", "status")[1] == "nothing is live\n"
+
+
+def test_the_gateway_needs_a_server(rlhf, registry):
+    code, _, says = rlhf("live", "tiny", "--gateway")
+    assert code == 2 and "part of its server" in says and "rlhf up" in says
+
+
+def test_the_champion_is_no_canary(rlhf, registry):
+    code, _, says = rlhf("live", "tiny", "--canary", "10", "--candidate", "1")
+    assert code == 2 and "version 1 of tiny-policy is the champion" in says
+
+
+def test_a_start_at_the_same_time_is_refused(rlhf, registry, home):
+    with LiveFolder(Workspace(home), "tiny").locked("lock", "starts or stops"):
+        code, _, says = rlhf("live", "tiny")
+    assert code == 2 and "another process starts or stops tiny" in says
+
+
+def test_a_start_that_was_interrupted_is_shown_and_can_be_stopped(rlhf, home):
+    place = LiveFolder(Workspace(home), "tiny")
+    place.write(LiveOptions(name="tiny", tracking_uri=place.workspace.tracking_uri, port=1))
+    assert "was not started to its end" in rlhf("live", "status")[1]
+    assert rlhf("live", "stop")[1] == "stopped: tiny, version none ran\n"
+    assert rlhf("live", "status")[1] == "nothing is live\n"
