@@ -29,8 +29,8 @@ from rlhf_core import ROOT
 from rlhf_core.live import router
 from rlhf_core.live.routes import Route as ServerRoute
 from rlhf_core.live.routes import RouteFile
-from tasks.live.allowed import ALLOWED
-from tasks.live.gateway import CHAT, PASSTHROUGH, Gateway
+from tasks.live.allowed import ALLOWED, CHAT, PASSTHROUGH
+from tasks.live.gateway import Gateway
 
 STUB = ROOT / "tests/support/servers/openai_stub.py"
 QUESTION = [{"role": "user", "content": "how do i clean my old table at home ?"}]

@@ -15,7 +15,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from rlhf_core.errors import BadInput, RLHFError
-from tasks.live.allowed import ALLOWED
+from tasks.live.allowed import ALLOWED, PASSTHROUGH
 from tasks.tracking.account import is_server, unanswered
 from tasks.tracking.address import redacted
 from tasks.tracking.client import brief
@@ -24,9 +24,6 @@ OWNER = "rlhf-live"  # prefix of the secrets and model definitions that are made
 PROVIDER = "openai"
 START = "Start it with rlhf up."
 ANSWER_SECONDS = 120  # the very first reply of a machine compiles for some 15 s
-# base addresses for OpenAI clients, which add /chat/completions. The first one drops the fields of
-# a request that MLflow does not know, the second one passes all of them on
-CHAT, PASSTHROUGH = "/gateway/mlflow/v1", "/gateway/openai/v1"
 
 
 class Gateway:
@@ -51,7 +48,8 @@ class Gateway:
         """
         with self._errors():
             found = self._find(name)
-        if found and found.model_mappings[0].model_definition.name != _title(name):
+        owned = found.model_mappings[0].model_definition if found else None
+        if found and (owned is None or owned.name != _title(name)):
             raise BadInput(
                 f"the gateway of MLflow at {redacted(self.uri)} has an endpoint {name} of somebody"
                 " else; expected none of that name. Remove it, or leave --gateway out."
@@ -84,19 +82,23 @@ class Gateway:
     def require_answer(self, name: str) -> None:
         """Ask the endpoint for one token. Raises RLHFError where it gives no reply."""
         body = {"model": name, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
-        reply = http_request(
-            get_default_host_creds(self.uri),
-            f"{PASSTHROUGH}/chat/completions",
-            "POST",
-            max_retries=0,
-            timeout=ANSWER_SECONDS,
-            json=body,
-        )
-        if reply.status_code != 200:
+        try:
+            reply = http_request(
+                get_default_host_creds(self.uri),
+                f"{PASSTHROUGH}/chat/completions",
+                "POST",
+                max_retries=0,
+                timeout=ANSWER_SECONDS,
+                json=body,
+            )
+            found = "" if reply.status_code == 200 else f"{reply.status_code}: {reply.text[:300]}"
+        except MlflowException as error:  # of a status that MLflow would ask again at
+            found = brief(error)
+        if found:
             raise RLHFError(
                 f"the gateway of MLflow at {redacted(self.uri)} has the route {name}, and gets no"
-                f" reply by it ({reply.status_code}: {reply.text[:300]}); expected an MLflow server"
-                " that runs on this machine and may be asked by this account."
+                f" reply by it ({found}); expected an MLflow server that runs on this machine and"
+                " may be asked by this account."
             )
 
     @contextlib.contextmanager

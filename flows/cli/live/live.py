@@ -13,7 +13,8 @@ from flows.cli.output import print_json
 from flows.settings import quiet_libraries
 
 if TYPE_CHECKING:
-    from flows.platform.live.control import LiveView, LiveWish, Tell
+    from flows.platform.live.control import LiveWish, Tell
+    from flows.platform.live.view import LiveView
 
 LiveTarget = Annotated[
     str,
@@ -78,16 +79,16 @@ def live(
     version is started, gets the requests once it answers, and the old one ends after its last
     reply. `status` shows what runs, `stop` ends it. A second call changes the canary.
     """
-    from flows.platform.live import control
+    from flows.platform.live import control, view
     from tasks.records.workspace import Workspace
 
     quiet_libraries()
     tell = partial(print, file=sys.stderr, flush=True)
     if target == "status":
-        found = [control.view(place) for place in control.require_live(Workspace.here(), name)]
+        found = [view.view(place) for place in view.require_live(Workspace.here(), name)]
         _print([asdict(each) for each in found] if as_json else found)
     elif target == "stop":
-        places = control.require_live(Workspace.here(), name)
+        places = view.require_live(Workspace.here(), name)
         stopped = {place.name: control.stop(place, tell) for place in places}
         if as_json:
             print_json({"stopped": stopped})

@@ -1,6 +1,6 @@
 """Live models, a few lines each."""
 
-from flows.platform.live.control import LiveView, ServerView
+from flows.platform.live.view import LiveView, ServerView
 
 
 def live_lines(found: LiveView) -> list[str]:

@@ -12,21 +12,14 @@ from datetime import UTC, datetime
 import psutil
 
 from flows.platform.live import servers
-from flows.platform.live.state import (
-    MARKER,
-    LiveFolder,
-    LiveOptions,
-    LiveState,
-    ModelServer,
-    live_folders,
-)
+from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
+from flows.platform.live.view import LiveView, view
 from flows.platform.pages import choose_port
 from flows.platform.processes import end_all, end_group, in_groups, marked
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
-from tasks.live.gateway import PASSTHROUGH, Gateway
+from tasks.live.gateway import Gateway
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
-from tasks.records.workspace import Workspace
 
 PORT = 8000  # of the address for clients, unless it is taken
 START_SECONDS = 1800.0  # a large model loads for minutes
@@ -47,37 +40,6 @@ class LiveWish:
     vllm: tuple[str, ...] | None = None
     canary: int | None = None
     candidate: str = ""
-
-
-@dataclass(frozen=True)
-class ServerView:
-    """A server as `rlhf live status` shows it. share: percent of the requests."""
-
-    version: str
-    share: int
-    health: str
-    since: datetime
-    answered: int
-    pid: int
-    address: str
-    log: str
-
-
-@dataclass(frozen=True)
-class LiveView:
-    """A live model as `rlhf live status` shows it. address: for OpenAI clients.
-
-    gateway: the address by MLflow's AI Gateway, where there is one. answers: the router does.
-    """
-
-    name: str
-    address: str
-    gateway: str | None
-    since: datetime | None  # None: the start was interrupted before anything ran
-    watched: bool
-    answers: bool
-    servers: list[ServerView]
-    problem: str
 
 
 def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
@@ -114,6 +76,12 @@ def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveVi
                 _end(place, tell)
             raise
         return view(place), True
+
+
+def is_behind(place: LiveFolder, address: str) -> bool:
+    """Return True for a live model whose gateway is the MLflow server at this address."""
+    options = place.options()
+    return options is not None and options.tracking_uri.rstrip("/") == address
 
 
 def _options(registry: RegistryAliases, wish: LiveWish, before: LiveOptions | None) -> LiveOptions:
@@ -169,63 +137,6 @@ def stop(place: LiveFolder, tell: Tell) -> list[str]:
     """Stop a live model: its watcher, its router, its servers; return the versions that ran."""
     with place.locked("lock", "starts or stops"):
         return _end(place, tell)
-
-
-def view(place: LiveFolder) -> LiveView:
-    """Return how a live model is. Raises BadInput where nothing is live under the name."""
-    options, state = place.options(), place.state()
-    if options is None:
-        raise BadInput(f"{place.name} is not live; start it with rlhf live {place.name}.")
-    router = state.router if state else None
-    counts = servers.requests(router) if router else None
-    answered = counts["answered"] if counts else {}
-    return LiveView(
-        name=options.name,
-        address=options.address,
-        gateway=options.tracking_uri.rstrip("/") + PASSTHROUGH if options.gateway else None,
-        since=state.since if state else None,
-        watched=bool(state and state.is_watched),
-        answers=counts is not None,
-        servers=[
-            _server_view(state, server, answered.get(server.model, 0))
-            for server in (state.servers.values() if state else [])
-            if state
-        ],
-        problem=state.problem if state else "",
-    )
-
-
-def require_live(workspace: Workspace, name: str | None) -> list[LiveFolder]:
-    """Return the live models, or the one that is named. Raises BadInput where it is not live."""
-    found = live_folders(workspace)
-    if name is None:
-        return found
-    chosen = [place for place in found if place.name == name]
-    if not chosen:
-        there = ", ".join(place.name for place in found) or "none"
-        raise BadInput(f"{name} is not live in this workspace; found {there}.")
-    return chosen
-
-
-def is_behind(place: LiveFolder, address: str) -> bool:
-    """Return True for a live model whose gateway is the MLflow server at this address."""
-    options = place.options()
-    return options is not None and options.tracking_uri.rstrip("/") == address
-
-
-def _server_view(state: LiveState, server: ModelServer, answered: int) -> ServerView:
-    runs = server.owner.is_running()
-    health = "has died" if runs is False else "well" if servers.is_ready(server) else "loading"
-    return ServerView(
-        version=server.version,
-        share=state.shares.get(server.version, 0),
-        health="leaving" if server.version in state.leaving and runs else health,
-        since=server.started,
-        answered=answered,
-        pid=server.owner.pid,
-        address=server.root,
-        log=str(server.log),
-    )
 
 
 def _start_watcher(place: LiveFolder) -> subprocess.Popen[bytes]:

@@ -192,6 +192,7 @@ WRITING_COMMANDS = {
     "label import": ["votes.jsonl", "--out", "comparisons.jsonl"],
     "down": [],
     "ui": ["--no-browser"],
+    "live": ["quickstart"],
 }
 CALL_EACH = """
 import json, sys
