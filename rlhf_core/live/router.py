@@ -24,8 +24,8 @@ PASSED_ON = ("/v1/chat/completions", "/v1/completions")
 REPLY_SECONDS = 600.0  # between two parts of a reply
 CONNECTIONS = 512  # concurrent requests; the others queue here
 ASGIMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[ASGIMessage]]
-Send = Callable[[ASGIMessage], Awaitable[None]]
+ASGIReceive = Callable[[], Awaitable[ASGIMessage]]
+ASGISend = Callable[[ASGIMessage], Awaitable[None]]
 
 
 class Router:
@@ -42,7 +42,7 @@ class Router:
             limits=httpx.Limits(max_connections=CONNECTIONS),
         )
 
-    async def __call__(self, scope: ASGIMessage, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Answer one request, or take part in the server's start and end."""
         if scope["type"] == "lifespan":
             await _live_and_end(receive, send)
@@ -53,7 +53,7 @@ class Router:
         else:
             await self._page(scope["path"], send)
 
-    async def _page(self, path: str, send: Send) -> None:
+    async def _page(self, path: str, send: ASGISend) -> None:
         if path == "/health":
             await _json(send, 200 if self.routes.read() else 503, {"name": self.name})
         elif path == "/requests":
@@ -65,7 +65,7 @@ class Router:
         else:
             await _refuse(send, 404, f"no route {path}; expected one of {', '.join(PASSED_ON)}")
 
-    async def _pass_on(self, path: str, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, path: str, receive: ASGIReceive, send: ASGISend) -> None:
         try:
             body = json.loads(await _body(receive))
             model = body["model"]
@@ -86,7 +86,7 @@ class Router:
         await _refuse(send, 503, f"no server of {self.name} answers; see rlhf live status")
 
     async def _asked(
-        self, route: Route, path: str, body: dict[str, Any], client: tuple[Receive, Send]
+        self, route: Route, path: str, body: dict[str, Any], client: tuple[ASGIReceive, ASGISend]
     ) -> bool:
         """Give the client the server's reply; return False when the server took no request.
 
@@ -102,7 +102,7 @@ class Router:
             return True
         return await replying
 
-    async def _replied(self, route: Route, path: str, body: dict[str, Any], send: Send) -> bool:
+    async def _replied(self, route: Route, path: str, body: dict[str, Any], send: ASGISend) -> bool:
         headers = {"authorization": f"Bearer {route.key}"}
         url = route.address + path.removeprefix("/v1")
         request = self._client.build_request(
@@ -124,7 +124,7 @@ class Router:
         return True
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: ASGIReceive) -> bytes:
     parts, more = [], True
     while more:
         message = await receive()
@@ -133,23 +133,23 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-async def _is_gone(receive: Receive) -> None:
+async def _is_gone(receive: ASGIReceive) -> None:
     """Return when the client has closed its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
+async def _refuse(send: ASGISend, status: int, text: str) -> None:
     await _json(send, status, {"error": {"message": text, "type": "rlhf", "code": status}})
 
 
-async def _json(send: Send, status: int, content: dict[str, Any]) -> None:
+async def _json(send: ASGISend, status: int, content: dict[str, Any]) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(content).encode()})
 
 
-async def _live_and_end(receive: Receive, send: Send) -> None:
+async def _live_and_end(receive: ASGIReceive, send: ASGISend) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
