@@ -7,15 +7,17 @@ routes drop no request. A request that a server does not take at all goes to ano
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from rlhf_core.live.asgi import ASGIMessage, ASGIReceive, ASGISend
+from rlhf_core.live.reply_log import VARIABLE, ReplyLog
 from rlhf_core.live.routes import Route, RouteFile, in_order
 
 HOST = "127.0.0.1"
@@ -23,9 +25,6 @@ ROUTES = "routes.json"
 PASSED_ON = ("/v1/chat/completions", "/v1/completions")
 REPLY_SECONDS = 600.0  # between two parts of a reply
 CONNECTIONS = 512  # concurrent requests; the others queue here
-ASGIMessage = MutableMapping[str, Any]
-ASGIReceive = Callable[[], Awaitable[ASGIMessage]]
-ASGISend = Callable[[ASGIMessage], Awaitable[None]]
 
 
 class Router:
@@ -161,9 +160,9 @@ def main(name: str, folder: Path, port: int) -> None:
     """Serve until this process is asked to end; replies under way are given first."""
     import uvicorn
 
-    app = Router(name, RouteFile(folder / ROUTES))
+    router = Router(name, RouteFile(folder / ROUTES))
     uvicorn.run(
-        app,
+        ReplyLog(router) if VARIABLE in os.environ else router,
         host=HOST,
         port=port,
         log_level="warning",

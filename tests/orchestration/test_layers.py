@@ -14,6 +14,7 @@ OWNERS = {
         "tasks/access/setup.py",
         "tasks/approval/server_answer.py",
         "tasks/live/gateway.py",
+        "tasks/live/replies.py",
         "tasks/promotion/candidates.py",
         "tasks/registry/approval_queue.py",
         "tasks/tracking/account.py",

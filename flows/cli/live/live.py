@@ -53,6 +53,28 @@ InGateway = Annotated[
         show_default=False,
     ),
 ]
+LogRate = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Keep this share of prompts and replies as traces in MLflow (default: none)",
+    ),
+]
+Redaction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function of a text that returns what may be kept of it, before it is written",
+    ),
+]
+KeepDays = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="DAYS", help="Delete logged replies after so long (default: never)"
+    ),
+]
 VLLMArguments = Annotated[
     str | None,
     typer.Option(
@@ -71,6 +93,9 @@ def live(
     port: LivePort = None,
     gateway: InGateway = None,
     vllm: VLLMArguments = None,
+    log: LogRate = None,
+    redact: Redaction = None,
+    keep_days: KeepDays = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the champion with vLLM under one address; a candidate beside it.
@@ -96,7 +121,7 @@ def live(
             print("\n".join(_stopped(*each) for each in stopped.items()) or "nothing is live")
     else:
         words = None if vllm is None else tuple(shlex.split(vllm))
-        wish = control.LiveWish(port, gateway, words, canary, candidate)
+        wish = control.LiveWish(port, gateway, words, canary, candidate, log, redact, keep_days)
         found_one, started = _start(target, wish, tell)
         _print([asdict(found_one) | {"changed": started}] if as_json else [found_one])
 

@@ -20,6 +20,7 @@ from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
 from tasks.live.gateway import Gateway
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
+from tasks.stages.spec import source_of
 
 PORT = 8000  # of the address for clients, unless it is taken
 START_SECONDS = 1800.0  # a large model loads for minutes
@@ -32,7 +33,8 @@ Tell = Callable[[str], None]
 class LiveWish:
     """What `rlhf live NAME` was asked for; None and '': as it was, or the default.
 
-    candidate: a version or alias; '': the newest version that may be a canary.
+    candidate: a version or alias; '': the newest version that may be a canary. log_rate, redact,
+    keep_days: see LiveOptions.
     """
 
     port: int | None = None
@@ -40,6 +42,9 @@ class LiveWish:
     vllm: tuple[str, ...] | None = None
     canary: int | None = None
     candidate: str = ""
+    log_rate: float | None = None
+    redact: str | None = None
+    keep_days: int | None = None
 
 
 def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
@@ -91,6 +96,9 @@ def _options(registry: RegistryAliases, wish: LiveWish, before: LiveOptions | No
     options = before or LiveOptions(name=registry.name, tracking_uri=uri, port=port)
     changes: dict[str, object] = {"tracking_uri": uri, "port": port}
     changes |= {} if wish.vllm is None else {"vllm": wish.vllm}
+    for key in ("log_rate", "redact", "keep_days"):
+        value = getattr(wish, key)
+        changes |= {} if value is None else {key: value}
     changes |= {} if wish.gateway is None else {"gateway": wish.gateway}
     if wish.canary is not None:
         changes |= {"canary": wish.canary, "candidate": "", "asked": None}
@@ -123,6 +131,8 @@ def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:
     """Raise BadInput where the champion cannot be served, or there is no gateway as asked for."""
     if options.gateway:
         Gateway(options.tracking_uri).has(options.name)
+    if options.redact:
+        source_of("--redact", options.redact)
     fetch_served(registry, wanted_versions(registry).champion)
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import psutil
 
-from flows.platform.live.state import MARKER, LiveFolder, LiveProcess, ModelServer
+from flows.platform.live.state import MARKER, LiveFolder, LiveOptions, LiveProcess, ModelServer
 from flows.platform.pages import answers, choose_port, free_port
 from flows.platform.processes import end_all, end_group, group_of
 from flows.platform.services import MARKER as PLATFORM
 from rlhf_core.errors import LAST_LINES
+from rlhf_core.live.reply_log import VARIABLE
 from rlhf_core.live.serving import server_command, server_environment
 from rlhf_core.sampling.shared_blocks import unlink_blocks_of
 from tasks.execution.launcher import has_cuda
@@ -48,12 +49,18 @@ def start_server(place: LiveFolder, served: ServedVersion, command: Command) -> 
     return ModelServer(port=port, **started, **about)
 
 
-def start_router(place: LiveFolder, port: int) -> LiveProcess:
-    """Start the router on a port. Raises BadInput where the port is taken."""
-    choose_port(port, port)
+def start_router(place: LiveFolder, options: LiveOptions) -> LiveProcess:
+    """Start the router, with a log where one is asked for.
+
+    Raises BadInput where its port is taken.
+    """
+    port = choose_port(options.port, options.port)
+    place.replies.mkdir(exist_ok=True)
+    settings = {"folder": str(place.replies), "rate": options.log_rate, "redact": options.redact}
+    log = {VARIABLE: json.dumps(settings)} if options.log_rate else {}
     words = ["-m", "rlhf_core.live.router", place.name, str(place.path), str(port)]
     command = [sys.executable, "-P", *words]
-    return LiveProcess(port=port, **_started(place, command, place.path / "router.log", {}))
+    return LiveProcess(port=port, **_started(place, command, place.path / "router.log", log))
 
 
 def _started(

@@ -29,7 +29,8 @@ class LiveOptions(Frozen):
 
     port: of the address for clients. gateway: also as an endpoint of MLflow's AI Gateway. vllm:
     further arguments of vLLM's servers. canary: percent of the requests that `candidate` gets.
-    asked: when that was asked for.
+    asked: when that was asked for. log_rate: share of the replies that are logged; redact: the hook
+    'module:function' of each logged text; keep_days: how long they are kept, None for ever.
     """
 
     name: str
@@ -39,6 +40,9 @@ class LiveOptions(Frozen):
     vllm: tuple[str, ...] = ()
     candidate: str = ""
     canary: int = 0
+    log_rate: float = 0.0
+    redact: str = ""
+    keep_days: int | None = None
     asked: datetime | None = None
 
     @property
@@ -103,6 +107,11 @@ class LiveFolder:
     def routes(self) -> RouteFile:
         """The routes that the router reads."""
         return RouteFile(self.path / ROUTES)
+
+    @property
+    def replies(self) -> Path:
+        """The folder of logged replies that MLflow does not have yet."""
+        return self.path / "replies"
 
     def options(self) -> LiveOptions | None:
         """Return the options, None where nothing is live."""

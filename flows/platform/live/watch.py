@@ -14,6 +14,7 @@ from flows.platform.live.state import LiveFolder, LiveOptions, LiveState, ModelS
 from rlhf_core.errors import RLHFError
 from rlhf_core.live.routes import Route
 from rlhf_core.live.routing import WantedVersions, shares, to_start, to_stop, wait_seconds
+from tasks.live.replies import delete_older, store_logged
 from tasks.live.versions import fetch_served, wanted_versions
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases
@@ -47,6 +48,7 @@ class LiveWatch:
         self._deaths: dict[str, int] = {}
         self._again: dict[str, float] = {}  # when a version that has died is started again
         self._wanted: WantedVersions | None = None
+        self._delete_at = 0.0  # when old replies are deleted next
         self._ready: list[str] = []  # versions whose servers answer
 
     def step(self) -> None:
@@ -69,6 +71,7 @@ class LiveWatch:
                 self._start_missing(self._wanted)
                 self._route(self._wanted)
                 self._end_surplus(self._wanted)
+            self._keep_replies()
         except Exception as error:  # the servers go on; the next step tries again
             problem = _text(error)
         if problem or self._is_well():
@@ -90,7 +93,7 @@ class LiveWatch:
         """Start the router where it does not run."""
         router = self.state.router
         if router is None or router.owner.is_running() is False:
-            self._write(router=servers.start_router(self.place, self.options.port))
+            self._write(router=servers.start_router(self.place, self.options))
 
     def _forget_dead(self) -> None:
         """Take servers that have ended out of the state, and say so."""
@@ -158,6 +161,16 @@ class LiveWatch:
                 servers=_without(self.state.servers, version),
                 leaving=_without(self.state.leaving, version),
             )
+
+    def _keep_replies(self) -> None:
+        """Store the logged replies in MLflow, and delete those that are too old, once an hour."""
+        store_logged(
+            self.registry.client, self.place.workspace, self.options.name, self.place.replies
+        )
+        days = self.options.keep_days
+        if days is not None and time.monotonic() >= self._delete_at:
+            self._delete_at = time.monotonic() + 3600
+            delete_older(self.registry.client, self.options.name, days)
 
     def _announce(self, reason: str) -> None:
         model = self.registry.model("policy")

@@ -15,7 +15,8 @@ import pytest
 from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
 from flows.platform.live.watch import LiveWatch
 from flows.platform.pages import answers, free_port
-from flows.platform.processes import end_all, marked
+from flows.platform.processes import end_all, group_of, marked
+from tasks.live.replies import live_replies
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
@@ -198,3 +199,24 @@ def test_what_is_served_goes_on_where_the_alias_is_deleted(served):
     served.watch.step()
     assert "no champion" in served.watch.state.problem
     assert served.models(1) == ["tiny-policy-1"]
+
+
+def test_replies_are_logged_only_where_that_was_asked_for(served):
+    served.models(3)
+    served.watch.step()
+    assert list(live_replies(served.client, "tiny")) == []
+    end_all(group_of(served.watch.state.router.owner))
+    log = {"log_rate": 1.0, "redact": "builtins:repr"}
+    served.place.write(served.options.model_copy(update=log))
+    served.watch.step()
+    end = time.monotonic() + 30
+    while not answers(f"{served.watch.state.router.root}/health"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    served.models(2)
+    served.ask(stream=True)
+    served.until(lambda state: len(list(live_replies(served.client, "tiny"))) == 3)
+    found = list(live_replies(served.client, "tiny"))
+    assert {reply.version for reply in found} == {"1"}
+    assert {reply.messages[0]["content"] for reply in found} == {"'hello'"}
+    assert {reply.reply.strip("' ") for reply in found} == {"you said hello"}

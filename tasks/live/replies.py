@@ -1,0 +1,205 @@
+"""The live replies as traces in MLflow: stored from the servers' logs, read, and deleted by age.
+
+A trace has the request's messages and the reply as the gateway's own traces have them. Its tags say
+which version replied, its client request id is the id that the client got with the reply.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Feedback, Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
+from mlflow.tracing.client import TracingClient
+from mlflow.tracing.constant import SpanAttributeKey, TraceTagKey
+from mlflow.tracing.utils import dump_span_attribute_value
+
+from tasks.records.workspace import Workspace
+from tasks.tracking.client import find_or_create_experiment
+
+MODEL, VERSION = "rlhf.live.model", "rlhf.live.model_version"  # tags of a trace
+FINISH = "rlhf.live.finish_reason"
+PREVIEW = 1000  # characters, MLflow's limit of a preview
+AT_ONCE = 50  # traces in one request
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class LiveReply:
+    """A reply of a live model, as its trace has it.
+
+    reply_id: as the client got it. thumbs: people's feedback that is true or false.
+    """
+
+    trace_id: str
+    reply_id: str
+    model: str
+    version: str
+    messages: list[dict[str, str]]
+    settings: dict[str, Any]
+    reply: str
+    finish_reason: str
+    time_ms: int
+    thumbs: tuple[bool, ...] = ()
+
+
+def experiment_name(name: str) -> str:
+    """Return the experiment of the live replies of a registry name."""
+    return f"{name}-live"
+
+
+def store_logged(client: MlflowClient, workspace: Workspace, name: str, folder: Path) -> int:
+    """Store the logged replies in `folder` as traces, remove their files, and return their number.
+
+    A file that is stored again after an outage replaces its trace. Raises what MLflow raises.
+    """
+    files = sorted(folder.glob("[!.]*.json"))[:AT_ONCE]
+    if not files:
+        return 0
+    experiment = find_or_create_experiment(client, workspace, experiment_name(name))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    names = [_hex(file.name) for file in files]
+    tracing = TracingClient(client.tracking_uri)
+    tracing.log_spans(experiment, [_span(*each) for each in zip(names, records, strict=True)])
+    for identity, record in zip(names, records, strict=True):  # after its span, which it completes
+        tracing.start_trace(_trace(experiment, identity, record))
+    for file in files:
+        file.unlink()
+    return len(files)
+
+
+def delete_older(client: MlflowClient, name: str, days: int) -> int:
+    """Delete the traces of live replies that are older than `days`, and return their number."""
+    found = client.get_experiment_by_name(experiment_name(name))
+    if found is None:
+        return 0
+    before = int(1000 * time.time()) - days * DAY_MS
+    return TracingClient(client.tracking_uri).delete_traces(
+        found.experiment_id, max_timestamp_millis=before
+    )
+
+
+def live_replies(
+    client: MlflowClient, name: str, *, most: int = 1000, since_ms: int = 0
+) -> Iterator[LiveReply]:
+    """Yield the live replies of a registry name, the newest first.
+
+    most: their largest number. since_ms: leave out older ones, milliseconds since the epoch.
+    """
+    experiment = client.get_experiment_by_name(experiment_name(name))
+    if experiment is None:
+        return
+    tracing, token, left = TracingClient(client.tracking_uri), None, most
+    while left > 0:
+        found = tracing.search_traces(
+            locations=[experiment.experiment_id],
+            filter_string=f"timestamp_ms >= {since_ms}",
+            max_results=min(left, 100),
+            order_by=["timestamp_ms DESC"],
+            page_token=token,
+        )
+        yield from (reply for trace in found if (reply := _reply(trace)))
+        left, token = left - len(found), found.token
+        if not token:
+            return
+
+
+def trace_of(client: MlflowClient, name: str, reply_id: str) -> str | None:
+    """Return the id of the trace of a reply by the id that the client got with it."""
+    experiment = client.get_experiment_by_name(experiment_name(name))
+    if experiment is None:
+        return None
+    found = TracingClient(client.tracking_uri).search_traces(
+        locations=[experiment.experiment_id],
+        filter_string=f"client_request_id = '{reply_id}'",
+        max_results=1,
+        include_spans=False,
+    )
+    return found[0].info.trace_id if found else None
+
+
+def _reply(trace: Trace) -> LiveReply | None:
+    """Return the reply of a trace, None for a trace that somebody else has made."""
+    tags = trace.info.tags
+    if VERSION not in tags or not trace.data.spans:
+        return None
+    (asked, given) = trace.data.spans[0].inputs, trace.data.spans[0].outputs
+    return LiveReply(
+        trace_id=trace.info.trace_id,
+        reply_id=trace.info.client_request_id or "",
+        model=tags[MODEL],
+        version=tags[VERSION],
+        messages=asked["messages"],
+        settings={key: value for key, value in asked.items() if key != "messages"},
+        reply=given["choices"][0]["message"]["content"],
+        finish_reason=tags.get(FINISH, ""),
+        time_ms=trace.info.request_time,
+        thumbs=tuple(
+            each.value
+            for each in trace.info.assessments
+            if isinstance(each, Feedback) and isinstance(each.value, bool)
+        ),
+    )
+
+
+def _span(identity: str, record: dict[str, Any]) -> Span:
+    reply = record["reply"]
+    message = {"role": "assistant", "content": reply["content"]}
+    choice = {"index": 0, "message": message, "finish_reason": reply["finish_reason"]}
+    attributes = {
+        SpanAttributeKey.REQUEST_ID: f"tr-{identity}",
+        SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
+        SpanAttributeKey.INPUTS: record["request"],
+        SpanAttributeKey.OUTPUTS: {
+            "id": reply["id"],
+            "object": "chat.completion",
+            "model": reply["model"],
+            "choices": [choice],
+            "usage": reply["usage"],
+        },
+        SpanAttributeKey.MODEL: reply["model"],
+    }
+    began = record["time_ms"] * 1_000_000
+    return Span.from_dict(
+        {
+            "name": reply["model"],
+            "trace_id": f"tr-{identity}",
+            "span_id": identity[:16],
+            "parent_span_id": None,
+            "start_time_unix_nano": began,
+            "end_time_unix_nano": began + record["duration_ms"] * 1_000_000,
+            "status": {"code": "OK", "message": ""},
+            "attributes": {
+                name: dump_span_attribute_value(value) for name, value in attributes.items()
+            },
+        }
+    )
+
+
+def _trace(experiment: str, identity: str, record: dict[str, Any]) -> TraceInfo:
+    reply, messages = record["reply"], record["request"]["messages"]
+    served = reply["model"]  # as versions.served_name has made it
+    return TraceInfo(
+        trace_id=f"tr-{identity}",
+        client_request_id=reply["id"],
+        trace_location=TraceLocation.from_experiment_id(experiment),
+        request_time=record["time_ms"],
+        execution_duration=record["duration_ms"],
+        state=TraceState.OK,
+        request_preview=messages[-1]["content"][:PREVIEW] if messages else "",
+        response_preview=reply["content"][:PREVIEW],
+        tags={
+            TraceTagKey.TRACE_NAME: served,
+            MODEL: served,
+            VERSION: served.rpartition("-")[2],
+            FINISH: reply["finish_reason"] or "",
+        },
+    )
+
+
+def _hex(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
