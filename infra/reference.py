@@ -55,6 +55,8 @@ VARIABLES = {
     "access setup` creates. Default: a random one, in a file of mode 0600",
     "RLHF_COMMIT": "The commit of the code, in an image without git",
     "RLHF_PLATFORM": "Do not set it: `rlhf up` does, so that `rlhf down` finds its processes",
+    "RLHF_LIVE": "Do not set it: `rlhf live` does, so that `rlhf live stop` finds its processes",
+    "RLHF_REPLY_LOG": "Do not set it: `rlhf live --log` does, to say its router what to keep",
     "RLHF_DEVICES": "Do not set it: a stage process finds all GPUs of its host there",
     "MLFLOW_TRACKING_URI": "MLflow's server. Default: the platform that `rlhf up` started, else "
     "`.rlhf/mlflow.db`",
