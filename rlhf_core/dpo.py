@@ -92,7 +92,7 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
     saved = saved_dtype(source, computed=spec.config.dtype, wanted=spec.config.export_dtype)
-    finish(engine.module, dtype=saved)  # so that the saved weights are measured
+    finish(engine, dtype=saved)  # so that the saved weights are measured
     weights = engine.whole_weights()
     save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
     write_config(engine, run.path / "deepspeed.json")

@@ -85,7 +85,7 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
     accumulate = _accumulator(engine, train, config, pad_id, seed=spec.seed)
     fit(engine, run, config, SupervisedTask("sft", len(train), accumulate), seed=spec.seed)
     saved = saved_dtype(base, computed=spec.config.dtype, wanted=spec.config.export_dtype)
-    finish(policy, dtype=saved)  # so that the saved weights are measured
+    finish(engine, dtype=saved)  # so that the saved weights are measured
     after = heldout_losses(engine.infer, heldout, pad_id, budget, packing=config.packing)
     weights = engine.whole_weights()
     save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)

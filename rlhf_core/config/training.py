@@ -118,16 +118,6 @@ class Training(Config):
             )
         return self
 
-    @model_validator(mode="after")
-    def _weights_can_be_shared_out(self) -> "Training":
-        if self.zero_stage == 3 and self.lora:
-            raise ValueError(
-                f"zero_stage 3 with lora (rank {self.lora.rank}): merging an adapter needs whole"
-                " weights on each rank; set zero_stage to 2, which shares out all that an adapter"
-                " learns"
-            )
-        return self
-
 
 class SFT(Training):
     """Supervised fine-tuning on demonstrations."""

@@ -73,11 +73,20 @@ class Engine(Protocol):
         head_lr: the rate of the head; None where no part has a rate of its own.
         """
 
+    def release(self) -> None:
+        """Let go of whole weights that passes left behind, before weights are read or changed.
+
+        Only where the ranks divide the weights; all of them take part.
+        """
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each weight of the model with its name, whole; all ranks take part."""
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the weights to save, on rank 0; None where the module holds them itself."""
+
+    def learning_weights(self) -> dict[str, Tensor]:
+        """Return the model's weights that learn, whole, by name; all ranks take part."""
 
     def state(self) -> dict[str, Tensor]:
         """Return learning weights and optimizer state as named tensors, for a checkpoint."""

@@ -120,11 +120,21 @@ class DeepSpeedEngine(Engine):
         self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
+    def release(self) -> None:
+        """Let go of whole weights that passes left behind, before weights are read or changed.
+
+        Only under ZeRO 3: autocast has rounded them, and some may still be on their way between
+        the ranks.
+        """
+        if self._sharded:
+            self._engine.optimizer.empty_partition_cache()
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each weight of the model with its name, whole.
 
         Under ZeRO 3 they are gathered in buckets, and all ranks take part.
         """
+        self.release()
         if self._sharded:
             yield from gathered_weights(self.module.model.state_dict(keep_vars=True).items())
         else:
@@ -138,6 +148,12 @@ class DeepSpeedEngine(Engine):
         if not self._sharded:
             return None
         return {name: value.cpu() for name, value in self.weights() if is_rank_zero()}
+
+    def learning_weights(self) -> dict[str, Tensor]:
+        """Return the model's weights that learn, whole, by name; all ranks take part."""
+        self.release()
+        named = ((n, p) for n, p in self.module.model.named_parameters() if p.requires_grad)
+        return dict(gathered_weights(named) if self._sharded else named)
 
     def state(self) -> dict[str, Tensor]:
         """Return learning weights and optimizer state as named tensors, for a checkpoint.
@@ -247,7 +263,12 @@ def _checkpoint_activations(module: WrappedModel, zero_stage: int) -> None:
         )
     # At ZeRO 3 the weights are empty when the backward pass compares recomputed with saved tensors;
     # a reentrant pass compares nothing.
-    module.model.gradient_checkpointing_enable({"use_reentrant": zero_stage == 3})
+    reentrant = zero_stage == 3
+    module.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    embeddings = module.model.get_input_embeddings()
+    if reentrant and not any(weight.requires_grad for weight in embeddings.parameters()):
+        # it has gradients only where its input has one, which frozen embeddings do not give
+        module.model.enable_input_require_grads()
     # transformers checkpoints in training mode only; models are loaded without dropout
     module.train()
 

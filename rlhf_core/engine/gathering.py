@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,15 +21,32 @@ def gathered_weights(
 
     A bucket is gathered by one call and copied. A weight above `bucket_bytes` is a bucket alone.
     """
-    from deepspeed.runtime.zero import GatheredParameters
-
     for bucket in buckets(named, bucket_bytes):
-        # a tied weight has two names
-        parameters = {id(value): value for _, value in bucket if isinstance(value, nn.Parameter)}
-        with GatheredParameters([*parameters.values()]):
+        parameters = [value for _, value in bucket if isinstance(value, nn.Parameter)]
+        with _whole(parameters):
             whole = deque((name, value.detach().clone()) for name, value in bucket)
         while whole:
             yield whole.popleft()
+
+
+def changeable(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
+    """Hold the weights whole while open, and keep what rank 0 makes of them; all ranks take part.
+
+    Weights that no rank divides are whole already, and each rank changes its own.
+    """
+    return _whole(parameters, modifier_rank=0)
+
+
+def _whole(parameters: Iterable[Any], **options: Any) -> AbstractContextManager[None]:
+    """Gather the divided ones of these weights from the ranks' shares while open."""
+    # a tied weight is there twice
+    divided = [*{id(one): one for one in parameters if hasattr(one, "ds_id")}.values()]
+    if not divided:
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    gathered: AbstractContextManager[None] = GatheredParameters(divided, **options)
+    return gathered
 
 
 def buckets(named: Iterable[Named], bucket_bytes: int) -> Iterator[list[Named]]:

@@ -5,7 +5,7 @@ PEFT is imported only where a recipe has an adapter: that takes seconds.
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from rlhf_core.config import LoRA
 from rlhf_core.engine.base import WrappedModel
+from rlhf_core.engine.gathering import changeable
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
+from rlhf_core.modeling.mapped_weights import as_float32
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -51,7 +53,7 @@ def add_adapter(model: PreTrainedModel, lora: LoRA, *, seed: int) -> None:
         # keeps the head, or the output layer, out of "all-linear"
         task_type="SEQ_CLS" if scalar else "CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), as_float32(model):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=LEARNING)
     for layer in _layers(model).values():
@@ -115,6 +117,11 @@ def plain_tensors(
             yield f"{owner}.weight", _merged(layers[owner], *parts)
 
 
+def is_of_adapter(name: str) -> bool:
+    """Say if a tensor of this name belongs to an adapter."""
+    return _place(name)[1].startswith("lora_")
+
+
 def _place(name: str) -> tuple[str, str, str]:
     """Split 'model.q_proj.lora_A.default.weight' into 'model.q_proj', 'lora_A', 'default.weight'.
 
@@ -137,19 +144,28 @@ def merge_adapter(model: PreTrainedModel) -> None:
     """Merge the learning adapter into the weights and take all adapters off, in place.
 
     The result is a plain transformers model. PEFT's merge_and_unload does the same, but needs the
-    tuner object, which in-place injection does not keep. Does nothing without adapters.
+    tuner object, which in-place injection does not keep. Does nothing without adapters. Of weights
+    that ZeRO 3 divides, each rank keeps its share of the merged one: all ranks take part.
     """
     if not has_adapter(model):
         return
     for name, layer in _layers(model).items():
-        layer.merge(adapter_names=[LEARNING])
+        with changeable(layer.parameters()):
+            layer.merge(adapter_names=[LEARNING])
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     del model.peft_config
 
 
-def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Write the learning adapter, and the scalar head that learnt with it, in PEFT's format."""
+def save_adapter(
+    model: PreTrainedModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the learning adapter, and the scalar head that learnt with it, in PEFT's format.
+
+    weights: those that learn, by name, if the model does not hold them whole.
+    """
+    if weights is None:
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     folder.mkdir(exist_ok=True)
     config = replace(
         model.peft_config[LEARNING],
@@ -160,11 +176,8 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)
     tensors = {
-        f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": (
-            parameter.detach().cpu().contiguous()
-        )
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        f"base_model.model.{name.replace(f'.{LEARNING}.', '.')}": value.detach().cpu().contiguous()
+        for name, value in weights.items()
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     follow_umask(folder)
@@ -206,7 +219,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str) -> nn.Linear:
     config = LoraConfig.from_pretrained(str(folder))
     config.modules_to_save = None
     stored = load_file(folder / "adapter_model.safetensors")
-    inject_adapter_in_model(config, model, adapter_name=name)
+    with as_float32(model):
+        inject_adapter_in_model(config, model, adapter_name=name)
     model.requires_grad_(False)
     parameters = dict(model.named_parameters())
     for key, tensor in stored.items():

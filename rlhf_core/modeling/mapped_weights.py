@@ -5,6 +5,8 @@ then share its pages, and no rank holds a copy. The engine turns weight by weigh
 its device or for its share under ZeRO 3.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,10 +22,9 @@ TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 def maps_weights(training: Training) -> bool:
     """Return True where the weights of a model that learns are read from the mapped files.
 
-    Elsewhere the ranks of a CPU hold whole float32 weights anyway. An adapter is drawn in the
-    number type of the weights, which must stay float32.
+    Elsewhere the ranks of a CPU hold whole float32 weights anyway.
     """
-    return training.zero_stage == 3 or (device().type == "cuda" and training.lora is None)
+    return training.zero_stage == 3 or device().type == "cuda"
 
 
 def type_in_files(folder: Path) -> torch.dtype:
@@ -39,3 +40,20 @@ def type_in_files(folder: Path) -> torch.dtype:
 def has_rounded_buffers(model: nn.Module) -> bool:
     """Return True if a model made constants of its own in less than float32."""
     return any(b.is_floating_point() and b.dtype != torch.float32 for b in model.buffers())
+
+
+@contextlib.contextmanager
+def as_float32(model: nn.Module) -> Iterator[None]:
+    """Let the weights of a model look like float32 ones while open; their values are not there.
+
+    PEFT makes an adapter in the number type of the weights that it is put on.
+    """
+    held = [(weight, weight.data) for weight in model.parameters()]
+    rounded = [(weight, data) for weight, data in held if data.dtype != torch.float32]
+    for weight, data in rounded:
+        weight.data = torch.zeros((), device=data.device).expand(data.shape)  # no memory
+    try:
+        yield
+    finally:
+        for weight, data in rounded:
+            weight.data = data

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlhf_core.batching.batch import Batch, device
 from rlhf_core.batching.packing import PackedBatch, reading, unpacked
 from rlhf_core.config import LOGITS_MIB, FrozenPlacement
-from rlhf_core.engine.base import Forward, WrappedModel
+from rlhf_core.engine.base import Engine, Forward, WrappedModel
 from rlhf_core.engine.deepspeed import shared_out
 from rlhf_core.errors import BadInput
 from rlhf_core.file_modes import follow_umask
@@ -228,11 +228,17 @@ def tied_names(path: Path) -> frozenset[str]:
         return frozenset(AutoModelForCausalLM.from_config(config).all_tied_weights_keys)
 
 
-def finish(model: WrappedModel, *, dtype: str) -> None:
+def finish(engine: Engine, *, dtype: str) -> None:
     """Make a trained model what is saved of it, in place, so that the saved weights are measured.
 
-    An adapter is merged, and the weights get values of dtype.
+    An adapter is merged, and the weights get values of dtype. All ranks take part.
     """
+    engine.release()
+    finish_model(engine.module, dtype=dtype)
+
+
+def finish_model(model: WrappedModel, *, dtype: str) -> None:
+    """Merge a model's adapter, and round its weights to values of dtype, in place."""
     merge_adapter(model.model)
     if dtype == "bfloat16":
         round_to_bfloat16(model.model)
@@ -251,7 +257,7 @@ def save_model(
     An adapter is merged, and weights are rounded to dtype, in place. Rank 0 writes for all ranks.
     weights: those of a model that does not hold its own, by name.
     """
-    finish(model, dtype=dtype)
+    finish_model(model, dtype=dtype)
     if not is_rank_zero():
         return
     for config in (model.model.config, model.model.config.get_text_config()):

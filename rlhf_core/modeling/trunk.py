@@ -86,10 +86,14 @@ def load_trunk(
     value_head: bool = False,
     reward_adapter: Path | None = None,
     logits_mib: int = LOGITS_MIB,
+    mapped: bool = False,
 ) -> Trunk:
-    """Load a trunk from a model folder. Raises BadInput for a folder without safetensors."""
+    """Load a trunk from a model folder; mapped: as for load_policy.
+
+    Raises BadInput for a folder without safetensors.
+    """
     return Trunk(
-        load_policy(path).model,
+        load_policy(path, mapped=mapped).model,
         value_head=value_head,
         reward_adapter=reward_adapter,
         logits_mib=logits_mib,

@@ -105,7 +105,7 @@ def find_remedy(
 def _loading(recipe: Recipe, stage: str) -> Callable[[Strategy], bool]:
     """Return a check that a recipe with a strategy's settings would be loaded.
 
-    ZeRO 3 takes no adapters, and so on.
+    ZeRO 3 takes no shared critic, and so on.
     """
     if stage == OWN_SAMPLER:
         return lambda strategy: True

@@ -8,7 +8,7 @@ from rlhf_core.config.decidable import SUMMARY_STEPS
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.deepspeed import write_config
-from rlhf_core.modeling.models import save_model
+from rlhf_core.modeling.models import finish, save_model
 from rlhf_core.ppo import evaluation, onpolicy
 from rlhf_core.ppo.evaluation import Evaluator
 from rlhf_core.ppo.metrics import speed_metrics, step_metrics
@@ -112,9 +112,10 @@ def _output(trainer: Trainer, run: RunDir, evaluator: Evaluator | None, last: in
     """Write the policy and the engine's configuration; return the stage's result, on rank 0."""
     actor, config = trainer.models.actor, trainer.config
     weights, kept = evaluator.kept(trainer, last) if evaluator else (None, Output())
+    folder, saved = run.path / "model", trainer.saved_dtype
+    finish(actor, dtype=saved)
     if weights is None:
         weights = actor.whole_weights()
-    folder, saved = run.path / "model", trainer.saved_dtype
     save_model(actor.module, trainer.tokenizer, folder, weights=weights, dtype=saved)
     write_config(actor, run.path / "deepspeed.json")
     if not is_rank_zero():

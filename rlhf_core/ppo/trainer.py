@@ -1,5 +1,6 @@
 """The PPO trainer: models, sampler and prompts, and the parts of a step that need them."""
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
@@ -133,11 +134,14 @@ class Trainer:
 
         step: that the weights are of, for the timeline.
         """
+        actor = self.models.actor
         with self.timeline.span("sync", step, "learner", "sampler"):
-            if self.config.sampling.adapter_sync:
-                save = partial(save_adapter, self.models.actor.module.model)
-                return self.sampler.sync_adapter(save)
-            return self.sampler.sync(ActorWeights(self.models.actor))
+            if not self.config.sampling.adapter_sync:
+                return self.sampler.sync(ActorWeights(actor))
+            started = time.monotonic()
+            save = partial(save_adapter, actor.module.model, weights=actor.learning_weights())
+            gathering = time.monotonic() - started
+            return gathering + self.sampler.sync_adapter(save)
 
 
 def build(spec: StageSpec[PPOStageConfig], run: RunDir) -> Trainer:

@@ -149,12 +149,13 @@ def _save(
     saving, folder = path / ".saving", member_folder(path / MODEL, number)
     adapter = member_folder(path / ADAPTER, number)
     model, adapted = engine.module.model, has_adapter(engine.module.model)
+    learnt = engine.learning_weights() if adapted else {}
     if adapted and is_rank_zero():
-        save_adapter(model, adapter)
+        save_adapter(model, adapter, weights=learnt)
     start, dtype = spec.inputs["model"], spec.config.export_dtype or "float32"
     if not adapted:
         dtype = saved_dtype(start.path, computed=spec.config.dtype, wanted=spec.config.export_dtype)
-    finish(engine.module, dtype=dtype)
+    finish(engine, dtype=dtype)
     weights = engine.whole_weights()
     if is_rank_zero():
         shutil.rmtree(saving, ignore_errors=True)

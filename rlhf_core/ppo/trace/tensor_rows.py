@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlhf_core.batching.batch import Batch
 from rlhf_core.engine.base import Engine
-from rlhf_core.modeling.lora import plain_tensors
+from rlhf_core.modeling.lora import is_of_adapter
 from rlhf_core.ppo.experience import Experience, ExperienceRows
 from rlhf_core.ppo.rollout import Rollout
 from rlhf_core.ppo.trace.meanings import TENSORS
@@ -143,15 +143,18 @@ def list_rows(rollout: Rollout) -> list[dict]:
 
 def weights_row(actor: Engine) -> dict:
     """Return the row of the actor's weights, which the sampler gets."""
-    tensors = [tensor for _, tensor in plain_tensors(actor.module.model)]
+    named = actor.module.model.state_dict(keep_vars=True).items()
+    tensors = [tensor for name, tensor in named if not is_of_adapter(name)]
+    # `ds_numel`: of the whole weight, where a rank holds a part of it
+    sizes = [getattr(tensor, "ds_numel", tensor.numel()) for tensor in tensors]
     kinds = sorted({str(tensor.dtype).split(".")[-1] for tensor in tensors})
     return {
         "name": "actor weights",
         "by": "actor",
         "axes": [],
-        "shape": [f"{sum(t.numel() for t in tensors):,} numbers"],
+        "shape": [f"{sum(sizes):,} numbers"],
         "dtype": ", ".join(kinds),
-        "bytes": sum(tensor.nbytes for tensor in tensors),
+        "bytes": sum(n * tensor.element_size() for n, tensor in zip(sizes, tensors, strict=True)),
         "count": len(tensors),
         "meaning": TENSORS["actor weights"],
     }

@@ -56,10 +56,6 @@ def test_a_hostfile_that_says_nothing_clear_is_refused_when_the_recipe_is_loaded
         (['distributed.hostfile="nowhere"'], "hostfile nowhere cannot be read"),
         (['distributed.master_addr="10.0.0.1"'], "master_addr 10.0.0.1 without a hostfile"),
         (
-            ["sft.zero_stage=3", "sft.lora={rank=4}"],
-            r"zero_stage 3 with lora \(rank 4\).* set zero_stage to 2",
-        ),
-        (
             ["ppo.zero_stage=3", 'ppo.critic="shared"'],
             "zero_stage 3 with critic 'shared'.* set zero_stage to 2",
         ),

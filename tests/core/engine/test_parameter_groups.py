@@ -86,7 +86,7 @@ def test_a_step_without_gradient_shrinks_matrices_alone_at_every_zero_stage(with
         torch.testing.assert_close(value, expected, msg=name)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_an_adapter_decays_and_the_frozen_model_does_not(with_biases, zero_stage):
     config = SFT(weight_decay=DECAY, zero_stage=zero_stage, lora=LoRA(rank=2))
     model = with_adapter(load_policy(with_biases), config.lora, seed=1)

@@ -11,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.config import SFT
+from rlhf_core.config import SFT, LoRA
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.engine.state_layout import Group, Layout, SavedState, WeightPlace, own_part
 from rlhf_core.errors import BadInput
+from rlhf_core.modeling.lora import with_adapter
 from rlhf_core.modeling.models import load_policy
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
@@ -146,21 +147,29 @@ def stepped(engine: DeepSpeedEngine, steps: range) -> list[float]:
     return found
 
 
-def engine(folder, zero_stage: int) -> DeepSpeedEngine:
-    config = SFT(zero_stage=zero_stage, weight_decay=0.1)
-    return DeepSpeedEngine(load_policy(folder), config, dtype="float32")
+def engine(folder, zero_stage: int, lora: LoRA | None = None) -> DeepSpeedEngine:
+    config = SFT(zero_stage=zero_stage, weight_decay=0.1, lora=lora)
+    policy = with_adapter(load_policy(folder), lora, seed=1)
+    return DeepSpeedEngine(policy, config, dtype="float32")
 
 
-def test_deepspeeds_state_goes_on_at_the_same_zero_stage_and_at_the_next(tiny_model, tmp_path):
-    plain = engine(tiny_model, 0)
+@pytest.mark.parametrize(
+    ("lora", "stages"),
+    [(None, (0, 1, 2, 3)), (LoRA(rank=4), (2, 3))],
+    ids=["all weights", "adapters"],
+)
+def test_deepspeeds_state_goes_on_at_the_same_zero_stage_and_at_the_next(
+    tiny_model, tmp_path, lora, stages
+):
+    plain = engine(tiny_model, 0, lora)
     expected = stepped(plain, range(5))
-    for zero in (0, 1, 2, 3):
-        first = engine(tiny_model, zero)
+    for zero in stages:
+        first = engine(tiny_model, zero, lora)
         stepped(first, range(3))
         checkpoint = Checkpoint(3, first.state(), {}, {"": first.layout()})
         save_checkpoint(tmp_path / str(zero), checkpoint, keep=1)
         for other in (zero, (zero + 1) % 4):
-            second = engine(tiny_model, other)
+            second = engine(tiny_model, other, lora)
             found = load_checkpoint(tmp_path / str(zero), {"": second.layout()})
             second.load_state(found.tensors)
             assert stepped(second, range(3, 5)) == pytest.approx(expected[6:], abs=1e-5, rel=1e-5)

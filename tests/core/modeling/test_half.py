@@ -20,7 +20,7 @@ from rlhf_core.modeling.half import round_to_bfloat16, saved_dtype
 from rlhf_core.modeling.lora import add_adapter
 from rlhf_core.modeling.models import (
     PolicyModel,
-    finish,
+    finish_model,
     inference,
     load_policy,
     load_scalar,
@@ -98,7 +98,7 @@ def test_a_finished_model_gives_the_numbers_of_the_saved_one(tiny_model, tmp_pat
                     parameter.fill_(0.05)
     with torch.no_grad():
         trained = policy(BATCH)
-        finish(policy, dtype="bfloat16")
+        finish_model(policy, dtype="bfloat16")
         measured = policy(BATCH)
         save_model(policy, load_tokenizer(tiny_model), tmp_path / "half", dtype="bfloat16")
         assert policy(BATCH).equal(measured) and not measured.equal(trained)
@@ -144,7 +144,7 @@ def test_routers_and_gates_of_experts_are_measured_as_they_are_saved(tiny_model,
     for name, buffer in policy.model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(torch.randn_like(buffer))
-    finish(policy, dtype="bfloat16")
+    finish_model(policy, dtype="bfloat16")
     measured = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
     save_model(policy, tokenizer, tmp_path, dtype="bfloat16")
     read = load_policy(tmp_path).model.state_dict()

@@ -4,13 +4,20 @@ Merged weights give what the adapter gave.
 """
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from batches import BATCH
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from rlhf_core.config import PPO, SFT, LoRA, Reward
 from rlhf_core.data.tokenizer import load_tokenizer
@@ -24,7 +31,7 @@ from rlhf_core.modeling.lora import (
     plain_tensors,
     save_adapter,
 )
-from rlhf_core.modeling.models import PolicyModel, load_policy, load_scalar, save_model
+from rlhf_core.modeling.models import PolicyModel, finish, load_policy, load_scalar, save_model
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 
 
@@ -194,3 +201,97 @@ def test_tied_weights_stay_tied(tiny_model, tmp_path):
     told = tied(BATCH)
     save_model(tied, load_tokenizer(tiny_model), tmp_path / "out")
     torch.testing.assert_close(load_policy(tmp_path / "out")(BATCH), told, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory) -> Path:
+    """Return a model saved in bfloat16, with weights so large that ZeRO 3 divides them.
+
+    Weights of at most 100,000 numbers are on every rank.
+    """
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 320, "intermediate_size": 352, "vocab_size": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads)).bfloat16().save_pretrained(folder)
+    return folder
+
+
+def trained(folder: Path, **options) -> DeepSpeedEngine:
+    """The engine after two steps of an adapter; under ZeRO 3 the weights come from the files."""
+    config = SFT(lora=LoRA(rank=4), **options)
+    policy = load_policy(folder, mapped=config.zero_stage == 3)
+    add_adapter(policy.model, config.lora, seed=1)
+    engine = DeepSpeedEngine(policy, config, dtype="float32")
+    for _ in range(2):
+        step(engine)
+    return engine
+
+
+def merged(engine: Engine) -> dict[str, Tensor]:
+    named = plain_tensors(engine.module.model, engine.weights())
+    return {name: value.detach().clone() for name, value in named}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_zero_3_trains_an_adapter_as_zero_0_and_leaves_the_divided_weights(
+    wide_model, checkpointing
+):
+    whole = trained(wide_model, zero_stage=0)
+    divided = trained(wide_model, zero_stage=3, activation_checkpointing=checkpointing)
+    weight = divided.module.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    assert weight.numel() == 0 and weight.ds_numel == 320 * 320 and not weight.requires_grad
+    expected, found = merged(whole), merged(divided)
+    assert expected.keys() == found.keys() == load_policy(wide_model).model.state_dict().keys()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    files, now = load_file(wide_model / "model.safetensors"), dict(divided.weights())
+    for name, value in files.items():
+        owner, _, kind = name.rpartition(".")
+        plain = now[name] if name in now else now[f"{owner}.base_layer.{kind}"]
+        assert plain.equal(value.float())
+    assert any(not found[name].equal(value.float()) for name, value in files.items())
+
+
+def test_an_adapter_is_merged_into_divided_weights_as_it_is_streamed(wide_model):
+    """What is measured is what is saved: without an adapter, W + B A in the ranks' shares."""
+    divided = trained(wide_model, zero_stage=3)
+    expected, told = merged(divided), divided.infer(BATCH)
+    adapter = divided.learning_weights()
+    assert {value.shape for name, value in adapter.items() if ".lora_A." in name} == {
+        (4, 320),
+        (4, 352),
+    }
+    finish(divided, dtype="float32")
+    assert not has_adapter(divided.module.model)
+    torch.testing.assert_close(divided.infer(BATCH), told, atol=1e-5, rtol=1e-5)
+    saved = divided.whole_weights()
+    assert saved.keys() == expected.keys()
+    assert all(value.equal(expected[name]) for name, value in saved.items())
+
+
+def test_a_checkpoint_of_a_divided_model_holds_its_adapter_alone_and_goes_on_bit_by_bit(wide_model):
+    first = trained(wide_model, zero_stage=3)
+    learning = sum(value.numel() for value in first.learning_weights().values())
+    state = {name: value.clone() for name, value in first.state().items()}
+    assert (
+        sum(value.numel() for name, value in state.items() if name.endswith("weights")) == learning
+    )
+    step(first)
+    second = trained(wide_model, zero_stage=3)
+    step(second)  # somewhere else
+    second.load_state(state)
+    step(second)
+    expected = merged(first)
+    assert all(value.equal(expected[name]) for name, value in merged(second).items())
+
+
+@torch.no_grad()
+def test_an_adapter_on_weights_of_bfloat16_files_is_drawn_in_float32(wide_model):
+    plain, mapped = load_policy(wide_model), load_policy(wide_model, mapped=True)
+    for policy in (plain, mapped):
+        add_adapter(policy.model, LoRA(rank=4), seed=1)
+    drawn, expected = dict(mapped.named_parameters()), dict(plain.named_parameters())
+    types = {name: value.dtype for name, value in drawn.items()}
+    assert {types[name] for name in types if ".lora_" in name} == {torch.float32}
+    assert {types[name] for name in types if ".lora_" not in name} == {torch.bfloat16}
+    assert all(value.float().equal(expected[name]) for name, value in drawn.items())

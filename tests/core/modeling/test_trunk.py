@@ -56,10 +56,10 @@ def trunk(path: Path, **parts) -> Trunk:
     return made
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_adapter_switched_off_is_the_copy_bit_by_bit(tiny_model, dtype):
+@pytest.mark.parametrize(("dtype", "zero"), [("float32", 0), ("float32", 3), ("bfloat16", 0)])
+def test_the_adapter_switched_off_is_the_copy_bit_by_bit(tiny_model, dtype, zero):
     actor, copy = (
-        DeepSpeedEngine(trunk(tiny_model), PPO(lora=LORA), dtype=dtype),
+        DeepSpeedEngine(trunk(tiny_model), PPO(lora=LORA, zero_stage=zero), dtype=dtype),
         inference(load_policy(tiny_model), dtype=dtype),
     )
     assert actor.infer(BATCH, "reference").equal(copy(BATCH))
@@ -101,6 +101,22 @@ def test_roles_do_not_disturb_each_other(tiny_model, reward):
     merge_adapter(shared.model)
     assert shared.model.state_dict().keys() == ours.keys()
     assert all(value.equal(ours[name]) for name, value in shared.model.state_dict().items())
+
+
+def test_a_divided_trunk_says_the_same_in_each_role_and_learns_between(tiny_model, reward):
+    """ZeRO 3 with the reference by adapter-off, and the reward model on the same trunk."""
+    told = []
+    for zero in (0, 3):
+        made = trunk(tiny_model, reward_adapter=reward / "adapter", mapped=zero == 3)
+        engine = DeepSpeedEngine(made, PPO(lora=LORA, zero_stage=zero), dtype="float32")
+        for _ in range(2):
+            told += [engine.infer(BATCH, role) for role in ("reference", "reward", "actor")]
+            engine.backward(engine(BATCH).square().mean())
+            told.append(torch.tensor(engine.step(1e-3)))
+        told += [value.clone() for _, value in plain_tensors(made.model, engine.weights())]
+    half = len(told) // 2
+    torch.testing.assert_close(told[half:], told[:half], atol=1e-6, rtol=1e-5)
+    assert told[0].equal(told[4]) and not told[2].equal(told[6])  # the reference stays
 
 
 @torch.no_grad()

@@ -138,6 +138,14 @@ def test_states_of_adapters_are_theirs_alone():
     assert (sharded.weights, sharded.gradients, sharded.optimizer) == (4.04e9, 4e7 / 4, 12e7 / 4)
 
 
+def test_zero_3_divides_the_frozen_weights_too():
+    """4 (P + A) / N, and DeepSpeed's default of 10^9 numbers that are gathered at once."""
+    strategy = Strategy(1, zero_stage=3, devices=4)
+    state = memory.training_state(10 * 10**9, 0, strategy, adapters=10**8)
+    assert state.weights == 4 * (10.1e9 / 4 + 10**9)
+    assert (state.gradients, state.optimizer) == (4e8 / 4, 12e8 / 4)
+
+
 def planned(stage: str, **sections) -> StagePlan:
     base = {"base": "llama-2-7b", "dtype": "bfloat16"}
     recipe = llama_recipe(**{"model": base} | sections)

@@ -47,11 +47,16 @@ class PlainEngine(Engine):
         self.steps += 1
         return float(norm)
 
+    def release(self) -> None: ...
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.module.model.state_dict().items()
 
     def whole_weights(self) -> None:
         return None  # the module holds them
+
+    def learning_weights(self) -> dict[str, Tensor]:
+        return dict(self.module.model.named_parameters())
 
     def state(self) -> dict[str, Tensor]:
         tensors = {f"weights/{name}": value for name, value in self.module.state_dict().items()}

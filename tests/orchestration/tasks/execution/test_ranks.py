@@ -27,6 +27,7 @@ from rlhf_core.config import (
     Distributed,
     DynamicSampling,
     Evaluate,
+    LoRA,
     Reward,
     Rewards,
     Sampling,
@@ -195,6 +196,43 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
             together(start, ranks=2)
         for folder in specs:
             assert_same_losses(folder, tmp_path / "one" / stage, stage)
+
+
+@pytest.mark.slow
+def test_adapters_on_divided_weights_learn_as_on_whole_ones(inputs, tmp_path):
+    """Each stage with LoRA at ZeRO 3, on one rank and on two, beside one rank at ZeRO 0.
+
+    PPO has its reference by adapter-off. A stopped stage goes on to the same bytes, and on another
+    number of ranks.
+    """
+    lora = {"lora": LoRA(rank=4)}
+
+    def spec(stage: str, ranks: int = 1, **options) -> StageSpec:
+        options |= {"reference": "adapter-off"} if stage == "ppo" else {}
+        return ranks_spec(stage, inputs[stage], ranks=ranks, **lora, **options)
+
+    plain = {stage: tmp_path / "plain" / stage for stage in LOSSES}
+    together({plain[stage]: spec(stage) for stage in ("sft", "reward", "dpo")}, ranks=1)
+    inputs["ppo"]["reward"] = plain["reward"] / "model"
+    together({plain["ppo"]: spec("ppo")}, ranks=1)
+    for ranks in (1, 2):
+        divided = {stage: tmp_path / str(ranks) / stage for stage in LOSSES}
+        specs = {divided[stage]: spec(stage, ranks, zero_stage=3) for stage in LOSSES}
+        ppo = {divided["ppo"]: specs.pop(divided["ppo"])}
+        for start in (specs, ppo):  # vLLM's end takes the process group with it
+            together(start, ranks=ranks)
+        for stage, folder in divided.items():
+            assert_same_losses(folder, plain[stage], stage)
+            expected = weights(plain[stage])
+            torch.testing.assert_close(weights(folder), expected, atol=1e-5, rtol=1e-5)
+    for ranks, then in ((2, 2), (2, 1)):
+        folder = tmp_path / f"stopped-{then}"
+        together({folder: spec("sft", ranks, zero_stage=3)}, ranks=ranks, stop=True)
+        together({folder: spec("sft", then, zero_stage=3)}, ranks=then)
+        assert_same_losses(folder, plain["sft"], "sft")
+        if ranks == then:
+            expected = weights(tmp_path / str(ranks) / "sft")
+            assert all(value.equal(expected[name]) for name, value in weights(folder).items())
 
 
 @pytest.mark.slow
