@@ -105,8 +105,10 @@ def _require_of_model(needs: Needs, model: Path) -> None:
         router_loss(_shapes(model), needs.router_aux_loss_coef)
     if needs.packing:
         from rlhf_core.modeling.packed_attention import require_whole_attention
+        from rlhf_core.modeling.row_borders import require_separate_rows
 
         require_whole_attention(_shapes(model))
+        require_separate_rows(model)
     for size in needs.tensor_parallel:
         from rlhf_core.sampling.vllm import require_heads
 

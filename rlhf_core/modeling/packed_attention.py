@@ -140,7 +140,8 @@ def without_padding(
         return module
     require_whole_attention(module.model)
     module.packing, module.share_prompts = True, share_prompts
-    chosen = _choose(module.model, flash=dtype == "bfloat16" and not share_prompts)
+    flash = device().type == "cuda" and dtype == "bfloat16" and not share_prompts
+    chosen = choose_attention(module.model, flash=flash)
     if share_prompts and chosen != BY_SEQUENCE:
         raise BadInput(
             f"share_prompts = true: {type(module.model).__name__} has attention of its own"
@@ -162,16 +163,16 @@ def require_whole_attention(model: PreTrainedModel) -> None:
         )
 
 
-def _choose(model: PreTrainedModel, *, flash: bool) -> str:
+def choose_attention(model: PreTrainedModel, *, flash: bool) -> str:
     """Set the best attention that model, device and packages have; return its name.
 
-    flash: flash-attn's kernels can compute it, in bfloat16 and without shared prompts.
+    flash: flash-attn's kernels can compute it: on a GPU, in bfloat16, without shared prompts.
     """
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa":  # a family without it
         return str(config._attn_implementation)
     names = [BY_SEQUENCE]
-    if device().type == "cuda" and flash:
+    if flash:
         names = [*_flash_attention(), BY_SEQUENCE]
     for name in names:
         try:

@@ -111,7 +111,7 @@ def structure_of(folder: Path) -> "PreTrainedModel":
     config = load_config(folder)
     kind = classifier_class(config) if is_classifier(config) else AutoModelForCausalLM
     try:
-        with _quiet():
+        with quiet():
             model, found = kind.from_pretrained(
                 folder,
                 config=config,
@@ -150,7 +150,7 @@ def require_complete(folder: Path, found: dict, *, drawn: tuple[str, ...] = ()) 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' report of missing weights, and its progress bar, off standard error."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,5 +1,6 @@
 """Layouts: which of PPO's four models stand on their own, and which share a trunk."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -76,7 +77,8 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
         reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
     models = Models(actor, critic, reference_forward, rewards, functions, reading)
     if config.packing:
-        _require_separation(models, dtype, share_prompts=config.share_prompts)
+        frozen = computed_dtype(dtype, weights)
+        _require_separation(models, dtype, frozen=frozen, share_prompts=config.share_prompts)
     return models
 
 
@@ -90,31 +92,41 @@ def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig], *, frozen: bool =
     )
 
 
-def _require_separation(models: Models, dtype: str, *, share_prompts: bool) -> None:
-    """Raise BadInput unless actor and critic read packed rows as sequences of their own."""
+def _require_separation(models: Models, dtype: str, *, frozen: str, share_prompts: bool) -> None:
+    """Raise BadInput unless actor, reference and critic read packed rows as single sequences.
+
+    frozen: number type of the reference's matrix products.
+    """
     for engine in models.engines.values():
         require_no_router_loss(engine.module)
-
-    def logprobs(batch: Batch) -> Tensor:
-        return models.actor.infer(batch, query=TokenQuery()).logprobs_BR
-
-    require_separation(logprobs, dtype=dtype, share_prompts=share_prompts)
+    for forward, computed in ((models.actor.infer, dtype), (models.reference, frozen)):
+        logprobs = partial(_logprobs, forward)
+        require_separation(logprobs, dtype=computed, share_prompts=share_prompts)
     if models.critic:
         require_separation(models.critic.infer, dtype=dtype, share_prompts=share_prompts)
+
+
+def _logprobs(forward: Forward, batch: Batch) -> Tensor:
+    found: Tensor = forward(batch, query=TokenQuery()).logprobs_BR
+    return found
 
 
 def _actor(
     spec: StageSpec[PPOStageConfig], config: PPO, *, reward_adapter: Artifact | None
 ) -> Engine:
     policy, dtype, logits_mib = spec.inputs["policy"], spec.config.dtype, spec.config.logits_mib
+    mapped = maps_weights(config)
     if not (config.shares_critic or config.reference == "adapter-off"):
-        mapped = maps_weights(config)
         loaded = load_policy(policy.path, logits_mib=logits_mib, mapped=mapped)
         model = with_adapter(_unpadded(loaded, spec), config.lora, seed=spec.seed)
         return DeepSpeedEngine(model, config, dtype=dtype)
     path = reward_adapter.path if reward_adapter else None
     trunk: Trunk = load_trunk(
-        policy.path, value_head=config.shares_critic, reward_adapter=path, logits_mib=logits_mib
+        policy.path,
+        value_head=config.shares_critic,
+        reward_adapter=path,
+        logits_mib=logits_mib,
+        mapped=mapped,
     )
     trunk = with_adapter(_unpadded(trunk, spec), config.lora, seed=spec.seed)
     return DeepSpeedEngine(trunk, config, dtype=dtype, head=trunk.value_head)

@@ -7,7 +7,7 @@ model from which a reward model or critic is made can have a scalar head.
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlhf_core.config import Recipe
+from rlhf_core.config import Recipe, Training
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.requirements import (
     WITHOUT_SCALAR_HEAD,
@@ -17,7 +17,7 @@ from rlhf_core.modeling.requirements import (
 )
 from rlhf_core.plan.shape import FAMILIES
 from rlhf_core.sampling.architectures import service_of
-from rlhf_core.stage_catalogue import SAMPLING
+from rlhf_core.stage_catalogue import LEARNING, SAMPLING
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
@@ -104,9 +104,9 @@ def _made_from(recipe: Recipe) -> str | None:
 def require_given(recipe: Recipe, model: Path) -> None:
     """Raise BadInput when a model that the recipe gives cannot be used.
 
-    It lacks weights, or embeddings for its tokenizer, or is a reward model whose padding may end a
-    conversation, or one that reads other token ids than the policy, which starts from `model`,
-    where PPO needs the same.
+    It lacks weights, or embeddings for its tokenizer, or reads packed rows over the borders of
+    their sequences, or is a reward model whose padding may end a conversation, or one that reads
+    other token ids than the policy, which starts from `model`, where PPO needs the same.
     """
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
@@ -119,6 +119,35 @@ def require_given(recipe: Recipe, model: Path) -> None:
             require_embeddings(load_tokenizer(folder), folder)
     if recipe.model.reward:
         _require_given_reward(recipe, model, Path(recipe.model.reward).expanduser())
+    _require_separate_rows(recipe)
+
+
+def _require_separate_rows(recipe: Recipe) -> None:
+    """Raise BadInput when a given model would read packed rows as one text.
+
+    The base model is tried by the validate stage.
+    """
+    packing = {
+        stage: recipe.runs(stage) and isinstance(section, Training) and section.packing
+        for stage in LEARNING
+        for section in [recipe.section(stage)]
+    }
+    compared = recipe.runs("evaluate") and recipe.evaluate.packing
+    scored = packing["reward"] or (packing["ppo"] and recipe.ppo.reward.model_weight > 0)
+    if recipe.model.reward:  # the reward stage reads that one alone
+        packing["reward"] = False
+    wanted = dict.fromkeys(recipe.evaluate.reward_models, compared) | {
+        recipe.model.sft: compared or any(packing.values()),
+        recipe.model.reward: compared or scored,
+    }
+    for name in (name for name, packs in wanted.items() if name and packs):
+        folder = Path(name).expanduser()
+        if embedding_rows(folder):
+            from rlhf_core.modeling.row_borders import require_separate_rows
+
+            # of an ensemble each member
+            for member in (folder, *sorted(folder.glob("member_*"))):
+                require_separate_rows(member)
 
 
 def _require_given_reward(recipe: Recipe, model: Path, reward: Path) -> None:

@@ -5,7 +5,7 @@ The validate stage refuses a recipe whose needs are not met, before anything is 
 
 import pytest
 from benchmark_tasks import write_task
-from transformers import Llama4TextConfig
+from transformers import FalconConfig, FalconForCausalLM, Llama4TextConfig
 
 from rlhf_core.config import LoRA, RewardFunction
 from rlhf_core.config.stage_configs import Needs
@@ -106,6 +106,13 @@ def test_packing_is_refused_for_attention_within_chunks_by_the_config_alone(tmp_
         require(Needs(packing=True), {}, tmp_path)
 
 
+def test_packing_is_refused_for_a_base_model_that_reads_over_the_borders_of_a_row(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    FalconForCausalLM(FalconConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=rf"{tmp_path}: packing = true: .* over the border"):
+        require(Needs(packing=True), {}, tmp_path)
+
+
 def test_what_is_there_is_taken(tiny_model):
     given = {
         "comparisons_train": [
@@ -115,7 +122,9 @@ def test_what_is_there_is_taken(tiny_model):
     }
     adapters = [LoRA(target_modules=("q_proj", "mlp.up_proj"))]
     require(
-        Needs(strength=True, votes=True, functions=[EXACT], adapters=adapters), given, tiny_model
+        Needs(strength=True, votes=True, functions=[EXACT], adapters=adapters, packing=True),
+        given,
+        tiny_model,
     )
 
 

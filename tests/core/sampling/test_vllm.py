@@ -10,14 +10,14 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stages import finish, section_spec
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Gemma2Config, LlamaConfig
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import PPO, LoRA, Sampling
-from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.modeling.lora import add_adapter
-from rlhf_core.modeling.models import inference, load_policy, load_scalar, save_model
+from rlhf_core.modeling.models import inference, load_policy
 from rlhf_core.objectives.losses import token_logprobs
 from rlhf_core.rundir import read_metrics
 
@@ -124,6 +124,7 @@ def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_th
         from functools import partial
         from pathlib import Path
         import torch
+        from safetensors.torch import save_file
         from rlhf_core.config import LoRA, Sampling
         from rlhf_core.modeling.lora import add_adapter, save_adapter
         from rlhf_core.modeling.models import load_policy
@@ -144,7 +145,7 @@ def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_th
                     weight.data.normal_(std=0.5)
             assert sampler.sync_adapter(partial(save_adapter, model)) > 0
             samples = sampler.generate({PROMPTS}, seeds=[1, 2, 3], eos_id={EOS})
-            torch.save(model.state_dict(), {str(tmp_path)!r} + f"/{{step}}.pt")
+            save_file(model.state_dict(), {str(tmp_path)!r} + f"/{{step}}.safetensors")
             print("FOUND", json.dumps([[one.tokens, one.logprobs] for one in samples]))
         sampler.close()
     """
@@ -159,7 +160,7 @@ def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_th
         for of_step, agrees in ((step, True), (1 - step, False)):
             policy = load_policy(tiny_model)
             add_adapter(policy.model, LoRA(rank=3, alpha=6), seed=1)
-            policy.model.load_state_dict(torch.load(tmp_path / f"{of_step}.pt"))
+            policy.model.load_state_dict(load_file(tmp_path / f"{of_step}.safetensors"))
             logprobs_BR = token_logprobs(
                 inference(policy, dtype="float32")(batch), batch.response_ids_BR
             )
@@ -171,17 +172,7 @@ def test_an_adapter_that_comes_alone_gives_the_log_probabilities_of_the_model_th
 
 
 @pytest.mark.slow
-def test_ppo_learns_the_same_from_an_adapter_that_comes_alone(tiny_model, tiny_splits, tmp_path):
-    save_model(
-        load_scalar(tiny_model, new_head=True, seed=3),
-        load_tokenizer(tiny_model),
-        tmp_path / "reward",
-    )
-    inputs = {
-        "policy": tiny_model,
-        "reward": tmp_path / "reward",
-        "prompts_train": tiny_splits / "prompts_train.jsonl",
-    }
+def test_ppo_learns_the_same_from_an_adapter_that_comes_alone(ppo_inputs, tmp_path):
     found = {}
     for alone in (False, True):
         config = PPO(
@@ -193,7 +184,7 @@ def test_ppo_learns_the_same_from_an_adapter_that_comes_alone(tiny_model, tiny_s
             lora=LoRA(rank=2),
             sampling=Sampling(max_new_tokens=8, kv_cache_mib=32, adapter_sync=alone),
         )
-        finish(section_spec("ppo", config, inputs), tmp_path / f"{alone}")
+        finish(section_spec("ppo", config, ppo_inputs), tmp_path / f"{alone}")
         lines = read_metrics(tmp_path / f"{alone}" / "metrics.jsonl")
         found[alone] = [line["metrics"] for line in lines]
     assert len(found[True]) == 3

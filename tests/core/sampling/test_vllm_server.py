@@ -18,9 +18,8 @@ import torch
 from stages import assert_equal_weights, finish, kill_after_steps, section_spec, start
 
 from rlhf_core.config import PPO, Sampling
-from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.modeling.models import load_policy, load_scalar, save_model
+from rlhf_core.modeling.models import load_policy
 from rlhf_core.ppo.timeline import TIMELINE
 from rlhf_core.rundir import read_metrics
 from rlhf_core.sampling.factory import open_sampler
@@ -233,19 +232,9 @@ SERVED = PPO(
 
 @pytest.mark.slow
 def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_server(
-    tiny_model, tiny_splits, tmp_path
+    tiny_model, ppo_inputs, tmp_path
 ):
-    save_model(
-        load_scalar(tiny_model, new_head=True, seed=3),
-        load_tokenizer(tiny_model),
-        tmp_path / "reward",
-    )
-    inputs = {
-        "policy": tiny_model,
-        "reward": tmp_path / "reward",
-        "prompts_train": tiny_splits / "prompts_train.jsonl",
-    }
-    apart = section_spec("ppo", SERVED, inputs)
+    apart = section_spec("ppo", SERVED, ppo_inputs)
     stage = start(apart, tmp_path / "apart")
     while not read_metrics(tmp_path / "apart" / "metrics.jsonl"):
         assert stage.poll() is None, (tmp_path / "apart" / "stage.log").read_text()[-3000:]
@@ -258,7 +247,7 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
     assert not servers(1, tiny_model)
 
     inside = SERVED.sampling.model_copy(update={"own_devices": 0})
-    shared = section_spec("ppo", SERVED.model_copy(update={"sampling": inside}), inputs)
+    shared = section_spec("ppo", SERVED.model_copy(update={"sampling": inside}), ppo_inputs)
     finish(shared, tmp_path / "shared")
     ours, theirs = (
         [line["metrics"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
@@ -272,15 +261,6 @@ def test_ppo_with_a_served_sampler_learns_the_same_though_killed_and_leaves_no_s
         )
 
 
-@pytest.fixture(scope="module")
-def given(tiny_model, tiny_splits, tmp_path_factory) -> dict[str, Path]:
-    """Return the inputs of the stage ppo, with a reward model."""
-    reward = tmp_path_factory.mktemp("given") / "reward"
-    save_model(load_scalar(tiny_model, new_head=True, seed=3), load_tokenizer(tiny_model), reward)
-    prompts = tiny_splits / "prompts_train.jsonl"
-    return {"policy": tiny_model, "reward": reward, "prompts_train": prompts}
-
-
 AHEAD = SERVED.model_copy(update={"steps": 4, "max_rollout_age": 1, "importance_cap": 2.0})
 
 
@@ -290,9 +270,11 @@ def timeless(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_rollouts_generated_ahead_repeat_and_resume_bit_for_bit_with_two_processes(given, tmp_path):
+def test_rollouts_generated_ahead_repeat_and_resume_bit_for_bit_with_two_processes(
+    ppo_inputs, tmp_path
+):
     """Generation of the next step's responses lies beside the update, in the timeline too."""
-    spec = section_spec("ppo", AHEAD, given)
+    spec = section_spec("ppo", AHEAD, ppo_inputs)
     whole, again = finish(spec, tmp_path / "whole"), finish(spec, tmp_path / "again")
     assert_equal_weights(whole, again)
     kill_after_steps(spec, tmp_path / "killed", 2)
@@ -310,13 +292,13 @@ def test_rollouts_generated_ahead_repeat_and_resume_bit_for_bit_with_two_process
 
 
 @pytest.mark.slow
-def test_a_sampler_that_is_killed_while_it_generates_ahead_ends_the_stage(given, tmp_path):
+def test_a_sampler_that_is_killed_while_it_generates_ahead_ends_the_stage(ppo_inputs, tmp_path):
     long = AHEAD.sampling.model_copy(update={"max_new_tokens": 48})
-    spec = section_spec("ppo", AHEAD.model_copy(update={"steps": 50, "sampling": long}), given)
+    spec = section_spec("ppo", AHEAD.model_copy(update={"steps": 50, "sampling": long}), ppo_inputs)
     stage = start(spec, tmp_path / "ended")
     while not read_metrics(tmp_path / "ended" / "metrics.jsonl"):
         assert stage.poll() is None, (tmp_path / "ended" / "stage.log").read_text()[-3000:]
-    (server,) = servers(stage.pid, given["policy"])
+    (server,) = servers(stage.pid, ppo_inputs["policy"])
     tree = [server, *server.children(recursive=True)]
     server.kill()
     assert stage.wait(120) == 1 and not alive(tree)

@@ -6,7 +6,16 @@ import shutil
 import pytest
 from recipes import prepared_recipe
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, CTRLConfig, GPT2Config, GPTNeoConfig, GraniteConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CTRLConfig,
+    FalconConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    GraniteConfig,
+)
 
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
@@ -236,3 +245,18 @@ def test_a_given_reward_model_that_pads_with_its_end_of_turn_is_refused(have, ti
     save_model(scalar, tokenizer, tmp_path / "given")
     with pytest.raises(BadInput, match=r"given pads with '<eos>' .*resize_token_embeddings"):
         validate.spec(recipe, have)
+
+
+@pytest.mark.parametrize("given", ["sft", "reward"])
+def test_a_given_model_that_reads_over_the_borders_of_packed_rows_is_refused(
+    have, tiny_model, tmp_path, given
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "given")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"vocab_size": 64, "eos_token_id": 1, "pad_token_id": 0}
+    kind = AutoModelForCausalLM if given == "sft" else AutoModelForSequenceClassification
+    kind.from_config(FalconConfig(**sizes, **ids, num_labels=1)).save_pretrained(folder)
+    model = {"base": "b", given: str(folder)}
+    assert validate.spec(prepared_recipe(model=model), have)
+    with pytest.raises(BadInput, match=r"given: packing = true: .* over the border"):
+        validate.spec(prepared_recipe(model=model, ppo={"packing": True}), have)
