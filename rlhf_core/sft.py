@@ -71,7 +71,7 @@ def run(spec: StageSpec[SFTStageConfig], run: RunDir) -> Output:
         require_separation(engine.infer, dtype=spec.config.dtype)
     before = heldout_losses(engine.infer, heldout, pad_id, budget, packing=config.packing)
     if not spec.config.train:
-        brought = _load(spec.inputs["given"].path, spec.config)
+        brought = _load(spec.inputs["given"].path, spec.config, mapped=True)
         given = inference(brought, dtype=spec.config.dtype)
         after = heldout_losses(given, heldout, pad_id, budget, packing=config.packing)
         return _output(before, after, outputs={})

@@ -1,10 +1,11 @@
 """Peak main memory of ranks that load a model and build an engine, all ranks together.
 
-    .venv/bin/python infra/bench/loading.py [--ranks 2] [--zero 3] [--layers 30] [--step]
+    .venv/bin/python infra/bench/loading.py [--ranks 2] [--zero 3] [--layers 30] [--step] [--frozen]
 
 A random Llama like SmolLM2-135M (or with other --layers, --hidden) is saved in bfloat16. Both ways
 to load run in turn, each in new processes: `whole` reads a float32 model on every rank, `mapped`
 leaves the weights in their files. PSS counts a page that N processes share as 1/N for each.
+With --frozen the model does not learn, and is whole on every rank with matrices in bfloat16.
 """
 
 import argparse
@@ -18,6 +19,24 @@ import time
 from pathlib import Path
 
 POLL_SECONDS = 0.02
+FROZEN = """
+import sys
+from pathlib import Path
+from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.engine.bootstrap import init_distributed
+from rlhf_core.modeling.models import inference, load_policy
+init_distributed()
+print("libraries", flush=True)
+sys.stdin.readline()
+model = load_policy(Path(sys.argv[1]), mapped=sys.argv[3] == "mapped")
+forward = inference(model, dtype="bfloat16", weights=None)
+print("taken", flush=True)
+sys.stdin.readline()
+for _ in range(2):
+    forward(collate([Sequence([7], [8, 9])], 0))
+print("loaded", flush=True)
+sys.stdin.readline()
+"""
 RANK = """
 import sys, torch
 from pathlib import Path
@@ -86,7 +105,8 @@ def measured(folder: Path, options: argparse.Namespace, how: str) -> tuple[int, 
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     step = "step" if options.step else "none"
-    command = [sys.executable, "-c", RANK, str(folder), str(options.zero), how, step]
+    program = FROZEN if options.frozen else RANK
+    command = [sys.executable, "-c", program, str(folder), str(options.zero), how, step]
     started = [
         subprocess.Popen(
             command,
@@ -158,6 +178,7 @@ def main() -> None:
     for name, value in {"ranks": 2, "zero": 3, "layers": 30, "hidden": 576}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--step", action="store_true", help="take one step of AdamW too")
+    parser.add_argument("--frozen", action="store_true", help="a model that does not learn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         count = make(Path(folder), options.layers, options.hidden)
@@ -167,7 +188,7 @@ def main() -> None:
             taken, built = (f"{peak / (2 * count):.2f}" for peak in peaks)
             print(
                 f"{how:7} peak until the weights are taken {taken}, until the engine is built"
-                f" {built} x the bfloat16 size; {seconds:.1f} s;"
+                f" (frozen: two passes) {built} x the bfloat16 size; {seconds:.1f} s;"
                 f" libraries {libraries / 2**20:,.0f} MiB",
                 flush=True,
             )

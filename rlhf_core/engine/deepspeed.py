@@ -1,7 +1,7 @@
 """The engine over DeepSpeed: AdamW steps with ZeRO, offloading and activation checkpointing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,26 +213,31 @@ def _give_gradients(module: nn.Module) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def divide(module: nn.Module, config: dict) -> None:
-    """Divide the weights among the ranks (ZeRO 3), in float32, one after the other.
+def divide(
+    module: nn.Module, config: dict, types: Mapping[nn.Parameter, torch.dtype] | None = None
+) -> None:
+    """Divide the weights among the ranks (ZeRO 3), one after the other.
 
     A rank holds one whole weight at a time, besides its share.
+    types: the number types in which they are kept; None: float32.
     """
+    kinds = types or {}
     from deepspeed.runtime.zero import Init
 
     weights: list[Any] = list(module.parameters())  # with DeepSpeed's methods once divided
     first, *others = weights
-    first.data = first.data.float()
+    first.data = first.data.to(kinds.get(first, torch.float32))
     Init(module=nn.ParameterList([first]), config_dict_or_path=config)
     for weight in others:
-        weight.data = weight.data.float()
+        weight.data = weight.data.to(kinds.get(weight, torch.float32))
         first.convert_to_zero_parameters(param_list=[weight])
 
 
-def shared_out(module: nn.Module) -> nn.Module:
+def shared_out(module: nn.Module, types: Mapping[nn.Parameter, torch.dtype]) -> nn.Module:
     """Return a model that does not learn, with its weights divided among the ranks (ZeRO 3).
 
     The ranks gather them layer by layer: every rank makes the same passes in the same order.
+    types: the weights' number types.
     """
     import deepspeed
 
@@ -242,6 +247,7 @@ def shared_out(module: nn.Module) -> nn.Module:
         "zero_optimization": {"stage": 3},
         "steps_per_print": 1_000_000_000,
     }
+    divide(module, config, types)
     engine, *_ = deepspeed.initialize(model=module.eval(), config=config)
     return engine
 

@@ -90,7 +90,7 @@ def load_frozen_policy(setup: Setup, path: Path) -> Forward:
     Raises BadInput for a model that cannot read packed rows.
     """
     packing, dtype = setup.config.packing, setup.computed_dtype
-    model = load_policy(path, logits_mib=setup.logits_mib)
+    model = load_policy(path, logits_mib=setup.logits_mib, mapped=True)
     forward = inference(without_padding(model, on=packing, dtype=dtype), **setup.frozen_model)
     if packing:
         require_separation(

@@ -92,7 +92,7 @@ def load_members(
     offsets, computed = offsets_of(folder), computed_dtype(dtype, weights)
     _require_one_rendering(folder, len(offsets))
     for number, offset in enumerate(offsets, start=1):
-        member = load_scalar(member_folder(folder, number))
+        member = load_scalar(member_folder(folder, number), mapped=True)
         member = without_padding(member, on=packing, dtype=computed, share_prompts=share_prompts)
         forward = inference(member, dtype=dtype, frozen=frozen, weights=weights)
         if packing:

@@ -42,22 +42,31 @@ def computed_dtype(dtype: str, weights: str | None) -> str:
     return "bfloat16" if "bfloat16" in (dtype, weights) else dtype
 
 
-def matrices_to_bfloat16(module: nn.Module, *, experts: bool) -> None:
-    """Keep the weights of linear maps in bfloat16, in place.
+def number_types(
+    module: nn.Module, *, half: bool, experts: bool
+) -> dict[nn.Parameter, torch.dtype]:
+    """Return the number type of each weight of a model that does not learn.
 
-    They are those that autocast rounds in each pass: with it the model gives the same numbers.
-    Embeddings, also those that are the output layer, norms and maps to one number, as scalar
-    heads, stay float32.
-    experts: also weights of all experts of a layer together. Autocast does not know each operation
-    on them, so that numbers may change.
+    half: the weights of linear maps are in bfloat16. They are those that autocast rounds in each
+    pass: with it the model gives the same numbers. Embeddings, also those that are the output
+    layer, norms and maps to one number, as scalar heads, are in float32.
+    experts: bfloat16 also for weights of all experts of a layer together. Autocast does not know
+    each operation on them, so that numbers may change.
     """
     embeddings = {id(p) for p in _own_parameters(module, nn.Embedding)}
-    for one in module.modules():
+    types = {parameter: _unrounded(parameter.dtype) for parameter in module.parameters()}
+    for one in module.modules() if half else ():
         for parameter in one.parameters(recurse=False):
             if id(parameter) not in embeddings and (
                 _is_matrix(one, parameter) or (experts and _is_of_experts(one, parameter))
             ):
-                parameter.data = parameter.data.bfloat16()
+                types[parameter] = torch.bfloat16
+    return types
+
+
+def _unrounded(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for the shorter types in which weights stay in their files."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _is_matrix(owner: nn.Module, parameter: nn.Parameter) -> bool:

@@ -1,8 +1,9 @@
-"""Weights that stay in their safetensors files until the engine takes them.
+"""Weights that stay in their safetensors files until they are needed in another form.
 
 transformers maps a file into memory where a model has the file's number type: the ranks of a host
 then share its pages, and no rank holds a copy. The engine turns weight by weight into float32, on
-its device or for its share under ZeRO 3.
+its device or for its share under ZeRO 3. A model that does not learn keeps on a CPU what has its
+number type already.
 """
 
 import contextlib

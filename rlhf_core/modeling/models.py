@@ -1,5 +1,6 @@
 """Models in the ecosystem's own formats, and the two forward passes that the pipeline needs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,7 +21,7 @@ from rlhf_core.modeling.half import (
     Autocasting,
     computed_dtype,
     in_bfloat16,
-    matrices_to_bfloat16,
+    number_types,
     round_to_bfloat16,
 )
 from rlhf_core.modeling.lora import HEAD, merge_adapter
@@ -120,11 +121,10 @@ def inference(
     are. weights: the number type of its matrices; None: dtype.
     frozen: 'sharded' divides its weights among the ranks, all of which then make the same passes.
     """
-    module.requires_grad_(False)
-    if (weights or dtype) == "bfloat16":
-        matrices_to_bfloat16(module, experts=weights is not None)
+    half = (weights or dtype) == "bfloat16"
+    types = number_types(module.requires_grad_(False), half=half, experts=weights is not None)
     module = Autocasting(module, on=computed_dtype(dtype, weights) == "bfloat16")
-    module = shared_out(module) if frozen == "sharded" else module.to(device())
+    module = shared_out(module, types) if frozen == "sharded" else _placed(module, types)
 
     def forward(*inputs: Any, **options: Any) -> Any:
         with torch.no_grad():
@@ -133,10 +133,21 @@ def inference(
     return forward
 
 
+def _placed(module: nn.Module, types: Mapping[nn.Parameter, torch.dtype]) -> nn.Module:
+    """Put a model on the device, weight by weight in its number type.
+
+    On a CPU weights that have it stay in their files, which the processes of a host share.
+    """
+    for weight, kind in types.items():
+        weight.data = weight.data.to(device(), kind)
+    return module.to(device())
+
+
 def load_policy(path: Path, *, logits_mib: int = LOGITS_MIB, mapped: bool = False) -> PolicyModel:
     """Load a causal language model in float32, dropout off; logits_mib: as for PolicyModel.
 
-    mapped: leave the weights in their files, in the files' number type, for an engine to take.
+    mapped: leave the weights in their files, in the files' number type, for an engine or
+    `inference` to take.
     Raises BadInput for a folder without safetensors.
     """
     return PolicyModel(_load(AutoModelForCausalLM, path, mapped=mapped), logits_mib=logits_mib)

@@ -1,6 +1,7 @@
 """Layouts: which of PPO's four models stand on their own, and which share a trunk."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -45,7 +46,9 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
     actor = _actor(spec, config, reward_adapter=adapter if off else None)
     shared = actor.infer if off else None  # the trunk that is the reference, and a reward model
     if adapter and not off:
-        trunk = load_trunk(reference.path, reward_adapter=adapter.path, logits_mib=logits_mib)
+        trunk = load_trunk(
+            reference.path, reward_adapter=adapter.path, logits_mib=logits_mib, mapped=True
+        )
         shared = inference(_unpadded(trunk, spec, frozen=True), dtype=dtype, weights=weights)
     critic = None
     if config.has_critic and not config.shares_critic:
@@ -69,17 +72,20 @@ def load_models(spec: StageSpec[PPOStageConfig], config: PPO, functions: Rollout
             f" {spec.inputs['reward'].path} is one reward model; expected an ensemble"
             " (reward.ensemble = 2 or more)"
         )
-    if shared:
-        reference_forward = _in_role(shared, "reference")
-    else:
-        copy = load_policy(reference.path, logits_mib=logits_mib)
-        copy = _unpadded(copy, spec, frozen=True)
-        reference_forward = inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
-    models = Models(actor, critic, reference_forward, rewards, functions, reading)
+    forward = _in_role(shared, "reference") if shared else _reference(spec, config, reference.path)
+    models = Models(actor, critic, forward, rewards, functions, reading)
     if config.packing:
         frozen = computed_dtype(dtype, weights)
         _require_separation(models, dtype, frozen=frozen, share_prompts=config.share_prompts)
     return models
+
+
+def _reference(spec: StageSpec[PPOStageConfig], config: PPO, path: Path) -> Forward:
+    """Return the forward pass of a reference that stands on its own."""
+    loaded = load_policy(path, logits_mib=spec.config.logits_mib, mapped=True)
+    copy = _unpadded(loaded, spec, frozen=True)
+    dtype, weights = spec.config.dtype, spec.config.frozen_dtype
+    return inference(copy, dtype=dtype, frozen=config.frozen, weights=weights)
 
 
 def _unpadded(model: Wrapped, spec: StageSpec[PPOStageConfig], *, frozen: bool = False) -> Wrapped:

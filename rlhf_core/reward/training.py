@@ -80,7 +80,8 @@ def train_members(
             _train_member(spec, member_dir, tokenizer, train, number)
             if is_rank_zero():  # the member is saved: its checkpoints serve nothing any more
                 shutil.rmtree(member_dir.checkpoints, ignore_errors=True)
-        yield inference(_unpadded(load_scalar(folder), spec.config), dtype=spec.config.dtype)
+        member = _unpadded(load_scalar(folder, mapped=True), spec.config)
+        yield inference(member, dtype=spec.config.dtype)
 
 
 def _train_member(

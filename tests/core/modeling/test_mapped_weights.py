@@ -10,7 +10,7 @@ from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT, LoRA
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.modeling.mapped_weights import has_rounded_buffers, maps_weights, type_in_files
-from rlhf_core.modeling.models import load_policy, load_scalar
+from rlhf_core.modeling.models import inference, load_policy, load_scalar
 
 BATCH = collate([Sequence([7, 9], [8, 10, 11])], 0)
 
@@ -47,16 +47,54 @@ def test_the_steps_are_those_of_a_float32_model_bit_for_bit(half_model, load, ze
     assert found[:2] == found[2:]
 
 
-def test_mapped_weights_share_the_memory_of_their_file(half_model):
-    """By hand: the pages of the file are mapped between these addresses."""
-    model = load_policy(half_model, mapped=True)
+def in_file(folder: Path, model: torch.nn.Module) -> set[str]:
+    """Return the names of the weights that are read from the mapped file itself.
+
+    By hand: its pages are mapped between these addresses.
+    """
     maps = Path("/proc/self/maps").read_text().splitlines()
-    own = [line.split() for line in maps if line.endswith(str(half_model / "model.safetensors"))]
+    own = [line.split() for line in maps if line.endswith(str(folder / "model.safetensors"))]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in own]
-    assert all(
-        any(begin <= weight.data_ptr() < end for begin, end in spans)
-        for weight in model.parameters()
-    )
+    return {
+        name
+        for name, weight in model.named_parameters()
+        if any(begin <= weight.data_ptr() < end for begin, end in spans)
+    }
+
+
+def test_mapped_weights_share_the_memory_of_their_file(half_model):
+    model = load_policy(half_model, mapped=True)
+    assert in_file(half_model, model) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+@pytest.mark.parametrize("load", [load_policy, load_scalar])
+def test_a_frozen_model_keeps_in_the_files_what_has_its_number_type(half_model, tiny_model, load):
+    options = {"new_head": True, "seed": 3} if load is load_scalar else {}
+    for folder, weights in ((half_model, None), (half_model, "float32"), (tiny_model, "float32")):
+        dtype = "float32" if weights else "bfloat16"
+        plain, mapped = (load(folder, mapped=mapped, **options) for mapped in (False, True))
+        expected = inference(plain, dtype=dtype, weights=weights)(BATCH)
+        assert inference(mapped, dtype=dtype, weights=weights)(BATCH).equal(expected)
+        types = [{n: p.dtype for n, p in one.named_parameters()} for one in (plain, mapped)]
+        assert types[0] == types[1]
+        wanted = {
+            name
+            for name in types[1]
+            if "score" not in name
+            and (folder is tiny_model or (weights is None and types[1][name] == torch.bfloat16))
+        }
+        assert in_file(folder, mapped) == wanted
+
+
+@pytest.mark.parametrize(("dtype", "weights"), [("float32", "float32"), ("bfloat16", None)])
+def test_a_frozen_model_is_divided_from_its_files(half_model, dtype, weights):
+    """Products in bfloat16 on one rank; DeepSpeed's own autocast is not asked."""
+    expected = inference(load_policy(half_model), dtype=dtype, weights=weights)(BATCH)
+    mapped = load_policy(half_model, mapped=True)
+    assert inference(mapped, dtype=dtype, weights=weights, frozen="sharded")(BATCH).equal(expected)
+    kinds = {weight.ds_tensor.dtype for weight in mapped.parameters()}
+    assert kinds == {torch.float32} | ({torch.bfloat16} if weights is None else set())
 
 
 def test_files_of_several_number_types_are_read_in_float32(half_model, tiny_model, tmp_path):

@@ -202,8 +202,7 @@ def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_p
 def test_adapters_on_divided_weights_learn_as_on_whole_ones(inputs, tmp_path):
     """Each stage with LoRA at ZeRO 3, on one rank and on two, beside one rank at ZeRO 0.
 
-    PPO has its reference by adapter-off. A stopped stage goes on to the same bytes, and on another
-    number of ranks.
+    PPO has its reference by adapter-off.
     """
     lora = {"lora": LoRA(rank=4)}
 
@@ -225,14 +224,21 @@ def test_adapters_on_divided_weights_learn_as_on_whole_ones(inputs, tmp_path):
             assert_same_losses(folder, plain[stage], stage)
             expected = weights(plain[stage])
             torch.testing.assert_close(weights(folder), expected, atol=1e-5, rtol=1e-5)
-    for ranks, then in ((2, 2), (2, 1)):
-        folder = tmp_path / f"stopped-{then}"
-        together({folder: spec("sft", ranks, zero_stage=3)}, ranks=ranks, stop=True)
-        together({folder: spec("sft", then, zero_stage=3)}, ranks=then)
-        assert_same_losses(folder, plain["sft"], "sft")
-        if ranks == then:
-            expected = weights(tmp_path / str(ranks) / "sft")
-            assert all(value.equal(expected[name]) for name, value in weights(folder).items())
+
+
+@pytest.mark.slow
+def test_a_stopped_adapter_on_divided_weights_goes_on_to_the_same_bytes_and_on_one_rank(
+    inputs, tmp_path
+):
+    options = {"zero_stage": 3, "lora": LoRA(rank=4)}
+    two, one = (ranks_spec("sft", inputs["sft"], ranks=ranks, **options) for ranks in (2, 1))
+    together({tmp_path / "stopped": two}, ranks=2, stop=True)
+    shutil.copytree(tmp_path / "stopped", tmp_path / "alone")
+    together({tmp_path / "two": two, tmp_path / "stopped": two}, ranks=2)
+    expected, found = (weights(tmp_path / name) for name in ("two", "stopped"))
+    assert all(value.equal(expected[name]) for name, value in found.items())
+    together({tmp_path / "alone": one}, ranks=1)
+    assert_same_losses(tmp_path / "alone", tmp_path / "two", "sft")
 
 
 @pytest.mark.slow
