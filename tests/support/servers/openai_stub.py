@@ -51,7 +51,10 @@ class Stub:
             return await answer(send, 404, {"error": {"message": f"no model {body.get('model')}"}})
         self.count, self.running = self.count + 1, self.running + 1
         try:
-            await asyncio.sleep(self.args.seconds)
+            gone = asyncio.ensure_future(receive())  # the client closes its connection
+            if (await asyncio.wait({gone}, timeout=self.args.seconds))[0]:
+                return
+            gone.cancel()
             await (self.stream if body.get("stream") else self.reply)(send, body)
         finally:
             self.running -= 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.platform.live.servers import requests
 from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
 from flows.platform.live.watch import LiveWatch
 from flows.platform.pages import answers, free_port
@@ -220,3 +221,16 @@ def test_replies_are_logged_only_where_that_was_asked_for(served):
     assert {reply.version for reply in found} == {"1"}
     assert {reply.messages[0]["content"] for reply in found} == {"'hello'"}
     assert {reply.reply.strip("' ") for reply in found} == {"you said hello"}
+
+
+def test_a_client_that_goes_away_ends_its_request(served):
+    served.place.write(served.options.model_copy(update={"vllm": ("--seconds", "60")}))
+    served.make_champion("2")
+    served.until(lambda state: state.shares == {"2": 100})
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+        httpx.post(f"{served.options.address}/chat/completions", json=body, timeout=1)
+    time.sleep(0.5)
+    server = served.watch.state.servers["2"]
+    assert requests(served.watch.state.router)["under_way"][server.model] == 0
+    assert httpx.get(f"{server.root}/load").json() == {"server_load": 0}
