@@ -192,6 +192,12 @@ TRACE = Stage(
     config="rlhf_core.config.stage_configs:TraceStageConfig",
     metric_prefix="ppo",
 )
+LABEL_PAIRS = Stage(
+    name="label-pairs",
+    entry="rlhf_core.labels.stage:run",
+    config="rlhf_core.config.stage_configs:LabelPairsStageConfig",
+    metric_prefix="eval",
+)
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
 APPROVAL = "approval"  # by a person, where the recipe asks for it: a step of the flow, no process
@@ -212,8 +218,11 @@ def gated_stages() -> list[str]:
 
 
 def stage_named(name: str) -> Stage:
-    """Return the stage of that name, the trace included. Raises KeyError for any other name."""
-    return STAGES[name] if name in STAGES else {TRACE.name: TRACE}[name]
+    """Return the stage of that name, also one that no recipe runs.
+
+    Raises KeyError for any other name.
+    """
+    return (STAGES | {stage.name: stage for stage in (TRACE, LABEL_PAIRS)})[name]
 
 
 def stage_of_prefix(prefix: str) -> Stage | None:

@@ -44,7 +44,11 @@ COMMANDS = {
         "lineage": "Trace a model back to its data, or data to every model that saw it.",
     },
     "labels": {
-        "label import": "Turn votes in a file (Label Studio, CSV, JSON Lines) into comparisons."
+        "label open": "Have people compare replies in MLflow: pick pairs, a queue per person.",
+        "label status": "Show how far a campaign is: per person, disputes, alpha.",
+        "label reassign": "Give pairs of a campaign to others: who leaves, disputes, new people.",
+        "label close": "Turn a campaign's votes into comparisons, and end its queues.",
+        "label import": "Turn votes in a file (Label Studio, CSV, JSON Lines) into comparisons.",
     },
     "live": {"live": "Serve the champion with vLLM under one address; a candidate beside it."},
     "schedules": {
@@ -68,7 +72,7 @@ GROUPS = {"label": "Have people compare replies, and turn their votes into compa
 WRITING = {
     *("run", "validate", "sweep", "trace"),
     *("approve", "promote", "rollback", "history", "access", "heldout"),
-    *("label import",),
+    *("label open", "label reassign", "label close", "label import"),
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
     "live",

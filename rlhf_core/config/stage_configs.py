@@ -177,3 +177,14 @@ class EvaluateStageConfig(FrozenModelsStageConfig):
 
     evaluate: Evaluate
     train_on: Literal["all", "last"] = "all"
+
+
+class LabelPairsStageConfig(FrozenModelsStageConfig):
+    """How candidates for labelling are made: sampling, batches and judge of the evaluation.
+
+    prompts: training prompts that the policy answers twice. comparisons: training pairs to score.
+    """
+
+    evaluate: Evaluate
+    prompts: int = Field(ge=0)
+    comparisons: int = Field(ge=0)

@@ -14,6 +14,7 @@ from tasks.tracking.client import brief
 
 _CURRENT = "/api/2.0/mlflow/users/current"
 _PERMISSION = "/api/3.0/mlflow/users/permissions/get"
+_GRANT = "/api/3.0/mlflow/users/permissions/grant"
 _UNKNOWN = 401  # the server knows no such user name and password
 _ABSENT = (404, 405)  # the server has no such address: it has no accounts
 _WRITING = ("EDIT", "MANAGE")  # MLflow's permissions that let an account write
@@ -87,6 +88,27 @@ def may_write_model(uri: str, account: Account, model: str) -> bool:
     asked = {"username": account.name, "resource_type": "registered_model", "resource_id": model}
     reply = _get(uri, _PERMISSION, params=asked)
     return reply.status_code == 200 and reply.json().get("permission") in _WRITING
+
+
+def let_write_experiment(uri: str, account: str, experiment_id: str) -> None:
+    """Let an account of the server write an experiment, which this process must manage.
+
+    Raises BadInput for an account that the server does not know or may not be given the right.
+    """
+    right = {
+        "username": account,
+        "resource_type": "experiment",
+        "resource_id": experiment_id,
+        "permission": "EDIT",
+    }
+    creds = get_default_host_creds(uri)
+    reply = http_request(creds, _GRANT, "POST", max_retries=2, timeout=30, json=right)
+    if reply.status_code != 200:
+        raise BadInput(
+            f"MLflow at {redacted(uri)} does not let {account!r} write experiment {experiment_id}"
+            f" ({reply.status_code}: {reply.text[:200]}); expected an account of the server. Have"
+            " an admin create it, or give it the permission EDIT."
+        )
 
 
 def _get(uri: str, path: str, **values: object) -> Response:

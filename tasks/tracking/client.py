@@ -61,10 +61,10 @@ def link(record: Record, run_id: str | None) -> str | None:
 
 def page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Return the page of a run on a server, or where `rlhf ui` shows the SQLite store."""
-    return f"{_base(tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{page_base(tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def _base(tracking_uri: str) -> str:
+def page_base(tracking_uri: str) -> str:
     """Return the address of MLflow for browsers.
 
     RLHF_MLFLOW_PAGE names a server that workers reach by another name, as in a container's network.
@@ -75,7 +75,7 @@ def _base(tracking_uri: str) -> str:
 
 def version_page(record: Record, registration: Registration) -> str:
     """Return the page of a registered version."""
-    base = _base(record.tracking_uri)
+    base = page_base(record.tracking_uri)
     return f"{base}/#/models/{registration.model}/versions/{registration.version}"
 
 

@@ -11,6 +11,7 @@ from rlhf_core.config.recipe import Alignment
 from rlhf_core.metrics import METRICS
 from rlhf_core.stage_catalogue import (
     ALIGNMENTS,
+    LABEL_PAIRS,
     LEARNING,
     SAMPLING,
     STAGES,
@@ -20,7 +21,9 @@ from rlhf_core.stage_catalogue import (
 )
 
 
-@pytest.mark.parametrize("stage", [*STAGES.values(), TRACE], ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage", [*STAGES.values(), TRACE, LABEL_PAIRS], ids=lambda stage: stage.name
+)
 def test_an_entry_is_a_function_of_spec_and_run_directory(stage):
     module, function = stage.entry.split(":")
     code = getattr(importlib.import_module(module), function).__code__

@@ -12,6 +12,8 @@ LAYERS = ("flows", "tasks", "rlhf_core")
 OWNERS = {
     "mlflow": {
         "tasks/access/setup.py",
+        "tasks/labels/answers.py",
+        "tasks/labels/queues.py",
         "tasks/approval/server_answer.py",
         "tasks/live/gateway.py",
         "tasks/live/replies.py",

@@ -36,3 +36,11 @@ RealNames = Annotated[
     bool,
     typer.Option("--names", help="Keep the annotators' names in the data, not their pseudonyms"),
 ]
+CampaignName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The campaign's name, as rlhf label open printed it")
+]
+
+
+def listed(text: str | None) -> list[str]:
+    """Return the names in 'a,b', blanks and empty ones left out."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

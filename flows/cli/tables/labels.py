@@ -1,5 +1,6 @@
 """Labelling campaigns in words: each annotator's votes, their agreement, the data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -76,3 +77,24 @@ def agreement_lines(report: CampaignReport) -> list[str]:
         )
     counted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in report.outcomes.items())
     return [agreed, f"pairs by label: {counted or 'none'}", f"in dispute: {len(report.disputes)}"]
+
+
+STATES = ("done", "declined", "pending", "deleted", "removed", "left", "refused")
+
+
+def progress_table(states: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return the number of pairs by annotator and state."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("annotator", *STATES):
+        table.add_column(column, justify="left" if column == "annotator" else "right", no_wrap=True)
+    for name, counted in states.items():
+        table.add_row(Text(name), *(Text(str(counted.get(state, 0))) for state in STATES))
+    return table
+
+
+def why_lines(refused: Mapping[str, list[str]]) -> list[str]:
+    """Return why answers do not count, one line per annotator."""
+    return [
+        f"{name}: {len(notes)} answers do not count: {'; '.join(sorted(set(notes)))}"
+        for name, notes in refused.items()
+    ]

@@ -1,0 +1,171 @@
+"""Where a campaign's pairs come from: a run's models on its training data, and gold items."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_core.config import Recipe
+from rlhf_core.config.stage_configs import LabelPairsStageConfig
+from rlhf_core.data.transcripts import Messages
+from rlhf_core.digest import code_digest
+from rlhf_core.errors import BadInput
+from rlhf_core.labels.candidates import PairSource, choose, pools
+from rlhf_core.labels.picking import Pick
+from rlhf_core.labels.votes import Choice, LabelPair, pair_id_of
+from rlhf_core.rundir import Artifact, StageSpec
+from rlhf_core.stage_catalogue import ALIGNMENTS, LABEL_PAIRS, REWARD, VALIDATE
+from tasks.execution.stage_process import run_stage
+from tasks.records.run_record import Record
+from tasks.records.workspace import Workspace
+from tasks.stages.evaluate import check
+
+PROMPTS_PER_PAIR, PAIRS_PER_PAIR = 4, 20  # candidates looked at, per pair that is wanted
+MOST_PROMPTS, MOST_PAIRS = 4000, 20_000
+
+
+@dataclass(frozen=True)
+class WantedPairs:
+    """The pairs that a campaign wants: their sources, number, and the way of picking."""
+
+    sources: Sequence[PairSource]
+    total: int
+    how: Pick
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """What a finished run has for labelling: its models, and its training data."""
+
+    record: Record
+    recipe: Recipe
+    inputs: dict[str, Artifact]
+
+    @property
+    def facts(self) -> dict:
+        """What a campaign notes of the run: its name and the digests of its models."""
+        digests = {
+            name: self.inputs[name].digest for name in ("policy", "reward") if name in self.inputs
+        }
+        return {"name": self.record.name, "id": self.record.id, "digests": digests}
+
+
+def models_of(record: Record) -> RunModels:
+    """Return the models and training splits of a run.
+
+    Raises BadInput for a run whose policy is not finished.
+    """
+    recipe = Recipe.model_validate(record.recipe)
+    results = {stage.stage: stage.result for stage in record.stages}
+    aligned = next((results[name] for name in ALIGNMENTS if results.get(name)), None)
+    validated, rewarded = results.get(VALIDATE.name), results.get(REWARD.name)
+    if aligned is None or validated is None:
+        raise BadInput(
+            f"{record.name} has no finished policy; expected a run that came past"
+            f" {' or '.join(ALIGNMENTS)} (see rlhf status)."
+        )
+    splits = ("prompts_train", "comparisons_train")
+    inputs = {name: validated.outputs[name] for name in splits if name in validated.outputs}
+    inputs["policy"] = aligned.outputs["model"]
+    if rewarded is not None and "model" in rewarded.outputs:
+        inputs["reward"] = rewarded.outputs["model"]
+    elif recipe.has_reward and recipe.model.reward:
+        inputs["reward"] = Artifact.of(Path(recipe.model.reward).expanduser())
+    return RunModels(record, recipe, inputs)
+
+
+def picked_pairs(models: RunModels, wanted: WantedPairs, workspace: Workspace) -> list[LabelPair]:
+    """Return the pairs to label: make candidates in a stage process, then pick among them.
+
+    Raises BadInput for a source that the run has not, or that gives no pair, and what the stage
+    raises.
+    """
+    _require_models(models, wanted.sources)
+    spec = _spec(models, wanted)
+    done = run_stage(spec, workspace.run_dir(spec), distributed=models.recipe.distributed)
+    file = done.run_dir / done.result.files["candidates"]
+    rows = [json.loads(line) for line in file.open(encoding="utf-8")]
+    found = pools(rows, wanted.sources, wanted.total)
+    return choose(found, wanted.total, wanted.how, wanted.seed)
+
+
+def _require_models(models: RunModels, sources: Sequence[PairSource]) -> None:
+    if "mistakes" in sources and "reward" not in models.inputs:
+        raise BadInput(
+            f"--from mistakes asks for a reward model, and {models.record.name} has none; expected"
+            " a run with one, or other sources."
+        )
+
+
+def _spec(models: RunModels, wanted: WantedPairs) -> StageSpec[LabelPairsStageConfig]:
+    """Return the spec of the stage, which reads training prompts and training pairs alone."""
+    recipe, sources = models.recipe, set(wanted.sources)
+    fresh = bool(sources & {"onpolicy", "contested"})
+    training = bool(sources & {"contested", "mistakes"})
+    section = recipe.evaluate.model_copy(
+        update={"reward_models": [], "benchmarks": {}, "independent_scorer": None}
+    )
+    if "contested" not in sources:  # nobody else asks the judge, whose answers cost something
+        section = section.model_copy(update={"judge": None})
+    check(section)
+    sharded = section.frozen == "sharded"
+    config = LabelPairsStageConfig(
+        evaluate=section,
+        prompts=min(PROMPTS_PER_PAIR * wanted.total, MOST_PROMPTS) if fresh else 0,
+        comparisons=min(PAIRS_PER_PAIR * wanted.total, MOST_PAIRS) if training else 0,
+        dtype=recipe.model.dtype,
+        frozen_dtype=recipe.model.frozen_dtype,
+        logits_mib=recipe.model.logits_mib,
+        ranks=recipe.distributed.world_size if sharded else 1,
+    )
+    inputs = dict(models.inputs)
+    return StageSpec(
+        stage=LABEL_PAIRS.name, seed=wanted.seed, config=config, inputs=inputs, code=code_digest()
+    )
+
+
+def gold_items(file: Path) -> list[LabelPair]:
+    """Return the gold items of a file: lines {"prompt", "chosen", "rejected"}.
+
+    The better reply is reply a or b by the pair's digest. Raises BadInput naming the line.
+    """
+    if not file.is_file():
+        raise BadInput(
+            f"--gold is {file}, which is no file; expected JSON Lines. Correct the path."
+        )
+    found = []
+    for number, line in enumerate(file.open(encoding="utf-8"), 1):
+        if line.strip():
+            found.append(_gold(f"{file} line {number}", line))
+    if not found:
+        raise BadInput(f"--gold is {file}, which holds no items; expected one per line.")
+    return found
+
+
+def _gold(where: str, line: str) -> LabelPair:
+    try:
+        row = json.loads(line)
+        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(
+            f'{where} is {line.strip()!r:.60}; expected {{"prompt": "...", "chosen": "...",'
+            ' "rejected": "..."}.'
+        ) from None
+    if not all(isinstance(text, str) and text for text in (chosen, rejected)) or chosen == rejected:
+        raise BadInput(f"{where}: chosen and rejected must be two different texts.")
+    messages: Messages = (
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    )
+    replies = (chosen, rejected)
+    right: Choice = "a"
+    if int(pair_id_of(messages, *replies), 16) % 2:
+        replies, right = replies[::-1], "b"
+    return LabelPair(
+        pair_id=pair_id_of(messages, *replies),
+        prompt=messages,
+        reply_a=replies[0],
+        reply_b=replies[1],
+        source="gold",
+        gold=right,
+    )

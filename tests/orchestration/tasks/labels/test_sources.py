@@ -1,0 +1,52 @@
+"""The models of a run, and gold items."""
+
+import json
+
+import pytest
+from synthetic import Story
+
+from rlhf_core.errors import BadInput
+from tasks.labels.sources import WantedPairs, _spec, gold_items, models_of
+
+
+def test_the_stage_reads_the_runs_models_and_its_training_splits_only(synthetic):
+    record = synthetic.write(Story("made"))
+    models = models_of(record)
+    assert models.facts["name"] == "made" and set(models.facts["digests"]) == {"policy", "reward"}
+    spec = _spec(models, WantedPairs(["onpolicy", "mistakes"], 10, "random", 3))
+    assert set(spec.inputs) == {"policy", "reward", "prompts_train", "comparisons_train"}
+    assert (spec.seed, spec.config.prompts, spec.config.comparisons) == (3, 40, 200)
+    assert spec.config.evaluate.judge is None
+
+
+def test_a_run_without_a_policy_is_refused(synthetic):
+    with pytest.raises(BadInput, match="early has no finished policy"):
+        models_of(synthetic.write(Story("early", until="reward")))
+
+
+def test_gold_items_have_the_right_answer_on_either_side(tmp_path):
+    file = tmp_path / "gold.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = gold_items(file)
+    assert {pair.gold for pair in pairs} == {"a", "b"}
+    for pair in pairs:
+        right = pair.reply_a if pair.gold == "a" else pair.reply_b
+        assert right.startswith("good")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no items"),
+        ("{}", "line 1 is"),
+        ('{"prompt": "p", "chosen": "x", "rejected": "x"}', "two different texts"),
+    ],
+)
+def test_bad_gold_items_are_named(tmp_path, text, says):
+    file = tmp_path / "gold.jsonl"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=says):
+        gold_items(file)
+    with pytest.raises(BadInput, match="is no file"):
+        gold_items(tmp_path / "absent")
