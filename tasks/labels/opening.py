@@ -39,7 +39,7 @@ class OpenOptions:
 
 
 @dataclass(frozen=True)
-class Change:
+class Reassignment:
     """Who labels what from now on.
 
     without: annotators who leave; their votes stay. disputes: one more vote on each pair in
@@ -147,7 +147,7 @@ def current(folder: CampaignFolder, workspace: Workspace) -> tuple[Campaign, Ans
     return campaign, answers_of(campaign, pairs, LabelQueues(campaign, workspace).reviewed())
 
 
-def reassign(folder: CampaignFolder, workspace: Workspace, change: Change) -> Assigned:
+def reassign(folder: CampaignFolder, workspace: Workspace, change: Reassignment) -> Assigned:
     """Give pairs to other annotators, and return who got which.
 
     Raises BadInput for unknown annotators, and where nobody would be left.
@@ -159,7 +159,7 @@ def reassign(folder: CampaignFolder, workspace: Workspace, change: Change) -> As
         return _reassigned(folder, workspace, change)
 
 
-def _reassigned(folder: CampaignFolder, workspace: Workspace, change: Change) -> Assigned:
+def _reassigned(folder: CampaignFolder, workspace: Workspace, change: Reassignment) -> Assigned:
     campaign, answers = current(folder, workspace)
     gone, new = _people(campaign, list(change.without), list(change.add))
     report = campaign_report(list(answers.pairs.values()), answers.votes)

@@ -29,10 +29,10 @@ def label_reassign(
     """
     from rlhf_core.errors import BadInput
     from tasks.labels.campaign import CampaignFolder
-    from tasks.labels.opening import Change, reassign
+    from tasks.labels.opening import Reassignment, reassign
     from tasks.records.workspace import Workspace
 
-    change = Change(without=listed(without), disputes=disputes, add=listed(add))
+    change = Reassignment(without=listed(without), disputes=disputes, add=listed(add))
     if not (change.without or change.disputes or change.add):
         raise BadInput("nothing to change; expected --without NAME, --disputes or --add NAME.")
     quiet_libraries()

@@ -10,7 +10,7 @@ import pytest
 from rlhf_core.errors import BadInput, GateRefused
 from tasks.labels import closing
 from tasks.labels.closing import CloseOptions, close
-from tasks.labels.opening import Change, reassign
+from tasks.labels.opening import Reassignment, reassign
 
 pytestmark = pytest.mark.slow  # each opens a campaign in a real store
 
@@ -46,7 +46,7 @@ def test_votes_become_comparisons_and_open_pairs_leave_the_queues(labelled, tmp_
     for queue in labelled.campaign.queues.values():
         assert {item.status for item in list_review_queue_items(queue.queue_id)} == {"complete"}
     with pytest.raises(BadInput, match="campaign week-48 is closed"):
-        reassign(labelled.folder, labelled.workspace, Change(add=["cem"]))
+        reassign(labelled.folder, labelled.workspace, Reassignment(add=["cem"]))
 
 
 def test_a_killed_close_is_undone_or_completed(labelled, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from mlflow.genai.review_queues import list_review_queue_items, list_review_queu
 from rlhf_core.errors import BadInput
 from tasks.labels import opening
 from tasks.labels.campaign import CampaignFolder
-from tasks.labels.opening import Change, complete, current, reassign
+from tasks.labels.opening import Reassignment, complete, current, reassign
 from tasks.labels.queues import LabelQueues
 from tasks.records.workspace import Workspace
 
@@ -70,7 +70,7 @@ def test_an_opening_that_was_killed_is_completed_by_the_next(open_campaign_of, m
 def test_the_pairs_of_who_leaves_go_to_others_and_the_votes_stay(open_campaign_of):
     made = open_campaign_of(12, "ann", "bob", "cem")
     made.answer("bob", most=1)
-    given = reassign(made.folder, made.workspace, Change(without=["bob"]))
+    given = reassign(made.folder, made.workspace, Reassignment(without=["bob"]))
     assert sum(map(len, given.values())) == 3 and set(given) <= {"ann", "cem"}
     _, answers = current(made.folder, made.workspace)
     assert answers.counted("bob") == {"done": 1, "left": 3}
@@ -78,23 +78,23 @@ def test_the_pairs_of_who_leaves_go_to_others_and_the_votes_stay(open_campaign_o
     (left,) = list_review_queue_items(made.campaign.queues["bob"].queue_id)
     assert left.status == "complete"
     with pytest.raises(BadInput, match="--without names dee"):
-        reassign(made.folder, made.workspace, Change(without=["dee"]))
+        reassign(made.folder, made.workspace, Reassignment(without=["dee"]))
 
 
 def test_a_pair_in_dispute_gets_one_further_vote_and_not_two(open_campaign_of):
     made = open_campaign_of(3, "ann", "bob", overlap=1.0)
     made.answer("ann", "a")
     made.answer("bob", "b", most=2)
-    given = reassign(made.folder, made.workspace, Change(disputes=True, add=["cem"]))
+    given = reassign(made.folder, made.workspace, Reassignment(disputes=True, add=["cem"]))
     assert {name: len(pairs) for name, pairs in given.items()} == {"cem": 2}
-    assert reassign(made.folder, made.workspace, Change(disputes=True)) == {}
+    assert reassign(made.folder, made.workspace, Reassignment(disputes=True)) == {}
 
 
 def test_a_deleted_pair_stays_deleted_when_others_change_hands(open_campaign_of):
     made = open_campaign_of(4, "ann", "bob")
     deleted = made.campaign.trace_id(made.campaign.of("ann")[0])
     mlflow.MlflowClient().delete_traces(made.campaign.experiment_id, trace_ids=[deleted])
-    reassign(made.folder, made.workspace, Change(without=["bob"]))
+    reassign(made.folder, made.workspace, Reassignment(without=["bob"]))
     _, answers = current(made.folder, made.workspace)
     assert answers.counted("ann") == {"deleted": 1, "pending": 3}
 
