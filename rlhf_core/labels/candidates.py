@@ -31,6 +31,8 @@ def disagreement(preferences: Iterable[float]) -> float | None:
     found = list(preferences)
     if len(found) < 2:
         return None
+    if max(found) == min(found):
+        return 0.0  # exactly: the sum below rounds
     mean = sum(found) / len(found)
     return math.sqrt(sum((one - mean) ** 2 for one in found) / len(found))
 

@@ -52,14 +52,12 @@ class Reassignment:
 
 
 def open_campaign(
-    name: str, record: Record, options: OpenOptions, workspace: Workspace
+    folder: CampaignFolder, record: Record, options: OpenOptions, workspace: Workspace
 ) -> Campaign:
     """Pick the pairs, make the queues, and return the campaign; complete one that was stopped.
 
     Raises BadInput for a name that is taken, and what the sources and MLflow raise.
     """
-    folder = CampaignFolder(workspace, name)
-    require_annotators(options.annotators)
     with folder.locked():
         if folder.exists:
             _require_stopped(folder)

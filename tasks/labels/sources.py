@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_core.config import Recipe
+from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.config.stage_configs import LabelPairsStageConfig
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.digest import code_digest
@@ -103,11 +103,14 @@ def _spec(models: RunModels, wanted: WantedPairs) -> StageSpec[LabelPairsStageCo
     recipe, sources = models.recipe, set(wanted.sources)
     fresh = bool(sources & {"onpolicy", "contested"})
     training = bool(sources & {"contested", "mistakes"})
-    section = recipe.evaluate.model_copy(
-        update={"reward_models": [], "benchmarks": {}, "independent_scorer": None}
+    # nobody else asks the judge, whose answers cost something
+    judge = recipe.evaluate.judge if "contested" in sources else None
+    section = Evaluate(
+        sampling=recipe.evaluate.sampling,
+        micro_batch_tokens=recipe.evaluate.micro_batch_tokens,
+        frozen=recipe.evaluate.frozen,
+        judge=judge,
     )
-    if "contested" not in sources:  # nobody else asks the judge, whose answers cost something
-        section = section.model_copy(update={"judge": None})
     check(section)
     sharded = section.frozen == "sharded"
     config = LabelPairsStageConfig(

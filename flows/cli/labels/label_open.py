@@ -83,7 +83,9 @@ def label_open(
     random order without the models' names, and answers. Called again for a name whose opening was
     stopped, it completes that one.
     """
+    from rlhf_core.labels.assignment import require_annotators
     from tasks.analysis.gate_report import find_run
+    from tasks.labels.campaign import CampaignFolder
     from tasks.labels.opening import OpenOptions, open_campaign
     from tasks.labels.progress import pages
     from tasks.records.workspace import Workspace
@@ -100,7 +102,9 @@ def label_open(
         gold=gold,
         page_characters=page_characters,
     )
-    campaign = open_campaign(name or _this_week(), find_run(workspace, run), options, workspace)
+    folder = CampaignFolder(workspace, name or _this_week())
+    require_annotators(options.annotators)
+    campaign = open_campaign(folder, find_run(workspace, run), options, workspace)
     asked = {one: len(campaign.of(one)) for one in campaign.annotators}
     if as_json:
         print_json({"name": campaign.name, "pairs": asked, "pages": pages(campaign)})

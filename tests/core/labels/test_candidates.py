@@ -38,7 +38,7 @@ def test_each_source_takes_its_own_candidates_in_its_order():
         row(4, margin=2.0, reward_1=1.0, people=1.0),
     ]
     found = pools(rows, ["onpolicy", "contested", "mistakes"], 3)
-    replies = {name: [pair.reply_a[7:9] for pair in pairs] for name, pairs in found.items()}
+    replies = {name: [pair.reply_a[6:8] for pair in pairs] for name, pairs in found.items()}
     assert replies == {
         "onpolicy": ["a0"],
         "contested": ["a2", "a1", "a3"],
