@@ -48,9 +48,9 @@ class Answers:
         """The votes that count, those on a pair that somebody deleted left out."""
         return [one.vote for one in self.all if one.vote is not None]
 
-    def counted(self, annotator: str) -> dict[State, int]:
+    def counted(self, annotator: str) -> dict[str, int]:
         """Return the number of an annotator's pairs by state."""
-        found: dict[State, int] = {}
+        found: dict[str, int] = {}
         for one in self.all:
             if one.assignment.annotator == annotator:
                 found[one.state] = found.get(one.state, 0) + 1

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from rlhf_core.labels.report import CampaignReport, campaign_report
-from tasks.labels.answers import Answers, State
+from tasks.labels.answers import Answers
 from tasks.labels.campaign import Campaign, CampaignFolder
 from tasks.labels.opening import current
 from tasks.labels.queues import queue_page
@@ -19,7 +19,7 @@ class CampaignStatus:
 
     name: str
     pages: dict[str, str]
-    states: dict[str, dict[State, int]]
+    states: dict[str, dict[str, int]]
     refused: dict[str, list[str]]
     report: CampaignReport
     closed: dict | None
