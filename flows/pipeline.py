@@ -64,7 +64,7 @@ def _run_name() -> str:
 def pipeline(
     recipe: Recipe, from_stage: str | None = None, until: str | None = None
 ) -> PipelineResult | State:
-    """Run prepare -> validate -> sft -> reward -> ppo (or dpo) -> evaluate -> promote.
+    """Run prepare -> validate -> sft -> reward -> ppo (or dpo, kto) -> evaluate -> promote.
 
     from_stage, until: the first and the last step that may run. A stage is a process whose run
     directory is its cache; a gate is recorded before it stops anything. A refusal by a gate is a

@@ -11,40 +11,33 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf_core.batching.batch import Batch, Sequence, collate, subset
-from rlhf_core.batching.collective import barrier, gathered, summed, total
+from rlhf_core.batching.batch import Sequence, collate, subset
+from rlhf_core.batching.collective import gathered, total
 from rlhf_core.batching.microbatches import own_microbatches
 from rlhf_core.config import DPO
 from rlhf_core.config.stage_configs import DPOStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.engine.base import Engine, Forward
-from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
+from rlhf_core.engine.base import Engine
 from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
-from rlhf_core.file_modes import follow_umask
-from rlhf_core.modeling.half import saved_dtype
-from rlhf_core.modeling.lora import with_adapter
-from rlhf_core.modeling.mapped_weights import maps_weights
-from rlhf_core.modeling.models import finish, load_policy, save_model
-from rlhf_core.modeling.packed_attention import (
-    require_no_router_loss,
-    require_separation,
-    without_padding,
+from rlhf_core.modeling.aligned_policy import (
+    batch_logprobs,
+    policy_engine,
+    reference_logprobs,
+    response_logprobs,
+    save_policy,
 )
-from rlhf_core.modeling.token_scores import TokenQuery
-from rlhf_core.objectives.losses import dpo, ipo, sequence_sum
+from rlhf_core.objectives.losses import dpo, ipo
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
 from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
-REFERENCE = "reference.safetensors"
 AS_REWARD = (  # metrics of a reward model, here of the implicit reward
     "accuracy",
     "accuracy_lower",
@@ -75,52 +68,20 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     encode = partial(pair_sequences, tokenizer)
     train = encoded_once(run.tokens, train_rows, encode, Sequence)
     heldout = encode(rows)
-    mapped = maps_weights(config)
-    loaded = load_policy(source, logits_mib=spec.config.logits_mib, mapped=mapped)
-    unpadded = without_padding(
-        loaded, on=config.packing, dtype=spec.config.dtype, share_prompts=config.share_prompts
-    )
-    policy = with_adapter(unpadded, config.lora, seed=spec.seed)
-    engine = DeepSpeedEngine(policy, config, dtype=spec.config.dtype)
-    if config.packing:
-        require_no_router_loss(engine.module)
-        require_separation(
-            engine.infer, dtype=spec.config.dtype, share_prompts=config.share_prompts
-        )
+    shares = config.share_prompts
+    engine = policy_engine(source, config, spec.config, seed=spec.seed, share_prompts=shares)
     pad_id = tokenizer.pad_token_id
-    reference_N = _reference(run.checkpoints, engine, (train, heldout), pad_id, config)
+    group, parts = 2 if shares else 1, (train, heldout)
+    reference_N = reference_logprobs(run.checkpoints, engine, parts, pad_id, config, group=group)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
     fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
-    saved = saved_dtype(source, computed=spec.config.dtype, wanted=spec.config.export_dtype)
-    finish(engine, dtype=saved)  # so that the saved weights are measured
-    weights = engine.whole_weights()
-    save_model(engine.module, tokenizer, run.path / "model", weights=weights, dtype=saved)
-    write_config(engine, run.path / "deepspeed.json")
-    logprobs_N = response_logprobs(engine.infer, heldout, pad_id, config)
+    save_policy(engine, tokenizer, source, run.path, spec.config)
+    logprobs_N = response_logprobs(engine.infer, heldout, pad_id, config, group=group)
     logratio_N = logprobs_N - reference_N[len(train) :]
     if not is_rank_zero():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout, rows)
     return _output(pairs, logratio_N, config, pair_items(rows, pairs), run.path)
-
-
-def response_logprobs(
-    forward: Forward, sequences: Seq[Sequence], pad_id: int, config: DPO
-) -> Tensor:
-    """Return the log-probability of every response, in the order given.
-
-    (N,) float32 nats on the CPU. sequences: chosen and rejected in turn.
-    """
-    logprobs_N, sizes = torch.zeros(len(sequences)), [s.size for s in sequences]
-    group = 2 if config.share_prompts else 1
-    for rows, counts in own_microbatches(
-        sizes, config.micro_batch_tokens, group=group, packing=config.packing
-    ):
-        batch = collate([sequences[i] for i in rows], pad_id)
-        logprobs_B = _summed(forward, batch)
-        if counts:
-            logprobs_N[rows] = logprobs_B.cpu()
-    return summed(logprobs_N)
 
 
 def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
@@ -134,32 +95,6 @@ def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
     return dpo(
         chosen_B, rejected_B, denominator, beta=config.beta, smoothing=config.label_smoothing
     )
-
-
-def _summed(forward: Forward, batch: Batch) -> Tensor:
-    return sequence_sum(forward(batch, query=TokenQuery()).logprobs_BR, batch.response_mask_BR)
-
-
-def _reference(
-    folder: Path, engine: Engine, parts: tuple[Seq[Sequence], ...], pad_id: int, config: DPO
-) -> Tensor:
-    """Return the log-probabilities of all parts under the model that training starts from.
-
-    They are computed once, so that a resumed stage reads the same numbers.
-    """
-    file = folder / REFERENCE
-    if not gathered(file.exists())[0]:
-        logprobs_N = torch.cat(
-            [response_logprobs(engine.infer, part, pad_id, config) for part in parts]
-        )
-        if is_rank_zero():
-            folder.mkdir(exist_ok=True)
-            temporary = file.with_name(f".{REFERENCE}.tmp")
-            save_file({"logprobs_N": logprobs_N}, temporary)
-            follow_umask(temporary)
-            temporary.replace(file)
-        barrier()
-    return load_file(file)["logprobs_N"]
 
 
 def _accumulator(
@@ -177,7 +112,7 @@ def _accumulator(
         ):
             places = [picked[i] for i in rows]
             batch = collate([train[k] for k in places], pad_id)
-            logprobs_B = _summed(engine, batch)
+            logprobs_B = batch_logprobs(engine, batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
             loss = pair_loss(logratio_B, len(indices), config)
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)

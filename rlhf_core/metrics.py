@@ -8,6 +8,7 @@ from rlhf_core.benchmarks.names import GAIN, WINS, BenchmarkMetric, DeclaredByNa
 from rlhf_core.benchmarks.subsets import meaning_of
 from rlhf_core.metric_tables import stages as table
 from rlhf_core.metric_tables.evaluation import DETECTOR_METRICS, EVAL_METRICS
+from rlhf_core.metric_tables.labels import KTO_METRICS, LABEL_METRICS, LABEL_STEP_METRICS
 from rlhf_core.metric_tables.stages import ANY, Domain
 
 
@@ -44,9 +45,10 @@ _LISTED: dict[str, Metric] = {
         "prepare/": table.PREPARE_METRICS,
         "data/": table.DATA_METRICS,
         "sft/": table.SFT_METRICS,
-        "reward/": table.REWARD_METRICS,
+        "reward/": table.REWARD_METRICS | LABEL_STEP_METRICS | LABEL_METRICS,
         "ppo/": table.PPO_METRICS,
         "dpo/": table.DPO_METRICS,
+        "kto/": KTO_METRICS,
         "eval/": EVAL_METRICS | DETECTOR_METRICS,
     }.items()
     for name, row in rows.items()
@@ -54,8 +56,8 @@ _LISTED: dict[str, Metric] = {
 METRICS = DeclaredByName(_LISTED, _of_benchmark, _of_subset)
 
 _FROM_ZERO = (
-    "rows rules pairs prompts responses groups rounds steps experts tokens tokens/s s l2 1/step"
-    " nats nats/token nats/pair price ratio score^2 score/nat"
+    "rows rules pairs replies prompts responses groups rounds steps experts tokens tokens/s s l2"
+    " 1/step nats nats/token nats/pair nats/reply price ratio score^2 score/nat"
 )
 UNIT_DOMAINS: dict[str, Domain] = {"share": (0, 1)} | {
     unit: (0, None) for unit in _FROM_ZERO.split()

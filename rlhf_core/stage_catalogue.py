@@ -18,11 +18,14 @@ class Stage:
     # input's name -> artifact's name: what every recipe gives it; its file in tasks/stages adds the
     # inputs that depend on the recipe
     takes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    may_take: tuple[str, ...] = ()  # artifacts that it takes under their own names where they are
     # artifact's name -> output's name
     gives: Mapping[str, str] = field(default_factory=dict, hash=False)
     makes: str = ""  # the kind of model that it makes, in words
     parents: tuple[str, ...] = ()  # artifacts: models that the model it makes descends from
     heldout: str = ""  # the split that its final metrics are measured on
+    heldout_else: str = ""  # the split that they are measured on where the first is not there
+    reads_pairs: bool = False  # its rows are pairs of replies, which stay together in a microbatch
     item_key: str = ""  # the column that names an item in its items.parquet
     gated: bool = False  # a recipe may set gates on its metrics
     planned: bool = False  # `rlhf plan` knows the models that it holds
@@ -36,20 +39,24 @@ class Stage:
         return next((name for name in self.headline if name in metrics), None)
 
     @property
-    def reads_pairs(self) -> bool:
-        """True if its rows are pairs of replies, which stay together in a microbatch."""
-        return any(name.startswith("comparisons_") for name in self.takes)
-
-    @property
     def reads_replies(self) -> bool:
         """True if replies of the data are among what it reads; else it generates them all."""
-        return self.reads_pairs or any(name.startswith("demonstrations_") for name in self.takes)
+        read = (*self.takes, *self.may_take)
+        return any(name.startswith(_WITH_REPLIES) for name in read)
 
 
-SPLITS = tuple(
-    f"{rows}_{side}"
-    for rows in ("demonstrations", "comparisons", "prompts")
-    for side in ("train", "heldout")
+_WITH_REPLIES = ("demonstrations_", "comparisons_", "feedback_")  # begin the names of splits
+# a recipe without comparisons, or without feedback, has no splits of them
+PAIRS, FEEDBACK = (
+    tuple(f"{rows}_{side}" for side in ("train", "heldout")) for rows in ("comparisons", "feedback")
+)
+SPLITS = (
+    "demonstrations_train",
+    "demonstrations_heldout",
+    *PAIRS,
+    *FEEDBACK,
+    "prompts_train",
+    "prompts_heldout",
 )
 
 PREPARE = Stage(
@@ -96,19 +103,18 @@ REWARD = Stage(
     entry="rlhf_core.reward.stage:run",
     config="rlhf_core.config.stage_configs:RewardStageConfig",
     metric_prefix="reward",
-    takes={
-        "model": "sft",
-        "comparisons_train": "comparisons_train",
-        "comparisons_heldout": "comparisons_heldout",
-    },
+    takes={"model": "sft"},
+    may_take=(*PAIRS, *FEEDBACK),
     gives={"reward": "model", "reward_adapter": "adapter"},
     makes="reward model",
     parents=("base", "sft"),
     heldout="comparisons_heldout",
+    heldout_else="feedback_heldout",
+    reads_pairs=True,
     item_key="pair_id",
     gated=True,
     planned=True,
-    headline=("reward/accuracy", "reward/train_accuracy"),
+    headline=("reward/accuracy", "reward/auc", "reward/train_accuracy", "reward/train_auc"),
     live=("reward/loss", "reward/train_accuracy"),
     curves=("reward/loss", "reward/train_accuracy", "reward/margin"),
 )
@@ -154,6 +160,7 @@ DPO = Stage(
     makes="policy",
     parents=("base", "sft"),
     heldout="comparisons_heldout",
+    reads_pairs=True,
     item_key="pair_id",
     gated=True,
     planned=True,
@@ -166,6 +173,33 @@ DPO = Stage(
         "dpo/chosen_logratio",
         "dpo/rejected_logratio",
         "dpo/grad_norm",
+    ),
+)
+KTO = Stage(
+    name="kto",
+    entry="rlhf_core.kto.stage:run",
+    config="rlhf_core.config.stage_configs:KTOStageConfig",
+    metric_prefix="kto",
+    takes={"policy": "sft"},
+    may_take=(*FEEDBACK, *PAIRS),
+    gives={"policy": "model"},
+    makes="policy",
+    parents=("base", "sft"),
+    heldout="feedback_heldout",
+    heldout_else="comparisons_heldout",
+    item_key="reply_id",
+    gated=True,
+    planned=True,
+    headline=("kto/auc", "kto/train_auc"),
+    live=("kto/loss", "kto/train_auc"),
+    curves=(
+        "kto/loss",
+        "kto/train_auc",
+        "kto/margin",
+        "kto/reference_kl",
+        "kto/up_logratio",
+        "kto/down_logratio",
+        "kto/grad_norm",
     ),
 )
 EVALUATE = Stage(
@@ -199,10 +233,11 @@ LABEL_PAIRS = Stage(
     metric_prefix="eval",
 )
 
-STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, EVALUATE)}
+STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, KTO, EVALUATE)}
 APPROVAL = "approval"  # by a person, where the recipe asks for it: a step of the flow, no process
 PROMOTE = "promote"  # what follows the last stage: a step of the flow, no process
-ALIGNMENTS = (PPO.name, DPO.name)  # a recipe runs one of them: they make the policy
+ALIGNMENTS = (PPO.name, DPO.name, KTO.name)  # a recipe runs one of them: they make the policy
+ALIGNED_WITHOUT_REWARD = tuple(a for a in ALIGNMENTS if REWARD.name not in STAGES[a].parents)
 SAMPLING = tuple(name for name, stage in STAGES.items() if stage.samples)
 LEARNING = tuple(name for name, stage in STAGES.items() if stage.gated and stage.makes)
 

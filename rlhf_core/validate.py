@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
@@ -33,7 +33,7 @@ from rlhf_core.sampling.stops import stop_ids_of
 
 
 def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
-    """Check every source and write the six splits.
+    """Check every source and write its splits.
 
     Raises BadInput if a source is unreadable, a rule of severity 'error' fails, or the data or the
     model lacks something that a later stage needs.
@@ -76,7 +76,7 @@ def _validated(
     }
     tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
     tables, near = note_near_duplicates(tables, data)
-    splits = make_splits(tables)
+    splits = make_splits(tables, data.kinds)
     assert_nothing_vanished(tables, splits)
     _write_rows(run.path, tables, splits)
     report = make_report(run.path, tables, splits, data.checked_rules)
@@ -93,9 +93,9 @@ def _validated(
     task_files = {name: spec.inputs[input_name(name)].path for name in spec.config.needs.benchmarks}
     require(spec.config.needs, splits, model, task_files)
     return Output(
-        outputs={split: f"splits/{split}.jsonl" for split in SPLITS},
+        outputs={split: f"splits/{split}.jsonl" for split in splits},
         metrics=metrics,
-        counts={"data/longer_wins": len(splits["comparisons_train"])},
+        counts=_counts(splits),
         files={
             "report": "report.json",
             "report_table": "report.table.json",
@@ -137,20 +137,31 @@ def _checked_table(
     return apply_row_rules(table, data, tokenizer)
 
 
-def make_splits(tables: dict[str, Table]) -> dict[str, SplitRows]:
-    """Return the records by split.
+def _counts(splits: dict[str, SplitRows]) -> dict[str, int]:
+    """Return the number of rows behind each mean over a training split."""
+    names = {"longer_wins": "comparisons_train", "up_share": "feedback_train"}
+    return {f"data/{name}": len(splits[split]) for name, split in names.items() if split in splits}
 
-    Without a file of prompts for a side, the prompts of the comparisons on that side are used.
+
+def make_splits(
+    tables: dict[str, Table], kinds: Sequence[str] = ("demonstrations", "comparisons", "prompts")
+) -> dict[str, SplitRows]:
+    """Return the records by split. kinds: those of which the recipe has rows.
+
+    Without a file of prompts for a side, the prompts of the comparisons on that side are used, and
+    without comparisons those of the feedback.
     """
-    splits = {split: records_of(tables, split) for split in SPLITS}
+    kept = [split for split in SPLITS if split.rsplit("_", 1)[0] in kinds]
+    splits = {split: records_of(tables, split) for split in kept}
+    judged = "comparisons" if "comparisons" in kinds else "feedback"
     if "prompts" not in tables:
-        pairs = splits["comparisons_train"].entries
-        splits["prompts_train"] = SplitRows([], first_of_each_prompt(pairs))
+        rows = splits[f"{judged}_train"].entries
+        splits["prompts_train"] = SplitRows([], first_of_each_prompt(rows))
     if "prompts_heldout" not in tables:
         # split off by hash from a file of prompts, if there is one
         own = splits["prompts_heldout"].entries
         known = {entry.prompt_key for entry in own}
-        others = [e for e in splits["comparisons_heldout"].entries if e.prompt_key not in known]
+        others = [e for e in splits[f"{judged}_heldout"].entries if e.prompt_key not in known]
         splits["prompts_heldout"] = SplitRows(own, first_of_each_prompt(others))
     return splits
 

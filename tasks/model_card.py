@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.decidable import measured_kinds
 from rlhf_core.evidence.items import read_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
@@ -108,20 +109,28 @@ def table(head: list[str], rows: list[list]) -> str:
 def _summary(recipe: Recipe, kind: ModelKind) -> str:
     base = cell(recipe.model.base)
     about = f" ({cell(recipe.description)})" if recipe.description else ""
+    labels = _labels(recipe, kind)
     if kind == "policy":
         how = {
             "ppo": f"with PPO from an SFT model of {base}, against a reward model",
             "dpo": f"with DPO from an SFT model of {base}, on comparisons",
+            "kto": f"with KTO from an SFT model of {base}, on {labels}",
         }[recipe.align]
         made = f"A policy: conversations in, replies out. Trained {how}"
     else:
         how = (
-            "Given, not trained here; measured on held-out comparisons"
+            f"Given, not trained here; measured on held-out {labels}"
             if recipe.model.reward
-            else f"Trained on comparisons from an SFT model of {base}"
+            else f"Trained on {labels} from an SFT model of {base}"
         )
         made = f"A reward model: conversations in, scores out. {how}"
     return f"{made}. Recipe **{cell(recipe.name)}**{about}."
+
+
+def _labels(recipe: Recipe, kind: ModelKind) -> str:
+    """Return the kinds of labelled rows that a model learns from, in words."""
+    kinds = measured_kinds(recipe, "reward" if kind == "reward" else "kto")
+    return " and ".join(kinds).replace("feedback", "replies with thumbs up or down")
 
 
 def _approval(record: Record) -> list[str]:
@@ -167,6 +176,8 @@ def _metric_row(metric: str, result: StageResult) -> list:
 def _samples(record: Record, output: StageOutput, kind: ModelKind, limit: int) -> str:
     """Show the first held-out items of the stage that measured the model."""
     entry, result = record.stage(output.stage.name), output.results.get(output.stage.name)
+    if entry and result and kind == "reward" and "items" not in result.files:
+        return _labelled_samples(entry.run_dir, result, limit)
     if not entry or not result or "items" not in result.files:
         return ""
     items = read_items(entry.run_dir / result.files["items"])
@@ -181,6 +192,15 @@ def _samples(record: Record, output: StageOutput, kind: ModelKind, limit: int) -
             for row in rows
         ],
     )
+
+
+def _labelled_samples(run_dir: Path, result: StageResult, limit: int) -> str:
+    """Show the first held-out replies of a reward model that was measured on feedback alone."""
+    if "label_items" not in result.files:
+        return ""
+    items, names = read_items(run_dir / result.files["label_items"]), ["prompt", "reply", "score"]
+    rows = zip(*(items[name][:SAMPLES] for name in names), strict=True)
+    return table(names, [[cell(p, limit), cell(r, limit), f"{s:.2f}"] for p, r, s in rows])
 
 
 def _data(output: StageOutput) -> str:

@@ -74,11 +74,18 @@ def _text(rng: random.Random, low: int, high: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
 
 
+def _reply(rng: random.Random, prompt: list[dict], *, up: bool) -> dict:
+    words = [word for word in WORDS if (int(word[-1]) % 2 == 0) == up]
+    text = " ".join(rng.choice(words) for _ in range(rng.randint(3, 8)))
+    return {"id": text, "prompt": prompt, "response": text, "label": up, "meta": {}}
+
+
 @pytest.fixture(scope="session")
 def tiny_splits(tmp_path_factory) -> Path:
-    """Write the six splits as JSON Lines.
+    """Write the eight splits as JSON Lines.
 
-    The chosen answer has more words that end in an even digit and, among equals, fewer words.
+    The chosen answer has more words that end in an even digit and, among equals, fewer words. A
+    reply with thumbs up has such words alone, one with thumbs down the others.
     """
     rng = random.Random(0)
     folder = tmp_path_factory.mktemp("splits")
@@ -106,4 +113,7 @@ def tiny_splits(tmp_path_factory) -> Path:
         )
         write(f"comparisons_{side}", [pair() for _ in range(count)])
         write(f"prompts_{side}", [{"id": str(i), "prompt": prompt()} for i in range(count)])
+    rng = random.Random(8)
+    for side, count in (("train", 96), ("heldout", 64)):
+        write(f"feedback_{side}", [_reply(rng, prompt(), up=i % 3 == 0) for i in range(count)])
     return folder

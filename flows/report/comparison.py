@@ -23,6 +23,7 @@ KEY = {
     "ppo/score_mean",
     "ppo/kl_per_response",
     "dpo/accuracy",
+    "kto/auc",
     "eval/kl_per_response",
     "eval/length_policy",
     "eval/length_ratio",

@@ -18,6 +18,8 @@ LEARNING = {
     "reward/loss": "Reward-model loss over steps",
     "dpo/loss": "DPO loss over steps",
     "dpo/margin": "Implicit reward margin over steps",
+    "kto/loss": "KTO loss over steps",
+    "kto/margin": "KTO's implicit reward margin over steps",
 }
 MARGIN_BINS = 30
 

@@ -8,6 +8,8 @@ from rlhf_core.config.judge import EvaluationJudge, Judge, RewardCheck
 from rlhf_core.config.load import RECIPES, load_recipe
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
+from rlhf_core.config.preference.feedback import RewardFeedback
+from rlhf_core.config.preference.kto import KTO
 from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
 from rlhf_core.config.registry import Approval, Contest, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
@@ -18,6 +20,7 @@ __all__ = [
     "ALIGNMENTS",
     "DPO",
     "GROUP_ESTIMATORS",
+    "KTO",
     "LOGITS_MIB",
     "PPO",
     "RECIPES",
@@ -39,6 +42,7 @@ __all__ = [
     "Registry",
     "Reward",
     "RewardCheck",
+    "RewardFeedback",
     "RewardFunction",
     "Rewards",
     "Rules",

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 SUMMARY_STEPS = 5  # PPO's final metrics are means over this many last steps: one is noisy
 # by the metric's beginning, the first that fits: key that limits its items, split that they are of
 _ITEMS = (
+    ("reward/auc", "reward.max_heldout", "feedback_heldout"),
+    ("reward/heldout_rows", "reward.max_heldout", "feedback_heldout"),
     ("reward/", "reward.max_heldout", "comparisons_heldout"),
+    ("kto/", None, None),  # of two kinds of rows
     ("dpo/", "dpo.max_heldout", "comparisons_heldout"),
     ("sft/", "sft.max_heldout", "demonstrations_heldout"),
     ("eval/heldout_loss", "evaluate.max_heldout", "demonstrations_heldout"),
@@ -36,7 +39,9 @@ _ITEMS = (
 )
 _MAX_ITEMS = "evaluate.benchmarks.max_items"
 # metrics of which the number of items is the value, and a gate's least value their least number
-_COUNTS = ("reward/heldout_pairs", "dpo/heldout_pairs", "eval/prompts")
+_COUNTS = ("reward/heldout_pairs", "reward/heldout_rows", "dpo/heldout_pairs", "eval/prompts")
+# own gates of the reward stage that need labels of single replies; the others need pairs
+_LABEL_GATES = ("rows", "labels", "auc", "auc_lower_bound", "auc_length_baseline")
 
 
 def require_decidable(recipe: "Recipe") -> None:
@@ -54,12 +59,59 @@ def require_decidable(recipe: "Recipe") -> None:
             )
 
 
+def require_rows(recipe: "Recipe") -> None:
+    """Raise ValueError where a stage that the recipe runs has no rows to learn from."""
+    reward, learn_from = recipe.reward, recipe.reward.feedback.learn_from
+    wanted = {"dpo": "comparisons"} if recipe.runs("dpo") else {}
+    if recipe.runs("kto") and recipe.kto.learn_from != "mixed":
+        wanted["kto.learn_from"] = recipe.kto.learn_from
+    if recipe.runs("reward"):
+        if learn_from != "mixed":
+            wanted["reward.feedback.learn_from"] = learn_from
+        if reward.margin_scale and not recipe.model.reward:
+            wanted["reward.margin_scale"] = "comparisons"
+        if reward.smoothing_from_votes and not recipe.model.reward:
+            wanted["reward.smoothing_from_votes"] = "comparisons"
+    if reward.share_prompts and "feedback" in measured_kinds(recipe):
+        raise ValueError(
+            "reward.share_prompts reads the two answers of a comparison together, and feedback has"
+            " one; set it to false, or reward.feedback.learn_from = 'comparisons'"
+        )
+    for key, kind in wanted.items():
+        if getattr(recipe.data, kind) is None:
+            found = "align = 'dpo'" if key == "dpo" else key
+            raise ValueError(
+                f"{found} needs data.{kind}, which is not given; expected a file of them, or"
+                " another setting"
+            )
+
+
+def own_gates(recipe: "Recipe", stage: str) -> dict[str, GateRule]:
+    """Return the gates that a stage has by itself with this recipe, by name; {} without any.
+
+    A reward model that is measured on pairs is judged by them. One that is measured on labels of
+    single replies alone is judged by those.
+    """
+    section = getattr(recipe, stage, None)
+    rules: dict[str, GateRule] = section.gate.rules() if section else {}
+    if stage != "reward":
+        return rules
+    has_pairs = "comparisons" in measured_kinds(recipe)
+    return {name: rule for name, rule in rules.items() if (name in _LABEL_GATES) != has_pairs}
+
+
+def measured_kinds(recipe: "Recipe", stage: str = "reward") -> list[str]:
+    """Return the kinds of labelled rows that 'reward' or 'kto' learns from and is measured on."""
+    wanted = recipe.kto.learn_from if stage == "kto" else recipe.reward.feedback.learn_from
+    kinds = [name for name in ("comparisons", "feedback") if getattr(recipe.data, name)]
+    return [name for name in kinds if wanted in ("mixed", name)]
+
+
 def rules_of(recipe: "Recipe") -> Iterator[tuple[str, GateRule]]:
     """Yield the key and the rule of every gate of the stages that the recipe runs."""
     for stage in gated_stages():
-        section = getattr(recipe, stage, None)
-        if section and recipe.runs(stage):
-            for name, rule in section.gate.rules().items():
+        if recipe.runs(stage):
+            for name, rule in own_gates(recipe, stage).items():
                 yield f"{stage}.gate ({name})", rule
     for name, rule in recipe.gates.items():
         yield f"gates.{name}", rule
@@ -139,6 +191,7 @@ def _conditions(recipe: "Recipe") -> list[tuple[str, bool, str]]:
             recipe.has_reward,
             "there is no reward model",
         ),
+        *_conditions_of_labels(recipe),
         (r"eval/judge_cost", judge is None or judge.prompt_price is not None, "set its prices"),
         (r"eval/independent_", has_scorer, "set evaluate.independent_scorer"),
         (r"eval/reward_up_independent_down", has_scorer, "set evaluate.independent_scorer"),
@@ -163,4 +216,17 @@ def _conditions(recipe: "Recipe") -> list[tuple[str, bool, str]]:
             "set ppo.evaluation.scorer",
         ),
         (r"ppo/.*_sampled", ppo.dynamic_sampling is not None, "set ppo.dynamic_sampling"),
+    ]
+
+
+def _conditions_of_labels(recipe: "Recipe") -> list[tuple[str, bool, str]]:
+    """Return those of `_conditions` that ask for comparisons or for feedback."""
+    kinds, has_pairs = measured_kinds(recipe), recipe.data.comparisons is not None
+    of_labels = r"reward/(auc|heldout_rows|heldout_rarer|label_)"
+    no_pairs = "the reward model is measured on no comparisons"
+    return [
+        (of_labels, "feedback" in kinds, "the reward model is measured on no feedback"),
+        (rf"(?!{of_labels})reward/", "comparisons" in kinds, no_pairs),
+        (r"kto/accuracy", has_pairs, "there is no data.comparisons"),
+        (r"eval/(agreement|alpha)_", has_pairs, "there is no data.comparisons"),
     ]

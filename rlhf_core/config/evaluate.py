@@ -88,7 +88,8 @@ class Evaluate(Config):
     train_reward: bool = Field(
         False,
         description=(
-            "With align = 'dpo': train a reward model too, to score replies. It has the same gate."
+            "With align = 'dpo' or 'kto': train a reward model too, to score replies. It has the"
+            " same gate."
         ),
     )
     reward_models: list[str] = Field(

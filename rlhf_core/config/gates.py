@@ -94,14 +94,54 @@ class RewardGate(StageGate):
             " pairs, must exceed this."
         ),
     )
+    min_auc: Share = Field(
+        0.70,
+        exclude_if=lambda value: value == 0.70,
+        description=(
+            "Without comparisons: smallest probability that a held-out thumbs-up reply outranks a"
+            " thumbs-down one."
+        ),
+    )
+    min_auc_lower: Share = Field(
+        0.60,
+        exclude_if=lambda value: value == 0.60,
+        description="Without comparisons: smallest lower end of its 95% interval.",
+    )
+    min_auc_over_length: Finite = Field(
+        0.0,
+        exclude_if=lambda value: value == 0.0,
+        description=(
+            "Without comparisons: lower 95% bound of this probability, less that of 'the longer"
+            " reply is the better one', must exceed this."
+        ),
+    )
+    min_rows: Positive = Field(
+        100,
+        exclude_if=lambda value: value == 100,
+        description="Without comparisons: smallest number of held-out labels.",
+    )
+    min_per_label: Positive = Field(
+        20,
+        exclude_if=lambda value: value == 20,
+        description="Without comparisons: smallest number of held-out replies of the rarer label.",
+    )
 
     def bounds(self) -> Bounds:
-        """Return every gate of this section."""
+        """Return every gate of this section: those of pairs, and those of single labels."""
         return {
             "pairs": ("reward/heldout_pairs", "at least", self.min_pairs),
             "accuracy": ("reward/accuracy", "at least", self.min_accuracy),
             "lower_bound": ("reward/accuracy_lower", "at least", self.min_lower_bound),
             "length_baseline": ("reward/accuracy_over_length", "more than", self.min_over_length),
+            "rows": ("reward/heldout_rows", "at least", self.min_rows),
+            "labels": ("reward/heldout_rarer", "at least", self.min_per_label),
+            "auc": ("reward/auc", "at least", self.min_auc),
+            "auc_lower_bound": ("reward/auc_lower", "at least", self.min_auc_lower),
+            "auc_length_baseline": (
+                "reward/auc_over_length_lower",
+                "more than",
+                self.min_auc_over_length,
+            ),
         }
 
 
@@ -142,6 +182,33 @@ class DPOGate(StageGate):
         return {
             "pairs": ("dpo/heldout_pairs", "at least", self.min_pairs),
             "lower_bound": ("dpo/accuracy_lower", "more than", self.min_lower_bound),
+        }
+
+
+class KTOGate(StageGate):
+    """The gates of KTO."""
+
+    stage = "kto"
+    min_lower_bound: Share = Field(
+        0.5,
+        description=(
+            "Lower 95% bound of the probability that a held-out thumbs-up reply outranks a"
+            " thumbs-down one must exceed this."
+        ),
+    )
+    min_rows: Positive = Field(
+        100, description="Smallest number of held-out replies. Below it, the gate fails."
+    )
+    min_per_label: Positive = Field(
+        20, description="Smallest number of held-out replies of the rarer label."
+    )
+
+    def bounds(self) -> Bounds:
+        """Return every gate of this section."""
+        return {
+            "rows": ("kto/heldout_rows", "at least", self.min_rows),
+            "labels": ("kto/heldout_rarer", "at least", self.min_per_label),
+            "lower_bound": ("kto/auc_lower", "more than", self.min_lower_bound),
         }
 
 

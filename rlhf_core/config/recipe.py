@@ -10,24 +10,26 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf_core.benchmarks.names import parse
 from rlhf_core.config.data import Data
-from rlhf_core.config.decidable import require_decidable
+from rlhf_core.config.decidable import require_decidable, require_rows
 from rlhf_core.config.distributed import Distributed, require_replicas_fit
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, NAME_LENGTH, Config, Positive, TemplateDate
 from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
+from rlhf_core.config.preference.kto import KTO
 from rlhf_core.config.registry import Registry
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT, Reward
 from rlhf_core.stage_catalogue import ALIGNMENTS, gated_stages
 
-Alignment = Literal["ppo", "dpo"]
-StageSection = SFT | Reward | PPO | DPO | Evaluate
+Alignment = Literal["ppo", "dpo", "kto"]
+StageSection = SFT | Reward | PPO | DPO | KTO | Evaluate
 Dtype = Literal["float32", "bfloat16"]
 _SAMPLE_LIMITS = {
     "reward": ("max_heldout", "pairs"),
     "dpo": ("max_heldout", "pairs"),
+    "kto": ("max_heldout", "rows"),
     "evaluate": ("max_prompts", "prompts"),
 }
 
@@ -100,7 +102,10 @@ class Recipe(Config):
     )
     align: Alignment = Field(
         "ppo",
-        description="Method of alignment: 'ppo' against a reward model, 'dpo' on comparisons.",
+        description=(
+            "Method of alignment: 'ppo' against a reward model, 'dpo' on comparisons, 'kto' on"
+            " single replies with thumbs up or down."
+        ),
     )
     model: Model = Field(description="Models that the pipeline starts from.")
     data: Data = Field(description="Sources of rows, their splits and rules.")
@@ -108,6 +113,7 @@ class Recipe(Config):
     reward: Reward = Field(Reward(), description="Training of the reward model.")
     ppo: PPO = Field(PPO(), description="Policy optimisation against the reward model.")
     dpo: DPO = Field(DPO(), description="Alignment on the comparisons, with align = 'dpo'.")
+    kto: KTO = Field(KTO(), description="Alignment on labelled replies, with align = 'kto'.")
     evaluate: Evaluate = Field(Evaluate(), description="Evaluation of the policy.")
     distributed: Distributed = Field(
         Distributed(), description="Number of training processes, and their hosts."
@@ -157,7 +163,7 @@ class Recipe(Config):
     def has_reward(self) -> bool:
         """True if there is a reward model, trained or given.
 
-        With align = 'dpo' it only scores replies in the evaluation.
+        With align = 'dpo' or 'kto' it only scores replies in the evaluation.
         """
         return self.align == "ppo" or self.model.reward is not None or self.evaluate.train_reward
 
@@ -174,6 +180,7 @@ class Recipe(Config):
             "reward": self.reward,
             "ppo": self.ppo,
             "dpo": self.dpo,
+            "kto": self.kto,
             "evaluate": self.evaluate,
         }
         return sections[stage]
@@ -216,6 +223,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _gates_can_be_decided(self) -> "Recipe":
+        require_rows(self)
         require_decidable(self)
         return self
 
@@ -238,8 +246,8 @@ class Recipe(Config):
             return self
         if self.evaluate.independent_scorer is None:
             raise ValueError(
-                "align = 'dpo' trains no reward model, and nothing else scores the replies in the"
-                " evaluation; expected evaluate.independent_scorer, model.reward, or"
+                f"align = {self.align!r} trains no reward model, and nothing else scores the"
+                " replies in the evaluation; expected evaluate.independent_scorer, model.reward, or"
                 " evaluate.train_reward = true"
             )
         if self.evaluate.best_of_n:

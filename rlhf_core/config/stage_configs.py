@@ -11,6 +11,7 @@ from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, Config, Positive
 from rlhf_core.config.ppo import PPO
+from rlhf_core.config.preference.kto import KTO
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.rewards import RewardFunction
 from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
@@ -167,6 +168,12 @@ class DPOStageConfig(LanguageModelStageConfig):
     """The DPO section."""
 
     dpo: DPO
+
+
+class KTOStageConfig(LanguageModelStageConfig):
+    """The KTO section."""
+
+    kto: KTO
 
 
 class EvaluateStageConfig(FrozenModelsStageConfig):

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
+from rlhf_core.config.preference.feedback import RewardFeedback
 from rlhf_core.metric_tables.stages import MAX_MEMBERS
 
 
@@ -216,6 +217,11 @@ class Reward(PairTraining):
             "Weight of (score(chosen) + score(rejected))^2 in the loss. 0: off (0.01: Eisenstein et"
             " al. 2023)."
         ),
+    )
+    feedback: RewardFeedback = Field(
+        RewardFeedback(),
+        exclude_if=lambda value: value == RewardFeedback(),
+        description="Labels of single replies, beside or in place of comparisons.",
     )
     gate: RewardGate = Field(RewardGate(), description="Thresholds of the stage's gates.")
 

@@ -1,11 +1,12 @@
 """The checks of each frame, and their results in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from rlhf_core.config import Rules, Severity
+from rlhf_core.data.columns import LABELLED
 from rlhf_core.data.expectations import Expectation, ExpectationResult
 from rlhf_core.data.rows.split_rows import SplitRows
 from rlhf_core.data.rows.texts import ANSWERS
@@ -26,7 +27,7 @@ ROW_RULES = (
     "equal_scores",
     "unused_columns",
 )
-PAIR_RULES = ("chosen_equals_rejected", "contradictions", "score_contradictions", "equal_scores")
+PAIR_RULES = ("chosen_equals_rejected", "score_contradictions", "equal_scores")
 LEAK_RULES = ("leakage", "near_duplicates")  # of training rows
 SHARE_RULES = ("schema", "empty_text", "share_dropped")
 EXAMPLES = 5
@@ -43,7 +44,7 @@ ADVICE = {
     ),
     "duplicates": "Remove the rows in quarantine.jsonl or set data.rules.duplicates = 'warning'.",
     "contradictions": (
-        "Decide the pairs in quarantine.jsonl or set data.rules.contradictions = 'warning'."
+        "Decide the rows in quarantine.jsonl or set data.rules.contradictions = 'warning'."
     ),
     "score_contradictions": (
         "Exchange chosen and rejected in these rows, or remove them, or set"
@@ -88,11 +89,15 @@ ADVICE = {
         " 'truncate_left'."
     ),
     "min_rows": (
-        "Add rows, or lower data.rules.min_demonstrations, min_comparisons or min_heldout. If large"
-        " groups of rows stay together, see data.split_by."
+        "Add rows, or lower data.rules.min_demonstrations, min_comparisons, min_feedback or"
+        " min_heldout. If large groups of rows stay together, see data.split_by."
     ),
     "longer_wins": (
         "Balance the lengths of chosen and rejected answers or raise data.rules.max_longer_wins."
+    ),
+    "label_share": (
+        "Collect more replies of the rarer label, or lower data.rules.min_label_share: KTO and the"
+        " reward model weigh the rarer label up."
     ),
     "annotator_alpha": (
         "Clarify the labelling or drop disputed pairs, or lower data.rules.min_annotator_alpha."
@@ -128,13 +133,32 @@ def source_frame(table: Table) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def split_frame(records: SplitRows) -> pd.DataFrame:
+def split_frame(records: SplitRows, *, is_feedback: bool = False) -> pd.DataFrame:
     """Return one row per record of a split.
 
-    `longer_wins` (a tie is 0.5) is null unless the record is a comparison.
+    `longer_wins` (a tie is 0.5) is null unless the record is a comparison, or feedback with thumbs
+    up. `is_up`: 1 for thumbs up, 0 for thumbs down, null for other records.
     """
     wins = np.array([longer_wins(tokens) for tokens in records.tokens()], float)
-    return pd.DataFrame({"line": np.arange(1, len(wins) + 1), "longer_wins": wins})
+    up = np.array([record.get("label") for record in records] if is_feedback else [], float)
+    if is_feedback:
+        wins = longer_than_down(up, [tokens["response"] for tokens in records.tokens()])
+    columns = {"line": np.arange(1, len(wins) + 1), "longer_wins": wins}
+    return pd.DataFrame(columns | ({"is_up": up} if is_feedback else {}))
+
+
+def longer_than_down(up_N: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """Return the share of thumbs-down replies that have fewer tokens than each reply, (N,).
+
+    An equal number counts half. NaN for a thumbs-down reply, and where there is none of them. The
+    mean is the probability that a thumbs-up reply is the longer one.
+    """
+    tokens_N = np.array(tokens, float)
+    down = np.sort(tokens_N[up_N == 0])
+    if not len(down):
+        return np.full(len(tokens_N), np.nan)
+    fewer = np.searchsorted(down, tokens_N, "left") + np.searchsorted(down, tokens_N, "right")
+    return np.where(up_N == 1, fewer / (2 * len(down)), np.nan)
 
 
 def longer_wins(tokens: Mapping[str, int]) -> float | None:
@@ -159,6 +183,8 @@ def source_checks(table: Table, rules: Rules) -> list[Expectation]:
     for rule in (*ROW_RULES, "share_dropped"):
         if rule in PAIR_RULES and table.kind != "comparisons":
             continue
+        if rule == "contradictions" and table.kind not in LABELLED:
+            continue
         if rule in LEAK_RULES and table.name.endswith("_heldout"):
             continue
         if rule == "truncated" and not table.broken(rule):
@@ -178,12 +204,17 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
     least = {
         "demonstrations_train": rules.min_demonstrations,
         "comparisons_train": rules.min_comparisons,
+        "feedback_train": rules.min_feedback,
         "prompts_train": 1,
     }
     checks = [
         Expectation("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))
     ]
-    if split == "comparisons_train":
+    if split.startswith("feedback_"):
+        low, high = rules.min_label_share, 1 - rules.min_label_share
+        rule, severity = "label_share", rules.label_share
+        checks.append(Expectation(rule, name, severity, "mean", "is_up", low=low, high=high))
+    if split in ("comparisons_train", "feedback_train"):
         rule, high = "longer_wins", rules.max_longer_wins
         checks.append(Expectation(rule, name, rules.longer_wins, "mean", "longer_wins", high=high))
     return [check for check in checks if check.severity != "off"]
@@ -212,6 +243,8 @@ def _expected(check: Expectation) -> str:
         return f"at most a share of {check.high:g}" if check.high else "no row"
     if check.kind == "present":
         return f"some text in {check.column.removeprefix('text_')}"
+    if check.low is not None and check.high is not None:
+        return f"from {check.low:g} to {check.high:g}"
     return f"at most {check.high:g}" if check.low is None else f"at least {check.low:g}"
 
 

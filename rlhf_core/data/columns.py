@@ -7,7 +7,8 @@ from typing import Literal
 from rlhf_core.data.transcripts import MESSAGE_KEYS
 from rlhf_core.errors import BadInput
 
-RowKind = Literal["demonstrations", "comparisons", "prompts"]
+RowKind = Literal["demonstrations", "comparisons", "feedback", "prompts"]
+LABELLED = ("comparisons", "feedback")  # kinds of rows of which one may contradict another
 # texts that stand before or beside the prompt, and become part of it
 CONTEXT = ("system", "history", "input")
 CANONICAL = (
@@ -55,6 +56,7 @@ FORMATS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
         ("chosen", "rejected"),
         SHP,
     ),
+    "feedback": (("prompt", "response", "label"), ("messages", "label")),
     "prompts": (("prompt",), ("messages",), ("chosen", "rejected"), ("text",)),
 }
 # columns of layouts that are no rows to train on, and what to make of them
@@ -137,10 +139,10 @@ def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ..
         raise BadInput(f"{name}: the column {found!r} says {_OTHER_LAYOUTS[other]}.")
     if kind == "comparisons" and {"response", "label"} <= set(columns):
         raise BadInput(
-            f"{name}: found one answer a row with a label (KTO), the columns {columns}; expected"
-            " two answers to one prompt, {prompt, chosen, rejected}, because no stage trains on"
-            " single verdicts. Join a good and a bad answer to each prompt. As"
-            " data.demonstrations the rows with label true are used."
+            f"{name}: found one answer a row with a label, the columns {columns}; expected"
+            " two answers to one prompt, {prompt, chosen, rejected}. Give the file as"
+            " data.feedback, which KTO and the reward model learn from. As data.demonstrations the"
+            " rows with label true are used."
         )
     expected = " or ".join("{" + ", ".join(format_) + "}" for format_ in FORMATS[kind])
     raise BadInput(

@@ -1,6 +1,7 @@
 """Turn one row of any common format into a canonical record, or say why not. Pure functions.
 
 demonstration  {"id", "prompt": messages, "response", "meta"}
+feedback       {"id", "prompt": messages, "response", "label": true or false, "meta"}
 comparison     {"id", "prompt": messages, "chosen", "rejected", "votes_for", "votes_against",
                "meta"}, and "strength" if a column strength or margin holds a number of 0 or more
 prompt         {"id", "prompt": messages, "meta"}
@@ -25,10 +26,11 @@ from rlhf_core.data.transcripts import (
     split_last_answer,
     split_shared_prompt,
 )
-from rlhf_core.data.verdicts import named_votes, strength, verdict, votes
+from rlhf_core.data.verdicts import named_votes, strength, thumb, verdict, votes
 from rlhf_core.digest import digest_json
 
 _EMPTY = {"", "[]", "{}", "null", "none"}
+_IDENTITY = ("prompt", "response", "chosen", "rejected", "label")  # keys of a record
 # columns that bear on the prompt by another way than its text: no stage passes them on
 _TO_TEMPLATE = ("chat_template_kwargs",)
 _MEDIA = ("images", "image", "audios", "audio", "videos", "video")
@@ -42,8 +44,7 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
     _refuse_unread(row)
     if format_ == SHP:
         format_, row = ("prompt", "chosen", "rejected"), _pair_of_shp(row)
-    make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}[kind]
-    record = make(format_, _with_input(format_, row))
+    record = _MAKE[kind](format_, _with_input(format_, row))
     record["prompt"] = with_tools(_with_context(record["prompt"], row), _tools(row))
     read = set(format_) | {"votes_for", "votes_against"} if kind == "comparisons" else set(format_)
     meta = {
@@ -55,8 +56,8 @@ def normalise(kind: RowKind, format_: tuple[str, ...], row: dict) -> dict:
 
 
 def record_id(record: dict) -> str:
-    """Return the first 16 hex digits of the digest of a canonical record's texts."""
-    content = [record[key] for key in ("prompt", "response", "chosen", "rejected") if key in record]
+    """Return the first 16 hex digits of the digest of a canonical record's texts and label."""
+    content = [record[key] for key in _IDENTITY if key in record]
     return digest_json(content)[:16]
 
 
@@ -65,11 +66,20 @@ def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
         raise RejectedRow(
             "schema", "label is false (KTO): a bad answer; expected a good one to be imitated"
         )
+    return _answered(format_, row)
+
+
+def _answered(format_: tuple[str, ...], row: dict) -> dict:
+    """Return prompt and response, from two columns or from a dialogue that ends with an answer."""
     if format_[0] == "prompt":
         prompt, answer = _with_prompt(row["prompt"], row[format_[1]], format_[1])
         return {"prompt": prompt, "response": answer}
     prompt, answer = split_last_answer(read_messages(row[format_[0]], format_[0]), format_[0])
     return {"prompt": prompt, "response": answer}
+
+
+def _feedback(format_: tuple[str, ...], row: dict) -> dict:
+    return _answered(format_, row) | {"label": thumb(row["label"])}
 
 
 def _comparison(format_: tuple[str, ...], row: dict) -> dict:
@@ -138,6 +148,14 @@ def _prompt(format_: tuple[str, ...], row: dict) -> dict:
             else messages
         )
     }
+
+
+_MAKE = {
+    "demonstrations": _demonstration,
+    "comparisons": _comparison,
+    "feedback": _feedback,
+    "prompts": _prompt,
+}
 
 
 def _tools(row: dict) -> list[dict]:

@@ -22,7 +22,7 @@ from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.digest import digest_file
 from rlhf_core.rundir import write_atomically
 
-PAIRS = "comparisons_train"
+PAIRS, THUMBS = "comparisons_train", "feedback_train"
 MOST_ANNOTATORS = 100  # rows of the page's table
 Splits = dict[str, SplitRows]
 COLUMNS = ("rule", "source", "severity", "passed", "found", "expected", "detail")
@@ -44,10 +44,11 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     frames = {name: source_frame(table) for name, table in tables.items()}
     checks = [check for table in tables.values() for check in source_checks(table, rules)]
     for split, records in splits.items():
-        frame = frames[f"split_{split}"] = split_frame(records)
+        is_feedback = split.startswith("feedback_")
+        frame = frames[f"split_{split}"] = split_frame(records, is_feedback=is_feedback)
         checks += split_checks(split, frame, rules)
     results, summary = evaluate(frames, checks, path / "data_docs")
-    voted = splits[PAIRS].voted()
+    voted = _pairs(splits).voted()
     tokens = {entry.id: entry.tokens for entry in voted.entries}
     return {
         "rules": [
@@ -66,7 +67,7 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
 
 def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -> dict[str, float]:
     """Return the stage's metrics; a mean over nothing is left out."""
-    pairs = splits[PAIRS]
+    pairs = _pairs(splits)
     voted = pairs.voted()
     failed = [item["severity"] for item in report["rules"] if not item["passed"]]
     metrics = {
@@ -90,6 +91,7 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
             share for record in voted if (share := annotator_agreement(record)) is not None
         ],
     }
+    means |= _feedback_means(splits)
     if alpha := agreement_of(voted):
         metrics |= {
             "data/annotator_alpha": alpha.alpha,
@@ -97,6 +99,18 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
             "data/annotator_alpha_upper": alpha.high,
         }
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}
+
+
+def _pairs(splits: Splits) -> SplitRows:
+    """Return the training comparisons, none of which may be there."""
+    return splits.get(PAIRS, SplitRows([]))
+
+
+def _feedback_means(splits: Splits) -> dict[str, list[float]]:
+    """Return the values of the training feedback whose means are metrics."""
+    frame = split_frame(splits.get(THUMBS, SplitRows([])), is_feedback=True)
+    longer = frame["longer_wins"].dropna().tolist()
+    return {"data/up_share": frame["is_up"].tolist(), "data/longer_up": longer}
 
 
 def _reserved(table: Table) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.config import Data
+from rlhf_core.data.columns import LABELLED
 from rlhf_core.data.rows.split_rows import SplitRows
 from rlhf_core.data.rows.texts import read_texts
 from rlhf_core.data.splits import RESERVE, fold_of
@@ -32,7 +33,7 @@ def apply_row_rules(table: Table, data: Data, tokenizer: PreTrainedTokenizerBase
         table = table.quarantine("chosen_equals_rejected", texts.equal)
     if rules.duplicates != "off":
         table = table.quarantine("duplicates", duplicates(table))
-    if table.kind == "comparisons" and rules.contradictions != "off":
+    if table.kind in LABELLED and rules.contradictions != "off":
         table = table.quarantine("contradictions", contradictions(table))
     if table.kind == "comparisons":
         if rules.score_contradictions != "off":
@@ -67,14 +68,15 @@ def duplicates(table: Table) -> dict[int, str]:
 
 
 def contradictions(table: Table) -> dict[int, str]:
-    """Return both rows of every pair that also occurs with chosen and rejected exchanged."""
+    """Return all rows of each pair, or of each reply, that is labelled both ways."""
+    what = "pair" if table.kind == "comparisons" else "reply"
     pairs = {i: entry.store.pair(entry.place) for i, entry in _kept(table)}
     lines = {pair: table.entries[i].line for i, (pair, _) in pairs.items()}
     found = {}
     for i, (_, exchanged) in pairs.items():
         line = lines.get(exchanged)
         if line is not None and line != table.entries[i].line:
-            found[i] = f"the same pair as line {line}, labelled the other way"
+            found[i] = f"the same {what} as line {line}, labelled the other way"
     return found
 
 

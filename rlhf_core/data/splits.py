@@ -16,6 +16,8 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
     "demonstrations_heldout",
     "comparisons",
     "comparisons_heldout",
+    "feedback",
+    "feedback_heldout",
     "prompts",
     "prompts_heldout",
 )
@@ -23,9 +25,10 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
 # kind of training rows -> kinds whose held-out prompts must not be among them, because the model
 # trained on them is measured on those prompts
 HELDOUT_FOR: dict[str, tuple[str, ...]] = {
-    "demonstrations": ("demonstrations", "comparisons", "prompts"),
-    "comparisons": ("comparisons", "prompts"),
-    "prompts": ("comparisons", "prompts"),
+    "demonstrations": ("demonstrations", "comparisons", "feedback", "prompts"),
+    "comparisons": ("comparisons", "feedback", "prompts"),
+    "feedback": ("comparisons", "feedback", "prompts"),
+    "prompts": ("comparisons", "feedback", "prompts"),
 }
 RESERVE = "reserve"  # side of the rows that are set aside for later held-out folds
 SHORT = 16  # hex digits of a short key

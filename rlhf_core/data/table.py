@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from rlhf_core.data.columns import (
+    LABELLED,
     RowKind,
     detect_format,
     rename_columns,
@@ -179,7 +180,7 @@ def build_table(
     columns = detect_format(rows.source, kind, sorted(names.values()))
     reader = _Reader(kind, columns, names, tuple(ignored), frozenset(needed))
     file = None if folder is None else folder / f"{rows.source}.records.arrow"
-    writer = StoreWriter(columns, pairs=kind == "comparisons", file=file)
+    writer = StoreWriter(columns, pairs=kind in LABELLED, file=file)
     found: list[_Finding] = []
     for place, (_, raw) in enumerate(rows, start=1):
         found.append(reader.read(raw, writer))

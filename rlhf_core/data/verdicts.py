@@ -1,4 +1,4 @@
-"""The annotators' verdicts beside a pair: votes, strength and scores."""
+"""The verdicts beside a row: votes, strength and scores of a pair, the label of one reply."""
 
 import math
 
@@ -13,6 +13,7 @@ SCORES = (
     ("chosen-rating", "rejected-rating"),
 )
 _TRUE = {"true": True, "false": False}
+_THUMBS = _TRUE | {"1": True, "0": False, "up": True, "down": False}  # as texts
 
 
 def votes(row: dict) -> tuple[int | None, int | None]:
@@ -112,6 +113,26 @@ def verdict(row: dict) -> bool | None:
     if isinstance(label, str):
         return _TRUE.get(label.strip().lower())
     return label if isinstance(label, bool) else None
+
+
+def thumb(label: object) -> bool:
+    """Return a reply's label: True for thumbs up, False for thumbs down.
+
+    Taken: true and false, the numbers 1 and 0, and the texts true, false, 1, 0, up and down in any
+    case. Raises RejectedRow for anything else: a rating, or -1, may mean many things.
+    """
+    if isinstance(label, bool):
+        return label
+    if isinstance(label, int | float) and label in (0, 1):
+        return bool(label)
+    found = _THUMBS.get(label.strip().lower()) if isinstance(label, str) else None
+    if found is None:
+        raise RejectedRow(
+            "schema",
+            f"label is {'null' if label is None else f'{label!r:.40}'}; expected true or false, 1"
+            " or 0, or 'up' or 'down'",
+        )
+    return found
 
 
 def _count(value: object, column: str) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from rlhf_core.batching.batch import order_part
-from rlhf_core.config import DPO, SFT, Reward
+from rlhf_core.config import DPO, KTO, SFT, Reward
 from rlhf_core.engine.base import Engine
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
@@ -40,7 +40,12 @@ class SupervisedTask:
 
 
 def fit(
-    engine: Engine, run: RunDir, config: SFT | Reward | DPO, task: SupervisedTask, *, seed: int
+    engine: Engine,
+    run: RunDir,
+    config: SFT | Reward | DPO | KTO,
+    task: SupervisedTask,
+    *,
+    seed: int,
 ) -> None:
     """Train for `config.epochs` epochs, from the newest checkpoint if there is one.
 

@@ -59,6 +59,34 @@ def _calibration(margins_N: Tensor, path: Path) -> None:
     plt.close(figure)
 
 
+def label_figures(scores_N: Tensor, probability_N: Tensor, up_N: Tensor, folder: Path) -> None:
+    """Draw label_scores.png and label_calibration.png of replies with thumbs up or down.
+
+    label_scores.png: histogram of the score by label. label_calibration.png: share of thumbs up by
+    the probability that the score states.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, of_label_N in (("thumbs up", up_N), ("thumbs down", ~up_N)):
+        axes.hist(scores_N[of_label_N].numpy(), bins=40, alpha=0.6, label=name)
+    axes.set(xlabel="score", ylabel="held-out replies", title="Scores by label, held out")
+    axes.legend()
+    figure.savefig(folder / "label_scores.png", dpi=120)
+    plt.close(figure)
+    parts = probability_N.argsort().chunk(_BINS)
+    figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
+    axes.plot([0, 1], [0, 1], "--", color="gray", label="calibrated")
+    stated = [float(probability_N[p].mean()) for p in parts]
+    axes.plot(stated, [float(up_N[p].float().mean()) for p in parts], "o-", label="model")
+    axes.set(
+        xlabel="stated probability of thumbs up",
+        ylabel="share with thumbs up",
+        title="Calibration, held out",
+    )
+    axes.legend()
+    figure.savefig(folder / "label_calibration.png", dpi=120)
+    plt.close(figure)
+
+
 def score_figure(policy_N: Tensor, sft_N: Tensor, path: Path) -> None:
     """Draw the score of each held-out reply: policy against SFT model on the same prompt."""
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")

@@ -11,7 +11,10 @@ from rlhf_core.metrics import METRICS
 # logged at each step, and in no result
 _OF_STEPS = {
     "sft": "loss router_loss lr grad_norm",
-    "reward": "loss centring train_accuracy margin router_loss lr grad_norm member",
+    "reward": (
+        "loss centring train_accuracy margin label_loss train_auc router_loss lr grad_norm member"
+    ),
+    "kto": "loss reference_kl train_auc margin up_logratio down_logratio router_loss lr grad_norm",
     "dpo": "loss train_accuracy margin chosen_logratio rejected_logratio router_loss lr grad_norm",
 }
 # means over the last steps of PPO, and the policy that it gives

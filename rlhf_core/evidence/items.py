@@ -23,6 +23,9 @@ reward    pair_id, prompt_id (the same for pairs that share a prompt), prompt, c
           data.COLUMN for every further column of the comparisons;
           chosen_member_1, rejected_member_1, ... (of an ensemble)
 dpo       the same as reward; the score is the implicit reward, beta (logpi - logpi_sft)
+kto       reply_id, prompt_id, prompt, reply, up (the label is thumbs up), score (the implicit
+          reward), tokens, data.COLUMN; of feedback, then of comparisons, chosen before rejected.
+          The reward stage writes the same of its feedback in labels.parquet
 """
 
 import hashlib
@@ -37,7 +40,7 @@ import pyarrow.parquet as pq
 from rlhf_core.benchmarks.names import COLUMN
 from rlhf_core.digest import digest_json
 
-ITEMS = "items.parquet"
+ITEMS, LABEL_ITEMS = "items.parquet", "labels.parquet"
 BENCHMARK, TARGET = "benchmark", "target"  # columns of benchmarks: the name, the expected answer
 OF_DATA = "data."  # begins the name of a column that the user's file brought
 LONGEST_VALUE = 200  # characters of such a column's text: slices need names, not documents
@@ -104,6 +107,12 @@ def write_items(folder: Path, columns: Columns) -> dict[str, str]:
     """
     pq.write_table(pa.table(columns), folder / ITEMS)
     return {"items": ITEMS}
+
+
+def write_label_items(folder: Path, columns: Columns) -> dict[str, str]:
+    """Write labels.parquet, and return its entry in the stage's files."""
+    pq.write_table(pa.table(columns), folder / LABEL_ITEMS)
+    return {"label_items": LABEL_ITEMS}
 
 
 def with_benchmarks(prompts: Columns, benchmarks: dict[str, Columns]) -> Columns:

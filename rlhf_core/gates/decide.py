@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.decidable import own_gates
 from rlhf_core.config.gate_rules import Bound, GateRule, GateValue, Override
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.item_metrics import is_against_champion
@@ -160,8 +161,7 @@ def gates_of(recipe: Recipe, stage: str) -> list[Gate]:
     """
     if stage not in gated_stages():
         return []
-    section = getattr(recipe, stage, None)
-    rules = section.gate.rules() if section else {}
+    rules = own_gates(recipe, stage)
     rules |= {name: rule for name, rule in recipe.gates.items() if rule.stage == stage}
     return [Gate(name=name, **dict(rule)) for name, rule in rules.items()]
 

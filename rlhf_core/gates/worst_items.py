@@ -14,7 +14,12 @@ from rlhf_core.rundir import StageResult
 
 WORST = 20
 _PAIR = ("pair_id", "prompt", "chosen", "rejected")
-TEXTS = {"reward": _PAIR, "dpo": _PAIR, "evaluate": ("prompt_id", "prompt")}
+TEXTS = {
+    "reward": _PAIR,
+    "dpo": _PAIR,
+    "kto": ("reply_id", "prompt", "reply"),
+    "evaluate": ("prompt_id", "prompt"),
+}
 WorstItemsTable = dict[str, list]  # {"columns": [...], "data": [[...], ...]}
 
 

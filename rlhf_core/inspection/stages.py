@@ -8,10 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import encode_demonstrations, subset
 from rlhf_core.config import Recipe
+from rlhf_core.config.decidable import measured_kinds
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.rows import InspectedRow, RowUse, prompt_row, rows_of_batch
+from rlhf_core.reward.labelled_replies import reply_sequences
 from rlhf_core.reward.scoring import pair_sequences
 
 Render = Callable[[PreTrainedTokenizerBase, list[dict]], list[InspectedRow]]
@@ -20,6 +22,7 @@ MEANINGS = {
     "sft": "The loss is the cross-entropy of the trained tokens.",
     "reward": "The loss compares the two scores, each read at one token.",
     "ppo": "The policy answers these prompts; the reward model's score is read at a reply's end.",
+    "kto": "The loss compares each sum of log-probabilities with the reference's.",
     "dpo": "The loss compares the two sums of log-probabilities over the trained tokens.",
     "evaluate": "Policy, SFT model and champion answer these prompts.",
 }
@@ -82,12 +85,19 @@ def _readings(recipe: Recipe, models: ReadModels) -> Iterator[_Reading]:
         side = "heldout" if given.reward else "train"
         limit = recipe.reward.max_heldout if given.reward else recipe.reward.max_train
         folder = models.reward or sft
-        yield _Reading("reward", folder, f"comparisons_{side}", limit, _pairs(scores=True))
+        kind = measured_kinds(recipe)[0]
+        render = _pairs(scores=True) if kind == "comparisons" else _replies(scores=True)
+        yield _Reading("reward", folder, f"{kind}_{side}", limit, render)
     if recipe.runs("ppo"):
         yield _Reading("ppo", sft, "prompts_train", None, _prompts)
     if recipe.runs("dpo"):
         limit = recipe.dpo.max_train
         yield _Reading("dpo", sft, "comparisons_train", limit, _pairs(scores=False))
+    if recipe.runs("kto"):
+        has_feedback = recipe.data.feedback and recipe.kto.learn_from != "comparisons"
+        split = "feedback_train" if has_feedback else "comparisons_train"
+        render = _replies(scores=False) if has_feedback else _pairs(scores=False)
+        yield _Reading("kto", sft, split, recipe.kto.max_train, render)
     yield _Reading("evaluate", sft, "prompts_heldout", recipe.evaluate.max_prompts, _prompts)
 
 
@@ -128,6 +138,22 @@ def _pairs(*, scores: bool) -> Render:
     def render(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
         names = [row["id"] for row in rows for _ in ANSWERS]
         return rows_of_batch(tokenizer, pair_sequences(tokenizer, rows), names, kinds)
+
+    return render
+
+
+def _replies(*, scores: bool) -> Render:
+    """Return how a stage renders labelled replies; scores: as of `_pairs`."""
+
+    def render(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[InspectedRow]:
+        shown: list[InspectedRow] = []
+        for row in rows:
+            name = "thumbs up" if row["label"] else "thumbs down"
+            kind = RowUse(name, trains=not scores, scores=scores)
+            shown += rows_of_batch(
+                tokenizer, reply_sequences(tokenizer, [row]), [row["id"]], [kind]
+            )
+        return shown
 
     return render
 

@@ -4,6 +4,7 @@ from rlhf_core.config import LoRA, Recipe, Training
 from rlhf_core.plan.adapters import adapter_parameters
 from rlhf_core.plan.memory import ADAM_STATES, FLOAT
 from rlhf_core.plan.stage_plan import CheckpointPlan, StageModels
+from rlhf_core.stage_catalogue import LEARNING
 
 
 def checkpoint_plan(
@@ -14,7 +15,7 @@ def checkpoint_plan(
     A checkpoint has 12 bytes per learning weight, of all ranks together: the weight and AdamW's
     two moments in float32. kind: of the devices, 'gpu' or 'cpu'.
     """
-    section = recipe.section(stage) if stage in ("sft", "reward", "ppo", "dpo") else None
+    section = recipe.section(stage) if stage in LEARNING else None
     if not isinstance(section, Training):
         return None
     learning = sum(

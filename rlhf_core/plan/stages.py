@@ -97,6 +97,12 @@ def _dpo(inputs: PlanInputs) -> list[MemoryPart]:
     ]
 
 
+def _kto(inputs: PlanInputs) -> list[MemoryPart]:
+    """Return the parts of the policy alone, which is its own reference before the first step."""
+    reading = "reference, KL and held-out"
+    return [*parts.learner(inputs, "policy"), *parts.reader(inputs, "policy", reading, casts=True)]
+
+
 def _evaluate(inputs: PlanInputs) -> list[MemoryPart]:
     """Return the parts of the evaluation.
 
@@ -120,6 +126,7 @@ _PARTS = {
     "reward": _reward,
     "ppo": _ppo,
     "dpo": _dpo,
+    "kto": _kto,
     "evaluate": _evaluate,
     OWN_SAMPLER: _own_sampler,
 }

@@ -28,6 +28,7 @@ ANNOTATORS = (
     Annotator(temperature=1.0, per_word=0.00, per_courtesy=0.2, error_rate=0.07),
 )
 VOTES = 3  # annotators per pair; odd, so that there is a majority
+EXPECTED = 0.5  # utility at which a reply gets thumbs up as often as thumbs down
 
 
 def preference(
@@ -47,6 +48,16 @@ def votes_for_first(rng: Random, replies: tuple[str, str], utilities: tuple[floa
     return sum(
         rng.random() < preference(who, replies, utilities) for who in rng.sample(ANNOTATORS, VOTES)
     )
+
+
+def thumb(rng: Random, reply: str, utility: float) -> bool:
+    """Return one annotator's verdict on a single reply, True for thumbs up.
+
+    P(up) = sigmoid((value - EXPECTED) / temperature), with the annotator's errors.
+    """
+    who = rng.choice(ANNOTATORS)
+    clear = 1 / (1 + math.exp(-(_value(who, reply, utility) - EXPECTED) / who.temperature))
+    return rng.random() < clear * (1 - who.error_rate) + (1 - clear) * who.error_rate
 
 
 def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The quickstart's files: demonstrations, comparisons and prompts.
+"""The quickstart's files: demonstrations, comparisons, feedback and prompts.
 
 The same seeds give the same bytes. Held-out files ask for (verb, object) combinations that no
 training file holds, so that memorising does not help.
@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from rlhf_core.quickstart.annotators import VOTES, votes_for_first
+from rlhf_core.quickstart.annotators import VOTES, thumb, votes_for_first
 from rlhf_core.quickstart.language import (
     OBJECTS,
     VERBS,
@@ -28,6 +28,8 @@ SIZES = {
     "demonstrations_heldout": 300,
     "comparisons_train": 6000,
     "comparisons_heldout": 600,
+    "feedback_train": 4000,
+    "feedback_heldout": 500,
     "prompts_train": 2000,
     "prompts_heldout": 256,
 }
@@ -39,7 +41,7 @@ CONTRASTED_SHARE = 0.2
 RESTATED_FIRST = 2500  # of the base model's conversations
 RESTATED_SHARE = 0.2  # of the later ones
 
-CorpusRow = dict[str, str | int]
+CorpusRow = dict[str, str | int | bool]
 
 
 def write_files(folder: Path, *, seed: int, split_seed: int) -> None:
@@ -57,9 +59,15 @@ def write_files(folder: Path, *, seed: int, split_seed: int) -> None:
 def corpus(seed: int, split_seed: int) -> dict[str, list[CorpusRow]]:
     """Return the rows of every file, by its name.
 
-    A row is {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against} or {prompt}.
+    A row is {prompt, response}, {prompt, chosen, rejected, votes_for, votes_against}, {prompt,
+    completion, label} or {prompt}.
     """
-    make = {"demonstrations": _demonstration, "comparisons": _comparison, "prompts": _prompt}
+    make = {
+        "demonstrations": _demonstration,
+        "comparisons": _comparison,
+        "feedback": _feedback,
+        "prompts": _prompt,
+    }
     train, heldout = split_requests(split_seed)
     files = {}
     for name, size in SIZES.items():
@@ -126,6 +134,17 @@ def _demonstration(rng: Random, request: Request) -> CorpusRow:
 def _compared_reply(rng: Random, request: Request) -> str:
     reply = sample_reply(rng, request, quality=rng.random())
     return distort(rng, reply) if rng.random() < DISTORTED_SHARE else reply
+
+
+def _feedback(rng: Random, request: Request) -> CorpusRow:
+    """Return a row of one reply with the label that one annotator gives it."""
+    prompt = sample_prompt(rng, request)
+    reply = _compared_reply(rng, request)
+    return {
+        "prompt": prompt,
+        "completion": reply,
+        "label": thumb(rng, reply, utility(request, reply)),
+    }
 
 
 def _comparison(rng: Random, request: Request) -> CorpusRow:

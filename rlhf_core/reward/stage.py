@@ -1,54 +1,45 @@
-"""The reward stage: train a reward model on comparisons, or measure a given one."""
+"""The reward stage: train a reward model on comparisons and labels, or measure a given one."""
 
+from collections.abc import Sequence as Seq
 from functools import partial
-from pathlib import Path
 
-from rlhf_core.batching.batch import Sequence, subset
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batching.batch import Sequence
 from rlhf_core.config.stage_configs import RewardStageConfig
-from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.encoded import encoded_once, training_rows
-from rlhf_core.evidence.figures import reward_figures
-from rlhf_core.evidence.items import Columns, write_items
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
 from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.reward.heldout_pairs import (
-    PairScores,
-    heldout_output,
-    member_items,
-    member_output,
-    pair_items,
-    pair_scores,
-    subset_output,
-)
-from rlhf_core.reward.labels import labels_of
+from rlhf_core.reward.labelled_replies import require_both_labels, training_feedback
+from rlhf_core.reward.labels import Labels, labels_of
+from rlhf_core.reward.measured import HeldoutExamples, measured
 from rlhf_core.reward.scoring import member_scores, pair_sequences
-from rlhf_core.reward.training import ADAPTER, MODEL, Comparisons, train_members
-from rlhf_core.rundir import Output, RunDir, StageSpec, merged
+from rlhf_core.reward.steps import Comparisons, weights_of
+from rlhf_core.reward.training import ADAPTER, MODEL, train_members
+from rlhf_core.rundir import Output, RunDir, StageSpec
 
 
 def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     """Train a reward model (or an ensemble) from the SFT model, or measure the given one.
 
-    With train = False the given model is only measured.
+    With train = False the given model is only measured. Raises BadInput where the feedback has one
+    label alone.
     """
     config = spec.config.reward
     train_it, shares = spec.config.train, config.share_prompts
     tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
-    drawn_by = spec.config.heldout_seed(spec.seed)
-    rows = subset(
-        load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
+    heldout = HeldoutExamples.of(
+        spec.inputs, tokenizer, config.max_heldout, seed=spec.config.heldout_seed(spec.seed)
     )
-    heldout = pair_sequences(tokenizer, rows)
+    log_odds = 0.0  # of thumbs up by the weights alone
     if train_it:
         give_own_pad(tokenizer, spec.inputs["model"].path)
-        train_rows = training_rows(
-            spec.inputs["comparisons_train"].path, config.max_train, seed=spec.seed
-        )
-        labels = labels_of(train_rows, config)  # which may be missing: before the work of encoding
-        encode = partial(pair_sequences, tokenizer)
-        train = Comparisons(encoded_once(run.tokens, train_rows, encode, Sequence), labels)
+        train = _training(spec, run, tokenizer)
+        log_odds = _log_odds(spec, train)
         forwards = train_members(spec, run, tokenizer, train)
     else:
         forwards = load_members(
@@ -59,32 +50,53 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
         )
     pad_id, budget = tokenizer.pad_token_id, config.micro_batch_tokens
     scores_MN = member_scores(
-        forwards, heldout, pad_id, budget, packing=config.packing, share_prompts=shares
+        forwards, heldout.sequences, pad_id, budget, packing=config.packing, share_prompts=shares
     )
+    probability_N = (heldout.of_feedback(scores_MN).mean(0) - log_odds).sigmoid()
     if train_it and len(scores_MN) > 1:
-        offsets_M = scores_MN.mean(-1)
-        if is_rank_zero():
-            close_ensemble(run.path / MODEL, offsets_M.tolist())
-        scores_MN = scores_MN - offsets_M[:, None]
+        scores_MN = _centred(scores_MN, heldout, run)
     if not is_rank_zero():
         return Output()
-    pairs = pair_scores(scores_MN.mean(0), heldout, rows)
-    items = pair_items(rows, pairs)
-    parts = [heldout_output(pairs), subset_output(pairs, rows)]
-    if len(scores_MN) > 1:
-        items |= member_items(scores_MN)
-        parts.append(member_output(scores_MN, pairs.clusters))
-    return _written(merged(parts), pairs, items, run.path, trained=train_it)
+    found = measured(heldout, scores_MN, probability_N, run.path)
+    return _with_files(found, run, trained=train_it)
 
 
-def _written(
-    measured: Output, pairs: PairScores, items: Columns, path: Path, *, trained: bool
-) -> Output:
-    reward_figures(pairs.chosen_N - pairs.rejected_N, path)
-    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"} | write_items(
-        path, items
-    )
-    outputs = {name: name for name in (MODEL, ADAPTER) if trained and (path / name).exists()}
-    if trained:
-        files["deepspeed_config"] = "deepspeed.json"
-    return measured.model_copy(update={"outputs": outputs, "files": files})
+def _training(
+    spec: StageSpec[RewardStageConfig], run: RunDir, tokenizer: PreTrainedTokenizerBase
+) -> Comparisons:
+    config, inputs = spec.config.reward, spec.inputs
+    pairs: Seq[Sequence] = []
+    labels = Labels()
+    if "comparisons_train" in inputs:
+        rows = training_rows(inputs["comparisons_train"].path, config.max_train, seed=spec.seed)
+        labels = labels_of(rows, config)  # which may be missing: before the work of encoding
+        encode = partial(pair_sequences, tokenizer)
+        pairs = encoded_once(run.tokens, rows, encode, Sequence)
+    replies = training_feedback(run, inputs, tokenizer, config.max_train, seed=spec.seed)
+    if len(replies):
+        require_both_labels("the training feedback", *replies.counts)
+    return Comparisons(pairs, labels, replies)
+
+
+def _log_odds(spec: StageSpec[RewardStageConfig], train: Comparisons) -> float:
+    """Return the score of a reply with thumbs up half of the time, by the labels' weights."""
+    if not len(train.replies):
+        return 0.0
+    up, down = weights_of(spec.config.reward, train.replies.counts)
+    return float(torch.tensor(up / down).log())
+
+
+def _centred(scores_MN: Tensor, heldout: HeldoutExamples, run: RunDir) -> Tensor:
+    """Return scores whose mean over the held-out examples is 0 for each member; keep the means."""
+    offsets_M = heldout.centring(scores_MN).mean(-1)
+    if is_rank_zero():
+        close_ensemble(run.path / MODEL, offsets_M.tolist())
+    return scores_MN - offsets_M[:, None]
+
+
+def _with_files(found: Output, run: RunDir, *, trained: bool) -> Output:
+    if not trained:
+        return found
+    outputs = {name: name for name in (MODEL, ADAPTER) if (run.path / name).exists()}
+    files = found.files | {"deepspeed_config": "deepspeed.json"}
+    return found.model_copy(update={"outputs": outputs, "files": files})

@@ -1,59 +1,33 @@
-"""Training of a reward model: a scalar head at the last real token, Bradley-Terry loss on pairs."""
+"""Training of a reward model: a scalar head at the last real token, on pairs and on labels."""
 
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.batching.batch import Sequence, collate
-from rlhf_core.batching.collective import barrier, gathered, total
-from rlhf_core.batching.microbatches import own_microbatches
-from rlhf_core.config import Reward
+from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.engine.base import Engine, Forward
 from rlhf_core.engine.deepspeed import DeepSpeedEngine, write_config
-from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
+from rlhf_core.engine.supervised_loop import SupervisedTask, fit
 from rlhf_core.modeling.ensemble import member_folder
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import has_adapter, save_adapter, with_adapter, write_origin
 from rlhf_core.modeling.mapped_weights import maps_weights
-from rlhf_core.modeling.models import (
-    ScalarModel,
-    final_scores,
-    finish,
-    inference,
-    load_scalar,
-    save_model,
-)
+from rlhf_core.modeling.models import ScalarModel, finish, inference, load_scalar, save_model
 from rlhf_core.modeling.packed_attention import (
     require_no_router_loss,
     require_separation,
     without_padding,
 )
-from rlhf_core.objectives.losses import bradley_terry, reward_centring
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.reward.labels import Labels
+from rlhf_core.reward.steps import Comparisons, accumulator
 from rlhf_core.rundir import Artifact, RunDir, StageSpec
 from rlhf_core.seeds import member_seed
 
 MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Pairs to train on: sequences that alternate chosen, rejected, and their labels."""
-
-    sequences: Seq[Sequence]
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.sequences) // 2
 
 
 def train_members(
@@ -103,7 +77,7 @@ def _train_member(
         require_separation(
             engine.infer, dtype=spec.config.dtype, share_prompts=config.share_prompts
         )
-    accumulate = _accumulator(engine, train, config, tokenizer.pad_token_id)
+    accumulate = accumulator(engine, train, config, tokenizer.pad_token_id)
     fit(engine, run, config, SupervisedTask("reward", len(train), accumulate), seed=seed)
     _save(engine, tokenizer, run.path, number, spec)
     write_config(engine, run.path / "deepspeed.json")
@@ -166,56 +140,3 @@ def _save(
         shutil.rmtree(folder, ignore_errors=True)
         saving.rename(folder)
     barrier()
-
-
-def _accumulator(
-    engine: Engine, train: Comparisons, config: Reward, pad_id: int
-) -> Callable[[list[int], int], StepOutcome]:
-    def accumulate(indices: list[int], _step: int) -> StepOutcome:
-        step_batch = [train.sequences[k] for i in indices for k in (2 * i, 2 * i + 1)]
-        tokens = sum(map(len, step_batch))
-        sums: dict[str, float] = defaultdict(float)
-        margins: list[float] = []
-        for rows, counts in own_microbatches(
-            [s.size for s in step_batch], config.micro_batch_tokens, group=2, packing=config.packing
-        ):
-            batch = collate([step_batch[i] for i in rows], pad_id)
-            scores_B = final_scores(engine(batch), batch.response_mask_BR)
-            labels = train.labels.of([indices[row // 2] for row in rows[0::2]])
-            loss, parts = pair_objective(scores_B, labels, config, len(indices))
-            whole = engine.module.with_router_loss(loss, tokens, counts=counts)
-            engine.backward(whole, counts=counts)
-            if not counts:
-                continue
-            for name, value in parts.items():
-                sums[name] += value
-            margins += (scores_B[0::2] - scores_B[1::2]).tolist()
-        margin_N = torch.tensor([margin for part in gathered(margins) for margin in part])
-        metrics = total(sums | engine.module.router_metrics()) | {
-            "train_accuracy": float((margin_N > 0).double().mean()),
-            "margin": float(margin_N.mean()),
-        }
-        return StepOutcome(metrics, tokens)
-
-    return accumulate
-
-
-def pair_objective(
-    scores_B: Tensor, labels: Labels, config: Reward, denominator: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of pairs chosen, rejected, ..., and its parts for the log.
-
-    Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) +
-    score(rejected))^2 / denominator.
-    """
-    chosen_B, rejected_B = scores_B[0::2], scores_B[1::2]
-    known = labels.to(scores_B.device)
-    loss = bradley_terry(
-        chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N
-    )
-    parts = {"loss": float(loss.detach())}
-    if config.centring:
-        squares = reward_centring(chosen_B, rejected_B, denominator)
-        parts["centring"] = float(squares.detach())
-        loss = loss + config.centring * squares
-    return loss, parts

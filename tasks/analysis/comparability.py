@@ -38,6 +38,7 @@ _RELATIVE = (  # prefixes of metrics measured relative to the SFT model
     "eval/independent_gain",
     "eval/judge_win_rate",
     "dpo/",
+    "kto/",
     "eval/length_ratio",
     "eval/repetition_increase",
     "eval/distinct_2_ratio",

@@ -171,13 +171,15 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
 def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
     """Return the source file of a split: its own, or the one that it was split off from.
 
-    Prompts without a file of their own come from the comparisons.
+    Prompts without a file of their own come from the comparisons, or else from the feedback.
     """
     kind, side = split.rsplit("_", 1)
     own = f"{kind}_heldout" if side == "heldout" and f"{kind}_heldout" in inputs else kind
     if own in inputs:
         return [own]
-    return _files_of(f"comparisons_{side}", inputs) if kind == "prompts" else []
+    if kind != "prompts":
+        return []
+    return _files_of(f"comparisons_{side}", inputs) or _files_of(f"feedback_{side}", inputs)
 
 
 def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> str | None:

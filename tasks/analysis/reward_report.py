@@ -88,6 +88,12 @@ def report(
             f"{record.name} has no finished reward stage; expected a run that came past it (see"
             " rlhf status)."
         )
+    if "items" not in result.files and "label_items" in result.files:
+        raise ConfigError(
+            f"the reward model of {record.name} was measured on feedback alone, and this report is"
+            " of comparisons; expected a run with data.comparisons. Its labels are in"
+            f" {stage.run_dir / result.files['label_items']}."
+        )
     items = _items(stage.run_dir, result)
     return RewardReport(
         run=record.name,

@@ -142,7 +142,8 @@ class RunEvidence:
         stage = stage_of_prefix(prefix)
         if stage is None or stage.name not in self.stages:
             return None
-        return self.stages[stage.name].input(stage.heldout)
+        recorded = self.stages[stage.name]
+        return recorded.input(stage.heldout) or recorded.input(stage.heldout_else)
 
     def model(self, name: str) -> str | None:
         """Return the digest of a model: base, sft, reward, policy or champion; None when unknown.

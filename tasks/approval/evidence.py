@@ -2,6 +2,7 @@
 
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import StageResult
+from rlhf_core.stage_catalogue import ALIGNED_WITHOUT_REWARD
 from tasks.registration import rival
 from tasks.run_context import RunContext, StageOutput
 from tasks.tracking import rendering
@@ -26,7 +27,7 @@ def evidence(context: RunContext, evaluation: StageOutput, *, by_account: bool) 
         "### Gates",
         rendering.short_verdict_table(context.record.decisions),
     ]
-    for stage in ("evaluate", "dpo", "reward"):
+    for stage in ("evaluate", *ALIGNED_WITHOUT_REWARD, "reward"):
         if result := evaluation.results.get(stage):
             lines += [f"### Metrics of {stage}", _metric_table(result)]
     command = f"`rlhf approve {context.record.name}`"

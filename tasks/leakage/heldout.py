@@ -41,7 +41,8 @@ def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found |
     prompts are left.
     """
     models = _models(context.recipe, stage, have)
-    heldout = [name for name in stage.takes if name.endswith("_heldout") and name in have]
+    taken = (*stage.takes, *stage.may_take)
+    heldout = [name for name in taken if name.endswith("_heldout") and name in have]
     if not models or not heldout:
         return None
     own = {(name, have[name].digest) for name in have if name.endswith("_train")}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from rlhf_core.errors import GateRefused, PromotionRefused, RLHFError
 from rlhf_core.gates.decide import Decision, refused
-from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, REWARD, STAGES
+from rlhf_core.stage_catalogue import ALIGNMENTS, EVALUATE, LEARNING, PPO, REWARD, STAGES
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.champions import AliasState, Champion
 from tasks.promotion.ledger import LedgerEntry
@@ -92,6 +92,13 @@ def check_version(registry: RegistryAliases, state: AliasState, kind: ModelKind)
     return found
 
 
+def _alignment(stages: set[str]) -> str:
+    """Return the alignment that the gate records are of; PPO where they are of none."""
+    if PPO.name in stages:
+        return PPO.name
+    return next((name for name in ALIGNMENTS if name in stages), PPO.name)
+
+
 def require_evidence(
     kind: ModelKind, digests: dict[str, str], tags: dict[str, str], decisions: list[Decision]
 ) -> None:
@@ -104,9 +111,7 @@ def require_evidence(
     # 'sft' is the one model that a recipe may give and not measure
     given = set(json.loads(tags.get("given", "[]"))) & {"sft"}
     found = {gate.stage for gate in gates}
-    made_by = (
-        "reward" if kind == "reward" else "dpo" if "dpo" in found and "ppo" not in found else "ppo"
-    )
+    made_by = "reward" if kind == "reward" else _alignment(found)
     missing = [stage for stage in REQUIRED[made_by] if stage not in found | given]
     if missing:
         raise GateRefused(

@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
+from rlhf_core.stage_catalogue import ALIGNED_WITHOUT_REWARD
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState
@@ -137,8 +138,8 @@ def _champion(registry: RegistryAliases) -> AliasState:
 def next_champions(transaction: Transaction) -> AliasState:
     """Return the champions after the promotion.
 
-    A policy brings its run's reward model; a reward model leaves the policy. A policy made by DPO
-    may have no reward model; then the present one stays.
+    A policy brings its run's reward model; a reward model leaves the policy. A policy that
+    was aligned without a reward model may have none; then the present one stays.
     """
     registry, entry = transaction.registry, transaction.entry
     champion = registry.as_champion(entry.kind, entry.version)
@@ -146,7 +147,7 @@ def next_champions(transaction: Transaction) -> AliasState:
         return AliasState(policy=transaction.present("policy"), reward=champion)
     tags = registry.version("policy", entry.version).tags
     reward = tags.get("reward_version")
-    if not reward and tags.get("align") == "dpo":
+    if not reward and tags.get("align") in ALIGNED_WITHOUT_REWARD:
         return AliasState(policy=champion, reward=transaction.present("reward"))
     if not reward:
         raise PromotionRefused(

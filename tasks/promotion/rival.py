@@ -55,7 +55,7 @@ def _trained_with(
 ) -> Artifact | None:
     """Return the reward model that a policy was trained with, by the lineage in its tags.
 
-    None for a policy of DPO, and where the version was deleted or holds other bytes by now.
+    None for a policy of DPO or KTO, and where the version was deleted or holds other bytes by now.
     """
     digest = json.loads(policy.tags.get("parents", "{}")).get("reward")
     model = f"{policy.name.removesuffix('-policy')}-reward"

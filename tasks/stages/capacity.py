@@ -88,7 +88,7 @@ def _made_from(recipe: Recipe) -> str | None:
     if recipe.runs("reward") and recipe.model.reward is None:
         return (
             "the reward stage trains one from it. Take a model of another family, give a reward"
-            " model (model.reward), or align with comparisons alone (align = 'dpo' with"
+            " model (model.reward), or align without one (align = 'dpo' or 'kto' with"
             " evaluate.independent_scorer)."
         )
     ppo = recipe.ppo

@@ -8,7 +8,7 @@ from rlhf_core.config.stage_configs import LanguageModelStageConfig, StageConfig
 from rlhf_core.data.splits import SOURCES
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.stage_catalogue import Stage
-from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
+from tasks.stages import evaluate, kto, ppo, prepare, reward, sft, validate
 from tasks.stages.spec import (
     Artifacts,
     local,
@@ -25,6 +25,7 @@ OWN_FILES: dict[str, ModuleType] = {
     "sft": sft,
     "reward": reward,
     "ppo": ppo,
+    "kto": kto,
     "evaluate": evaluate,
 }
 

@@ -5,12 +5,14 @@ from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageSpec
+from tasks.stages.labelled import learnt_from
 from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
     """Return the spec; a given reward model is the input 'given'."""
-    inputs = taken(stage_catalogue.REWARD, have)
+    learn_from = recipe.reward.feedback.learn_from
+    inputs = learnt_from(taken(stage_catalogue.REWARD, have), learn_from)
     if brought := given(recipe):
         inputs["given"] = brought["reward"]
     train = recipe.model.reward is None

@@ -50,8 +50,9 @@ class LanguageModelSettings(TrainedSettings):
 
 
 def taken(stage: Stage, have: Artifacts) -> Artifacts:
-    """Return the inputs that the stage has with every recipe, from what earlier stages left."""
-    return {name: have[artifact] for name, artifact in stage.takes.items()}
+    """Return the inputs that the stage's entry names, from what earlier stages left."""
+    optional = {name: have[name] for name in stage.may_take if name in have}
+    return {name: have[artifact] for name, artifact in stage.takes.items()} | optional
 
 
 def make_spec(

@@ -79,7 +79,7 @@ def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:
 def _or_none(field: str) -> str:
     """Return how to do without an optional source; '' for a source that must be there."""
     if field.endswith(("prompts", "prompts_heldout")):
-        return f", or --set {field}=none to take those of the comparisons"
+        return f", or --set {field}=none to take those of the comparisons, or of the feedback"
     return f", or --set {field}=none to split by hash" if field.endswith("_heldout") else ""
 
 

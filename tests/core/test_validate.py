@@ -19,6 +19,9 @@ from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import Artifact, RunDir, StageSpec
 
 WORDS = [f"w{i}" for i in range(200)]
+SIDES = ("train", "heldout")
+# of a recipe without feedback
+DEFAULT = [name for name in SPLITS if not name.startswith("feedback_")]
 SMALL = {"min_demonstrations": 5, "min_comparisons": 5, "min_heldout": 1}
 
 
@@ -178,7 +181,7 @@ def test_a_missing_column_is_called_so_and_no_row_gets_columns_that_it_has_not(m
 
 def test_the_splits_hold_exactly_the_kept_rows_in_canonical_form(dirty):
     result, _ = dirty
-    splits = {name: load_split(result_path(dirty, name)) for name in SPLITS}
+    splits = {name: load_split(result_path(dirty, name)) for name in DEFAULT}
     for kind in ("demonstrations", "comparisons"):
         kept = [*splits[f"{kind}_train"], *splits[f"{kind}_heldout"]]
         assert {r["prompt"][0]["content"] for r in kept} == set(WORDS[:40]) and len(kept) == 40
@@ -199,12 +202,15 @@ def test_the_splits_hold_exactly_the_kept_rows_in_canonical_form(dirty):
     assert (first["votes_for"], first["votes_against"], first["meta"].keys()) == (4, 0, {"n"})
     heldout = {
         r["prompt"][0]["content"]
-        for name in SPLITS
+        for name in DEFAULT
         if name.endswith("heldout")
         for r in splits[name]
     }
     train = {
-        r["prompt"][0]["content"] for name in SPLITS if name.endswith("train") for r in splits[name]
+        r["prompt"][0]["content"]
+        for name in DEFAULT
+        if name.endswith("train")
+        for r in splits[name]
     }
     assert not heldout & train and heldout | train == set(WORDS[:40]) | set(WORDS[60:90])
 
@@ -255,7 +261,11 @@ def test_the_report_names_each_rule_with_found_and_expected_and_the_digest_of_ea
 
 def test_metrics_are_declared_and_the_shares_are_those_of_the_files(dirty):
     result, _ = dirty
-    assert set(result.metrics) == {name for name in METRICS if name.startswith("data/")}
+    of_feedback = {
+        f"data/{name}" for name in ("up_share", "longer_up", "feedback_train", "feedback_heldout")
+    }
+    declared = {name for name in METRICS if name.startswith("data/")}
+    assert set(result.metrics) == declared - of_feedback and of_feedback < declared
     assert result.metrics["data/share_dropped"] == pytest.approx(6 / 46)
     assert result.metrics["data/annotator_agreement"] == pytest.approx(0.875, abs=0.05)
     # half of the pairs are 4:0, half 3:1, of which half of the votes' pairs agree
@@ -284,7 +294,7 @@ def test_data_docs_need_no_network_and_link_every_suite(dirty):
 def test_a_reserve_is_in_no_split_and_its_rows_are_counted(model, tmp_path):
     spec = make_spec(tmp_path, model, {}, heldout_folds=2)
     result = run_stage(spec, RunDir(tmp_path / "run"))
-    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in SPLITS}
+    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in DEFAULT}
     there = {row["prompt"][0]["content"] for rows in splits.values() for row in rows}
     reserved = set(WORDS[:40]) - there
     assert len(reserved) > 5 and result.metrics["data/rows_reserved"] == 2 * len(reserved)
@@ -292,6 +302,61 @@ def test_a_reserve_is_in_no_split_and_its_rows_are_counted(model, tmp_path):
     assert report["rows"]["comparisons"]["reserved"] == len(reserved)
     listed = (tmp_path / "run" / "train_prompts.json").read_text()
     assert not any(f'"{short_key(user_says(word))}"' in listed for word in reserved)
+
+
+def feedback(n: int = 40) -> list[dict]:
+    """Replies of which every third has thumbs up; those are the longer ones."""
+    return [
+        {"prompt": WORDS[i], "completion": "w1 w2" if i % 3 else "w3 w4 w5", "label": i % 3 == 0}
+        for i in range(n)
+    ]
+
+
+def test_feedback_is_checked_split_and_counted_as_comparisons_are(model, tmp_path):
+    bad = [
+        {"prompt": "w150", "completion": "w1", "label": "up"},
+        {"prompt": "w150", "completion": "w1 ", "label": 0},
+        {"prompt": "w151", "completion": "w1", "label": 0.5},
+        {"prompt": "w152", "completion": "w1", "label": None},
+        feedback()[0],
+    ]
+    rules = {"min_feedback": 5, "max_share_dropped": 0.3}
+    spec = make_spec(tmp_path, model, {"feedback": feedback() + bad}, rules=rules)
+    result = run_stage(spec, RunDir(tmp_path / "run"))
+    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in SPLITS}
+    rows = [*splits["feedback_train"], *splits["feedback_heldout"]]
+    assert len(rows) == 40 and sum(row["label"] for row in rows) == 14
+    kept = {side: {r["prompt"][0]["content"] for r in splits[f"feedback_{side}"]} for side in SIDES}
+    pairs = {
+        side: {r["prompt"][0]["content"] for r in splits[f"comparisons_{side}"]} for side in SIDES
+    }
+    assert kept == pairs  # the same prompts are held out
+    quarantined = load_split(tmp_path / "run" / "quarantine.jsonl")
+    assert [(r["line"], r["rule"]) for r in quarantined if r["source"] == "feedback"] == [
+        (41, "contradictions"),
+        (42, "contradictions"),
+        (43, "schema"),
+        (44, "schema"),
+        (45, "duplicates"),
+    ]
+    assert "label is 0.5; expected true or false, 1 or 0" in quarantined[2]["reason"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert ("longer_wins", "split_feedback_train") in failed_rules(report)
+    assert result.metrics["data/longer_up"] == 1 and 0.2 < result.metrics["data/up_share"] < 0.5
+    assert "feedback" in report["great_expectations"]["suites"]
+
+
+def test_feedback_alone_gives_prompts_and_the_balance_of_its_labels_is_a_rule(model, tmp_path):
+    rows = [{**row, "label": i == 0} for i, row in enumerate(feedback())]
+    rules = {"min_feedback": 5, "label_share": "error", "min_label_share": 0.2}
+    spec = make_spec(tmp_path, model, {"comparisons": [], "feedback": rows}, rules=rules)
+    values = spec.config["data"] | {"comparisons": None}
+    inputs = {name: item for name, item in spec.inputs.items() if name != "comparisons"}
+    spec = spec.model_copy(update={"config": {"data": values}, "inputs": inputs})
+    text, report = refused(spec, tmp_path)
+    assert "split_feedback_train: label_share: found" in text and "from 0.2 to 0.8" in text
+    assert set(report["splits"]) == {n for n in SPLITS if not n.startswith("comparisons")}
+    assert report["splits"]["prompts_train"]["rows"] == report["splits"]["feedback_train"]["rows"]
 
 
 def user_says(text: str) -> list[dict]:

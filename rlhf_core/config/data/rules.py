@@ -21,6 +21,11 @@ class Rules(Config):
     min_comparisons: Positive = Field(
         100, description="Training comparisons that must remain after all rules, rows."
     )
+    min_feedback: Positive = Field(
+        100,
+        exclude_if=lambda value: value == 100,
+        description="Training replies with a label that must remain after all rules, rows.",
+    )
     min_heldout: Positive = Field(
         20, description="Rows that must remain in every held-out split after all rules."
     )
@@ -55,7 +60,10 @@ class Rules(Config):
     )
     contradictions: Severity = Field(
         "warning",
-        description="Severity of a pair that is labelled both ways. Both rows are quarantined.",
+        description=(
+            "Severity of a pair, or of a reply of the feedback, that is labelled both ways. All its"
+            " rows are quarantined."
+        ),
     )
     chosen_equals_rejected: Severity = Field(
         "warning", description="Severity of a pair of equal texts. The pair is quarantined."
@@ -99,10 +107,24 @@ class Rules(Config):
         ),
     )
     max_longer_wins: Share = Field(
-        0.8, description="Largest share of pairs in which the longer answer is the chosen one."
+        0.8,
+        description=(
+            "Largest share of pairs in which the longer answer is the chosen one, and of feedback"
+            " in which a thumbs-up reply is longer than a thumbs-down one."
+        ),
     )
     longer_wins: Severity = Field(
         "warning", description="Severity of a share above max_longer_wins."
+    )
+    min_label_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.1,
+        exclude_if=lambda value: value == 0.1,
+        description="Smallest share of the rarer label in the feedback.",
+    )
+    label_share: Severity = Field(
+        "warning",
+        exclude_if=lambda value: value == "warning",
+        description="Severity of a share below min_label_share.",
     )
     min_annotator_alpha: Annotated[float, Field(ge=-1, le=1)] = Field(
         0.2,

@@ -18,17 +18,42 @@ class Data(Config):
     demonstrations_heldout: SourceField | None = Field(
         None, description="Held-out demonstrations. None: split off by hash."
     )
-    comparisons: SourceField = Field(
-        description="Prompts with a chosen and a rejected response, for the reward model or DPO."
+    comparisons: SourceField | None = Field(
+        None,
+        description=(
+            "Prompts with a chosen and a rejected response, for the reward model, DPO or KTO. None:"
+            " feedback alone."
+        ),
     )
     comparisons_heldout: SourceField | None = Field(
         None, description="Held-out comparisons. None: split off by hash."
     )
+    feedback: SourceField | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "Prompts with one response and its label, thumbs up or down, for KTO and the reward"
+            " model. None: comparisons alone."
+        ),
+    )
+    feedback_heldout: SourceField | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Held-out feedback. None: split off by hash.",
+    )
     prompts: SourceField | None = Field(
-        None, description="Rollout prompts. None: the prompts of the training comparisons."
+        None,
+        description=(
+            "Rollout prompts. None: the prompts of the training comparisons, or else of the"
+            " feedback."
+        ),
     )
     prompts_heldout: SourceField | None = Field(
-        None, description="Prompts of the evaluation. None: those of the held-out comparisons."
+        None,
+        description=(
+            "Prompts of the evaluation. None: those of the held-out comparisons, or else of the"
+            " feedback."
+        ),
     )
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Share of prompts (see split_by) that are held out, by hash."
@@ -107,16 +132,39 @@ class Data(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_labels(self) -> "Data":
+        if not (self.comparisons or self.feedback):
+            raise ValueError(
+                "neither comparisons nor feedback is given, so that nothing says which replies are"
+                " good; expected comparisons = ... (prompt, chosen, rejected), or feedback = ..."
+                " (prompt, completion, label)"
+            )
+        for name in ("comparisons", "feedback"):
+            if getattr(self, f"{name}_heldout") and not getattr(self, name):
+                raise ValueError(
+                    f"{name}_heldout is given without {name}; expected both, or {name} alone, which"
+                    " is split by hash"
+                )
+        return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of rows that the recipe has splits of."""
+        given = [name for name in ("comparisons", "feedback") if getattr(self, name)]
+        return ("demonstrations", *given, "prompts")
+
     @property
     def is_split_by_hash(self) -> bool:
         """True if a source has no held-out file of its own."""
-        own = self.demonstrations_heldout and self.comparisons_heldout
-        return not own or bool(self.prompts and not self.prompts_heldout)
+        names = [name for name in self.kinds if name != "prompts" or self.prompts]
+        return any(getattr(self, f"{name}_heldout") is None for name in names)
 
     @property
     def evaluated_prompts(self) -> Source | None:
         """The file that prompts of the evaluation come from; None if all are split by hash."""
-        return self.prompts_heldout or self.comparisons_heldout
+        judged = self.comparisons_heldout if self.comparisons else self.feedback_heldout
+        return self.prompts_heldout or judged
 
     @property
     def checked_rules(self) -> Rules:

@@ -21,7 +21,7 @@ from rlhf_core.data.verdicts import named_votes, score_contradiction, score_tie
 BATCH = 1000  # rows that are looked at together
 _KEY = 32  # bytes of a prompt's or root's key
 _PAIR = 16  # bytes of a pair's key
-PairKeys = tuple[bytes, bytes]  # keys of a pair as it is, and with its answers exchanged
+PairKeys = tuple[bytes, bytes]  # keys of a row as it is, and as it is labelled the other way
 
 
 class Store(Protocol):
@@ -46,7 +46,7 @@ class Store(Protocol):
         """Return the identity of the conversation's root (see splits.root_key)."""
 
     def pair(self, place: int) -> PairKeys:
-        """Return the keys of a comparison's texts."""
+        """Return the keys of a comparison, or of feedback, and of its contradiction."""
 
     def has_text(self, place: int, column: str) -> bool:
         """Return True if the row's column is neither missing, null nor blank."""
@@ -180,7 +180,8 @@ class ArrowStore:
 class StoreWriter:
     """Writes the records of a source, batch by batch, and collects their keys.
 
-    columns: those whose texts are counted. file: an Arrow file to write and to read by memory map;
+    columns: those whose texts are counted. pairs: rows are labelled, so that one may contradict
+    another. file: an Arrow file to write and to read by memory map;
     None: in memory.
     """
 
@@ -217,6 +218,7 @@ class StoreWriter:
         if self._has_pairs:
             for pair in pair_of(record, bytes.fromhex(key)):
                 self.pairs += pair
+        if "chosen" in record:
             if reason := score_contradiction(row):
                 self.contradictions[place] = reason
             if tie := score_tie(row):
@@ -260,18 +262,21 @@ class ArrowFile:
 
 
 def pair_of(record: dict, prompt: bytes) -> PairKeys:
-    """Return the keys of a comparison as it is and with its answers exchanged.
+    """Return the keys of a labelled row as it is, and as it is labelled the other way.
 
-    White space at the ends of the answers does not count. prompt: its prompt's key.
+    The other way a comparison has its answers exchanged, and feedback the other label. White space
+    at the ends of the answers does not count. prompt: its prompt's key.
     """
-    chosen, rejected = (
-        hashlib.blake2b(record[answer].strip().encode(), digest_size=_PAIR).digest()
-        for answer in ("chosen", "rejected")
-    )
-    return (
-        hashlib.blake2b(prompt + chosen + rejected, digest_size=_PAIR).digest(),
-        hashlib.blake2b(prompt + rejected + chosen, digest_size=_PAIR).digest(),
-    )
+    if "label" in record:
+        reply = _key_of(record["response"].strip().encode())
+        labels = (b"\1", b"\0") if record["label"] else (b"\0", b"\1")
+        return _key_of(prompt + reply + labels[0]), _key_of(prompt + reply + labels[1])
+    chosen, rejected = (_key_of(record[a].strip().encode()) for a in ("chosen", "rejected"))
+    return _key_of(prompt + chosen + rejected), _key_of(prompt + rejected + chosen)
+
+
+def _key_of(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_PAIR).digest()
 
 
 def has_text(value: object) -> bool:

@@ -47,7 +47,7 @@ def test_an_unknown_key_is_answered_from_its_own_section(refused, more, says):
 
 
 def test_a_key_above_all_sections_is_answered_with_whole_keys(refused):
-    assert refused(top="lr = 1e-5").endswith("did you mean sft.lr, reward.lr or dpo.lr?")
+    assert refused(top="lr = 1e-5").endswith("did you mean sft.lr, reward.lr, dpo.lr or kto.lr?")
     assert refused(top="alin = 'ppo'").endswith("did you mean align?")
 
 

@@ -33,6 +33,11 @@ DEFAULTS = {
         "pairs": ("dpo/heldout_pairs", "at least", 100),
         "lower_bound": ("dpo/accuracy_lower", "more than", 0.5),
     },
+    "kto": {
+        "rows": ("kto/heldout_rows", "at least", 100),
+        "labels": ("kto/heldout_rarer", "at least", 20),
+        "lower_bound": ("kto/auc_lower", "more than", 0.5),
+    },
     "evaluate": {
         "prompts": ("eval/prompts", "at least", 50),
         "win_rate": ("eval/win_rate_lower", "more than", 0.5),
@@ -315,3 +320,31 @@ def test_gates_on_what_the_recipe_measures_when_asked_are_taken(recipe):
     recipe(own(stage="reward", metric="reward/accuracy_member_8"), "model.reward='given'")
     with pytest.raises(ConfigError, match=r"evaluate.judge.max_pairs 100 allows no more"):
         recipe(own(metric="eval/judge_win_rate", of="lower", min_n=101), judge)
+
+
+def test_a_reward_model_on_feedback_alone_is_judged_by_its_labels(recipe):
+    alone = recipe('data.feedback="f"', "data.comparisons=none", "reward.gate.min_auc=0.65")
+    found = {
+        gate.name: (gate.metric, gate.bound, gate.threshold) for gate in gates_of(alone, "reward")
+    }
+    assert found == {
+        "rows": ("reward/heldout_rows", "at least", 100),
+        "labels": ("reward/heldout_rarer", "at least", 20),
+        "auc": ("reward/auc", "at least", 0.65),
+        "auc_lower_bound": ("reward/auc_lower", "at least", 0.6),
+        "auc_length_baseline": ("reward/auc_over_length_lower", "more than", 0.0),
+    }
+    both = gates_of(recipe('data.feedback="f"'), "reward")
+    assert [gate.name for gate in both] == list(DEFAULTS["reward"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "reason"),
+    [
+        ([], "reward/auc", "measured on no feedback"),
+        (['data.feedback="f"', "data.comparisons=none"], "reward/accuracy", "on no comparisons"),
+    ],
+)
+def test_a_gate_on_rows_that_the_recipe_lacks_is_refused(recipe, settings, metric, reason):
+    with pytest.raises(ConfigError, match=reason):
+        recipe(*settings, own(stage="reward", metric=metric, bound="at least", threshold=0.6))

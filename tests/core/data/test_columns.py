@@ -78,6 +78,22 @@ def test_system_input_and_history_become_part_of_the_prompt(table, row, prompt):
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "completion": "So.", "label": True},
+        {"prompt": "Why?", "response": "So.", "label": 1},
+        {"prompt": [USER], "completion": [{"role": "assistant", "content": "So."}], "label": "Up"},
+        {"messages": [USER, {"role": "assistant", "content": "So."}], "label": "1"},
+    ],
+)
+def test_feedback_is_a_prompt_a_reply_and_a_label(table, row):
+    found = only(table("feedback", [row])).canonical
+    assert (found["prompt"], found["response"], found["label"]) == ([USER], "So.", True)
+    other = only(table("feedback", [{**row, "label": False}])).canonical
+    assert other["label"] is False and other["id"] != found["id"] and other["meta"] == {}
+
+
+@pytest.mark.parametrize(
     ("row", "prompt"),
     [
         (
@@ -162,7 +178,7 @@ def test_no_tools_are_no_reason_to_refuse(table, tools):
 
 
 def test_single_verdicts_are_no_comparisons_and_the_message_says_so():
-    with pytest.raises(BadInput, match=r"one answer a row with a label \(KTO\)"):
+    with pytest.raises(BadInput, match=r"one answer a row with a label.*as data\.feedback"):
         detect_format("comparisons", "comparisons", ["label", "prompt", "response"])
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlhf_core.data.verdicts import score_contradiction, score_tie, verdict
+from rlhf_core.data.transcripts import RejectedRow
+from rlhf_core.data.verdicts import score_contradiction, score_tie, thumb, verdict
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,17 @@ def test_a_verdict_is_a_boolean_and_no_other_label():
         False,
     ]
     assert [verdict(row) for row in ({"label": 0}, {"label": "polite"}, {})] == [None] * 3
+
+
+@pytest.mark.parametrize("label", [True, 1, 1.0, "true", " TRUE ", "1", "up", "Up"])
+def test_a_label_says_thumbs_up_and_its_opposite_thumbs_down(label):
+    opposites = {"true": "false", "1": "0", "up": "down"}
+    opposite = opposites[label.strip().lower()] if isinstance(label, str) else not label
+    assert thumb(label) is True and thumb(opposite) is False
+
+
+@pytest.mark.parametrize("label", [None, -1, 2, 0.7, float("nan"), "yes", "", "thumbs", [1]])
+def test_any_other_label_is_refused_because_it_may_mean_many_things(label):
+    with pytest.raises(RejectedRow) as caught:
+        thumb(label)
+    assert caught.value.rule == "schema" and "expected true or false, 1 or 0" in str(caught.value)

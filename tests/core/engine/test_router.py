@@ -34,7 +34,7 @@ from rlhf_core.modeling.trunk import load_trunk
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.update import update
-from rlhf_core.reward import training
+from rlhf_core.reward import steps
 from rlhf_core.reward.labels import labels_of
 
 SIZES = {
@@ -267,8 +267,8 @@ def dpo_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[st
 def reward_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = Reward(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_scalar(folder, new_head=True), config, dtype="float32")
-    pairs = training.Comparisons(SEQUENCES, labels_of([{"meta": {}}] * 2, config))
-    outcome = training._accumulator(engine, pairs, config, 0)([0, 1], 1)
+    pairs = steps.Comparisons(SEQUENCES, labels_of([{"meta": {}}] * 2, config))
+    outcome = steps.accumulator(engine, pairs, config, 0)([0, 1], 1)
     return engine.module.model, outcome.metrics
 
 

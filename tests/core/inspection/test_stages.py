@@ -12,7 +12,7 @@ from rlhf_core.inspection.rows import InspectedRow
 from rlhf_core.inspection.stages import InspectedStage, ReadModels, inspect_stages
 from rlhf_core.ppo import trainer
 from rlhf_core.reward import stage as reward_stage
-from rlhf_core.reward import training
+from rlhf_core.reward import steps
 from rlhf_core.rundir import RunDir
 
 FEW = {"max_train": 8, "max_heldout": 10, "epochs": 1, "batch_size": 8, "lr": 1e-3}
@@ -94,7 +94,7 @@ def test_a_demonstration_has_the_ids_and_trained_tokens_of_the_batch_that_sft_tr
 def test_a_pair_has_the_ids_of_the_batch_that_the_reward_model_trains_on(
     shown, batches, tiny_model, tiny_splits, tmp_path
 ):
-    found = batches(training)
+    found = batches(steps)
     inputs = {"model": tiny_model} | splits_of(
         tiny_splits, "comparisons_train", "comparisons_heldout"
     )

@@ -12,7 +12,7 @@ from rlhf_core.data.normalise import normalise
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.objectives.losses import bradley_terry
 from rlhf_core.reward.labels import Labels, labels_of
-from rlhf_core.reward.training import pair_objective
+from rlhf_core.reward.steps import pair_objective
 
 # pairs (1, .5), (-.25, 2), (0, 0)
 SCORES = tensor([1.0, 0.5, -0.25, 2.0, 0.0, 0.0], dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     from rlhf_core.batching.batch import Sequence, collate
     from rlhf_core.engine.deepspeed import DeepSpeedEngine
     from rlhf_core.modeling.models import final_scores, load_scalar
-    from rlhf_core.reward.training import Comparisons, _accumulator
+    from rlhf_core.reward.steps import Comparisons, accumulator
 
     sequences = [Sequence([2, 3], [6 + i] * (7 - i) + [1]) for i in range(6)]
     config = Reward(
@@ -91,7 +91,7 @@ def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     engine = DeepSpeedEngine(
         load_scalar(tiny_model, new_head=True, seed=1), config, dtype="float32"
     )
-    accumulate = _accumulator(engine, Comparisons(sequences, labels_of(ROWS, config)), config, 0)
+    accumulate = accumulator(engine, Comparisons(sequences, labels_of(ROWS, config)), config, 0)
     scores = torch.cat(
         [
             final_scores(engine.infer(b), b.response_mask_BR)

@@ -1,0 +1,1 @@
+"""The sections about labels of single replies: those of KTO, and those of the reward model."""

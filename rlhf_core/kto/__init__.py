@@ -1,0 +1,1 @@
+"""KTO: alignment on single replies with thumbs up or down."""

@@ -1,0 +1,100 @@
+"""The held-out examples of the reward stage, and the measures of a score on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_core.batching.batch import Sequence
+from rlhf_core.evidence.figures import label_figures, reward_figures
+from rlhf_core.evidence.items import write_items, write_label_items
+from rlhf_core.reward.heldout_labels import label_items, label_output, label_scores
+from rlhf_core.reward.heldout_pairs import (
+    heldout_output,
+    member_items,
+    member_output,
+    pair_items,
+    pair_scores,
+    subset_output,
+)
+from rlhf_core.reward.labelled_replies import (
+    Inputs,
+    heldout_rows,
+    reply_sequences,
+    require_both_labels,
+)
+from rlhf_core.reward.scoring import pair_sequences
+from rlhf_core.rundir import Output, merged
+
+
+@dataclass(frozen=True)
+class HeldoutExamples:
+    """Held-out comparisons, then held-out feedback; one of the two may be empty.
+
+    sequences: those of the comparisons, chosen and rejected in turn, then those of the feedback.
+    """
+
+    pairs: list[dict]
+    feedback: list[dict]
+    sequences: list[Sequence]
+
+    @classmethod
+    def of(
+        cls, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, limit: int, *, seed: int
+    ) -> "HeldoutExamples":
+        """Return at most `limit` rows of each kind. Raises BadInput for feedback of one label."""
+        pairs, feedback = (
+            heldout_rows(inputs, kind, limit, seed=seed) for kind in ("comparisons", "feedback")
+        )
+        if feedback:
+            up = sum(row["label"] for row in feedback)
+            require_both_labels("the held-out feedback", up, len(feedback) - up)
+        sequences = [*pair_sequences(tokenizer, pairs), *reply_sequences(tokenizer, feedback)]
+        return cls(pairs, feedback, sequences)
+
+    def of_pairs(self, values_MN: Tensor) -> Tensor:
+        """Return the part of the comparisons, along the last axis."""
+        return values_MN[..., : 2 * len(self.pairs)]
+
+    def of_feedback(self, values_MN: Tensor) -> Tensor:
+        """Return the part of the feedback, along the last axis."""
+        return values_MN[..., 2 * len(self.pairs) :]
+
+    def centring(self, values_MN: Tensor) -> Tensor:
+        """Return the part by which scores are centred: the comparisons, or else the feedback."""
+        return self.of_pairs(values_MN) if self.pairs else values_MN
+
+
+def measured(
+    heldout: HeldoutExamples, scores_MN: Tensor, probability_N: Tensor, path: Path
+) -> Output:
+    """Return all held-out metrics, and write items and figures into `path`.
+
+    scores_MN: of each member. probability_N: of thumbs up, for the feedback.
+    """
+    parts = []
+    if heldout.pairs:
+        parts.append(_on_pairs(heldout, heldout.of_pairs(scores_MN), path))
+    if heldout.feedback:
+        scores_N = heldout.of_feedback(scores_MN).mean(0)
+        sequences = heldout.sequences[2 * len(heldout.pairs) :]
+        known = label_scores(scores_N, probability_N, sequences, heldout.feedback)
+        label_figures(known.scores_N, probability_N, known.up_N, path)
+        files = {"label_scores": "label_scores.png", "label_calibration": "label_calibration.png"}
+        files |= write_label_items(path, label_items(heldout.feedback, known))
+        parts += [label_output("reward", known), Output(files=files)]
+    return merged(parts)
+
+
+def _on_pairs(heldout: HeldoutExamples, scores_MN: Tensor, path: Path) -> Output:
+    rows = heldout.pairs
+    pairs = pair_scores(scores_MN.mean(0), heldout.sequences[: 2 * len(rows)], rows)
+    items = pair_items(rows, pairs)
+    parts = [heldout_output(pairs), subset_output(pairs, rows)]
+    if len(scores_MN) > 1:
+        items |= member_items(scores_MN)
+        parts.append(member_output(scores_MN, pairs.clusters))
+    reward_figures(pairs.chosen_N - pairs.rejected_N, path)
+    files = {"margin_histogram": "margins.png", "calibration": "calibration.png"}
+    return merged([*parts, Output(files=files | write_items(path, items))])

@@ -1,0 +1,17 @@
+"""The splits of labelled rows that a stage learns from and is measured on."""
+
+from rlhf_core.config.preference.feedback import LearnFrom
+from rlhf_core.stage_catalogue import FEEDBACK, PAIRS
+from tasks.stages.spec import Artifacts
+
+_LEFT_OUT: dict[LearnFrom, tuple[str, ...]] = {
+    "mixed": (),
+    "feedback": PAIRS,
+    "comparisons": FEEDBACK,
+}
+
+
+def learnt_from(inputs: Artifacts, learn_from: LearnFrom) -> Artifacts:
+    """Return a stage's inputs without the splits of the kind that it does not learn from."""
+    left_out = _LEFT_OUT[learn_from]
+    return {name: item for name, item in inputs.items() if name not in left_out}
