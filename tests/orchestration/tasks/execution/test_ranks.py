@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.config import (
     DPO,
+    KTO,
     PPO,
     SFT,
     Distributed,
@@ -43,6 +44,7 @@ SECTIONS = {
     "sft": SFT(lr=3e-3, epochs=1, batch_size=18, checkpoint_every=2, micro_batch_tokens=128),
     "reward": Reward(lr=3e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "dpo": DPO(lr=1e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
+    "kto": KTO(lr=1e-3, epochs=1, batch_size=16, micro_batch_tokens=128),
     "ppo": PPO(
         steps=2,
         rollout_batch=18,
@@ -67,6 +69,7 @@ LOSSES = {
     "sft": ("sft/loss", "sft/grad_norm"),
     "reward": ("reward/loss", "reward/margin", "reward/train_accuracy", "reward/grad_norm"),
     "dpo": ("dpo/loss", "dpo/margin", "dpo/chosen_logratio", "dpo/grad_norm"),
+    "kto": ("kto/loss", "kto/reference_kl", "kto/margin", "kto/up_logratio", "kto/grad_norm"),
     "ppo": (
         "ppo/policy_loss",
         "ppo/value_loss",
@@ -99,6 +102,8 @@ def inputs(tiny_model, tiny_splits) -> dict[str, dict[str, Path]]:
         | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
         "dpo": {"policy": tiny_model}
         | {name: splits[name] for name in ("comparisons_train", "comparisons_heldout")},
+        "kto": {"policy": tiny_model}
+        | {name: splits[name] for name in ("feedback_train", "feedback_heldout")},
         "ppo": {"policy": tiny_model, "prompts_train": splits["prompts_train"]},
         "evaluate": {name: splits[name] for name in ("prompts_heldout", "demonstrations_heldout")},
     }
@@ -175,7 +180,7 @@ def test_two_ranks_at_zero_3_train_like_one_and_save_a_whole_model(inputs, tmp_p
 def test_one_rank_and_two_give_the_same_losses_at_every_zero_stage(inputs, tmp_path):
     specs = {
         tmp_path / "one" / stage: ranks_spec(stage, inputs[stage], ranks=1)
-        for stage in ("sft", "reward", "dpo")
+        for stage in ("sft", "reward", "dpo", "kto")
     }
     together(specs, ranks=1)
     inputs["ppo"]["reward"] = tmp_path / "one" / "reward" / "model"
