@@ -25,15 +25,15 @@ from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
-from rlhf_core.modeling.aligned_policy import (
+from rlhf_core.objectives.losses import dpo, ipo
+from rlhf_core.ranks import is_rank_zero
+from rlhf_core.reward.aligned_policy import (
     batch_logprobs,
     policy_engine,
     reference_logprobs,
     response_logprobs,
     save_policy,
 )
-from rlhf_core.objectives.losses import dpo, ipo
-from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
 from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec

@@ -22,15 +22,15 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.kto.heldout import heldout_output, heldout_replies, weights_of
 from rlhf_core.kto.shifted_replies import ShiftedReplies
-from rlhf_core.modeling.aligned_policy import (
+from rlhf_core.objectives.unpaired import kto, mismatched_kl
+from rlhf_core.ranks import is_rank_zero
+from rlhf_core.reward.aligned_policy import (
     batch_logprobs,
     policy_engine,
     reference_logprobs,
     response_logprobs,
     save_policy,
 )
-from rlhf_core.objectives.unpaired import kto, mismatched_kl
-from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.labelled_replies import LabelledReplies, require_both_labels, training_replies
 from rlhf_core.rundir import Output, RunDir, StageSpec
 from rlhf_core.statistics.auc import area

@@ -18,7 +18,7 @@ from rlhf_core.errors import ConfigError
 from rlhf_core.evidence.item_metrics import ITEM_METRICS
 from rlhf_core.gates.decide import gates_of
 from rlhf_core.gates.measure import measure
-from rlhf_core.modeling import aligned_policy
+from rlhf_core.reward import aligned_policy
 from rlhf_core.rundir import RunDir, read_metrics
 
 TINY = DPO(lr=1e-3, epochs=2, batch_size=16, checkpoint_every=2, micro_batch_tokens=400)

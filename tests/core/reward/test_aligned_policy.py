@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import DPO
-from rlhf_core.modeling.aligned_policy import response_logprobs
 from rlhf_core.modeling.models import inference, load_policy
+from rlhf_core.reward.aligned_policy import response_logprobs
 
 
 def test_response_logprobs_are_those_of_a_loop_over_tokens(tiny_model):
