@@ -203,7 +203,7 @@ def queue_page(campaign: Campaign, queue: Queue) -> str:
     """Return the address of a queue for browsers; it begins with the first open pair."""
     base = page_base(campaign.tracking_uri)
     asked = f"selectedQueueId={quote(queue.queue_id)}&startReview=true"
-    return f"{base}/#/experiments/{campaign.experiment_id}/review-queues?{asked}"
+    return f"{base}/#/experiments/{campaign.experiment_id}/review-queue?{asked}"
 
 
 def _pages(ask) -> Iterator:  # type: ignore[no-untyped-def]  # the items are MLflow's own

@@ -1,5 +1,8 @@
 """Opening a campaign, and changing who labels what."""
 
+import re
+from pathlib import Path
+
 import mlflow
 import pytest
 from mlflow.genai.review_queues import list_review_queue_items, list_review_queues
@@ -8,7 +11,7 @@ from rlhf_core.errors import BadInput
 from tasks.labels import opening
 from tasks.labels.campaign import CampaignFolder
 from tasks.labels.opening import Reassignment, complete, current, reassign
-from tasks.labels.queues import LabelQueues
+from tasks.labels.queues import LabelQueues, queue_page
 from tasks.records.workspace import Workspace
 
 pytestmark = pytest.mark.slow  # each opens a campaign in a real store
@@ -43,6 +46,15 @@ def test_each_annotator_has_a_queue_of_their_own_with_two_questions(open_campaig
     assert sorted(queue.users for queue in queues) == [["ann"], ["bob"]]
     assert all(len(queue.schema_ids) == 2 for queue in queues)
     assert [len(list_review_queue_items(queue.queue_id)) for queue in queues] == [8, 8]
+
+
+def test_the_address_of_a_queue_is_a_route_of_mlflows_page(open_campaign_of):
+    made = open_campaign_of(2, "ann")
+    page = queue_page(made.campaign, made.campaign.queues["ann"])
+    route = re.fullmatch(r".*/#/experiments/\d+(/[a-z-]+)\?selectedQueueId=rq-\w+.*", page)[1]
+    scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
+    known = f'"/experiments/:experimentId{route}"'
+    assert any(known in file.read_text(encoding="utf-8") for file in scripts.glob("*.js"))
 
 
 def test_an_opening_that_was_killed_is_completed_by_the_next(open_campaign_of, monkeypatch):
