@@ -41,6 +41,7 @@ def needs_of(recipe: Recipe) -> Needs:
         adapter_sync=_synced_rank(recipe) if "ppo" in running and on_base else 0,
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
         packing=any(one.packing for one in [*trained, *evaluated]),
+        share_prompts=any(getattr(one, "share_prompts", False) for one in trained),
         benchmarks=_benchmarks_of(recipe),
     )
 
@@ -108,7 +109,7 @@ def _require_of_model(needs: Needs, model: Path) -> None:
         from rlhf_core.modeling.row_borders import require_separate_rows
 
         require_whole_attention(_shapes(model))
-        require_separate_rows(model)
+        require_separate_rows(model, share_prompts=needs.share_prompts)
     for size in needs.tensor_parallel:
         from rlhf_core.sampling.vllm import require_heads
 

@@ -92,7 +92,8 @@ class Needs(Config):
     tensor_parallel: tuple[int, ...] = ()  # above 1
     adapter_sync: int = 0  # rank of the adapter that vLLM gets alone
     router_aux_loss_coef: float = 0.0  # the largest that a section sets
-    packing: bool = False  # of any section that trains
+    packing: bool = False  # of any section
+    share_prompts: bool = False  # of any section
     # evaluate.benchmarks, with the metrics of each that gates and the contest look at
     benchmarks: dict[str, tuple[str, ...]] = Field({})
 

@@ -142,12 +142,8 @@ def without_padding(
     module.packing, module.share_prompts = True, share_prompts
     flash = device().type == "cuda" and dtype == "bfloat16" and not share_prompts
     chosen = choose_attention(module.model, flash=flash)
-    if share_prompts and chosen != BY_SEQUENCE:
-        raise BadInput(
-            f"share_prompts = true: {type(module.model).__name__} has attention of its own"
-            f" ({chosen}), by which replies cannot read one copy of their prompt; expected a family"
-            " that transformers runs by sdpa. Set share_prompts = false."
-        )
+    if share_prompts:
+        require_shared_prompts(module.model)
     if is_rank_zero():
         slow = f"{chosen} with one mask over the whole row, which is slow for long rows"
         print(f"packing: {type(module.model).__name__} attends by {_KERNELS.get(chosen, slow)}")
@@ -182,6 +178,16 @@ def choose_attention(model: PreTrainedModel, *, flash: bool) -> str:
         if config._attn_implementation == name:
             break
     return str(config._attn_implementation)
+
+
+def require_shared_prompts(model: PreTrainedModel) -> None:
+    """Raise BadInput unless the chosen attention lets sequences read one copy of their prompt."""
+    if (chosen := model.config.get_text_config()._attn_implementation) != BY_SEQUENCE:
+        raise BadInput(
+            f"share_prompts = true: {type(model).__name__} has attention of its own ({chosen}), by"
+            " which replies cannot read one copy of their prompt; expected a family that"
+            " transformers runs by sdpa. Set share_prompts = false."
+        )
 
 
 def _flash_attention() -> list[str]:

@@ -18,23 +18,25 @@ from rlhf_core.modeling.mapped_weights import type_in_files
 from rlhf_core.modeling.packed_attention import (
     choose_attention,
     require_separation,
+    require_shared_prompts,
     require_whole_attention,
 )
 from rlhf_core.modeling.trainable import is_classifier, load_config, quiet
 
 
-def require_separate_rows(folder: Path) -> None:
+def require_separate_rows(folder: Path, *, share_prompts: bool = False) -> None:
     """Raise BadInput unless the model in a folder reads packed rows as sequences of their own.
 
-    Where its first layers do not run by themselves, all of them are tried.
+    share_prompts: also where neighbours share a prompt. Where its first layers do not run by
+    themselves, all of them are tried.
     """
     try:
         try:
-            _try(folder, whole=False)
+            _try(folder, whole=False, share_prompts=share_prompts)
         except BadInput:
             raise
         except Exception:  # each family builds and reads its layers in ways of its own
-            _try(folder, whole=True)
+            _try(folder, whole=True, share_prompts=share_prompts)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
 
@@ -47,29 +49,31 @@ def layers_to_try(config: PretrainedConfig) -> int:
     return 1 + max(list(kinds).index(kind) for kind in set(kinds))
 
 
-def _try(folder: Path, *, whole: bool) -> None:
+def _try(folder: Path, *, whole: bool, share_prompts: bool) -> None:
     config = load_config(folder)
     if not whole:
         _keep_first_layers(config.get_text_config())
     backbone = _load(folder, config).base_model
     require_whole_attention(backbone)
     choose_attention(backbone, flash=False)
+    if share_prompts:
+        require_shared_prompts(backbone)
     embeddings = backbone.get_input_embeddings()
     _to_float32(backbone, but=embeddings)
 
     def hidden(batch: Batch) -> Tensor:
         """Return hidden states at the batch's places, (B, L, D)."""
         batch = batch.to(torch.device("cpu"))
-        row = packed(batch)
+        row = packed(batch, share_prompts=share_prompts)
         with reading(row):
             found = backbone(
                 inputs_embeds=embeddings(row.ids_BL).float(),
                 position_ids=row.position_ids_BL,
                 use_cache=False,
             )
-        return unpacked(found.last_hidden_state[0], batch.mask_BL)
+        return unpacked(found.last_hidden_state[0, row.token_index_N], batch.mask_BL)
 
-    require_separation(hidden, dtype="float32")
+    require_separation(hidden, dtype="float32", share_prompts=share_prompts)
 
 
 def _keep_first_layers(config: PretrainedConfig) -> None:

@@ -140,6 +140,11 @@ def _require_separate_rows(recipe: Recipe) -> None:
         recipe.model.sft: compared or any(packing.values()),
         recipe.model.reward: compared or scored,
     }
+    trained = (recipe.model.sft, recipe.model.reward)
+    shared = any(
+        recipe.runs(stage) and getattr(recipe.section(stage), "share_prompts", False)
+        for stage in LEARNING
+    )
     for name in (name for name, packs in wanted.items() if name and packs):
         folder = Path(name).expanduser()
         if embedding_rows(folder):
@@ -147,7 +152,7 @@ def _require_separate_rows(recipe: Recipe) -> None:
 
             # of an ensemble each member
             for member in (folder, *sorted(folder.glob("member_*"))):
-                require_separate_rows(member)
+                require_separate_rows(member, share_prompts=shared and name in trained)
 
 
 def _require_given_reward(recipe: Recipe, model: Path, reward: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     FalconH1Config,
     Gemma2Config,
     GPT2Config,
+    GPTJConfig,
     LlamaConfig,
     MixtralConfig,
     OPTConfig,
@@ -56,6 +57,18 @@ def saved(config, folder: Path, kind=AutoModelForCausalLM, dtype=torch.float32) 
 @pytest.mark.parametrize("family", APART)
 def test_a_folder_whose_sequences_stay_apart_is_taken(family, tmp_path):
     require_separate_rows(saved(APART[family], tmp_path))
+
+
+@pytest.mark.parametrize("family", APART)
+def test_a_folder_whose_sequences_read_one_copy_of_their_prompt_is_taken(family, tmp_path):
+    require_separate_rows(saved(APART[family], tmp_path), share_prompts=True)
+
+
+def test_attention_of_the_familys_own_is_refused_for_shared_prompts_alone(tmp_path):
+    folder = saved(GPTJConfig(**SMALL, n_embd=8, n_layer=2, n_head=2, rotary_dim=4), tmp_path)
+    require_separate_rows(folder)
+    with pytest.raises(BadInput, match=rf"^{tmp_path}: share_prompts = true: .* of its own"):
+        require_separate_rows(folder, share_prompts=True)
 
 
 @pytest.mark.parametrize("family", CROSSING)
