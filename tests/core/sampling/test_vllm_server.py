@@ -101,7 +101,7 @@ def test_replies_are_those_of_the_sampler_in_this_process_before_and_after_new_w
 
 @pytest.mark.slow
 def test_the_same_requests_get_the_same_answers_to_the_last_bit(served):
-    """Bug: the engine began with the first request that arrived, alone."""
+    """The engine would begin with the first request that arrives, alone."""
     rng = random.Random(1)
     prompts = [[rng.randrange(6, 60) for _ in range(rng.randint(1, 7))] for _ in range(40)]
     asked = {"seeds": list(range(40)), "eos_id": EOS}
