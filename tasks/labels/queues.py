@@ -59,7 +59,7 @@ class LabelQueues:
         )
         known = {one.name: one for one in label_schemas.list_label_schemas(self.experiment_id)}
         found = []
-        for question in QUESTIONS:
+        for question in reversed(QUESTIONS):  # the page shows the newest first
             schema = known.get(question.name) or label_schemas.create_label_schema(
                 question.name,
                 type="feedback",
