@@ -1,8 +1,4 @@
-"""End a process at once when its work is done.
-
-Python looks through all objects several times before it ends: two seconds once torch or MLflow is
-imported.
-"""
+"""End a process without Python's last garbage collections, which take two seconds after torch."""
 
 import atexit
 import logging
@@ -11,14 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+UNWRITTEN = 120  # Python's own exit code where standard output cannot be flushed
 _code: list[int] = []  # the exit code, once the work has ended
 
 
 def run_and_end(main: Callable[[], int]) -> NoReturn:
     """Call `main` and end this process with its exit code.
 
-    What libraries have registered with atexit since then is called. After an exception Python ends
-    the process as usual.
+    Exit hooks that are registered after this call run, earlier ones do not. After an exception
+    Python ends the process as usual.
     """
     atexit.register(_end)  # first: it is called last
     try:
@@ -32,8 +29,13 @@ def run_and_end(main: Callable[[], int]) -> NoReturn:
 
 
 def _end() -> None:
-    if _code:
+    if not _code:
+        return
+    try:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
+    except OSError:  # the reader has gone, or the disk is full
+        _code[0] = UNWRITTEN
+    finally:
         os._exit(_code[0])

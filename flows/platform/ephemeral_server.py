@@ -6,16 +6,21 @@ the run the child lives on without end. Prefect also starts it when a flow begin
 about as long as a run takes to import Prefect and MLflow: `rlhf run` starts it before.
 """
 
+import atexit
+import contextlib
 import os
+import random
 import socket
 import sys
 from dataclasses import dataclass
 
 from flows.platform import prefect_address
 from flows.settings import quiet_libraries
+from rlhf_core.errors import RLHFError
 from tasks.execution.guarded_process import GuardedProcess
 
 _START = "_run_uvicorn_command"  # Prefect 3.7's function that starts the server
+PORTS = range(8000, 9000)
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -38,10 +43,9 @@ def start_early() -> None:
     if _early or prefect_address.is_named():
         return
     quiet_libraries()  # the server inherits these settings
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     _early.append(_Server(port, _start(port, {})))
+    atexit.register(_end_early)  # a run that is refused before Prefect needs it
 
 
 def end_with_this_process() -> None:
@@ -71,6 +75,15 @@ def end_with_this_process() -> None:
     server = SubprocessASGIServer()  # one per process
     if _early and not server.running:
         server.port = _early[0].port
+
+
+def _free_port() -> int:
+    """Return a free port of Prefect's own range, below those that a system gives to connections."""
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise RLHFError(f"no port from {PORTS[0]} to {PORTS[-1]} is free; end a server there.")
 
 
 def _end_early() -> None:

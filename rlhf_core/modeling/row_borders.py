@@ -33,12 +33,20 @@ def require_separate_rows(folder: Path, *, share_prompts: bool = False) -> None:
     try:
         try:
             _try(folder, whole=False, share_prompts=share_prompts)
-        except BadInput:
+        except (BadInput, MemoryError, OSError):
             raise
-        except Exception:  # each family builds and reads its layers in ways of its own
+        except Exception as error:  # each family builds and reads its layers in ways of its own
+            print(f"{folder}: its first layers do not run by themselves ({error})", flush=True)
             _try(folder, whole=True, share_prompts=share_prompts)
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         raise BadInput(f"{folder}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{folder}: packing = true: the model does not read a packed row"
+            f" ({type(error).__name__}: {error}). Set packing = false."
+        ) from error
 
 
 def layers_to_try(config: PretrainedConfig) -> int:

@@ -10,6 +10,8 @@ from flows.cli.runs.outcome import finish
 from flows.platform import ephemeral_server
 from flows.settings import quiet_libraries
 from rlhf_core.config import Recipe, load_recipe
+from tasks.records.workspace import Workspace
+from tasks.tracking.address import require_address
 
 FromStage = Annotated[
     StepName | None,
@@ -43,6 +45,7 @@ def run(
     if print_launch:
         _print_launches(loaded, as_json)
         return
+    require_address(Workspace.here().tracking_uri)
     ephemeral_server.start_early()
     from flows.display.run import run_recipe
 
@@ -53,7 +56,6 @@ def _print_launches(recipe: Recipe, as_json: bool) -> None:
     from dataclasses import asdict
 
     quiet_libraries()
-    from tasks.records.workspace import Workspace
     from tasks.stages.launch_plan import launches
 
     found = list(launches(recipe, Workspace.here()))

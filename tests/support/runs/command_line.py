@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RLHF = [sys.executable, "-c", "import sys; from flows.cli.app import main; sys.exit(main())"]
+RLHF = [sys.executable, "-c", "from flows.cli.app import run; run()"]
 SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
 
 

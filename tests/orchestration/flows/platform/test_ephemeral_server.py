@@ -19,8 +19,8 @@ CLOSED = ("sh", "-c", 'exec "$@" >&-', "sh")
 def start(home, recipe_file, command):
     """Start `rlhf run` up to a stage as a process group of its own; its output is a file."""
     code = (
-        "import sys; from tasks.execution import stage_process; "
-        f"stage_process.COMMAND = {command!r}; from flows.cli.app import main; sys.exit(main())"
+        "from tasks.execution import stage_process; "
+        f"stage_process.COMMAND = {command!r}; from flows.cli.app import run; run()"
     )
     started, output = [], home / "output"
 

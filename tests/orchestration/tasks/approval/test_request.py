@@ -452,7 +452,7 @@ def started(pipeline_recipe, command, prefect_server, tmp_path):
     """started(): `rlhf run` on a Prefect server, once it waits for approval; its output file."""
     code = (
         "import sys; from tasks.execution import stage_process;"
-        f" stage_process.COMMAND = {command!r}; from flows.cli.app import main; sys.exit(main())"
+        f" stage_process.COMMAND = {command!r}; from flows.cli.app import run; run()"
     )
     running: list[subprocess.Popen] = []
 
