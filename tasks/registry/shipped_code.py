@@ -9,6 +9,7 @@ registry.
 
 import ast
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from tasks.records.run_record import ModelKind
 
 PACKAGE = "rlhf_core"
 _FROM = re.compile(rf"^(\s*from ){PACKAGE}(?=[.\s])", re.M)
+# two threads that parse at once raise SystemError in Python 3.11 (CPython issue 106905)
+_PARSING = threading.Lock()
 
 
 def write_code(kind: ModelKind, folder: Path) -> tuple[Path, Path]:
@@ -54,7 +57,9 @@ def imported_sources(script: Path) -> dict[str, str]:
 
 def _imports(file: Path) -> Iterator[Path]:
     """Yield the files of the project's modules that a file imports, of their packages too."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    with _PARSING:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != PACKAGE:
             continue
         for name in (alias.name for alias in node.names):

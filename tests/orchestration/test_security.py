@@ -3,6 +3,7 @@
 import os
 import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,17 @@ def sections(kind: type[BaseModel]) -> dict[str, type]:
     found = {}
     for name, field in kind.model_fields.items():
         found[name] = field.annotation
-        for inner in (field.annotation, *typing.get_args(field.annotation)):
+        for inner in kinds(field.annotation):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 found |= {f"{name}.{key}": value for key, value in sections(inner).items()}
     return found
+
+
+def kinds(annotation: object) -> Iterator[object]:
+    """Yield an annotation and all that it is made of, as in `Annotated[A | None, ...]`."""
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from kinds(part)
 
 
 def test_no_key_of_a_recipe_lets_a_models_code_run():

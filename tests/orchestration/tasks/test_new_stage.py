@@ -107,7 +107,7 @@ def test_a_stage_runs_is_recorded_and_is_not_repeated(toy, home, tiny_model, mak
 def test_the_rules_of_its_gates_are_checked_like_all_others(toy, make_recipe):
     with pytest.raises(ValidationError, match=r"no metric 'data/nosuch' of the stage toy"):
         make_recipe(1, metric="data/nosuch")
-    with pytest.raises(ValidationError, match=r"'dpo', 'evaluate' or 'toy'"):
+    with pytest.raises(ValidationError, match=r"'kto', 'evaluate' or 'toy'"):
         make_recipe(1, stage="toys")
 
 
