@@ -84,22 +84,30 @@ def delete_older(client: MlflowClient, name: str, days: int) -> int:
 
 
 def live_replies(
-    client: MlflowClient, name: str, *, most: int = 1000, since_ms: int = 0
+    client: MlflowClient,
+    name: str,
+    *,
+    most: int = 1000,
+    since_ms: int = 0,
+    version: str = "",
+    oldest_first: bool = False,
 ) -> Iterator[LiveReply]:
     """Yield the live replies of a registry name, the newest first.
 
     most: their largest number. since_ms: leave out older ones, milliseconds since the epoch.
+    version: only those of this version.
     """
     experiment = client.get_experiment_by_name(experiment_name(name))
     if experiment is None:
         return
+    of_version = f" AND tags.`{VERSION}` = '{version}'" if version else ""
     tracing, token, left = TracingClient(client.tracking_uri), None, most
     while left > 0:
         found = tracing.search_traces(
             locations=[experiment.experiment_id],
-            filter_string=f"timestamp_ms >= {since_ms}",
+            filter_string=f"timestamp_ms >= {since_ms}{of_version}",
             max_results=min(left, 100),
-            order_by=["timestamp_ms DESC"],
+            order_by=[f"timestamp_ms {'ASC' if oldest_first else 'DESC'}"],
             page_token=token,
         )
         yield from (reply for trace in found if (reply := _reply(trace)))

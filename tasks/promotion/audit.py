@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rlhf_core.gates.contest_evidence import CONTEST
+from rlhf_core.live.verdict import LiveVerdict
 from tasks.promotion.champions import KINDS
 from tasks.promotion.ledger import Ledger, LedgerEntry
 from tasks.promotion.ledger_chain import chain_problem
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 class AuditEvent:
     """One decision about a version; time is UTC.
 
-    event: promote, rollback, recover, propose, approval, override or contest. by: who decided, ''
-    where the pipeline decided by its rules. identity: 'account' where MLflow's server had
-    authenticated it, 'declared' for a name that nobody checked, '' without one. evidence: a digest:
-    of the weights for an attempt, of the items that it was decided on for a contest (of the
-    evaluation where an earlier release kept none), of what a person saw for an approval, of the
-    gate records otherwise.
+    event: promote, rollback, recover, propose, approval, override, contest or live gate. by: who
+    decided, '' where the pipeline decided by its rules. identity: 'account' where MLflow's server
+    had authenticated it, 'declared' for a name that nobody checked, '' without one. evidence: a
+    digest: of the weights for an attempt, of the items that it was decided on for a contest (of the
+    evaluation where an earlier release kept none), of the ids of the replies for a live gate, of
+    what a person saw for an approval, of the gate records otherwise.
     """
 
     time: datetime
@@ -111,7 +112,7 @@ def _once(events: list[AuditEvent]) -> list[AuditEvent]:
 
 
 def _of_entry(entry: LedgerEntry) -> Iterator[AuditEvent]:
-    """Yield an attempt, its contest, and the approval that a promoter has found on the server."""
+    """Yield an attempt, its contest, its live gate, and the approval found on the server."""
     yield AuditEvent(
         entry.time,
         entry.action,
@@ -125,6 +126,8 @@ def _of_entry(entry: LedgerEntry) -> Iterator[AuditEvent]:
     )
     if entry.contest:
         yield _of_contest(entry, entry.contest)
+    if entry.live:
+        yield _of_live_gate(entry, entry.live)
     if entry.approval and entry.action != "propose":  # which the pipeline's account writes
         yield _of_approval(entry.approval, entry.model, entry.version)
 
@@ -142,6 +145,20 @@ def _of_contest(entry: LedgerEntry, contest: ContestOutcome) -> AuditEvent:
         "passed" if contest.passed else "refused",
         reason,
         contest.items or contest.evaluation,
+        entry.identity,
+    )
+
+
+def _of_live_gate(entry: LedgerEntry, verdict: LiveVerdict) -> AuditEvent:
+    return AuditEvent(
+        entry.time,
+        "live gate",
+        entry.model,
+        entry.version,
+        entry.by,
+        verdict.decision,
+        verdict.reason,
+        verdict.replies,
         entry.identity,
     )
 

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import Field, ValidationError
 
 from rlhf_core.errors import BadInput, PromotionRefused
+from rlhf_core.live.verdict import LiveVerdict
 from rlhf_core.rundir import Frozen
 from tasks.promotion.champions import AliasPlan
 from tasks.promotion.looks import ContestOutcome
@@ -44,7 +45,7 @@ _ABOUT = (
     "Every attempt to move the champion of {name}, one version each. Append-only: `rlhf history"
     " {name}` reads it."
 )
-JSON_TAGS = ("owner", "plan", "contest", "approval")  # of an entry
+JSON_TAGS = ("owner", "plan", "contest", "approval", "live")  # of an entry
 _active: set[str] = set()  # tokens of the transactions of this process
 
 
@@ -69,6 +70,7 @@ class LedgerEntry(Frozen):
     owner: ProcessIdentity
     contest: ContestOutcome | None = None
     approval: ApprovalRecord | None = None  # by an account of MLflow's server
+    live: LiveVerdict | None = None  # of `rlhf live gate`, which made the attempt
     plan: AliasPlan | None = None
     chain: str = ""  # digest of all entries before this one, recorded at its turn
     step: str = ""

@@ -7,7 +7,7 @@ to alter the digest in every entry after it.
 from collections.abc import Iterable
 
 from rlhf_core.digest import digest_json
-from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.ledger import Ledger, LedgerEntry
 
 
 def chain_digest(entries: Iterable[LedgerEntry], number: int) -> str:
@@ -16,6 +16,16 @@ def chain_digest(entries: Iterable[LedgerEntry], number: int) -> str:
     Their own digests of the entries before them are among the tags.
     """
     return digest_json([[entry.number, entry.tags] for entry in entries if entry.number < number])
+
+
+def record_chain(ledger: Ledger, entry: LedgerEntry) -> None:
+    """Record the digest of the entries before this one, unless another of them still goes on.
+
+    For an attempt that moves no alias, and so waits for nobody.
+    """
+    entries = ledger.entries()
+    if all(other.outcome for other in entries if other.number < entry.number):
+        ledger.record(entry, "chain", chain_digest(entries, entry.number))
 
 
 def chain_problem(entries: list[LedgerEntry]) -> str:

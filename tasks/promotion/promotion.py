@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from rlhf_core.errors import PromotionRefused, RLHFError
+from rlhf_core.live.verdict import LiveVerdict
 from rlhf_core.stage_catalogue import ALIGNED_WITHOUT_REWARD
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
@@ -35,7 +36,8 @@ class PromotionRequest:
     expects: the champion as the caller saw it, '' for none; None takes it as it is. adopt: go on
     from the aliases as they are, though the ledger says otherwise. contest_override: why a policy
     may be champion that has not beaten the present one. approved_by: the person who approved,
-    where the recipe requires that and the pipeline has no answer; with a comment.
+    where the recipe requires that and the pipeline has no answer; with a comment. live: the verdict
+    of the live gate that makes this request.
     """
 
     kind: ModelKind = "policy"
@@ -46,6 +48,7 @@ class PromotionRequest:
     contest_override: str = ""
     approved_by: str = ""
     approval_comment: str = ""
+    live: LiveVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionRe
         contest_override=request.contest_override,
         approved_by=request.approved_by,
         approval_comment=request.approval_comment,
+        live=request.live.model_dump_json() if request.live else "",
     )
     with begin_transaction(registry, entry) as transaction:
         check_preconditions(transaction, adopt=request.adopt)

@@ -7,11 +7,10 @@ look at the held-out prompts. The promoter's promotion checks everything again.
 from tasks.promotion.aliases import RegistryAliases, champion_history
 from tasks.promotion.candidates import candidates_of
 from tasks.promotion.champions import Champion
-from tasks.promotion.ledger_chain import chain_digest
+from tasks.promotion.ledger_chain import record_chain
 from tasks.promotion.promotion import PromotionResult, next_champions
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import (
-    Transaction,
     begin_transaction,
     check_approval,
     check_evidence,
@@ -34,7 +33,7 @@ def propose(registry: RegistryAliases, version: str, reason: str) -> PromotionRe
     recover(candidates)
     entry = candidates.ledger.append("propose", model, version, digest=found.digest, reason=reason)
     with begin_transaction(candidates, entry) as transaction:
-        _record_chain(transaction)
+        record_chain(candidates.ledger, entry)
         transaction.found = candidates.aliases()
         state = next_champions(transaction)
         check_evidence(transaction, state)
@@ -54,11 +53,3 @@ def _present_champion(registry: RegistryAliases) -> Champion | None:
     if states:
         return states[-1].policy
     return registry.as_champion("policy", number) if number else None
-
-
-def _record_chain(transaction: Transaction) -> None:
-    """Record the digest of the entries before this one, unless another run still writes one."""
-    registry, entry = transaction.registry, transaction.entry
-    entries = registry.ledger.entries()
-    if all(other.outcome for other in entries if other.number < entry.number):
-        registry.ledger.record(entry, "chain", chain_digest(entries, entry.number))

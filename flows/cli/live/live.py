@@ -11,20 +11,26 @@ import typer
 from flows.cli.options import AsJson
 from flows.cli.output import print_json
 from flows.settings import quiet_libraries
+from rlhf_core.errors import BadInput, GateRefused
 
 if TYPE_CHECKING:
     from flows.platform.live.control import LiveWish, Tell
     from flows.platform.live.view import LiveView
 
+WIDE = 1000  # columns outside a terminal, so that no row is folded
+
 LiveTarget = Annotated[
     str,
     typer.Argument(
-        metavar="NAME|status|stop",
-        help="registry.name of a recipe: serve its champion. status, stop: of all, or of one",
+        metavar="NAME|status|gate|stop",
+        help=(
+            "registry.name of a recipe: serve its champion. status, stop: of all, or of one."
+            " gate: judge the canary of one"
+        ),
     ),
 ]
 LiveName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="With status and stop: this one alone")
+    str | None, typer.Argument(metavar="[NAME]", help="With status, gate and stop: this one")
 ]
 LivePort = Annotated[
     int | None, typer.Option(help="Port for clients (default: the last, 8000, or free)")
@@ -83,6 +89,12 @@ VLLMArguments = Annotated[
         help='Further arguments of vLLM\'s servers, e.g. "--max-model-len 4096"',
     ),
 ]
+Apply = Annotated[
+    bool,
+    typer.Option(
+        "--apply", help="With gate: promote the candidate, or end the canary, as the verdict says"
+    ),
+]
 
 
 def live(
@@ -96,6 +108,7 @@ def live(
     log: LogRate = None,
     redact: Redaction = None,
     keep_days: KeepDays = None,
+    apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve the champion with vLLM under one address; a candidate beside it.
@@ -103,13 +116,18 @@ def live(
     The servers keep running after this command has ended. When the alias champion moves, the new
     version is started, gets the requests once it answers, and the old one ends after its last
     reply. `status` shows what runs, `stop` ends it. A second call changes the canary.
+    `gate` judges the candidate by its kept replies: forward, back (exit code 3) or continue.
     """
     from flows.platform.live import control, view
     from tasks.records.workspace import Workspace
 
     quiet_libraries()
     tell = partial(print, file=sys.stderr, flush=True)
-    if target == "status":
+    if apply and target != "gate":
+        raise BadInput("--apply is for rlhf live gate NAME; expected no --apply here.")
+    if target == "gate":
+        _gate(name, apply, tell, as_json)
+    elif target == "status":
         found = [view.view(place) for place in view.require_live(Workspace.here(), name)]
         _print([asdict(each) for each in found] if as_json else found)
     elif target == "stop":
@@ -132,6 +150,36 @@ def _start(name: str, wish: "LiveWish", tell: "Tell") -> "tuple[LiveView, bool]"
 
     registry, _ = open_registry(name)
     return control.start(registry, wish, tell)
+
+
+def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
+    """Print the verdict on a canary. Raises GateRefused where it is to go back."""
+    from flows.cli.output import console
+    from flows.cli.tables.live_gate import verdict_table
+    from flows.platform.live.gating import judge_canary
+    from flows.platform.live.view import require_live
+    from tasks.promotion.aliases import open_registry
+    from tasks.records.workspace import Workspace
+
+    if name is None:
+        raise BadInput(
+            "rlhf live gate has no name; expected one that is live: rlhf live gate NAME."
+        )
+    (place,) = require_live(Workspace.here(), name)
+    registry, _ = open_registry(name)
+    found = judge_canary(registry, place, apply=apply, tell=tell)
+    if as_json:
+        print_json(found.verdict.model_dump(mode="json") | {"done": found.done})
+    else:
+        if found.verdict.measures:
+            console(WIDE).print(verdict_table(found.verdict))
+        print(
+            "\n".join(
+                filter(None, [f"{found.verdict.decision}: {found.verdict.reason}", found.done])
+            )
+        )
+    if found.verdict.decision == "back":
+        raise GateRefused(found.verdict.reason)
 
 
 def _stopped(name: str, versions: list[str]) -> str:

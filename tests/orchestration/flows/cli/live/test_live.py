@@ -54,3 +54,30 @@ def test_a_start_that_was_interrupted_is_shown_and_can_be_stopped(rlhf, home):
     assert "was not started to its end" in rlhf("live", "status")[1]
     assert rlhf("live", "stop")[1] == "stopped: tiny, version none ran\n"
     assert rlhf("live", "status")[1] == "nothing is live\n"
+
+
+def test_the_gate_needs_a_live_model_with_a_canary(rlhf, registry, home):
+    assert "rlhf live gate NAME" in rlhf("live", "gate")[2]
+    code, _, says = rlhf("live", "gate", "tiny")
+    assert code == 2 and "tiny is not live in this workspace" in says
+    place = LiveFolder(Workspace(home), "tiny")
+    options = LiveOptions(name="tiny", tracking_uri=place.workspace.tracking_uri, port=1)
+    place.write(options)
+    code, _, says = rlhf("live", "gate", "tiny")
+    assert code == 2 and "tiny has no canary" in says and "--canary 10" in says
+    place.write(options.model_copy(update={"candidate": "2", "canary": 20}))
+    code, _, says = rlhf("live", "gate", "tiny")
+    assert code == 2 and "no reply of version 2 is kept" in says and "--log 1 --canary 20" in says
+    code, _, says = rlhf("live", "tiny", "--apply")
+    assert code == 2 and "--apply is for rlhf live gate NAME" in says
+
+
+def test_the_gate_says_that_there_are_too_few_replies(rlhf, registry, home):
+    place = LiveFolder(Workspace(home), "tiny")
+    options = {"candidate": "2", "canary": 20, "log_rate": 1.0}
+    uri = place.workspace.tracking_uri
+    place.write(LiveOptions(name="tiny", tracking_uri=uri, port=1, **options))
+    code, out, _ = rlhf("live", "gate", "tiny", "--apply")
+    assert code == 0 and out.startswith("continue: too few replies to look at: version 2 has 0")
+    found = json.loads(rlhf("live", "gate", "tiny", "--json")[1])
+    assert (found["decision"], found["candidate"], found["done"]) == ("continue", "2", "")

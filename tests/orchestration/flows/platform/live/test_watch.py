@@ -1,5 +1,6 @@
 """The watcher of a live model: a real registry and router, OpenAI servers without a model."""
 
+import json
 import os
 import signal
 import stat
@@ -12,11 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.platform.live.gating import judge_canary
 from flows.platform.live.servers import requests
 from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
 from flows.platform.live.watch import LiveWatch
 from flows.platform.pages import answers, free_port
 from flows.platform.processes import end_all, group_of, marked
+from rlhf_core.errors import BadInput
 from tasks.live.replies import live_replies
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
@@ -162,6 +165,55 @@ def test_a_candidate_that_became_champion_and_was_rolled_back_is_no_canary_again
     served.make_champion("1")
     served.until(lambda state: list(state.servers) == ["1"])
     assert served.watch.state.shares == {"1": 100}
+
+
+def test_a_candidate_whose_replies_are_worse_is_sent_back_by_the_gate(served, registry):
+    canary = {"candidate": "2", "canary": 20, "asked": datetime.now(UTC), "log_rate": 1.0}
+    served.place.write(served.options.model_copy(update=canary))
+    served.until(lambda state: state.shares == {"1": 80, "2": 20})
+    for number in range(104):  # as the router logs them; those of version 2 are empty
+        write_logged(served.place.replies / f"{number}.json", number, 1 + number % 2)
+    served.until(lambda state: not list(served.place.replies.glob("*.json")))
+    looked = judge_canary(registry, served.place, apply=False, tell=print)
+    assert looked.verdict.decision == "back" and not looked.done
+    assert served.watch.state.shares == {"1": 80, "2": 20}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            served.watch.step()
+            time.sleep(0.05)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        found = judge_canary(registry, served.place, apply=True, tell=print)
+    finally:
+        over.set()
+        watching.join()
+    assert found.verdict == looked.verdict and "The canary is over" in found.done
+    served.until(lambda state: list(state.servers) == ["1"])
+    assert served.models(5) == ["tiny-policy-1"] * 5
+    entry = registry.ledger.entries()[-1]
+    assert (entry.version, entry.outcome, entry.live) == ("2", "refused", found.verdict)
+    with pytest.raises(BadInput, match="tiny has no canary"):
+        judge_canary(registry, served.place, apply=False, tell=print)
+
+
+def write_logged(file: Path, number: int, version: int) -> None:
+    record = {
+        "time_ms": int(1000 * time.time()) + number,
+        "duration_ms": 7,
+        "request": {"messages": [{"role": "user", "content": f"question {number}"}]},
+        "reply": {
+            "id": f"chatcmpl-{number}",
+            "model": f"tiny-policy-{version}",
+            "content": f"answer {number}" if version == 1 else "",
+            "finish_reason": "stop",
+            "usage": {"total_tokens": 9},
+        },
+    }
+    file.write_text(json.dumps(record), encoding="utf-8")
 
 
 def test_a_server_that_is_killed_is_started_again(served):

@@ -1,0 +1,56 @@
+"""The live gate of a running canary: judge it, and act on the verdict."""
+
+from dataclasses import dataclass
+
+from flows.platform.live import control
+from flows.platform.live.state import LiveFolder, LiveOptions
+from rlhf_core.errors import BadInput
+from rlhf_core.live.verdict import LiveVerdict
+from tasks.live import gate
+from tasks.promotion.aliases import RegistryAliases
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """The verdict on a canary. done: what followed from it, one sentence; '' for nothing."""
+
+    verdict: LiveVerdict
+    done: str = ""
+
+
+def judge_canary(
+    registry: RegistryAliases, place: LiveFolder, *, apply: bool, tell: control.Tell
+) -> GateOutcome:
+    """Judge the canary of a live model by its kept replies; with `apply` act on the verdict.
+
+    Raises BadInput where there is no canary or no reply of it is kept, and PromotionRefused where
+    the verdict is forward and a check of the promotion does not pass; then the canary goes on.
+    """
+    options = _require_canary(place)
+    verdict = gate.judge(registry, options.candidate, options.keep_days)
+    if not verdict.candidate_n and not options.log_rate:
+        raise BadInput(
+            f"no reply of version {options.candidate} is kept, and {place.name} keeps none;"
+            f" expected replies to judge. rlhf live stop {place.name}, then rlhf live {place.name}"
+            f" --log 1 --canary {options.canary} --candidate {options.candidate}."
+        )
+    if not apply or verdict.decision == "continue":
+        return GateOutcome(verdict)
+    if verdict.decision == "forward":
+        return GateOutcome(verdict, gate.forward(registry, verdict).reason)
+    control.start(registry, control.LiveWish(canary=0), tell)  # first: nobody gets it any more
+    number = gate.back(registry, verdict)
+    done = f"The canary is over, and its server ends; entry {number} of the ledger says why."
+    return GateOutcome(verdict, done)
+
+
+def _require_canary(place: LiveFolder) -> LiveOptions:
+    """Return the options of a live model with a canary. Raises BadInput for another."""
+    options, state = place.options(), place.state()
+    is_over = bool(options and state and options.asked == state.ended)
+    if options is None or not options.canary or is_over:
+        raise BadInput(
+            f"{place.name} has no canary; expected a candidate that gets some of the requests."
+            f" Start one: rlhf live {place.name} --canary 10."
+        )
+    return options

@@ -1,0 +1,101 @@
+"""The live gate: judge a candidate by its live replies, and record what follows in the ledger."""
+
+import time
+
+from rlhf_core.errors import BadInput
+from rlhf_core.live.gate import MOST, decide_live
+from rlhf_core.live.measures import JudgedReply
+from rlhf_core.live.verdict import LiveVerdict
+from tasks.live.replies import DAY_MS, LiveReply, live_replies
+from tasks.live.versions import wanted_versions
+from tasks.promotion.aliases import RegistryAliases
+from tasks.promotion.ledger_chain import record_chain
+from tasks.promotion.promotion import PromotionRequest, PromotionResult, promote
+from tasks.promotion.recovery import recover
+from tasks.promotion.transaction import begin_transaction
+
+PER_CANDIDATES = 20  # replies of the champion that are read for each of the candidate's
+REASON = "live gate: "
+
+
+def judge(registry: RegistryAliases, candidate: str, keep_days: int | None) -> LiveVerdict:
+    """Return the verdict on a candidate beside the present champion, from the traces in MLflow.
+
+    keep_days: how long the traces are kept, None for ever. Raises BadInput where the first ones may
+    have been deleted: other replies would stand at the same look.
+    """
+    champion = wanted_versions(registry).champion
+    theirs = _judged(registry, candidate, MOST)
+    if theirs and keep_days is not None:
+        _require_whole(theirs[0], candidate, keep_days)
+    since = theirs[0].time_ms if theirs else 0
+    ours = _judged(registry, champion, PER_CANDIDATES * MOST, since) if theirs else []
+    return decide_live((champion, candidate), ours, theirs)
+
+
+def forward(registry: RegistryAliases, verdict: LiveVerdict) -> PromotionResult:
+    """Promote the candidate as `rlhf promote` does, by the same checks.
+
+    Raises PromotionRefused, for a candidate that has not won its contest too.
+    """
+    request = PromotionRequest(
+        version=verdict.candidate,
+        reason=f"{REASON}{verdict.reason}",
+        expects=verdict.champion,
+        live=verdict,
+    )
+    return promote(registry, request)
+
+
+def back(registry: RegistryAliases, verdict: LiveVerdict) -> int:
+    """Record the candidate as an attempt that was refused; return the number of its entry."""
+    recover(registry)
+    entry = registry.ledger.append(
+        "promote",
+        registry.model("policy"),
+        verdict.candidate,
+        digest=registry.as_champion("policy", verdict.candidate).digest,
+        expects=verdict.champion,
+        live=verdict.model_dump_json(),
+    )
+    with begin_transaction(registry, entry):
+        record_chain(registry.ledger, entry)
+        registry.ledger.close(entry, "refused", f"{REASON}{verdict.reason}")
+    return entry.number
+
+
+def _judged(
+    registry: RegistryAliases, version: str, most: int, since_ms: int = 0
+) -> list[JudgedReply]:
+    found = live_replies(
+        registry.client,
+        registry.name,
+        most=most,
+        since_ms=since_ms,
+        version=version,
+        oldest_first=True,
+    )
+    return [_of(reply) for reply in found]
+
+
+def _of(found: LiveReply) -> JudgedReply:
+    return JudgedReply(
+        identity=found.trace_id,
+        time_ms=found.time_ms,
+        prompt=found.messages[-1]["content"] if found.messages else "",
+        reply=found.reply,
+        finish_reason=found.finish_reason,
+        thumbs=found.thumbs,
+    )
+
+
+def _require_whole(first: JudgedReply, candidate: str, keep_days: int) -> None:
+    """Raise BadInput where replies from before the first one may have been deleted by age."""
+    age = (1000 * time.time() - first.time_ms) / DAY_MS
+    if age > keep_days - 1:
+        raise BadInput(
+            f"the first kept reply of version {candidate} is {age:.1f} days old, and replies are"
+            f" deleted after {keep_days}; expected one that is younger than {keep_days - 1} days,"
+            " so that every look has the replies that it had before. Decide by hand: rlhf promote,"
+            " or rlhf live NAME --canary 0."
+        )
