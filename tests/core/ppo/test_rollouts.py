@@ -177,6 +177,8 @@ def test_an_error_while_the_sampler_generates_closes_it_and_leaves_no_thread(tra
     started = time.monotonic()
     with pytest.raises(ValueError, match="diverged"), Rollouts(trainer(AHEAD, sampler), START) as r:
         next(iter(r))
+        while sum(call.startswith("generate") for call in sampler.calls) < 2:
+            time.sleep(0.01)
         r.raise_error()  # nothing yet: it works
         raise ValueError("diverged")
     assert sampler.calls[-1] == "close" and not threads() and time.monotonic() - started < 10
