@@ -39,8 +39,8 @@ from rlhf_core.statistics.auc import area
 def run(spec: StageSpec[KTOStageConfig], run: RunDir) -> Output:
     """Align the input `policy`, which is the reference too, on replies with thumbs up or down.
 
-    Raises BadInput where one of the labels is missing; Diverged, and the last good checkpoint is
-    kept.
+    Raises BadInput where one of the labels is missing, or held-out replies are to one prompt;
+    Diverged, and the last good checkpoint is kept.
     """
     config, source = spec.config.kto, spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)

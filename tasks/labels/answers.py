@@ -3,7 +3,7 @@
 A queue item says who completed it (`completed_by`), which a server with accounts takes from the
 account. An answer itself carries a name that whoever wrote it chose. So a vote counts where its
 queue's own annotator completed the item, and its answer is the one under that name. With accounts,
-an answer dated after the completion does not count: MLflow cannot say who wrote it.
+an answer made or changed after the completion does not count: MLflow cannot say who did it.
 """
 
 from collections.abc import Mapping
@@ -141,6 +141,18 @@ def _answer(
             return None, "answered after it was submitted"
     replaced = {one.overrides for one in own}
     last = [one for one in own if one.assessment_id not in replaced]
-    if campaign.accounts and len({str(one.value) for one in last}) > 1:
-        return None, "answered more than once under one name"
+    if campaign.accounts and (note := _doubt(last, end)):
+        return None, note
     return max(last, key=lambda one: one.create_time_ms or 0), ""
+
+
+def _doubt(last: list[Feedback], end: int) -> str:
+    """Return why nobody knows which of an annotator's last answers was submitted, or nothing.
+
+    An edit keeps the name and the creation time of an answer, and sets the time of its last update.
+    """
+    if any((one.last_update_time_ms or 0) > end for one in last):
+        return "changed after it was submitted"
+    if len({str(one.value) for one in last}) > 1:
+        return "answered more than once under one name"
+    return ""

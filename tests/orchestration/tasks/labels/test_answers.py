@@ -5,11 +5,19 @@ import time
 import mlflow
 import pytest
 from accounts import become
-from mlflow.genai.review_queues import remove_items_from_review_queue
+from mlflow.entities import AssessmentSource, Feedback
+from mlflow.genai.review_queues import (
+    ReviewItemType,
+    ReviewQueueItem,
+    ReviewStatus,
+    remove_items_from_review_queue,
+)
 
-from tasks.labels.answers import SLACK
+from tasks.labels.answers import SLACK, answers_of
+from tasks.labels.campaign import Campaign, Queue
 from tasks.labels.opening import current
 from tasks.labels.pages import BETTER
+from tasks.labels.queues import Reviewed
 
 
 def states(made) -> list[tuple[str, str]]:
@@ -68,6 +76,58 @@ def test_a_label_on_a_deleted_pair_is_refused_by_the_server(open_campaign_of):
     with pytest.raises(mlflow.exceptions.MlflowException):
         made.log(trace_id, BETTER, "Both are bad", "default")
     assert states(made) == [("deleted", "")]
+
+
+SUBMITTED = 10_000_000  # milliseconds since the epoch
+
+
+def answer_of_ann(identity: str, made: int, changed: int, **more) -> Feedback:
+    """Return an answer under Ann's name. made, changed: milliseconds after she submitted."""
+    answer = Feedback(
+        name=BETTER,
+        value="Reply 1 is better",
+        source=AssessmentSource("HUMAN", "ann"),
+        create_time_ms=SUBMITTED + made,
+        last_update_time_ms=SUBMITTED + changed,
+        **more,
+    )
+    answer.assessment_id = identity
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([answer_of_ann("1", -50, -50)], ("done", "")),
+        ([answer_of_ann("1", -50, -10)], ("done", "")),  # nobody can see who changed it
+        ([answer_of_ann("1", -50, SLACK + 1)], ("refused", "changed after it was submitted")),
+        (
+            [answer_of_ann("1", SLACK + 1, SLACK + 1)],
+            ("refused", "answered after it was submitted"),
+        ),
+        (  # the answer before the one that was changed does not count in its place
+            [answer_of_ann("1", -90, -90), answer_of_ann("2", -50, SLACK + 1, overrides="1")],
+            ("refused", "changed after it was submitted"),
+        ),
+    ],
+)
+def test_with_accounts_a_change_after_the_submission_does_not_count(answers, expected):
+    campaign = Campaign.new("w", {"ann": ["p"]}, 1, "http://127.0.0.1:1")
+    campaign.accounts = True
+    campaign.queues = {"ann": Queue(queue_id="q", name="w: ann")}
+    trace_id = campaign.trace_id(campaign.assignments[0])
+    item = ReviewQueueItem(
+        queue_id="q",
+        item_type=ReviewItemType.TRACE,
+        item_id=trace_id,
+        status=ReviewStatus.COMPLETE,
+        creation_time_ms=0,
+        last_update_time_ms=SUBMITTED,
+        completed_by="ann",
+        completed_time_ms=SUBMITTED,
+    )
+    (one,) = answers_of(campaign, {}, Reviewed({trace_id: item}, {trace_id: answers})).all
+    assert (one.state, one.note) == expected
 
 
 @pytest.mark.slow
