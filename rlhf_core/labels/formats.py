@@ -1,16 +1,17 @@
 """Votes that people gave elsewhere: Label Studio's Pairwise export, CSV, JSON Lines.
 
 A row of CSV or JSON Lines is one vote: {"prompt", "reply_a", "reply_b", "annotator", "choice"}, and
-"strength", "comment", "at" (seconds since the epoch) and "first" where they are known.
+"strength", "comment", "at" (seconds since the epoch), "first" and "gold" where they are known.
 """
 
 import csv
-import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rlhf_core.data.sources.text_files import loads
 from rlhf_core.data.transcripts import Messages, RejectedRow, read_messages
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.label_studio import tasks_of, votes_of_task
@@ -36,7 +37,8 @@ WORDS: dict[str, Choice] = {
     "skip": "cannot_judge",
 }
 TEXTS = ("prompt", "reply_a", "reply_b")
-COLUMNS = (*TEXTS, "annotator", "choice", "strength", "comment", "at", "first")
+COLUMNS = (*TEXTS, "annotator", "choice", "strength", "comment", "at", "first", "gold")
+_CHOICES = "expected a, b, same, both_bad or cannot_judge"
 _EXPECTED = (
     "a vote a row with prompt, reply_a, reply_b, annotator and choice (a, b, same, both_bad or"
     " cannot_judge)"
@@ -57,7 +59,8 @@ def read_votes(file: Path, columns: Mapping[str, str] | None = None) -> Imported
 
     .json: Label Studio's export. .csv: a header and a vote per line. .jsonl: a vote per line.
     columns: the file's own names of the columns, by the names here. A second vote of a person on
-    the same pair replaces the first. Raises BadInput naming the file and the line.
+    the same pair replaces the first; a name is the same in capitals, and spelled as it came first.
+    A pair is a gold item where one of its rows says so. Raises BadInput naming the file and line.
     """
     readers: dict[str, Callable[[Path], Iterator[tuple[str, dict]]]] = {
         ".json": _label_studio,
@@ -75,16 +78,28 @@ def read_votes(file: Path, columns: Mapping[str, str] | None = None) -> Imported
     mapping = _mapping(columns or {})
     pairs: dict[str, LabelPair] = {}
     votes: dict[tuple[str, str], Vote] = {}
+    names: dict[str, str] = {}
     try:
         for where, row in reader(file):
             pair, vote = _read(where, {mapping.get(key, key): value for key, value in row.items()})
-            pairs.setdefault(pair.pair_id, pair)
-            votes[vote.pair_id, vote.annotator] = vote
+            pairs[pair.pair_id] = _merged(where, pairs.get(pair.pair_id, pair), pair)
+            name = names.setdefault(vote.annotator.lower(), vote.annotator)
+            votes[vote.pair_id, name] = replace(vote, annotator=name)
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
     if not votes:
         raise BadInput(f"{file} holds no votes; expected {_EXPECTED}.")
     return ImportedVotes(list(pairs.values()), list(votes.values()))
+
+
+def _merged(where: str, known: LabelPair, pair: LabelPair) -> LabelPair:
+    """Return the same pair of two rows: a gold item where one of them is."""
+    if known.gold and pair.gold and known.gold != pair.gold:
+        raise BadInput(
+            f"{where}: gold is another answer than in an earlier row of the same pair; expected one"
+            " right answer. Correct one of them."
+        )
+    return known if known.gold else pair if pair.gold else known
 
 
 def _mapping(columns: Mapping[str, str]) -> dict[str, str]:
@@ -97,16 +112,22 @@ def _mapping(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, dict]]:
+    csv.field_size_limit(sys.maxsize)  # the library's own limit, 128 KiB, is less than a text has
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
-        for row in reader:
-            where = f"{file} line {reader.line_num}"
-            if None in row or None in row.values():
-                raise BadInput(
-                    f"{where} has another number of cells than the header has columns; put texts"
-                    " with commas or line breaks in quotes."
-                )
-            yield where, {key: value for key, value in row.items() if value != ""}
+        try:
+            for row in reader:
+                where = f"{file} line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise BadInput(
+                        f"{where} has another number of cells than the header has columns; put"
+                        " texts with commas or line breaks in quotes."
+                    )
+                yield where, {key: value for key, value in row.items() if value != ""}
+        except csv.Error as error:
+            raise BadInput(
+                f"{file} line {reader.line_num} is not CSV ({error}); expected {_EXPECTED}."
+            ) from None
 
 
 def _jsonl(file: Path) -> Iterator[tuple[str, dict]]:
@@ -116,7 +137,7 @@ def _jsonl(file: Path) -> Iterator[tuple[str, dict]]:
                 continue
             where = f"{file} line {number}"
             try:
-                row = json.loads(line)
+                row = loads(line)
             except ValueError as error:
                 raise BadInput(f"{where} is no JSON ({error}); expected {_EXPECTED}.") from None
             if not isinstance(row, dict):
@@ -139,13 +160,8 @@ def _read(where: str, row: dict) -> tuple[LabelPair, Vote]:
             f"{where} has no {' and no '.join(missing)}, only {', '.join(map(str, row))}; expected"
             f" {_EXPECTED}. Say which column is which with --column NAME=COLUMN."
         )
-    word = "_".join(str(row["choice"]).strip().lower().replace("-", " ").split())
-    choice = WORDS.get(word)
-    if choice is None:
-        raise BadInput(
-            f"{where}: choice is {row['choice']!r:.40}; expected a, b, same, both_bad or"
-            " cannot_judge."
-        )
+    choice = _choice(where, "choice", row["choice"])
+    gold = _choice(where, "gold", row["gold"]) if row.get("gold") not in (None, "") else None
     reply_a, reply_b = (_reply(where, name, row[name]) for name in ("reply_a", "reply_b"))
     if reply_a == reply_b:
         raise BadInput(f"{where}: both replies are {reply_a!r:.60}; expected different ones.")
@@ -155,6 +171,7 @@ def _read(where: str, row: dict) -> tuple[LabelPair, Vote]:
     if swapped := reply_a > reply_b:
         reply_a, reply_b, choice = reply_b, reply_a, mirrored(choice)
         first = {"a": "b", "b": "a"}.get(first) if first else None
+        gold = mirrored(gold) if gold else None
     prompt = _prompt(where, row["prompt"])
     pair = LabelPair(
         pair_id=pair_id_of(prompt, reply_a, reply_b),
@@ -162,6 +179,7 @@ def _read(where: str, row: dict) -> tuple[LabelPair, Vote]:
         reply_a=reply_a,
         reply_b=reply_b,
         source=str(row.get("source") or "import"),
+        gold=gold,
         facts={"swapped": swapped},
     )
     return pair, Vote(
@@ -173,6 +191,13 @@ def _read(where: str, row: dict) -> tuple[LabelPair, Vote]:
         at=_number(where, "at", row.get("at")),
         first=first,
     )
+
+
+def _choice(where: str, name: str, value: object) -> Choice:
+    choice = WORDS.get("_".join(str(value).strip().lower().replace("-", " ").split()))
+    if choice is None:
+        raise BadInput(f"{where}: {name} is {value!r:.40}; {_CHOICES}.")
+    return choice
 
 
 def _reply(where: str, name: str, value: object) -> str:

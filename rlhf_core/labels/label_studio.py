@@ -6,11 +6,11 @@ it (same, both bad, cannot judge), a Rating (strength) and a TextArea (comment).
 Studio's pages "Label Studio Task Format" and "Pairwise".
 """
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from rlhf_core.data.sources.text_files import loads
 from rlhf_core.errors import BadInput
 
 # names of the two texts in a task's data, in the order left, right
@@ -30,9 +30,10 @@ _EXPECTED = (
 
 def tasks_of(file: Path) -> Iterator[tuple[int, dict]]:
     """Yield number and task of an export. Raises BadInput for a file that is no such export."""
+    text = file.read_text(encoding="utf-8")
     try:
-        tasks = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        tasks = loads(text)
+    except ValueError as error:
         raise BadInput(f"{file} is no JSON ({error}); expected {_EXPECTED}.") from None
     if not isinstance(tasks, list):
         raise BadInput(f"{file} is no list; expected {_EXPECTED}.")
@@ -59,6 +60,11 @@ def votes_of_task(where: str, task: dict) -> Iterator[dict]:
         )
     texts = {"prompt": data["prompt"], "reply_a": data[names[0]], "reply_b": data[names[1]]}
     for annotation in task["annotations"]:
+        if not isinstance(annotation, dict):
+            raise BadInput(
+                f"{where} has the annotation {annotation!r:.60}, which is no object; expected"
+                f" {_EXPECTED}."
+            )
         author = annotation.get("completed_by")
         if isinstance(author, dict):
             author = author.get("email") or author.get("id")
@@ -69,8 +75,7 @@ def _answer(where: str, annotation: dict) -> dict:
     if annotation.get("was_cancelled"):
         return {"choice": "cannot_judge"}
     found: dict = {}
-    for part in annotation.get("result") or []:
-        kind, value = part.get("type"), part.get("value") or {}
+    for kind, value in _parts(where, annotation):
         if kind == "pairwise":
             found["choice"] = value.get("selected")
         elif kind == "choices" and value.get("choices"):
@@ -88,6 +93,19 @@ def _answer(where: str, annotation: dict) -> dict:
     if at := _seconds(annotation.get("created_at")):
         found["at"] = at
     return found
+
+
+def _parts(where: str, annotation: dict) -> Iterator[tuple[object, dict]]:
+    """Yield type and value of each part of an annotation's result."""
+    result = annotation.get("result") or []
+    for part in result if isinstance(result, list) else [result]:
+        value = (part.get("value") or {}) if isinstance(part, dict) else None
+        if not isinstance(value, dict):
+            raise BadInput(
+                f"{where}: annotation {annotation.get('id', '')} has the result {part!r:.60};"
+                ' expected objects with "type" and "value".'
+            )
+        yield part.get("type"), value
 
 
 def _seconds(text: object) -> float | None:

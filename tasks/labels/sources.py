@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.config.stage_configs import LabelPairsStageConfig
+from rlhf_core.data.sources.text_files import loads
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
@@ -96,13 +97,18 @@ def _require_models(models: RunModels, sources: Sequence[PairSource]) -> None:
             f"--from mistakes asks for a reward model, and {models.record.name} has none; expected"
             " a run with one, or other sources."
         )
+    if "mistakes" in sources and "comparisons_train" not in models.inputs:
+        raise BadInput(
+            f"--from mistakes asks for training comparisons, and {models.record.name} has none,"
+            " only feedback; expected a run with data.comparisons, or other sources."
+        )
 
 
 def _spec(models: RunModels, wanted: WantedPairs) -> StageSpec[LabelPairsStageConfig]:
     """Return the spec of the stage, which reads training prompts and training pairs alone."""
     recipe, sources = models.recipe, set(wanted.sources)
     fresh = bool(sources & {"onpolicy", "contested"})
-    training = bool(sources & {"contested", "mistakes"})
+    training = "comparisons_train" in models.inputs and bool(sources & {"contested", "mistakes"})
     # nobody else asks the judge, whose answers cost something
     judge = recipe.evaluate.judge if "contested" in sources else None
     section = Evaluate(
@@ -148,7 +154,7 @@ def gold_items(file: Path) -> list[LabelPair]:
 
 def _gold(where: str, line: str) -> LabelPair:
     try:
-        row = json.loads(line)
+        row = loads(line)
         prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     except (ValueError, KeyError, TypeError):
         raise BadInput(

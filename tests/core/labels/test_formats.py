@@ -7,6 +7,8 @@ import pytest
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.aggregation import vote_row
 from rlhf_core.labels.formats import read_votes
+from rlhf_core.labels.outcome import labelled_data
+from rlhf_core.labels.votes import LabelPair, Vote, pair_id_of
 
 ROW = {"prompt": "How?", "reply_a": "So.", "reply_b": "Thus.", "annotator": "ann", "choice": "a"}
 
@@ -59,9 +61,49 @@ def test_what_close_writes_is_read_again(tmp_path):
     assert again.votes == found.votes
 
 
+@pytest.mark.parametrize("replies", [("So.", "Thus."), ("Thus.", "So.")])
+def test_a_gold_item_that_close_writes_stays_one_and_becomes_no_data(tmp_path, replies):
+    prompt = [{"role": "user", "content": "Gold?"}]
+    gold = LabelPair(pair_id_of(prompt, *replies), prompt, *replies, "gold", gold="a")
+    rows = [vote_row(Vote(gold.pair_id, name, "b"), gold, {name: name}) for name in ("ann", "bob")]
+    rows[0].pop("gold")  # a pair is gold where one of its rows says so
+    found = read_votes(jsonl(tmp_path, *rows, ROW))
+    again, asked = found.pairs
+    assert (again.reply_a if again.gold == "a" else again.reply_b) == replies[0]
+    assert all(vote.choice != again.gold for vote in found.votes[:2]) and asked.gold is None
+    data = labelled_data(found.pairs, found.votes, {"ann": "A", "bob": "B"}, "w")
+    assert [row["prompt"][0]["content"] for row in data.comparisons] == ["How?"]
+
+
+def test_names_that_differ_in_capitals_are_one_annotator(tmp_path):
+    rows = (ROW | {"annotator": " Ann "}, ROW | {"choice": "b"}, ROW | {"prompt": "Why?"})
+    found = read_votes(jsonl(tmp_path, *rows))
+    assert [(vote.annotator, vote.choice) for vote in found.votes] == [("Ann", "b"), ("Ann", "a")]
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path):
+    file, reply = tmp_path / "votes.csv", "x" * 200_000
+    file.write_text(f"{','.join(ROW)}\nHow?,{reply},Thus.,ann,a\n", encoding="utf-8")
+    assert reply in (found := read_votes(file).pairs[0]).reply_a + found.reply_b
+    file.write_text(f"{','.join(ROW)}\nHow?,a\rb,Thus.,ann,a\n", encoding="utf-8", newline="")
+    with pytest.raises(BadInput, match=r"line 2 has another number of cells|is not CSV"):
+        read_votes(file)
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path):
+    with pytest.raises(BadInput, match=r"line 2 is no JSON .*surrogates not allowed"):
+        read_votes(jsonl(tmp_path, ROW, ROW | {"comment": "\ud83d"}))
+
+
+def test_two_right_answers_of_a_gold_item_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="line 2: gold is another answer than in an earlier row"):
+        read_votes(jsonl(tmp_path, ROW | {"gold": "a"}, ROW | {"gold": "b"}))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"gold": "yes"}, "line 1: gold is 'yes'; expected a, b, same"),
         ({"choice": "maybe"}, "line 1: choice is 'maybe'; expected a, b, same"),
         ({"annotator": ""}, "line 1 has no annotator"),
         ({"reply_b": "So."}, "both replies are 'So.'"),

@@ -75,3 +75,18 @@ def test_another_json_is_no_export(tmp_path, text):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(BadInput, match="as Label Studio exports"):
         read_votes(file)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ("left", "task 1 has the annotation 'left', which is no object"),
+        (annotation(1) | {"result": ["left"]}, "annotation 7 has the result 'left'"),
+        (annotation(1) | {"result": "left"}, "annotation 7 has the result 'left'"),
+        (annotation(1) | {"result": [{"type": "pairwise", "value": "left"}]}, "has the result"),
+        (annotation(1, ("textarea", {"text": "\ud83d"})), "surrogates not allowed"),
+    ],
+)
+def test_what_is_no_annotation_is_refused(tmp_path, found, says):
+    with pytest.raises(BadInput, match=says):
+        read_votes(export(tmp_path, found))

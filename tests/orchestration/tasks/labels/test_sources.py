@@ -6,7 +6,7 @@ import pytest
 from synthetic import Story
 
 from rlhf_core.errors import BadInput
-from tasks.labels.sources import WantedPairs, _spec, gold_items, models_of
+from tasks.labels.sources import WantedPairs, _require_models, _spec, gold_items, models_of
 
 
 def test_the_stage_reads_the_runs_models_and_its_training_splits_only(synthetic):
@@ -17,6 +17,16 @@ def test_the_stage_reads_the_runs_models_and_its_training_splits_only(synthetic)
     assert set(spec.inputs) == {"policy", "reward", "prompts_train", "comparisons_train"}
     assert (spec.seed, spec.config.prompts, spec.config.comparisons) == (3, 40, 200)
     assert spec.config.evaluate.judge is None
+
+
+def test_a_run_on_feedback_alone_has_no_training_pairs(synthetic):
+    models = models_of(synthetic.write(Story("feedback")))
+    del models.inputs["comparisons_train"]
+    spec = _spec(models, WantedPairs(["contested"], 10, "random", 3))
+    assert (spec.config.prompts, spec.config.comparisons) == (40, 0)
+    _require_models(models, ["onpolicy", "contested"])
+    with pytest.raises(BadInput, match="mistakes asks for training comparisons, and feedback has"):
+        _require_models(models, ["mistakes"])
 
 
 def test_a_run_without_a_policy_is_refused(synthetic):
@@ -40,6 +50,7 @@ def test_gold_items_have_the_right_answer_on_either_side(tmp_path):
     [
         ("", "holds no items"),
         ("{}", "line 1 is"),
+        ('{"prompt": "p", "chosen": "x", "rejected": "\\ud83d"}', "line 1 is"),
         ('{"prompt": "p", "chosen": "x", "rejected": "x"}', "two different texts"),
     ],
 )
