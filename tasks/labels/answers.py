@@ -70,8 +70,8 @@ def answers_of(campaign: Campaign, pairs: Mapping[str, LabelPair], reviewed: Rev
 
 def _answered(campaign: Campaign, one: Assignment, reviewed: Reviewed) -> AssignedVote:
     trace_id = campaign.trace_id(one)
-    item, answers = reviewed.items.get(trace_id), reviewed.assessments.get(trace_id)
-    queue = campaign.queues.get(one.annotator)
+    queue, answers = campaign.queues.get(one.annotator), reviewed.assessments.get(trace_id)
+    item = reviewed.items.get((queue.queue_id, trace_id)) if queue else None
     if answers is None:
         return AssignedVote(one, "deleted")
     if queue and queue.left and (item is None or item.status == ReviewStatus.PENDING):

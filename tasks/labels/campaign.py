@@ -171,7 +171,16 @@ class CampaignFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def require_open(self) -> None:
-        """Raise BadInput for a campaign that is closed."""
+        """Raise BadInput for a campaign that is closed, or whose close was stopped."""
+        self.require_not_closed()
+        if self.closing.exists():
+            raise BadInput(
+                f"campaign {self.name} is closed in part: the command was stopped, and its labels"
+                f" are decided. Close it again: rlhf label close {self.name} completes it."
+            )
+
+    def require_not_closed(self) -> None:
+        """Raise BadInput for a campaign that is closed to the end."""
         if found := self.closed():
             raise BadInput(
                 f"campaign {self.name} is closed: {found['comparisons']} comparisons are in"

@@ -20,6 +20,7 @@ from tasks.labels.files import names_in_data, publish, require_alpha, require_ou
 from tasks.labels.opening import current
 from tasks.labels.queues import LabelQueues
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import redacted
 
 DECISION = "close.json"
 
@@ -46,7 +47,7 @@ def close(folder: CampaignFolder, options: CloseOptions, workspace: Workspace) -
     """
     folder.load()  # a name that no campaign has is refused before its folder is made
     with folder.locked():
-        folder.require_open()
+        folder.require_not_closed()
         if not folder.closing.exists():
             require_out(options.out)
             _decide(folder, options, workspace)
@@ -114,7 +115,7 @@ def provenance(campaign: Campaign, answers: Answers, names: dict[str, str]) -> d
         "pick": campaign.pick,
         "seed": campaign.seed,
         "overlap": campaign.overlap,
-        "tracking_uri": campaign.tracking_uri,
+        "tracking_uri": redacted(campaign.tracking_uri),
         "experiment_id": campaign.experiment_id,
         "queues": {names[name]: queue.queue_id for name, queue in campaign.queues.items()},
         # account: MLflow's server knew by password who answered; queue: whoever opened the queue

@@ -47,13 +47,18 @@ def pseudonym_key(workspace: Workspace) -> bytes:
 
 
 def require_out(out: Path) -> None:
-    """Raise BadInput unless `out` is a new .jsonl file, so that no data are overwritten."""
+    """Raise BadInput unless `out` is a new .jsonl file without a folder of labels beside it."""
     if out.suffix != ".jsonl":
         raise BadInput(f"--out is {out}; expected a name that ends in .jsonl.")
     if out.exists():
         raise BadInput(
             f"--out is {out}, which is there already; expected a new file, because runs may have"
             " been trained on this one. Give another name."
+        )
+    if (folder := out.with_suffix(".labels")).exists():
+        raise BadInput(
+            f"--out is {out}, and {folder} is there already; expected neither, because other"
+            " labels' files would be overwritten. Give another name, or move the folder away."
         )
 
 

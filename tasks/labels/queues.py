@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Assessment, Span, SpanType, TraceInfo, TraceLocation, TraceState
+from mlflow.entities import Assessment, Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
 from mlflow.exceptions import MlflowException
 from mlflow.genai import label_schemas, review_queues
 from mlflow.genai.review_queues import ReviewQueue, ReviewQueueItem, ReviewStatus
@@ -22,6 +22,7 @@ from rlhf_core.labels.votes import LabelPair
 from tasks.labels.campaign import Assignment, Campaign, Queue
 from tasks.labels.pages import QUESTIONS, ShownPair
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import redacted
 from tasks.tracking.client import connect, find_or_create_experiment, page_base
 
 SPANS = 50  # in one request
@@ -32,7 +33,7 @@ ITEMS = 100  # of a queue, in one request
 class Reviewed:
     """What MLflow has of the campaign. assessments: by trace; a trace without a key is deleted."""
 
-    items: dict[str, ReviewQueueItem]  # by trace
+    items: dict[tuple[str, str], ReviewQueueItem]  # by queue and trace
     assessments: dict[str, list[Assessment]]
 
 
@@ -76,7 +77,9 @@ class LabelQueues:
 
         A trace that was made before and is gone was deleted by somebody: it stays so.
         """
-        campaign, there = self._campaign, self._traces()
+        campaign = self._campaign
+        # a command that was killed leaves traces without previews, which the page shows empty
+        there = {one.info.trace_id for one in self._traces() if one.info.response_preview}
         new = [(place, one) for place, one in enumerate(campaign.of(annotator)) if not one.made]
         absent = [(place, one) for place, one in new if campaign.trace_id(one) not in there]
         for start in range(0, len(absent), SPANS):
@@ -158,11 +161,12 @@ class LabelQueues:
     def reviewed(self) -> Reviewed:
         """Return the items of all queues, and all traces with their answers."""
         items = {
-            item.item_id: item
+            (queue.queue_id, item.item_id): item
             for queue in self._campaign.queues.values()
             for item in self._items(queue.queue_id)
         }
-        return Reviewed(items, self._traces())
+        found = {one.info.trace_id: list(one.info.assessments) for one in self._traces()}
+        return Reviewed(items, found)
 
     def _items(self, queue_id: str) -> Iterator[ReviewQueueItem]:
         try:
@@ -175,8 +179,8 @@ class LabelQueues:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # a queue that was deleted
                 raise
 
-    def _traces(self) -> dict[str, list[Assessment]]:
-        found = _pages(
+    def _traces(self) -> Iterator[Trace]:
+        return _pages(
             lambda token: self.client.search_traces(
                 locations=[self.experiment_id],
                 max_results=ITEMS,
@@ -184,7 +188,6 @@ class LabelQueues:
                 include_spans=False,
             )
         )
-        return {trace.info.trace_id: list(trace.info.assessments) for trace in found}
 
     def remove_pending(self, queue: Queue) -> None:
         """Take what nobody has answered out of a queue, so that nobody answers it any more."""
@@ -200,8 +203,8 @@ class LabelQueues:
 
 
 def queue_page(campaign: Campaign, queue: Queue) -> str:
-    """Return the address of a queue for browsers; it begins with the first open pair."""
-    base = page_base(campaign.tracking_uri)
+    """Return the address of a queue for browsers, without a password; the first open pair first."""
+    base = redacted(page_base(campaign.tracking_uri))
     asked = f"selectedQueueId={quote(queue.queue_id)}&startReview=true"
     return f"{base}/#/experiments/{campaign.experiment_id}/review-queue?{asked}"
 

@@ -95,6 +95,20 @@ def answer_of_ann(identity: str, made: int, changed: int, **more) -> Feedback:
     return answer
 
 
+def submitted(queue_id: str, trace_id: str) -> ReviewQueueItem:
+    """Return an item that Ann has completed."""
+    return ReviewQueueItem(
+        queue_id=queue_id,
+        item_type=ReviewItemType.TRACE,
+        item_id=trace_id,
+        status=ReviewStatus.COMPLETE,
+        creation_time_ms=0,
+        last_update_time_ms=SUBMITTED,
+        completed_by="ann",
+        completed_time_ms=SUBMITTED,
+    )
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
@@ -116,18 +130,20 @@ def test_with_accounts_a_change_after_the_submission_does_not_count(answers, exp
     campaign.accounts = True
     campaign.queues = {"ann": Queue(queue_id="q", name="w: ann")}
     trace_id = campaign.trace_id(campaign.assignments[0])
-    item = ReviewQueueItem(
-        queue_id="q",
-        item_type=ReviewItemType.TRACE,
-        item_id=trace_id,
-        status=ReviewStatus.COMPLETE,
-        creation_time_ms=0,
-        last_update_time_ms=SUBMITTED,
-        completed_by="ann",
-        completed_time_ms=SUBMITTED,
-    )
-    (one,) = answers_of(campaign, {}, Reviewed({trace_id: item}, {trace_id: answers})).all
+    items = {("q", trace_id): submitted("q", trace_id)}
+    (one,) = answers_of(campaign, {}, Reviewed(items, {trace_id: answers})).all
     assert (one.state, one.note) == expected
+
+
+def test_an_item_in_another_queue_completes_nothing():
+    """Somebody may put a trace into a queue of somebody else, and complete it there."""
+    campaign = Campaign.new("w", {"ann": ["p"], "bob": []}, 1, "http://127.0.0.1:1")
+    campaign.queues = {name: Queue(queue_id=name, name=f"w: {name}") for name in ("ann", "bob")}
+    trace_id = campaign.trace_id(campaign.assignments[0])
+    items = {("bob", trace_id): submitted("bob", trace_id)}
+    given = {trace_id: [answer_of_ann("1", -50, -50)]}
+    (one,) = answers_of(campaign, {}, Reviewed(items, given)).all
+    assert one.state == "removed"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.genai.review_queues import list_review_queue_items, list_review_queues
+from mlflow.tracing.client import TracingClient
 
 from rlhf_core.errors import BadInput
 from tasks.labels import opening
@@ -77,6 +78,23 @@ def test_an_opening_that_was_killed_is_completed_by_the_next(open_campaign_of, m
     assert len(list_review_queues(experiment_id=campaign.experiment_id)) == 3
     _, answers = current(folder, workspace)
     assert [one.state for one in answers.all] == ["pending"] * 6
+
+
+def test_traces_that_were_half_made_are_completed(open_campaign_of, monkeypatch):
+    """A command killed after the spans leaves traces whose page is empty."""
+    with monkeypatch.context() as patch:
+
+        def killed(self, info):
+            raise KeyboardInterrupt
+
+        patch.setattr(TracingClient, "start_trace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_campaign_of(3, "ann")
+    workspace = Workspace.here()
+    campaign = complete(CampaignFolder(workspace, "week-48"), workspace)
+    found = mlflow.MlflowClient().search_traces(locations=[campaign.experiment_id])
+    assert len(found) == 3
+    assert all("Reply 2" in (one.info.response_preview or "") for one in found)
 
 
 def test_the_pairs_of_who_leaves_go_to_others_and_the_votes_stay(open_campaign_of):
