@@ -40,7 +40,7 @@ def read_reply(body: bytes, redact: Redact | None) -> dict[str, Any]:
 
 def _joined(body: bytes) -> dict[str, Any]:
     """Return the answer whose parts a stream holds. Raises ValueError when its end is missing."""
-    lines = body.decode("utf-8").splitlines()
+    lines = body.decode("utf-8").split("\n")  # splitlines would also split a text at U+2028
     parts = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     if not parts or parts[-1] != "[DONE]":
         raise ValueError("the stream was cut off")

@@ -6,6 +6,7 @@ has stored it elsewhere removes it.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -67,6 +68,8 @@ class ReplyLog:
 
     def _write(self, asked: bytes, given: bytes, began: float) -> None:
         took = time.time() - began
+        name = f"{int(1e6 * began)}-{secrets.token_hex(8)}.json"
+        new = self.folder / f".{name}"
         try:
             record = {
                 "time_ms": int(1000 * began),
@@ -74,14 +77,14 @@ class ReplyLog:
                 "request": read_request(asked, self.redact),
                 "reply": read_reply(given, self.redact),
             }
-            name = f"{int(1e6 * began)}-{secrets.token_hex(8)}.json"
-            new = self.folder / f".{name}"
             number = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(number, "w", encoding="utf-8") as file:
                 json.dump(record, file)
             new.rename(self.folder / name)
         except Exception:  # a request must not fail for its log, nor its text be in another log
             log.warning("A reply was not logged.", exc_info=False)
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
 
 
 def _is_unlogged(scope: ASGIMessage) -> bool:

@@ -2,7 +2,8 @@
 
 `python -m rlhf_core.live.router NAME FOLDER PORT` reads FOLDER/routes.json at every change. Each
 request gets a server by share. It stays with that server until its reply is given, so that other
-routes drop no request. A request that a server does not take at all goes to another one.
+routes drop no request. A request that a server does not take at all, or whose connection breaks
+before the reply begins, goes to another one.
 """
 
 import asyncio
@@ -25,6 +26,11 @@ ROUTES = "routes.json"
 PASSED_ON = ("/v1/chat/completions", "/v1/completions")
 REPLY_SECONDS = 600.0  # between two parts of a reply
 CONNECTIONS = 512  # concurrent requests; the others queue here
+IDLE_SECONDS = 2.0  # of a connection that is used again; a server closes it after 5
+UNENCODED = (
+    "the request has a number or character that a server cannot get (NaN, Infinity or half of a"
+    " surrogate pair); expected JSON in UTF-8"
+)
 
 
 class Router:
@@ -38,7 +44,7 @@ class Router:
         self._client = httpx.AsyncClient(
             trust_env=False,
             timeout=httpx.Timeout(REPLY_SECONDS, connect=5.0),
-            limits=httpx.Limits(max_connections=CONNECTIONS),
+            limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
         )
 
     async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
@@ -68,16 +74,21 @@ class Router:
         try:
             body = json.loads(await _body(receive))
             model = body["model"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             await _refuse(send, 400, f"expected a JSON object with the model {self.name!r}")
             return
         if model != self.name:
             await _refuse(send, 404, f"no model {model!r}; expected {self.name!r}")
             return
         for route in in_order(self.routes.read(), self._draw):
+            try:
+                content = _encoded(body | {"model": route.model})
+            except ValueError:
+                await _refuse(send, 400, UNENCODED)
+                return
             self.under_way[route.model] += 1
             try:
-                if await self._asked(route, path, body, (receive, send)):
+                if await self._asked(route, path, content, (receive, send)):
                     self.answered[route.model] += 1
                     return
             finally:
@@ -85,14 +96,14 @@ class Router:
         await _refuse(send, 503, f"no server of {self.name} answers; see rlhf live status")
 
     async def _asked(
-        self, route: Route, path: str, body: dict[str, Any], client: tuple[ASGIReceive, ASGISend]
+        self, route: Route, path: str, content: bytes, client: tuple[ASGIReceive, ASGISend]
     ) -> bool:
         """Give the client the server's reply; return False when the server took no request.
 
         A client that goes away ends the request, which frees the server.
         """
         receive, send = client
-        replying = asyncio.ensure_future(self._replied(route, path, body, send))
+        replying = asyncio.ensure_future(self._replied(route, path, content, send))
         gone = asyncio.ensure_future(_is_gone(receive))
         await asyncio.wait({replying, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -101,14 +112,17 @@ class Router:
             return True
         return await replying
 
-    async def _replied(self, route: Route, path: str, body: dict[str, Any], send: ASGISend) -> bool:
-        headers = {"authorization": f"Bearer {route.key}"}
+    async def _replied(self, route: Route, path: str, content: bytes, send: ASGISend) -> bool:
+        headers = {"authorization": f"Bearer {route.key}", "content-type": "application/json"}
         url = route.address + path.removeprefix("/v1")
-        request = self._client.build_request(
-            "POST", url, json=body | {"model": route.model}, headers=headers
-        )
+        request = self._client.build_request("POST", url, content=content, headers=headers)
         try:
             reply = await self._client.send(request, stream=True)
+        except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
+            # the server may be at work on it, and another one would take as long again
+            seconds = f"{REPLY_SECONDS:g} s"
+            await _refuse(send, 504, f"{route.model} did not begin to reply within {seconds}")
+            return True
         except httpx.TransportError:
             return False
         try:
@@ -130,6 +144,11 @@ async def _body(receive: ASGIReceive) -> bytes:
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """Return a body as JSON. Raises ValueError for what JSON or UTF-8 cannot have."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
 
 
 async def _is_gone(receive: ASGIReceive) -> None:

@@ -75,6 +75,12 @@ def test_a_stream_that_was_cut_off_is_no_reply():
         read_reply(stream("hi", done=False), None)
 
 
+def test_a_line_separator_in_a_text_does_not_end_a_line_of_the_stream():
+    text = "one\u2028two\u2029three\u0085four"
+    body = stream("?").replace(b'"?"', json.dumps(text, ensure_ascii=False).encode())
+    assert read_reply(body, None)["content"] == text
+
+
 def test_redaction_reaches_every_text():
     asked = read_request(json.dumps(REQUEST).encode(), str.upper)
     assert [message["content"] for message in asked["messages"]] == ["BE SHORT", "LOOK"]

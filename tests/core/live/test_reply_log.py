@@ -83,6 +83,15 @@ def test_redaction_comes_before_anything_is_written(ask):
     assert record["request"]["messages"][0]["content"] == "'my name is Ann'"
 
 
+def test_a_record_that_cannot_be_written_leaves_no_half_file(ask, monkeypatch, tmp_path):
+    def full(record, file):
+        file.write("{")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    assert ask() == [] and list(tmp_path.iterdir()) == []
+
+
 def test_a_reply_whose_redaction_fails_is_nowhere(ask, caplog):
     assert ask(redact="builtins:int") == []  # the text is no number, so that it raises
     assert "Ann" not in caplog.text
