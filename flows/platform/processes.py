@@ -33,8 +33,10 @@ def group_of(owner: ProcessIdentity) -> list[psutil.Process]:
 
     A process that writes a title, as vLLM's engine does, loses its environment, and with it its
     marker. No id is given out anew while a group has it. So another process with the owner's id is
-    the sign that the group is over.
+    the sign that the group is over. So is another boot or container, whose ids mean nothing here.
     """
+    if owner.is_running() is None:
+        return []
     if psutil.pid_exists(owner.pid) and owner.is_running() is False and not _is_zombie(owner.pid):
         return []
     return in_groups({owner.pid})

@@ -6,6 +6,7 @@ which version replied, its client request id is the id that the client got with 
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,18 +15,23 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Feedback, Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
+from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import SpanAttributeKey, TraceTagKey
 from mlflow.tracing.utils import dump_span_attribute_value
 
 from tasks.records.workspace import Workspace
-from tasks.tracking.client import find_or_create_experiment
+from tasks.tracking.client import brief, find_or_create_experiment
 
 MODEL, VERSION = "rlhf.live.model", "rlhf.live.model_version"  # tags of a trace
 FINISH = "rlhf.live.finish_reason"
 PREVIEW = 1000  # characters, MLflow's limit of a preview
 AT_ONCE = 50  # traces in one request
 DAY_MS = 86_400_000
+LOGGED = "[!.]*.json"  # a file that begins with a dot is being written
+REFUSED = "refused"  # folder of the logged replies that MLflow does not take
+NO_ACCESS = (401, 403)
+log = logging.getLogger("rlhf.live")
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,74 @@ def experiment_name(name: str) -> str:
 def store_logged(client: MlflowClient, workspace: Workspace, name: str, folder: Path) -> int:
     """Store the logged replies in `folder` as traces, remove their files, and return their number.
 
-    A file that is stored again after an outage replaces its trace. Raises what MLflow raises.
+    A file that is stored again after an outage replaces its trace. One that MLflow refuses is moved
+    to the folder `refused` in it. Raises what MLflow raises where it takes none.
     """
-    files = sorted(folder.glob("[!.]*.json"))[:AT_ONCE]
+    files = sorted(folder.glob(LOGGED))[:AT_ONCE]
     if not files:
         return 0
     experiment = find_or_create_experiment(client, workspace, experiment_name(name))
+    tracing = TracingClient(client.tracking_uri)
+    try:
+        _store(tracing, experiment, files)
+    except Exception:  # one of them may be the cause
+        return _store_singly(client, experiment, files)
+    return len(files)
+
+
+def _store(tracing: TracingClient, experiment: str, files: list[Path]) -> None:
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     names = [_hex(file.name) for file in files]
-    tracing = TracingClient(client.tracking_uri)
     tracing.log_spans(experiment, [_span(*each) for each in zip(names, records, strict=True)])
     for identity, record in zip(names, records, strict=True):  # after its span, which it completes
         tracing.start_trace(_trace(experiment, identity, record))
     for file in files:
         file.unlink()
-    return len(files)
+
+
+def _store_singly(client: MlflowClient, experiment: str, files: list[Path]) -> int:
+    """Store each file by itself, move those that are refused, and return how many are stored."""
+    tracing, reasons = TracingClient(client.tracking_uri), []
+    for file in files:
+        try:
+            _store(tracing, experiment, [file])
+        except Exception as error:
+            if isinstance(error, MlflowException) and error.get_http_status_code() in NO_ACCESS:
+                raise
+            client.get_experiment(experiment)  # raises where MLflow is away: that refuses nothing
+            refused = file.parent / REFUSED
+            refused.mkdir(mode=0o700, exist_ok=True)
+            file.rename(refused / file.name)
+            reasons.append(brief(error))
+    if reasons:
+        log.warning(
+            "%d logged replies are in %s, because MLflow refused them: %s",
+            len(reasons),
+            files[0].parent / REFUSED,
+            reasons[0],
+        )
+    return len(files) - len(reasons)
+
+
+def delete_refused(folder: Path, days: int) -> None:
+    """Delete the refused replies in `folder` that are older than `days`."""
+    for file in (folder / REFUSED).glob("*.json"):
+        if file.stat().st_mtime < time.time() - days * DAY_MS / 1000:
+            file.unlink()
+
+
+def store_rest(
+    client: MlflowClient, workspace: Workspace, name: str, folder: Path, days: int | None
+) -> None:
+    """Store every logged reply that is left, and delete what is older than `days`, None: nothing.
+
+    Raises what MLflow raises.
+    """
+    while any(folder.glob(LOGGED)):
+        store_logged(client, workspace, name, folder)
+    if days is not None:
+        delete_refused(folder, days)
+        delete_older(client, name, days)
 
 
 def delete_older(client: MlflowClient, name: str, days: int) -> int:

@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 import psutil
 
 from flows.platform.live import servers
-from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
+from flows.platform.live.state import MARKER, LiveFolder, LiveOptions, LiveState
 from flows.platform.live.view import LiveView, view
 from flows.platform.pages import choose_port
 from flows.platform.processes import end_all, end_group, in_groups, marked
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
 from tasks.live.gateway import Gateway
+from tasks.live.replies import store_rest
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
 from tasks.stages.spec import source_of
+from tasks.tracking.address import redacted
+from tasks.tracking.client import brief, connect
 
 PORT = 8000  # of the address for clients, unless it is taken
 START_SECONDS = 1800.0  # a large model loads for minutes
@@ -56,14 +59,15 @@ def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveVi
     place = LiveFolder(registry.workspace, registry.name)
     with place.locked("lock", "starts or stops"):
         state, before = place.state(), place.options()
-        options = _options(registry, wish, before)
+        runs = bool(state and state.runs)
+        options = _options(registry, wish, before, state)
+        if before and state and (state.is_watched or runs):
+            _require_same(before, options)
         if before and state and state.is_watched:
             if before == options:
                 return view(place), False
-            _require_same(before, options)
             tell(_about(registry, options))
-            place.write(options)
-            _wait(place, options.canary)
+            _change(place, before, options)
             return view(place), True
         _require_servable(registry, options)
         if not (state and state.router and state.router.owner.is_running()):
@@ -71,16 +75,32 @@ def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveVi
         tell(_about(registry, options))
         place.write(options)
         try:
-            _wait(place, options.canary, _start_watcher(place))
+            _wait(place, options, _start_watcher(place))
             if options.gateway:
                 gateway = Gateway(options.tracking_uri)
                 gateway.set_address(options.name, options.address)
                 gateway.require_answer(options.name)
         except BaseException:
-            if not (state and state.shares):  # else the servers of a watcher that has died go on
+            if before and runs:  # the servers of a watcher that has died go on
+                place.write(before)
+            else:
                 _end(place, tell)
             raise
         return view(place), True
+
+
+def _change(place: LiveFolder, before: LiveOptions, options: LiveOptions) -> None:
+    """Give the watcher other options; a canary that does not answer leaves the old ones.
+
+    The end of a canary holds even where it cannot be waited for.
+    """
+    place.write(options)
+    try:
+        _wait(place, options)
+    except BaseException:
+        if options.canary:
+            place.write(before)
+        raise
 
 
 def is_behind(place: LiveFolder, address: str) -> bool:
@@ -89,7 +109,9 @@ def is_behind(place: LiveFolder, address: str) -> bool:
     return options is not None and options.tracking_uri.rstrip("/") == address
 
 
-def _options(registry: RegistryAliases, wish: LiveWish, before: LiveOptions | None) -> LiveOptions:
+def _options(
+    registry: RegistryAliases, wish: LiveWish, before: LiveOptions | None, state: LiveState | None
+) -> LiveOptions:
     """Return the options of a wish; what it leaves out stays as it was."""
     uri = registry.workspace.tracking_uri
     port = wish.port or (before.port if before else choose_port(None, PORT))
@@ -105,10 +127,19 @@ def _options(registry: RegistryAliases, wish: LiveWish, before: LiveOptions | No
         if wish.canary:
             champion = wanted_versions(registry).champion
             candidate = require_candidate(registry, wish.candidate, champion)
-            same = before and (before.canary, before.candidate) == (wish.canary, candidate)
-            asked = before.asked if before and same else datetime.now(UTC)
+            asked = _asked(before, state, (wish.canary, candidate))
             changes |= {"candidate": candidate, "asked": asked}
     return options.model_copy(update=changes)
+
+
+def _asked(
+    before: LiveOptions | None, state: LiveState | None, canary: tuple[int, str]
+) -> datetime:
+    """Return when a canary was asked for: now, unless the same one goes on."""
+    if before is None or before.asked is None or (before.canary, before.candidate) != canary:
+        return datetime.now(UTC)
+    is_over = state is not None and before.asked == state.ended
+    return datetime.now(UTC) if is_over else before.asked
 
 
 def _require_same(before: LiveOptions, now: LiveOptions) -> None:
@@ -116,7 +147,7 @@ def _require_same(before: LiveOptions, now: LiveOptions) -> None:
     kept = {"candidate", "canary", "asked"}
     asked = now.model_dump(exclude=kept)
     differences = [
-        f"{key} {value}, asked for {asked[key]}"
+        f"{key} {redacted(str(value))}, asked for {redacted(str(asked[key]))}"
         for key, value in before.model_dump(exclude=kept).items()
         if value != asked[key]
     ]
@@ -161,8 +192,10 @@ def _start_watcher(place: LiveFolder) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(place: LiveFolder, canary: int, watcher: subprocess.Popen[bytes] | None = None) -> None:
-    """Return when requests are answered, by the canary too.
+def _wait(
+    place: LiveFolder, options: LiveOptions, watcher: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Return when requests are answered, by the canary too unless it is over.
 
     watcher: the one that was started for it. Raises RLHFError when a server or the watcher ends.
     """
@@ -170,9 +203,9 @@ def _wait(place: LiveFolder, canary: int, watcher: subprocess.Popen[bytes] | Non
     while time.monotonic() < end:
         state = place.state()
         if state and (watcher is None or state.watcher.pid == watcher.pid):
-            if state.problem:
+            if state.problem and state.options == options:
                 raise RLHFError(f"{place.name} does not run as asked for: {state.problem}")
-            if state.shares and _smallest(state.shares) == canary:
+            if state.follows(options) and servers.all_answer(state):
                 return
         if watcher is not None and watcher.poll() is not None:
             log = (place.path / WATCH_LOG).read_text(encoding="utf-8", errors="replace")
@@ -203,8 +236,22 @@ def _end(place: LiveFolder, tell: Tell) -> list[str]:
         marked(MARKER, str(place.path))
     )
     end_all(in_groups(left), sent=len(sent) == len(found), seconds=END_SECONDS)
+    if options:
+        _store_rest(place, options, tell)
     place.forget()
     return ran
+
+
+def _store_rest(place: LiveFolder, options: LiveOptions, tell: Tell) -> None:
+    """Store the last replies, and delete old ones, which nobody does any more from now on."""
+    if not options.log_rate and options.keep_days is None:
+        return
+    try:
+        client = connect(options.tracking_uri)
+        store_rest(client, place.workspace, place.name, place.replies, options.keep_days)
+    except Exception as error:
+        text = str(error) if isinstance(error, RLHFError) else brief(error)
+        tell(f"the last logged replies of {place.name} stay in {place.replies}: {text}")
 
 
 def _groups(processes: list[psutil.Process]) -> set[int]:
@@ -220,8 +267,3 @@ def _is_watcher(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return WATCHER in process.cmdline()
     return False
-
-
-def _smallest(found: dict[str, int]) -> int:
-    """Return the share of the canary, 0 without one."""
-    return min(found.values()) if len(found) > 1 else 0

@@ -13,7 +13,14 @@ from typing import Any
 
 import psutil
 
-from flows.platform.live.state import MARKER, LiveFolder, LiveOptions, LiveProcess, ModelServer
+from flows.platform.live.state import (
+    MARKER,
+    LiveFolder,
+    LiveOptions,
+    LiveProcess,
+    LiveState,
+    ModelServer,
+)
 from flows.platform.pages import answers, choose_port, free_port
 from flows.platform.processes import end_all, end_group, group_of
 from flows.platform.services import MARKER as PLATFORM
@@ -89,6 +96,16 @@ def live_environment(place: LiveFolder) -> dict[str, str]:
 def is_ready(server: LiveProcess) -> bool:
     """Return True when the server answers."""
     return answers(f"{server.root}/health")
+
+
+def all_answer(state: LiveState) -> bool:
+    """Return True when the router answers, and every server that gets requests."""
+    routed = [state.servers.get(version) for version in state.shares]
+    return (
+        state.router is not None
+        and requests(state.router) is not None
+        and all(server is not None and is_ready(server) for server in routed)
+    )
 
 
 def free_names_of_blocks(server: ModelServer) -> None:

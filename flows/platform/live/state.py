@@ -78,7 +78,8 @@ class LiveState(Frozen):
     """The router, the servers by version, and percent of the requests by version.
 
     leaving: the versions that get no requests any more, and since when. ended: the canary that is
-    over, by when it was asked for. problem: the last one, empty while all is well.
+    over, by when it was asked for. problem: the last one, empty while all is well. options: those
+    that the watcher's last step followed.
     """
 
     watcher: ProcessIdentity
@@ -89,11 +90,41 @@ class LiveState(Frozen):
     leaving: dict[str, datetime] = Field(default={})
     ended: datetime | None = None
     problem: str = ""
+    options: LiveOptions | None = None
 
     @property
     def is_watched(self) -> bool:
         """True while the watcher runs."""
         return bool(self.watcher.is_running())
+
+    @property
+    def runs(self) -> bool:
+        """True while the router or a server runs."""
+        return any(process.owner.is_running() for process in self.processes)
+
+    @property
+    def processes(self) -> list[LiveProcess]:
+        """The router and the servers."""
+        return [*([self.router] if self.router else []), *self.servers.values()]
+
+    def running(self) -> "LiveState":
+        """Return the state without what has ended, as everything has after a reboot."""
+        servers = {v: server for v, server in self.servers.items() if server.owner.is_running()}
+        router = self.router if self.router and self.router.owner.is_running() else None
+        return self.model_copy(
+            update={
+                "router": router,
+                "servers": servers,
+                "shares": {v: share for v, share in self.shares.items() if v in servers},
+                "leaving": {v: since for v, since in self.leaving.items() if v in servers},
+            }
+        )
+
+    def follows(self, options: LiveOptions) -> bool:
+        """Return True when the watcher has seen these options, and the requests go by them."""
+        canary = 0 if options.asked == self.ended else options.canary
+        found = self.shares.get(options.candidate) if len(self.shares) > 1 else 0
+        return self.options == options and bool(self.shares) and found == canary
 
 
 class LiveFolder:

@@ -8,6 +8,7 @@ from flows.platform.live.state import LiveFolder, LiveState, ModelServer, live_f
 from rlhf_core.errors import BadInput
 from tasks.live.allowed import PASSTHROUGH
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import redacted
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def view(place: LiveFolder) -> LiveView:
     router = state.router if state else None
     counts = servers.requests(router) if router else None
     answered = counts["answered"] if counts else {}
+    gateway = redacted(options.tracking_uri).rstrip("/") + PASSTHROUGH
     return LiveView(
         name=options.name,
         address=options.address,
-        gateway=options.tracking_uri.rstrip("/") + PASSTHROUGH if options.gateway else None,
+        gateway=gateway if options.gateway else None,
         since=state.since if state else None,
         watched=bool(state and state.is_watched),
         answers=counts is not None,
@@ -78,8 +80,8 @@ def require_live(workspace: Workspace, name: str | None) -> list[LiveFolder]:
 
 
 def _server_view(state: LiveState, server: ModelServer, answered: int) -> ServerView:
-    runs = server.owner.is_running()
-    health = "has died" if runs is False else "well" if servers.is_ready(server) else "loading"
+    runs = bool(server.owner.is_running())
+    health = "has died" if not runs else "well" if servers.is_ready(server) else "loading"
     return ServerView(
         version=server.version,
         share=state.shares.get(server.version, 0),

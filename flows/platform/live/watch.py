@@ -14,7 +14,7 @@ from flows.platform.live.state import LiveFolder, LiveOptions, LiveState, ModelS
 from rlhf_core.errors import RLHFError
 from rlhf_core.live.routes import Route
 from rlhf_core.live.routing import WantedVersions, shares, to_start, to_stop, wait_seconds
-from tasks.live.replies import delete_older, store_logged
+from tasks.live.replies import delete_older, delete_refused, store_logged
 from tasks.live.versions import fetch_served, wanted_versions
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases
@@ -41,11 +41,8 @@ class LiveWatch:
         self.registry = RegistryAliases(
             connect(options.tracking_uri), place.workspace, options.name
         )
-        new = {"watcher": ProcessIdentity.current(), "problem": ""}
-        before = place.state()  # of a watcher that has died
-        self.state = before.model_copy(update=new) if before else LiveState(since=_now(), **new)
-        place.write(self.state)
-        self._deaths: dict[str, int] = {}
+        self.state = _taken_over(place)
+        self._deaths: dict[str, int] = {}  # also failed starts, by version
         self._again: dict[str, float] = {}  # when a version that has died is started again
         self._wanted: WantedVersions | None = None
         self._delete_at = 0.0  # when old replies are deleted next
@@ -55,6 +52,9 @@ class LiveWatch:
         """Look once at alias, processes and routes, and do what is due. Record what fails."""
         problem, self._ready = "", []
         self.options = options = self.place.options() or self.options
+        is_new = options != self.state.options
+        if is_new:
+            self._again.clear()  # who asks again need not wait
         is_over = options.asked == self.state.ended
         try:
             canary = 0 if is_over else options.canary
@@ -68,14 +68,14 @@ class LiveWatch:
         try:
             self._keep_router()
             if self._wanted:
-                self._start_missing(self._wanted)
+                problem = self._start_missing(self._wanted) or problem
                 self._route(self._wanted)
                 self._end_surplus(self._wanted)
             self._keep_replies()
         except Exception as error:  # the servers go on; the next step tries again
             problem = _text(error)
-        if problem or self._is_well():
-            self._write(problem=problem)
+        if problem or is_new or self._is_well():
+            self._write(problem=problem, options=options)
 
     def _is_well(self) -> bool:
         """Return True when every wanted version has a server that answers."""
@@ -92,17 +92,16 @@ class LiveWatch:
     def _keep_router(self) -> None:
         """Start the router where it does not run."""
         router = self.state.router
-        if router is None or router.owner.is_running() is False:
+        if router is None or not router.owner.is_running():
             self._write(router=servers.start_router(self.place, self.options))
 
     def _forget_dead(self) -> None:
         """Take servers that have ended out of the state, and say so."""
         for server in list(self.state.servers.values()):
-            if server.owner.is_running() is not False:
+            if server.owner.is_running():
                 continue
             version = server.version
-            deaths = self._deaths[version] = self._deaths.get(version, 0) + 1
-            self._again[version] = time.monotonic() + wait_seconds(deaths)
+            self._delay(version)
             text = (
                 f"the server of version {version} of {self.options.name} has ended; the end of its"
                 f" log {server.log}:\n  {servers.end_of_log(server)}"
@@ -116,12 +115,25 @@ class LiveWatch:
             if version in self.state.shares:
                 self._announce(f"The server of version {version} has ended.")
 
-    def _start_missing(self, wanted: WantedVersions) -> None:
+    def _delay(self, version: str) -> None:
+        """Let the next start of a version wait, the longer the more often it has failed."""
+        deaths = self._deaths[version] = self._deaths.get(version, 0) + 1
+        self._again[version] = time.monotonic() + wait_seconds(deaths)
+
+    def _start_missing(self, wanted: WantedVersions) -> str:
+        """Start the missing servers; return what fails, which holds up no other version."""
+        problems = []
         for version in to_start(wanted, self.state.servers):
-            if time.monotonic() >= self._again.get(version, 0.0):
+            if time.monotonic() < self._again.get(version, 0.0):
+                continue
+            try:
                 served = fetch_served(self.registry, version)
                 server = servers.start_server(self.place, served, self.command)
                 self._write(servers=self.state.servers | {version: server})
+            except Exception as error:
+                self._delay(version)
+                problems.append(f"version {version} is not served: {_text(error)}")
+        return "; ".join(problems)
 
     def _route(self, wanted: WantedVersions) -> None:
         """Send the requests to the servers that answer, where that is not so already."""
@@ -164,19 +176,35 @@ class LiveWatch:
 
     def _keep_replies(self) -> None:
         """Store the logged replies in MLflow, and delete those that are too old, once an hour."""
-        store_logged(
-            self.registry.client, self.place.workspace, self.options.name, self.place.replies
-        )
-        days = self.options.keep_days
+        client, name, days = self.registry.client, self.options.name, self.options.keep_days
         if days is not None and time.monotonic() >= self._delete_at:
             self._delete_at = time.monotonic() + 3600
-            delete_older(self.registry.client, self.options.name, days)
+            delete_refused(self.place.replies, days)
+            delete_older(client, name, days)
+        store_logged(client, self.place.workspace, name, self.place.replies)
 
     def _announce(self, reason: str) -> None:
         model = self.registry.model("policy")
         log.warning("%s", reason)
         payload = {"model": model, "reason": f"{model}: {reason}"}
         announce.publish(LIVE, announce.model_resource(model), payload)
+
+
+def _taken_over(place: LiveFolder) -> LiveState:
+    """Return the state with this watcher, and what runs of a watcher that has died."""
+    new = {"watcher": ProcessIdentity.current(), "problem": "", "options": None}
+    before = place.state()
+    if before is None:
+        state = LiveState(since=_now(), **new)
+    else:
+        state = before.running().model_copy(update=new)
+        for process in before.processes:
+            if not process.owner.is_running():
+                servers.end_server(process)  # what is left of its group
+        routes = [route for route in place.routes.read() if route.version in state.shares]
+        place.routes.write(routes)
+    place.write(state)
+    return state
 
 
 def _route_of(server: ModelServer, share: int) -> Route:

@@ -1,13 +1,22 @@
 """Live replies as traces: stored, read, and deleted by age."""
 
 import json
+import os
 import time
 
 import mlflow
 import pytest
 from mlflow.entities import AssessmentSource
 
-from tasks.live.replies import delete_older, experiment_name, live_replies, store_logged, trace_of
+from tasks.live.replies import (
+    delete_older,
+    delete_refused,
+    experiment_name,
+    live_replies,
+    store_logged,
+    store_rest,
+    trace_of,
+)
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
@@ -15,32 +24,36 @@ DAY_MS = 86_400_000
 NOW = int(1000 * time.time())
 
 
+def record(number: int, age: int) -> dict:
+    """Return a logged reply of this age in days."""
+    return {
+        "time_ms": NOW - age * DAY_MS,
+        "duration_ms": 7,
+        "request": {
+            "messages": [{"role": "user", "content": f"question {number}"}],
+            "temperature": 0.5,
+        },
+        "reply": {
+            "id": f"chatcmpl-{number}",
+            "model": f"tiny-policy-{number + 1}",
+            "content": f"answer {number}",
+            "finish_reason": "stop",
+            "usage": {"total_tokens": 9},
+        },
+    }
+
+
 @pytest.fixture
 def store(home):
     """Store logged replies of these ages in days; return the client of the store."""
     workspace = Workspace(home)
     folder = home / "replies"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     client = connect(workspace.tracking_uri)
 
     def stored(*ages: int):
         for number, age in enumerate(ages):
-            record = {
-                "time_ms": NOW - age * DAY_MS,
-                "duration_ms": 7,
-                "request": {
-                    "messages": [{"role": "user", "content": f"question {number}"}],
-                    "temperature": 0.5,
-                },
-                "reply": {
-                    "id": f"chatcmpl-{number}",
-                    "model": f"tiny-policy-{number + 1}",
-                    "content": f"answer {number}",
-                    "finish_reason": "stop",
-                    "usage": {"total_tokens": 9},
-                },
-            }
-            (folder / f"{number}.json").write_text(json.dumps(record))
+            (folder / f"{number}.json").write_text(json.dumps(record(number, age)))
         (folder / ".half.json").write_text("{")  # one that is being written
         return client, store_logged(client, workspace, "tiny", folder), folder
 
@@ -77,9 +90,9 @@ def test_thumbs_are_peoples_feedback_of_true_and_false(store):
 def test_a_reply_that_is_sent_again_replaces_its_trace(store, home):
     client, _, folder = store(0)
     (before,) = live_replies(client, "tiny")
-    record = {"time_ms": NOW, "duration_ms": 7, "request": {"messages": before.messages}}
+    again = {"time_ms": NOW, "duration_ms": 7, "request": {"messages": before.messages}}
     reply = {"id": "r", "model": before.model, "content": "b", "finish_reason": "stop"}
-    (folder / "0.json").write_text(json.dumps(record | {"reply": reply | {"usage": None}}))
+    (folder / "0.json").write_text(json.dumps(again | {"reply": reply | {"usage": None}}))
     store_logged(client, Workspace(home), "tiny", folder)
     (after,) = live_replies(client, "tiny")
     assert after.trace_id == before.trace_id
@@ -89,6 +102,30 @@ def test_old_replies_are_deleted(store):
     client, _, _ = store(40, 20, 0)
     assert delete_older(client, "tiny", 30) == 1
     assert [each.reply for each in live_replies(client, "tiny")] == ["answer 2", "answer 1"]
+
+
+def test_a_reply_that_is_refused_is_put_aside_and_the_others_are_stored(store, home, caplog):
+    client, _, folder = store()
+    (folder / "00.json").write_text('{"reply": ')
+    (folder / "01.json").write_text('{"reply": {}}')
+    client, count, _ = store(0)
+    assert count == 1
+    assert [each.reply for each in live_replies(client, "tiny")] == ["answer 0"]
+    refused = folder / "refused"
+    assert sorted(file.name for file in refused.iterdir()) == ["00.json", "01.json"]
+    (warning,) = caplog.messages
+    assert f"2 logged replies are in {refused}" in warning
+    os.utime(refused / "00.json", (0, 0))
+    delete_refused(folder, 30)
+    assert [file.name for file in refused.iterdir()] == ["01.json"]
+
+
+def test_at_the_end_the_rest_is_stored_and_what_is_old_is_deleted(store, home):
+    client, _, folder = store(40)
+    (folder / "9.json").write_text(json.dumps(record(9, 0)))
+    store_rest(client, Workspace(home), "tiny", folder, 30)
+    assert [each.reply for each in live_replies(client, "tiny")] == ["answer 9"]
+    assert not list(folder.glob("[!.]*.json"))
 
 
 def test_a_name_without_live_replies_has_none(store):

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from flows.platform.live.gating import judge_canary
-from flows.platform.live.servers import requests
-from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
+from flows.platform.live.servers import all_answer, requests
+from flows.platform.live.state import MARKER, LiveFolder, LiveOptions, LiveState
 from flows.platform.live.watch import LiveWatch
 from flows.platform.pages import answers, free_port
 from flows.platform.processes import end_all, group_of, marked
@@ -30,6 +30,17 @@ STUB = Path(__file__).resolve().parents[4] / "support" / "servers" / "openai_stu
 
 def stub(folder: Path, model: str, port: int, further: tuple[str, ...]) -> list[str]:
     return [sys.executable, str(STUB), str(port), model, *further]
+
+
+def after_a_reboot(state: LiveState) -> LiveState:
+    """Return the state as if its processes had run before this machine's last boot."""
+
+    def moved(process):
+        owner = process.owner.model_copy(update={"space": "an earlier boot"})
+        return process.model_copy(update={"owner": owner})
+
+    servers = {version: moved(server) for version, server in state.servers.items()}
+    return state.model_copy(update={"router": moved(state.router), "servers": servers})
 
 
 class Live:
@@ -245,6 +256,26 @@ def test_a_new_watcher_takes_the_servers_of_a_killed_one_over(served):
     assert served.models(1) == ["tiny-policy-1"]  # until version 2 answers
     served.until(lambda state: list(state.servers) == ["2"])
     assert served.models(1) == ["tiny-policy-2"]
+
+
+def test_after_a_reboot_everything_is_started_anew(served):
+    first = served.watch.state
+    end_all([each for process in first.processes for each in group_of(process.owner)])
+    served.place.write(after_a_reboot(first))
+    served.watch = served.new_watch()
+    assert served.watch.state.shares == {} and served.place.routes.read() == []
+    served.until(lambda state: state.shares == {"1": 100} and all_answer(state))
+    assert served.models(1) == ["tiny-policy-1"]
+    assert served.watch.state.router.port == first.router.port
+
+
+def test_a_candidate_that_cannot_be_fetched_does_not_hold_up_the_champion(served):
+    canary = {"candidate": "99", "canary": 10, "asked": datetime.now(UTC)}
+    served.place.write(served.options.model_copy(update=canary))
+    served.make_champion("2")
+    served.until(lambda state: list(state.servers) == ["2"])
+    assert served.models(1) == ["tiny-policy-2"]
+    assert "version 99 is not served" in served.watch.state.problem
 
 
 def test_what_is_served_goes_on_where_the_alias_is_deleted(served):

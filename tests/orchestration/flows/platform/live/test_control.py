@@ -1,0 +1,36 @@
+"""What `rlhf live` decides before it starts or changes anything."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from flows.platform.live.control import _asked, _require_same
+from flows.platform.live.state import LiveOptions, LiveState
+from rlhf_core.errors import BadInput
+from tasks.records.process_identity import ProcessIdentity
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+OPTIONS = LiveOptions(name="tiny", tracking_uri="http://ann:secret@host:5000", port=8000)
+CANARY = OPTIONS.model_copy(update={"candidate": "2", "canary": 10, "asked": NOW})
+
+
+def state(ended: datetime | None) -> LiveState:
+    return LiveState(watcher=ProcessIdentity.current(), since=NOW, ended=ended)
+
+
+def test_a_canary_that_goes_on_is_the_same_one():
+    assert _asked(CANARY, state(None), (10, "2")) == NOW
+
+
+def test_a_canary_that_is_over_is_another_one_when_it_is_asked_for_again():
+    assert _asked(CANARY, state(NOW), (10, "2")) > NOW
+    assert _asked(CANARY, state(None), (20, "2")) > NOW
+    assert _asked(None, None, (10, "2")) > NOW
+
+
+def test_a_refusal_names_the_options_without_a_password():
+    other = OPTIONS.model_copy(update={"tracking_uri": "http://ann:other@host:1", "log_rate": 0.5})
+    with pytest.raises(BadInput, match=r"log_rate 0\.0, asked for 0\.5") as refused:
+        _require_same(OPTIONS, other)
+    assert "ann:***@host:5000" in str(refused.value)
+    assert "secret" not in str(refused.value) and "other@" not in str(refused.value)
