@@ -16,7 +16,7 @@ from mlflow.genai.review_queues import ReviewQueueItem, ReviewStatus
 from rlhf_core.labels.votes import STRENGTHS, LabelPair, Vote
 from tasks.labels.campaign import Assignment, Campaign
 from tasks.labels.pages import BETTER, STRENGTH, choice_of
-from tasks.labels.queues import Reviewed
+from tasks.labels.queues import ReviewState
 
 # pending: nobody has answered; declined: the annotator will not; deleted: the pair is gone from
 # MLflow; removed: it was taken out of the queue, by hand or by the close; left: the annotator left
@@ -27,7 +27,7 @@ SLACK = 2000  # milliseconds between an answer and the completion that follows i
 
 
 @dataclass(frozen=True)
-class AssignedVote:
+class AssignmentState:
     """What became of one pair in one annotator's queue. note: why an answer does not count."""
 
     assignment: Assignment
@@ -40,7 +40,7 @@ class AssignedVote:
 class Answers:
     """What became of every assignment of a campaign."""
 
-    all: list[AssignedVote]
+    all: list[AssignmentState]
     pairs: dict[str, LabelPair] = field(default_factory=dict)
 
     @property
@@ -57,34 +57,36 @@ class Answers:
         return found
 
     @property
-    def refused(self) -> list[AssignedVote]:
+    def refused(self) -> list[AssignmentState]:
         """The answers that do not count."""
         return [one for one in self.all if one.state == "refused"]
 
 
-def answers_of(campaign: Campaign, pairs: Mapping[str, LabelPair], reviewed: Reviewed) -> Answers:
+def answers_of(
+    campaign: Campaign, pairs: Mapping[str, LabelPair], reviewed: ReviewState
+) -> Answers:
     """Return what became of every assignment, from what MLflow has."""
     found = [_answered(campaign, one, reviewed) for one in campaign.assignments]
     return Answers(found, dict(pairs))
 
 
-def _answered(campaign: Campaign, one: Assignment, reviewed: Reviewed) -> AssignedVote:
+def _answered(campaign: Campaign, one: Assignment, reviewed: ReviewState) -> AssignmentState:
     trace_id = campaign.trace_id(one)
     queue, answers = campaign.queues.get(one.annotator), reviewed.assessments.get(trace_id)
     item = reviewed.items.get((queue.queue_id, trace_id)) if queue else None
     if answers is None:
-        return AssignedVote(one, "deleted")
+        return AssignmentState(one, "deleted")
     if queue and queue.left and (item is None or item.status == ReviewStatus.PENDING):
-        return AssignedVote(one, "left")
+        return AssignmentState(one, "left")
     if item is None:  # the queue, or the item in it, is gone
-        return AssignedVote(one, "removed")
+        return AssignmentState(one, "removed")
     if item.status == ReviewStatus.PENDING:
-        return AssignedVote(one, "pending")
+        return AssignmentState(one, "pending")
     author = (item.completed_by or "").lower()
     if not _is_own(campaign, one.annotator, author):
-        return AssignedVote(one, "refused", note=f"completed by {author or 'nobody'}")
+        return AssignmentState(one, "refused", note=f"completed by {author or 'nobody'}")
     if item.status == ReviewStatus.DECLINED:
-        return AssignedVote(one, "declined")
+        return AssignmentState(one, "declined")
     return _vote(campaign, one, item, answers)
 
 
@@ -95,16 +97,16 @@ def _is_own(campaign: Campaign, annotator: str, author: str) -> bool:
 
 def _vote(
     campaign: Campaign, one: Assignment, item: ReviewQueueItem, answers: list[Assessment]
-) -> AssignedVote:
+) -> AssignmentState:
     """Return the vote of a completed item, or why it is none."""
     found, note = _answer(campaign, item, answers, BETTER)
     if found is None:
-        return AssignedVote(one, "refused", note=note)
+        return AssignmentState(one, "refused", note=note)
     choice = choice_of(found.value, swapped=one.swapped)
     if choice is None:
-        return AssignedVote(one, "refused", note=f"answered {found.value!s:.40}")
+        return AssignmentState(one, "refused", note=f"answered {found.value!s:.40}")
     strength, _ = _answer(campaign, item, answers, STRENGTH)
-    return AssignedVote(
+    return AssignmentState(
         one,
         "done",
         Vote(

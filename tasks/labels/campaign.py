@@ -31,13 +31,13 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class Assignment(BaseModel):
     """One pair in one annotator's queue.
 
-    swapped: reply b is shown first. made: it was put into MLflow, where somebody may delete it.
+    swapped: reply b is shown first. is_in_mlflow: it was put there, where somebody may delete it.
     """
 
     annotator: str
     pair_id: str
     swapped: bool
-    made: bool = False
+    is_in_mlflow: bool = False
 
 
 class Queue(BaseModel):

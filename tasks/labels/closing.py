@@ -17,7 +17,7 @@ from rlhf_core.rundir import write_atomically
 from tasks.labels.answers import Answers
 from tasks.labels.campaign import Campaign, CampaignFolder
 from tasks.labels.files import names_in_data, publish, require_alpha, require_out, written_files
-from tasks.labels.opening import current
+from tasks.labels.opening import campaign_and_answers
 from tasks.labels.queues import LabelQueues
 from tasks.records.workspace import Workspace
 from tasks.tracking.address import redacted
@@ -56,7 +56,7 @@ def close(folder: CampaignFolder, options: CloseOptions, workspace: Workspace) -
 
 def _decide(folder: CampaignFolder, options: CloseOptions, workspace: Workspace) -> None:
     """Write the files of the close to the folder `closing`, which appears whole."""
-    campaign, answers = current(folder, workspace)
+    campaign, answers = campaign_and_answers(folder, workspace)
     names = names_in_data(workspace, campaign.annotators, real=options.real_names)
     data = labelled_data(
         list(answers.pairs.values()), answers.votes, names, campaign.name, options.weighting

@@ -67,18 +67,18 @@ def open_campaign(
             models = models_of(record)
             wanted = WantedPairs(options.sources, options.total, options.how, options.seed)
             pairs = picked_pairs(models, wanted, workspace) + gold
-            begin(folder, pairs, options, models.facts, workspace)
-        return complete(folder, workspace)
+            write_campaign(folder, pairs, options, models.facts, workspace)
+        return make_in_mlflow(folder, workspace)
 
 
-def begin(
+def write_campaign(
     folder: CampaignFolder,
     pairs: list[LabelPair],
     options: OpenOptions,
     run: dict,
     workspace: Workspace,
 ) -> None:
-    """Write a new campaign to the workspace, from where `complete` makes it in MLflow."""
+    """Write a new campaign to the workspace, from where `make_in_mlflow` makes it in MLflow."""
     given = assign(pairs, options.annotators, overlap=options.overlap, seed=options.seed)
     uri = workspace.tracking_uri
     campaign = Campaign.new(folder.name, given, options.seed, uri)
@@ -106,7 +106,7 @@ def _require_server(uri: str) -> None:
         raise unanswered(uri, error, "Start it, or unset MLFLOW_TRACKING_URI.") from error
 
 
-def complete(folder: CampaignFolder, workspace: Workspace) -> Campaign:
+def make_in_mlflow(folder: CampaignFolder, workspace: Workspace) -> Campaign:
     """Make in MLflow what the campaign lacks there, and return the campaign. Hold its lock."""
     campaign = folder.load()
     if campaign.opened:
@@ -124,13 +124,13 @@ def complete(folder: CampaignFolder, workspace: Workspace) -> Campaign:
         else:
             queues.make_queue(annotator, pairs)
     for one in campaign.assignments:
-        one.made = True
+        one.is_in_mlflow = True
     campaign.opened = True
     folder.save(campaign)
     return campaign
 
 
-def current(folder: CampaignFolder, workspace: Workspace) -> tuple[Campaign, Answers]:
+def campaign_and_answers(folder: CampaignFolder, workspace: Workspace) -> tuple[Campaign, Answers]:
     """Return a campaign and what became of every pair in it, as MLflow has it now.
 
     Raises BadInput for a campaign that was not opened to its end.
@@ -153,12 +153,12 @@ def reassign(folder: CampaignFolder, workspace: Workspace, change: Reassignment)
     folder.load()  # a name that no campaign has is refused before its folder is made
     with folder.locked():
         folder.require_open()
-        complete(folder, workspace)  # of one that was killed
+        make_in_mlflow(folder, workspace)  # of one that was killed
         return _reassigned(folder, workspace, change)
 
 
 def _reassigned(folder: CampaignFolder, workspace: Workspace, change: Reassignment) -> Assigned:
-    campaign, answers = current(folder, workspace)
+    campaign, answers = campaign_and_answers(folder, workspace)
     gone, new = _people(campaign, list(change.without), list(change.add))
     report = campaign_report(list(answers.pairs.values()), answers.votes)
     open_pairs = [
@@ -184,7 +184,7 @@ def _reassigned(folder: CampaignFolder, workspace: Workspace, change: Reassignme
     campaign.add(given)
     campaign.opened = False
     folder.save(campaign)  # from here on the next command completes it
-    complete(folder, workspace)
+    make_in_mlflow(folder, workspace)
     return given
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from rlhf_core.labels.report import CampaignReport, campaign_report
 from tasks.labels.answers import Answers
 from tasks.labels.campaign import Campaign, CampaignFolder
-from tasks.labels.opening import current
+from tasks.labels.opening import campaign_and_answers
 from tasks.labels.queues import queue_page
 from tasks.records.workspace import Workspace
 
@@ -31,7 +31,7 @@ class CampaignStatus:
 
 def status(folder: CampaignFolder, workspace: Workspace) -> CampaignStatus:
     """Return how far a campaign is, as MLflow has it now. Raises BadInput for an unknown name."""
-    campaign, answers = current(folder, workspace)
+    campaign, answers = campaign_and_answers(folder, workspace)
     return CampaignStatus(
         name=campaign.name,
         pages=pages(campaign),

@@ -30,7 +30,7 @@ ITEMS = 100  # of a queue, in one request
 
 
 @dataclass(frozen=True)
-class Reviewed:
+class ReviewState:
     """What MLflow has of the campaign. assessments: by trace; a trace without a key is deleted."""
 
     items: dict[tuple[str, str], ReviewQueueItem]  # by queue and trace
@@ -80,7 +80,9 @@ class LabelQueues:
         campaign = self._campaign
         # a command that was killed leaves traces without previews, which the page shows empty
         there = {one.info.trace_id for one in self._traces() if one.info.response_preview}
-        new = [(place, one) for place, one in enumerate(campaign.of(annotator)) if not one.made]
+        new = [
+            (place, one) for place, one in enumerate(campaign.of(annotator)) if not one.is_in_mlflow
+        ]
         absent = [(place, one) for place, one in new if campaign.trace_id(one) not in there]
         for start in range(0, len(absent), SPANS):
             self._store(absent[start : start + SPANS], pairs)
@@ -158,7 +160,7 @@ class LabelQueues:
             tags={TraceTagKey.TRACE_NAME: "comparison"},
         )
 
-    def reviewed(self) -> Reviewed:
+    def reviewed(self) -> ReviewState:
         """Return the items of all queues, and all traces with their answers."""
         items = {
             (queue.queue_id, item.item_id): item
@@ -166,7 +168,7 @@ class LabelQueues:
             for item in self._items(queue.queue_id)
         }
         found = {one.info.trace_id: list(one.info.assessments) for one in self._traces()}
-        return Reviewed(items, found)
+        return ReviewState(items, found)
 
     def _items(self, queue_id: str) -> Iterator[ReviewQueueItem]:
         try:

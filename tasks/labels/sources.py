@@ -155,12 +155,14 @@ def gold_items(file: Path) -> list[LabelPair]:
 def _gold(where: str, line: str) -> LabelPair:
     try:
         row = loads(line)
-        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not {"prompt", "chosen", "rejected"} <= row.keys():
         raise BadInput(
             f'{where} is {line.strip()!r:.60}; expected {{"prompt": "...", "chosen": "...",'
             ' "rejected": "..."}.'
-        ) from None
+        )
+    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     if not all(isinstance(text, str) and text for text in (chosen, rejected)) or chosen == rejected:
         raise BadInput(f"{where}: chosen and rejected must be two different texts.")
     messages: Messages = (

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_core.labels.votes import LabelPair, pair_id_of
 from tasks.labels.campaign import Campaign, CampaignFolder
-from tasks.labels.opening import OpenOptions, begin, complete
+from tasks.labels.opening import OpenOptions, make_in_mlflow, write_campaign
 from tasks.labels.pages import ANSWERS, BETTER, STRENGTH
 from tasks.records.workspace import Workspace
 
@@ -72,8 +72,8 @@ def open_campaign_of(home) -> Callable[..., OpenedCampaign]:
         folder = CampaignFolder(workspace, "week-48")
         options = OpenOptions(("onpolicy",), count, annotators, overlap, "random", 1)
         with folder.locked():
-            begin(folder, made_pairs(count), options, {"name": "run-1"}, workspace)
-            complete(folder, workspace)
+            write_campaign(folder, made_pairs(count), options, {"name": "run-1"}, workspace)
+            make_in_mlflow(folder, workspace)
         return OpenedCampaign(folder, workspace)
 
     return opened

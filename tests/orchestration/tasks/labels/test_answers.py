@@ -15,13 +15,13 @@ from mlflow.genai.review_queues import (
 
 from tasks.labels.answers import SLACK, answers_of
 from tasks.labels.campaign import Campaign, Queue
-from tasks.labels.opening import current
+from tasks.labels.opening import campaign_and_answers
 from tasks.labels.pages import BETTER
-from tasks.labels.queues import Reviewed
+from tasks.labels.queues import ReviewState
 
 
 def states(made) -> list[tuple[str, str]]:
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     return [(one.state, one.note) for one in answers.all]
 
 
@@ -51,7 +51,7 @@ def test_every_state_of_an_item_is_told_apart(open_campaign_of):
         ("refused", "completed by bob"),
         ("removed", ""),
     ]
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     (vote,) = answers.votes
     assert (vote.annotator, vote.choice, vote.strength) == ("ann", "b", 2.0)
     assert vote.comment == "ann says so" and vote.at > 0
@@ -65,7 +65,7 @@ def test_a_reopened_item_is_pending_and_its_new_answer_counts(open_campaign_of):
     made.finish("ann", trace_id, "pending")
     assert states(made) == [("pending", "")]
     made.answer("ann", "same")
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     assert [vote.choice for vote in answers.votes] == ["same"]
 
 
@@ -131,7 +131,7 @@ def test_with_accounts_a_change_after_the_submission_does_not_count(answers, exp
     campaign.queues = {"ann": Queue(queue_id="q", name="w: ann")}
     trace_id = campaign.trace_id(campaign.assignments[0])
     items = {("q", trace_id): submitted("q", trace_id)}
-    (one,) = answers_of(campaign, {}, Reviewed(items, {trace_id: answers})).all
+    (one,) = answers_of(campaign, {}, ReviewState(items, {trace_id: answers})).all
     assert (one.state, one.note) == expected
 
 
@@ -142,7 +142,7 @@ def test_an_item_in_another_queue_completes_nothing():
     trace_id = campaign.trace_id(campaign.assignments[0])
     items = {("bob", trace_id): submitted("bob", trace_id)}
     given = {trace_id: [answer_of_ann("1", -50, -50)]}
-    (one,) = answers_of(campaign, {}, Reviewed(items, given)).all
+    (one,) = answers_of(campaign, {}, ReviewState(items, given)).all
     assert one.state == "removed"
 
 
@@ -178,5 +178,5 @@ def test_on_a_server_with_accounts_a_forged_author_counts_for_nothing(
         ("done", ""),
         ("refused", "answered more than once under one name"),
     ]
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     assert [(vote.annotator, vote.choice) for vote in answers.votes] == [("ann", "same")] * 2

@@ -11,7 +11,7 @@ from mlflow.tracing.client import TracingClient
 from rlhf_core.errors import BadInput
 from tasks.labels import opening
 from tasks.labels.campaign import CampaignFolder
-from tasks.labels.opening import Reassignment, complete, current, reassign
+from tasks.labels.opening import Reassignment, campaign_and_answers, make_in_mlflow, reassign
 from tasks.labels.queues import LabelQueues, queue_page
 from tasks.records.workspace import Workspace
 
@@ -73,10 +73,10 @@ def test_an_opening_that_was_killed_is_completed_by_the_next(open_campaign_of, m
     workspace = Workspace.here()
     folder = CampaignFolder(workspace, "week-48")
     with pytest.raises(BadInput, match="opened in part"):
-        current(folder, workspace)
-    campaign = complete(folder, workspace)
+        campaign_and_answers(folder, workspace)
+    campaign = make_in_mlflow(folder, workspace)
     assert len(list_review_queues(experiment_id=campaign.experiment_id)) == 3
-    _, answers = current(folder, workspace)
+    _, answers = campaign_and_answers(folder, workspace)
     assert [one.state for one in answers.all] == ["pending"] * 6
 
 
@@ -91,7 +91,7 @@ def test_traces_that_were_half_made_are_completed(open_campaign_of, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             open_campaign_of(3, "ann")
     workspace = Workspace.here()
-    campaign = complete(CampaignFolder(workspace, "week-48"), workspace)
+    campaign = make_in_mlflow(CampaignFolder(workspace, "week-48"), workspace)
     found = mlflow.MlflowClient().search_traces(locations=[campaign.experiment_id])
     assert len(found) == 3
     assert all("Reply 2" in (one.info.response_preview or "") for one in found)
@@ -102,7 +102,7 @@ def test_the_pairs_of_who_leaves_go_to_others_and_the_votes_stay(open_campaign_o
     made.answer("bob", most=1)
     given = reassign(made.folder, made.workspace, Reassignment(without=["bob"]))
     assert sum(map(len, given.values())) == 3 and set(given) <= {"ann", "cem"}
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     assert answers.counted("bob") == {"done": 1, "left": 3}
     assert answers.counted("ann")["pending"] + answers.counted("cem")["pending"] == 11
     (left,) = list_review_queue_items(made.campaign.queues["bob"].queue_id)
@@ -125,7 +125,7 @@ def test_a_deleted_pair_stays_deleted_when_others_change_hands(open_campaign_of)
     deleted = made.campaign.trace_id(made.campaign.of("ann")[0])
     mlflow.MlflowClient().delete_traces(made.campaign.experiment_id, trace_ids=[deleted])
     reassign(made.folder, made.workspace, Reassignment(without=["bob"]))
-    _, answers = current(made.folder, made.workspace)
+    _, answers = campaign_and_answers(made.folder, made.workspace)
     assert answers.counted("ann") == {"deleted": 1, "pending": 3}
 
 
