@@ -24,9 +24,9 @@ def microbatches(
     A group over the budget is a microbatch of its own.
     sizes: (prompt, response) tokens of each sequence.
     group: the number of neighbours that stay together (2: a chosen and its rejected answer).
-    prompts: that of each sequence, where models read a prompt once for its neighbours. Sequences of
-    one prompt then come one after the other, of any lengths. Each counts with its whole prompt, so
-    that a microbatch takes no more memory than without. Needs packing, and group = 1.
+    prompts: the prompt of each sequence; set when neighbours share one copy. Sequences of one
+    prompt then come one after the other, of any lengths. Each counts with its whole prompt, so that
+    a microbatch takes no more memory than without. Needs packing, and group = 1.
     """
     if prompts is not None:
         return _in_order(_by_prompt(prompts), sizes, token_budget)
@@ -101,7 +101,8 @@ def _shares_by_prompt(sizes: Seq[Size], prompts: Seq[Hashable], count: int) -> l
     """
     rows = _by_prompt(prompts)
     ends = list(accumulate(sum(sizes[i]) for i in rows))
-    cuts = [bisect_left(ends, ends[-1] * share / count) for share in range(count)] + [len(rows)]
+    tokens = ends[-1] if ends else 0
+    cuts = [bisect_left(ends, tokens * share / count) for share in range(count)] + [len(rows)]
     return [rows[begin:end] for begin, end in pairwise(cuts)]
 
 

@@ -123,13 +123,18 @@ def _scored(spec: SpecOfPairs, rows: list[dict], sequences: list[Sequence]) -> l
 
     sequences: those of reply a and reply b in turn.
     """
-    path, config = spec.inputs["reward"].path, spec.config
+    path, config, evaluate = spec.inputs["reward"].path, spec.config, spec.config.evaluate
     pad_id = load_tokenizer(path).pad_token_id
     margins: list[Tensor] = []
+    budget, packing = evaluate.micro_batch_tokens, evaluate.packing
     for forward in load_members(
-        path, dtype=config.dtype, frozen=config.evaluate.frozen, weights=config.frozen_dtype
+        path,
+        dtype=config.dtype,
+        frozen=evaluate.frozen,
+        weights=config.frozen_dtype,
+        packing=packing,
     ):
-        scores_N = score_sequences(forward, sequences, pad_id, config.evaluate.micro_batch_tokens)
+        scores_N = score_sequences(forward, sequences, pad_id, budget, packing=packing)
         margins.append(scores_N[0::2] - scores_N[1::2])
     scored = []
     for place, row in enumerate(rows):

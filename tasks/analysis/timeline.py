@@ -62,11 +62,7 @@ class StageTimeline:
     @property
     def overlap(self) -> float:
         """The seconds in which the sampler generated while the learner scored or updated."""
-        return sum(
-            max(0.0, min(one.end, other.end) - max(one.start, other.start))
-            for one in self._named("generate")
-            for other in self._named(*LEARNING)
-        )
+        return _shared_seconds(self._named("generate"), self._named(*LEARNING))
 
     def summary(self) -> dict:
         """Return the figures of the stage as JSON values; times in seconds."""
@@ -81,6 +77,17 @@ class StageTimeline:
 
     def _named(self, *names: str) -> list[TimelineSpan]:
         return [span for span in self.spans if span.name in names]
+
+
+def _shared_seconds(first: list[TimelineSpan], second: list[TimelineSpan]) -> float:
+    """Return the seconds in which a span of each list runs; spans of one list do not overlap."""
+    rows = [sorted(spans, key=lambda span: span.start) for spans in (first, second)]
+    places, shared = [0, 0], 0.0
+    while places[0] < len(rows[0]) and places[1] < len(rows[1]):
+        one, other = (spans[place] for spans, place in zip(rows, places, strict=True))
+        shared += max(0.0, min(one.end, other.end) - max(one.start, other.start))
+        places[one.end > other.end] += 1  # the one that ends first meets no further span
+    return shared
 
 
 def timelines(record: Record) -> list[StageTimeline]:

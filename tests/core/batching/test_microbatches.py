@@ -100,3 +100,9 @@ def test_a_rank_without_rows_goes_along_with_the_first_group():
         [([0, 1], True)],
         [([0, 1], False)],
     ]
+
+
+def test_a_step_without_rows_has_no_microbatches():
+    for how in ({}, {"packing": True, "prompts": []}):
+        assert microbatches([], 100, **how) == []
+        assert microbatches_of_ranks([], 100, 2, **how) == [[], []]

@@ -68,3 +68,23 @@ def test_training_pairs_have_the_reward_models_margin_and_what_people_prefer(mad
     margins_N = scores_N[0::2] - scores_N[1::2]
     assert [row["margin"] for row in training] == pytest.approx(margins_N.tolist(), abs=1e-5)
     assert all("people" in row["preferences"] for row in training)
+
+
+def test_with_packing_the_reward_model_reads_packed_rows_to_the_same_margins(
+    made, tmp_path, capsys
+):
+    paths, rows = made
+    config = LabelPairsStageConfig(
+        evaluate=Evaluate(packing=True), prompts=0, comparisons=9, dtype="float32"
+    )
+    inputs = {name: Artifact.of(path) for name, path in paths.items()}
+    run(
+        StageSpec(stage="label-pairs", seed=1, config=config, inputs=inputs, code="c"),
+        RunDir(tmp_path),
+    )
+    assert "packing: " in capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / FILE).read_text("utf-8").splitlines()]
+    training = [row for row in rows if row["kind"] == "training"]
+    assert [row["reply_a"] for row in found] == [row["reply_a"] for row in training]
+    margins = [row["margin"] for row in training]
+    assert [row["margin"] for row in found] == pytest.approx(margins, abs=1e-5)

@@ -1,6 +1,7 @@
 """The timeline of a run: its spans are nested, of this run alone, and show what overlaps."""
 
 import json
+import random
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from rlhf_core.errors import BadInput
 from rlhf_core.ppo.timeline import TIMELINE
 from rlhf_core.rundir import RunDir
-from tasks.analysis.timeline import chrome_trace, timelines
+from tasks.analysis.timeline import StageTimeline, TimelineSpan, chrome_trace, timelines
 from tasks.records.run_record import Record, StageRecord
 
 T0 = 1_800_000_000.0
@@ -128,6 +129,20 @@ def test_spans_are_nested_and_generation_ahead_lies_beside_scoring_and_update(re
         "overlap": pytest.approx(3.0),
     }
     assert stages[0].steps == 3 and stages[0].generation == 0
+
+
+def test_overlap_counts_each_pair_of_generation_and_learning_in_any_order():
+    cuts = [sorted(random.Random(seed).sample(range(1000), 200)) for seed in (1, 2)]
+    spans = [
+        TimelineSpan(name, track, start, end)
+        for name, track, own in (("generate", "sampler", cuts[0]), ("score", "learner", cuts[1]))
+        for start, end in zip(own[::2], own[1::2], strict=True)
+    ]
+    pairs = [(a, b) for a in spans[:100] for b in spans[100:]]
+    expected = sum(max(0, min(a.end, b.end) - max(a.start, b.start)) for a, b in pairs)
+    random.Random(3).shuffle(spans)
+    assert StageTimeline("ppo", tuple(spans), cached=False).overlap == expected > 0
+    assert StageTimeline("ppo", (), cached=False).overlap == 0
 
 
 def test_a_run_shows_its_own_time_alone(record, tmp_path):
