@@ -27,6 +27,7 @@ def needs_of(recipe: Recipe) -> Needs:
     sections = [recipe.section(stage) for stage in running]
     trained = [one for one in sections if isinstance(one, Training) and on_base]
     evaluated = [recipe.evaluate] if recipe.runs("evaluate") and on_base else []
+    sharing = [one for one in trained if getattr(one, "share_prompts", False)]
     adapters = [one.lora for one in trained if one.lora]
     samplers = [recipe.sampling(stage) for stage in SAMPLING if recipe.runs(stage) and on_base]
     reward = recipe.reward if "reward" in running else Reward()
@@ -41,7 +42,8 @@ def needs_of(recipe: Recipe) -> Needs:
         adapter_sync=_synced_rank(recipe) if "ppo" in running and on_base else 0,
         router_aux_loss_coef=max((one.router_aux_loss_coef or 0.0 for one in trained), default=0.0),
         packing=any(one.packing for one in [*trained, *evaluated]),
-        share_prompts=any(getattr(one, "share_prompts", False) for one in trained),
+        share_prompts=bool(sharing),
+        sharing_router_coefs=tuple(dict.fromkeys(one.router_aux_loss_coef for one in sharing)),
         benchmarks=_benchmarks_of(recipe),
     )
 
@@ -109,6 +111,7 @@ def _require_of_model(needs: Needs, model: Path) -> None:
         from rlhf_core.modeling.row_borders import require_separate_rows
 
         require_whole_attention(_shapes(model))
+        require_no_balancing(model, needs.sharing_router_coefs)
         require_separate_rows(model, share_prompts=needs.share_prompts)
     for size in needs.tensor_parallel:
         from rlhf_core.sampling.vllm import require_heads
@@ -118,6 +121,19 @@ def _require_of_model(needs: Needs, model: Path) -> None:
         from rlhf_core.sampling.adapters import require_adapters
 
         require_adapters(model, needs.adapter_sync)
+
+
+def require_no_balancing(model: Path, coefficients: Sequence[float | None]) -> None:
+    """Raise BadInput when a mixture of experts learns its balancing loss with shared prompts.
+
+    coefficients: router_aux_loss_coef of the sections that share prompts; None: the model's own.
+    """
+    from rlhf_core.engine.router import router_loss
+    from rlhf_core.modeling.packed_attention import refuse_balancing
+
+    for coefficient in coefficients:
+        shapes = _shapes(model)
+        refuse_balancing(shapes, router_loss(shapes, coefficient))
 
 
 def _require_modules(adapters: tuple[LoRA, ...], folder: Path) -> None:

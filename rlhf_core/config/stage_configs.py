@@ -94,6 +94,8 @@ class Needs(Config):
     router_aux_loss_coef: float = 0.0  # the largest that a section sets
     packing: bool = False  # of any section
     share_prompts: bool = False  # of any section
+    # router_aux_loss_coef of each section with share_prompts
+    sharing_router_coefs: tuple[float | None, ...] = ()
     # evaluate.benchmarks, with the metrics of each that gates and the contest look at
     benchmarks: dict[str, tuple[str, ...]] = Field({})
 

@@ -23,6 +23,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from rlhf_core.batching.batch import Batch, Sequence, collate, device
 from rlhf_core.batching.packing import Span, spans_in_row
 from rlhf_core.engine.base import WrappedModel
+from rlhf_core.engine.router import RouterLoss
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.lora import Wrapped
 from rlhf_core.ranks import is_rank_zero
@@ -203,9 +204,15 @@ def require_no_router_loss(module: WrappedModel) -> None:
 
     The loss is a mean over all tokens that the model reads, where a shared prompt would count once.
     """
-    if module.share_prompts and module.router is not None:
+    if module.share_prompts:
+        refuse_balancing(module.model, module.router)
+
+
+def refuse_balancing(model: nn.Module, router: RouterLoss | None) -> None:
+    """Raise BadInput, as `require_no_router_loss`, for a model that has a balancing loss."""
+    if router is not None:
         raise BadInput(
-            f"share_prompts = true: {type(module.model).__name__} learns to balance its experts"
+            f"share_prompts = true: {type(model).__name__} learns to balance its experts"
             " over all tokens that it reads, in which a shared prompt would count once. Set"
             " share_prompts = false, or router_aux_loss_coef = 0."
         )

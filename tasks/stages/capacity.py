@@ -141,18 +141,35 @@ def _require_separate_rows(recipe: Recipe) -> None:
         recipe.model.reward: compared or scored,
     }
     trained = (recipe.model.sft, recipe.model.reward)
-    shared = any(
-        recipe.runs(stage) and getattr(recipe.section(stage), "share_prompts", False)
+    shared = [
+        stage
         for stage in LEARNING
-    )
+        if recipe.runs(stage) and getattr(recipe.section(stage), "share_prompts", False)
+    ]
     for name in (name for name, packs in wanted.items() if name and packs):
         folder = Path(name).expanduser()
         if embedding_rows(folder):
             from rlhf_core.modeling.row_borders import require_separate_rows
 
+            if name == recipe.model.sft:
+                _require_no_balancing(recipe, shared, folder)
             # of an ensemble each member
             for member in (folder, *sorted(folder.glob("member_*"))):
-                require_separate_rows(member, share_prompts=shared and name in trained)
+                require_separate_rows(member, share_prompts=bool(shared) and name in trained)
+
+
+def _require_no_balancing(recipe: Recipe, sharing: list[str], folder: Path) -> None:
+    """Raise BadInput when a stage with share_prompts would balance the experts of the given SFT.
+
+    A given reward model from which PPO's critic starts is refused when PPO begins.
+    """
+    from rlhf_core.preflight import require_no_balancing
+
+    training = [stage for stage in sharing if not (stage == "reward" and recipe.model.reward)]
+    sections = [recipe.section(stage) for stage in training]
+    require_no_balancing(
+        folder, [one.router_aux_loss_coef for one in sections if isinstance(one, Training)]
+    )
 
 
 def _require_given_reward(recipe: Recipe, model: Path, reward: Path) -> None:

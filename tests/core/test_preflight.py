@@ -4,8 +4,15 @@ The validate stage refuses a recipe whose needs are not met, before anything is 
 """
 
 import pytest
+import torch
 from benchmark_tasks import write_task
-from transformers import FalconConfig, FalconForCausalLM, Llama4TextConfig
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    Llama4TextConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from rlhf_core.config import LoRA, RewardFunction
 from rlhf_core.config.stage_configs import Needs
@@ -54,6 +61,10 @@ def test_a_recipe_without_such_options_needs_nothing(recipe, tmp_path):
             {"router_aux_loss_coef": 0.01},
         ),
         (["reward.packing=true"], {"packing": True}),
+        (
+            ["reward.packing=true", "reward.share_prompts=true"],
+            {"packing": True, "share_prompts": True, "sharing_router_coefs": [None]},
+        ),
         (["dpo.packing=true"], {}),
         (["evaluate.packing=true"], {"packing": True}),
         (["evaluate.packing=true", "model.sft='given'"], {}),
@@ -111,6 +122,26 @@ def test_packing_is_refused_for_a_base_model_that_reads_over_the_borders_of_a_ro
     FalconForCausalLM(FalconConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match=rf"{tmp_path}: packing = true: .* over the border"):
         require(Needs(packing=True), {}, tmp_path)
+
+
+@pytest.mark.parametrize(("coefficient", "own"), [(None, 0.001), (0.01, 0.0)])
+def test_shared_prompts_are_refused_where_a_router_loss_would_learn(tmp_path, coefficient, own):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    config = MixtralConfig(
+        **sizes,
+        intermediate_size=8,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        router_aux_loss_coef=own,
+        experts_implementation="eager",
+    )
+    config.save_pretrained(tmp_path)
+    needs = {"packing": True, "share_prompts": True}
+    with pytest.raises(BadInput, match=r"share_prompts = true: Mixtral.* router_aux_loss_coef = 0"):
+        require(Needs(**needs, sharing_router_coefs=(0.0, coefficient)), {}, tmp_path)
+    torch.manual_seed(3)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    require(Needs(**needs, sharing_router_coefs=(0.0, None if own == 0 else 0.0)), {}, tmp_path)
 
 
 def test_what_is_there_is_taken(tiny_model):

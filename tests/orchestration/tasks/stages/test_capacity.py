@@ -15,6 +15,7 @@ from transformers import (
     GPT2Config,
     GPTNeoConfig,
     GraniteConfig,
+    MixtralConfig,
 )
 
 from rlhf_core.data.tokenizer import load_tokenizer
@@ -260,3 +261,20 @@ def test_a_given_model_that_reads_over_the_borders_of_packed_rows_is_refused(
     assert validate.spec(prepared_recipe(model=model), have)
     with pytest.raises(BadInput, match=r"given: packing = true: .* over the border"):
         validate.spec(prepared_recipe(model=model, ppo={"packing": True}), have)
+
+
+def test_a_given_sft_model_whose_router_learns_is_refused_with_shared_prompts(
+    have, tiny_model, tmp_path
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "given")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"vocab_size": 64, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
+    experts = {"intermediate_size": 8, "num_key_value_heads": 1, "num_local_experts": 2}
+    config = MixtralConfig(**sizes, **ids, **experts, experts_implementation="eager")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = {"base": "b", "sft": str(folder)}
+    sharing = {"packing": True, "share_prompts": True, "group_size": 2}
+    with pytest.raises(BadInput, match=r"share_prompts = true: Mixtral.* balance its experts"):
+        validate.spec(prepared_recipe(model=model, ppo=sharing), have)
+    without = sharing | {"router_aux_loss_coef": 0.0}
+    assert validate.spec(prepared_recipe(model=model, ppo=without), have)
