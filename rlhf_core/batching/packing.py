@@ -25,8 +25,7 @@ from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence
 class Span(NamedTuple):
     """The tokens that one sequence has in a packed row, without the part that it shares.
 
-    shared: tokens of the prompt that it has in common with the last sequence before it whose shared
-    is 0; they begin that sequence.
+    shared: prompt tokens read from the nearest earlier sequence that holds its own prompt.
     """
 
     tokens: int

@@ -148,7 +148,7 @@ class PPOOptions(Training):
         description=(
             "Steps by which responses may be older than the weights that learn from them. Responses"
             " of this number + 1 steps are generated at once, then the sampler gets new weights."
-            " With sampling.own_devices and 1: those of the next step while this one is learned."
+            " With own_devices, 1 generates the next step's responses during this step's update."
         ),
     )
     value_clip: float | None = Field(

@@ -74,9 +74,10 @@ class Engine(Protocol):
         """
 
     def release(self) -> None:
-        """Let go of whole weights that passes left behind, before weights are read or changed.
+        """Free the gathered weights that forward passes kept.
 
-        Only where the ranks divide the weights; all of them take part.
+        Called before weights are read or changed. Only where the ranks divide the weights; all of
+        them take part.
         """
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

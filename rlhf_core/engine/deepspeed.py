@@ -121,10 +121,10 @@ class DeepSpeedEngine(Engine):
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     def release(self) -> None:
-        """Let go of whole weights that passes left behind, before weights are read or changed.
+        """Free the gathered weights that forward passes kept.
 
-        Only under ZeRO 3: autocast has rounded them, and some may still be on their way between
-        the ranks.
+        Called before weights are read or changed. Only under ZeRO 3: autocast has rounded them, and
+        some may still be on their way between the ranks.
         """
         if self._sharded:
             self._engine.optimizer.empty_partition_cache()

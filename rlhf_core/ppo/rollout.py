@@ -123,12 +123,12 @@ def roll_out(
     The same steps and weights give the same responses, whatever the number of ranks.
     """
     started = time.monotonic()
-    asked, seeds = questions(prompts, seed=seed, draw_number=draw_number)
+    asked, seeds = requests_of(prompts, seed=seed, draw_number=draw_number)
     samples = draw(sampler, asked, seeds=seeds, eos_id=eos_id)
     return rollouts_of(prompts, samples, seconds=time.monotonic() - started)
 
 
-def questions(
+def requests_of(
     prompts: dict[int, list[Prompt]], *, seed: int, draw_number: int = 1
 ) -> tuple[list[list[int]], list[int]]:
     """Return the token ids of each step's prompts, one step after the other, and their seeds."""

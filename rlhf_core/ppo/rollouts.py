@@ -6,8 +6,10 @@ k + 1 while step k is learned, with the weights after step k - 1:
     sampler   1 | 2      | sync | 3      | sync | 4 ...
     learner     | learn 1| sync | learn 2| sync | ...
 
-It gets weights between two rollouts alone. A rollout is therefore a function of seed and step, and
-two runs give the same bits. At most one rollout waits; a checkpoint holds it.
+It gets weights between two rollouts alone. A rollout is therefore a function of seed and step. Two
+runs give the same bits on a CPU, with one replica and at most CONNECTIONS (512) responses per step:
+beyond these, requests of one rollout reach the engine while it computes others. At most one rollout
+waits; a checkpoint holds it.
 """
 
 import time
@@ -16,11 +18,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 
+from rlhf_core.batching.collective import gathered
+from rlhf_core.config import PPO
 from rlhf_core.ppo.prompts import Prompt
-from rlhf_core.ppo.rollout import Generated, Rollout, questions, rollouts_of
+from rlhf_core.ppo.rollout import Generated, Rollout, requests_of, rollouts_of
 from rlhf_core.ppo.state import Resumed
 from rlhf_core.ppo.trainer import Trainer
+from rlhf_core.ranks import is_rank_zero
 from rlhf_core.sampling.draw import draw_own, of_all_ranks
+from rlhf_core.sampling.server_process import CONNECTIONS
 
 THREAD = "rollout"  # begin of its name
 
@@ -28,15 +34,16 @@ THREAD = "rollout"  # begin of its name
 class Rollouts:
     """The rollouts of the steps that are left, in order; a block that ends its thread.
 
-    waiting: the responses of the next step, generated ahead; None while there are none.
+    pending: the responses of the next step, generated ahead; None while there are none.
     """
 
     def __init__(self, trainer: Trainer, resumed: Resumed):
-        self.waiting = resumed.waiting
+        self.pending = resumed.pending
         self._trainer, self._step, self._cursor = trainer, resumed.step, resumed.state.cursor
-        self._waited = 0.0  # seconds, for the responses that wait
+        self._waited = 0.0  # seconds that the learner waited for the pending responses
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD)
         self._next: Future[Generated] | None = None
+        _say_if_requests_queue(trainer.config)
 
     def __enter__(self) -> "Rollouts":
         return self
@@ -87,15 +94,15 @@ class Rollouts:
                 yield step, rollout
 
     def _due(self, step: int, cursor: int) -> Rollout:
-        """Return the rollout that waits; the first one of a stage is generated now."""
-        trainer, waiting = self._trainer, self.waiting
-        if waiting is None:
+        """Return the pending rollout; the first one of a stage is generated now."""
+        trainer, pending = self._trainer, self.pending
+        if pending is None:
             with trainer.timeline.span("wait", step):
                 found = trainer.roll_out(step, cursor)[step]
             return replace(found, waited=found.seconds)
-        self.waiting = None
+        self.pending = None
         prompts = self._prompts(step, cursor)
-        found = rollouts_of(prompts, waiting.samples, seconds=waiting.seconds)[step]
+        found = rollouts_of(prompts, pending.samples, seconds=pending.seconds)[step]
         return replace(found, age=1, cursor=cursor + trainer.groups, waited=self._waited)
 
     def _prompts(self, step: int, cursor: int) -> dict[int, list[Prompt]]:
@@ -104,7 +111,7 @@ class Rollouts:
     def _generate(self, step: int, cursor: int) -> Generated:
         """Return this rank's share of a step's responses; run by the thread."""
         trainer, started = self._trainer, time.monotonic()
-        asked, seeds = questions(self._prompts(step, cursor), seed=trainer.seed)
+        asked, seeds = requests_of(self._prompts(step, cursor), seed=trainer.seed)
         eos_id = trainer.tokenizer.eos_token_id
         with trainer.timeline.span("generate", step, "sampler"):
             drawn = draw_own(trainer.sampler, asked, seeds=seeds, eos_id=eos_id)
@@ -132,5 +139,14 @@ class Rollouts:
             drawn = self._next.result()
             self._next = None
             samples = of_all_ranks(self._trainer.sampler, drawn.samples)
-        self.waiting = Generated(samples, drawn.seconds)
+            seconds = max(gathered(drawn.seconds))  # a rank that asked no sampler has about 0
+        self.pending = Generated(samples, seconds)
         self._waited = time.monotonic() - started
+
+
+def _say_if_requests_queue(config: PPO) -> None:
+    if config.sampling.own_devices and config.rollout_batch > CONNECTIONS and is_rank_zero():
+        print(
+            f"ppo.rollout_batch {config.rollout_batch} is more than the {CONNECTIONS} requests that"
+            " the sampler's server has at once: two runs may differ in the last bits"
+        )

@@ -151,13 +151,13 @@ def score_rewards(
     return _reward_model_scores(parts, batch, len(models.rewards), process_BR=summed(process_BR))
 
 
-def prompts_read_once(batch: Batch, config: PPO) -> list[tuple[int, ...]] | None:
+def shared_prompts(batch: Batch, config: PPO) -> list[tuple[int, ...]] | None:
     """Return each row's prompt where rows share them; None where each row has its own copy."""
     return batch.prompts if config.share_prompts else None
 
 
 def _own_rows(batch: Batch, config: PPO) -> list[tuple[list[int], bool]]:
-    budget, prompts = config.micro_batch_tokens, prompts_read_once(batch, config)
+    budget, prompts = config.micro_batch_tokens, shared_prompts(batch, config)
     return own_microbatches(batch.sizes, budget, packing=config.packing, prompts=prompts)
 
 

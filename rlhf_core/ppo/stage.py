@@ -71,7 +71,7 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
                 break
             if writer.due(step):
                 with timeline.span("checkpoint", step):
-                    writer.save(checkpoint_of(step, engines, state, rollouts.waiting))
+                    writer.save(checkpoint_of(step, engines, state, rollouts.pending))
     output = _output(trainer, run, evaluator, last)
     if checker and is_rank_zero():
         return merged([output, checker.output(last, run.path)])

@@ -17,7 +17,7 @@ from rlhf_core.objectives.kl import adapt_beta
 from rlhf_core.ppo.rewards import NO_SCORES
 from rlhf_core.ppo.rollout import Generated, Rollout
 
-WAITING = "waiting"  # in a checkpoint: begin of the names of the responses of the next step
+PENDING = "pending"  # in a checkpoint: begin of the names of the responses of the next step
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class LoopState:
 class Resumed(NamedTuple):
     """The place at which the loop goes on.
 
-    waiting: the responses of the next step, where they were generated ahead.
+    pending: the responses of the next step, where they were generated ahead.
     """
 
     step: int  # the last one that is learned
     state: LoopState
-    waiting: Generated | None = None
+    pending: Generated | None = None
 
 
 def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> Resumed:
@@ -86,9 +86,9 @@ def resume(folder: Path, engines: Mapping[str, Engine], config: PPO) -> Resumed:
         return Resumed(0, LoopState.first(config))
     for name, engine in engines.items():
         engine.load_state(_below(name, checkpoint.tensors))
-    kept = _below(WAITING, checkpoint.tensors)
-    waiting = Generated.of(kept) if kept else None
-    return Resumed(checkpoint.step, LoopState.from_json(checkpoint.extra), waiting)
+    kept = _below(PENDING, checkpoint.tensors)
+    pending = Generated.of(kept) if kept else None
+    return Resumed(checkpoint.step, LoopState.from_json(checkpoint.extra), pending)
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,15 +100,15 @@ def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint_of(
-    step: int, engines: Mapping[str, Engine], state: LoopState, waiting: Generated | None = None
+    step: int, engines: Mapping[str, Engine], state: LoopState, pending: Generated | None = None
 ) -> Checkpoint:
     """Return the checkpoint after `step`.
 
-    waiting: the responses of the next step, where they were generated ahead. Older weights gave
+    pending: the responses of the next step, where they were generated ahead. Older weights gave
     them, so that they could not be generated again.
     """
     parts = {name: engine.state() for name, engine in engines.items()}
-    parts |= {WAITING: waiting.tensors()} if waiting else {}
+    parts |= {PENDING: pending.tensors()} if pending else {}
     tensors = {f"{name}/{key}": value for name, own in parts.items() for key, value in own.items()}
     return Checkpoint(step, tensors, state.as_json(), _layouts(engines))
 

@@ -27,7 +27,7 @@ from rlhf_core.ppo.objective import (
     policy_query,
     value_objective,
 )
-from rlhf_core.ppo.scoring import Models, prompts_read_once
+from rlhf_core.ppo.scoring import Models, shared_prompts
 from rlhf_core.seeds import minibatch_seed
 
 
@@ -135,7 +135,7 @@ class _Minibatch(NamedTuple):
         The last value is False for a pass that is made only because other ranks have one to make.
         """
         batch = select(self.experience.batch, self.rows)
-        sizes, prompts = batch.sizes, prompts_read_once(batch, config)
+        sizes, prompts = batch.sizes, shared_prompts(batch, config)
         budget, packing = config.micro_batch_tokens, config.packing
         for indices, counts in own_microbatches(sizes, budget, packing=packing, prompts=prompts):
             rows = [self.rows[i] for i in indices]

@@ -1,8 +1,8 @@
 """A route of vLLM's server that says how many requests its engine has: vLLM's server imports this.
 
-vLLM computes with the requests that it has at the moment, so that replies, to the last bit, would
-follow from when each request arrived. The sampler therefore pauses the engine, sends all requests,
-and lets the engine go on when it has them.
+vLLM computes with the requests that it has at the moment. Without a pause, the last bits of a reply
+depend on arrival times. The sampler therefore pauses the engine, sends all requests, and lets the
+engine go on when it has them.
 """
 
 import json

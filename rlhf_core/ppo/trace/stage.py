@@ -19,7 +19,7 @@ from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import probability_ratio
 from rlhf_core.ppo.experience import Experience
 from rlhf_core.ppo.metrics import step_metrics
-from rlhf_core.ppo.scoring import prompts_read_once
+from rlhf_core.ppo.scoring import shared_prompts
 from rlhf_core.ppo.state import LoopState
 from rlhf_core.ppo.trace.meanings import STEPS
 from rlhf_core.ppo.trace.observe import Seen, observed
@@ -90,7 +90,7 @@ def actor_logprobs(actor: Engine, batch: Batch, config: PPO) -> Tensor:
     Computed as in scoring.score_batch.
     """
     logprobs_BR = torch.zeros(batch.response_mask_BR.shape, device=batch.ids_BL.device)
-    budget, prompts = config.micro_batch_tokens, prompts_read_once(batch, config)
+    budget, prompts = config.micro_batch_tokens, shared_prompts(batch, config)
     for rows in microbatches(batch.sizes, budget, packing=config.packing, prompts=prompts):
         part = select(batch, rows)
         query = TokenQuery(config.sampling.temperature)

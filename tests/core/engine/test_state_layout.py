@@ -120,14 +120,14 @@ def test_its_refusal_names_the_directory_that_it_is_from(tmp_path):
 
 def test_tensors_of_no_engine_are_found_again_in_another_division(tmp_path):
     tensors = {f"actor/{name}": value for name, value in whole_state().items()}
-    waiting = torch.tensor([-0.1, 1 / 3], dtype=torch.float64)
+    pending = torch.tensor([-0.1, 1 / 3], dtype=torch.float64)
     checkpoint = Checkpoint(
-        1, tensors | {"waiting/logprobs": waiting}, {}, {"actor/": layout("whole", 1)}
+        1, tensors | {"pending/logprobs": pending}, {}, {"actor/": layout("whole", 1)}
     )
     save_checkpoint(tmp_path, checkpoint, keep=1)
     found = load_checkpoint(tmp_path, {"actor/": layout("flat", 1)}).tensors
     others = {name for name in found if not name.startswith("actor/")}
-    assert others == {"waiting/logprobs"} and found["waiting/logprobs"].equal(waiting)
+    assert others == {"pending/logprobs"} and found["pending/logprobs"].equal(pending)
 
 
 def stepped(engine: DeepSpeedEngine, steps: range) -> list[float]:

@@ -26,6 +26,7 @@ from rlhf_core.ppo.state import LoopState, Resumed
 from rlhf_core.ppo.timeline import TIMELINE, Timeline
 from rlhf_core.ppo.trainer import Trainer
 from rlhf_core.sampling.base import Sample, Sampler
+from rlhf_core.sampling.server_process import CONNECTIONS
 
 STATE = LoopState(0.1, Moments(*torch.zeros(3, dtype=torch.float64)), cursor=0)
 START = Resumed(0, STATE)
@@ -200,3 +201,9 @@ def test_the_timeline_has_the_spans_of_both_tracks(trainer, tmp_path):
         ("sampler", "generate"): [1, 2, 3, 4],
         ("sampler", "sync"): [1, 2, 3, 4],
     }
+
+
+def test_the_log_says_when_more_responses_than_connections_may_change_last_bits(trainer, capsys):
+    for batch, lines in ((CONNECTIONS, 0), (CONNECTIONS + 4, 1)):
+        with Rollouts(trainer(AHEAD.model_copy(update={"rollout_batch": batch}), Account()), START):
+            assert capsys.readouterr().out.count("two runs may differ in the last bits") == lines
