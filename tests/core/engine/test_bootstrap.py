@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SHARED_MEMORY = Path("/dev/shm")
 # The sum is DeepSpeed's own all-reduce, through the shared buffer, after its name is gone.
 RANK = """
@@ -23,6 +25,7 @@ print(values.tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_leave_no_shared_memory_behind():
     """DeepSpeed alone leaves a file of 66 MiB per rank in /dev/shm."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -200,6 +200,7 @@ def test_packed_passes_hold_as_many_sequences_as_in_scoring():
     assert passes == [1, 1, 2]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_ppo_stage(traced, inputs, tmp_path):
     folder = finish("ppo", CONFIG, inputs, tmp_path / "ppo")
     first = read_metrics(folder / "metrics.jsonl")[0]["metrics"]

@@ -79,6 +79,7 @@ def test_a_policy_and_a_reward_model_promoted_at_once_leave_what_the_ledger_says
     assert champions["reward@champion"] == ("2" if last == "tiny-reward" else "1")
 
 
+@pytest.mark.slow
 def test_twenty_rollbacks_at_once_go_back_by_whole_steps(promoters, registry):
     promote(registry, PromotionRequest(version="2"))
     promote(registry, PromotionRequest(version="4"))
