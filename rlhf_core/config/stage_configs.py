@@ -190,7 +190,7 @@ class EvaluateStageConfig(FrozenModelsStageConfig):
 
 
 class LabelPairsStageConfig(FrozenModelsStageConfig):
-    """How candidates for labelling are made: sampling, batches and judge of the evaluation.
+    """The making of candidates for labelling: sampling, batches and judge of the evaluation.
 
     prompts: training prompts that the policy answers twice. comparisons: training pairs to score.
     """

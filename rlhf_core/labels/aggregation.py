@@ -18,7 +18,7 @@ APART: tuple[Outcome, ...] = ("same", "both_bad", "dispute", "unjudged")
 
 @dataclass(frozen=True)
 class PairLabel:
-    """What the votes on one pair come to.
+    """The result of the votes on one pair.
 
     votes: those that judge the pair. probability: that the label is right, by weighted votes.
     """

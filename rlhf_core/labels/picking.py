@@ -1,4 +1,4 @@
-"""Which pairs to spend labels on: at random, or where a label is likely to say most.
+"""Pick the pairs to spend labels on: at random, or where a label is likely to say most.
 
 Settles 2009, "Active Learning Literature Survey", sections 3.1 (uncertainty) and 3.2 (query by
 committee); Sener and Savarese 2018, arXiv:1708.00489 (k-centre greedy) for `diverse`.

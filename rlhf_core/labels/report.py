@@ -1,4 +1,4 @@
-"""What a labelling campaign has come to: each annotator's votes, and their agreement."""
+"""Report on a labelling campaign: each annotator's votes, and their agreement."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -45,7 +45,7 @@ class LabelPair:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one annotator said of one pair.
+    """One annotator's answer on one pair.
 
     strength: by how much the better reply is better. at: seconds since the epoch. first: the reply
     that was shown first, None where nobody knows.

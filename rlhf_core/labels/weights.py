@@ -1,4 +1,4 @@
-"""How much each annotator's vote counts, from the votes alone.
+"""Weigh each annotator's votes, from the votes alone.
 
 Dawid and Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
 Algorithm", with one accuracy per annotator: replies a and b of a pair may be exchanged, so that

@@ -1,4 +1,4 @@
-"""Which votes count: what MLflow's server recorded, and never a name in an answer.
+"""Count the votes that MLflow's server recorded, and never a name in an answer.
 
 A queue item says who completed it (`completed_by`), which a server with accounts takes from the
 account. An answer itself carries a name that whoever wrote it chose. So a vote counts where its
@@ -28,7 +28,7 @@ SLACK = 2000  # milliseconds between an answer and the completion that follows i
 
 @dataclass(frozen=True)
 class AssignmentState:
-    """What became of one pair in one annotator's queue. note: why an answer does not count."""
+    """The state of one pair in one annotator's queue. note: why an answer does not count."""
 
     assignment: Assignment
     state: State
@@ -38,7 +38,7 @@ class AssignmentState:
 
 @dataclass(frozen=True)
 class Answers:
-    """What became of every assignment of a campaign."""
+    """The state of every assignment of a campaign."""
 
     all: list[AssignmentState]
     pairs: dict[str, LabelPair] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class Queue(BaseModel):
 
 
 class Campaign(BaseModel):
-    """What a campaign asks of whom. id: random, so that traces of two campaigns never meet."""
+    """The questions and annotators of a campaign. id: random, so that no two share traces."""
 
     id: str
     name: str

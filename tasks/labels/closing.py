@@ -27,7 +27,7 @@ DECISION = "close.json"
 
 @dataclass(frozen=True)
 class CloseOptions:
-    """How a campaign is closed.
+    """The options by which a campaign is closed.
 
     min_alpha: the least lower end of alpha's interval. real_names: annotators keep their names.
     """

@@ -13,7 +13,7 @@ from tasks.records.workspace import Workspace
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How votes in a file become comparisons.
+    """The options by which votes in a file become comparisons.
 
     columns: the file's names of the columns, by those of this project. min_alpha: the least lower
     end of alpha's interval. real_names: annotators keep their names in the data.

@@ -26,7 +26,7 @@ from tasks.tracking.client import connect
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """What a campaign asks, and of whom. gold: a file of items with known answers."""
+    """The questions of a campaign, and its annotators. gold: a file of items with known answers."""
 
     sources: Sequence[PairSource]
     total: int

@@ -1,4 +1,4 @@
-"""What an annotator sees of a pair on MLflow's review page, and how the answer is read back.
+"""Show a pair to an annotator on MLflow's review page, and read the answer back.
 
 The page shows a trace's request preview as the input and its response preview as the output, both
 as Markdown, and the questions beside them.

@@ -1,4 +1,4 @@
-"""How far a campaign is: each annotator's pairs by state, their votes, and the agreement so far."""
+"""Report a campaign's progress: each annotator's pairs by state, votes, and agreement so far."""
 
 from dataclasses import asdict, dataclass
 

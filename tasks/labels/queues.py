@@ -31,7 +31,7 @@ ITEMS = 100  # of a queue, in one request
 
 @dataclass(frozen=True)
 class ReviewState:
-    """What MLflow has of the campaign. assessments: by trace; a trace without a key is deleted."""
+    """A campaign in MLflow. assessments: by trace; a trace without a key is deleted."""
 
     items: dict[tuple[str, str], ReviewQueueItem]  # by queue and trace
     assessments: dict[str, list[Assessment]]

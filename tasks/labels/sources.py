@@ -37,7 +37,7 @@ class WantedPairs:
 
 @dataclass(frozen=True)
 class RunModels:
-    """What a finished run has for labelling: its models, and its training data."""
+    """The models and the training data of a finished run, for labelling."""
 
     record: Record
     recipe: Recipe
@@ -45,7 +45,7 @@ class RunModels:
 
     @property
     def facts(self) -> dict:
-        """What a campaign notes of the run: its name and the digests of its models."""
+        """The facts that a campaign records: the run's name and the digests of its models."""
         digests = {
             name: self.inputs[name].digest for name in ("policy", "reward") if name in self.inputs
         }

@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LiveWish:
-    """What `rlhf live NAME` was asked for; None and '': as it was, or the default.
+    """The options of `rlhf live NAME`; None and '': as it was, or the default.
 
     candidate: a version or alias; '': the newest version that may be a canary. log_rate, redact,
     keep_days: see LiveOptions.

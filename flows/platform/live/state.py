@@ -1,4 +1,4 @@
-"""What `rlhf live` was asked for, and what runs.
+"""Keep the options of `rlhf live`, and the processes that run.
 
 options.json is written by the command, state.json and routes.json by the watcher alone. The keys of
 the servers are in the last two. The owner alone may enter the folder.

@@ -1,4 +1,4 @@
-"""What votes become: comparisons, pairs apart, votes."""
+"""Turn votes into comparisons, pairs apart and a list of votes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a reply log keeps of requests and replies."""
+"""Keep requests and replies in a reply log."""
 
 import json
 

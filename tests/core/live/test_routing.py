@@ -1,4 +1,4 @@
-"""Which versions have a server, and which share of the requests each one gets."""
+"""Choose the versions that have a server, and the share of requests of each."""
 
 import pytest
 

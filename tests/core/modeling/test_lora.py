@@ -253,7 +253,7 @@ def test_zero_3_trains_an_adapter_as_zero_0_and_leaves_the_divided_weights(
 
 
 def test_an_adapter_is_merged_into_divided_weights_as_it_is_streamed(wide_model):
-    """What is measured is what is saved: without an adapter, W + B A in the ranks' shares."""
+    """Save what is measured: without an adapter, W + B A in the ranks' shares."""
     divided = trained(wide_model, zero_stage=3)
     expected, told = merged(divided), divided.infer(BATCH)
     adapter = divided.learning_weights()

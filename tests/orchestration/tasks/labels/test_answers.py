@@ -1,4 +1,4 @@
-"""Which answers count, in every state of a queue."""
+"""Count the answers of every state of a queue."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the page shows, and what its answers mean."""
+"""Show a pair on the page, and read its answers."""
 
 import pytest
 

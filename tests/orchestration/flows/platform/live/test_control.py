@@ -1,4 +1,4 @@
-"""What `rlhf live` decides before it starts or changes anything."""
+"""Decide, before `rlhf live` starts or changes anything."""
 
 from datetime import UTC, datetime
 

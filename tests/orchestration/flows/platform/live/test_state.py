@@ -1,4 +1,4 @@
-"""What is written of a live model: what of it runs, and whether it is as asked for."""
+"""Read the state of a live model: the processes that run, and whether it is as asked for."""
 
 from datetime import UTC, datetime
 from pathlib import Path
