@@ -7,7 +7,7 @@ response tokens of log pi - log pi_sft, nats. beta times the log-ratio is the im
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from rlhf_core.config.stage_configs import DPOStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.engine.base import Engine
-from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
 from rlhf_core.evidence.figures import reward_figures
 from rlhf_core.evidence.items import Columns, write_items
@@ -35,6 +34,7 @@ from rlhf_core.reward.aligned_policy import (
     save_policy,
 )
 from rlhf_core.reward.heldout_pairs import PairScores, heldout_metrics, pair_items, pair_scores
+from rlhf_core.reward.labelled_pairs import pair_weights, training_pairs
 from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
@@ -58,48 +58,69 @@ def run(spec: StageSpec[DPOStageConfig], run: RunDir) -> Output:
     """
     config, source = spec.config.dpo, spec.inputs["policy"].path
     tokenizer = load_tokenizer(source)
-    train_rows = training_rows(
-        spec.inputs["comparisons_train"].path, config.max_train, seed=spec.seed
+    found = training_pairs(run, spec.inputs, tokenizer, config.max_train, seed=spec.seed)
+    train = WeightedPairs(
+        found.sequences, pair_weights(len(found.rows), found.new, config.new_weight)
     )
     drawn_by = spec.config.heldout_seed(spec.seed)
     rows = subset(
         load_split(spec.inputs["comparisons_heldout"].path), config.max_heldout, seed=drawn_by
     )
-    encode = partial(pair_sequences, tokenizer)
-    train = encoded_once(run.tokens, train_rows, encode, Sequence)
-    heldout = encode(rows)
+    heldout = pair_sequences(tokenizer, rows)
     shares = config.share_prompts
     engine = policy_engine(source, config, spec.config, seed=spec.seed, share_prompts=shares)
     pad_id = tokenizer.pad_token_id
-    group, parts = 2 if shares else 1, (train, heldout)
+    group, parts = 2 if shares else 1, (train.sequences, heldout)
     reference_N = reference_logprobs(run.checkpoints, engine, parts, pad_id, config, group=group)
     accumulate = _accumulator(engine, train, reference_N, config, pad_id)
-    fit(engine, run, config, SupervisedTask("dpo", len(train) // 2, accumulate), seed=spec.seed)
+    fit(engine, run, config, SupervisedTask("dpo", len(found.rows), accumulate), seed=spec.seed)
     save_policy(engine, tokenizer, source, run.path, spec.config)
     logprobs_N = response_logprobs(engine.infer, heldout, pad_id, config, group=group)
-    logratio_N = logprobs_N - reference_N[len(train) :]
+    logratio_N = logprobs_N - reference_N[len(train.sequences) :]
     if not is_rank_zero():
         return Output()
     pairs = pair_scores(config.beta * logratio_N, heldout, rows)
     return _output(pairs, logratio_N, config, pair_items(rows, pairs), run.path)
 
 
-def pair_loss(logratio_B: Tensor, denominator: float, config: DPO) -> Tensor:
+@dataclass(frozen=True)
+class WeightedPairs:
+    """Pairs to train on, and the weight of each pair's loss.
+
+    sequences: chosen and rejected in turn. weight_N: (N,), or one float for all pairs.
+    """
+
+    sequences: Seq[Sequence]
+    weight_N: Tensor | float
+
+    def weights(self, places: list[int]) -> Tensor | float:
+        """Return the weight of each pair whose sequences are at these places, side by side."""
+        if isinstance(self.weight_N, Tensor):
+            return self.weight_N[[place // 2 for place in places[0::2]]]
+        return self.weight_N
+
+
+def pair_loss(
+    logratio_B: Tensor, denominator: float, config: DPO, *, weight: Tensor | float = 1.0
+) -> Tensor:
     """Return the configured loss: the sum over pairs / denominator.
 
-    logratio_B: log-ratios that alternate chosen, rejected.
+    logratio_B: log-ratios that alternate chosen, rejected. weight: of each pair.
     """
     chosen_B, rejected_B = logratio_B[0::2], logratio_B[1::2]
+    if isinstance(weight, Tensor):
+        weight = weight.to(logratio_B.device)
     if config.loss == "ipo":
-        return ipo(chosen_B, rejected_B, denominator, beta=config.beta)
-    return dpo(
-        chosen_B, rejected_B, denominator, beta=config.beta, smoothing=config.label_smoothing
-    )
+        return ipo(chosen_B, rejected_B, denominator, beta=config.beta, weight=weight)
+    how = {"beta": config.beta, "smoothing": config.label_smoothing}
+    return dpo(chosen_B, rejected_B, denominator, weight=weight, **how)
 
 
 def _accumulator(
-    engine: Engine, train: Seq[Sequence], reference_N: Tensor, config: DPO, pad_id: int
+    engine: Engine, pairs: WeightedPairs, reference_N: Tensor, config: DPO, pad_id: int
 ) -> Callable[[list[int], int], StepOutcome]:
+    train = pairs.sequences
+
     def accumulate(indices: list[int], _step: int) -> StepOutcome:
         picked = [k for i in indices for k in (2 * i, 2 * i + 1)]
         tokens = sum(len(train[k]) for k in picked)
@@ -114,7 +135,7 @@ def _accumulator(
             batch = collate([train[k] for k in places], pad_id)
             logprobs_B = batch_logprobs(engine, batch)
             logratio_B = logprobs_B - reference_N[places].to(logprobs_B.device)
-            loss = pair_loss(logratio_B, len(indices), config)
+            loss = pair_loss(logratio_B, len(indices), config, weight=pairs.weights(places))
             whole = engine.module.with_router_loss(loss, tokens, counts=counts)
             engine.backward(whole, counts=counts)
             if counts:

@@ -9,6 +9,7 @@ from rlhf_core.benchmarks.subsets import meaning_of
 from rlhf_core.metric_tables import stages as table
 from rlhf_core.metric_tables.evaluation import DETECTOR_METRICS, EVAL_METRICS
 from rlhf_core.metric_tables.labels import KTO_METRICS, LABEL_METRICS, LABEL_STEP_METRICS
+from rlhf_core.metric_tables.new_labels import NEW_LABEL_METRICS
 from rlhf_core.metric_tables.stages import ANY, Domain
 
 
@@ -45,7 +46,7 @@ _LISTED: dict[str, Metric] = {
         "prepare/": table.PREPARE_METRICS,
         "data/": table.DATA_METRICS,
         "sft/": table.SFT_METRICS,
-        "reward/": table.REWARD_METRICS | LABEL_STEP_METRICS | LABEL_METRICS,
+        "reward/": table.REWARD_METRICS | LABEL_STEP_METRICS | LABEL_METRICS | NEW_LABEL_METRICS,
         "ppo/": table.PPO_METRICS,
         "dpo/": table.DPO_METRICS,
         "kto/": KTO_METRICS,

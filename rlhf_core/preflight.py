@@ -10,7 +10,7 @@ from rlhf_core.benchmarks.names import parse
 from rlhf_core.config import LoRA, Recipe, Reward, Training
 from rlhf_core.config.stage_configs import Needs
 from rlhf_core.patterns import fixed_folder
-from rlhf_core.stage_catalogue import LEARNING, SAMPLING
+from rlhf_core.stage_catalogue import LEARNING, NEW_TRAIN, SAMPLING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,8 +79,9 @@ def require(
     if needs.strength or needs.votes:
         from rlhf_core.reward.labels import labels_of
 
+        old, new = splits["comparisons_train"], splits.get(NEW_TRAIN)
         labels_of(
-            splits["comparisons_train"],
+            [*old, *new] if new else old,
             Reward(margin_scale=float(needs.strength), smoothing_from_votes=needs.votes),
         )
     if needs.functions:

@@ -45,11 +45,14 @@ class Stage:
         return any(name.startswith(_WITH_REPLIES) for name in read)
 
 
-_WITH_REPLIES = ("demonstrations_", "comparisons_", "feedback_")  # begin the names of splits
+# begin the names of splits
+_WITH_REPLIES = ("demonstrations_", "comparisons_", "feedback_", "new_comparisons_")
 # a recipe without comparisons, or without feedback, has no splits of them
 PAIRS, FEEDBACK = (
     tuple(f"{rows}_{side}" for side in ("train", "heldout")) for rows in ("comparisons", "feedback")
 )
+# only a recipe with data.new_comparisons has them
+NEW_TRAIN, NEW_HELDOUT = NEW_PAIRS = ("new_comparisons_train", "new_comparisons_heldout")
 SPLITS = (
     "demonstrations_train",
     "demonstrations_heldout",
@@ -57,6 +60,7 @@ SPLITS = (
     *FEEDBACK,
     "prompts_train",
     "prompts_heldout",
+    *NEW_PAIRS,
 )
 
 PREPARE = Stage(
@@ -104,7 +108,7 @@ REWARD = Stage(
     config="rlhf_core.config.stage_configs:RewardStageConfig",
     metric_prefix="reward",
     takes={"model": "sft"},
-    may_take=(*PAIRS, *FEEDBACK),
+    may_take=(*PAIRS, *FEEDBACK, *NEW_PAIRS),
     gives={"reward": "model", "reward_adapter": "adapter"},
     makes="reward model",
     parents=("base", "sft"),
@@ -156,6 +160,7 @@ DPO = Stage(
         "comparisons_train": "comparisons_train",
         "comparisons_heldout": "comparisons_heldout",
     },
+    may_take=(NEW_TRAIN,),
     gives={"policy": "model"},
     makes="policy",
     parents=("base", "sft"),
@@ -181,7 +186,7 @@ KTO = Stage(
     config="rlhf_core.config.stage_configs:KTOStageConfig",
     metric_prefix="kto",
     takes={"policy": "sft"},
-    may_take=(*FEEDBACK, *PAIRS),
+    may_take=(*FEEDBACK, *PAIRS, NEW_TRAIN),
     gives={"policy": "model"},
     makes="policy",
     parents=("base", "sft"),

@@ -20,8 +20,9 @@ from rlhf_core.data.read import read_source
 from rlhf_core.data.report import make_report, validation_metrics, write_report
 from rlhf_core.data.rows.split_rows import SplitRows, first_of_each_prompt
 from rlhf_core.data.rules import apply_row_rules, assign_splits, records_of
-from rlhf_core.data.splits import SHORT, SOURCES, SPLITS, TRAIN_PROMPTS, save_lines, save_split
+from rlhf_core.data.splits import SHORT, SPLITS, TRAIN_PROMPTS, save_lines, save_split
 from rlhf_core.data.splitting.leaks import note_near_duplicates, quarantine_leaks
+from rlhf_core.data.splitting.new_labels import quarantine_heldout_with_new, quarantine_relabelled
 from rlhf_core.data.table import Table, build_table
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.end_of_reply import settle_end_of_turn
@@ -30,6 +31,7 @@ from rlhf_core.modeling.vocabulary import require_embeddings
 from rlhf_core.preflight import require
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 from rlhf_core.sampling.stops import stop_ids_of
+from rlhf_core.stage_catalogue import NEW_TRAIN
 
 
 def run(spec: StageSpec[ValidateStageConfig], run: RunDir) -> Output:
@@ -69,12 +71,9 @@ def _validated(
     folder: Path,
 ) -> Output:
     data, model = spec.config.data, spec.inputs["model"].path
-    tables = {
-        name: _checked_table(name, spec, tokenizer, folder)
-        for name in SOURCES
-        if getattr(data, name)
-    }
+    tables = {name: _checked_table(name, spec, tokenizer, folder) for name in data.sources}
     tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
+    tables = quarantine_relabelled(quarantine_heldout_with_new(tables))
     tables, near = note_near_duplicates(tables, data)
     splits = make_splits(tables, data.kinds)
     assert_nothing_vanished(tables, splits)
@@ -126,10 +125,10 @@ def _checked_table(
     folder: Path,
 ) -> Table:
     data = spec.config.data
-    source = getattr(data, name)
+    source = data.sources[name]
     path = spec.inputs[name].path if name in spec.inputs else None
     rows = read_source(name, source, path, folder)
-    kind = next(kind for kind in FORMATS if name.startswith(kind))
+    kind = next(kind for kind in FORMATS if name.removeprefix("new_").startswith(kind))
     needed = [column for function in spec.config.needs.functions for column in function.columns]
     table = build_table(
         rows, kind, source.columns, ignored=source.ignore, needed=needed, folder=folder
@@ -139,8 +138,12 @@ def _checked_table(
 
 def _counts(splits: dict[str, SplitRows]) -> dict[str, int]:
     """Return the number of rows behind each mean over a training split."""
-    names = {"longer_wins": "comparisons_train", "up_share": "feedback_train"}
-    return {f"data/{name}": len(splits[split]) for name, split in names.items() if split in splits}
+    names = {"longer_wins": ("comparisons_train", NEW_TRAIN), "up_share": ("feedback_train",)}
+    found = {
+        f"data/{name}": sum(len(splits[split]) for split in behind if split in splits)
+        for name, behind in names.items()
+    }
+    return {name: count for name, count in found.items() if count}
 
 
 def make_splits(

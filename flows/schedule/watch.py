@@ -8,7 +8,6 @@ from prefect import flow
 from prefect.variables import Variable
 
 from rlhf_core.config import Recipe
-from rlhf_core.data.splits import SOURCES
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.patterns import is_pattern, is_there, matching_files
@@ -57,13 +56,12 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
         if missing := [path for path in paths if not is_there(Path(path))]:
             raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
         return [Path(path) for path in paths]
-    sources = {name: getattr(recipe.data, name) for name in SOURCES}
     files = {
-        name: source.path
-        for name, source in sources.items()
-        if source and source.format != "hub" and not source.path.startswith(validate.PREPARED)
+        recipe.data.key_of(name): source.path
+        for name, source in recipe.data.sources.items()
+        if source.format != "hub" and not source.path.startswith(validate.PREPARED)
     }
-    found = [local(f"data.{name}", path) for name, path in files.items()]
+    found = [local(key, path) for key, path in files.items()]
     if not any(found):
         raise BadInput(
             f"recipe {recipe.name} reads no local data file, so there is nothing to watch; give"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.benchmarks.names import benchmark_name, is_task_file, parse
 from rlhf_core.config.gate_rules import GateRule
-from rlhf_core.stage_catalogue import gated_stages
+from rlhf_core.stage_catalogue import NEW_HELDOUT, gated_stages
 
 if TYPE_CHECKING:
     from rlhf_core.config.recipe import Recipe
@@ -21,6 +21,8 @@ SUMMARY_STEPS = 5  # PPO's final metrics are means over this many last steps: on
 _ITEMS = (
     ("reward/auc", "reward.max_heldout", "feedback_heldout"),
     ("reward/heldout_rows", "reward.max_heldout", "feedback_heldout"),
+    ("reward/accuracy_new", "reward.max_heldout", NEW_HELDOUT),
+    ("reward/heldout_pairs_new", "reward.max_heldout", NEW_HELDOUT),
     ("reward/", "reward.max_heldout", "comparisons_heldout"),
     ("kto/", None, None),  # of two kinds of rows
     ("dpo/", "dpo.max_heldout", "comparisons_heldout"),
@@ -39,7 +41,13 @@ _ITEMS = (
 )
 _MAX_ITEMS = "evaluate.benchmarks.max_items"
 # metrics of which the number of items is the value, and a gate's least value their least number
-_COUNTS = ("reward/heldout_pairs", "reward/heldout_rows", "dpo/heldout_pairs", "eval/prompts")
+_COUNTS = (
+    "reward/heldout_pairs",
+    "reward/heldout_pairs_new",
+    "reward/heldout_rows",
+    "dpo/heldout_pairs",
+    "eval/prompts",
+)
 # own gates of the reward stage that need labels of single replies; the others need pairs
 _LABEL_GATES = ("rows", "labels", "auc", "auc_lower_bound", "auc_length_baseline")
 
@@ -224,7 +232,9 @@ def _conditions_of_labels(recipe: "Recipe") -> list[tuple[str, bool, str]]:
     kinds, has_pairs = measured_kinds(recipe), recipe.data.comparisons is not None
     of_labels = r"reward/(auc|heldout_rows|heldout_rarer|label_)"
     no_pairs = "the reward model is measured on no comparisons"
+    has_new = bool(recipe.data.new_comparisons)
     return [
+        (r"reward/(accuracy|heldout_pairs)_new", has_new, "give data.new_comparisons"),
         (of_labels, "feedback" in kinds, "the reward model is measured on no feedback"),
         (rf"(?!{of_labels})reward/", "comparisons" in kinds, no_pairs),
         (r"kto/accuracy", has_pairs, "there is no data.comparisons"),

@@ -126,6 +126,27 @@ class RewardGate(StageGate):
         description="Without comparisons: smallest number of held-out replies of the rarer label.",
     )
 
+    min_new_accuracy: Share | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description=(
+            "Smallest accuracy on the held-out part of data.new_comparisons. None: it is measured,"
+            " and no gate."
+        ),
+    )
+    min_new_lower_bound: Share = Field(
+        0.5,
+        exclude_if=lambda value: value == 0.5,
+        description=(
+            "With min_new_accuracy: smallest lower end of this accuracy's 95% Wilson interval."
+        ),
+    )
+    min_new_pairs: Positive = Field(
+        20,
+        exclude_if=lambda value: value == 20,
+        description="With min_new_accuracy: smallest number of held-out new pairs.",
+    )
+
     def bounds(self) -> Bounds:
         """Return every gate of this section: those of pairs, and those of single labels."""
         return {
@@ -142,6 +163,15 @@ class RewardGate(StageGate):
                 "more than",
                 self.min_auc_over_length,
             ),
+        } | self._of_new_labels()
+
+    def _of_new_labels(self) -> Bounds:
+        if self.min_new_accuracy is None:
+            return {}
+        return {
+            "new_pairs": ("reward/heldout_pairs_new", "at least", self.min_new_pairs),
+            "new_accuracy": ("reward/accuracy_new", "at least", self.min_new_accuracy),
+            "new_lower_bound": ("reward/accuracy_new_lower", "at least", self.min_new_lower_bound),
         }
 
 

@@ -6,8 +6,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
-from rlhf_core.config.preference.feedback import RewardFeedback
+from rlhf_core.config.preference.feedback import RewardFeedback, Weight
 from rlhf_core.metric_tables.stages import MAX_MEMBERS
+
+FROM_SFT = "sft"  # reward.start: anew
 
 
 class LoRA(Config):
@@ -159,6 +161,14 @@ class PairTraining(Training):
     share_prompts: bool = Field(
         False, description="Read a pair's prompt once for both answers. Needs packing."
     )
+    new_weight: Weight = Field(
+        1.0,
+        exclude_if=lambda value: value == 1.0,
+        description=(
+            "Weight of the loss of a pair of data.new_comparisons, against that of another pair."
+            " The mean weight of all pairs is 1."
+        ),
+    )
 
     @model_validator(mode="after")
     def _prompts_can_be_shared(self) -> "PairTraining":
@@ -173,6 +183,15 @@ class PairTraining(Training):
 class Reward(PairTraining):
     """Training of the reward model on comparisons."""
 
+    start: str = Field(
+        FROM_SFT,
+        min_length=1,
+        exclude_if=lambda value: value == FROM_SFT,
+        description=(
+            "Model that training starts from. 'sft': the SFT model, with a new head. Else the"
+            " folder of a reward model of the same base model and tokenizer."
+        ),
+    )
     lr: Rate = Field(1e-5, description="Peak learning rate.")
     epochs: Annotated[int, Field(ge=1, le=20)] = Field(
         1, description="Passes over the comparisons."

@@ -10,7 +10,9 @@ from rlhf_core.data.columns import LABELLED
 from rlhf_core.data.expectations import Expectation, ExpectationResult
 from rlhf_core.data.rows.split_rows import SplitRows
 from rlhf_core.data.rows.texts import ANSWERS
+from rlhf_core.data.splitting.new_labels import GIVES_WAY
 from rlhf_core.data.table import Table, TableEntry
+from rlhf_core.stage_catalogue import NEW_HELDOUT, NEW_TRAIN
 
 ROW_RULES = (
     "schema",
@@ -108,8 +110,11 @@ ADVICE = {
 def counts_as_dropped(table: Table, entry: TableEntry) -> bool:
     """Return True if a row was lost: it is in quarantine.
 
-    A repeated prompt in a list of prompts is not lost, because the first one is kept.
+    A repeated prompt in a list of prompts is not lost, because the first one is kept. Nor is a row
+    that gives way to new labels.
     """
+    if entry.rule in GIVES_WAY:
+        return False
     return entry.rule is not None and not (table.kind == "prompts" and entry.rule == "duplicates")
 
 
@@ -206,6 +211,8 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
         "comparisons_train": rules.min_comparisons,
         "feedback_train": rules.min_feedback,
         "prompts_train": 1,
+        NEW_TRAIN: 1,
+        NEW_HELDOUT: 1,
     }
     checks = [
         Expectation("min_rows", name, "error", "rows", low=least.get(split, rules.min_heldout))
@@ -214,7 +221,7 @@ def split_checks(split: str, frame: pd.DataFrame, rules: Rules) -> list[Expectat
         low, high = rules.min_label_share, 1 - rules.min_label_share
         rule, severity = "label_share", rules.label_share
         checks.append(Expectation(rule, name, severity, "mean", "is_up", low=low, high=high))
-    if split in ("comparisons_train", "feedback_train"):
+    if split in ("comparisons_train", "feedback_train", NEW_TRAIN):
         rule, high = "longer_wins", rules.max_longer_wins
         checks.append(Expectation(rule, name, rules.longer_wins, "mean", "longer_wins", high=high))
     return [check for check in checks if check.severity != "off"]

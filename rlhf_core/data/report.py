@@ -17,10 +17,12 @@ from rlhf_core.data.checks import (
 )
 from rlhf_core.data.expectations import evaluate
 from rlhf_core.data.rows.split_rows import SplitRows
+from rlhf_core.data.splitting.new_labels import NEW_HELDOUT_RULE, RELABELLED_RULE
 from rlhf_core.data.table import Table
 from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.digest import digest_file
 from rlhf_core.rundir import write_atomically
+from rlhf_core.stage_catalogue import NEW_HELDOUT, NEW_TRAIN
 
 PAIRS, THUMBS = "comparisons_train", "feedback_train"
 MOST_ANNOTATORS = 100  # rows of the page's table
@@ -44,6 +46,8 @@ def make_report(path: Path, tables: dict[str, Table], splits: Splits, rules: Rul
     frames = {name: source_frame(table) for name, table in tables.items()}
     checks = [check for table in tables.values() for check in source_checks(table, rules)]
     for split, records in splits.items():
+        if split == NEW_HELDOUT and not records:
+            continue  # few new prompts: none of them is held out
         is_feedback = split.startswith("feedback_")
         frame = frames[f"split_{split}"] = split_frame(records, is_feedback=is_feedback)
         checks += split_checks(split, frame, rules)
@@ -73,11 +77,9 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
     metrics = {
         "data/rows": sum(len(table.entries) for table in tables.values()),
         "data/rows_kept": sum(len(table.kept) for table in tables.values()),
-        "data/rows_truncated": sum(len(table.broken("truncated")) for table in tables.values()),
+        "data/rows_truncated": _broken(tables, "truncated"),
         "data/rows_reserved": sum(_reserved(table) for table in tables.values()),
-        "data/near_duplicates": sum(
-            len(table.broken("near_duplicates")) for table in tables.values()
-        ),
+        "data/near_duplicates": _broken(tables, "near_duplicates"),
         "data/share_dropped": max(_share_dropped(table) for table in tables.values()),
         "data/errors": failed.count("error"),
         "data/warnings": failed.count("warning"),
@@ -92,6 +94,11 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
         ],
     }
     means |= _feedback_means(splits)
+    if NEW_TRAIN in splits:
+        metrics |= {
+            "data/rows_relabelled": _broken(tables, RELABELLED_RULE),
+            "data/rows_heldout_with_new": _broken(tables, NEW_HELDOUT_RULE),
+        }
     if alpha := agreement_of(voted):
         metrics |= {
             "data/annotator_alpha": alpha.alpha,
@@ -101,9 +108,16 @@ def validation_metrics(tables: dict[str, Table], splits: Splits, report: dict) -
     return metrics | {name: sum(values) / len(values) for name, values in means.items() if values}
 
 
+def _broken(tables: dict[str, Table], rule: str) -> int:
+    """Return the number of rows that are quarantined under a rule, or noted by it."""
+    return sum(len(table.broken(rule)) for table in tables.values())
+
+
 def _pairs(splits: Splits) -> SplitRows:
-    """Return the training comparisons, none of which may be there."""
-    return splits.get(PAIRS, SplitRows([]))
+    """Return the training comparisons, the new ones last; none of them may be there."""
+    return SplitRows(
+        [entry for name in (PAIRS, NEW_TRAIN) if name in splits for entry in splits[name].entries]
+    )
 
 
 def _feedback_means(splits: Splits) -> dict[str, list[float]]:

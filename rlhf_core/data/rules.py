@@ -14,8 +14,9 @@ from rlhf_core.config import Data
 from rlhf_core.data.columns import LABELLED
 from rlhf_core.data.rows.split_rows import SplitRows
 from rlhf_core.data.rows.texts import read_texts
-from rlhf_core.data.splits import RESERVE, fold_of
+from rlhf_core.data.splits import RESERVE, fold_of, is_new
 from rlhf_core.data.splitting.groups import group_keys
+from rlhf_core.data.splitting.new_labels import new_splits
 from rlhf_core.data.table import Table, TableEntry
 
 
@@ -98,17 +99,22 @@ def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
 
     By its file if the user gave a held-out one, else by hash of its group (data.split_by). Folds
     before data.heldout_fold are training data by now. Those after it are kept in reserve, whichever
-    file a row is of: '<source>_reserve' is no split of a stage. Raises BadInput for groups that
-    cannot be split.
+    file a row is of: '<source>_reserve' is no split of a stage. New comparisons are split by a hash
+    of their own (new_labels.py). Raises BadInput for groups that cannot be split.
     """
     by_hash = [
-        name for name in tables if not name.endswith("_heldout") and f"{name}_heldout" not in tables
+        name
+        for name in tables
+        if not (name.endswith("_heldout") or f"{name}_heldout" in tables or is_new(name))
     ]
+    of_new = new_splits(tables, data)
     groups = group_keys([entry for name in by_hash for entry in tables[name].kept], data)
 
     def split_of(name: str, entry: TableEntry) -> str:
         if name.endswith("_heldout"):
             return name
+        if is_new(name):
+            return of_new(entry)
         key = entry.prompt_key
         own = key if data.split_by == "prompt" else entry.root_key
         fold = fold_of(

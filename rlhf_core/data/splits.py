@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.rows.split_file import SplitFile
 from rlhf_core.data.tool_use import Message, beside_text
 from rlhf_core.digest import digest_json
@@ -23,13 +26,16 @@ SOURCES = (  # fields of a recipe's [data], and inputs of the validate stage
 )
 
 # kind of training rows -> kinds whose held-out prompts must not be among them, because the model
-# trained on them is measured on those prompts
+# trained on them is measured on those prompts. The held-out new comparisons measure the reward
+# model, and not what is trained on demonstrations and prompts
 HELDOUT_FOR: dict[str, tuple[str, ...]] = {
     "demonstrations": ("demonstrations", "comparisons", "feedback", "prompts"),
-    "comparisons": ("comparisons", "feedback", "prompts"),
-    "feedback": ("comparisons", "feedback", "prompts"),
+    "comparisons": ("comparisons", "feedback", "prompts", NEW_COMPARISONS),
+    "feedback": ("comparisons", "feedback", "prompts", NEW_COMPARISONS),
     "prompts": ("comparisons", "feedback", "prompts"),
+    NEW_COMPARISONS: ("comparisons", "feedback", "prompts", NEW_COMPARISONS),
 }
+_NEW_SOURCE = re.compile(rf"{NEW_COMPARISONS}_\d+")
 RESERVE = "reserve"  # side of the rows that are set aside for later held-out folds
 SHORT = 16  # hex digits of a short key
 # the file of a validation that holds the keys of its training prompts, for later leak searches
@@ -37,6 +43,23 @@ TRAIN_PROMPTS = "train_prompts.json"
 
 
 _LINE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def is_new(source: str) -> bool:
+    """Return True for the name of a file of data.new_comparisons, as in reports and inputs."""
+    return bool(_NEW_SOURCE.fullmatch(source))
+
+
+def is_source(name: str) -> bool:
+    """Return True for the name of a source of rows."""
+    return name in SOURCES or is_new(name)
+
+
+def sources_of(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the sources in the JSON of a data section, by their names as in Data.sources."""
+    found = {name: data[name] for name in SOURCES if isinstance(data.get(name), dict)}
+    new = enumerate(data.get(NEW_COMPARISONS) or (), start=1)
+    return found | {f"{NEW_COMPARISONS}_{number}": source for number, source in new}
 
 
 def prompt_key(messages: list[Message]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.columns import (
     LABELLED,
     RowKind,
@@ -18,6 +19,7 @@ from rlhf_core.data.columns import (
 from rlhf_core.data.normalise import as_json_value, normalise
 from rlhf_core.data.read import Rows
 from rlhf_core.data.rows.store import BATCH, Store, StoreWriter
+from rlhf_core.data.splits import is_new
 from rlhf_core.data.transcripts import MISSING, RejectedRow
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -96,6 +98,11 @@ class Table:
     file: str
     columns: tuple[str, ...]
     entries: list[TableEntry]
+
+    @property
+    def split_kind(self) -> str:
+        """The kind of its splits: the new comparisons have splits of their own."""
+        return NEW_COMPARISONS if is_new(self.name) else self.kind
 
     @property
     def kept(self) -> list[TableEntry]:

@@ -48,6 +48,13 @@ DATA_METRICS: MetricRows = {
     "comparisons_heldout": ("rows", "Comparisons held out"),
     "feedback_train": ("rows", "Replies with a label to train on"),
     "feedback_heldout": ("rows", "Replies with a label held out"),
+    "new_comparisons_train": ("rows", "Pairs of data.new_comparisons to train on"),
+    "new_comparisons_heldout": ("rows", "Pairs of data.new_comparisons held out"),
+    "rows_relabelled": ("rows", "Comparisons left out: a later file labels them again"),
+    "rows_heldout_with_new": (
+        "rows",
+        "Training labels left out: their prompt is held out with new comparisons",
+    ),
     "prompts_train": ("rows", "Prompts for rollouts"),
     "prompts_heldout": ("rows", "Prompts for evaluation"),
     "errors": ("rules", "Rules of severity error that failed"),

@@ -125,23 +125,27 @@ def bradley_terry(
     *,
     margin: Tensor | float = 0.0,
     smoothing: Tensor | float = 0.0,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return -sum [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator.
+    """Return -sum w [(1 - s) log sigmoid(d) + s log sigmoid(-d)] / denominator.
 
     d = r_chosen - r_rejected - margin. Ouyang et al. 2022, arXiv:2203.02155, eq. 1. margin (score):
     Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2. smoothing s: probability that the label
-    is wrong, (B,) or one float, e.g. 1 - annotator agreement.
+    is wrong, (B,) or one float, e.g. 1 - annotator agreement. weight w: of each pair.
     """
-    return _smoothed_logistic(chosen_B - rejected_B - margin, smoothing).sum() / denominator
+    losses_B = _smoothed_logistic(chosen_B - rejected_B - margin, smoothing)
+    return (weight * losses_B).sum() / denominator
 
 
-def reward_centring(chosen_B: Tensor, rejected_B: Tensor, denominator: float) -> Tensor:
-    """Return sum (r_chosen + r_rejected)^2 / denominator.
+def reward_centring(
+    chosen_B: Tensor, rejected_B: Tensor, denominator: float, *, weight: Tensor | float = 1.0
+) -> Tensor:
+    """Return sum w (r_chosen + r_rejected)^2 / denominator.
 
     Added with a weight of about 0.01 it keeps scores near 0, which Bradley-Terry leaves free.
-    Eisenstein et al. 2023, arXiv:2312.09244.
+    Eisenstein et al. 2023, arXiv:2312.09244. weight w: of each pair.
     """
-    return ((chosen_B + rejected_B) ** 2).sum() / denominator
+    return (weight * (chosen_B + rejected_B) ** 2).sum() / denominator
 
 
 def dpo(
@@ -151,27 +155,33 @@ def dpo(
     *,
     beta: float,
     smoothing: Tensor | float = 0.0,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return -sum [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator.
+    """Return -sum w [(1 - s) log sigmoid(beta h) + s log sigmoid(-beta h)] / denominator.
 
     h = chosen - rejected log-ratio; log-ratio: sum over response tokens of log pi - log pi_ref,
     nats. Rafailov et al. 2023, arXiv:2305.18290, eq. 7. With s > 0, the probability that a label is
-    wrong, it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences").
+    wrong, it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"). weight w:
+    of each pair.
     """
-    return (
-        _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing).sum()
-        / denominator
-    )
+    losses_B = _smoothed_logistic(beta * (chosen_logratio_B - rejected_logratio_B), smoothing)
+    return (weight * losses_B).sum() / denominator
 
 
 def ipo(
-    chosen_logratio_B: Tensor, rejected_logratio_B: Tensor, denominator: float, *, beta: float
+    chosen_logratio_B: Tensor,
+    rejected_logratio_B: Tensor,
+    denominator: float,
+    *,
+    beta: float,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return sum (h - 1 / (2 beta))^2 / denominator, h as in `dpo`.
+    """Return sum w (h - 1 / (2 beta))^2 / denominator, h as in `dpo`.
 
-    Azar et al. 2023, arXiv:2310.12036, eq. 17; beta is its tau.
+    Azar et al. 2023, arXiv:2310.12036, eq. 17; beta is its tau. weight w: of each pair.
     """
-    return ((chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2).sum() / denominator
+    squares_B = (chosen_logratio_B - rejected_logratio_B - 1 / (2 * beta)) ** 2
+    return (weight * squares_B).sum() / denominator
 
 
 def _smoothed_logistic(difference_B: Tensor, smoothing: Tensor | float) -> Tensor:

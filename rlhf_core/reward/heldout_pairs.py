@@ -98,6 +98,26 @@ def heldout_output(pairs: PairScores) -> Output:
     return Output(metrics=metrics, counts=counts, intervals={"reward/accuracy": interval})
 
 
+def new_output(pairs: PairScores) -> Output:
+    """Return the accuracy on held-out new comparisons with its 95% Wilson interval.
+
+    A tie counts as wrong. Without such a pair their number alone.
+    """
+    n = len(pairs.chosen_N)
+    count = {"reward/heldout_pairs_new": float(n)}
+    if not n:
+        return Output(metrics=count)
+    right_N = pairs.chosen_N > pairs.rejected_N
+    lower, upper = _accuracy_interval(right_N, pairs.clusters)
+    metrics = count | {
+        "reward/accuracy_new": float(right_N.double().mean()),
+        "reward/accuracy_new_lower": lower,
+        "reward/accuracy_new_upper": upper,
+    }
+    intervals = {"reward/accuracy_new": (lower, upper)}
+    return Output(metrics=metrics, counts=dict.fromkeys(metrics, n), intervals=intervals)
+
+
 def subset_output(pairs: PairScores, rows: list[dict]) -> Output:
     """Return the accuracy on each value of the column `subset`, with its 95% Wilson interval.
 

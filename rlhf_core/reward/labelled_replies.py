@@ -4,12 +4,10 @@ A comparison can stand for two of them, the chosen reply with thumbs up and the 
 thumbs down.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,14 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence, subset
 from rlhf_core.data.render import render_prompt, render_responses
-from rlhf_core.data.rows.lazy import LazySequence
+from rlhf_core.data.rows.lazy import Joined
 from rlhf_core.data.splits import load_split
 from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.errors import BadInput
-from rlhf_core.reward.scoring import pair_sequences
-from rlhf_core.rundir import Artifact, RunDir
-
-Inputs = Mapping[str, Artifact]
+from rlhf_core.reward.labelled_pairs import Inputs, training_pairs
+from rlhf_core.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,6 @@ class LabelledReplies:
 def no_replies() -> LabelledReplies:
     """Return no reply at all."""
     return LabelledReplies([], torch.zeros(0, dtype=torch.bool))
-
-
-class JoinedSequences(LazySequence[Sequence]):
-    """The sequences of several parts, one after the other."""
-
-    def __init__(self, parts: Seq[Seq[Sequence]]):
-        self._parts = parts
-        self._ends = list(accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def item(self, index: int) -> Sequence:
-        """Return a sequence."""
-        part = bisect_right(self._ends, index)
-        return self._parts[part][index - self._ends[part] + len(self._parts[part])]
 
 
 def reply_sequences(tokenizer: PreTrainedTokenizerBase, rows: Seq[dict]) -> list[Sequence]:
@@ -103,18 +83,16 @@ def training_feedback(
 def training_replies(
     run: RunDir, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, limit: int | None, *, seed: int
 ) -> LabelledReplies:
-    """Return the training feedback, then the replies of the training comparisons.
+    """Return the training feedback, then the replies of the training comparisons, new ones last.
 
-    limit: rows of either file that are used.
+    limit: rows of feedback, and of comparisons, that are used. All new comparisons are.
     """
     feedback = training_feedback(run, inputs, tokenizer, limit, seed=seed)
     if "comparisons_train" not in inputs:
         return feedback
-    rows = training_rows(inputs["comparisons_train"].path, limit, seed=seed)
-    encode = partial(pair_sequences, tokenizer)
-    pairs = encoded_once(run.tokens / "comparisons", rows, encode, Sequence)
-    up_N = torch.tensor([True, False]).repeat(len(rows))
-    joined = JoinedSequences([feedback.sequences, pairs])
+    pairs = training_pairs(run, inputs, tokenizer, limit, seed=seed, folder="comparisons")
+    up_N = torch.tensor([True, False]).repeat(len(pairs.rows))
+    joined = Joined([feedback.sequences, pairs.sequences])
     return LabelledReplies(joined, torch.cat([feedback.up_N, up_N]))
 
 

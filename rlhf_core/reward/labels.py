@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlhf_core.config import Reward
 from rlhf_core.errors import BadInput
+from rlhf_core.reward.labelled_pairs import pair_weights
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,12 @@ class Labels:
     """Each pair's label as the loss uses it, besides the winner.
 
     margin: score by which the chosen answer should lead. smoothing: probability that the label is
-    wrong. Tensors are (N,); a float holds for every pair.
+    wrong. weight: of the pair's loss. Tensors are (N,); a float holds for every pair.
     """
 
     margin_N: Tensor | float = 0.0
     smoothing_N: Tensor | float = 0.0
+    weight_N: Tensor | float = 1.0
 
     def of(self, pairs: list[int]) -> "Labels":
         """Return the labels of some pairs, in this order."""
@@ -33,19 +35,20 @@ class Labels:
         def changed(value_N: Tensor | float) -> Tensor | float:
             return change(value_N) if isinstance(value_N, Tensor) else value_N
 
-        return Labels(changed(self.margin_N), changed(self.smoothing_N))
+        return Labels(*map(changed, (self.margin_N, self.smoothing_N, self.weight_N)))
 
 
-def labels_of(rows: Sequence[dict], config: Reward) -> Labels:
-    """Return the labels of comparisons as the recipe wants them read.
+def labels_of(rows: Sequence[dict], config: Reward, *, new: int = 0) -> Labels:
+    """Return the labels of comparisons as the recipe wants them read; the last `new` ones are new.
 
     margin = margin_scale * strength (Touvron et al. 2023, arXiv:2307.09288, eq. 2). smoothing: the
     share of votes against the label; label_smoothing where there are no votes, or everywhere
     without smoothing_from_votes. Raises BadInput when the data lack what the recipe asks for.
     """
     margin_N = config.margin_scale * torch.tensor(_strengths(rows)) if config.margin_scale else 0.0
+    weight_N = pair_weights(len(rows), new, config.new_weight)
     if not config.smoothing_from_votes:
-        return Labels(margin_N, config.label_smoothing)
+        return Labels(margin_N, config.label_smoothing, weight_N)
     shares = [votes_against(row) for row in rows]
     if all(share is None for share in shares):
         raise BadInput(
@@ -54,7 +57,7 @@ def labels_of(rows: Sequence[dict], config: Reward) -> Labels:
             " data.comparisons.columns, or set reward.label_smoothing instead."
         )
     smoothing = [config.label_smoothing if share is None else share for share in shares]
-    return Labels(margin_N, torch.tensor(smoothing))
+    return Labels(margin_N, torch.tensor(smoothing), weight_N)
 
 
 def votes_against(row: dict) -> float | None:

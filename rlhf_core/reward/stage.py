@@ -1,7 +1,6 @@
 """The reward stage: train a reward model on comparisons and labels, or measure a given one."""
 
 from collections.abc import Sequence as Seq
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,34 +9,35 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config.stage_configs import RewardStageConfig
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.engine.encoded import encoded_once, training_rows
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
 from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
+from rlhf_core.reward.labelled_pairs import training_pairs
 from rlhf_core.reward.labelled_replies import require_both_labels, training_feedback
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.reward.measured import HeldoutExamples, measured
-from rlhf_core.reward.scoring import member_scores, pair_sequences
+from rlhf_core.reward.scoring import member_scores
 from rlhf_core.reward.steps import Comparisons, weights_of
-from rlhf_core.reward.training import ADAPTER, MODEL, train_members
+from rlhf_core.reward.training import ADAPTER, MODEL, starting_model, train_members
 from rlhf_core.rundir import Output, RunDir, StageSpec
 
 
 def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
-    """Train a reward model (or an ensemble) from the SFT model, or measure the given one.
+    """Train a reward model (or an ensemble) from its starting model, or measure the given one.
 
     With train = False the given model is only measured. Raises BadInput where the feedback has one
     label alone.
     """
     config = spec.config.reward
     train_it, shares = spec.config.train, config.share_prompts
-    tokenizer = load_tokenizer(spec.inputs["model" if train_it else "given"].path)
+    source = starting_model(spec) if train_it else spec.inputs["given"]
+    tokenizer = load_tokenizer(source.path)
     heldout = HeldoutExamples.of(
         spec.inputs, tokenizer, config.max_heldout, seed=spec.config.heldout_seed(spec.seed)
     )
     log_odds = 0.0  # of thumbs up by the weights alone
     if train_it:
-        give_own_pad(tokenizer, spec.inputs["model"].path)
+        give_own_pad(tokenizer, source.path)
         train = _training(spec, run, tokenizer)
         log_odds = _log_odds(spec, train)
         forwards = train_members(spec, run, tokenizer, train)
@@ -68,10 +68,9 @@ def _training(
     pairs: Seq[Sequence] = []
     labels = Labels()
     if "comparisons_train" in inputs:
-        rows = training_rows(inputs["comparisons_train"].path, config.max_train, seed=spec.seed)
-        labels = labels_of(rows, config)  # which may be missing: before the work of encoding
-        encode = partial(pair_sequences, tokenizer)
-        pairs = encoded_once(run.tokens, rows, encode, Sequence)
+        found = training_pairs(run, inputs, tokenizer, config.max_train, seed=spec.seed)
+        labels = labels_of(found.rows, config, new=found.new)
+        pairs = found.sequences
     replies = training_feedback(run, inputs, tokenizer, config.max_train, seed=spec.seed)
     if len(replies):
         require_both_labels("the training feedback", *replies.counts)

@@ -146,16 +146,21 @@ def pair_objective(
     """Return the loss of pairs chosen, rejected, ..., and its parts for the log.
 
     Bradley-Terry with margins and label smoothing, + centring * sum (score(chosen) +
-    score(rejected))^2 / denominator.
+    score(rejected))^2 / denominator, each pair with its weight.
     """
     chosen_B, rejected_B = scores_B[0::2], scores_B[1::2]
     known = labels.to(scores_B.device)
     loss = bradley_terry(
-        chosen_B, rejected_B, denominator, margin=known.margin_N, smoothing=known.smoothing_N
+        chosen_B,
+        rejected_B,
+        denominator,
+        margin=known.margin_N,
+        smoothing=known.smoothing_N,
+        weight=known.weight_N,
     )
     parts = {"loss": float(loss.detach())}
     if config.centring:
-        squares = reward_centring(chosen_B, rejected_B, denominator)
+        squares = reward_centring(chosen_B, rejected_B, denominator, weight=known.weight_N)
         parts["centring"] = float(squares.detach())
         loss = loss + config.centring * squares
     return loss, parts

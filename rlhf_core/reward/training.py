@@ -30,6 +30,11 @@ from rlhf_core.seeds import member_seed
 MODEL, ADAPTER = "model", "adapter"  # folders in the run directory
 
 
+def starting_model(spec: StageSpec[RewardStageConfig]) -> Artifact:
+    """Return the model that training starts from: reward.start, or else the SFT model."""
+    return spec.inputs.get("start", spec.inputs["model"])
+
+
 def train_members(
     spec: StageSpec[RewardStageConfig],
     run: RunDir,
@@ -66,10 +71,11 @@ def _train_member(
     number: int,
 ) -> Engine:
     config, seed = spec.config.reward, member_seed(spec.seed, number)
-    path = spec.inputs["model"].path
-    model = load_scalar(
-        path, new_head=True, seed=seed, tokens=len(tokenizer), mapped=maps_weights(config)
-    )
+    path, mapped = starting_model(spec).path, maps_weights(config)
+    if "start" in spec.inputs:
+        model = load_scalar(member_folder(path, number), mapped=mapped)
+    else:
+        model = load_scalar(path, new_head=True, seed=seed, tokens=len(tokenizer), mapped=mapped)
     adapted = with_adapter(_unpadded(model, spec.config), config.lora, seed=seed)
     engine = DeepSpeedEngine(adapted, config, dtype=spec.config.dtype)
     if config.packing:
@@ -127,7 +133,7 @@ def _save(
     learnt = engine.learning_weights() if adapted else {}
     if adapted and is_rank_zero():
         save_adapter(model, adapter, weights=learnt)
-    start, dtype = spec.inputs["model"], spec.config.export_dtype or "float32"
+    start, dtype = starting_model(spec), spec.config.export_dtype or "float32"
     if not adapted:
         dtype = saved_dtype(start.path, computed=spec.config.dtype, wanted=spec.config.export_dtype)
     finish(engine, dtype=dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlhf_core.data.splits import SOURCES, SPLITS
+from rlhf_core.data.splits import SPLITS, is_source
 from tasks.analysis.run_evidence import RunEvidence, config_of
 
 SHOWN = 12  # digits of a digest
@@ -49,7 +49,7 @@ def _data(run: RunEvidence) -> dict[str, str]:
     for stage in run.stages.values():
         inputs = stage.inputs
         if stage.stage == "validate":
-            found |= {f"source {name}": inputs[name] for name in SOURCES if name in inputs}
+            found |= {f"source {name}": inputs[name] for name in inputs if is_source(name)}
             inputs = {
                 name: item["digest"] for name, item in stage.result.get("outputs", {}).items()
             }

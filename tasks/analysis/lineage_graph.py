@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.sources.hub import hub_sources
-from rlhf_core.data.splits import SOURCES, SPLITS
+from rlhf_core.data.splits import SPLITS, is_new, is_source, sources_of
 from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, VALIDATE
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED
@@ -23,6 +24,7 @@ GIVEN = {
     "champion": "champion",
     "policy": "policy",
     "reward": "reward model",
+    "start": "reward model",
 }
 ADAPTER = "reward model's adapter"
 
@@ -129,7 +131,7 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
 
 
 def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
-    if name in (*SOURCES, *SPLITS):
+    if is_source(name) or name in SPLITS:
         source = hub_sources(stage.config).get(name)
         place = f" ({source['path'] if source else 'file'})" if stage.stage == VALIDATE.name else ""
         label = f"{name}{place}"
@@ -159,7 +161,8 @@ def _sources(stage: str, output: str, inputs: dict[str, str]) -> list[tuple[str,
         }
         roles["reward_adapter"] = "trained against"
     else:
-        roles = dict.fromkeys(("model", "policy"), "starts from")
+        first = ("start",) if "start" in inputs else ("model", "policy")
+        roles = dict.fromkeys(first, "starts from")
         roles |= {name: "trained on" for name in inputs if name.endswith("_train")}
     return [
         (name, role)
@@ -174,6 +177,8 @@ def _files_of(split: str, inputs: dict[str, str]) -> list[str]:
     Prompts without a file of their own come from the comparisons, or else from the feedback.
     """
     kind, side = split.rsplit("_", 1)
+    if kind == NEW_COMPARISONS:
+        return [name for name in inputs if is_new(name)]
     own = f"{kind}_heldout" if side == "heldout" and f"{kind}_heldout" in inputs else kind
     if own in inputs:
         return [own]
@@ -193,8 +198,7 @@ def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> st
 def _link_prepared_files(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
     """Link source files that the prepare stage generated to its folder of files."""
     folder = run.stages[PREPARE.name].output("files") if PREPARE.name in run.stages else None
-    for name in SOURCES:
-        source = run.recipe.get("data", {}).get(name) or {}
+    for name, source in sources_of(run.recipe.get("data", {})).items():
         digest = stage.input(name)
         if folder and digest and source.get("path", "").startswith(PREPARED):
             graph.add(Node(digest, "data", f"{name} (file)", PREPARE.name), run)

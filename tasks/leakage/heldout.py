@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf_core.config import Recipe
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.splits import HELDOUT_FOR, load_split, prompt_keys, save_split, short_key
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from rlhf_core.stage_catalogue import EVALUATE, PREPARE, SFT, STAGES, Stage
+from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, NEW_TRAIN, PREPARE, SFT, STAGES, Stage
 from tasks.leakage.training_data import Origins
 from tasks.records.heldout_check import HeldoutCheck, brief_reasons
 from tasks.run_context import RunContext
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("rlhf.leakage")
-TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward")
+TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward", "start")
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,14 @@ def trained_prompts(
 
 
 def forbidden_prompts(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:
-    """Return by model the prompts that must not be in a held-out split of this kind."""
+    """Return by model the prompts that must not be in a held-out split of this kind.
+
+    New comparisons are held out on training prompts. Those of earlier runs do not count there,
+    except for those of new comparisons: in every run the same prompts of these are held out.
+    """
     kind = heldout.removesuffix("_heldout")
+    if kind == NEW_COMPARISONS:
+        return {model: splits.get(NEW_TRAIN, set()) for model, splits in trained.items()}
     return {
         model: set().union(
             *(
@@ -183,7 +190,7 @@ def _require_enough(recipe: Recipe, stage: Stage, split: str, check: HeldoutChec
 
 
 def _least(recipe: Recipe, stage: Stage, split: str) -> Iterator[int]:
-    yield recipe.data.rules.min_heldout
+    yield 1 if split == NEW_HELDOUT else recipe.data.rules.min_heldout
     if split == STAGES[stage.name].heldout:
         gate = getattr(recipe.section(stage.name), "gate", None)
         yield getattr(gate, "min_prompts", 0)

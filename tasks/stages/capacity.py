@@ -18,6 +18,7 @@ from rlhf_core.modeling.requirements import (
 from rlhf_core.plan.shape import FAMILIES
 from rlhf_core.sampling.architectures import service_of
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
+from tasks.stages.reward_start import require_same_base
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
@@ -106,7 +107,8 @@ def require_given(recipe: Recipe, model: Path) -> None:
 
     It lacks weights, or embeddings for its tokenizer, or reads packed rows over the borders of
     their sequences, or is a reward model whose padding may end a conversation, or one that reads
-    other token ids than the policy, which starts from `model`, where PPO needs the same.
+    other token ids than the policy, which starts from `model`, where PPO needs the same. Or it is
+    one to go on from (reward.start) with another base model than `model`.
     """
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
@@ -119,6 +121,7 @@ def require_given(recipe: Recipe, model: Path) -> None:
             require_embeddings(load_tokenizer(folder), folder)
     if recipe.model.reward:
         _require_given_reward(recipe, model, Path(recipe.model.reward).expanduser())
+    require_same_base(recipe, model)
     _require_separate_rows(recipe)
 
 

@@ -5,7 +5,6 @@ from types import ModuleType
 
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import LanguageModelStageConfig, StageConfig
-from rlhf_core.data.splits import SOURCES
 from rlhf_core.rundir import StageResult, StageSpec
 from rlhf_core.stage_catalogue import Stage
 from tasks.stages import evaluate, kto, ppo, prepare, reward, sft, validate
@@ -68,8 +67,7 @@ def check_paths(recipe: Recipe) -> None:
     ppo.check(recipe)
     if prepare.spec(recipe, {}) is None:
         model_folder("model.base", recipe.model.base)
-    for name in SOURCES:
-        source = getattr(recipe.data, name)
-        if source and source.format != "hub" and not source.path.startswith(validate.PREPARED):
-            local(f"data.{name}", source.path)
+    for name, source in recipe.data.sources.items():
+        if source.format != "hub" and not source.path.startswith(validate.PREPARED):
+            local(recipe.data.key_of(name), source.path)
     evaluate.check(recipe.evaluate)

@@ -1,12 +1,12 @@
 """The splits of labelled rows that a stage learns from and is measured on."""
 
 from rlhf_core.config.preference.feedback import LearnFrom
-from rlhf_core.stage_catalogue import FEEDBACK, PAIRS
+from rlhf_core.stage_catalogue import FEEDBACK, NEW_PAIRS, PAIRS
 from tasks.stages.spec import Artifacts
 
 _LEFT_OUT: dict[LearnFrom, tuple[str, ...]] = {
     "mixed": (),
-    "feedback": PAIRS,
+    "feedback": (*PAIRS, *NEW_PAIRS),
     "comparisons": FEEDBACK,
 }
 

@@ -6,7 +6,6 @@ from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.sources.hub import at_commit
-from rlhf_core.data.splits import SOURCES
 from rlhf_core.errors import BadInput
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
@@ -27,12 +26,11 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     """
     inputs = taken(stage_catalogue.VALIDATE, have)
     hub: dict[str, Source] = {}
-    for field in SOURCES:
-        source = getattr(recipe.data, field)
-        if source and (found := _source(f"data.{field}", source, have)):
-            inputs[field] = found
-        elif source:
-            hub[field] = source
+    for name, source in recipe.data.sources.items():
+        if found := _source(recipe.data.key_of(name), source, have):
+            inputs[name] = found
+        else:
+            hub[name] = source
     inputs |= benchmarks.folders(recipe.evaluate.benchmarks)
     sft = recipe.model.sft
     model = model_folder("model.sft", sft) if sft else have["base"].path
@@ -40,8 +38,8 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     require_classifier(recipe, model)
     require_served(recipe, model)
     require_given(recipe, model)
-    commits = {field: at_commit(f"data.{field}", source) for field, source in hub.items()}
-    data = recipe.data.model_copy(update=commits)
+    commits = {name: at_commit(recipe.data.key_of(name), one) for name, one in hub.items()}
+    data = recipe.data.with_sources(commits)
     config = ValidateStageConfig(data=data, needs=needs_of(recipe))
     spec = make_spec(recipe, "validate", config, inputs)
     # nothing here is random but the choice of held-out prompts: runs over seeds share the splits

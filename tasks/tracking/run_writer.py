@@ -17,7 +17,7 @@ from mlflow.entities import (
     RunTag,
 )
 
-from rlhf_core.data.splits import SOURCES, SPLITS
+from rlhf_core.data.splits import SPLITS, is_source
 from rlhf_core.rundir import Artifact
 from tasks.tracking.rendering import table_columns
 
@@ -49,7 +49,11 @@ class RunWriter:
     def log_datasets(self, inputs: dict[str, Artifact], hub: dict[str, dict[str, Any]]) -> None:
         """Log those of a stage's inputs that are data: splits, sources, and hub data sets."""
         datasets = [
-            *(_dataset(name, item) for name, item in inputs.items() if name in {*SOURCES, *SPLITS}),
+            *(
+                _dataset(name, item)
+                for name, item in inputs.items()
+                if is_source(name) or name in SPLITS
+            ),
             *(_hub_dataset(name, source) for name, source in hub.items()),
         ]
         if datasets:

@@ -17,11 +17,13 @@ from rlhf_core.data.splits import SPLITS, load_split, short_key
 from rlhf_core.errors import BadInput
 from rlhf_core.metrics import METRICS
 from rlhf_core.rundir import Artifact, RunDir, StageSpec
+from rlhf_core.stage_catalogue import NEW_PAIRS
 
 WORDS = [f"w{i}" for i in range(200)]
 SIDES = ("train", "heldout")
+OLD = [name for name in SPLITS if not name.startswith("new_")]
 # of a recipe without feedback
-DEFAULT = [name for name in SPLITS if not name.startswith("feedback_")]
+DEFAULT = [name for name in OLD if not name.startswith("feedback_")]
 SMALL = {"min_demonstrations": 5, "min_comparisons": 5, "min_heldout": 1}
 
 
@@ -323,7 +325,7 @@ def test_feedback_is_checked_split_and_counted_as_comparisons_are(model, tmp_pat
     rules = {"min_feedback": 5, "max_share_dropped": 0.3}
     spec = make_spec(tmp_path, model, {"feedback": feedback() + bad}, rules=rules)
     result = run_stage(spec, RunDir(tmp_path / "run"))
-    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in SPLITS}
+    splits = {name: load_split(tmp_path / "run" / result.outputs[name].path) for name in OLD}
     rows = [*splits["feedback_train"], *splits["feedback_heldout"]]
     assert len(rows) == 40 and sum(row["label"] for row in rows) == 14
     kept = {side: {r["prompt"][0]["content"] for r in splits[f"feedback_{side}"]} for side in SIDES}
@@ -355,8 +357,46 @@ def test_feedback_alone_gives_prompts_and_the_balance_of_its_labels_is_a_rule(mo
     spec = spec.model_copy(update={"config": {"data": values}, "inputs": inputs})
     text, report = refused(spec, tmp_path)
     assert "split_feedback_train: label_share: found" in text and "from 0.2 to 0.8" in text
-    assert set(report["splits"]) == {n for n in SPLITS if not n.startswith("comparisons")}
+    assert set(report["splits"]) == {n for n in OLD if not n.startswith("comparisons")}
     assert report["splits"]["prompts_train"]["rows"] == report["splits"]["feedback_train"]["rows"]
+
+
+def test_later_labels_have_splits_of_their_own_and_take_the_place_of_older_ones(model, tmp_path):
+    exchanged = {"chosen": "rejected", "rejected": "chosen"}
+    again = [{exchanged.get(k, k): v for k, v in row.items()} for row in comparisons()]
+    first = write(tmp_path / "week-1.jsonl", again[:30])
+    second = write(tmp_path / "week-2.jsonl", comparisons()[:20])  # a third label of these pairs
+    apart = [{**row, "prompt": f"w{190 + i}"} for i, row in enumerate(comparisons()[:5])]
+    sources = {"comparisons_heldout": apart}
+    sources["demonstrations_heldout"] = [{"prompt": "w198", "response": "w1"}]
+    sources["prompts_heldout"] = [{"prompt": "w197"}]
+    spec = make_spec(tmp_path, model, sources, new_comparisons=[str(first), str(second)])
+    files = {"new_comparisons_1": Artifact.of(first), "new_comparisons_2": Artifact.of(second)}
+    spec = spec.model_copy(update={"inputs": spec.inputs | files})
+    result = run_stage(spec, RunDir(tmp_path / "run"))
+
+    def prompts(split: str) -> list[str]:
+        rows = load_split(tmp_path / "run" / result.outputs[split].path)
+        return [row["prompt"][0]["content"] for row in rows]
+
+    old, new, heldout = map(prompts, ("comparisons_train", *NEW_PAIRS))
+    assert set(new) | set(heldout) == set(WORDS[:30]) and not set(new) & set(heldout)
+    assert heldout and not set(old) & set(heldout) and set(old) >= set(WORDS[30:40])
+    assert not set(old) & set(new)
+    for split in (new, heldout):  # each pair once, with its last label
+        assert len(split) == len(set(split))
+    assert set(prompts("demonstrations_train")) >= set(heldout)
+    metrics = result.metrics
+    assert metrics["data/new_comparisons_train"] == len(new)
+    rules = [row["rule"] for row in load_split(tmp_path / "run" / "quarantine.jsonl")]
+    assert metrics["data/rows_relabelled"] == rules.count("relabelled")
+    # each prompt that is held out has one row in the old file
+    assert metrics["data/rows_heldout_with_new"] == len(heldout)
+    assert metrics["data/share_dropped"] == 0  # rows that give way are not lost
+    assert set(metrics) <= set(METRICS)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["rows"]["comparisons"]["by_rule"]["relabelled"] == len(new)
+    assert "new_comparisons_2" in report["great_expectations"]["suites"]
 
 
 def user_says(text: str) -> list[dict]:

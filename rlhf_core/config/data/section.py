@@ -1,12 +1,25 @@
 """The data section: the sources of rows, and how they are split."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.data.rules import Rules
 from rlhf_core.config.data.source import Source, SourceField
 from rlhf_core.config.fields import Config, Positive
+
+NEW_COMPARISONS = "new_comparisons"
+
+
+def _as_files(value: object) -> object:
+    """Return one source as a list of one, and None as none."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | dict | Source) else value
+
+
+SourceFiles = Annotated[tuple[SourceField, ...], BeforeValidator(_as_files)]
 
 
 class Data(Config):
@@ -53,6 +66,14 @@ class Data(Config):
         description=(
             "Prompts of the evaluation. None: those of the held-out comparisons, or else of the"
             " feedback."
+        ),
+    )
+    new_comparisons: SourceFiles = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description=(
+            "Files of later labels, oldest first, in the format of comparisons: one file or a list."
+            " heldout_fraction of their prompts is held out by split_seed and measured apart."
         ),
     )
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -146,18 +167,48 @@ class Data(Config):
                     f"{name}_heldout is given without {name}; expected both, or {name} alone, which"
                     " is split by hash"
                 )
+        if self.new_comparisons and not self.comparisons:
+            raise ValueError(
+                "new_comparisons is given without comparisons, beside which they are new; expected"
+                " both. Give the first file of pairs as comparisons"
+            )
         return self
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of rows that the recipe has splits of."""
         given = [name for name in ("comparisons", "feedback") if getattr(self, name)]
-        return ("demonstrations", *given, "prompts")
+        new = [NEW_COMPARISONS] if self.new_comparisons else []
+        return ("demonstrations", *given, "prompts", *new)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources by their names in inputs and reports; the new files are numbered from 1."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        one = {name: value for name, value in fields.items() if isinstance(value, Source)}
+        new = enumerate(self.new_comparisons, start=1)
+        return one | {f"{NEW_COMPARISONS}_{number}": source for number, source in new}
+
+    def key_of(self, name: str) -> str:
+        """Return the key of a source in the recipe, for messages."""
+        if not name.startswith(NEW_COMPARISONS):
+            return f"data.{name}"
+        number = name.rsplit("_", 1)[1]
+        many = len(self.new_comparisons) > 1
+        return f"data.{NEW_COMPARISONS} (file {number})" if many else f"data.{NEW_COMPARISONS}"
+
+    def with_sources(self, sources: Mapping[str, Source]) -> "Data":
+        """Return the section with other sources, by their names as in `sources`."""
+        known = self.sources | dict(sources)
+        fields = {name: one for name, one in known.items() if name in type(self).model_fields}
+        new = tuple(one for name, one in known.items() if name not in fields)
+        return self.model_copy(update={**fields, NEW_COMPARISONS: new})
 
     @property
     def is_split_by_hash(self) -> bool:
         """True if a source has no held-out file of its own."""
-        names = [name for name in self.kinds if name != "prompts" or self.prompts]
+        kinds = [name for name in self.kinds if name != NEW_COMPARISONS]
+        names = [name for name in kinds if name != "prompts" or self.prompts]
         return any(getattr(self, f"{name}_heldout") is None for name in names)
 
     @property

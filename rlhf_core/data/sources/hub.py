@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_core.config import Source
-from rlhf_core.data.splits import SOURCES
+from rlhf_core.data.splits import sources_of
 from rlhf_core.errors import BadInput, StageFailed
 
 if TYPE_CHECKING:
@@ -28,11 +28,10 @@ def hub_sources(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Those without a commit, which older runs have, are left out.
     """
-    sources = config.get("data") or {}
     return {
         name: source
-        for name in SOURCES
-        if isinstance(source := sources.get(name), dict) and is_commit(source.get("revision"))
+        for name, source in sources_of(config.get("data") or {}).items()
+        if is_commit(source.get("revision"))
     }
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Literal
 
 from rlhf_core.config import Data, Rules
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.rows.store import BATCH
 from rlhf_core.data.splits import HELDOUT_FOR
 from rlhf_core.data.splitting.groups import texts_of
@@ -42,16 +43,17 @@ class NearDuplicate:
 
 
 def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]:
-    """Quarantine training rows whose prompt is in a held-out split.
+    """Quarantine training rows, and new comparisons, whose prompt is in a held-out split.
 
-    Rows that were split by hash have no such prompt.
+    Rows that were split by hash have no such prompt, new comparisons may have one. Their own
+    held-out prompts leave other rows out: see new_labels.py.
     """
     if rules.leakage == "off":
         return tables
     heldout: dict[str, dict[str, str]] = {kind: {} for kind in HELDOUT_FOR}
     for table in tables.values():
         for entry in table.kept:
-            if entry.is_in("heldout"):
+            if entry.is_in("heldout") and table.split_kind != NEW_COMPARISONS:
                 where = f"{table.name} line {entry.line}"
                 heldout[table.kind].setdefault(entry.prompt_key, where)
     return {
@@ -61,13 +63,13 @@ def quarantine_leaks(tables: dict[str, Table], rules: Rules) -> dict[str, Table]
 
 def _leaks(table: Table, heldout: dict[str, dict[str, str]]) -> dict[int, str]:
     found = {}
+    kinds, is_new = HELDOUT_FOR[table.split_kind], table.split_kind == NEW_COMPARISONS
     for i, entry in enumerate(table.entries):
-        if entry.rule is not None or not entry.is_in("train"):
+        measures = is_new and entry.is_in("heldout")
+        if entry.rule is not None or not (entry.is_in("train") or measures):
             continue
         key = entry.prompt_key
-        where = next(
-            (heldout[kind][key] for kind in HELDOUT_FOR[table.kind] if key in heldout[kind]), None
-        )
+        where = next((heldout[kind][key] for kind in kinds if key in heldout[kind]), None)
         if where:
             found[i] = f"the prompt is held out in {where}"
     return found
@@ -89,12 +91,12 @@ def note_near_duplicates(
     found: dict[str, dict[int, NearDuplicate]] = {name: {} for name in tables}
     for text, rows, matches in _matches(tables, references):
         for name, place in rows:
-            wanted = HELDOUT_FOR[tables[name].kind]
+            wanted = HELDOUT_FOR[tables[name].split_kind]
             near = (
                 (at, j, similarity)
                 for j, similarity in matches
                 for at in places[j]
-                if tables[at[0]].kind in wanted
+                if tables[at[0]].split_kind in wanted
             )
             if place not in found[name] and (match := next(near, None)):
                 (source, heldout_place), j, similarity = match

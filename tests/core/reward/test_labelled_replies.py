@@ -7,10 +7,9 @@ import pytest
 from stages import section_spec, splits_of
 
 from rlhf_core.__main__ import run_stage
-from rlhf_core.batching.batch import Sequence
 from rlhf_core.config import Reward
 from rlhf_core.errors import BadInput
-from rlhf_core.reward.labelled_replies import JoinedSequences, as_replies, require_both_labels
+from rlhf_core.reward.labelled_replies import as_replies, require_both_labels
 from rlhf_core.rundir import RunDir, StageResult, read_metrics
 
 FEEDBACK = ("feedback_train", "feedback_heldout")
@@ -66,14 +65,6 @@ def test_a_comparison_is_a_reply_of_each_label():
         "meta": {"n": 1},
     }
     assert (down["response"], down["label"]) == ("bad", False)
-
-
-def test_joined_sequences_are_the_parts_one_after_the_other():
-    parts = [[], [Sequence([i], [i]) for i in range(3)], [Sequence([9], [9])]]
-    joined = JoinedSequences(parts)
-    assert list(joined) == [*parts[1], *parts[2]] and joined[1:] == [*parts[1][1:], *parts[2]]
-    with pytest.raises(IndexError):
-        joined[4]
 
 
 def test_one_label_alone_is_refused():

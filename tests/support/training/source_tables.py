@@ -3,6 +3,7 @@
 from rlhf_core.config import Data
 from rlhf_core.data.columns import RowKind
 from rlhf_core.data.rows.store import MemoryStore
+from rlhf_core.data.splits import is_new
 from rlhf_core.data.table import Table, TableEntry
 from rlhf_core.data.tool_use import Message
 
@@ -37,7 +38,7 @@ def table(name: str, entries: list[TableEntry]) -> Table:
         "comparisons": "comparisons",
         "prompts": "prompts",
     }
-    kind = kinds[name.removesuffix("_heldout")]
+    kind = "comparisons" if is_new(name) else kinds[name.removesuffix("_heldout")]
     return Table(name, kind, f"{name}.jsonl", ("prompt",), list(entries))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_core.data.rows.lazy import LazySequence
+from rlhf_core.data.rows.lazy import Joined, LazySequence
 
 
 class Squares(LazySequence[int]):
@@ -26,3 +26,10 @@ def test_an_item_is_made_when_its_index_or_slice_is_asked_for():
     for outside in (5, -6):
         with pytest.raises(IndexError):
             squares[outside]
+
+
+def test_joined_sequences_are_the_parts_one_after_the_other():
+    joined = Joined([[], [0, 1, 2], [9]])
+    assert list(joined) == [0, 1, 2, 9] and joined[1:] == [1, 2, 9] and joined[-1] == 9
+    with pytest.raises(IndexError):
+        joined[4]
