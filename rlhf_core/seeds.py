@@ -64,6 +64,15 @@ def reply_seeds(seed: int, draw: int, count: int) -> range:
     return range(first, first + count)
 
 
+def round_seed(seed: int, number: int) -> int:
+    """Return the seed of the candidates, picks and votes of one round of `rlhf iterate`.
+
+    It is below 2^31, as the recipe's own, and no sum, so that no two recipes' rounds share it.
+    """
+    digest = hashlib.sha256(f"{seed} round {number}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
+
+
 def member_seed(seed: int, number: int) -> int:
     """Return the seed of an ensemble member's head and data order.
 

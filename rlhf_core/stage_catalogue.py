@@ -237,6 +237,12 @@ LABEL_PAIRS = Stage(
     config="rlhf_core.config.stage_configs:LabelPairsStageConfig",
     metric_prefix="eval",
 )
+LABEL_VOTES = Stage(
+    name="label-votes",
+    entry="rlhf_core.labels.vote_stage:run",
+    config="rlhf_core.config.stage_configs:LabelVotesStageConfig",
+    metric_prefix="eval",
+)
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, KTO, EVALUATE)}
 APPROVAL = "approval"  # by a person, where the recipe asks for it: a step of the flow, no process
@@ -262,7 +268,7 @@ def stage_named(name: str) -> Stage:
 
     Raises KeyError for any other name.
     """
-    return (STAGES | {stage.name: stage for stage in (TRACE, LABEL_PAIRS)})[name]
+    return (STAGES | {stage.name: stage for stage in (TRACE, LABEL_PAIRS, LABEL_VOTES)})[name]
 
 
 def stage_of_prefix(prefix: str) -> Stage | None:

@@ -28,6 +28,7 @@ COMMANDS = {
         "gates": "Show every gate of a run: value, interval, samples, rule, verdict and reason.",
         "compare": "Compare runs with the first one: settings, metrics, plots and replies.",
         "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
+        "iterate": "Run rounds of labelling and training, each from the champion so far.",
         "trace": "Run one PPO batch and show its tensors and tokens, or write a run's timeline.",
         "reward-report": "Report where a run's reward model is right, and where it is wrong.",
         "plan": "Estimate the memory of every stage on each device, and check that it fits.",
@@ -70,7 +71,7 @@ COMMANDS = {
 GROUPS = {"label": "Have people compare replies, and turn their votes into comparisons."}
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
-    *("run", "validate", "sweep", "trace"),
+    *("run", "validate", "sweep", "iterate", "trace"),
     *("approve", "promote", "rollback", "history", "access", "heldout"),
     *("label open", "label reassign", "label close", "label import"),
     *("deploy", "serve", "reap"),

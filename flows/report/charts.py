@@ -30,6 +30,7 @@ class Series:
     points: Sequence[ChartPoint]
     color: int = 0  # index into the page's palette
     style: Style = "line"
+    intervals: Sequence[tuple[float, float, float]] = ()  # (x, low, high), a vertical bar each
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def figure(chart: Chart) -> Markup:
     drawn = [finite for series in chart.series if (finite := _finite(series)).points]
     if not drawn:
         return Markup("")
-    values = [point for series in drawn for point in series.points]
+    values = [point for series in drawn for point in _covered(series)]
     axes = _Axes(_span([x for x, _ in values]), _span([y for _, y in values]))
     if chart.diagonal:
         axes = _Axes(*[_span([number for point in values for number in point])] * 2)
@@ -78,8 +79,16 @@ def figure(chart: Chart) -> Markup:
 def _finite(series: Series) -> Series:
     """Return the series without points that are not finite; MLflow stores infinity as 1.8e308."""
     return replace(
-        series, points=[(x, y) for x, y in series.points if abs(x) < LARGEST and abs(y) < LARGEST]
+        series,
+        points=[(x, y) for x, y in series.points if abs(x) < LARGEST and abs(y) < LARGEST],
+        intervals=[bar for bar in series.intervals if all(abs(number) < LARGEST for number in bar)],
     )
+
+
+def _covered(series: Series) -> list[ChartPoint]:
+    """Return the points of a series and the ends of its intervals."""
+    ends = [(x, end) for x, *bar in series.intervals for end in bar]
+    return [*series.points, *ends]
 
 
 def framed(title: str, picture: Markup, note: str = "", *, classes: str = "") -> Markup:
@@ -137,6 +146,10 @@ def _series(axes: _Axes, series: Series, chart: Chart) -> Markup:
     ]
     parts = [
         _line(places, f"s{series.color % COLORS}" + (" faint" if series.style == "path" else ""))
+    ]
+    parts += [
+        _line([axes.place((x, low)), axes.place((x, high))], f"s{series.color % COLORS}")
+        for x, low, high in series.intervals
     ]
     if series.style != "steps" and len(points) <= MOST_DOTS:
         for point, (x, y) in zip(points, places, strict=True):

@@ -10,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, mod
 from rlhf_core.config.data import Data
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, Config, Positive
+from rlhf_core.config.judge import Judge
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.preference.kto import KTO
 from rlhf_core.config.recipe import Dtype
@@ -198,3 +199,13 @@ class LabelPairsStageConfig(FrozenModelsStageConfig):
     evaluate: Evaluate
     prompts: int = Field(ge=0)
     comparisons: int = Field(ge=0)
+
+
+class LabelVotesStageConfig(StageConfig):
+    """The labelling of pairs without people: by a judge, or by a function in place of annotators.
+
+    annotators: 'module:function'. Exactly one of the two is set.
+    """
+
+    judge: Judge | None = None
+    annotators: str | None = None

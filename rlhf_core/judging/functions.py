@@ -68,7 +68,7 @@ def call(function: Callable, role: str, *texts: list[str]) -> list[float]:
     """
     return [
         _finite(value, role, f"reply {i}")
-        for i, value in enumerate(_answers(function, role, *texts))
+        for i, value in enumerate(answers(function, role, *texts))
     ]
 
 
@@ -78,10 +78,8 @@ def call_per_token(function: Callable, role: str, *texts: list) -> list[list[flo
     `texts` ends with the replies' tokens, one list per reply. Raises BadInput when the function
     raises, or gives anything else.
     """
-    answers = zip(_answers(function, role, *texts), texts[-1], strict=True)
-    return [
-        _token_values(values, len(tokens), role, i) for i, (values, tokens) in enumerate(answers)
-    ]
+    rows = zip(answers(function, role, *texts), texts[-1], strict=True)
+    return [_token_values(values, len(tokens), role, i) for i, (values, tokens) in enumerate(rows)]
 
 
 def _token_values(values: Any, count: int, role: str, reply: int) -> list[float]:
@@ -94,7 +92,11 @@ def _token_values(values: Any, count: int, role: str, reply: int) -> list[float]
     return [_finite(value, role, f"token {t} of reply {reply}") for t, value in enumerate(values)]
 
 
-def _answers(function: Callable, role: str, *texts: list) -> list:
+def answers(function: Callable, role: str, *texts: list) -> list:
+    """Return function(*texts) as a list of as many values as there are texts.
+
+    Raises BadInput when the function raises, or gives another number of values.
+    """
     try:
         values = list(function(*texts))
     except RLHFError:

@@ -7,13 +7,13 @@ model, the judge, the people who labelled it) the probability that reply_a is be
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from rlhf_core.data.verdicts import annotator_agreement
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.picking import Pick, budgets, pick
-from rlhf_core.labels.votes import LabelPair, pair_id_of
+from rlhf_core.labels.votes import LabelPair, both_orders, pair_id_of
 
 PairSource = Literal["onpolicy", "contested", "mistakes"]
 POOL = 4  # pairs of a ranked source among which is picked, per pair that is wanted of it
@@ -44,6 +44,16 @@ def people(row: dict) -> dict[str, float]:
         return {PEOPLE: 1.0}
     votes = row["votes_for"] + row["votes_against"]
     return {PEOPLE: row["votes_for"] / votes}
+
+
+def unasked(candidates: Sequence[dict], asked: Collection[str]) -> list[dict]:
+    """Return the candidates that are no pair of `asked`, identities, in either order of replies."""
+    known = set(asked)
+    return [
+        row
+        for row in candidates
+        if known.isdisjoint(both_orders(row["prompt"], row["reply_a"], row["reply_b"]))
+    ]
 
 
 def pools(candidates: Sequence[dict], wanted: Sequence[PairSource], total: int) -> Pools:

@@ -4,8 +4,10 @@ A vote is always about the pair's own replies a and b, whichever of them was sho
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from rlhf_core.data.transcripts import Messages
@@ -73,6 +75,23 @@ class Vote:
 def pair_id_of(prompt: Messages, reply_a: str, reply_b: str) -> str:
     """Return the identity of a pair between runs: of its prompt and its replies, in this order."""
     return prompt_id(prompt, reply_a, "\0", reply_b)
+
+
+def both_orders(prompt: Messages, reply_a: str, reply_b: str) -> set[str]:
+    """Return the identities of a pair and of the same pair with its replies exchanged."""
+    return {pair_id_of(prompt, reply_a, reply_b), pair_id_of(prompt, reply_b, reply_a)}
+
+
+def read_pairs(file: Path) -> list[LabelPair]:
+    """Return the pairs of a file, one as JSON per line."""
+    with file.open(encoding="utf-8") as rows:
+        return [LabelPair(**json.loads(row)) for row in rows]
+
+
+def read_vote_lines(file: Path) -> list[Vote]:
+    """Return the votes of a file, one as JSON per line."""
+    with file.open(encoding="utf-8") as rows:
+        return [Vote(**json.loads(row)) for row in rows]
 
 
 def is_swapped(seed: int, pair_id: str, annotator: str) -> bool:

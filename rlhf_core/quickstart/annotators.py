@@ -60,6 +60,29 @@ def thumb(rng: Random, reply: str, utility: float) -> bool:
     return rng.random() < clear * (1 - who.error_rate) + (1 - clear) * who.error_rate
 
 
+def votes(
+    prompts: list[str], replies_a: list[str], replies_b: list[str], seed: int
+) -> list[dict[str, str]]:
+    """Return the votes of VOTES annotators on each pair: 'a' or 'b' by the annotator's name.
+
+    The same pair and seed give the same votes in either order of the replies. Raises BadInput for a
+    prompt of another language.
+    """
+    return [_votes(*pair, seed) for pair in zip(prompts, replies_a, replies_b, strict=True)]
+
+
+def _votes(prompt: str, reply_a: str, reply_b: str, seed: int) -> dict[str, str]:
+    first, second = sorted((reply_a, reply_b))
+    first_utility, second_utility = score([prompt] * 2, [first, second])
+    rng = Random(f"{seed}\0{prompt}\0{first}\0{second}")
+    found = {}
+    for place in rng.sample(range(len(ANNOTATORS)), VOTES):
+        who, utilities = ANNOTATORS[place], (first_utility, second_utility)
+        prefers_first = rng.random() < preference(who, (first, second), utilities)
+        found[f"annotator {place + 1}"] = "a" if prefers_first == (first == reply_a) else "b"
+    return found
+
+
 def label(prompts: list[str], replies_a: list[str], replies_b: list[str]) -> list[float]:
     """Return the majority label of VOTES annotators for each pair: 1 (a is better) or 0.
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import StageSpec
+from tasks.iterate.iteration import Iteration
 from tasks.records.run_record import Record, pending, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import Sweep
@@ -69,7 +70,7 @@ def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
         found.digests |= store.digests
         found.add(store.run_dirs, "a registered version")
     waiting = {file.stem for file in pending(workspace)}
-    sweeps = _unfinished_sweeps(workspace)
+    sweeps = _unfinished_sweeps(workspace) | _unfinished_iterations(workspace)
     for record in known:
         if reason := _why_needed(record, stores[record.tracking_uri], waiting, sweeps):
             found.records.add(record.id)
@@ -106,7 +107,7 @@ def _why_needed(
     if record.id in waiting or record.status == "RUNNING":
         return "a run that goes on, or that MLflow has not in full"
     if record.sweep and record.sweep.id in sweeps:
-        return "a sweep that is not complete"
+        return "a sweep or loop that is not complete"
     if store is None:
         return f"a run recorded at {record.tracking_uri}, which does not answer"
     lost = [
@@ -139,6 +140,19 @@ def _unfinished_sweeps(workspace: Workspace) -> set[str]:
             row.state not in ("finished", "refused") for row in sweep.rows
         ):
             found.add(sweep.id)
+    return found
+
+
+def _unfinished_iterations(workspace: Workspace) -> set[str]:
+    found = set()
+    for file in workspace.iterations.glob("*/iteration.json"):
+        try:
+            known = Iteration.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError:
+            found.add(file.parent.name)
+            continue
+        if len(known.rounds) <= known.rounds_wanted:
+            found.add(known.id)
     return found
 
 

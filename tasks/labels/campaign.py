@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.outcome import lines
-from rlhf_core.labels.votes import LabelPair, is_swapped
+from rlhf_core.labels.votes import LabelPair, is_swapped, read_pairs
 from rlhf_core.rundir import write_atomically
 from tasks.records.file_lock import locked
 from tasks.records.run_record import now
@@ -162,8 +162,7 @@ class CampaignFolder:
 
     def pairs(self) -> list[LabelPair]:
         """Return the pairs."""
-        with (self.path / "pairs.jsonl").open(encoding="utf-8") as rows:
-            return [LabelPair(**json.loads(row)) for row in rows]
+        return read_pairs(self.path / "pairs.jsonl")
 
     def closed(self) -> dict | None:
         """Return what the close has written; None while the campaign is open."""

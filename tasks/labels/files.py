@@ -21,6 +21,7 @@ from tasks.records.run_record import now
 from tasks.records.workspace import Workspace
 
 KEY_BYTES = 32
+PROVENANCE = "provenance.json"  # in the folder OUT.labels
 
 
 def names_in_data(workspace: Workspace, annotators: Iterable[str], *, real: bool) -> dict[str, str]:
@@ -101,7 +102,7 @@ def written_files(data: LabelledData, provenance: dict) -> dict[str, str]:
         "apart.jsonl": lines(data.apart),
         "votes.jsonl": lines(data.votes),
         "report.json": json.dumps(data.report.renamed(data.names).as_json(), indent=2),
-        "provenance.json": json.dumps(known, indent=2),
+        PROVENANCE: json.dumps(known, indent=2),
         "": rows,
     }
 

@@ -1,7 +1,7 @@
 """Where a campaign's pairs come from: a run's models on its training data, and gold items."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rlhf_core.data.sources.text_files import loads
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
-from rlhf_core.labels.candidates import PairSource, choose, pools
+from rlhf_core.labels.candidates import PairSource, choose, pools, unasked
 from rlhf_core.labels.picking import Pick
 from rlhf_core.labels.votes import Choice, LabelPair, pair_id_of
 from rlhf_core.rundir import Artifact, StageSpec
@@ -76,17 +76,20 @@ def models_of(record: Record) -> RunModels:
     return RunModels(record, recipe, inputs)
 
 
-def picked_pairs(models: RunModels, wanted: WantedPairs, workspace: Workspace) -> list[LabelPair]:
+def picked_pairs(
+    models: RunModels, wanted: WantedPairs, workspace: Workspace, asked: Collection[str] = ()
+) -> list[LabelPair]:
     """Return the pairs to label: make candidates in a stage process, then pick among them.
 
-    Raises BadInput for a source that the run has not, or that gives no pair, and what the stage
-    raises.
+    asked: identities of pairs that have labels already, which are left out. Raises BadInput for a
+    source that the run has not, or that gives no pair, and what the stage raises.
     """
     _require_models(models, wanted.sources)
     spec = _spec(models, wanted)
     done = run_stage(spec, workspace.run_dir(spec), distributed=models.recipe.distributed)
     file = done.run_dir / done.result.files["candidates"]
     rows = [json.loads(line) for line in file.open(encoding="utf-8")]
+    rows = unasked(rows, asked)
     found = pools(rows, wanted.sources, wanted.total)
     return choose(found, wanted.total, wanted.how, wanted.seed)
 

@@ -36,18 +36,34 @@ def champion_to_beat(
     stays the same when it runs again after its own promotion. The ledger decides who is champion,
     as at promotion; the alias does while there is no ledger.
     """
+    version = _champion(client, model)
+    if version and version.tags.get("digest") == policy_digest:
+        beaten = version.tags.get("compared_with")
+        version = versions.version_with_digest(client, model, beaten) if beaten else None
+    return _fetched(client, workspace, version)
+
+
+def present_champion(
+    client: versions.MlflowClient, workspace: Workspace, model: str
+) -> Rival | None:
+    """Return the present champion of a registered model of policies; None without one."""
+    return _fetched(client, workspace, _champion(client, model))
+
+
+def _champion(client: versions.MlflowClient, model: str) -> versions.ModelVersion | None:
     states = champion_history(Ledger(client, model.removesuffix("-policy")).entries())
     number = (
         states[-1].version("policy") if states else versions.aliases(client, model).get(CHAMPION)
     )
-    version = versions.find_version(client, model, number) if number else None
-    if version and version.tags.get("digest") == policy_digest:
-        beaten = version.tags.get("compared_with")
-        version = versions.version_with_digest(client, model, beaten) if beaten else None
+    return versions.find_version(client, model, number) if number else None
+
+
+def _fetched(
+    client: versions.MlflowClient, workspace: Workspace, version: versions.ModelVersion | None
+) -> Rival | None:
     if version is None:
         return None
-    policy = fetch(workspace, version)
-    return Rival(policy, _trained_with(client, workspace, version))
+    return Rival(fetch(workspace, version), _trained_with(client, workspace, version))
 
 
 def _trained_with(

@@ -124,6 +124,11 @@ class Workspace:
         return self.home / "labels"
 
     @property
+    def iterations(self) -> Path:
+        """The folder of the rounds of labels and runs (`rlhf iterate`)."""
+        return self.home / "iterations"
+
+    @property
     def artifacts(self) -> Path:
         """The folder where a local MLflow store keeps its artifacts."""
         return self.home / "mlartifacts"

@@ -210,7 +210,7 @@ def gather(workspace: Workspace, sweep: Sweep) -> Sweep:
 def _row(point: SweepPoint, record: Record | None) -> SweepRow:
     if record is None:
         return SweepRow(**point.model_dump())
-    metrics, curve = _metrics(record), _curve(record)
+    metrics, curve = metrics_of(record), _curve(record)
     scored = record.stage("ppo") or record.stage("evaluate")
     reward = scored.spec.inputs.get("reward") if scored and scored.spec else None
     verdict = worst_verdict([decision for stage in record.stages for decision in stage.decisions])
@@ -231,7 +231,8 @@ def _row(point: SweepPoint, record: Record | None) -> SweepRow:
     )
 
 
-def _metrics(record: Record) -> dict[str, SweepMetric]:
+def metrics_of(record: Record) -> dict[str, SweepMetric]:
+    """Return the final metrics of a run's stages, with intervals and sample sizes."""
     metrics: dict[str, SweepMetric] = {}
     for stage in record.stages:
         if result := stage.result:

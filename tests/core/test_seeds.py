@@ -13,6 +13,7 @@ from rlhf_core.seeds import (
     onpolicy_seeds,
     reply_seeds,
     rollout_seeds,
+    round_seed,
 )
 
 
@@ -55,3 +56,8 @@ def test_every_seed_of_a_recipe_gives_seeds_that_torch_takes(seed):
 
 def test_seeds_up_to_the_largest_that_worked_before_keep_their_values():
     assert rollout_seeds(281_474_132, 0, 1)[0] == 281_474_132 * 1_000_003 * 65_536
+
+
+def test_rounds_of_labels_have_seeds_of_their_own_below_2_31():
+    seeds = {round_seed(seed, number) for seed in range(50) for number in range(50)}
+    assert len(seeds) == 2500 and max(seeds) < 2**31

@@ -3,7 +3,8 @@
 import pytest
 
 from rlhf_core.errors import BadInput
-from rlhf_core.labels.candidates import choose, disagreement, people, pools, preference
+from rlhf_core.labels.candidates import choose, disagreement, people, pools, preference, unasked
+from rlhf_core.labels.votes import both_orders
 
 
 def row(number: int, kind: str = "training", margin: float = 1.0, **preferences) -> dict:
@@ -27,6 +28,14 @@ def test_disagreement_is_the_spread_of_two_raters_or_more():
 def test_people_prefer_by_their_votes():
     assert people({"votes_for": 2, "votes_against": 1}) == {"people": pytest.approx(2 / 3)}
     assert people({"votes_for": None, "votes_against": None}) == {"people": 1.0}
+
+
+def test_a_pair_that_has_a_label_is_no_candidate_in_either_order():
+    rows = [row(1), row(2)]
+    asked = both_orders(rows[0]["prompt"], rows[0]["reply_a"], rows[0]["reply_b"])
+    mirrored = rows[0] | {"reply_a": rows[0]["reply_b"], "reply_b": rows[0]["reply_a"]}
+    assert unasked([*rows, mirrored], asked) == [rows[1]]
+    assert unasked(rows, ()) == rows
 
 
 def test_each_source_takes_its_own_candidates_in_its_order():

@@ -22,6 +22,30 @@ with (run.path.parent / "started.log").open("a") as file:
     file.write(stage + "\n")
 for item in spec.inputs.values():
     item.verified()
+if stage == "label-votes":  # the core's own, which loads no model
+    from rlhf_core.__main__ import main
+
+    sys.exit(main(sys.argv[1:]))
+if stage == "label-pairs":  # pairs in the quickstart's language, by the seed
+    from random import Random
+
+    from rlhf_core.quickstart.corpus import split_requests
+    from rlhf_core.quickstart.language import sample_prompt, sample_reply
+
+    rng, rows = Random(spec.seed), []
+    for request in rng.sample(split_requests(1)[0], spec.config["prompts"]):
+        prompt = [{"role": "user", "content": sample_prompt(rng, request)}]
+        replies = {
+            f"reply_{side}": sample_reply(rng, request, quality=rng.random()) for side in "ab"
+        }
+        scores = {"margin": rng.gauss(0, 1), "preferences": {"reward_1": 0.5}}
+        rows.append({"kind": "fresh", "prompt": prompt} | replies | scores)
+    write_atomically(run.path / "pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = StageResult(
+        stage=stage, digest=spec.digest, files={"candidates": "pairs.jsonl"}, seconds=0.1
+    )
+    write_atomically(run.path / "result.json", found.model_dump_json())
+    sys.exit(0)
 OUTPUTS = {
     "validate": [
         f"{kind}_{part}"

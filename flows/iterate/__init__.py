@@ -1,0 +1,1 @@
+"""`rlhf iterate`: rounds of labels and training, each against the champion of the one before."""

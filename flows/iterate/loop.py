@@ -1,0 +1,148 @@
+"""Run the rounds of a loop: label, run the recipe on all labels so far, record the outcome."""
+
+import json
+from collections.abc import Callable
+
+from flows.display.run import quiet_libraries
+from flows.iterate.figure import write_page
+from flows.iterate.plan import IterationPlan
+from flows.iterate.result import IterationResult
+from flows.iterate.table import markdown
+from flows.sweeps.runs import BAD_INPUT, run_point
+from rlhf_core.errors import BadInput, GateRefused, RLHFError
+from rlhf_core.stage_catalogue import PROMOTE
+from tasks.iterate.champion import champion_digest
+from tasks.iterate.iteration import Iteration, RoundLabels, load, save
+from tasks.iterate.labelling import labels_of
+from tasks.iterate.outcome import is_settled, newest_record, round_of
+from tasks.iterate.tracking import forward
+from tasks.records.run_record import Record, find_records, record_lock
+from tasks.records.workspace import Workspace
+from tasks.tracking.address import require_address
+from tasks.tracking.client import brief
+
+REFUSED = 3
+
+
+def run_iteration(plan: IterationPlan, say: Callable[[str], None]) -> IterationResult:
+    """Make the rounds that are missing.
+
+    say: prints a line. Raises BadInput when another process makes the same rounds, GateRefused
+    where there is no champion to go on from, and what a run that failed has raised.
+    """
+    quiet_libraries()
+    workspace = Workspace.here()
+    require_address(plan.iteration.tracking_uri)
+    with record_lock(workspace, f"iterate-{plan.iteration.id}") as free:
+        if not free:
+            raise BadInput(
+                f"this very loop, {plan.iteration.name}, is running in another process; wait for"
+                " it, or end it first."
+            )
+        iteration = load(workspace, plan.iteration)
+        result = IterationResult(iteration, iteration.folder(workspace), len(iteration.rounds))
+        say(_announcement(iteration, result.already_done))
+        while len(result.iteration.rounds) <= plan.iteration.rounds_wanted:
+            result.iteration = _with_next_round(workspace, plan, result.iteration, say)
+            save(workspace, result.iteration)
+            _show(workspace, result)
+        if result.page is None:
+            _show(workspace, result)
+        return result
+
+
+def _show(workspace: Workspace, result: IterationResult) -> None:
+    """Write the page of the rounds so far, and bring it to MLflow if that answers."""
+    result.page = write_page(workspace, result.iteration)
+    try:
+        result.iteration = forward(
+            workspace, result.iteration, result.page, markdown(result.iteration)
+        )
+        result.problem = None
+    except Exception as error:  # the rounds are recorded; the next call brings them to MLflow
+        result.problem = brief(error)
+
+
+def _announcement(iteration: Iteration, done: int) -> str:
+    request, wanted = iteration.request, iteration.rounds_wanted
+    text = (
+        f"{iteration.name}: {wanted} rounds of {request.pairs} pairs from"
+        f" {', '.join(request.sources)} (--pick {request.pick}), labelled by {request.by}"
+    )
+    return text + (f"; {done} of rounds 0 to {wanted} done earlier" if done else "")
+
+
+def _with_next_round(
+    workspace: Workspace, plan: IterationPlan, iteration: Iteration, say: Callable[[str], None]
+) -> Iteration:
+    """Return the iteration with one more round, which was made or found made."""
+    number, labels = len(iteration.rounds), None
+    settings = plan.settings
+    if number:
+        latest = _latest(workspace, iteration)
+        labels = labels_of(workspace, iteration, plan.loaded, latest)
+        say(_labels_text(number, labels))
+        settings = [*settings, *_with_labels(workspace, plan, iteration, labels)]
+    record = _record(workspace, plan, iteration, settings)
+    champion = champion_digest(workspace, plan.loaded)
+    ended = round_of(record, number, labels, champion)
+    say(f"round {number}: {ended.outcome}. {ended.reason}")
+    return iteration.model_copy(update={"rounds": [*iteration.rounds, ended]})
+
+
+def _labels_text(number: int, labels: RoundLabels) -> str:
+    by = f"models of {labels.model_run}" if labels.model_run else "the champion"
+    return (
+        f"round {number}: {labels.comparisons} comparisons from {labels.pairs} pairs by {by},"
+        f" {labels.votes} votes by {labels.by}: {labels.file}"
+    )
+
+
+def _latest(workspace: Workspace, iteration: Iteration) -> Record:
+    """Return the pipeline run of the latest round. Raises BadInput where its record is gone."""
+    found = find_records(workspace, iteration.rounds[-1].record_id)
+    if not found:
+        raise BadInput(
+            f"the run {iteration.rounds[-1].run} of {iteration.name} is not in {workspace.outbox}"
+            f" any more; expected its record. Remove {iteration.folder(workspace)} to begin anew."
+        )
+    return found[0]
+
+
+def _with_labels(
+    workspace: Workspace, plan: IterationPlan, iteration: Iteration, labels: RoundLabels
+) -> list[str]:
+    """Return the settings by which the recipe trains on the labels of all rounds so far."""
+    own = [source.model_dump(exclude_unset=True) for source in plan.loaded.data.new_comparisons]
+    files = map(str, iteration.label_files(workspace, len(iteration.rounds)))
+    settings = [f"data.new_comparisons={toml([*own, *files])}"]
+    if iteration.request.continue_reward and labels.reward_model:
+        settings.append(f"reward.start={toml(str(labels.reward_model))}")
+    return settings
+
+
+def toml(value: object) -> str:
+    """Return a text, number, list or table as an inline value of TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _record(
+    workspace: Workspace, plan: IterationPlan, iteration: Iteration, settings: list[str]
+) -> Record:
+    """Return the record of the round's run that ended: made now, or by a call that was killed.
+
+    Raises BadInput or RLHFError as the run did; a refusal is an end.
+    """
+    number = len(iteration.rounds)
+    record = newest_record(workspace, iteration, number)
+    if record is None or not is_settled(record):
+        end = run_point(plan.recipe, settings, PROMOTE, iteration.membership(number))
+        record = newest_record(workspace, iteration, number)
+        if end.exit_code not in (0, REFUSED) or record is None:
+            kind = {BAD_INPUT: BadInput, REFUSED: GateRefused}.get(end.exit_code, RLHFError)
+            raise kind(f"round {number}: {end.error} The same command goes on from here.")
+    return record

@@ -1,0 +1,170 @@
+"""What a loop is asked for, checked before anything runs."""
+
+from dataclasses import dataclass
+
+from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.digest import digest_json
+from rlhf_core.errors import BadInput
+from rlhf_core.labels.candidates import PairSource
+from rlhf_core.labels.picking import Pick
+from rlhf_core.prepare import QUICKSTART
+from rlhf_core.rundir import Artifact
+from tasks.iterate.iteration import JUDGE, Iteration, LabelRequest
+from tasks.records.workspace import Workspace
+from tasks.stages.contract import check_paths
+from tasks.stages.spec import local, source_of
+from tasks.stages.validate import PREPARED
+
+SIMULATED = "simulated"
+ANNOTATORS = f"rlhf_core.{QUICKSTART}.annotators:votes"
+
+
+@dataclass(frozen=True)
+class IterationOptions:
+    """The options of one `rlhf iterate` command. by: None for the recipe's own choice."""
+
+    rounds: int
+    pairs: int
+    sources: tuple[PairSource, ...]
+    pick: Pick
+    by: str | None = None
+    continue_reward: bool = False
+
+
+@dataclass(frozen=True)
+class IterationPlan:
+    """The rounds that a loop makes. recipe: name or file as given, with the settings on top."""
+
+    recipe: str
+    settings: list[str]
+    loaded: Recipe
+    iteration: Iteration
+
+
+def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> IterationPlan:
+    """Return the plan of a loop.
+
+    Raises ConfigError or BadInput for a recipe, files or labels that it cannot have.
+    """
+    loaded = load_recipe(recipe, settings)
+    request = LabelRequest(
+        by=_annotators(loaded, options.by),
+        sources=options.sources,
+        pick=options.pick,
+        pairs=options.pairs,
+        continue_reward=options.continue_reward,
+    )
+    check_paths(loaded)
+    require_learning(loaded, request)
+    require_scores(loaded, request)
+    identity = digest_json(
+        [loaded.model_dump(mode="json"), request.model_dump(mode="json"), _data_digests(loaded)]
+    )[:12]
+    iteration = Iteration(
+        id=identity,
+        name=f"{loaded.name}-iterate-{identity[:7]}",
+        recipe=loaded.name,
+        registry=loaded.registry.name,
+        request=request,
+        rounds_wanted=options.rounds,
+        tracking_uri=Workspace.here().tracking_uri,
+    )
+    return IterationPlan(recipe, settings, loaded, iteration)
+
+
+def _annotators(recipe: Recipe, by: str | None) -> str:
+    """Return JUDGE or the 'module:function' that labels. Raises BadInput for one that is not."""
+    judge, is_quickstart = recipe.evaluate.judge, recipe.model.base == QUICKSTART
+    if by is None:
+        by = JUDGE if judge else SIMULATED
+        if judge is None and not is_quickstart:
+            raise BadInput(
+                f"nobody labels for recipe {recipe.name}: it has no evaluate.judge; expected one,"
+                " or --by MODULE:FUNCTION (see the page on the loop)."
+            )
+    if by == JUDGE and judge is None:
+        raise BadInput(
+            f"--by judge asks for evaluate.judge, which recipe {recipe.name} does not have;"
+            " expected one. Set evaluate.judge.function or evaluate.judge.endpoint, or give --by"
+            " MODULE:FUNCTION."
+        )
+    if by == JUDGE:
+        return JUDGE
+    if by == SIMULATED:
+        if not is_quickstart:
+            raise BadInput(
+                "--by simulated: these annotators know the quickstart's language alone, and"
+                f" model.base of recipe {recipe.name} is {recipe.model.base!r}; expected --by judge"
+                " or --by MODULE:FUNCTION."
+            )
+        by = ANNOTATORS
+    if ":" not in by:
+        raise BadInput(f"--by is {by!r}; expected judge, simulated or MODULE:FUNCTION.")
+    source_of("--by", by)
+    return by
+
+
+def require_learning(recipe: Recipe, request: LabelRequest) -> None:
+    """Raise BadInput for a recipe in which new comparisons would train nothing."""
+    if recipe.data.comparisons is None:
+        raise BadInput(
+            f"recipe {recipe.name} has no data.comparisons, beside which the labels of the rounds"
+            " would be new; expected a recipe that is trained on comparisons."
+        )
+    if recipe.align == "ppo" and recipe.model.reward:
+        raise BadInput(
+            f"model.reward of recipe {recipe.name} is a given model, which new labels do not train;"
+            " expected a recipe that trains its reward model. Take model.reward away."
+        )
+    if request.continue_reward and (not recipe.has_reward or recipe.model.reward):
+        raise BadInput(
+            f"--continue-reward: recipe {recipe.name} trains no reward model (align ="
+            f" {recipe.align!r}); leave the option out."
+        )
+
+
+def require_scores(recipe: Recipe, request: LabelRequest) -> None:
+    """Raise BadInput where picking needs scores that no model of the recipe gives."""
+    scored, sources = recipe.has_reward, request.sources
+    hint = (
+        f"recipe {recipe.name} has align = {recipe.align!r} and no reward model; expected one"
+        " (evaluate.train_reward = true), or"
+    )
+    if not scored and request.pick == "uncertain":
+        raise BadInput(f"--pick uncertain goes by a reward model: {hint} --pick random or diverse.")
+    if not scored and "mistakes" in sources:
+        raise BadInput(f"--from mistakes goes by a reward model: {hint} other sources.")
+    if request.pick == "disagreement" or "contested" in sources:
+        _require_raters(recipe, request)
+
+
+def _require_raters(recipe: Recipe, request: LabelRequest) -> None:
+    """Raise BadInput unless two raters can differ on some pair.
+
+    They are the reward model's members, the judge (asked for --from contested), and the people who
+    labelled a training pair (for --from contested and mistakes). A given reward model may have
+    several members.
+    """
+    contested = "contested" in request.sources
+    members = recipe.reward.ensemble if recipe.has_reward else 0
+    judge = 1 if contested and recipe.evaluate.judge else 0
+    labelled = contested or "mistakes" in request.sources
+    people = 1 if labelled and recipe.has_reward else 0
+    if members + judge + people < 2 and not recipe.model.reward:
+        option = "--from contested" if contested else "--pick disagreement"
+        raise BadInput(
+            f"{option} needs two raters that can differ, and recipe {recipe.name} has"
+            f" {members + judge + people}; expected reward.ensemble of 2 or more, or evaluate.judge"
+            " with --from contested. Or give another way."
+        )
+
+
+def _data_digests(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of each local source: a loop on other data is another loop."""
+    found = {}
+    for name, source in recipe.data.sources.items():
+        if source.format == "hub" or source.path.startswith(PREPARED):
+            continue
+        if path := local(recipe.data.key_of(name), source.path):
+            found[name] = Artifact.of(path).digest
+    return found

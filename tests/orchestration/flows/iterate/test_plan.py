@@ -1,0 +1,84 @@
+"""What `rlhf iterate` refuses before anything runs."""
+
+import pytest
+
+from flows.iterate.plan import ANNOTATORS, IterationOptions, make_plan
+from rlhf_core.errors import BadInput
+
+DPO = ["align=dpo", "evaluate.independent_scorer=rlhf_core.quickstart.utility:score"]
+LABEL = "rlhf_core.quickstart.annotators:label"
+
+
+def options(**changes) -> IterationOptions:
+    values = {"rounds": 2, "pairs": 10, "sources": ("onpolicy",), "pick": "random"}
+    return IterationOptions(**values | {"by": ANNOTATORS} | changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "says"),
+    [
+        ([], {"by": None}, "nobody labels for recipe tiny: it has no evaluate.judge"),
+        ([], {"by": "judge"}, "--by judge asks for evaluate.judge, which recipe tiny does not"),
+        ([], {"by": "simulated"}, "know the quickstart's language alone, and model.base of recipe"),
+        ([], {"by": "ann"}, "--by is 'ann'; expected judge, simulated or MODULE:FUNCTION"),
+        ([], {"by": "absent_module:votes"}, "--by is 'absent_module:votes': no such module"),
+        ([], {"by": f"{ANNOTATORS}_s"}, "has no 'votes_s'; it defines"),
+        (DPO, {"pick": "uncertain"}, "--pick uncertain goes by a reward model: recipe tiny has"),
+        (DPO, {"sources": ("mistakes",)}, "--from mistakes goes by a reward model"),
+        (DPO, {"continue_reward": True}, "--continue-reward: recipe tiny trains no reward model"),
+        (DPO, {"sources": ("contested",)}, "--from contested needs two raters that can differ"),
+        ([], {"pick": "disagreement"}, "--pick disagreement needs two raters .* has 1; expected"),
+        (["data.comparisons=absent.jsonl"], {}, "data.comparisons is 'absent.jsonl': no file"),
+    ],
+)
+def test_bad_requests_are_refused_with_one_message(recipe_file, home, settings, changes, says):
+    with pytest.raises(BadInput, match=says):
+        make_plan(str(recipe_file), settings, options(**changes))
+    assert not (home / "runs").exists()
+
+
+def test_a_given_reward_model_learns_nothing_from_labels(recipe_file, ready_models):
+    given = f"model.reward={ready_models / 'reward'}"
+    with pytest.raises(BadInput, match="is a given model, which new labels do not train"):
+        make_plan(str(recipe_file), [given], options())
+
+
+def test_the_command_refuses_with_exit_code_2(rlhf, recipe_file):
+    for words, says in (
+        (["absent"], "no recipe 'absent'"),
+        ([recipe_file, "--rounds", "0"], "0 is not in the range x>=1"),
+        ([recipe_file, "--labels", "0"], "0 is not in the range x>=1"),
+        ([recipe_file, "--from", "nowhere"], "--from is 'nowhere'; expected some of onpolicy"),
+        ([recipe_file], "nobody labels for recipe tiny"),
+    ):
+        code, out, err = rlhf("iterate", *words)
+        assert code == 2 and not out and says in " ".join(err.split()), err
+
+
+def test_raters_are_counted_by_source(recipe_file):
+    judge = [f"evaluate.judge.function={LABEL}"]
+    for settings, changes in (
+        (["reward.ensemble=2"], {"pick": "disagreement"}),
+        ([], {"sources": ("contested",)}),  # the reward model, and people on training pairs
+        (judge, {"sources": ("contested",), "pick": "disagreement"}),
+        ([], {"sources": ("mistakes",), "pick": "disagreement"}),
+    ):
+        make_plan(str(recipe_file), settings, options(**changes))
+    assert make_plan(str(recipe_file), judge, options(by=None)).iteration.request.by == "judge"
+
+
+def test_a_loop_is_known_by_recipe_labels_and_data_and_not_by_its_length(recipe_file, data_files):
+    def identity(settings=(), **changes) -> str:
+        return make_plan(str(recipe_file), list(settings), options(**changes)).iteration.id
+
+    first = identity()
+    assert identity() == first == identity(rounds=5)
+    others = [identity(["seed=2"]), identity(pairs=11), identity(pick="diverse")]
+    (data_files / "c.jsonl").write_text('{"prompt": "q"}\n')
+    assert len({first, *others, identity()}) == 5
+
+
+def test_the_quickstart_is_labelled_by_its_annotators(home):
+    plan = make_plan("quickstart", [], options(by=None))
+    assert plan.iteration.request.by == ANNOTATORS
+    assert plan.iteration.name.startswith("quickstart-iterate-")
