@@ -77,7 +77,7 @@ def _with_next_round(
 ) -> Iteration:
     """Return the iteration with one more round, which was made or found made."""
     number, labels = len(iteration.rounds), None
-    settings = plan.settings
+    settings = plan.settings_of(number)
     if number:
         latest = _latest(workspace, iteration)
         labels = labels_of(workspace, iteration, plan.loaded, latest)

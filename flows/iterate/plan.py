@@ -16,6 +16,8 @@ from tasks.stages.spec import local, source_of
 from tasks.stages.validate import PREPARED
 
 SIMULATED = "simulated"
+# the beginnings of keys that are about new comparisons, which round 0 does not have
+OF_NEW = ("reward.new_weight", "dpo.new_weight", "reward.gate.min_new_")
 ANNOTATORS = f"rlhf_core.{QUICKSTART}.annotators:votes"
 
 
@@ -33,12 +35,19 @@ class IterationOptions:
 
 @dataclass(frozen=True)
 class IterationPlan:
-    """The rounds that a loop makes. recipe: name or file as given, with the settings on top."""
+    """The rounds that a loop makes.
+
+    recipe: name or file as given. loaded: that of round 0, with the settings on top.
+    """
 
     recipe: str
     settings: list[str]
     loaded: Recipe
     iteration: Iteration
+
+    def settings_of(self, number: int) -> list[str]:
+        """Return the settings of a round, the files of its labels apart."""
+        return self.settings if number else _first(self.recipe, self.settings)
 
 
 def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> IterationPlan:
@@ -46,7 +55,7 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
 
     Raises ConfigError or BadInput for a recipe, files or labels that it cannot have.
     """
-    loaded = load_recipe(recipe, settings)
+    loaded = load_recipe(recipe, _first(recipe, settings))
     request = LabelRequest(
         by=_annotators(loaded, options.by),
         sources=options.sources,
@@ -57,8 +66,9 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
     check_paths(loaded)
     require_learning(loaded, request)
     require_scores(loaded, request)
+    later = _later(recipe, settings, request)
     identity = digest_json(
-        [loaded.model_dump(mode="json"), request.model_dump(mode="json"), _data_digests(loaded)]
+        [later.model_dump(mode="json"), request.model_dump(mode="json"), _data_digests(loaded)]
     )[:12]
     iteration = Iteration(
         id=identity,
@@ -70,6 +80,23 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
         tracking_uri=Workspace.here().tracking_uri,
     )
     return IterationPlan(recipe, settings, loaded, iteration)
+
+
+def _first(recipe: str, settings: list[str]) -> list[str]:
+    """Return the settings of round 0: without those about new comparisons that it lacks."""
+    first = [setting for setting in settings if not setting.strip().startswith(OF_NEW)]
+    return settings if load_recipe(recipe, first).data.new_comparisons else first
+
+
+def _later(recipe: str, settings: list[str], request: LabelRequest) -> Recipe:
+    """Return the recipe of the further rounds, with names in place of what they make.
+
+    Raises ConfigError for what it cannot be, before anything runs.
+    """
+    made = ['data.new_comparisons=["the labels of the rounds"]']
+    if request.continue_reward:
+        made.append('reward.start="the reward model of the champion"')
+    return load_recipe(recipe, [*settings, *made])
 
 
 def _annotators(recipe: Recipe, by: str | None) -> str:

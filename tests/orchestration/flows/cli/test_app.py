@@ -176,6 +176,7 @@ WRITING_COMMANDS = {
     "run": ["quickstart"],
     "validate": ["quickstart"],
     "sweep": ["quickstart", "--over", "seed=1,2"],
+    "iterate": ["quickstart"],
     "trace": ["quickstart"],
     "approve": ["latest"],
     "access": ["setup", "quickstart", "--promoter", "ann"],
