@@ -80,6 +80,7 @@ def _with_next_round(
     settings = plan.settings_of(number)
     if number:
         latest = _latest(workspace, iteration)
+        say(f"round {number}: pairs by the champion, and their labels")
         labels = labels_of(workspace, iteration, plan.loaded, latest)
         say(_labels_text(number, labels))
         settings = [*settings, *_with_labels(workspace, plan, iteration, labels)]
