@@ -46,8 +46,8 @@ def test_a_given_reward_model_learns_nothing_from_labels(recipe_file, ready_mode
 def test_the_command_refuses_with_exit_code_2(rlhf, recipe_file):
     for words, says in (
         (["absent"], "no recipe 'absent'"),
-        ([recipe_file, "--rounds", "0"], "0 is not in the range x>=1"),
-        ([recipe_file, "--labels", "0"], "0 is not in the range x>=1"),
+        ([recipe_file, "--rounds", "0"], "greater than or equal to 1"),
+        ([recipe_file, "--labels", "0"], "greater than or equal to 1"),
         ([recipe_file, "--from", "nowhere"], "--from is 'nowhere'; expected some of onpolicy"),
         ([recipe_file], "nobody labels for recipe tiny"),
     ):
