@@ -99,7 +99,7 @@ def _votes(workspace: Workspace, recipe: Recipe, by: str, pairs: Path, seed: int
     else:
         config = LabelVotesStageConfig(annotators=by)
         inputs["annotators"] = source_of("--by", by)
-    spec = StageSpec(
+    spec: StageSpec[LabelVotesStageConfig] = StageSpec(
         stage=LABEL_VOTES.name, seed=seed, config=config, inputs=inputs, code=code_digest()
     )
     done = run_stage(spec, workspace.run_dir(spec))
