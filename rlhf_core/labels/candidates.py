@@ -1,9 +1,10 @@
 """Pairs that people could be asked about, with what the models say of them.
 
 A candidate is a row of candidates.jsonl: {"prompt", "reply_a", "reply_b", "kind", "preferences"},
-and "margin" with a reward model. kind: "fresh", two replies of the policy, or "training", a pair of
-the training comparisons (reply_a is the chosen one). preferences: by rater (a member of the reward
-model, the judge, the people who labelled it) the probability that reply_a is better.
+and "margin" with a reward model. kind: "fresh", two replies of the policy; "training", a pair of
+the training comparisons (reply_a is the chosen one); or "live", a kept live reply (reply_a) and one
+of the policy, with "live": {"trace_id", "version"} of the first. preferences: by rater (a member of
+the reward model, the judge, the people who labelled it) the probability that reply_a is better.
 """
 
 import math
@@ -15,9 +16,11 @@ from rlhf_core.errors import BadInput
 from rlhf_core.labels.picking import Pick, budgets, pick
 from rlhf_core.labels.votes import LabelPair, both_orders, pair_id_of
 
-PairSource = Literal["onpolicy", "contested", "mistakes"]
+PairSource = Literal["onpolicy", "contested", "mistakes", "live"]
 POOL = 4  # pairs of a ranked source among which is picked, per pair that is wanted of it
 PEOPLE = "people"
+# input of the stage: rows {"prompt", "reply", "trace_id", "version"} of kept live replies
+LIVE = "live_replies"
 Pools = dict[str, list[LabelPair]]  # by source
 
 
@@ -60,8 +63,8 @@ def pools(candidates: Sequence[dict], wanted: Sequence[PairSource], total: int) 
     """Return the pairs of each wanted source, most to the point first where it has an order.
 
     onpolicy: all fresh pairs. contested: pairs whose raters disagree, the most first. mistakes:
-    training pairs of which the reward model prefers the rejected reply, the surest first. Raises
-    BadInput for a source that is empty.
+    training pairs of which the reward model prefers the rejected reply, the surest first. live: all
+    pairs with a live reply. Raises BadInput for a source that is empty.
     """
     share = max(1, -(-total // len(wanted))) * POOL
     found: Pools = {}
@@ -71,7 +74,7 @@ def pools(candidates: Sequence[dict], wanted: Sequence[PairSource], total: int) 
             rows.sort(key=lambda row: -(disagreement(row["preferences"].values()) or 0.0))
         if source == "mistakes":
             rows.sort(key=lambda row: row["margin"])
-        kept = rows if source == "onpolicy" else rows[:share]
+        kept = rows if source in ("onpolicy", "live") else rows[:share]
         if not kept:
             raise BadInput(f"--from {source} gives no pair: {_EMPTY[source]}.")
         found[source] = [_pair(row, source) for row in kept]
@@ -85,6 +88,8 @@ _EMPTY: dict[PairSource, str] = {
     " judge (evaluate.judge), or comparisons and a reward model",
     "mistakes": "the reward model prefers the chosen reply of every training pair that was scored;"
     " leave this source out",
+    "live": "no prompt of a kept reply fits the policy, or the policy gave every kept reply again;"
+    " keep more replies (rlhf live NAME --log SHARE)",
 }
 
 
@@ -92,8 +97,9 @@ def _belongs(row: dict, source: PairSource) -> bool:
     if source == "mistakes":
         return row["kind"] == "training" and row.get("margin", 0.0) < 0
     if source == "contested":
-        return (disagreement(row["preferences"].values()) or 0.0) > 0
-    return row["kind"] == "fresh"
+        is_asked = row["kind"] in ("fresh", "training")
+        return is_asked and (disagreement(row["preferences"].values()) or 0.0) > 0
+    return row["kind"] == ("live" if source == "live" else "fresh")
 
 
 def _pair(row: dict, source: str) -> LabelPair:
@@ -106,7 +112,7 @@ def _pair(row: dict, source: str) -> LabelPair:
         source=source,
         margin=row.get("margin"),
         disagreement=disagreement(row["preferences"].values()),
-        facts={"kind": row["kind"], "preferences": row["preferences"]},
+        facts={key: row[key] for key in ("kind", "preferences", "live") if key in row},
     )
 
 

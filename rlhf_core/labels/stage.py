@@ -1,10 +1,11 @@
-"""Make candidates for labelling: fresh pairs of the policy, and training pairs, all scored.
+"""Make candidates for labelling: fresh, training and live pairs, all scored.
 
-Only training prompts and training pairs are read: a held-out item that people label would be
-trained on.
+Only training prompts and training pairs are read, and kept live replies to prompts that are not
+held out: a held-out item that people label would be trained on.
 """
 
 import json
+import math
 from pathlib import Path
 
 from torch import Tensor
@@ -14,12 +15,14 @@ from rlhf_core.config.stage_configs import LabelPairsStageConfig
 from rlhf_core.data.render import render_prompt, reply_text
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.errors import BadInput
 from rlhf_core.judging.functions import conversation
 from rlhf_core.judging.judge import load_judge
 from rlhf_core.judging.verdicts import compare
-from rlhf_core.labels.candidates import people, preference
+from rlhf_core.labels.candidates import LIVE, people, preference
 from rlhf_core.modeling.ensemble import load_members
 from rlhf_core.modeling.reading import own_reading
+from rlhf_core.modeling.requirements import context_of
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.reward.scoring import pair_sequences, score_sequences
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
@@ -42,6 +45,8 @@ def run(spec: SpecOfPairs, run: RunDir) -> Output:
     if config.comparisons:
         pairs = load_split(spec.inputs["comparisons_train"].path)
         rows += _training(spec, subset(pairs, config.comparisons, seed=spec.seed))
+    if LIVE in spec.inputs:
+        rows += _live(spec)
     rows = _judged(spec, run.path, rows)
     if is_rank_zero():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -51,18 +56,9 @@ def run(spec: SpecOfPairs, run: RunDir) -> Output:
 
 def _fresh(spec: SpecOfPairs, prompts: list[dict]) -> list[dict]:
     """Return two replies of the policy to each prompt, equal ones left out."""
-    path = spec.inputs["policy"].path
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(spec.inputs["policy"].path)
     twice = [render_prompt(tokenizer, row["prompt"]) for row in prompts for _ in "ab"]
-    sampler = open_sampler(
-        path,
-        spec.config.evaluate.sampling,
-        max_prompt_tokens=max(map(len, twice)),
-        dtype=spec.config.dtype,
-    )
-    seeds = reply_seeds(spec.seed, 0, len(twice))
-    samples = draw(sampler, twice, seeds=seeds, eos_id=tokenizer.eos_token_id)
-    sampler.close()
+    samples = _drawn(spec, twice, 0)
     texts = [reply_text(tokenizer, sample.tokens) for sample in samples]
     kept = [k for k in range(len(prompts)) if texts[2 * k] != texts[2 * k + 1]]
     found = [
@@ -85,6 +81,77 @@ def _fresh(spec: SpecOfPairs, prompts: list[dict]) -> list[dict]:
         [samples[place] for place in places],
     )
     return _scored(spec, found, sequences)
+
+
+def _drawn(spec: SpecOfPairs, rendered: list[list[int]], step: int) -> list[Sample]:
+    """Return a reply of the policy to each prompt. step: another one gives other replies."""
+    path = spec.inputs["policy"].path
+    sampler = open_sampler(
+        path,
+        spec.config.evaluate.sampling,
+        max_prompt_tokens=max(map(len, rendered)),
+        dtype=spec.config.dtype,
+    )
+    seeds = reply_seeds(spec.seed, step, len(rendered))
+    samples = draw(sampler, rendered, seeds=seeds, eos_id=load_tokenizer(path).eos_token_id)
+    sampler.close()
+    return samples
+
+
+def _live(spec: SpecOfPairs) -> list[dict]:
+    """Return each kept live reply with a new one of the policy, equal ones left out.
+
+    The reward model reads both as it reads comparisons, which is what a label makes of them.
+    """
+    kept, rendered = _fitting(spec, spec.inputs[LIVE].path)
+    if not kept:
+        return []
+    tokenizer = load_tokenizer(spec.inputs["policy"].path)
+    texts = [reply_text(tokenizer, sample.tokens) for sample in _drawn(spec, rendered, 1)]
+    found = [
+        {
+            "kind": "live",
+            "prompt": row["prompt"],
+            "reply_a": row["reply"],
+            "reply_b": text,
+            "preferences": {},
+            "live": {"trace_id": row["trace_id"], "version": row["version"]},
+        }
+        for row, text in zip(kept, texts, strict=True)
+        if text.strip() and text.strip() != row["reply"].strip()
+    ]
+    if "reward" not in spec.inputs or not found:
+        return found
+    pairs = [
+        {"prompt": row["prompt"], "chosen": row["reply_a"], "rejected": row["reply_b"]}
+        for row in found
+    ]
+    reader = load_tokenizer(spec.inputs["reward"].path)
+    return _scored(spec, found, pair_sequences(reader, pairs))
+
+
+def _fitting(spec: SpecOfPairs, file: Path) -> tuple[list[dict], list[list[int]]]:
+    """Return the rows whose prompts the policy can answer, and these prompts as token ids.
+
+    Clients have written them: the chat template may refuse one, and one may be too long.
+    """
+    path = spec.inputs["policy"].path
+    tokenizer, context = load_tokenizer(path), context_of(path)
+    most = context - spec.config.evaluate.sampling.max_new_tokens if context else math.inf
+    kept, rendered, left_out = [], [], 0
+    for row in map(json.loads, file.open(encoding="utf-8")):
+        try:
+            tokens = render_prompt(tokenizer, row["prompt"])
+        except BadInput:
+            tokens = []
+        if not tokens or len(tokens) > most:
+            left_out += 1
+            continue
+        kept.append(row)
+        rendered.append(tokens)
+    if left_out:
+        print(f"{left_out} live prompts are left out: too long, or refused by the chat template")
+    return kept, rendered
 
 
 def _as_read(

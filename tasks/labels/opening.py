@@ -16,6 +16,7 @@ from rlhf_core.labels.report import campaign_report
 from rlhf_core.labels.votes import LabelPair
 from tasks.labels.answers import Answers, answers_of
 from tasks.labels.campaign import Campaign, CampaignFolder
+from tasks.labels.live_source import with_live_replies
 from tasks.labels.queues import LabelQueues
 from tasks.labels.sources import WantedPairs, gold_items, models_of, picked_pairs
 from tasks.records.run_record import Record
@@ -65,6 +66,8 @@ def open_campaign(
             _require_server(workspace.tracking_uri)
             gold = gold_items(options.gold) if options.gold else []
             models = models_of(record)
+            if "live" in options.sources:
+                models = with_live_replies(models, folder.path, options.total, workspace)
             wanted = WantedPairs(options.sources, options.total, options.how, options.seed)
             pairs = picked_pairs(models, wanted, workspace) + gold
             write_campaign(folder, pairs, options, models.facts, workspace)

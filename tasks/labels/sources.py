@@ -8,6 +8,7 @@ from pathlib import Path
 from rlhf_core.config import Evaluate, Recipe
 from rlhf_core.config.stage_configs import LabelPairsStageConfig
 from rlhf_core.data.sources.text_files import loads
+from rlhf_core.data.splits import HELDOUT_FOR
 from rlhf_core.data.transcripts import Messages
 from rlhf_core.digest import code_digest
 from rlhf_core.errors import BadInput
@@ -37,11 +38,13 @@ class WantedPairs:
 
 @dataclass(frozen=True)
 class RunModels:
-    """The models and the training data of a finished run, for labelling."""
+    """The models and the training data of a finished run, from which pairs to label are made."""
 
     record: Record
     recipe: Recipe
     inputs: dict[str, Artifact]
+    heldout: tuple[Artifact, ...] = ()  # splits with prompts on which it is measured
+    live: dict | None = None  # how many live replies there are for pairs, and why others are not
 
     @property
     def facts(self) -> dict:
@@ -49,7 +52,8 @@ class RunModels:
         digests = {
             name: self.inputs[name].digest for name in ("policy", "reward") if name in self.inputs
         }
-        return {"name": self.record.name, "id": self.record.id, "digests": digests}
+        found = {"name": self.record.name, "id": self.record.id, "digests": digests}
+        return found if self.live is None else found | {"live": self.live}
 
 
 def models_of(record: Record) -> RunModels:
@@ -73,7 +77,9 @@ def models_of(record: Record) -> RunModels:
         inputs["reward"] = rewarded.outputs["model"]
     elif recipe.has_reward and recipe.model.reward:
         inputs["reward"] = Artifact.of(Path(recipe.model.reward).expanduser())
-    return RunModels(record, recipe, inputs)
+    names = (f"{kind}_heldout" for kind in HELDOUT_FOR["comparisons"])
+    heldout = tuple(validated.outputs[name] for name in names if name in validated.outputs)
+    return RunModels(record, recipe, inputs, heldout)
 
 
 def picked_pairs(
@@ -108,7 +114,7 @@ def _require_models(models: RunModels, sources: Sequence[PairSource]) -> None:
 
 
 def _spec(models: RunModels, wanted: WantedPairs) -> StageSpec[LabelPairsStageConfig]:
-    """Return the spec of the stage, which reads training prompts and training pairs alone."""
+    """Return the spec of the stage, which reads no held-out prompt and no held-out pair."""
     recipe, sources = models.recipe, set(wanted.sources)
     fresh = bool(sources & {"onpolicy", "contested"})
     training = "comparisons_train" in models.inputs and bool(sources & {"contested", "mistakes"})

@@ -21,7 +21,8 @@ FromSources = Annotated[
         help=(
             "Where pairs come from: onpolicy (fresh pairs of the policy on training prompts),"
             " contested (pairs on which reward models, judge and people differ), mistakes (training"
-            " pairs that the reward model gets wrong, the surest first)"
+            " pairs that the reward model gets wrong, the surest first), live (a kept reply of the"
+            " live model and a fresh one of the policy)"
         ),
     ),
 ]
@@ -79,9 +80,9 @@ def label_open(
     """Have people compare replies in MLflow: pick pairs, a queue per person.
 
     The pairs are made by the run's policy and scored by its reward model, from training prompts and
-    training pairs only. Each person gets a review queue in MLflow, sees a prompt and two replies in
-    random order without the models' names, and answers. Called again for a name whose opening was
-    stopped, it completes that one.
+    training pairs, and from live replies that were kept; never from held-out prompts. Each person
+    gets a review queue in MLflow, sees a prompt and two replies in random order without the models'
+    names, and answers. Called again for a name whose opening was stopped, it completes that one.
     """
     from rlhf_core.labels.assignment import require_annotators
     from tasks.analysis.gate_report import find_run

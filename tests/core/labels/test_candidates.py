@@ -63,7 +63,16 @@ def test_a_pair_of_two_sources_is_asked_once():
     assert {pair.source for pair in found} == {"contested", "mistakes"}
 
 
-@pytest.mark.parametrize("source", ["onpolicy", "contested", "mistakes"])
+def test_pairs_with_a_live_reply_belong_to_their_own_source_and_say_whose_it_is():
+    live = row(0, "live", 0.1, reward_1=0.5, reward_2=0.9) | {"live": {"trace_id": "tr-1"}}
+    rows = [live, row(1, "fresh", 0.2, reward_1=0.1, reward_2=0.2)]
+    found = pools(rows, ["onpolicy", "contested", "live"], 3)
+    replies = {name: [pair.reply_a[6:8] for pair in pairs] for name, pairs in found.items()}
+    assert replies == {"onpolicy": ["a1"], "contested": ["a1"], "live": ["a0"]}
+    assert found["live"][0].facts["live"] == {"trace_id": "tr-1"}
+
+
+@pytest.mark.parametrize("source", ["onpolicy", "contested", "mistakes", "live"])
 def test_an_empty_source_is_refused_with_what_it_needs(source):
     with pytest.raises(BadInput, match=f"--from {source} gives no pair"):
         pools([row(1, margin=1.0, reward_1=0.7)], [source], 4)

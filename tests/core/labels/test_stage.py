@@ -9,10 +9,17 @@ from rlhf_core.config import Evaluate, Sampling
 from rlhf_core.config.stage_configs import LabelPairsStageConfig
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.labels.candidates import LIVE
 from rlhf_core.labels.stage import FILE, run
 from rlhf_core.modeling.models import inference, load_scalar, save_model
 from rlhf_core.reward.scoring import pair_sequences, score_sequences
 from rlhf_core.rundir import Artifact, RunDir, StageSpec
+
+CONVERSATION = [
+    {"role": "user", "content": "Is it so?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "And why?"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,13 @@ def made(tiny_model, tiny_splits, tmp_path_factory):
         "reward": folder / "reward",
         "prompts_train": tiny_splits / "prompts_train.jsonl",
         "comparisons_train": tiny_splits / "comparisons_train.jsonl",
+        LIVE: folder / "live.jsonl",
     }
+    kept = [
+        {"prompt": prompt, "reply": "It is so.", "trace_id": f"tr-{n}", "version": "2"}
+        for n, prompt in enumerate((CONVERSATION, [{"role": "user", "content": "why " * 1200}]))
+    ]
+    paths[LIVE].write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     config = LabelPairsStageConfig(
         evaluate=Evaluate(sampling=Sampling(engine="transformers", max_new_tokens=6)),
         prompts=6,
@@ -48,6 +61,15 @@ def test_fresh_pairs_answer_training_prompts_with_two_replies(made):
     for row in fresh:
         expected = 1 / (1 + math.exp(-row["margin"]))
         assert row["preferences"] == {"reward_1": pytest.approx(expected)}
+
+
+def test_a_live_reply_stands_beside_a_new_one_to_the_whole_conversation(made):
+    """The prompt that is longer than the policy's context is left out."""
+    (row,) = (row for row in made[1] if row["kind"] == "live")
+    assert row["prompt"] == CONVERSATION and row["live"] == {"trace_id": "tr-0", "version": "2"}
+    assert row["reply_a"] == "It is so." != row["reply_b"]
+    expected = 1 / (1 + math.exp(-row["margin"]))
+    assert row["preferences"] == {"reward_1": pytest.approx(expected)}
 
 
 def test_training_pairs_have_the_reward_models_margin_and_what_people_prefer(made):
@@ -77,7 +99,7 @@ def test_with_packing_the_reward_model_reads_packed_rows_to_the_same_margins(
     config = LabelPairsStageConfig(
         evaluate=Evaluate(packing=True), prompts=0, comparisons=9, dtype="float32"
     )
-    inputs = {name: Artifact.of(path) for name, path in paths.items()}
+    inputs = {name: Artifact.of(path) for name, path in paths.items() if name != LIVE}
     run(
         StageSpec(stage="label-pairs", seed=1, config=config, inputs=inputs, code="c"),
         RunDir(tmp_path),
