@@ -50,6 +50,7 @@ COMMANDS = {
         "label reassign": "Give pairs of a campaign to others: who leaves, disputes, new people.",
         "label close": "Turn a campaign's votes into comparisons, and end its queues.",
         "label import": "Turn votes in a file (Label Studio, CSV, JSON Lines) into comparisons.",
+        "feedback export": "Write people's thumbs on the kept live replies as rows of feedback.",
     },
     "live": {"live": "Serve the champion with vLLM under one address; a candidate beside it."},
     "schedules": {
@@ -68,12 +69,16 @@ COMMANDS = {
         "recipes": "List the recipes that come with the project.",
     },
 }
-GROUPS = {"label": "Have people compare replies, and turn their votes into comparisons."}
+GROUPS = {
+    "label": "Have people compare replies, and turn their votes into comparisons.",
+    "feedback": "Turn people's thumbs on live replies into data.",
+}
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
     *("run", "validate", "sweep", "iterate", "trace"),
     *("approve", "promote", "rollback", "history", "access", "heldout"),
     *("label open", "label reassign", "label close", "label import"),
+    "feedback export",
     *("deploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
     "live",

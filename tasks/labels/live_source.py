@@ -12,7 +12,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.labels.candidates import LIVE
 from rlhf_core.rundir import Artifact, replacing
 from tasks.labels.sources import MOST_PROMPTS, PROMPTS_PER_PAIR, RunModels
-from tasks.live.replies import LiveReply, live_replies
+from tasks.live.replies import live_replies
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FILE = "live.jsonl"  # in the campaign's folder
 MOST_READ = 20_000  # kept replies that are looked at, the newest ones
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass
@@ -60,7 +59,7 @@ def kept_replies(
     """
     found, seen = KeptReplies(), set[str]()
     for reply in live_replies(client, name, most=MOST_READ):
-        reason = _unusable(reply)
+        reason = reply.unusable
         if not reason:
             key = short_key(reply.messages)
             held = "the prompt is held out" if key in heldout else ""
@@ -80,16 +79,6 @@ def kept_replies(
         if len(found.rows) == most:
             break
     return found
-
-
-def _unusable(reply: LiveReply) -> str:
-    """Return why nobody can be asked about a reply, '' for one that can be used."""
-    if not reply.reply.strip():
-        return "the reply is empty"
-    messages = reply.messages
-    is_asked = bool(messages) and messages[-1]["role"] == "user"
-    is_text = all(one["role"] in ROLES and one["content"].strip() for one in messages)
-    return "" if is_asked and is_text else "the request is no conversation of text"
 
 
 def _require_some(kept: KeptReplies, name: str) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Feedback, Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
+from mlflow.entities import Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import SpanAttributeKey, TraceTagKey
 from mlflow.tracing.utils import dump_span_attribute_value
 
+from tasks.live.people import PersonsFeedback, peoples_feedback
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, find_or_create_experiment
 
@@ -31,6 +32,7 @@ DAY_MS = 86_400_000
 LOGGED = "[!.]*.json"  # a file that begins with a dot is being written
 REFUSED = "refused"  # folder of the logged replies that MLflow does not take
 NO_ACCESS = (401, 403)
+ROLES = ("system", "user", "assistant")  # of messages that are text
 log = logging.getLogger("rlhf.live")
 
 
@@ -38,7 +40,7 @@ log = logging.getLogger("rlhf.live")
 class LiveReply:
     """A reply of a live model, as its trace has it.
 
-    reply_id: as the client got it. thumbs: people's feedback that is true or false.
+    reply_id: as the client got it. feedback: what people said of it.
     """
 
     trace_id: str
@@ -50,7 +52,21 @@ class LiveReply:
     reply: str
     finish_reason: str
     time_ms: int
-    thumbs: tuple[bool, ...] = ()
+    feedback: tuple[PersonsFeedback, ...] = ()
+
+    @property
+    def thumbs(self) -> tuple[bool, ...]:
+        """People's feedback that is true or false."""
+        return tuple(each.value for each in self.feedback if isinstance(each.value, bool))
+
+    @property
+    def unusable(self) -> str:
+        """Why nobody can be trained on it, or asked about it; '' for a reply of which one can."""
+        if not self.reply.strip():
+            return "the reply is empty"
+        is_asked = bool(self.messages) and self.messages[-1]["role"] == "user"
+        is_text = all(one["role"] in ROLES and one["content"].strip() for one in self.messages)
+        return "" if is_asked and is_text else "the request is no conversation of text"
 
 
 def experiment_name(name: str) -> str:
@@ -205,11 +221,7 @@ def _reply(trace: Trace) -> LiveReply | None:
         reply=given["choices"][0]["message"]["content"],
         finish_reason=tags.get(FINISH, ""),
         time_ms=trace.info.request_time,
-        thumbs=tuple(
-            each.value
-            for each in trace.info.assessments
-            if isinstance(each, Feedback) and isinstance(each.value, bool)
-        ),
+        feedback=peoples_feedback(trace),
     )
 
 

@@ -16,6 +16,7 @@ OWNERS = {
         "tasks/labels/queues.py",
         "tasks/approval/server_answer.py",
         "tasks/live/gateway.py",
+        "tasks/live/people.py",
         "tasks/live/replies.py",
         "tasks/promotion/candidates.py",
         "tasks/registry/approval_queue.py",

@@ -194,6 +194,7 @@ WRITING_COMMANDS = {
     "label reassign": ["week-48", "--without", "bob"],
     "label close": ["week-48", "--out", "comparisons.jsonl"],
     "label import": ["votes.jsonl", "--out", "comparisons.jsonl"],
+    "feedback export": ["quickstart", "--out", "thumbs.jsonl"],
     "down": [],
     "ui": ["--no-browser"],
     "live": ["quickstart"],
