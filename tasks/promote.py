@@ -20,6 +20,7 @@ from tasks.registration import register_policy
 from tasks.run_context import RunContext, StageOutput
 from tasks.run_result import row_of
 from tasks.run_stage import is_infrastructure
+from tasks.tracking.address import redacted
 from tasks.tracking.client import brief
 
 
@@ -41,9 +42,9 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
     model = register_policy(context, evaluation)
     if not tracker.retry():
         raise StageFailed(
-            f"MLflow at {tracker.record.tracking_uri} is not up to date ({tracker.problem}), so"
-            " nothing was promoted. Everything trained is kept: run the recipe again when MLflow"
-            " answers, and only the promotion is left to do."
+            f"MLflow at {redacted(tracker.record.tracking_uri)} is not up to date"
+            f" ({tracker.problem}), so nothing was promoted. Everything trained is kept: run the"
+            " recipe again when MLflow answers, and only the promotion is left to do."
         )
     version = next(
         item.version

@@ -21,7 +21,7 @@ from tasks.records import events
 from tasks.records.run_record import Record, find_records
 from tasks.records.workspace import Workspace
 from tasks.run_result import rows_of
-from tasks.tracking.address import require_address
+from tasks.tracking.address import redacted, require_address
 
 
 def run_recipe(
@@ -111,11 +111,12 @@ def _blame_prefect_server(error: Exception) -> None:
     if address is None:
         return
     if refuses_account(error):
-        raise BadInput(NO_ACCOUNT.format(url=address.url)) from error
+        raise BadInput(NO_ACCOUNT.format(url=redacted(address.url))) from error
     if not answers(address.url.rstrip("/") + "/health"):
         raise BadInput(
-            f"the Prefect server at {address.url} does not answer ({type(error).__name__}); the"
-            f" address is set by {address.place}. Start the server, or {address.fix}."
+            f"the Prefect server at {redacted(address.url)} does not answer"
+            f" ({type(error).__name__}); the address is set by {address.place}. Start the"
+            f" server, or {address.fix}."
         ) from error
 
 

@@ -16,6 +16,7 @@ from flows.platform import prefect_address
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import redacted
 from tasks.tracking.sqlite_store import ensure_tables
 
 HOST = "127.0.0.1"
@@ -159,8 +160,8 @@ def wait_until_ready(page: Page, process: GuardedProcess | None, log: Path) -> N
     while not answers(page.health):
         if process is None:
             raise RLHFError(
-                f"{page.name} at {page.url} does not answer; start it, or unset its address to use"
-                " a local one."
+                f"{page.name} at {redacted(page.url)} does not answer; start it, or unset its"
+                " address to use a local one."
             )
         if process.poll() is not None or time.monotonic() > end:
             tail = "\n  ".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-15:])

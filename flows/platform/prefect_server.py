@@ -5,7 +5,7 @@
 On SQLite, the event loop of Prefect 3.7.7's server waits for a coroutine on another thread when it
 loads a new automation. If that loop is evaluating triggers at this moment, each waits for the
 other. The server then never answers again, and its log says nothing
-(https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes five automations.
+(https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes six automations.
 PostgreSQL is not affected.
 """
 

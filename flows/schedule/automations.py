@@ -29,7 +29,9 @@ OCCASIONS = {
     "crashed": "prefect.flow-run.Crashed",
     "waiting for approval": "prefect.flow-run.Paused",
     "promoted": announce.PROMOTED,
+    "served live by other versions": announce.LIVE,
 }
+ABOUT_MODELS = (announce.PROMOTED, announce.LIVE)
 CRASHED = "rlhf: crashed when heartbeats stop"
 ABOUT_RUN = (
     "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{"
@@ -49,7 +51,7 @@ def notify(target: str) -> list[str]:
     require_server()
     block, is_hook = (_webhook(target), True) if "://" in target else (_block(target), False)
     for occasion, event in OCCASIONS.items():
-        about_model = event == announce.PROMOTED
+        about_model = event in ABOUT_MODELS
         match = {"prefect.resource.id": "rlhf.model.*"} if about_model else RUN
         trigger = EventTrigger(
             expect={event},

@@ -64,7 +64,9 @@ def record_id(record: dict) -> str:
 def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
     if verdict(row) is False:
         raise RejectedRow(
-            "schema", "label is false (KTO): a bad answer; expected a good one to be imitated"
+            "schema",
+            f"label is {str(row['label']).strip().lower()} (KTO): a bad answer; expected a good"
+            " one to be imitated (ignore = ['label'] trains on it where it is no thumb)",
         )
     return _answered(format_, row)
 

@@ -12,8 +12,7 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
 )
-_TRUE = {"true": True, "false": False}
-_THUMBS = _TRUE | {"1": True, "0": False, "up": True, "down": False}  # as texts
+_THUMBS = {"true": True, "false": False, "1": True, "0": False, "up": True, "down": False}
 
 
 def votes(row: dict) -> tuple[int | None, int | None]:
@@ -107,12 +106,12 @@ def score_tie(row: dict) -> str | None:
 def verdict(row: dict) -> bool | None:
     """Return the verdict in a label column (KTO): True for a good answer.
 
-    None if the column holds no boolean.
+    None if the column holds nothing that `thumb` takes, as a class's name.
     """
-    label = row.get("label")
-    if isinstance(label, str):
-        return _TRUE.get(label.strip().lower())
-    return label if isinstance(label, bool) else None
+    try:
+        return thumb(row.get("label"))
+    except RejectedRow:
+        return None
 
 
 def thumb(label: object) -> bool:

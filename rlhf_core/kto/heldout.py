@@ -11,6 +11,7 @@ from rlhf_core.config.stage_configs import KTOStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.evidence.figures import label_figures
 from rlhf_core.evidence.items import write_items
+from rlhf_core.kto.other_prompts import places_of_other_prompts
 from rlhf_core.objectives.unpaired import kto, label_weights
 from rlhf_core.reward.heldout_labels import LabelScores, label_items, label_output, label_scores
 from rlhf_core.reward.heldout_pairs import heldout_metrics, pair_scores
@@ -35,29 +36,24 @@ class HeldoutReplies:
 
     @property
     def mismatched(self) -> list[Sequence]:
-        """Each prompt with the nearest earlier reply to another one, cyclic."""
-        places = places_of_other_prompts([one.prompt for one in self.sequences])
+        """Each prompt with the nearest earlier reply to another one, cyclic.
+
+        Raises BadInput where all prompts are the same one.
+        """
+        prompts = [tuple(one.prompt) for one in self.sequences]
+        _require_two(prompts)
+        places = places_of_other_prompts(prompts)
         found = zip(self.sequences, places, strict=True)
         return [Sequence(own.prompt, self.sequences[place].response) for own, place in found]
 
 
-def places_of_other_prompts(prompts: list[list[int]]) -> list[int]:
-    """Return for each prompt the nearest earlier place with another one, cyclic.
-
-    Replies to one prompt stand beside each other, as those of a comparison do. Raises BadInput
-    where all prompts are the same one.
-    """
-    if all(prompt == prompts[0] for prompt in prompts):
+def _require_two(prompts: list[tuple[int, ...]]) -> None:
+    if len(set(prompts)) < 2:
         raise BadInput(
             f"the held-out data of kto are {len(prompts)} replies to one prompt; expected replies"
             " to two prompts at least, because z0 is measured on prompts with replies to others."
             " Add feedback or comparisons of other prompts."
         )
-    found = [place - 1 for place in range(len(prompts))]
-    for place in [*range(len(prompts))] * 2:  # twice: the first prompts look back past the start
-        if prompts[place] == prompts[place - 1]:
-            found[place] = found[place - 1]
-    return [place % len(prompts) for place in found]
 
 
 def heldout_replies(

@@ -1,6 +1,8 @@
 """Mismatched replies: the prompts of a step, each with the reply to another prompt of the step."""
 
+from array import array
 from collections.abc import Sequence as Seq
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -8,13 +10,15 @@ from torch import Tensor
 from rlhf_core.batching.batch import Sequence, order
 from rlhf_core.config import KTO
 from rlhf_core.data.rows.lazy import LazySequence
+from rlhf_core.kto.other_prompts import places_of_other_prompts
 
 
 class ShiftedReplies(LazySequence[Sequence]):
     """The prompts of all steps in their order, each with the reply to another of its step.
 
-    Within a step the replies are shifted by one place. A step of one reply takes that of the row
-    before it in the epoch.
+    Within a step the replies are shifted by one place, as TRL does. Where the reply before is one
+    to the same prompt, the nearest earlier one to another prompt takes its place (TRL takes the
+    reply before all the same). A step of one prompt takes replies of earlier steps of the epoch.
     """
 
     def __init__(self, sequences: Seq[Sequence], config: KTO, *, seed: int):
@@ -25,7 +29,10 @@ class ShiftedReplies(LazySequence[Sequence]):
             for epoch in range(config.epochs)
         ]
         self._prompts_M = torch.cat(orders)
-        self._replies_M = torch.cat([_shifted(one, config.batch_size) for one in orders])
+        prompts = _numbered(sequences)
+        self._replies_M = torch.cat(
+            [_shifted(one, prompts[one].tolist(), config.batch_size) for one in orders]
+        )
 
     def __len__(self) -> int:
         return len(self._prompts_M)
@@ -42,9 +49,24 @@ class ShiftedReplies(LazySequence[Sequence]):
         return slice(start, min(start + self._batch_size, (epoch + 1) * self._count))
 
 
-def _shifted(order_N: Tensor, batch_size: int) -> Tensor:
-    parts = list(order_N.split(batch_size))
-    shifted = [part.roll(1) for part in parts]
-    if len(parts[-1]) == 1 and len(order_N) > 1:
-        shifted[-1] = order_N[-2:-1]
-    return torch.cat(shifted)
+def _numbered(sequences: Seq[Sequence]) -> Tensor:
+    """Return a number for the prompt of each sequence, the same for the same prompt."""
+    numbers: dict[bytes, int] = {}
+    found = []
+    for sequence in sequences:
+        key = blake2b(array("q", sequence.prompt).tobytes(), digest_size=16).digest()
+        found.append(numbers.setdefault(key, len(numbers)))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _shifted(order_N: Tensor, prompts: list[int], batch_size: int) -> Tensor:
+    """Return the row whose reply each row of an epoch meets. prompts: their numbers, in order."""
+    over_all = places_of_other_prompts(prompts)
+    places: list[int] = []
+    for start in range(0, len(prompts), batch_size):
+        step = prompts[start : start + batch_size]
+        if len(set(step)) > 1:
+            places += [start + place for place in places_of_other_prompts(step)]
+        else:
+            places += over_all[start : start + batch_size]
+    return order_N[places]

@@ -114,7 +114,8 @@ def _mapping(columns: Mapping[str, str]) -> dict[str, str]:
 def _csv(file: Path) -> Iterator[tuple[str, dict]]:
     csv.field_size_limit(sys.maxsize)  # the library's own limit, 128 KiB, is less than a text has
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
+        # else a quote that is not closed would make the rest of the file one comment
+        reader = csv.DictReader(lines, strict=True)
         try:
             for row in reader:
                 where = f"{file} line {reader.line_num}"

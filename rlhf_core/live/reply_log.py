@@ -28,6 +28,12 @@ log = logging.getLogger("rlhf.live")
 ASGIApp = Callable[[ASGIMessage, ASGIReceive, ASGISend], Awaitable[None]]
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed router has left half written in a folder that no router writes to."""
+    for file in folder.glob(".*.json"):
+        file.unlink(missing_ok=True)
+
+
 class ReplyLog:
     """The middleware, with the settings in RLHF_REPLY_LOG."""
 

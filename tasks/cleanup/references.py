@@ -19,6 +19,7 @@ from tasks.iterate.iteration import Iteration
 from tasks.records.run_record import Record, pending, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import Sweep
+from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 from tasks.tracking.pages import model_versions, registered_models
 
@@ -109,7 +110,7 @@ def _why_needed(
     if record.sweep and record.sweep.id in sweeps:
         return "a sweep or loop that is not complete"
     if store is None:
-        return f"a run recorded at {record.tracking_uri}, which does not answer"
+        return f"a run recorded at {redacted(record.tracking_uri)}, which does not answer"
     lost = [
         item.model
         for item in record.registrations
@@ -162,9 +163,9 @@ def _read_own_store(uri: str) -> RegisteredModels:
         return _read_store(uri)
     except Exception as error:
         raise RLHFError(
-            f"MLflow at {uri} does not answer ({brief(error)}), so nobody can say which runs its"
-            " registered versions need. Nothing was removed. Start it, or set MLFLOW_TRACKING_URI,"
-            " and try again."
+            f"MLflow at {redacted(uri)} does not answer ({brief(error)}), so nobody can say which"
+            " runs its registered versions need. Nothing was removed. Start it, or set"
+            " MLFLOW_TRACKING_URI, and try again."
         ) from error
 
 
@@ -173,7 +174,10 @@ def _read_other_store(uri: str, say: Callable[[str], None]) -> RegisteredModels 
     try:
         return _read_store(uri)
     except Exception as error:
-        say(f"MLflow at {uri} does not answer ({brief(error)}): the runs recorded there are kept")
+        say(
+            f"MLflow at {redacted(uri)} does not answer ({brief(error)}): the runs recorded there"
+            " are kept"
+        )
         return None
 
 

@@ -117,7 +117,8 @@ def provenance(campaign: Campaign, answers: Answers, names: dict[str, str]) -> d
         "overlap": campaign.overlap,
         "tracking_uri": redacted(campaign.tracking_uri),
         "experiment_id": campaign.experiment_id,
-        "queues": {names[name]: queue.queue_id for name, queue in campaign.queues.items()},
+        # without whose queue is which: on the server a queue has its annotator's name
+        "queues": sorted(queue.queue_id for queue in campaign.queues.values()),
         # account: MLflow's server knew by password who answered; queue: whoever opened the queue
         "authorship": "account" if campaign.accounts else "queue",
         "annotators": sorted(names.values()),

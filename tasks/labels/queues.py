@@ -22,7 +22,6 @@ from rlhf_core.labels.votes import LabelPair
 from tasks.labels.campaign import Assignment, Campaign, Queue
 from tasks.labels.pages import QUESTIONS, ShownPair
 from tasks.records.workspace import Workspace
-from tasks.tracking.address import redacted
 from tasks.tracking.client import connect, find_or_create_experiment, page_base
 
 SPANS = 50  # in one request
@@ -206,7 +205,7 @@ class LabelQueues:
 
 def queue_page(campaign: Campaign, queue: Queue) -> str:
     """Return the address of a queue for browsers, without a password; the first open pair first."""
-    base = redacted(page_base(campaign.tracking_uri))
+    base = page_base(campaign.tracking_uri)
     asked = f"selectedQueueId={quote(queue.queue_id)}&startReview=true"
     return f"{base}/#/experiments/{campaign.experiment_id}/review-queue?{asked}"
 

@@ -9,6 +9,7 @@ from tasks.tracking.client import brief
 
 PROMOTED = "rlhf.promoted"
 DATA_CHANGED = "rlhf.data-changed"
+LIVE = "rlhf.live"  # other versions of a live model answer, or a server has ended
 log = logging.getLogger("rlhf.announce")
 
 

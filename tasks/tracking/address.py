@@ -42,6 +42,15 @@ def redacted(uri: str) -> str:
     return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
+def without_credentials(uri: str) -> str:
+    """Return the address without user name and password, as a page that people open has it."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def database_file(uri: str) -> Path | None:
     """Return the file of an SQLite store, None for any other store."""
     parts = urlsplit(uri)

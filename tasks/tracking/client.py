@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 import mlflow
 from mlflow import MlflowClient
@@ -9,11 +10,12 @@ from mlflow import MlflowClient
 from rlhf_core.errors import BadInput
 from tasks.records.run_record import Membership, Record, Registration, now
 from tasks.records.workspace import UI_URL, Workspace
-from tasks.tracking.address import require_address
+from tasks.tracking.address import require_address, without_credentials
 from tasks.tracking.sqlite_store import ensure_tables
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]*@")
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
 for _name in ("mlflow", "alembic"):  # their import has set the levels to INFO
@@ -68,9 +70,10 @@ def page_base(tracking_uri: str) -> str:
     """Return the address of MLflow for browsers.
 
     RLHF_MLFLOW_PAGE names a server that workers reach by another name, as in a container's network.
+    A user name and password of the program's address are not in it: pages are printed and sent.
     """
     served = os.environ.get(PAGE_VARIABLE) or tracking_uri
-    return (served if tracking_uri.startswith("http") else UI_URL).rstrip("/")
+    return without_credentials(served if tracking_uri.startswith("http") else UI_URL).rstrip("/")
 
 
 def version_page(record: Record, registration: Registration) -> str:
@@ -86,7 +89,7 @@ def report_link(record: Record) -> str | None:
 
 
 def brief(error: BaseException) -> str:
-    """Return the kind and the first line of an error.
+    """Return the kind and the first line of an error, without the password of an address in it.
 
     KeyboardInterrupt and its like are no errors: the text says that the process had to end.
     """
@@ -96,7 +99,8 @@ def brief(error: BaseException) -> str:
             " again and it resumes."
         )
     first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first[:300]}"
+    shown = _PASSWORD.sub(r"\1***@", first)
+    return f"{type(error).__name__}: {shown[:300]}"
 
 
 def find_or_create_experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:

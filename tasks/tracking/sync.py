@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tasks.records.run_record import Record, StageRecord, now, pending, record_lock
 from tasks.records.workspace import Workspace
-from tasks.tracking.address import is_address
+from tasks.tracking.address import is_address, redacted
 from tasks.tracking.client import brief, connect
 from tasks.tracking.forwarder import Forwarder
 
@@ -48,7 +48,7 @@ def sync(workspace: Workspace | None = None, *, to: str | None = None) -> SyncRe
                 record.send_to(address)
             try:
                 if record.tracking_uri in dead:
-                    raise ConnectionError(f"{record.tracking_uri} does not answer")
+                    raise ConnectionError(f"{redacted(record.tracking_uri)} does not answer")
                 Forwarder(workspace, record).forward()
                 forwarded.append(record.name)
             except Exception as error:

@@ -14,6 +14,7 @@ from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
 from tasks.records.workspace import Workspace
+from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect, link
 from tasks.tracking.forwarder import Forwarder
 
@@ -152,7 +153,7 @@ class Tracker:
             if not self.problem:
                 log.warning(
                     "MLflow at %s is behind (%s); training goes on.",
-                    self.record.tracking_uri,
+                    redacted(self.record.tracking_uri),
                     brief(error),
                 )
             self.is_behind(error)

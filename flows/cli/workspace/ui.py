@@ -30,10 +30,11 @@ def ui(
     """Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C."""
     from flows.platform.pages import serve
     from tasks.records.workspace import Workspace
+    from tasks.tracking.address import redacted
 
     def ready(pages: list["Page"]) -> None:
         for page in pages:
-            print(f"{page.name:8} {page.url}", flush=True)
+            print(f"{page.name:8} {redacted(page.url)}", flush=True)
         print("Ctrl-C ends both.", flush=True)
         if browser:
             typer.launch(pages[0].url)

@@ -17,6 +17,7 @@ from flows.platform.live.view import LiveView, view
 from flows.platform.pages import choose_port
 from flows.platform.processes import end_all, end_group, in_groups, marked
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
+from rlhf_core.live.reply_log import remove_unfinished
 from tasks.live.gateway import Gateway
 from tasks.live.replies import store_rest
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
@@ -197,7 +198,8 @@ def _wait(
 ) -> None:
     """Return when requests are answered, by the canary too unless it is over.
 
-    watcher: the one that was started for it. Raises RLHFError when a server or the watcher ends.
+    watcher: the one that was started for it, None for the one that runs. Raises RLHFError when a
+    server or the watcher ends.
     """
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
@@ -211,6 +213,11 @@ def _wait(
             log = (place.path / WATCH_LOG).read_text(encoding="utf-8", errors="replace")
             tail = "\n  ".join(log.splitlines()[-LAST_LINES:])
             raise RLHFError(f"the watcher of {place.name} has ended; the end of its log:\n  {tail}")
+        if watcher is None and not (state and state.is_watched):
+            raise RLHFError(
+                f"the watcher of {place.name} has ended, and changes nothing any more; what is"
+                f" served goes on. rlhf live {place.name} starts a new one."
+            )
         time.sleep(0.3)
     raise RLHFError(f"{place.name} did not answer within {START_SECONDS:g} s; see {place.path}.")
 
@@ -244,6 +251,7 @@ def _end(place: LiveFolder, tell: Tell) -> list[str]:
 
 def _store_rest(place: LiveFolder, options: LiveOptions, tell: Tell) -> None:
     """Store the last replies, and delete old ones, which nobody does any more from now on."""
+    remove_unfinished(place.replies)
     if not options.log_rate and options.keep_days is None:
         return
     try:

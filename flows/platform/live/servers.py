@@ -25,7 +25,7 @@ from flows.platform.pages import answers, choose_port, free_port
 from flows.platform.processes import end_all, end_group, group_of
 from flows.platform.services import MARKER as PLATFORM
 from rlhf_core.errors import LAST_LINES
-from rlhf_core.live.reply_log import VARIABLE
+from rlhf_core.live.reply_log import VARIABLE, remove_unfinished
 from rlhf_core.live.serving import server_command, server_environment
 from rlhf_core.sampling.shared_blocks import unlink_blocks_of
 from tasks.execution.launcher import has_cuda
@@ -59,10 +59,11 @@ def start_server(place: LiveFolder, served: ServedVersion, command: Command) -> 
 def start_router(place: LiveFolder, options: LiveOptions) -> LiveProcess:
     """Start the router, with a log where one is asked for.
 
-    Raises BadInput where its port is taken.
+    No other router of the model may run. Raises BadInput where its port is taken.
     """
     port = choose_port(options.port, options.port)
     place.replies.mkdir(exist_ok=True)
+    remove_unfinished(place.replies)
     settings = {"folder": str(place.replies), "rate": options.log_rate, "redact": options.redact}
     log = {VARIABLE: json.dumps(settings)} if options.log_rate else {}
     words = ["-m", "rlhf_core.live.router", place.name, str(place.path), str(port)]

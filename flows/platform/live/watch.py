@@ -24,7 +24,6 @@ from tasks.tracking.client import brief, connect
 
 STEP_SECONDS = 1.0
 LEAVING_AT_MOST_SECONDS = 600.0  # for the last replies of a server that gets no requests any more
-LIVE = "rlhf.live"  # Prefect event: other versions answer, or a server has ended
 log = logging.getLogger("rlhf.live")
 
 
@@ -187,7 +186,7 @@ class LiveWatch:
         model = self.registry.model("policy")
         log.warning("%s", reason)
         payload = {"model": model, "reason": f"{model}: {reason}"}
-        announce.publish(LIVE, announce.model_resource(model), payload)
+        announce.publish(announce.LIVE, announce.model_resource(model), payload)
 
 
 def _taken_over(place: LiveFolder) -> LiveState:

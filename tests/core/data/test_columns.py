@@ -165,6 +165,9 @@ def test_the_columns_of_the_recipe_go_before_the_names_that_are_known(table):
         ("comparisons", {"prompt": "Why?", "system": 3, **PAIR}, "system is int 3"),
         ("demonstrations", {"prompt": "Why?", "completion": "x", "label": False}, "label is false"),
         ("demonstrations", {"prompt": "W", "completion": "x", "label": "False"}, "label is false"),
+        ("demonstrations", {"prompt": "W", "completion": "x", "label": 0}, "label is 0"),
+        ("demonstrations", {"prompt": "W", "completion": "x", "label": "0"}, "label is 0"),
+        ("demonstrations", {"prompt": "W", "completion": "x", "label": " Down"}, "label is down"),
     ],
 )
 def test_what_no_stage_can_use_is_refused_with_its_name(table, kind, row, reason):

@@ -25,3 +25,28 @@ def test_a_step_of_one_reply_takes_that_of_the_row_before_it():
     *_, before, last = order(7, seed=5, epoch=0)
     shifted = ShiftedReplies(SEQUENCES, KTO(batch_size=3), seed=5)
     assert shifted[shifted.places(3)] == [Sequence([last], [100 + before])]
+
+
+def test_no_prompt_meets_the_other_reply_to_itself_where_its_step_has_another_prompt():
+    siblings = [Sequence([i // 2], [i]) for i in range(12)]
+    for seed in range(20):
+        shifted = ShiftedReplies(siblings, KTO(batch_size=4), seed=seed)
+        rows = order(12, seed=seed, epoch=0)
+        for step in range(1, 4):
+            own = rows[4 * (step - 1) : 4 * step]
+            for row, place, found in zip(own, range(4), shifted[shifted.places(step)], strict=True):
+                assert found.prompt == [row // 2] != [found.response[0] // 2]
+                assert found.response[0] in own
+                if own[place - 1] // 2 != row // 2:
+                    assert found.response == [own[place - 1]]  # as TRL shifts them
+
+
+def test_a_step_of_one_prompt_takes_replies_of_earlier_steps():
+    two = [Sequence([7], [row]) for row in range(5)] + [Sequence([8], [5])]
+    for seed in range(20):
+        shifted = ShiftedReplies(two, KTO(batch_size=2), seed=seed)
+        assert all((one.prompt == [7]) == (one.response == [5]) for one in shifted)
+    one_prompt = ShiftedReplies(
+        [Sequence([7], [row]) for row in range(4)], KTO(batch_size=2), seed=1
+    )
+    assert sorted(one.response[0] for one in one_prompt) == [0, 1, 2, 3]

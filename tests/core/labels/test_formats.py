@@ -39,6 +39,15 @@ def test_csv_with_names_of_its_own_is_read_as_the_same_votes(tmp_path):
     assert found.votes[0].strength is None
 
 
+@pytest.mark.parametrize("row", ['How?,So.,Thus.,ann,a,"no end', 'How?,So.,Thus.,ann,a,"x"y'])
+def test_a_quote_that_is_not_closed_is_refused_and_swallows_no_votes(tmp_path, row):
+    file = tmp_path / "votes.csv"
+    good = "Why?,So.,Thus.,bob,b,"
+    file.write_text(f"prompt,reply_a,reply_b,annotator,choice,comment\n{row}\n{good}\n", "utf-8")
+    with pytest.raises(BadInput, match=r"votes\.csv line [23] is not CSV"):
+        read_votes(file)
+
+
 def test_the_other_order_of_the_replies_is_the_same_pair(tmp_path):
     other = ROW | {"reply_a": "Thus.", "reply_b": "So.", "annotator": "bob", "first": "a"}
     found = read_votes(jsonl(tmp_path, ROW, other))

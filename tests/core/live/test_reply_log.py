@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from rlhf_core.live.reply_log import UNLOGGED, VARIABLE, ReplyLog
+from rlhf_core.live.reply_log import UNLOGGED, VARIABLE, ReplyLog, remove_unfinished
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "my name is Ann"}]}).encode()
 CHOICE = {"message": {"content": "hi"}, "finish_reason": "stop"}
@@ -50,6 +50,14 @@ def ask(tmp_path, monkeypatch):
         return [json.loads(file.read_text()) for file in sorted(tmp_path.iterdir())]
 
     return asked
+
+
+def test_what_a_killed_router_has_left_half_written_is_removed_and_whole_replies_stay(tmp_path):
+    for name in (".1-a.json", "2-b.json", "refused"):
+        (tmp_path / name).write_text("{")
+    remove_unfinished(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["2-b.json", "refused"]
+    remove_unfinished(tmp_path / "absent")
 
 
 def test_a_logged_reply_has_prompt_reply_and_version(ask, tmp_path):

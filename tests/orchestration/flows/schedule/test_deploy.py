@@ -341,12 +341,15 @@ def test_every_occasion_is_told_with_a_link_to_the_page(platform):
             f"import os; os.environ['PREFECT_API_URL'] = {platform.api!r}\n"
             "from tasks.promotion import announce\n"
             "announce.publish(announce.PROMOTED, announce.model_resource('x-policy'),"
-            " {'model': 'x', 'reason': 'better'})"
+            " {'model': 'x', 'reason': 'better'})\n"
+            "announce.publish(announce.LIVE, announce.model_resource('x-policy'),"
+            " {'model': 'x', 'reason': 'Requests go to version 2 100% now.'})"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=platform.environment)
-        platform.wait(lambda: len(told) >= len(occasions) + 1)
+        platform.wait(lambda: len(told) >= len(occasions) + 2)
     by_occasion = {item["occasion"]: item for item in told}
-    assert len(told) == len(by_occasion) == 5 and by_occasion["promoted"]["text"] == "better"
+    assert len(told) == len(by_occasion) == 6 and by_occasion["promoted"]["text"] == "better"
+    assert "version 2" in by_occasion["served live by other versions"]["text"]
     for occasion, (_, name) in occasions.items():
         item = by_occasion[occasion]
         assert item["subject"] == f"a-{name}" and f"because {name}" in item["text"]

@@ -28,6 +28,16 @@ def test_the_password_of_mlflows_address_leaves_the_workspace_nowhere():
     assert "secret" not in queue_page(campaign, campaign.queues["ann"])
 
 
+def test_the_data_do_not_say_whose_queue_is_which():
+    """On the server a queue has its annotator's name, so that it would undo the pseudonym."""
+    campaign = Campaign.new("w", {"ann": ["p"], "bob": ["p"]}, 1, "http://host:5000")
+    campaign.queues = {
+        name: Queue(queue_id=f"q-{name[::-1]}", name=name) for name in ("bob", "ann")
+    }
+    known = provenance(campaign, Answers([]), {"ann": "A", "bob": "B"})
+    assert known["queues"] == ["q-bob", "q-nna"] and known["annotators"] == ["A", "B"]
+
+
 def test_out_is_refused_where_other_labels_stand_beside_it(tmp_path):
     require_out(tmp_path / "c.jsonl")
     (tmp_path / "c.labels").mkdir()

@@ -1,13 +1,17 @@
 """Decide, before `rlhf live` starts or changes anything."""
 
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 
 import pytest
 
-from flows.platform.live.control import _asked, _require_same
-from flows.platform.live.state import LiveOptions, LiveState
-from rlhf_core.errors import BadInput
+from flows.platform.live.control import _asked, _change, _require_same
+from flows.platform.live.state import LiveFolder, LiveOptions, LiveState
+from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.process_identity import ProcessIdentity
+from tasks.records.workspace import Workspace
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 OPTIONS = LiveOptions(name="tiny", tracking_uri="http://ann:secret@host:5000", port=8000)
@@ -34,3 +38,17 @@ def test_a_refusal_names_the_options_without_a_password():
         _require_same(OPTIONS, other)
     assert "ann:***@host:5000" in str(refused.value)
     assert "secret" not in str(refused.value) and "other@" not in str(refused.value)
+
+
+def test_a_change_does_not_wait_for_a_watcher_that_has_died(tmp_path):
+    place = LiveFolder(Workspace(tmp_path), "tiny")
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    watcher = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.communicate()
+    place.write(OPTIONS)
+    place.write(LiveState(watcher=watcher, since=NOW))
+    began = time.monotonic()
+    with pytest.raises(RLHFError, match=r"the watcher of tiny has ended.*rlhf live tiny starts"):
+        _change(place, OPTIONS, CANARY)
+    assert time.monotonic() - began < 5 and place.options() == OPTIONS
