@@ -243,6 +243,12 @@ LABEL_VOTES = Stage(
     config="rlhf_core.config.stage_configs:LabelVotesStageConfig",
     metric_prefix="eval",
 )
+LIVE_SCORES = Stage(
+    name="live-scores",
+    entry="rlhf_core.live.scoring:run",
+    config="rlhf_core.config.stage_configs:LiveScoresStageConfig",
+    metric_prefix="eval",
+)
 
 STAGES = {stage.name: stage for stage in (PREPARE, VALIDATE, SFT, REWARD, PPO, DPO, KTO, EVALUATE)}
 APPROVAL = "approval"  # by a person, where the recipe asks for it: a step of the flow, no process
@@ -268,7 +274,8 @@ def stage_named(name: str) -> Stage:
 
     Raises KeyError for any other name.
     """
-    return (STAGES | {stage.name: stage for stage in (TRACE, LABEL_PAIRS, LABEL_VOTES)})[name]
+    extra = (TRACE, LABEL_PAIRS, LABEL_VOTES, LIVE_SCORES)
+    return (STAGES | {stage.name: stage for stage in extra})[name]
 
 
 def stage_of_prefix(prefix: str) -> Stage | None:

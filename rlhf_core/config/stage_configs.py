@@ -209,3 +209,9 @@ class LabelVotesStageConfig(StageConfig):
 
     judge: Judge | None = None
     annotators: str | None = None
+
+
+class LiveScoresStageConfig(FrozenModelsStageConfig):
+    """The scoring of live replies by a reward model, all of them in one process."""
+
+    micro_batch_tokens: Positive = 8192

@@ -9,18 +9,20 @@ So a candidate that is within every limit is sent back with a probability of at 
 that is beyond a limit goes forward with at most 5%, over all looks together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from rlhf_core.contest.spending import level
 from rlhf_core.digest import digest_json
 from rlhf_core.live.measures import JudgedReplies, JudgedReply, compare_replies
+from rlhf_core.live.paired import PairedScores
 from rlhf_core.live.verdict import LiveDecision, LiveMeasure, LiveVerdict
 
 CONFIDENCE = 0.95
 FIRST = 50  # replies of the candidate at the first look
 LOOKS = 7  # a person decides after the last one
 MOST = FIRST * 2 ** (LOOKS - 1)  # replies of the candidate that ever count
+Scored = Callable[[JudgedReplies], PairedScores]
 CHAMPION_RATIO = 4  # champion's replies for each of the candidate's; more hardly narrow a bound
 
 
@@ -35,9 +37,14 @@ def latest_look(count: int) -> int:
 
 
 def decide_live(
-    versions: tuple[str, str], champion: JudgedReplies, candidate: JudgedReplies
+    versions: tuple[str, str],
+    champion: JudgedReplies,
+    candidate: JudgedReplies,
+    scored: Scored | None = None,
 ) -> LiveVerdict:
     """Return the verdict on a candidate. versions: those of champion and candidate.
+
+    scored: gives the paired scores to the champion's replies that count, None: without them.
 
     Replies from before both versions answered do not count. Of very many of the champion's, evenly
     spaced ones do.
@@ -61,7 +68,7 @@ def decide_live(
     if not look or len(ours) < FIRST:
         return verdict
     at = level(look, CONFIDENCE)
-    measures = compare_replies(ours, theirs, at)
+    measures = compare_replies(ours, theirs, at, scored(ours) if scored else None)
     decision, reason = _decided(measures, versions, look)
     changes = {
         "decision": decision,
@@ -106,13 +113,17 @@ def _decided(
         found = "; ".join(map(_excess, worse))
         text = f"version {candidate} is worse than the champion, version {champion}: {found}"
         return "back", f"{text} ({where})"
-    if left := [each.name for each in measures if each.finding == "open"]:
+    if left := [_left(each) for each in measures if each.finding in ("open", "unknown")]:
         ahead = f"the next look is at {replies_at(look + 1)}"
         if look == LOOKS:
             ahead = "this was the last look, and a person decides"
         return "continue", f"not decided by {', '.join(left)} ({where}; {ahead})"
     text = f"version {candidate} is not worse than the champion, version {champion}, by more"
     return "forward", f"{text} than any limit ({where})"
+
+
+def _left(found: LiveMeasure) -> str:
+    return f"{found.name} ({found.note})" if found.note else found.name
 
 
 def _excess(found: LiveMeasure) -> str:

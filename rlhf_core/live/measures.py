@@ -13,6 +13,7 @@ import numpy as np
 
 from rlhf_core.evaluation.ngrams import first_words, opening_shares, repetition, words
 from rlhf_core.evaluation.retrieval import prompt_ranks
+from rlhf_core.live.paired import PairedScores, paired_measure
 from rlhf_core.live.verdict import LiveFinding, LiveMeasure
 from rlhf_core.statistics.clusters import linearised
 from rlhf_core.statistics.intervals import mover, wilson
@@ -63,9 +64,14 @@ def is_refusal(reply: str) -> bool:
 
 
 def compare_replies(
-    champion: JudgedReplies, candidate: JudgedReplies, level: float
+    champion: JudgedReplies,
+    candidate: JudgedReplies,
+    level: float,
+    paired: PairedScores | None = None,
 ) -> list[LiveMeasure]:
     """Return every measure of two samples of replies, with bounds at a one-sided level.
+
+    paired: scores of both versions' replies to the same prompts, None where nobody asked for them.
 
     The upper bounds have the level itself: a candidate goes forward only when every measure is
     below its limit, so that one that is beyond a limit does with at most that probability
@@ -73,7 +79,9 @@ def compare_replies(
     (Bonferroni), because one measure alone sends a candidate back.
     """
     asked = _asked(champion, candidate)
-    return [_measured(each, level, level / len(asked)) for each in asked]
+    shared = level / (len(asked) + (paired is not None))
+    found = [_measured(each, level, shared) for each in asked]
+    return found if paired is None else [*found, paired_measure(paired, level, shared)]
 
 
 def _asked(champion: JudgedReplies, candidate: JudgedReplies) -> list[_Asked]:

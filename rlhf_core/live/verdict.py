@@ -6,7 +6,7 @@ from typing import Literal
 from rlhf_core.rundir import Frozen
 
 LiveDecision = Literal["forward", "back", "continue"]
-LiveFinding = Literal["worse", "well", "open", "too few"]
+LiveFinding = Literal["worse", "well", "open", "too few", "unknown"]
 
 
 class LiveMeasure(Frozen):
@@ -14,8 +14,9 @@ class LiveMeasure(Frozen):
 
     champion, candidate: means over their replies, of which there are champion_n and candidate_n.
     lower, upper: one-sided bounds of candidate - champion. limit: the difference that is allowed.
-    finding: 'worse' with lower above the limit, 'well' with upper below it, 'open' between, and
-    'too few' for a measure that does not decide.
+    finding: 'worse' with lower above the limit, 'well' with upper below it, 'open' between, 'too
+    few' for a measure that does not decide, and 'unknown' for one that was asked for and is not
+    there, without which nothing goes forward. note: what is missing, and why.
     """
 
     name: str
@@ -27,6 +28,7 @@ class LiveMeasure(Frozen):
     upper: float
     limit: float
     finding: LiveFinding
+    note: str = ""
 
 
 class LiveVerdict(Frozen):

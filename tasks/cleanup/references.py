@@ -23,7 +23,7 @@ from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 from tasks.tracking.pages import model_versions, registered_models
 
-RUN_DIR = re.compile(r"[a-z]+-[0-9a-f]{12}")
+RUN_DIR = re.compile(r"[a-z]+(?:-[a-z]+)*-[0-9a-f]{12}")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
 _IN_PATH = re.compile(rf"/runs/({RUN_DIR.pattern})(?:/|$)")

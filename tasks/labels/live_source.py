@@ -1,7 +1,5 @@
 """The kept replies of a live model as a source of pairs to label."""
 
-import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import TYPE_CHECKING
 from rlhf_core.data.splits import load_split, prompt_keys, short_key
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.candidates import LIVE
-from rlhf_core.rundir import Artifact, replacing
+from rlhf_core.rundir import Artifact
 from tasks.labels.sources import MOST_PROMPTS, PROMPTS_PER_PAIR, RunModels
 from tasks.live.replies import live_replies
+from tasks.records.private_file import write_private
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import connect
 
@@ -45,7 +44,7 @@ def with_live_replies(
     kept = kept_replies(connect(workspace.tracking_uri), name, heldout, most)
     _require_some(kept, name)
     file = folder / FILE
-    _write(file, kept.rows)
+    write_private(file, kept.rows)
     found = {"replies": len(kept.rows), "left_out": dict(kept.left_out)}
     return replace(models, inputs=models.inputs | {LIVE: Artifact.of(file)}, live=found)
 
@@ -95,11 +94,3 @@ def _require_some(kept: KeptReplies, name: str) -> None:
         f"--from live finds {kept.left_out.total()} kept replies of {name}, and may use none:"
         f" {reasons}. Keep more replies, or leave this source out."
     )
-
-
-def _write(file: Path, rows: list[dict]) -> None:
-    """Write the rows by rename; their owner alone may read them, as all kept replies."""
-    with replacing(file) as new:
-        number = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8") as out:
-            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

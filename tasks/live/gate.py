@@ -4,9 +4,12 @@ import time
 
 from rlhf_core.errors import BadInput
 from rlhf_core.live.gate import MOST, decide_live
-from rlhf_core.live.measures import JudgedReply
+from rlhf_core.live.measures import JudgedReplies, JudgedReply
+from rlhf_core.live.paired import PairedScores
 from rlhf_core.live.verdict import LiveVerdict
 from tasks.live.replies import DAY_MS, LiveReply, live_replies
+from tasks.live.scores import paired_scores
+from tasks.live.shadow import Shadowing
 from tasks.live.versions import wanted_versions
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger_chain import record_chain
@@ -18,19 +21,32 @@ PER_CANDIDATES = 20  # replies of the champion that are read for each of the can
 REASON = "live gate: "
 
 
-def judge(registry: RegistryAliases, candidate: str, keep_days: int | None) -> LiveVerdict:
+def judge(
+    registry: RegistryAliases,
+    candidate: str,
+    keep_days: int | None,
+    shadowing: Shadowing | None = None,
+) -> LiveVerdict:
     """Return the verdict on a candidate beside the present champion, from the traces in MLflow.
 
-    keep_days: how long the traces are kept, None for ever. Raises BadInput where the first ones may
+    keep_days: how long the traces are kept, None for ever. shadowing: how the candidate answers the
+    champion's kept requests too, None: not at all. Raises BadInput where the first ones may
     have been deleted: other replies would stand at the same look.
     """
     champion = wanted_versions(registry).champion
-    theirs = _judged(registry, candidate, MOST)
+    theirs = [_of(reply) for reply in _kept(registry, candidate, MOST)]
     if theirs and keep_days is not None:
         _require_whole(theirs[0], candidate, keep_days)
     since = theirs[0].time_ms if theirs else 0
-    ours = _judged(registry, champion, PER_CANDIDATES * MOST, since) if theirs else []
-    return decide_live((champion, candidate), ours, theirs)
+    kept = _kept(registry, champion, PER_CANDIDATES * MOST, since) if theirs else []
+    ours, by_trace = [_of(reply) for reply in kept], {reply.trace_id: reply for reply in kept}
+
+    def scored(counted: JudgedReplies) -> PairedScores:
+        assert shadowing is not None
+        replies = [by_trace[reply.identity] for reply in counted]
+        return paired_scores(registry, (champion, candidate), replies, shadowing)
+
+    return decide_live((champion, candidate), ours, theirs, scored if shadowing else None)
 
 
 def forward(registry: RegistryAliases, verdict: LiveVerdict) -> PromotionResult:
@@ -64,9 +80,7 @@ def back(registry: RegistryAliases, verdict: LiveVerdict) -> int:
     return entry.number
 
 
-def _judged(
-    registry: RegistryAliases, version: str, most: int, since_ms: int = 0
-) -> list[JudgedReply]:
+def _kept(registry: RegistryAliases, version: str, most: int, since_ms: int = 0) -> list[LiveReply]:
     found = live_replies(
         registry.client,
         registry.name,
@@ -75,7 +89,7 @@ def _judged(
         version=version,
         oldest_first=True,
     )
-    return [_of(reply) for reply in found]
+    return list(found)
 
 
 def _of(found: LiveReply) -> JudgedReply:

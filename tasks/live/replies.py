@@ -4,7 +4,6 @@ A trace has the request's messages and the reply as the gateway's own traces hav
 which version replied, its client request id is the id that the client got with the reply.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -14,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Span, SpanType, Trace, TraceInfo, TraceLocation, TraceState
+from mlflow.entities import Trace
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
-from mlflow.tracing.constant import SpanAttributeKey, TraceTagKey
-from mlflow.tracing.utils import dump_span_attribute_value
+from mlflow.tracing.constant import TraceTagKey
 
 from tasks.live.people import PersonsFeedback, peoples_feedback
+from tasks.live.traces import RecordedTrace, identity_of, write_traces
 from tasks.records.workspace import Workspace
 from tasks.tracking.client import brief, find_or_create_experiment
 
 MODEL, VERSION = "rlhf.live.model", "rlhf.live.model_version"  # tags of a trace
 FINISH = "rlhf.live.finish_reason"
-PREVIEW = 1000  # characters, MLflow's limit of a preview
 AT_ONCE = 50  # traces in one request
 DAY_MS = 86_400_000
 LOGGED = "[!.]*.json"  # a file that begins with a dot is being written
@@ -60,13 +58,19 @@ class LiveReply:
         return tuple(each.value for each in self.feedback if isinstance(each.value, bool))
 
     @property
+    def is_conversation(self) -> bool:
+        """True if the request is messages of text, the last one of the user."""
+        is_asked = bool(self.messages) and self.messages[-1]["role"] == "user"
+        return is_asked and all(
+            one["role"] in ROLES and one["content"].strip() for one in self.messages
+        )
+
+    @property
     def unusable(self) -> str:
-        """Why nobody can be trained on it, or asked about it; '' for a reply of which one can."""
+        """Why it is no data to train on or to label, '' for a reply that is."""
         if not self.reply.strip():
             return "the reply is empty"
-        is_asked = bool(self.messages) and self.messages[-1]["role"] == "user"
-        is_text = all(one["role"] in ROLES and one["content"].strip() for one in self.messages)
-        return "" if is_asked and is_text else "the request is no conversation of text"
+        return "" if self.is_conversation else "the request is no conversation of text"
 
 
 def experiment_name(name: str) -> str:
@@ -94,10 +98,11 @@ def store_logged(client: MlflowClient, workspace: Workspace, name: str, folder: 
 
 def _store(tracing: TracingClient, experiment: str, files: list[Path]) -> None:
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    names = [_hex(file.name) for file in files]
-    tracing.log_spans(experiment, [_span(*each) for each in zip(names, records, strict=True)])
-    for identity, record in zip(names, records, strict=True):  # after its span, which it completes
-        tracing.start_trace(_trace(experiment, identity, record))
+    traces = [
+        RecordedTrace(identity_of(file.name), record, _tags(record["reply"]))
+        for file, record in zip(files, records, strict=True)
+    ]
+    write_traces(tracing, experiment, traces)
     for file in files:
         file.unlink()
 
@@ -185,8 +190,9 @@ def live_replies(
             order_by=[f"timestamp_ms {'ASC' if oldest_first else 'DESC'}"],
             page_token=token,
         )
-        yield from (reply for trace in found if (reply := _reply(trace)))
-        left, token = left - len(found), found.token
+        replies = [reply for trace in found if (reply := _reply(trace))]
+        yield from replies
+        left, token = left - len(replies), found.token
         if not token:
             return
 
@@ -225,60 +231,11 @@ def _reply(trace: Trace) -> LiveReply | None:
     )
 
 
-def _span(identity: str, record: dict[str, Any]) -> Span:
-    reply = record["reply"]
-    message = {"role": "assistant", "content": reply["content"]}
-    choice = {"index": 0, "message": message, "finish_reason": reply["finish_reason"]}
-    attributes = {
-        SpanAttributeKey.REQUEST_ID: f"tr-{identity}",
-        SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
-        SpanAttributeKey.INPUTS: record["request"],
-        SpanAttributeKey.OUTPUTS: {
-            "id": reply["id"],
-            "object": "chat.completion",
-            "model": reply["model"],
-            "choices": [choice],
-            "usage": reply["usage"],
-        },
-        SpanAttributeKey.MODEL: reply["model"],
-    }
-    began = record["time_ms"] * 1_000_000
-    return Span.from_dict(
-        {
-            "name": reply["model"],
-            "trace_id": f"tr-{identity}",
-            "span_id": identity[:16],
-            "parent_span_id": None,
-            "start_time_unix_nano": began,
-            "end_time_unix_nano": began + record["duration_ms"] * 1_000_000,
-            "status": {"code": "OK", "message": ""},
-            "attributes": {
-                name: dump_span_attribute_value(value) for name, value in attributes.items()
-            },
-        }
-    )
-
-
-def _trace(experiment: str, identity: str, record: dict[str, Any]) -> TraceInfo:
-    reply, messages = record["reply"], record["request"]["messages"]
+def _tags(reply: dict[str, Any]) -> dict[str, str]:
     served = reply["model"]  # as versions.served_name has made it
-    return TraceInfo(
-        trace_id=f"tr-{identity}",
-        client_request_id=reply["id"],
-        trace_location=TraceLocation.from_experiment_id(experiment),
-        request_time=record["time_ms"],
-        execution_duration=record["duration_ms"],
-        state=TraceState.OK,
-        request_preview=messages[-1]["content"][:PREVIEW] if messages else "",
-        response_preview=reply["content"][:PREVIEW],
-        tags={
-            TraceTagKey.TRACE_NAME: served,
-            MODEL: served,
-            VERSION: served.rpartition("-")[2],
-            FINISH: reply["finish_reason"] or "",
-        },
-    )
-
-
-def _hex(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:32]
+    return {
+        TraceTagKey.TRACE_NAME: served,
+        MODEL: served,
+        VERSION: served.rpartition("-")[2],
+        FINISH: reply["finish_reason"] or "",
+    }

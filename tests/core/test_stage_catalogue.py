@@ -13,6 +13,7 @@ from rlhf_core.stage_catalogue import (
     ALIGNMENTS,
     LABEL_PAIRS,
     LEARNING,
+    LIVE_SCORES,
     SAMPLING,
     STAGES,
     TRACE,
@@ -22,7 +23,7 @@ from rlhf_core.stage_catalogue import (
 
 
 @pytest.mark.parametrize(
-    "stage", [*STAGES.values(), TRACE, LABEL_PAIRS], ids=lambda stage: stage.name
+    "stage", [*STAGES.values(), TRACE, LABEL_PAIRS, LIVE_SCORES], ids=lambda stage: stage.name
 )
 def test_an_entry_is_a_function_of_spec_and_run_directory(stage):
     module, function = stage.entry.split(":")

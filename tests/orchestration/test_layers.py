@@ -18,6 +18,8 @@ OWNERS = {
         "tasks/live/gateway.py",
         "tasks/live/people.py",
         "tasks/live/replies.py",
+        "tasks/live/shadow.py",
+        "tasks/live/traces.py",
         "tasks/promotion/candidates.py",
         "tasks/registry/approval_queue.py",
         "tasks/tracking/account.py",

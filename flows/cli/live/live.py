@@ -81,6 +81,18 @@ KeepDays = Annotated[
         min=1, metavar="DAYS", help="Delete logged replies after so long (default: never)"
     ),
 ]
+Shadow = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help=(
+            "With --log: the candidate answers this share of the champion's kept requests too, for"
+            " `gate` alone, which compares the two replies by the reward model (default: none)"
+        ),
+    ),
+]
 VLLMArguments = Annotated[
     str | None,
     typer.Option(
@@ -108,6 +120,7 @@ def live(
     log: LogRate = None,
     redact: Redaction = None,
     keep_days: KeepDays = None,
+    shadow: Shadow = None,
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
@@ -139,7 +152,9 @@ def live(
             print("\n".join(_stopped(*each) for each in stopped.items()) or "nothing is live")
     else:
         words = None if vllm is None else tuple(shlex.split(vllm))
-        wish = control.LiveWish(port, gateway, words, canary, candidate, log, redact, keep_days)
+        wish = control.LiveWish(
+            port, gateway, words, canary, candidate, log, redact, keep_days, shadow
+        )
         found_one, started = _start(target, wish, tell)
         _print([asdict(found_one) | {"changed": started}] if as_json else [found_one])
 
@@ -173,6 +188,9 @@ def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
     else:
         if found.verdict.measures:
             console(WIDE).print(verdict_table(found.verdict))
+        for each in found.verdict.measures:
+            if each.note:
+                print(f"{each.name}: {each.note}")
         print(
             "\n".join(
                 filter(None, [f"{found.verdict.decision}: {found.verdict.reason}", found.done])

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from rlhf_core.live.verdict import LiveMeasure, LiveVerdict
 
-STYLES = {"worse": "red", "open": "yellow"}
+STYLES = {"worse": "red", "open": "yellow", "unknown": "yellow"}
 FAR = 1e6  # beyond it a bound is not known
 
 

@@ -38,7 +38,7 @@ class LiveWish:
     """The options of `rlhf live NAME`; None and '': as it was, or the default.
 
     candidate: a version or alias; '': the newest version that may be a canary. log_rate, redact,
-    keep_days: see LiveOptions.
+    keep_days, shadow: see LiveOptions.
     """
 
     port: int | None = None
@@ -49,6 +49,7 @@ class LiveWish:
     log_rate: float | None = None
     redact: str | None = None
     keep_days: int | None = None
+    shadow: float | None = None
 
 
 def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
@@ -119,7 +120,7 @@ def _options(
     options = before or LiveOptions(name=registry.name, tracking_uri=uri, port=port)
     changes: dict[str, object] = {"tracking_uri": uri, "port": port}
     changes |= {} if wish.vllm is None else {"vllm": wish.vllm}
-    for key in ("log_rate", "redact", "keep_days"):
+    for key in ("log_rate", "redact", "keep_days", "shadow"):
         value = getattr(wish, key)
         changes |= {} if value is None else {key: value}
     changes |= {} if wish.gateway is None else {"gateway": wish.gateway}
@@ -163,6 +164,11 @@ def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:
     """Raise BadInput where the champion cannot be served, or there is no gateway as asked for."""
     if options.gateway:
         Gateway(options.tracking_uri).has(options.name)
+    if options.shadow and not options.log_rate:
+        raise BadInput(
+            f"--shadow is {options.shadow:g}, and no reply is kept; expected requests that the"
+            " candidate can answer too. Add --log SHARE, or --shadow 0."
+        )
     if options.redact:
         source_of("--redact", options.redact)
     fetch_served(registry, wanted_versions(registry).champion)

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from flows.platform.live import control
 from flows.platform.live.state import LiveFolder, LiveOptions
 from rlhf_core.errors import BadInput
+from rlhf_core.judging.functions import load_function
+from rlhf_core.live.reply_log import ROLE
 from rlhf_core.live.verdict import LiveVerdict
 from tasks.live import gate
+from tasks.live.shadow import Shadowing
 from tasks.promotion.aliases import RegistryAliases
 
 
@@ -27,7 +30,8 @@ def judge_canary(
     the verdict is forward and a check of the promotion does not pass; then the canary goes on.
     """
     options = _require_canary(place)
-    verdict = gate.judge(registry, options.candidate, options.keep_days)
+    shadowing = _shadowing(place, options, tell) if options.shadow else None
+    verdict = gate.judge(registry, options.candidate, options.keep_days, shadowing)
     if not verdict.candidate_n and not options.log_rate:
         raise BadInput(
             f"no reply of version {options.candidate} is kept, and {place.name} keeps none;"
@@ -42,6 +46,16 @@ def judge_canary(
     number = gate.back(registry, verdict)
     done = f"The canary is over, and its server ends; entry {number} of the ledger says why."
     return GateOutcome(verdict, done)
+
+
+def _shadowing(place: LiveFolder, options: LiveOptions, tell: control.Tell) -> Shadowing:
+    """Return how the candidate answers the champion's kept requests, by the servers that run."""
+    return Shadowing(
+        share=options.shadow,
+        routes={route.version: route for route in place.routes.read()},
+        redact=load_function(options.redact, ROLE) if options.redact else None,
+        tell=tell,
+    )
 
 
 def _require_canary(place: LiveFolder) -> LiveOptions:

@@ -31,6 +31,7 @@ class LiveOptions(Frozen):
     further arguments of vLLM's servers. canary: percent of the requests that `candidate` gets.
     asked: when that was asked for. log_rate: share of the replies that are logged; redact: the hook
     'module:function' of each logged text; keep_days: how long they are kept, None for ever.
+    shadow: share of the champion's kept requests that the candidate answers too, in the gate.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LiveOptions(Frozen):
     log_rate: float = 0.0
     redact: str = ""
     keep_days: int | None = None
+    shadow: float = 0.0
     asked: datetime | None = None
 
     @property

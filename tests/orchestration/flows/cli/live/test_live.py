@@ -37,6 +37,12 @@ def test_the_gateway_needs_a_server(rlhf, registry):
     assert code == 2 and "part of its server" in says and "rlhf up" in says
 
 
+def test_requests_that_nobody_keeps_cannot_be_shadowed(rlhf, registry):
+    code, _, says = rlhf("live", "tiny", "--shadow", "0.2")
+    assert code == 2 and "--shadow is 0.2, and no reply is kept" in says and "--log SHARE" in says
+    assert rlhf("live", "status")[1] == "nothing is live\n"
+
+
 def test_the_champion_is_no_canary(rlhf, registry):
     code, _, says = rlhf("live", "tiny", "--canary", "10", "--candidate", "1")
     assert code == 2 and "version 1 of tiny-policy is the champion" in says
