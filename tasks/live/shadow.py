@@ -24,7 +24,6 @@ from tasks.tracking.client import find_or_create_experiment
 SHADOWED, SHADOW_VERSION = "rlhf.live.shadow_of", "rlhf.live.shadow_version"  # tags of a trace
 PARALLEL = 8  # requests of ours at a time, beside those of clients
 REPLY_SECONDS = 600.0
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Shadowing:
     share: float
     routes: dict[str, Route]
     redact: Redact | None
-    tell: Tell
+    tell: Callable[[str], None]
 
 
 def shadow_replies(
