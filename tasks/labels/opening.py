@@ -16,7 +16,7 @@ from rlhf_core.labels.report import campaign_report
 from rlhf_core.labels.votes import LabelPair
 from tasks.labels.answers import Answers, answers_of
 from tasks.labels.campaign import Campaign, CampaignFolder
-from tasks.labels.live_source import with_live_replies
+from tasks.labels.live_source import FILE, with_live_replies
 from tasks.labels.queues import LabelQueues
 from tasks.labels.sources import WantedPairs, gold_items, models_of, picked_pairs
 from tasks.records.run_record import Record
@@ -71,6 +71,7 @@ def open_campaign(
             wanted = WantedPairs(options.sources, options.total, options.how, options.seed)
             pairs = picked_pairs(models, wanted, workspace) + gold
             write_campaign(folder, pairs, options, models.facts, workspace)
+            (folder.path / FILE).unlink(missing_ok=True)  # the pairs have what is needed of it
         return make_in_mlflow(folder, workspace)
 
 

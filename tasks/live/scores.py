@@ -20,6 +20,8 @@ from tasks.registry import versions
 from tasks.registry.fetching import fetch
 from tasks.registry.versions import CHAMPION
 
+PAIRS = "pairs.jsonl"  # the texts while they are scored, in the live model's folder
+
 
 def paired_scores(
     registry: RegistryAliases, both: tuple[str, str], replies: Sequence[LiveReply], how: Shadowing
@@ -94,7 +96,7 @@ def _scored(
         }
         for reply in sorted(pairs, key=lambda reply: reply.trace_id)
     ]
-    file = registry.workspace.home / "live" / registry.name / "pairs.jsonl"
+    file = registry.workspace.home / "live" / registry.name / PAIRS
     file.parent.mkdir(parents=True, exist_ok=True)
     write_private(file, rows)
     try:

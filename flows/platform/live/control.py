@@ -20,6 +20,7 @@ from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
 from rlhf_core.live.reply_log import remove_unfinished
 from tasks.live.gateway import Gateway
 from tasks.live.replies import store_rest
+from tasks.live.scores import PAIRS
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
 from tasks.stages.spec import source_of
@@ -258,6 +259,7 @@ def _end(place: LiveFolder, tell: Tell) -> list[str]:
 def _store_rest(place: LiveFolder, options: LiveOptions, tell: Tell) -> None:
     """Store the last replies, and delete old ones, which nobody does any more from now on."""
     remove_unfinished(place.replies)
+    (place.path / PAIRS).unlink(missing_ok=True)  # of a gate that was killed
     if not options.log_rate and options.keep_days is None:
         return
     try:
