@@ -63,11 +63,9 @@ def record_id(record: dict) -> str:
 
 def _demonstration(format_: tuple[str, ...], row: dict) -> dict:
     if verdict(row) is False:
-        raise RejectedRow(
-            "schema",
-            f"label is {str(row['label']).strip().lower()} (KTO): a bad answer; expected a good"
-            " one to be imitated (ignore = ['label'] trains on it where it is no thumb)",
-        )
+        label = str(row["label"]).strip().lower()
+        ways = "expected a good one to be imitated, or ignore = ['label']"
+        raise RejectedRow("schema", f"label is {label} (KTO): a bad answer; {ways}")
     return _answered(format_, row)
 
 

@@ -127,7 +127,7 @@ def _csv(file: Path) -> Iterator[tuple[str, dict]]:
                 yield where, {key: value for key, value in row.items() if value != ""}
         except csv.Error as error:
             raise BadInput(
-                f"{file} line {reader.line_num} is not CSV ({error}); expected {_EXPECTED}."
+                f"{file} line {reader.reader.line_num} is not CSV ({error}); expected {_EXPECTED}."
             ) from None
 
 
