@@ -13,6 +13,8 @@ from tasks.records import events
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
 
+SCORER = "rlhf_core.quickstart.utility:score"
+JUDGED_BY, JUDGE = "evaluate.judge.function", "rlhf_core.quickstart.annotators:label"
 LABELLING = ["label-pairs", "label-votes"]
 TRAINING = ["validate", "sft", "reward", "ppo", "evaluate"]
 
@@ -135,6 +137,23 @@ def test_a_loop_that_was_stopped_between_labels_and_run_goes_on_with_these_label
     assert code == 0, err
     assert started(home) == TRAINING and labels.stat().st_mtime_ns == before
     assert len(json.loads(out)["rounds"]) == 2
+
+
+@pytest.mark.slow
+def test_a_judge_labels_for_dpo_without_a_reward_model(rlhf, recipe_file, home, plan):
+    plan(evaluate={"win_rate_vs_champion": 0.9})
+    settings = ("align=dpo", f"evaluate.independent_scorer={SCORER}", f"{JUDGED_BY}={JUDGE}")
+    given = [word for setting in settings for word in ("--set", setting)]
+    code, out, err = rlhf("iterate", recipe_file, "--rounds", 1, "--labels", 6, "--json", *given)
+    assert code == 0, err
+    one = json.loads(out)["rounds"][1]
+    assert one["outcome"] == "promoted" and one["reward"] is None
+    assert one["labels"]["by"] == "judge" and one["labels"]["votes"] == 6
+    rows = rows_of(one["labels"]["file"])
+    assert len(rows) == one["labels"]["comparisons"] == 6 - one["labels"]["apart"]
+    assert all(row["annotators"] == ["judge"] and row["votes"] == [1] for row in rows)
+    trained = record_of(home, one).stage("dpo")
+    assert trained and trained.spec
 
 
 @pytest.mark.slow
