@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # of the project
+__version__ = "0.2.0.dev0"  # the one place of the version; pyproject.toml reads it here
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout, or the folder of installed packages
 
 
 def _search_current_folder_last() -> None:

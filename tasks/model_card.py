@@ -17,6 +17,7 @@ from rlhf_core.metrics import METRICS
 from rlhf_core.modeling.requirements import has_sequence_classifier, read_config
 from rlhf_core.rundir import Artifact, StageResult
 from rlhf_core.stage_catalogue import REWARD, STAGES, VALIDATE, Stage
+from tasks.records.provenance import short_commit
 from tasks.records.run_record import ModelKind, Record
 from tasks.run_context import RunContext, StageOutput
 from tasks.tracking import rendering
@@ -239,10 +240,11 @@ def _lineage(context: RunContext, output: StageOutput, maker: Stage) -> str:
     if maker != REWARD and "champion" in artifacts:
         rows.append(["compared with champion", f"`{artifacts['champion'].digest[:16]}`"])
     link = context.tracker.link()
+    changes = " with uncommitted changes" if record.dirty else ""
     rows += [
         ["pipeline run", f"[{record.name}]({link})" if link else record.name],
         ["stage run", f"`{maker.name}-{output.results[maker.name].digest[:12]}`"],
-        ["commit", f"`{record.commit[:12]}`{' with uncommitted changes' if record.dirty else ''}"],
+        ["commit", f"`{short_commit(record.commit, 12)}`{changes}"],
     ]
     return table(["what", "which"], rows)
 

@@ -5,12 +5,12 @@ import inspect
 import io
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from flows.cli import process
+from flows.cli import process, version
 from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
 from rlhf_core.process_end import run_and_end
@@ -60,6 +60,7 @@ COMMANDS = {
         "reap": "Mark runs whose process has died as crashed, and close their MLflow runs.",
     },
     "workspace": {
+        "init": "Make a folder for a team: a recipe, functions, their tests, a deployment.",
         "up": "Start Prefect's server, MLflow's server and a worker, unless they run already.",
         "down": "Stop what `rlhf up` has started, the worker and its runs first.",
         "ui": "Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C.",
@@ -155,7 +156,17 @@ for _panel, _commands in COMMANDS.items():
 
 
 @app.callback()
-def _use_platform() -> None:
+def _use_platform(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=version.show,
+            is_eager=True,
+            help="Print the version, the code's commit or digest, and the lock's digest",
+        ),
+    ] = False,
+) -> None:
     """Use the platform of this workspace where one runs."""
     from flows.platform import state
 

@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rlhf_core import ROOT
+from tasks.records.shipped import is_installed, shipped
 
 Level = Literal["ok", "warn", "fail"]
-LOCKS = ROOT / "infra" / "requirements"
+LOCKS = shipped("infra/requirements")
 KEY_PACKAGES = (
     "prefect",
     "mlflow",
@@ -24,7 +24,11 @@ KEY_PACKAGES = (
 )
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 IMPORT_SECONDS = 180.0
-REINSTALL = "remove .venv and run `make setup`"
+REINSTALL = (
+    f"pip install --no-deps --force-reinstall -r {LOCKS}/cpu.txt"
+    if is_installed()
+    else "remove .venv and run `make setup`"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def python() -> HealthCheck:
             "python",
             "warn",
             f"{found}, the locked requirements are for 3.11",
-            "remove .venv and run `make setup PYTHON=python3.11`",
+            "use Python 3.11: remove .venv and run `make setup PYTHON=python3.11`, or install the"
+            " wheel there",
         )
     return HealthCheck("python", "ok", f"{found} at {sys.executable}")
 
@@ -78,13 +83,13 @@ def packages(lock: Path) -> Iterator[HealthCheck]:
             "lock file",
             "warn",
             f"{lock} is not there: versions are not compared",
-            "run from a checkout of the project",
+            "install the project anew: a checkout and a wheel hold this file",
         )
         return
     pins = read_lock(lock)
     found = {name: version_of(name) for name in pins}
     for name in [name for name in KEY_PACKAGES if name in pins]:
-        yield package(name, found[name], pins[name], lock.name)
+        yield package(name, found[name], pins[name], lock)
     rest = [
         name for name in pins if name not in KEY_PACKAGES and _release(found[name]) != pins[name]
     ]
@@ -94,23 +99,18 @@ def packages(lock: Path) -> Iterator[HealthCheck]:
         )
         more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
         level: Level = "fail" if any(found[name] is None for name in rest) else "warn"
-        yield HealthCheck(
-            "other packages",
-            level,
-            named + more,
-            f"pip install --no-deps -r infra/requirements/{lock.name}",
-        )
+        yield HealthCheck("other packages", level, named + more, f"pip install --no-deps -r {lock}")
     else:
         yield HealthCheck("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
 
 
-def package(name: str, found: str | None, pinned: str, lock: str) -> HealthCheck:
+def package(name: str, found: str | None, pinned: str, lock: Path) -> HealthCheck:
     """Compare one package with its pin; a build label such as +cpu is not compared."""
-    fix = f"pip install --no-deps {name}=={pinned}, or all of infra/requirements/{lock}"
+    fix = f"pip install --no-deps {name}=={pinned}, or -r {lock} for all"
     if found is None:
-        return HealthCheck(name, "fail", f"missing, {lock} has {pinned}", fix)
+        return HealthCheck(name, "fail", f"missing, {lock.name} has {pinned}", fix)
     if _release(found) != pinned:
-        return HealthCheck(name, "warn", f"{found}, {lock} has {pinned}", fix)
+        return HealthCheck(name, "warn", f"{found}, {lock.name} has {pinned}", fix)
     return HealthCheck(name, "ok", found)
 
 
@@ -123,7 +123,7 @@ def torch_build(version: str | None, *, cuda: bool) -> HealthCheck:
     if version is None:
         return HealthCheck("torch build", "fail", "torch is missing", REINSTALL)
     if "+cpu" in version:
-        fix = "install infra/requirements/gpu.txt in an environment of its own"
+        fix = f"install {LOCKS}/gpu.txt in an environment of its own"
         return (
             HealthCheck("torch build", "warn", f"{version} but a GPU is visible", fix)
             if cuda

@@ -15,6 +15,7 @@ from tasks.analysis.lineage_graph import build
 from tasks.analysis.metric_rows import MetricRow
 from tasks.analysis.run_evidence import RunEvidence
 from tasks.analysis.seed_groups import SeedRow
+from tasks.records.provenance import short_commit
 
 KEY = {
     "reward/accuracy",
@@ -115,7 +116,9 @@ def run_table(runs: list[RunEvidence]) -> Markup:
 
 def _run_cells(run: RunEvidence) -> list[Markup]:
     kind = {"FINISHED": "good", "FAILED": "bad"}.get(run.status, "warn")
-    commit = f"commit {run.commit[:7]}" + (", with uncommitted changes" if run.dirty else "")
+    commit = f"commit {short_commit(run.commit)}" + (
+        ", with uncommitted changes" if run.dirty else ""
+    )
     began = datetime.fromtimestamp(run.started / 1000, UTC) if run.started else None
     return [
         cell(link(run.name, run.link), small=commit),

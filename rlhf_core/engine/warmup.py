@@ -22,7 +22,7 @@ def require_compiler() -> str:
     raise BadInput(
         f"no C++ compiler: {compiler!r} is not on PATH. DeepSpeed's CPU communication op is"
         " compiled on this machine. Install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf"
-        " install gcc-c++) and run `make setup` again."
+        " install gcc-c++) and try again."
     )
 
 
@@ -38,10 +38,10 @@ def torch_message(error: str) -> str:
     """Return the message for a torch that does not import."""
     return (
         f"torch cannot be imported: {error.splitlines()[0] if error else 'unknown reason'}\nA CUDA"
-        " build of torch needs its nvidia-* packages, which infra/requirements/cpu.txt leaves out."
+        " build of torch needs its nvidia-* packages, which the lock cpu.txt leaves out."
         " On a CPU machine give pip the index of the CPU builds (--extra-index-url, or"
         " PIP_EXTRA_INDEX_URL; the version then ends in +cpu), remove .venv and run `make setup`"
-        " again. On a CUDA machine install infra/requirements/gpu.txt."
+        " again, or install the wheel again. On a CUDA machine install the lock gpu.txt."
     )
 
 

@@ -20,7 +20,7 @@ def require_servable(folder: Path) -> None:
     if vllm_classes() is None:
         raise BadInput(
             "vLLM is not installed, and the champion is served with it; install the requirements"
-            " (make setup)."
+            " (make setup, or pip install 'rlhf-pipeline[cpu]')."
         )
     config = _config(folder)
     (name, *_) = config.get("architectures") or [str(config.get("model_type"))]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -184,8 +185,12 @@ def _environment(given: dict[str, str]) -> dict[str, str]:
     """Return this process's environment without its rank, and with this project's packages."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     kept.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # a sampler in this process sets it
-    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return SETTINGS | kept | {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": path} | given
+    folders = [site.getusersitepackages(), *site.getsitepackages()]
+    if ROOT not in [Path(folder).resolve() for folder in folders]:
+        # a folder of installed packages is found without this, and here would come before the
+        # standard library
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
+    return SETTINGS | kept | {"VLLM_SERVER_DEV_MODE": "1"} | given
 
 
 def _forward_output(lines: BinaryIO, ended: threading.Event) -> None:

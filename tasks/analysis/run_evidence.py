@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_core import ROOT
 from rlhf_core.config import ALIGNMENTS
 from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.evidence.items import Columns, read_benchmarks, read_items
@@ -16,12 +15,12 @@ from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
 from tasks.execution import resource_usage
 from tasks.records.run_record import Record, StageRecord
+from tasks.records.shipped import locks
 from tasks.tracking.curves import CURVES
 from tasks.tracking.rendering import flatten
 
 Curve = list[tuple[int, float]]  # (step, value)
 
-LOCKS = ROOT / "infra" / "requirements"
 STAGE_ORDER = tuple(STAGES)
 
 
@@ -202,7 +201,7 @@ def from_record(
         started=record.started,
         ended=record.ended,
         hardware=record.hardware,
-        packages=packages(LOCKS.glob("*.txt")),
+        packages=packages(locks()),
         promotion=record.promotion.model_dump(mode="json") if record.promotion else None,
         contest=record.contest.model_dump(mode="json") if record.contest else None,
         approval=record.approval.sentence if record.approval else "",

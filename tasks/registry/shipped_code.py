@@ -17,6 +17,7 @@ from pathlib import Path
 from rlhf_core import ROOT
 from rlhf_core.digest import digest_json
 from tasks.records.run_record import ModelKind
+from tasks.records.shipped import shipped
 
 PACKAGE = "rlhf_core"
 _FROM = re.compile(rf"^(\s*from ){PACKAGE}(?=[.\s])", re.M)
@@ -26,7 +27,7 @@ _PARSING = threading.Lock()
 
 def write_code(kind: ModelKind, folder: Path) -> tuple[Path, Path]:
     """Write script and zip of a kind of model into `folder`; return their paths."""
-    script = ROOT / "mlflow" / f"{kind}_model.py"
+    script = shipped("mlflow") / f"{kind}_model.py"
     sources = imported_sources(script)
     name = f"{PACKAGE}_{digest_json(sources)[:12]}"
     written, archive = folder / script.name, folder / f"{name}.zip"

@@ -5,7 +5,9 @@ import subprocess
 
 import pytest
 
+from rlhf_core import __version__
 from tasks.records import provenance
+from tasks.records.shipped import code_files_digest
 
 
 @pytest.fixture
@@ -49,7 +51,17 @@ def test_a_tree_of_another_user_gives_its_commit(tree, monkeypatch):
     assert provenance.git_state() == (commit, False)
 
 
-def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
+def test_outside_git_the_version_and_the_digest_of_the_files_stand_for_the_commit(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.delenv("RLHF_COMMIT", raising=False)
-    assert provenance.git_state() == ("unknown", True)
+    commit = f"{__version__}+{code_files_digest()[:12]}"
+    assert provenance.git_state() == (commit, False)
+    assert provenance.short_commit(commit) == f"{__version__}-{code_files_digest()[:7]}"
+
+
+def test_a_wheel_in_the_repository_of_other_code_does_not_take_its_commit(tree, monkeypatch):
+    monkeypatch.setattr(provenance, "is_installed", lambda: True)
+    commit, dirty = provenance.git_state()
+    assert commit.startswith(f"{__version__}+") and not dirty
