@@ -15,10 +15,10 @@ from flows.display.outcome import RunOutcome
 from flows.platform import prefect_address
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
 from flows.settings import quiet_libraries
-from rlhf_core.config import load_recipe
+from rlhf_core.config import load_recipe, read_recipe
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records import events
-from tasks.records.run_record import Record, find_records
+from tasks.records.run_record import RECIPE_FILES, Record, find_records
 from tasks.records.workspace import Workspace
 from tasks.run_result import rows_of
 from tasks.tracking.address import redacted, require_address
@@ -36,6 +36,7 @@ def run_recipe(
     Raises BadInput for what is wrong before anything runs; later errors are in the outcome.
     """
     recipe = load_recipe(name, settings)
+    files = read_recipe(name).files
     workspace = Workspace.here()
     workspace.require_writable()
     require_address(workspace.tracking_uri)
@@ -43,6 +44,7 @@ def run_recipe(
     quiet_libraries()
     display = LiveDisplay(Console(stderr=True))
     end = events.subscribe(display)
+    of_this_run = RECIPE_FILES.set(files)
     result, error = None, None
     try:
         with _ending_at_ctrl_c(), contextlib.redirect_stdout(sys.stderr), display:
@@ -57,6 +59,7 @@ def run_recipe(
         raise
     finally:
         end()
+        RECIPE_FILES.reset(of_this_run)
     record = _record(display.record_id)
     rows = rows_of(record) if record else []
     return RunOutcome(

@@ -4,8 +4,9 @@ from rlhf_core.config.data import Data, Rules, Source
 from rlhf_core.config.distributed import Distributed
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, Config, FrozenPlacement, Severity
+from rlhf_core.config.files import RECIPES, RecipeFile, read_recipe
 from rlhf_core.config.judge import EvaluationJudge, Judge, RewardCheck
-from rlhf_core.config.load import RECIPES, load_recipe
+from rlhf_core.config.load import load_recipe
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.preference.feedback import RewardFeedback
@@ -39,6 +40,7 @@ __all__ = [
     "LoRA",
     "Model",
     "Recipe",
+    "RecipeFile",
     "Registry",
     "Reward",
     "RewardCheck",
@@ -51,4 +53,5 @@ __all__ = [
     "Source",
     "Training",
     "load_recipe",
+    "read_recipe",
 ]

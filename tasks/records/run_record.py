@@ -13,13 +13,13 @@ from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from rlhf_core.config import Recipe
+from rlhf_core.config import Recipe, RecipeFile
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.records.approval_record import ApprovalRecord, VersionApproval
 from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
-from tasks.records.provenance import git_state, hardware
+from tasks.records.provenance import git_state, hardware, short_commit
 from tasks.records.workspace import Workspace
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]  # MLflow's words
@@ -104,6 +104,8 @@ class Membership(BaseModel):
 
 # of the runs that start in this context
 MEMBERSHIP: ContextVar[Membership | None] = ContextVar("membership", default=None)
+# the files that their recipe was read from, its own first; a deployed recipe is in no file
+RECIPE_FILES: ContextVar[tuple[RecipeFile, ...]] = ContextVar("recipe_files", default=())
 
 
 class Record(BaseModel):
@@ -121,6 +123,7 @@ class Record(BaseModel):
     ended: int | None = None
     error: str | None = None
     sweep: Membership | None = None
+    recipe_files: list[RecipeFile] = []
     approval: ApprovalRecord | None = None
     promotion: PromotionRecord | None = None
     flow_run_id: str | None = None  # in Prefect
@@ -146,6 +149,7 @@ class Record(BaseModel):
             tracking_uri=workspace.tracking_uri,
             started=now(),
             sweep=MEMBERSHIP.get(),
+            recipe_files=list(RECIPE_FILES.get()),
         )
 
     @property
@@ -210,7 +214,7 @@ def next_name(workspace: Workspace, recipe: Recipe) -> str:
     The name is reserved at once. A run that waits for its turn has no record yet, and the next
     run must not get the same name.
     """
-    stem = f"{recipe.name}-{git_state()[0][:7]}"
+    stem = f"{recipe.name}-{short_commit(git_state()[0])}"
     names = workspace.outbox / "names"
     names.mkdir(parents=True, exist_ok=True)
     number = sum(1 for record in records(workspace) if record["name"].rsplit("-", 1)[0] == stem)

@@ -10,12 +10,12 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from rlhf_core import ROOT
 from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.rundir import StageResult, new_lines
 from rlhf_core.stage_catalogue import EVALUATE
 from tasks.execution import resource_usage
 from tasks.records.run_record import Record, Registration, StageRecord, archive
+from tasks.records.shipped import locks
 from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.tracking import rendering
@@ -87,8 +87,10 @@ class Forwarder:
         parent = self._parent
         parent.log_params(rendering.flatten(record.recipe | {"hardware": record.hardware}))
         parent.log_json(record.recipe, "recipe.json")
+        for number, file in enumerate(record.recipe_files):
+            parent.log_text(file.text, f"recipe/{number}-{file.path.name}")
         parent.log_json(rendering.metric_units(), "metrics.json")
-        for lock in sorted((ROOT / "infra" / "requirements").glob("*.txt")):
+        for lock in locks():
             self.client.log_artifact(parent.run_id, str(lock), "requirements")
         record.opened = True
         record.save(self.workspace)

@@ -46,6 +46,10 @@ class RunWriter:
         """Store a JSON value as the file `name`."""
         self.client.log_dict(self.run_id, value, name)
 
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text as the file `name`."""
+        self.client.log_text(self.run_id, text, name)
+
     def log_datasets(self, inputs: dict[str, Artifact], hub: dict[str, dict[str, Any]]) -> None:
         """Log those of a stage's inputs that are data: splits, sources, and hub data sets."""
         datasets = [
