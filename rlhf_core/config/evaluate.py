@@ -74,8 +74,9 @@ class Evaluate(Config):
     independent_scorer: str | None = Field(
         None,
         description=(
-            "'module:function' that takes (prompts, replies) and returns scores. None: the first of"
-            " reward_models, if there is one."
+            "'module:function', or a name that an installed package offers (rlhf.rewards). It takes"
+            " (prompts, replies) and returns scores. None: the first of reward_models, if there is"
+            " one."
         ),
     )
     best_of_n: Annotated[int, Field(ge=2, le=1024)] | None = Field(

@@ -15,8 +15,9 @@ class Judge(Config):
     function: str | None = Field(
         None,
         description=(
-            "'module:function' that takes (prompts, replies_a, replies_b). It returns 1 (a is"
-            " better), 0.5 (tie) or 0 for each pair."
+            "'module:function', or a name that an installed package offers (rlhf.judges). It takes"
+            " (prompts, replies_a, replies_b) and returns 1 (a is better), 0.5 (tie) or 0 for each"
+            " pair."
         ),
     )
     endpoint: str | None = Field(

@@ -27,8 +27,9 @@ class PPOEvaluation(Config):
     scorer: str | None = Field(
         None,
         description=(
-            "'module:function' that takes (prompts, replies) and returns scores. None:"
-            " evaluate.independent_scorer, if there is one."
+            "'module:function', or a name that an installed package offers (rlhf.rewards). It takes"
+            " (prompts, replies) and returns scores. None: evaluate.independent_scorer, if there is"
+            " one."
         ),
     )
     keep: Literal["last", "best"] = Field(

@@ -6,16 +6,18 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlhf_core.config.fields import Config, Finite, NonNegative
 from rlhf_core.metric_tables.stages import MAX_FUNCTIONS
+from rlhf_core.named_functions import NAME
 
 
 class RewardFunction(Config):
     """A reward function: a rule or verifier. A plain string is short for `{function = "..."}`."""
 
     function: str = Field(
-        pattern=r"^[\w.]+:\w+$",
+        pattern=NAME,
         description=(
-            "'module:function' that takes (prompts, replies) and returns one score per reply. A"
-            " parameter `messages` gets the prompts' messages. An exception in it ends the stage."
+            "'module:function', or a name that an installed package offers (rlhf.rewards). It takes"
+            " (prompts, replies) and returns one score per reply. A parameter `messages` gets the"
+            " prompts' messages. An exception in it ends the stage."
         ),
     )
     weight: Finite = Field(

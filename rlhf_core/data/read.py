@@ -16,6 +16,7 @@ from rlhf_core.config import Source
 from rlhf_core.data.normalise import as_json_value
 from rlhf_core.data.rows.store import BATCH, ArrowFile
 from rlhf_core.data.sources.hub import load_hub
+from rlhf_core.data.sources.readers import rows_of_reader
 from rlhf_core.data.sources.shards import (
     COMPRESSED,
     FORMATS,
@@ -86,8 +87,12 @@ def read_source(name: str, source: Source, path: Path | None, folder: Path | Non
     Raises BadInput naming file and line when it cannot be read, is not UTF-8 or has no rows;
     StageFailed when the hub cannot be reached.
     """
-    kind = _format(name, source, path)
-    if path is None or kind == "hub":
+    cache = None if folder is None else folder / f"{name}.rows.arrow"
+    kind = "reader" if path and source.reader else _format(name, source, path)
+    if path and source.reader:
+        numbered = islice(rows_of_reader(name, source.reader, path), source.limit)
+        rows = _from_rows(name, path, numbered, cache)
+    elif path is None or kind == "hub":
         rows = _from_dataset(name, source.path, load_hub(name, source))
     elif kind == "saved":
         rows = _from_dataset(name, source.path, _load_saved(name, source, path))
@@ -95,7 +100,6 @@ def read_source(name: str, source: Source, path: Path | None, folder: Path | Non
         files = [path]
         if path.is_dir() or is_pattern(path):
             kind, files = shards(name, path, source.split, kind)
-        cache = None if folder is None else folder / f"{name}.rows.arrow"
         rows = (
             _from_text(name, path, files, kind, source.limit, cache)
             if kind in READERS
@@ -158,6 +162,14 @@ def _from_text(
 ) -> Rows:
     """Return the rows of one text file, or of several as one table. cache: see read_source."""
     numbered = islice(chain.from_iterable(READERS[kind](file) for file in files), limit)
+    rows = _from_rows(name, path, numbered, cache)
+    return replace(rows, lines=range(1, len(rows.lines) + 1)) if len(files) > 1 else rows
+
+
+def _from_rows(
+    name: str, path: Path, numbered: Iterator[tuple[int, dict]], cache: Path | None
+) -> Rows:
+    """Return rows, each with its line, as one table. cache: see read_source."""
     written = ArrowFile(pa.schema([("row", pa.string())]), cache)
     lines, columns = array("q"), _ColumnTypes()
     while batch := list(islice(numbered, BATCH)):
@@ -169,7 +181,7 @@ def _from_text(
         name,
         str(path),
         written.finish(),
-        range(1, len(lines) + 1) if len(files) > 1 else lines,
+        lines,
         tuple(columns.types),
         is_text=True,
         floats=columns.floats(),

@@ -36,10 +36,11 @@ from rlhf_core.evaluation.scoring import (
     reward_scores,
 )
 from rlhf_core.evidence.items import Columns, prompt_id
-from rlhf_core.judging.functions import Scorer, load_function
+from rlhf_core.judging.functions import Scorer
 from rlhf_core.judging.judge import load_judge
 from rlhf_core.judging.judge_metrics import usage_output
 from rlhf_core.judging.verdicts import AskJudge
+from rlhf_core.named_functions import REWARDS, load_function
 from rlhf_core.ranks import is_rank_zero
 from rlhf_core.rundir import BENCHMARK_RESULTS, Output, RunDir, StageSpec, merged
 from rlhf_core.sft import fall_interval, heldout_losses, load_sequences
@@ -107,7 +108,7 @@ def _outside_functions(config: Evaluate, folder: Path) -> tuple[Scorer | None, A
     """
     scorer = judge = None
     if config.independent_scorer:
-        scorer = load_function(config.independent_scorer, "independent scorer")
+        scorer = load_function(config.independent_scorer, "independent scorer", REWARDS)
     if config.judge:
         judge = load_judge(config.judge, folder)
     return (scorer, judge) if is_rank_zero() else (None, None)

@@ -1,9 +1,8 @@
-"""Functions that the recipe names as 'module:function': import, call, check of the answers.
+"""Scorers and judges that are functions: their call, and the check of their answers.
 
 A failed scorer is not a score of 0. Whatever such a function does wrong is an error that names it.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -42,23 +41,6 @@ def with_messages(function: Callable, prompts: list[Messages], *, lists: int) ->
     except (TypeError, ValueError):  # a function of C has no signature to read
         names = []
     return partial(function, **{MESSAGES: prompts}) if MESSAGES in names[lists:] else function
-
-
-def load_function(name: str, role: str) -> Callable:
-    """Return the function behind 'module:function'.
-
-    `role` names its purpose in messages. Raises BadInput when there is no such function.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise BadInput(
-            f"the {role} {name!r} cannot be imported ({error}); expected 'module:function'"
-        ) from None
-    if not callable(function):
-        raise BadInput(f"the {role} {name!r} is a {type(function).__name__}; expected a function")
-    return function
 
 
 def call(function: Callable, role: str, *texts: list[str]) -> list[float]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from rlhf_core.batching.batch import subset
 from rlhf_core.config import Judge
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import JudgeFunction, call, load_function
+from rlhf_core.judging.functions import JudgeFunction, call
 from rlhf_core.judging.verdicts import AskJudge, JudgeAnswer
+from rlhf_core.named_functions import JUDGES, load_function
 
 OUTCOMES = (0.0, 0.5, 1.0)
 
@@ -19,7 +20,7 @@ def load_judge(config: Judge, folder: Path | None = None) -> AskJudge:
     BadInput for a function that does not exist, or an endpoint's key that is not set.
     """
     if config.function:
-        return asking(load_function(config.function, "judge"))
+        return asking(load_function(config.function, "judge", JUDGES))
     from rlhf_core.judging.judge_endpoint import endpoint_judge
 
     return endpoint_judge(config, folder)

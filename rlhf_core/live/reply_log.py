@@ -16,9 +16,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from rlhf_core.judging.functions import load_function
 from rlhf_core.live.asgi import ASGIMessage, ASGIReceive, ASGISend
 from rlhf_core.live.chat_bodies import Redact, read_reply, read_request
+from rlhf_core.named_functions import load_function
 
 VARIABLE = "RLHF_REPLY_LOG"  # JSON: folder, rate (share of the replies), redact (module:function)
 UNLOGGED = b"x-rlhf-unlogged"  # header of a request that is no user's

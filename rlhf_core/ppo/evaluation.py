@@ -22,7 +22,8 @@ from rlhf_core.batching.collective import barrier, gathered
 from rlhf_core.config.ppo_evaluation import PPOEvaluation
 from rlhf_core.data.render import reply_text
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import Scorer, call, conversation, load_function, with_messages
+from rlhf_core.judging.functions import Scorer, call, conversation, with_messages
+from rlhf_core.named_functions import REWARDS, load_function
 from rlhf_core.ppo.metrics import experience_metrics
 from rlhf_core.ppo.rollout import Rollout, roll_out
 from rlhf_core.ppo.state import LoopState
@@ -193,7 +194,7 @@ def build(config: PPOEvaluation | None, folder: Path) -> Evaluator | None:
     """
     if config is None:
         return None
-    scorer = load_function(config.scorer, "scorer of PPO") if config.scorer else None
+    scorer = load_function(config.scorer, "scorer of PPO", REWARDS) if config.scorer else None
     return Evaluator(config, scorer, folder)
 
 

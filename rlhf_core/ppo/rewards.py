@@ -15,14 +15,9 @@ from rlhf_core.batching.collective import gathered
 from rlhf_core.config import PPO, RewardFunction, Rewards
 from rlhf_core.data.render import reply_text, token_text
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import (
-    call,
-    call_per_token,
-    conversation,
-    load_function,
-    with_messages,
-)
+from rlhf_core.judging.functions import call, call_per_token, conversation, with_messages
 from rlhf_core.modeling.models import final_scores
+from rlhf_core.named_functions import REWARDS, load_function
 from rlhf_core.objectives.advantages import Moments, masked_moments, merge_moments
 from rlhf_core.ppo.rollout import Rollout, Scores
 from rlhf_core.ranks import is_rank_zero
@@ -69,7 +64,7 @@ def load_functions(
     records: those of all prompts. Raises BadInput for a name that is no function, or a column that
     is missing.
     """
-    loaded = [load_function(one.function, "reward function") for one in functions]
+    loaded = [load_function(one.function, "reward function", REWARDS) for one in functions]
     for one in functions:
         require_columns(one, records)
 

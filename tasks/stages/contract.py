@@ -68,6 +68,9 @@ def check_paths(recipe: Recipe) -> None:
     if prepare.spec(recipe, {}) is None:
         model_folder("model.base", recipe.model.base)
     for name, source in recipe.data.sources.items():
+        key = recipe.data.key_of(name)
         if source.format != "hub" and not source.path.startswith(validate.PREPARED):
-            local(recipe.data.key_of(name), source.path)
+            local(key, source.path)
+        if source.reader:
+            validate.reader_of(key, source)
     evaluate.check(recipe.evaluate)

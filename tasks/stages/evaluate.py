@@ -7,9 +7,11 @@ from rlhf_core import stage_catalogue
 from rlhf_core.config import Evaluate, EvaluationJudge, Recipe
 from rlhf_core.config.stage_configs import EvaluateStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
+from rlhf_core.named_functions import JUDGES, REWARDS
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages import benchmarks
-from tasks.stages.spec import Artifacts, make_spec, model_folder, source_of, taken
+from tasks.stages.function_source import source_of
+from tasks.stages.spec import Artifacts, make_spec, model_folder, taken
 
 LABELLED = "comparisons_heldout"
 
@@ -90,11 +92,11 @@ def _folders(config: Evaluate) -> list[Path]:
 def _sources(config: Evaluate) -> Artifacts:
     judge = config.judge.function if config.judge else None
     named = {
-        "independent_scorer": ("independent_scorer", config.independent_scorer),
-        "judge": ("judge.function", judge),
+        "independent_scorer": ("independent_scorer", config.independent_scorer, REWARDS),
+        "judge": ("judge.function", judge, JUDGES),
     }
     return {
-        name: source_of(f"evaluate.{key}", function)
-        for name, (key, function) in named.items()
+        name: source_of(f"evaluate.{key}", function, group)
+        for name, (key, function, group) in named.items()
         if function
     }

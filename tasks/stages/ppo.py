@@ -4,8 +4,10 @@ from rlhf_core import stage_catalogue
 from rlhf_core.config import PPO, Recipe, Rewards
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
+from rlhf_core.named_functions import JUDGES, REWARDS
 from rlhf_core.rundir import StageSpec
-from tasks.stages.spec import Artifacts, make_spec, source_of, taken, trained_language_model
+from tasks.stages.function_source import source_of
+from tasks.stages.spec import Artifacts, make_spec, taken, trained_language_model
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[PPOStageConfig]:
@@ -47,7 +49,7 @@ def _labeller(recipe: Recipe) -> Artifacts:
     """Return the source of the function that labels, as 'judge': once edited, it is asked again."""
     watch = recipe.ppo.reward_check
     name = watch.judge.function if watch and watch.judge else None
-    return {"judge": source_of("ppo.reward_check.judge.function", name)} if name else {}
+    return {"judge": source_of("ppo.reward_check.judge.function", name, JUDGES)} if name else {}
 
 
 def _with_scorer(recipe: Recipe) -> PPO:
@@ -63,7 +65,7 @@ def _scorer(recipe: Recipe) -> Artifacts:
     """Return the source of the evaluation's scorer: once edited, PPO is run again."""
     evaluation = _with_scorer(recipe).evaluation
     name = evaluation.scorer if evaluation else None
-    return {"independent_scorer": source_of("ppo.evaluation.scorer", name)} if name else {}
+    return {"independent_scorer": source_of("ppo.evaluation.scorer", name, REWARDS)} if name else {}
 
 
 def sources(rewards: Rewards) -> Artifacts:
@@ -72,6 +74,6 @@ def sources(rewards: Rewards) -> Artifacts:
     Raises BadInput naming the key.
     """
     return {
-        f"function_{number}": source_of("ppo.reward.functions", one.function)
+        f"function_{number}": source_of("ppo.reward.functions", one.function, REWARDS)
         for number, one in enumerate(rewards.functions, start=1)
     }

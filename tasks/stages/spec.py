@@ -1,15 +1,11 @@
 """Helpers of the stages' files: names of artifacts, checked paths, and the spec itself."""
 
-import ast
 import difflib
-import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
-from rlhf_core import ROOT
 from rlhf_core.config import Recipe
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import StageConfig
@@ -30,8 +26,6 @@ Artifacts = dict[str, Artifact]
 # folders, ':' between them; set for workers, whose recipes come from a page or a schedule
 ROOTS = "RLHF_ALLOWED_ROOTS"
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-# what these bind is known only when the module runs
-_ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
 _FILE_ENDINGS = {*FORMATS, *COMPRESSED, ".toml", ".gguf"}
 
 
@@ -246,53 +240,3 @@ def model_folder(field: str, text: str) -> Path:
             " safetensors are enough."
         )
     return path
-
-
-def source_of(field: str, name: str) -> Artifact:
-    """Return the source file of the module in 'module:function'.
-
-    The current folder is searched first, as in a stage process. The source is part of a run's
-    identity: an edited scorer is asked again. Nothing of it runs here. Raises BadInput for a module
-    that is not there, cannot be read, or has no such name.
-    """
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = importlib.util.find_spec(name.partition(":")[0])
-    except (ImportError, ValueError):
-        found = None
-    finally:
-        sys.path.remove(here)
-    if found is None or not found.has_location:
-        raise BadInput(
-            f"{field} is {name!r}: no such module in {here} nor installed; expected"
-            " 'module:function'."
-        )
-    file = permitted(field, Path(str(found.origin)), ROOT)
-    _require_name(field, name, file)
-    return Artifact.of(file)
-
-
-def _require_name(field: str, name: str, file: Path) -> None:
-    """Raise BadInput when the module's source binds no such name; nothing of it runs."""
-    if file.suffix != ".py":
-        return
-    attribute = name.partition(":")[2]
-    try:
-        nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    except (SyntaxError, ValueError) as error:
-        raise BadInput(
-            f"{field} is {name!r}, and {file} is no Python: {error}. Correct it."
-        ) from None
-    known = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
-    known |= {node.id for node in nodes if isinstance(node, ast.Name)}
-    defined = {
-        node.name
-        for node in nodes
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    }
-    if (known | defined).isdisjoint(_ANY_NAME | {attribute}):
-        raise BadInput(
-            f"{field} is {name!r}, but {file} has no {attribute!r}; it defines"
-            f" {', '.join(sorted(defined)) or 'no function'}."
-        )

@@ -7,10 +7,12 @@ from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
 from rlhf_core.data.sources.hub import at_commit
 from rlhf_core.errors import BadInput
+from rlhf_core.named_functions import READERS
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages import benchmarks
 from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
+from tasks.stages.function_source import source_of
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
 PREPARED = "{prepared}"
@@ -27,10 +29,13 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     inputs = taken(stage_catalogue.VALIDATE, have)
     hub: dict[str, Source] = {}
     for name, source in recipe.data.sources.items():
-        if found := _source(recipe.data.key_of(name), source, have):
+        key = recipe.data.key_of(name)
+        if found := _source(key, source, have):
             inputs[name] = found
         else:
             hub[name] = source
+        if source.reader:
+            inputs[f"reader_{name}"] = reader_of(key, source)
     inputs |= benchmarks.folders(recipe.evaluate.benchmarks)
     sft = recipe.model.sft
     model = model_folder("model.sft", sft) if sft else have["base"].path
@@ -44,6 +49,20 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     spec = make_spec(recipe, "validate", config, inputs)
     # nothing here is random but the choice of held-out prompts: runs over seeds share the splits
     return spec.model_copy(update={"seed": recipe.data.split_seed})
+
+
+def reader_of(field: str, source: Source) -> Artifact:
+    """Return the source file of the function that reads a source: once edited, it reads anew.
+
+    Raises BadInput naming the key, also for a path that is no local one.
+    """
+    assert source.reader
+    if not source.path.startswith(PREPARED) and local(field, source.path) is None:
+        raise BadInput(
+            f"{field} is {source.path!r}, which is no file or folder here, and its reader"
+            f" {source.reader!r} reads local files alone. Correct the path."
+        )
+    return source_of(f"{field}.reader", source.reader, READERS)
 
 
 def _source(field: str, source: Source, have: Artifacts) -> Artifact | None:

@@ -23,7 +23,7 @@ from tasks.live.replies import store_rest
 from tasks.live.scores import PAIRS
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
-from tasks.stages.spec import source_of
+from tasks.stages.function_source import source_of
 from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 
@@ -171,7 +171,7 @@ def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:
             " candidate can answer too. Add --log SHARE, or --shadow 0."
         )
     if options.redact:
-        source_of("--redact", options.redact)
+        source_of("--redact", options.redact, group=None)
     fetch_served(registry, wanted_versions(registry).champion)
 
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config
+from rlhf_core.named_functions import NAME
 
 
 def _is_none(value: object) -> bool:
@@ -29,6 +30,15 @@ class Source(Config):
                 " compressed by gzip, zstd, bzip2 or xz."
             ),
         )
+    )
+    reader: str | None = Field(
+        None,
+        pattern=NAME,
+        exclude_if=_is_none,
+        description=(
+            "'module:function', or a name that an installed package offers (rlhf.readers). It takes"
+            " the path and returns the rows, each a dict. None: `format` says how the file is read."
+        ),
     )
     config: str | None = Field(
         None,
@@ -68,6 +78,15 @@ class Source(Config):
         gt=0,
         description="Use only this number of rows, the first in the file's order. None: use all.",
     )
+
+    @model_validator(mode="after")
+    def _is_read_in_one_way(self) -> "Source":
+        if self.reader and self.format != "auto":
+            raise ValueError(
+                f"reader {self.reader!r} reads the file, and so does format {self.format!r};"
+                " expected one of the two. Leave format out"
+            )
+        return self
 
 
 def _as_source(value: object) -> object:

@@ -12,7 +12,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from tasks.records.workspace import first_template_date
 from tasks.stages import evaluate, ppo, prepare, reward, sft, validate
-from tasks.stages.spec import local, model_folder, source_of
+from tasks.stages.spec import local, model_folder
 
 
 def test_a_threshold_or_a_registry_name_is_in_no_spec(have):
@@ -181,15 +181,6 @@ def test_files_elsewhere_are_refused_however_they_are_named(confined, tmp_path, 
         BadInput, match=r"data\.comparisons leads to .* outside .*RLHF_ALLOWED_ROOTS"
     ):
         local("data.comparisons", text)
-
-
-def test_a_function_of_the_system_is_no_scorer_there(confined):
-    with pytest.raises(BadInput, match="outside"):
-        source_of("evaluate.independent", "shutil:rmtree")
-    assert (
-        source_of("evaluate.independent", "rlhf_core.quickstart.utility:score").path.name
-        == "utility.py"
-    )
 
 
 def test_a_pattern_gives_its_files_and_one_that_matches_none_is_refused(tmp_path, monkeypatch):
