@@ -83,7 +83,10 @@ def commands() -> str:
     context = typer.Context(group, info_name="rlhf")
     found = {name: load_command(name) for names in COMMANDS.values() for name in names}
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
-    parts += ["The program is `.venv/bin/rlhf`; `--install-completion` sets up the shell.\n"]
+    parts += [
+        "The program is `.venv/bin/rlhf` in a clone. `rlhf --version` prints the version, the code's "
+        "commit or digest, and the lock's digest; `--install-completion` sets up the shell.\n"
+    ]
     panels: dict[str, list[str]] = {}
     for name, command in found.items():
         panels.setdefault(panel_of(command), []).append(name)
@@ -147,7 +150,9 @@ def recipe_keys() -> str:
     schema = Recipe.model_json_schema()
     parts = [
         "# Which keys does a recipe have?\n\nA recipe is a TOML file; it holds only differences to "
-        "these defaults. `--set KEY=VALUE` changes one key of a run.\n\n"
+        "these defaults. `--set KEY=VALUE` changes one key of a run. "
+        "`extends` and `unset`, above the first section, build on another recipe "
+        "([your project](../start/your-project.md#how-does-a-recipe-extend-another)).\n\n"
         f"{MADE}\nThe source of each default: [hyperparameters.md](hyperparameters.md).\n"
     ]
     for title, places in sections(schema).items():

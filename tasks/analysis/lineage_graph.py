@@ -16,7 +16,7 @@ from tasks.stages.validate import PREPARED
 
 NodeKind = Literal["data", "model"]
 MEASURING = ("measured on", "compared with", "scored by")  # roles that do not change the target
-CODE = ("independent_scorer", "judge", "function_")  # prefixes of inputs that are source code
+CODE = ("independent_scorer", "judge", "function_", "reader_")  # prefixes of source code
 MODELS = {name: stage.makes for name, stage in STAGES.items() if stage.makes}
 GIVEN = {
     "base": "base model",
