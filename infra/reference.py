@@ -84,8 +84,8 @@ def commands() -> str:
     found = {name: load_command(name) for names in COMMANDS.values() for name in names}
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
     parts += [
-        "The program is `.venv/bin/rlhf` in a clone. `rlhf --version` prints the version, the code's "
-        "commit or digest, and the lock's digest; `--install-completion` sets up the shell.\n"
+        "The program is `.venv/bin/rlhf` in a clone. `rlhf --version` prints the version, the "
+        "code's commit or digest, and the lock's digest; `--install-completion` sets up the shell.\n"
     ]
     panels: dict[str, list[str]] = {}
     for name, command in found.items():

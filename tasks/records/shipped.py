@@ -11,7 +11,7 @@ from pathlib import Path
 from rlhf_core import ROOT
 from rlhf_core.digest import digest_file, digest_json
 
-COPIES = Path(str(files("tasks"))) / "shipped"
+COPIES = Path(str(files("tasks"))).resolve() / "shipped"
 PACKAGES = ("flows", "rlhf_core", "tasks")
 FOLDERS = ("mlflow", "infra/requirements")
 
