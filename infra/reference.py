@@ -85,7 +85,8 @@ def commands() -> str:
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
     parts += [
         "The program is `.venv/bin/rlhf` in a clone. `rlhf --version` prints the version, the "
-        "code's commit or digest, and the lock's digest; `--install-completion` sets up the shell.\n"
+        "code's commit or digest, and the lock's digest. `--install-completion` sets up the "
+        "shell.\n"
     ]
     panels: dict[str, list[str]] = {}
     for name, command in found.items():
