@@ -31,7 +31,8 @@ def load_recipe(name: str, settings: list[str] | tuple[str, ...] = ()) -> Recipe
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         lines += [
-            explain(each) + _origin(source, each["loc"], given)
+            explain(each)
+            + ("" if each["type"] == "missing" else _origin(source, each["loc"], given))
             for each in error.errors()
             if each["loc"] not in wrong
         ]

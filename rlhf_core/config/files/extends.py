@@ -42,7 +42,7 @@ class RecipeSource:
     origins: dict[Place, Path]
 
     def origin(self, place: Place) -> Path | None:
-        """Return the file that gives the value at a place, or the section around it."""
+        """Return the file that gives the value at a place; None for a section of several values."""
         for end in range(len(place), 0, -1):
             if found := self.origins.get(place[:end]):
                 return found
@@ -164,8 +164,9 @@ def _remove(values: dict, key: str) -> bool:
 
 
 def _leaves(values: dict, above: Place = ()) -> Iterator[Place]:
-    """Yield the place of every value that is no table, and of every table."""
+    """Yield the place of every value that is no table."""
     for key, value in values.items():
-        yield (*above, key)
         if isinstance(value, dict):
             yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key)
