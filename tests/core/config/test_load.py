@@ -10,7 +10,7 @@ import pytest
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import ConfigError
 from rlhf_core.gates.decide import gates_of
-from rlhf_core.judging.functions import load_function
+from rlhf_core.named_functions import load_function
 
 REFUSED = {
     "a negative KL coefficient": (
