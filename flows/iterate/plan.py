@@ -12,7 +12,8 @@ from rlhf_core.rundir import Artifact
 from tasks.iterate.iteration import JUDGE, Iteration, LabelRequest
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths
-from tasks.stages.spec import local, source_of
+from tasks.stages.function_source import source_of
+from tasks.stages.spec import local
 from tasks.stages.validate import PREPARED
 
 SIMULATED = "simulated"
@@ -127,7 +128,7 @@ def _annotators(recipe: Recipe, by: str | None) -> str:
         by = ANNOTATORS
     if ":" not in by:
         raise BadInput(f"--by is {by!r}; expected judge, simulated or MODULE:FUNCTION.")
-    source_of("--by", by)
+    source_of("--by", by, group=None)
     return by
 
 

@@ -9,11 +9,12 @@ from functools import partial
 
 from rlhf_core.config.stage_configs import LabelVotesStageConfig
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import answers, conversation, load_function, with_messages
+from rlhf_core.judging.functions import answers, conversation, with_messages
 from rlhf_core.judging.judge import load_judge
 from rlhf_core.judging.verdicts import AskJudge, compare
 from rlhf_core.labels.outcome import lines
 from rlhf_core.labels.votes import CHOICES, Choice, LabelPair, Vote, read_pairs
+from rlhf_core.named_functions import load_function
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 
 FILE = "votes.jsonl"

@@ -14,6 +14,7 @@ from rlhf_core.digest import code_digest
 from rlhf_core.errors import GateRefused
 from rlhf_core.labels.outcome import labelled_data, lines
 from rlhf_core.labels.votes import LabelPair, Vote, both_orders, read_pairs, read_vote_lines
+from rlhf_core.named_functions import JUDGES
 from rlhf_core.rundir import Artifact, StageSpec, write_atomically
 from rlhf_core.seeds import round_seed
 from rlhf_core.stage_catalogue import LABEL_VOTES
@@ -24,7 +25,7 @@ from tasks.labels.files import PROVENANCE, publish, written_files
 from tasks.labels.sources import WantedPairs, picked_pairs
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
-from tasks.stages.spec import source_of
+from tasks.stages.function_source import source_of
 
 PAIRS = "pairs.jsonl"
 
@@ -95,10 +96,10 @@ def _votes(workspace: Workspace, recipe: Recipe, by: str, pairs: Path, seed: int
         assert judge is not None, "checked before anything ran"
         config = LabelVotesStageConfig(judge=judge)
         if judge.function:
-            inputs["judge"] = source_of("evaluate.judge.function", judge.function)
+            inputs["judge"] = source_of("evaluate.judge.function", judge.function, JUDGES)
     else:
         config = LabelVotesStageConfig(annotators=by)
-        inputs["annotators"] = source_of("--by", by)
+        inputs["annotators"] = source_of("--by", by, group=None)
     spec: StageSpec[LabelVotesStageConfig] = StageSpec(
         stage=LABEL_VOTES.name, seed=seed, config=config, inputs=inputs, code=code_digest()
     )

@@ -160,7 +160,7 @@ def test_a_bad_value_is_refused_when_the_recipe_is_loaded(recipe, what):
         ("ppo.lora={rank=0}", "It is: Rank of the adapter: columns of B and rows of A; default 8"),
         ("ppo.importance_cap=0.5", "the sampler counts as exact; default none"),
         ('ppo.critic="both"', 'value head on the actor\'s trunk; default "separate"'),
-        ("ppo.reward.functions=['rules']", "'module:function' that takes .prompts, replies."),
+        ("ppo.reward.functions=['my rules']", "'module:function', or a name that an installed"),
         (
             "data.max_prompt_tokens=0",
             "Longest prompt, tokens, the chat template included. Longer: see overlong; default 256",

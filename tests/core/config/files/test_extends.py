@@ -23,10 +23,10 @@ def write(tmp_path):
 
 def test_tables_are_merged_key_by_key_and_other_values_replaced(write):
     file = write(
-        "a.toml", f'extends = "quickstart"\n{OWN}[ppo]\nbeta = 0.2\nsampling.top_p = 0.9\n'
+        "a.toml", f'extends = "quickstart"\n{OWN}[ppo]\nbeta = 0.2\nsampling.temperature = 0.9\n'
     )
     quickstart, found = load_recipe("quickstart"), load_recipe(file)
-    assert (found.ppo.beta, found.ppo.sampling.top_p) == (0.2, 0.9)
+    assert (found.ppo.beta, found.ppo.sampling.temperature) == (0.2, 0.9)
     assert found.ppo.sampling.max_new_tokens == quickstart.ppo.sampling.max_new_tokens
     assert found.ppo.steps == quickstart.ppo.steps and found.data == quickstart.data
 
