@@ -12,7 +12,7 @@ from rlhf_core.rundir import Artifact
 from tasks.iterate.iteration import JUDGE, Iteration, LabelRequest
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.stages.spec import local
 from tasks.stages.validate import PREPARED
 

@@ -25,7 +25,7 @@ from tasks.labels.files import PROVENANCE, publish, written_files
 from tasks.labels.sources import WantedPairs, picked_pairs
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 
 PAIRS = "pairs.jsonl"
 

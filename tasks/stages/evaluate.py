@@ -10,7 +10,7 @@ from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.named_functions import JUDGES, REWARDS
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages import benchmarks
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.stages.spec import Artifacts, make_spec, model_folder, taken
 
 LABELLED = "comparisons_heldout"

@@ -6,7 +6,7 @@ from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.judging.judge_endpoint import read_key
 from rlhf_core.named_functions import JUDGES, REWARDS
 from rlhf_core.rundir import StageSpec
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.stages.spec import Artifacts, make_spec, taken, trained_language_model
 
 

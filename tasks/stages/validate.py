@@ -12,7 +12,7 @@ from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
 from tasks.stages import benchmarks
 from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.stages.spec import Artifacts, local, make_spec, model_folder, permitted, taken
 
 PREPARED = "{prepared}"

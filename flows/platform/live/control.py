@@ -23,7 +23,7 @@ from tasks.live.replies import store_rest
 from tasks.live.scores import PAIRS
 from tasks.live.versions import fetch_served, require_candidate, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 

@@ -18,7 +18,7 @@ from rlhf_core.errors import ConfigError
 
 # a recipe that inherited these would be recorded, and promoted, as the one that it extends
 NOT_INHERITED = ("name", "registry.name")
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class RecipeFile(BaseModel):
@@ -39,9 +39,9 @@ class RecipeSource:
 
     values: dict
     files: tuple[RecipeFile, ...]
-    origins: dict[Place, Path]
+    origins: dict[KeyPath, Path]
 
-    def origin(self, place: Place) -> Path | None:
+    def origin(self, place: KeyPath) -> Path | None:
         """Return the file that gives the value at a place; None for a section of several values."""
         for end in range(len(place), 0, -1):
             if found := self.origins.get(place[:end]):
@@ -163,7 +163,7 @@ def _remove(values: dict, key: str) -> bool:
     return values.pop(last, None) is not None
 
 
-def _leaves(values: dict, above: Place = ()) -> Iterator[Place]:
+def _leaves(values: dict, above: KeyPath = ()) -> Iterator[KeyPath]:
     """Yield the place of every value that is no table."""
     for key, value in values.items():
         if isinstance(value, dict):

@@ -7,7 +7,7 @@ from recipes import tiny_recipe
 from rlhf_core.errors import BadInput
 from rlhf_core.named_functions import READERS, REWARDS
 from tasks.stages import contract, ppo
-from tasks.stages.function_source import source_of
+from tasks.stages.functions.source import source_of
 from tasks.stages.validate import reader_of
 
 FIELD = "evaluate.independent_scorer"
@@ -59,7 +59,8 @@ def test_the_source_of_a_reader_is_that_of_its_function_and_it_reads_local_files
     file = install(tmp_path, monkeypatch, "team-rows", {READERS: {"odd": "team_rows:rows"}}, READER)
     (tmp_path / "pairs.odd").touch()
     monkeypatch.chdir(tmp_path)
-    data = tiny_recipe(data={"demonstrations": {"path": "pairs.odd", "reader": "odd"}}).data
+    read = {"path": "pairs.odd", "reader": "odd"}
+    data = tiny_recipe(data={"demonstrations": read, "comparisons": "c.jsonl"}).data
     assert reader_of("data.demonstrations", data.demonstrations).path == file
     hub = data.demonstrations.model_copy(update={"path": "org/name"})
     with pytest.raises(

@@ -1,0 +1,1 @@
+"""The functions that a recipe names, before a stage process imports them."""
