@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flows.scaffold.project import FILES, create
-from rlhf_core import __version__
+from rlhf_core import ROOT, __version__
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput, ConfigError
 from tasks.stages.contract import check_paths
@@ -67,13 +67,12 @@ def test_a_recipe_without_ppo_gets_no_reward_function(tmp_path):
 
 
 def test_the_deployment_and_the_requirements_name_what_is_installed(tmp_path):
-    from prefect.flows import load_flow_from_entrypoint
-
     create(tmp_path / "my-team", "quickstart")
-    (deployment,) = yaml.safe_load((tmp_path / "my-team" / "prefect.yaml").read_text())[
-        "deployments"
-    ]
-    assert load_flow_from_entrypoint(deployment["entrypoint"]).name == "rlhf"
+    text = (tmp_path / "my-team" / "prefect.yaml").read_text()
+    (deployment,) = yaml.safe_load(text)["deployments"]
+    module, _, function = deployment["entrypoint"].rpartition(".")
+    assert module == "flows.pipeline"  # as `rlhf deploy` names it
+    assert f"\ndef {function}(" in (ROOT / "flows" / "pipeline.py").read_text()
     assert deployment["name"] == "weekly-my-team"
     wanted = (tmp_path / "my-team" / "requirements.txt").read_text()
     assert f"rlhf-pipeline[cpu]=={__version__}" in wanted
