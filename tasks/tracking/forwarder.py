@@ -88,7 +88,7 @@ class Forwarder:
         parent.log_params(rendering.flatten(record.recipe | {"hardware": record.hardware}))
         parent.log_json(record.recipe, "recipe.json")
         for number, file in enumerate(record.recipe_files):
-            parent.log_text(file.text, f"recipe/{number}-{file.path.name}")
+            parent.log_text(file.toml, f"recipe/{number}-{file.path.name}")
         parent.log_json(rendering.metric_units(), "metrics.json")
         for lock in locks():
             self.client.log_artifact(parent.run_id, str(lock), "requirements")

@@ -26,7 +26,7 @@ class RecipeFile(BaseModel):
 
     path: Path
     digest: str
-    text: str
+    toml: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_recipe(name: str) -> RecipeSource:
     following: Path | None = path
     while following:
         values, text = parse_recipe(following)
-        files.append(RecipeFile(path=following, digest=digest_file(following), text=text))
+        files.append(RecipeFile(path=following, digest=digest_file(following), toml=text))
         parent = _text(following, values.pop("extends", None))
         layers.append(_Layer(following, values, _unset(following, values, parent)))
         following = _parent(parent, [layer.path for layer in layers]) if parent else None

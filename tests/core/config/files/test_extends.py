@@ -56,7 +56,7 @@ def test_a_relative_path_begins_in_the_folder_of_the_file_that_names_it(
         "base.toml",
         "quickstart.toml",
     ]
-    assert source.files[0].text.startswith("extends") and len(source.files[0].digest) == 64
+    assert source.files[0].toml.startswith("extends") and len(source.files[0].digest) == 64
     assert source.origin(("seed",)).name == "base.toml"
     assert source.origin(("ppo", "steps")).name == "quickstart.toml"
     assert source.origin(("name",)).name == "recipe.toml"
