@@ -149,8 +149,10 @@ def _on_top(below: dict, above: dict) -> dict:
         if isinstance(inherited, str) and isinstance(value, dict):  # a source given as its path
             inherited = {"path": inherited}
         # another source has columns and a format of its own
-        merges = isinstance(inherited, dict) and isinstance(value, dict) and "path" not in value
-        merged[key] = _on_top(inherited, value) if merges else value
+        if isinstance(inherited, dict) and isinstance(value, dict) and "path" not in value:
+            merged[key] = _on_top(inherited, value)
+        else:
+            merged[key] = value
     return merged
 
 
