@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from flows.platform.live import control
 from flows.platform.live.state import LiveFolder, LiveOptions
 from rlhf_core.errors import BadInput
-from rlhf_core.judging.functions import load_function
 from rlhf_core.live.reply_log import ROLE
 from rlhf_core.live.verdict import LiveVerdict
+from rlhf_core.named_functions import load_function
 from tasks.live import gate
 from tasks.live.shadow import Shadowing
 from tasks.promotion.aliases import RegistryAliases
