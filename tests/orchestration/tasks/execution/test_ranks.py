@@ -216,7 +216,7 @@ def test_adapters_on_divided_weights_learn_as_on_whole_ones(inputs, tmp_path):
         return ranks_spec(stage, inputs[stage], ranks=ranks, **lora, **options)
 
     plain = {stage: tmp_path / "plain" / stage for stage in LOSSES}
-    together({plain[stage]: spec(stage) for stage in ("sft", "reward", "dpo")}, ranks=1)
+    together({plain[stage]: spec(stage) for stage in LOSSES if stage != "ppo"}, ranks=1)
     inputs["ppo"]["reward"] = plain["reward"] / "model"
     together({plain["ppo"]: spec("ppo")}, ranks=1)
     for ranks in (1, 2):
@@ -394,8 +394,7 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
     """Ring all-reduce at ZeRO 0: 2 (n - 1) / n times 4 bytes per weight and optimizer step, n = 2.
 
     Gradients are float32. At ZeRO 3 gradients are scattered and weights gathered, in the passes
-    without gradients too. DeepSpeed keeps weights of less than 100,000 numbers, as all are here,
-    whole until the next step, so that the sampler's come without traffic.
+    without gradients too, and once for the sampler: each rank sends its half of the actor.
     """
     stage_process.run_stage(ranks_spec("reward", inputs["reward"], ranks=1), tmp_path / "reward")
     given = inputs["ppo"] | {"reward": tmp_path / "reward" / "model"}
@@ -413,7 +412,8 @@ def test_a_trace_of_two_ranks_counts_what_they_send(inputs, tmp_path, zero):
     gradients = 4 * (actor + critic) * steps
     assert flow["ranks"] == 2 and flow["bytes_between_ranks"] == sum(sent.values())
     gathered = 4 * (actor + critic) // 2
-    assert sent["sync"] == 0 and (sent["experience"] >= gathered) == (zero == 3)
+    assert sent["sync"] == (4 * actor // 2 if zero == 3 else 0)
+    assert (sent["experience"] >= gathered) == (zero == 3)
     assert gradients <= sent["update"] <= (1.01 if zero == 0 else 1.2) * gradients
 
 
