@@ -202,6 +202,7 @@ def test_the_installed_command_says_its_version_and_the_digest_of_its_files(call
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_installed_project_runs_the_quickstart_to_promotion(call):
     assert "quickstart " in call("recipes").stdout
     done = call("run", "quickstart")
