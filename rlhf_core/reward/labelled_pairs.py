@@ -20,7 +20,7 @@ Inputs = Mapping[str, Artifact]
 
 
 @dataclass(frozen=True)
-class LabelledPairs:
+class TrainingPairs:
     """Comparisons, the new ones last.
 
     sequences: chosen and rejected in turn. new: the number of new rows.
@@ -39,7 +39,7 @@ def training_pairs(
     *,
     seed: int,
     folder: str = "",
-) -> LabelledPairs:
+) -> TrainingPairs:
     """Return at most `limit` training comparisons, drawn by `seed`, and all new ones after them.
 
     folder: place of the token ids in the run directory's.
@@ -48,10 +48,10 @@ def training_pairs(
     rows = training_rows(inputs["comparisons_train"].path, limit, seed=seed)
     sequences = encoded_once(run.tokens / folder, rows, encode, Sequence)
     if NEW_TRAIN not in inputs:
-        return LabelledPairs(rows, sequences, 0)
+        return TrainingPairs(rows, sequences, 0)
     new = training_rows(inputs[NEW_TRAIN].path, None, seed=seed)
     of_new = encoded_once(run.tokens / NEW_TRAIN, new, encode, Sequence)
-    return LabelledPairs(Joined([rows, new]), Joined([sequences, of_new]), len(new))
+    return TrainingPairs(Joined([rows, new]), Joined([sequences, of_new]), len(new))
 
 
 def pair_weights(pairs: int, new: int, new_weight: float) -> Tensor | float:
