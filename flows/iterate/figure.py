@@ -104,14 +104,13 @@ def _labels(iteration: Iteration) -> Markup:
 
 def _table(iteration: Iteration) -> Markup:
     shown = columns_of(iteration)
-    head = ["round", "labels", *shown, "outcome", "why", "run"]
+    head = ["round", "labels", *shown, "outcome", "run"]
     rows = [
         [
             cell(one.number, kind="num"),
             cell(iteration.labels_spent(one.number), kind="num"),
             *(cell(measured_text(one.metrics.get(name)), kind="num") for name in shown.values()),
-            cell(badge(outcome_text(one), KINDS[one.outcome])),
-            cell(one.reason),
+            cell(badge(outcome_text(one), KINDS[one.outcome]), small=one.reason),
             cell(link(one.run, one.link)),
         ]
         for one in iteration.rounds
