@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
         run_stage(spec, run)
     except (BadInput, GateRefused) as error:
         failure = {"stage": stage, "error": type(error).__name__, "message": str(error)}
-        return _refuse(run, failure)
+        return _refuse(run, failure | {"code": error.code})
     except ImportError as error:  # the same at every try
         traceback.print_exc()
         message = (

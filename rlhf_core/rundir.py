@@ -78,7 +78,8 @@ class Artifact(Frozen):
         if found != self.digest:
             raise BadInput(
                 f"{self.path} has digest {found[:12]}, expected {self.digest[:12]}: it changed"
-                " after it was made. Delete its run directory to make it again."
+                " after it was made. Delete its run directory to make it again.",
+                code="RLHF-F001",
             )
         return self
 

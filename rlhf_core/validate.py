@@ -88,7 +88,7 @@ def _validated(
     if failed := [
         item for item in report["rules"] if item["severity"] == "error" and not item["passed"]
     ]:
-        raise BadInput(failure_message(failed, str(run.path / "report.json")))
+        raise BadInput(failure_message(failed, str(run.path / "report.json")), code="RLHF-D001")
     task_files = {name: spec.inputs[input_name(name)].path for name in spec.config.needs.benchmarks}
     require(spec.config.needs, splits, model, task_files)
     return Output(

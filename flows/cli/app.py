@@ -15,7 +15,10 @@ from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
 from rlhf_core.process_end import run_and_end
 
-EXIT_CODES = "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else."
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 bad input or configuration, 3 a gate refused, 1 anything else. A code in"
+    " brackets, such as RLHF-F001: rlhf explain RLHF-F001."
+)
 # panel of the help page, command, first line of its docstring. The command NAME of the panel PANEL
 # is the function NAME in flows/cli/PANEL/NAME.py, with underscores for hyphens and blanks. A name
 # of two words is a command of the group that its first word names.
@@ -67,6 +70,7 @@ COMMANDS = {
         "sync": "Forward to MLflow what runs recorded while it was down.",
         "gc": "Remove old run directories, cached results and reports that nothing needs.",
         "doctor": "Check this machine, and say how to fix what is wrong.",
+        "explain": "Explain the code that an error's message ends with, and say what to do.",
         "recipes": "List the recipes that come with the project.",
     },
 }
@@ -188,9 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         app(args=argv)
     except PromotionRefused as error:
-        return _report(str(error), error.exit_code, "refused")
+        return _report(with_code(error), error.exit_code, "refused")
     except RLHFError as error:
-        return _report(str(error), error.exit_code)
+        return _report(with_code(error), error.exit_code)
     except Exception as error:
         hint = "" if debugging() else " (add --debug for the traceback)"
         return _report(f"unexpected {type(error).__name__}: {error}{hint}", 1)
@@ -202,6 +206,11 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def with_code(error: RLHFError) -> str:
+    """Return the message of an error, and its code where the runbook has a section on it."""
+    return f"{error} [{error.code}]" if error.code else str(error)
 
 
 def _report(message: str, code: int, word: str | None = None) -> int:

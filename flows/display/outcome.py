@@ -14,6 +14,7 @@ from flows.display.data_report import report_findings, report_table
 from flows.display.live_row import verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.errors import GateRefused, RLHFError
+from tasks.records.run_record import Record
 from tasks.records.step_row import StepRow
 from tasks.run_result import PipelineResult
 
@@ -30,6 +31,7 @@ class RunOutcome:
     report: dict | None = None  # the data report: {"columns": [...], "data": [[...], ...]}
     told: set[str] = field(default_factory=set)  # failures that the display has shown in full
     page: Path | None = None  # the run's HTML report
+    record: Record | None = None  # None for a run that was refused before it began
 
     @property
     def state(self) -> str:
@@ -46,6 +48,7 @@ class RunOutcome:
             "state": self.state,
             "exit_code": self.error.exit_code if self.error else 0,
             "error": str(self.error) if self.error else None,
+            "error_code": (self.error.code or None) if self.error else None,
             "stages": [_row_json(row) for row in self.rows],
             "promotion": (
                 {name: getattr(promotion, name) for name in ("promoted", "reason", "version")}

@@ -69,6 +69,7 @@ def run_recipe(
         report_of(rows) if with_report else None,
         display.told,
         record.report if record else None,
+        record,
     )
 
 
@@ -119,7 +120,8 @@ def _blame_prefect_server(error: Exception) -> None:
         raise BadInput(
             f"the Prefect server at {redacted(address.url)} does not answer"
             f" ({type(error).__name__}); the address is set by {address.place}. Start the"
-            f" server, or {address.fix}."
+            f" server, or {address.fix}.",
+            code="RLHF-S004",
         ) from error
 
 

@@ -151,7 +151,7 @@ def _naming(label: str) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        raise type(error)(f"{label}: {error}") from None
+        raise type(error)(f"{label}: {error}", code=error.code) from None
 
 
 def _require_different(recipes: dict[str, Recipe]) -> None:

@@ -85,7 +85,8 @@ def reserved(names: list[str]) -> Iterator[None]:
         raise StageFailed(
             f"Prefect has no concurrency limit for {missing} ({error}), so that another run could"
             " share it. Make it: rlhf up on this machine, or prefect global-concurrency-limit"
-            " create NAME --limit 1; or have the worker's RLHF_DEVICE_LIMITS name another one"
+            " create NAME --limit 1; or have the worker's RLHF_DEVICE_LIMITS name another one",
+            code="RLHF-S005",
         ) from error
 
 

@@ -103,7 +103,8 @@ def finished(run_dir: Path) -> StageResult | None:
         except BadInput as error:
             raise BadInput(
                 f"output {name!r} of {run_dir} is damaged ({error}). Delete {run_dir} and run"
-                " again."
+                " again.",
+                code="RLHF-F001",
             ) from None
     return result
 
@@ -214,10 +215,10 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
 
 
 def _refusal(failure: dict) -> RLHFError:
-    kind = getattr(errors, failure["error"], None)
+    kind, code = getattr(errors, failure["error"], None), failure.get("code")
     if isinstance(kind, type) and issubclass(kind, RLHFError):
-        return kind(failure["message"])
-    return BadInput(failure["message"])
+        return kind(failure["message"], code=code)
+    return BadInput(failure["message"], code=code)
 
 
 def _failure(stage: str, run_dir: Path, code: int) -> str:

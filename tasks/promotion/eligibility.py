@@ -31,9 +31,13 @@ RUN_AGAIN = (
 class ContestLost(PromotionRefused):
     """Every gate passed, but the policy does not beat the present champion."""
 
+    code = "RLHF-P004"
+
 
 class ApprovalMissing(PromotionRefused):
     """Every gate passed, but the approval that the recipe requires is missing."""
+
+    code = "RLHF-P003"
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,8 @@ def permitted(field: str, path: Path, *further: Path) -> Path:
         raise BadInput(
             f"{field} leads to {path.resolve()}, outside {', '.join(map(str, roots))}. Put the"
             " files below one of them, or have whoever runs the worker allow more:"
-            f" {ROOTS}=FOLDER:FOLDER (rlhf down, then rlhf up with it)."
+            f" {ROOTS}=FOLDER:FOLDER (rlhf down, then rlhf up with it).",
+            code="RLHF-R002",
         )
     return path
 

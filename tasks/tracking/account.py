@@ -63,7 +63,9 @@ def unanswered(uri: str, error: Exception, advice: str) -> RLHFError:
     """
     if isinstance(error, MlflowException) and error.get_http_status_code() == _UNKNOWN:
         return _refused(uri)
-    return RLHFError(f"MLflow at {redacted(uri)} does not answer ({brief(error)}). {advice}")
+    return RLHFError(
+        f"MLflow at {redacted(uri)} does not answer ({brief(error)}). {advice}", code="RLHF-S003"
+    )
 
 
 def _refused(uri: str) -> BadInput:

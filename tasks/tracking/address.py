@@ -22,7 +22,8 @@ def require_address(uri: str) -> None:
     if problem := _problem(uri) or _folder_problem(uri):
         raise BadInput(
             f"the MLflow address {redacted(uri)!r} {problem}; expected {EXPECTED}. Correct"
-            " MLFLOW_TRACKING_URI, or unset it to use the workspace's own store."
+            " MLFLOW_TRACKING_URI, or unset it to use the workspace's own store.",
+            code="RLHF-S001",
         )
 
 

@@ -89,7 +89,8 @@ def _upgrade(file: Path) -> None:
         raise BadInput(
             f"{file} has neither this MLflow's tables nor those of an earlier one"
             f" ({str(error).splitlines()[0]}); expected a whole store. Put a backup in its place,"
-            " or move it away and run rlhf sync: it forwards the runs that the store lacks."
+            " or move it away and run rlhf sync: it forwards the runs that the store lacks.",
+            code="RLHF-S002",
         ) from None
     finally:
         engine.dispose()

@@ -1,5 +1,6 @@
 """Print what a run left, and end with its exit code."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,5 +27,7 @@ def raise_error(outcome: "RunOutcome") -> None:
     if outcome.error is None:
         return
     if str(outcome.error) in outcome.told and not debugging():
+        if outcome.error.code:
+            print(f"What to do: rlhf explain {outcome.error.code}", file=sys.stderr)
         raise typer.Exit(outcome.error.exit_code)
     raise outcome.error
