@@ -5,7 +5,12 @@ those of the project, never SystemExit: BadInput, GateRefused, PromotionRefused,
 is imported here is stable; everything else below `flows` may change.
 """
 
+from flows.api.comparisons import RunComparison, compare, lineage
 from flows.api.error_codes import ErrorCode, error_codes, explain
+from flows.api.parameter_sweeps import SweepOptions, sweep
+from flows.api.pipeline_runs import open_run, run, runs
+from flows.api.registered_models import ModelRegistry, PromotionOptions, registry
+from flows.api.run_view import Run
 from rlhf_core.errors import (
     BadInput,
     ConfigError,
@@ -20,9 +25,21 @@ __all__ = [
     "ConfigError",
     "ErrorCode",
     "GateRefused",
+    "ModelRegistry",
+    "PromotionOptions",
     "PromotionRefused",
     "RLHFError",
+    "Run",
+    "RunComparison",
     "StageFailed",
+    "SweepOptions",
+    "compare",
     "error_codes",
     "explain",
+    "lineage",
+    "open_run",
+    "registry",
+    "run",
+    "runs",
+    "sweep",
 ]

@@ -32,6 +32,13 @@ def run_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def metric_names(incomplete: str) -> list[str]:
+    """Return the names of the metrics that begin with `incomplete`."""
+    from rlhf_core.metrics import METRICS
+
+    return sorted(name for name in METRICS if name.startswith(incomplete))
+
+
 def _set_debug(debug: bool) -> bool:
     if debug:
         os.environ["RLHF_DEBUG"] = "1"
@@ -91,5 +98,15 @@ Notify = Annotated[
             "Notify this http address, or Prefect block (slack-webhook/team), of refusals,"
             " failures, promotions ..."
         )
+    ),
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILTER]...",
+        help=(
+            "A recipe's name, a pattern of run names (quickstart-*), or a condition on a recipe key"
+            " or metric (ppo.beta=0.1, eval/win_rate>0.6, status!=FAILED); a run must meet all"
+        ),
     ),
 ]

@@ -55,6 +55,12 @@ def _run(workspace: Workspace, record: Record) -> dict:
     }
 
 
+def run_state(workspace: Workspace, record: Record) -> str:
+    """Return the state of a run as `rlhf status` shows it."""
+    alive = record.status == "RUNNING" and _is_running(workspace, record.id)
+    return _run_state(record, rows_of(record), alive)
+
+
 def _is_running(workspace: Workspace, record_id: str) -> bool:
     with record_lock(workspace, record_id) as free:
         return not free

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -22,6 +23,9 @@ from tasks.sweeps import tracking as sweep_tracking
 from tasks.sweeps.findings import with_findings
 from tasks.tracking.address import require_address
 from tasks.tracking.client import brief
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 REFUSED = 3
 
@@ -53,6 +57,18 @@ class SweepResult:
             " again:"
         )
         return RLHFError("\n".join([head, *lines])) if bad else None
+
+    def frame(self) -> "DataFrame":
+        """Return a pandas frame with a row per run: its values of the keys, state and metrics."""
+        import pandas
+
+        rows = [
+            row.values
+            | {"run": row.run, "state": row.state}
+            | {name: found.value for name, found in row.metrics.items()}
+            for row in self.sweep.rows
+        ]
+        return pandas.DataFrame(rows)
 
     def as_json(self) -> dict:
         """Return the JSON values that `rlhf sweep --json` prints."""

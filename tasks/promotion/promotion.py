@@ -69,30 +69,9 @@ def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionRe
     Raises PromotionRefused; then nothing has changed.
     """
     recover(registry)
-    model = registry.model(request.kind)
-    digest = registry.as_champion(request.kind, request.version).digest
-    found = registry.aliases()
-    present = found[f"{request.kind}@{CHAMPION}"] or ""
-    expects = present if request.expects is None else request.expects
-    if present == expects == request.version and not drift(_champion(registry), found):
-        return PromotionResult(
-            model,
-            request.version,
-            True,
-            f"Version {request.version} of {model} is the champion already.",
-        )
-    entry = registry.ledger.append(
-        "promote",
-        model,
-        request.version,
-        digest=digest,
-        expects=expects,
-        reason=request.reason,
-        contest_override=request.contest_override,
-        approved_by=request.approved_by,
-        approval_comment=request.approval_comment,
-        live=request.live.model_dump_json() if request.live else "",
-    )
+    entry = append_promotion(registry, request)
+    if isinstance(entry, PromotionResult):
+        return entry
     with begin_transaction(registry, entry) as transaction:
         check_preconditions(transaction, adopt=request.adopt)
         target = next_champions(transaction)
@@ -106,32 +85,67 @@ def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionRe
     return _announced(transaction, plan, _result(transaction))
 
 
+def append_promotion(
+    registry: RegistryAliases, request: PromotionRequest
+) -> LedgerEntry | PromotionResult:
+    """Append the entry of a promotion; of the champion return the result, which needs no entry."""
+    model = registry.model(request.kind)
+    digest = registry.as_champion(request.kind, request.version).digest
+    found = registry.aliases()
+    present = found[f"{request.kind}@{CHAMPION}"] or ""
+    expects = present if request.expects is None else request.expects
+    if present == expects == request.version and not drift(_champion(registry), found):
+        sentence = f"Version {request.version} of {model} is the champion already."
+        return PromotionResult(model, request.version, True, sentence)
+    return registry.ledger.append(
+        "promote",
+        model,
+        request.version,
+        digest=digest,
+        expects=expects,
+        reason=request.reason,
+        contest_override=request.contest_override,
+        approved_by=request.approved_by,
+        approval_comment=request.approval_comment,
+        live=request.live.model_dump_json() if request.live else "",
+    )
+
+
 def rollback(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
     """Make the champion before the present one champion again; a second call goes further back.
 
     Raises as promote does.
     """
     recover(registry)
-    target, skipped = _last_whole(registry, request.kind)
-    champion = target.champion(request.kind)
-    assert champion is not None  # see rollback_targets
-    expects = registry.aliases()[f"{request.kind}@{CHAMPION}"] or ""
-    reason = " ".join(filter(None, [request.reason, *skipped]))
-    entry = registry.ledger.append(
-        "rollback",
-        registry.model(request.kind),
-        champion.version,
-        digest=champion.digest,
-        expects=expects,
-        reason=reason,
-    )
+    entry, target = append_rollback(registry, request)
     with begin_transaction(registry, entry) as transaction:
         check_preconditions(transaction, adopt=request.adopt)
         check_evidence(transaction, target)
         plan = move_champion(transaction, target)
         smoke_test(transaction, plan)
-        commit(transaction, plan, reason)
+        commit(transaction, plan, entry.reason)
     return _announced(transaction, plan, _result(transaction))
+
+
+def append_rollback(
+    registry: RegistryAliases, request: PromotionRequest
+) -> tuple[LedgerEntry, AliasState]:
+    """Append the entry of a rollback, and return it with the champions that it goes back to.
+
+    Raises PromotionRefused where there are none.
+    """
+    target, skipped = _last_whole(registry, request.kind)
+    champion = target.champion(request.kind)
+    assert champion is not None  # see rollback_targets
+    entry = registry.ledger.append(
+        "rollback",
+        registry.model(request.kind),
+        champion.version,
+        digest=champion.digest,
+        expects=registry.aliases()[f"{request.kind}@{CHAMPION}"] or "",
+        reason=" ".join(filter(None, [request.reason, *skipped])),
+    )
+    return entry, target
 
 
 def _champion(registry: RegistryAliases) -> AliasState:
@@ -222,6 +236,7 @@ class History:
     entries: list[LedgerEntry]
     champion: AliasState
     problems: list[str]
+    name: str  # the registry name
 
 
 def history(registry: RegistryAliases) -> History:
@@ -240,4 +255,4 @@ def history(registry: RegistryAliases) -> History:
         problems.append(f"Entries {', '.join(map(str, lost))} were deleted.")
     if altered := chain_problem(entries):
         problems.append(altered)
-    return History(entries, champion, problems)
+    return History(entries, champion, problems, registry.name)

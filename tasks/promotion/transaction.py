@@ -1,8 +1,7 @@
 """One transaction that moves the champion, in steps such that a kill leaves nothing half done.
 
 A transaction is an entry of the ledger first, and records what it will move before it moves
-anything (the entry's plan). The next command completes or undoes what a killed one left; meanwhile
-nobody else moves an alias.
+anything (its plan). The next command completes or undoes a killed one; no alias moves before.
 """
 
 import contextlib
@@ -115,7 +114,8 @@ def refuse_concurrent(other: LedgerEntry) -> None:
     now = f"is at work (step '{other.step}')" if other.is_live else "has just been killed"
     raise PromotionRefused(
         f"{other} {now}, and one attempt at a time may move aliases. Nothing was changed; try"
-        " again."
+        " again.",
+        code="RLHF-P002",
     )
 
 
@@ -149,7 +149,8 @@ def check_preconditions(transaction: Transaction, *, adopt: bool) -> None:
                 " Nothing was changed. Look at them; then say which version to make champion"
                 f" (rlhf promote {registry.name} VERSION --adopt --reason ...), or go back to the"
                 f" last champion that is whole (rlhf rollback {registry.name} --adopt --reason"
-                " ...)."
+                " ...).",
+                code="RLHF-P001",
             )
         registry.ledger.record(entry, "adopted", wrong)
 
@@ -245,13 +246,14 @@ def move_champion(transaction: Transaction, target: AliasState) -> AliasPlan:
     """Record what moves, move the alias 'champion', and return the plan."""
     transaction.record_step("switch")
     registry, entry = transaction.registry, transaction.entry
-    transaction.plan = plan = _plan(transaction, target)
+    transaction.plan = plan = plan_of(transaction, target)
     registry.ledger.record(entry, "plan", plan.model_dump_json())
     move_alias(registry, entry, plan, CHAMPION)
     return plan
 
 
-def _plan(transaction: Transaction, target: AliasState) -> AliasPlan:
+def plan_of(transaction: Transaction, target: AliasState) -> AliasPlan:
+    """Return where each alias is, and where it goes."""
     registry = transaction.registry
     states = history_after(transaction.states, transaction.entry.action, target)
     after: AliasVersions = {}

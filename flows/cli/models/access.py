@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows.api.session import tracking_client
 from flows.cli.options import AsJson
 from flows.cli.output import print_json
-from flows.cli.tracking import tracking_client
 
 Subcommand = Annotated[Literal["setup"], typer.Argument(help="setup: make what is missing")]
 RegistryName = Annotated[str, typer.Argument(metavar="NAME", help="registry.name of a recipe")]

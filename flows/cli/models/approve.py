@@ -72,7 +72,7 @@ def approve(
 
 def _on_server(account: "Account", run: str, given: "Answer") -> "ApprovalRecord":
     """Return the decision on MLflow's server, where the accounts of the approvers answer."""
-    from flows.cli.tracking import tracking_client
+    from flows.api.session import tracking_client
     from tasks.approval import server_answer
 
     return server_answer.submit(tracking_client(), account, run, given)

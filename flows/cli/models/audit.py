@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from flows.api.session import tracking_client
 from flows.cli.options import AsJson
 from flows.cli.output import console, print_json
-from flows.cli.tracking import tracking_client
 
 Since = Annotated[
     datetime | None,

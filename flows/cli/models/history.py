@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from flows.api.registered_models import registry
 from flows.cli.models.request import ModelName
 from flows.cli.options import AsJson
 from flows.cli.output import console, print_json
-from flows.settings import quiet_libraries
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Exit with 3 if an entry was altered or deleted.")
@@ -22,22 +22,17 @@ def history(name: ModelName, as_json: AsJson = False, verify: Verify = False) ->
     entry that was altered or deleted after a later one began is a problem, which is printed; with
     --verify it ends with exit code 3.
     """
-    quiet_libraries()
+    found = registry(name).history()
     from flows.cli.tables.history import history_json, history_table
     from rlhf_core.errors import PromotionRefused
-    from tasks.promotion import aliases, promotion
     from tasks.promotion.ledger_chain import chain_problem, covered
 
-    where, _ = aliases.open_registry(name, must_exist=False)
-    found = promotion.history(where)
-    if not found.entries:
-        _require_model(where.name)
     if as_json:
         print_json(history_json(found))
     elif found.entries:
-        console().print(history_table(where.name, found))
+        console().print(history_table(found.name, found))
     else:
-        print(f"No attempt to promote {where.name} is recorded.")
+        print(f"No attempt to promote {found.name} is recorded.")
     if verify and (altered := chain_problem(found.entries)):
         raise PromotionRefused(altered)
     for problem in [] if as_json else found.problems:
@@ -51,17 +46,3 @@ def _verified(last: int) -> str:
     if not last:
         return "Nothing to verify yet: no entry has a later one that holds its digest."
     return f"Entries that a later one vouches for: 1 to {last}, unaltered."
-
-
-def _require_model(name: str) -> None:
-    """Raise BadInput, with the names that are there, if neither model of that name is registered.
-
-    A reward model alone is enough: the policy follows later.
-    """
-    from rlhf_core.errors import BadInput
-    from tasks.promotion.aliases import open_registry
-
-    try:
-        open_registry(f"{name}-reward")
-    except BadInput:
-        open_registry(name)

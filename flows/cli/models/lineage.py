@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from flows.api.comparisons import lineage as traced
 from flows.cli.options import AsJson, run_names
 from flows.cli.output import console, print_json
-from flows.cli.tracking import tracking_client
 
 Reference = Annotated[
     str,
@@ -23,11 +23,11 @@ Reference = Annotated[
 
 def lineage(reference: Reference, as_json: AsJson = False) -> None:
     """Trace a model back to its data, or data to every model that saw it."""
-    from tasks.analysis import lineage as analysis
-
-    found = analysis.lineage(tracking_client(), reference)
+    found = traced(reference)
     if as_json:
-        print_json(analysis.as_json(found))
+        from tasks.analysis.lineage import as_json as lineage_json
+
+        print_json(lineage_json(found))
         return
     from flows.report.terminal import lineage_tree, saw_table
 

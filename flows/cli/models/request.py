@@ -1,17 +1,16 @@
-"""Options of `rlhf promote` and `rlhf rollback`, their checks, and the printed result."""
+"""Options of `rlhf promote` and `rlhf rollback`, and the printed result."""
 
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.output import print_json
-from flows.settings import quiet_libraries
-from rlhf_core.errors import BadInput
+from rlhf_core.errors import PromotionRefused
 
 if TYPE_CHECKING:
     from tasks.promotion.promotion import PromotionResult
-
-LONGEST = 1000  # characters of a reason
+    from tasks.promotion.rehearsal import Rehearsal
 
 ModelName = Annotated[
     str,
@@ -33,34 +32,26 @@ Adopt = Annotated[
 ]
 
 
-class CheckedRequest(TypedDict):
-    """The checked options that `rlhf promote` and `rlhf rollback` share."""
-
-    reason: str
-    adopt: bool
-    contest_override: str
-
-
-def checked_request(reason: str, adopt: bool, contest_override: str = "") -> CheckedRequest:
-    """Return the checked options, and keep MLflow quiet before it is imported. Raises BadInput."""
-    require_short({"--reason": reason, "--override-contest": contest_override})
-    if adopt and not reason:
-        raise BadInput(
-            "--adopt needs --reason: say what happened to the aliases, because the ledger keeps it."
-        )
-    quiet_libraries()
-    return {
-        "reason": " ".join(reason.split()),
-        "adopt": adopt,
-        "contest_override": " ".join(contest_override.split()),
-    }
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would happen, with every check, and write nothing; exit 3: refused",
+    ),
+]
 
 
-def require_short(texts: dict[str, str]) -> None:
-    """Raise BadInput for an option whose text has more than LONGEST characters."""
-    for option, text in texts.items():
-        if len(text) > LONGEST:
-            raise BadInput(f"{option} has {len(text)} characters; expected at most {LONGEST}.")
+def print_rehearsal(found: "Rehearsal", as_json: bool) -> None:
+    """Print what a promotion or rollback would do. Raises typer.Exit(3) where it is refused."""
+    if as_json:
+        print_json(asdict(found) | {"allowed": found.allowed, "reason": found.reason})
+    else:
+        words = {True: "ok", False: "refused", None: "not tried"}
+        for step in found.steps:
+            print(f"{step.name:<17} {words[step.passed]:<9}  {step.reason}")
+        print(found.reason)
+    if not found.allowed:
+        raise typer.Exit(PromotionRefused.exit_code)
 
 
 def print_result(result: "PromotionResult", as_json: bool) -> None:

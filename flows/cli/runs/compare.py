@@ -5,21 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.api.comparisons import compare as compared
 from flows.cli.options import AsJson, PageFile, run_names
 from flows.cli.output import console, print_json, print_page_path, write_page
-from flows.cli.tracking import tracking_client
-from rlhf_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from tasks.analysis.comparison import Comparison
 
 REFERENCE = (
     "A pipeline run's name (quickstart-1a2b3c4-1), an MLflow run id or its start, latest, latest~1,"
     " or a model version (quickstart-policy@champion, quickstart-policy/3)"
 )
-FOLDER = "comparisons"  # of a run's artifacts
 LONGEST_NAME = 150  # characters of the page's file name
 
 RunReferences = Annotated[
@@ -50,42 +46,17 @@ def compare(
     Says of every metric if its difference is significant. Prints the comparison (or --json) and
     writes it as one HTML page, which is attached to the runs in MLflow.
     """
-    from flows.report.comparison import comparison_page
-    from tasks.analysis import comparison, mlflow_runs
-
-    client = tracking_client()
-    found = [mlflow_runs.resolve(client, reference) for reference in references]
-    _require_distinct(found, references)
-    result = comparison.compare([mlflow_runs.read(client, run) for run in found])
+    found = compared(*references)
     if reverse:
-        result.samples.reverse()
-    path = write_page(html or _default_page(result), comparison_page(result))
-    problem = None
-    if attach:
-        problem = mlflow_runs.attach(client, [run.info.run_id for run in found], path, FOLDER)
+        found.result.samples.reverse()
+    path = write_page(html or _default_page(found.result), found.page())
+    problem = found.attach(path) if attach else None
     if as_json:
-        print_json(comparison.as_json(result) | {"page": str(path)})
+        print_json(found.as_json() | {"page": str(path)})
     else:
-        _print(result, samples, path)
+        _print(found.result, samples, path)
     if problem:
         typer.echo(f"rlhf: the page could not be attached to the MLflow runs: {problem}", err=True)
-
-
-def _require_distinct(found: list["Run"], references: list[str]) -> None:
-    """Raise ConfigError unless these are two different runs or more."""
-    if len(found) < 2:
-        raise ConfigError(
-            f"rlhf compare needs two runs or more, found {' '.join(references)}. Add the one to"
-            " compare with."
-        )
-    ids = [run.info.run_id for run in found]
-    for place, run_id in enumerate(ids):
-        if run_id in ids[:place]:
-            first, second = references[ids.index(run_id)], references[place]
-            raise ConfigError(
-                f"{first} and {second} are the same run, {found[place].info.run_name}; expected two"
-                " different ones."
-            )
 
 
 def _default_page(result: "Comparison") -> Path:

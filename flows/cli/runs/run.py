@@ -1,17 +1,17 @@
 """`rlhf run`: run the stages of a recipe."""
 
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
+from flows.api.pipeline_runs import outcome_of, require_span
 from flows.cli.options import AsJson, Debug, RecipeName, Settings, StepName
 from flows.cli.output import print_json
 from flows.cli.runs.outcome import finish
-from flows.platform import ephemeral_server
 from flows.settings import quiet_libraries
 from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.errors import ConfigError
 from tasks.records.workspace import Workspace
-from tasks.tracking.address import require_address
 
 FromStage = Annotated[
     StepName | None,
@@ -36,20 +36,15 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run the stages of a recipe: skip finished ones, resume an interrupted one."""
-    order = get_args(StepName)
-    if from_stage and until and order.index(from_stage) > order.index(until):
-        raise typer.BadParameter(
-            f"--from {from_stage} comes after --until {until}: nothing would run."
-        )
-    loaded = load_recipe(recipe, settings or [])
+    span = (from_stage, until)
+    try:
+        require_span(span)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
     if print_launch:
-        _print_launches(loaded, as_json)
-        return
-    require_address(Workspace.here().tracking_uri)
-    ephemeral_server.start_early()
-    from flows.display.run import run_recipe
-
-    finish(run_recipe(recipe, settings or [], (from_stage, until)), as_json)
+        _print_launches(load_recipe(recipe, settings or []), as_json)
+    else:
+        finish(outcome_of(recipe, settings or [], span), as_json)
 
 
 def _print_launches(recipe: Recipe, as_json: bool) -> None:

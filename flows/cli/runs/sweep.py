@@ -4,17 +4,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, RecipeName, Settings, StageName
+from flows.api.parameter_sweeps import run_request
+from flows.cli.options import AsJson, RecipeName, Settings, StageName, metric_names
 from flows.cli.output import console, print_json, print_parts
-from flows.settings import quiet_libraries
-
-
-def metric_names(incomplete: str) -> list[str]:
-    """Return the names of the metrics that begin with `incomplete`."""
-    from rlhf_core.metrics import METRICS
-
-    return sorted(name for name in METRICS if name.startswith(incomplete))
-
 
 Over = Annotated[
     list[str],
@@ -66,17 +58,15 @@ def sweep(
     the metrics against the key, and reward against KL, under one MLflow run. The same command
     resumes a sweep that was interrupted.
     """
-    quiet_libraries()
-    from flows.sweeps import sweep as sweeps
-    from flows.sweeps.grid import SweepRequest, make_plan
-    from flows.sweeps.runs import default_jobs
+    from flows.sweeps.grid import SweepRequest
+    from flows.sweeps.sweep import result_lines
 
-    plan = make_plan(recipe, SweepRequest(over, settings or [], until, metric or [], max_runs))
-    result = sweeps.run_sweep(plan, jobs or default_jobs(), lambda text: typer.echo(text, err=True))
+    request = SweepRequest(over, settings or [], until, metric or [], max_runs)
+    result = run_request(recipe, request, jobs)
     if as_json:
         print_json(result.as_json())
     else:
         out = console()
-        print_parts(out, sweeps.result_lines(result, full_links=not out.is_terminal))
+        print_parts(out, result_lines(result, full_links=not out.is_terminal))
     if result.error:
         raise result.error

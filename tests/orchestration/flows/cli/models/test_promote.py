@@ -161,3 +161,17 @@ def test_without_a_server_every_command_is_one_error(rlhf, monkeypatch):
             and "http://127.0.0.1:9 does not answer" in err
             and "Nothing was changed" in err
         )
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(rlhf, registry):
+    before = registry.aliases(), len(registry.ledger.entries())
+    code, out, err = rlhf("promote", "tiny", "2", "--dry-run")
+    assert code == 0 and err == ""
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[3][:2] == ["contest", "ok"] and lines[-2][:4] == ["smoke", "test", "not", "tried"]
+    assert lines[-1][:2] == ["Would", "promote"]
+    code, out, _ = rlhf("promote", "tiny", "5", "--dry-run", "--json")
+    assert code == 3 and json.loads(out)["allowed"] is False
+    code, out, _ = rlhf("rollback", "tiny", "--dry-run")
+    assert code == 3 and "has no earlier champion" in out
+    assert (registry.aliases(), len(registry.ledger.entries())) == before
