@@ -7,6 +7,7 @@ is imported here is stable; everything else below `flows` may change.
 
 from flows.api.comparisons import RunComparison, compare, lineage
 from flows.api.error_codes import ErrorCode, error_codes, explain
+from flows.api.leaderboards import Leaderboard, leaderboard
 from flows.api.parameter_sweeps import SweepOptions, sweep
 from flows.api.pipeline_runs import open_run, run, runs
 from flows.api.registered_models import ModelRegistry, PromotionOptions, registry
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "ErrorCode",
     "GateRefused",
+    "Leaderboard",
     "ModelRegistry",
     "PromotionOptions",
     "PromotionRefused",
@@ -36,6 +38,7 @@ __all__ = [
     "compare",
     "error_codes",
     "explain",
+    "leaderboard",
     "lineage",
     "open_run",
     "registry",

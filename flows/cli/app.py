@@ -30,6 +30,7 @@ COMMANDS = {
         "status": "Show the platform, the latest pipeline runs and the state of their stages.",
         "gates": "Show every gate of a run: value, interval, samples, rule, verdict and reason.",
         "compare": "Compare runs with the first one: settings, metrics, plots and replies.",
+        "leaderboard": "Rank runs by a metric, with intervals, each compared with the first one.",
         "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
         "iterate": "Run rounds of labelling and training, each from the champion so far.",
         "trace": "Run one PPO batch and show its tensors and tokens, or write a run's timeline.",

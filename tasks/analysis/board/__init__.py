@@ -1,0 +1,1 @@
+"""Many pipeline runs at once: their parameters and final metrics, filtered, ranked, summed up."""
