@@ -11,6 +11,7 @@ from flows.api.leaderboards import Leaderboard, leaderboard
 from flows.api.parameter_sweeps import SweepOptions, sweep
 from flows.api.pipeline_runs import open_run, run, runs
 from flows.api.registered_models import ModelRegistry, PromotionOptions, registry
+from flows.api.removals import remove_runs
 from flows.api.run_view import Run
 from rlhf_core.errors import (
     BadInput,
@@ -42,6 +43,7 @@ __all__ = [
     "lineage",
     "open_run",
     "registry",
+    "remove_runs",
     "run",
     "runs",
     "sweep",

@@ -33,6 +33,7 @@ COMMANDS = {
         "leaderboard": "Rank runs by a metric, with intervals, each compared with the first one.",
         "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
         "iterate": "Run rounds of labelling and training, each from the champion so far.",
+        "runs rm": "Remove runs: record, report, MLflow runs, run directories of their own.",
         "trace": "Run one PPO batch and show its tensors and tokens, or write a run's timeline.",
         "reward-report": "Report where a run's reward model is right, and where it is wrong.",
         "plan": "Estimate the memory of every stage on each device, and check that it fits.",
@@ -59,6 +60,7 @@ COMMANDS = {
     "live": {"live": "Serve the champion with vLLM under one address; a candidate beside it."},
     "schedules": {
         "deploy": "Deploy a recipe to a work pool: by cron, on new data, after a promotion.",
+        "undeploy": "Remove a deployment from Prefect's server, with its schedule and triggers.",
         "schedules": "List the deployments on the Prefect server, their next and latest runs.",
         "serve": "Run recipes by schedule or from Prefect's page in this process, until Ctrl-C.",
         "reap": "Mark runs whose process has died as crashed, and close their MLflow runs.",
@@ -78,14 +80,15 @@ COMMANDS = {
 GROUPS = {
     "label": "Have people compare replies, and turn their votes into comparisons.",
     "feedback": "Turn people's thumbs on live replies into data.",
+    "runs": "Remove single runs.",
 }
 # commands that write to the workspace; also to find out what they would do
 WRITING = {
-    *("run", "validate", "sweep", "iterate", "trace"),
+    *("run", "validate", "sweep", "iterate", "trace", "runs rm"),
     *("approve", "promote", "rollback", "history", "access", "heldout"),
     *("label open", "label reassign", "label close", "label import"),
     "feedback export",
-    *("deploy", "serve", "reap"),
+    *("deploy", "undeploy", "serve", "reap"),
     *("up", "down", "ui", "sync", "gc"),
     "live",
 }

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from flows.pipeline import pipeline
 from flows.platform.pages import NO_ACCOUNT, refuses_account
-from flows.schedule.watch import remember_digest, watch
+from flows.schedule.watch import data_name, remember_digest, watch, watched
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks.execution import concurrency
@@ -80,7 +80,8 @@ def require_server() -> None:
     if problem:
         raise BadInput(
             f"the Prefect server at {url} does not answer; start it (rlhf up), or set"
-            " PREFECT_API_URL."
+            " PREFECT_API_URL.",
+            code="RLHF-S004",
         )
 
 
@@ -89,14 +90,11 @@ def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[Ru
 
     Raises BadInput without a server or pool, ConfigError for a bad cron, timezone or recipe.
     """
-    require_server()
-    recipe = load_recipe(name, settings)
-    if wanted.pool:
-        wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
+    recipe, wanted = checked(name, settings, wanted)
     made = build_deployments(recipe, wanted)
-    concurrency.create_limits(
-        [concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()]
-    )
+    if wanted.on_data is not None:
+        remember_digest(recipe, wanted.name, paths_of(wanted))
+    concurrency.create_limits(limits_of(recipe))
     try:
         for deployment in made:
             deployment.apply()
@@ -105,6 +103,31 @@ def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[Ru
             f"Prefect's server did not take the deployment: {str(error)[:500]}"
         ) from error
     return made
+
+
+def checked(
+    name: str, settings: list[str], wanted: DeploymentOptions
+) -> tuple[Recipe, DeploymentOptions]:
+    """Return the recipe and the options, with the folder in which runs of the pool start.
+
+    Raises BadInput without a server or pool, ConfigError for a bad recipe.
+    """
+    require_server()
+    recipe = load_recipe(name, settings)
+    if wanted.pool:
+        wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))
+    return recipe, wanted
+
+
+def limits_of(recipe: Recipe) -> list[str]:
+    """Return the concurrency limits that runs of a recipe hold."""
+    return [concurrency.model_limit(recipe.registry.name), *concurrency.device_limits()]
+
+
+def paths_of(wanted: DeploymentOptions) -> list[str] | None:
+    """Return the paths to watch; None: the recipe's data files."""
+    paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data or ()]
+    return paths or None
 
 
 def build_deployments(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerDeployment]:
@@ -135,11 +158,11 @@ def build_deployments(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerD
         )
     ]
     if wanted.on_data is not None:
-        paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data] or None
-        watched = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
-        remember_digest(recipe, wanted.name, paths)
+        paths = paths_of(wanted)
+        watched(recipe, paths)  # raises BadInput for none
+        values = {"recipe": parameters["recipe"], "deployment": wanted.name, "paths": paths}
         made.append(
-            _deployment(watch, wanted, f"{wanted.name}-data", watched, interval=wanted.every)
+            _deployment(watch, wanted, data_name(wanted.name), values, interval=wanted.every)
         )
     return made
 

@@ -8,7 +8,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
-    DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterStartTime,
     FlowRunFilterState,
@@ -21,6 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from rich.table import Table
 
 from flows.schedule.deploy import require_server
+from flows.schedule.existing import existing
 
 COLUMNS = ("deployment", "schedule", "starts on", "next run", "latest run", "state", "pool")
 
@@ -29,23 +29,18 @@ def listing() -> list[dict]:
     """Return one row per deployment. Raises BadInput without a server."""
     require_server()
     with get_client(sync_client=True) as client:
-        found = client.read_deployments(
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["rlhf"]))
-        )
-        flows = {flow.id: flow.name for flow in client.read_flows()}
-        return [_row(client, flows, item) for item in sorted(found, key=lambda item: item.name)]
+        return [_row(client, name, item) for name, item in existing(client).items()]
 
 
-def _row(
-    client: SyncPrefectClient, flows: dict[UUID, str], item: DeploymentResponse
-) -> dict[str, str]:
+def _row(client: SyncPrefectClient, name: str, item: DeploymentResponse) -> dict[str, str]:
     following = _run(client, item.id, waiting=True)
     latest = _run(client, item.id, waiting=False)
     triggers = client.read_resource_related_automations(f"prefect.deployment.{item.id}")
     return {
-        "deployment": f"{flows.get(item.flow_id, '?')}/{item.name}",
+        "deployment": name,
         "schedule": ", ".join(
-            _words(slot.schedule) + ("" if slot.active else " (off)") for slot in item.schedules
+            schedule_words(slot.schedule) + ("" if slot.active else " (off)")
+            for slot in item.schedules
         )
         or "-",
         "starts on": ", ".join(trigger.name for trigger in triggers) or "-",
@@ -81,7 +76,8 @@ def _run(client: SyncPrefectClient, deployment_id: UUID, *, waiting: bool) -> Fl
     return found[0] if found else None
 
 
-def _words(schedule: SCHEDULE_TYPES) -> str:
+def schedule_words(schedule: SCHEDULE_TYPES) -> str:
+    """Return a schedule in words: its cron expression and timezone, or its interval."""
     if isinstance(schedule, CronSchedule):
         return f"{schedule.cron} {schedule.timezone or 'UTC'}"
     assert isinstance(schedule, IntervalSchedule)  # this project makes no other kind

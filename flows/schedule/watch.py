@@ -33,7 +33,7 @@ def watch(
     places = watched(recipe, paths)
     if _latest_change(places) > time.time() - settled_seconds:
         return "still being written"
-    found, name = digest(places), _variable(deployment)
+    found, name = digest(places), variable_of(deployment)
     if found != Variable.get(name):
         Variable.set(name, found, overwrite=True)
         announce.publish(
@@ -47,7 +47,7 @@ def remember_digest(recipe: Recipe, deployment: str, paths: list[str] | None) ->
 
     Raises BadInput when there is nothing to watch.
     """
-    Variable.set(_variable(deployment), digest(watched(recipe, paths)), overwrite=True)
+    Variable.set(variable_of(deployment), digest(watched(recipe, paths)), overwrite=True)
 
 
 def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
@@ -86,7 +86,13 @@ def _files(place: Path) -> Iterable[Path]:
     return place.rglob("*") if place.is_dir() else [place]
 
 
-def _variable(deployment: str) -> str:
+def data_name(deployment: str) -> str:
+    """Return the name of the deployment that watches the data of another one."""
+    return f"{deployment}-data"
+
+
+def variable_of(deployment: str) -> str:
+    """Return the name of Prefect's variable with the digest of a deployment's data."""
     return "rlhf_data_" + "".join(
         letter if letter.isalnum() else "_" for letter in deployment.lower()
     )

@@ -34,7 +34,7 @@ class References:
     """The run directories and records that are still needed."""
 
     runs: dict[str, str] = field(default_factory=dict)  # directory's name -> first reason found
-    records: set[str] = field(default_factory=set)  # ids
+    records: dict[str, str] = field(default_factory=dict)  # id -> reason
     digests: set[str] = field(default_factory=set)  # of every version and ledger entry
 
     def add(self, names: Iterable[str], reason: str) -> None:
@@ -74,7 +74,7 @@ def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
     sweeps = _unfinished_sweeps(workspace) | _unfinished_iterations(workspace)
     for record in known:
         if reason := _why_needed(record, stores[record.tracking_uri], waiting, sweeps):
-            found.records.add(record.id)
+            found.records[record.id] = reason
             found.add((stage.run_dir.name for stage in record.stages), reason)
             found.add(_mentioned(record), reason)
     return found

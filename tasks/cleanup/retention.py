@@ -74,7 +74,7 @@ def remove(workspace: Workspace, plan: RemovalPlan, older_than_days: float) -> l
     A directory is renamed first, so that a kill leaves nothing that looks finished or resumable.
     Raises RLHFError when another process is removing.
     """
-    with _alone(workspace):
+    with alone(workspace):
         for left in (workspace.runs).glob(f"{TRASH}*"):
             shutil.rmtree(left)
         return [item for item in plan.remove if _removed(workspace, item, older_than_days)]
@@ -122,7 +122,7 @@ def _kept(ages: dict[Path, float], needed: References, older_than_days: float) -
 def _why_kept(path: Path, days: float, needed: References, older_than_days: float) -> str | None:
     if path.name in needed.runs:
         return needed.runs[path.name]
-    if _in_use(path):
+    if in_use(path):
         return "a stage is running"
     try:
         result = read_result(path)
@@ -166,7 +166,8 @@ def _reports(workspace: Workspace, needed: References, older_than_days: float) -
 
 
 @contextlib.contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
+def alone(workspace: Workspace) -> Iterator[None]:
+    """Let one process remove things at a time. Raises RLHFError for a second one."""
     with (workspace.home / ".gc.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,13 +178,14 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _in_use(path: Path) -> bool:
-    with _locked(path) as free:
+def in_use(path: Path) -> bool:
+    """Return True while a stage works in a run directory."""
+    with run_dir_lock(path) as free:
         return not free
 
 
 @contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[bool]:
+def run_dir_lock(run_dir: Path) -> Iterator[bool]:
     """Lock a run directory as a running stage does; yield False when a stage holds the lock."""
     file = run_dir / ".lock"
     if not file.exists():
@@ -204,7 +206,7 @@ def _removed(workspace: Workspace, item: Item, older_than_days: float) -> bool:
     check = unused if is_cached(workspace, item.path) else _unlocked
     with check(workspace, item.path, older_than_days) as free:
         if free:
-            _delete(workspace, item.path)
+            delete(workspace, item.path)
         return free
 
 
@@ -212,7 +214,7 @@ def _removed(workspace: Workspace, item: Item, older_than_days: float) -> bool:
 def _unlocked(workspace: Workspace, path: Path, older_than_days: float) -> Iterator[bool]:
     """Yield True while no stage holds the lock of the path's run directory, and no run needs it."""
     run_dir = path if path.parent == workspace.runs else path.parent
-    with _locked(run_dir) as free:  # a run records a directory before it uses it
+    with run_dir_lock(run_dir) as free:  # a run records a directory before it uses it
         yield (
             free
             and run_dir.name not in open_runs(workspace)
@@ -220,7 +222,8 @@ def _unlocked(workspace: Workspace, path: Path, older_than_days: float) -> Itera
         )
 
 
-def _delete(workspace: Workspace, path: Path) -> None:
+def delete(workspace: Workspace, path: Path) -> None:
+    """Delete a file or folder; a folder is renamed first, so that a kill leaves nothing half."""
     if path.is_dir():
         trash = workspace.runs / f"{TRASH}{os.getpid()}-{path.name}"
         workspace.runs.mkdir(exist_ok=True)

@@ -1,12 +1,16 @@
 """`rlhf deploy`: the pipeline by schedule and by event, on a Prefect server."""
 
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import AsJson, Cron, Notify, RecipeName, Settings, Timezone
 from flows.settings import quiet_libraries
+
+if TYPE_CHECKING:
+    from flows.schedule.deploy import DeploymentOptions
 
 DeploymentName = Annotated[
     str, typer.Option("--name", help="The deployment's name; an existing one is replaced")
@@ -23,6 +27,9 @@ Every = Annotated[int, typer.Option(min=10, help="Seconds between two checks of 
 OnPromotion = Annotated[
     list[str] | None,
     typer.Option(metavar="MODEL", help="Run when this registered model is promoted; repeatable"),
+]
+OnlyPreview = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be made or replaced, and change nothing")
 ]
 Directory = Annotated[
     str | None,
@@ -44,6 +51,7 @@ def deploy(
     on_promotion: OnPromotion = None,
     directory: Directory = None,
     notify: Notify = None,
+    dry_run: OnlyPreview = False,
     as_json: AsJson = False,
 ) -> None:
     """Deploy a recipe to a work pool: by cron, on new data, after a promotion.
@@ -59,11 +67,29 @@ def deploy(
     wanted = deployments.DeploymentOptions(
         name, pool, cron, timezone, paused, paths, every, models, directory
     )
+    if dry_run:
+        _print_preview(recipe, settings or [], wanted, as_json)
+        return
     made = deployments.deploy(recipe, settings or [], wanted)
     automations.detect_crashes()
     if notify:
         automations.notify(notify)
     _print([deployment.full_name for deployment in made], paused, as_json)
+
+
+def _print_preview(
+    recipe: str, settings: list[str], wanted: "DeploymentOptions", as_json: bool
+) -> None:
+    from flows.schedule.preview import preview
+
+    found = preview(recipe, settings, wanted)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    for planned in found.deployments:
+        print(f"would {planned.sentence}")
+    if found.limits:
+        print(f"would make the concurrency limits: {', '.join(found.limits)}")
 
 
 def _print(names: list[str], paused: bool, as_json: bool) -> None:

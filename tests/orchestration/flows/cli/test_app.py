@@ -184,6 +184,8 @@ WRITING_COMMANDS = {
     "rollback": ["quickstart"],
     "serve": ["quickstart"],
     "deploy": ["quickstart", "--name", "x"],
+    "undeploy": ["weekly"],
+    "runs rm": ["latest"],
     "reap": [],
     "sync": [],
     "gc": [],

@@ -255,6 +255,37 @@ def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(
 
 
 @pytest.mark.slow
+def test_a_deployment_is_previewed_made_and_removed_with_what_belongs_to_it(platform):
+    words = ["deploy", platform.recipe, "--name", "gone", "--cron", "0 2 * * 0", "--on-data"]
+    words += ["--on-promotion", "other-policy", "--set", "registry.name=gone"]
+    before = platform.post("deployments/filter"), platform.post("automations/filter")
+    preview = json.loads(platform.rlhf(*words, "--dry-run", "--json"))
+    assert before == (platform.post("deployments/filter"), platform.post("automations/filter"))
+    assert [found["deployment"] for found in preview["deployments"]] == [
+        "rlhf/gone",
+        "rlhf-watch/gone-data",
+    ]
+    assert not any(found["replaces"] for found in preview["deployments"])
+    assert preview["deployments"][0]["schedule"] == "0 2 * * 0 UTC"
+    assert concurrency.model_limit("gone") in preview["limits"]
+    platform.rlhf(*words)
+    assert "would replace rlhf/gone: 0 2 * * 0 UTC" in platform.rlhf(*words, "--dry-run")
+    names = {item["name"] for item in platform.post("automations/filter")}
+    assert {"rlhf: promotion of other-policy", "rlhf: gone: data"} <= names
+    assert "would remove: " in platform.rlhf("undeploy", "gone", "--dry-run")
+    assert "rlhf/gone" in platform.rlhf("schedules")
+    removed = json.loads(platform.rlhf("undeploy", "gone", "--json"))["removed"]
+    assert sorted(removed) == ["rlhf-watch/gone-data", "rlhf/gone"]
+    assert "gone" not in platform.rlhf("schedules", "--json")
+    names = {item["name"] for item in platform.post("automations/filter")}
+    assert not names & {"rlhf: promotion of other-policy", "rlhf: gone: data"}
+    done = subprocess.run(
+        [*RLHF, "undeploy", "gone"], capture_output=True, text=True, env=platform.environment
+    )
+    assert done.returncode == 2 and "there is no deployment 'gone' of this project" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_cron_schedule_fires(platform):
     platform.rlhf(
         "deploy",

@@ -1,0 +1,32 @@
+"""Remove runs from the workspace and from MLflow."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flows.api.run_view import Run
+from flows.api.session import begin
+
+if TYPE_CHECKING:
+    from tasks.cleanup.single_runs import RunRemoval
+
+
+def remove_runs(
+    *runs: Run | str, dry_run: bool = False, say: Callable[[str], None] = lambda _: None
+) -> "RunRemoval":
+    """Remove runs of this workspace, as `rlhf runs rm` does, and return what was removed.
+
+    Record, report and MLflow runs go, and run directories that no other run uses. dry_run: remove
+    nothing. say: takes a line about a store that does not answer. Raises BadInput for a run that a
+    registered version, a ledger entry, an unfinished sweep or its own process needs; then nothing
+    is removed.
+    """
+    workspace = begin(writing=True)
+    from tasks.analysis.gate_report import find_run
+    from tasks.cleanup import single_runs
+
+    names = [run if isinstance(run, str) else run.name for run in runs]
+    chosen = {record.id: record for record in (find_run(workspace, name) for name in names)}
+    plan = single_runs.plan_removal(workspace, list(chosen.values()), say)
+    if not dry_run:
+        single_runs.remove_runs(workspace, plan)
+    return plan
