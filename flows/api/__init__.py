@@ -6,6 +6,7 @@ is imported here is stable; everything else below `flows` may change.
 """
 
 from flows.api.comparisons import RunComparison, compare, lineage
+from flows.api.costs import Costs, cost
 from flows.api.error_codes import ErrorCode, error_codes, explain
 from flows.api.leaderboards import Leaderboard, leaderboard
 from flows.api.parameter_sweeps import SweepOptions, sweep
@@ -25,6 +26,7 @@ from rlhf_core.errors import (
 __all__ = [
     "BadInput",
     "ConfigError",
+    "Costs",
     "ErrorCode",
     "GateRefused",
     "Leaderboard",
@@ -37,6 +39,7 @@ __all__ = [
     "StageFailed",
     "SweepOptions",
     "compare",
+    "cost",
     "error_codes",
     "explain",
     "leaderboard",

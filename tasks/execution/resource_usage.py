@@ -6,6 +6,7 @@ Names that MLflow uses for the whole machine are kept; its page shows them as sy
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from rlhf_core.rundir import read_metrics
 
 FILE = "system.jsonl"
 EVERY_SECONDS = 2.0
+LONGEST_GAP = 30.0  # seconds that a sample may stand for, on a machine too busy to take more
 MIB = 2**20
+STAGE_CPU, STAGE_GPUS = "system/stage_cpu_percentage", "system/stage_gpus"
 STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_memory_mib"
 
 
@@ -67,7 +70,7 @@ class ResourceSampler:
                 continue
         if memory < MIB:  # no program runs in less
             return {}
-        return {"system/stage_cpu_percentage": cpu, STAGE_MEMORY: memory / MIB}
+        return {STAGE_CPU: cpu, STAGE_MEMORY: memory / MIB}
 
     def _gpu_metrics(self) -> dict[str, float]:
         """Return the use of each device, and the stage's memory on all of them together, MiB.
@@ -86,6 +89,7 @@ class ResourceSampler:
             own += sum(
                 process.usedGpuMemory or 0 for process in running if process.pid in self._known
             )
+        metrics[STAGE_GPUS] = float(_visible(len(self._gpus)))
         return metrics | {
             STAGE_GPU_MEMORY: (own or max(0, _gpu_used(self._gpus) - self._gpu_before)) / MIB
         }
@@ -125,6 +129,14 @@ def _gpus() -> list:
         return []
 
 
+def _visible(devices: int) -> int:
+    """Return how many of the host's GPUs a stage may use, by CUDA_VISIBLE_DEVICES."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return devices
+    return min(devices, len([name for name in named.split(",") if name.strip() not in ("", "-1")]))
+
+
 def _ask(question: str, gpu: object) -> Any:
     """Return an NVML call's answer, None where the device or driver lacks it (MIG, old drivers)."""
     import pynvml
@@ -145,6 +157,26 @@ def read(folder: Path) -> list[dict]:
     file = folder / FILE
     data = file.read_bytes() if file.exists() else b""
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def hours(folder: Path, start: int, end: int) -> dict[str, float]:
+    """Return the processor and GPU hours that a stage took between two times, ms since the epoch.
+
+    A processor hour is one core at work for an hour. A GPU hour is one GPU reserved for an hour,
+    idle or not. Both are sums over samples; a gap of more than LONGEST_GAP between two of them, as
+    between two attempts, counts as that long. {} without a sample in that time.
+    """
+    samples = [line for line in read(folder) if start <= line["time"] * 1000 <= end]
+    if not samples:
+        return {}
+    times = [start / 1000, *(line["time"] for line in samples)]
+    found = {"cpu_hours": 0.0}
+    for before, line in zip(times, samples, strict=False):
+        past = min(max(line["time"] - before, 0.0), LONGEST_GAP) / 3600
+        found["cpu_hours"] += past * line["metrics"].get(STAGE_CPU, 0.0) / 100
+        if gpus := line["metrics"].get(STAGE_GPUS):
+            found["gpu_hours"] = found.get("gpu_hours", 0.0) + past * gpus
+    return found
 
 
 def costs(folder: Path) -> dict[str, float]:

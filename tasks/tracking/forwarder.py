@@ -184,6 +184,7 @@ class Forwarder:
             self._result(stage, result, lines)
         else:
             run.log_reports(stage.run_dir)
+        self._hours(stage)
         tags = {
             "verdict": stage.verdict,
             "mlflow.note.content": rendering.spaced(rendering.stage_note(stage)),
@@ -200,6 +201,20 @@ class Forwarder:
         self.client.set_terminated(run.run_id, stage.status, stage.ended)
         stage.closed = True
         self.record.save(self.workspace)
+
+    def _hours(self, stage: StageRecord) -> None:
+        """Send to the parent what the stage took of the machine in this run, none if it was cached.
+
+        What an earlier attempt took is of the run that made it. So sums over runs count it once.
+        """
+        assert stage.ended is not None  # the caller closes stages that have ended
+        found = resource_usage.hours(stage.run_dir, stage.started, stage.ended)
+        points = [
+            Metric(f"cost/{stage.stage}_{name}", value, stage.ended, 0)
+            for name, value in found.items()
+        ]
+        if points and not stage.cached:
+            self.client.log_batch(self._parent.run_id, metrics=points, synchronous=True)
 
     def _result(self, stage: StageRecord, result: StageResult, lines: list[dict]) -> None:
         """Send the final metrics, to the stage's run and its parent, and the files of a result."""

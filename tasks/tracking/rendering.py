@@ -147,6 +147,14 @@ def metric_units() -> dict:
             "unit": "MiB",
             "meaning": "Largest sample of system/stage_memory_mib",
         },
+        "cost/<stage>_cpu_hours": {
+            "unit": "h",
+            "meaning": "Hours of one core at work in this run; absent for a cached stage",
+        },
+        "cost/<stage>_gpu_hours": {
+            "unit": "h",
+            "meaning": "Hours of one GPU reserved in this run; absent for a cached stage",
+        },
         "cost/<stage>_peak_gpu_memory_mib": {
             "unit": "MiB",
             "meaning": "Largest sample of system/stage_gpu_memory_mib",

@@ -9,10 +9,14 @@ import pytest
 
 from tasks.execution import resource_usage
 from tasks.execution.resource_usage import (
+    LONGEST_GAP,
+    STAGE_CPU,
     STAGE_GPU_MEMORY,
+    STAGE_GPUS,
     STAGE_MEMORY,
     ResourceSampler,
     costs,
+    hours,
     read,
 )
 
@@ -81,3 +85,31 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_written_anew(hungry, tmp_path)
     assert [line["step"] for line in read(tmp_path)] == [1]
     ResourceSampler(hungry.pid, tmp_path)()
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
+
+
+def sample(time_: float, **metrics: float) -> str:
+    return json.dumps({"step": 1, "time": time_, "metrics": metrics}) + "\n"
+
+
+def test_hours_are_sums_over_the_samples_of_one_attempt(tmp_path):
+    lines = [
+        sample(50.0, **{STAGE_CPU: 800.0}),  # of an earlier attempt
+        sample(102.0, **{STAGE_CPU: 150.0, STAGE_GPUS: 2.0}),
+        sample(104.0, **{STAGE_CPU: 50.0, STAGE_GPUS: 2.0}),
+        sample(904.0, **{STAGE_CPU: 100.0, STAGE_GPUS: 2.0}),  # after a long silence
+    ]
+    (tmp_path / resource_usage.FILE).write_text("".join(lines))
+    found = hours(tmp_path, 100_000, 1_000_000)
+    assert found["cpu_hours"] == pytest.approx((2 * 1.5 + 2 * 0.5 + LONGEST_GAP * 1.0) / 3600)
+    assert found["gpu_hours"] == pytest.approx((2 + 2 + LONGEST_GAP) * 2 / 3600)
+    assert hours(tmp_path, 0, 60_000) == {"cpu_hours": pytest.approx(LONGEST_GAP * 8 / 3600)}
+    assert hours(tmp_path, 2_000_000, 3_000_000) == {}
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 4), ("0,2", 2), ("", 0), ("-1", 0)])
+def test_the_gpus_of_a_stage_are_those_that_it_sees(monkeypatch, visible, count):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert resource_usage._visible(4) == count
